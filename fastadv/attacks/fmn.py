@@ -17,12 +17,8 @@ from fastadv.attacks.methods.warm_start import begin
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
-# the last step over the first, as in the authors' code, and the last gamma
-LAST_STEP, LAST_GAMMA = 0.01, 0.02
-# the first step, over the width of the box
-FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
-# the share of the steps that may look for the first success as in the paper, in L2 and L1
-PATIENCE = 0.05
+# the last step over the first, and the last gamma, as in the authors' code
+LAST_STEP, LAST_GAMMA = 0.01, 0.001
 
 
 class _Ball(core.Rows):
@@ -61,6 +57,7 @@ def fmn(
     threat: Threat,
     *,
     steps: int = 1000,
+    variant: core.Variant = "fastadv",
     step_size: float | None = None,
     gamma: float = 0.05,
     loss: losses.Loss | None = None,
@@ -74,14 +71,14 @@ def fmn(
     z <- project(z + a g / ||g||_2), on the ball, and then on the box. Where the last point is a success, the
     ball's radius shrinks by the share gamma, and at least to the best distance so far. Elsewhere it grows by
     that share if the sample has been broken before; if not, it is the distance at which a linear model of the
-    loss crosses the boundary, and the sample moves a little beyond that. The step a and gamma fall along a
-    cosine, to 1% and 2% of their first value. A sample whose gradient is zero at x stays there.
+    loss crosses the boundary. In L0 it is one coordinate at first. The step a and gamma fall along a cosine,
+    to 1% and 2% of their first value. A sample whose gradient is zero at x stays there.
 
     Args:
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
         step_size: the Euclidean length of the first step, > 0, in input units; None is the width of the box
-            (1 if that is infinite), as in the authors' code, and 50 widths in L0. In Linf the length is that
-            of each coordinate, and None is twice the ball's radius.
+            (1 if that is infinite), as in the authors' code. In "fastadv" None is 50 widths in L0; in Linf
+            the length is that of each coordinate, and None is twice the ball's radius.
         gamma: the first share by which the radius shrinks and grows, in (0, 1).
 
     Example:
@@ -95,6 +92,70 @@ def fmn(
     """
     check_share("gamma", gamma)
     check_points_of_box("starts", starts, x, threat)
+    if variant == "published":
+        rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starts)
+    else:
+        rule = _ours(threat, steps, step_size, gamma, loss, starts)
+    return core.run(
+        model, x, y, threat, rule, rows=_Ball, minimum=True, restarts=restarts, seed=seed, **common
+    )
+
+
+def _rule(
+    steps: int, step_size: float, gamma: float, loss: losses.Loss | None, starts: Tensor | None
+) -> core.Rule[_Ball]:
+    """Return algorithm 1 of the paper."""
+
+    def rule(search: core.Search[_Ball]) -> None:
+        rows, sparse = search.rows, search.threat.norm == "l0"
+        points, given = begin(search, starts)
+        rows.most = farthest(search)
+        rows.radius = torch.full_like(rows.most, torch.inf)
+        if sparse:
+            rows.radius = torch.where(given, search.best.distance, 1.0).to(rows.most)
+        for step in range(steps):
+            look = search.gradient(points, loss)
+            length = step_size * cosine(step, steps, LAST_STEP)
+            radius = _next_radius(search, look, gamma * cosine(step, steps, LAST_GAMMA / gamma))
+            if not sparse:
+                found = search.best.success | look.adversarial
+                radius = torch.where(found, radius, _to_boundary(search, look))
+            rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
+            further = advance(look.x_adv, look.gradient, search.x, length)
+            points = _onto_ball_then_box(search, further)
+        search.finish(points)
+
+    return rule
+
+
+def _to_boundary(search: core.Search[_Ball], look: core.GradientLook) -> Tensor:
+    """Return [n], the distance from x at which a linear model of the loss crosses its boundary."""
+    order = search.threat.order
+    size = norm(look.gradient, DUAL[order]).clamp_min(torch.finfo(look.gradient.dtype).tiny)
+    return norm(look.x_adv - search.x, order) + (look.loss.abs() / size).clamp_max(FAR)
+
+
+# The fastadv variant (docs/departures.md).
+
+# the first step, over the width of the box
+FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
+OUR_LAST_GAMMA = 0.02
+# the share of the steps that may look for the first success as in the paper, in L2 and L1
+PATIENCE = 0.05
+
+
+def _ours(
+    threat: Threat,
+    steps: int,
+    step_size: float | None,
+    gamma: float,
+    loss: losses.Loss | None,
+    starts: Tensor | None,
+) -> core.Rule[_Ball]:
+    """Return the rule: the paper's once a sample is broken, until then the way to a linear model's boundary.
+
+    Raises InputError on a step size that is not > 0.
+    """
     if step_size is not None or threat.norm != "linf":
         step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
     patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
@@ -107,7 +168,7 @@ def fmn(
         all_found = False
         for step in range(steps):
             look = search.gradient(points, loss)
-            share, decay = gamma * cosine(step, steps, LAST_GAMMA), cosine(step, steps, LAST_STEP)
+            share, decay = gamma * cosine(step, steps, OUR_LAST_GAMMA), cosine(step, steps, LAST_STEP)
             radius = _next_radius(search, look, share)
             if not all_found:
                 found = search.best.success | look.adversarial
@@ -126,9 +187,7 @@ def fmn(
                 points = search.threat.resized(rows.radius).project(further, search.x)
         search.finish(points)
 
-    return core.run(
-        model, x, y, threat, rule, rows=_Ball, minimum=True, restarts=restarts, seed=seed, **common
-    )
+    return rule
 
 
 def _ascend(

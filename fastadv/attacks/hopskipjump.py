@@ -4,38 +4,53 @@ import math
 from collections.abc import Iterator
 from itertools import count
 from sys import maxsize
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
+from fastadv.attacks.core.plan import Over
 from fastadv.attacks.methods.bisection import halve, middle
-from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_, width
+from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit, unit_, width
 from fastadv.attacks.methods.hyperplane import steepest
-from fastadv.attacks.methods.start import Starts, away, check_starts, find_start, spend, to_boundary
+from fastadv.attacks.methods.start import (
+    Starts,
+    away,
+    box_noise,
+    check_starts,
+    find_start,
+    spend,
+    to_boundary,
+)
 from fastadv.threat import Threat
 
 # steps where neither they nor queries are given, as in the authors' code
 STEPS = 40
-# how far probes lie from their center, as a share of its distance to x; those of `_tilt` lie farther
-REACH, TILT = 0.02, 4.0
-# bisections to the boundary and of an angle, and sizes of a step, each half of the one before
-HALVINGS, TILTS, SIZES = 12, 6, 4
+# bisections of the way from the first noise to x
+BLENDS = 10
+# probes of a step at most
+MOST = 10_000
+# how far the first probes lie from the boundary, in widths of the box
+FIRST_DELTA = 0.1
 # values of the probes of one sample that pass the model at once
 BLOCK = 1 << 17
 
 
-class _Rows(Starts):
-    """The normal [n, ...], how far the center of the probes lies off the boundary, and their sums."""
+class _Hops(Starts):
+    """The distance before the last bisection, `reach`; the `update` [n, ...] of a step and its `size`; the
+    sums of the probes' answers, directions and products; `done` bool [n]: the step, or the queries, have
+    ended.
+    """
 
-    normal: Tensor
-    shift: Tensor
-    gradient: Tensor
+    reach: Tensor
+    update: Tensor
+    size: Tensor
     answers: Tensor
     directions: Tensor
     products: Tensor
+    done: Tensor
 
 
 @core.registered(knowledge="decision", kind="minimum", random=True, paper="Chen et al. 2020", tolerance=1.25)
@@ -52,6 +67,7 @@ def hopskipjump(
     *,
     queries: int | None = None,
     steps: int | None = None,
+    variant: core.Variant = "fastadv",
     directions: int = 100,
     starts: Tensor | None = None,
     restarts: int = 1,
@@ -83,20 +99,140 @@ def hopskipjump(
     if queries is None:
         queries, steps = maxsize, STEPS if steps is None else steps
     check_starts("hopskipjump", starts, x, threat)
-    rule = _rule(starts, queries, steps, directions)
-    return core.run(
-        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
-    )
+    how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
+    if variant == "published":
+        return core.run(model, x, y, threat, _rule(starts, queries, steps, directions), rows=_Hops, **how)
+    rule = _ours(starts, queries, steps, directions)
+    return core.run(model, x, y, threat, rule, rows=_OurRows, **how)
 
 
-def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_Rows]:
+def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_Hops]:
+    """Return the steps of Chen et al. 2020, algorithm 2, with numbers of the authors' code.
+
+    The search ends where the queries left are fewer than the next step takes at least.
+    """
+
+    def rule(search: core.Search[_Hops]) -> None:
+        rows, halvings = search.rows, _bisections(search)
+        left = find_start(search, starts, queries, box_noise)
+        if starts is None:
+            left = to_boundary(search, min(BLENDS, left), left, straight=True)
+        rows.reach = search.full(FIRST_DELTA * width(search.threat) * search.x[0].numel())
+        left = to_boundary(search, min(halvings, left), left)
+        for step in count(1) if steps is None else range(1, steps + 1):
+            probes = min(int(directions * math.sqrt(step)), MOST)
+            search.leave(rows.left < probes + 1 + halvings)
+            search.drop_leaving(search.x)
+            rows.left = rows.left - probes - 1
+            _estimate(search, probes, step)
+            rows.size = search.distance(rows.points) / math.sqrt(step)
+            _progress(search, halvings)
+            rows.reach = search.distance(rows.points)
+            to_boundary(search, halvings, queries)
+
+    return rule
+
+
+def _bisections(search: core.Search) -> int:
+    """Return how many bisections come within theta of the boundary, as a share of the way to x.
+
+    With D coordinates theta is D^(-3/2) in L2, and D^-2 in Linf. Shares are no finer than their dtype is.
+    """
+    power = 1.5 if search.threat.order == 2 else 2.0
+    finest = 1 - math.log2(torch.finfo(search.x.dtype).eps)
+    return math.ceil(min(power * math.log2(search.x[0].numel()), finest))
+
+
+def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
+    """Set `rows.update` to the estimated gradient at length 1, or to its signs in Linf (equation 16).
+
+    A probe lies delta from the boundary, in a random direction: reach / D. A direction counts by its answer,
+    1 or -1, less the mean answer.
+    """
+    rows, size = search.rows, search.x[0].numel()
+    seed = rng.derive(search.seed, "hopskipjump", search.restart, step)
+    # the search copy could not tell closer probes apart
+    least = torch.finfo(search.classifier.search_dtype or search.x.dtype).eps * width(search.threat)
+    delta = (rows.reach / size).clamp_min(least * math.sqrt(size))
+    rows.answers = torch.zeros_like(delta)
+    rows.directions = rows.products = torch.zeros_like(rows.points)
+    rows.size = delta
+    block = max(BLOCK // size, 16)
+    for draw, first in enumerate(range(0, probes, block)):
+        number = min(block, probes - first)
+        kind = rng.normal if search.threat.order == 2 else rng.uniform
+        draws = kind(number * size, seed, search.ids, draw).to(search.x.dtype)
+        draws = draws if search.threat.order == 2 else 2 * draws - 1
+        ways = unit(draws.view(-1, *search.x.shape[1:])).view(len(draws), number, *search.x.shape[1:])
+        points = rows.points.unsqueeze(1) + like(rows.size, ways) * ways
+        look = search.decide(points.clamp_(*search.threat.box), judge=False)
+        answers = look.adversarial.to(ways.dtype) * 2 - 1
+        # what box and mask have left of the directions
+        ways = (look.x_adv - rows.points.unsqueeze(1)) / like(rows.size, ways)
+        rows.answers = rows.answers + answers.sum(1)
+        rows.directions = rows.directions + ways.sum(1)
+        rows.products = rows.products + torch.einsum("nc,nc...->n...", answers, ways)
+    mean = rows.answers / probes
+    mean = torch.where(mean.abs() < 1, mean, 0.0)
+    gradient = unit(rows.products - like(mean, rows.products) * rows.directions)
+    rows.update = gradient if search.threat.order == 2 else gradient.sign()
+
+
+def _progress(search: core.Search[_Hops], halvings: int) -> None:
+    """Move `rows.points` along `rows.update` by `rows.size`, halved until the point is adversarial.
+
+    Each further size is a query. A sample keeps as many as the bisection takes; without more it stays.
+    """
+    rows = search.rows
+    others = search.over(search.problem, search.best)
+    here = others.rows
+    here.points, here.update, here.size, here.left = rows.points, rows.update, rows.size, rows.left
+    here.done = torch.zeros_like(rows.left, dtype=torch.bool)
+    here.place = torch.arange(len(rows.left), device=rows.left.device)
+    moved, left = rows.points.clone(), rows.left.clone()
+    try:
+        while True:
+            steps = like(here.size, here.points) * here.update
+            look = others.decide((here.points + steps).clamp_(*search.threat.box))
+            new = look.adversarial & ~here.done
+            moved[here.place[new]] = look.seen[new]
+            here.done = here.done | new | (here.left <= halvings)
+            here.left = here.left - (~here.done).to(here.left.dtype)
+            left[here.place] = here.left
+            here.size = here.size / 2
+            others.leave(here.done)
+    except Over:
+        pass
+    rows.points, rows.left = moved, left
+
+
+# The fastadv variant (docs/departures.md).
+
+# how far probes lie from their center, as a share of its distance to x; those of `_tilt` lie farther
+REACH, TILT = 0.02, 4.0
+# bisections to the boundary and of an angle, and sizes of a step, each half of the one before
+HALVINGS, TILTS, SIZES = 12, 6, 4
+
+
+class _OurRows(Starts):
+    """The normal [n, ...], how far the center of the probes lies off the boundary, and their sums."""
+
+    normal: Tensor
+    shift: Tensor
+    gradient: Tensor
+    answers: Tensor
+    directions: Tensor
+    products: Tensor
+
+
+def _ours(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_OurRows]:
     """Return steps along the boundary by an estimate of its normal that each step betters.
 
     Known is in L2 the direction away from x, and in Linf the last estimate. Probes are orthogonal to it, and
     bisection finds by which angle they turn it. Their center moves along it until the answers balance.
     """
 
-    def rule(search: core.Search[_Rows]) -> None:
+    def rule(search: core.Search[_OurRows]) -> None:
         rows = search.rows
         left = find_start(search, starts, queries)
         left = to_boundary(search, min(HALVINGS, left), left)
@@ -117,7 +253,7 @@ def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: in
     return rule
 
 
-def _probe(search: core.Search[_Rows], probes: int, draws: Iterator[int]) -> None:
+def _probe(search: core.Search[_OurRows], probes: int, draws: Iterator[int]) -> None:
     """Set `rows.gradient` to the unit direction [n, ...], orthogonal to `rows.normal`, that probes find."""
     rows, size = search.rows, search.x[0].numel()
     seed = rng.derive(search.seed, "hopskipjump", search.restart)
@@ -145,7 +281,7 @@ def _probe(search: core.Search[_Rows], probes: int, draws: Iterator[int]) -> Non
     rows.gradient = unit_(orthogonal_(gradient.unsqueeze(1), rows.normal).squeeze(1))
 
 
-def _deviation(search: core.Search[_Rows]) -> Tensor:
+def _deviation(search: core.Search[_OurRows]) -> Tensor:
     """Return [n], the standard deviation of a coordinate of the probes, which the search copy can resolve."""
     distance = norm(search.rows.points - search.x, 2)
     least = torch.finfo(search.classifier.search_dtype or search.x.dtype).eps * width(search.threat)
@@ -153,14 +289,14 @@ def _deviation(search: core.Search[_Rows]) -> Tensor:
     return deviation
 
 
-def _center(search: core.Search[_Rows]) -> Tensor:
+def _center(search: core.Search[_OurRows]) -> Tensor:
     """Return [n, ...], the center of the probes, `rows.shift` of their deviations from the boundary."""
     rows = search.rows
     center: Tensor = rows.points + like(rows.shift * _deviation(search), rows.points) * rows.normal
     return center
 
 
-def _tilt(search: core.Search[_Rows]) -> None:
+def _tilt(search: core.Search[_OurRows]) -> None:
     """Turn `rows.normal` towards `rows.gradient`, so that it is the normal in the plane of the two."""
     rows = search.rows
     rows.low = search.full(0.0)
@@ -176,7 +312,7 @@ def _tilt(search: core.Search[_Rows]) -> None:
     rows.normal = angle.cos() * rows.normal + angle.sin() * rows.gradient
 
 
-def _move(search: core.Search[_Rows]) -> None:
+def _move(search: core.Search[_OurRows]) -> None:
     """Move `rows.points` by the largest step of a geometric progression that ends adversarial, if any."""
     rows, x, order = search.rows, search.x, search.threat.order
     size = torch.linalg.vector_norm(rows.normal.flatten(1), dim=1)

@@ -6,19 +6,16 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv.attacks import core
-from fastadv.attacks.methods.geometry import like, positive, shorten_, width
-from fastadv.attacks.methods.primal_dual import MOMENTUM, Displacements, primal_dual
+from fastadv.attacks import _primal_dual, core
+from fastadv.attacks.methods.adam import SECOND_DECAY, adam
+from fastadv.attacks.methods.geometry import like, norm, positive, shorten_, width
+from fastadv.attacks.methods.primal_dual import RATIO, STEP, Lagrangian, inside, primal_dual
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
-FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
-FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
-LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
-# the share of the steps that explore by proximal Adam; how many at least refine, unless fewer than the last
-# number, or than that share, were left to explore
-ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
-REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
+EPSILON = 1e-8
+# iterations of the proximal operator, and the change, over the length, after which there are no more
+ITERATIONS, SETTLED = 5, 0.01
 
 
 @core.registered(kind="minimum", paper="Matyasko and Chau 2021")
@@ -31,40 +28,107 @@ def pdpgd(
     threat: Threat,
     *,
     steps: int = 500,
+    variant: core.Variant = "fastadv",
     step_size: float | None = None,
     weight: float | None = None,
     loss: losses.Loss | None = None,
     **common: Unpack[core.GradientCommon],
 ) -> core.AttackResult:
-    """Minimize weight * ||d|| - loss(x + d): gradient steps on the loss, proximal on the distance.
+    """Minimize weight * ||d|| + softplus(-loss(x + d)): gradient steps on the loss, proximal on the distance.
 
-    Except in Linf, Adam explores first: along the gradient of softplus(-loss), and then, in its metric and by
-    five iterations, towards the least of weight * ||z|| and the squared distance from d (Melchior et al.
-    2019). The other steps are of fixed length, and refine what was found. d is always clipped to the box. The
-    weight, which is the dual variable, moves as in `pdgd`.
+    Adam moves d along the gradient of the loss with a step that falls to a hundredth of the first. Then d
+    approaches, in the metric of Adam and by at most five iterations, the least of weight * ||z|| and the
+    squared distance from d (Melchior et al. 2019), always clipped to the box. The weight, which is the dual
+    variable, moves as in `pdgd`. In L0 the norm in that step is the sum of `|z_i|^(2/3)`, which adv-lib
+    prefers to the count.
 
     Args:
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
         step_size: the first step, > 0, in units of the least distance of a success so far, at most the width
             of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it is the
-            first of those that refine.
+            first of those that refine. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3, and 0.1 in L1. Except in Linf it is that
-            of the steps that refine.
+            of the steps that refine. In "published" it is divided by that of the loss, and None is 0.01.
 
     Source:
-        Matyasko and Chau 2021 (arXiv 2106.01538); adv-lib has the paper's steps.
+        Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.
     """
-    norm = threat.norm
-    size = positive("step_size", step_size, FIRST_STEP[norm])
-    first = positive("weight", weight, FIRST_WEIGHT[norm])
+    published = variant == "published"
+    step_size = positive("step_size", step_size, STEP if published else FIRST_STEP[threat.norm])
+    weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT[threat.norm])
 
     def rule(search: core.Search) -> None:
-        primal_dual(
-            search, _descend, steps=steps, step_size=size, last_step=LAST_STEP[norm], weight=first, loss=loss,
-            exploring=_exploring(norm, steps),
+        primal_dual(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)
+
+    if published:
+        return core.run(model, x, y, threat, rule, rows=Lagrangian, minimum=True, **common)
+    ours = _ours(threat.norm, steps, step_size, weight, loss)
+    return core.run(model, x, y, threat, ours, rows=_primal_dual.Displacements, minimum=True, **common)
+
+
+def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float, step: int) -> Tensor:
+    rows = search.rows
+    ahead = inside(search, rows.away - step_size * adam(rows, gradient, step, EPSILON))
+    curvature = (rows.square / (1 - SECOND_DECAY ** (step + 1))).sqrt_().add_(EPSILON)
+    largest = ops.largest(curvature)
+    metric = curvature / like(largest, curvature)
+    by = (rows.share / (1 - rows.share) * step_size).to(ahead.dtype) / largest
+    away, settled = ahead, torch.zeros_like(search.y, dtype=torch.bool)
+    for _ in range(ITERATIONS):
+        nearer = inside(search, _proximal(search.threat.norm, away - metric * (away - ahead), by))
+        nearer = torch.where(like(settled, away), away, nearer)
+        # not where the length is 0, either
+        settled = ~(norm(nearer - away, 2) > SETTLED * norm(nearer, 2))
+        away = nearer
+    return away
+
+
+def _proximal(kind: str, away: Tensor, by: Tensor) -> Tensor:
+    """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]. In L0 the norm is
+    that of L2/3.
+    """
+    if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
+        return away - ops.project_l1(away, torch.zeros_like(away), by, NO_BOX)
+    if kind == "l2":
+        return shorten_(away, by)
+    if kind == "l1":
+        return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
+    return _two_thirds(away.abs(), like(by, away)).copysign_(away)
+
+
+def _two_thirds(size: Tensor, by: Tensor) -> Tensor:
+    """Return the least of (z - size)^2 / 2 + by * z^(2/3): the largest root t = z^(1/3) of t^4 - size * t +
+    2 by / 3, by Ferrari and Cardano; 0 where there is none.
+    """
+    half, third = size.square() / 2, 8 * by / 9
+    first = (half + (half.square() - third**3).sqrt()) ** (1 / 3)
+    square = first + third / first
+    side = square.sqrt()
+    root = (side + (2 * size / side - square).sqrt()) / 2
+    return (root**3).nan_to_num_(0.0)
+
+
+# The fastadv variant (docs/departures.md).
+
+FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
+FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
+LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
+# the share of the steps that explore by proximal Adam; how many at least refine, unless fewer than the last
+# number, or than that share, were left to explore
+ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
+REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
+
+
+def _ours(norm: str, steps: int, step_size: float, weight: float, loss: losses.Loss | None) -> core.Rule:
+    exploring = _exploring(norm, steps)
+
+    def rule(search: core.Search) -> None:
+        _primal_dual.primal_dual(
+            search, _descend_ours, steps=steps, step_size=step_size, last_step=LAST_STEP[norm], weight=weight,
+            loss=loss, exploring=exploring,
         )  # fmt: skip
 
-    return core.run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
+    return rule
 
 
 def _exploring(norm: str, steps: int) -> int:
@@ -72,9 +136,9 @@ def _exploring(norm: str, steps: int) -> int:
     return min(most, max(steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
 
 
-def _descend(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
+def _descend_ours(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
     rows = search.rows
-    rows.mean.lerp_(force, 1 - MOMENTUM)
+    rows.mean.lerp_(force, 1 - _primal_dual.MOMENTUM)
     ahead = torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
     return _proximal_in_box(search, ahead, (length * rows.weight).to(force.dtype))
 
@@ -84,11 +148,7 @@ def _proximal_in_box(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
     kind = search.threat.norm
     if kind == "l0":
         return _sparse(search, away, by)
-    if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
-        return away - ops.project_l1(away, torch.zeros_like(away), by * away[0].numel(), NO_BOX)
-    if kind == "l2":
-        return shorten_(away, by)
-    return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
+    return _proximal(kind, away, by * away[0].numel() if kind == "linf" else by)
 
 
 def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:

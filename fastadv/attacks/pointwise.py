@@ -1,6 +1,8 @@
 """Pointwise attack: noise whose coordinates go back to x one by one (Schott et al. 2018)."""
 
-from typing import Unpack
+from itertools import count
+from sys import maxsize
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -10,27 +12,30 @@ from fastadv.attacks import core
 from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.geometry import like, told, where_rows
 from fastadv.attacks.methods.noise import signed
-from fastadv.attacks.methods.start import Starts, check_starts, find_start
+from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
 from fastadv.attacks.salt_and_pepper import ends
 from fastadv.threat import Threat
 
-# noises of growing size until one is a success; after the last of them the first comes again
-LEVELS = 10
-# the share of the coordinates left that a run tries at once, at first
-SHARE = 0.25
-# in L2, how often the part of the way that a coordinate goes back is halved
-HALVINGS = 5
+# published runs in L0 where none are given
+RESTARTS = 10
+# noises that look for a start change so many shares of the coordinates, from few to all, again and again
+LEVELS = 100
+# in L2, the bisections between x and the value of a coordinate
+HALVINGS = 10
 
 
-class _Rows(Starts):
-    """What `_begin` describes."""
+class _Pixels(Starts):
+    """The coordinates [n, D] yet to try in this pass; the `index` [n, 1] of the one that is tried, its value
+    that has failed, and how often it was bisected; whether the passes bisect, and this one has brought
+    something.
+    """
 
-    best: Tensor
-    changed: Tensor
-    least: Tensor
-    length: Tensor
-    share: Tensor
-    stage: Tensor
+    untried: Tensor
+    index: Tensor
+    failed: Tensor
+    halvings: Tensor
+    bisects: Tensor
+    improved: Tensor
 
 
 @core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=10)
@@ -42,38 +47,138 @@ def pointwise(
     y: Tensor,
     threat: Threat,
     *,
-    queries: int = 1000,
+    queries: int | None = None,
+    variant: core.Variant = "fastadv",
     starts: Tensor | None = None,
-    restarts: int = 1,
+    restarts: int | None = None,
     seed: int = 0,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
     """Find the fewest changed coordinates, or the nearest success, that decisions alone lead to.
 
-    A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, several at
-    once and fewer after each failure, for as long as the point stays a success. The order begins again after
-    each success, until none of the coordinates can go back. In L2 they then go back by half of their way, a
-    quarter and so on. With the queries left the run adds noise to its best point, and takes back anew.
+    A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, for as long
+    as the point stays a success. The order begins again after each success, until none of the coordinates can
+    go back. In L2 the displacement of each coordinate is then bisected, in random order, until a round
+    improves nothing.
 
     Args:
         threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
-        queries: the most points of each run that pass the model for each image, an integer >= 1; the paper
-            has no limit.
+        queries: the most points of each run that pass the model for each image, an integer >= 1. None is
+            1,000; in the published variant runs end when nothing can go back.
         starts: floating like x, adversarial points of the box at which all runs start; None looks for
             salt-and-pepper noise that is one.
-        restarts: runs with other random numbers, an integer >= 1, of which the best counts; the paper has 10
-            in L0.
+        restarts: runs with other random numbers, an integer >= 1, of which the best counts. None is 10 in L0
+            if published, as in the paper, and else 1.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190).
     """
     check_finite_box("pointwise", threat)
     check_starts("pointwise", starts, x, threat)
-    rule = _rule(starts, queries, restarts)
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
+    published = variant == "published"
+    if restarts is None:
+        restarts = RESTARTS if published and threat.norm == "l0" else 1
+    how: dict[str, Any] = {"minimum": True, "seed": seed, **common}
+    if published:
+        return core.run(model, x, y, threat, _rule(starts, queries), rows=_Pixels, restarts=restarts, **how)
+    rule = _ours(starts, QUERIES if queries is None else queries, restarts)
+    return core.run(model, x, y, threat, rule, rows=_OurRows, **how)
 
 
-def _rule(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_Rows]:
+def _rule(starts: Tensor | None, queries: int | None) -> core.Rule[_Pixels]:
+    """Return passes over the changed coordinates, each of which goes back to x where a success lasts.
+
+    After a success the random order begins anew; a pass without one is the last (Schott et al. 2018, section
+    5). In L2 further passes then bisect between x and the value of each coordinate, as in the authors'
+    foolbox 1.
+    """
+
+    def rule(search: core.Search[_Pixels]) -> None:
+        rows = search.rows
+        left = find_start(search, starts, maxsize if queries is None else queries, _salt_and_pepper)
+        rows.untried = (rows.points != search.x).flatten(1)
+        rows.index = torch.zeros_like(rows.left)[:, None]
+        rows.halvings, rows.failed = rows.index, torch.zeros_like(rows.points.flatten(1)[:, :1])
+        rows.bisects = rows.improved = torch.zeros_like(rows.left, dtype=torch.bool)
+        for query in count():
+            _end_pass(search)
+            if not left:
+                return
+            left = spend(search, 1, left)
+            search.drop_leaving(search.x)
+            _try(search, query)
+
+    return rule
+
+
+def _salt_and_pepper(search: core.Search, draw: int) -> Tensor:
+    """Return [n, 1, ...]: x with a share of its coordinates at the ends of the box; more in each round."""
+    low, high = search.x.new_tensor(search.threat.box)
+    noise = signed(search.x[0].numel(), rng.derive(search.seed, "start", search.restart), search.ids, draw)
+    share = (draw % LEVELS + 1) / LEVELS
+    ends = torch.where(noise > 0, high, low)
+    return torch.where(noise.abs() >= 1 - share, ends, search.x.flatten(1)).view_as(search.x).unsqueeze(1)
+
+
+def _try(search: core.Search[_Pixels], query: int) -> None:
+    """Ask about one coordinate of each sample: the one in x, or between what it is and failed."""
+    rows = search.rows
+    seed = rng.derive(search.seed, "pointwise", search.restart)
+    noise = rng.uniform(search.x[0].numel(), seed, search.ids, query)
+    fresh = rows.halvings == 0
+    # a random one of those untried: the next one of a random order
+    chosen = noise.masked_fill(~rows.untried, -1.0).argmax(1, keepdim=True)
+    rows.index = torch.where(fresh, chosen, rows.index)
+    points, x = rows.points.flatten(1), search.x.flatten(1)
+    clean, value = x.gather(1, rows.index), points.gather(1, rows.index)
+    asked = torch.where(fresh, clean, (value + rows.failed) / 2)
+    look = search.decide(points.scatter(1, rows.index, asked).view_as(search.x))
+    met = look.adversarial[:, None]
+    rows.points = torch.where(met, look.seen.flatten(1), points).view_as(search.x)
+    rows.failed = torch.where(met, rows.failed, asked)
+    rows.improved = rows.improved | look.adversarial
+    # without bisection, or where x itself will do, the next coordinate follows
+    over = fresh & (met | ~rows.bisects[:, None])
+    rows.halvings = torch.where(over, 0, (rows.halvings + 1) % (HALVINGS + 1))
+    tried = torch.zeros_like(rows.untried).scatter(1, rows.index, rows.halvings == 0)
+    anew = met & ~rows.bisects[:, None]
+    rows.untried = torch.where(anew, (rows.points != search.x).flatten(1), rows.untried & ~tried)
+
+
+def _end_pass(search: core.Search[_Pixels]) -> None:
+    """Begin the next pass where all coordinates are tried; samples for which there is none leave."""
+    rows = search.rows
+    over = ~rows.untried.any(1)
+    search.leave(over & (rows.bisects & ~rows.improved if search.threat.norm == "l2" else over))
+    rows.bisects = rows.bisects | over
+    rows.improved = rows.improved & ~over
+    rows.untried = torch.where(over[:, None], (rows.points != search.x).flatten(1), rows.untried)
+
+
+# The fastadv variant (docs/departures.md).
+
+# queries of a run where none are given; the paper has no limit
+QUERIES = 1000
+# noises of growing size until one is a success; after the last of them the first comes again
+OUR_LEVELS = 10
+# the share of the coordinates left that a run tries at once, at first
+SHARE = 0.25
+# in L2, how often the part of the way that a coordinate goes back is halved
+OUR_HALVINGS = 5
+
+
+class _OurRows(Starts):
+    """What `_begin` describes."""
+
+    best: Tensor
+    changed: Tensor
+    least: Tensor
+    length: Tensor
+    share: Tensor
+    stage: Tensor
+
+
+def _ours(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_OurRows]:
     """Return `restarts` runs at once that take coordinates back to x, and add noise where none will go.
 
     At first a quarter of the coordinates left goes back, half as many after each failure, and in the first
@@ -82,7 +187,7 @@ def _rule(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_Rows
     that ends, unless that is farther.
     """
 
-    def rule(search: core.Search[_Rows]) -> None:
+    def rule(search: core.Search[_OurRows]) -> None:
         first = _begin(search, starts, restarts)
         own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
         for query in range(first, queries):
@@ -90,12 +195,12 @@ def _rule(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_Rows
                 search.leave(search.best.distance <= 1)
                 search.drop_leaving(search.x)
             noise = signed(size, own, search.ids, query).to(search.x.dtype).view_as(search.rows.points)
-            _pass_on(search, _try_several(search, noise, (query % LEVELS + 1) / LEVELS))
+            _pass_on(search, _try_several(search, noise, (query % OUR_LEVELS + 1) / OUR_LEVELS))
 
     return rule
 
 
-def _begin(search: core.Search[_Rows], starts: Tensor | None, runs: int) -> int:
+def _begin(search: core.Search[_OurRows], starts: Tensor | None, runs: int) -> int:
     """Let each run begin at x, or at the caller's starts; return the queries spent.
 
     Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`. With 1 and 0,
@@ -116,7 +221,7 @@ def _begin(search: core.Search[_Rows], starts: Tensor | None, runs: int) -> int:
     return 0 if starts is None else 1
 
 
-def _try_several(search: core.Search[_Rows], noise: Tensor, level: float) -> Tensor:
+def _try_several(search: core.Search[_OurRows], noise: Tensor, level: float) -> Tensor:
     """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success.
 
     Returns bool [n, runs], for which the order begins anew.
@@ -150,13 +255,13 @@ def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
     return loud.ge_(like(least, loud))
 
 
-def _pass_on(search: core.Search[_Rows], anew: Tensor) -> None:
+def _pass_on(search: core.Search[_OurRows], anew: Tensor) -> None:
     """Runs that have tried all coordinates pass on to the next stage, after the last to their best point.
 
     Then, and where `anew` bool [n, runs] says so, all coordinates are yet to try.
     """
     rows = search.rows
-    last = HALVINGS if search.threat.norm == "l2" else 0
+    last = OUR_HALVINGS if search.threat.norm == "l2" else 0
     over = rows.stage.isfinite() & (rows.left.flatten(2).amax(2) == 0) & ~anew
     rows.stage = rows.stage + over.to(rows.stage.dtype)
     returns = over & (rows.stage > last)

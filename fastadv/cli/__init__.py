@@ -1,4 +1,4 @@
-"""The command line: `fastadv demo | attack | train | construct | verify | evaluate | abs | ...`.
+"""The command line: `fastadv demo | attack | train | construct | evaluate | abs | ...`.
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 an evaluation with --strict is in doubt, 130
 interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug adds the traceback.
@@ -23,10 +23,10 @@ from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
+from fastadv.cli._merge import merge
 from fastadv.cli._models import models
 from fastadv.cli._output import show_all
 from fastadv.cli._panels import Debug, add, with_panels
-from fastadv.cli._sets import merge, verify
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
@@ -52,7 +52,6 @@ for command, example in (
     (attack, f"fastadv attack {MODEL} --radius 0.1 --out adv.safetensors"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
-    (verify, "fastadv verify sets/d_r"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (merge, "fastadv merge runs/judged --out runs/judged"),
     (models, "fastadv models --data cifar10 --norm linf"),

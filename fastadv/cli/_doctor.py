@@ -1,15 +1,38 @@
 """`fastadv doctor`: one block for an issue, and what to do about what is missing."""
 
+import os
+import platform
 from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
 
+from fastadv._extras import EXTRAS, lacks
+from fastadv._torch import onednn_has_bfloat16
+from fastadv._version import __version__
 from fastadv.cli import _options as o
-from fastadv.cli._machine import examine
 from fastadv.cli._output import console
+from fastadv.engine.cpu import onednn
+from fastadv.engine.rewrites import REWRITES, applicable
+from fastadv.ops.registration import library
+from fastadv.ops.registration.library import op
+from fastadv.runs import card
+from fastadv.runs.files import user_cache
+
+# what to do where it is missing
+PACKAGES = (
+    "torch", "numpy", "safetensors", "torchvision", "pillow", "matplotlib", "jinja2", "typer", "rich",
+    "triton",
+)  # fmt: skip
+# the variables that change how fast a process is or how it rounds
+OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
+VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
 
 
 def doctor(
@@ -27,7 +50,7 @@ def doctor(
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
     for name, told in _lines(found):
-        grid.add_row(name, escape(told))
+        grid.add_row(name, escape(_words(told)))
     screen = console()
     screen.print(grid)
     if not found["advice"]:
@@ -36,64 +59,181 @@ def doctor(
         screen.print(f"[yellow]to do[/]  {escape(line)}", soft_wrap=True)
 
 
-def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    packages, built = dict(found["packages"]), found["extension"]
-    commit = f" (commit {found['commit']})" if found["commit"] else ""
-    yield "fastadv", packages.pop("fastadv") + commit
-    for name, version in packages.items():
-        yield name, version or "missing"
-    yield "python", f"{found['python']}, {found['system']}"
-    yield "built by", _built(built) if built else "unknown" if found["cpu"]["extension"] else "-"
-    yield from _hardware(found)
-    yield from _ops(found["backends"])
-    yield from _paths(found)
-    vision, data = found["torchvision"], found["data"]
-    yield "torchvision", "imports" if vision["imports"] else "does not import"
-    sets = ", ".join(data["sets"]) or "only the embedded digits"
-    yield "data", f"{data['folder'] or 'no folder'} ({data['named_by']}): {sets}"
+def _lines(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is found, of some of it each part."""
+    for name, told in found.items():
+        if name == "packages":
+            yield from ((package, number or "missing") for package, number in told.items())
+        elif name == "fast_paths":
+            yield from told.items()
+        elif name == "backends":
+            for device in ("cpu", "cuda"):
+                served: dict[str, list[str]] = {}
+                for each, serving in told.items():
+                    served.setdefault(serving[device], []).append(each)
+                yield f"ops on {device}", served
+        elif name != "advice":
+            yield name, told
 
 
-def _built(built: dict[str, str]) -> str:
-    made = f"{built['compiler']} as {built['standard']}, pybind11 {built['pybind11']}, {built['libc']}"
-    found = f"Python {built['python']}, OpenMP {built['openmp']}"
-    return f"{made}, {found}; for {built['targets']}; {built['flags']}"
+def _words(told: Any) -> str:
+    if isinstance(told, dict):
+        return "; ".join(f"{name} {_words(part)}" for name, part in told.items()) or "none"
+    if isinstance(told, list):
+        return " ".join(map(str, told)) or "none"
+    return ("yes" if told else "no") if isinstance(told, bool) else "none" if told is None else str(told)
 
 
-def _hardware(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    cpu, gpu = found["cpu"], found["gpu"]
-    yield "processor", f"{cpu['name']}, {cpu['architecture']}: {' '.join(cpu['flags']) or 'sets unknown'}"
-    yield "threads", f"{cpu['threads']} on {cpu['cores']} cores"
-    sets = f"{cpu['instruction_set']} of {', '.join(cpu['instruction_sets'])}"
-    yield "kernels", f"{f'C++, {sets}' if cpu['extension'] else 'references only'}; torch: {cpu['torch']}"
-    cards = zip(gpu["names"], gpu["capabilities"], gpu["memory_gib"], strict=True)
-    told = ", ".join(f"{name} (sm {capability}, {memory} GiB)" for name, capability, memory in cards)
-    made = f"with CUDA {gpu['cuda']}" if gpu["cuda"] else "without CUDA"
-    yield "GPU", f"{told or 'none'}; torch {made}"
-    yield "variables", " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "none set"
+def examine(data_dir: Path | None) -> dict[str, Any]:
+    """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
+    packages = {"fastadv": __version__, **{name: _version(name) for name in PACKAGES}}
+    packages["torch"] = torch.__version__  # with its CUDA, which what pip recorded may lack
+    advice = [told for package in EXTRAS if (told := lacks(package))]
+    vision, data = _torchvision(), _data(data_dir, advice)
+    found = {
+        "packages": packages,
+        "commit": card.machine()["commit"],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "extension": card.extension_build(),
+        "cpu": _cpu(advice),
+        "gpu": _gpu(packages, advice),
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
+        "backends": _asked(library.backends, {}, advice),
+        "fast_paths": fast_paths(),
+        "torchvision": vision,
+        "data": data,
+    }
+    if packages["torchvision"] and not vision["imports"]:
+        advice.append(f"torchvision does not import ({vision['error']}): reinstall it for this PyTorch")
+    if data["folder"] and not data["sets"]:
+        advice.append(
+            f"no MNIST or CIFAR-10 in {data['folder']}: name their folder with --data-dir or "
+            "FASTADV_DATA, or let 'train' download them"
+        )
+    return {**found, "advice": list(dict.fromkeys(advice))}
 
 
-def _ops(backends: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
-    for device in ("cpu", "cuda"):
-        served: dict[str, list[str]] = {}
-        for name, serving in backends.items():
-            served.setdefault(serving[device], []).append(name)
-        for by, names in served.items():
-            every = "every op" if by == "absent" else " ".join(names)
-            yield f"ops on {device}", f"{by}: {every}"
+def _asked(ask: Any, otherwise: Any, advice: list[str]) -> Any:
+    """Return what it tells; `otherwise`, and advice, where a variable has a value that it does not take."""
+    try:
+        return ask()
+    except ValueError as error:
+        advice.append(str(error))
+        return otherwise
 
 
-def _paths(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Say which ways a search takes here, and why not others."""
-    paths = found["fast_paths"]
-    for kind, names in paths["rewrites"].items():
-        yield f"search, {kind}", " ".join(names) or "as given"
-    for name, why in paths["not_taken"].items():
-        yield f"no {name}", f"{why}; without it PyTorch's own way"
-    onednn = paths["onednn"]
-    unit = f"by {onednn['bf16_unit']}" if onednn["bf16_unit"] else "without instructions for it"
-    yield (
-        "oneDNN",
-        f"bf16 {unit}" if onednn["bf16"] else "no bf16" if onednn["available"] else "missing from this torch",
-    )
-    direct = "past the dispatcher" if paths["direct_calls"] else "through the dispatcher, which is slower"
-    yield "calls of ops", direct
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu(advice: list[str]) -> dict[str, Any]:
+    extension = library.extension
+    if extension is None:
+        fault = library.extension_fault.removesuffix(f": {library.AGAIN}")
+        advice.append(
+            f"the C++ kernels {f'do not load ({fault})' if fault else 'are missing'}, so that ops run on the "
+            "slower PyTorch references: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install "
+            "again"
+        )
+    return {
+        "name": card.cpu_name(),
+        "architecture": platform.machine(),
+        "flags": card.cpu_flags(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "extension": extension is not None,
+        "instruction_set": _asked(extension.isa, None, advice) if extension is not None else None,
+        "instruction_sets": list(extension.isas()) if extension is not None else [],
+    }
+
+
+def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
+    triton = packages["triton"]
+    if torch.cuda.is_available() and triton is None:
+        advice.append("the GPU runs the references: install triton")
+    fault = None
+    if triton is not None:
+        try:
+            library.triton_launcher(library.CARDS["linf_step"])
+        except ImportError as error:
+            fault = " ".join(str(error).split())[:200]
+            advice.append(f"the Triton kernels do not import, so that a GPU runs the references: {fault}")
+    every = range(torch.cuda.device_count())
+    return {
+        "names": [torch.cuda.get_device_name(i) for i in every],
+        "capabilities": [".".join(map(str, torch.cuda.get_device_capability(i))) for i in every],
+        "memory_gib": [round(torch.cuda.get_device_properties(i).total_memory / 2**30, 1) for i in every],
+        "cuda": torch.version.cuda,
+        "triton": triton,
+        "fault": fault,
+    }
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def fast_paths() -> dict[str, Any]:
+    """Find which ways a search takes here, JSON-able."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    rewrites = {
+        f"{device} {name}": [each.name for each in applicable(_net(device), dtype)]
+        for device in devices
+        for name, dtype in DTYPES.items()
+    }
+    there, flags = onednn.available(), card.cpu_flags()
+    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "bf16": "NEON"}
+    return {
+        "rewrites": rewrites,
+        "not_taken": {
+            each.name: f"it needs {each.needs or 'a CPU'}"
+            for each in REWRITES
+            if not all(each.name in rewrites[f"cpu {name}"] for name in DTYPES)
+        },
+        "direct_calls": op("linf_step") is not torch.ops.fastadv.linf_step.default,
+        "onednn": {
+            "available": there,
+            "bf16": there and onednn_has_bfloat16(),
+            "bf16_unit": next((unit for flag, unit in units.items() if flag in flags), None),
+        },
+    }
+
+
+@cache
+def _net(device: str) -> nn.Module:
+    """Make a net with whatever a rewrite is for."""
+    convolution = nn.Conv2d(64, 64, 3, padding=1)
+    layers = (convolution, nn.BatchNorm2d(64), nn.ReLU(), nn.ELU(), nn.Flatten(), nn.Linear(1024, 64))
+    return nn.Sequential(*layers).to(device).eval()
+
+
+def _torchvision() -> dict[str, Any]:
+    try:
+        from fastadv import _torchvision as _  # noqa: F401  # it mends what a torch without CUDA lacks
+    except Exception as error:
+        return {"imports": False, "error": " ".join(str(error).split())[:200]}
+    return {"imports": True, "error": None}
+
+
+def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:
+    named = data_dir or os.environ.get("FASTADV_DATA")
+    folder = Path(named).expanduser() if named else _asked(user_cache, None, advice)
+    marks = {
+        "mnist": ("MNIST/raw",),
+        "cifar10": ("cifar-10-batches-py",),
+        "cifar10 (JPEG copies)": ("cifar10/train", "cifar10/test"),
+    }
+    sets = [
+        name
+        for name, places in marks.items()
+        if folder is not None and all((folder / place).is_dir() for place in places)
+    ]
+    return {
+        "folder": str(folder or ""),
+        "named_by": "--data-dir" if data_dir else "FASTADV_DATA" if named else "default",
+        "sets": sets,
+    }

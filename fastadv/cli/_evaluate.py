@@ -1,15 +1,11 @@
 """`fastadv evaluate`: a model under several attacks, the worst case, accuracy against radius."""
 
 import json as jsons
-import math
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
@@ -17,46 +13,34 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
-from fastadv.cli._robustbench import RobustBench, check_entry, write_entry
-from fastadv.cli._shared import Attacked, Images, Search
+from fastadv.cli._robustbench import RobustBench, write_entry
+from fastadv.cli._shared import Images, Network, Search
 from fastadv.cli._torchrun import together
 from fastadv.errors import NoGradientError
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
-from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
+from fastadv.evaluation.curve import check_radii
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import atomic_write, read_json, save_tensors
+from fastadv.runs.files import read_json, save_tensors
 from fastadv.text import percent
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
-WHOLE = ("radii", "optimality", "out", "external", "report", "strict")
+OF_ALL = "is of all images: give it without --shard, after fastadv merge."
+WHOLE = ("radii", "out", "report", "strict")
 
 
 class Kept(Panel, title="Results"):
     radii: str | None = o.option(
         None, "Also the accuracy at each of these radii: 0,0.1,0.2.", metavar="NUMBERS"
     )
-    optimality: bool = o.option(
-        False, "Also report each minimum-norm attack's optimality (AttackBench); 1 is best.", "--optimality"
-    )
-    draws: int = o.option(
-        1, "Of a randomized model: classify each sample this often, and report the accuracy of one draw, of "
-        "the majority and of the worst draw.", min=1, metavar="N",
-    )  # fmt: skip
     out: Path | None = o.written(
         None,
         "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
         "attack, -1 for none), component (which part of it, as for autoattack) and the distances of each "
         "attack here (safetensors). --resume writes it for an evaluation that is in --run-dir.",
     )
-    external: Path | None = o.option(
-        None,
-        "Write x_adv of all samples in order here, x where no attack broke one: the one tensor (pt) that "
-        "RobustBench takes as an external evaluation.",
-        parser=o.parse_torch, metavar="FILE",
-    )  # fmt: skip
     report: Path | None = o.option(
         None,
         "Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.",
@@ -85,16 +69,10 @@ class Kept(Panel, title="Results"):
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
-        tried = o.parse_radii(self.radii)
+        tried = () if self.radii is None else tuple(check_radii(o.parse_numbers(self.radii)).tolist())
         if len({attack.norm for attack in named.values()}) > 1:
-            whole = {name: getattr(self, name) or None for name in ("radii", "optimality", "out", "external")}
-            o.refuse_given("needs attacks of one norm; evaluate each norm separately.", **whole)
-        if self.optimality:
-            for attack in named.values():
-                if not attack.minimal:
-                    o.refuse(f"--optimality compares minimum-norm attacks; {attack.name} has a budget.")
-            if any(attack.radius != math.inf for attack in named.values()):
-                o.refuse("--optimality needs whole searches: leave out the radius.")
+            why = "needs attacks of one norm; evaluate each norm separately."
+            o.refuse_given(why, radii=self.radii, out=self.out)
         for attack in named.values():
             if attack.minimal and any(r > attack.radius for r in tried):
                 o.refuse(
@@ -106,7 +84,7 @@ class Kept(Panel, title="Results"):
             if self.run_dir is None:
                 o.refuse("--shard keeps its share in a folder: give --run-dir too.")
             whole = {name: getattr(self, name) or None for name in WHOLE}
-            o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
+            o.refuse_given(OF_ALL, **whole)
         o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
         return tried
 
@@ -114,7 +92,7 @@ class Kept(Panel, title="Results"):
 @names_attacks
 @together
 def evaluate(
-    network: Attacked,
+    network: Network,
     images: Images,
     options: AttackOptions,
     results: Kept,
@@ -137,8 +115,7 @@ def evaluate(
     Jobs of an array share it with --shard.
     """
     if results.shard:
-        whole = {"suite": benchmark.suite, "robustbench": benchmark.robustbench}
-        o.refuse_given("is of all images: give it without --shard, after fastadv merge.", **whole)
+        o.refuse_given(OF_ALL, suite=benchmark.suite)
     named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
     job = Job(network, images, results, benchmark, machine, named)
     job.run()
@@ -159,7 +136,7 @@ class Job:
 
     def __init__(
         self,
-        network: Attacked,
+        network: Network,
         images: Images,
         results: Kept,
         benchmark: RobustBench,
@@ -168,9 +145,7 @@ class Job:
     ) -> None:
         self.network, self.images, self.results = network, images, results
         self.benchmark, self.machine, self.named = benchmark, machine, named
-        self.radii, self.said = results.check(named), benchmark.said
-        if benchmark.robustbench is not None:
-            self.entered = check_entry(named, images)
+        self.radii = results.check(named)
 
     def run(self) -> None:
         machine, run_dir = self.machine, self.results.run_dir
@@ -180,11 +155,6 @@ class Job:
             dataset = self.dataset = self.images.load()
             self.lacks = self.benchmark.lacks(self.images, len(dataset))
             self.net = machine.twin(self.network.load(dataset, place, machine.seed))
-
-            def load(text: str) -> nn.Module:
-                return self.network.substitute(text, dataset, place, machine.seed)
-
-            self.named = {label: one.with_sources(load) for label, one in self.named.items()}
             self.table = self._measured()
             self.curves = {label: self._curve(one) for label, one in self.named.items() if self.radii}
 
@@ -201,9 +171,8 @@ class Job:
                 batch_size=machine.batch_size,
                 run_dir=results.run_dir,
                 resume=results.resume,
-                keep_samples=bool(results.out or results.external or results.report),
+                keep_samples=bool(results.out or results.report),
                 indicators=results.indicators,
-                draws=results.draws,
                 seed=machine.seed,
                 rank=rank,
                 world_size=jobs,
@@ -236,7 +205,6 @@ class Job:
             "data": self.dataset.describe(),
             "batch_size": self.machine.batch_size,
             "precision": self.machine.searched,
-            "draws": self.results.draws,
         }
 
     def write(self) -> None:
@@ -248,20 +216,13 @@ class Job:
         measured = {**table.to_dict(), "curves": curves}
         if self.benchmark.suite is not None:
             measured["lacks"] = self.lacks
-        self.nearness: dict[str, float] = {}
-        if results.optimality:
-            self.nearness = compare({row.name: row.distance for row in table.rows})
-            measured["optimality"] = self.nearness
         self.document = card("evaluation", self.config, **measured)
         if results.out is not None:
             about = {"card": jsons.dumps(finite(self.document))}
             save_tensors(results.out, vars(table.samples), about)
-        if results.external is not None and table.samples is not None:
-            with atomic_write(results.external) as part:
-                torch.save(table.samples.x_adv.float(), part)
         if entry is not None:
-            data, note = self.images.data, self.dataset.note
-            write_entry(entry, table, self.entered, data, self.network.model, self.said, note)
+            (attack,) = self.named.values()
+            write_entry(entry, table, attack, self.images.data, self.network.model, self.dataset.note)
         if results.report is not None:
             title = f"{self.network.model} on {self.dataset.name}"
             names, told = self.dataset.classes, self._provenance()
@@ -294,11 +255,8 @@ class Job:
             shares = zip(curve.radii, curve.accuracy, strict=True)
             points = ", ".join(f"{radius:g}: {percent(share)}" for radius, share in shares)
             say(f"accuracy at each radius, {label}: {points}")
-        for label, value in self.nearness.items():
-            say(f"optimality of {label}: {value:.3f}")
-        files = {"adversarial examples": results.out, "adversarial images": results.external}
-        files |= {"entry": self.benchmark.robustbench, "report": results.report}
-        say_where(files)
+        entry = self.benchmark.robustbench
+        say_where({"adversarial examples": results.out, "entry": entry, "report": results.report})
 
 
 def _kept(run_dir: Path) -> int:

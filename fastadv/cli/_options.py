@@ -15,7 +15,6 @@ import typer
 from fastadv._checks import SEEDS
 from fastadv.data._load import data_folder
 from fastadv.errors import InputError
-from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
 from fastadv.evaluation.report.page import check_path as check_report
 from fastadv.threat import THREATS, Threat
@@ -57,13 +56,6 @@ def check_choice(option: str, value: Any, choices: Iterable[Any]) -> None:
         refuse(f"{option} is one of {', '.join(map(str, choices))}, got {value}.")
 
 
-def parse_radii(text: str | None) -> tuple[float, ...]:
-    """Parse radii separated by commas, in increasing order; none for no text."""
-    if text is None:
-        return ()
-    return tuple(check_radii(parse_numbers(text)).tolist())
-
-
 def parse_norm(text: str) -> str:
     if text not in THREATS:
         refuse(f"no norm {text!r}; there are {', '.join(THREATS)}.")
@@ -98,12 +90,6 @@ def _writable(path: Path, place: Path) -> Path:
     return path
 
 
-def parse_torch(text: str) -> Path:
-    if not text.endswith(".pt"):
-        refuse(f"expected the name of a torch file, such as adv.pt, got {text!r}.")
-    return parse_out(text)
-
-
 def parse_report(text: str) -> Path:
     """Check the name of a report to write, and that reports can be made, before the work."""
     with usage():
@@ -118,27 +104,27 @@ def parse_picture(text: str) -> Path:
     return parse_out(text)
 
 
-def pair(part: str, what: str) -> tuple[str, Any]:
-    key, equals, value = part.partition("=")
-    if not equals:
-        refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
-    if value.lower() in ("true", "false"):
-        return key, value.lower() == "true"
-    for convert in (int, parse_number):
-        try:
-            return key, convert(value)
-        except (ValueError, typer.BadParameter):
-            continue
-    return key, value
-
-
 def pairs(parts: list[str], what: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key, value in (pair(part, what) for part in parts):
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals:
+            refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
         if key in values:
             refuse(f"{what}: {key} is given twice; leave one out.")
-        values[key] = value
+        values[key] = _value(value)
     return values
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for convert in (int, parse_number):
+        try:
+            return convert(text)
+        except (ValueError, typer.BadParameter):
+            continue
+    return text
 
 
 # the types that text can name, the narrowest first
@@ -161,7 +147,7 @@ def _types(annotation: Any) -> set[type]:
 
 
 def parse_arguments(
-    where: str, name: str, text: str, takes: Mapping[str, inspect.Parameter]
+    where: str, name: str, text: str, takes: Mapping[str, inspect.Parameter | None]
 ) -> dict[str, Any]:
     """Parse key=value,key=value into arguments of `name`. Wrong usage for one that it does not take."""
     given = pairs([part for part in text.split(",") if part], where)
@@ -251,23 +237,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-Arguments = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option",
-        "-o",
-        metavar="KEY=VALUE",
-        help="An argument of the model: width=16, normalize=cifar10. May be repeated.",
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights",
-        "-w",
-        help="Weights: a safetensors or a torch file; of rb:NAME also a folder of RobustBench's files.",
-    ),
-]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -288,7 +257,4 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training image
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
-# eager: --presets, which prints and leaves, must know it
-Json = Annotated[
-    bool, typer.Option("--json", is_eager=True, help="Print one JSON document and nothing else.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

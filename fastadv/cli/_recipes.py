@@ -6,7 +6,7 @@ from functools import partial
 
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
-from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining
+from fastadv.train import AWP, OwnStep, Recipe
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES, Schedule
@@ -24,9 +24,6 @@ class RecipeOptions(Budget, title="Recipe"):
     recipe: str = o.option("standard", RECIPE_HELP)
     steps: int | None = o.count(None, f"Steps of the recipe; {DEFAULTS['steps']} by default.")
     awp: float | None = o.number(None, "Strength of adversarial weight perturbation (AWP): 0.005.")
-    rubbish: float | None = o.number(
-        None, "Weight of an additional loss that penalizes confidence on noise: 1."
-    )
 
 
 def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
@@ -52,9 +49,6 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
     elif options.norm is not None and options.radius is None:
         o.refuse("--norm has no effect without --radius; leave it out, or give both.")
     recipe: Recipe | OwnStep = kind(**open_ | arguments)
-    if options.rubbish is not None:
-        loss = getattr(recipe, "loss", "ce")  # the answer to noise is of the kind that the recipe wants
-        recipe = RubbishTraining(recipe, options.rubbish, "bce" if loss == "bce" else "ce")  # type: ignore[arg-type]
     if options.awp is not None:
         recipe = AWP(recipe, options.awp)  # type: ignore[arg-type]
     return recipe

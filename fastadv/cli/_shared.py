@@ -59,56 +59,37 @@ class Network(Panel, title="Model"):
         "--model",
         "-m",
     )
-    option: o.Arguments = None
-    weights: o.Weights = None
+    option: list[str] | None = o.option(
+        None, "An argument of the model: width=16, normalize=cifar10. May be repeated.", "--option", "-o",
+        metavar="KEY=VALUE",
+    )  # fmt: skip
+    weights: Path | None = o.option(
+        None, "Weights: a safetensors or a torch file; of rb:NAME also a folder of RobustBench's files.",
+        "--weights", "-w",
+    )  # fmt: skip
 
     @property
     def config(self) -> dict[str, Any]:
         return {"model": self.model, "options": self.option, "weights": self.weights and str(self.weights)}
 
     def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
-        return load_model(self.model, self.option, self.weights, dataset, device, seed, fresh=fresh)
+        """Load the model, made for the images and classes of `dataset`, in eval mode on the device.
 
-    def substitute(self, text: str, dataset: Any, device: torch.device, seed: int) -> nn.Module:
-        """Load FILE, other weights of the model; MODEL@FILE, those of another; or package.module:function."""
-        other, at, file = text.partition("@")
-        if at or ":" in text or text in models.names():
-            return load_model(other, None, Path(file) if at else None, dataset, device, seed)
-        return load_model(self.model, self.option, Path(text), dataset, device, seed)
-
-
-class Attacked(Network):
-    bpda: list[str] | None = o.option(
-        None,
-        "Take the gradient of something else for the modules that match: identity, or a differentiable "
-        "function or module as package.module:name. The verdict stays the model's. May be repeated.",
-        "--bpda", metavar="PATTERN=OTHER",
-    )  # fmt: skip
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {**super().config, "bpda": self.bpda}
-
-    def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
-        model = super().load(dataset, device, seed, fresh=fresh)
-        return models.bpda(model, _gradients(self.bpda)).to(device) if self.bpda else model
-
-
-def _gradients(parts: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for part in parts:
-        pattern, equals, other = part.partition("=")
-        if not (pattern and equals and (other == "identity" or ":" in other)):
-            o.refuse(f"--bpda: expected PATTERN=identity or PATTERN=package.module:name, got {part!r}.")
-        if pattern in found:
-            o.refuse(f"--bpda: {pattern} is given twice; leave one out.")
-        try:
-            found[pattern] = other if other == "identity" else pkgutil.resolve_name(other)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise typer.BadParameter(
-                f"--bpda {part!r}: {error}; put its folder on PYTHONPATH or install the package."
-            ) from error
-    return found
+        A user's own factory gets those of shape, classes and seed that it takes. fresh: untrained is wanted.
+        """
+        name, own = self.model, o.pairs(self.option or [], "--option")
+        offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
+        if name.startswith(ZOO):
+            return load_entry(name, own, self.weights, dataset).to(device)
+        check_name(name)
+        if ":" not in name and own.keys() & {"shape", "classes"}:
+            o.refuse("--option: shape and classes follow from --data; leave them out.")
+        model = models.create(name, **(_accepted(name, offered) | own))
+        if self.weights is not None:
+            models.load_weights(model, self.weights)
+        elif not fresh and ":" not in name:
+            note(f"{name} has its first, untrained weights; give trained ones with --weights")
+        return model.to(device).eval()
 
 
 class RunFolder(Panel, title="Results"):
@@ -188,35 +169,6 @@ def load_data(
     o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split)
     made = sets.load_folder(data)
     return made if limit is None or limit >= len(made) else made.subset(first_samples(made, limit, tell=True))
-
-
-def load_model(
-    name: str,
-    arguments: list[str] | None,
-    weights: Path | None,
-    dataset: Any,
-    device: torch.device,
-    seed: int = 0,
-    *,
-    fresh: bool = False,
-) -> nn.Module:
-    """Load the model, made for the images and classes of `dataset`, in eval mode on the device.
-
-    A user's own factory gets those of shape, classes and seed that it takes. fresh: untrained is wanted.
-    """
-    offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
-    own = o.pairs(arguments or [], "--option")
-    if name.startswith(ZOO):
-        return load_entry(name, own, weights, dataset).to(device)
-    check_name(name)
-    if ":" not in name and own.keys() & {"shape", "classes"}:
-        o.refuse("--option: shape and classes follow from --data; leave them out.")
-    model = models.create(name, **(_accepted(name, offered) | own))
-    if weights is not None:
-        models.load_weights(model, weights)
-    elif not fresh and ":" not in name:
-        note(f"{name} has its first, untrained weights; give trained ones with --weights")
-    return model.to(device).eval()
 
 
 def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import ending
-from fastadv.cli._output import note, print_table, progress, say, say_where
+from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.cli._panels import add
 from fastadv.cli._shared import load_data, make_device
 from fastadv.cli._study_goodfellow import goodfellow
@@ -56,22 +55,19 @@ def schott(
         test = load_data("mnist", data_dir=data_dir)
         result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume)
     measured = result["measured"]
-    for name, error in measured["failed"].items():
-        note(f"{name} failed: {error}")
-    with ending(1 if measured["failed"] else 0):
-        yield result
-        cells = report.overview(measured)
-        lines = [line[0] for line in cells[1:]]
-        breaks = [place for place in range(1, len(lines)) if lines[place] != lines[place - 1]]
-        title = f"Schott et al. 2018 on {result['config']['samples']} test images"
-        print_table(title, cells, report.notes(measured), breaks=breaks)
-        for norm in dict.fromkeys(line["norm"] for line in measured["cells"]):
-            say("")
-            title = f"{o.symbol(norm)}: median distance / accuracy at {THRESHOLDS[norm]:g}"
-            print_table(title, report.attacks(measured, norm))
+    yield result
+    cells = report.overview(measured)
+    lines = [line[0] for line in cells[1:]]
+    breaks = [place for place in range(1, len(lines)) if lines[place] != lines[place - 1]]
+    title = f"Schott et al. 2018 on {result['config']['samples']} test images"
+    print_table(title, cells, report.notes(measured), breaks=breaks)
+    for norm in dict.fromkeys(line["norm"] for line in measured["cells"]):
         say("")
-        files = {"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}
-        say_where({**measured["figures"], **files}, width=42)
+        title = f"{o.symbol(norm)}: median distance / accuracy at {THRESHOLDS[norm]:g}"
+        print_table(title, report.attacks(measured, norm))
+    say("")
+    files = {"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}
+    say_where({**measured["figures"], **files}, width=42)
 
 
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")

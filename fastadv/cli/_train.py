@@ -8,7 +8,6 @@ from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import note, print_table, progress, say
-from fastadv.cli._presets import Presets
 from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
 from fastadv.cli._shared import Network, RunFolder
 from fastadv.cli._torchrun import together
@@ -25,7 +24,6 @@ TEST_STEPS = 10
 
 @together
 def train(
-    preset: Presets,
     network: Network,
     images: TrainingImages,
     options: RecipeOptions,
@@ -40,8 +38,6 @@ def train(
 
     Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """
-    preset.check(images.data)
-    network = preset.complete(network)
     recipe, augment = parse_recipe(options.recipe, options), parse_augment(images.augment)
     optimization, end = optimizing.optimization(), ending.ending()
     if options.radius is None and (images.validation is not None or end != Ending()):
@@ -80,7 +76,6 @@ def train(
         "epochs": optimizing.epochs,
         "seed": seed,
         "run_dir": run_dir and str(run_dir),
-        **preset.describe(),
     }
     yield card("training", config, epochs=[dataclasses.asdict(report) for report in past])
     _show(past, f"{network.model} on {dataset.name}", dataset.note)

@@ -1,6 +1,5 @@
 """The options of `fastadv train` in groups, and what `fit` takes of each."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from fastadv.cli import _options as o
@@ -8,7 +7,7 @@ from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
 from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_schedule
 from fastadv.cli._shared import Machine, TrainImages, load_data
-from fastadv.data import FolderSet, HeldOut, Mixture, NpzSet, hold_out, is_named
+from fastadv.data import HeldOut, hold_out, is_named
 from fastadv.train import Ending, Execution, Optimization
 from fastadv.train.ending import ACTIONS
 from fastadv.train.execution import PRECISIONS
@@ -34,32 +33,16 @@ class TrainingImages(TrainImages):
         None, "Hold out N training images, of all classes by --seed; the best epoch is chosen by them."
     )
     augment: str = o.option("none", AUGMENT_HELP, metavar="NAME+NAME")
-    generated: Path | None = o.option(
-        None, "Generated images to mix in: an npz file, or a folder of them.", exists=True
-    )
-    fraction: float | None = o.number(None, "Fraction of generated images in each batch: 0.7.")
-
-    def __post_init__(self) -> None:
-        if (self.generated is None) != (self.fraction is None):
-            o.refuse(
-                "--generated and --fraction belong together: give both, or neither (some presets give one)."
-            )
 
     def to_train_on(self, seed: int) -> tuple[Any, HeldOut | None]:
-        """Load the images to train on, with the generated ones, and those held out; None for none."""
-        dataset = load_data(self.data, None, self.data_dir, self.samples, default=self.part)
-        held_out = None
-        if self.validation is not None:
-            if self.validation >= len(dataset):
-                o.refuse(
-                    f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}."
-                )
-            held_out = hold_out(dataset, self.validation, seed)
-            dataset = held_out.rest
-        if self.generated is not None and self.fraction is not None:
-            real = dataset.in_memory() if isinstance(dataset, FolderSet) else dataset
-            dataset = Mixture(real, NpzSet(self.generated), self.fraction)
-        return dataset, held_out
+        """Load the images to train on, and those held out; None for none."""
+        dataset = self.load()
+        if self.validation is None:
+            return dataset, None
+        if self.validation >= len(dataset):
+            o.refuse(f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}.")
+        held_out = hold_out(dataset, self.validation, seed)
+        return held_out.rest, held_out
 
     def to_test_on(self) -> Any:
         """Load the test set; None where there is none."""

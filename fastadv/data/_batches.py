@@ -196,6 +196,7 @@ def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
         what = f"samples {ids[0]} to {ids[-1]}"
         check_images(x, what)
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            got = y.dtype if isinstance(y, Tensor) else type(y[0] if isinstance(y, list) else y).__name__
+            one = y[0] if isinstance(y, list | tuple) else y
+            got = one.dtype if isinstance(one, Tensor) else type(one).__name__
             raise InputError(f"{what}: expected integer labels [B], got {got}")
         yield x, y.long(), ids

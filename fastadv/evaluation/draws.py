@@ -16,8 +16,8 @@ from fastadv.text import percent
 TENSORS = {"right": torch.int64, "voted": torch.bool}
 FIGURES = ("one_draw", "majority", "worst")
 RANDOMIZED = (
-    "randomized: two answers for one x, of which one decided; use draws=20 (--draws 20) "
-    "for the accuracy of one draw, of the majority and of the worst draw"
+    "randomized: two answers for one x, of which one decided; fa.evaluate(..., draws=20) "
+    "has the accuracy of one draw, of the majority and of the worst draw"
 )
 NOTE = (
     "worst: right in the one verdict and in every draw; "

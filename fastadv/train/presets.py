@@ -1,4 +1,4 @@
-"""Settings of papers, with their published figures: what `fastadv train --preset` runs."""
+"""Settings of papers, with their published figures: `preset.training()` is what `fit` takes of one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from fastadv.attacks import _primal_dual as proximal_adam
 from fastadv.attacks import pdgd, pdpgd
-from fastadv.attacks.methods import primal_dual as proximal_adam
+from fastadv.attacks._primal_dual import _sized
 from fastadv.attacks.methods.geometry import cosine
-from fastadv.attacks.methods.primal_dual import _sized
 from fastadv.attacks.pdpgd import _exploring
 from fastadv.attacks.pdpgd import _proximal_in_box as _proximal
 from fastadv.threat import L2, THREATS

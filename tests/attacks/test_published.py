@@ -1,14 +1,15 @@
 """The published variants by hand: plain loops over one sample, as the papers write them, by autograd."""
 
-from math import inf, sqrt
+from math import cos, inf, log, pi, sqrt
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import softshrink
+from torch.nn.functional import softplus, softshrink
 
-from fastadv.attacks import ATTACKS, cw, ead, fmn
+from fastadv.attacks import ATTACKS, cw, ead, fmn, pdgd, pdpgd
 from fastadv.threat import THREATS
 
 from .nets import images, labels, mlp
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 BOX = (-1.0, 3.0)
 STEPS = 12
 SIZES = {"linf": inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": inf}
 
 
 def one() -> tuple[Any, Tensor, Tensor]:
@@ -63,6 +65,55 @@ def same(seen: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) ->
     assert len(seen) == len(expected)
     for step, (point, wanted) in enumerate(zip(seen, expected, strict=True)):
         torch.testing.assert_close(point, wanted, rtol=0, atol=tolerance, msg=lambda m, n=step: f"{n}: {m}")
+
+
+def in_ball(away: Tensor, norm: str, radius: float) -> Tensor:
+    """The nearest displacement in the ball."""
+    if norm == "linf":
+        return away.clamp(-radius, radius)
+    if norm == "l2":
+        return away * min(1.0, radius / length(away, "l2"))
+    size = away.abs().flatten().sort(descending=True).values
+    if norm == "l0":
+        return away * (away.abs() >= size[int(radius) - 1])
+    if length(away, "l1") <= radius:
+        return away
+    cuts = (size.cumsum(0) - radius) / torch.arange(1, len(size) + 1)
+    return softshrink(away, float(cuts[size > cuts][-1]))
+
+
+@pytest.mark.parametrize("norm", list(SIZES))
+def test_fmn(norm: str) -> None:
+    """Pintor et al. 2021, algorithm 1; without a word the first step is as long as the box is wide."""
+    model, x, y = one()
+    steps, first = 30, 0.8 if norm == "l1" else 4.0
+    away, expected = torch.zeros_like(x), []
+    radius, best, found = 1.0 if norm == "l0" else inf, inf, False
+    most = length(torch.maximum(x - BOX[0], BOX[1] - x), norm)
+    for step in range(steps):
+        expected.append(x + away)
+        share = (1 + cos(pi * step / steps)) / 2
+        step_size, gamma = first * (0.01 + 0.99 * share), 0.001 + 0.049 * share
+        ahead, gradient = slope(model, x + away, y)
+        found |= ahead > 0
+        if ahead > 0:
+            best = min(best, length(away, norm))
+        if norm == "l0":
+            smaller = min(radius - 1, int(radius * (1 - gamma)), best)
+            radius = smaller if ahead > 0 else max(radius + 1, int(radius * (1 + gamma)))
+        elif ahead > 0:
+            radius = min(radius * (1 - gamma), best)
+        elif found:
+            radius *= 1 + gamma
+        else:
+            size = float(torch.linalg.vector_norm(gradient.flatten(), DUAL[norm]))
+            radius = length(away, norm) + abs(ahead) / size
+        radius = min(radius, most)
+        away = in_ball(away + step_size * gradient / gradient.norm(), norm, radius)
+        away = (x + away).clamp(*BOX) - x
+    assert found
+    given = {"step_size": first} if norm == "l1" else {}
+    same(asked(fmn, norm, steps=steps, **given)[0], expected)
 
 
 class Adam:
@@ -167,7 +218,56 @@ def test_ead() -> None:
     assert float(out.distance) == pytest.approx(best, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cw", "ead"])
+def near(norm: str, away: Tensor, by: float) -> Tensor:
+    """argmin of ||z - away||^2 / 2 + by ||z||."""
+    if norm == "linf":
+        return away - in_ball(away, "l1", by)
+    if norm == "l2":
+        return away * max(0.0, 1 - by / length(away, "l2"))
+    if norm == "l1":
+        return softshrink(away, by)
+    kept = []
+    for size in away.abs().flatten().tolist():  # z^(2/3) in place of the count
+        roots = [root.real for root in np.roots([1, 0, 0, -size, 2 * by / 3]) if abs(root.imag) < 1e-12]
+        kept.append(max(roots, default=0.0) ** 3)
+    return torch.tensor(kept, dtype=away.dtype).view_as(away).copysign(away)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "plain"])
+def test_pdgd_and_pdpgd(norm: str) -> None:
+    """Matyasko and Chau 2021: Adam on the Lagrangian ("plain"), or on its loss with proximal steps."""
+    model, x, y = one()
+    low, high = (x - BOX[0]) / -4, (BOX[1] - x) / 4  # in widths of the box
+    away, adam, expected, found = torch.zeros_like(x), Adam(), [], False
+    dual = log(100)
+    share = 1 / 101
+    for step in range(STEPS):
+        expected.append(x + 4 * away)
+        leaf = away.clone().requires_grad_()
+        behind = -lead(model, x + 4 * leaf, y)
+        found |= bool(behind < 0)
+        (gradient,) = torch.autograd.grad(softplus(behind), leaf)
+        if norm == "plain":
+            pull = away / length(away, "l2") if step else away
+            gradient = share * pull + (1 - share) * gradient
+        size = 0.1 * 0.01 ** (step / STEPS)
+        away = (away - size * adam(gradient)).maximum(low).minimum(high)
+        if norm != "plain":
+            curvature = (adam.square / (1 - 0.999**adam.count)).sqrt() + 1e-8
+            ahead, metric = away, curvature / curvature.max()
+            by = share / (1 - share) * size / float(curvature.max())
+            for _ in range(5):
+                last, away = away, near(norm, away - metric * (away - ahead), by).maximum(low).minimum(high)
+                if not length(away - last, "l2") > 0.01 * length(away, "l2"):
+                    break
+        dual += (1 if behind > 0 else -1) * 0.1 * (1 - 0.9 * step / (STEPS - 1))
+        share = 0.9 * share + 0.1 / (1 + 2.718281828459045**dual)
+    assert found
+    attack, kind = (pdgd, "l2") if norm == "plain" else (pdpgd, norm)
+    same(asked(attack, kind, steps=STEPS)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["cw", "ead", "fmn", "pdgd", "pdpgd"])
 def test_the_default_is_ours_and_both_keep_to_the_mask(name: str) -> None:
     entry = ATTACKS[name]
     model, x = mlp(), images(4)
@@ -185,8 +285,11 @@ def test_the_default_is_ours_and_both_keep_to_the_mask(name: str) -> None:
     torch.testing.assert_close(alone.x_adv, published.x_adv[2:3], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_loss_that_is_nan_spoils_its_own_sample_alone(norm: str) -> None:
+MOVING = [(name, norm) for name in ("cw", "fmn", "pdgd", "pdpgd") for norm in ATTACKS[name].norms]
+
+
+@pytest.mark.parametrize(("name", "norm"), MOVING)
+def test_a_loss_that_is_nan_spoils_its_own_sample_alone(name: str, norm: str) -> None:
     """Whoever moves the one coordinate that counts meets NaN, where the second is dark."""
 
     def model(z: Tensor) -> Tensor:
@@ -196,8 +299,8 @@ def test_a_loss_that_is_nan_spoils_its_own_sample_alone(norm: str) -> None:
 
     x = torch.full((3, 1, 4, 4), 0.499, dtype=torch.float64)
     x[::2, 0, 0, 1] = 0.1
-    y, threat, run = torch.zeros(3, dtype=torch.long), THREATS[norm](inf), ATTACKS["cw"].run
-    given = {**ATTACKS["cw"].quick, "variant": "published"}
+    y, threat, run = torch.zeros(3, dtype=torch.long), THREATS[norm](inf), ATTACKS[name].run
+    given = {**ATTACKS[name].quick, "variant": "published"}
     out = run(model, x, y, threat, **given)
     assert not out.success[[0, 2]].any()
     alone = run(model, x[1:2], y[1:2], threat, **given)

@@ -1,6 +1,5 @@
 """`fastadv abs`: a model trained, measured, bounded, attacked and drawn, and what it says of wrong usage."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 
 import fastadv as fa
 from fastadv.cli import main
-from fastadv.cli._abs import measure
 from fastadv.data import load
 from fastadv.models import ABS
 
@@ -72,31 +70,11 @@ def test_bound_equals_the_library(fastadv, model, options, settings):
     radius = ABS.load(model).lower_bound(digits.x, digits.y, **settings)
     assert told["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
     assert told["standard_error"] == pytest.approx(float(radius.std()) / 2**0.5, rel=1e-4)
-    for name, share in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75)):
-        assert told[name] == pytest.approx(float(radius.quantile(share)), rel=1e-4), name
+    assert told["median"] == pytest.approx(float(radius.quantile(0.5)), rel=1e-4)
     assert told["above_zero"] == pytest.approx(float((radius > 0).double().mean()))
-    assert told["lower_quartile"] < told["upper_quartile"]
-    assert ("L∞" if "norm" in settings else "L2") + " lower bound" in fastadv(line).out
-
-
-@pytest.mark.slow
-def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeypatch):
-    """As on a GPU, which works on while the call has returned."""
-    clock, own = [0.0], ABS.load(model)
-
-    class Late(torch.Tensor):
-        def cpu(self):
-            clock[0] += 5
-            return self.as_subclass(torch.Tensor)
-
-    def infer(x):
-        inferred = ABS.infer(own, x)
-        return replace(inferred, loss=inferred.loss.as_subclass(Late))
-
-    monkeypatch.setattr(own, "infer", infer)
-    monkeypatch.setattr("fastadv.cli._abs.time.perf_counter", lambda: clock[0])
-    found = measure(own, load("digits", "test", limit=4), "", 2)
-    assert found["milliseconds_an_image"] == pytest.approx(1000 * 2 * 5 / 4)
+    assert ("L∞" if "norm" in settings else "L2") + " lower bound" in fastadv(
+        line.replace("--samples 2", "--samples 1")
+    ).out
 
 
 @pytest.mark.slow

@@ -6,13 +6,11 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.attacks.autoattack import ATTACKS
 from fastadv.cli import _attack, _evaluate
 from fastadv.data import load
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
 from fastadv.runs.files import load_tensors
-from tests.attacks.contract.conftest import shortened
 
 COUNT = 32
 RADIUS = 0.06
@@ -96,7 +94,9 @@ def test_flags_are_printed(fastadv, folder):
     assert said in " ".join(fastadv(line).out.split())
 
 
-def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(fastadv, net, direct, monkeypatch):
+def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
+    fastadv, refused, net, direct, monkeypatch
+):
     calls = []
 
     def stopping(*arguments):
@@ -119,11 +119,5 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(fastadv
     assert torch.equal(written["status"], direct.status)
     fastadv(f"evaluate {net} {LINE} --run-dir run --resume")
     assert len(calls) == 3
-
-
-def test_standard_names_strong(fastadv, net, monkeypatch):
-    for name, few in {"apgd": {"steps": 5}, "fab": {"steps": 2}, "square": {"queries": 20}}.items():
-        monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
-    said = 'autoattack:version=standard: version="strong" also minimizes the L2 norm'
-    plain = fastadv(f"attack {net} -n 8 --norm l2 --radius 0.1 -a autoattack:version=standard")
-    assert said in " ".join(plain.out.split())
+    refused(f"evaluate {net} {LINE} --run-dir run", "--resume")
+    refused(f"evaluate {net} {LINE} --run-dir run --resume --radius 0.1", "another attacks")

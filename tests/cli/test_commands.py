@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from PIL import Image
 
 from fastadv.data import load_constructed
 from fastadv.runs.files import load_tensors
@@ -30,8 +31,10 @@ def test_construct_then_train_on_it(fastadv, folder, net, kind):
     line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"
     assert fastadv(f"{line} --json").json["measured"]["samples"] == 60
     assert len(load_constructed(folder / "sets" / "a")) == 60
+    with Image.open(folder / "sets" / "a" / "thumbnails.png") as picture:
+        assert min(picture.size) > 500
     written = (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns
-    fastadv(line)
+    assert "images of a label" in fastadv(line).out
     assert (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns == written
     done = fastadv("train -m softmax --data sets/a --test-data digits --test-samples 20 --epochs 1 --json")
     assert done.json["measured"]["epochs"][0]["clean_accuracy"] is not None

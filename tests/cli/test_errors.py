@@ -89,7 +89,8 @@ WRONG = {
 }
 
 
-LATE = {"doctor": {"--data-dir"}}  # it tells what it finds
+# doctor tells what it finds
+LATE = {"doctor": {"--data-dir"}}
 
 
 @pytest.mark.slow
@@ -97,7 +98,6 @@ LATE = {"doctor": {"--data-dir"}}  # it tells what it finds
 def test_every_command_refuses_wrong_options(refused, folder, command):
     """As its example, which names weights and sets that are not there."""
     (folder / "file").touch()
-    (folder / "sets" / "d_r").mkdir(parents=True)
     found = COMMANDS[command]
     words = found.epilog.removeprefix("Example: fastadv ").replace("-w runs/a/model.safetensors", "")
     taken = {name for option in found.params for name in option.opts}

@@ -1,4 +1,4 @@
-"""Minimum-norm attacks in commands: no radius, one run for all radii, optimality, export and resume."""
+"""Minimum-norm attacks in commands: no radius, one run for all radii, export and resume."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_the_norm_is_one_that_the_attack_serves(fastadv, refused, net):
 
 @pytest.mark.slow
 def test_one_run_gives_the_accuracy_at_all_radii(fastadv, folder, net, trained):
-    line = f"evaluate {net} -n {COUNT} -a ladder --radii 0.2,0,0.1,0.06"
+    line = f"evaluate {net} -n {COUNT} -a ladder --radii 0.2,0,0.1,0.06 --no-indicators"
     done = fastadv(line, "--json")
     assert [len(ids) for _, ids in RUNS] == [COUNT]
     curve = done.json["measured"]["curves"]["ladder L∞"]
@@ -76,24 +76,13 @@ def test_one_run_gives_the_accuracy_at_all_radii(fastadv, folder, net, trained):
 
 
 @pytest.mark.slow
-def test_optimality(fastadv, net, trained):
-    line = f"evaluate {net} -n {COUNT} -a ladder -a ladder:rungs=3 --optimality"
-    told = fastadv(f"{line} --json").json["measured"]["optimality"]
-    rows = {"ladder L∞": measured(trained).distance, "ladder:rungs=3": measured(trained, rungs=3).distance}
-    assert told == pytest.approx(fa.optimality(rows), rel=1e-4)  # of another copy of the model
-    assert told["ladder:rungs=3"] < told["ladder L∞"] <= 1
-    assert f"optimality of ladder:rungs=3: {told['ladder:rungs=3']:.3f}" in fastadv(line).out
-    assert "optimality" not in fastadv(f"evaluate {net} -n 5 -a ladder --json").json["measured"]
-
-
-@pytest.mark.slow
 def test_every_sample_is_written_with_the_attack_that_came_nearest(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} -a ladder:rungs=5 -a ladder --out all.safetensors --batch-size 15"
-    fastadv(line)
+    fastadv(f"{line} --no-indicators")
     written, metadata = load_tensors(folder / "all.safetensors")
     digits = load("digits", "test", limit=COUNT)
     attacks = {name: partial(ladder, threat=fa.Linf(math.inf), rungs=n) for name, n in (("a", 5), ("b", 6))}
-    kept = fa.evaluate(trained, digits, attacks, keep_samples=True).samples
+    kept = fa.evaluate(trained, digits, attacks, keep_samples=True, indicators=False).samples
     assert written.keys() == vars(kept).keys() >= {"x", "x_adv", "y", "ids", "success", "status", "distance"}
     for name, value in vars(kept).items():
         torch.testing.assert_close(written[name], value, rtol=1e-4, atol=1e-5)
@@ -101,28 +90,9 @@ def test_every_sample_is_written_with_the_attack_that_came_nearest(fastadv, fold
     assert list(json.loads(metadata["card"])["config"]["attacks"]) == ["ladder:rungs=5", "ladder L∞"]
 
 
-@pytest.mark.slow
-def test_an_evaluation_resumes_from_its_folder(fastadv, refused, folder, net):
-    line = f"evaluate {net} -n {COUNT} -a ladder -a fgsm --radius 0.2 --batch-size 15 --run-dir run"
-    whole = fastadv(line, "--json").json["measured"]
-    (folder / "run" / "part-00002-00.safetensors").unlink()
-    refused(line, "--resume")
-    RUNS.clear()
-    again = fastadv(line, "--resume", "--json").json["measured"]
-    assert [len(ids) for _, ids in RUNS] == [10]
-    for name, row in whole["attacks"].items():
-        # a model is checked once in each process, which costs a pass
-        spent = {"seconds": 0, "forwards": 0}
-        assert again["attacks"][name] | spent == row | spent
-    refused(f"{line} --resume".replace("--radius 0.2", "--radius 0.1"), "another attacks")
-
-
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("-a ladder -a pgd --radius 0.1 --optimality", "pgd has a budget"),
-        ("-a ladder --radius 0.1 --optimality", "leave out the radius"),
-        ("-a ladder -a ladder_l2 --optimality", "one norm"),
         ("-a ladder -a ladder:norm=l2 --out a.safetensors", "one norm"),
         ("-a ladder --radius 0.1 --radii 0,0.2", "beyond the radius 0.1"),
         ("-a ladder --radii 0.1,inf", "radii: expected finite numbers of at least 0"),

@@ -124,18 +124,6 @@ def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     assert "accuracy at each radius, fgsm L2 0.3: 0: " in printed
 
 
-def test_evaluate_draws_as_the_library(fastadv, refused, net, trained):
-    line = f"evaluate {net} -n 20 -a fgsm --radius 0.1 --seed 2"
-    told = fastadv(line, "--draws", "3", "--json").json
-    fgsm = partial(fa.attacks.fgsm, threat=fa.Linf(0.1), seed=2)
-    table = fa.evaluate(trained, load("digits", "test", limit=20), {"fgsm": fgsm}, draws=3, seed=2)
-    assert told["measured"]["draws"] == table.draws.to_dict()
-    assert [one["draws"] for one in told["measured"]["attacks"].values()] == [table["fgsm"].draws.to_dict()]
-    assert told["config"]["draws"] == 3
-    assert "each sample classified 3 times" in fastadv(line, "--draws", "3").out
-    refused(f"{line} --draws 0", "--draws")
-
-
 def _rows(text):
     """The cells of the rows that a table prints below its head."""
     return [line.split("│") for line in text.splitlines() if line.startswith("│")]
@@ -189,8 +177,7 @@ def test_construct_equals_the_library(fastadv, folder, net, trained, kind):
 def test_every_option_is_read_by_its_command(command):
     command = inspect.unwrap(COMMANDS[command].callback)
     read = read_in(command)
-    # --markdown does its work, and leaves, when it is read
-    assert set(inspect.signature(command).parameters) - read <= {"markdown"}
+    assert set(inspect.signature(command).parameters) <= read
     for one in inspect.signature(command).parameters.values():
         if isinstance(one.annotation, type) and issubclass(one.annotation, Panel):
             modules = {inspect.getmodule(made) for made in (*one.annotation.__mro__[:-1], command)}
@@ -207,19 +194,6 @@ def read_in(source):
     names = {node.id for node in loaded if isinstance(node, ast.Name)}
     attributes = {node.attr for node in loaded if isinstance(node, ast.Attribute)}
     return names | attributes | {node.value for node in tree if isinstance(node, ast.Constant)}
-
-
-def test_the_page_of_attacks_is_the_one_generated(fastadv):
-    page = fastadv("attack --markdown").out
-    written = Path(__file__).resolve().parents[2] / "docs" / "attacks.md"
-    assert written.read_text() == page, "run: fastadv attack --markdown > docs/attacks.md"
-    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    assert {len(line) for line in lines} == {9}
-    assert [line[0].removeprefix("| ") for line in lines[2:]] == list(registry())
-    told = {line[0].removeprefix("| "): line for line in lines[2:]}
-    assert told["pgd"][1:4] == ["L∞, L2, L1, L0", "budget", "gradient"]
-    assert told["pgd"][6:8] == ["40 steps", "Madry et al. 2018"]
-    assert told["spsa"][6] == "? queries"
 
 
 def test_departures_name_attacks_and_rows_of_the_table_of_parity():

@@ -57,7 +57,6 @@ def test_evaluate_measures_the_entry_and_says_what_it_is_published_with(fastadv,
     "line",
     [
         f"attack {MODEL} -a pgd:steps=1 --radius 8/255",
-        f"attack {MODEL} -a transfer:attack=fgsm,source=rb:{NAME}@net.pt --radius 8/255",
         f"train {MODEL} --recipe pgd:steps=1 --radius 8/255 --epochs 1",
         f"construct robust {MODEL} --out sets/d --steps 1",
     ],

@@ -69,8 +69,9 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     refused(f"{EVALUATE} --shard 0/2", "give --run-dir too")
     refused(f"{EVALUATE} --run-dir a --shard 0/5", "at most one process for each of the 4 batches, got 5")
     assert not Path("a/evaluation.json").exists()
-    refused(f"{EVALUATE} --run-dir b --shard 0/2 --radii 0.1", "--radii is of all images")
-    refused(f"{EVALUATE} --run-dir b --shard 0/2 --robustbench e", "--robustbench is of all images")
+    for whole in ("--radii 0.1", "--report r.html"):
+        refused(f"{EVALUATE} --run-dir b --shard 0/2 {whole}", f"{whole.split()[0]} is of all images")
+    refused(f"{EVALUATE} --run-dir b --shard 0/2 --suite robustbench", "--suite is of all images")
     for number, seed in ((0, 0), (1, 0), (1, 1)):
         home = f"{number}-{seed}"
         fastadv(f"{CONSTRUCT} --out set-{home} --seed {seed} --shard {number}/2")
@@ -157,4 +158,4 @@ def small(command):
     """The command on a net and images that are there."""
     command = command.replace("-m resnet50 -w resnet50.safetensors --data restricted_imagenet", NET)
     command = command.replace("-n 61", "-n 64").replace("--radius 3 --steps 100", "--radius 0.5 --steps 2")
-    return command + (" --batch-size 4" if "merge" not in command and "verify" not in command else "")
+    return command + (" --batch-size 4" if "merge" not in command else "")

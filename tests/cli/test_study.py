@@ -5,23 +5,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import fastadv as fa
-from fastadv.cli import _study_goodfellow, _study_schott
+from fastadv.cli import _study_goodfellow, _study_ilyas, _study_schott
 from fastadv.data import construct
-from fastadv.models import save_weights
-from fastadv.studies.goodfellow2014 import figures as goodfellow_figures
-from fastadv.studies.goodfellow2014.panda import panda
 from fastadv.studies.ilyas2019 import figures as ilyas_figures
 from fastadv.studies.ilyas2019 import plan as ilyas_plan
 from fastadv.studies.ilyas2019 import theory
-from fastadv.studies.schott2018 import plan
+from fastadv.studies.study import TINY as FEW
 from tests.studies.ilyas import MINI
-from tests.studies.schott import METHODS, FakeAttacks, FakeSubjects, image_set
+from tests.studies.schott import FakeAttacks, FakeSubjects, image_set
 
 
 def nets(folder):
@@ -62,22 +57,12 @@ def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figur
     assert done.json["measured"]["nets"] == nets(folder / "d") == first
 
 
-def test_demo_leaves_what_it_did_not_make(fastadv, folder):
-    (folder / "mine" / "nets").mkdir(parents=True)
-    (folder / "mine" / "nets" / "precious").touch()
-    assert "another folder" in fastadv("demo --tiny --out mine", code=2).err
-    assert (folder / "mine" / "nets" / "precious").exists()
-
-
 SCHOTT = "study schott --data-dir . --models cnn,abs --norms l2 --samples 4 --run-dir run"
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    made = FakeAttacks()
-    for name in ("push", "flip", "jolt"):
-        monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
-    monkeypatch.setattr(plan, "METHODS", METHODS)
+    made = FakeAttacks().installed(partial(monkeypatch.setattr, raising=False))
     monkeypatch.setattr(_study_schott, "Subjects", lambda *given, **options: FakeSubjects())
     monkeypatch.setattr(_study_schott, "load_data", lambda *given, **options: image_set())
     return made
@@ -112,28 +97,6 @@ def test_a_stop_says_how_to_go_on(fastadv, tiny, monkeypatch):
     assert "--resume" in done.err
 
 
-@pytest.mark.slow
-def test_a_failed_attack_is_an_exit_code(fastadv, tiny, monkeypatch):
-    def broken(*given, **options):
-        raise ValueError("no such luck")
-
-    monkeypatch.setattr(fa.attacks, "jolt", broken)
-    done = fastadv(SCHOTT, code=1)
-    assert "cnn l2 Jolt failed: ValueError: no such luck" in done.err
-    assert "Push" in done.out
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ("--models cnn,vgg", "vgg"),
-        ("--norms l2,l3", "l3"),
-    ],
-)
-def test_wrong_usage(refused, options, says):
-    refused(f"study schott {options}", says)
-
-
 def test_missing_weights_are_named(refused, folder):
     (folder / "abs_official").mkdir()
     torch.save(fa.models.SchottCNN().state_dict(), folder / "abs_official" / "vanilla_cnn.net")
@@ -143,7 +106,6 @@ def test_missing_weights_are_named(refused, folder):
         assert (name in told) == name.startswith("abs_official")
 
 
-NETS = "fastadv.studies.goodfellow2014.models"
 TINY = "study goodfellow --scale tiny --run-dir run"
 
 
@@ -173,107 +135,16 @@ def test_two_parts_of_the_study(fastadv, refused, few, folder):
     refused(f"{TINY} --parts agreement --seed 1", "got one with another seed")
 
 
-def test_bad_arguments_of_goodfellow(refused, folder):
-    for options, text in {
-        "--scale huge": "--scale is one of tiny, cpu, paper, got huge",
-        "--scale tiny --parts fgsm,fgms": "parts: expected some of fgsm",
-        "--model softmax": "--model goes with --image",
-        "--radius 1/5": "--radius goes with --image",
-        "--image a.png": "--image needs the --model",
-        "--image a.png -m softmax --parts fgsm": "--parts has no effect with --image",
-        "--image a.png -m softmax --shape 8,8": "--shape: expected channels, height and width",
-        "--image a.png -m softmax --shape 1,8,²": "--shape: expected channels, height and width",
-        "--image a.png -m softmax": "a.png: expected an image file, got none",
-        "--image a.png -m softmax --names none.txt": "--names: expected a text file",
-    }.items():
-        refused(f"study goodfellow {options}", text)
-    assert list(folder.iterdir()) == []
-
-
-def net(name, seed=1):
-    """Random weights, large enough for every class to be another at another image."""
-    model = fa.models.create(name, shape=(1, 8, 8), classes=3, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator))
-    return model.eval()
-
-
-@pytest.fixture
-def picture(folder):
-    """Saved as digit.png; what a model gets of it."""
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / "digit.png")
-    return torch.from_numpy(pixels)[None].float() / 255
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["softmax", f"{NETS}:RBF"])
-def test_a_picture_and_a_model(name, fastadv, folder, picture):
-    model = net(name)
-    save_weights(model, folder / "net.safetensors")
-    (folder / "names.txt").write_text("cat\ndog\npanda\n")
-    before = (folder / "digit.png").read_bytes()
-    line = f"study goodfellow --image digit.png -m {name} -w net.safetensors --shape 1,8,8 --classes 3"
-    told = fastadv(f"{line} --json --radius 1/5 --names names.txt --run-dir .").json
-    loss = "bce" if "RBF" in name else "ce"
-    wanted, _ = panda(model, picture, radius=0.2, names=["cat", "dog", "panda"])
-    rest = {"image": "digit.png", "changed": "", "figure": "digit_fgsm.png"}
-    assert told == {**wanted, **rest}
-    assert told["loss"] == loss
-    assert (folder / "digit_fgsm.png").stat().st_size > 5000
-    assert (folder / "digit.png").read_bytes() == before
-    done = fastadv(line)
-    for text in ("digit.png", "adversarial", "L-infinity radius 0.25", "goodfellow2014/digit_fgsm.png"):
-        assert text in done.out
-    assert "untrained" not in done.err
-
-
-def test_what_is_said_of_a_picture(fastadv, folder, picture, monkeypatch):
-    monkeypatch.setattr(goodfellow_figures, "panda", lambda *given: None)
-    line = "study goodfellow --image digit.png -m small_cnn -o width=2"
-    done = fastadv(f"{line} --shape 3,4,6")
-    for text in ("L-infinity radius 0.007", "the picture was resized from 8x8 to 4x6, its center of 5x8"):
-        assert text in done.out
-    assert "untrained" in done.err
-    seeds = [fastadv(f"{line} --shape 1,8,8 --json --seed {seed}").json for seed in (0, 0, 1)]
-    assert seeds[0] == seeds[1] != seeds[2]
-    flat = fa.models.create("softmax", shape=(1, 8, 8))
-    for weight in flat.parameters():
-        weight.data.zero_()
-    save_weights(flat, folder / "flat.safetensors")
-    still = fastadv("study goodfellow --image digit.png -m softmax --shape 1,8,8 -w flat.safetensors")
-    assert "the gradient is 0 everywhere, so nothing moved" in still.out
-
-
-def test_what_does_not_fit(refused, folder, picture):
-    (folder / "text.png").write_text("no picture")
-    (folder / "names.txt").write_text("cat\ndog\n")
-    shape = "--shape 1,8,8 --classes 3"
-    for options, code, text in (
-        (f"--image text.png -m softmax {shape}", 1, "text.png: expected a whole image file"),
-        (f"--image digit.png -m softmax {shape} --names names.txt", 2, "--names: expected 3 lines"),
-        (f"--image digit.png -m softmax {shape} --radius=-1", 2, "radius"),
-        ("--image digit.png -m softmax --shape 2,8,8", 2, "gray or color"),
-    ):
-        refused(f"study goodfellow {options}", text, code)
-    assert not (folder / "goodfellow2014").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("few_digits")
-def test_features_prints_a_line_for_each_net(fastadv, folder):
-    line = "study ilyas features --tiny --run-dir run"
-    done = fastadv(line)
-    for text in ("standard", "adversarial", "non-robust", "rho >= 0.1", "L2 0.2", "features.png"):
+def test_features_prints_a_line_for_each_net(fastadv, folder, monkeypatch):
+    monkeypatch.setattr(_study_ilyas, "TINY", replace(FEW, samples=20))
+    done = fastadv("study ilyas features --tiny --run-dir run --radius 0.3")
+    for text in ("standard", "adversarial", "non-robust", "rho >= 0.1", "L2 0.3", "features.png"):
         assert text in done.out
     assert (folder / "run" / "features.png").stat().st_size > 0
-    told = fastadv(f"{line} --radius 0.3 --json").json
-    assert told["kind"] == "study ilyas features"
-    assert told["config"]["radius"] == 0.3
+    told = json.loads((folder / "run" / "results.json").read_text())
+    assert (told["kind"], told["config"]["radius"]) == ("study ilyas features", 0.3)
     assert told["measured"]["nets"]["standard"]["thresholds"] == {"rho": 0.1, "gamma": 0.0}
-    assert told == json.loads((folder / "run" / "results.json").read_text())
 
 
 @pytest.mark.slow
@@ -306,12 +177,17 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("features --radius a", "number"),
-        ("features --radius inf", "radius: expected a finite number > 0"),
-        ("pipeline --scale huge", "--scale is one of tiny, cpu, paper, got huge"),
-        ("pipeline --stages nets,set", "got set"),
-        ("pipeline --stages transfer", "ilyas2019: expected the finished stage nets"),
+        ("schott --models cnn,vgg", "vgg"),
+        ("schott --norms l2,l3", "l3"),
+        ("goodfellow --scale huge", "--scale is one of tiny, cpu, paper, got huge"),
+        ("goodfellow --scale tiny --parts fgsm,fgms", "parts: expected some of fgsm"),
+        ("ilyas features --radius a", "number"),
+        ("ilyas features --radius inf", "radius: expected a finite number > 0"),
+        ("ilyas pipeline --scale huge", "--scale is one of tiny, cpu, paper, got huge"),
+        ("ilyas pipeline --stages nets,set", "got set"),
+        ("ilyas pipeline --stages transfer", "ilyas2019: expected the finished stage nets"),
     ],
 )
-def test_bad_arguments_of_ilyas(refused, line, says):
-    refused(f"study ilyas {line}", says)
+def test_bad_arguments(refused, folder, line, says):
+    refused(f"study {line}", says)
+    assert not list(folder.rglob("*.*"))

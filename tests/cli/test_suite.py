@@ -1,4 +1,4 @@
-"""`fastadv evaluate --suite robustbench`: which table is meant, and what it writes."""
+"""`fastadv evaluate --suite robustbench`: which table is meant, and the entry that it writes."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,12 @@ import torch
 import fastadv as fa
 from fastadv.attacks import ATTACKS
 from fastadv.data import ImageSet, _load
-from fastadv.evaluation.robustbench import IMAGES
+from fastadv.evaluation.robustbench import FIELDS, IMAGES
+from fastadv.runs.files import load_tensors
 
 NET = "-m small_cnn -o width=2"
+BUDGETS: list[Any] = []
+FLAGS: list[str] = []
 
 
 @pytest.fixture(autouse=True)
@@ -28,45 +31,71 @@ def images(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def budgets(monkeypatch):
-    """In place of AutoAttack, which takes long, FGSM; the budgets that it was given."""
-    given: list[tuple[str, float, str]] = []
+def attack(monkeypatch):
+    """In place of AutoAttack, which takes long, FGSM; with the flags of FLAGS."""
+    BUDGETS.clear()
+    FLAGS.clear()
 
     def quick(
         model, x, y, threat, *, version: str = "standard", seed: int = 0, eot: int = 1, ids=None
     ) -> Any:
-        given.append((threat.norm, threat.radius, version))
-        return fa.attacks.fgsm(model, x, y, threat, ids=ids)
+        BUDGETS.append((threat.norm, threat.radius, version, eot))
+        return replace(fa.attacks.fgsm(model, x, y, threat, ids=ids), flags=tuple(FLAGS))
 
     monkeypatch.setitem(ATTACKS, "autoattack", replace(ATTACKS["autoattack"], run=quick))
-    return given
+
+
+def entry(fastadv, *more):
+    done = fastadv(f"evaluate {NET} -d cifar10 --suite robustbench --robustbench models/e.json", *more)
+    assert "entry in models/e.json" in done.out
+    return json.loads(Path("models/e.json").read_text())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("norm", "radius", "eps"), [("", 8 / 255, "8/255"), (" --norm l2", 0.5, "0.5")])
-def test_the_table_sets_the_budget(fastadv, budgets, images, norm, radius, eps):
-    line = f"evaluate {NET} -d cifar10 --suite robustbench{norm} --robustbench e.json --external adv.pt"
-    done = fastadv(line)
-    assert budgets == [("l2" if "l2" in norm else "linf", radius, "standard")]
-    told = json.loads(Path("e.json").read_text())
-    assert (told["dataset"], told["eps"]) == ("cifar10", eps)
+@pytest.mark.parametrize(("norm", "radius", "eps"), [("linf", 8 / 255, "8/255"), ("l2", 0.5, "0.5")])
+def test_the_table_sets_the_budget_and_the_entry_says_what_was_measured(fastadv, images, norm, radius, eps):
+    told = entry(fastadv, "--norm", norm, "--out", "adv.safetensors")
+    assert [(norm, radius, "standard", 1)] == BUDGETS
     model = fa.models.create("small_cnn", shape=(3, 32, 32), classes=10, seed=0, width=2)
-    threat = (fa.L2 if "l2" in norm else fa.Linf)(radius)
-    x, x_adv = images.x / 255, torch.load("adv.pt", weights_only=True)
-    assert x_adv.dtype == torch.float32
+    threat = (fa.L2 if norm == "l2" else fa.Linf)(radius)
+    x, x_adv = images.x / 255, load_tensors("adv.safetensors")[0]["x_adv"]
     assert threat.contains(x_adv, x).all()
-    held = (torch.stack([model.eval()(points).argmax(1) for points in (x, x_adv)]) == images.y).all(0)
-    assert f"{100 * held.double().mean():.2f}" == told["autoattack_acc"]
-    assert "adversarial images in adv.pt" in done.out
+    clean, moved = (model.eval()(points).argmax(1) == images.y for points in (x, x_adv))
+    assert list(told) == list(FIELDS)
+    assert told == dict.fromkeys(FIELDS) | {
+        "dataset": "cifar10",
+        "architecture": "small_cnn",
+        "eps": eps,
+        "clean_acc": f"{100 * clean.double().mean():.2f}",
+        "autoattack_acc": f"{100 * (clean & moved).double().mean():.2f}",
+        "unreliable": False,
+    }
+    FLAGS.append("doubtful: it has a reason")
+    assert entry(fastadv)["unreliable"] is True
 
 
 @pytest.mark.slow
-def test_what_is_to_know_of_the_images_is_in_the_footnote(fastadv, images):
+def test_the_footnote_says_what_is_to_know_of_the_images_and_which_gradients_were_replaced(
+    fastadv, folder, images
+):
     images.note = "copies of images"
-    line = f"evaluate {NET} -d cifar10 --suite robustbench --robustbench e.json"
-    for more, footnote in (("", "copies of images"), (" --about footnote=mine", "mine; copies of images")):
-        fastadv(line + more)
-        assert json.loads(Path("e.json").read_text())["footnote"] == footnote
+    assert entry(fastadv)["footnote"] == "copies of images"
+    (folder / "replaced.py").write_text(
+        "import fastadv as fa\n"
+        "def net(width):\n"
+        "    net = fa.models.SmallCNN((3, 32, 32), width=width)\n"
+        "    return fa.models.bpda(net, {'features.2': 'identity'})\n"
+    )
+    told = entry(fastadv, "-m", "replaced:net")
+    assert told["footnote"] == "BPDA: features.2 (identity); copies of images"
+
+
+@pytest.mark.slow
+def test_a_finished_evaluation_writes_its_entry_later(fastadv):
+    fastadv(f"evaluate {NET} -d cifar10 --suite robustbench --run-dir run")
+    before = [path.stat().st_mtime_ns for path in Path("run").glob("part-*")]
+    entry(fastadv, "--run-dir", "run", "--resume")
+    assert [path.stat().st_mtime_ns for path in Path("run").glob("part-*")] == before
 
 
 @pytest.mark.slow
@@ -99,27 +128,12 @@ def test_too_few_images_are_no_result_of_robustbench(fastadv, refused, monkeypat
         ("-d cifar10 --split train", "--split is set by --suite robustbench"),
         ("-d imagenet", "give --data imagenet:preprocessing=Res256Crop224"),
         ("-d imagenet:preprocessing=none,ids=a.txt", "leave out ids"),
-        ("-d cifar10 --external adv.safetensors", "expected the name of a torch file"),
-        ("-d cifar10 --about venue=A", "give --robustbench too"),
     ],
 )
 def test_what_the_suite_does_not_have_is_refused(refused, options, says):
-    refused(f"evaluate {NET} --suite robustbench {options}", says)
+    refused(f"evaluate {NET} --suite robustbench {options} --robustbench e.json", says)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ("-d cifar100", "cifar100: expected cifar-100-python/ below data, got none"),
-        ("-d imagenet:preprocessing=Crop288", "expected the 1000 class folders"),
-    ],
-)
-def test_a_suite_without_its_data_says_what_to_do(refused, monkeypatch, options, says):
-    from fastadv._torchvision import datasets
-
-    def offline(*arguments: Any, **more: Any) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(datasets, "CIFAR100", offline)
-    Path("data").mkdir()
-    refused(f"evaluate {NET} --suite robustbench {options} --data-dir data", says)
+def test_an_entry_is_of_the_suite(refused):
+    line = f"evaluate {NET} -d cifar10 -a autoattack --radius 8/255 --robustbench e.json"
+    refused(line, "--robustbench writes the result of --suite robustbench: give that, too")

@@ -12,16 +12,14 @@ from PIL import Image
 import fastadv as fa
 from fastadv import train
 from fastadv.cli import _train
-from fastadv.cli._presets import Presets
 from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_ramp, parse_recipe
-from fastadv.cli._shared import Network, load_data
-from fastadv.data import Mixture, NpzSet, load
+from fastadv.cli._shared import load_data
+from fastadv.data import load
 from fastadv.errors import InputError
 from fastadv.models import SmallCNN
 from fastadv.train import Optimization
 from fastadv.train.augment import crop, cutout, flip
 from fastadv.train.measuring import Measure
-from fastadv.train.presets import PRESETS
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES
 
@@ -64,13 +62,6 @@ def test_wrappers_and_norm():
     assert isinstance(recipe, train.AWP)
     assert recipe.gamma == 0.005
     assert isinstance(recipe.recipe.threat, fa.L2)
-
-
-def test_noise_is_denied_in_the_way_of_the_recipe():
-    for text, loss in (("pgd:loss=margin", "ce"), ("fgsm:loss=bce", "bce"), ("trades", "ce")):
-        recipe = parse_recipe(text, RecipeOptions(norm="linf", radius=0.1, rubbish=0.5))
-        assert isinstance(recipe, train.RubbishTraining)
-        assert (recipe.weight, recipe.loss) == (0.5, loss)
 
 
 @pytest.mark.slow
@@ -136,68 +127,21 @@ def test_samples_of_a_sorted_folder_are_of_all_classes(tmp_path):
     assert load_data("digits", limit=20).data_hash == load("digits", "test", limit=20).data_hash
 
 
-@pytest.fixture
-def generated(folder):
-    """Fifty images of noise, as generated images are published."""
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
-    np.savez(folder / "made.npz", image=pixels, label=generator.integers(0, 10, 50))
-    return folder / "made.npz"
-
-
 @pytest.mark.slow
-def test_a_run_with_generated_images_is_that_of_the_library(fastadv, folder, generated):
-    line = (
-        f"{TRAIN} --augment crop+cutout:size=2 --generated {generated} --fraction 7/10 --seed 4 --run-dir run"
-    )
-    told = fastadv(line, "--json").json
-    assert told["config"]["data"]["fraction"] == 0.7
-    assert told["config"]["data"]["generated"]["samples"] == 50
-    mine, augment = SmallCNN(width=2, seed=4), ["crop", partial(cutout, size=2)]
-    mixture = Mixture(load("digits", "train", limit=60), NpzSet(generated), 0.7)
-    (own,) = fa.train.fit(
-        mine, mixture, fa.train.Standard(), epochs=1, batch_size=20, augment=augment, seed=4,
-        optimization=fa.train.Optimization(schedule="cosine"),
-    )  # fmt: skip
-    assert told["measured"]["epochs"][0]["loss"] == own.loss
-    written = SmallCNN(width=2)
-    fa.models.load_weights(written, folder / "run" / "model.safetensors")
-    assert all(torch.equal(written.state_dict()[name], value) for name, value in mine.state_dict().items())
-
-
-@pytest.mark.slow
-def test_an_image_folder_mixes_and_workers_change_nothing(fastadv, folder):
+def test_workers_change_nothing(fastadv, folder):
     generator = np.random.default_rng(0)
     for i in range(12):
         path = folder / "own" / f"{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    np.savez(folder / "made.npz", image=np.zeros((3, 8, 8, 3), np.uint8), label=[0, 1, 1])
     line = (
         "train -m small_cnn -o width=2 --data imagefolder --data-dir own --epochs 1 --test-samples 4 --json"
     )
-    assert fastadv(f"{line} --generated made.npz --fraction .5").json["config"]["data"]["samples"] == 15
     losses = []
     for workers in (0, 2):
         done = fastadv(f"{line} --augment crop_flip --workers {workers}")
         losses.append(done.json["measured"]["epochs"][0]["loss"])
     assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ("--generated made.npz", "--generated and --fraction belong together"),
-        ("--generated none.npz --fraction .7", "'none.npz' does not exist"),
-        ("--generated other.npz --fraction .7", "expected the arrays image and label, got x"),
-        ("--generated wide.npz --fraction .7", "expected images of shape [1, 8, 8]"),
-        ("--workers 2", "workers: expected None for images that are in memory"),
-    ],
-)
-def test_wrong_usage_is_told_in_one_line(refused, folder, generated, options, match):
-    np.savez(folder / "other.npz", x=np.zeros(3))
-    np.savez(folder / "wide.npz", image=np.zeros((3, 8, 9, 1), np.uint8), label=[0, 1, 1])
-    refused(f"{TRAIN} {options}", match)
 
 
 LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test-samples 20"
@@ -269,25 +213,18 @@ def test_images_of_all_classes_are_held_out(fastadv, folder, monkeypatch, test):
         net = "-m small_cnn -o width=2 --data digits -n 60"
         fastadv(f"construct random-target {net} --steps 1 --radius 0.5 --step-size 0.1 --out made")
         line = ROBUST.replace("--data digits", "--data made").replace("--test-samples 20", "")
-    done = fastadv(f"{line} --epochs 2 --ema 0.9 --patience 1 --validation 13")
-    [(train_set, held_out, test_set)] = given
+    line = f"{line} --epochs 2 --ema 0.9 --patience 1 --validation 13 --seed 4 --run-dir run"
+    assert fastadv(line).out.count("validation") == 2  # the column, and what chose the best
+    config = fastadv(f"{line} --resume --json").json["config"]
+    train_set, held_out, test_set = given[0]
     whole = fa.data.load("digits", limit=60) if test else fa.data.load_constructed("made")
-    for part, of in zip((train_set, held_out), fa.data.hold_out(whole, 13, seed=0), strict=False):
+    drawn = fa.data.hold_out(whole, 13, seed=4)
+    assert (config["validation"], config["chosen_on"]) == (drawn.about, "validation_set")
+    for part, of in zip((train_set, held_out), drawn, strict=False):
         assert torch.equal(part.x, of.x)
         assert torch.equal(part.y, of.y)
     assert len(held_out.y.unique()) == 10
     assert (test_set is not None) == test
-    assert done.out.count("validation") == 1
-
-
-@pytest.mark.slow
-def test_the_images_held_out_are_those_of_the_seed(fastadv, folder):
-    line = f"{ROBUST} --validation 13 --run-dir fresh --schedule constant --json --seed 4"
-    dataset = fa.data.load("digits", limit=60)
-    for more in ("--epochs 1", "--epochs 2 --resume"):
-        config = fastadv(f"{line} {more}").json["config"]
-        assert config["validation"] == fa.data.hold_out(dataset, 13, seed=4).about
-    assert config["chosen_on"] == "validation_set"
 
 
 @pytest.mark.slow
@@ -328,43 +265,10 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--on-alarm stop", "need the --radius"),
         ("--ramp 2", "ramp: expected a recipe"),
         ("--radius 0.1 --recipe pgd --ramp 3 --epochs 3", "ramp: expected from 1 epoch to fewer than all 3"),
-        ("--schedule sometimes", "schedule"),
+        ("--schedule sometimes", "no schedule 'sometimes'"),
+        ("--accumulate 0", "accumulate"),
+        ("--workers 2", "workers: expected None for images that are in memory"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_wrong_usage(refused, options, word):
     refused(f"{LINE} {options}", word)
-
-
-def test_presets_are_listed_with_published_figures(fastadv):
-    listed = fastadv("train --presets --json").json
-    assert listed.keys() == PRESETS.keys()
-    assert listed["wong2020"]["options"]["schedule"] == "cyclic_half"
-    assert (listed["fastat"]["clean"], listed["fastat"]["robust"]) == (82.4, 50.49)
-    printed = fastadv("train --presets").out
-    assert all(name[:8] in printed for name in PRESETS)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [("--preset rice2020 --data digits", "settings for cifar10, not for --data digits"),
-     ("--preset nobody", "expected one of wong2020"),
-     ("--preset debenedetti2022", "--model"),
-     ("--preset wang2023", "--generated and --fraction belong together"),
-     ("-m small_cnn -d digits --schedule sometimes", "no schedule 'sometimes'"),
-     ("-m small_cnn -d digits --test-every 0", "test-every")],
-)  # fmt: skip
-def test_a_preset_or_option_that_cannot_be_is_wrong_usage(refused, options, told):
-    refused(f"train {options}", told)
-
-
-def test_arguments_of_the_model_stand_beside_those_of_a_preset():
-    def options(model, *given):
-        option = list(given) or None
-        return Presets(preset="rice2020").complete(Network(model=model, option=option)).option
-
-    assert options("wide_resnet") == ["depth=34", "widen_factor=20", "normalize=cifar10"]
-    assert options("wide_resnet", "widen_factor=1", "depth=10") == [
-        "normalize=cifar10", "widen_factor=1", "depth=10",
-    ]  # fmt: skip
-    assert options("small_cnn") is None
-    assert options("small_cnn", "width=2") == ["width=2"]

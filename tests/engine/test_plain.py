@@ -121,20 +121,26 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
+def normalized() -> nn.Sequential:
+    return nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval()
+
+
 def test_long_work_is_frozen_by_itself(made: list[object]) -> None:
-    model, x = mlp(), images(64)
+    model, x = normalized(), images(64)
     y, steps = labels(model, x), WORTH // 64
     pgd(model, x, y, fa.Linf(1e-6), steps=steps - 1)
     assert not made
     pgd(model, x, y, fa.Linf(1e-6), steps=steps, freeze=False)
     pgd(Plain(model), x, y, fa.Linf(1e-6), steps=steps)
     pgd(lambda z: model(z), x, y, fa.Linf(1e-6), steps=steps)  # of which nothing is known
+    pgd(model[0], x, y, fa.Linf(1e-6), steps=steps)  # linear layers gain nothing
     assert not made
     pgd(model, x, y, fa.Linf(1e-6), steps=steps)
     assert len(made) == 1
     assert prepare(model, work=WORTH).options.precision == "fp32"  # type: ignore[attr-defined]
     frozen = fa.freeze(model)
     assert prepare(frozen, work=WORTH) is frozen
+    assert isinstance(prepare(model[0], freeze=True), Frozen)
     with pytest.raises(InputError, match="freeze: expected True or False"):
         pgd(model, x, y, fa.Linf(0.1), steps=1, freeze="yes")  # type: ignore[arg-type]
 
@@ -411,7 +417,7 @@ def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
 def test_work_is_steps_by_default_times_restarts_times_samples(
     size: int, options: dict[str, int], frozen: bool, made: list[object]
 ) -> None:
-    model, x = mlp(), images(size)
+    model, x = normalized(), images(size)
     pgd(model, x, labels(model, x), fa.Linf(0.5), **options)  # type: ignore[arg-type]
     assert bool(made) == frozen
 

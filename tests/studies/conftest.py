@@ -1,18 +1,16 @@
 """Stand-ins for attacks, and a study that draws nothing."""
 
+from functools import partial
+
 import pytest
 
-import fastadv as fa
-from fastadv.studies.schott2018 import figures, paper, plan
-from tests.studies.schott import METHODS, FakeAttacks
+from fastadv.studies.schott2018 import figures, paper
+from tests.studies.schott import FakeAttacks
 
 
 @pytest.fixture
 def attacks(monkeypatch):
-    made = FakeAttacks()
-    for name in ("push", "flip", "jolt"):
-        monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
-    monkeypatch.setattr(plan, "METHODS", METHODS)
+    made = FakeAttacks().installed(partial(monkeypatch.setattr, raising=False))
     monkeypatch.setattr(paper, "BATCH_SIZE", 3)
     monkeypatch.setattr(paper, "DEAR_BATCH_SIZE", 3)
     return made

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.studies.schott2018 import plan
 from fastadv.studies.schott2018.plan import Method
 from fastadv.studies.schott2018.subjects import Subject
 from tests.models.abs.nets import images, tiny
@@ -65,6 +67,13 @@ class FakeAttacks:
 
     def __init__(self):
         self.calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def installed(self, setattr):
+        """Stand in `fa.attacks` and in the plan; `setattr` is that of monkeypatch, or Python's."""
+        for name in ("push", "flip", "jolt"):
+            setattr(fa.attacks, name, getattr(self, name))
+        setattr(plan, "METHODS", METHODS)
+        return self
 
     def _result(self, name, ids, x_adv):
         self.calls.append((name, tuple(ids.tolist())))

@@ -187,7 +187,7 @@ def test_parts_of_the_tiny_study_add_up(tmp_path):
     assert {line["part"] for line in lines} == set(paper.PARTS)
     assert all(0 <= line["share"] <= 1 for line in lines)
     assert set(whole["measured"]["nets"]) >= {"large_adversarial", "member-1", "noise_sign", "l1_0.0025"}
-    assert len(whole["measured"]["figures"]) == 4
+    assert len(whole["measured"]["figures"]) == 3
     for path in whole["measured"]["figures"].values():
         assert Path(path).stat().st_size > 10_000
     page = (tmp_path / "report.md").read_text()

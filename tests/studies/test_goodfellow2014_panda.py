@@ -1,4 +1,4 @@
-"""The panda of figure 1: its arithmetic on linear models, what is drawn, and pictures from files."""
+"""The panda of figure 1: its arithmetic on linear models, what is drawn."""
 
 import json
 
@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
 from fastadv.evaluation.figures import style
 from fastadv.studies.goodfellow2014 import figures
-from fastadv.studies.goodfellow2014.panda import panda, read_image
+from fastadv.studies.goodfellow2014.panda import panda
 from tests.studies.goodfellow import digits, linear, reader, weights
 
 
@@ -51,40 +50,3 @@ def test_a_net_is_fooled_and_drawn(tmp_path, monkeypatch):
     shown = [np.asarray(axes.images[0].get_array()) for axes in kept[0].axes]
     assert set(np.unique(shown[1])) <= {0.0, 0.5, 1.0}
     np.testing.assert_allclose(shown[2], (shown[0] + 0.25 * (2 * shown[1] - 1)).clip(0, 1), atol=1e-6)
-
-
-def picture(folder, pixels, name="a.png"):
-    Image.fromarray(pixels).save(folder / name)
-    return folder / name
-
-
-def noise(*shape):
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def test_pictures_that_fit_are_read_as_they_are(tmp_path):
-    gray, color = noise(6, 9), noise(6, 9, 3)
-    image, said = read_image(picture(tmp_path, gray), (1, 6, 9))
-    assert said == ""
-    assert torch.equal((image * 255).round(), torch.from_numpy(gray)[None].float())
-    image, said = read_image(picture(tmp_path, color), (3, 6, 9))
-    assert said == ""
-    assert torch.equal((image * 255).round(), torch.from_numpy(color).permute(2, 0, 1).float())
-    image, _ = read_image(picture(tmp_path, gray), (3, 6, 9))
-    assert torch.equal(image[0], image[2])
-
-
-@pytest.mark.parametrize(
-    ("size", "shape", "said"),
-    [
-        ((20, 30), (3, 10, 15), "resized from 20x30 to 10x15"),
-        ((20, 30), (3, 8, 8), "resized from 20x30 to 8x8, its center of 20x20"),
-        ((4, 3), (1, 9, 9), "resized from 4x3 to 9x9, its center of 3x3"),
-    ],
-)
-def test_other_sizes_are_cut_and_resized_which_is_said(size, shape, said, tmp_path):
-    pixels = np.full((*size, 3), 51, dtype=np.uint8)
-    image, told = read_image(picture(tmp_path, pixels), shape)
-    assert told == said
-    assert image.shape == shape
-    torch.testing.assert_close(image, torch.full(shape, 0.2))

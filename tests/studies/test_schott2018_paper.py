@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.studies.schott2018 import figures, paper, plan, report
+from fastadv.studies.schott2018 import figures, paper
 from fastadv.studies.schott2018.plan import Settings
 from tests.kills import killed_at
 from tests.processes import finish, serve
-from tests.studies.schott import FLIP, METHODS, PUSH, FakeAttacks, FakeSubjects, image_set
+from tests.studies.schott import FakeAttacks, FakeSubjects, image_set
 
 SETTINGS = Settings(samples=8, models=("cnn", "binary_abs", "abs"))
 CNN = Settings(samples=8, models=("cnn",))
@@ -56,10 +55,8 @@ def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(attac
 
 def killed(rank, world, folder):
     """What a process does that is killed after two cells."""
-    made = FakeAttacks()
-    for name in ("push", "flip", "jolt"):
-        setattr(fa.attacks, name, getattr(made, name))
-    paper.BATCH_SIZE, plan.METHODS = 3, METHODS
+    FakeAttacks().installed(setattr)
+    paper.BATCH_SIZE = 3
     killed_at(4, "before")
     study(folder, CNN)
 
@@ -88,18 +85,6 @@ def test_more_images_begin_with_those_done(attacks, undrawn, tmp_path):
     for line, longer in zip(few["least"], more["least"], strict=True):
         assert longer["all"]["distances"][:6] == line["all"]["distances"]
         assert len(longer["all"]["distances"]) == 8
-
-
-def test_what_fails_is_named_and_the_others_go_on(attacks, undrawn, tmp_path, monkeypatch):
-    def broken(*args, **options):
-        raise InputError("expected what nobody has")
-
-    monkeypatch.setattr(fa.attacks, "flip", broken)
-    monkeypatch.setattr(plan, "METHODS", (FLIP, PUSH))
-    measured = study(tmp_path, CNN)
-    assert list(measured["failed"]) == ["cnn linf Flip"]
-    assert [cell["attack"] for cell in measured["cells"]] == ["Push"]
-    assert "expected what nobody has" in " ".join(report.notes(measured))
 
 
 def test_what_cannot_run_is_refused_first(attacks, undrawn, tmp_path):

@@ -123,7 +123,7 @@ def test_a_bound_that_an_attack_breaks_is_counted():
     assert bound["mean"] == pytest.approx(1.32)
     assert of_bound(radius, "madry")["broken"] == 0
     assert of_bound(radius + 0.3)["broken"] == 3
-    lines = report.notes({"bounds": [bound], "failed": {}})
+    lines = report.notes({"bounds": [bound]})
     assert "CNN, L2: 2 bounds do not hold: an adversarial lies within them" in lines
 
 

@@ -1,14 +1,13 @@
-"""Presets: the settings of the papers, pinned; and what the command makes of them."""
+"""Presets: the settings of the papers, pinned."""
 
 import pytest
 
 import fastadv as fa
-from fastadv.cli._presets import flags
-from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe, parse_schedule
 from fastadv.errors import InputError
 from fastadv.models.zoo import find
 from fastadv.train import Cyclic, OneCycle
 from fastadv.train.presets import PRESETS, find_preset
+from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import find_schedule
 
 # epochs, batch size, optimizer, rate, weight decay, norm decay, momentum of BatchNorm, average, recipe
@@ -75,15 +74,13 @@ def test_schedules_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_command_makes_the_same_of_a_preset(name):
-    preset, given = PRESETS[name], flags(PRESETS[name])
-    options = RecipeOptions(recipe=given["recipe"], norm=given["norm"], radius=float(given["radius"]))
-    assert repr(parse_recipe(given["recipe"], options)) == repr(preset.make_recipe())
-    assert len(parse_augment(given["augment"])) == len(preset.make_augment())
-    schedule = preset.optimization.schedule
-    assert find_schedule(parse_schedule(given["schedule"])) == find_schedule(schedule)
+def test_fit_takes_what_a_preset_says(name):
+    preset = PRESETS[name]
+    given = preset.training()
+    assert repr(given["recipe"]) == repr(RECIPES[preset.recipe](threat=preset.threat, **ARGUMENTS[name]))
+    assert len(given["augment"]) == len(preset.augment)
+    assert given["optimization"] == preset.optimization
     assert given["learning_rate"] == preset.learning_rate
-    assert preset.training()["optimization"] == preset.optimization
 
 
 def test_a_preset_of_another_name_is_refused():

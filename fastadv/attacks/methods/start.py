@@ -1,6 +1,7 @@
 """Where attacks that see decisions alone begin: an adversarial point, and from there the boundary."""
 
 import math
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -15,6 +16,9 @@ from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, unit
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+
+# (search, round) -> candidates [n, C, ...]
+Noise = Callable[[Search, int], Tensor]
 
 # queries that look for a start at most, as in the code of HopSkipJump's authors
 LOOKS = 10_000
@@ -75,10 +79,18 @@ def blends(search: Search, draw: int) -> Tensor:
     return mixed.clamp_(low, high).view(len(x), -1, *search.x.shape[1:])
 
 
-def find_start(search: Search[Starts], starts: Tensor | None, queries: int) -> int:
+def box_noise(search: Search, draw: int) -> Tensor:
+    """Return [n, 1, ...], uniform noise of the box."""
+    low, high = search.threat.box
+    seed = rng.derive(search.seed, "start", search.restart)
+    noise = rng.uniform(search.x[0].numel(), seed, search.ids, draw).to(search.x.dtype)
+    return (low + (high - low) * noise).view_as(search.x).unsqueeze(1)
+
+
+def find_start(search: Search[Starts], starts: Tensor | None, queries: int, noise: Noise = blends) -> int:
     """Set `rows.points` [n, ...] to adversarial points, and `rows.left` int64 [n] to the queries not spent.
 
-    The points are the caller's `starts`, or else the nearest of a round of `blends`. A sample without one has
+    The points are the caller's `starts`, or else the nearest of a round of `noise`. A sample without one has
     another round, until its queries or 10,000 are spent; then it leaves. Returns the queries left to a sample
     whose first round held a start. Raises InputError where a start of the caller is not adversarial.
     """
@@ -100,7 +112,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int) -> i
     others.rows.place = torch.arange(len(found), device=found.device)
     try:
         for draw in count():
-            candidates = blends(others, draw)[:, :queries]
+            candidates = noise(others, draw)[:, :queries]
             cost = candidates.shape[1]
             left = queries - (draw + 1) * cost
             if queries - left > min(queries, LOOKS):
@@ -126,17 +138,17 @@ def spend(search: Search[Starts], cost: int, left: int) -> int:
     return left - cost
 
 
-def to_boundary(search: Search[Starts], halvings: int, left: int) -> int:
+def to_boundary(search: Search[Starts], halvings: int, left: int, straight: bool = False) -> int:
     """Move the adversarial `rows.points` towards x until they lie on the boundary, by bisection.
 
-    In Linf they are clipped to smaller balls. Returns what is `left`.
+    In Linf they are clipped to smaller balls, unless the way is to be `straight`. Returns what is `left`.
     """
     rows = search.rows
     left = spend(search, halvings, left)
     rows.far = rows.points
     rows.low, rows.high = search.full(0.0), search.full(1.0)
     for _ in range(halvings):
-        look = search.decide(_towards(search, rows.far, middle(rows)))
+        look = search.decide(_towards(search, rows.far, middle(rows), straight))
         halve(rows, look.adversarial)
         rows.points = torch.where(like(look.adversarial, look.seen), look.seen, rows.points)
     return left
@@ -147,10 +159,10 @@ def away(search: Search[Starts]) -> Tensor:
     return unit(search.rows.points - search.x)
 
 
-def _towards(search: Search[Starts], far: Tensor, share: Tensor) -> Tensor:
+def _towards(search: Search[Starts], far: Tensor, share: Tensor, straight: bool) -> Tensor:
     """Return the nearest points to `far` [n, ...] at shares [n] of its distance to x, in L2 or Linf."""
     away = far - search.x
-    if search.threat.order == 2:
+    if straight or search.threat.order == 2:
         return search.x + like(share, away) * away
     radius = like(share * away.flatten(1).abs().amax(1), away)
     return search.x + away.clamp(-radius, radius)

@@ -1,15 +1,11 @@
 """The panda of figure 1 for any model and image: x, the sign of the gradient, and their sum."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, cat, nn
-from torch.nn.functional import interpolate
 
 import fastadv as fa
-from fastadv.data import folder
-from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014.figures import PARTS
 from fastadv.studies.goodfellow2014.models import EachOnItsOwn
 
@@ -44,29 +40,3 @@ def panda(
         "zero_gradient": bool((images[1] == 0.5).all()),
     }
     return found, images
-
-
-def read_image(path: Path, shape: Sequence[int]) -> tuple[Tensor, str]:
-    """Return (a picture as float32 [C, H, W] in [0, 1], cut and resized to that shape; what was done)."""
-    channels, height, width = shape
-    if channels not in (1, 3):
-        raise InputError(f"model: expected one of gray or color pictures, got one of {channels} channels")
-    if not path.is_file():
-        raise InputError(f"{path}: expected an image file, got none at that place; check the path")
-    image = folder.read_image(path).float() / 255
-    if channels == 1:
-        if not bool((image == image[:1]).all()):
-            raise InputError(
-                f"{path}: expected a gray picture, which the model takes, got one in color; convert it"
-            )
-        image = image[:1]
-    found = tuple(image.shape[1:])
-    if found == (height, width):
-        return image, ""
-    scale = min(found[0] / height, found[1] / width)
-    tall, wide = max(round(height * scale), 1), max(round(width * scale), 1)
-    top, left = (found[0] - tall) // 2, (found[1] - wide) // 2
-    cut = image[None, :, top : top + tall, left : left + wide]
-    made = interpolate(cut, (height, width), mode="bilinear", antialias=tall > height).clamp(0, 1)[0]
-    center = "" if (tall, wide) == found else f", its center of {tall}x{wide}"
-    return made, f"resized from {found[0]}x{found[1]} to {height}x{width}{center}"

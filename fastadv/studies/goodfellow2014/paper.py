@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,6 @@ FOOLED = 1000  # images of noise that are led to each class
 STEP = 0.25  # of each of their pixels; the paper names none
 SURE = 0.5  # a model that is surer than this of a class is wrong
 BATCH = 1000
-SHOWN = 10  # images of each class in the picture
-DEVIATIONS = 3.0  # that a picture of noise shows on each side of 0
 TRACED = 4  # the class of the image in the paper's figure 4
 DEGREES = (5.0, 10.0, 15.0, 20.0)
 OTHERS = 10  # whose steps each image gets
@@ -158,11 +155,6 @@ def noises(bench: Bench) -> Iterator[Line]:
         led = fooling(model, shape, threat, classes=len(names), samples=samples, seed=seed)
         details[f"{name}, led"] = {"success": led}
         yield Line(f"{name}, led to a class by a step of {STEP:g}", sum(led) / len(led))
-    fa.figures.strips(
-        rows(bench.nets["maxout"], shape, threat, names, settings.seed),
-        bench.figure("rubbish", "noise led to each class"), title="Noise, one step towards each class",
-        subtitle=f"below each image the probability of the class at the left; orange: {SURE:.0%} or more",
-    )  # fmt: skip
 
 
 def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
@@ -196,46 +188,26 @@ def fooling(
 
     The step raises log p(i).
     """
-    ids = _ids(model, samples)
-    x = noise(shape, ids, seed)
-    made = (_fooled(model, x, target, threat, ids) for target in range(classes))
-    return [float(out.success.double().mean()) for out in made]
-
-
-def _ids(model: nn.Module, samples: int) -> Tensor:
-    return torch.arange(samples, device=device_of(model))
-
-
-def _fooled(
-    model: nn.Module, x: Tensor, target: int, threat: fa.Threat, ids: Tensor
-) -> fa.attacks.AttackResult:
-    frozen = fa.freeze(model)
-    targets = torch.full_like(ids, target)
+    frozen, ids = fa.freeze(model), _ids(model, samples)
+    x, shares = noise(shape, ids, seed), []
 
     def likelier(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None
         return fa.engine.log_confidence(frozen.model, logits).gather(1, targets[:, None]).squeeze(1)
 
-    # noise has no label, and an attack asks for one that is not the target
-    attack = partial(fa.attacks.fgsm, threat=threat, loss=likelier, ids=ids)
-    return attack(
-        frozen, x, (targets == 0).long(), targets=targets, criterion=fa.attacks.ConfidentlyWrong(SURE)
-    )
+    for target in range(classes):
+        targets = torch.full_like(ids, target)
+        # noise has no label, and an attack asks for one that is not the target
+        out = fa.attacks.fgsm(
+            frozen, x, (targets == 0).long(), threat, loss=likelier, ids=ids, targets=targets,
+            criterion=fa.attacks.ConfidentlyWrong(SURE),
+        )  # fmt: skip
+        shares.append(float(out.success.double().mean()))
+    return shares
 
 
-def rows(
-    model: nn.Module, shape: Sequence[int], threat: fa.Threat, classes: Sequence[str], seed: int = 0
-) -> list[fa.figures.Strip]:
-    """Return fooling images: a row for each class, with its probability after the step."""
-    ids = _ids(model, SHOWN)
-    x = noise(shape, ids, seed)
-    made = []
-    for target, name in enumerate(classes):
-        out = _fooled(model, x, target, threat, ids)
-        chances = fa.freeze(model).confidence(out.x_adv)[:, target].tolist()
-        images = (out.x_adv / (2 * DEVIATIONS) + 0.5).clamp(0, 1)
-        made.append(fa.figures.Strip(name, images, [f"{p:.0%}" for p in chances], out.success))
-    return made
+def _ids(model: nn.Module, samples: int) -> Tensor:
+    return torch.arange(samples, device=device_of(model))
 
 
 def directions(bench: Bench) -> Iterator[Line]:

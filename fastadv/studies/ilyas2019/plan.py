@@ -150,8 +150,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.inverted is not None and self.images is not None and self.inverted > self.images:
-            raise InputError(f"inverted: expected at most the {self.images} images, got {self.inverted}")
 
     @property
     def sets(self) -> tuple[str, ...]:

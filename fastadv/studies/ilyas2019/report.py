@@ -1,24 +1,13 @@
-"""The pipeline in words: tables beside the paper's figures, and how this run differs from the paper's."""
+"""The pipeline in words: tables beside the paper's figures."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv.studies.ilyas2019.plan import (
-    KINDS,
-    PAPER_ATTACK,
-    SCALES,
-    SOURCE,
-    SOURCES,
-    TRANSFER,
-    paper,
-    printed,
-)
+from fastadv.studies.ilyas2019.plan import KINDS, PAPER_ATTACK, SOURCE, SOURCES, TRANSFER, paper, printed
 from fastadv.text import in_markdown, number, percent
 
 Cells = list[list[str]]
 Result = Mapping[str, Any]
-# no deviations, or told in other words
-SILENT = ("scale", "seed", "others", "tested", "size", "images", "inverted", "near", "training")
 
 
 def tables(result: Result) -> dict[str, Cells]:
@@ -116,8 +105,6 @@ def notes(result: Result) -> list[str]:
         lines.append(_early(found["early"]))
     if found := measured.get("transfer"):
         lines.append(_correlation(found))
-    if others := deviations(config):
-        lines.append("not as in the paper: " + "; ".join(others))
     return lines
 
 
@@ -140,38 +127,6 @@ def _correlation(found: Result) -> str:
         f"transfer: correlation {number(found['correlation'])} [{low}, {high}] (95%, bootstrap over the "
         f"{count} architectures)"
     )
-
-
-def deviations(config: Mapping[str, Any]) -> list[str]:
-    """Return where the settings are not those of the paper's scale."""
-    theirs = SCALES["paper"].as_json()
-    told = [
-        f"{name.replace('_', ' ')}: {_words(config[name])} instead of {_words(wanted)}"
-        for name, wanted in theirs.items()
-        if name not in SILENT and config[name] != wanted
-    ]
-    for construction, wanted in theirs["training"].items():
-        if (own := config["training"][construction]) != wanted:
-            told.append(f"nets on sets by {construction}: {_taught(own)} instead of {_taught(wanted)}")
-    if config["images"] is not None:
-        told.append(f"the first {config['images']} images alone")
-    if config["inverted"] is not None:
-        first = f"the first {config['inverted']} images"
-        told.append(f"D_R and D_NR made from {first}, their nets trained for as many steps as the others")
-    # the paper's images are also rotated by up to 2 degrees, and their colors change
-    return [*told, "augmentation without rotations and color jitter"] if config["augment"] else told
-
-
-def _taught(training: Mapping[str, Any]) -> str:
-    how = "with" if training["augmented"] else "without"
-    return f"rate {training['learning_rate']:g} {how} augmentation"
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):  # an architecture
-        options = (f", {key} {option}" for key, option in value["options"].items() if key != "normalize")
-        return "".join((value["title"], *options))
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def markdown(result: Result) -> str:

@@ -1,6 +1,5 @@
 """The paper's evaluation: every attack on every model in every norm, and the smallest perturbations."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,6 @@ from fastadv.studies.schott2018.work import Done, Images, Work, attack, bound
 from fastadv.studies.study import Watch, publish, unwatched
 
 CELLS = "cells"  # the folder of the finished batches
-log = logging.getLogger("fastadv")
 
 BATCH_SIZE, DEAR_BATCH_SIZE = 100, 25
 BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
@@ -47,7 +45,7 @@ def run(
         keeper.begun(CELLS, resume, "a run", Path)
         images = Images.drawn(test, settings.samples, settings.seed, subjects.device)
         work = Work(folder / CELLS, images, settings.seed)
-        outcomes, failed = _attacks(planned, subjects, work, watch)
+        outcomes = _attacks(planned, subjects, work, watch)
         bounds: dict[report.Key, Done] = {}
         for norm, model in (wanted := bounded(settings)):
             watch(f"bounding {model} {norm}", len(bounds), len(wanted))
@@ -63,29 +61,19 @@ def run(
             least=[report.of_model(*key, each) for key, each in found.items()],
             bounds=[report.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
             seconds=sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
-            failed=failed,
             figures=figures.draw(settings, subjects, images, found, bounds, folder),
         )
 
 
-def _attacks(
-    planned: Sequence[Cell], subjects: Subjects, work: Work, watch: Watch
-) -> tuple[dict[Cell, Done], dict[str, str]]:
-    """Run the cells. Returns what became of each, and the errors of those that failed, by name."""
+def _attacks(planned: Sequence[Cell], subjects: Subjects, work: Work, watch: Watch) -> dict[Cell, Done]:
     count = len(work.images)
     outcomes: dict[Cell, Done] = {}
-    failed: dict[str, str] = {}
     for place, cell in enumerate(planned):
 
         def tick(done: int, cell: Cell = cell, before: int = place * count) -> None:
             watch(cell.name, before + done, len(planned) * count)
 
         tick(0)
-        subject = subjects[cell.model]  # a Madry net is trained here
         dear = cell.model in SYNTHESES and work.images.x.device.type == "cpu"
-        try:
-            outcomes[cell] = attack(work, subjects, cell, DEAR_BATCH_SIZE if dear else BATCH_SIZE, tick)
-        except Exception as error:
-            log.warning("study: %s on %s failed: %s", cell.method.name, subject.name, error, exc_info=True)
-            failed[cell.name] = f"{type(error).__name__}: {error}"
-    return outcomes, failed
+        outcomes[cell] = attack(work, subjects, cell, DEAR_BATCH_SIZE if dear else BATCH_SIZE, tick)
+    return outcomes

@@ -215,7 +215,6 @@ def notes(measured: dict[str, Any]) -> list[str]:
         if line["broken"]:
             place = f"{TITLES[line['model']]}, {THREATS[line['norm']].symbol}"
             lines.append(f"{place}: {line['broken']} bounds do not hold: an adversarial lies within them")
-    lines += [f"failed: {name}: {error}" for name, error in measured["failed"].items()]
     return lines
 
 

@@ -1,12 +1,13 @@
 """The attacks under contract, what they are given, and the distances of linear models by closed form."""
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ATTACKS, AttackResult, bim
+from fastadv.attacks import ATTACKS, Attack, AttackResult, bim
 from fastadv.threat import THREATS, Threat
 
 from ..nets import RADIUS, Case, images, labels, mlp
@@ -41,6 +42,13 @@ NEAR: dict[str, dict[str, Any]] = {
     "spsa": {"queries": 4040},
     "square": {"queries": 600},
 }
+# of published variants the largest distance at which 800 queries break a sample, over the boundary's, and the
+# arguments of a short run
+PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
+    "boundary": (8.0, {"queries": 60}),
+    "hopskipjump": (2.5, {"queries": 50, "directions": 8}),
+    "pointwise": (12.0, {"queries": 45}),
+}
 
 
 class Brief(Case):
@@ -53,7 +61,14 @@ class Brief(Case):
         return {**super().oracle, **NEAR.get(self.name, {})}
 
 
+def published(entry: Attack) -> Attack:
+    tolerance, few = PUBLISHED[entry.name]
+    quick, oracle = {"restarts": 2, "variant": "published", **few}, {"queries": 800, "restarts": 1}
+    return replace(entry, quick=quick, oracle=oracle, tolerance=tolerance)
+
+
 CASES = [Brief(name, entry) for name, entry in {**ATTACKS, **TOYS}.items()]
+CASES += [Brief(f"{name} published", published(ATTACKS[name])) for name in PUBLISHED]
 NAMED = {case.name: case for case in CASES}
 
 

@@ -15,7 +15,7 @@ from fastadv.attacks import AttackResult
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from ..nets import Case
-from .cases import CASES
+from .cases import CASES, PUBLISHED
 
 # of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
@@ -25,7 +25,7 @@ BRIEF = {"FIRST": 1, "STEPS": 2, "PROJECTIONS": 1, "TURNS": 1}
 # attacks of many passes, whose short runs take a thirtieth of a second and more
 SLOW = {"autoattack", "boundary", "cw", "ddn", "ead", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_norm"}
 SLOW |= {"minimum_radius", "pdgd", "pdpgd", "pointwise", "sigma_zero", "sparse_rs", "square", "superdeepfool"}
-SLOW |= {"toy guess"}
+SLOW |= {"toy guess", *(f"{name} published" for name in PUBLISHED)}
 
 
 @pytest.fixture(autouse=True)

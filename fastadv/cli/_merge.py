@@ -1,4 +1,4 @@
-"""`fastadv verify` and `merge`: constructed sets as products, and the work of many jobs."""
+"""`fastadv merge`: the work of many jobs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,37 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadv import data as library
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import print_table, say
+from fastadv.cli._output import say
+from fastadv.data.construct import merge_constructed
 from fastadv.evaluation import merge as merge_evaluation
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.text import number, percent
-
-Folder = Annotated[
-    Path, typer.Argument(help="The folder of a finished constructed set.", exists=True, file_okay=False)
-]
-
-
-def verify(folder: Folder) -> Iterator[Any]:
-    """Verify a constructed set: check every shard, and recompute the figures of the card.
-
-    Any difference is an error with exit code 1.
-    """
-    with interruptible("nothing was changed"):
-        found = library.verify_constructed(folder)
-    yield {"folder": str(folder), "measured": found}
-    counts = found["label_counts"]
-    cells = [
-        ["verified", "found"],
-        ["images, in whole shards", f"{found['samples']:,}"],
-        ["images of a label", f"{min(counts):,} to {max(counts):,}"],
-        ["hash of images and labels", found["data_hash"]],
-        ["fooling rate", percent(found["fooling_rate"])],
-        ["largest distance from the start", number(found["distance_max"])],
-    ]
-    print_table(f"{folder} is what its card says", cells)
 
 
 def merge(
@@ -59,6 +34,6 @@ def merge(
             yield {"out": str(out), **found}
             say(f"{found['shares']} shares in {out}; run their command with --resume for the whole")
             return
-        made = library.construct.merge_constructed(folders, out)
+        made = merge_constructed(folders, out)
     yield {"out": str(out), **made.card}
     say(f"{made.name}: {len(made):,} images in {out}")
