@@ -205,9 +205,3 @@ AT_INPUT: dict[str, Callable[[], nn.Module]] = {
 }
 AT_RANDOM: dict[str, Callable[[], nn.Module]] = {"random_crop": RandomCrop, "dropout": AlwaysDropout}
 AT_LOGITS: dict[str, Callable[[], nn.Module]] = {"temperature": Temperature, "softmax": Softmax}
-# layers of activations [B, C, ...]
-AT_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "meansparse": MeanSparse,
-    "k_winners": KWinners,
-    "quantize": Quantize,
-}

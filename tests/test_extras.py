@@ -76,14 +76,6 @@ def test_the_extras_bring_what_the_calls_ask_for():
     assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,report,studies]"]
 
 
-def test_the_page_has_a_row_for_each_extra():
-    page = (ROOT / "docs" / "install.md").read_text()
-    rows = dict(re.findall(r"^\| `\[(\w+)\]` \| ([^|]*) \|", page, re.MULTILINE))
-    assert rows.keys() == {"cli", "plot", "data", "report", "studies", "all"}
-    for package, (extra, _) in _extras.EXTRAS.items():
-        assert NAMES.get(package, package) in rows[extra]
-
-
 @pytest.mark.slow
 def test_the_base_works_alone_and_optional_calls_say_what_they_need(tmp_path):
     blocked = [*_extras.EXTRAS, "triton", "sklearn", "scipy"]

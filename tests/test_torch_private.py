@@ -161,9 +161,3 @@ def test_features_are_there_from_their_versions_on() -> None:
     for feature in _torch.FEATURES:
         assert feature.here == (found >= tuple(map(int, feature.since.split(".")))), feature.name
         assert feature.without or feature.since <= OLDEST_TORCH, feature.name
-
-
-def test_the_page_has_the_features() -> None:
-    page = (PACKAGE.parent / "docs" / "install.md").read_text()
-    for feature in _torch.FEATURES:
-        assert f"| {feature.name} | {feature.since} | {feature.without or '-'} |" in page

@@ -8,20 +8,27 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks.core import ranking, waiting
+from fastadv.attacks.core import problem, ranking, samples, search, waiting
 from fastadv.attacks.methods import auto_pgd
 from fastadv.engine.graph import Graphs
 from fastadv.ops import _graphs
 from tests import recorded
 
 SIZE = 13
-READERS = "fastadv.attacks.ddn", "fastadv.attacks.last_iterate"
+READERS = "fastadv.attacks.ddn", "fastadv.attacks.fmn", "fastadv.attacks.last_iterate"
 
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are not read where that would wait for a GPU, and graphs are recorded calls."""
-    for module in (waiting, ranking, auto_pgd, *map(sys.modules.get, READERS)):
-        monkeypatch.setattr(module, "waits", lambda device: True)
+    leaves = waiting.may_leave
+    on_a_gpu = {
+        "waits": lambda device: True,
+        "surely_finite": lambda values: False,
+        "may_leave": lambda evaluation, device: leaves(evaluation, torch.device("cuda")),
+    }
+    for module in (waiting, ranking, problem, samples, search, auto_pgd, *map(sys.modules.get, READERS)):
+        for name in on_a_gpu.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, on_a_gpu[name])
     monkeypatch.setattr(_graphs, "capture", recorded.capture)
     # what is captured takes the first gradient, too
     monkeypatch.setattr(fa.Frozen, "clean_pass", lambda self, x: None)

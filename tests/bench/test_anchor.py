@@ -14,7 +14,7 @@ from bench.anchor.ways import FROZEN, PASSES, UNFROZEN, WAYS, Way
 from bench.anchor.worker import Worker
 from bench.ceilings import Ceilings
 from bench.compare import Answering
-from bench.page import anchor, machines
+from bench.page import machines
 from bench.page.entries import PGD
 from bench.providers import LOOP
 from runs import OnCPU, known
@@ -176,24 +176,3 @@ class TestMachines:
         rows = [*stored("old", 1), *stored("new", 3), *stored("cut", 4)[:-1], *stored("b", 2, "B")]
         found = machines.machines(rows)
         assert [{row["commit"] for row in machines.rows(machine)} for machine in found] == [{"b"}, {"new"}]
-
-
-class TestPage:
-    machine = machines.machines(stored(adv_lib=1000.0))[0]
-
-    def test_a_goal_is_met_or_the_limit_is_told(self):
-        line = next(line for line in anchor.goals(self.machine) if NET in line)
-        assert line == (
-            f"| {NET} | adv-lib: 1.0 s (900 ms to 1.5 s) | 1.20 (1.10 to 1.30), met "
-            "| 1.20 (1.10 to 1.30), **not met**; limit 1.30 | 0.90 / 0.90 | 0.50 / 0.25 |"
-        )
-
-    def test_readme_names_the_best_and_has_the_fastest_in_bold(self):
-        lines = [line for line in anchor.summary(self.machine).splitlines() if line.startswith("|")]
-        assert len(lines) == 6
-        slow, fast = "2.0 s (1.8 to 3.0 s)", "1.0 s (900 ms to 1.5 s)"
-        assert lines[2] == (
-            f"| {NET} | **{fast}, adv-lib** | {slow}, 1.20 times as fast | {slow}, 1.20 times as fast |"
-        )
-        (won,) = machines.machines(stored(**{FROZEN[0]: 500.0}))
-        assert "| **500 ms (450 to 750 ms), 1.20 times as fast** |" in anchor.summary(won)

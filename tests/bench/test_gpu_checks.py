@@ -13,12 +13,12 @@ from bench.subjects import correctness
 from bench.subjects.correctness import checked, misjudged, relative_error, replayed_steps
 from bench.subjects.widths import write_tuned
 from fastadv import freeze
-from fastadv.attacks.core import ranking, waiting
 from fastadv.engine.graph import Graphs
 from fastadv.ops import _graphs
 from fastadv.ops.registration.library import CARDS
 from runs import CPU, session
 from tests import recorded
+from tests.attacks.graphed import as_on_a_gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 
@@ -71,9 +71,8 @@ class TestChecks:
         ids=["right", "nothing", "refused"],
     )
     def test_steps_that_a_graph_replays(self, capture, message, monkeypatch):
+        as_on_a_gpu(monkeypatch)
         monkeypatch.setattr(_graphs, "capture", capture)
-        for module in (waiting, ranking):
-            monkeypatch.setattr(module, "waits", lambda device: True)
         model, x = small_net(), torch.rand(6, 3, 32, 32)
         with torch.no_grad():
             y = model(x).argmax(1)

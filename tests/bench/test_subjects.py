@@ -225,12 +225,6 @@ class TestEager:
             with torch.no_grad():
                 torch.testing.assert_close(ours(x), theirs.eval()(x))
 
-    def test_pgd_is_pgd(self):
-        given = problems.problem(session(), "mlp")
-        x_adv, budget = pgd.plain(given), {"steps": given.steps, "step_size": given.step_size}
-        out = fa.attacks.last_iterate(fa.freeze(given.model), given.x, given.y, given.threat, **budget)
-        torch.testing.assert_close(x_adv, out, rtol=0, atol=2e-7)
-
     def test_abs_is_abs(self):
         net = abs_subject.model(session())
         x, prior = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1)), net.bank()

@@ -14,8 +14,9 @@ from fastadv.attacks import AttackResult, bim, fgsm, pgd
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.engine import Frozen, Plain, Prepared, prepare
 from fastadv.engine.prepare import WORTH
-from fastadv.errors import InputError, NoGradientError
-from tests.attacks.nets import convnet, images, labels, mlp
+from fastadv.errors import InputError
+from tests.attacks.contract.unchanged import Tally
+from tests.attacks.nets import Noisy, convnet, images, labels, mlp
 
 X = images(6, (2, 8, 8), dtype=torch.float32)
 Y = torch.zeros(6, dtype=torch.long)
@@ -145,30 +146,6 @@ def test_long_work_is_frozen_by_itself(made: list[object]) -> None:
         pgd(model, x, y, fa.Linf(0.1), steps=1, freeze="yes")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_the_answers_are_the_models(train: bool) -> None:
-    model = convnet().train(train)
-    y = labels(model, X)
-    model.train(train)
-    statistics = [buffer.clone() for buffer in model.buffers()]
-    plain = Plain(model)
-    value, logits, gradient = plain.input_gradient(X, y)
-    assert all(map(torch.equal, statistics, model.buffers()))
-    assert model.training is train
-    leaf = X.clone().requires_grad_()
-    own = model.eval()(leaf)
-    nn.functional.cross_entropy(own, y, reduction="sum").backward()
-    assert leaf.grad is not None
-    torch.testing.assert_close(gradient, leaf.grad)
-    torch.testing.assert_close(logits, own.detach())
-    torch.testing.assert_close(value, nn.functional.cross_entropy(own.detach(), y, reduction="none"))
-    torch.testing.assert_close(plain.verdict(X), own.detach())
-    directions = torch.eye(own.shape[1]).expand(len(X), -1, -1)[:, :2]
-    torch.testing.assert_close(
-        plain.jacobian(X, directions)[1], fa.freeze(model).jacobian(X, directions)[1], rtol=1e-4, atol=1e-6
-    )
-
-
 def test_a_change_of_the_model_is_seen_at_once() -> None:
     model = convnet().eval()
     y = labels(model, X)
@@ -204,11 +181,6 @@ def test_models_that_are_refused(prepared: Callable[..., object]) -> None:
             prepared(model)
     with pytest.raises(InputError, match="lazy"):
         prepared(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))
-
-
-def test_a_model_without_a_gradient() -> None:
-    with pytest.raises(NoGradientError):
-        Plain(lambda x: x.detach().flatten(1)).input_gradient(X, Y)
 
 
 class LateRoom(torch.autograd.Function):
@@ -379,32 +351,6 @@ def test_a_model_of_one_batch_size_tells_the_dtype_by_all_rows() -> None:
     assert model.forwards == 2 + 2 + 6 + 6
 
 
-@by_either
-@pytest.mark.parametrize("hooked", [False, True])  # which is copied in another way
-def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
-    prepared: Callable[[nn.Module], Prepared], hooked: bool
-) -> None:
-    class Sums(nn.Module):
-        total: Tensor
-
-        def __init__(self, net: nn.Module) -> None:
-            super().__init__()
-            self.net = net
-            self.register_buffer("total", torch.zeros(2))
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.total += x.detach().mean((0, 2, 3))
-            logits: Tensor = self.net(x)
-            return logits
-
-    model = Sums(convnet().eval())
-    if hooked:
-        model.net.register_forward_hook(lambda part, given, made: made * 2)
-    prepared(model).verdict(X)
-    fgsm(prepared(model), X, labels(model.net, X), fa.Linf(0.1))
-    assert not model.total.any()
-
-
 @pytest.mark.parametrize(
     ("size", "options", "frozen"),
     [
@@ -422,41 +368,27 @@ def test_work_is_steps_by_default_times_restarts_times_samples(
     assert bool(made) == frozen
 
 
-class Noisy(nn.Module):
-    """Counts the rows that pass."""
-
-    def __init__(self, level: float = 0.1) -> None:
-        super().__init__()
-        self.net, self.level, self.rows = convnet().eval(), level, list[int]()
-
-    def __deepcopy__(self, memo: object) -> "Noisy":
-        made = Noisy(self.level)
-        made.rows = self.rows
-        return made
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.rows.append(len(x))
-        logits: Tensor = self.net(x)
-        return logits + self.level * torch.randn_like(logits)
+def noisy(level: float) -> Noisy:
+    """Its passes go to `rows`."""
+    return Noisy(level, lambda count: rows.append(count), convnet().eval())
 
 
 @pytest.mark.parametrize("attack", [fgsm, bim])
 def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(
     attack: Callable[..., AttackResult],
 ) -> None:
-    model, y = Noisy(), labels(convnet().eval(), X)
-    torch.manual_seed(0)
+    model, y = noisy(0.1), labels(convnet().eval(), X)
     out = attack(model, X, y, fa.Linf(1e-5))
     assert TWO_ANSWERS in out.flags
-    assert out.forwards == sum(model.rows)
+    assert out.forwards == sum(rows)
 
 
 def test_the_last_point_is_scored_by_the_mean_of_all_passes() -> None:
     """One verdict on a randomized model says little; those of the search are means."""
-    model = Noisy(level=0.0)
+    model = noisy(0.0)
     out = pgd(model, X, labels(model.net, X), fa.Linf(1e-5), steps=2, eot=EOT)
     assert not out.success.any()
-    assert out.forwards == sum(model.rows) == 6 * (1 + 2 * EOT + EOT + 1)
+    assert out.forwards == sum(rows) == 6 * (1 + 2 * EOT + EOT + 1)
 
 
 class OfTheBatch(nn.BatchNorm2d):
@@ -467,11 +399,11 @@ class OfTheBatch(nn.BatchNorm2d):
 
 
 @by_either
-@pytest.mark.parametrize("hooked", [False, True])
-def test_statistics_that_code_of_ones_own_writes_stay_in_the_copy(
+@pytest.mark.parametrize("hooked", [False, True])  # which is copied in another way
+def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
     prepared: Callable[[nn.Module], Prepared], hooked: bool
 ) -> None:
-    model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3)).eval()
+    model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3), Tally()).eval()
     if hooked:
         model[2].register_forward_hook(lambda part, given, made: made * 2)
     before = [buffer.clone() for buffer in model.buffers()]

@@ -16,7 +16,7 @@ from tests.parity.models import KEPT, NETS, Net, Quantized, problem, small
 from tests.parity.peers import Peer, _peer, best_of
 from tests.parity.store import save, stored
 from tests.parity.toy import Threshold, X, Y, line, row
-from tests.parity.verdict import best, compared, judge
+from tests.parity.verdict import best, judge
 
 
 def test_a_success_is_wrong_in_the_box_and_in_the_ball() -> None:
@@ -108,12 +108,6 @@ def test_worse_is_one_percent_farther_or_two_images_more(
     assert line(row("fastadv", ours, radius), row("a", theirs, radius)).worse is worse
 
 
-def test_one_image_is_more_where_there_are_fewer() -> None:
-    for ours, worse in ((0.333, False), (0.334, True)):
-        rows = [row(package, found, 0.1, net="sp") for package, found in (("fastadv", ours), ("a", 0.3))]
-        assert line(*rows).worse is worse
-
-
 def test_of_a_net_kept_back_the_first_images_that_it_gets_right_are_attacked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -130,25 +124,6 @@ def test_a_net_kept_back_is_of_low_confidence(name: str) -> None:
     shape = (3, 32, 32) if NETS[name].dataset == "cifar10" else (1, 28, 28)
     x = torch.rand(50, *shape, generator=torch.Generator().manual_seed(0))
     assert 0.1 < small(name)(x).softmax(1).amax(1).mean() < 0.7
-
-
-def test_what_is_missing_is_worse_unless_nobody_has_it() -> None:
-    assert line(row("fastadv", 0.0) | {"error": "there is none"}, row("a", 1.0)).worse
-    assert not line(row("fastadv", 1.0), row("a", 1.0) | {"error": "broken"}).worse
-
-
-def test_more_passes_are_seen() -> None:
-    peer = row("a", 1.0)
-    assert not line(row("fastadv", 1.0, passes=212), peer).dearer
-    assert line(row("fastadv", 1.0, passes=213), peer).dearer
-
-
-def test_lines_are_by_case_net_and_radius() -> None:
-    peers = [row("a", 1.0), row("b", 2.0), row("a", 0.3, 0.1), row("a", 1.0) | {"net": "l2"}]
-    lines = compared([*peers, row("fastadv", 1.0), row("fastadv", 0.3, 0.1),
-                      row("fastadv", 1.0) | {"net": "standard"}])  # fmt: skip
-    found = {(at.ours["net"], at.ours["radius"]): [peer["package"] for peer in at.peers] for at in lines}
-    assert found == {("linf", inf): ["a", "b"], ("linf", 0.1): ["a"]}
 
 
 def test_a_quantized_net_rounds_and_its_gradient_is_that_of_the_net() -> None:

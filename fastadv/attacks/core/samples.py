@@ -12,7 +12,7 @@ from fastadv.attacks.core.last_answer import LastAnswer
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.record import Record, Rows
-from fastadv.attacks.core.waiting import may_leave
+from fastadv.attacks.core.waiting import may_leave, waits
 from fastadv.engine import Prepared
 from fastadv.engine.prepared import CleanPass
 from fastadv.threat import Threat
@@ -160,7 +160,7 @@ class Samples(Generic[R_co]):
         if self.last_points is None:
             return None
         success = self.best.success
-        if self.last_points.is_cpu and not bool(success.any()):
+        if not waits(success.device) and not bool(success.any()):
             return self._index, self.last_points
         holds = (~success).nonzero().squeeze(1)
         return self._index[holds], self.last_points[holds]

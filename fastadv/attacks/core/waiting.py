@@ -15,7 +15,7 @@ def waits(device: torch.device) -> bool:
 
 def surely_finite(values: Tensor) -> bool:
     """Return whether all values are finite; False where reading them would wait, or their sum overflows."""
-    return values.is_cpu and math.isfinite(float(values.sum()))
+    return not waits(values.device) and math.isfinite(float(values.sum()))
 
 
 def may_leave(evaluation: int, device: torch.device) -> bool:
@@ -24,7 +24,7 @@ def may_leave(evaluation: int, device: torch.device) -> bool:
     On a CPU that is always so, elsewhere after 1, 2, 4, 8, 16, 24 ... evaluations.
     """
     done = evaluation + 1
-    return device.type == "cpu" or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
+    return not waits(device) or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
 
 
 def steps_ahead(evaluations: int, most: int, device: torch.device) -> int:

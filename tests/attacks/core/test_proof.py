@@ -14,7 +14,7 @@ from fastadv.engine import freeze
 from fastadv.threat import Linf
 from tests.logged import Logged
 
-from ..nets import Case, Counted, Noisy, images, labeled, labels, linear, mlp
+from ..nets import Case, Noisy, images, labeled, labels, linear, mlp
 
 
 def by_batch(convolution: bool) -> nn.Sequential:
@@ -139,17 +139,6 @@ def test_a_true_success_is_not_lost_behind_a_false_one(
     assert restarts > 1 or out.backwards == 2 * 10 * 5
 
 
-def test_false_successes_alone_are_held() -> None:
-    model, x = Window(), torch.full((3, 4), 0.7)  # behind the window, and the ball does not hold it
-    y = torch.zeros(3, dtype=torch.long)
-    frozen = freeze(model, "bf16")
-    frozen._settled = True  # at 0.7 its logits are wrong, which the check would find
-    out = pgd(frozen, x, y, Linf(0.05), steps=4)
-    assert not out.success.any()
-    assert (out.status == Status.HELD).all()
-    assert out.flags == ()
-
-
 def test_passes_of_a_search_on_the_model_as_given_are_counted() -> None:
     model, x = Window(), torch.full((5, 4), 0.5)
     y = torch.zeros(5, dtype=torch.long)
@@ -234,16 +223,6 @@ def test_a_nan_row_is_no_success_whatever_its_label(attack: Case) -> None:
         assert fresh.isfinite().all(1)[out.success].all()
         assert (out.status[~fresh.isfinite().all(1)] == Status.FAILED).all()
         assert (fresh.argmax(1)[out.success] != y[out.success]).all()
-
-
-@pytest.mark.slow
-def test_all_passes_of_a_second_search_are_counted() -> None:
-    model, x, y = labeled(by_batch(False), images(60, dtype=torch.float32))
-    forwards: list[int] = []
-    backwards: list[int] = []
-    out = pgd(Counted(model, forwards.append, backwards.append), x, y, Linf(0.05), steps=5)
-    assert out.flags
-    assert (out.forwards, out.backwards) == (sum(forwards), sum(backwards))
 
 
 class Crowd(nn.Module):

@@ -1,7 +1,5 @@
 """Steps replayed as one graph a bucket find what single steps find, to the bit."""
 
-import gc
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -42,7 +40,8 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize(
-    ("name", "threat"), [*(("pgd", threat) for threat in THREATS), ("bim", "l2"), ("mim", "own radii")]
+    ("name", "threat"),
+    [*(("pgd", threat) for threat in THREATS), ("bim", "l2"), ("mim", "l1"), ("mim", "own radii")],
 )
 def test_replays_find_what_steps_find(name: str, threat: str, stop_early: bool) -> None:
     model = net()
@@ -363,13 +362,6 @@ def test_what_went_wrong_on_the_way_is_carried_over(stop_early: bool) -> None:
         same(found, wanted)
     assert len(wanted.status.unique()) > 2
     assert replayed.search.graphs is not None
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("uncollected")

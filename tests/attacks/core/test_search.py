@@ -135,12 +135,6 @@ def test_default_steps() -> None:
         torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
 
 
-def test_results_introduce_themselves() -> None:
-    model, x = mlp(), images(6)
-    out = pgd(model, x, labels(model, x), Linf(0.0), steps=1)
-    assert repr(out).startswith("AttackResult(6 samples: 0 already wrong, 0 broken, 6 held, 0 failed;")
-
-
 @pytest.mark.parametrize(
     ("scale", "aimed", "options"),
     [
@@ -354,29 +348,20 @@ def test_what_is_not_judged_is_not_kept(how: str, dtype: torch.dtype) -> None:
     assert torch.equal(out.x_adv, x)
 
 
-def test_an_infinite_logit_is_no_success() -> None:
-    x, verdicts = torch.full((2, 3), 0.25), []
-
-    def rule(search: Search) -> None:
-        verdicts.append(search.decide(search.x + torch.tensor([0.0, 0.4, 0.0])).adversarial)
-
-    out = run(steep, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, stop_early=False)
-    assert not verdicts[0].any()
-    assert out.status.tolist() == [Status.FAILED] * 2
-
-
-def test_an_infinite_logit_does_not_compete() -> None:
+def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
     """Though its loss, which does not read that logit, is finite and larger."""
-    x, finite = torch.full((2, 3), 0.25), torch.tensor([0.0, 0.1, 0.0])
+    x, found, finite = torch.full((2, 3), 0.25), [], torch.tensor([0.0, 0.1, 0.0])
 
     def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return -logits[:, 0]
 
     def rule(search: Search) -> None:
         for step in (torch.tensor([0.0, 0.4, -0.1]), finite):
-            search.decide(search.x + step)
+            found.append(search.decide(search.x + step).adversarial)
 
-    out = run(steep, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss)
+    out = run(steep, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss, stop_early=False)
+    assert not found[0].any()
+    assert out.status.tolist() == [Status.FAILED] * 2
     torch.testing.assert_close(out.x_adv, x + finite)
 
 
