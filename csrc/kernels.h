@@ -13,8 +13,8 @@ namespace fastadv {
 // Names as the schemas of the ops have them, in the order of the enumerators.
 enum class Norm { linf, l2, l1, l0 };
 constexpr const char* kNorms[] = {"linf", "l2", "l1", "l0"};
-enum class LossKind { ce, margin, cw, dlr, ce_scaled, pm, ce_sharp };
-constexpr const char* kLosses[] = {"ce", "margin", "cw", "dlr", "ce_scaled", "pm", "ce_sharp"};
+enum class LossKind { ce, margin, cw, dlr, ce_sharp };
+constexpr const char* kLosses[] = {"ce", "margin", "cw", "dlr", "ce_sharp"};
 enum class RandomKind { bits, uniform, normal, sign };
 constexpr const char* kRandomKinds[] = {"bits", "uniform", "normal", "sign"};
 

@@ -48,22 +48,10 @@ double ce_row(float* z, int64_t classes, int64_t label, bool direction, float un
   return gap > 50 ? gap : std::log1p(std::exp(gap));
 }
 
-// What dlr, ce_scaled and ce_sharp divide by at least, and the range that ce_sharp takes as it is.
+// What dlr and ce_sharp divide by at least, and the range that ce_sharp takes as it is.
 constexpr float kLeast = 1e-30f, kRange = 8;
 
-// By what ce_scaled divides the logits: see ops/logit_loss.py.
-inline float unit_of(const float* z, int64_t classes) {
-  float first = z[0], second = -HUGE_VALF, last = z[0];
-  for (int64_t k = 1; k < classes; ++k) {
-    second = std::max(second, std::min(first, z[k]));
-    first = std::max(first, z[k]);
-    last = std::min(last, z[k]);
-  }
-  const float unit = std::max(first - second, 0x1p-10f * (first - last));
-  return unit > kLeast ? unit : 1;
-}
-
-// By what ce_sharp divides them.
+// By what ce_sharp divides the logits: see ops/logit_loss.py.
 inline float sharp_unit_of(const float* z, int64_t classes) {
   float first = z[0], last = z[0];
 #pragma omp simd reduction(max : first) reduction(min : last)
@@ -92,25 +80,6 @@ inline double margin_row(float* z, int64_t classes, int64_t label) {
   z[rival] += 1;
   z[label] -= 1;
   return loss;
-}
-
-// For three classes or more: log(2 p_rival + rest) - log(2 p_label + rest), both over the rest.
-inline double pm_row(float* z, int64_t classes, int64_t label) {
-  const int64_t rival = rival_of(z, classes, label);
-  const double above = z[rival], own = z[label];
-  z[rival] = z[label] = -HUGE_VALF;
-  float top;
-  const float sum = exponentiate(z, classes, top);
-  const double rest = std::log(static_cast<double>(sum) / 2), up = above - top - rest,
-               down = own - top - rest;
-  const auto sigmoid = [](double u) { return 1 / (1 + std::exp(-u)); };
-  const auto softplus = [](double u) { return std::max(u, 0.0) + std::log1p(std::exp(-std::fabs(u))); };
-  const float scale = static_cast<float>((sigmoid(down) - sigmoid(up)) / sum);
-#pragma omp simd
-  for (int64_t k = 0; k < classes; ++k) z[k] *= scale;
-  z[rival] = static_cast<float>(sigmoid(up));
-  z[label] = static_cast<float>(-sigmoid(down));
-  return softplus(up) - softplus(down);
 }
 
 // Indices of the four largest logits in order, the lower index first among equals. Where there are fewer, the
@@ -149,19 +118,12 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
   return loss;
 }
 
-// ce_scaled, pm and ce_sharp. Apart, so that the code of the others stays as short as it is.
-[[gnu::noinline]] inline float scale_free_row(float* z, int64_t classes, LossKind kind, int64_t label,
-                                              int64_t target, bool direction) {
+// ce_sharp. Apart, so that the code of the others stays as short as it is.
+[[gnu::noinline]] inline float sharp_row(float* z, int64_t classes, int64_t label, int64_t target,
+                                         bool direction) {
   const int64_t aim = target < 0 ? label : target;
-  double loss = 0;
-  if (kind == LossKind::ce_scaled)
-    loss = ce_row<true>(z, classes, aim, false, unit_of(z, classes));
-  else if (classes == 2)
-    loss = margin_row(z, classes, aim);
-  else if (kind == LossKind::ce_sharp)
-    loss = ce_row<true>(z, classes, aim, direction, sharp_unit_of(z, classes));
-  else
-    loss = pm_row(z, classes, aim);
+  const double loss = classes == 2 ? margin_row(z, classes, aim)
+                                   : ce_row<true>(z, classes, aim, direction, sharp_unit_of(z, classes));
   if (target < 0) return static_cast<float>(loss);
   for (int64_t k = 0; k < classes; ++k) z[k] = -z[k];
   return static_cast<float>(-loss);
@@ -169,7 +131,7 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
 
 inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, int64_t target,
                       bool direction) {
-  if (kind > LossKind::dlr) return scale_free_row(z, classes, kind, label, target, direction);
+  if (kind == LossKind::ce_sharp) return sharp_row(z, classes, label, target, direction);
   const bool ratio = kind == LossKind::dlr && classes > 2;
   if (ratio) return static_cast<float>(dlr_row(z, classes, label, target));
   const int64_t aim = target < 0 ? label : target;

@@ -20,7 +20,7 @@ INSTEAD = {
     "RFGSM": "use PGD, which starts at a random point of the ball",
     "TPGD": "use fastadv.attacks.pgd with a loss of your own",
     "UPGD": "use PGD, or MIFGSM for its momentum",
-    "Jitter": "use fastadv.attacks.apgd with loss='ce_scaled'",
+    "Jitter": "use fastadv.attacks.apgd with loss='dlr'",
     "PGDRS": "use EOTPGD, or fastadv.attacks.pgd with eot=",
     "PGDRSL2": "use fastadv.attacks.pgd with eot= in fastadv.L2",
     "JSMA": "use fastadv.attacks.sigma_zero, or sparse_rs without gradients",

@@ -17,8 +17,8 @@ DEFAULTS = {"steps": 40, "queries": 1000}
 GIVEN = ("model", "x", "y", "threat")
 SYNTAX = (
     "An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.",
-    f"Attacks that ascend a loss take loss=NAME: {', '.join(LOSSES)}. ce_scaled and pm work with "
-    "large logits, ce_sharp also with logits that are nearly alike: pgd, bim, mim, fgsm and apgd ascend it; "
+    f"Attacks that ascend a loss take loss=NAME: {', '.join(LOSSES)}. dlr works with logits of "
+    "any size, ce_sharp also with logits that are nearly alike: pgd, bim, mim, fgsm and apgd ascend it; "
     "loss=ce is what their papers ascend.",
 )
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,7 @@ from fastadv._version import __version__
 from fastadv.cli import _options as o
 from fastadv.cli._output import console
 from fastadv.engine.cpu import onednn
-from fastadv.engine.rewrites import REWRITES, applicable, switched_off
+from fastadv.engine.rewrites import REWRITES, applicable
 from fastadv.ops.registration import library
 from fastadv.ops.registration.library import op
 from fastadv.runs import card
@@ -89,7 +89,6 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     packages = {"fastadv": __version__, **{name: _version(name) for name in PACKAGES}}
     packages["torch"] = torch.__version__  # with its CUDA, which what pip recorded may lack
     advice = [told for package in EXTRAS if (told := lacks(package))]
-    off = _asked(switched_off, (), advice)
     vision, data = _torchvision(), _data(data_dir, advice)
     found = {
         "packages": packages,
@@ -101,8 +100,7 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "gpu": _gpu(packages, advice),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
         "backends": _asked(library.backends, {}, advice),
-        "switched_off": list(off),
-        "fast_paths": fast_paths(off),
+        "fast_paths": fast_paths(),
         "torchvision": vision,
         "data": data,
     }
@@ -179,11 +177,11 @@ def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def fast_paths(off: Collection[str]) -> dict[str, Any]:
-    """Find which ways a search takes here, JSON-able. off: the rewrites that are switched off."""
+def fast_paths() -> dict[str, Any]:
+    """Find which ways a search takes here, JSON-able."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rewrites = {
-        f"{device} {name}": [each.name for each in applicable(_net(device), dtype, False, off)]
+        f"{device} {name}": [each.name for each in applicable(_net(device), dtype)]
         for device in devices
         for name, dtype in DTYPES.items()
     }
@@ -192,7 +190,7 @@ def fast_paths(off: Collection[str]) -> dict[str, Any]:
     return {
         "rewrites": rewrites,
         "not_taken": {
-            each.name: "switched off" if each.name in off else f"it needs {each.needs or 'a CPU'}"
+            each.name: f"it needs {each.needs or 'a CPU'}"
             for each in REWRITES
             if not all(each.name in rewrites[f"cpu {name}"] for name in DTYPES)
         },

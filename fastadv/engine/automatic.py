@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.engine.frozen import Frozen
-from fastadv.engine.options import Options
-from fastadv.engine.precision import Precision
+from fastadv.engine.precision import Options, Precision
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs import processes
 

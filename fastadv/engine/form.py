@@ -1,7 +1,7 @@
 """Configuration of the search copy (dtype, layout, rewrites), and simpler ones for where a pass fails."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
@@ -13,11 +13,9 @@ from fastadv._torch import COMPILED_FUNCTION
 from fastadv.engine.copying.fold import Folds
 from fastadv.engine.copying.twin import unwrap
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
-from fastadv.engine.lens import Lens
-from fastadv.engine.options import Options
-from fastadv.engine.precision import HALF, no_autocast, tf32, to_half
+from fastadv.engine.precision import HALF, Options, no_autocast, tf32, to_half
 from fastadv.engine.prepared import Model
-from fastadv.engine.rewrite import Rewriting
+from fastadv.engine.rewrite import Lens, Rewriting
 
 COMPILED = "compiled"  # a note
 # bytes a row of an activation, below which a BatchNorm takes less time than the checks of a folded one
@@ -36,7 +34,6 @@ class Form:
     weights: torch.dtype | None = None
     sees: Callable[[torch.dtype], torch.dtype] | None = None
     rewriting: Rewriting = field(default_factory=Rewriting)
-    autocast: torch.dtype | None = None
     tf32: bool = False
     whole: bool = False
 
@@ -49,14 +46,9 @@ class Form:
         return CHANNELS_LAST.name in self.rewriting.names
 
     @property
-    def dtype(self) -> torch.dtype | None:
+    def format(self) -> torch.dtype | str | None:
         """The precision of passes; None where the weights have not exactly one."""
-        return self.autocast or self.weights
-
-    @property
-    def rounds(self) -> torch.dtype | str | None:
-        """The format of passes, where that is not the one of the weights."""
-        return "tf32" if self.tf32 else self.autocast
+        return "tf32" if self.tf32 else self.weights
 
     def layout(self, x: Tensor) -> Tensor:
         return laid_out(x, self.channels_last)
@@ -80,14 +72,7 @@ class Form:
 
     def precisely(self, device: str) -> AbstractContextManager[object]:
         """Compute in this form's precision inside, whatever autocast is on around."""
-        return self._rounding(device) if self.rounds else no_autocast(device)
-
-    @contextmanager
-    def _rounding(self, device: str) -> Iterator[None]:
-        # the cache would keep stale casts of weights that are being trained
-        cast = torch.autocast(device, dtype=self.autocast, cache_enabled=False) if self.autocast else None
-        with cast or no_autocast(device), tf32() if self.tf32 else nullcontext():
-            yield
+        return tf32(device) if self.tf32 else no_autocast(device)
 
     def narrowed(self, options: Options) -> "Form":
         """Return the same in the precision of the options; half precision casts the weights in place."""

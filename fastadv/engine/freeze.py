@@ -1,7 +1,7 @@
 """freeze: from the caller's model to a Frozen one."""
 
 import copyreg
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,14 +17,13 @@ from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
-from fastadv.engine.options import Options
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.pipeline import CAPTURED, Notes, Values
-from fastadv.engine.precision import AUTO, HALF, Precision, may_take_tf32
+from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewriting, Subject
-from fastadv.engine.rewrites import applicable, checked_names, switched_off
+from fastadv.engine.rewrites import applicable
 from fastadv.engine.search_copy import SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
@@ -35,11 +34,9 @@ def freeze(
     model: Model | Prepared,
     precision: Precision | None = None,
     *,
-    fold: bool | None = None,
     compile: bool | None = None,
     cuda_graph: bool | None = None,
     eot: int | None = None,
-    without: Iterable[str] | None = None,
 ) -> Frozen:
     """Prepare a classifier for fast attacks; the model itself is not changed.
 
@@ -51,29 +48,24 @@ def freeze(
     left out by name, or the model itself replaces the copy; a note and a warning say so.
 
     The model may change afterwards: the next call sees it and freezes the model anew (see `Frozen`), which
-    takes as long as the first time. So a model that trains is better frozen with `fold=False`.
+    takes as long as the first time. So a model that trains is better attacked as it is.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
             module and a functools.partial of one count as modules. A Frozen is returned as it is, unless
             options are given that differ from its own: then its source is frozen again with those.
-        precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" in bfloat16
-            or float16, with float32 x, logits and gradient (a direction of ascent stays in bfloat16); "tf32"
-            in the model's own, but a GPU takes products in TF32, meanwhile those of other threads, too;
-            "auto" in the one that is fastest on the first batch. A sample whose activations exceed the range
-            of float16 fails. Passes without a gradient stay in the model's own precision, since attacks that
-            make them compare losses that half precision does not tell apart.
-        fold: make a copy for the search (default True). With `fold=False` the search shares all values with
-            the model and follows it while it trains, and half precision is by autocast.
+        precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16", of modules,
+            in bfloat16 or float16, with float32 x, logits and gradient (a direction of ascent stays in
+            bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile those of other
+            threads, too; "auto" in the one that is fastest on the first batch. A sample whose activations
+            exceed the range of float16 fails. Passes without a gradient stay in the model's own precision,
+            since attacks that make them compare losses that half precision does not tell apart.
         compile: run the search copy through torch.compile (default False).
         cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA graphs
             (default False); at most 32 and 1 GiB of them are kept. They follow the model only while its
             weights stay in place. A loss that is a function is not captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
-        without: names of rewrites to leave out of the search copy, besides those in the environment variable
-            FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd" and "thin" (convolutions),
-            "onednn" (linear layers), "views", "norms", "channels-last".
 
     Returns:
         A `Frozen`, which attacks and `fastadv.evaluate` take in place of the model.
@@ -95,13 +87,9 @@ def freeze(
     Source:
         Athalye et al. 2018 (arXiv 1802.00420), for `eot`.
     """
-    asked = {
-        "precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot,
-    }  # fmt: skip
+    asked = {"precision": precision, "compile": compile, "cuda_graph": cuda_graph, "eot": eot}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
-    off = options.without if without is None else checked_names(without, "without")
-    options = replace(options, without=(*off, *switched_off()))
     if isinstance(model, Frozen):
         return model if options == model.options else _freeze(model.source, options)
     if isinstance(model, Prepared):
@@ -116,13 +104,13 @@ def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
     if isinstance(model, Frozen):
         return freeze(model, eot=eot)
     check_model(model)
-    return _freeze(model, Options(eot=1 if eot is None else eot, without=switched_off()))
+    return _freeze(model, Options(eot=1 if eot is None else eot))
 
 
-def follow(model: nn.Module, precision: Precision) -> Frozen:
+def follow(model: nn.Module, precision: Precision, compile: bool = False) -> Frozen:
     """Freeze a model that is training and keeps its parts; `Frozen.refresh` takes its current values."""
     keep_pages()
-    return _freeze(model, Options(precision=precision, follow=True, without=switched_off()))
+    return _freeze(model, Options(precision=precision, compile=compile, follow=True))
 
 
 def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:
@@ -130,32 +118,21 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     module = as_module(source)
     device = device_of(module) if module is not None else None
     dtype = dtype_of(module) if module is not None else None
-    _check_possible(source, module, device, dtype, options)
+    _check_possible(source, module, device, options)
     if given is None:
-        follow = options.follow or not options.fold
-        given = CheckedModel(twin(module, follow=follow) if module is not None else source, dtype)
+        given = CheckedModel(twin(module, follow=options.follow) if module is not None else source, dtype)
     stamp = None
     if module is not None and isinstance(given.model, nn.Module) and not options.follow:
-        stamp = Stamp(module, given.model, values=options.fold)
-    as_given, half, tf32 = (
-        Form(given.model, dtype, given.sees),
-        HALF.get(options.precision),
-        options.precision == "tf32",
-    )
+        stamp = Stamp(module, given.model)
+    as_given, half = Form(given.model, dtype, given.sees), HALF.get(options.precision)
     form, values = (as_given, None) if module is None else _searched(as_given, module, options)
-    own = options.fold and module is not None
-    cast, autocast = half is not None and own, half is not None and not own
-    if autocast:
-        form = replace(form, autocast=half)
-    if options.compile and not cast:  # what is cast is compiled afterwards
+    if options.compile and half is None:  # what is cast is compiled afterwards
         form = replace(form, model=torch.compile(form.model))
-    name, told = str(half).removeprefix("torch."), replaced(module)
+    tf32, told = options.precision == "tf32", replaced(module)
     notes = {
-        "channels-last": own and form.channels_last,
-        f"{name} search": cast,
-        "not folded: no BatchNorm": own and module is not None and not has_batch_norm(module),
-        f"{name} by autocast": autocast,
-        f"without {', '.join(options.without)}": bool(options.without),
+        "channels-last": form.channels_last,
+        f"{str(half).removeprefix('torch.')} search": half is not None,
+        "not folded: no BatchNorm": module is not None and not has_batch_norm(module),
         "TF32 search": tf32,
         COMPILED: options.compile,
         CAPTURED: options.cuda_graph,
@@ -163,7 +140,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     }
     search = SearchCopy(
         form, given, Notes(tuple(note for note, holds in notes.items() if holds)), source=source,
-        options=options, as_given=as_given, narrow=tf32 or cast, values=values,
+        options=options, as_given=as_given, narrow=tf32 or half is not None, values=values,
     )  # fmt: skip
     measured = partial(fastest, partial(_freeze, source, given=given), options)
     return Frozen(
@@ -179,10 +156,10 @@ def _searched(as_given: Form, module: nn.Module, options: Options) -> tuple[Form
         return as_given, None
     dtype = half or as_given.weights
     values: Values | None = None
-    rewrites = applicable(model, dtype, not options.fold, options.without)
+    rewrites = applicable(model, dtype)
     if half is None and mixes_rows(model):
         rewrites = []  # statistics of a batch: what a search finds in one is not proved by a part of it
-    if options.fold and (CHANNELS_LAST in rewrites or half is not None or options.follow):
+    if CHANNELS_LAST in rewrites or half is not None or options.follow:
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
             model = twin(module, follow=options.follow, apart=options.follow)
@@ -200,9 +177,8 @@ copyreg.pickle(Frozen, _anew)
 
 
 def _check_possible(
-    source: Model, module: nn.Module | None, device: torch.device | None, dtype: torch.dtype | None,
-    options: Options,
-) -> None:  # fmt: skip
+    source: Model, module: nn.Module | None, device: torch.device | None, options: Options
+) -> None:
     """Raise InputError where the options cannot be had of that model."""
     if options.cuda_graph and (device is None or device.type != "cuda"):
         raise InputError(
@@ -213,8 +189,8 @@ def _check_possible(
             "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
             f"got {type(source).__name__} on {device}; leave the precision out"
         )
-    if options.precision in HALF and not options.fold and dtype == torch.float64:
+    if options.precision in HALF and module is None:
         raise InputError(
-            f"freeze: expected a model in float32 for {options.precision!r} with fold=False, which is by "
-            "autocast and leaves float64 as it is, got one in float64; call model.float(), or leave fold out"
+            f"freeze: expected a module for {options.precision!r}, whose copy is cast, got "
+            f"{type(source).__name__}; leave the precision out"
         )

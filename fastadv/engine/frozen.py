@@ -118,7 +118,7 @@ class Frozen(Prepared):
 
     @property
     def search_dtype(self) -> torch.dtype | None:
-        return self.search.form.dtype
+        return self.search.form.weights
 
     def describe(self) -> dict[str, Any]:
         return self.options.describe()
@@ -164,9 +164,10 @@ class Frozen(Prepared):
             # what may still change is not captured
             captures = search.graphs is not None and not whole and self.ready_to_capture(x)
             total: Any = (0.0, 0.0, 0.0)
+            key = "gradient", loss, direction
             with self._counting():
                 for _ in range(passes):
-                    made = search.captured(step, x, y, targets, key=(loss, direction)) if captures else None
+                    made = search.captured(step, x, y, targets, key) if captures else None
                     if made is None:
                         made = search.passed(GRADIENT, step, x, y, targets, whole=whole)
                     if passes == 1:
@@ -197,8 +198,7 @@ class Frozen(Prepared):
         self._renew()
         if self.search.graphs is not None:
             return None
-        # its copy has buffers of its own, whose values a stamp may leave out
-        if self._plain is None or self.options.follow or not self.options.fold:
+        if self._plain is None or self.options.follow:  # in which case no stamp is looked at
             self._plain = Plain(self.source, self.eot)
         before = self._plain.forwards
         made = self._plain.clean_pass(x)
@@ -253,7 +253,7 @@ class Frozen(Prepared):
 
     def hold(self, apart: float, verdict: Tensor) -> None:
         """Compare each kind of pass anew where losses of the search are not those of the verdict."""
-        formats = [self.dtype, self.search_dtype, self.search.form.rounds or self.dtype]
+        formats = [self.dtype, self.search.form.format]
         # either loss moves at most twice as far as a logit
         if self.plain or self.eot > 1 or BY_MEANS in self.notes or apart <= 2 * allowance(verdict, formats):
             return
@@ -333,8 +333,7 @@ class Frozen(Prepared):
             return f"the search copy failed ({error})"
         finite = given.isfinite().all(1)
         # the coarser format sets the bound
-        rounds = search.form.rounds
-        formats = [self.dtype, search.form.dtype] if rounds is None else [rounds]
+        formats = ["tf32"] if search.form.tf32 else [self.dtype, search.form.weights]
 
         def again() -> Tensor:
             self.forwards += len(x)

@@ -87,21 +87,3 @@ def padded(tensor: Tensor, size: int) -> Tensor:
 
 def _channels_last(tensor: Tensor) -> bool:
     return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def replayed_gradient(
-    graphs: Graphs, gradient: Callable[..., Gradient], key: Hashable,
-    x: Tensor, y: Tensor | None, targets: Tensor | None,
-) -> Gradient:  # fmt: skip
-    """Return `gradient(x, y, targets)`, for at least one sample, by one of the graphs."""
-
-    def make(rows: Rows) -> Step:
-        def step() -> None:
-            made = gradient(rows["x"], rows.get("y"), rows.get("targets"))
-            rows["value"], rows["logits"], rows["gradient"] = made
-
-        return step
-
-    given = {"x": x, "y": y, "targets": targets}
-    value, logits, by_x = graphs(("gradient", key), given, make, ("value", "logits", "gradient"))
-    return value, logits, by_x

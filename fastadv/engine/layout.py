@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine.lens import Way
-from fastadv.engine.rewrite import Rewrite, Subject
+from fastadv.engine.rewrite import Rewrite, Subject, Way
 
 WIDE = 32  # channels
 

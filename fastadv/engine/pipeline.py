@@ -14,14 +14,14 @@ from fastadv.engine.copying.fold import Refused
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import take_values
 from fastadv.engine.cpu.norms import NORMS
-from fastadv.engine.form import COMPILED, Form
-from fastadv.engine.graph import Gradient, Graphs, replayed_gradient
+from fastadv.engine.form import COMPILED, Form, uncompiled
+from fastadv.engine.graph import Gradient, Graphs, Rows, Step
 from fastadv.engine.guard import HALVES, Trusted, allowance, difference
 from fastadv.engine.layout import lay_out
-from fastadv.engine.lens import Lens
-from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
+from fastadv.engine.precision import Options
 from fastadv.engine.prepared import Model
+from fastadv.engine.rewrite import Lens
 from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
@@ -107,7 +107,7 @@ class Pipeline:
 
     def _for_scores(self, form: Form) -> Form:
         """Return the form for passes without a gradient: half precision does not tell their losses apart."""
-        return self.as_given if (form.rounds or form.dtype) in HALVES else form.scoring
+        return self.as_given if form.weights in HALVES else form.scoring
 
     def use_given(self) -> None:
         self.narrow = False
@@ -118,7 +118,7 @@ class Pipeline:
         self.use(self.form.narrowed(self.options))
 
     def refresh(self) -> None:
-        if self.values is None or self.form.model is not self.values[1]:
+        if self.values is None or uncompiled(self.form.model) is not self.values[1]:
             return
         with torch.inference_mode(False), torch.no_grad():
             origin = take_values(*self.values)
@@ -137,7 +137,7 @@ class Pipeline:
     @property
     def differs(self) -> bool:
         """Whether it is more than the model as given with some functions rewritten."""
-        return self.form.model is not self.as_given.model or self.form.rounds is not None
+        return self.form.model is not self.as_given.model or self.form.tf32
 
     def passed(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
         """Return step(x, *rows), of parts in turn unless `whole`; each `kind` has room of its own."""
@@ -211,7 +211,7 @@ class Pipeline:
         finite = made[0].isfinite().all(1) & made[1].isfinite().all(1)
         one, other = made[0][finite], made[1][finite]
         # the same kernels meet the same values: only sums in no fixed order may differ
-        if not len(one) or difference(one, other) <= allowance(one, [self.as_given.dtype]) / 1000:
+        if not len(one) or difference(one, other) <= allowance(one, [self.as_given.weights]) / 1000:
             return None
         return "the logits of a row depend on other rows"
 
@@ -331,16 +331,30 @@ class Pipeline:
         return self.forward(form.ready(x), form, form.lens(compared=True))
 
     def captured(
-        self, step: Callable[..., Gradient], x: Tensor, *rows: Tensor | None, key: Hashable
+        self,
+        step: Callable[..., Gradient],
+        x: Tensor,
+        y: Tensor | None,
+        targets: Tensor | None,
+        key: Hashable,
     ) -> Gradient | None:
-        """Return passed("gradient", step, x, *rows) by the CUDA graph of `key`; None where there is none."""
+        """Return the passed step by the CUDA graph of `key`; None where there is none."""
         # rows of another shape are refused by the step itself
-        if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in rows):
+        if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in (y, targets)):
             return None
         if not self.rows_apart(x):  # spare rows would change them
             return None
-        once = partial(self.passed, GRADIENT, step)
-        return self.replayed(lambda graphs: replayed_gradient(graphs, once, key, x, *rows))
+        wanted = "value", "logits", "gradient"
+
+        def make(rows: Rows) -> Step:
+            def once() -> None:
+                made = self.passed(GRADIENT, step, rows["x"], rows.get("y"), rows.get("targets"))
+                rows.update(zip(wanted, made, strict=True))
+
+            return once
+
+        given = {"x": x, "y": y, "targets": targets}
+        return self.replayed(lambda graphs: cast(Gradient, (*graphs(key, given, make, wanted),)))
 
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
         """Return run(graphs); None without CUDA graphs, inside one, and once a capture has failed."""

@@ -1,19 +1,56 @@
-"""The precision of a search, and TF32, which is a switch of torch and no dtype."""
+"""The options of `freeze`; the precision of a search, and TF32, which is a switch of torch and no dtype."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from fastadv._checks import check_count
 from fastadv._torch import NormBase, convert, multiplies_in_tf32, switches_each
+from fastadv.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "auto"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 AUTO = "auto"  # the fastest on the first batch
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # those that are dtypes of weights
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `freeze`; `follow`: a model in training, whose values each `Frozen.refresh` takes."""
+
+    precision: Precision = "fp32"
+    compile: bool = False
+    cuda_graph: bool = False
+    eot: int = 1
+    follow: bool = False
+
+    def asked(self) -> dict[str, Any]:
+        """Return the arguments of `freeze` that ask for them."""
+        return {name: value for name, value in asdict(self).items() if name != "follow"}
+
+    def describe(self) -> dict[str, Any]:
+        """Return those that can change results, for the identity of a run."""
+        return {name: getattr(self, name) for name in ("precision", "compile", "eot")}
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
+            raise InputError(
+                f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
+            )
+        for name in ("compile", "cuda_graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
+        check_count("eot", self.eot, 1)
+        if self.eot > 1 and self.cuda_graph:
+            raise InputError(
+                f"freeze: expected eot=1 with cuda_graph, got eot={self.eot}; a captured pass repeats random "
+                "numbers that Python drew, so leave one of the two out"
+            )
 
 
 def has_tf32(device: torch.device) -> bool:
@@ -80,15 +117,19 @@ _switched = ExitStack()
 
 
 @contextmanager
-def tf32() -> Iterator[None]:
-    """Let CUDA multiply float32 in TF32 inside; of threads that are inside at once the last switches back."""
+def tf32(device: str) -> Iterator[None]:
+    """Let CUDA multiply float32 in TF32 inside, and cast nothing.
+
+    Of threads that are inside at once the last switches back.
+    """
     this = object()
     with _lock:
         if not _inside:
             _switched.enter_context(_switch())
         _inside.append(this)
     try:
-        yield
+        with no_autocast(device):
+            yield
     finally:
         with _lock:
             _inside.remove(this)

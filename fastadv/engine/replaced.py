@@ -2,10 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
-from pkgutil import resolve_name
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -80,23 +76,6 @@ class _Replaced:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Replaced":
         return _Replaced(copy.deepcopy(self.module, memo))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled; InputError for a gradient that has no name to be found by."""
-        function = self.module.bpda
-        while isinstance(function, partial):
-            function = function.func
-        if isinstance(function, FunctionType):  # pickled as its name alone
-            found = None
-            with suppress(ImportError, AttributeError, ValueError):
-                found = resolve_name(f"{function.__module__}:{function.__qualname__}")
-            if found is not function:
-                raise InputError(
-                    f"bpda: expected a gradient for {self.module.bpda_name!r} that can be pickled, got the "
-                    f"function {function.__qualname__!r}; define it at the top of a module, under its own "
-                    "name, or save the state_dict"
-                )
-        return vars(self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return _forward(self.module, *args, **kwargs)

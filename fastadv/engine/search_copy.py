@@ -8,7 +8,7 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import losses
 from fastadv.engine import guard
@@ -16,9 +16,9 @@ from fastadv.engine.copying.fold import Watch
 from fastadv.engine.form import Form
 from fastadv.engine.graph import Gradient
 from fastadv.engine.guard import Format
-from fastadv.engine.lens import Lens
 from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.pull import pull, pull_each, pull_scaled
+from fastadv.engine.rewrite import Lens
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
@@ -172,14 +172,14 @@ class SearchCopy(Pipeline):
         forms = form, given, form.without_functions()
         looks = guard.Ways(*(partial(self.unfolding, self._look, each) for each in forms))
         logits = looks.searched(x) if logits is None else logits
-        formats: list[Format] = [form.rounds] if form.rounds else [given.weights, form.dtype]
+        formats: list[Format] = ["tf32"] if form.tf32 else [given.weights, form.weights]
         if not guard.same_logits(looks, x, logits, formats, most):
             return WRONG_LOGITS
         if by_logits is None:
             return None
         searched, *others = (partial(self.unfolding, self.pull, each) for each in forms)
         gradient = searched(x, by_logits) if gradient is None else gradient
-        format = form.rounds or form.dtype
+        format = form.format
         pulls = guard.Ways(searched, *others, measured=partial(self._tell, format))
         agreed = guard.agrees(pulls, x, by_logits, gradient, format, most)
         return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
@@ -204,11 +204,10 @@ class SearchCopy(Pipeline):
         """Return `pull` in the form's precision, scaled for float16, where gradients would underflow."""
         # the lens is for what a checkpoint computes again
         with form.precisely(leaf.device.type), form.lens() or nullcontext():
-            if torch.float16 not in (form.weights, form.autocast):
+            if form.weights != torch.float16:
                 return pull(attached, leaf, by_logits, retain_graph, form.whole)
             # samples that may depend on each other share a scale
-            apart = self.room is not None and isinstance(form.model, nn.Module)
-            return pull_scaled(attached, leaf, by_logits, retain_graph, apart, form.whole)
+            return pull_scaled(attached, leaf, by_logits, retain_graph, self.room is not None, form.whole)
 
     def pull(self, form: Form, x: Tensor, by_logits: Tensor) -> Tensor:
         """Return the gradients [B, ...] of by_logits [B, K] @ logits at x, in that form."""

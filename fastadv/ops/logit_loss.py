@@ -6,23 +6,13 @@ dlr is then (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
 dlr: for K = 3 the last order statistic takes the place of those that are missing. The denominator is at least
 1e-30.
 
-ce_scaled: the gradient takes the divisor for a constant, as published, so that it is not the derivative of
-the value. The divisor is at least 2^-10 of the largest logit minus the smallest, and 1 where that is no more
-than 1e-30. A positive factor of all logits changes neither the value nor what the gradient becomes on the way
-back through that factor. For K = 2 the gradient is along that of the margin.
-
-pm: m itself rounds to -1 or 1, with a gradient of 0, where the model is sure. The logarithm rises with m and
-equals log(2 p_r + rest) - log(2 p_y + rest) for the largest other class r and the sum of all others, which
-neither rounds nor underflows.
-
 ce depends on the scale of the logits: its gradient is along that of the margin where they are large, and
 raises all other classes alike where they are small. ce_sharp scales small ones; its gradient takes the
 divisor, which is at least 1e-30, for a constant.
 
-For K = 2 dlr, pm and ce_sharp are the margin.
+For K = 2 dlr and ce_sharp are the margin.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,13 +25,13 @@ from fastadv.ops._rows import check_column, wide
 from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
-KINDS = ("ce", "margin", "cw", "dlr", "ce_scaled", "pm", "ce_sharp")
+KINDS = ("ce", "margin", "cw", "dlr", "ce_sharp")
 # those that are exactly 0 where the model is very sure
 ENTROPIES = ("ce", "ce_sharp")
 # those that are the margin where there are two classes
-LIKE_MARGIN = ("dlr", "pm", "ce_sharp")
-# what ce_scaled, ce_sharp and dlr divide by at least; for ce_scaled, also as a share of the logits' range
-LEAST, LEAST_SHARE = 1e-30, 2.0**-10
+LIKE_MARGIN = ("dlr", "ce_sharp")
+# what ce_sharp and dlr divide by at least
+LEAST = 1e-30
 # the least range of logits that ce_sharp takes as they are
 RANGE = 8.0
 
@@ -65,30 +55,11 @@ def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
     return softplus(gap, threshold=50.0).squeeze(1), grad
 
 
-def _ce_scaled(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    top = z.topk(2, dim=1).values
-    unit = (top[:, :1] - top[:, 1:]).maximum(LEAST_SHARE * (top[:, :1] - z.amin(1, keepdim=True)))
-    unit = torch.where(unit > LEAST, unit, 1.0)
-    loss, grad = _ce((z - top[:, :1]) / unit, label, False)
-    return loss, grad / unit
-
-
 def _ce_sharp(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
     top = z.amax(1, keepdim=True)
     unit = ((top - z.amin(1, keepdim=True)) / RANGE).clamp(LEAST, 1.0)
     loss, grad = _ce((z - top) / unit, label, direction)
     return loss, grad if direction else grad / unit
-
-
-def _pm(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute log(2 p_r + rest) - log(2 p_y + rest), both over the rest, of three classes or more."""
-    other = _others(z, label).argmax(dim=1)
-    rest = _others(_others(z, label), other)
-    total = torch.logsumexp(rest, dim=1)
-    rival, own = (math.log(2) + (z.gather(1, at[:, None]).squeeze(1) - total) for at in (other, label))
-    a, b = rival.sigmoid()[:, None], own.sigmoid()[:, None]
-    grad = torch.softmax(rest, dim=1) * (b - a) + a * _one(other, z) - b * _one(label, z)
-    return softplus(rival, threshold=50.0) - softplus(own, threshold=50.0), grad
 
 
 def _margin(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +110,7 @@ def reference(
         if kind in ENTROPIES:
             loss, grad = (_ce if kind == "ce" else _ce_sharp)(z, aim, direction)
         else:
-            loss, grad = {"ce_scaled": _ce_scaled, "pm": _pm}.get(kind, _margin)(z, aim)
+            loss, grad = _margin(z, aim)
         if targets is not None:
             loss, grad = _negated(loss, grad)
         if kind == "cw":
@@ -201,7 +172,7 @@ register(
         name="logit_loss",
         schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
         "-> (Tensor loss, Tensor grad)",
-        summary="per-sample ce, margin, cw, dlr, ce_scaled, pm or ce_sharp and its gradient on the logits",
+        summary="per-sample ce, margin, cw, dlr or ce_sharp and its gradient on the logits",
         reference=reference,
         fake=fake,
         samples=samples,
@@ -218,14 +189,12 @@ def logit_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return a loss that attacks ascend and its gradient with respect to the logits, in one pass.
 
-    With z the logits, p their softmax and y the label, the loss is
+    With z the logits and y the label, the loss is
 
     - "ce": `log sum exp z - z_y`, the cross-entropy;
     - "margin": `max_{j != y} z_j - z_y`;
     - "cw": `min(margin, 0)`, at confidence 0;
     - "dlr": `(max_{j != y} z_j - z_y) / (z_(1) - z_(3))`, with `z_(k)` the k-th largest logit;
-    - "ce_scaled": "ce" of `z / (z_(1) - z_(2))`;
-    - "pm": `log((1 + m) / (1 - m))`, with `m = max_{j != y} p_j - p_y`;
     - "ce_sharp": "ce" of `z`, scaled up to a range of 8 if it is less.
 
     With targets the loss rises towards them instead. The loss is differentiable. A row with a non-finite
@@ -252,8 +221,7 @@ def logit_loss(
         (tensor([2.]), tensor([[-1.,  1.,  0.]]))
 
     Source:
-        Carlini and Wagner 2017 (arXiv 1608.04644) for "cw"; Croce and Hein 2020 (arXiv 2003.01690) for "dlr";
-        Yu and Xu 2023 (MIFPE, at temperature 1) for "ce_scaled"; Xie et al. 2024 (arXiv 2411.15210) for "pm".
+        Carlini and Wagner 2017 (arXiv 1608.04644) for "cw"; Croce and Hein 2020 (arXiv 2003.01690) for "dlr".
     """
     if kind not in KINDS:
         raise InputError(f"loss: expected one of {', '.join(KINDS)}, got {kind!r}")

@@ -14,7 +14,7 @@ import fastadv as fa
 from fastadv._extras import EXTRAS
 from fastadv.cli import _doctor
 from fastadv.engine.cpu import onednn
-from fastadv.engine.rewrites import NAMES
+from fastadv.engine.rewrites import REWRITES
 from fastadv.ops.registration import library
 from fastadv.runs.card import extension_build, machine
 
@@ -47,7 +47,7 @@ def test_the_block_and_the_json_say_the_same(fastadv, examined):
     assert found["backends"] == fa.backends()
     assert found["cpu"]["threads"] == torch.get_num_threads()
     assert found["cpu"]["flags"] == machine_flags()
-    for value in (torch.__version__, *fa.backends(), *found["variables"], *NAMES):
+    for value in (torch.__version__, *fa.backends(), *found["variables"], *(each.name for each in REWRITES)):
         assert str(value) in words
     for line in found["advice"]:
         assert f"to do {' '.join(line.split())}" in words
@@ -73,23 +73,20 @@ def test_the_rewrites_are_those_that_a_search_takes(examined, precision):
     paths, taken = examined()["fast_paths"], fa.freeze(net.eval(), precision).search.form.rewriting.names
     assert len(taken) > 4
     assert paths["rewrites"][f"cpu {precision}"] == taken
-    assert set(NAMES) - set(taken) <= set(paths["not_taken"])
+    assert {each.name for each in REWRITES} - set(taken) <= set(paths["not_taken"])
 
 
 @pytest.mark.slow
-def test_what_is_switched_off_or_missing_is_named(fastadv, examined, monkeypatch):
-    monkeypatch.setenv("FASTADV_WITHOUT", "winograd,fold")
+def test_what_is_missing_is_named(fastadv, examined, monkeypatch):
     monkeypatch.setattr(onednn, "available", lambda: False)
     monkeypatch.setattr(_doctor, "op", lambda name: torch.ops.fastadv.linf_step.default)
     found = examined()
     paths = found["fast_paths"]
-    assert found["switched_off"] == ["fold", "winograd"]
-    assert paths["not_taken"]["fold"] == "switched off"
     assert "a torch with oneDNN" in paths["not_taken"]["onednn"]
-    assert not {"fold", "winograd", "onednn"} & set(paths["rewrites"]["cpu fp32"])
+    assert not {"winograd", "onednn"} & set(paths["rewrites"]["cpu fp32"])
     assert (paths["direct_calls"], paths["onednn"]["bf16"]) == (False, False)
     words = " ".join(fastadv("doctor").out.split())
-    for text in ("switched_off fold winograd", "onednn available no", "direct_calls no", "fold switched off"):
+    for text in ("onednn available no", "direct_calls no", "onednn it needs"):
         assert text in words
 
 
@@ -106,13 +103,10 @@ def test_wrong_values_of_variables_are_told(examined, monkeypatch):
 
         linf_step = None
 
-    monkeypatch.setenv("FASTADV_WITHOUT", "winogrand")
     monkeypatch.setattr(library, "extension", Extension)
     found = examined()
-    assert "got 'winogrand'" in advice(found, "WITHOUT")
     assert "got avx7" in advice(found, "FASTADV_ISA")
     assert found["cpu"]["instruction_set"] is None
-    assert found["variables"]["FASTADV_WITHOUT"] == "winogrand"
 
 
 @pytest.mark.slow

@@ -30,15 +30,13 @@ class Net(nn.Module):
         self.first, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
         self.second = nn.Conv2d(16, 16, 3, padding=1)
         self.hidden, self.last = nn.Linear(1024, 64), nn.Linear(64, 5)
-        with torch.no_grad():
-            self.norm.running_mean.uniform_(-0.2, 0.2)
-            self.norm.running_var.uniform_(0.2, 1)
+        self.norm.running_mean.uniform_(-0.2, 0.2)
+        self.norm.running_var.uniform_(0.2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.first(x)))
         x = F.relu(self.second(x)).flatten(1)
-        logits: Tensor = self.last(F.elu(self.hidden(x)))
-        return logits
+        return self.last(F.elu(self.hidden(x)))
 
 
 def apart(found: Tensor, expected: Tensor) -> float:

@@ -8,8 +8,8 @@ from fastadv.engine import Frozen, freeze, graph
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.form import Form
 from fastadv.engine.graph import Graphs, padded
-from fastadv.engine.options import Options
 from fastadv.engine.pipeline import CAPTURED, Notes
+from fastadv.engine.precision import Options
 from fastadv.engine.search_copy import SearchCopy
 from fastadv.errors import InputError
 from fastadv.ops import _graphs

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.engine import parts
 from fastadv.engine.graph import Graphs
 from fastadv.errors import InputError
 from fastadv.ops import _graphs
@@ -37,22 +38,24 @@ class InFourier(InNumpy):
 
 
 class Net(nn.Module):
-    """A convolution and such a function."""
+    """A convolution, and what is between that and the logits; in batches of sizes that it `takes` alone."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, between: Any, takes: Callable[[int], bool] = lambda count: True) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.fc, self.function = nn.Conv2d(3, 32, 3, padding=1), nn.Linear(32, 5), function
+        self.conv, self.fc = nn.Conv2d(3, 32, 3, padding=1), nn.Linear(32, 5)
+        self.between, self.takes = between, takes
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.function.apply(self.conv(x)).mean((2, 3)))
-        return logits
+        if not self.takes(len(x)):
+            raise ValueError(f"static batch, got {len(x)}")
+        return self.fc(self.between(self.conv(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("function", "fold"), [(InNumpy, True), (InNumpy, False), (InFourier, True)])
-def test_a_backward_that_refuses_bfloat16(function: Any, fold: bool, logged: Logged) -> None:
-    net, x, y = Net(function).eval(), torch.rand(4, 3, 7, 7), torch.arange(4)
-    frozen = fa.freeze(net, "bf16", fold=fold)
+@pytest.mark.parametrize("function", [InNumpy, InFourier])
+def test_a_backward_that_refuses_bfloat16(function: Any, logged: Logged) -> None:
+    net, x, y = Net(function.apply).eval(), torch.rand(4, 3, 7, 7), torch.arange(4)
+    frozen = fa.freeze(net, "bf16")
     for _ in range(2):
         gradient = frozen.input_gradient(x, y)[2]
         torch.testing.assert_close(gradient, answers(net, x, y)[1], rtol=1e-4, atol=1e-6)
@@ -101,6 +104,7 @@ def test_what_fails_once_is_passed_again_in_the_same_form(at: int, logged: Logge
     assert not logged.records
 
 
+# as an exported model has it
 STATIC: dict[str, Callable[[int], bool]] = {
     "one size": lambda count: count == 64,
     "multiples of four": lambda count: count % 4 == 0,
@@ -108,27 +112,13 @@ STATIC: dict[str, Callable[[int], bool]] = {
 }
 
 
-class Static(nn.Module):
-    """A model that takes batches of some sizes alone, as an exported one does."""
-
-    def __init__(self, takes: Callable[[int], bool]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.fc, self.takes = nn.Conv2d(3, 32, 3, padding=1), nn.Linear(32, 5), takes
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.takes(len(x)):
-            raise ValueError(f"static batch, got {len(x)}")
-        logits: Tensor = self.fc(self.conv(x).relu().mean((2, 3)))
-        return logits
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("takes", STATIC)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_models_of_one_batch_size(takes: str, precision: Any, logged: Logged) -> None:
-    net = Static(STATIC[takes]).eval()
-    x, frozen = torch.rand(64, 3, 48, 48), fa.freeze(net, precision)
+def test_models_of_one_batch_size(takes, precision, monkeypatch, logged):
+    monkeypatch.setattr(parts, "BYTES", 28 * 32 * 16 * 16 * 4)  # of 28 rows, which none of them takes
+    net = Net(torch.relu, STATIC[takes]).eval()
+    x, frozen = torch.rand(64, 3, 16, 16), fa.freeze(net, precision)
     y = frozen.verdict(x).argmax(1)
     tolerance = {"rtol": 1e-3, "atol": 1e-6} if precision == "fp32" else {"rtol": 1, "atol": 1e-3}
     torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(net, x, y)[1], **tolerance)
@@ -173,13 +163,12 @@ class Failing(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("backward", [True, False])
-def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, logged) -> None:
+def test_a_compiler_that_fails(precision, backward, monkeypatch, logged) -> None:
     model, (x, y) = convnet().eval(), images()
-    plain = fa.freeze(model, precision, fold=fold)
+    plain = fa.freeze(model, precision)
     monkeypatch.setattr(torch, "compile", lambda search: Failing(search, backward))
-    frozen = fa.freeze(model, precision, fold=fold, compile=True)
+    frozen = fa.freeze(model, precision, compile=True)
     for _ in range(2):
         torch.testing.assert_close(frozen.input_gradient(x, y), plain.input_gradient(x, y))
         torch.testing.assert_close(frozen(x), plain(x))

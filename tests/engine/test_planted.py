@@ -48,9 +48,7 @@ WRONG: dict[str, Planted] = {
 @needs_onednn
 @pytest.mark.parametrize("plant", WRONG)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_wrong_backward_is_named_and_left(
-    plant: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_a_wrong_backward_is_named_and_left(plant, precision, monkeypatch, logged):
     if precision == "bf16" and (
         plant == "onednn" or (plant == "winograd" and not winograd.available(torch.bfloat16))
     ):
@@ -71,10 +69,9 @@ def test_a_wrong_backward_is_named_and_left(
 @pytest.mark.slow
 @needs_onednn
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("fold", [True, False])
-def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None:
+def test_what_is_right_stays(precision: Any, logged: Logged) -> None:
     model = Net().eval()
-    frozen = fa.freeze(model, precision, fold=fold)
+    frozen = fa.freeze(model, precision)
     for count in (1, 2, 5, 16, 24):
         found = frozen.input_gradient(X[:count], Y[:count])[2]
         assert apart(found, answers(model, X[:count], Y[:count])[1]) < (1e-4 if precision == "fp32" else 0.2)
@@ -82,12 +79,11 @@ def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None
     assert not any(note.startswith("not ") for note in frozen.notes)
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+def test_also_where_both_copies_are_one(monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
     thinly(torch.neg)(monkeypatch)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)).eval()
-    frozen = fa.freeze(model, fold=fold)
+    frozen = fa.freeze(model)
     assert frozen.search.form.model is frozen.model
     assert apart(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1]) < 1e-5
     assert [record.levelname for record in logged.records] == ["WARNING"]
@@ -130,9 +126,7 @@ def test_a_gradient_of_zero_says_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     ("draw", "mistake"),
     [("torch", True), ("python", True), ("generator", True), ("generator", False), ("python", False)],
 )
-def test_a_randomized_model(
-    draw: str, mistake: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_a_randomized_model(draw, mistake, monkeypatch, logged):
     class Noisy(Net):
         def __init__(self) -> None:
             super().__init__()
@@ -183,8 +177,7 @@ def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: p
             h = F.relu(self.norm(self.first(x)))
             h = h.view(len(h), -1).view(len(h), 16, 8, 8)
             h = F.relu(self.second(h)).flatten(1)
-            logits: Tensor = self.last(F.elu(self.hidden(h)))
-            return logits
+            return self.last(F.elu(self.hidden(h)))
 
     thinly(lambda gradient: 2 * gradient)(monkeypatch)
     linear(lambda gradient: gradient.flip(-1))(monkeypatch)
@@ -199,7 +192,7 @@ def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: p
 
 # rows, size of the image, and by what its pixels are multiplied
 BATCHES = [
-    *((16, 12, 1), (31, 12, 1), (20, 12, 1), (64, 12, 1), (40, 9, 1), (50, 12, 1), (5, 12, 1), (16, 12, 1)),
+    *((16, 12, 1), (31, 12, 1), (20, 12, 1), (36, 12, 1), (34, 9, 1), (33, 12, 1), (5, 12, 1), (16, 12, 1)),
     *((16, 12, 300), (20, 12, 1)),
 ]  # fmt: skip
 
@@ -212,14 +205,12 @@ class Three(nn.Module):
         torch.manual_seed(0)
         self.first, self.second = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
         self.third, self.norm, self.fc = nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.Linear(32, 5)
-        with torch.no_grad():
-            self.norm.running_mean.uniform_(-0.2, 0.2)
-            self.norm.running_var.uniform_(0.2, 1)
+        self.norm.running_mean.uniform_(-0.2, 0.2)
+        self.norm.running_var.uniform_(0.2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.elu(self.second(F.relu(self.first(x))))
-        logits: Tensor = self.fc(F.relu(self.norm(self.third(h))).mean((2, 3)))
-        return logits
+        return self.fc(F.relu(self.norm(self.third(h))).mean((2, 3)))
 
 
 def flip_half(gradient: Tensor) -> Tensor:
@@ -243,7 +234,7 @@ PLANTS: dict[str, Planted] = {
     "winograd, noise": wino(noisy),
     "winograd, every eighth row shorter": wino(part(lambda g: g[::8].mul_(0.45))),
     "winograd, every eighth row loses channels": wino(part(lambda g: g[::8, :8].zero_())),
-    "winograd, half the image for some rows": wino(for_rows(flip_half, 20, 40, 50)),
+    "winograd, half the image for some rows": wino(for_rows(flip_half, 20, 34, 33)),
     "winograd, every second channel later": wino(after(12, part(lambda g: g[:, ::2].neg_()))),
     "thin, a quadrant": thinly(part(lambda g: g[:, :, :6, :6].zero_())),
     "thin, the first row's sign": thinly(part(lambda g: g[0].neg_())),
@@ -283,9 +274,7 @@ LATER = {"winograd, every second channel later", "thin, sign later"}
 @needs_onednn
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_planted_mistake_is_seen_or_harmless(
-    plant: str, precision: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_planted_mistake_is_seen_or_harmless(plant, precision, monkeypatch):
     PLANTS[plant](monkeypatch)
     net = Three().eval()
     frozen = fa.freeze(net, precision)

@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.engine.precision import has_tf32, switches, tf32
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
+from tests.zoo.net import module
 
 
 def products() -> str:
@@ -36,13 +37,12 @@ def sized(sizes: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     return lambda logits, y, targets: logits.gather(1, y[:, None]).squeeze(1) * sizes.to(logits.dtype)
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_float16_is_nearer_than_bfloat16(fold: bool) -> None:
+def test_float16_is_nearer_than_bfloat16() -> None:
     model, (x, y) = net(), images()
     exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
     apart = {}
     for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        frozen = fa.freeze(model, precision, fold=fold)
+        frozen = fa.freeze(model, precision)
         gradient = frozen.input_gradient(x, y)[2]
         assert frozen.search_dtype == dtype
         assert not any("fell back" in note for note in frozen.notes)
@@ -52,25 +52,23 @@ def test_float16_is_nearer_than_bfloat16(fold: bool) -> None:
     assert 2 * apart["fp16"] < apart["bf16"]
 
 
-@pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("power", [-118, -20, 126])
-def test_small_gradients_do_not_vanish(power: int, fold: bool) -> None:
+def test_small_gradients_do_not_vanish(power: int) -> None:
     """Each sample's loss has a size of its own; float16 ends at 6e-8 and 65,504."""
     model, (x, y) = net(), images()
     loss = sized(2.0 ** (power - torch.arange(len(x))))
     exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
-    found = fa.freeze(model, "fp16", fold=fold).input_gradient(x, y, loss)[2].flatten(1)
+    found = fa.freeze(model, "fp16").input_gradient(x, y, loss)[2].flatten(1)
     assert bool(((found - exact).norm(dim=1) < 4e-3 * exact.norm(dim=1)).all())
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_a_sure_model_has_a_gradient(fold: bool) -> None:
+def test_a_sure_model_has_a_gradient() -> None:
     model, (x, _) = net(), images()
     with torch.no_grad():
         model[-1].weight *= 100
     y = model(x).argmax(1)
     exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum")).flatten(1)
-    found = fa.freeze(model, "fp16", fold=fold).input_gradient(x, y)[2].flatten(1).double()
+    found = fa.freeze(model, "fp16").input_gradient(x, y)[2].flatten(1).double()
     length = exact.norm(dim=1)
     assert float(length.min()) < 1e-3 * float(length.max())
     some = length > 1e-30
@@ -81,38 +79,18 @@ def test_a_sure_model_has_a_gradient(fold: bool) -> None:
     assert bool((apart < 4 * torch.finfo(torch.float16).eps)[some].all())
 
 
-class Mixing(nn.Module):
-    """Each sample is centered by all others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.layer = nn.BatchNorm1d(128, track_running_stats=False), nn.Linear(128, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(self.norm(x.flatten(1)))
-        return out
-
-
-@pytest.mark.parametrize("kind", ["module", "function"])
-@pytest.mark.parametrize("fold", [True, False])
-def test_samples_that_mix_have_one_scale(kind: str, fold: bool) -> None:
+def test_samples_that_mix_have_one_scale() -> None:
+    """Each is centered by all others."""
     torch.manual_seed(2)
-    model, (x, y) = Mixing().eval(), images()
+    norm = nn.BatchNorm1d(128, track_running_stats=False)
+    model = module(lambda self, x: self.fc(self.norm(x.flatten(1))), norm=norm, fc=nn.Linear(128, 5)).eval()
+    x, y = images()
     loss = sized(2.0 ** (-30 - torch.arange(len(x))))
     exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
-    frozen = fa.freeze(model if kind == "module" else lambda x: model(x), "fp16", fold=fold)
+    frozen = fa.freeze(model, "fp16")
     found = frozen.input_gradient(x, y, loss)[2].flatten(1)
     assert bool(((found - exact).norm(dim=1) < 0.02 * exact.norm(dim=1)).all())
     assert frozen.input_gradient(x[:0], y[:0])[2].shape == (0, 2, 8, 8)
-
-
-def test_doubles_stay_doubles() -> None:
-    """Autocast leaves float64 as it is, and of a function the precision is not known."""
-    model, (x, y) = net().double(), images()
-    leaf = x.double().requires_grad_()
-    (exact,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
-    found = fa.freeze(lambda x: model(x), "fp16").input_gradient(x.double(), y)[2]
-    assert float((found - exact).norm()) < 1e-12 * float(exact.norm())
 
 
 def test_a_logit_without_a_gradient() -> None:
@@ -121,22 +99,14 @@ def test_a_logit_without_a_gradient() -> None:
     assert torch.equal(out[2], torch.zeros_like(x))
 
 
-class Loud(nn.Module):
-    """Activations beyond what float16 holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(128, 20), nn.Linear(20, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.second(self.first(x.flatten(1)) * 1e6) / 1e6
-        return out
-
-
-@pytest.mark.parametrize("fold", [True, False])
-def test_overflow_falls_back(fold: bool) -> None:
-    model, (x, y) = Loud().eval(), images()
-    frozen = fa.freeze(model, "fp16", fold=fold)
+def test_overflow_falls_back() -> None:
+    """Of activations beyond what float16 holds."""
+    first, second = nn.Linear(128, 20), nn.Linear(20, 5)
+    model = module(
+        lambda self, x: self.second(self.first(x.flatten(1)) * 1e6) / 1e6, first=first, second=second
+    )
+    x, y = images()
+    frozen = fa.freeze(model, "fp16")
     gradient = frozen.input_gradient(x, y)[2]
     exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
     assert float((gradient - exact).norm()) < 1e-4 * float(exact.norm())
@@ -167,13 +137,12 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastadv.engine.precision.has_tf32", lambda device: True)
 
 
-@pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.usefixtures("on_a_gpu")
-def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
+def test_tf32_is_on_in_the_search_alone() -> None:
     model, (x, y) = Watching().eval(), images()
     before = products()
     assert before != "tf32"
-    frozen = fa.freeze(model, "tf32", fold=fold)
+    frozen = fa.freeze(model, "tf32")
     verdict, search = frozen.model.seen, frozen.search.form.model.seen
     frozen.settle(x)
     assert search == [("forward", before)] * (1 if verdict is not search else 2) + [("forward", "tf32")]
@@ -224,7 +193,7 @@ def test_tf32_is_for_all_that_has_it() -> None:
     try:
         for each, name, _ in turned:
             setattr(each, name, off)
-        with tf32():
+        with tf32("cuda"):
             assert all(getattr(each, name) == on for each, name, on in turned)
         assert all(getattr(each, name) == off for each, name, _ in turned)
     finally:
@@ -233,7 +202,7 @@ def test_tf32_is_for_all_that_has_it() -> None:
 
 
 def test_passes_of_threads_that_overlap_leave_the_switches() -> None:
-    first, second, before = tf32(), tf32(), products()
+    first, second, before = tf32("cuda"), tf32("cuda"), products()
     for each in (first, second):
         each.__enter__()
     first.__exit__(None, None, None)
@@ -255,10 +224,10 @@ def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_autocast_of_float64_would_do_nothing(precision: str) -> None:
+def test_half_precision_casts_a_copy_which_functions_have_not(precision: str) -> None:
     model, (x, _) = net().double(), images()
-    with pytest.raises(InputError, match=f"float32 for '{precision}' with fold=False.*got one in float64"):
-        fa.freeze(model, precision, fold=False)
+    with pytest.raises(InputError, match=f"a module for '{precision}', .*got function; leave the precision"):
+        fa.freeze(lambda x: model(x), precision)
     frozen = fa.freeze(model, precision)
     frozen(x)
     assert frozen.search_dtype in (torch.bfloat16, torch.float16)
@@ -266,7 +235,6 @@ def test_autocast_of_float64_would_do_nothing(precision: str) -> None:
 
 @pytest.mark.parametrize("of", ["sample", "loss"])
 def test_what_is_not_finite_sets_no_scale(of: str) -> None:
-    """Of a function it is not known whether samples mix, so they share a scale."""
     model, (x, y) = net(), images()
     sizes = torch.full((len(x),), 2.0**-30)
     loss = sized(sizes)
@@ -275,16 +243,14 @@ def test_what_is_not_finite_sets_no_scale(of: str) -> None:
         x[0] = torch.nan
     else:
         sizes[0], sizes[1] = torch.nan, torch.inf
-    found = fa.freeze(lambda x: model(x), "fp16").input_gradient(x, y, loss)[2][2:]
+    found = fa.freeze(model, "fp16").input_gradient(x, y, loss)[2][2:]
     assert float((found - exact).norm()) < 4e-3 * float(exact.norm())
 
 
 @pytest.mark.parametrize(
     ("capability", "hip", "has"), [((7, 5), None, False), ((8, 0), None, True), ((9, 0), "6.1", False)]
 )
-def test_a_torch_that_cannot_tell_has_tf32_since_ampere(
-    capability: tuple[int, int], hip: str | None, has: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_torch_that_cannot_tell_has_tf32_since_ampere(capability, hip, has, monkeypatch):
     """PyTorch 2.4 has no torch.cuda.is_tf32_supported."""
     monkeypatch.delattr(torch.cuda, "is_tf32_supported", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -303,11 +269,10 @@ def test_otherwise_torch_tells(told: bool, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("fold", [True, False])
-def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, fold: bool) -> None:
+def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any) -> None:
     """Attacks without gradients, such as Square, compare losses that half precision does not tell apart."""
     model, (x, y) = net(), images(40)
-    frozen = fa.freeze(model, precision, fold=fold)
+    frozen = fa.freeze(model, precision)
     frozen.input_gradient(x, y)
     assert torch.equal(frozen(x), frozen.verdict(x))
     found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
@@ -318,9 +283,7 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any, 
 @pytest.mark.parametrize(
     ("times", "told"), [((0.1, 0.2), True), ((0.1, 0.106), True), ((0.1, 0.1), False), ((1e-5, 1e-3), False)]
 )
-def test_a_precision_that_is_slower_is_noted(
-    times: tuple[float, float], told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_is_slower_is_noted(times, told, monkeypatch):
     """Of a pass too short to measure nothing is said."""
     model, (x, y) = net(), images()
     taken = iter(times)

@@ -69,8 +69,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(x)
         made = READS[self.read](self, h, x) if self.when(x) else self.norm(h)
-        logits: Tensor = self.head(made.flatten(1))
-        return logits
+        return self.head(made.flatten(1))
 
 
 class Hook:
@@ -106,22 +105,13 @@ def tensor_hook(net: Net, h: Tensor, x: Tensor) -> Tensor:
     return net.norm(h)
 
 
-def of_the_batch(net: Net, h: Tensor, x: Tensor) -> Tensor:
-    return F.batch_norm(h, None, None, net.norm.weight, net.norm.bias, True)
-
-
-def other_eps(net: Net, h: Tensor, x: Tensor) -> Tensor:
-    norm = net.norm
-    return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, 0.5)
-
-
 def other(part: str) -> Callable[[Net, Tensor, Tensor], Tensor]:
-    """The BatchNorm with one tensor of another."""
+    """The BatchNorm with one tensor of another, or with another eps."""
 
     def read(net: Net, h: Tensor, x: Tensor) -> Tensor:
         names = "running_mean", "running_var", "weight", "bias"
         given = (getattr(net.other if name == part else net.norm, name) for name in names)
-        return F.batch_norm(h, *given)
+        return F.batch_norm(h, *given, eps=0.5 if part == "eps" else 1e-5)
 
     return read
 
@@ -155,8 +145,10 @@ READS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
     "twice": lambda net, h, x: net.norm(h) + 2 * net.norm(h),
     "another norm": lambda net, h, x: net.other(h),
     "both norms": lambda net, h, x: net.norm(h) + 2 * net.other(h),
-    "statistics of the batch": of_the_batch,
-    "another eps": other_eps,
+    "statistics of the batch": lambda net, h, x: F.batch_norm(
+        h, None, None, net.norm.weight, net.norm.bias, True
+    ),
+    "another eps": other("eps"),
     "another mean": other("running_mean"),
     "another var": other("running_var"),
     "another scale": other("weight"),
@@ -305,68 +297,51 @@ def test_what_outlives_its_pass_is_read_by_someone() -> None:
         torch.testing.assert_close(features[0], expected, rtol=1e-12, atol=1e-12)
 
 
-class Keyword(Net):
+def by_name(*names: str, more: int) -> Callable[[Net, Tensor], Tensor]:
     """Passes weight or bias by name, always or in larger passes alone."""
 
-    def __init__(self, names: set[str], more: int) -> None:
-        super().__init__("skip", lambda x: False)
-        self.names, self.more = names, more
+    def convolve(net: Net, x: Tensor) -> Tensor:
+        own = {"weight": net.conv.weight, "bias": net.conv.bias}
+        named = {name: value for name, value in own.items() if name in names and len(x) > more}
+        return F.conv2d(x, *(value for name, value in own.items() if name not in named), **named)
 
-    def forward(self, x: Tensor) -> Tensor:
-        own = {"weight": self.conv.weight, "bias": self.conv.bias}
-        named = {name: value for name, value in own.items() if name in self.names and len(x) > self.more}
-        h = F.conv2d(x, *(value for name, value in own.items() if name not in named), **named)
-        logits: Tensor = self.head(self.norm(h).flatten(1))
-        return logits
+    return convolve
 
 
-@pytest.mark.parametrize("names", [{"bias"}, {"weight", "bias"}])
-@pytest.mark.parametrize("more", [0, 5])
-def test_arguments_by_name(names: set[str], more: int) -> None:
-    frozen = freeze(Keyword(names, more))
-    for rows in (4, 6, 4):
-        assert_same(frozen, *problem(rows))
-    assert not any("fell back" in note or note.startswith("not ") for note in frozen.notes)
+CONVOLUTIONS: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "bias by name": by_name("bias", more=0),
+    "larger bias by name": by_name("bias", more=5),
+    "both by name": by_name("weight", "bias", more=0),
+    "larger both by name": by_name("weight", "bias", more=5),
+    "another bias": lambda net, x: F.conv2d(
+        x, net.conv.weight, net.norm.weight if len(x) > 5 else net.conv.bias
+    ),
+    "a checkpoint that ends before the norm": lambda net, x: checkpoint(
+        lambda x: net.conv(x.tanh()), x, use_reentrant=False
+    ),
+}
 
 
-class Biases(Net):
-    """The same weights, in larger passes with another bias."""
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_other_calls_of_the_layer(kind: str) -> None:
+    class Convolving(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(CONVOLUTIONS[kind](self, x)).tanh().flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.conv2d(x, self.conv.weight, self.norm.weight if len(x) > 5 else self.conv.bias)
-        logits: Tensor = self.head(self.norm(h).flatten(1))
-        return logits
-
-
-def test_another_bias_is_another_layer() -> None:
-    frozen = freeze(Biases("skip"))
-    for rows in (4, 6, 4):
-        assert_same(frozen, *problem(rows))
-    assert "folded 1 BatchNorm" in frozen.notes
-
-
-class Checkpointed(Net):
-    """Computes its convolution again backwards."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        made = self.norm(checkpoint(lambda x: self.conv(x.tanh()), x, use_reentrant=False))
-        logits: Tensor = self.head(made.tanh().flatten(1))
-        return logits
-
-
-def test_a_checkpoint_that_ends_before_the_norm() -> None:
-    frozen = freeze(Checkpointed("skip", lambda x: False))
-    for rows in (4, 6, 40):
+    frozen = freeze(Convolving("skip", lambda x: False))
+    for rows in (4, 6, 4, 40):
         assert_same(frozen, *problem(rows))
     assert not any("fell back" in note for note in frozen.notes)
+    if "name" in kind:
+        assert not any(note.startswith("not ") for note in frozen.notes)
+    if kind == "another bias":
+        assert "folded 1 BatchNorm" in frozen.notes
 
 
 @pytest.mark.slow
 @needs_onednn
 @pytest.mark.parametrize("tested", [None, "guard off"])
-def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
-    tested: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(tested, monkeypatch):
     """Winograd's backward asks for what it saved, which runs the block once more, folded as before."""
     if tested:  # it would hide a block that is run once more as it was given
         monkeypatch.setattr(SearchCopy, "_compared", lambda *given: True)
@@ -380,12 +355,10 @@ def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
             self.norm.running_var.uniform_(0.3, 1)
 
         def body(self, x: Tensor) -> Tensor:
-            made: Tensor = self.wide(F.relu(self.norm(self.conv(x))))
-            return made
+            return self.wide(F.relu(self.norm(self.conv(x))))
 
         def forward(self, x: Tensor) -> Tensor:
-            made: Tensor = checkpoint(self.body, x, use_reentrant=False)
-            return made
+            return checkpoint(self.body, x, use_reentrant=False)
 
     torch.manual_seed(0)
     last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))

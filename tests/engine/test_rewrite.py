@@ -15,10 +15,10 @@ from fastadv.engine.cpu.onednn import LINEAR
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import WINOGRAD
 from fastadv.engine.layout import VIEWS
-from fastadv.engine.lens import Lens
-from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
-from fastadv.engine.rewrites import FOLD
+from fastadv.engine.rewrite import Lens, Rewrite, Rewriting, Subject
+from fastadv.engine.rewrites import FOLD, REWRITES, applicable
 from tests.engine.rewritten import Seen, answers, folded
+from tests.zoo.net import module
 
 NAMES = ["fold", "thin", "winograd", "onednn", "views"]
 EXACT = {"thin", "views"}
@@ -54,8 +54,7 @@ class All(nn.Module):
         h = self.wide(h)
         h = F.elu(h.view(len(h), -1).view_as(h))
         h = h.contiguous(memory_format=torch.channels_last) if self.dense else h
-        logits: Tensor = self.last(h.flatten(1))
-        return logits
+        return self.last(h.flatten(1))
 
 
 def images(rows: int = 4) -> Tensor:
@@ -169,9 +168,7 @@ LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("rewrite", "layer", "shape"), LEFT, ids=named)
-def test_layers_that_are_left_to_the_library(
-    rewrite: Rewrite, layer: nn.Module, shape: tuple[int, ...]
-) -> None:
+def test_layers_that_are_left_to_the_library(rewrite, layer, shape):
     seen, x = Seen(layer.requires_grad_(False), rewrite), torch.rand(2, *shape)
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     assert torch.equal(seen(x.requires_grad_()), layer(x))
@@ -186,9 +183,7 @@ TWICE: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("rewrite", "layer", "shape"), TWICE, ids=named)
-def test_derivatives_of_derivatives(
-    rewrite: Rewrite, layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_derivatives_of_derivatives(rewrite, layer, shape, monkeypatch):
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
     seen, found = Seen(layer.requires_grad_(False), rewrite), []
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
@@ -253,16 +248,19 @@ def test_a_lens_is_of_one_thread_alone() -> None:
     assert torch._C._len_torch_function_stack() == 0
 
 
-def test_without_folding_the_exact_ways_alone() -> None:
-    model, x, y = All(), images().contiguous(), torch.arange(4)
-    frozen = freeze(model, fold=False)
-    assert frozen.exact
-    logits, gradient = answers(model, x, y)
-    found = frozen.input_gradient(x, y)
-    assert torch.equal(found[1], logits)
-    torch.testing.assert_close(found[2], gradient, rtol=1e-4, atol=1e-6)
-    assert set(frozen.notes) == {"thin input convolution"}
-    assert frozen.exact
+def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 3000), nn.ReLU(), nn.Linear(3000, 4))
+
+    def names(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
+        return [rewrite.name for rewrite in applicable(model, dtype)]
+
+    assert names(All()) == [rewrite.name for rewrite in REWRITES]
+    assert "onednn" not in names(All(), torch.bfloat16)
+    assert names(mlp) == ["thin", "onednn", "norms"]
+    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == ["thin", "norms"]
+    assert names(All().to("meta")) == ["fold", "views", "channels-last"]
+    monkeypatch.setattr(onednn, "is_faster", lambda: False)
+    assert "onednn" not in names(All())
 
 
 def test_notes_come_with_the_first_use() -> None:
@@ -335,20 +333,11 @@ def test_other_dtypes_and_wrong_sizes_are_torchs() -> None:
         Seen(lambda x: x.view(7, -1), VIEWS)(x)
 
 
-class Flat(nn.Module):
-    """Flattens by `view`, which a channels-last activation has not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.conv(x).view(len(x), -1))
-        return logits
-
-
 def test_a_model_that_views_is_searched_channels_last() -> None:
-    model, x = Flat().eval(), torch.rand(5, 3, 6, 6)
+    """It flattens by `view`, which a channels-last activation has not."""
+    conv, head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
+    model = module(lambda self, x: self.head(self.conv(x).view(len(x), -1)), conv=conv, head=head).eval()
+    x = torch.rand(5, 3, 6, 6)
     frozen = freeze(model)
     assert "view as reshape" not in frozen.notes
     torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)

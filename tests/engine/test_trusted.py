@@ -12,7 +12,6 @@ from fastadv.engine.frozen import DENIED
 from fastadv.engine.guard import Trusted, allowance
 from tests.engine.planted import Change, Net, X, apart, convolved, needs_onednn, thinly
 from tests.engine.rewritten import answers
-from tests.logged import Logged
 
 pytestmark = pytest.mark.usefixtures("small_models_too")
 
@@ -40,9 +39,7 @@ class Normalized(Net):
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize("kind", [Net, Normalized])
-def test_larger_values_are_compared_anew(
-    kind: type[Net], gradient: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_larger_values_are_compared_anew(kind, gradient, monkeypatch):
     wrong(monkeypatch, lambda out: torch.where(out > 30, out * 0.3, out), gradient)
     model = kind().eval()
     frozen = fa.freeze(model)
@@ -115,9 +112,7 @@ def test_a_comparison_takes_few_rows_of_what_is_known(monkeypatch: pytest.Monkey
 
 @needs_onednn
 @pytest.mark.slow
-def test_the_verdict_is_held_against_the_losses_of_the_search(
-    monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_the_verdict_is_held_against_the_losses_of_the_search(monkeypatch, logged):
     """What turned wrong after it was compared is found by the next attack at the latest."""
     off: list[int] = []
     wrong(monkeypatch, lambda out: out * 0.2 if off else out, gradient=True)

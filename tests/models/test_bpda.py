@@ -64,7 +64,7 @@ GRADIENTS: dict[str, Any] = {
     "hide", [Quantize(16), NoGrad(), KWinners(0.7)], ids=lambda each: type(each).__name__
 )
 @pytest.mark.parametrize(("given", "gradient"), GRADIENTS.values(), ids=GRADIENTS)
-@pytest.mark.parametrize("options", [{}, {"fold": False}, {"eot": 2}, {"without": ("fold",)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"eot": 2}], ids=str)
 def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
     hide: nn.Module, given: Any, gradient: Any, options: Any
 ) -> None:

@@ -69,9 +69,7 @@ class Gpu:
 
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("or_run", [True, False])
-def test_a_shape_is_captured_the_second_time(
-    able: bool, or_run: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shape_is_captured_the_second_time(able, or_run, monkeypatch):
     gpu = Gpu(able)
     gpu.patch(monkeypatch)
     replay = Replay(or_run)
@@ -153,9 +151,7 @@ def test_calls_alike_share_one() -> None:
     ],
     ids=["count", "memory", "grown", "the newest stays"],
 )
-def test_the_longest_unused_is_released(
-    limits: dict[str, int], calls: list[tuple[str, int]], left: dict[str, int]
-) -> None:
+def test_the_longest_unused_is_released(limits, calls, left):
     kept: Kept[str] = Kept(**limits)
     for key, size in calls:
         kept.get(key, lambda: "first")

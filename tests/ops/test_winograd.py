@@ -30,9 +30,7 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, size
     with_bias=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_a_convolution(
-    dtype: torch.dtype, sizes: tuple[int, ...], size: int, with_bias: bool, seed: int
-) -> None:
+def test_a_convolution(dtype, sizes, size, with_bias, seed):
     count, channels, outputs, height, width, padding = sizes
     padding = max(padding, (4 - min(height, width)) // 2)
     draw = torch.Generator().manual_seed(seed)

@@ -94,7 +94,7 @@ repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pa
 restarts: attempts, each with other random numbers; the best result of each sample is kept.
 random_start: whether the first attempt, too, starts at a random point of ball and box; False starts it
     at x.
-loss: "ce", "ce_sharp", "ce_scaled", "margin", "pm", "dlr", "cw", "bce" (see `fastadv.ops.logit_loss`),
+loss: "ce", "ce_sharp", "margin", "dlr", "cw", "bce" (see `fastadv.ops.logit_loss`),
     or a function (logits, y, targets) -> [B]; it is maximized. "ce" is the published choice. The default,
     "ce_sharp", first scales logits whose range is below 8 up to it, and breaks more where they are nearly
     alike.

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import NormBase
-from fastadv.engine.lens import Way
-from fastadv.engine.rewrite import Rewrite, on_cpu
+from fastadv.engine.rewrite import Rewrite, Way, on_cpu
 
 
 def mend(x: Tensor, normalized: Tensor) -> None:

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
 from fastadv.engine.cpu.settings import are_fixed
-from fastadv.engine.lens import Way, unseen
-from fastadv.engine.rewrite import Rewrite, Subject, may_round
+from fastadv.engine.rewrite import Rewrite, Subject, Way, may_round, unseen
 from fastadv.runs.card import is_intel
 
 # multiplications from which it gains, and from which it is tried: with fewer, a call costs more than it saves

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastadv.engine.lens import Run
+from fastadv.engine.rewrite import Run
 
 Two = tuple[int, int]
 

@@ -9,8 +9,7 @@ from torch.nn.grad import conv2d_input
 
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.layout import laid_out
-from fastadv.engine.lens import Way, follows, unseen
-from fastadv.engine.rewrite import Rewrite, on_cpu
+from fastadv.engine.rewrite import Rewrite, Way, follows, on_cpu, unseen
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 
 

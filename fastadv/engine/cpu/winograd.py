@@ -18,8 +18,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.lens import Way, unseen
-from fastadv.engine.rewrite import Rewrite, Subject, may_round
+from fastadv.engine.rewrite import Rewrite, Subject, Way, may_round, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles

@@ -8,11 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.logit_loss import ENTROPIES, LEAST, LEAST_SHARE, LIKE_MARGIN, RANGE
+from fastadv.ops.logit_loss import ENTROPIES, LEAST, LIKE_MARGIN, RANGE
 from fastadv.ops.triton._common import WIDTH, load, rounded, start, store
 
 _NONE = tl.constexpr(2**31 - 1)
-_LEAST, _SHARE, _RANGE = tl.constexpr(LEAST), tl.constexpr(LEAST_SHARE), tl.constexpr(RANGE)
+_LEAST, _RANGE = tl.constexpr(LEAST), tl.constexpr(RANGE)
 
 
 @triton.jit
@@ -40,20 +40,15 @@ def _finite(row, classes, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rate(row, classes, SHARP: tl.constexpr, BLOCK: tl.constexpr):
-    """Return by what ce_scaled multiplies the logits, or ce_sharp if SHARP."""
-    first, at_first = _largest(row, classes, -1, -1, -1, BLOCK)
+def _rate(row, classes, BLOCK: tl.constexpr):
+    """Return by what ce_sharp multiplies the logits."""
+    first, _ = _largest(row, classes, -1, -1, -1, BLOCK)
     last = tl.full((BLOCK,), float("inf"), tl.float32)
     for start_at in range(0, classes, BLOCK):
         at = start_at + tl.arange(0, BLOCK)
         last = tl.where(at < classes, tl.minimum(last, load(row, at, at < classes)), last)
     span = first - tl.min(last)
-    if SHARP:
-        return 1.0 / tl.minimum(tl.maximum(span / _RANGE, _LEAST), 1.0)
-    else:
-        second, _ = _largest(row, classes, at_first, at_first, at_first, BLOCK)
-        unit = tl.maximum(first - second, span * _SHARE)
-        return 1.0 / tl.where(unit > _LEAST, unit, 1.0)
+    return 1.0 / tl.minimum(tl.maximum(span / _RANGE, _LEAST), 1.0)
 
 
 @triton.jit
@@ -65,14 +60,14 @@ def _times(value, rate):
 
 
 @triton.jit
-def _rest(row, classes, a, b, rate, BLOCK: tl.constexpr):
-    """Return (largest logit outside the columns a and b, sum of exp(rate * (z - largest)) over those)."""
-    top, _ = _largest(row, classes, a, b, b, BLOCK)
+def _rest(row, classes, aim, rate, BLOCK: tl.constexpr):
+    """Return (largest logit outside the column `aim`, sum of exp(rate * (z - largest)) over those)."""
+    top, _ = _largest(row, classes, aim, aim, aim, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, classes, BLOCK):
         at = first + tl.arange(0, BLOCK)
         z = load(row, at, at < classes)
-        total += tl.where((at < classes) & (at != a) & (at != b), tl.exp(_times(z - top, rate)), 0.0)
+        total += tl.where((at < classes) & (at != aim), tl.exp(_times(z - top, rate)), 0.0)
     return top, tl.sum(total).to(tl.float64)
 
 
@@ -87,25 +82,12 @@ def _softplus(gap):
 @triton.jit
 def _ce(row, classes, aim, own, rate, direction: tl.constexpr, BLOCK: tl.constexpr):
     """Return (loss, largest other logit, factor of exp(rate * (z - largest)), gradient at the aim)."""
-    top, others = _rest(row, classes, aim, aim, rate, BLOCK)
+    top, others = _rest(row, classes, aim, rate, BLOCK)
     gap = _times(top.to(tl.float64) - own.to(tl.float64), rate) + tl.log(others)
     # their digits are kept where p_aim is near 1
     loss, wrong = _softplus(gap)
     missing = tl.full((), 1.0, tl.float64) if direction else _times(wrong, rate)
     return loss.to(tl.float32), top, (missing / others).to(tl.float32), -missing.to(tl.float32)
-
-
-@triton.jit
-def _pm(row, classes, other, aim, rival, own, BLOCK: tl.constexpr):
-    """Return (loss, largest of the rest, factor of exp(z - largest), gradients at `other` and at the aim)."""
-    top, total = _rest(row, classes, other, aim, None, BLOCK)
-    rest = top.to(tl.float64) + tl.log(total / 2.0)
-    high, a = _softplus(rival.to(tl.float64) - rest)
-    low, b = _softplus(own.to(tl.float64) - rest)
-    return (
-        (high - low).to(tl.float32), top, ((b - a) / total).to(tl.float32), a.to(tl.float32),
-        -b.to(tl.float32),
-    )  # fmt: skip
 
 
 @triton.jit
@@ -127,21 +109,15 @@ def logit_loss_kernel(
     aim = tl.where(valid, aim, 0).to(tl.int32)
     own = load(row, aim, valid)
 
-    if KIND == "ce" or KIND == "ce_scaled" or KIND == "ce_sharp" or KIND == "pm":
+    if KIND == "ce" or KIND == "ce_sharp":
         rate = None
-        if KIND == "pm":
-            rival, other = _largest(row, classes, aim, aim, aim, BLOCK)
-            loss, top, scale, at_other, at_aim = _pm(row, classes, other, aim, rival, own, BLOCK)
-        else:
-            if KIND != "ce":
-                rate = _rate(row, classes, KIND == "ce_sharp", BLOCK)
-            loss, top, scale, at_aim = _ce(row, classes, aim, own, rate, DIRECTION, BLOCK)
+        if KIND == "ce_sharp":
+            rate = _rate(row, classes, BLOCK)
+        loss, top, scale, at_aim = _ce(row, classes, aim, own, rate, DIRECTION, BLOCK)
         for first in range(0, classes, BLOCK):
             at = first + tl.arange(0, BLOCK)
             value = scale * tl.exp(_times(load(row, at, at < classes) - top, rate))
             value = tl.where(at == aim, at_aim, value)
-            if KIND == "pm":
-                value = tl.where(at == other, at_other, value)
             if targets is not None:
                 value = -value
             store(grad, at, rounded(tl.where(usable, value, float("nan")), dtype), at < classes)

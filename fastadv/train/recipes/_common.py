@@ -14,7 +14,7 @@ from fastadv import rng
 from fastadv._checks import check_count, check_number, check_share
 from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Frozen, Plain, Prepared
 from fastadv.engine.copying.twin import registers_all
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
@@ -35,11 +35,11 @@ class Twins:
     """The twins of the models that a run attacks: each is made once, and anew when it would be another.
 
     It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; a twin
-    follows their values. A model that leads to objects whose changes cannot be seen has a new twin for each
-    batch, which computes as the model does, to the bit, as that of a model with unregistered weights does.
+    follows their values. A model that leads to objects whose changes cannot be seen, or to unregistered
+    weights, has a new plain one for each batch.
     The last MOST models have one: a recipe may make a model for each batch.
 
-    precision: the one in which the others search.
+    precision: the one in which twins search, but for those of compiled models.
     """
 
     def __init__(self, precision: Precision = "fp32") -> None:
@@ -55,7 +55,7 @@ class Twins:
         finally:
             _in_use.reset(before)
 
-    def of(self, model: nn.Module) -> Frozen:
+    def of(self, model: nn.Module) -> Prepared:
         """Return the twin of the model as it is now."""
         held = self._held.get(id(model))
         if held is not None:
@@ -65,8 +65,10 @@ class Twins:
                 frozen.refresh()
                 return frozen
         now = Stamp(model, values=False)
-        own_way = now.known and compiled_call(model) is None and registers_all(model)
-        frozen = follow(model, self.precision) if own_way else _new_twin(model)
+        if not (now.known and registers_all(model)):
+            return Plain(model)
+        compiled = compiled_call(model) is not None
+        frozen = follow(model, "fp32" if compiled else self.precision, compiled)
         self._held.pop(id(model), None)
         while len(self._held) >= MOST:
             del self._held[next(iter(self._held))]
@@ -78,21 +80,12 @@ class Twins:
 _in_use: ContextVar[Twins | None] = ContextVar("twins", default=None)
 
 
-def frozen_twin(model: nn.Module | Frozen) -> Frozen:
-    """Freeze the model for one batch: an eval-mode twin; one of these is returned as it is.
-
-    It follows the weights, and copies what else training may change: a temperature, a flag, an activation.
-    Making it takes about 1 ms for a small network and 20 ms for a ResNet-18, so a run keeps it (`Twins`).
-    """
-    if isinstance(model, Frozen) and model.options.follow:
+def frozen_twin(model: nn.Module | Prepared) -> Prepared:
+    """Return an eval-mode twin of the model for one batch, plain outside a run; one of these as it is."""
+    if isinstance(model, Plain) or (isinstance(model, Frozen) and model.options.follow):
         return model
     twins = _in_use.get()
-    return _new_twin(model) if twins is None or isinstance(model, Frozen) else twins.of(model)
-
-
-def _new_twin(model: nn.Module | Frozen) -> Frozen:
-    compiled = isinstance(model, nn.Module) and compiled_call(model) is not None
-    return freeze(model, fold=False, compile=compiled or None)
+    return Plain(model) if twins is None or isinstance(model, Prepared) else twins.of(model)
 
 
 def check_one_radius(threat: Threat) -> None:
@@ -173,7 +166,7 @@ def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
 
 
 def ascent(
-    model: nn.Module | Frozen,
+    model: nn.Module | Prepared,
     x: Tensor,
     y: Tensor,
     threat: Threat,

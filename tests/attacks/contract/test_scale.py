@@ -21,7 +21,7 @@ from .cases import NAMED, Brief
 
 FACTORS = (2.0**14, 2.0**-14, 2.0**66, 2.0**-66)
 # losses that know no scale, for attacks that ascend cross-entropy, which does where logits are large
-LOSSES = {"linf": "ce_scaled", "l2": "margin", "l1": "dlr", "l0": "ce_scaled"}
+LOSSES = {"linf": "dlr", "l2": "margin", "l1": "dlr", "l0": "dlr"}
 # how much farther or nearer successes may be, by the median, where an attack itself weighs the margin or
 # cross-entropy, as published, or runs one that does; for such logits as nets have, not for the far factors
 WITHIN = {"minimum_norm": 1.1, "pdgd": 1.1, "pdpgd": 1.1}

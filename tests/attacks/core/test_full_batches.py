@@ -133,7 +133,7 @@ def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.Mo
         return logits - 10 * torch.nn.functional.one_hot(logits.argmax(1), 5)
 
     def attack(*args: Any, **options: Any) -> AttackResult:
-        frozen = fa.freeze(net, fold=False)
+        frozen = fa.freeze(net)
         frozen.search.use(replace(frozen.search.form, model=deceived))
         return apgd(frozen, *args, **options)
 

@@ -14,7 +14,7 @@ from fastadv.attacks.core.record import Rows
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods.adam import Moments
-from fastadv.engine import freeze
+from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
 from fastadv.threat import L0, L2, Linf, Threat
 
@@ -170,13 +170,13 @@ class TestWhichPointIsKept:
                 assert search.best.success.all()
                 assert search.threat.radius == torch.inf
 
-            out = on_line(rule, minimum=True, threat=Linf(0.5), model=freeze(Line(), fold=False))
+            out = on_line(rule, minimum=True, threat=Linf(0.5), model=Plain(Line()))
             assert out.threat.radius == 0.5
             assert (out.status == Status.HELD).all()
             assert out.flags == ()
 
     def test_the_last_point_alone_is_passed_once(self) -> None:
-        frozen = freeze(Line(), fold=False)
+        frozen = Plain(Line())
         out = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen)
         assert out.success.all()
         assert out.forwards == 3 + 3
@@ -330,7 +330,7 @@ class TestLeaving:
                 assert search.rows.plain == "kept"
                 search.leave(search.ids == 40 + step)
 
-        frozen = freeze(net, fold=False)
+        frozen = Plain(net)
         out = run(frozen, x, labels(net, x), Linf(0.1), rule, rows=Mine, ids=torch.arange(8) + 40)
         assert (out.status == Status.HELD).all()
         # on a GPU only before evaluations 1, 2, 4 and 8

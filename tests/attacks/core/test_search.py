@@ -12,7 +12,7 @@ from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.record import Climb, Record
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.core.waiting import surely_finite
-from fastadv.engine import freeze
+from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
 from fastadv.models import Binarized
 from fastadv.threat import L2, Linf
@@ -92,7 +92,7 @@ def test_the_best_point_is_a_success_and_then_the_largest_loss(loss: str, target
 def test_last_iterate_is_the_plain_ascent() -> None:
     model, x = convnet().eval(), images(6, (2, 8, 8), dtype=torch.float32)
     y, inside = labels(model, x), L2(0.5)
-    frozen = freeze(model, fold=False)
+    frozen = Plain(model)
     start = inside.random_start(x, seed=3)
     z = start.clone()
     for _ in range(3):

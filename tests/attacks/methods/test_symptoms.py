@@ -15,7 +15,7 @@ from torch.autograd import backward
 from torch.autograd import grad as imported_grad
 
 from fastadv.attacks.methods.symptoms import Symptoms, symptoms
-from fastadv.engine import freeze
+from fastadv.engine import Plain, freeze
 from fastadv.models import ABS
 from tests.engine.planted import Changed as Misled
 
@@ -45,7 +45,7 @@ class Changed(nn.Module):
         return logits if self.after is None else self.after(logits)
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"fold": False}, {"eot": 2}])
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"eot": 2}])
 def test_none_for_an_ordinary_network(options: dict[str, Any]) -> None:
     assert symptoms(freeze(net(), **options), X) == NONE
     assert symptoms(freeze(net(), **options), X[:1]) == NONE
@@ -97,7 +97,7 @@ def test_sometimes_not_finite_is_randomized() -> None:
         z[0] = torch.nan if len(calls) == 3 else z[0]
         return z
 
-    assert symptoms(freeze(Changed(after=sometimes), fold=False), X).randomized
+    assert symptoms(Plain(Changed(after=sometimes)), X).randomized
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -192,8 +192,7 @@ def test_nothing_is_left_behind(at: int) -> None:
     """Also after an exception in the first pass, in the watched one, and in the one with a gradient."""
     model, Raising.left = Raising(), at or math.inf
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    frozen = freeze(model, fold=False)
-    frozen._settled = True
+    frozen = Plain(model)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     functions = torch.autograd.grad, torch.autograd.backward, Tensor.backward
     with pytest.raises(RuntimeError, match="broken") if at else nullcontext():
@@ -220,6 +219,6 @@ def test_another_profiler_goes_on() -> None:
 
 
 def test_calls_are_counted() -> None:
-    frozen = freeze(net(), fold=False, eot=3)
+    frozen = Plain(net(), eot=3)
     symptoms(frozen, X)
     assert (frozen.forwards, frozen.backwards) == (6 * (6 + 2 * 3), 6 * 2 * 3)

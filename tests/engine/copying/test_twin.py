@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import freeze
+from fastadv.engine import Plain, freeze
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import twin
 from fastadv.errors import InputError
@@ -31,10 +31,9 @@ def test_buffers_that_forward_writes() -> None:
             return x
 
     model = nn.Sequential(net(), Tally()).eval()
-    freeze(model)(torch.rand(3, 6))
+    for prepared in (freeze, Plain):
+        prepared(model)(torch.rand(3, 6))
     assert model[1].calls == 0
-    freeze(model, fold=False)(torch.rand(3, 6))
-    assert model[1].calls == 1
 
 
 def test_parts_share_in_the_copy_what_they_share_in_the_model() -> None:
@@ -67,8 +66,7 @@ class Guarded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.writer.write()
-        logits: Tensor = self.tools[0].relu(self.net(x))
-        return logits
+        return self.tools[0].relu(self.net(x))
 
 
 class Refusing(nn.Linear):
@@ -94,10 +92,9 @@ def test_what_cannot_be_copied_is_refused_untouched() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_locks_files_and_writers_are_shared(fold: bool) -> None:
+def test_locks_files_and_writers_are_shared() -> None:
     model, x = Guarded().train(), torch.rand(4, 6)
-    frozen = freeze(model, fold=fold)
+    frozen = freeze(model)
     before = frozen.verdict(x)
     assert model.writer.written > 0
     with torch.no_grad():
@@ -113,7 +110,7 @@ def test_a_shared_object_may_not_run_the_original() -> None:
     model.forward = MethodType(lambda self, x: self.writer.part(x), model)
     kept = model.net[1].running_mean.clone()
     with pytest.raises(InputError, match="of the original"):
-        freeze(model, fold=False).verdict(torch.rand(4, 6))
+        freeze(model).verdict(torch.rand(4, 6))
     assert torch.equal(model.net[1].running_mean, kept)
 
 
@@ -123,8 +120,7 @@ def test_a_step_of_training_may_leave_activations_behind() -> None:
     made = model[0](x)
     model.kept, model.others = made, [made, {"made": (made,)}]
     expected = copy_of(model)(x)
-    for fold in (True, False):
-        torch.testing.assert_close(freeze(model, fold=fold).verdict(x), expected)
+    torch.testing.assert_close(freeze(model).verdict(x), expected)
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -164,12 +160,12 @@ SCRIPTED = [
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("prepared", [freeze, Plain])
 @pytest.mark.parametrize("make", SCRIPTED)
-def test_scripted_modules_follow_training(make: Callable[[nn.Module], nn.Module], fold: bool) -> None:
+def test_scripted_modules_follow_training(make, prepared):
     plain = net()
     model, x = make(plain), torch.rand(4, 6)
-    frozen = freeze(model, fold=fold)
+    frozen = prepared(model)
     before = frozen.verdict(x)
     part = getattr(model, "part", None) or getattr(model, "parts", {"part": model})["part"]
     with torch.no_grad():
@@ -194,8 +190,7 @@ class Unregistered(nn.Module):
         self.parts = {"part": part}
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.parts["part"](x)
-        return logits
+        return self.parts["part"](x)
 
 
 class Held(nn.Module):
@@ -210,7 +205,7 @@ class Held(nn.Module):
 def test_unregistered_parts_share_their_weights() -> None:
     part = net().eval()
     model, x = Held(part).train(), torch.rand(4, 6)
-    frozen = freeze(model, fold=False)
+    frozen = freeze(model)
     before = frozen.verdict(x)
     optimizer = torch.optim.SGD(part.parameters(), lr=1.0)
     part(x).sum().backward()
@@ -243,7 +238,7 @@ class Reduced(nn.Linear):
 
 def test_a_deepcopy_of_its_own() -> None:
     model, x = nn.Sequential(Fresh(6, 4), nn.ReLU(), Fresh(4, 3)), torch.rand(4, 6)
-    frozen = freeze(model, fold=False)
+    frozen = Plain(model)
     with torch.no_grad():
         model[2].weight.mul_(2)
     torch.testing.assert_close(frozen.verdict(x), model(x).detach())
@@ -268,13 +263,12 @@ class Merging(nn.Linear):
 def test_a_train_method_that_writes_weights() -> None:
     model = nn.Sequential(Merging())
     kept = model[0].weight.clone()
-    for fold in (True, False):
-        with pytest.raises(InputError, match=r"call model\.eval"):
-            freeze(model, fold=fold)
+    with pytest.raises(InputError, match=r"call model\.eval"):
+        freeze(model)
     assert torch.equal(model[0].weight, kept)
     assert model.training
     expected, x = model.eval()(torch.ones(2, 6)).detach(), torch.ones(2, 6)
-    torch.testing.assert_close(freeze(model, fold=False).verdict(x), expected)
+    torch.testing.assert_close(freeze(model).verdict(x), expected)
     torch.testing.assert_close(model(x), expected)
 
 
@@ -289,7 +283,7 @@ class Partly(nn.Sequential):
 def test_a_train_method_of_its_own_follows_training() -> None:
     model, x = Partly(*net()), torch.rand(7, 6)
     model[0].weight.data[0, 0] = torch.nan
-    frozen = freeze(model, fold=False)
+    frozen = Plain(model)
     with torch.no_grad():
         model[0].weight.fill_(0.1)
     copied = frozen.model.state_dict()  # type: ignore[attr-defined]

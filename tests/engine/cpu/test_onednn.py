@@ -122,9 +122,7 @@ def test_a_small_model_stays_exact() -> None:
         (False, True, False, False),
     ],
 )
-def test_mkl_stays_on_intel_processors(
-    intel: bool, mkl: bool, built: bool, faster: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mkl_stays_on_intel_processors(intel, mkl, built, faster, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(onednn, "is_intel", lambda: intel)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)

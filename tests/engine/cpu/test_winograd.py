@@ -55,8 +55,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.first(x)), inplace=True)
         x = F.relu_(self.second(x)) + x
-        logits: Tensor = self.linear(self.third(x).mean((2, 3)))
-        return logits
+        return self.linear(self.third(x).mean((2, 3)))
 
 
 def seen(run: Any, dtype: torch.dtype = torch.float32) -> Seen:
@@ -73,9 +72,7 @@ def rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 @pytest.mark.parametrize(("precision", "loose"), [("fp32", 1e-4), ("bf16", 0.03)])
 @pytest.mark.parametrize("bytes", [1, 1 << 24])
 @pytest.mark.usefixtures("_narrow_ones_too")
-def test_the_search_is_that_of_the_model(
-    precision: Any, loose: float, bytes: int, passes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_search_is_that_of_the_model(precision, loose, bytes, passes, monkeypatch):
     monkeypatch.setattr(winograd, "BYTES", bytes)
     monkeypatch.setattr(winograd, "PACKED", min(bytes, 64))  # 1: image by image
     model = Net().eval()
@@ -267,9 +264,7 @@ def test_large_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
-def test_without_the_extension_the_library_does_all(
-    monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, ...]]
-) -> None:
+def test_without_the_extension_the_library_does_all(monkeypatch, passes):
     monkeypatch.setattr(winograd, "cpu_launcher", lambda card: None)
     assert not winograd.available(torch.float32)
     fa.freeze(Net().eval())(torch.rand(5, 3, 12, 8))
