@@ -13,19 +13,6 @@ SOME = "-n 60"
 
 
 @pytest.mark.slow
-def test_train_reports_and_resumes(fastadv, refused):
-    line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30"
-    line += " --recipe fgsm --radius 0.1 --schedule constant --run-dir runs/a"
-    epochs = fastadv(f"{line} --epochs 1 --json").json["measured"]["epochs"]
-    assert len(epochs) == 1
-    assert "pgd L∞ 0.1" in epochs[0]["robust_accuracy"]
-    refused(f"{line} --epochs 2", "--resume")
-    done = fastadv(f"{line} --epochs 2 --resume --json")
-    assert [report["epoch"] for report in done.json["measured"]["epochs"]] == [1, 2]
-    assert "model.safetensors" in fastadv(f"{line} --epochs 2 --resume").out
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["robust", "fixed-shift"])
 def test_construct_then_train_on_it(fastadv, folder, net, kind):
     line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -99,10 +100,7 @@ def test_a_stop_outside_the_work_is_one_line_too(number, fastadv, net, monkeypat
 
 @pytest.mark.parametrize("study", ["goodfellow --scale tiny", "ilyas pipeline"])
 def test_a_stopped_study_says_how_to_go_on(fastadv, study, monkeypatch):
-    def stopped(*given, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fa.train, "fit", stopped)
+    monkeypatch.setattr(fa.train, "fit", Mock(side_effect=KeyboardInterrupt))
     assert "kept in run; the same command resumes" in fastadv(f"study {study} --run-dir run", code=130).err
 
 

@@ -18,6 +18,7 @@ from fastadv.cli._panels import Panel
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
 from fastadv.runs.files import load_tensors
+from tests.cli.conftest import timeless
 from tests.cli.test_help import COMMANDS
 
 HEAD = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
@@ -55,15 +56,6 @@ def digits():
     return load("digits", "test", limit=COUNT)
 
 
-def without_seconds(table):
-    """The figures of a table, as JSON."""
-    kept = {key: value for key, value in table.items() if key not in ("seconds", "attacks", "curves")}
-    return kept | {
-        name: {key: value for key, value in row.items() if key != "seconds"}
-        for name, row in table["attacks"].items()
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strongest", [False, True])
 def test_attack_writes_what_the_attack_returns(fastadv, folder, net, trained, digits, strongest):
@@ -86,7 +78,7 @@ def test_attack_writes_what_the_attack_returns(fastadv, folder, net, trained, di
     told = done.json
     assert json.loads(metadata["card"]) == told
     table = fa.evaluate(trained, digits, {more: pgd}, batch_size=25)
-    assert without_seconds(told["measured"]) == without_seconds(table.to_dict())
+    assert timeless(told["measured"]) == timeless(table.to_dict())
     assert (budget | {"radius": 0.08, "norm": "linf"}).items() <= told["config"].items()
     assert told["config"]["stop_early"] is not strongest
     assert told["kind"] == "attack"
@@ -103,15 +95,17 @@ def test_evaluate_equals_the_library(fastadv, folder, net, trained):
         "pgd:loss=margin": lambda r: partial(fa.attacks.pgd, threat=fa.L2(r), steps=3, loss="margin", seed=2),
     }
     table = fa.evaluate(trained, digits, {name: make(0.3) for name, make in attacks.items()})
-    assert without_seconds(told["measured"]) == without_seconds(table.to_dict())
+    curves = told["measured"].pop("curves")
+    assert timeless(told["measured"]) == timeless(table.to_dict())
     for name, make in attacks.items():
         curve = fa.accuracy_against_radius(trained, digits, make, [0, 0.2, 0.4])
-        assert told["measured"]["curves"][name] == {
+        assert curves[name] == {
             "radii": [0, 0.2, 0.4],
             "accuracy": curve.accuracy.tolist(),
         }
     printed = fastadv(line).out
-    cells = {line[1].strip(): line for line in _rows(printed)}
+    rows = [line.split("│") for line in printed.splitlines() if line.startswith("│")]
+    cells = {line[1].strip(): line for line in rows}
     assert list(cells) == ["none", "fgsm L2 0.3", "pgd:loss=margin", "worst of all"]
     row = table["fgsm L2 0.3"]
     assert [cell.strip() for cell in cells["fgsm L2 0.3"][2:6]] == [
@@ -122,11 +116,6 @@ def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     ]
     assert cells["worst of all"][2].strip() == f"{table.worst_case:.1%}"
     assert "accuracy at each radius, fgsm L2 0.3: 0: " in printed
-
-
-def _rows(text):
-    """The cells of the rows that a table prints below its head."""
-    return [line.split("│") for line in text.splitlines() if line.startswith("│")]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from fastadv import data, models
 from fastadv.data import ImageSet
 from fastadv.models.zoo import find
-from fastadv.models.zoo.loading import layout
+from tests.models.robustbench_zoo.conftest import net_of, state_of
 
 NAME = "cifar10/Linf/Wang2023Better_WRN-28-10"
 MODEL = f"-m rb:{NAME} -w net.pt --data cifar10"
@@ -23,9 +23,8 @@ def net(monkeypatch):
     )
     # the other names stay what they are
     monkeypatch.setattr("fastadv.models.zoo.find", lambda name: tiny if name == NAME else find(name))
-    made = models.create("wide_resnet", **tiny.net.options).eval()
-    own = made.state_dict()
-    torch.save(dict(zip(layout(tiny, own), own.values(), strict=True)), "net.pt")
+    made = net_of(tiny)
+    torch.save(state_of(tiny, made), "net.pt")
     draw = torch.Generator().manual_seed(0)
 
     def load(name, split, **options):

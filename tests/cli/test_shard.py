@@ -13,6 +13,7 @@ import pytest
 
 from fastadv.data import load_constructed
 from fastadv.runs.files import digest, load_tensors
+from tests.cli.conftest import timeless
 from tests.data.test_construct_processes import files
 
 PAGE = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
@@ -30,11 +31,6 @@ def parts(folder):
         del tensors["seconds"]
         found[path.name] = digest(tensors), about
     return found
-
-
-def told(done):
-    """The document of a command without times."""
-    return re.sub(r'"(seconds|date)": [^,\n]*', "", done.out)
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -59,7 +55,7 @@ def test_an_evaluation_of_two_jobs_is_that_of_one(fastadv, folder, apart):
     fastadv(f"merge {' '.join(dict.fromkeys(homes))} --out jobs")
     assert parts(folder / "jobs") == parts(folder / "one")
     before = {path: path.stat().st_mtime_ns for path in (folder / "jobs").glob("part-*")}
-    assert told(fastadv(f"{EVALUATE} --run-dir jobs --resume --json")) == told(one)
+    assert timeless(fastadv(f"{EVALUATE} --run-dir jobs --resume --json").json) == timeless(one.json)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

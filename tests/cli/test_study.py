@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -30,9 +31,6 @@ def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figur
     def weights():
         return (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
 
-    def stopped(*args, **kwargs):
-        raise KeyboardInterrupt
-
     done = fastadv("demo --tiny --out d")
     shown = "standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det", "Ilyas et al. 2019", "CIFAR-10"
     for name in shown:
@@ -44,7 +42,7 @@ def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figur
         assert path.read_bytes().startswith(b"\x89PNG")
     first, finished = nets(folder / "d"), weights()
     with monkeypatch.context() as patch:
-        patch.setattr(construct, "non_robust", stopped)
+        patch.setattr(construct, "non_robust", Mock(side_effect=KeyboardInterrupt))
         done = fastadv("demo --tiny --out d", code=130)
     assert done.err.count("\n") == 1
     assert "kept in d" in done.err
@@ -88,10 +86,7 @@ def test_it_prints_the_tables_names_the_files_and_goes_on_with_resume_alone(fast
 
 
 def test_a_stop_says_how_to_go_on(fastadv, tiny, monkeypatch):
-    def stopped(*given, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fa.attacks, "jolt", stopped)
+    monkeypatch.setattr(fa.attacks, "jolt", Mock(side_effect=KeyboardInterrupt))
     done = fastadv(SCHOTT, code=130)
     assert "kept in run" in done.err
     assert "--resume" in done.err

@@ -18,6 +18,7 @@ from fastadv.cli._shared import Machine
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs.files import digest, load_tensors
 from fastadv.train import reports
+from tests.cli.conftest import timeless
 from tests.processes import finish, program, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,31 +76,20 @@ def test_two_processes_train_as_one_and_speak_once(fastadv, folder, together):
     assert "another epochs" in fastadv(f"{line} --run-dir two --resume --epochs 3", code=2).err
 
 
-def timeless(text):
-    """The card of a command, without what tells when and with what it was made."""
-
-    def without(value):
-        if isinstance(value, dict):
-            return {k: without(v) for k, v in value.items() if k not in ("seconds", "date", "machine", "out")}
-        return [without(item) for item in value] if isinstance(value, list) else value
-
-    return without(json.loads(text))
-
-
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one_and_speak_once(fastadv, together):
     line = f"evaluate {MODEL} --norm l2 --radius 0.5 --steps 5 -a pgd -a gaussian_noise --radii 0,0.2 --json"
     codes, out, err = together(f"{line} --run-dir two --out two.safetensors")
     assert codes == [0, 0], err
-    alone = timeless(fastadv(f"{line} --run-dir one --out one.safetensors").out)
-    assert timeless(out) == alone
+    alone = timeless(fastadv(f"{line} --run-dir one --out one.safetensors").json)
+    assert timeless(json.loads(out)) == alone
     ours, theirs = (load_tensors(f"{name}.safetensors")[0] for name in ("two", "one"))
     assert digest(ours) == digest(theirs)
     codes, out, err = together(f"{line} --run-dir two")
     assert (codes, out) == ([2, 1], "")
     assert err.count("--run-dir two already holds an evaluation") == 1
     # with the finished batches of both
-    assert timeless(fastadv(f"{line} --run-dir two --resume").out) == alone
+    assert timeless(fastadv(f"{line} --run-dir two --resume").json) == alone
 
 
 @pytest.mark.slow
@@ -107,7 +97,7 @@ def test_two_processes_construct_as_one_and_speak_once(fastadv, together):
     line = f"construct random-target {MODEL} --steps 2 --shard-size 40"
     codes, out, err = together(f"{line} --out two --json")
     assert codes == [0, 0], err
-    assert timeless(out) == timeless(fastadv(f"{line} --out one --json").out)
+    assert timeless(json.loads(out)) == timeless(fastadv(f"{line} --out one --json").json)
     for path in Path("one").glob("shard-*"):
         assert path.read_bytes() == (Path("two") / path.name).read_bytes()
     codes, _, err = together(f"{line} --steps 3 --out two")

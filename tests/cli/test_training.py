@@ -215,7 +215,9 @@ def test_images_of_all_classes_are_held_out(fastadv, folder, monkeypatch, test):
         line = ROBUST.replace("--data digits", "--data made").replace("--test-samples 20", "")
     line = f"{line} --epochs 2 --ema 0.9 --patience 1 --validation 13 --seed 4 --run-dir run"
     assert fastadv(line).out.count("validation") == 2  # the column, and what chose the best
-    config = fastadv(f"{line} --resume --json").json["config"]
+    told = fastadv(f"{line} --resume --json").json
+    config = told["config"]
+    assert [report["epoch"] for report in told["measured"]["epochs"]] == [1, 2]
     train_set, held_out, test_set = given[0]
     whole = fa.data.load("digits", limit=60) if test else fa.data.load_constructed("made")
     drawn = fa.data.hold_out(whole, 13, seed=4)

@@ -26,10 +26,6 @@ def memory(count: int = 11) -> ImageSet:
     return ImageSet(images(count), torch.arange(count) % 3, 3, "memory")
 
 
-class Listed(list[Any], Dataset[Any]):
-    """Any map-style data set."""
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two classes of five images of 6x5."""
@@ -122,8 +118,9 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, worker
     ],
 )
 def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: str) -> None:
+    dataset: Any = [(image, label)]
     with pytest.raises(InputError, match=match):
-        list(batches(Listed([(image, label)]), 2))
+        list(batches(dataset, 2))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from fastadv.data.construct._build import verify
 from fastadv.data.construct.constructed import measured
 from fastadv.errors import InputError
 from fastadv.threat import L0, L2, Linf
+from tests.docs.test_pages import BLOCK, DOCS, run
 
 from .sets import CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
 
@@ -280,6 +281,16 @@ def test_what_is_not_given_is_as_in_the_paper(name):
     assert torch.equal(made.y, wanted.y)
     told = {} if inverts else {"step_size": "20 * radius / steps"}
     assert made.card["config"] == wanted.card["config"] | told
+
+
+@pytest.mark.slow
+def test_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run(DOCS / "data.md", BLOCK)
+    (report,) = names["reports"]
+    assert report.loss > 0
+    assert torch.equal(names["again"].x, names["made"].x)
+    assert (tmp_path / "sets" / "d_det.png").stat().st_size > 1000
 
 
 class NaNForDarkImages(nn.Module):

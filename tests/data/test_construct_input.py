@@ -14,14 +14,10 @@ from .sets import fixed_shift, random_target, robust, toy_base, toy_model
 BOTH = [robust, fixed_shift]  # an inversion and a targeted attack; the other two of each kind check alike
 
 
-class Listed(list):
-    """A plain map-style data set, whose images nobody has checked."""
-
-
 @pytest.mark.parametrize("construct", BOTH)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.5])
 def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
-    base = Listed(toy_base(12)[i] for i in range(12))
+    base = [toy_base(12)[i] for i in range(12)]  # whose images nobody has checked
     base[7][0][0, 1, 2] = value
     with pytest.raises(InputError, match=r"samples 0 to 11|samples 7 to 7"):
         construct(toy_model(), base, steps=1)

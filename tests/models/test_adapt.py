@@ -133,6 +133,11 @@ def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any]
         ({"preprocessing": Processor(rescale_factor=0)}, "rescale_factor: expected a number in"),
         ({"mean": "cifar10", "std": 1}, "mean: expected a number, or one for each channel, got 'cifar10'"),
         ({"mean": MEAN, "std": [1, 0, 1]}, "std > 0"),
+        ({"mean": 0.5, "std": -1.0}, "std > 0"),
+        ({"mean": [0.1, 0.2], "std": [0.1]}, "as many"),
+        ({"mean": [], "std": []}, "as many"),
+        ({"mean": float("nan"), "std": 1.0}, "finite"),
+        ({"mean": 0.5, "std": float("inf")}, "finite"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from fastadv.engine.replaced import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.description import describe
 from tests.defenses import JPEG, Binarize, Defended, KWinners, MeanSparse, NoGrad, Quantize
+from tests.docs.test_pages import BLOCK, run
 
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(12) % 3
@@ -335,9 +335,7 @@ def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_page_runs() -> None:
-    names: dict[str, Any] = {}
-    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        exec(compile(code, PAGE.name, "exec"), names)
+    names = run(PAGE, BLOCK)
     (masked,) = names["masked"]
     assert str(masked) in PAGE.read_text()
     assert names["table"].replaced == {"rounding": "identity"}

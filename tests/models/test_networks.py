@@ -8,6 +8,7 @@ from torch import fx
 
 from fastadv import models
 from fastadv.errors import InputError
+from tests.models.test_published_networks import SMALL
 
 SHAPES = {
     "softmax": (1, 28, 28),
@@ -20,15 +21,6 @@ SHAPES = {
     "preact_resnet18": (3, 32, 32),
     "wide_resnet": (3, 32, 32),
 }
-# sizes below the defaults, of which other files count the parameters
-SMALL: dict[str, dict[str, Any]] = {
-    "resnet18": {"width": 4},
-    "resnet50": {"width": 2},
-    "preact_resnet18": {"width": 8},
-    "wide_resnet": {"depth": 10, "widen_factor": 2},
-}
-
-
 # torchvision's are made whole before they are narrowed
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * ("resnet" in name)) for name in SHAPES]
 

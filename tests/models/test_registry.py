@@ -17,10 +17,6 @@ def build(width=2, classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))
 def scaled(normalize):
     return nn.Linear(normalize, 3)
-def number():
-    return 7
-def broken():
-    raise TypeError("inside the factory")
 """
 
 

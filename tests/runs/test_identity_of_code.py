@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.data import ImageSet, construct
+from fastadv.data import construct
 from fastadv.errors import InputError
+from tests.data.sets import toy_base, toy_model
 
 
 def built(text: str) -> Any:
@@ -28,32 +29,23 @@ ATTACK = """
 def own(model, x, y, *, ids):
     return fa.attacks.fgsm(model, x, y, fa.Linf(0.1), ids=ids)
 """
-MODEL = "weight = torch.linspace(-1, 1, 48).view(16, 3)\ndef own(x): return x.flatten(1) @ weight"
+MODEL = "weight = torch.linspace(-1, 1, 320).view(64, 5)\ndef own(x): return x.flatten(1) @ weight"
 
 
-def images() -> ImageSet:
-    x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    return ImageSet(x, torch.arange(6) % 3, 3, "random")
-
-
-def net() -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    for parameter in model.parameters():
-        nn.init.constant_(parameter, 0.1)
-    return model
+BASE = toy_base(6, eight_bit=False)
 
 
 def trained(run_dir: Path | None, **options: Any) -> Any:
-    return list(fa.train.fit(net(), images(), built(RECIPE), epochs=1, run_dir=run_dir, **options))
+    return list(fa.train.fit(toy_model(), BASE, built(RECIPE), epochs=1, run_dir=run_dir, **options))
 
 
 def evaluated(run_dir: Path | None, **options: Any) -> Any:
-    return fa.evaluate(net(), images(), {"own": built(ATTACK)}, run_dir=run_dir, **options)
+    return fa.evaluate(toy_model(), BASE, {"own": built(ATTACK)}, run_dir=run_dir, **options)
 
 
 def constructed(run_dir: Path | None, resume: bool = False, **options: Any) -> Any:
     options |= {"out_dir": run_dir, "shard_size": 3}
-    return construct.random_target(built(MODEL), images(), threat=fa.L2(0.5), steps=1, **options)
+    return construct.random_target(built(MODEL), BASE, threat=fa.L2(0.5), steps=1, **options)
 
 
 WORK = [trained, evaluated, constructed]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
@@ -40,15 +39,9 @@ def scripted(monkeypatch):
     return script
 
 
-def net():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
-
-
 def run(folder=None, epochs=6, recipe=RECIPE, **options):
     """The model, its weights after each epoch of two steps, and the reports."""
-    model, states, past = net(), [], []
+    model, states, past = nets.net(), [], []
     settings = {"batch_size": 6, "test_set": nets.images(20, seed=9), "test_attacks": ATTACKS} | options
     settings = nets.grouped(**settings)
     for report in fa.train.epochs(model, nets.images(12), recipe, epochs=epochs, run_dir=folder, **settings):

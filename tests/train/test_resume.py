@@ -10,7 +10,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs import files, folder
+from fastadv.runs import files
 from fastadv.train import _run, fit, reports
 from fastadv.train.measuring import Measure
 
@@ -224,21 +224,6 @@ def test_another_data_set_or_model_is_refused(whole):
     for other in (smaller, net().double(), frozen, activation, dropout, momentum):
         with pytest.raises(InputError, match="another model"):
             fit(other, images(), pgd(), **settings)
-
-
-@pytest.mark.slow
-def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "PATIENCE", 0.1)
-    training = fit_of(tmp_path)
-    with pytest.raises(InputError, match="no other run is writing"):
-        fit_of(tmp_path, resume=True)
-    next(training)
-    with pytest.raises(InputError, match="no other run is writing"):
-        run(tmp_path, resume=True)
-    training.close()
-    with pytest.raises(InputError, match="another schedule"):  # the refusal frees the folder again
-        run(tmp_path, resume=True)
-    assert len(list(fit_of(tmp_path, resume=True))) == 1
 
 
 @pytest.mark.parametrize("damage", ["flipped", "foreign"])

@@ -20,6 +20,8 @@ from tests.engine.planted import Net as GuardedNet
 from tests.engine.planted import X, Y, needs_onednn, thinly
 from tests.logged import Logged
 
+from .nets import images
+
 THREAT = fa.Linf(0.1)
 
 
@@ -39,11 +41,6 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.own(self.last(self.parts(x).flatten(1)))
         return logits * self.temperature * self.scales[0] + self.shift
-
-
-def images() -> ImageSet:
-    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    return ImageSet(x, torch.arange(50) % 3, 3, "noise")
 
 
 @pytest.fixture

@@ -28,6 +28,12 @@ def tiny(classes: int = 3, latents: int = 2, channels: int = 1, seed: int = 0, *
     return ABS(*decoders(classes, latents, channels, seed), STRIDES, **{"prior_samples": 200, **options})
 
 
+def gradient(model: ABS, x: Tensor, k: int) -> Tensor:
+    """Of the logit of class k."""
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0]
+
+
 def images(model: ABS, count: int = 6, noise: float = 0.1, seed: int = 1) -> tuple[Tensor, Tensor]:
     """(x, y): what the decoders draw for random latents, with noise; class i % K."""
     g = torch.Generator().manual_seed(seed)

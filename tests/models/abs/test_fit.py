@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -148,14 +150,10 @@ def test_calibration_takes_as_many_images_as_it_says_with_their_labels(monkeypat
 def test_sets_and_labels_of_any_type_will_do(dtype):
     dataset = drawn(24)
     y = dataset.y % 2
-
-    class Plain:
-        def __init__(self, y):
-            self.x, self.y = dataset.x, y
-
+    typed, plain = (SimpleNamespace(x=dataset.x, y=each) for each in (y.to(dtype), y))
     options = {"epochs": 1, "calibration": 9}
     pairs = [(image, int(label)) for image, label in zip(dataset.x, y, strict=True)]
-    mine, theirs, paired = (quick(each, **options) for each in (Plain(y.to(dtype)), Plain(y), pairs))
+    mine, theirs, paired = (quick(each, **options) for each in (typed, plain, pairs))
     for other in (theirs, paired):
         assert torch.equal(mine.weights[0], other.weights[0])
         assert mine.options == other.options
@@ -280,65 +278,61 @@ WRONG = {
 }
 
 
-class TestBadInput:
-    def test_sets(self):
-        x, y = images(tiny(), 30)
-        g = torch.Generator().manual_seed(0)
-
-        class Plain:
-            num_classes = 3
-
-            def __init__(self, x, y):
-                self.x, self.y = x, y
-
-        for dataset, word in (
-            (Plain(x * 255, y), r"\[0, 1\]"),
-            (Plain(x * torch.nan, y), r"\[0, 1\]"),
-            (Plain(torch.rand(30, 1, 9, 9, generator=g), y), "images"),
-            (Plain(x, y % 2), r"none of \[2\]"),
-            (Plain(x, y + 1), "labels"),
-            (Plain(x, y - 1), "labels"),
-            (Plain(x, y[:-1]), "labels"),
-            (Plain(x, y.float()), "labels"),
-            (Plain(x[:0], y[:0]), "0 of"),
-            ([], "empty"),
-            ([(x[0], 0), (torch.zeros(1, 9, 9), 1)], "one shape"),
-        ):
-            with pytest.raises(InputError, match=word):
-                quick(dataset)
-
-    @pytest.mark.parametrize("name", WRONG)
-    def test_options_are_refused_before_the_first_epoch(self, name, monkeypatch, tmp_path):
-        monkeypatch.setattr(VAEs, "forward", lambda self, x, noise: pytest.fail("trained first"))
-        folder, (word, value) = tmp_path / "run", WRONG[name]
-        settings = {"shape": None} if name in ("latents", "width") else {}
+def test_sets():
+    x, y = images(tiny(), 30)
+    plain = partial(SimpleNamespace, num_classes=3)
+    for dataset, word in (
+        (plain(x=x * 255, y=y), r"\[0, 1\]"),
+        (plain(x=x * torch.nan, y=y), r"\[0, 1\]"),
+        (plain(x=torch.rand(30, 1, 9, 9), y=y), "images"),
+        (plain(x=x, y=y % 2), r"none of \[2\]"),
+        (plain(x=x, y=y + 1), "labels"),
+        (plain(x=x, y=y - 1), "labels"),
+        (plain(x=x, y=y[:-1]), "labels"),
+        (plain(x=x, y=y.float()), "labels"),
+        (plain(x=x[:0], y=y[:0]), "0 of"),
+        ([], "empty"),
+        ([(x[0], 0), (torch.zeros(1, 9, 9), 1)], "one shape"),
+    ):
         with pytest.raises(InputError, match=word):
-            quick(**{"run_dir": folder, **settings, name: value})
-        assert not folder.exists()
+            quick(dataset)
 
-    def test_folders(self, tmp_path):
+
+@pytest.mark.parametrize("name", WRONG)
+def test_options_are_refused_before_the_first_epoch(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(VAEs, "forward", lambda self, x, noise: pytest.fail("trained first"))
+    folder, (word, value) = tmp_path / "run", WRONG[name]
+    settings = {"shape": None} if name in ("latents", "width") else {}
+    with pytest.raises(InputError, match=word):
+        quick(**{"run_dir": folder, **settings, name: value})
+    assert not folder.exists()
+
+
+def test_folders(tmp_path):
+    quick(run_dir=tmp_path, epochs=1)
+    with pytest.raises(InputError, match="resume=True"):
         quick(run_dir=tmp_path, epochs=1)
-        with pytest.raises(InputError, match="resume=True"):
-            quick(run_dir=tmp_path, epochs=1)
-        path = tmp_path / "checkpoint.safetensors"
-        path.write_bytes(path.read_bytes()[:-40])
-        with pytest.raises(CorruptFileError):
-            quick(run_dir=tmp_path, epochs=1, resume=True)
-        (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match="run_dir: expected a folder"):
-            quick(run_dir=tmp_path / "file", epochs=1)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CorruptFileError):
+        quick(run_dir=tmp_path, epochs=1, resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="run_dir: expected a folder"):
+        quick(run_dir=tmp_path / "file", epochs=1)
 
-    @pytest.mark.slow
-    def test_a_run_of_other_options_is_not_resumed(self, tmp_path):
-        quick(run_dir=tmp_path, epochs=1)
-        for name, value in {
-            "epochs": 4, "width": 6, "batch_size": 30, "learning_rate": 1e-3, "beta": (2.0, 1.0),
-            "augment": False, "seed": 1, "training_precision": "bf16", "dataset": drawn(seed=2),
-        }.items():  # fmt: skip
-            named = {"training_precision": "precision", "dataset": "data"}.get(name, name)
-            with pytest.raises(InputError, match=f"another {named}[ .].*another folder"):
-                quick(**{"run_dir": tmp_path, "epochs": 1, "resume": True, name: value})
 
-    def test_losses_that_are_not_finite(self):
-        with pytest.raises(FloatingPointError, match="epoch 1"):
-            quick(learning_rate=1e30)
+@pytest.mark.slow
+def test_a_run_of_other_options_is_not_resumed(tmp_path):
+    quick(run_dir=tmp_path, epochs=1)
+    for name, value in {
+        "epochs": 4, "width": 6, "batch_size": 30, "learning_rate": 1e-3, "beta": (2.0, 1.0),
+        "augment": False, "seed": 1, "training_precision": "bf16", "dataset": drawn(seed=2),
+    }.items():  # fmt: skip
+        named = {"training_precision": "precision", "dataset": "data"}.get(name, name)
+        with pytest.raises(InputError, match=f"another {named}[ .].*another folder"):
+            quick(**{"run_dir": tmp_path, "epochs": 1, "resume": True, name: value})
+
+
+def test_losses_that_are_not_finite():
+    with pytest.raises(FloatingPointError, match="epoch 1"):
+        quick(learning_rate=1e30)

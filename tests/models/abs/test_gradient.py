@@ -8,12 +8,7 @@ from fastadv.models.abs import InferenceOptions
 from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.inference import class_losses, unrolled
 
-from .nets import STRIDES, decoders, images, tiny
-
-
-def gradient(model, x, k):
-    leaf = x.clone().requires_grad_()
-    return torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0]
+from .nets import STRIDES, decoders, gradient, images, tiny
 
 
 @pytest.mark.slow

@@ -121,22 +121,17 @@ def test_copies_share_the_bank():
 
 def test_a_bank_is_not_taken_for_that_of_tensors_that_are_gone():
     """Tensors at the addresses of others are not those others, though their version is the same."""
-    bank, decoders = PriorBank(draw_prior(20, 2)), Decoders(*nets_parts(0))
+    bank, made = PriorBank(draw_prior(20, 2)), Decoders(*decoders(), STRIDES)
     record = bank._decoded
     for seed in range(1, 30):
-        known = Decoders(*nets_parts(0))
+        known = Decoders(*decoders(), STRIDES)
         bank.images(known)
         del known
-        other = Decoders(*nets_parts(seed))
+        other = Decoders(*decoders(seed=seed), STRIDES)
         fresh = PriorBank(bank.latents).images(other)
         assert torch.equal(bank.images(other), fresh)
         bank._decoded = record
-    assert torch.equal(bank.images(decoders), PriorBank(bank.latents).images(decoders))
-
-
-def nets_parts(seed):
-    weights, biases = decoders(seed=seed)
-    return weights, biases, STRIDES
+    assert torch.equal(bank.images(made), PriorBank(bank.latents).images(made))
 
 
 def test_other_options_for_a_call_and_for_a_model():
