@@ -1,6 +1,8 @@
 """AutoAttack in commands: its components are shown, printed, written, and resumed."""
 
 import json
+from contextlib import nullcontext
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -29,19 +31,11 @@ def direct(trained):
     return out
 
 
-class Recorded:
-    """In place of the progress bar: what it would have shown."""
-
-    def __init__(self):
-        self.shown: list[tuple[str, int, int]] = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error): ...
-
-    def named(self, text, done, total):
-        self.shown.append((text, done, total))
+def shown(monkeypatch, command):
+    """What the progress bar of a command would show: texts, done, total."""
+    bar = Mock(spec=["named"])
+    monkeypatch.setattr(command, "progress", lambda text: nullcontext(bar))
+    return bar.named.call_args_list
 
 
 def told_and_written(done, path, direct):
@@ -62,13 +56,12 @@ def told_and_written(done, path, direct):
 def test_the_component_that_broke_each_sample_is_told_and_written_and_named_by_the_bar(
     fastadv, net, direct, monkeypatch
 ):
-    bar = Recorded()
-    monkeypatch.setattr(_attack, "progress", lambda text: bar)
+    seen = shown(monkeypatch, _attack)
     done = fastadv(f"attack {net} {LINE} --batch-size {COUNT} --out a.safetensors --json")
     told_and_written(done, "a.safetensors", direct)
     costs = {name: cost.samples for name, cost in direct.costs.items()}
     stages = [(f"{LABEL}: {name} on {n} of {COUNT}", COUNT - n, COUNT) for name, n in costs.items()]
-    assert bar.shown == [*stages, (LABEL, COUNT, COUNT)]
+    assert [each.args for each in seen] == [*stages, (LABEL, COUNT, COUNT)]
 
 
 def test_components_are_printed(fastadv, net, direct):
@@ -108,12 +101,11 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     monkeypatch.setattr(measure, "outcome", stopping)
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run", code=130)
     assert stopped.err == "fastadv: interrupted; kept in run: add --resume to continue\n"
-    bar = Recorded()
-    monkeypatch.setattr(_evaluate, "progress", lambda text: bar)
+    seen = shown(monkeypatch, _evaluate)
     done = fastadv(f"evaluate {net} {LINE} --run-dir run --resume --out resumed.safetensors --json")
     assert len(calls) == 3
-    assert {total for _, _, total in bar.shown} == {COUNT}
-    assert min(done for _, done, _ in bar.shown) >= COUNT // 2
+    assert {each.args[2] for each in seen} == {COUNT}
+    assert min(each.args[1] for each in seen) >= COUNT // 2
     written = told_and_written(done, "resumed.safetensors", direct)
     assert written.keys() >= {"x_adv", "component", "by", "status", "distances"}
     assert torch.equal(written["status"], direct.status)

@@ -16,31 +16,21 @@ def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("name", "arguments", "match"),
     [
-        ({"split": "validation"}, "split 'train' or 'test', got 'validation'"),
-        ({"size": 0}, "size >= 1, got 0"),
-        ({"limit": 0}, "limit >= 1, got 0"),
-        ({"limit": -3}, "limit >= 1, got -3"),
+        ("digits", {"split": "validation"}, "split 'train' or 'test', got 'validation'"),
+        ("digits", {"size": 0}, "size >= 1, got 0"),
+        ("digits", {"limit": 0}, "limit >= 1, got 0"),
+        ("digits", {"limit": -3}, "limit >= 1, got -3"),
+        ("imagenet:level=3", {}, "each of preprocessing, ids at most once, as KEY=VALUE, got 'level=3'"),
+        ("imagenet:ids=a,ids=b", {}, "at most once, as KEY=VALUE, got 'ids=b'"),
+        ("imagenet:ids=", {}, "got 'ids='"),
+        ("cifar10:severity=3", {}, "cifar10: expected no options, got 'severity=3'"),
     ],
 )
-def test_bad_options_are_refused(arguments: dict[str, Any], match: str) -> None:
+def test_bad_options_are_refused(name: str, arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
-        load("digits", **arguments)
-
-
-@pytest.mark.parametrize(
-    ("name", "match"),
-    [
-        ("imagenet:level=3", "each of preprocessing, ids at most once, as KEY=VALUE, got 'level=3'"),
-        ("imagenet:ids=a,ids=b", "at most once, as KEY=VALUE, got 'ids=b'"),
-        ("imagenet:ids=", "got 'ids='"),
-        ("cifar10:severity=3", "cifar10: expected no options, got 'severity=3'"),
-    ],
-)
-def test_options_without_sense_are_refused(name: str, match: str) -> None:
-    with pytest.raises(InputError, match=match):
-        load(name, "test")
+        load(name, **{"split": "test"} | arguments)
 
 
 def test_a_limit_keeps_the_first() -> None:

@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv._torchvision import models as torchvision_models
 from fastadv.errors import InputError
 from fastadv.models import SmallCNN, adapt
+from tests.zoo.net import module
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -146,20 +147,12 @@ def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) 
         adapt(net(), **arguments)
 
 
-class Tuple(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
-
-
-class NoLogits(nn.Module):
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"features": x}
-
-
-@pytest.mark.parametrize("model", [Tuple(), NoLogits()], ids=["tuple", "no-logits"])
-def test_an_output_without_logits_is_refused_when_it_comes(model: nn.Module) -> None:
+@pytest.mark.parametrize(
+    "output", [lambda self, x: (x, x), lambda self, x: {"features": x}], ids=["tuple", "no-logits"]
+)
+def test_an_output_without_logits_is_refused_when_it_comes(output: Any) -> None:
     with pytest.raises(InputError, match=r"expected logits \[B, K\], or an output with `.logits`"):
-        adapt(model, mean=0, std=1)(X)
+        adapt(module(output), mean=0, std=1)(X)
 
 
 @pytest.mark.parametrize("model", [net(), HuggingFaceNet().eval()], ids=["tensor", "output"])

@@ -19,6 +19,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.description import describe
 from tests.defenses import JPEG, Binarize, Defended, KWinners, MeanSparse, NoGrad, Quantize
 from tests.docs.test_pages import BLOCK, run
+from tests.zoo.net import module
 
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(12) % 3
@@ -88,24 +89,19 @@ class Picks(nn.Module):
         return torch.from_numpy(x.numpy() * scale) + mask.detach()
 
 
-class Calls(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.picks = Picks()
-
-    def forward(self, x: Tensor) -> Tensor:
+def test_modules_with_several_arguments_that_raise_under_autograd() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
         return self.picks(2.0, x.flatten(1), mask=-x.flatten(1).square())[:, :5]
 
-
-def test_modules_with_several_arguments_that_raise_under_autograd() -> None:
-    model = fa.models.bpda(Calls(), {"picks": lambda scale, x, *, mask: scale**2 * x + mask})
+    calls = module(forward, picks=Picks())
+    model = fa.models.bpda(calls, {"picks": lambda scale, x, *, mask: scale**2 * x + mask})
     weights = torch.rand(12, 5, generator=torch.Generator().manual_seed(0))
     leaf = X.clone().requires_grad_()
     (found,) = torch.autograd.grad(model(leaf), leaf, weights)
     expected = weights * (4 - 2 * X.flatten(1)[:, :5])
     torch.testing.assert_close(found.flatten(1)[:, :5], expected)
-    assert torch.equal(model(X), Calls()(X))
-    first = fa.models.bpda(Calls(), {"picks": "identity"})
+    assert torch.equal(model(X), calls(X))
+    first = fa.models.bpda(calls, {"picks": "identity"})
     torch.testing.assert_close(torch.autograd.grad(first(leaf), leaf, weights)[0].flatten(1)[:, :5], weights)
 
 
@@ -179,24 +175,15 @@ def test_a_model_is_pickled_whole(gradient: Any) -> None:
 
 
 def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stage1 = nn.Sequential(nn.Flatten(), Quantize(8))
-            self.stage2 = nn.Sequential(Quantize(4), nn.Linear(64, 3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.stage2(self.stage1(x))
-
-    net = Twice()
-    one = fa.models.bpda(net, {"stage1*": torch.flatten, "stage2.?": lambda h: h[:, :3]})
-    assert replaced(one) == {"stage1": "flatten", "stage2.0": "<lambda>", "stage2.1": "<lambda>"}
-    two = fa.models.bpda(
-        fa.models.bpda(net, {"*.1": "identity", "stage2.0": "identity"}), {"*.0": "identity"}
+    net = nn.Sequential(
+        nn.Sequential(nn.Flatten(), Quantize(8)), nn.Sequential(Quantize(4), nn.Linear(64, 3))
     )
-    names = ("stage1.0", "stage1.1", "stage2.0", "stage2.1")
+    one = fa.models.bpda(net, {"0*": torch.flatten, "1.?": lambda h: h[:, :3]})
+    assert replaced(one) == {"0": "flatten", "1.0": "<lambda>", "1.1": "<lambda>"}
+    two = fa.models.bpda(fa.models.bpda(net, {"*.1": "identity", "1.0": "identity"}), {"*.0": "identity"})
+    names = ("0.0", "0.1", "1.0", "1.1")
     assert replaced(two) == dict.fromkeys(names, "identity")
-    assert in_words(replaced(one)) == "BPDA: stage1 (flatten), stage2.0 (<lambda>), stage2.1 (<lambda>)"
+    assert in_words(replaced(one)) == "BPDA: 0 (flatten), 1.0 (<lambda>), 1.1 (<lambda>)"
     assert replaced(fa.models.bpda(Net(Quantize()), {"again": "identity"})) == {"hide": "identity"}
     assert replaced(net) == replaced(lambda x: x) == {}
 
@@ -241,17 +228,6 @@ def test_what_is_refused_at_once(gradients: Any, says: str) -> None:
         fa.models.bpda(NET, gradients)
 
 
-class Odd(nn.Module):
-    """Returns what `make` makes."""
-
-    def __init__(self, make: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.make = make
-
-    def forward(self, h: Tensor | None) -> Any:
-        return self.make(h)
-
-
 # what the module makes, its gradient, and what is said
 PASSES: dict[str, tuple[Any, Any, str]] = {
     "tuple": (lambda h: (h, h), "identity", "return one floating-point tensor, got tuple"),
@@ -269,7 +245,7 @@ PASSES: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("case", PASSES)
 def test_what_is_refused_in_a_pass(case: str) -> None:
     make, gradient, says = PASSES[case]
-    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Identity(), Odd(make)))
+    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Identity(), module(lambda self, h: make(h))))
     model = fa.models.bpda(net, {"1.1": gradient})
     with pytest.raises(NoGradientError if case == "flat" else InputError, match=f"'1.1'.*{says}"):
         model(2 * X.clone().requires_grad_())

@@ -19,6 +19,7 @@ from fastadv.train.recipes._common import Twins, frozen_twin
 from tests.engine.planted import Net as GuardedNet
 from tests.engine.planted import X, Y, needs_onednn, thinly
 from tests.logged import Logged
+from tests.zoo.net import module
 
 from .nets import images
 
@@ -276,23 +277,13 @@ def test_in_what_precision_a_run_searches(
     assert seen == searched
 
 
-class Mask(nn.Module):
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mask", mask)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask
-
-
 class SharedBuffer(nn.Sequential):
     """One buffer of two layers, which a change of precision parts."""
 
     def __init__(self) -> None:
-        mask = torch.ones(4, 1, 1)
-        super().__init__(
-            nn.Conv2d(1, 4, 3), Mask(mask), nn.ELU(), Mask(mask), nn.Flatten(), nn.Linear(144, 3)
-        )
+        shared = torch.ones(4, 1, 1)
+        masks = [module(lambda self, x: x * self.mask, mask=shared) for _ in range(2)]
+        super().__init__(nn.Conv2d(1, 4, 3), masks[0], nn.ELU(), masks[1], nn.Flatten(), nn.Linear(144, 3))
 
     def change(self) -> None:
         self[1].mask[0] = -3

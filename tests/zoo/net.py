@@ -73,15 +73,16 @@ def perturb(model: nn.Module) -> None:
 ZOO: dict[str, Net] = {}
 
 
-def net(**known: Any) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
+def nets(known: dict[str, Any], /, **builders: Callable[[], nn.Module]) -> None:
+    """Register what builds nets, by their names."""
+    for name, builder in builders.items():
+        assert name not in ZOO
+        ZOO[name] = Net(name, builder, **known)
+
+
+def net(**known: Any) -> Callable[[Callable[[], nn.Module]], None]:
     """Register the function that builds a net, under its name."""
-
-    def register(builder: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        assert builder.__name__ not in ZOO
-        ZOO[builder.__name__] = Net(builder.__name__, builder, **known)
-        return builder
-
-    return register
+    return lambda builder: nets(known, **{builder.__name__: builder})
 
 
 def module(forward: Callable[[Any, Tensor], Any], **parts: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from fastadv.studies.goodfellow2014.models import Maxout
 from fastadv.train import FGSMTraining, HiddenFGSM, Standard
 from tests.train.nets import images
 from tests.train.recipes.hand import SEED, assert_same_step, batch, evaluated, warm_net
+from tests.zoo.net import module
 
 
 def by_hand(model: nn.Module, hand: nn.Module, x: Tensor, y: Tensor, radius: float, weight: float) -> Tensor:
@@ -34,8 +35,7 @@ def test_the_loss_by_hand(weight: float) -> None:
     model = warm_net()
     hand = copy.deepcopy(model)
     wanted = by_hand(model, hand, x, y, 0.2, weight)
-    module = "5" if weight else 5
-    assert_same_step(HiddenFGSM(module, 0.2, weight), model, hand, wanted)
+    assert_same_step(HiddenFGSM("5" if weight else 5, 0.2, weight), model, hand, wanted)
     assert abs(wanted - cross_entropy(evaluated(model)(x), y)) > 1e-3
 
 
@@ -77,24 +77,17 @@ def test_no_hook_stays_in_the_model() -> None:
     assert not any(part._forward_pre_hooks for part in model.modules())
 
 
-class Twice(nn.Module):
-    """A layer that runs twice, one that never does, and one that takes no tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared, self.idle, self.last = nn.Linear(64, 64), nn.Linear(3, 3), Pair()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last((self.shared(self.shared(x.flatten(1))), 1.0))
-
-
-class Pair(nn.Module):
-    def forward(self, given: tuple[Tensor, float]) -> Tensor:
-        return given[0][:, :3] * given[1]
+# a layer that runs twice, one that never does, and one that takes no tensor
+TWICE = module(
+    lambda self, x: self.last((self.shared(self.shared(x.flatten(1))), 1.0)),
+    shared=nn.Linear(64, 64),
+    idle=nn.Linear(3, 3),
+    last=module(lambda self, given: given[0][:, :3] * given[1]),
+)
 
 
 @pytest.mark.parametrize(
-    ("module", "wanted"),
+    ("name", "wanted"),
     [
         ("shared", "expected a layer that runs once in forward, got 'shared', which ran 2 times"),
         ("idle", "expected a layer that runs once in forward, got 'idle', which ran 0 times"),
@@ -102,10 +95,10 @@ class Pair(nn.Module):
         ("first", "expected the name of a layer of the model, got 'first'"),
     ],
 )
-def test_layers_that_cannot_be_perturbed(module: str, wanted: str) -> None:
+def test_layers_that_cannot_be_perturbed(name: str, wanted: str) -> None:
     x, y, _ = batch()
     with pytest.raises(InputError, match=f"module: {wanted}"):
-        HiddenFGSM(module, 0.1)(Twice().double(), x, y)
+        HiddenFGSM(name, 0.1)(TWICE.double(), x, y)
 
 
 def trained(recipe: object, activation: type[nn.Module]) -> float:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv.train import MART
 from tests.train.recipes import hand
+from tests.zoo.net import module
 
 RECIPE = MART(fa.Linf(hand.RADIUS), hand.STEPS, hand.STEP_SIZE, beta=5.0)
 
@@ -38,28 +39,18 @@ def test_value_gradient_and_statistics():
     hand.assert_same_step(RECIPE, model, twin, wanted)
 
 
-class Fixed(nn.Module):
-    """The same logits for each image."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-
-    def forward(self, x):
-        return self.logits + 0 * x.flatten(1).sum(1, keepdim=True)
-
-
 @pytest.mark.parametrize("lead", [5.0, 30.0, 300.0])
 def test_a_confident_mistake_has_a_finite_loss_and_a_gradient(lead):
     """1 - p_k would round to 0; -log(1 - p_k) is the lead itself, but for two other classes."""
-    model, x = Fixed([0.0, lead, 0.0]), torch.rand(4, 1, 2, 2)
+    logits, x = nn.Parameter(torch.tensor([0.0, lead, 0.0])), torch.rand(4, 1, 2, 2)
+    model = module(lambda self, x: self.logits.expand(len(x), 3), logits=logits)
     loss = MART(fa.Linf(0.1), 1, beta=0.0).objective(model, x, torch.zeros(4, dtype=torch.int64), x)
-    (gradient,) = torch.autograd.grad(loss, model.logits)
+    (gradient,) = torch.autograd.grad(loss, logits)
     own_loss = torch.tensor([lead, 0.0, 0.0]).logsumexp(0)
     other = own_loss - torch.tensor(2.0).log()
     torch.testing.assert_close(loss, own_loss + other)
     # of -log p_y: p - e_y; of -log(1 - p_k): p_k towards k, and from the two others half of that
-    p = model.logits.detach().softmax(0)
+    p = logits.detach().softmax(0)
     by_hand = torch.stack([p[0] - 1 - p[1] / 2, 2 * p[1], p[2] - p[1] / 2])
     torch.testing.assert_close(gradient, by_hand)
 

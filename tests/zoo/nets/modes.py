@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..net import block, head, module, net
+from ..net import block, head, module, net, nets
 
 
 @net()
@@ -90,11 +90,8 @@ def checkpointed(reentrant: bool) -> nn.Module:
     return module(forward, parts=nn.ModuleList([block(), block(16)]), head=head())
 
 
-@net()
-def checkpoint_reentrant() -> nn.Module:
-    return checkpointed(True)
-
-
-@net()
-def checkpoint_without_reentry() -> nn.Module:
-    return checkpointed(False)
+nets(
+    {},
+    checkpoint_reentrant=lambda: checkpointed(True),
+    checkpoint_without_reentry=lambda: checkpointed(False),
+)

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
-from ..net import block, head, module, net
+from ..net import block, head, module, net, nets
 
 
 def chain(change: Any, **options: Any) -> nn.Sequential:
@@ -19,19 +19,13 @@ def chain(change: Any, **options: Any) -> nn.Sequential:
     return made
 
 
-@net()
-def weight_norm() -> nn.Module:
-    return chain(parametrizations.weight_norm)
-
-
-@net()
-def weight_norm_by_hooks() -> nn.Module:
-    return chain(old_weight_norm)
-
-
-@net()
-def spectral_norm() -> nn.Module:
-    return chain(parametrizations.spectral_norm)
+nets(
+    {},
+    weight_norm=lambda: chain(parametrizations.weight_norm),
+    weight_norm_by_hooks=lambda: chain(old_weight_norm),
+    spectral_norm=lambda: chain(parametrizations.spectral_norm),
+    pruned=lambda: chain(prune.random_unstructured, name="weight", amount=0.5),
+)
 
 
 @net()
@@ -69,11 +63,6 @@ class Positive(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return nn.functional.softplus(weight)
-
-
-@net()
-def pruned() -> nn.Module:
-    return chain(prune.random_unstructured, name="weight", amount=0.5)
 
 
 class LowRank(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import head, module, net
+from ..net import head, module, net, nets
 from .norms import convolution
 
 
@@ -33,14 +33,13 @@ class AroundOne(nn.BatchNorm2d):
         )
 
 
-@net()
-def subclass_with_activation() -> nn.Module:
-    return nn.Sequential(convolution(), Activated(16), convolution(16), Activated(16), head())
-
-
-@net()
-def subclass_around_one() -> nn.Module:
-    return nn.Sequential(convolution(), AroundOne(16), nn.ReLU(), head())
+nets(
+    {},
+    subclass_with_activation=lambda: nn.Sequential(
+        convolution(), Activated(16), convolution(16), Activated(16), head()
+    ),
+    subclass_around_one=lambda: nn.Sequential(convolution(), AroundOne(16), nn.ReLU(), head()),
+)
 
 
 @net(mixes=True)
