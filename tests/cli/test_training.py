@@ -218,6 +218,7 @@ def test_images_of_all_classes_are_held_out(fastadv, folder, monkeypatch, test):
     told = fastadv(f"{line} --resume --json").json
     config = told["config"]
     assert [report["epoch"] for report in told["measured"]["epochs"]] == [1, 2]
+    assert "weights in run/model.safetensors" in fastadv(f"{line} --resume").out
     train_set, held_out, test_set = given[0]
     whole = fa.data.load("digits", limit=60) if test else fa.data.load_constructed("made")
     drawn = fa.data.hold_out(whole, 13, seed=4)

@@ -70,6 +70,7 @@ def test_normalize_puts_the_constants_of_a_data_set_into_the_model() -> None:
         plain = models.create("small_cnn", shape=(3, 16, 16), width=4).eval()
         normalized = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
         torch.testing.assert_close(model(x), plain(normalized))
+        assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
         assert model.state_dict().keys() == {"mean", "std"} | {f"model.{key}" for key in plain.state_dict()}
     assert type(models.create("small_cnn", normalize=None)) is models.SmallCNN
 

@@ -7,7 +7,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs import checkpoint
+from fastadv.runs import checkpoint, folder
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.record import RunRecord, read_report
 
@@ -48,10 +48,13 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     assert others[2].last_epoch == 1
 
 
-def test_a_checkpoint_is_resumed_by_its_own_run_alone(tmp_path):
+def test_a_checkpoint_is_resumed_by_its_own_run_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "PATIENCE", 0.1)
     with RunRecord(tmp_path, CONFIG, resume=True) as record:
         assert record.stopped is None
         record.save(*parts(), {})
+        with pytest.raises(InputError, match="no other run is writing"):
+            RunRecord(tmp_path, CONFIG, resume=True)
     with pytest.raises(InputError, match="resume=True"):
         RunRecord(tmp_path, CONFIG, resume=False)
     for other, named in (
