@@ -1,4 +1,4 @@
-"""README's table, that of PGD and the figure show the stored rows."""
+"""README's table, that of the benchmarks and the figures show all stored rows, those that lose too."""
 
 import pytest
 from matplotlib.figure import Figure
@@ -6,9 +6,14 @@ from PIL import Image
 
 from bench.anchor.ways import Way
 from bench.page import anchor, bars, machines, table
-from bench.page.entries import PGD
+from bench.page.entries import ENTRIES, PGD, Entry
+from bench.page.rows import Rows, name
 
-MACHINES = machines.stored()
+STORED, MACHINES = Rows.stored(), machines.stored()
+
+
+def row(provider="fastadv fp32", date="2026-01-02", **figures):
+    return {"what": "PGD", "provider": provider, "date": f"{date}T00:00:00+00:00", **figures}
 
 
 class TestPage:
@@ -19,6 +24,64 @@ class TestPage:
 
     def test_the_figure_shows_the_stored_rows(self):
         assert bars.up_to_date("speed.png", machines.rows(MACHINES[-1])), "run python -m bench.page"
+
+    def test_no_line_is_missing(self):
+        assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
+
+    def test_what_the_stored_rows_say_fastadv_loses_is_in_the_table(self):
+        shown = [id(row) for entry in ENTRIES for row in table.chosen(entry, STORED)]
+        lost = [
+            row
+            for row in STORED.newest.values()
+            if row["provider"].startswith("fastadv")
+            and row.get("variant") in ("quick", "full")
+            and row["times_peer"] is not None
+            and row["times_peer"] < 1
+        ]
+        assert len(lost) > 2
+        assert [name(row) for row in lost if id(row) not in shown] == []
+
+
+class TestRows:
+    def test_the_newest_of_each_provider_counts_wherever_it_stands(self):
+        rows = Rows.of([row(p50_ms=2.0, date="2026-02-01"), row(p50_ms=1.0), row("peer", p50_ms=3.0)])
+        assert [r["p50_ms"] for r in rows.fitting("PGD", "fastadv fp32")] == [2.0]
+        assert [r["p50_ms"] for r in rows.fitting("PGD", "peer")] == [3.0]
+
+    def test_shapes_and_cases_are_kept_apart(self):
+        assert name(row(shape=[2, 3])) == "PGD 2×3"
+        assert (
+            name({"case": "fgsm", "model": "cnn", "variant": "quick", "provider": "a"}) == "fgsm, cnn, quick"
+        )
+
+
+class TestLines:
+    entry = Entry("PGD, fp32 / bf16", "a peer", ("P*",), ("fastadv fp32", "fastadv bf16"), "times")
+
+    def test_providers_stand_side_by_side_and_losses_in_bold(self):
+        rows = Rows.of([
+            row(p50_ms=1234.0, times=0.94, share_of_ceiling=0.5),
+            row("fastadv bf16", p50_ms=0.0123, times=12.3, share_of_ceiling=0.001),
+        ])  # fmt: skip
+        assert table.line(self.entry, rows) == (
+            "| PGD, fp32 / bf16 | a peer | **0.94** / 12 | 1.2 s / 12 µs | 0.50 / – |"
+        )
+
+    def test_without_all_its_rows_there_is_no_line(self):
+        assert table.line(self.entry, Rows.of([row(times=2.0, p50_ms=1.0)])) is None
+
+    def test_many_rows_are_shown_as_a_range_and_the_share_is_over_the_ideal(self):
+        cases = [
+            {"case": f"a-{i}", "model": "cnn", "variant": "full", "provider": "fastadv fp32",
+             "date": "2026", "times_peer": t, "seconds": t, "over_ideal": t}
+            for i, t in enumerate((2.0, 4.0, 1.5))
+        ]  # fmt: skip
+        entry = Entry("a", "b", ("a-*, cnn, full",), whole=True)
+        assert table.line(entry, Rows.of(cases)) == "| a | b | 1.5 to 4.0 | 1.5 s to 4.0 s | 0.25 to 0.67 |"
+
+    def test_a_base_from_the_page_of_results(self):
+        entry = Entry("a", "b", ("PGD",), base=50.0)
+        assert table.line(entry, Rows.of([row(ms_per_image=20.0)])) == "| a | b | 2.5 | 20 ms |  |"
 
 
 class TestFigures:
@@ -37,11 +100,7 @@ class TestFigures:
             assert [high * base for _, high in spans] == pytest.approx([row["p80_ms"] for row in shown])
 
     def test_a_figure_knows_its_rows(self, tmp_path):
-        days = {"A": "2026-01-02", "B": "2026-01-05"}
-        shown = [
-            {"net": {"pgd": {"cpu": cpu, "date": f"{day}T00:00", "provider": "pgd"}}}
-            for cpu, day in days.items()
-        ]
+        shown = [{"net": {"pgd": row(cpu="A")}}, {"net": {"pgd": row(cpu="B", date="2026-01-05")}}]
         bars.save(Figure(), "a.png", shown, tmp_path)
         assert bars.up_to_date("a.png", shown, tmp_path)
         assert not bars.up_to_date("a.png", shown[:1], tmp_path)

@@ -94,3 +94,6 @@ def test_some_classes_alone_are_numbered_anew() -> None:
     assert part.y.tolist() == [1, 0, 0, 1]
     assert (part.classes, part.name, part.note) == (("d", "a"), "small, d against a", "n")
     assert part.y.dtype == torch.int64
+    for wrong in ([3], [3, 3], [3, 4], [-1, 3]):
+        with pytest.raises(InputError, match="two or more different classes from 0 to 3, got"):
+            dataset.only(wrong)
