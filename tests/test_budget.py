@@ -1,6 +1,6 @@
-"""How many lines each room may have. A number goes down with what is deleted, and up for nothing else.
+"""How many lines each room may have. What comes in is paid for by what goes out.
 
-The aim is 48,000 lines for fastadv, 50,000 for tests, 6,000 for bench and 45,000 words of docs.
+The whole may have 48,000 lines in at most 450 files, the docs 45,000 words.
 """
 
 from pathlib import Path
@@ -9,25 +9,25 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 50_650,
-    "fastadv/adapters": 1_250,
-    "fastadv/attacks": 10_950,
-    "fastadv/cli": 3_800,
-    "fastadv/data": 3_500,
-    "fastadv/engine": 5_100,
-    "fastadv/evaluation": 3_300,
-    "fastadv/features": 650,
+    "fastadv": 48_000,
+    "fastadv/adapters": 650,
+    "fastadv/attacks": 10_600,
+    "fastadv/cli": 3_150,
+    "fastadv/data": 3_350,
+    "fastadv/engine": 5_000,
+    "fastadv/evaluation": 3_250,
+    "fastadv/features": 600,
     "fastadv/models": 3_550,
-    "fastadv/ops": 6_450,
+    "fastadv/ops": 6_400,
     "fastadv/runs": 1_350,
-    "fastadv/studies": 4_800,
-    "fastadv/threat": 600,
-    "fastadv/train": 4_700,
-    "tests": 54_000,
+    "fastadv/studies": 4_700,
+    "fastadv/threat": 550,
+    "fastadv/train": 4_200,
+    "tests": 50_000,
     "bench": 6_000,
     "tools": 1_100,
 }
-WORDS = 42_300  # of README and docs
+WORDS = 41_000  # of README and docs
 
 
 @pytest.mark.parametrize("room", LINES)
