@@ -124,6 +124,7 @@ def test_a_change_makes_another_twin(change: str) -> None:
     assert torch.equal(second.verdict(x), Plain(net).verdict(x))
 
 
+@pytest.mark.slow
 def test_the_twin_of_a_compiled_model_is_compiled_and_follows_it() -> None:
     net, twins, (x, y) = Net(), Twins(), (images().x[:8], torch.arange(8) % 3)
     net.compile(backend="eager")
