@@ -206,15 +206,15 @@ def test_another_answer_in_a_smaller_batch_may_be_rounding(whole):
 
 @pytest.mark.slow
 def test_the_table_tells_the_draws():
-    table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "nothing": nothing})
+    table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "none": nothing})
     told = json.loads(json.dumps(table.to_dict()))
     assert told["draws"] == table.draws.to_dict()
     assert [*told["draws"]] == ["count", "one_draw", "majority", "worst"]
-    for name in ("pgd", "nothing"):
+    for name in ("pgd", "none"):
         assert told["attacks"][name]["draws"] == table[name].draws.to_dict()
     cells = table.details()["each sample classified 5 times"]
     assert cells[0] == ["attack", "one draw", "majority", "worst"]
-    assert [line[0] for line in cells[1:]] == ["none", "pgd", "nothing", "worst of all"]
+    assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
     assert "each sample classified 5 times" in str(table)
     assert "worst: right in the one verdict" in str(table)
