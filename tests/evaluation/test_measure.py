@@ -266,6 +266,8 @@ def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
     curve = accuracy_against_radius(Threshold(), DATA, functools.partial(nearest, past=0.02), [0.1, 0.2])
     assert curve.accuracy == pytest.approx([4 / 6, 3 / 6])
     assert minimizes(functools.partial(functools.partial(nearest), past=0.1))
+    assert minimizes(fa.attacks.latent_descent)
+    assert minimizes(fa.attacks.transfer)
     assert not minimizes(pgd(0.1))
     assert not minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
 

@@ -87,11 +87,14 @@ def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> 
 
 # calls numpy() on what may require a gradient, and turns brightness round
 RAISES = Step(lambda x: torch.from_numpy(1 - x.numpy()))
+# only moves of the smaller sizes stay where it is defined
+NARROW = Step(lambda x: ((x * 8).round() / 8).where((x - 0.5).abs() < 0.6, torch.nan))
 CLASSES = nn.Sequential(nn.Flatten(), Step(lambda h: h.argmax(1)), nn.Embedding(64, 3))
 ADVICE: dict[str, tuple[nn.Module, str, str]] = {
     "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
     "other way": (net(RAISES), "0", r"{'0': net}\), with"),
     "integers": (CLASSES, "1", "let a module around it return one floating"),
+    "narrow": (net(NARROW), "0", "'identity'"),
     "nested": (net(nn.Sequential(nn.Identity(), Quantize())), "0.1", r"{'0.1': 'identity'}"),
 }  # fmt: skip
 
@@ -118,6 +121,9 @@ def test_a_step_between_modules_is_the_models_own() -> None:
     (own,) = masked_modules(Between(False), X)
     assert (own.name, own.kind) == ("", "zero")
     assert str(own).startswith("the model's own forward has a zero gradient")
+    assert "make that step of its forward a module" in own.advice
+    (own,) = masked_modules(nn.Sequential(Between(False), nn.Linear(3, 3)), X)
+    assert own.name == "0"
     assert "make that step of its forward a module" in own.advice
     (inner,) = masked_modules(Between(True), X)
     assert inner.name == "hide"
