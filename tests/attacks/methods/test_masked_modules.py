@@ -56,6 +56,9 @@ def test_activations_that_jump_are_named_with_their_share() -> None:
     assert sparse.share == pytest.approx(flat)
     (winners,) = masked_modules(nn.Sequential(KWinners(0.5), nn.Linear(6, 3)), h)
     assert (winners.name, winners.kind, winners.share) == ("0", "zero", 0.5)
+    # only moves of the smaller sizes stay where it is defined
+    narrow = Step(lambda x: ((x * 8).round() / 8).where((x - 0.5).abs() < 0.6, torch.nan))
+    assert [each.kind for each in masked_modules(net(narrow), X)] == ["zero"]
 
 
 class Step(nn.Module):
@@ -87,14 +90,11 @@ def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> 
 
 # calls numpy() on what may require a gradient, and turns brightness round
 RAISES = Step(lambda x: torch.from_numpy(1 - x.numpy()))
-# only moves of the smaller sizes stay where it is defined
-NARROW = Step(lambda x: ((x * 8).round() / 8).where((x - 0.5).abs() < 0.6, torch.nan))
 CLASSES = nn.Sequential(nn.Flatten(), Step(lambda h: h.argmax(1)), nn.Embedding(64, 3))
 ADVICE: dict[str, tuple[nn.Module, str, str]] = {
     "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
     "other way": (net(RAISES), "0", r"{'0': net}\), with"),
     "integers": (CLASSES, "1", "let a module around it return one floating"),
-    "narrow": (net(NARROW), "0", "'identity'"),
     "nested": (net(nn.Sequential(nn.Identity(), Quantize())), "0.1", r"{'0.1': 'identity'}"),
 }  # fmt: skip
 
