@@ -95,12 +95,11 @@ class Curve(NamedTuple):
 
         It is exact for the curve of all distances.
         """
-        place = int(np.searchsorted(self.radii, radius, side="right")) - 1
-        if place < 0:
+        if not radius >= self.radii[0]:  # NaN is none either
             raise InputError(
                 f"radius: expected at least {self.radii[0]:g}, where the curve begins, got {radius}"
             )
-        return float(self.accuracy[place])
+        return float(self.accuracy[np.searchsorted(self.radii, radius, side="right") - 1])
 
 
 def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """A randomized model judged by several draws: how often it is right on a sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,9 +107,9 @@ class Drawing:
 ONE_DRAW = Drawing()
 
 
-def cells(drawn: Mapping[str, Draws]) -> list[list[str]]:
+def cells(drawn: Sequence[tuple[str, Draws]]) -> list[list[str]]:
     """Return the draws of each attack as text, line by line, the head first."""
     lines = [["attack", *(name.replace("_", " ") for name in FIGURES)]]
-    for attack, draws in drawn.items():
+    for attack, draws in drawn:
         lines.append([attack, *(percent(getattr(draws, name)) for name in FIGURES)])
     return lines

@@ -161,7 +161,7 @@ class Table:
         distances = any(not math.isnan(row.figures()["median_distance"]) for row in self.rows)
         notes = [f"{self.n} samples; {SHARES_OF}{DISTANCES_OF * distances}"]
         if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
-            notes.append("not the first samples of the set, which lack classes: drawn by class, see the ids")
+            notes.append("not the first samples: a share, or drawn by class where those lack classes")
         if self.replaced:
             notes.append(in_words(self.replaced))
         if any(row.minimum_norm for row in self.rows):
@@ -188,9 +188,9 @@ class Table:
         parts = {row.name: row.components.cells() for row in self.rows if row.components is not None}
         if self.draws is None:
             return parts
-        drawn = {"none": self.draws} | {row.name: row.draws for row in self.rows if row.draws is not None}
+        drawn = [("none", self.draws), *((row.name, row.draws) for row in self.rows if row.draws is not None)]
         if len(drawn) > 2:
-            drawn["worst of all"] = Draws.together([*drawn.values()])
+            drawn.append(("worst of all", Draws.together([draws for _, draws in drawn])))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
 
 

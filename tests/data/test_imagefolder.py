@@ -96,6 +96,9 @@ def test_a_subset_keeps_the_order_asked_for(root: Path) -> None:
     part = dataset.subset([4, 0])
     assert part.labels.tolist() == [1, 0]
     assert torch.equal(part[0][0], dataset[4][0])
+    assert dataset.shape == (3, 6, 6)
+    paint(root / "train" / "b" / "2.png", 102, (9, 6))
+    assert dataset.subset([4, 0]).shape == (3, 6, 9)
     with pytest.raises(InputError, match="positions from 0 to 4"):
         dataset.subset([5])
     with pytest.raises(InputError, match="at least one"):

@@ -169,12 +169,17 @@ def test_what_has_no_finite_logits_in_the_seeded_verdict_failed():
     assert first.failed.equal(drawn(Sick(), 2, attacks={}).failed)
 
 
-def test_each_attack_on_each_batch_has_draws_of_its_own():
-    def first(*counters):
-        with Drawing(2).kept(torch.device("cpu"), *counters):
-            return torch.rand(1).item()
+def test_each_attack_on_each_batch_has_draws_of_its_own_and_so_have_clean_samples():
+    seen = []
 
-    assert len({first(batch, place) for batch in (0, 1) for place in (0, 1, 2)}) == 6
+    class Noted(nets.Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.rand(1).item())
+            return super().forward(x)
+
+    drawn(Noted(), 2, attacks={"nothing": nothing, "again": nothing}, batch_size=100, indicators=False)
+    # of each batch a verdict and another, which is seeded, and three times two draws
+    assert len(set(seen)) == len(seen) >= 2 * (2 + 3 * 2)
 
 
 @pytest.mark.slow
@@ -206,15 +211,17 @@ def test_another_answer_in_a_smaller_batch_may_be_rounding(whole):
 
 @pytest.mark.slow
 def test_the_table_tells_the_draws():
-    table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "nothing": nothing})
+    table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "none": nothing})
     told = json.loads(json.dumps(table.to_dict()))
     assert told["draws"] == table.draws.to_dict()
     assert [*told["draws"]] == ["count", "one_draw", "majority", "worst"]
-    for name in ("pgd", "nothing"):
+    for name in ("pgd", "none"):
         assert told["attacks"][name]["draws"] == table[name].draws.to_dict()
     cells = table.details()["each sample classified 5 times"]
     assert cells[0] == ["attack", "one draw", "majority", "worst"]
-    assert [line[0] for line in cells[1:]] == ["none", "pgd", "nothing", "worst of all"]
+    assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
+    alone = drawn(Flips(0.2), 2).details()["each sample classified 2 times"]
+    assert [line[0] for line in alone] == ["attack", "none", "nothing"]
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
     assert "each sample classified 5 times" in str(table)
     assert "worst: right in the one verdict" in str(table)

@@ -130,6 +130,11 @@ def test_the_passes_of_all_attacks_of_a_threat_are_added_up() -> None:
     assert spent((300, 0.1), (400, 0.2), (200, 0.1), (999, inf)) == 0.1
     assert spent((300, 0.1), (400, 0.2), (99, 0.1)) == 0.2
     assert spent((1, inf)) == inf
+    boxes = [
+        Evidence(none, none, none, none.float(), True, passes, fa.Linf(0.1, (0.0, high)))
+        for passes, high in ((300, 1.0), (200, 2.0))
+    ]
+    assert _masking._main(boxes).box == (0.0, 1.0)
 
 
 @pytest.mark.slow

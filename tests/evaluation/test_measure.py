@@ -233,8 +233,9 @@ def test_the_curve_of_distances_is_the_exact_step_function():
         [6 / 8, 6 / 8, 4 / 8, 4 / 8, 2 / 8]
     )
     assert Curve.from_distances([1.0, 2.0]).accuracy.tolist() == [1.0, 0.5, 0.0]
-    with pytest.raises(InputError, match="where the curve begins"):
-        Curve.from_distances(distances, [0.2]).at(0.1)
+    for radius in (0.1, math.nan):
+        with pytest.raises(InputError, match="where the curve begins"):
+            Curve.from_distances(distances, [0.2]).at(radius)
     for wrong in ([], [-0.1, 1], [[0.1]], 0.3, ["far"], None):
         with pytest.raises(InputError, match="distances: expected"):
             Curve.from_distances(wrong)
@@ -265,6 +266,8 @@ def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
     curve = accuracy_against_radius(Threshold(), DATA, functools.partial(nearest, past=0.02), [0.1, 0.2])
     assert curve.accuracy == pytest.approx([4 / 6, 3 / 6])
     assert minimizes(functools.partial(functools.partial(nearest), past=0.1))
+    assert minimizes(fa.attacks.latent_descent)
+    assert minimizes(fa.attacks.transfer)
     assert not minimizes(pgd(0.1))
     assert not minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
 

@@ -54,6 +54,13 @@ def same(state, other):
     return all(torch.equal(state[name], other[name]) for name in other)
 
 
+def test_every_second_epoch_is_tested_and_the_last(scripted):
+    scripted([0.2, 0.6])
+    _, _, past = run(epochs=3, test_every=2)
+    assert [report.tested for report in past] == [False, True, True]
+    assert [report.clean_accuracy for report in past] == [None, 0.9, 0.9]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(1, 3, True), (2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):

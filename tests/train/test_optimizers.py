@@ -176,7 +176,7 @@ def test_the_scale_doubles_after_many_steps_and_divides_gradients():
     (zero, known), none = scale.directions([torch.tensor([torch.inf, 2.0**18]), None])
     assert (zero, known, none) == (0, 2, None)
     assert scale.admits_step()
-    scale.unscale([torch.tensor([torch.nan])])
+    scale.unscale([torch.tensor([torch.nan]), torch.ones(1)])
     assert not scale.admits_step()
     assert scale.values.tolist() == [2.0**16, 0.0]  # steps in a row are counted anew
 

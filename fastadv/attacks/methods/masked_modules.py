@@ -58,10 +58,11 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     the graph is cut, are moved at random, by 1 to 0.04 standard deviations. The module is masked where they
     are more than 1% of its input, its output moves, and the gradients in between, added up, explain at most
     half of that: it jumps. Not blamed is a part of a module whose gradients explain how that moves, but for
-    2%. A gradient that is not zero is examined for the model as a whole: where two passes on the same input
-    differ in it, or where, on moves of 1 and of 0.2 standard deviations, the gradients added up correlate by
-    less than 0.4 with the changes of the output, the modules in which that is so are masked, too. Of a module
-    and its parts, the innermost is returned: once `fastadv.models.bpda` mends it, another call may find more.
+    2%. A gradient that is not zero is examined for the model as a whole, unless it is known to replace
+    another, as that of `bpda`: where two passes on the same input differ in it, or where, on moves of 1 and
+    of 0.2 standard deviations, the gradients added up correlate by less than 0.4 with the changes of the
+    output, the modules in which that is so are masked, too. Of a module and its parts, the innermost is
+    returned: once `fastadv.models.bpda` mends it, another call may find more.
 
     It passes x some twenty times, and what each module is given about twenty times more where gradients are
     zero or mislead, and over a hundred times where that leaves a doubt. Neither the model nor the random
@@ -133,6 +134,8 @@ def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModul
     prints: list[list[Any]] = []  # of the arguments of each call, in a pass of other images
     names = {part: name for name, part in model.named_modules()}
     astray: set[str] = set()  # modules whose gradient misleads
+    # a gradient that is known to be another's is not compared
+    known = bool(replaced(model)) or getattr(model, "input_threshold", None) is not None
 
     def count(share: float, call: _Call) -> None:
         spent[0] += share * call.forwards
@@ -162,8 +165,7 @@ def _look(model: nn.Module, x: Tensor, passes: float) -> tuple[tuple[MaskedModul
                 around.pop()
             call = _Call(part, args, kwargs, moving, (passes - sum(spent)) / share)
             masked = call.masked(names[part])
-            # a gradient that is known to be another's is not compared
-            doubt = around[-1][0] in astray if around else part is model and not replaced(model)
+            doubt = around[-1][0] in astray if around else part is model and not known
             partly = masked is None or masked.share < 1
             if doubt and partly and call.misleads(len(x), every=part is model):
                 astray.add(names[part])

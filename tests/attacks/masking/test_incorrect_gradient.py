@@ -113,6 +113,9 @@ def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
         assert found.values["incorrect_gradient"] == 0
         assert found.masked == {}
     assert indicators(mended, x, y, Linf(0.05)).unseen == {}
+    torch.manual_seed(0)  # the changes of this one hardly correlate with its gradients
+    linear = Binarized(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+    assert indicators(linear, digits(), labels(linear, digits()), Linf(0.1)).masked == {}
 
 
 def test_what_cannot_be_compared() -> None:

@@ -293,6 +293,8 @@ def test_flags_of_others_are_raised_whatever_their_value() -> None:
     assert by_chance.flagged == ()
     assert by_chance.with_flags(["square"]).flagged == ("square",)
     assert raised.with_flags(["square"]) == raised
+    three = Indicators({"incorrect_gradient": 1.0}, masked={name: name for name in "abc"})
+    assert three.advice == {"incorrect_gradient": "a; b; c"}
 
 
 @pytest.mark.slow

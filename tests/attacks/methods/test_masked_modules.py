@@ -56,6 +56,9 @@ def test_activations_that_jump_are_named_with_their_share() -> None:
     assert sparse.share == pytest.approx(flat)
     (winners,) = masked_modules(nn.Sequential(KWinners(0.5), nn.Linear(6, 3)), h)
     assert (winners.name, winners.kind, winners.share) == ("0", "zero", 0.5)
+    # only moves of the smaller sizes stay where it is defined
+    narrow = Step(lambda x: ((x * 8).round() / 8).where((x - 0.5).abs() < 0.6, torch.nan))
+    assert [each.kind for each in masked_modules(net(narrow), X)] == ["zero"]
 
 
 class Step(nn.Module):
@@ -118,6 +121,9 @@ def test_a_step_between_modules_is_the_models_own() -> None:
     (own,) = masked_modules(Between(False), X)
     assert (own.name, own.kind) == ("", "zero")
     assert str(own).startswith("the model's own forward has a zero gradient")
+    assert "make that step of its forward a module" in own.advice
+    (own,) = masked_modules(nn.Sequential(Between(False), nn.Linear(3, 3)), X)
+    assert own.name == "0"
     assert "make that step of its forward a module" in own.advice
     (inner,) = masked_modules(Between(True), X)
     assert inner.name == "hide"
