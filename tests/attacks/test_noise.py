@@ -66,6 +66,15 @@ def test_noises_have_the_size_of_the_radius(
     assert not torch.equal(signs[0, 0], signs[0, 1])
 
 
+@pytest.mark.parametrize(("name", "norm"), PAIRS[1:])
+def test_rounding_takes_no_noise_out_of_the_ball(name: str, norm: str) -> None:
+    own = torch.full((3,), 0.1)
+    for radius, dtype in ((1e-4, torch.float32), (0.1, torch.bfloat16), (own, torch.float16)):
+        x, threat = images(3, (784,), dtype=torch.float32).to(dtype), THREATS[norm](radius)
+        _, points = queried(name, never, x, threat, levels=2, repetitions=5)
+        assert all(threat.contains(z, x).all() and (z != x).any() for z in points[: 2 * 5])
+
+
 def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
     x = saturated(4, 784)
     mask = torch.arange(784) < 500
