@@ -11,6 +11,7 @@ from fastadv.attacks import AttackResult, Status, bim, mim, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
 from fastadv.engine import freeze
+from fastadv.losses import loss_value
 from fastadv.threat import Linf
 from tests.logged import Logged
 
@@ -107,7 +108,9 @@ def test_early_stop_gives_the_numbers_of_a_model_that_sees_the_batch(
         for stop_early in (True, False)
     )
     assert early.flags
-    assert torch.equal(early.success, model.eval()(early.x_adv).argmax(1) != y)
+    logits = model.eval()(early.x_adv).detach()
+    assert torch.equal(early.success, logits.argmax(1) != y)
+    torch.testing.assert_close(early.loss, loss_value(logits, y, "ce_sharp"))
     assert abs(float(early.success.float().mean() - whole.success.float().mean())) <= 0.01
     assert 0.05 < float(whole.success.float().mean()) < 0.95
     if precision == "fp32" and not convolution:
