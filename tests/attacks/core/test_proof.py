@@ -142,6 +142,14 @@ def test_a_true_success_is_not_lost_behind_a_false_one(
     assert restarts > 1 or out.backwards == 2 * 10 * 5
 
 
+def test_points_before_the_last_have_their_own_losses() -> None:
+    model, x, y = labeled(mlp(4), images(20))
+    for targets in (None, (y + 1) % 4):
+        out = bim(model, x, y, Linf(0.05), steps=5, step_size=0.05, targets=targets, loss="ce")
+        assert (out.status == Status.HELD).any()
+        torch.testing.assert_close(out.loss, loss_value(model(out.x_adv).detach(), y, "ce", targets))
+
+
 def test_passes_of_a_search_on_the_model_as_given_are_counted() -> None:
     model, x = Window(), torch.full((5, 4), 0.5)
     y = torch.zeros(5, dtype=torch.long)

@@ -183,17 +183,6 @@ class TestWhichPointIsKept:
         twice = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen, restarts=2)
         assert twice.forwards == 3 + 2 * 3 + 3
 
-    @pytest.mark.parametrize("targets", [None, torch.ones(3, dtype=torch.long)])
-    def test_a_point_before_the_last_has_its_own_loss(self, targets: Tensor | None) -> None:
-        def rule(search: Search) -> None:
-            search.gradient(at(search, 0.45)[:, 0])
-            search.finish(at(search, 0.3)[:, 0])
-
-        out = on_line(rule, loss="ce", stop_early=True, targets=targets)
-        assert (out.x_adv[:, 0] == 0.45).all()
-        own = loss_value(Line()(out.x_adv).detach(), torch.zeros(3, dtype=torch.long), "ce", targets)
-        torch.testing.assert_close(out.loss, own)
-
     def test_x_stays_where_no_point_has_logits(self) -> None:
         def rule(search: Search) -> None:
             search.decide(at(search, 0.9)[:, 0])
