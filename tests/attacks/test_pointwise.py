@@ -232,3 +232,12 @@ def test_the_budget_and_restarts() -> None:
         assert (long.distance <= short.distance).all()
     one = pointwise(net, x, y, L0(INF), restarts=1, variant="published")
     assert (pointwise(net, x, y, L0(INF), variant="published").distance <= one.distance).all()
+
+
+def test_the_paper_takes_the_best_of_ten_runs_in_l0_alone() -> None:
+    model, x, y = labeled(mlp(), images(3))
+    for threat, runs in ((L0(INF), 10), (L2(INF), 1)):
+        out, told = (
+            pointwise(model, x, y, threat, variant="published", **k) for k in ({}, {"restarts": runs})
+        )
+        assert out.forwards == told.forwards

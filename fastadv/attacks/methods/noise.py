@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks.core import Rows, Rule, Search
+from fastadv.attacks.core.points import rounded
 from fastadv.attacks.methods.geometry import farthest, like, norm, where_rows
 from fastadv.threat import Threat
 
@@ -60,6 +61,8 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
     noises just smaller than the best so far are tried.
     """
 
+    bounded = not noise.whole and (isinstance(threat.radius, Tensor) or threat.finite)
+
     def rule(search: Search[Sizes]) -> None:
         most, rows = farthest(search), search.rows
         radius = search.per_sample(torch.as_tensor(threat.radius).to(most))
@@ -84,13 +87,22 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
             count, shape = repetitions * search.x[0].numel(), (len(sizes), repetitions, *search.x.shape[1:])
             fresh = noise.draw(count, seed, search.ids, level).to(rows.noise.dtype).view(shape)
             tried = where_rows(narrows, rows.noise.unsqueeze(1), fresh)
-            look = search.decide(noise.grow(search, tried, sizes))
+            points = noise.grow(search, tried, sizes)
+            look = search.decide(_within(search, points) if bounded else points)
             _keep(search, tried, sizes, narrows, look.adversarial)
             if search.threat.norm == "l0":
                 search.leave(rows.size <= 1)
                 search.drop_leaving(search.x)
 
     return rule
+
+
+def _within(search: Search[Sizes], points: Tensor) -> Tensor:
+    """Return the points [n, C, ...] in the ball of size `rows.most`, which rounding may have left."""
+    each = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1])
+    ball = search.threat.resized(search.rows.most)
+    inside = ball.take(each).project(points.flatten(0, 1), search.x[each]).view_as(points)
+    return inside if search.dtype == inside.dtype else rounded(inside, search.x.to(search.dtype), ball)
 
 
 def _keep(search: Search[Sizes], tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:

@@ -11,6 +11,7 @@ from fastadv.attacks import AttackResult, Status, bim, mim, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
 from fastadv.engine import freeze
+from fastadv.losses import loss_value
 from fastadv.threat import Linf
 from tests.logged import Logged
 
@@ -107,7 +108,9 @@ def test_early_stop_gives_the_numbers_of_a_model_that_sees_the_batch(
         for stop_early in (True, False)
     )
     assert early.flags
-    assert torch.equal(early.success, model.eval()(early.x_adv).argmax(1) != y)
+    logits = model.eval()(early.x_adv).detach()
+    assert torch.equal(early.success, logits.argmax(1) != y)
+    torch.testing.assert_close(early.loss, loss_value(logits, y, "ce_sharp"))
     assert abs(float(early.success.float().mean() - whole.success.float().mean())) <= 0.01
     assert 0.05 < float(whole.success.float().mean()) < 0.95
     if precision == "fp32" and not convolution:
@@ -137,6 +140,14 @@ def test_a_true_success_is_not_lost_behind_a_false_one(
     # the search in bfloat16 and the one on the model as given, and no more
     assert out.backwards <= 2 * restarts * 10 * 5
     assert restarts > 1 or out.backwards == 2 * 10 * 5
+
+
+def test_points_before_the_last_have_their_own_losses() -> None:
+    model, x, y = labeled(mlp(4), images(20))
+    for targets in (None, (y + 1) % 4):
+        out = bim(model, x, y, Linf(0.05), steps=5, step_size=0.05, targets=targets, loss="ce")
+        assert (out.status == Status.HELD).any()
+        torch.testing.assert_close(out.loss, loss_value(model(out.x_adv).detach(), y, "ce", targets))
 
 
 def test_passes_of_a_search_on_the_model_as_given_are_counted() -> None:
