@@ -81,10 +81,3 @@ def test_what_is_exact_stays_exact(elsewhere, dtype):
     elsewhere(3)
     assert torch.equal(linear(whole, weight), here[0])
     assert torch.equal(linear(wave(5, 64).to(dtype), chosen), here[1])
-
-
-def test_this_machine_comes_back(elsewhere):
-    function, shape = PRODUCTS["conv2d"]
-    here = both(function, wave(*shape))
-    OtherMachine(3).close()
-    assert all(map(torch.equal, both(function, wave(*shape)), here))

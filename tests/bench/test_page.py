@@ -42,19 +42,6 @@ class TestPage:
         assert [name(row) for row in lost if id(row) not in shown] == []
 
 
-class TestRows:
-    def test_the_newest_of_each_provider_counts_wherever_it_stands(self):
-        rows = Rows.of([row(p50_ms=2.0, date="2026-02-01"), row(p50_ms=1.0), row("peer", p50_ms=3.0)])
-        assert [r["p50_ms"] for r in rows.fitting("PGD", "fastadv fp32")] == [2.0]
-        assert [r["p50_ms"] for r in rows.fitting("PGD", "peer")] == [3.0]
-
-    def test_shapes_and_cases_are_kept_apart(self):
-        assert name(row(shape=[2, 3])) == "PGD 2×3"
-        assert (
-            name({"case": "fgsm", "model": "cnn", "variant": "quick", "provider": "a"}) == "fgsm, cnn, quick"
-        )
-
-
 class TestLines:
     entry = Entry("PGD, fp32 / bf16", "a peer", ("P*",), ("fastadv fp32", "fastadv bf16"), "times")
 
@@ -69,19 +56,6 @@ class TestLines:
 
     def test_without_all_its_rows_there_is_no_line(self):
         assert table.line(self.entry, Rows.of([row(times=2.0, p50_ms=1.0)])) is None
-
-    def test_many_rows_are_shown_as_a_range_and_the_share_is_over_the_ideal(self):
-        cases = [
-            {"case": f"a-{i}", "model": "cnn", "variant": "full", "provider": "fastadv fp32",
-             "date": "2026", "times_peer": t, "seconds": t, "over_ideal": t}
-            for i, t in enumerate((2.0, 4.0, 1.5))
-        ]  # fmt: skip
-        entry = Entry("a", "b", ("a-*, cnn, full",), whole=True)
-        assert table.line(entry, Rows.of(cases)) == "| a | b | 1.5 to 4.0 | 1.5 s to 4.0 s | 0.25 to 0.67 |"
-
-    def test_a_base_from_the_page_of_results(self):
-        entry = Entry("a", "b", ("PGD",), base=50.0)
-        assert table.line(entry, Rows.of([row(ms_per_image=20.0)])) == "| a | b | 2.5 | 20 ms |  |"
 
 
 class TestFigures:

@@ -42,20 +42,11 @@ def test_every_kernel_is_there(builds):
     assert norms == {"linf", "l2", "l1", "l0"}
 
 
-def test_nothing_spills(builds):
+def test_nothing_spills_and_other_warps_have_room(builds):
     assert [b for b in builds if b["spill_bytes"] or b["stack_bytes"]] == []
-
-
-def test_registers_leave_room_for_other_warps(builds):
     # 65,536 registers a multiprocessor: at 128 a thread 16 of 64 warps fit
     assert [b for b in builds if b["registers"] > 128] == []
     elementwise = [b for b in builds if b["op"] == "linf_step"]
     assert max(b["registers"] for b in elementwise) <= 80
-
-
-def test_shared_memory_is_no_limit(builds):
+    assert {b["load_bytes"] for b in elementwise} == {16}
     assert max(b["shared_bytes"] for b in builds) <= 16 * 1024
-
-
-def test_elementwise_loads_are_sixteen_bytes_wide(builds):
-    assert {b["load_bytes"] for b in builds if b["op"] == "linf_step"} == {16}
