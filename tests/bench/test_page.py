@@ -54,9 +54,6 @@ class TestLines:
             "| PGD, fp32 / bf16 | a peer | **0.94** / 12 | 1.2 s / 12 µs | 0.50 / – |"
         )
 
-    def test_without_all_its_rows_there_is_no_line(self):
-        assert table.line(self.entry, Rows.of([row(times=2.0, p50_ms=1.0)])) is None
-
 
 class TestFigures:
     @pytest.mark.slow
