@@ -14,7 +14,7 @@ from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.guard import allowance, compare
 from fastadv.engine.pipeline import left_out
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import HALF, NOTHING, no_gradient
+from fastadv.engine.precision import HALF, NOTHING, no_gradient, with_gradient
 from fastadv.engine.prepared import CleanPass, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.search_copy import SearchCopy
@@ -150,7 +150,7 @@ class Frozen(Prepared):
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
+        with with_gradient():
             x = self._checked(x)
             y, targets = indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
@@ -182,7 +182,7 @@ class Frozen(Prepared):
         directions: Tensor | Callable[[Tensor], Tensor],
         reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
+        with with_gradient():
             x = self._checked(x)
             self.settle(x)
             self.forwards += self.options.eot * len(x)

@@ -93,21 +93,21 @@ def no_autocast(device: str) -> AbstractContextManager[object]:
 
 def with_gradient() -> AbstractContextManager[object]:
     """Follow gradients inside, under inference_mode too."""
-    if not torch.is_inference_mode_enabled():
-        return torch.enable_grad()
-    inside = ExitStack()
-    inside.enter_context(torch.inference_mode(False))
-    inside.enter_context(torch.enable_grad())
-    return inside
+    return _outside_inference(torch.enable_grad())
 
 
 def no_gradient() -> AbstractContextManager[object]:
     """Follow no gradient inside, and make plain tensors under inference_mode too."""
+    follows = torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+    return _outside_inference(torch.no_grad()) if follows else NOTHING
+
+
+def _outside_inference(mode: AbstractContextManager[object]) -> AbstractContextManager[object]:
     if not torch.is_inference_mode_enabled():
-        return torch.no_grad() if torch.is_grad_enabled() else NOTHING
+        return mode
     inside = ExitStack()
     inside.enter_context(torch.inference_mode(False))
-    inside.enter_context(torch.no_grad())
+    inside.enter_context(mode)
     return inside
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.look import GradientLook, JacobianLook
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Rows
 
 # gradients in a row without finite logits, after which a sample turns back
@@ -41,16 +42,11 @@ class LastAnswer(Rows):
             slope, before = name.startswith("gradient"), own.get(name)
             if before is None or before.shape != now.shape:
                 before = _towards(x, look.seen, now) if slope else now
-            answer = torch.where(_like(finite, now), now, before.to(now.dtype))
+            answer = torch.where(like(finite, now), now, before.to(now.dtype))
             setattr(self, name, answer)
-            setattr(look, name, torch.where(_like(back, now), -answer, answer) if slope else answer)
+            setattr(look, name, torch.where(like(back, now), -answer, answer) if slope else answer)
 
 
 def _towards(x: Tensor, seen: Tensor, gradients: Tensor) -> Tensor:
     """Return the way from `seen` to x [n, ...], which broadcasts over gradients [n, ...] or [n, C, ...]."""
     return (x - seen).view(len(x), *[1] * (gradients.ndim - x.ndim), *x.shape[1:])
-
-
-def _like(values: Tensor, points: Tensor) -> Tensor:
-    """Return values [n] in a shape that broadcasts over points [n, ...]."""
-    return values.view(-1, *[1] * (points.ndim - 1))

@@ -7,6 +7,11 @@ from fastadv import ops
 from fastadv.threat import Threat
 
 
+def like(values: Tensor, points: Tensor) -> Tensor:
+    """Return values [n] or [n, C] with the rank of points."""
+    return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
+
+
 def taken(values: Tensor, index: Tensor) -> Tensor:
     """Return values[index], index int64 [m] or bool [n], in the layout of the values [n, ...]."""
     if index.dtype == torch.bool or not values.is_contiguous():

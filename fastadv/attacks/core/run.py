@@ -14,6 +14,7 @@ from fastadv._checks import check_count, check_seed
 from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
 from fastadv.attacks.core.plan import Over, Plan
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.ranking import graded
 from fastadv.attacks.core.record import Record, Rows
@@ -205,7 +206,7 @@ def _verdict(
     record.rank = torch.where(earlier, before, rank)
     if not bool(earlier.any()):
         return logits, None
-    record.x_adv = torch.where(earlier.view(-1, *[1] * (seen.ndim - 1)), seen, record.x_adv)
+    record.x_adv = torch.where(like(earlier, seen), seen, record.x_adv)
     # a rank below 0 stands for a cross-entropy of 0
     loss = before.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else before
     at_x = earlier & (before == -torch.inf)

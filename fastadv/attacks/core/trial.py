@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem, check_classes
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, classified, failed_flags
@@ -186,7 +187,7 @@ class Trial:
         status.masked_fill_(broken, Status.BROKEN.value)
         status.masked_fill_(self.already, Status.ALREADY_WRONG.value)
         if within is not None:
-            x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
+            x_adv = torch.where(like(broken, x_adv), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)
         soft, unusable, failures = False, 0, 0

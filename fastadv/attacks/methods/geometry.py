@@ -9,6 +9,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv._checks import check_number
 from fastadv.attacks.core import Search
+from fastadv.attacks.core.points import like as like
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
@@ -30,11 +31,6 @@ def width(threat: Threat) -> float:
     """Return the length of an edge of the box; 1 where it has none."""
     edge = threat.box[1] - threat.box[0] if isinstance(threat, Threat) else math.inf
     return edge if math.isfinite(edge) else 1.0
-
-
-def like(values: Tensor, points: Tensor) -> Tensor:
-    """Return values [n] or [n, C] with the rank of points."""
-    return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
 
 
 def told(compare: Callable[..., Tensor], values: Tensor, others: Tensor | float) -> Tensor:
