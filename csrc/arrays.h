@@ -40,6 +40,11 @@ struct ElementType<bf16> {
   static constexpr const char* name = "bfloat16 as int16";
 };
 template <>
+struct ElementType<int32_t> {
+  static constexpr char kind = 'i';
+  static constexpr const char* name = "int32";
+};
+template <>
 struct ElementType<int64_t> {
   static constexpr char kind = 'i';
   static constexpr const char* name = "int64";

@@ -1,4 +1,5 @@
 // Ops on rows that are not points: losses on logits, random words. Arguments as in bind_points.cpp.
+#include <bit>
 #include <memory>
 
 #include "arrays.h"
@@ -145,6 +146,45 @@ void philox(Array out, const Array& ids, int64_t count, std::string_view kind, i
                                      : kernels.sign);
 }
 
+// Each copy is a row of the result.
+void noisy_copies(Array out, const Array& levels, const Array& images, const Array& ids, const Array& draws,
+                  const Array& table, int64_t center, double step, int64_t seed, bool narrow) {
+  (void)narrow;  // the type of `out` says it
+  const int64_t size = table.size();
+  const int width = std::bit_width(static_cast<uint64_t>(size)) - 1;
+  if (width < 1 || width > kAliasBits || size != int64_t{1} << width)
+    throw std::invalid_argument("noisy_copies: expected a table of 2^1 to 2^16 entries");
+  const AliasTable noise{read<int64_t>(table, size), width, static_cast<int32_t>(center)};
+  check_alike(out);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto to = write_rows<T>(out);
+    const auto from = read_rows<int32_t>(levels);
+    const auto *image = read<int64_t>(images, to.rows), *id = read<int64_t>(ids, to.rows),
+               *draw = read<int64_t>(draws, to.rows);
+    check_classes("rows", image, to.rows, from.rows);
+    if (to.rows && from.cols != to.cols) throw std::invalid_argument("noisy_copies: rows of another length");
+    parallel_without_gil(to.rows, useful_threads(to.rows, to.cols), [&](int64_t first, int64_t last, int) {
+      for (int64_t row = first; row < last; ++row)
+        kernels.noisy_copy(to[row], from[image[row]], to.cols, stream(seed, id[row], draw[row]), noise, step);
+    });
+  });
+}
+
+void count_votes(const Array& logits, const Array& images, Array votes) {
+  with_kernels(logits, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto from = read_rows<T>(logits);
+    const auto counted = write_rows<int32_t>(votes);
+    const auto* image = read<int64_t>(images, from.rows);
+    check_classes("rows", image, from.rows, counted.rows);
+    if (from.rows && from.cols != counted.cols) throw std::invalid_argument("count_votes: other classes");
+    const py::gil_scoped_release release;
+    for (int64_t row = 0; row < from.rows; ++row)
+      if (const int64_t k = kernels.vote(from[row], from.cols); k >= 0) ++counted[image[row]][k];
+  });
+}
+
 }  // namespace
 
 void bind_rows(py::module_& module) {
@@ -152,6 +192,8 @@ void bind_rows(py::module_& module) {
   module.def("climb", climb);
   module.def("judge", judge);
   module.def("philox", philox);
+  module.def("noisy_copies", noisy_copies);
+  module.def("count_votes", count_votes);
 }
 
 }  // namespace fastadv

@@ -67,6 +67,15 @@ struct Scratch {
 };
 constexpr int64_t kScratchDoubles = 3, kScratchFloats = 2;
 
+// A discrete distribution of whole numbers, as an alias table of 2^width entries: threshold, then alias.
+constexpr int kChoiceBits = 47, kAliasBits = 16;
+constexpr int64_t kLastAlias = (1 << kAliasBits) - 1;
+struct AliasTable {
+  const int64_t* entries;
+  int width;
+  int32_t center;
+};
+
 // What is known of a sample in a random search: its best point, and that of this climb.
 template <class T>
 struct Climb {
@@ -119,6 +128,9 @@ struct Kernels {
                     int64_t count, Box box, const bool* mask, Scratch scratch);
   void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
                        Scratch scratch);
+  void (*noisy_copy)(T* out, const int32_t* levels, int64_t cols, Stream stream, const AliasTable& table,
+                     double step);
+  int64_t (*vote)(const T* logits, int64_t classes);
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,
                     bool success);
   void (*climb)(Climb<T> known, const T* rival, int64_t cols, const float* logits, int64_t classes,

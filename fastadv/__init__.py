@@ -4,7 +4,7 @@
     out = fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=40, step_size=0.01)
 
 Attacks, the engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (with `data.construct`),
-training, evaluation (`evaluate`, `accuracy_against_radius`), figures, and the ops that the kernels serve.
+training, evaluation (`evaluate`, `accuracy_against_radius`), certificates (`certify`), figures, and the ops that the kernels serve.
 """
 
 # torch first: the extension then shares its OpenMP runtime
@@ -17,6 +17,7 @@ _version.check_torch(_torch.__version__)
 from fastadv import (
     adapters,
     attacks,
+    certify,
     data,
     engine,
     errors,
@@ -51,6 +52,7 @@ __all__ = [
     "attacks",
     "backends",
     "bootstrap",
+    "certify",
     "data",
     "engine",
     "errors",

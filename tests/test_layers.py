@@ -26,6 +26,7 @@ LAYERS = [
     {"engine"},
     {"attacks", "models"},
     {"data"},
+    {"certify"},
     {"evaluation"},
     {"adapters", "train", "features"},
     {"fastadv"},  # the public names: commands and studies use the library as its users do

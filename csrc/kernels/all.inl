@@ -20,6 +20,8 @@
 #include "kernels/square.inl"
 #include "kernels/sparse_rs.inl"
 #include "kernels/random_start.inl"
+#include "kernels/noisy_copies.inl"
+#include "kernels/count_votes.inl"
 #include "kernels/keep_best.inl"
 #include "kernels/distance.inl"
 #include "kernels/keep_nearest.inl"
@@ -52,6 +54,8 @@ constexpr Kernels<T> table() {
           .square_bumps = square_bumps<T>,
           .sparse_rs = sparse_rs<T>,
           .random_start = random_start<T>,
+          .noisy_copy = noisy_copy<T>,
+          .vote = vote<T>,
           .keep_best = keep_best<T>,
           .climb = climb<T>,
           .judge = judge<T>,

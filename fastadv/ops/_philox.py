@@ -25,10 +25,14 @@ def check_stream(seed: Any, draw: Any) -> None:
         raise InputError(f"draw: expected an integer from 0 to 2^32 - 1, got {draw}")
 
 
-def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """Return `count` 32-bit words for each id [B], as int64 [B, count]; products of two wrap as in uint64."""
+def words(ids: Tensor, count: int, seed: int, draw: int | Tensor) -> Tensor:
+    """Return `count` 32-bit words for each id [B], as int64 [B, count]; products of two wrap as in uint64.
+
+    draw: one for all, or int64 [B].
+    """
     block = torch.arange((count + 3) // 4, device=ids.device)[None, :]
-    c0, c1 = block.expand(len(ids), -1), torch.full_like(block, draw & MASK)
+    of_row = draw[:, None] if isinstance(draw, Tensor) else torch.full_like(block, draw)
+    c0, c1 = block.expand(len(ids), -1), of_row & MASK
     c2, c3 = (ids & MASK)[:, None], ((ids >> 32) & MASK)[:, None]
     k0, k1 = seed & MASK, (seed >> 32) & MASK
     for _ in range(10):

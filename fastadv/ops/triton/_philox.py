@@ -47,9 +47,15 @@ def _woven(a, b, c, d):
 
 
 @triton.jit
+def fours(counter, stream, COUNT: tl.constexpr):
+    """Compute the four words of each counter from `counter` on."""
+    return _rounds((counter + tl.arange(0, COUNT)).to(tl.uint32), stream)
+
+
+@triton.jit
 def block(first, stream, BLOCK: tl.constexpr):
     """Compute the words of elements first .. first + BLOCK - 1; `first` a multiple of 4."""
-    a, b, c, d = _rounds((first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32), stream)
+    a, b, c, d = fours(first // 4, stream, BLOCK // 4)
     return _woven(a, b, c, d)
 
 
@@ -96,7 +102,7 @@ def _box_muller(first, second):
 @triton.jit
 def normal_block(first, stream, BLOCK: tl.constexpr):
     """Compute float64 standard normals of elements first .. first + BLOCK - 1; `first` a multiple of 4."""
-    a, b, c, d = _rounds((first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32), stream)
+    a, b, c, d = fours(first // 4, stream, BLOCK // 4)
     n0, n1 = _box_muller(a, b)
     n2, n3 = _box_muller(c, d)
     return _woven(n0, n1, n2, n3)

@@ -1,0 +1,87 @@
+"""Make the draws of certificates again, and see whether the certificates stand."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv.certify.noise import Noise
+from fastadv.certify.result import Certificates
+from fastadv.certify.smooth import Fixed, Sequential, Smoothed, judge_of
+from fastadv.data._batches import batches
+from fastadv.data.given import Data, as_dataset
+from fastadv.engine import Plain
+from fastadv.errors import InputError
+from fastadv.threat import L1, L2
+
+
+class Audit(NamedTuple):
+    """What the draws of an image came to when they were made again, on the model as given.
+
+    Args:
+        id: the image.
+        hits: counted then, and now.
+        radius: certified then, and by the draws of now.
+    """
+
+    id: int
+    hits: tuple[int, int]
+    radius: tuple[float, float]
+
+    @property
+    def stands(self) -> bool:
+        """Whether the draws of now certify as much."""
+        return self.radius[1] >= self.radius[0]
+
+
+def audit(
+    certificates: Certificates, ids: Tensor | Sequence[int], *, model: Any = None, data: Data | None = None
+) -> list[Audit]:
+    """Make every draw of some certificates again, one image at a time, by the model as given.
+
+    The noise is the same bits. Logits may round differently, so that a draw on the edge of two classes may
+    change sides; a randomized model gives other votes.
+
+    Args:
+        certificates: the result of `smooth`.
+        ids: of the images.
+        model: the model; None takes that of the call, which is not stored in files.
+        data: the images, likewise.
+
+    Returns:
+        An `Audit` for each image.
+
+    Raises:
+        InputError: there is no certificate of an id, or no model or data.
+    """
+    kept = getattr(certificates, "_of", (None, None))
+    prepared, dataset = kept[0] if model is None else model, kept[1] if data is None else data
+    if prepared is None or dataset is None:
+        raise InputError("model, data: expected those that were certified; pass model= and data=")
+    config = certificates.card["config"]
+    noise = Noise(config["sigma"], L1 if config["norm"] == "L1" else L2)
+    seed = rng.derive(config["seed"], "certify")
+    smoothed = Smoothed(Plain(prepared), noise, seed, config["batch_size"], config["sound"])
+    judge, images = judge_of(noise, config), as_dataset(dataset)
+    return [_again(certificates, int(one), smoothed, judge, images) for one in ids]
+
+
+def _again(
+    certificates: Certificates, number: int, smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any
+) -> Audit:
+    places = (certificates.ids == number).nonzero().flatten().tolist()
+    if not places:
+        raise InputError(f"ids: expected images that were certified, got {number}")
+    place = places[0]
+    x, _, ids = next(batches(dataset, 1, order=torch.tensor([number]), workers=0))
+    levels, n0 = smoothed.levels(x), certificates.card["config"]["n0"]
+    draws, prediction = int(certificates.draws[place]), int(certificates.prediction[place])
+    votes = levels.new_zeros(1, smoothed.classes(levels))
+    for _ in smoothed.passes(levels, ids, torch.full_like(ids, n0), {0: draws}, votes):
+        pass
+    hits = int(votes[0, prediction])
+    radius = judge.radius(hits, draws, smoothed.noise.charge(levels[0].numel()))
+    then = int(certificates.hits[place]), float(certificates.radius[place])
+    return Audit(number, (then[0], hits), (then[1], radius))

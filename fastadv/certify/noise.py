@@ -1,0 +1,178 @@
+"""The noise of a certificate: discrete, so that sums with images on a grid are exact.
+
+Smoothing by Gaussian noise whose sum with an image is rounded to a grid equals, for an image on that grid,
+adding noise that was itself rounded to it. So a certificate for real numbers holds for what a computer
+evaluates (Voracek and Hein 2022, arXiv 2207.07209). Rounding in floating point has no such proof: how a sum
+rounds can tell the model what the image was.
+
+What the table cannot hold exactly is charged to the certificate: `charge` bounds how much the probability of
+any event may differ between the noise that is drawn and the one that the theorem speaks of.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import InputError
+from fastadv.ops.noisy_copies import ALIASES, CHOICE
+from fastadv.threat import L1, L2
+
+LEVELS = 255  # images are whole numbers of 1 / 255
+FINE = 100  # steps of the grid for each sigma, at least
+CUT = 6.0  # deviations; what lies beyond is charged
+ROUNDED = 1e-12  # bounds the rounding of all probabilities of an element in double precision
+NEAR = 1e-4  # how far 255 x may be from a whole number
+NORMAL = NormalDist()
+
+
+def upper_tail(deviations: float) -> float:
+    """Return the probability that a standard normal number lies above."""
+    return math.erfc(deviations / math.sqrt(2)) / 2
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise, which certifies in L2, or uniform noise, which certifies in L1, of one deviation.
+
+    Args:
+        sigma: the standard deviation of an element, in input units, above 0 and at most 10.
+        norm: `fa.L2` or `fa.L1`.
+
+    Raises:
+        InputError: sigma is out of range, or there is no such noise for the norm.
+
+    Source:
+        L2: Cohen et al. 2019 (arXiv 1902.02918), theorem 1: radius sigma * quantile(p). L1: Yang et al. 2020
+        (arXiv 2002.08118): noise uniform in [-w, w] has the radius w * (2 p - 1). For two cubes of width 2 w
+        whose centers are d apart share 1 - sum |d_i| / 2 w of their volume, or more: p falls by at most
+        |d|_1 / 2 w, and stays above one half within that radius.
+    """
+
+    sigma: float
+    norm: Any = L2
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.sigma, int | float) and not isinstance(self.sigma, bool)
+        if not (number and 1e-4 <= self.sigma <= 10):
+            raise InputError(f"sigma: expected a number from 1e-4 to 10, in input units, got {self.sigma!r}")
+        if self.norm not in (L2, L1):
+            raise InputError(f"norm: expected fa.L2 (Gaussian noise) or fa.L1 (uniform), got {self.norm!r}")
+
+    @property
+    def width(self) -> float:
+        """Half the width of uniform noise."""
+        return math.sqrt(3) * self.sigma
+
+    @cached_property
+    def steps(self) -> int:
+        """How many steps of the grid make 1 / 255: a power of two."""
+        return 2 ** max(1, math.ceil(math.log2(FINE / (LEVELS * self.sigma))))
+
+    @property
+    def step(self) -> float:
+        """The step of the grid, in input units."""
+        return 1 / (LEVELS * self.steps)
+
+    @cached_property
+    def table(self) -> "Table":
+        """The alias table of the noise, in steps of the grid."""
+        return _table(self)
+
+    def charge(self, elements: int) -> float:
+        """Bound how much any probability may change by what is drawn for images of so many elements."""
+        return elements * self.table.charge
+
+    def radius(self, probability: float) -> float:
+        """Return the radius within which a class of this probability, at least, is the most probable."""
+        if not probability > 0.5:
+            return 0.0
+        if self.norm is L1:
+            return self.width * (2 * probability - 1)
+        return self.sigma * NORMAL.inv_cdf(probability) if probability < 1 else math.inf
+
+    def probability(self, radius: float) -> float:
+        """Return the probability that a class must have to be certified within the radius."""
+        if self.norm is L1:
+            return (radius / self.width + 1) / 2
+        return NORMAL.cdf(radius / self.sigma)
+
+    def levels(self, x: Tensor, sound: bool = True) -> Tensor:
+        """Return images as whole numbers of steps, int32; InputError for others, unless they may be rounded.
+
+        sound: images must lie on the grid of 1 / 255, as 8-bit images divided by 255 do.
+        """
+        coarse = x.double() * LEVELS
+        if not sound:
+            return (coarse * self.steps).round().to(torch.int32)
+        whole = coarse.round()
+        if not bool(((coarse - whole).abs() <= NEAR).all() & (x >= 0).all() & (x <= 1).all()):
+            raise InputError(
+                "x: expected images on the grid of 1/255 in [0, 1], as 8-bit images divided by 255 are; put "
+                "normalization into the model, round the images, or pass sound=False to certify their "
+                "nearest points on the grid"
+            )
+        return (whole * self.steps).to(torch.int32)
+
+
+@dataclass(frozen=True)
+class Table:
+    """An alias table (`fastadv.ops.noisy_copies`), and a bound on its distance from the distribution.
+
+    entries: int64 [2^b]. center: the column of zero. charge: of the total variation of one element.
+    """
+
+    entries: Tensor
+    center: int
+    charge: float
+
+
+@cache
+def _table(noise: Noise) -> Table:
+    h = noise.step
+    if noise.norm is L1:
+        last = math.floor(noise.width / h + 0.5)
+        probabilities = [_overlap(k, noise.width / h) for k in range(last + 1)]
+        tail = 0.0
+    else:
+        last = math.floor(CUT * noise.sigma / h)
+        edges = [upper_tail((k - 0.5) * h / noise.sigma) for k in range(1, last + 2)]
+        probabilities = [1 - 2 * edges[0], *(a - b for a, b in zip(edges, edges[1:], strict=False))]
+        tail = 2 * edges[-1]
+    both = [*probabilities[:0:-1], *probabilities]
+    size = 1 << max(1, (len(both) - 1).bit_length())
+    if size > 1 << ALIASES:
+        raise InputError(f"sigma: expected at most 10 in steps of 1/510, got {noise.sigma}")
+    total, mass = size << CHOICE, math.fsum(both)
+    weights = [round(p / mass * total) for p in both] + [0] * (size - len(both))
+    moved = total - sum(weights)
+    weights[last] += moved
+    rounded = (size + 2 * abs(moved)) / total + ROUNDED
+    return Table(_aliases(weights), last, tail + rounded)
+
+
+def _overlap(k: int, width: float) -> float:
+    """Return the share of [-width, width] that is rounded to k."""
+    return max(0.0, min(k + 0.5, width) - max(k - 0.5, -width)) / (2 * width)
+
+
+def _aliases(weights: list[int]) -> Tensor:
+    """Return the table whose columns are drawn by these weights, exactly (Vose 1991)."""
+    full = 1 << CHOICE  # what a column holds
+    left = list(weights)
+    entries = [0] * len(left)
+    short = [k for k, weight in enumerate(left) if weight < full]
+    long = [k for k, weight in enumerate(left) if weight >= full]
+    while short:
+        k, donor = short.pop(), long[-1]
+        entries[k] = left[k] << ALIASES | donor
+        left[donor] -= full - left[k]
+        if left[donor] < full:
+            short.append(long.pop())
+    for k in long:  # each is full: whatever the threshold, the column itself
+        entries[k] = (full - 1) << ALIASES | k
+    return torch.tensor(entries, dtype=torch.int64)

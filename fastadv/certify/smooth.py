@@ -1,0 +1,362 @@
+"""Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv import rng
+from fastadv._checks import check_count, check_flag, check_share
+from fastadv.certify.noise import Noise
+from fastadv.certify.result import Certificates
+from fastadv.certify.sequential import Decision, lower_bound, schedule, thresholds
+from fastadv.data._batches import batches
+from fastadv.data.given import Data, as_dataset
+from fastadv.data.sampling import first_samples, sample_count
+from fastadv.engine import Prepared, prepare
+from fastadv.errors import InputError
+from fastadv.intervals import clopper_pearson
+from fastadv.ops.count_votes import count_votes_
+from fastadv.ops.noisy_copies import noisy_copies
+from fastadv.runs import processes
+from fastadv.runs.card import card
+from fastadv.runs.description import check_described, describe, describe_shared
+from fastadv.runs.files import load_tensors, save_tensors, seal
+from fastadv.runs.keeper import Keeper
+from fastadv.threat import L2
+
+PART = 128  # images of a part: what a stopped run loses, and what processes take in turn
+IDENTITY = "certificates.json"
+RUNGS = 4  # of the ladder, for each deviation
+CEILING = 4.0  # deviations: no 100,000 draws certify more than 3.81
+Progress = Callable[[int, int], object]
+
+
+def smooth(
+    model: nn.Module | Prepared,
+    data: Data,
+    sigma: float,
+    norm: Any = L2,
+    n0: int = 100,
+    n: int = 100_000,
+    alpha: float = 1e-3,
+    radii: Sequence[float] | None = None,
+    *,
+    sequential: bool = True,
+    sound: bool = True,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 1024,
+    run_dir: str | PathLike[str] | None = None,
+    resume: bool = False,
+    identity: str | None = None,
+    progress: Progress | None = None,
+    freeze: bool | None = None,
+) -> Certificates:
+    """Certify the decisions of the smoothed classifier: the class that the model gives most often under noise.
+
+    The class of an image is guessed from `n0` draws. Further draws bound its probability from below, and with
+    it the radius within which no perturbation changes the decision. Each certificate is wrong with a
+    probability of at most `alpha`. It is about the smoothed classifier (`predict`), not about the model.
+
+    A sequential run stops as soon as every question "is the radius at least r?" has an answer, and is right
+    whenever it stops; otherwise it is the method of Cohen et al., `n` draws for each image.
+
+    The draws of an image depend on (seed, its position, number of the draw) alone, and are the same bits on
+    every device: `audit` makes them again.
+
+    Args:
+        model: a module or Frozen; x [B, ...] to logits [B, K], K at least 2. Rows of logits that are not
+            finite are votes against.
+        data: as in `fastadv.evaluate`; images on the grid of 1/255.
+        sigma: the standard deviation of the noise, in input units.
+        norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise.
+        n0: draws that choose the class.
+        n: the most draws that bound its probability.
+        alpha: the probability of a wrong certificate, for each image.
+        radii: the radii to decide on; None takes a ladder of quarters of sigma, with zero.
+        sequential: stop early; False is the method of the paper, and `radii` then change nothing.
+        sound: refuse images off the grid; False certifies the nearest point of the grid.
+        seed: of all draws.
+        limit: use the first samples only, as `fastadv.evaluate` does.
+        batch_size: noisy copies that pass at once; those of several images share a batch.
+        run_dir: a folder that keeps what is certified; a stopped run loses at most 128 images a process.
+        resume: continue the run of `run_dir`.
+        identity: as in `fastadv.evaluate`.
+        progress: called with (images done, images in all).
+        freeze: whether to pass a frozen copy (`fastadv.freeze`); None does so where the work is long.
+
+    Returns:
+        The `Certificates`.
+
+    Raises:
+        InputError: an argument is out of range, images are off the grid, labels are no classes of the model,
+            or the folder holds another run.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=4)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> fa.certify.smooth(model, digits, 0.25, n=1000, sound=False).radius.shape
+        torch.Size([4])
+
+    Source:
+        Cohen et al. 2019 (arXiv 1902.02918), the function CERTIFY. Sequential: Voracek 2024
+        (arXiv 2406.17830). Floating point: Voracek and Hein 2022 (arXiv 2207.07209).
+    """
+    with processes.agreement():
+        dataset, noise = as_dataset(data, "data"), Noise(sigma, norm)
+        check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
+        check_share("alpha", alpha)
+        flags = check_flag("sequential", sequential), check_flag("sound", sound)
+        asked = None if radii is None else tuple(_radius(radius) for radius in radii)
+        if asked is not None and not asked:
+            raise InputError("radii: expected at least one, got none; leave them out for a ladder")
+        count = sample_count(dataset, limit)
+        prepared = prepare(model, work=count * n, freeze=freeze)
+        rule = {"sigma": sigma, "norm": noise.norm.__name__, "n0": n0, "n": n, "alpha": alpha}
+        rule |= {"radii": asked, "sequential": flags[0], "sound": flags[1], "seed": seed}
+        config = {**rule, "limit": limit, "batch_size": batch_size}
+        if kept := run_dir is not None or processes.world() > 1:
+            config["model"] = describe(prepared, identity=identity)
+            check_described(config)
+    if kept:
+        config["data"] = describe_shared(dataset)
+    if processes.world() > 1:
+        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
+    judge = judge_of(noise, rule)
+    smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
+    parts = first_samples(dataset, limit, tell=True).split(PART)
+    with Keeper(run_dir) as keeper:
+        keeper.begun(IDENTITY, resume, "certificates", Path)
+        of = seal(keeper.identify(IDENTITY, config))
+
+        def make(place: int) -> dict[str, Tensor]:
+            return keeper.kept(
+                f"part-{place:05d}.safetensors",
+                partial(_certify, smoothed, judge, dataset, parts[place], n0),
+                lambda path, part: save_tensors(path, part, {"of": of}),
+                partial(_read, of),
+            )
+
+        done: list[dict[str, Tensor]] = []
+        for part in processes.in_turn(len(parts), make):
+            done.append(part)
+            if progress is not None and not processes.rank():
+                progress(sum(len(each["y"]) for each in done), count)
+    together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
+    notes = [*prepared.notes, *([] if sound else ["certified are the nearest points on the grid"])]
+    measured = {"forwards": prepared.forwards, "notes": notes}
+    result = Certificates(**together, radii=asked or (), card=card("certificates", config, **measured))
+    result.remember(prepared, dataset)
+    return result
+
+
+def predict(
+    model: nn.Module | Prepared,
+    x: Tensor,
+    sigma: float,
+    n: int = 1000,
+    alpha: float = 1e-3,
+    *,
+    norm: Any = L2,
+    sound: bool = True,
+    seed: int = 0,
+    ids: Tensor | None = None,
+    batch_size: int = 1024,
+    freeze: bool | None = None,
+) -> Tensor:
+    """Decide as the smoothed classifier does.
+
+    The class returned is the most probable one, except with a probability of at most `alpha`.
+
+    Args:
+        model: as in `smooth`.
+        x: images [B, ...] on the grid of 1/255.
+        sigma: the standard deviation of the noise, in input units.
+        n: draws for each image.
+        alpha: the probability of a wrong class.
+        norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise.
+        sound: refuse images off the grid; False takes the nearest points of the grid.
+        seed: of all draws.
+        ids: int64 [B], sample numbers, on which the draws depend; 0 to B - 1 unless given.
+        batch_size: noisy copies that pass at once.
+        freeze: as in `smooth`.
+
+    Returns:
+        int64 [B]: classes, -1 where two classes are too close to tell.
+
+    Raises:
+        InputError: an argument is out of range, or images are off the grid.
+
+    Source:
+        Cohen et al. 2019 (arXiv 1902.02918), the function PREDICT, a two-sided binomial test.
+    """
+    check_count("n", n, 1), check_count("batch_size", batch_size, 1), check_share("alpha", alpha)
+    prepared = prepare(model, work=len(x) * n, freeze=freeze)
+    smoothed = Smoothed(prepared, Noise(sigma, norm), rng.derive(seed, "predict"), batch_size, sound)
+    numbers = torch.arange(len(x)) if ids is None else ids.cpu()
+    votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
+    (first, second), (classes, _) = (each.unbind(1) for each in votes.topk(2, 1))
+    sure = [
+        a + b > 0 and clopper_pearson(a, a + b, level=1 - alpha).low > 0.5
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    return torch.where(torch.tensor(sure, dtype=torch.bool), classes, -1).to(x.device)
+
+
+class Smoothed:
+    """A model under noise: it passes copies of images and counts the classes they are given."""
+
+    def __init__(self, prepared: Prepared, noise: Noise, seed: int, batch_size: int, sound: bool) -> None:
+        self.prepared, self.noise, self.seed = prepared, noise, seed
+        self.batch_size, self.sound = batch_size, sound
+        self.dtype = prepared.dtype or torch.float32
+
+    def levels(self, x: Tensor) -> Tensor:
+        """Return images as whole numbers of the grid's steps, where the model is."""
+        return self.noise.levels(x.to(device=self.prepared.device), self.sound)
+
+    def classes(self, levels: Tensor) -> int:
+        """Return how many classes the model has."""
+        return self.prepared((levels[:1].double() * self.noise.step).to(self.dtype)).shape[1]
+
+    def votes(self, levels: Tensor, ids: Tensor, n: int) -> Tensor:
+        """Return how often each image [B] is given each class in its first n draws, int32 [B, K]."""
+        votes = levels.new_zeros(len(levels), self.classes(levels))
+        wanted = {image: n for image in range(len(levels))}
+        for _ in self.passes(levels, ids, torch.zeros(len(levels), dtype=torch.int64), wanted, votes):
+            pass
+        return votes.cpu()
+
+    def passes(
+        self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int], votes: Tensor
+    ) -> Iterator[int]:
+        """Pass the draws wanted of each image, copies of several images at once, and count them in `votes`.
+
+        Yields an image as soon as its draws are counted; what is then wanted of it comes last. drawn: int64
+        [B], where each image's draws begin, is moved on.
+        """
+        table = self.noise.table.entries.to(levels.device)
+        queue = deque(wanted)
+        while queue:
+            taken, room = dict[int, int](), self.batch_size
+            while queue and room:
+                image = queue[0]
+                taken[image] = min(wanted[image], room)
+                wanted[image] -= taken[image]
+                room -= taken[image]
+                if not wanted[image]:
+                    queue.popleft()
+            images = torch.tensor(list(taken))
+            given = (torch.tensor(list(taken.values())), ids[images], drawn[images])
+            copies, rows = noisy_copies(
+                levels[images.to(levels.device)],
+                *(each.to(levels.device) for each in given),
+                table,
+                self.noise.table.center,
+                self.noise.step,
+                self.seed,
+                dtype=self.dtype,
+            )
+            count_votes_(votes, self.prepared(copies), images.to(levels.device)[rows])
+            drawn[images] += given[0]
+            for image in taken:
+                if not wanted[image]:
+                    yield image
+                    if wanted[image]:
+                        queue.append(image)
+
+
+class Fixed:
+    """The method of Cohen et al.: n draws, and the exact lower bound of the probability."""
+
+    def __init__(self, noise: Noise, n: int, alpha: float) -> None:
+        self.noise, self.n, self.alpha = noise, n, alpha
+
+    def more(self, hits: int, drawn: int, charge: float) -> int:
+        """Return how many draws to make now, 0 where all is decided."""
+        return self.n - drawn
+
+    def radius(self, hits: int, drawn: int, charge: float) -> float:
+        """Return the radius that is certified."""
+        low = clopper_pearson(hits, drawn, level=1 - 2 * self.alpha).low
+        return self.noise.radius(low - charge)
+
+
+class Sequential:
+    """Draws until every radius is certified or refused, or there were n."""
+
+    def __init__(self, noise: Noise, radii: Sequence[float], n: int, alpha: float) -> None:
+        self.noise, self.radii, self.n, self.alpha = noise, radii, n, alpha
+        self.looks = schedule(n)
+
+    def decisions(self, drawn: int, charge: float) -> list[Decision]:
+        """Return the tests of the radii after these draws."""
+        needed = [self.noise.probability(radius) + charge for radius in self.radii]
+        return [thresholds(p, self.alpha, self.looks)[drawn] for p in needed]
+
+    def more(self, hits: int, drawn: int, charge: float) -> int:
+        """Return how many draws to make now, 0 where all is decided."""
+        if drawn and all(not one.reject < hits < one.accept for one in self.decisions(drawn, charge)):
+            return 0
+        return next((look - drawn for look in self.looks if look > drawn), 0)
+
+    def radius(self, hits: int, drawn: int, charge: float) -> float:
+        """Return the radius that is certified: of the confidence sequence, and of the tests."""
+        proved = zip(self.radii, self.decisions(drawn, charge), strict=True)
+        tested = max((radius for radius, one in proved if hits >= one.accept), default=0.0)
+        return max(tested, self.noise.radius(lower_bound(hits, drawn, self.alpha) - charge))
+
+
+def judge_of(noise: Noise, rule: Mapping[str, Any]) -> Fixed | Sequential:
+    """Return what decides, by the arguments of `smooth`."""
+    n, alpha, asked = rule["n"], rule["alpha"], rule["radii"]
+    if not rule["sequential"]:
+        return Fixed(noise, n, alpha)
+    ladder = [noise.sigma * k / RUNGS for k in range(int(CEILING * RUNGS) + 1)]
+    return Sequential(noise, sorted(asked or ladder), n, alpha)
+
+
+def _certify(
+    smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, positions: Tensor, n0: int
+) -> dict[str, Tensor]:
+    """Certify the images at these positions."""
+    x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0))
+    levels = smoothed.levels(x)
+    chosen = smoothed.votes(levels, ids, n0)
+    if y.min() < 0 or y.max() >= chosen.shape[1]:
+        raise InputError(f"data: expected labels from 0 to {chosen.shape[1] - 1}, got {int(y.max())}")
+    prediction = chosen.argmax(1)
+    charge = smoothed.noise.charge(levels[0].numel())
+    votes, drawn = torch.zeros_like(chosen, device=levels.device), torch.full_like(ids, n0)
+    hits, radius = torch.zeros_like(ids), torch.zeros(len(ids), dtype=torch.float64)
+    wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
+    for image in smoothed.passes(levels, ids, drawn, wanted, votes):
+        hits[image] = votes[image, prediction[image]]
+        made = int(drawn[image]) - n0
+        wanted[image] = judge.more(int(hits[image]), made, charge)
+        if not wanted[image]:
+            radius[image] = judge.radius(int(hits[image]), made, charge)
+    draws = drawn - n0
+    return {
+        "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": radius <= 0,
+        "hits": hits, "draws": draws, "failed": draws - votes.sum(1).cpu(),
+    }  # fmt: skip
+
+
+def _read(of: str, path: Path) -> dict[str, Tensor] | None:
+    tensors, metadata = load_tensors(path)
+    return tensors if metadata.get("of") == of else None
+
+
+def _radius(radius: Any) -> float:
+    number = isinstance(radius, int | float) and not isinstance(radius, bool)
+    if not (number and 0 <= radius < float("inf")):
+        raise InputError(f"radii: expected finite numbers of at least 0, got {radius!r}")
+    return float(radius)

@@ -1,0 +1,104 @@
+"""The sequential test: its true error by dynamic programming, and what it decides."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fastadv.certify.sequential import log_ratio, lower_bound, schedule, thresholds
+
+
+def binomial(count: int, p: float) -> np.ndarray:
+    logs = [
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        + k * math.log(p) + (count - k) * math.log1p(-p) for k in range(count + 1)
+    ]  # fmt: skip
+    return np.exp(logs)
+
+
+def errors(needed: float, p: float, alpha: float, looks: tuple[int, ...]) -> tuple[float, float]:
+    """Return how often the test ever says yes, and no, exactly, where p is the probability of a hit."""
+    test, going, before = thresholds(needed, alpha, looks), np.ones(1), 0
+    yes = no = 0.0
+    for look in looks:
+        going, before = np.convolve(going, binomial(look - before, p)), look
+        accept, reject = test[look]
+        yes, no = yes + going[accept:].sum(), no + going[: reject + 1].sum()
+        going[accept:] = going[: reject + 1] = 0
+    return yes, no
+
+
+@pytest.mark.parametrize("needed", [0.5, 0.69, 0.841, 0.933, 0.977, 0.99])
+@pytest.mark.parametrize("alpha", [1e-3, 0.05])
+def test_the_true_error_is_at_most_alpha(needed: float, alpha: float) -> None:
+    yes, no = errors(needed, needed, alpha, schedule(3000))
+    assert 0.01 * alpha < yes <= alpha  # a class that just lacks the probability
+    assert 0.01 * alpha < no <= alpha
+    wider = tuple(range(1, 400))  # and however often one looks
+    assert max(errors(needed, needed, alpha, wider)) <= alpha
+
+
+@pytest.mark.parametrize("p", [0.55, 0.75, 0.93, 0.99])
+def test_far_from_the_probability_asked_for_few_draws_decide(p: float) -> None:
+    looks = schedule(10_000)
+    yes, no = errors(0.841, p, 1e-3, looks)
+    assert (yes if p > 0.841 else no) > 0.99
+    early = tuple(look for look in looks if look <= 1000)
+    assert sum(errors(0.841, p, 1e-3, early)) > 0.85
+
+
+def test_thresholds_are_the_least_that_reach_the_bound() -> None:
+    looks = (1, 7, 16, 100, 333)
+    for needed in (0.5, 0.8, 0.97):
+        for look, (accept, reject) in thresholds(needed, 0.01, looks).items():
+            hits = np.arange(look + 1)
+            beyond = log_ratio(hits, look, needed) >= -math.log(0.01) + 1e-6
+            above = hits[beyond & (hits > look * needed)]
+            below = hits[beyond & (hits < look * needed)]
+            assert accept == (above.min() if len(above) else look + 1)
+            assert reject == (below.max() if len(below) else -1)
+            # written out: the mixture over the likelihood
+            for k in {accept, accept - 1} & set(range(look + 1)):
+                mixture = math.gamma(k + 0.5) / math.gamma(0.5) * math.exp(
+                    math.lgamma(look - k + 0.5) - math.lgamma(0.5) - math.lgamma(look + 1)
+                ) if k < 170 else None  # fmt: skip
+                if mixture is not None:
+                    ratio = mixture / (needed**k * (1 - needed) ** (look - k))
+                    assert (ratio >= 100) == (k >= accept)
+
+
+def test_no_probability_of_one_or_more_is_ever_accepted() -> None:
+    assert all(test == (look + 1, -1) for look, test in thresholds(1.0, 0.1, (5, 10)).items())
+
+
+def test_lower_bound_is_the_largest_probability_that_is_refused() -> None:
+    for hits, draws in ((16, 16), (90, 100), (50, 100), (99_990, 100_000)):
+        low = lower_bound(hits, draws, 1e-3)
+        assert low < hits / draws
+        assert log_ratio(hits, draws, low * (1 + 1e-9)) <= -math.log(1e-3) + 1e-5 <= log_ratio(hits, draws, low) + 2e-5
+        # the same question, asked by thresholds
+        assert hits >= thresholds(low * 0.999, 1e-3, (draws,))[draws].accept
+        assert hits < thresholds(min(low * 1.001, 0.999999), 1e-3, (draws,))[draws].accept
+    assert lower_bound(0, 10, 0.01) == 0
+    assert lower_bound(1000, 1000, 1e-3) > lower_bound(990, 1000, 1e-3) > lower_bound(99, 100, 1e-3)
+
+
+def test_the_schedule_ends_at_n_and_grows_by_a_quarter() -> None:
+    assert schedule(5) == (5,)
+    looks = schedule(100_000)
+    assert looks[0] == 16 and looks[-1] == 100_000 and len(looks) < 50
+    assert all(a < b <= math.ceil(1.25 * a) for a, b in zip(looks, looks[1:], strict=False))
+
+
+def test_coverage_over_thousands_of_classifiers() -> None:
+    """The lower end exceeds the true probability for at most a share alpha of them, whenever they stop."""
+    rng, alpha, looks = np.random.default_rng(0), 0.05, schedule(2000)
+    missed = 0
+    for p in rng.uniform(0.4, 0.999, 3000):
+        hits = before = 0
+        for look in looks:  # as long as the bound may still pass the truth
+            hits, before = hits + rng.binomial(look - before, p), look
+            if hits > look * p and log_ratio(hits, look, p) >= -math.log(alpha):
+                missed += 1
+                break
+    assert 3 <= missed <= 0.05 * 3000

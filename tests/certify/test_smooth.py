@@ -1,0 +1,243 @@
+"""Certificates of classifiers whose true radius is known, and of those that misbehave."""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.certify import Certificates, audit, predict, smooth
+from fastadv.certify.noise import NORMAL
+from fastadv.errors import InputError
+from fastadv.evaluation import Curve
+
+SIGMA = 0.5
+
+
+class Halfspace(nn.Module):
+    """Two classes with a flat border: the smoothed classifier's radius is the distance to it."""
+
+    def __init__(self, normal: Tensor, offset: float) -> None:
+        super().__init__()
+        self.normal = nn.Parameter(normal)
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = x.flatten(1) @ self.normal.to(x.dtype) + self.offset
+        return torch.stack([-side, side], dim=1)
+
+    def distance(self, x: Tensor) -> Tensor:
+        return (x.flatten(1).double() @ self.normal.double() + self.offset) / self.normal.double().norm()
+
+
+NORMAL_VECTOR = torch.tensor([1.0, -1.0, -1.0, 1.0] * 4)
+
+
+def images(count: int = 24) -> tuple[Tensor, Tensor]:
+    """Return images whose distances from the border are spread evenly from -1.6 to 1.6."""
+    along = torch.linspace(-1.6, 1.6, count)[torch.randperm(count, generator=torch.Generator().manual_seed(3))]
+    x = 0.5 + along[:, None] * NORMAL_VECTOR / 4
+    return (x * 255).round().reshape(count, 1, 4, 4) / 255, torch.arange(count) % 2
+
+
+def halfspace() -> Halfspace:
+    return Halfspace(NORMAL_VECTOR * 4, 0.0)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("norm", [fa.L2, fa.L1])
+def test_a_linear_classifier_is_certified_up_to_its_true_radius_and_never_beyond(sequential, norm) -> None:
+    model, data = halfspace(), images()
+    found = smooth(model, data, SIGMA, norm, n=20_000, sequential=sequential)
+    distance = model.distance(data[0])
+    clear = distance.abs() > 0.1
+    assert torch.equal(found.prediction[clear], (distance > 0).long()[clear])
+    assert (found.prediction == (distance > 0))[found.radius > 0].all()
+    if norm is fa.L2:
+        ceiling = SIGMA * NORMAL.inv_cdf(1e-3 ** (1 / 20_000))
+        assert (found.radius <= distance.abs()).all()
+        near = distance.abs() < 0.7 * ceiling
+        assert near.sum() > 10 and (found.radius >= distance.abs() - 0.06)[near].all()
+    else:  # in L1 the nearest point of the border lies along the largest coordinate
+        reach = 4 * distance.abs()
+        assert (found.radius <= reach).all() and (found.radius > 0.3)[reach > 1.6].all()
+    assert torch.equal(found.correct, (found.prediction == data[1]) & (found.radius > 0))
+    expected = float((found.radius * (found.prediction == data[1])).mean())
+    assert math.isclose(found.average_radius, expected)
+
+
+def test_sequential_decisions_agree_with_those_of_all_draws_and_take_fewer() -> None:
+    model, data, radii = halfspace(), images(40), (0.1, 0.25, 0.5, 0.75)
+    cohen = smooth(model, data, SIGMA, n=20_000, sequential=False)
+    quick = smooth(model, data, SIGMA, n=20_000, radii=radii)
+    assert (cohen.draws == 20_000).all()
+    assert quick.draws.double().mean() < 4000
+    for radius in radii:
+        clear = (cohen.radius - radius).abs() > 0.05
+        assert torch.equal((quick.radius >= radius)[clear], (cohen.radius >= radius)[clear])
+
+
+def test_results_depend_on_seed_and_position_alone() -> None:
+    model, (x, y) = halfspace(), images(30)
+    whole = smooth(model, (x, y), SIGMA, n=500, seed=4)
+    for size in (1, 77, 5000):
+        again = smooth(model, (x, y), SIGMA, n=500, seed=4, batch_size=size)
+        assert torch.equal(again.hits, whole.hits) and torch.equal(again.draws, whole.draws)
+    assert not torch.equal(smooth(model, (x, y), SIGMA, n=500, seed=5).hits, whole.hits)
+    few = smooth(model, (x[:7], y[:7]), SIGMA, n=500, seed=4)
+    assert torch.equal(few.hits, whole.hits[:7])
+    frozen = smooth(fa.freeze(model), (x, y), SIGMA, n=500, seed=4)
+    assert torch.equal(frozen.hits, whole.hits)
+
+
+def test_each_copy_has_noise_of_its_own() -> None:
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
+
+    x, y = images(3)
+    smooth(model, (x, y), SIGMA, n0=50, n=200, sequential=False, batch_size=64)
+    copies = torch.cat([each for each in seen if len(each) > 1]).flatten(1)
+    assert len(copies) == 3 * 250 == len(copies.unique(dim=0))
+    noise = copies - x.flatten(1)[torch.cat([torch.arange(3).repeat_interleave(50), torch.arange(3).repeat_interleave(200)])]
+    assert abs(float(noise.std()) - SIGMA) < 0.01 and abs(float(noise.mean())) < 0.02
+    assert (noise[:, 0] * noise[:, 1]).mean().abs() < 0.05
+    # passes are full: those of several images share a batch
+    sizes = [len(each) for each in seen if len(each) > 1]
+    assert sizes.count(64) >= len(sizes) - 2
+
+
+class Odd(nn.Module):
+    """Gives NaN, ties, or one class."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = x.new_zeros(len(x), 1 if self.kind == "one class" else 3)
+        if self.kind == "NaN":
+            logits[x.flatten(1).sum(1) > x[0].numel() / 2] = torch.nan
+        return logits
+
+
+def test_logits_that_are_not_finite_are_votes_against_and_are_told() -> None:
+    x = torch.full((4, 1, 4, 4), 128 / 255)  # the noise decides: half of the draws fail
+    found = smooth(Odd("NaN"), (x, torch.zeros(4, dtype=torch.long)), SIGMA, n=1000, sequential=False)
+    assert (found.hits + found.failed == 1000).all()
+    assert ((found.failed - 500).abs() < 80).all()
+    assert found.abstained.all() and (found.radius == 0).all() and found.average_radius == 0
+
+
+def test_ties_go_to_the_lower_class() -> None:
+    x, y = images(2)
+    found = smooth(Odd("ties"), (x, y * 0), SIGMA, n=100, sequential=False)
+    assert (found.prediction == 0).all() and (found.hits == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"sigma": 0}, "sigma"), ({"sigma": math.nan}, "sigma"), ({"n0": 0}, "n0"), ({"n": 0}, "n:"),
+        ({"alpha": 0}, "alpha"), ({"alpha": 1}, "alpha"), ({"alpha": math.nan}, "alpha"),
+        ({"radii": (-1,)}, "radii"), ({"radii": ()}, "radii"), ({"radii": (math.inf,)}, "radii"),
+        ({"norm": fa.Linf}, "norm"), ({"batch_size": 0}, "batch_size"), ({"sequential": 1}, "sequential"),
+        ({"seed": -1}, "seed"), ({"resume": True, "run_dir": 3}, "run_dir"),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range(wrong, named) -> None:
+    given = {"sigma": SIGMA, "n": 10} | wrong
+    with pytest.raises(InputError, match=named):
+        smooth(halfspace(), images(2), **given)
+
+
+def test_labels_and_classes_and_grids_that_do_not_fit() -> None:
+    x, y = images(2)
+    with pytest.raises(InputError, match="labels"):
+        smooth(halfspace(), (x, y + 1), SIGMA, n=10)
+    with pytest.raises(InputError, match="two classes"):
+        smooth(Odd("one class"), (x, y), SIGMA, n=10)
+    with pytest.raises(InputError, match="sound=False"):
+        smooth(halfspace(), (x + 0.3 / 255, y), SIGMA, n=10)
+    rounded = smooth(halfspace(), ((x + 0.3 / 255).clamp(max=1), y), SIGMA, n=10, sound=False)
+    assert "nearest points" in rounded.card["measured"]["notes"][-1]
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
+    model, data = halfspace(), images(12)
+    whole = smooth(model, data, SIGMA, n=300)
+    calls = []
+
+    def stop(done: int, count: int) -> None:
+        calls.append((done, count))
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        smooth(model, data, SIGMA, n=300, run_dir=tmp_path, progress=stop)
+    with pytest.raises(InputError, match="resume=True"):
+        smooth(model, data, SIGMA, n=300, run_dir=tmp_path)
+    with pytest.raises(InputError, match="seed"):
+        smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, seed=1)
+    again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True)
+    assert calls == [(5, 12)]
+    assert torch.equal(again.hits, whole.hits) and torch.equal(again.draws, whole.draws)
+    passes = [found.card["measured"]["forwards"] for found in (whole, again)]
+    assert passes[1] < 0.8 * passes[0]  # what was kept is not drawn again
+
+
+def test_an_audit_makes_the_same_draws_again_and_finds_what_was_changed() -> None:
+    model, data = halfspace(), images(6)
+    for sequential in (False, True):
+        found = smooth(model, data, SIGMA, n=400, sequential=sequential)
+        checked = audit(found, [4, 1])
+        assert [one.id for one in checked] == [4, 1]
+        assert all(one.stands and one.hits[0] == one.hits[1] for one in checked)
+    sure = int(found.radius.argmax())
+    other = audit(found, [sure], model=Halfspace(-4 * NORMAL_VECTOR, 0.0), data=data)
+    assert not other[0].stands and sum(other[0].hits) == int(found.draws[sure])
+    with pytest.raises(InputError, match="certified"):
+        audit(found, [99])
+    stored = Certificates(**{name: getattr(found, name) for name in found.__dataclass_fields__})
+    with pytest.raises(InputError, match="model, data"):
+        audit(stored, [0])
+
+
+def test_predict_abstains_where_two_classes_are_close() -> None:
+    model = halfspace()
+    x, _ = images(12)
+    x[0] = 128 / 255  # on the border
+    decided = predict(model, x, SIGMA, n=2000)
+    distance = model.distance(x)
+    clear = distance.abs() > 0.1
+    assert torch.equal(decided[clear], (distance > 0).long()[clear])
+    assert decided[0] == -1
+    assert torch.equal(predict(model, x[3:], SIGMA, n=2000, ids=torch.arange(3, 12)), decided[3:])
+
+
+def test_the_table_and_its_curve() -> None:
+    found = smooth(halfspace(), images(), SIGMA, n=1000, radii=(0.25, 0.5))
+    told = found.to_dict()
+    assert [row["id"] for row in told["certificates"]] == list(range(24))
+    assert told["config"]["sigma"] == SIGMA and told["average_radius"] == found.average_radius
+    curve = Curve.from_certificates(found.radius, found.correct, [0.25, 0.5])
+    assert curve.accuracy.tolist() == pytest.approx([found.accuracy(0.25), found.accuracy(0.5)])
+    assert "24 images" in str(found) and "within 0.25" in str(found)
+
+
+def test_bfloat16_models_get_copies_in_their_own_precision() -> None:
+    dtypes = set()
+
+    class Net(Halfspace):
+        def forward(self, x: Tensor) -> Tensor:
+            dtypes.add(x.dtype)
+            return super().forward(x)
+
+    model = Net(halfspace().normal.detach().bfloat16(), halfspace().offset)
+    found = smooth(model, images(4), SIGMA, n=200)
+    assert dtypes == {torch.bfloat16} and found.prediction.shape == (4,)

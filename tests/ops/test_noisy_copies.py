@@ -1,0 +1,97 @@
+"""noisy_copies against Python integers, and count_votes_ against a loop."""
+
+import pytest
+import torch
+
+from fastadv.errors import InputError
+from fastadv.ops.count_votes import count_votes_
+from fastadv.ops.noisy_copies import noisy_copies
+from fastadv.ops.philox import philox
+
+
+def table_of(width: int, seed: int = 0) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    threshold = torch.randint(1 << 47, (1 << width,), generator=draw)
+    return threshold << 16 | torch.randint(1 << width, (1 << width,), generator=draw)
+
+
+def by_hand(levels, words, table, center, step):
+    width, out = len(table).bit_length() - 1, []
+    for e, level in enumerate(levels):
+        bits = words[2 * e] << 32 | words[2 * e + 1]
+        column = bits >> (64 - width)
+        entry = table[column]
+        rest = (bits << width & (1 << 64) - 1) >> 17
+        out.append((level + (column if rest < entry >> 16 else entry & 0xFFFF) - center) * step)
+    return out
+
+
+@pytest.mark.parametrize(("cols", "width"), [(1, 1), (31, 7), (32, 16), (33, 12), (100, 3)])
+def test_equals_python_integers(cols, width):
+    levels = torch.randint(-500, 1500, (3, cols), dtype=torch.int32)
+    ids, first, counts = torch.tensor([7, 2**40, 3]), torch.tensor([0, 10**6, 5]), torch.tensor([2, 0, 3])
+    table, center, step, seed = table_of(width), 9, 1 / 510, 2**50 + 1
+    copies, rows = noisy_copies(levels, counts, ids, first, table, center, step, seed)
+    assert rows.tolist() == [0, 0, 2, 2, 2]
+    draws = [0, 1, 5, 6, 7]
+    for copy, row, draw in zip(copies, rows.tolist(), draws, strict=True):
+        words = philox(ids[row : row + 1], 2 * cols, "bits", seed, draw)[0].tolist()
+        expected = by_hand(levels[row].tolist(), words, table.tolist(), center, step)
+        assert torch.equal(copy, torch.tensor(expected, dtype=torch.float64).float())
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        other, _ = noisy_copies(levels, counts, ids, first, table, center, step, seed, dtype=dtype)
+        assert other.dtype == dtype and torch.equal(other, copies.to(dtype))
+
+
+def test_thresholds_at_their_ends():
+    levels = torch.zeros(1, 4096, dtype=torch.int32)
+    given = (torch.tensor([1]), torch.tensor([0]), torch.tensor([0]))
+    never = torch.tensor([3, 3, 3, 3])  # a threshold of 0: always the alias
+    assert noisy_copies(levels, *given, never, 0, 1.0)[0].unique().tolist() == [3]
+    full = torch.tensor([((1 << 47) - 1) << 16 | 0] * 4)
+    drawn, counts = noisy_copies(levels, *given, full, 0, 1.0)[0].unique(return_counts=True)
+    assert drawn.tolist() == [0, 1, 2, 3] and counts.min() > 900
+    half = torch.tensor([(1 << 46) << 16 | 1, (1 << 46) << 16 | 1])
+    assert abs(float(noisy_copies(levels, *given, half, 0, 1.0)[0].mean()) - 0.75) < 0.03
+
+
+@pytest.mark.parametrize(
+    "wrong", ["levels", "counts", "ids", "table size", "table dtype", "seed"],
+)  # fmt: skip
+def test_refuses(wrong):
+    levels, one = torch.zeros(2, 3, dtype=torch.int32), torch.ones(2, dtype=torch.int64)
+    table, seed, counts, ids = table_of(2), 0, one, one
+    if wrong == "levels":
+        levels = levels.float()
+    elif wrong == "counts":
+        counts = one[:1]
+    elif wrong == "ids":
+        ids = one.int()
+    elif wrong == "seed":
+        seed = -1
+    else:
+        table = table[:3] if wrong == "table size" else table.float()
+    with pytest.raises(InputError, match=wrong.split()[0]):
+        noisy_copies(levels, counts, ids, one, table, 0, 1.0, seed)
+
+
+def test_votes_equal_those_of_a_loop():
+    logits = torch.randint(3, (200, 7)).float()
+    logits[3, 2], logits[9, 0], logits[10, 6] = torch.nan, torch.inf, -torch.inf
+    rows, votes = torch.randint(5, (200,)), torch.randint(9, (5, 7), dtype=torch.int32)
+    expected = votes.tolist()
+    for row, line in zip(rows.tolist(), logits.tolist(), strict=True):
+        if all(abs(value) < float("inf") for value in line):
+            expected[row][line.index(max(line))] += 1
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        counted = votes.clone()
+        count_votes_(counted, logits.to(dtype), rows)
+        assert counted.tolist() == expected
+
+
+def test_votes_refuse_what_does_not_fit():
+    votes, rows = torch.zeros(2, 3, dtype=torch.int32), torch.tensor([0, 1])
+    for given in ((votes.long(), torch.zeros(2, 3), rows), (votes, torch.zeros(2, 4), rows),
+                  (votes, torch.zeros(2, 3), rows.int())):  # fmt: skip
+        with pytest.raises(InputError):
+            count_votes_(*given)
