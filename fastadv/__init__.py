@@ -4,7 +4,8 @@
     out = fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=40, step_size=0.01)
 
 Attacks, the engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (with `data.construct`),
-training, evaluation (`evaluate`, `accuracy_against_radius`), certificates (`certify`), figures, and the ops that the kernels serve.
+training, evaluation (`evaluate`, `accuracy_against_radius`), certificates (`certify`), figures, and the ops
+that the kernels serve.
 """
 
 # torch first: the extension then shares its OpenMP runtime

@@ -9,7 +9,8 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.certify.noise import Noise
 from fastadv.certify.result import Certificates
-from fastadv.certify.smooth import Fixed, Sequential, Smoothed, judge_of
+from fastadv.certify.sequential import Fixed, Sequential, judge_of
+from fastadv.certify.smooth import Smoothed
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.engine import Plain

@@ -9,6 +9,7 @@ What the table cannot hold exactly is charged to the certificate: `charge` bound
 any event may differ between the noise that is drawn and the one that the theorem speaks of.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -71,7 +72,7 @@ class Noise:
     @cached_property
     def steps(self) -> int:
         """How many steps of the grid make 1 / 255: a power of two."""
-        return 2 ** max(1, math.ceil(math.log2(FINE / (LEVELS * self.sigma))))
+        return 1 << max(1, math.ceil(math.log2(FINE / (LEVELS * self.sigma))))
 
     @property
     def step(self) -> float:
@@ -141,7 +142,7 @@ def _table(noise: Noise) -> Table:
     else:
         last = math.floor(CUT * noise.sigma / h)
         edges = [upper_tail((k - 0.5) * h / noise.sigma) for k in range(1, last + 2)]
-        probabilities = [1 - 2 * edges[0], *(a - b for a, b in zip(edges, edges[1:], strict=False))]
+        probabilities = [1 - 2 * edges[0], *(a - b for a, b in itertools.pairwise(edges))]
         tail = 2 * edges[-1]
     both = [*probabilities[:0:-1], *probabilities]
     size = 1 << max(1, (len(both) - 1).bit_length())

@@ -1,7 +1,7 @@
 """Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,7 @@ from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_share
 from fastadv.certify.noise import Noise
 from fastadv.certify.result import Certificates
-from fastadv.certify.sequential import Decision, lower_bound, schedule, thresholds
+from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
@@ -32,8 +32,6 @@ from fastadv.threat import L2
 
 PART = 128  # images of a part: what a stopped run loses, and what processes take in turn
 IDENTITY = "certificates.json"
-RUNGS = 4  # of the ladder, for each deviation
-CEILING = 4.0  # deviations: no 100,000 draws certify more than 3.81
 Progress = Callable[[int, int], object]
 
 
@@ -58,7 +56,7 @@ def smooth(
     progress: Progress | None = None,
     freeze: bool | None = None,
 ) -> Certificates:
-    """Certify the decisions of the smoothed classifier: the class that the model gives most often under noise.
+    """Certify the decisions of the smoothed classifier: the class that a model gives most often under noise.
 
     The class of an image is guessed from `n0` draws. Further draws bound its probability from below, and with
     it the radius within which no perturbation changes the decision. Each certificate is wrong with a
@@ -131,7 +129,7 @@ def smooth(
         processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
-    parts = first_samples(dataset, limit, tell=True).split(PART)
+    parts = torch.split(first_samples(dataset, limit, tell=True), PART)
     with Keeper(run_dir) as keeper:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
@@ -229,7 +227,7 @@ class Smoothed:
     def votes(self, levels: Tensor, ids: Tensor, n: int) -> Tensor:
         """Return how often each image [B] is given each class in its first n draws, int32 [B, K]."""
         votes = levels.new_zeros(len(levels), self.classes(levels))
-        wanted = {image: n for image in range(len(levels))}
+        wanted = dict.fromkeys(range(len(levels)), n)
         for _ in self.passes(levels, ids, torch.zeros(len(levels), dtype=torch.int64), wanted, votes):
             pass
         return votes.cpu()
@@ -253,74 +251,26 @@ class Smoothed:
                 room -= taken[image]
                 if not wanted[image]:
                     queue.popleft()
-            images = torch.tensor(list(taken))
-            given = (torch.tensor(list(taken.values())), ids[images], drawn[images])
+            images, counts = torch.tensor(list(taken)), torch.tensor(list(taken.values()))
+            here = images.to(levels.device)
             copies, rows = noisy_copies(
-                levels[images.to(levels.device)],
-                *(each.to(levels.device) for each in given),
+                levels[here],
+                counts.to(levels.device),
+                ids[images].to(levels.device),
+                drawn[images].to(levels.device),
                 table,
                 self.noise.table.center,
                 self.noise.step,
                 self.seed,
                 dtype=self.dtype,
             )
-            count_votes_(votes, self.prepared(copies), images.to(levels.device)[rows])
-            drawn[images] += given[0]
+            count_votes_(votes, self.prepared(copies), here[rows])
+            drawn[images] += counts
             for image in taken:
                 if not wanted[image]:
                     yield image
                     if wanted[image]:
                         queue.append(image)
-
-
-class Fixed:
-    """The method of Cohen et al.: n draws, and the exact lower bound of the probability."""
-
-    def __init__(self, noise: Noise, n: int, alpha: float) -> None:
-        self.noise, self.n, self.alpha = noise, n, alpha
-
-    def more(self, hits: int, drawn: int, charge: float) -> int:
-        """Return how many draws to make now, 0 where all is decided."""
-        return self.n - drawn
-
-    def radius(self, hits: int, drawn: int, charge: float) -> float:
-        """Return the radius that is certified."""
-        low = clopper_pearson(hits, drawn, level=1 - 2 * self.alpha).low
-        return self.noise.radius(low - charge)
-
-
-class Sequential:
-    """Draws until every radius is certified or refused, or there were n."""
-
-    def __init__(self, noise: Noise, radii: Sequence[float], n: int, alpha: float) -> None:
-        self.noise, self.radii, self.n, self.alpha = noise, radii, n, alpha
-        self.looks = schedule(n)
-
-    def decisions(self, drawn: int, charge: float) -> list[Decision]:
-        """Return the tests of the radii after these draws."""
-        needed = [self.noise.probability(radius) + charge for radius in self.radii]
-        return [thresholds(p, self.alpha, self.looks)[drawn] for p in needed]
-
-    def more(self, hits: int, drawn: int, charge: float) -> int:
-        """Return how many draws to make now, 0 where all is decided."""
-        if drawn and all(not one.reject < hits < one.accept for one in self.decisions(drawn, charge)):
-            return 0
-        return next((look - drawn for look in self.looks if look > drawn), 0)
-
-    def radius(self, hits: int, drawn: int, charge: float) -> float:
-        """Return the radius that is certified: of the confidence sequence, and of the tests."""
-        proved = zip(self.radii, self.decisions(drawn, charge), strict=True)
-        tested = max((radius for radius, one in proved if hits >= one.accept), default=0.0)
-        return max(tested, self.noise.radius(lower_bound(hits, drawn, self.alpha) - charge))
-
-
-def judge_of(noise: Noise, rule: Mapping[str, Any]) -> Fixed | Sequential:
-    """Return what decides, by the arguments of `smooth`."""
-    n, alpha, asked = rule["n"], rule["alpha"], rule["radii"]
-    if not rule["sequential"]:
-        return Fixed(noise, n, alpha)
-    ladder = [noise.sigma * k / RUNGS for k in range(int(CEILING * RUNGS) + 1)]
-    return Sequential(noise, sorted(asked or ladder), n, alpha)
 
 
 def _certify(

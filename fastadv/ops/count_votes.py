@@ -30,7 +30,7 @@ register(
     OpCard(
         name="count_votes_",
         schema="(Tensor logits, Tensor rows, Tensor(a!) votes) -> ()",
-        summary="votes[row, argmax logits] += 1, the lower class among equals; a row not finite votes for none",
+        summary="votes[row, argmax logits] += 1, the lower class among equals; none if not finite",
         reference=reference,
         samples=samples,
         bytes_moved=lambda logits, *rest: logits.nbytes,

@@ -46,7 +46,7 @@ def reference(
     entry = table[column]
     choice = torch.where(bits < entry >> ALIASES, column, entry & ((1 << ALIASES) - 1))
     copies = ((of_copy + choice - center).double() * step).float()
-    return copies.to(torch.bfloat16 if narrow else torch.float32).reshape(-1, *levels.shape[1:])
+    return copies.to(torch.bfloat16 if narrow else torch.float32).reshape(len(rows), *levels.shape[1:])
 
 
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
@@ -73,7 +73,7 @@ register(
         name="noisy_copies",
         schema="(Tensor levels, Tensor rows, Tensor ids, Tensor draws, Tensor table, int center, float step, "
         "int seed, bool narrow=False) -> Tensor",
-        summary="copies of images on a grid, plus noise of an alias table: exact sums, each draw reproducible",
+        summary="copies of images on a grid, plus noise of an alias table: exact sums, draws by (seed, id)",
         reference=reference,
         fake=fake,
         samples=samples,
@@ -102,7 +102,9 @@ def noisy_copies(
         check_column(name, value, levels, torch.int64)
     size = table.shape[0] if table.dim() == 1 and table.dtype == torch.int64 else 0
     if size.bit_count() != 1 or not 2 <= size <= 1 << ALIASES:
-        raise InputError(f"table: expected int64 [2^b], b from 1 to 16, got {table.dtype} {tuple(table.shape)}")
+        raise InputError(
+            f"table: expected int64 [2^b], b from 1 to 16, got {table.dtype} {tuple(table.shape)}"
+        )
     check_count("center", center, 0)
     _philox.check_stream(seed, 0)
     rows = torch.arange(len(levels), device=levels.device).repeat_interleave(counts)

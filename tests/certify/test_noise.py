@@ -37,7 +37,9 @@ def test_the_table_draws_the_rounded_distribution_to_within_its_charge(noise: No
         return NORMAL.cdf(edge / noise.sigma)
 
     apart = sum(
-        abs(float(p) - (below((k - noise.table.center + 0.5) * h) - below((k - noise.table.center - 0.5) * h)))
+        abs(
+            float(p) - (below((k - noise.table.center + 0.5) * h) - below((k - noise.table.center - 0.5) * h))
+        )
         for k, p in enumerate(drawn[: 2 * noise.table.center + 1])
     )
     assert not any(drawn[2 * noise.table.center + 1 :])
@@ -55,7 +57,8 @@ def test_moments(noise: Noise) -> None:
     variance = float(sum(k * k * p for k, p in zip(places, drawn, strict=True))) * noise.step**2
     expected = noise.sigma**2 + noise.step**2 / 12  # rounding adds that of a cell (Sheppard)
     assert math.isclose(variance, expected, rel_tol=2e-4 if noise.norm is fa.L1 else 1e-6)
-    assert noise.steps >= 2 and noise.sigma / noise.step >= 100  # a finer grid than that of the images
+    assert noise.steps >= 2
+    assert noise.sigma / noise.step >= 100
 
 
 @pytest.mark.parametrize("norm", [fa.L2, fa.L1])

@@ -1,5 +1,6 @@
 """The sequential test: its true error by dynamic programming, and what it decides."""
 
+import itertools
 import math
 
 import numpy as np
@@ -75,7 +76,11 @@ def test_lower_bound_is_the_largest_probability_that_is_refused() -> None:
     for hits, draws in ((16, 16), (90, 100), (50, 100), (99_990, 100_000)):
         low = lower_bound(hits, draws, 1e-3)
         assert low < hits / draws
-        assert log_ratio(hits, draws, low * (1 + 1e-9)) <= -math.log(1e-3) + 1e-5 <= log_ratio(hits, draws, low) + 2e-5
+        assert (
+            log_ratio(hits, draws, low * (1 + 1e-9))
+            <= -math.log(1e-3) + 1e-5
+            <= log_ratio(hits, draws, low) + 2e-5
+        )
         # the same question, asked by thresholds
         assert hits >= thresholds(low * 0.999, 1e-3, (draws,))[draws].accept
         assert hits < thresholds(min(low * 1.001, 0.999999), 1e-3, (draws,))[draws].accept
@@ -86,8 +91,10 @@ def test_lower_bound_is_the_largest_probability_that_is_refused() -> None:
 def test_the_schedule_ends_at_n_and_grows_by_a_quarter() -> None:
     assert schedule(5) == (5,)
     looks = schedule(100_000)
-    assert looks[0] == 16 and looks[-1] == 100_000 and len(looks) < 50
-    assert all(a < b <= math.ceil(1.25 * a) for a, b in zip(looks, looks[1:], strict=False))
+    assert looks[0] == 16
+    assert looks[-1] == 100_000
+    assert len(looks) < 50
+    assert all(a < b <= math.ceil(1.25 * a) for a, b in itertools.pairwise(looks))
 
 
 def test_coverage_over_thousands_of_classifiers() -> None:

@@ -59,7 +59,10 @@ def test_kernel_equals_reference(name, dtype, device):
             assert torch.equal(mine[0], actual)
 
 
-@pytest.mark.parametrize("name", [n for n in CARDS if not n.startswith(("winograd", "latent_decode"))])
+# what lies along the first dimension of these is not of one sample each
+@pytest.mark.parametrize(
+    "name", [n for n in CARDS if not n.startswith(("winograd", "latent_decode", "noisy", "count"))]
+)
 def test_a_sample_stands_alone(name):
     """The others may be missing, or full of NaN: its results are the same to the bit."""
     card, op = CARDS[name], getattr(torch.ops.fastadv, name)
@@ -112,7 +115,8 @@ def test_compiles_whole(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, c in CARDS.items() if c.no_gradient and not mutates(c) and n != "philox"]
+    "name",
+    [n for n, c in CARDS.items() if c.no_gradient and not mutates(c) and c.dtypes[0].is_floating_point],
 )
 def test_backward_raises(name):
     card = CARDS[name]

@@ -40,7 +40,8 @@ def test_equals_python_integers(cols, width):
         assert torch.equal(copy, torch.tensor(expected, dtype=torch.float64).float())
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         other, _ = noisy_copies(levels, counts, ids, first, table, center, step, seed, dtype=dtype)
-        assert other.dtype == dtype and torch.equal(other, copies.to(dtype))
+        assert other.dtype == dtype
+        assert torch.equal(other, copies.to(dtype))
 
 
 def test_thresholds_at_their_ends():
@@ -50,7 +51,8 @@ def test_thresholds_at_their_ends():
     assert noisy_copies(levels, *given, never, 0, 1.0)[0].unique().tolist() == [3]
     full = torch.tensor([((1 << 47) - 1) << 16 | 0] * 4)
     drawn, counts = noisy_copies(levels, *given, full, 0, 1.0)[0].unique(return_counts=True)
-    assert drawn.tolist() == [0, 1, 2, 3] and counts.min() > 900
+    assert drawn.tolist() == [0, 1, 2, 3]
+    assert counts.min() > 900
     half = torch.tensor([(1 << 46) << 16 | 1, (1 << 46) << 16 | 1])
     assert abs(float(noisy_copies(levels, *given, half, 0, 1.0)[0].mean()) - 0.75) < 0.03
 

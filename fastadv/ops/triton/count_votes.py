@@ -24,4 +24,6 @@ def count_votes_kernel(votes, logits, rows, classes, BLOCK: tl.constexpr):
 def launch(logits: Tensor, rows: Tensor, votes: Tensor) -> None:
     classes = logits.shape[1]
     block = triton.next_power_of_2(max(classes, 1))
-    start(count_votes_kernel, len(logits), votes, logits.contiguous(), rows.contiguous(), classes, BLOCK=block)
+    start(
+        count_votes_kernel, len(logits), votes, logits.contiguous(), rows.contiguous(), classes, BLOCK=block
+    )
