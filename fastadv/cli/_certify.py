@@ -1,0 +1,77 @@
+"""`fastadv certify`: radii within which the decisions of a model under noise are proved."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastadv.certify import smooth
+from fastadv.cli import _options as o
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._measure import NOTHING_KEPT
+from fastadv.cli._output import print_table, progress, say
+from fastadv.cli._panels import Panel
+from fastadv.cli._shared import Images, Machine, Network
+from fastadv.cli._torchrun import together
+from fastadv.runs import processes
+from fastadv.text import percent
+from fastadv.threat import L1, L2
+
+NORMS = {"l2": L2, "l1": L1}
+CERTIFICATES = "certificates.json"
+
+
+class Smoothing(Panel, title="Smoothing"):
+    sigma: float = o.number(..., "Standard deviation of the noise, in input units: 0.25.")
+    norm: str = o.option("l2", "l2 for Gaussian noise, l1 for uniform noise.", metavar="l2|l1")
+    draws: int = o.count(100_000, "Draws that bound a probability, at most, for each image.", "--draws")
+    chosen_by: int = o.count(100, "Draws that choose the class.", "--chosen-by")
+    alpha: float = o.number(1e-3, "Probability of a wrong certificate, for each image.")
+    radii: str | None = o.option(
+        None, "Radii to decide on: 0.25,0.5; a ladder of quarters of sigma by default.", metavar="NUMBERS"
+    )
+    sequential: bool = o.option(
+        True, "Stop as soon as all radii are decided; else make all draws.", "--sequential/--all-draws"
+    )
+    sound: bool = o.option(True, "Refuse images off the grid of 1/255.", "--sound/--rounded")
+
+
+class Kept(Panel, title="Results"):
+    run_dir: Path | None = o.folder(None, "Keep what is certified here, 128 images at a time.")
+    resume: o.Resume = False
+    batch_size: int = o.count(1024, "Noisy copies that pass at once.", "--batch-size")
+
+
+@together
+def certify(
+    network: Network, images: Images, smoothing: Smoothing, results: Kept, machine: Machine
+) -> Iterator[Any]:
+    """Certify a model by randomized smoothing: radii within which no perturbation changes its decision.
+
+    A certificate is of the smoothed model, which decides by the votes of noisy copies, not of the model
+    itself. It is wrong with a probability of at most --alpha for each image.
+
+    Several processes share the images: torchrun --nproc-per-node 4 -m fastadv certify ...
+    """
+    o.check_choice("--norm", smoothing.norm, NORMS)
+    o.check_run_dir(results.run_dir, results.resume, CERTIFICATES, "certificates")
+    radii = None if smoothing.radii is None else o.parse_numbers(smoothing.radii)
+    place, run_dir = machine.place(), results.run_dir
+    kept = NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
+    with interruptible(kept):
+        dataset = images.load()
+        net = network.load(dataset, place, machine.seed)
+        with progress("certificates") as tick:
+            found = smooth(
+                net, dataset, smoothing.sigma, NORMS[smoothing.norm], smoothing.chosen_by, smoothing.draws,
+                smoothing.alpha, radii, sequential=smoothing.sequential, sound=smoothing.sound,
+                seed=machine.seed, batch_size=results.batch_size, run_dir=run_dir, resume=results.resume,
+                progress=tick,
+            )  # fmt: skip
+    if processes.rank():
+        return  # the first process tells
+    yield found.to_dict()
+    at = radii or tuple(k * smoothing.sigma / 2 for k in range(7))
+    cells = [["radius", "certified accuracy"], *([f"{r:g}", percent(found.accuracy(r))] for r in sorted(at))]
+    notes = [*found.card["measured"]["notes"], "of the smoothed model, not of the model itself"]
+    print_table(f"{network.model} on {len(found.ids):,} images of {dataset.name}", cells, notes)
+    say(str(found))
