@@ -1,5 +1,6 @@
 """Per-sample losses that attacks ascend. Most formulas are in ops/logit_loss.py."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -63,6 +64,11 @@ def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> T
     right = torch.zeros_like(logits).scatter_(1, y[:, None], 1.0)
     right = (1 - smoothing) * right + smoothing / logits.shape[1]
     return binary_cross_entropy_with_logits(logits, right, reduction="none").sum(1)
+
+
+def log_mean(logits: Tensor) -> Tensor:
+    """Compute the log of the mean of m softmaxes: [m, B, K] to [B, K], in float32 or wider."""
+    return logits.to(wide(logits.dtype)).log_softmax(2).logsumexp(0) - math.log(len(logits))
 
 
 def _bce_and_grad(

@@ -41,7 +41,8 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
                 flag = f"--{key.replace('_', '-')}"
                 o.refuse(f"{flag} has no effect on the recipe {text}; leave it out.")
             arguments[key] = value
-    open_ = {key: value for key, value in DEFAULTS.items() if key in keys}
+    unset = {key for key, parameter in keys.items() if parameter.default is parameter.empty}
+    open_ = {key: value for key, value in DEFAULTS.items() if key in unset}
     if "threat" in takes:
         if options.radius is None:
             o.refuse(f"the recipe {name} needs --radius.")

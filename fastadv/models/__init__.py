@@ -9,12 +9,14 @@ from fastadv.models.bpda import bpda
 from fastadv.models.normalized import STATISTICS, Normalized
 from fastadv.models.registry import BUILT_IN, create, names
 from fastadv.models.representation import representation
+from fastadv.models.smoothed import Smoothed
 from fastadv.models.weights import load_weights, read_weights, save_weights
 from fastadv.models.zoo import robustbench, robustbench_entries
 
 if TYPE_CHECKING:
     from fastadv.models.abs import ABS
     from fastadv.models.cnn import SchottCNN as SchottCNN
+    from fastadv.models.small import LeNet as LeNet
     from fastadv.models.small import LogisticRegression as LogisticRegression
     from fastadv.models.small import SoftmaxRegression as SoftmaxRegression
     from fastadv.models.small import WongCNN as WongCNN
@@ -25,6 +27,7 @@ __all__ = [
     "STATISTICS",
     "Binarized",
     "Normalized",
+    "Smoothed",
     "adapt",
     "bpda",
     "create",

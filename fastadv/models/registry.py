@@ -15,6 +15,7 @@ BUILT_IN = {
     "logistic": "fastadv.models.small:LogisticRegression",
     "cnn": "fastadv.models.cnn:SchottCNN",
     "wong_cnn": "fastadv.models.small:WongCNN",
+    "lenet": "fastadv.models.small:LeNet",
     "small_cnn": "fastadv.models.small:SmallCNN",
     "resnet18": "fastadv.models.resnet:ResNet18",
     "resnet50": "fastadv.models.resnet:ResNet50",

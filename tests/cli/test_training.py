@@ -33,6 +33,7 @@ from fastadv.train.schedules import SCHEDULES
         ("trades:beta=3,steps=4", {"step_size": 0.02}, train.TRADES, {"beta": 3, "step_size": 0.02}),
         ("fast:method=n-fgsm", {}, train.FastTraining, {"method": "n-fgsm"}),
         ("free", {}, train.FreeTraining, {"replays": 4}),
+        ("consistency:sigma=0.5,weight=5", {}, train.Consistency, {"sigma": 0.5, "weight": 5}),
         (
             "hidden_fgsm:module=hidden.1,radius=0.2",
             {},
@@ -53,8 +54,16 @@ def test_name_and_arguments(text, options, kind, fields):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_named(name):
-    needed = {"hidden_fgsm": ":module=1,radius=0.1"}.get(name, "")
-    assert type(parse_recipe(name + needed, RecipeOptions(radius=0.1))) is RECIPES[name]
+    smoothed = dict.fromkeys(("gaussian", "smoothadv", "consistency"), ":sigma=0.5")
+    needed = {"hidden_fgsm": ":module=1,radius=0.1", **smoothed}.get(name, "")
+    options = RecipeOptions(radius=0.1, norm="l2" if name == "smoothadv" else None)
+    assert type(parse_recipe(name + needed, options)) is RECIPES[name]
+
+
+def test_a_recipe_with_steps_of_its_own_keeps_them():
+    options = {"norm": "l2", "radius": 1.0}
+    assert parse_recipe("smoothadv:sigma=0.5", RecipeOptions(**options)).steps == 10
+    assert parse_recipe("smoothadv:sigma=0.5", RecipeOptions(**options, steps=3)).steps == 3
 
 
 def test_wrappers_and_norm():

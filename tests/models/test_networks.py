@@ -15,6 +15,7 @@ SHAPES = {
     "logistic": (1, 28, 28),
     "cnn": (1, 28, 28),
     "wong_cnn": (1, 28, 28),
+    "lenet": (1, 28, 28),
     "small_cnn": (1, 8, 8),
     "resnet18": (3, 32, 32),
     "resnet50": (3, 32, 32),
@@ -35,7 +36,7 @@ def test_every_name_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(1, 28, 28), (2, 14, 16)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (2, 16, 18)])
 def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int]) -> None:
     classes = 2 if name == "logistic" else 7
     model = create(name, shape=shape, classes=classes).eval()

@@ -35,6 +35,9 @@ LOSSES = {
     "hidden": train.HiddenFGSM("1", 0.1),
     "rubbish": train.RubbishTraining(FGSMTraining(THREAT)),
     "score": train.SCORE(THREAT, 2),
+    "gaussian": train.GaussianTraining(0.3),
+    "smoothadv": train.SmoothAdv(fa.L2(0.5), 0.3, noises=3, steps=2),
+    "consistency": train.Consistency(0.3, noises=3),
 }
 RECIPES = LOSSES | {
     "robust_logistic": train.RobustLogistic(THREAT),
@@ -64,7 +67,8 @@ WRONG = {
     "weight": [-0.1, None, "much"], "label_smoothing": [-0.1, 1.0], "beta": [-1.0, nan], "gamma": [0.0, nan],
     "coefficient": [0.0, "much"], "noise": [-1.0], "radius": [0.0, inf], "module": [None],
     "method": ["fgsm"], "kind": ["gauss"], "statistics": ["clean", None], "start": ["far", True],
-    "clamp_start": [1, None],
+    "clamp_start": [1, None], "sigma": [0.0, -0.5, nan, inf, None], "noises": [0, 2.0],
+    "entropy": [-0.1, nan],
     "recipe": ["pgd", train.FreeTraining(THREAT, 2), train.AWP(Standard())],
 }  # fmt: skip
 
@@ -96,8 +100,10 @@ def test_settings_outside_their_ranges_are_named(name):
         ("step_size", lambda: PGDTraining(fa.L0(3), steps=2, step_size=0.5)),
         ("threat", lambda: train.InputNoise(fa.L2(0.1))),
         ("threat", lambda: train.RobustLogistic(fa.L0(3))),
+        ("threat", lambda: train.SmoothAdv(THREAT, 0.3)),
+        ("noises", lambda: train.Consistency(0.3, noises=1)),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_settings_that_one_recipe_refuses(field, make):
     with pytest.raises(InputError, match=f"{field}: expected"):

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from fastadv.train.recipes.awp import AWP
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
+from fastadv.train.recipes.consistency import Consistency
 from fastadv.train.recipes.fast import FastTraining
 from fastadv.train.recipes.fgsm import FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
+from fastadv.train.recipes.gaussian import GaussianTraining
 from fastadv.train.recipes.hat import HAT
 from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
 from fastadv.train.recipes.l1 import WeightDecayL1
@@ -21,6 +23,7 @@ from fastadv.train.recipes.pgd import PGDTraining
 from fastadv.train.recipes.robust_logistic import RobustLogistic
 from fastadv.train.recipes.rubbish import RubbishTraining
 from fastadv.train.recipes.score import SCORE
+from fastadv.train.recipes.smoothadv import SmoothAdv
 from fastadv.train.recipes.standard import Standard
 from fastadv.train.recipes.trades import TRADES
 
@@ -30,10 +33,12 @@ __all__ = [
     "MART",
     "SCORE",
     "TRADES",
+    "Consistency",
     "Crafted",
     "FGSMTraining",
     "FastTraining",
     "FreeTraining",
+    "GaussianTraining",
     "HiddenFGSM",
     "InputNoise",
     "OwnStep",
@@ -41,6 +46,7 @@ __all__ = [
     "Recipe",
     "RobustLogistic",
     "RubbishTraining",
+    "SmoothAdv",
     "Standard",
     "Step",
     "WeightDecayL1",
@@ -59,6 +65,9 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "noise": InputNoise,
     "robust_logistic": RobustLogistic,
     "hidden_fgsm": HiddenFGSM,
+    "gaussian": GaussianTraining,
+    "smoothadv": SmoothAdv,
+    "consistency": Consistency,
 }
 """The recipes that commands can name; AWP, WeightDecayL1 and RubbishTraining go around one, and HAT takes a
 network."""

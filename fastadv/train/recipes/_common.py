@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -191,6 +192,12 @@ def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int,
     """Draw numbers like x, of a kind of `fastadv.rng`, keyed by (seed, id): 0 .. B - 1 unless given."""
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     return kind(x[0].numel(), rng.derive(seed, purpose), ids).to(x).view_as(x)
+
+
+def gaussian(x: Tensor, sigma: float, noises: int, ids: Tensor | None, seed: int) -> Tensor:
+    """Draw `noises` times sigma · N(0, 1) for each sample, [noises, B, ...], keyed by (seed, id)."""
+    kinds = [partial(rng.normal, draw=draw) for draw in range(noises)]
+    return sigma * torch.stack([drawn(kind, x, ids, seed, "smoothing") for kind in kinds])
 
 
 def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:

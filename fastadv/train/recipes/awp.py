@@ -67,7 +67,7 @@ class AWP(OwnStep):
             return lambda: recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
         with at.autocast():
             x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-        return lambda: recipe.objective(at.model, at.x, at.y, x_adv)
+        return lambda: recipe._loss(at.model, at.x, at.y, x_adv, at.ids, at.seed)
 
     def _ascent(self, at: Step, loss_at: Callable[[], Tensor]) -> dict[nn.Parameter, Tensor]:
         """Compute v for each weight."""

@@ -290,4 +290,11 @@ class Crafted:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         """Return the mean loss over the batch. See `seed_of` for a call without ids or seed."""
-        return self.objective(model, x, y, self.craft(model, x, y, ids=ids, seed=seed_of(seed, ids)))
+        seed = seed_of(seed, ids)
+        return self._loss(model, x, y, self.craft(model, x, y, ids=ids, seed=seed), ids, seed)
+
+    def _loss(
+        self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int
+    ) -> Tensor:
+        """Return the objective, for a recipe whose loss meets the noise again that its examples met."""
+        return self.objective(model, x, y, x_adv)

@@ -18,9 +18,11 @@ COMMON = {
 }  # fmt: skip
 DEFAULTS = {
     "AWP": {"gamma": 0.01},
+    "Consistency": {"weight": 10.0, "entropy": 0.5, "noises": 2},
     "FGSMTraining": {"weight": 0.5},
     "FastTraining": {"method": "rs", "noise": None, "clamp_start": True},
     "FreeTraining": {},
+    "GaussianTraining": {},
     "HAT": {"beta": 2.5, "gamma": 0.5, "far": 2.0},
     "HiddenFGSM": {"weight": 0.5},
     "InputNoise": {"kind": "sign", "weight": 0.0},
@@ -29,6 +31,7 @@ DEFAULTS = {
     "RobustLogistic": {"weight": 0.0},
     "RubbishTraining": {"weight": 1.0},
     "SCORE": {"beta": 4.0, "start": "uniform"},
+    "SmoothAdv": {"noises": 4, "steps": 10},
     "Standard": {},
     "TRADES": {"beta": 6.0},
     "WeightDecayL1": {},
@@ -39,6 +42,7 @@ LENGTHS = {
     "mart": (train.MART(THREAT, 4), 2.5 * 0.1 / 4),
     "score": (train.SCORE(THREAT, 4), 2.5 * 0.1 / 4),
     "hat": (train.HAT(THREAT, 4, helper=flat_net(1).double()), 2.5 * 0.1 / 4),
+    "smoothadv": (train.SmoothAdv(fa.L2(0.5), 0.3, steps=4), 2 * 0.5 / 4),
     "rs": (train.FastTraining(THREAT), 1.25 * 0.1),
     "n-fgsm": (train.FastTraining(THREAT, "n-fgsm"), 0.1),
     "free": (train.FreeTraining(THREAT, 2), 0.1),

@@ -1,0 +1,74 @@
+"""SmoothAdv: adversarial training of a smoothed classifier."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fastadv._checks import check_count
+from fastadv.errors import InputError
+from fastadv.losses import log_mean
+from fastadv.threat import L2
+from fastadv.train.recipes._common import check_positive, check_steps, frozen_twin, gaussian, step_length
+from fastadv.train.recipes.base import Crafted
+
+
+@dataclass(frozen=True)
+class SmoothAdv(Crafted):
+    """The mean cross-entropy at x_adv + noise_i, where x_adv attacks the mean probability under these noises.
+
+    x_adv is the last of `steps` projected steps of ascent from x on -log of the mean probability of y over
+    the noisy copies, by the eval-mode network. The noises, sigma · N(0, 1), stay the same from step to step
+    and in the loss; they are fresh in each epoch and keyed by (seed, id). The authors let the radius grow
+    over ten epochs, from a tenth of it: `Optimization(ramp=9)`, or `--ramp 9`.
+
+    In the authors' code a sample without a gradient takes a random direction, here it stays; and they clamp
+    to the box and shorten, where a step here is projected on box and ball.
+
+    Args:
+        threat: L2 with one radius, in input units.
+        sigma: the standard deviation of the noise in each coordinate, in input units, > 0.
+        noises: noisy copies of each image, >= 1. A batch of 64 images and 4 noises costs as much as 256.
+        steps: projected steps, >= 1.
+        step_size: in input units; None is 2 · radius / steps.
+
+    Source:
+        Salman et al. 2019 (arXiv 1906.04584), section 2.2, and their code.
+    """
+
+    threat: L2
+    sigma: float
+    noises: int = 4
+    steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        check_steps(self.threat, self.steps, self.step_size)
+        if not isinstance(self.threat, L2):
+            raise InputError(
+                "threat: expected fa.L2, the norm in which Gaussian noise certifies, got "
+                f"{type(self.threat).__name__}; write fa.L2(1.0), or --norm l2"
+            )
+        check_positive("sigma", self.sigma)
+        check_count("noises", self.noises, 1)
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        frozen, noise = frozen_twin(model), gaussian(x, self.sigma, self.noises, ids, seed)
+        step_size, x_adv = step_length(self.threat, self.step_size, self.steps, 2.0), x.detach()
+        for _ in range(self.steps):
+            copies = (x_adv + noise).flatten(0, 1)
+            gradient = frozen.input_gradient(copies, y.repeat(self.noises), self._shares)[2]
+            x_adv = self.threat.step(x_adv, gradient.view(noise.shape).sum(0), x.detach(), step_size)
+        return x_adv
+
+    def _shares(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return for each noisy copy an equal part of -log of its sample's mean probability of y."""
+        # in float64, in which a confident sample still has a gradient
+        mean = log_mean(logits.double().view(self.noises, -1, logits.shape[1])).repeat(self.noises, 1)
+        return -mean.gather(1, y[:, None]).squeeze(1) / self.noises
+
+    def _loss(
+        self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int
+    ) -> Tensor:
+        noise = gaussian(x, self.sigma, self.noises, ids, seed)
+        return cross_entropy(model((x_adv + noise).flatten(0, 1)), y.repeat(self.noises))
