@@ -13,6 +13,7 @@ from fastadv.cli._panels import add
 from fastadv.cli._shared import load_data, make_device
 from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
+from fastadv.cli._study_smoothing import smoothing
 from fastadv.data._load import data_folder
 from fastadv.studies.schott2018 import paper, report
 from fastadv.studies.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
@@ -72,4 +73,5 @@ def schott(
 
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")
 add(study_app, goodfellow, "fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")
+add(study_app, smoothing, "fastadv study smoothing --data-dir data --run-dir runs/smoothing")
 study_app.add_typer(ilyas_app, name="ilyas")
