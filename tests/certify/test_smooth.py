@@ -12,42 +12,10 @@ from fastadv.certify import Certificates, audit, predict, smooth
 from fastadv.certify.noise import NORMAL
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
-
-SIGMA = 0.5
-
-
-class Halfspace(nn.Module):
-    """Two classes with a flat border: the smoothed classifier's radius is the distance to it."""
-
-    def __init__(self, normal: Tensor, offset: float) -> None:
-        super().__init__()
-        self.normal = nn.Parameter(normal)
-        self.offset = offset
-
-    def forward(self, x: Tensor) -> Tensor:
-        side = x.flatten(1) @ self.normal.to(x.dtype) + self.offset
-        return torch.stack([-side, side], dim=1)
-
-    def distance(self, x: Tensor) -> Tensor:
-        return (x.flatten(1).double() @ self.normal.double() + self.offset) / self.normal.double().norm()
+from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
 
 
-NORMAL_VECTOR = torch.tensor([1.0, -1.0, -1.0, 1.0] * 4)
-
-
-def images(count: int = 24) -> tuple[Tensor, Tensor]:
-    """Return images whose distances from the border are spread evenly from -1.6 to 1.6."""
-    along = torch.linspace(-1.6, 1.6, count)[
-        torch.randperm(count, generator=torch.Generator().manual_seed(3))
-    ]
-    x = 0.5 + along[:, None] * NORMAL_VECTOR / 4
-    return (x * 255).round().reshape(count, 1, 4, 4) / 255, torch.arange(count) % 2
-
-
-def halfspace() -> Halfspace:
-    return Halfspace(NORMAL_VECTOR * 4, 0.0011)  # between the points of the grid
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("sequential", [False, True])
 @pytest.mark.parametrize("norm", [fa.L2, fa.L1])
 def test_a_linear_classifier_is_certified_up_to_its_true_radius_and_never_beyond(sequential, norm) -> None:
@@ -72,6 +40,7 @@ def test_a_linear_classifier_is_certified_up_to_its_true_radius_and_never_beyond
     assert math.isclose(found.average_radius, expected)
 
 
+@pytest.mark.slow
 def test_sequential_decisions_agree_with_those_of_all_draws_and_take_fewer() -> None:
     model, data, radii = halfspace(), images(40), (0.1, 0.25, 0.5, 0.75)
     cohen = smooth(model, data, SIGMA, n=20_000, sequential=False)
@@ -83,10 +52,11 @@ def test_sequential_decisions_agree_with_those_of_all_draws_and_take_fewer() -> 
         assert torch.equal((quick.radius >= radius)[clear], (cohen.radius >= radius)[clear])
 
 
+@pytest.mark.slow
 def test_results_depend_on_seed_and_position_alone() -> None:
     model, (x, y) = halfspace(), images(30)
     whole = smooth(model, (x, y), SIGMA, n=500, seed=4)
-    for size in (1, 77, 5000):
+    for size in (7, 77, 5000):
         again = smooth(model, (x, y), SIGMA, n=500, seed=4, batch_size=size)
         assert torch.equal(again.hits, whole.hits)
         assert torch.equal(again.draws, whole.draws)
@@ -181,6 +151,7 @@ def test_labels_and_classes_and_grids_that_do_not_fit() -> None:
     assert "nearest points" in rounded.card["measured"]["notes"][-1]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
     model, data = halfspace(), images(12)
@@ -206,6 +177,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
     assert passes[1] < 0.8 * passes[0]  # what was kept is not drawn again
 
 
+@pytest.mark.slow
 def test_an_audit_makes_the_same_draws_again_and_finds_what_was_changed() -> None:
     model, data = halfspace(), images(6)
     for sequential in (False, True):
