@@ -134,10 +134,7 @@ def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: in
 
 
 def _bisections(search: core.Search) -> int:
-    """Return how many bisections come within theta of the boundary, as a share of the way to x.
-
-    With D coordinates theta is D^(-3/2) in L2, and D^-2 in Linf. Shares are no finer than their dtype is.
-    """
+    """Return how many bisections come within theta of the boundary: D^(-3/2) of the way, D^-2 in Linf."""
     power = 1.5 if search.threat.order == 2 else 2.0
     finest = 1 - math.log2(torch.finfo(search.x.dtype).eps)
     return math.ceil(min(power * math.log2(search.x[0].numel()), finest))

@@ -132,10 +132,7 @@ def decode(
 
 
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
-    """Return the shape of decoders with these layers: weights [K, cin, cout, k, k] and biases [K, cout].
-
-    InputError where the layers do not fit one another, or hold values that are not finite.
-    """
+    """Return the shape of decoders with these layers, weights [K, cin, cout, k, k] and biases [K, cout]."""
     if not len(weights) == len(biases) == len(strides) >= 1:
         raise InputError(
             "decoder: expected as many weights as biases and strides, "

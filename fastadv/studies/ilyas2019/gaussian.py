@@ -176,11 +176,7 @@ def twice_loss(v: Tensor, covariance: Tensor) -> Tensor:
 
 
 def penalized(v: Tensor, covariance: Tensor, penalty: float) -> Tensor:
-    """Return delta [n, d] that maximizes twice the loss at v + delta minus penalty * ||delta||^2.
-
-    By one Newton step on derivatives that autograd takes of torch's own log-likelihood: the objective is
-    quadratic, and the closed form stays out of it.
-    """
+    """Return delta [n, d] that maximizes twice the loss at v + delta minus penalty * ||delta||^2."""
 
     def objective(delta: Tensor, at: Tensor) -> Tensor:
         return twice_loss(at + delta, covariance) - penalty * delta.square().sum()

@@ -122,11 +122,7 @@ def _answers(said: Tensor, test: ImageSet) -> dict[str, float]:
 
 
 def transferred(maker: Maker) -> dict[str, Any]:
-    """Return how each architecture learns from D_det, and how often the standard net's adversarials fool it.
-
-    That share is of the test images that a net trained on the images reads correctly and loses, among those
-    on which the attack fooled its source.
-    """
+    """Return how each architecture learns from D_det, and how often the standard net's attack fools it."""
     test, d_det = maker.test, maker.set("D_det")
     points: list[dict[str, Any]] = []
     clean, attacked, fooled = _adversarials(maker)

@@ -68,11 +68,7 @@ Compute = Callable[[Images], TENSORS]
 
 @dataclass(frozen=True)
 class Work:
-    """Does work on the images in batches, and keeps each batch in a file of its own.
-
-    A piece of work is known by its `identity`: the model, what is done, the seed. Each has a folder whose
-    name ends in the hash of the identity, and every file says what it holds.
-    """
+    """Does work on the images in batches, and keeps each in a file, in a folder for each `identity`."""
 
     folder: Path
     images: Images
