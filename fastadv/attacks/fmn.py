@@ -198,9 +198,7 @@ def _ascend(
 def _way_to_boundary(
     search: core.Search[_Ball], look: core.GradientLook, share: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the
-    loss, and the radius [n] at which that model, without the box, places the boundary.
-    """
+    """Return the shortest way [n, ...] a little beyond the boundary of a linear model, and its radius [n]."""
     order = search.threat.order or 1.0
     # in float64, where the squares of huge and tiny gradients have room
     size = norm(look.gradient.double(), DUAL[order])

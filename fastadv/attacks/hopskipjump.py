@@ -107,10 +107,7 @@ def hopskipjump(
 
 
 def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_Hops]:
-    """Return the steps of Chen et al. 2020, algorithm 2, with numbers of the authors' code.
-
-    The search ends where the queries left are fewer than the next step takes at least.
-    """
+    """Return the steps of Chen et al. 2020, algorithm 2, with numbers of the authors' code."""
 
     def rule(search: core.Search[_Hops]) -> None:
         rows, halvings = search.rows, _bisections(search)
@@ -176,10 +173,7 @@ def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
 
 
 def _progress(search: core.Search[_Hops], halvings: int) -> None:
-    """Move `rows.points` along `rows.update` by `rows.size`, halved until the point is adversarial.
-
-    Each further size is a query. A sample keeps as many as the bisection takes; without more it stays.
-    """
+    """Move `rows.points` along `rows.update` by `rows.size`, halved until the point is adversarial."""
     rows = search.rows
     others = search.over(search.problem, search.best)
     here = others.rows

@@ -82,10 +82,7 @@ def fold_batch_norm(
 
 
 class Decoders(nn.Module):
-    """One decoder for each class, with BatchNorm folded in.
-
-    Layers that do not fit one another, or hold NaN or infinite values, raise InputError.
-    """
+    """One decoder for each class, with BatchNorm folded in; layers must fit and be finite (InputError)."""
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> None:
         super().__init__()

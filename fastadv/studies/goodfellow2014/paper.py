@@ -239,10 +239,7 @@ def reuse(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat, *, seed: in
 
 
 def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
-    """Return x [B, ...] turned by `angle`, in radians, in the plane of x and its gradient, towards that.
-
-    Each sample keeps its L2 norm. One whose gradient is zero, or along x, stays.
-    """
+    """Return x [B, ...] turned by `angle` radians towards its gradient; x where that is 0 or along x."""
     flat, way = x.flatten(1), gradient.flatten(1)
     length = flat.norm(dim=1, keepdim=True)
     # scaled first, since a gradient may be too small to be squared

@@ -64,10 +64,7 @@ def robust_covariance(covariance: Tensor, penalty: float) -> Tensor:
 
 
 def penalty_for(covariance: Tensor, radius: float) -> float:
-    """Return the penalty under which E ||delta||^2 = radius^2 at the covariance learned; inf for radius 0.
-
-    At an eigenvalue s learned, the adversary spends 1 / (C^2 s).
-    """
+    """Return the penalty under which E ||delta||^2 = radius^2 at the covariance learned; inf for radius 0."""
     if radius == 0:
         return math.inf
     values = torch.linalg.eigvalsh(covariance)

@@ -284,11 +284,7 @@ def evaluate(maker: Maker) -> dict[str, Any]:
 
 def control(maker: Maker) -> dict[str, Any]:
     """Return the controls of the discussion: other nets, leakage, labels without perturbations."""
-    return {
-        "fooling": fooling(maker),
-        "leakage": leakage(maker),
-        "early": early_labels(maker),
-    }
+    return {"fooling": fooling(maker), "leakage": leakage(maker), "early": early_labels(maker)}
 
 
 def galleries(maker: Maker) -> dict[str, Any]:

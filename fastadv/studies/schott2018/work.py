@@ -120,11 +120,7 @@ def _read(work: Mapping[str, Any], path: Path) -> Done:
 def attack(
     work: Work, subjects: Subjects, cell: Cell, batch_size: int, tick: Tick = lambda done: None
 ) -> Done:
-    """Return a cell on all images: x_adv [N, ...] and its distance [N] in every norm, by the norm's name.
-
-    The model as published judges x_adv. Distances are 0 where it is wrong already, and infinite where nothing
-    was found.
-    """
+    """Return a cell on all images: x_adv, judged as published, and its distance [N] in every norm by name."""
     subject = subjects[cell.model]
     substitute = subjects[SUBSTITUTE] if cell.transfers else None
     frozen = fa.freeze(subject.attacked(**cell.method.options))
