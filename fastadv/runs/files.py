@@ -136,7 +136,7 @@ def save_tensors(
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file, compared with its hashes, as (tensors, metadata); CorruptFileError if damaged."""
+    """Read a safetensors file as (tensors, metadata), checked by its hashes; CorruptFileError if damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
