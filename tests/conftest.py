@@ -42,10 +42,7 @@ settings.load_profile("fixed")
 
 @dataclass(frozen=True)
 class SharedData:
-    """Real data for tests: `data_dir` holds MNIST/, `abs_official` the published state dicts.
-
-    `cifar10` is the archive of the test images.
-    """
+    """Real data for tests: `data_dir` holds MNIST/, `abs_official` state dicts, `cifar10` test images."""
 
     data_dir: Path
     abs_official: Path

@@ -1,7 +1,4 @@
-"""Defenses that gradients do not see through: small layers that hide, shatter or randomize them.
-
-`Defended` puts one before or after a net; the tables name them by the place where they belong.
-"""
+"""Defenses that hide, shatter or randomize gradients; the tables name them by where they belong."""
 
 from collections.abc import Callable
 

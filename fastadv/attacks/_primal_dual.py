@@ -40,12 +40,7 @@ class Exploration(Moments):
 
 
 def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
-    """Take `steps` steps from x; then `rows.away` is the displacement of the last point.
-
-    Adam leads along the gradient of softplus(-margin), and the proximal operator of the distance, in the
-    metric of Adam, follows (Melchior et al. 2019). The weight of the distance rises at successes and falls
-    elsewhere.
-    """
+    """Take `steps` steps of Adam and the proximal operator (Melchior et al. 2019) to the last `rows.away`."""
     rows = search.rows
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
     rows.balance = torch.full_like(search.best.rank, math.log(RATIO))
@@ -105,9 +100,7 @@ LAST_DUAL_STEP = 0.1  # the last step of the weight's logarithm over the first
 
 
 class Displacements(Exploration):
-    """`away` [n, ...] in float32 at least; the `unit` of steps and the `weight` of the distance [n]; whether
-    the search is `refining` what it found.
-    """
+    """`away` [n, ...] in float32 at least; the `unit` of steps and the `weight` of the distance [n]."""
 
     unit: Tensor
     weight: Tensor
@@ -170,9 +163,7 @@ def descend_with_momentum(search: Search[Displacements], force: Tensor, length: 
 
 
 def _leading(search: Search[Displacements]) -> losses.Loss:
-    """Cross-entropy, which sees all classes, while the search explores; then the margin, whose gradient is
-    the normal of the boundary. With another criterion, always its margin.
-    """
+    """Cross-entropy while the search explores, then the margin; with another criterion, always its margin."""
     exploring = search.problem.criterion is WRONG and not search.rows.refining
     return "ce" if exploring else search.problem.margin
 

@@ -180,10 +180,7 @@ CHUNK = 1 << 22  # values of the directions in which gradients are taken at once
 
 
 def nearest_classes(search: core.Search) -> Tensor:
-    """Return int64 [n, C]: classes other than y, the nearest boundary first, for C = min(100, K - 1).
-
-    They are in the order of (z_top - z_c) / |d(z_c - z_y)/dx|, where the norm is the dual of the threat's.
-    """
+    """Return int64 [n, min(100, K - 1)]: classes other than y, those with the nearest boundary first."""
     problem, order = search.problem, DUAL[search.threat.order]
     assert problem.clean is not None
     clean, y = problem.clean, search.y

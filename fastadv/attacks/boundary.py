@@ -171,10 +171,7 @@ def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
 
 
 def _adapt(rows: _Walk, on_sphere: Tensor) -> None:
-    """Follow the answers about the candidates, `rows.met`, and about the points `on_sphere` bool [n].
-
-    Both sizes follow the rate on the sphere; the source step also that of the candidates.
-    """
+    """Follow the answers about the candidates, `rows.met`, and about the points `on_sphere` bool [n]."""
     factor, rows.on_sphere = _follow(rows.on_sphere, on_sphere, *SPHERICAL_RATES)
     rows.spherical, rows.source = rows.spherical * factor, rows.source * factor
     factor, rows.nearer = _follow(rows.nearer, rows.met, *SOURCE_RATES)

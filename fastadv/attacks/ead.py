@@ -133,9 +133,7 @@ class _OurRows(Constants):
 def _ours(
     steps: int, searches: int, weight: float, constant: float | None, step_size: float, edge: float
 ) -> core.Rule[_OurRows]:
-    """Return the rule for a box of this width; `weight` is beta, and `step_size` how far the steepest pixel
-    moves, as a share of the expected distance.
-    """
+    """Return the rule; `step_size`: how far the steepest pixel moves, as a share of the expected distance."""
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, margin = search.rows, search.problem.margin

@@ -138,10 +138,7 @@ def fab(
     def _step(
         search: core.Search[_Rows], points: Tensor, broken: bool, rivals: Rivals, step: int
     ) -> tuple[Tensor, bool]:
-        """Return the next points, successes drawn back towards x, and whether there has been any success.
-
-        Until then the pass that takes gradients judges the points too, which saves a pass forward.
-        """
+        """Return the next points, successes drawn back towards x, and whether there has been any success."""
         rows, near = search.rows, nearest_boundary(search, points, rivals)
         if not broken and step:
             points, broken = _back(search, near.look), bool(near.look.adversarial.any())

@@ -39,10 +39,7 @@ def _next_radius(search: core.Search[_Ball], look: core.GradientLook, share: flo
 
 
 def _onto_ball_then_box(search: core.Search[_Ball], points: Tensor) -> Tensor:
-    """Project points [n, ...] onto the ball and then onto the box, as the paper does; it may change them.
-
-    They may end inside the ball.
-    """
+    """Project points [n, ...] onto the ball and then the box, as the paper does; it may change them."""
     ball = replace(search.threat, box=NO_BOX).resized(search.rows.radius)
     return ball.project(points, search.x).clamp_(*search.threat.box)
 
@@ -152,10 +149,7 @@ def _ours(
     loss: losses.Loss | None,
     starts: Tensor | None,
 ) -> core.Rule[_Ball]:
-    """Return the rule: the paper's once a sample is broken, until then the way to a linear model's boundary.
-
-    Raises InputError on a step size that is not > 0.
-    """
+    """Return the rule: the paper's once a sample is broken, until then the way to a linear boundary."""
     if step_size is not None or threat.norm != "linf":
         step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
     patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
@@ -204,9 +198,7 @@ def _ascend(
 def _way_to_boundary(
     search: core.Search[_Ball], look: core.GradientLook, share: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the
-    loss, and the radius [n] at which that model, without the box, places the boundary.
-    """
+    """Return the shortest way [n, ...] a little beyond the boundary of a linear model, and its radius [n]."""
     order = search.threat.order or 1.0
     # in float64, where the squares of huge and tiny gradients have room
     size = norm(look.gradient.double(), DUAL[order])

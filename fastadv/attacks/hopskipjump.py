@@ -107,10 +107,7 @@ def hopskipjump(
 
 
 def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_Hops]:
-    """Return the steps of Chen et al. 2020, algorithm 2, with numbers of the authors' code.
-
-    The search ends where the queries left are fewer than the next step takes at least.
-    """
+    """Return the steps of Chen et al. 2020, algorithm 2, with numbers of the authors' code."""
 
     def rule(search: core.Search[_Hops]) -> None:
         rows, halvings = search.rows, _bisections(search)
@@ -134,10 +131,7 @@ def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: in
 
 
 def _bisections(search: core.Search) -> int:
-    """Return how many bisections come within theta of the boundary, as a share of the way to x.
-
-    With D coordinates theta is D^(-3/2) in L2, and D^-2 in Linf. Shares are no finer than their dtype is.
-    """
+    """Return how many bisections come within theta of the boundary: D^(-3/2) of the way, D^-2 in Linf."""
     power = 1.5 if search.threat.order == 2 else 2.0
     finest = 1 - math.log2(torch.finfo(search.x.dtype).eps)
     return math.ceil(min(power * math.log2(search.x[0].numel()), finest))
@@ -179,10 +173,7 @@ def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
 
 
 def _progress(search: core.Search[_Hops], halvings: int) -> None:
-    """Move `rows.points` along `rows.update` by `rows.size`, halved until the point is adversarial.
-
-    Each further size is a query. A sample keeps as many as the bisection takes; without more it stays.
-    """
+    """Move `rows.points` along `rows.update` by `rows.size`, halved until the point is adversarial."""
     rows = search.rows
     others = search.over(search.problem, search.best)
     here = others.rows

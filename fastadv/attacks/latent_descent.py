@@ -105,9 +105,7 @@ def latent_descent(
 
 
 def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """At points as the dtype of the images holds them: whether they meet the goal [n], whether all that the
-    model says is finite [n], and its reconstruction of the class to move to [n, ...].
-    """
+    """Whether points meet the goal, whether all is finite [n], and reconstructions of the class [n, ...]."""
     model: Any = search.classifier.model
     rounded = search.rounded(points)
     search.classifier.forwards += len(rounded)

@@ -84,9 +84,7 @@ def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float
 
 
 def _proximal(kind: str, away: Tensor, by: Tensor) -> Tensor:
-    """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]. In L0 the norm is
-    that of L2/3.
-    """
+    """Return argmin over z of ||z - away||_2^2 / 2 + by [n] * ||z||; in L0 the norm is that of L2/3."""
     if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
         return away - ops.project_l1(away, torch.zeros_like(away), by, NO_BOX)
     if kind == "l2":

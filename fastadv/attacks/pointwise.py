@@ -222,10 +222,7 @@ def _begin(search: core.Search[_OurRows], starts: Tensor | None, runs: int) -> i
 
 
 def _try_several(search: core.Search[_OurRows], noise: Tensor, level: float) -> Tensor:
-    """Let each run add noise (at x, of the level), or take some coordinates back; keep what is a success.
-
-    Returns bool [n, runs], for which the order begins anew.
-    """
+    """Let each run add noise or take coordinates back; return bool [n, runs], whose order begins anew."""
     rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
     adds = rows.stage.isinf()
     free = told(torch.ne, far, x) * (1 - rows.changed)
@@ -256,10 +253,7 @@ def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
 
 
 def _pass_on(search: core.Search[_OurRows], anew: Tensor) -> None:
-    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point.
-
-    Then, and where `anew` bool [n, runs] says so, all coordinates are yet to try.
-    """
+    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point."""
     rows = search.rows
     last = OUR_HALVINGS if search.threat.norm == "l2" else 0
     over = rows.stage.isfinite() & (rows.left.flatten(2).amax(2) == 0) & ~anew

@@ -56,10 +56,7 @@ def ends(search: core.Search, noise: Tensor) -> Tensor:
 
 
 def flipped(search: core.Search, noise: Tensor, sizes: Tensor) -> Tensor:
-    """Return x [n, C, ...] with `sizes` [n, C] coordinates at the `ends` that the noise names.
-
-    They are those of the largest absolute noise among the ones that move there.
-    """
+    """Return x [n, C, ...] with the `sizes` [n, C] coordinates of the largest noise at the `ends`."""
     x, points = search.x.unsqueeze(1), ends(search, noise)
     loud = told(torch.ne, points, x).mul_(noise).flatten(0, 1)
     kept = project_l0(loud, torch.zeros_like(loud), sizes.flatten(), NO_BOX)

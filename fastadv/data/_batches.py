@@ -58,11 +58,7 @@ def batches(
 
 
 class Reader:
-    """Reads a data set in batches, any number of times.
-
-    kept: the processes that read ahead live on between two readings, until `close`.
-    pinned: batches lie in memory from which a GPU copies while it computes.
-    """
+    """Reads a data set in batches, any number of times; `kept`: processes live on between readings."""
 
     def __init__(
         self,

@@ -184,10 +184,7 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
 
 
 def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
-    """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), read lazily.
-
-    A bare folder, root/CLASS/*, serves the same images for either split, and its name says so.
-    """
+    """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), or of root/CLASS/*, lazily."""
     folder, bare = split_folder(root, split)
     groups = [(path.name, images_in(path)) for path in class_folders(folder)]
     return FolderSet(folder, groups, f"{root.name} {'(not split)' if bare else split}", size=size)

@@ -21,11 +21,7 @@ Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
 
 
 def as_dataset(data: Data, name: str = "dataset") -> Dataset[Any]:
-    """Return data as a set with items by number.
-
-    Of a loader that reads each item of its set once, in whatever order, that set is taken. Other loaders and
-    batches are read once, and held in memory.
-    """
+    """Return data as a set with items by number: of a loader its set, if it reads each item once."""
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, Tensor) for each in data):
         return _held([data], name)
     if isinstance(data, DataLoader) and _reads_each_once(data):

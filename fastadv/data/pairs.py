@@ -50,10 +50,7 @@ def to_image(value: Any, what: str) -> Tensor:
 
 
 class Pairs(Dataset[tuple[Tensor, Any]]):
-    """A data set of (image, label) pairs made of another set; `pairs` makes it, and describes the arguments.
-
-    `labels` are [N], where the set tells them without reading images, else None.
-    """
+    """The set that `pairs` makes; `labels` are [N] where they are told without reading images, else None."""
 
     def __init__(
         self, dataset: Any, image: Key, label: Key, transform: Callable[[Any], Any] | None, name: str

@@ -21,10 +21,7 @@ _FORMAT = "fastadv.shards.1"
 
 
 class Shard(NamedTuple):
-    """One verified shard: tensors with the samples along their first dimension, and the digest of all.
-
-    Of a shard in a file only those with one number a sample are in memory.
-    """
+    """One verified shard; of one in a file only the tensors with one number a sample are in memory."""
 
     tensors: dict[str, Tensor]
     digest: str = ""

@@ -20,10 +20,7 @@ AUTOMATIC: tuple[tuple[Precision, ...], ...] = ("fp32", "bf16"), ("fp32", "tf32"
 
 
 def fastest(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str] | None:
-    """Find the precision in which gradients at x [B, ...] take least time, and a note on it.
-
-    None where no logits are finite. The search that is found counts the passes of all.
-    """
+    """Find the precision in which gradients at x [B, ...] take least time, and a note on it."""
     if processes.world() > 1:
         raise InputError(
             f"precision: expected one process for 'auto', got a group of {processes.world()}, each of which "

@@ -15,7 +15,7 @@ from fastadv.engine.guard import allowance, compare
 from fastadv.engine.pipeline import left_out
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import HALF, NOTHING, no_gradient, with_gradient
-from fastadv.engine.prepared import CleanPass, Loss, Model, Prepared
+from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.search_copy import SearchCopy
 from fastadv.engine.stamp import Stamp
@@ -177,10 +177,7 @@ class Frozen(Prepared):
             return value / passes, logits / passes, gradient / passes
 
     def jacobian(
-        self,
-        x: Tensor,
-        directions: Tensor | Callable[[Tensor], Tensor],
-        reduce: Callable[[Tensor], Tensor] | None = None,
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         with with_gradient():
             x = self._checked(x)

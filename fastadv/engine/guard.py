@@ -66,11 +66,7 @@ def compare(
     verdict: Callable[[], Tensor],
     search: Callable[[], Tensor],
 ) -> tuple[float, float, bool]:
-    """Return (difference, what is allowed, whether by means) of two logits [B, K].
-
-    Where that is too much, `verdict` and `search` pass again: of a randomized model the means are compared,
-    and the spread of its own passes is allowed, too.
-    """
+    """Return (difference, what is allowed, whether by means) of two logits [B, K]; by means if randomized."""
     apart, allowed = difference(searched, given), allowance(given, formats)
     if apart <= allowed:
         return apart, allowed, False

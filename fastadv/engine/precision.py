@@ -118,10 +118,7 @@ _switched = ExitStack()
 
 @contextmanager
 def tf32(device: str) -> Iterator[None]:
-    """Let CUDA multiply float32 in TF32 inside, and cast nothing.
-
-    Of threads that are inside at once the last switches back.
-    """
+    """Let CUDA multiply float32 in TF32 inside, and cast nothing; the last thread to leave switches back."""
     this = object()
     with _lock:
         if not _inside:

@@ -34,10 +34,7 @@ class _Value(torch.autograd.Function):
 
 
 def replace_gradient(module: nn.Module, gradient: Gradient, name: str) -> None:
-    """Let calls of `module`, called `name`, have the gradient of `gradient`; it is changed in place.
-
-    Its own forward then runs under no_grad. A `gradient` that is a module becomes a part of it.
-    """
+    """Let calls of `module`, called `name`, have the gradient of `gradient`, without one of their own."""
     part: Any = module
     if not is_replaced(part):
         part.bpda_given, part.forward = part.forward, _Replaced(part).forward

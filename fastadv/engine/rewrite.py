@@ -96,10 +96,7 @@ class Lens(TorchFunctionMode):
 
 
 def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a backward whose calls no `Lens` sees, from `backward(ctx, saved tensors, *gradients)`.
-
-    A lens does see what a checkpoint computes again to restore the saved tensors.
-    """
+    """Return a backward whose calls no `Lens` sees, but for those that restore checkpointed tensors."""
 
     @wraps(backward)
     def run(ctx: Any, *gradients: Tensor) -> Any:

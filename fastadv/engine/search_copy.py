@@ -17,6 +17,7 @@ from fastadv.engine.form import Form
 from fastadv.engine.graph import Gradient
 from fastadv.engine.guard import Format
 from fastadv.engine.pipeline import Pipeline, left_out
+from fastadv.engine.prepared import Directions
 from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rewrite import Lens
 from fastadv.ops._step import may_be_narrow
@@ -96,10 +97,7 @@ class SearchCopy(Pipeline):
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(
-        self,
-        x: Tensor,
-        directions: Tensor | Callable[[Tensor], Tensor],
-        reduce: Callable[[Tensor], Tensor] | None = None,
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `Frozen.jacobian`; a step of `passed`."""
         while True:

@@ -87,10 +87,7 @@ def scatter(
 
 
 def _points(net: Usefulness, rho: float, gamma: float) -> list[NDArray[Any]]:
-    """Return rho, gamma and kind of every pair of a feature that varies and a class, each [N].
-
-    Last, whether the pair is the one for which the feature counts: of the best kind, the most useful.
-    """
+    """Return rho, gamma and kind of each varying feature and class, and which class counts; each [N]."""
     drawn, kinds = ~net.constant, net.kinds(rho, gamma)
     counted = torch.where(kinds == kinds.amax(1, keepdim=True), net.rho, -1.0)
     best = torch.zeros_like(kinds, dtype=torch.bool).scatter(1, counted.argmax(1, keepdim=True), True)

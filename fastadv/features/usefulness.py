@@ -54,10 +54,7 @@ def upwards(features: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
 
 
 class Attacked:
-    """Extremes by an attack on every feature of every sample, once downwards and once upwards.
-
-    A class reads them with its own sign, so that their number does not depend on the number of classes.
-    """
+    """Extremes by an attack on every feature of every sample, once downwards and once upwards."""
 
     def __init__(
         self, frozen: Prepared, columns: Tensor, width: int, threat: Threat, attack: Any, batch_size: int

@@ -27,10 +27,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
 
 
 def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
-    """Return `x` when it is a floating-point batch [B, *shape] (None: any size); InputError otherwise.
-
-    Each network module names this function to `torch.fx.wrap`, so that a symbolic trace keeps it as one call.
-    """
+    """Return `x` when it is a floating-point batch [B, *shape] (None: any size); InputError otherwise."""
     if not x.is_floating_point():
         raise InputError(
             f"expected floating-point images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255"

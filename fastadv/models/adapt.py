@@ -114,10 +114,7 @@ def _settings(source: Any) -> dict[str, Any]:
 
 
 def _of_processor(settings: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Return the constants of a Hugging Face image processor.
-
-    It gives (255 rescale_factor x - image_mean) / image_std.
-    """
+    """Return the constants of an image processor: (255 rescale_factor x - image_mean) / image_std."""
     steps = sorted(name for name in settings if name.startswith("do_") and name not in _KNOWN_STEPS)
     strange = [name for name in (*steps, *_STRANGE) if settings.get(name)]
     if strange:

@@ -10,10 +10,7 @@ THRESHOLD = 0.5
 
 
 def binarize(x: Tensor, threshold: float) -> Tensor:
-    """Return 1 where x >= threshold, else 0, with the gradient of x itself (straight-through); NaN stays NaN.
-
-    The threshold is rounded to the dtype of x.
-    """
+    """Return 1 where x >= threshold, else 0, with the gradient of x itself; NaN stays NaN."""
     return (x >= threshold).to(x.dtype) + (x - x.detach())
 
 

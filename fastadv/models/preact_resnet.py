@@ -17,11 +17,7 @@ torch.fx.wrap("check_batch")
 
 
 class PreActBlock(nn.Module):
-    """BatchNorm, activation and a 3x3 convolution, twice, beside a shortcut.
-
-    Where sizes change, the shortcut is a convolution, elsewhere x. `shortcut` and `padding` are those of
-    `PreActResNet18`.
-    """
+    """BatchNorm, activation and a 3x3 convolution, twice, beside a shortcut."""
 
     def __init__(
         self,

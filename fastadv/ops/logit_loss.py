@@ -84,10 +84,6 @@ def _dlr(z: Tensor, label: Tensor, targets: Tensor | None) -> tuple[Tensor, Tens
     return loss.squeeze(1), (grad_top - loss * spread) / width
 
 
-def _negated(loss: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    return -loss, -grad
-
-
 def reference(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
 ) -> tuple[Tensor, Tensor]:
@@ -112,7 +108,7 @@ def reference(
         else:
             loss, grad = _margin(z, aim)
         if targets is not None:
-            loss, grad = _negated(loss, grad)
+            loss, grad = -loss, -grad
         if kind == "cw":
             loss, grad = loss.clamp(max=0.0), torch.where(loss[:, None] < 0, grad, 0.0)
     nan = float("nan")

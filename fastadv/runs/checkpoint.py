@@ -17,10 +17,7 @@ FORMAT = "fastadv checkpoint 1"
 
 
 class State(NamedTuple):
-    """What a checkpoint holds: tensors by name, and the plain values of optimizer, scheduler and run.
-
-    progress: what the run wrote for itself, its `config` among it.
-    """
+    """What a checkpoint holds: tensors by name, and values of optimizer, scheduler and run (`progress`)."""
 
     tensors: dict[str, Tensor]
     plain: dict[str, Any]

@@ -223,10 +223,7 @@ def describe_data(dataset: Any) -> str:
 
 
 def describe_shared(dataset: Any) -> str:
-    """Describe the data of a run as `describe_data` does; of several processes the first one reads it all.
-
-    The others compare labels and a sample of the images with its own; InputError where they differ.
-    """
+    """Describe the data of a run, read by the first process; the others compare a sample with their own."""
     if processes.world() > 1:
         processes.check_alike({"data": [len(dataset), data_hash(*map(_glance, _held([dataset])))]})
     return processes.from_first(lambda: describe_data(dataset))

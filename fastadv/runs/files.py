@@ -136,10 +136,7 @@ def save_tensors(
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file as (tensors, metadata), compared with its hashes; CorruptFileError if damaged.
-
-    Files of other programs have no hashes and are taken as they are.
-    """
+    """Read a safetensors file as (tensors, metadata), checked by its hashes; CorruptFileError if damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -13,10 +13,7 @@ LARGEST, KEPT = 1 << 28, 1 << 30  # bytes: of a block, and of all free memory at
 
 
 def keep_pages() -> None:
-    """Let the C library keep freed blocks of up to LARGEST bytes, KEPT in all, for the whole process.
-
-    Not where FASTADV_KEEP_PAGES is 0, or where variables of glibc say what it keeps.
-    """
+    """Let the C library keep freed blocks of up to LARGEST bytes, KEPT in all, for the whole process."""
     told = any(name.startswith("MALLOC_") for name in os.environ)
     told = told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if os.environ.get("FASTADV_KEEP_PAGES") != "0" and not told:

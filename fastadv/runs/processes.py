@@ -90,10 +90,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
-    """Yield what make(0) to make(count - 1) give, in every process; each makes every W-th of them.
-
-    They wait for each other after each. An error of one is everybody's.
-    """
+    """Yield what make(0) to make(count - 1) give, in every process; each makes every W-th of them."""
     for first in range(0, count, world()):
         own = first + rank()
         made = None

@@ -63,10 +63,7 @@ def trained(
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that the studies depend on.
-
-    Radii and steps are in input units, images in [0, 1]; radii not named Linf are L2.
-    """
+    """The settings that the studies depend on, in input units; radii not named Linf are L2."""
 
     size: int = 10  # height and width of the digits
     seed: int = 0  # of everything random
@@ -130,11 +127,7 @@ def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Work on one thread.
-
-    Networks and batches this small gain nothing from a second thread, and lose much if other programs use the
-    cores. The results are then also the same on any number of cores.
-    """
+    """Work on one thread: networks this small gain nothing by a second, and results stay the same."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

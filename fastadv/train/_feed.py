@@ -30,12 +30,7 @@ RESIDENT = 4 << 30
 
 @dataclass
 class Feed:
-    """The batches of every epoch: a function of (seed, epoch), whatever the number of workers.
-
-    Where several processes train together, each is fed its share of every batch.
-
-    An ImageSet, if it is not huge, lives on the device for the whole run.
-    """
+    """The batches of every epoch, of several processes a share: a function of (seed, epoch)."""
 
     dataset: Dataset[Any]
     batch_size: int

@@ -22,10 +22,7 @@ from fastadv.train.report import EpochReport, best
 
 @dataclasses.dataclass
 class Results:
-    """The weights of a run, in its folder. Without one, the best are kept in memory if `rewinds`.
-
-    about: what their cards say beside the configuration.
-    """
+    """The weights of a run, in its folder; without one, the best are kept in memory if `rewinds`."""
 
     steps: Steps
     record: RunRecord
@@ -44,10 +41,7 @@ class Results:
                 self.held = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def finish(self, past: Sequence[EpochReport], rewind: bool, *, again: bool) -> None:
-        """Leave the last weights in the model, or the best ones (`rewind`), and write them.
-
-        again: also where the file is there and whole, as a run that went on has other weights.
-        """
+        """Leave the last or best (`rewind`) weights in the model; write them, `again` over a whole file."""
         shown = past[-1]
         if self.steps.average is not None:
             with self.steps.average.in_model():

@@ -201,10 +201,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 
 def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Try whether the model runs with channels-last weights; one with `view` after a convolution fails.
-
-    It is tried on copies of the tensors, in the model's own mode. False for a model that is not contiguous.
-    """
+    """Try, on copies, whether the model runs with channels-last weights, as one with `view` may not."""
     if not has_conv2d(model) or not all(parameter.is_contiguous() for parameter in model.parameters()):
         return False
     state = {name: _channels_last(tensor) for name, tensor in model.state_dict().items()}

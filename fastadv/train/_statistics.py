@@ -30,10 +30,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _WholeBatch(TorchFunctionMode):
-    """Compute `batch_norm` in train mode, inside, with mean and variance over all processes.
-
-    torch's SyncBatchNorm does not run on CPUs, and would count samples of weight zero.
-    """
+    """`batch_norm` over all processes, inside; torch's SyncBatchNorm runs on no CPU, and counts weight 0."""
 
     def __init__(self, share: Share) -> None:
         super().__init__()

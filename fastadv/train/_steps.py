@@ -27,10 +27,7 @@ CHECK_EVERY = 64
 
 
 class Losses:
-    """The losses of an epoch's `steps`, each weighted by its share of the samples; float64 on `device`.
-
-    They are summed over the processes, so that each has all.
-    """
+    """The losses of an epoch's `steps`, by their shares of the samples, of all processes; float64."""
 
     def __init__(self, steps: int, device: torch.device) -> None:
         # tensors made in the caller's inference mode could not be written outside it
@@ -146,10 +143,7 @@ class Steps:
             self.average.restore(checkpoint.kept(state, "ema", self.feed.device))
 
     def check(self) -> None:
-        """Raise FloatingPointError for a loss, or for trained weights, that are not finite.
-
-        A finite loss may have an infinite gradient, which leaves such weights.
-        """
+        """Raise FloatingPointError for a loss, or for trained weights, that are not finite."""
         self.losses.check()
         trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
         bad = [

@@ -269,10 +269,7 @@ def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
 
 
 def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, steps: int) -> LambdaLR:
-    """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
-
-    steps: of an epoch. InputError for a schedule that moves the momentum of an optimizer that has none.
-    """
+    """Schedule the learning rate of each step; a closed form does not drift, and resumes exactly."""
     factor, rising = find_schedule(options.schedule), options.warm_up * steps
 
     def done(step: int) -> float:

@@ -11,7 +11,7 @@ from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization
-from fastadv.train.recipes import RECIPES, OwnStep, Recipe
+from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import OneCycle
 
 
@@ -49,9 +49,6 @@ class Preset:
     judge: str = "AutoAttack"
     differs: tuple[str, ...] = ()
 
-    def make_recipe(self) -> Recipe | OwnStep:
-        return RECIPES[self.recipe](threat=self.threat, **self.arguments)
-
     def make_augment(self) -> list[Augment]:
         made: list[Augment] = []
         for each in self.augment:
@@ -61,8 +58,9 @@ class Preset:
 
     def training(self) -> dict[str, Any]:
         """Return what `fit` takes beside the model and its data: the recipe and every option."""
+        recipe = RECIPES[self.recipe](threat=self.threat, **self.arguments)
         return {
-            "recipe": self.make_recipe(), "epochs": self.epochs, "batch_size": self.batch_size,
+            "recipe": recipe, "epochs": self.epochs, "batch_size": self.batch_size,
             "optimizer": self.optimizer, "learning_rate": self.learning_rate, "augment": self.make_augment(),
             "optimization": self.optimization, "execution": self.execution, "ending": self.ending,
         }  # fmt: skip

@@ -1,7 +1,4 @@
-"""A test that asks for `attack` (and `norm`) runs over the attacks that share the projected ascent.
-
-What every attack must do is in contract/, which runs over the whole registry.
-"""
+"""A test that asks for `attack` (and `norm`) runs over the attacks that share the projected ascent."""
 
 import pytest
 

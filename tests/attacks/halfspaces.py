@@ -14,10 +14,7 @@ def problem(
     scale: float = 1.0,
     seed: int = 0,
 ) -> tuple[nn.Sequential, Tensor, Tensor]:
-    """A linear model, images of which half the pixels are at an edge of the box, and labels.
-
-    Of more images, those with the largest margins. The logits are divided by `scale`.
-    """
+    """A linear model, its logits divided by `scale`, and images of the largest margins, half at an edge."""
     draw = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, inputs, generator=draw, dtype=torch.float64)
     x = torch.rand(3 * size, inputs, generator=draw, dtype=torch.float64)

@@ -200,9 +200,7 @@ def followed(on_sphere: float, nearer: float, answers: int) -> tuple[list[float]
 
 
 def test_sizes_follow_the_rates_of_full_windows() -> None:
-    """Of 100 answers about the sphere, more than half or less than a fifth; of 30 candidates, a quarter and a
-    tenth. A window that has changed a size is empty.
-    """
+    """Of 100 answers about the sphere a half or a fifth; of 30 candidates a quarter or a tenth."""
     for on_sphere, nearer in ((0.3, 0.2), (0.49, 0.23), (0.21, 0.12)):
         spherical, source = followed(on_sphere, nearer, 250)
         assert set(spherical) == set(source) == {1.0}

@@ -37,10 +37,7 @@ NOISY = [
 def test_the_distance_of_a_linear_model_in_a_mask(
     run: Any, norm: str, inputs: int, box: tuple[float, float], factor: float, queries: int
 ) -> None:
-    """Half of the pixels are saturated, which makes the answers around the boundary one-sided.
-
-    For pointwise, the nearest point in L2 moves all coordinates.
-    """
+    """Half of the pixels are saturated; for pointwise, the nearest point moves all coordinates."""
     mask = torch.arange(inputs) % 4 > 0
     model, x, y = halfspaces.problem(inputs, classes=2, size=2, box=box)
     distance, _ = halfspaces.nearest(model, x, y, norm, box=box, mask=mask)

@@ -196,9 +196,7 @@ def test_each_class_in_turn_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_last_search_by_hand() -> None:
-    """A step overshoots the boundary of a linear model by 1.05: of its length, 0.952 is needed, and each of
-    three tries leaves a tenth of what is over.
-    """
+    """A step overshoots by 1.05: of it 0.952 is needed, and each of three tries leaves a tenth."""
     x = 0.4 + 0.2 * images(3, (784,))
     net = linear(2, 784).double()
     (model, seen), y = watched(net), labels(net, x)

@@ -76,9 +76,7 @@ def test_probes_find_the_normal(norm: str) -> None:
 
 @pytest.mark.slow
 def test_what_is_known_of_the_normal_and_how_many_probes_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In L2 the way from x, in Linf the last estimate, which the next one only turns. Chen et al. 2020,
-    algorithm 2: B_0 sqrt(t) probes at step t; the last may have to do with fewer.
-    """
+    """In L2 the way from x, in Linf the last estimate; B_0 sqrt(t) probes at step t (algorithm 2)."""
     page, known, counts = sys.modules["fastadv.attacks.hopskipjump"], [], []
 
     def spy(search: Any, probes: int, draws: Any) -> None:

@@ -14,10 +14,7 @@ from . import nets
 
 
 class Prototypes(nn.Module):
-    """The simplest model that explains: a class is one image, and its loss the squared distance to it.
-
-    The boundary lies halfway between two images.
-    """
+    """The simplest model that explains: a class is one image, and its loss the squared distance to it."""
 
     def __init__(self, prototypes: torch.Tensor) -> None:
         super().__init__()

@@ -98,10 +98,7 @@ def steep_outside(mask: torch.Tensor) -> torch.nn.Module:
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_steps_have_their_length_in_a_mask(attack: Case, norm: str, steps: int) -> None:
-    """That inside the mask: what a gradient is elsewhere is of no interest. The second goes the same way.
-
-    FGSM has one, as long as the radius; in L0 one is enough.
-    """
+    """That inside the mask; the second goes the same way. FGSM has one, and in L0 one is enough."""
     mask = torch.arange(16).view(1, 4, 4) % 3 > 0
     x = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64)
     single = attack.name == "fgsm"

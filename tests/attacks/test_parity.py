@@ -102,10 +102,7 @@ def test_every_attack_is_compared_in_every_norm_or_nobody_else_has_it() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "net"), HELD)
 def test_ours_is_no_worse(case: Case, net: str, shared_data) -> None:  # type: ignore[no-untyped-def]
-    """By robust accuracy in a ball; where the norm is minimized, by the median distance, too.
-
-    The contract says that such a run inside a ball is the free one, cut off there: one is enough for both.
-    """
+    """By robust accuracy in a ball; where the norm is minimized, by the median distance, too."""
     few = case.few if case.radius < inf else min(case.few, MEDIANS)
     count = next((first for dear, first in FIRST.items() if case.name.startswith(dear)), few)
     model, x, y = loaded(net, shared_data.data_dir, shared_data.abs_official / "vanilla_cnn.net")

@@ -56,10 +56,7 @@ def test_in_l2_each_coordinate_that_the_model_needs_comes_close_to_one_half() ->
 
 
 def orders(seed: int = 0, first: int = 0, restarts: int = 1) -> list[list[list[int]]]:
-    """For each run the coordinates that failed alone, success by success, as the first pass asked for them.
-
-    Replays the pass: what is asked is what is left to try, and after a success all is left again.
-    """
+    """For each run the coordinates that failed alone, success by success, by a replay of the first pass."""
     x, y = zeros(1, 40)
     model, seen = watched(Needs(torch.arange(20), 20))
     pointwise(

@@ -120,10 +120,7 @@ class Flat:
 
 @pytest.mark.parametrize("steps", [40, 137])
 def test_checkpoints_of_apgd(steps: int) -> None:
-    """Croce & Hein 2020, section 3.3: p_1 = 0.22, then each share is 0.03 less, and 0.06 at least.
-
-    A loss that always falls halves the step at each of them, and leads back to the start.
-    """
+    """Croce & Hein 2020, section 3.3: p_1 = 0.22, then each share is 0.03 less, and 0.06 at least."""
     run = Flat(falling(-5, steps), steps)
     expected, done, share = [], 0, int(0.22 * steps)
     while done + share < steps:
@@ -275,11 +272,7 @@ def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
 
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-3.0, 5.0)], ids=str)
 def test_sigma_zero(box: tuple[float, float]) -> None:
-    """Cinà et al. 2025, algorithm 1, in units of the box: the smooth count, Adam, and the threshold.
-
-    The threshold moves by a share of the next step, as in the authors' code. The margin is in units of that
-    at x, which is not in the paper.
-    """
+    """Cinà et al. 2025, algorithm 1; the threshold as in the authors' code, the margin in units of x's."""
     steps, count, width = 30, 20, box[1] - box[0]
     margins = [-0.3, -0.1, *(0.4 * math.sin(1.1 * n) for n in range(steps))]
     model, points = scripted(margins, turning(count))
@@ -329,10 +322,7 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
 def test_primal_dual_attacks_ascend_cross_entropy_and_then_the_margin(
     norm: str, given: dict[str, Any], first: str
 ) -> None:
-    """For three tenths of the steps; with a criterion always its margin, and with a loss always that.
-
-    PDPGD explores by proximal Adam in L2 and L1, and ascends the margin throughout there.
-    """
+    """For three tenths of the steps; with a criterion its margin, with a loss that. PDPGD: the margin."""
     seen: list[Tensor] = []
     net, x = mlp(4), images(1)
 

@@ -37,10 +37,7 @@ def done(made: Path, tmp_path: Path) -> Path:
 
 
 def falsify(folder: Path, change: Callable[[Any, Any, Any], object], remeasured: bool = False) -> None:
-    """Write the set again, with new hashes, after `change` of its tensors, its configuration and its card.
-
-    remeasured: its card holds the figures of the tensors as they are then.
-    """
+    """Write the set again, with new hashes, after `change`; `remeasured`: its card fits the tensors then."""
     mapped, index = read_shards(folder)
     tensors = {name: t if isinstance(t, torch.Tensor) else t.joined() for name, t in mapped.items()}
     config, card = index["config"], index["card"]

@@ -1,7 +1,4 @@
-"""One contract over all ops.
-
-Every compiled kernel equals the reference on every sample, leaves its inputs alone and is repeatable.
-"""
+"""One contract over all ops: kernels equal the reference, leave inputs alone and are repeatable."""
 
 import os
 import subprocess

@@ -58,11 +58,7 @@ def test_ties_go_to_the_lower_index():
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_the_margin_covers_a_chain_of_roundings_that_all_go_one_way(lanes):
-    """Every multiply-add of a lane after its first loses half an ulp.
-
-    The last prototype is x itself. It must still be tried, although the first is almost as near and the
-    product form, off by 2e-3, says that x is farther.
-    """
+    """The last prototype is x itself; the product form, off by 2e-3, says that x is farther."""
     x = torch.full((1, 1024), 2.0**-12)  # their products, 2^-24, round away beside a sum of 1
     x[0, :lanes] = 1.0
     prototypes = torch.full((12, 1024), 9.0)

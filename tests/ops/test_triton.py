@@ -1,7 +1,4 @@
-"""Every Triton kernel equals the reference: on a GPU, or on machines without one in Triton's interpreter.
-
-The interpreter computes in NumPy and is slow.
-"""
+"""Every Triton kernel equals the reference, on a GPU or in Triton's slow interpreter."""
 
 import pytest
 import torch

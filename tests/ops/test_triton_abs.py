@@ -1,7 +1,4 @@
-"""The kernels of Analysis by Synthesis beyond the contract's samples.
-
-Special values, the tiles of a GPU, shares, spare rows and graphs.
-"""
+"""The kernels of Analysis by Synthesis beyond the contract's samples."""
 
 import numpy as np
 import pytest
@@ -54,10 +51,7 @@ def test_nearest_where_the_product_form_holds_no_digit():
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e6])
 def test_bounds_hold_where_every_rounding_goes_one_way(scale):
-    """p = -x, and each block's sum of squares is half an ulp of the running sum, which rounds it away.
-
-    No tile holds a p = x, whose distance of 0 has no error and would be the least of its tile.
-    """
+    """p = -x: each block's sum is half an ulp of the running sum, which rounds it away."""
     x = torch.full((1, 1024), 2.0**-14)
     x[0, 0] = 1.0
     prototypes, bias = -x.repeat(80, 1), torch.full((80,), scale)
@@ -133,10 +127,7 @@ NUMBERS = 1.0, 2, 0.05, 5.0
     "layers", [((19, 35, 3, 1), (35, 1, 4, 2)), ((6, 2, 4, 1),)], ids=["odd", "one layer"]
 )
 def test_tiles_of_a_gpu(layers, bf16, monkeypatch):
-    """More than one tile of rows, columns and depth, all of odd size, and latents that fill more than a tile.
-
-    A single layer is both the first and the last.
-    """
+    """More than one tile of rows, columns, depth and latents, all odd; a single layer is first and last."""
     monkeypatch.undo()  # the tiles of the interpreter
     args = *problem(2, layers, 1), 1.0, 2, 0.05, 5.0, bf16
     card = CARDS["latent_fit"]

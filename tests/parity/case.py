@@ -55,10 +55,7 @@ class Case:
         return "-".join(filter(None, parts))
 
     def allowed(self, figures: Sequence[Mapping[str, Any]], radius: float | None = None) -> float:
-        """The largest median or robust accuracy that is no worse than the best of these figures.
-
-        A median may be 1 % off. Where chance decides, it may be 10 % off, and one image more may hold.
-        """
+        """The largest figure that is no worse than the best: 1 % off, or by chance 10 % and an image more."""
         if (self.radius if radius is None else radius) < inf:
             best = min(figure["robust_accuracy"] for figure in figures)
             return best + (1.01 / figures[0]["images"] if self.chance else 0)

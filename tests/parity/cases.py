@@ -106,10 +106,7 @@ def _square(norm: str, radius: float) -> Case:
 
 
 def _steps(norm: str, radius: float) -> Iterator[Case]:
-    """FGSM, BIM, MIM and PGD with as many steps; how long they are is each package's default.
-
-    Ours take steps as long as the longest of the peers: BIM's and MIM's defaults are those of their papers.
-    """
+    """FGSM, BIM, MIM and PGD with as many steps, ours as long as the longest of the peers' defaults."""
     name = norm.capitalize()
     once = (foolbox_budget(f"{name}FastGradientAttack"),)
     bim = (foolbox_budget(f"{name}BasicIterativeAttack"),)

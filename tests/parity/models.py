@@ -25,9 +25,7 @@ Radii = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Net:
-    """How a net is had, given the published weights, and what is asked of it: the radii, by norm, at which it
-    is neither untouched nor lost, and the data whose first images are attacked.
-    """
+    """How a net is had, the radii at which it is neither untouched nor lost, and the data attacked."""
 
     load: Callable[[Path], nn.Module]
     radii: Radii

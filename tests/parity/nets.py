@@ -19,10 +19,7 @@ class _Round(torch.autograd.Function):
 
 
 class Quantized(nn.Module):
-    """Round input and activations to so many steps, with a gradient that passes straight through.
-
-    Source: Bengio et al. 2013 (arXiv 1308.3432).
-    """
+    """Round input and activations to so many steps, with a straight-through gradient (Bengio et al. 2013)."""
 
     def __init__(self, layers: nn.Sequential, input_levels: int = 16, levels: int = 4) -> None:
         super().__init__()

@@ -72,10 +72,7 @@ def _peer(
     seeded: bool = False,
     **said: Any,
 ) -> Peer:
-    """`call(model, x, y, radius, **given)`, with the budget renamed and the generators seeded.
-
-    What seeds them itself is `seeded`, and given the seed.
-    """
+    """`call(model, x, y, radius, **given)`, with the budget renamed and generators (or `seeded`) seeded."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0, **budget: Any) -> Tensor:
         given = {WORDS[words][name]: value for name, value in budget.items()}
@@ -127,10 +124,7 @@ def foolbox_budget(attack: str, estimated: int = 0, **fixed: Any) -> Peer:
 
 
 def foolbox_decision(attack: str, start: str, **fixed: Any) -> Peer:
-    """A decision attack of foolbox from the points that `start` finds, as by default.
-
-    Left to itself it raises if one image has no such point. Here that image comes back as it is.
-    """
+    """A decision attack of foolbox from the points that `start` finds; images without one come back."""
 
     def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
         attacks = import_module("foolbox.attacks")

@@ -1,8 +1,4 @@
-"""What was measured, as JSON lines: one row for each attack of a package on a net, at a radius.
-
-The long runs on 100 images are the rows of docs/parity.md; the short ones, of which every distance is kept,
-are what the tests compare with.
-"""
+"""What was measured, as JSON lines: one row for each attack of a package on a net, at a radius."""
 
 import json
 from collections.abc import Iterable

@@ -96,6 +96,11 @@ def module(forward: Callable[[Any, Tensor], Any], **parts: Any) -> nn.Module:
     return made
 
 
+def by_forward(parts: Callable[[], dict[str, Any]], **known: Any) -> Callable[[Callable[..., Any]], None]:
+    """Register the net that has these parts, made anew for each, and the function as its method `forward`."""
+    return lambda forward: nets(known, **{forward.__name__: lambda: module(forward, **parts())})
+
+
 def block(inputs: int = 3, outputs: int = 16, **options: Any) -> nn.Sequential:
     """Convolution of 3 by 3 that keeps the size, BatchNorm, ReLU."""
     convolution = nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})

@@ -78,9 +78,7 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
 
 
 def aims(run: Run) -> bool:
-    """Return whether losses can lead to a class of choice: there are no targets, and the criterion's margin
-    depends on the class, as that of OutsideTopK does not.
-    """
+    """Return whether losses can lead to a class of choice: the criterion's margin depends on the class."""
     problem, clean = run.trial.problem, run.trial.clean
     y, margin = problem.y, problem.criterion.margin
     if problem.targets is not None:

@@ -272,11 +272,9 @@ def passes(arguments: Mapping[str, Any]) -> int:
 
 def planned(*attacks: Callable[..., Any]) -> int:
     """Return `passes` of all attacks, by their defaults and by what partials have bound."""
-    return sum(map(_planned, attacks))
-
-
-def _planned(attack: Callable[..., Any]) -> int:
-    return passes({name: parameter.default for name, parameter in parameters_of(attack).items()})
+    return sum(
+        passes({name: each.default for name, each in parameters_of(attack).items()}) for attack in attacks
+    )
 
 
 def parameters_of(attack: Callable[..., Any], wrapped: bool = True) -> Mapping[str, inspect.Parameter]:

@@ -61,10 +61,7 @@ def rules_of(gradient: Any) -> tuple[GradientRule, ...]:
 def follow(
     search: Search[Any], seen: Tensor, loss: losses.Loss, rules: Sequence[GradientRule]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return loss and logits at points `seen` [n, ...] themselves, and the gradient that the rules make.
-
-    Where no rule asks for the gradient at these very points they pass the model once more.
-    """
+    """Return loss and logits at points `seen` [n, ...] themselves, and the gradient that the rules make."""
     direction = all(rule.linear for rule in rules)
     there: list[tuple[Tensor, Tensor]] = []
 

@@ -27,10 +27,7 @@ def loss_of(logits: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None) -
 
 
 def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets: Tensor | None) -> Tensor:
-    """Return the loss `value` [n], by which samples rank.
-
-    Where cross-entropy is exactly 0, as it is for very confident ones, the margin takes its place; it is < 0.
-    """
+    """Return the loss [n] by which samples rank; the margin, < 0, where cross-entropy is exactly 0."""
     if loss not in ENTROPIES or targets is not None:
         return value
     if not waits(value.device) and (not len(value) or bool(value.min() > 0)):
@@ -41,10 +38,7 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
 
 
 def strongest(rank: Tensor, success: Tensor) -> Tensor:
-    """Return int64 [n], which of C candidates is the best: a success, then the highest rank.
-
-    rank [n, C], NaN for what may not compete; success bool [n, C].
-    """
+    """Return int64 [n], which of C candidates is best: a success, then the highest `rank`; NaN never."""
     order = torch.where(rank.isnan() | (success.any(1, keepdim=True) & ~success), -torch.inf, rank)
     # a success of the lowest rank still comes before any failure
     order = torch.where(success, order.clamp_min(torch.finfo(order.dtype).min), order)

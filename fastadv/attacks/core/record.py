@@ -53,10 +53,7 @@ class Record:
 
     @property
     def unfinished(self) -> Tensor:
-        """[n] the share of the rise of the rank that came with the last tenth of the gradients, at most TAIL.
-
-        NaN where there were no gradients.
-        """
+        """[n] the share of the rise of the rank that came with the last tenth of the gradients, or NaN."""
         # by NumPy: the search is over, and many small operations take it half the time
         ranks, last = self.ranks.cpu().numpy(), self.rank.cpu().numpy()
         steps = np.clip(np.ceil(ranks[:, 0] / TAIL), 1, TAIL).astype(np.int64)

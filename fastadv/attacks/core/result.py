@@ -37,11 +37,7 @@ def classified(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
-    """Return flags that say of how many samples of `count` the accuracy rests on no attack.
-
-    `unusable` are those whose clean logits are not finite, `met` those that hold, but on which the attack met
-    a NaN or infinity.
-    """
+    """Return flags that say of how many samples of `count` the accuracy rests on no attack."""
     if not (unusable or met):
         return ()
     flags = {

@@ -158,10 +158,7 @@ def _search(
     plan: Plan,
     clean: CleanPass | None = None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Do all restarts on the samples `todo` int64 [n]; update their rows of `record`.
-
-    Returns the samples int64 [m] whose last points [m, ...] no pass has seen, and these; None for none.
-    """
+    """Do all restarts on `todo` int64 [n]; return those whose last points no pass has seen, and these."""
     last = None
     for restart in range(plan.restarts):
         index = todo[~record.success[todo]] if plan.stop_early and restart else todo

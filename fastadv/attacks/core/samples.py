@@ -127,10 +127,7 @@ class Samples(Generic[R_co]):
         self.leaving = done if self.leaving is None else self.leaving | done
 
     def drop_leaving(self, points: Tensor) -> Tensor:
-        """Drop the samples that are to leave; return the points of the others, with x outside the mask.
-
-        Evaluations call this. A rule that asks the model in another way calls it first.
-        """
+        """Drop the samples that are to leave; return the points of the others, with x outside the mask."""
         leaving = self.leaving
         if leaving is not None and may_leave(self._evaluations, points.device):
             self.leaving = None

@@ -264,9 +264,7 @@ class Search(Samples[R_co]):
         return single and as_seen and self._is_plain() and loss == self.plan.loss
 
     def _answered(self, look: GradientLook | JacobianLook) -> tuple[Tensor, Tensor | None]:
-        """Let the look repeat the last answer where its own is not finite; return its own logits, and which
-        of them are finite, None for all.
-        """
+        """Let the look repeat the last answer where its own is not finite; return its own, and which are."""
         logits, finite = look.logits, _finite(look.logits)
         self.last.stand_in(look, self.x, finite)
         return logits, finite
@@ -288,9 +286,7 @@ class Search(Samples[R_co]):
         logits: Tensor | None = None,
         finite: Tensor | None = None,
     ) -> L:
-        """Give `look` its verdict by its logits, or by others, of which some are `finite`; its points compete
-        for the best if `judge`.
-        """
+        """Give `look` its verdict by its logits, or by others; its points compete for the best if `judge`."""
         if logits is None:
             logits = look.logits.flatten(0, -2)
             finite = _finite(logits)

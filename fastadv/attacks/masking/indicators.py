@@ -134,10 +134,7 @@ def choose(
     share: float | None = SHARE,
     seed: int = 0,
 ) -> Tensor:
-    """Return int64 [m], the samples to look at, drawn from those that are `right` bool [N].
-
-    They are at most `limit`, and cost at most a share of so many `passes`, but are not fewer than LEAST.
-    """
+    """Return int64 [m], some of the samples that are `right` bool [N], for a share of so many `passes`."""
     order = rng.permutation(len(right), rng.derive(seed, "indicators"))
     order = order[right[order]][:limit]
     if share is None:
@@ -159,11 +156,7 @@ def look(
     raised: Collection[str] | None = None,
     batch_size: int = SAMPLES,
 ) -> Indicators:
-    """Return the indicators by the evidence of N samples, `right` bool [N], and by probes of the `chosen`.
-
-    `problem` is that of the chosen, None where no threat is known; `raised` are AutoAttack's warnings, if
-    any.
-    """
+    """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`."""
     before = classifier.asked
     values, lower, unseen = _told(evidence, right)
     why = _hindrance(problem, len(chosen), int(right.sum()))

@@ -41,9 +41,7 @@ def ascent(
 def step_size_for(
     threat: Threat, x: Tensor, steps: int, factor: float, step_size: StepSize | None
 ) -> StepSize:
-    """Return the checked step size, or the default of `factor` radii over all steps; for these, InputError
-    where the radius is infinite.
-    """
+    """Return the checked step size, or the default of `factor` radii over all steps, for a finite radius."""
     check_threat(threat)
     check_count("steps", steps, 0)
     if step_size is None:

@@ -63,9 +63,7 @@ def bisect(search: Search[Constants]) -> Tensor:
 
 
 def bisect_plainly(search: Search[Constants]) -> None:
-    """Set the next constants as Carlini and Wagner's code does: ten times as large until a run meets a
-    success, then the middle of the interval.
-    """
+    """Set the next constants as Carlini and Wagner's code does: tenfold until a success, then halving."""
     rows = search.rows
     rows.high = torch.where(rows.hit, rows.high.minimum(rows.constant), rows.high)
     rows.low = torch.where(rows.hit, rows.low, rows.low.maximum(rows.constant))

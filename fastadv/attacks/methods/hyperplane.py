@@ -70,10 +70,7 @@ def steepest(normal: Tensor, size: Tensor, order: float) -> Tensor:
 
 
 def beyond(near: Boundary, threat: Threat, overshoot: float) -> Tensor:
-    """Return the points [n, ...] beyond the boundary, by DeepFool's step: longer than the way by `overshoot`.
-
-    They may lie outside the box.
-    """
+    """Return the points [n, ...] beyond the boundary, perhaps outside the box, by DeepFool's step."""
     way = steepest(near.normal, near.size, threat.order)
     length = (1 + overshoot) * (near.distance + LEAST_STEP * width(threat))
     return near.look.x_adv + way * like(length, way)

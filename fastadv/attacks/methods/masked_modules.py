@@ -97,11 +97,7 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
 
 
 def masked_within(classifier: Prepared, x: Tensor, passes: float) -> tuple[MaskedModule, ...]:
-    """Return `masked_modules` of what the model sees, in at most so many passes a sample, counted as its.
-
-    A pass of a module counts as its share of the innermost modules. What cannot be passed part by part has
-    none.
-    """
+    """Return `masked_modules` of what the model sees, in at most so many passes a sample, counted as its."""
     module = as_module(classifier.source)
     try:
         module, x = module or Bound(nn.Identity(), classifier.model), x.to(classifier.sees(x.dtype))
@@ -284,11 +280,7 @@ class _Call:
         return None
 
     def misleads(self, samples: int, every: bool) -> bool:
-        """Return whether its gradients differ from pass to pass, or go elsewhere than the output.
-
-        The second is so where the gradients on the way of moves, added up for each sample, hardly correlate
-        with the changes: moves of every size, or of any.
-        """
+        """Return whether its gradients differ from pass to pass, or go elsewhere than the output."""
         if self.forwards + self.backwards + 5 + 2 * DRAWS * (1 + 2 * HALVES) > self.passes:
             return False
         base, pair = self(self.given), [self._gradients(self.given) for _ in range(2)]

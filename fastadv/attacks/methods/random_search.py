@@ -27,10 +27,7 @@ def ends_behind(query: int, queries: int, ends: Sequence[int], rescale: bool) ->
 def random_search(
     search: Search[Climb], queries: int, start: Callable[[], Tensor], propose: Callable[[int], Tensor]
 ) -> None:
-    """Look at `start()`, then at `propose(query)` for each further query, from 1 on.
-
-    Proposals change `search.rows.best`. With 0 queries nothing is looked at.
-    """
+    """Look at `start()`, then for each further query at `propose(query)`, which changes `rows.best`."""
     rows = search.rows
     for query in range(queries):
         if query:

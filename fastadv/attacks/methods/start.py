@@ -64,9 +64,7 @@ def check_points_of_box(name: str, points: Any, x: Any, threat: Threat) -> None:
 
 
 def blends(search: Search, draw: int) -> Tensor:
-    """Return [n, C, ...], blends of x with uniform noise of every grain: of 1, 2, 4, 8 ... coordinates, since
-    fine noise looks alike to most models.
-    """
+    """Return [n, C, ...], blends of x with uniform noise of every grain: fine noise looks alike to models."""
     low, high = search.threat.box
     x = search.x.flatten(1).unsqueeze(1)
     size = x.shape[2]

@@ -96,10 +96,7 @@ def _gradients(classifier: Prepared, x: Tensor, logits: Tensor) -> tuple[float, 
 
 
 def _optimizes(classifier: Prepared, x: Tensor) -> bool:
-    """Return whether a pass calls a function of OPTIMIZING, by Python's profile function of this thread.
-
-    Where a profiler has that already, this is not looked at.
-    """
+    """Return whether a pass calls a function of OPTIMIZING, unless a profiler has this thread already."""
     if sys.getprofile() is not None:
         return False
     seen: list[bool] = []

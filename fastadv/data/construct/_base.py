@@ -47,10 +47,7 @@ class Base:
         return x.to(self.device), y.to(self.device)
 
     def start(self, kind: str | None, x: Tensor, ids: Tensor, seed: int) -> Tensor:
-        """Return where the search for the samples `ids` [B] with images `x` begins; None: at x itself.
-
-        "images": at another image, uniform over all others. "noise": Gaussian, of deviation 1/20 around 1/2.
-        """
+        """Return where the search from `x` [B, ...] begins: at x (None), at another image, or at noise."""
         if kind is None:
             return x
         if kind == "images":

@@ -28,10 +28,7 @@ HIDDEN = {"globals", "eval", "exec", "__import__", "import_module"}
 
 
 def may_stray(parts: Iterable[object]) -> bool:
-    """Return whether code among `parts`, all that a model leads to, might run a module that is not copied.
-
-    By the name of a global variable, or of an attribute of a class. False is a proof, but for packages KNOWN.
-    """
+    """Return whether code among `parts` might run a module that is not copied; False is a proof."""
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     found = [(part, False) for part in parts]
     while found:

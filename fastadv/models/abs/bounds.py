@@ -99,11 +99,7 @@ def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor, y: Tensor) -> T
 def least_losses(
     search: LatentSearch, seen: Tensor, latents: Tensor, starts: int, beta: float
 ) -> tuple[Tensor, list[Tensor]]:
-    """Search min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 from several starts.
-
-    Returns the minima [B, K] and the latents [B, K, L] at the end of each descent. The first of these are
-    `latents`, which inference found.
-    """
+    """Search min_z ||G_c(z) - x||^2 + beta/2 ||z||^2: minima [B, K], latents [B, K, L]."""
     values = seen.shape[1:].numel()
     best = squared_misfit(seen, search.decoders(latents)) + beta / 2 * latents.square().sum(2)
     ends = [latents]

@@ -14,10 +14,7 @@ KEPT = 0.998
 
 
 def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
-    """Return gamma [K] of Binary ABS: the factors on losses [N, K] that get most of the labels y [N] right.
-
-    Found by a line search, one class at a time; where several do equally well, the one nearest 1 is taken.
-    """
+    """Return gamma [K], the factors nearest 1 on losses [N, K] that get most of the labels right."""
     factors = torch.ones(losses.shape[1], device=losses.device)
     candidates = FACTORS[(FACTORS - 1).abs().argsort(stable=True)].to(losses.device)
     for _ in range(sweeps):
@@ -30,10 +27,7 @@ def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
 
 
 def confidence_scale(losses: Tensor, y: Tensor) -> float:
-    """Return alpha: the softmax scale with the least cross-entropy on losses [N, K] and labels y [N].
-
-    The problem is convex. The scale is bounded, because losses without any error would make it infinite.
-    """
+    """Return alpha: the softmax scale with the least cross-entropy on losses [N, K] and labels; bounded."""
     losses = losses.double()
     low, high = 0.0, LARGEST / max(float(losses.amin(1).median()), 1e-12)
     ratio = (math.sqrt(5) - 1) / 2
@@ -78,8 +72,5 @@ def confidence_floor(losses: Tensor, scale: float) -> float:
 
 
 def least_share(start: Tensor, losses: Tensor) -> float:
-    """Return the share of their first loss above which all but two in a thousand descents end; at most 1.
-
-    start, losses: [N, K], at the best prior samples and after the descent.
-    """
+    """Return the share, at most 1, of their first loss above which all but two in a thousand descents end."""
     return min(1.0, float((losses / start).flatten().double().quantile(1 - KEPT)))

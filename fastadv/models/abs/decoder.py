@@ -82,10 +82,7 @@ def fold_batch_norm(
 
 
 class Decoders(nn.Module):
-    """One decoder for each class, with BatchNorm folded in.
-
-    Layers that do not fit one another, or hold NaN or infinite values, raise InputError.
-    """
+    """One decoder for each class, with BatchNorm folded in; layers must fit and be finite (InputError)."""
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> None:
         super().__init__()
@@ -132,10 +129,7 @@ def decode(
 
 
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
-    """Return the shape of decoders with these layers: weights [K, cin, cout, k, k] and biases [K, cout].
-
-    InputError where the layers do not fit one another, or hold values that are not finite.
-    """
+    """Return the shape of decoders with these layers, weights [K, cin, cout, k, k] and biases [K, cout]."""
     if not len(weights) == len(biases) == len(strides) >= 1:
         raise InputError(
             "decoder: expected as many weights as biases and strides, "

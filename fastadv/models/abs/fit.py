@@ -100,11 +100,7 @@ ZOOM, SHEAR, SHIFT = 0.1, 0.1, 1 / 28
 
 
 def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
-    """Return x [B, C, H, W] with three in ten images warped, chosen and drawn by `ids` [B].
-
-    These are zoomed by 0.9 to 1.1, sheared by up to 0.1 (6 degrees) and shifted by up to a 28th of the side,
-    over black.
-    """
+    """Return x [B, C, H, W], three in ten drawn by `ids` [B] and zoomed, sheared and shifted, over black."""
     drawn = rng.uniform(6, seed, ids).to(x.device)
     chosen = (drawn[:, 0] < SHARE).nonzero().squeeze(1)
     if not len(chosen):

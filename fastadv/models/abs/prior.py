@@ -19,11 +19,7 @@ DISMISSED = 0.1
 
 
 def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
-    """Draw `count` latents [S, L] from a standard normal, without the least likely tenth.
-
-    These are the likeliest of int(count / 0.9) draws, in their order, as in the authors' code (Schott et al.
-    2018).
-    """
+    """Draw the likeliest `count` of int(count / 0.9) standard normal latents [S, L], as the authors do."""
     check_count("prior_samples", count, 1)
     drawn = rng.normal(
         latents, rng.derive(check_seed(seed), "abs prior"), torch.arange(int(count / (1 - DISMISSED)))

@@ -90,11 +90,7 @@ def _expected(layers: int) -> set[str]:
 def read_official(
     folder: str | os.PathLike[str], classes: int = 10, layers: int = 4
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the layers' weights [K, cin, cout, k, k] and biases [K, cout] in ABS_0.net .. ABS_9.net.
-
-    InputError for a missing file, CorruptFileError for a damaged one or one with missing or foreign decoder
-    keys.
-    """
+    """Return the layers' weights [K, cin, cout, k, k] and biases [K, cout] in ABS_0.net .. ABS_9.net."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(

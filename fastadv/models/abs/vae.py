@@ -9,10 +9,7 @@ from fastadv.models.abs.decoder import NORM, DecoderShape, fold_batch_norm
 
 
 def encoder_layers(size: int, width: int, latents: int) -> list[tuple[int, int, int]]:
-    """Return (channels, kernel, stride) a layer: the paper's for 28x28 (Schott et al. 2018, appendix).
-
-    Images below 16x16 get two layers before the last instead of three.
-    """
+    """Return (channels, kernel, stride) a layer: the paper's for 28x28 (Schott et al. 2018, appendix)."""
     layers = (
         [(2 * width, 5, 1), (2 * width, 4, 2), (4 * width, 3, 2)]
         if size >= 16
@@ -54,10 +51,7 @@ class VAEs(nn.Module):
         self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(classes * wide) for wide in shape.channels[1:-1])
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the image [n, K, C, H, W], mean and log variance [n, K, L] of x [n, K, C, H, W].
-
-        The noise [n, K, L] is standard normal.
-        """
+        """Return the image, mean and log variance [n, K, ...] of x [n, K, C, H, W]; the noise is normal."""
         # On CPUs, grouped convolutions are a tenth faster in this layout.
         h = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
         for convolve, norm in zip(self.encoder, self.encoder_norms, strict=False):

@@ -93,11 +93,7 @@ def layout(entry: Entry, own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]
 def _compare(
     entry: Entry, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:
-    """Raise InputError unless the file has the wanted names and shapes, and values that are finite.
-
-    BatchNorm's counter may be missing, as in files of old versions of torch. Mean and deviation may be, both,
-    since the zoo then takes its own.
-    """
+    """Raise InputError unless the file has the wanted names and shapes, but for what old files lack."""
     optional = {name for name in wanted if name.endswith(COUNTER)}
     optional |= {*BUFFERS} if entry.stored and not tensors.keys() & BUFFERS.keys() else set()
     missing = wanted.keys() - tensors.keys() - optional

@@ -61,12 +61,7 @@ def array(tensor: Tensor) -> Any:
 def over_arrays(
     kernel: Callable[..., None], signature: Signature, ordered: bool = False, strided: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """Wrap the C++ `kernel`, which takes NumPy views, as a function of tensors, the results first.
-
-    Dense tensors are passed as they are, and so are channels-last batches if all are, unless rows are
-    `ordered`. Of others a dense copy is passed, and copied back where it was written. Arguments named in
-    `strided` may have any step along their first dimension.
-    """
+    """Wrap the C++ `kernel`, which takes NumPy views, as a function of tensors, the results first."""
     skip = signature.results
     loose = tuple(skip + signature.names.index(name) for name in strided)
     results = tuple(range(skip))

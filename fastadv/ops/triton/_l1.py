@@ -71,11 +71,7 @@ def _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK: tl.constex
 
 @triton.jit
 def project(out, x_adv, grad, x, cols, ascent, radius, lo, hi, BLOCK: tl.constexpr):
-    """Write row `out`, which may be x_adv: that, moved by `ascent` (see `_offset`), projected.
-
-    Newton's steps on the piecewise linear norm find the threshold, inside a bracket that each step narrows.
-    A step may leave the bracket; then, and every fourth round, the bracket is halved.
-    """
+    """Write row `out`, which may be x_adv: that, moved by `ascent` (see `_offset`), projected."""
     dtype: tl.constexpr = out.dtype.element_ty
     threshold = tl.full((), 0.0, tl.float64)
     norm, falling = _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK)

@@ -150,10 +150,7 @@ def first_layer(model: nn.Module, shape: Sequence[int]) -> Tensor:
 
 
 def spread(weight: Tensor) -> Tensor:
-    """Return the effective number of pixels of each unit, [units], from 1 to H · W; 0 without weights.
-
-    This is the participation ratio (sum of w²)² / (sum of w⁴). w² of a pixel is summed over its channels.
-    """
+    """Return the effective number of pixels of each unit, (sum of w²)² / (sum of w⁴); 0 without weights."""
     mass = weight.double().square().sum(1).flatten(1)
     return mass.sum(1).square() / mass.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
 

@@ -98,10 +98,7 @@ class Quadratic(nn.Module):
 
 
 class EachOnItsOwn(nn.Module):
-    """A network whose logits are log-odds, those of each class on its own.
-
-    Train it with `Standard(loss="bce")`, attack it with loss="bce".
-    """
+    """A network whose logits are log-odds, those of each class on its own; for the loss "bce"."""
 
     def confidence(self, x: Tensor) -> Tensor:
         """Return the probability of each class, [B, K]; they need not sum to 1."""

@@ -162,11 +162,7 @@ def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
 
 
 def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int = 0) -> dict[str, Any]:
-    """Return how often `model` is more than half sure of some class of noise, which has none (appendix A).
-
-    `error` is that share, `confidence` the mean of the largest probability over these images, None without
-    any, and `classes` the share of each class among them.
-    """
+    """Return how often `model` is more than half sure of some class of noise, which has none (appendix A)."""
     frozen, parts = fa.freeze(model), torch.split(_ids(model, samples), BATCH)
     chances = torch.cat([frozen.confidence(noise(shape, ids, seed)) for ids in parts])
     surest, chosen = chances.max(1)
@@ -184,10 +180,7 @@ def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int =
 def fooling(
     model: nn.Module, shape: Sequence[int], threat: fa.Threat, *, classes: int, samples: int, seed: int = 0
 ) -> list[float]:
-    """Return how often one step in `threat` from noise makes `model` call it class i with probability 1/2.
-
-    The step raises log p(i).
-    """
+    """Return how often one step in `threat` that raises log p(i) makes noise class i with probability 1/2."""
     frozen, ids = fa.freeze(model), _ids(model, samples)
     x, shares = noise(shape, ids, seed), []
 
@@ -246,10 +239,7 @@ def reuse(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat, *, seed: in
 
 
 def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
-    """Return x [B, ...] turned by `angle`, in radians, in the plane of x and its gradient, towards that.
-
-    Each sample keeps its L2 norm. One whose gradient is zero, or along x, stays.
-    """
+    """Return x [B, ...] turned by `angle` radians towards its gradient; x where that is 0 or along x."""
     flat, way = x.flatten(1), gradient.flatten(1)
     length = flat.norm(dim=1, keepdim=True)
     # scaled first, since a gradient may be too small to be squared

@@ -69,10 +69,7 @@ GPU, five large networks."""
 
 @dataclass(frozen=True)
 class Plan:
-    """One network: softmax or a name in `models`, how it is trained, and whether training stops early.
-
-    Networks of the same number have the same seed, so that they differ in their training alone.
-    """
+    """One network; those of the same number have the same seed, and differ in their training alone."""
 
     model: str
     recipe: Any

@@ -64,10 +64,7 @@ def robust_covariance(covariance: Tensor, penalty: float) -> Tensor:
 
 
 def penalty_for(covariance: Tensor, radius: float) -> float:
-    """Return the penalty under which E ||delta||^2 = radius^2 at the covariance learned; inf for radius 0.
-
-    At an eigenvalue s learned, the adversary spends 1 / (C^2 s).
-    """
+    """Return the penalty under which E ||delta||^2 = radius^2 at the covariance learned; inf for radius 0."""
     if radius == 0:
         return math.inf
     values = torch.linalg.eigvalsh(covariance)
@@ -176,11 +173,7 @@ def twice_loss(v: Tensor, covariance: Tensor) -> Tensor:
 
 
 def penalized(v: Tensor, covariance: Tensor, penalty: float) -> Tensor:
-    """Return delta [n, d] that maximizes twice the loss at v + delta minus penalty * ||delta||^2.
-
-    By one Newton step on derivatives that autograd takes of torch's own log-likelihood: the objective is
-    quadratic, and the closed form stays out of it.
-    """
+    """Return delta [n, d] that maximizes twice the loss at v + delta minus penalty * ||delta||^2."""
 
     def objective(delta: Tensor, at: Tensor) -> Tensor:
         return twice_loss(at + delta, covariance) - penalty * delta.square().sum()

@@ -122,11 +122,7 @@ def _answers(said: Tensor, test: ImageSet) -> dict[str, float]:
 
 
 def transferred(maker: Maker) -> dict[str, Any]:
-    """Return how each architecture learns from D_det, and how often the standard net's adversarials fool it.
-
-    That share is of the test images that a net trained on the images reads correctly and loses, among those
-    on which the attack fooled its source.
-    """
+    """Return how each architecture learns from D_det, and how often the standard net's attack fools it."""
     test, d_det = maker.test, maker.set("D_det")
     points: list[dict[str, Any]] = []
     clean, attacked, fooled = _adversarials(maker)
@@ -288,11 +284,7 @@ def evaluate(maker: Maker) -> dict[str, Any]:
 
 def control(maker: Maker) -> dict[str, Any]:
     """Return the controls of the discussion: other nets, leakage, labels without perturbations."""
-    return {
-        "fooling": fooling(maker),
-        "leakage": leakage(maker),
-        "early": early_labels(maker),
-    }
+    return {"fooling": fooling(maker), "leakage": leakage(maker), "early": early_labels(maker)}
 
 
 def galleries(maker: Maker) -> dict[str, Any]:

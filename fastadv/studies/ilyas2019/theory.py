@@ -41,10 +41,7 @@ class RobustLikelihood(fa.train.PGDTraining):
 
 
 class GaussianClasses(nn.Module):
-    """The log-likelihoods [B, 2] of x in N(-mu, Sigma) and N(mu, Sigma), without their constant.
-
-    x are images [B, 1, 1, d] in [0, 1], which stand for (x - 1/2) * scale.
-    """
+    """Log-likelihoods [B, 2] of images [B, 1, 1, d], (x - 1/2) * scale, in N(-mu, Sigma) and N(mu, Sigma)."""
 
     def __init__(self, size: int, scale: float, spread: float) -> None:
         super().__init__()

@@ -79,10 +79,7 @@ def _panels(
     drawn: str,
     reference: str,
 ) -> bool:
-    """Draw a panel for each norm, a model in the same color in each; return whether there is any.
-
-    drawn, reference: what the lines are, and the known ones, which are thin and dashed.
-    """
+    """Draw a panel for each norm, the known lines thin and dashed; return whether there is any."""
 
     def of(norm: str, given: Mapping[Key, Line]) -> dict[str, Line]:
         return {model: line for (own, model), line in given.items() if own == norm}

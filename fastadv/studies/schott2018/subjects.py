@@ -63,10 +63,7 @@ With half of the steps, too, attacks end in points that the published model deni
 
 
 class NearestNeighbor(nn.Module):
-    """Logits [B, K], minus the L2 distance to the nearest training image of each class.
-
-    The gradient of a logit points to that image. x [N, ...] are training images, y int64 [N] their labels.
-    """
+    """Logits [B, K], minus the L2 distance to the nearest training image of each class."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__()

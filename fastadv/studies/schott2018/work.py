@@ -68,11 +68,7 @@ Compute = Callable[[Images], TENSORS]
 
 @dataclass(frozen=True)
 class Work:
-    """Does work on the images in batches, and keeps each batch in a file of its own.
-
-    A piece of work is known by its `identity`: the model, what is done, the seed. Each has a folder whose
-    name ends in the hash of the identity, and every file says what it holds.
-    """
+    """Does work on the images in batches, and keeps each in a file, in a folder for each `identity`."""
 
     folder: Path
     images: Images
@@ -124,11 +120,7 @@ def _read(work: Mapping[str, Any], path: Path) -> Done:
 def attack(
     work: Work, subjects: Subjects, cell: Cell, batch_size: int, tick: Tick = lambda done: None
 ) -> Done:
-    """Return a cell on all images: x_adv [N, ...] and its distance [N] in every norm, by the norm's name.
-
-    The model as published judges x_adv. Distances are 0 where it is wrong already, and infinite where nothing
-    was found.
-    """
+    """Return a cell on all images: x_adv, judged as published, and its distance [N] in every norm by name."""
     subject = subjects[cell.model]
     substitute = subjects[SUBSTITUTE] if cell.transfers else None
     frozen = fa.freeze(subject.attacked(**cell.method.options))

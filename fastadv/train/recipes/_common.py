@@ -177,10 +177,7 @@ def ascent(
     loss: Loss = "ce",
     start: Tensor | None = None,
 ) -> Tensor:
-    """Return the last of `steps` steps of steepest ascent on `loss` at the twin of `model`.
-
-    A step is 2.5 · radius / steps long unless given.
-    """
+    """Return the last of `steps` steps of steepest ascent on `loss` at the twin of `model`."""
     check_loss(loss)
     length = step_length(threat, step_size, steps, 2.5)
     return last_iterate(

@@ -92,10 +92,7 @@ def on_eight(case: Case, norm: str, **options: Any) -> AttackResult:
 
 
 def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor]:
-    """A linear model in float64 that says class 0 at each x, and the weights w of class 1.
-
-    The logit of class 1 at z is w . z; that of class 0 is constant, `gap` above the largest w . x.
-    """
+    """A linear model in float64, class 0 `gap` above the largest w . x, and the weights w of class 1."""
     draw = torch.Generator().manual_seed(seed)
     weight = torch.randn(x[0].numel(), generator=draw, dtype=torch.float64)
     along = x.double().flatten(1) @ weight

@@ -283,9 +283,7 @@ def test_criteria(case: Case, norm: str) -> None:
 
 @pytest.mark.one_norm
 def test_nothing_found(case: Case, norm: str) -> None:
-    """A model that never changes its mind, and a criterion that nothing meets: held, and x itself where the
-    minimum was asked for.
-    """
+    """A model that never changes its mind, and a criterion that nothing meets."""
     model, x, threat = linear().double(), images(5), wide(case, norm)
     outs = [case(model, x, labels(model, x), threat, criterion=WrongBy(1e6))]
     with torch.no_grad():

@@ -1,8 +1,4 @@
-"""A positive factor of all logits changes no decision, and so little else: no attack depends on their scale.
-
-The factors are powers of two, of ten thousand and far more, which change no digit: where an attack knows no
-scale, its result is the same bit for bit on any machine.
-"""
+"""A positive factor of all logits changes no decision, and so little else; powers of two change no bit."""
 
 from functools import cache, partial
 from math import inf

@@ -24,9 +24,7 @@ def attacked(results: list[AutoAttackResult]) -> Counter[str]:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_sample_gets_what_it_gets_alone(version: Any, norm: str) -> None:
-    """Of 60 samples each version leaves some. Only parts of the batch have samples that raise a warning: the
-    net hides its gradient where the first pixel is bright.
-    """
+    """Each version leaves some samples; the net hides its gradient where the first pixel is bright."""
     net, x = mlp(5), images(60)
 
     def model(x: Tensor) -> Tensor:

@@ -31,11 +31,7 @@ def by_batch(convolution: bool) -> nn.Sequential:
 
 
 class Window(nn.Module):
-    """Two classes by the first coordinate s: class 1 inside 0.57 < s < 0.61.
-
-    In bfloat16 it is class 1 for every s > 0.57, the surer the larger s: a search in bfloat16 walks through
-    the window and prefers the points behind it.
-    """
+    """Class 1 inside 0.57 < s < 0.61; in bfloat16 for every s > 0.57, and the surer the larger s."""
 
     passed: ClassVar[list[int]] = []
 

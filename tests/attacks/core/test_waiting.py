@@ -1,7 +1,4 @@
-"""A stage of APGD never waits for a GPU: on the meta device a tensor has no values to be read.
-
-Of the steps of other attacks test_repeat.py tells: a capture refuses to read.
-"""
+"""A stage of APGD never waits for a GPU: on the meta device a tensor has no values to be read."""
 
 from typing import Any
 

@@ -1,10 +1,4 @@
-"""Lower bounds against the true distance to another decision, where everything can be tried.
-
-The models have one latent and one layer, so that class k's images are sigmoid(w_k z + b_k). The oracle
-searches the latent on a fine grid, and images of two values on a grid as well; of nine binary values it tries
-every pattern. The models search from a grid of latents too, so that the minima are global, as the bounds
-require.
-"""
+"""Lower bounds against the true distance, where everything can be tried: on grids, or all patterns."""
 
 import itertools
 import math

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import block, head, module, net
+from ..net import block, by_forward, head, module, net
 
 
 @net()
@@ -29,15 +29,12 @@ def functions_in_place() -> nn.Module:
     return module(forward, **parts, head=head())
 
 
-@net()
-def functions() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        x = F.elu(self.first(x), 0.7)
-        x = self.second(x).relu() + F.relu6(x)
-        x = F.hardtanh(self.third(x), -0.5, 0.8) * x.sigmoid()
-        return self.head(F.softplus(F.leaky_relu(x, 0.1)) + F.gelu(x) + torch.celu(x))
-
-    return module(forward, first=block()[:2], second=block(16)[:2], third=block(16)[:2], head=head())
+@by_forward(lambda: {"first": block()[:2], "second": block(16)[:2], "third": block(16)[:2], "head": head()})
+def functions(self: Any, x: Tensor) -> Any:
+    x = F.elu(self.first(x), 0.7)
+    x = self.second(x).relu() + F.relu6(x)
+    x = F.hardtanh(self.third(x), -0.5, 0.8) * x.sigmoid()
+    return self.head(F.softplus(F.leaky_relu(x, 0.1)) + F.gelu(x) + torch.celu(x))
 
 
 @net()

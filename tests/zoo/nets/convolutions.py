@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import block, head, module, net
+from ..net import block, by_forward, head, net
 
 
 def tiling(convolution: nn.Conv2d) -> nn.Conv2d:
@@ -120,24 +120,20 @@ def groups() -> nn.Module:
     )  # fmt: skip
 
 
-@net()
-def up_and_down() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        read = self.down(x)
-        found, places = F.max_pool2d(read, 2, return_indices=True)
-        back = F.max_unpool2d(found, places, 2)
-        fine = F.interpolate(F.pixel_shuffle(back, 2), size=(8, 8), mode="bilinear")
-        return self.head(torch.cat([fine, read], 1))
-
-    return module(forward, down=block(3, 16), head=head(20 * 64))
+@by_forward(lambda: {"down": block(3, 16), "head": head(20 * 64)})
+def up_and_down(self: Any, x: Tensor) -> Any:
+    read = self.down(x)
+    found, places = F.max_pool2d(read, 2, return_indices=True)
+    back = F.max_unpool2d(found, places, 2)
+    fine = F.interpolate(F.pixel_shuffle(back, 2), size=(8, 8), mode="bilinear")
+    return self.head(torch.cat([fine, read], 1))
 
 
-@net(shape=(3, 4, 8, 8), classes=5)
-def stem_of_three_dimensions() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(self.last(torch.relu(self.stem(x)).mean(2)).mean((2, 3)))
-
-    return module(forward, stem=nn.Conv3d(3, 8, 3, padding=1), last=block(8), head=head(16, 5))
+@by_forward(lambda: {
+    "stem": nn.Conv3d(3, 8, 3, padding=1), "last": block(8), "head": head(16, 5),
+}, shape=(3, 4, 8, 8), classes=5)  # fmt: skip
+def stem_of_three_dimensions(self: Any, x: Tensor) -> Any:
+    return self.head(self.last(torch.relu(self.stem(x)).mean(2)).mean((2, 3)))
 
 
 @net(shape=(2, 50))
@@ -148,22 +144,16 @@ def one_dimension() -> nn.Module:
     )  # fmt: skip
 
 
-@net()
-def weights_made_in_forward() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self.head(torch.relu(self.norm(F.conv2d(x, weight, None, 1, 1))))
-
-    return module(
-        forward, weight=nn.Parameter(torch.randn(16, 3, 3, 3) * 0.3), norm=nn.BatchNorm2d(16), head=head()
-    )
+@by_forward(lambda: {
+    "weight": nn.Parameter(torch.randn(16, 3, 3, 3) * 0.3), "norm": nn.BatchNorm2d(16), "head": head(),
+})  # fmt: skip
+def weights_made_in_forward(self: Any, x: Tensor) -> Any:
+    weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+    return self.head(torch.relu(self.norm(F.conv2d(x, weight, None, 1, 1))))
 
 
-@net()
-def weights_made_of_the_image() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        kernels = self.maker(x).view(len(x) * 4, 3, 3, 3)
-        out = F.conv2d(x.reshape(1, -1, 8, 8), kernels, padding=1, groups=len(x))
-        return self.head(torch.relu(out.view(len(x), 4, 8, 8)))
-
-    return module(forward, maker=head(192, 108), head=head(256))
+@by_forward(lambda: {"maker": head(192, 108), "head": head(256)})
+def weights_made_of_the_image(self: Any, x: Tensor) -> Any:
+    kernels = self.maker(x).view(len(x) * 4, 3, 3, 3)
+    out = F.conv2d(x.reshape(1, -1, 8, 8), kernels, padding=1, groups=len(x))
+    return self.head(torch.relu(out.view(len(x), 4, 8, 8)))

@@ -20,10 +20,7 @@ HOW = "pip install 'fastadv[zoo]'"
 
 @torch.no_grad()
 def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """The model with weights that let gradients through and statistics of its own activations.
-
-    What begins at zero or near it (last layers, scales of residual branches) is drawn.
-    """
+    """The model with weights, also those near zero, that let gradients through, and its own statistics."""
     for weight in model.parameters():
         if weight.numel() > 1 and weight.abs().max() < 1e-3:
             weight.uniform_(0.5, 1.0) if weight.ndim == 1 else nn.init.normal_(weight, 0, 0.1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import block, head, module, net
+from ..net import block, by_forward, head, net
 
 
 class Rounded(torch.autograd.Function):
@@ -49,20 +49,16 @@ class Viewed(torch.autograd.Function):
         return (rows - rows.mean(1, keepdim=True)).view(ctx.shape)
 
 
-@net()
-def straight_through_activations() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(self.last(Rounded.apply(self.first(x))))
-
-    return module(forward, first=block(), last=block(16), head=head())
+@by_forward(lambda: {"first": block(), "last": block(16), "head": head()})
+def straight_through_activations(self: Any, x: Tensor) -> Any:
+    return self.head(self.last(Rounded.apply(self.first(x))))
 
 
-@net()
-def straight_through_between_convolution_and_norm() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(torch.relu(self.norm(Rounded.apply(self.convolution(x)))))
-
-    return module(forward, convolution=nn.Conv2d(3, 16, 3, padding=1), norm=nn.BatchNorm2d(16), head=head())
+@by_forward(lambda: {
+    "convolution": nn.Conv2d(3, 16, 3, padding=1), "norm": nn.BatchNorm2d(16), "head": head(),
+})  # fmt: skip
+def straight_through_between_convolution_and_norm(self: Any, x: Tensor) -> Any:
+    return self.head(torch.relu(self.norm(Rounded.apply(self.convolution(x)))))
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -73,43 +69,31 @@ class BinaryConv2d(nn.Conv2d):
         return F.conv2d(x, Sign.apply(self.weight) * scale, self.bias, self.stride, self.padding)
 
 
-@net()
-def binary_weights_and_activations() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        hidden = self.norm(self.convolution(x))
-        return self.head(self.last_norm(self.last(Sign.apply(hidden))))
-
-    return module(
-        forward, convolution=BinaryConv2d(3, 16, 3, padding=1), norm=nn.BatchNorm2d(16),
-        last=BinaryConv2d(16, 16, 3, padding=1), last_norm=nn.BatchNorm2d(16), head=head(),
-    )  # fmt: skip
+@by_forward(lambda: {
+    "convolution": BinaryConv2d(3, 16, 3, padding=1), "norm": nn.BatchNorm2d(16),
+    "last": BinaryConv2d(16, 16, 3, padding=1), "last_norm": nn.BatchNorm2d(16), "head": head(),
+})  # fmt: skip
+def binary_weights_and_activations(self: Any, x: Tensor) -> Any:
+    hidden = self.norm(self.convolution(x))
+    return self.head(self.last_norm(self.last(Sign.apply(hidden))))
 
 
-@net()
-def backward_with_view() -> nn.Module:
-    return module(
-        lambda self, x: self.head(self.last(Viewed.apply(self.first(x)))),
-        first=block(), last=block(16), head=head(),
-    )  # fmt: skip
+@by_forward(lambda: {"first": block(), "last": block(16), "head": head()})
+def backward_with_view(self: Any, x: Tensor) -> Any:
+    return self.head(self.last(Viewed.apply(self.first(x))))
 
 
-@net()
-def fake_quantization() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(torch.fake_quantize_per_tensor_affine(self.first(x), 0.1, 0, 0, 63))
-
-    return module(forward, first=block(), head=head())
+@by_forward(lambda: {"first": block(), "head": head()})
+def fake_quantization(self: Any, x: Tensor) -> Any:
+    return self.head(torch.fake_quantize_per_tensor_affine(self.first(x), 0.1, 0, 0, 63))
 
 
-@net()
-def hook_on_a_gradient() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        hidden = self.first(x)
-        if hidden.requires_grad:
-            hidden.register_hook(lambda gradient: gradient * 0.5 + 0.01)
-        return self.head(hidden)
-
-    return module(forward, first=block(), head=head())
+@by_forward(lambda: {"first": block(), "head": head()})
+def hook_on_a_gradient(self: Any, x: Tensor) -> Any:
+    hidden = self.first(x)
+    if hidden.requires_grad:
+        hidden.register_hook(lambda gradient: gradient * 0.5 + 0.01)
+    return self.head(hidden)
 
 
 @net()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import block, head, module, net
+from ..net import block, by_forward, head, module, net
 
 
 def seen(part: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -39,80 +39,52 @@ def view_of_large_batches_alone() -> nn.Module:
     return made
 
 
-@net()
-def view_after_pooling() -> nn.Module:
+@by_forward(lambda: {"first": block(), "last": nn.Linear(16, 10)})
+def view_after_pooling(self: Any, x: Tensor) -> Any:
     """A view that works in any layout as long as what is left of the image is one pixel."""
-
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.last(F.avg_pool2d(self.first(x), 8).view(len(x), -1))
-
-    return module(forward, first=block(), last=nn.Linear(16, 10))
+    return self.last(F.avg_pool2d(self.first(x), 8).view(len(x), -1))
 
 
-@net()
-def patches_as_batch() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        patches = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 4, 4)
-        return self.head(self.first(patches).sum((2, 3)).view(len(x), 4 * 16) / 16)
-
-    return module(forward, first=block(), head=head(64))
+@by_forward(lambda: {"first": block(), "head": head(64)})
+def patches_as_batch(self: Any, x: Tensor) -> Any:
+    patches = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 4, 4)
+    return self.head(self.first(patches).sum((2, 3)).view(len(x), 4 * 16) / 16)
 
 
-@net()
-def strides_read() -> nn.Module:
+@by_forward(lambda: {"first": block(), "head": head()})
+def strides_read(self: Any, x: Tensor) -> Any:
     """A sum over memory: `as_strided` reads what is stored, in the order of eager activations."""
-
-    def forward(self: Any, x: Tensor) -> Any:
-        out = self.first(x).contiguous()
-        return self.head(out.as_strided((len(x), 16, 64), (1024, 64, 1)))
-
-    return module(forward, first=block(), head=head())
+    out = self.first(x).contiguous()
+    return self.head(out.as_strided((len(x), 16, 64), (1024, 64, 1)))
 
 
-@net()
-def shape_read() -> nn.Module:
+@by_forward(lambda: {"first": block(), "last": nn.Linear(1600, 10)})
+def shape_read(self: Any, x: Tensor) -> Any:
     """As timm's and torchvision's nets: sizes go into Python and come back as views, pads and scales."""
-
-    def forward(self: Any, x: Tensor) -> Any:
-        batch, channels, height, width = x.shape
-        out = self.first(F.pad(x, (0, width % 3, 0, height % 3)))
-        windows = out.reshape(batch, 16, 5, 2, 5, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 16)
-        return self.head(torch.softmax(windows @ windows.mT / channels, -1) @ windows)
-
-    made = module(
-        forward,
-        first=block(),
-        head=module(lambda self, x: self.last(x.reshape(-1, 1600)), last=nn.Linear(1600, 10)),
-    )
-    return made
+    batch, channels, height, width = x.shape
+    out = self.first(F.pad(x, (0, width % 3, 0, height % 3)))
+    windows = out.reshape(batch, 16, 5, 2, 5, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 16)
+    mixed = torch.softmax(windows @ windows.mT / channels, -1) @ windows
+    return self.last(mixed.reshape(-1, 1600))
 
 
-@net()
-def logits_transposed() -> nn.Module:
-    return module(
-        lambda self, x: (self.last @ self.first(x).flatten(1).T).T,
-        first=block(), last=nn.Parameter(torch.randn(10, 1024) / 10),
-    )  # fmt: skip
+@by_forward(lambda: {"first": block(), "last": nn.Parameter(torch.randn(10, 1024) / 10)})
+def logits_transposed(self: Any, x: Tensor) -> Any:
+    return (self.last @ self.first(x).flatten(1).T).T
 
 
-@net()
-def loop_over_samples() -> nn.Module:
-    return module(
-        lambda self, x: torch.cat([self.net(image[None]) for image in x]), net=nn.Sequential(block(), head())
-    )
+@by_forward(lambda: {"net": nn.Sequential(block(), head())})
+def loop_over_samples(self: Any, x: Tensor) -> Any:
+    return torch.cat([self.net(image[None]) for image in x])
 
 
-@net()
-def tokens_to_planes_and_back() -> nn.Module:
+@by_forward(lambda: {
+    "first": block(), "inner": nn.Conv2d(16, 16, 3, padding=1, groups=16), "norm": nn.BatchNorm2d(16),
+    "last": nn.Conv2d(16, 16, 3, padding=1, groups=16), "head": head(),
+})  # fmt: skip
+def tokens_to_planes_and_back(self: Any, x: Tensor) -> Any:
     """As transformers with convolutions do: at batch 1 there is more than one way to stride such planes."""
-
-    def forward(self: Any, x: Tensor) -> Any:
-        tokens = self.first(x).flatten(2).transpose(1, 2)
-        planes = tokens.permute(0, 2, 1).reshape(len(x), 16, 8, 8)
-        planes = self.last(self.norm(F.gelu(self.inner(planes))))
-        return self.head(planes.reshape(len(x), 16, 64).permute(0, 2, 1) + tokens)
-
-    return module(
-        forward, first=block(), inner=nn.Conv2d(16, 16, 3, padding=1, groups=16), norm=nn.BatchNorm2d(16),
-        last=nn.Conv2d(16, 16, 3, padding=1, groups=16), head=head(),
-    )  # fmt: skip
+    tokens = self.first(x).flatten(2).transpose(1, 2)
+    planes = tokens.permute(0, 2, 1).reshape(len(x), 16, 8, 8)
+    planes = self.last(self.norm(F.gelu(self.inner(planes))))
+    return self.head(planes.reshape(len(x), 16, 64).permute(0, 2, 1) + tokens)

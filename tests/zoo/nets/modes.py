@@ -6,55 +6,40 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..net import block, head, module, net, nets
+from ..net import block, by_forward, head, module, net, nets
 
 
-@net()
-def scale_without_gradient() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        with torch.no_grad():
-            scale = x.flatten(1).amax(1).view(-1, 1, 1, 1)
-        return self.net(x / scale**2)
-
-    return module(forward, net=nn.Sequential(block(), head()))
+@by_forward(lambda: {"net": nn.Sequential(block(), head())})
+def scale_without_gradient(self: Any, x: Tensor) -> Any:
+    with torch.no_grad():
+        scale = x.flatten(1).amax(1).view(-1, 1, 1, 1)
+    return self.net(x / scale**2)
 
 
-@net()
-def quantized_without_gradient() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.net(x if torch.is_grad_enabled() else (x * 64).round() / 64)
-
-    return module(forward, net=nn.Sequential(block(), head()))
+@by_forward(lambda: {"net": nn.Sequential(block(), head())})
+def quantized_without_gradient(self: Any, x: Tensor) -> Any:
+    return self.net(x if torch.is_grad_enabled() else (x * 64).round() / 64)
 
 
-@net()
-def detached_branch() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        hidden = self.first(x)
-        return self.head(hidden * hidden.detach().sigmoid())
-
-    return module(forward, first=block(), head=head())
+@by_forward(lambda: {"first": block(), "head": head()})
+def detached_branch(self: Any, x: Tensor) -> Any:
+    hidden = self.first(x)
+    return self.head(hidden * hidden.detach().sigmoid())
 
 
-@net()
-def enables_gradients() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        with torch.enable_grad():
-            leaf = x if x.requires_grad else x.detach().requires_grad_()
-            energy = torch.tanh(self.energy(leaf)).square().sum()
-            (moved,) = torch.autograd.grad(energy, leaf, create_graph=torch.is_grad_enabled())
-        return self.net(x + 0.1 * moved)
-
-    return module(forward, energy=block()[:2], net=nn.Sequential(block(), head()))
+@by_forward(lambda: {"energy": block()[:2], "net": nn.Sequential(block(), head())})
+def enables_gradients(self: Any, x: Tensor) -> Any:
+    with torch.enable_grad():
+        leaf = x if x.requires_grad else x.detach().requires_grad_()
+        energy = torch.tanh(self.energy(leaf)).square().sum()
+        (moved,) = torch.autograd.grad(energy, leaf, create_graph=torch.is_grad_enabled())
+    return self.net(x + 0.1 * moved)
 
 
-@net()
-def functional_gradient() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        moved = torch.func.grad(lambda z: self.net(z).logsumexp(1).sum())(x)
-        return self.net(x + 0.1 * moved)
-
-    return module(forward, net=nn.Sequential(block(3, 32), nn.Conv2d(32, 16, 1), nn.ELU(), head()))
+@by_forward(lambda: {"net": nn.Sequential(block(3, 32), nn.Conv2d(32, 16, 1), nn.ELU(), head())})
+def functional_gradient(self: Any, x: Tensor) -> Any:
+    moved = torch.func.grad(lambda z: self.net(z).logsumexp(1).sum())(x)
+    return self.net(x + 0.1 * moved)
 
 
 @net()
@@ -72,13 +57,10 @@ def functional_ensemble() -> nn.Module:
     return module(forward, member=[members[0].to("meta")], **named)
 
 
-@net()
-def weights_by_functional_call() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        weights = {name: weight * 1.5 for name, weight in self.net.named_parameters()}
-        return torch.func.functional_call(self.net, weights, (x,))
-
-    return module(forward, net=nn.Sequential(block(), head()))
+@by_forward(lambda: {"net": nn.Sequential(block(), head())})
+def weights_by_functional_call(self: Any, x: Tensor) -> Any:
+    weights = {name: weight * 1.5 for name, weight in self.net.named_parameters()}
+    return torch.func.functional_call(self.net, weights, (x,))
 
 
 def checkpointed(reentrant: bool) -> nn.Module:

@@ -5,20 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..net import block, head, module, net
+from ..net import block, by_forward, head, module, net
 
 
 def convolution(inputs: int = 3, outputs: int = 16) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
-@net()
-def residual() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        x = self.stem(x)
-        return self.head(torch.relu(x + self.last(self.first(x))))
-
-    return module(forward, stem=block(), first=block(16), last=block(16)[:2], head=head())
+@by_forward(lambda: {"stem": block(), "first": block(16), "last": block(16)[:2], "head": head()})
+def residual(self: Any, x: Tensor) -> Any:
+    x = self.stem(x)
+    return self.head(torch.relu(x + self.last(self.first(x))))
 
 
 @net()
@@ -26,13 +23,12 @@ def norm_before_convolution() -> nn.Module:
     return nn.Sequential(nn.BatchNorm2d(3), convolution(), nn.ReLU(), nn.BatchNorm2d(16), head())
 
 
-@net()
-def one_norm_of_two_convolutions() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        x = torch.relu(self.norm(self.first(x)))
-        return self.head(torch.relu(self.norm(self.last(x))))
-
-    return module(forward, first=convolution(), last=convolution(16), norm=nn.BatchNorm2d(16), head=head())
+@by_forward(lambda: {
+    "first": convolution(), "last": convolution(16), "norm": nn.BatchNorm2d(16), "head": head(),
+})  # fmt: skip
+def one_norm_of_two_convolutions(self: Any, x: Tensor) -> Any:
+    x = torch.relu(self.norm(self.first(x)))
+    return self.head(torch.relu(self.norm(self.last(x))))
 
 
 @net()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import block, head, module, net, nets
+from ..net import block, by_forward, head, module, net, nets
 
 
 def body() -> nn.Sequential:
@@ -31,9 +31,6 @@ def random_of_numpy() -> nn.Module:
     return module(lambda self, x: self.net(x * float(noise.uniform(0.2, 1.0))), net=body())
 
 
-@net(randomized=True)
-def random_of_its_own() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.net(x * torch.rand((), generator=self.draw))
-
-    return module(forward, net=body(), draw=torch.Generator().manual_seed(0))
+@by_forward(lambda: {"net": body(), "draw": torch.Generator().manual_seed(0)}, randomized=True)
+def random_of_its_own(self: Any, x: Tensor) -> Any:
+    return self.net(x * torch.rand((), generator=self.draw))

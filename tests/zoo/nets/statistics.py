@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import head, module, net, nets
+from ..net import by_forward, head, net, nets
 from .norms import convolution
 
 
@@ -56,12 +56,11 @@ def linear_norm() -> nn.Module:
     )  # fmt: skip
 
 
-@net(shape=(7, 12))
-def linear_norm_transposed() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(torch.relu(self.norm(self.linear(x).transpose(1, 2))))
-
-    return module(forward, linear=nn.Linear(12, 16), norm=nn.BatchNorm1d(16), head=head(112))
+@by_forward(lambda: {
+    "linear": nn.Linear(12, 16), "norm": nn.BatchNorm1d(16), "head": head(112),
+}, shape=(7, 12))  # fmt: skip
+def linear_norm_transposed(self: Any, x: Tensor) -> Any:
+    return self.head(torch.relu(self.norm(self.linear(x).transpose(1, 2))))
 
 
 @net()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..net import block, head, module, net
+from ..net import block, by_forward, head, module, net
 
 
 def plain() -> nn.Sequential:
@@ -49,32 +49,23 @@ def wide_double() -> nn.Module:
     return nn.Sequential(block(3, 96), block(96, 96), nn.AvgPool2d(4), head(1536))
 
 
-@net(computes=torch.bfloat16)
-def autocast_inside() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = self.net(x)
-        return out.float()
-
-    return module(forward, net=plain())
+@by_forward(lambda: {"net": plain()}, computes=torch.bfloat16)
+def autocast_inside(self: Any, x: Tensor) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = self.net(x)
+    return out.float()
 
 
-@net(computes=torch.bfloat16)
-def narrow_part() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.head(self.last(self.first(x).bfloat16()).float())
-
-    return module(forward, first=block(), last=block(16).bfloat16(), head=head())
+@by_forward(lambda: {"first": block(), "last": block(16).bfloat16(), "head": head()}, computes=torch.bfloat16)
+def narrow_part(self: Any, x: Tensor) -> Any:
+    return self.head(self.last(self.first(x).bfloat16()).float())
 
 
-@net(writes=True)
-def buffers_written() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        self.calls += 1
-        self.seen.mul_(0.9).add_(0.1 * x.detach().mean())
-        return self.net(x)
-
-    return module(forward, net=plain(), calls=torch.zeros(()), seen=torch.zeros(()))
+@by_forward(lambda: {"net": plain(), "calls": torch.zeros(()), "seen": torch.zeros(())}, writes=True)
+def buffers_written(self: Any, x: Tensor) -> Any:
+    self.calls += 1
+    self.seen.mul_(0.9).add_(0.1 * x.detach().mean())
+    return self.net(x)
 
 
 @net(writes_x=True)
@@ -82,15 +73,11 @@ def normalizes_in_place() -> nn.Module:
     return module(lambda self, x: self.net(x.sub_(0.5).div_(0.25)), net=plain())
 
 
-@net(writes=True)
-def output_buffer() -> nn.Module:
+@by_forward(lambda: {"net": plain(), "out": torch.zeros(64, 10)}, writes=True)
+def output_buffer(self: Any, x: Tensor) -> Any:
     """Logits lie in a tensor that the next pass overwrites, where no gradient is asked for."""
-
-    def forward(self: Any, x: Tensor) -> Any:
-        out = self.net(x)
-        return self.out[: len(x)].copy_(out) if not torch.is_grad_enabled() else out
-
-    return module(forward, net=plain(), out=torch.zeros(64, 10))
+    out = self.net(x)
+    return self.out[: len(x)].copy_(out) if not torch.is_grad_enabled() else out
 
 
 @net()
@@ -116,16 +103,12 @@ def tied_parts() -> nn.Module:
     return made
 
 
-@net()
-def early_exit() -> nn.Module:
+@by_forward(lambda: {"first": block(), "last": block(16), "early": head(), "late": head()})
+def early_exit(self: Any, x: Tensor) -> Any:
     """The second half of the net is for those samples alone that the first is not sure of."""
-
-    def forward(self: Any, x: Tensor) -> Any:
-        out = self.first(x)
-        logits = self.early(out)
-        unsure = logits.softmax(1).amax(1) < 0.5
-        if unsure.any():
-            logits = logits.index_put((unsure,), self.late(self.last(out[unsure])))
-        return logits
-
-    return module(forward, first=block(), last=block(16), early=head(), late=head())
+    out = self.first(x)
+    logits = self.early(out)
+    unsure = logits.softmax(1).amax(1) < 0.5
+    if unsure.any():
+        logits = logits.index_put((unsure,), self.late(self.last(out[unsure])))
+    return logits
