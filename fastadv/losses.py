@@ -67,7 +67,14 @@ def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> T
 
 
 def log_mean(logits: Tensor) -> Tensor:
-    """Compute the log of the mean of m softmaxes: [m, B, K] to [B, K], in float32 or wider."""
+    """Compute the log of the mean of softmaxes, in float32 or wider.
+
+    Args:
+        logits: [m, B, K], of m passes.
+
+    Returns:
+        [B, K].
+    """
     return logits.to(wide(logits.dtype)).log_softmax(2).logsumexp(0) - math.log(len(logits))
 
 
