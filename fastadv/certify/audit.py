@@ -10,7 +10,7 @@ from fastadv import rng
 from fastadv.certify.noise import Noise
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
-from fastadv.certify.smooth import Smoothed
+from fastadv.certify.smooth import Smoothed, predict
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.engine import Plain
@@ -57,7 +57,7 @@ def audit(
     Raises:
         InputError: there is no certificate of an id, or no model or data.
     """
-    kept = getattr(certificates, "_of", (None, None))
+    kept = certificates.of
     prepared, dataset = kept[0] if model is None else model, kept[1] if data is None else data
     if prepared is None or dataset is None:
         raise InputError("model, data: expected those that were certified; pass model= and data=")
@@ -86,3 +86,61 @@ def _again(
     radius = judge.radius(hits, draws, smoothed.noise.charge(levels[0].numel()))
     then = int(certificates.hits[place]), float(certificates.radius[place])
     return Audit(number, (then[0], hits), (then[1], radius))
+
+
+def contradictions(
+    certificates: Certificates,
+    x: Tensor,
+    x_adv: Tensor,
+    ids: Tensor,
+    *,
+    model: Any = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> Tensor:
+    """Find images whose certificate does not hold at a point within its radius.
+
+    The smoothed classifier decides at the points of the grid next to `x_adv`, as far as these lie within the
+    radius. It contradicts the certificate of another class, except with the certificate's own `alpha`.
+
+    Args:
+        certificates: the result of `smooth`.
+        x: the images [B, ...].
+        x_adv: a point for each of them.
+        ids: int64 [B], their positions in the data set.
+        model: as in `audit`.
+        n: draws for each point.
+        seed: of all draws.
+
+    Returns:
+        int64 [m], the ids of these images.
+
+    Raises:
+        InputError: there is no model.
+    """
+    model = certificates.of[0] if model is None else model
+    if model is None:
+        raise InputError("model: expected the one that was certified; pass model=")
+    config = certificates.card["config"]
+    noise = Noise(config["sigma"], L1 if config["norm"] == "L1" else L2)
+    place = {number: k for k, number in enumerate(certificates.ids.tolist())}
+    rows = torch.tensor([place.get(number, -1) for number in ids.tolist()])
+    point = (noise.levels(x_adv, sound=False).double() * noise.step).cpu()
+    moved = noise.norm(torch.inf, box=(-torch.inf, torch.inf)).distance(point, x.double().cpu())
+    within = (rows >= 0) & (moved <= certificates.radius[rows]) & ~certificates.abstained[rows]
+    if not bool(within.any()):
+        return ids[:0].cpu()
+    chosen, numbers = point[within].float(), ids.cpu()[within]
+    decided = predict(
+        model,
+        chosen,
+        config["sigma"],
+        n,
+        config["alpha"],
+        norm=noise.norm,
+        sound=False,
+        seed=seed,
+        ids=numbers,
+    )
+    other = (decided.cpu() >= 0) & (decided.cpu() != certificates.prediction[rows[within]])
+    return numbers[other]

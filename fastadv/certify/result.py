@@ -64,6 +64,12 @@ class Certificates:
         figures = {"average_radius": self.average_radius, "clean_accuracy": self.clean_accuracy}
         return {**self.card, **figures, "certificates": rows}
 
+    @property
+    def of(self) -> tuple[Any, Any]:
+        """The model and the images of the call; None each where they come from elsewhere."""
+        found: tuple[Any, Any] = vars(self).get("_of", (None, None))
+        return found
+
     def remember(self, prepared: Prepared, dataset: Any) -> None:
         """Keep what was certified, for `audit`."""
         object.__setattr__(self, "_of", (prepared, dataset))

@@ -2,13 +2,14 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.certify import Certificates, audit, predict, smooth
+from fastadv.certify import Certificates, audit, contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
@@ -232,3 +233,21 @@ def test_bfloat16_models_get_copies_in_their_own_precision() -> None:
     found = smooth(model, images(4), SIGMA, n=200)
     assert dtypes == {torch.bfloat16}
     assert found.prediction.shape == (4,)
+
+
+def test_a_certificate_that_does_not_hold_is_contradicted() -> None:
+    model, (x, y) = halfspace(), images(12)
+    found = smooth(model, (x, y), SIGMA, n=2000)
+    # half way to the border, and as far beyond it
+    way = model.distance(x)[:, None] * NORMAL_VECTOR / 4
+    inside, beyond = ((x - k * way.view_as(x)).float() for k in (0.5, 1.5))
+    ids = torch.arange(12)
+    assert contradictions(found, x, inside, ids).numel() == 0
+    assert contradictions(found, x, beyond, ids).numel() == 0  # outside of every radius
+    forged = replace(found, radius=found.radius + 3, abstained=torch.zeros(12, dtype=torch.bool))
+    with pytest.raises(InputError, match="model"):
+        contradictions(forged, x, beyond, ids)
+    caught = contradictions(forged, x, beyond, ids, model=model)
+    clear = ids[model.distance(x).abs() > 0.3]
+    assert set(clear.tolist()) <= set(caught.tolist())
+    assert contradictions(forged, x, beyond, ids + 50, model=model).numel() == 0
