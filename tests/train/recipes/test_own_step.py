@@ -8,11 +8,10 @@ import torch
 
 from fastadv.errors import InputError
 from fastadv.runs import files
-from fastadv.train import Execution, Standard, fit, reports
+from fastadv.threat import Linf
+from fastadv.train import AWP, Execution, FreeTraining, PGDTraining, Standard, fit, reports
 from fastadv.train.augment import make_augment
-from tests.processes import program, succeed
-from tests.train.nets import assert_same, images, net, run, timeless
-from tests.train.recipes.killed import RECIPES, SETTINGS
+from tests.train.nets import assert_same, images, net, run, stopped, timeless
 
 
 @dataclass(frozen=True)
@@ -46,26 +45,15 @@ def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     assert past[-1].loss < past[0].loss
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A folder for each recipe, whose run was killed after the checkpoint in the middle of an epoch."""
-    folder = tmp_path_factory.mktemp("killed")
-    succeed(program(folder, "tests.train.recipes.killed", str(folder)))
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_resume_after_sigkill_is_bit_equal(killed, name):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        expected, past = run(None, recipe=RECIPES[name], **SETTINGS)
-        model, _ = run(killed / name, recipe=RECIPES[name], resume=True, **SETTINGS)
-    finally:
-        torch.set_num_threads(threads)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("recipe", [FreeTraining(Linf(0.1), 2), AWP(PGDTraining(Linf(0.1), 2))])
+def test_resume_in_the_middle_of_an_epoch_is_bit_equal(tmp_path, recipe):
+    expected, past = run(None, recipe=recipe, epochs=2, checkpoint_every=None)
+    stopped(12, run, tmp_path, recipe=recipe, epochs=2, checkpoint_every=3)
+    model, _ = run(tmp_path, recipe=recipe, epochs=2, checkpoint_every=None, resume=True)
     assert_same(model, expected)
-    assert timeless(reports(killed / name)) == timeless(past)
+    assert timeless(reports(tmp_path)) == timeless(past)
 
 
 SEEN: list = []
