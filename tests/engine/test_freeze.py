@@ -177,6 +177,13 @@ def test_models_in_other_formats(dtype: torch.dtype) -> None:
     torch.testing.assert_close(logits, model(X.to(dtype)).to(logits.dtype).detach())
 
 
+def test_functions() -> None:
+    weight = torch.randn(128, 5)
+    frozen = freeze(lambda x: x.flatten(1) @ weight)
+    assert frozen.exact
+    assert frozen.input_gradient(X, Y)[2].shape == X.shape
+
+
 def test_a_frozen_model_is_returned_where_the_options_are_its_own() -> None:
     for options in ({}, {"precision": "bf16"}, {"precision": "bf16", "eot": 2}):
         frozen = freeze(convnet(), **options)  # type: ignore[arg-type]
