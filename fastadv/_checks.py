@@ -1,7 +1,8 @@
 """Checks of arguments that every layer shares. They raise InputError: what was expected, and what came."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from fastadv.errors import InputError
@@ -53,6 +54,17 @@ def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False)
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
         raise InputError(f"{name}: expected a number in {interval}, got {value!r}")
     return number
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:
+    """Return one of the names `choices`; otherwise the error names the nearest, and what `other` would do."""
+    known = list(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    near = get_close_matches(str(value).lower(), known)
+    near = near[:1] if near[:1] == [str(value).lower()] else near
+    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise InputError(f"{name}: expected one of {', '.join(known)}{other}, got {value!r}{meant}")
 
 
 def check_flag(name: str, value: Any) -> bool:

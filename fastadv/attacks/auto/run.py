@@ -26,6 +26,9 @@ from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared
 from fastadv.errors import NoGradientError
+from fastadv.progress import say
+from fastadv.runs import processes
+from fastadv.text import percent
 
 SEEN = 32  # samples whose symptoms are looked for
 ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
@@ -92,9 +95,13 @@ class Run:
     """What is left of a batch, and what was found in it."""
 
     def __init__(
-        self, trial: Trial, seed: int, on_progress: Callable[[str, int], None] | None = None
+        self,
+        trial: Trial,
+        seed: int,
+        on_progress: Callable[[str, int], None] | None = None,
+        progress: bool = False,
     ) -> None:
-        self.trial, self.seed, self.on_progress = trial, seed, on_progress
+        self.trial, self.seed, self.on_progress, self.progress = trial, seed, on_progress, progress
         problem = trial.problem
         self.left = trial.todo
         self.x_adv = problem.x.clone()
@@ -109,6 +116,14 @@ class Run:
         self.flags: dict[str, None] = {}
         # the criterion is the plain one
         self.plain = problem.margin == "margin"
+        self._say("clean")
+
+    def _say(self, name: str) -> None:
+        """Say what is left, as AutoAttack's users expect, where the caller asked for it."""
+        if self.progress and not processes.rank():
+            left, size = len(self.left), max(1, len(self.by))
+            kind = "accuracy" if name == "clean" else "robust accuracy"
+            say(f"{name}: {kind} {percent(left / size)} ({left} of {len(self.by)} left)")
 
     def note(self, note: str) -> None:
         self.notes += (note,)
@@ -145,6 +160,7 @@ class Run:
         self._take(component.name, out, index)
         seconds = time.perf_counter() - started
         self.costs[component.name] = Cost(len(index), broken, out.forwards, out.backwards, seconds)
+        self._say(component.name)
         late = blind(self.costs)
         if square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None
