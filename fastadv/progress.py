@@ -51,8 +51,8 @@ class RichBar(Lines):
         from rich.console import Console
 
         super().__init__(text)
-        columns = [rich.TextColumn("{task.description}", markup=False), rich.BarColumn()]
-        columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn(), rich.TextColumn("left")]
+        columns = [rich.TextColumn("{task.description}", markup=False), rich.BarColumn(bar_width=20)]
+        columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn(), rich.TextColumn("ETA")]
         columns.append(rich.TimeRemainingColumn())
         self.bar = rich.Progress(*columns, console=Console(stderr=True), transient=self.transient)
         self.task = self.bar.add_task(text, total=None)

@@ -197,6 +197,11 @@ def accuracy_against_radius(
             "attack_for_radius: expected either a function from a radius to an attack, or minimum_norm, got "
             + ("neither" if minimum_norm is None else "both")
         )
+    if not callable(attack_for_radius):
+        raise InputError(
+            f"attack_for_radius: expected a function from a radius to an attack, got {attack_for_radius!r}; "
+            "write lambda radius: functools.partial(fa.attacks.pgd, threat=fa.Linf(radius))"
+        )
     of_radius = cast(Callable[[float], Attack], attack_for_radius)
     with processes.agreement():
         tried = check_radii(radii)

@@ -90,7 +90,7 @@ def evaluate(
         identity: a text that represents the code of your own model classes and attacks, which are otherwise
             known by their source; change it when that code changes. Needed where a source cannot be read.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
-            attacks, and on 8 to 200 samples, on more than 8 as far as 5% of their passes reach.
+            attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
             nothing, and a flag says so.
         rank: for processes that do not communicate, such as the jobs of an array: this one works on the
@@ -131,7 +131,9 @@ def evaluate(
         check_on_event(on_event)
         check_progress(progress)
         if resume and run_dir is None:
-            raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
+            raise InputError(
+                "resume: expected the run_dir of the evaluation to resume, got none; pass run_dir="
+            )
         if apart := (rank, world_size) != (None, None):
             if run_dir is None:
                 raise InputError(

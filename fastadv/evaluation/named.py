@@ -20,7 +20,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
     else:
-        single = isinstance(attacks, str) or callable(attacks)
+        single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
         each = [attacks] if single else attacks or []
         pairs = [(attack if isinstance(attack, str) else _name(attack), attack) for attack in each]
     made: dict[str, Attack] = {}
@@ -32,7 +32,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
         if not callable(attack):
             raise InputError(
                 f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
-                f"got {type(attack).__name__}; functools.partial makes one"
+                f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
         if (without := _without_threat(attack)) and threat is not None:
             check_threat(threat)
@@ -41,7 +41,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
         made[name] = attack
     if threat is not None and not (bound or used):
-        raise InputError(f"threat: expected None, since nothing here lacks one, got {threat!r}; leave it out")
+        raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return made
 
 

@@ -32,7 +32,8 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
         want = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(
-            f"expected a batch of shape [B, {want}], got {list(x.shape)}; reshape it or make the model for it"
+            f"expected a batch of shape [B, {want}], got {list(x.shape)}; add a batch dimension to one image "
+            "(x[None]), or make the model for this shape"
         )
     return x
 

@@ -136,8 +136,8 @@ class Measures:
         """Log a warning where the test set chooses the weights that are kept."""
         if self.chosen_on == "test_set" and not processes.rank():
             logger.warning(
-                "the best epoch is chosen on the test set: its accuracy under attack there is better than on "
-                "other images. Hold images out with Measuring(validation_set=...), or --validation N"
+                "the best epoch is chosen on the test set, so its accuracy under attack there is optimistic; "
+                "hold images out with Measuring(validation_set=...), or --validation N"
             )
 
     def __call__(self, steps: Steps) -> dict[str, Any]:

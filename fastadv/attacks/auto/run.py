@@ -65,8 +65,8 @@ class AutoAttackResult(core.AttackResult):
         costs: by name, what each component that had samples left did: `samples`, of which so many `broken`,
             `forwards`, `backwards` and `seconds`.
         notes: what the version did and left out, in words.
-        indicators: signs of masked gradients, looked for on 8 samples, and on more as far as 5% of the passes
-            reach; None where they were not asked for. Their passes count as forwards and backwards of the
+        indicators: signs of masked gradients, looked for on 8 samples, or on as many as 5% of the passes
+            allow; None where they were not asked for. Their passes count as forwards and backwards of the
             result.
         others: as in `AttackResult`.
     """
@@ -153,7 +153,7 @@ class Run:
         try:
             out = component.run(self.trial.classifier, problem, self.seed)
         except NoGradientError:
-            self.note(f"{component.name}: left out, because the model has no gradient")
+            self.note(f"{component.name}: not run, because the model has no gradient")
             self.warnings["zero_gradient"] = None
             return
         broken = int(out.success.sum())

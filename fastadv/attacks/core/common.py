@@ -19,6 +19,7 @@ from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
 from fastadv.losses import check_loss
+from fastadv.text import radius_text
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
@@ -28,6 +29,13 @@ Classifier = Model | Prepared
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
+# what other libraries call the arguments
+FOREIGN = {
+    **dict.fromkeys(("eps", "epsilon"), "threat"),
+    **dict.fromkeys(("alpha", "eps_iter", "eps_step"), "step_size"),
+    **dict.fromkeys(("iters", "n_iter", "num_steps", "nb_iter", "max_iter", "iterations"), "steps"),
+    **dict.fromkeys(("n_restarts", "num_restarts"), "restarts"),
+}
 # of an attack that has none of them, such as AutoAttack: one of its parts
 UNKNOWN = 100
 
@@ -186,10 +194,12 @@ def takes_common(
         given: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
         # fewer where there were too many by place, or one was given twice
         if len(given) < len(args) + len(kwargs) or not needed <= given.keys() <= known:
+            _check_foreign(function.__name__, kwargs, norms)
             try:
                 whole.bind(*args, **kwargs)  # names what is wrong
             except TypeError as error:
-                raise TypeError(f"{function.__name__}: {error}") from None
+                more = "; only model, x, y and threat go by place" if len(args) > len(placed) else ""
+                raise TypeError(f"{function.__name__}: {error}{more}") from None
         if norms:
             check_norm(function.__name__, given["threat"], norms)
         if finite:
@@ -225,6 +235,21 @@ def takes_common(
     others += NEAREST if {"gradient", "starts"} <= known and "stop_early" not in known else ""
     attack.__doc__ = _completed(others, inspect.getdoc(function) or "", list(whole.parameters))
     return attack
+
+
+def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:
+    """Raise TypeError for names of other libraries, which says what to write here."""
+    if not (names := [name for name in FOREIGN if name in given]):
+        return
+    norm = str(given.get("norm", "")).lower()
+    kind = THREATS[norm if norm in THREATS else norms[0] if norms else "linf"]
+    write = []
+    for name in names:
+        value, here = given[name], FOREIGN[name]
+        if isinstance(value, float) and value >= 0:
+            value = radius_text(kind(value))
+        write.append(f"threat=fa.{kind.__name__}({value})" if here == "threat" else f"{here}={value}")
+    raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 
 
 def _shared(own: Mapping[str, inspect.Parameter]) -> type:

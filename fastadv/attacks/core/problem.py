@@ -14,6 +14,7 @@ from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
+from fastadv.text import radius_text
 from fastadv.threat import THREATS, Threat
 from fastadv.threat.base import box_in
 
@@ -109,16 +110,21 @@ def problem(
     check_threat(threat)
     criterion = check_criterion(criterion)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
-        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(
-            f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
-            "convert integer images with x.float() / 255"
-        )
+        got, do = type(x).__name__, "pass torch.as_tensor(x)"
+        if isinstance(x, Tensor):
+            got = f"{x.dtype} {tuple(x.shape)}"
+            do = "add a batch dimension: x[None]" if x.is_floating_point() else "pass x.float() / 255"
+        raise InputError(f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; {do}")
     x = plain(x)
     if x.device.type == "meta":
         raise InputError("x: expected a tensor with values, got one on meta; load it first")
     _check_values(x, threat.box)
     size = len(x)
+    if x.ndim == 3 and not (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (size,))):
+        raise InputError(
+            f"x: expected a batch [B, C, H, W], got one image {list(x.shape)} and one label; add a batch "
+            "dimension: x[None], and y as a tensor [1]"
+        )
     y = check_index("y", y, size, x.device)
     if targets is not None:
         targets = check_index("targets", targets, size, x.device)
@@ -141,9 +147,11 @@ def problem(
 
 def check_threat(threat: Threat) -> None:
     if not isinstance(threat, Threat):
+        number = isinstance(threat, int | float) and not isinstance(threat, bool)
+        radius = radius_text(THREATS["linf"](threat)) if number and threat >= 0 else "8/255"
         raise InputError(
-            f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, "
-            f"got {type(threat).__name__}; a radius needs a norm"
+            f"threat: expected fa.{', '.join(kind.__name__ for kind in THREATS.values())}, got "
+            f"{type(threat).__name__}; a radius needs a norm: fa.Linf({radius})"
         )
 
 
@@ -220,9 +228,12 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
         or values.is_floating_point()
         or values.dtype == torch.bool
     ):
-        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        got, do = type(values).__name__, ""
+        if isinstance(values, Tensor):
+            got = f"{values.dtype} {tuple(values.shape)}"
+            do = f"; of one-hot rows pass {name}.argmax(1)" if values.ndim == 2 else ""
         raise InputError(
-            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}"
+            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}{do}"
         )
     if values.device != device:
         raise InputError(
