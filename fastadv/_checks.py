@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
@@ -72,6 +74,15 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{name}: expected True or False, got {value!r}")
     return value
+
+
+def check_device(device: Any) -> torch.device:
+    """Return a device that torch can use."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device: expected one that torch can use, got {device!r} ({reason})") from error
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:

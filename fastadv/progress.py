@@ -4,7 +4,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,7 +34,6 @@ class Lines:
             say(f"{self.text}: {done:,} of {total:,}")
 
     def named(self, text: str, done: int, total: int) -> None:
-        """Say what is being done, too."""
         self.text = text
         self(done, total)
 
@@ -52,8 +51,8 @@ class RichBar(Lines):
 
         super().__init__(text)
         columns = [rich.TextColumn("{task.description}", markup=False), rich.BarColumn(bar_width=20)]
-        columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn(), rich.TextColumn("ETA")]
-        columns.append(rich.TimeRemainingColumn())
+        columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn()]
+        columns += [rich.TextColumn("ETA"), rich.TimeRemainingColumn()]
         self.bar = rich.Progress(*columns, console=Console(stderr=True), transient=self.transient)
         self.task = self.bar.add_task(text, total=None)
 
@@ -94,17 +93,11 @@ def shown(progress: Progress, text: str) -> Iterator[Tick | None]:
     if progress is not True or processes.rank():
         yield progress if callable(progress) else None
         return
-    notebook = "ipykernel" in sys.modules
-    kind: type[Lines] = Lines
-    if find_spec("rich") and (find_spec("ipywidgets") if notebook else sys.stderr.isatty()):
-        kind = RichBar
-    elif find_spec("tqdm") and (notebook or sys.stderr.isatty()):
-        kind = TqdmBar
-    bar = kind(text)
-    try:
+    notebook, terminal = "ipykernel" in sys.modules, sys.stderr.isatty()
+    by_rich = find_spec("rich") and (find_spec("ipywidgets") if notebook else terminal)
+    by_tqdm = find_spec("tqdm") and (notebook or terminal)
+    with closing(RichBar(text) if by_rich else TqdmBar(text) if by_tqdm else Lines(text)) as bar:
         yield bar
-    finally:
-        bar.close()
 
 
 def tell(tick: Tick | None, text: str, done: int, total: int) -> None:

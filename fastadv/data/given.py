@@ -27,14 +27,10 @@ def as_dataset(data: Data, name: str = "dataset") -> Dataset[Any]:
     Of a loader that reads each item of its set once, in whatever order, that set is taken. Other loaders and
     batches are read once, and held in memory.
     """
-    if isinstance(data, tuple | list) and len(data) == 2:
-        kinds = [isinstance(each, Tensor) for each in data]
-        if all(kinds):
+    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
+        if all(isinstance(each, Tensor) for each in data):
             return _held([data], name)
-        if any(kinds) or all(isinstance(each, np.ndarray) for each in data):
-            raise InputError(
-                f"{name}: expected (x, y) as tensors, got {_shown(data)}; convert with torch.as_tensor"
-            )
+        raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
     if isinstance(data, DataLoader) and _reads_each_once(data):
         return data.dataset
     if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):

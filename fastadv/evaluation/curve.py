@@ -192,15 +192,10 @@ def accuracy_against_radius(
             indicators=False, progress=progress, freeze=freeze,
         ).rows  # fmt: skip
         return Curve.from_distances(row.distance, tried)
-    if attack_for_radius is None or minimum_norm is not None:
+    if not callable(attack_for_radius) or minimum_norm is not None:
         raise InputError(
             "attack_for_radius: expected either a function from a radius to an attack, or minimum_norm, got "
-            + ("neither" if minimum_norm is None else "both")
-        )
-    if not callable(attack_for_radius):
-        raise InputError(
-            f"attack_for_radius: expected a function from a radius to an attack, got {attack_for_radius!r}; "
-            "write lambda radius: functools.partial(fa.attacks.pgd, threat=fa.Linf(radius))"
+            + (f"{attack_for_radius or 'neither'}" if minimum_norm is None else "both")
         )
     of_radius = cast(Callable[[float], Attack], attack_for_radius)
     with processes.agreement():

@@ -191,23 +191,17 @@ class Events:
         self._done: dict[str, Tensor] = {}
 
     def begun(self, name: str, attack: Attack) -> Attack:
-        """Tell that an attack begins with a batch; return it so that AutoAttack tells its components, too."""
-        if not isinstance(self._tick, Lines):
-            return attack
-        tell(self._tick, name, self._steps, self._total)
+        """Show an attack that begins with a batch; return it so that AutoAttack shows its components, too."""
         taken = parameters_of(attack).get("on_progress")
-        if taken is None or taken.default is not None:
-            return attack
-
-        def component(part: str, left: int) -> None:
-            tell(self._tick, f"{name}: {part}, {left} left", self._steps, self._total)
-
-        return partial(attack, on_progress=component)
+        if isinstance(bar := self._tick, Lines):
+            bar.named(name, self._steps, self._total)
+            if taken is not None and taken.default is None:
+                named = partial(bar.named, done=self._steps, total=self._total)
+                return partial(attack, on_progress=lambda part, left: named(f"{name}: {part}, {left} left"))
+        return attack
 
     def finished(self, name: str, correct: Tensor, part: Part) -> None:
         """Tell that an attack is done with a batch; correct: bool [B], without an attack."""
-        if self._on_event is None and self._tick is None:
-            return
         counts = (
             len(correct),
             int(correct.sum()),
@@ -220,16 +214,16 @@ class Events:
         self._steps += len(correct)
         told = f"{name}: robust accuracy {percent(robust / samples)}"
         tell(self._tick, told, self._steps, self._total)
-        if self._on_event is None:
-            return
-        event: dict[str, Any] = {
-            "step": int(samples),
-            "attack": name,
-            "clean_accuracy": clean / samples,
-            "robust_accuracy": {name: robust / samples},
-            "seconds": {name: seconds},
-        }
-        self._on_event(event)
+        if self._on_event is not None:
+            self._on_event(
+                {
+                    "step": int(samples),
+                    "attack": name,
+                    "clean_accuracy": clean / samples,
+                    "robust_accuracy": {name: robust / samples},
+                    "seconds": {name: seconds},
+                }
+            )
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
 from fastadv.attacks import Criterion, Status
+from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared, prepare
@@ -250,10 +251,7 @@ def usefulness(
 
 
 def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> Tensor:
-    if not isinstance(threat, Threat):
-        raise InputError(
-            f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
-        )
+    check_threat(threat)
     threat.check_one_radius()
     check_count("batch_size", batch_size, 1)
     return first_samples(dataset, limit, tell=True)

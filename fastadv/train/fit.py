@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_choice, check_count, check_seed
+from fastadv._checks import check_choice, check_count, check_device, check_seed
 from fastadv._torch import sharding
 from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
@@ -196,7 +196,7 @@ def _begun(given: dict[str, Any]) -> Run:
         ramp = first_recipes(o.optimization, o.recipe, o.epochs)
 
         if o.device is not None:
-            model.to(_device(o.device))
+            model.to(check_device(o.device))
         check_norms(o.optimization, model)
         optimizer = make_optimizer(model, o.optimizer, rate, o.optimization, kept=o.run_dir is not None)
         place = next(model.parameters()).device
@@ -252,14 +252,6 @@ def _check_options(o: SimpleNamespace) -> None:
         name = kind.__name__.lower()
         if not isinstance(given := getattr(o, name), kind):
             raise InputError(f"{name}: expected a fastadv.train.{kind.__name__}, got {type(given).__name__}")
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device: expected one that torch can use, got {device!r} ({reason})") from error
 
 
 _INSTEAD = "pass the module as it was before, as fit shares every batch among the processes itself"

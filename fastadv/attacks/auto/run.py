@@ -31,6 +31,7 @@ from fastadv.runs import processes
 from fastadv.text import percent
 
 SEEN = 32  # samples whose symptoms are looked for
+OnProgress = Callable[[str, int], None]
 ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 
 
@@ -95,11 +96,7 @@ class Run:
     """What is left of a batch, and what was found in it."""
 
     def __init__(
-        self,
-        trial: Trial,
-        seed: int,
-        on_progress: Callable[[str, int], None] | None = None,
-        progress: bool = False,
+        self, trial: Trial, seed: int, on_progress: OnProgress | None = None, progress: bool = False
     ) -> None:
         self.trial, self.seed, self.on_progress, self.progress = trial, seed, on_progress, progress
         problem = trial.problem
@@ -116,14 +113,13 @@ class Run:
         self.flags: dict[str, None] = {}
         # the criterion is the plain one
         self.plain = problem.margin == "margin"
-        self._say("clean")
+        self._say("clean: accuracy")
 
     def _say(self, name: str) -> None:
-        """Say what is left, as AutoAttack's users expect, where the caller asked for it."""
+        """Say how many samples are left, where the caller asked for it."""
         if self.progress and not processes.rank():
-            left, size = len(self.left), max(1, len(self.by))
-            kind = "accuracy" if name == "clean" else "robust accuracy"
-            say(f"{name}: {kind} {percent(left / size)} ({left} of {len(self.by)} left)")
+            left, size = len(self.left), len(self.by)
+            say(f"{name} {percent(left / max(1, size))} ({left} of {size} left)")
 
     def note(self, note: str) -> None:
         self.notes += (note,)
@@ -160,7 +156,7 @@ class Run:
         self._take(component.name, out, index)
         seconds = time.perf_counter() - started
         self.costs[component.name] = Cost(len(index), broken, out.forwards, out.backwards, seconds)
-        self._say(component.name)
+        self._say(f"{component.name}: robust accuracy")
         late = blind(self.costs)
         if square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None

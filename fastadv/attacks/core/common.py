@@ -31,11 +31,9 @@ Variant = Literal["fastadv", "published"]
 COUNTS = ("steps", "queries", "restarts", "searches")
 # what other libraries call the arguments
 FOREIGN = {
-    **dict.fromkeys(("eps", "epsilon"), "threat"),
-    **dict.fromkeys(("alpha", "eps_iter", "eps_step"), "step_size"),
-    **dict.fromkeys(("iters", "n_iter", "num_steps", "nb_iter", "max_iter", "iterations"), "steps"),
-    **dict.fromkeys(("n_restarts", "num_restarts"), "restarts"),
-}
+    "eps": "threat", "epsilon": "threat", "alpha": "step_size", "eps_iter": "step_size", "iters": "steps",
+    "n_iter": "steps", "num_steps": "steps", "nb_iter": "steps", "max_iter": "steps",
+}  # fmt: skip
 # of an attack that has none of them, such as AutoAttack: one of its parts
 UNKNOWN = 100
 
@@ -239,17 +237,13 @@ def takes_common(
 
 def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:
     """Raise TypeError for names of other libraries, which says what to write here."""
-    if not (names := [name for name in FOREIGN if name in given]):
-        return
-    norm = str(given.get("norm", "")).lower()
-    kind = THREATS[norm if norm in THREATS else norms[0] if norms else "linf"]
-    write = []
-    for name in names:
+    kind, write = THREATS.get(str(given.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
+    for name in (names := [name for name in FOREIGN if name in given]):
         value, here = given[name], FOREIGN[name]
-        if isinstance(value, float) and value >= 0:
-            value = radius_text(kind(value))
+        value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
         write.append(f"threat=fa.{kind.__name__}({value})" if here == "threat" else f"{here}={value}")
-    raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
+    if names:
+        raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 
 
 def _shared(own: Mapping[str, inspect.Parameter]) -> type:

@@ -14,7 +14,6 @@ from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.waiting import surely_finite
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
-from fastadv.text import radius_text
 from fastadv.threat import THREATS, Threat
 from fastadv.threat.base import box_in
 
@@ -110,11 +109,11 @@ def problem(
     check_threat(threat)
     criterion = check_criterion(criterion)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
-        got, do = type(x).__name__, "pass torch.as_tensor(x)"
-        if isinstance(x, Tensor):
-            got = f"{x.dtype} {tuple(x.shape)}"
-            do = "add a batch dimension: x[None]" if x.is_floating_point() else "pass x.float() / 255"
-        raise InputError(f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; {do}")
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(
+            f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
+            "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
+        )
     x = plain(x)
     if x.device.type == "meta":
         raise InputError("x: expected a tensor with values, got one on meta; load it first")
@@ -147,11 +146,8 @@ def problem(
 
 def check_threat(threat: Threat) -> None:
     if not isinstance(threat, Threat):
-        number = isinstance(threat, int | float) and not isinstance(threat, bool)
-        radius = radius_text(THREATS["linf"](threat)) if number and threat >= 0 else "8/255"
         raise InputError(
-            f"threat: expected fa.{', '.join(kind.__name__ for kind in THREATS.values())}, got "
-            f"{type(threat).__name__}; a radius needs a norm: fa.Linf({radius})"
+            f"threat: expected fa.Linf, L2, L1 or L0, got {threat!r}; a radius needs a norm: fa.Linf(8 / 255)"
         )
 
 
@@ -228,10 +224,8 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
         or values.is_floating_point()
         or values.dtype == torch.bool
     ):
-        got, do = type(values).__name__, ""
-        if isinstance(values, Tensor):
-            got = f"{values.dtype} {tuple(values.shape)}"
-            do = f"; of one-hot rows pass {name}.argmax(1)" if values.ndim == 2 else ""
+        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        do = f"; of one-hot rows pass {name}.argmax(1)" if getattr(values, "ndim", 0) == 2 else ""
         raise InputError(
             f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}{do}"
         )

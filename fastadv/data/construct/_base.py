@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
+from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
@@ -108,10 +109,7 @@ class Search(NamedTuple):
 
     def check(self) -> None:
         """Raise InputError unless the box is that of images, and there are steps of a valid length."""
-        if not isinstance(self.threat, Threat):
-            raise InputError(
-                f"threat: expected fa.L2(radius) or another norm, got {self.threat!r}; a radius needs a norm"
-            )
+        check_threat(self.threat)
         if tuple(self.threat.box) != (0.0, 1.0):
             raise InputError(
                 "threat: expected the box (0.0, 1.0), in which data sets serve their images, "

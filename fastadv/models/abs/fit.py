@@ -16,7 +16,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
-from fastadv._checks import check_count, check_flag, check_number, check_seed
+from fastadv._checks import check_count, check_device, check_flag, check_number, check_seed
 from fastadv.errors import InputError
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
@@ -183,14 +183,7 @@ def fit(
         raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)
     check_progress(progress)
-    try:
-        place = torch.empty(0, device=device or "cpu").device
-    except (
-        RuntimeError,
-        TypeError,
-        AssertionError,
-    ) as error:  # what torch raises without CUDA is no RuntimeError
-        raise InputError(f"device: expected an available torch device, got {device!r} ({error})") from error
+    place = check_device(device or "cpu")
     images = read_images(dataset, settings.shape.image)
     run = Run(images, settings, place)
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv._torch import NormBase, compiled_call
+from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, Plain, Prepared
 from fastadv.engine.copying.twin import registers_all
@@ -90,10 +91,7 @@ def frozen_twin(model: nn.Module | Prepared) -> Prepared:
 
 def check_one_radius(threat: Threat) -> None:
     """Raise InputError unless `threat` is a ball of one radius for all samples."""
-    if not isinstance(threat, Threat):
-        raise InputError(
-            f"threat: expected fa.Linf, L2, L1 or L0, got {type(threat).__name__}; write fa.Linf(8 / 255)"
-        )
+    check_threat(threat)
     threat.check_one_radius()
 
 
