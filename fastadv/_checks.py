@@ -1,8 +1,11 @@
 """Checks of arguments that every layer shares. They raise InputError: what was expected, and what came."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
+
+import torch
 
 from fastadv.errors import InputError
 
@@ -55,11 +58,31 @@ def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False)
     return number
 
 
+def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:
+    """Return one of the names `choices`; otherwise the error names the nearest, and what `other` would do."""
+    known = list(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    near = get_close_matches(str(value).lower(), known)
+    near = near[:1] if near[:1] == [str(value).lower()] else near
+    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise InputError(f"{name}: expected one of {', '.join(known)}{other}, got {value!r}{meant}")
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{name}: expected True or False, got {value!r}")
     return value
+
+
+def check_device(device: Any) -> torch.device:
+    """Return a device that torch can use."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device: expected one that torch can use, got {device!r} ({reason})") from error
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:

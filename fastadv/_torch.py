@@ -171,13 +171,13 @@ class Feature(NamedTuple):
 
 FEATURES = (
     Feature("torch.compile of a search", "2.0", hasattr(torch, "compile"), ""),
-    Feature("products by oneDNN's own ops", "2.0", has_onednn_ops(), "PyTorch's own, and no Winograd"),
+    Feature("products by oneDNN's own ops", "2.0", has_onednn_ops(), "PyTorch's own; Winograd is off"),
     Feature("torch.export of ops", "2.1", find_spec("torch.export") is not None, ""),
     Feature("torch.library.opcheck", "2.4", hasattr(torch.library, "opcheck"), ""),
-    Feature("calls past the dispatcher", "2.5", compares_keys, "calls take 2 to 12 µs longer on a CPU"),
+    Feature("calls that skip the dispatcher", "2.5", compares_keys, "calls take 2 to 12 µs longer on a CPU"),
     Feature(
         "a TF32 switch for each kind of operation", "2.9", switches_each,
-        "the switches for all products and for cuDNN are set",
+        "one switch for all products, and one for cuDNN, are set",
     ),
 )  # fmt: skip
 """What is asked of torch, by the version from which it is there."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from fastadv._checks import check_choice
 from fastadv.errors import InputError
 from fastadv.ops import logit_loss
 from fastadv.ops._rows import wide
@@ -40,12 +41,8 @@ def check_loss(loss: Loss) -> Loss:
     Raises:
         InputError: it is neither.
     """
-    if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
-        raise InputError(
-            f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}; "
-            "or give a function (logits, y, targets) -> [B]"
-        )
-    return loss
+    other = " or a function (logits, y, targets) -> [B]"
+    return loss if callable(loss) else check_choice("loss", loss, LOSSES, other)
 
 
 def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastadv._checks import check_count, check_number, check_seed, check_share
+from fastadv._checks import check_choice, check_count, check_number, check_seed, check_share
 from fastadv.errors import InputError
 
 
@@ -31,6 +31,20 @@ def test_numbers():
     for bounds, text in (((), "number"), ((0,), "number >= 0"), ((-torch.inf, 2), "number <= 2")):
         with pytest.raises(InputError, match=rf"decay: expected a finite {text}, got nan"):
             check_number("decay", torch.nan, *bounds)
+
+
+def test_choices():
+    known = {"pgd": 1, "pdgd": 2, "fgsm": 3}
+    assert check_choice("attack", "pgd", known) == "pgd"
+    for value, said in (
+        ("PGD", "got 'PGD'; did you mean 'pgd'[?]$"),
+        ("pdg", "got 'pdg'; did you mean 'pdgd' or 'pgd'[?]$"),
+        ("square", "attack: expected one of pgd, pdgd, fgsm or your own, got 'square'$"),
+        (["pgd"], r"got \['pgd'\]"),
+        (None, "got None$"),
+    ):
+        with pytest.raises(InputError, match=said):
+            check_choice("attack", value, known, " or your own")
 
 
 def test_seeds():

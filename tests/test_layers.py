@@ -22,7 +22,7 @@ LAYERS = [
     {"runs"},
     {"ops"},
     {"threat", "losses", "rng"},
-    {"intervals", "text"},
+    {"intervals", "text", "progress"},
     {"engine"},
     {"attacks", "models"},
     {"data"},

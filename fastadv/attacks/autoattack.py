@@ -7,7 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_seed
+from fastadv._checks import check_flag, check_seed
 from fastadv.attacks import core
 from fastadv.attacks.auto.run import ATTACKS, AutoAttackResult, Run
 from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, components, search, stages
@@ -33,6 +33,7 @@ def autoattack(
     version: Version | Sequence[str] = "standard",
     seed: int = 0,
     indicators: bool = True,
+    progress: bool = False,
     on_progress: Callable[[str, int], None] | None = None,
     **common: Unpack[core.Common],
 ) -> AutoAttackResult:
@@ -64,6 +65,7 @@ def autoattack(
             "standard". For an attack of your own beside them use `fastadv.evaluate`.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to.
+        progress: whether to write a line on stderr after each component, with the robust accuracy so far.
         on_progress: called as (component, samples left) before each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless another number is
             given.
@@ -89,7 +91,7 @@ def autoattack(
     with torch.inference_mode(False), torch.no_grad():
         classifier, given = prepare(model, x, y, threat, **common)
         trial = Trial(classifier, given)
-        run = Run(trial, seed, on_progress)
+        run = Run(trial, seed, on_progress, check_flag("progress", progress))
         run.look(randomized=version != "rand")
         listed = components("standard" if strong else version, run)
         listed += stages(run) if strong else []

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
+from fastadv._checks import check_choice
 from fastadv.data.folder import FolderSet, imagefolder
 from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
@@ -52,8 +53,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
 def _parse(text: str) -> tuple[str, dict[str, str]]:
     """Return the name of a data set and its options; InputError for others."""
     name, _, tail = text.partition(":")
-    if name not in _NAMES:
-        raise InputError(f"no data set {name!r}; there are {', '.join(_NAMES)}")
+    check_choice("data set", name, _NAMES)
     known, options = _OPTIONS.get(name, ()), {}
     for part in tail.split(",") if tail else ():
         key, equals, value = part.partition("=")
@@ -114,8 +114,7 @@ def load(
         ((100, 1, 10, 10), 10)
     """
     name, options = _parse(name)
-    if split not in ("train", "test"):
-        raise InputError(f"expected split 'train' or 'test', got {split!r}")
+    check_choice("split", split, ("train", "test"))
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise InputError(f"expected {what} >= 1, got {value}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -22,8 +23,10 @@ Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
 
 def as_dataset(data: Data, name: str = "dataset") -> Dataset[Any]:
     """Return data as a set with items by number: of a loader its set, if it reads each item once."""
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, Tensor) for each in data):
-        return _held([data], name)
+    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
+        if all(isinstance(each, Tensor) for each in data):
+            return _held([data], name)
+        raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
     if isinstance(data, DataLoader) and _reads_each_once(data):
         return data.dataset
     if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
@@ -53,7 +56,9 @@ def _held(batches: Iterable[Any], name: str) -> Dataset[Any]:
     parts = list(batches)
     for part in parts:
         if not _is_batch(part):
-            raise InputError(f"{name}: expected batches (x [B, ...], y int [B]), got {_shown(part)}")
+            single = isinstance(part, list | tuple) and len(part) == 2 and getattr(part[1], "ndim", 1) == 0
+            do = "; add a batch dimension: (x[None], y[None])" if single else ""
+            raise InputError(f"{name}: expected batches (x [B, ...], y int [B]), got {_shown(part)}{do}")
     shapes = {tuple(x.shape[1:]) for x, _ in parts}
     if len(shapes) != 1:
         raise InputError(f"{name}: expected images of one shape, got {sorted(shapes) or 'no batch'}")
@@ -61,6 +66,6 @@ def _held(batches: Iterable[Any], name: str) -> Dataset[Any]:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and len(value) <= 2:
         return f"({', '.join(map(_shown, value))})"
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

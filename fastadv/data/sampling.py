@@ -62,7 +62,7 @@ def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool
         return positions
     if tell:
         logger.warning(
-            "the first %d of %d samples are not of all classes by their shares, as in a sorted set: %d are "
+            "the data set looks sorted: its first %d of %d samples do not represent all classes, so %d are "
             "drawn by class instead, with seed %d", count, size, count, _SEED,
         )  # fmt: skip
     numbers, sizes = _classes(labels)

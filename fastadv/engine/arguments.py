@@ -1,5 +1,7 @@
 """What a frozen model takes and what it accepts as logits."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -82,13 +84,12 @@ def checked_logits(logits: object, size: int) -> Tensor:
     """Return `logits` in float32 or float64; InputError unless they are [B, K] with B = `size`."""
     rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
     if rows is None or rows.ndim != 2 or rows.shape[0] != size:
-        got = type(logits).__name__
+        got, do = type(logits).__name__, "wrap it so that it returns them"
         if isinstance(logits, Tensor):
             got = f"{logits.dtype} {tuple(logits.shape)}"
-        raise InputError(
-            f"model: expected floating logits [B, K] with B = {size}, got {got}; "
-            "wrap it so that it returns them"
-        )
+        elif hasattr(logits, "logits") or (isinstance(logits, Mapping) and "logits" in logits):
+            do = "fastadv.models.adapt(model, mean=..., std=...) returns its logits"
+        raise InputError(f"model: expected floating logits [B, K] with B = {size}, got {got}; {do}")
     if rows.shape[1] < 2:
         raise InputError(
             f"model: expected at least two classes, got logits {tuple(rows.shape)}; "

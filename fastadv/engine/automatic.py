@@ -24,7 +24,7 @@ def fastest(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> t
     if processes.world() > 1:
         raise InputError(
             f"precision: expected one process for 'auto', got a group of {processes.world()}, each of which "
-            "might choose another one; measure in one, and name the precision that its notes tell"
+            "might choose another one; measure in one process, and pass the precision that its notes name"
         )
     with rng.torch_seeded(0, x.device):
         ways = list(_made(make, options, x))

@@ -102,9 +102,9 @@ class Form:
         if self.compiled:
             yield f"not {COMPILED}: the compiled search copy failed", self.without_compiler()
         if "use_reentrant" in why and not self.whole and isinstance(self.model, nn.Module):
-            yield "gradients by backward: the model refused grad", replace(self, whole=True)
+            yield "gradients by backward(), as the model refused autograd.grad", replace(self, whole=True)
         if self.channels_last:
-            yield "not channels-last: the model failed", self.without(CHANNELS_LAST.name)
+            yield "not channels-last, in which the model failed", self.without(CHANNELS_LAST.name)
 
 
 def uncompiled(model: Model) -> Model:

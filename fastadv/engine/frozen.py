@@ -25,10 +25,10 @@ CHECK_ROWS = 16
 REFRESHES = 256
 MEASURABLE = 1e-3  # seconds of a pass, below which no note tells how long another precision takes
 SLOWER = 1.05  # than the model's own precision, above what two times of one pass differ by
-BY_MEANS = "randomized model: the search copy was compared with it by the means of a few passes"
+BY_MEANS = "randomized model: the search copy was compared with it by the mean of a few passes"
 COPIES = "given copies of x, into which the model writes"
-DENIED = "losses of a search were not those of the verdict at the same points; passes are compared anew"
-CHANGED = "the model changed since freeze; it was frozen anew"
+DENIED = "the losses of a search differed from the model's at the same points; passes are compared again"
+CHANGED = "the model has changed since freeze; it was frozen again"
 
 
 class Frozen(Prepared):
@@ -296,7 +296,7 @@ class Frozen(Prepared):
             self.search.use_narrow()
             if self._agrees(x, given) and own > MEASURABLE and (ratio := self._seconds(x) / own) > SLOWER:
                 name, dtype = self.options.precision, str(self.dtype).removeprefix("torch.")
-                self.add_note(f"{name} takes {ratio:.2f} times as long as {dtype}; precision='auto' measures")
+                self.add_note(f"{name} takes {ratio:.2f} times as long as {dtype}; use precision='auto'")
         return True
 
     def _seconds(self, x: Tensor) -> float:

@@ -29,7 +29,7 @@ WRONG_GRADIENT = "the gradient of the search was not that of the model"
 WRONG_LOGITS = "the logits of the search were not those of the model"
 NOTHING = "there was no gradient to compare"
 FAR = 0.8  # mean cosine, below which a search in half precision is weak
-FAR_OFF = "gradients point elsewhere than the model's, by a mean cosine of"
+FAR_OFF = "gradients differ from the model's, with a mean cosine of"
 
 
 class SearchCopy(Pipeline):
@@ -188,7 +188,7 @@ class SearchCopy(Pipeline):
         if not any(note.startswith(f"{name} gradients") for note in self.notes.texts):
             self.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
         if cosine < FAR and not any(FAR_OFF in note for note in self.notes.texts):
-            self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search without that precision")
+            self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search in another precision")
 
     def _look(self, form: Form, x: Tensor) -> Tensor:
         """Return the logits at x in that form, with a graph where gradients are followed."""

@@ -118,7 +118,7 @@ def _not_possible(attack: Attack, batch: Batch, forwards: int, error: NoGradient
         forwards=forwards,
         backwards=0,
         zero_gradient=right,
-        flags=(f"zero_gradient: not possible ({error})",),
+        flags=(f"zero_gradient: the attack could not run ({error})",),
         threat=threat if isinstance(threat, Threat) else None,
     )
 

@@ -18,6 +18,7 @@ from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.measure import check_evaluation, description, evaluate
 from fastadv.evaluation.named import minimizes, named
 from fastadv.intervals import clopper_pearson
+from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.description import describe_shared
 from fastadv.threat import Threat
@@ -139,6 +140,7 @@ def accuracy_against_radius(
     minimum_norm: Attack | None = None,
     batch_size: int = 256,
     limit: int | None = None,
+    progress: Progress = False,
     freeze: bool | None = None,
 ) -> Curve:
     """Measure robust accuracy at each radius, with one attack for each radius or one minimum-norm run.
@@ -161,6 +163,7 @@ def accuracy_against_radius(
             all radii: `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
+        progress: as in `evaluate`.
         freeze: as in `evaluate`.
 
     Returns:
@@ -186,13 +189,13 @@ def accuracy_against_radius(
         _check_reach(bound(minimum_norm, "threat"), tried)
         (row,) = evaluate(
             model, dataset, {"minimum_norm": minimum_norm}, batch_size=batch_size, limit=limit,
-            indicators=False, freeze=freeze,
+            indicators=False, progress=progress, freeze=freeze,
         ).rows  # fmt: skip
         return Curve.from_distances(row.distance, tried)
-    if attack_for_radius is None or minimum_norm is not None:
+    if not callable(attack_for_radius) or minimum_norm is not None:
         raise InputError(
             "attack_for_radius: expected either a function from a radius to an attack, or minimum_norm, got "
-            + ("neither" if minimum_norm is None else "both")
+            + (f"{attack_for_radius or 'neither'}" if minimum_norm is None else "both")
         )
     of_radius = cast(Callable[[float], Attack], attack_for_radius)
     with processes.agreement():
@@ -201,6 +204,7 @@ def accuracy_against_radius(
         attacks = named({f"radius {radius!r}": of_radius(radius) for radius in tried[tried > 0].tolist()})
         dataset = as_dataset(dataset)
         check_evaluation(dataset, batch_size, limit)
+        check_progress(progress)
         work = planned(*attacks.values()) * sample_count(dataset, limit)
         frozen = prepare(model, work=work, freeze=freeze)
         about = description(frozen, attacks) if processes.world() > 1 else {}
@@ -209,19 +213,26 @@ def accuracy_against_radius(
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         processes.check_alike({**about, **asked, "torch": torch.__version__})
 
+    total = sample_count(dataset, limit) * len(attacks)
+
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)
         alive = batch.take(batch.correct)
         if tried[0] == 0:
             left[0] = len(alive.y)
-        for place, (name, attack) in enumerate(attacks.items(), start=tried.size - len(attacks)):
+        first = tried.size - len(attacks)
+        for place, (name, attack) in enumerate(attacks.items(), start=first):
             if len(alive.y):
                 result = run_attack(name, attack, frozen, alive.x, alive.y, alive.ids)
                 alive = alive.take(~result.success)
             left[place] = len(alive.y)
+            # the batches before this one are done, or about to be in the other processes
+            done = number * batch_size * len(attacks) + (place + 1 - first) * len(batch.y)
+            tell(tick, f"{name}: {len(alive.y)} of {len(batch.y)} left", done, total)
         return len(batch.y), left
 
-    samples, left = zip(*in_turn(frozen, dataset, batch_size, limit, held), strict=True)
+    with shown(progress, "measuring the curve") as tick:
+        samples, left = zip(*in_turn(frozen, dataset, batch_size, limit, held), strict=True)
     return Curve(tried, sum(left) / sum(samples))
 
 

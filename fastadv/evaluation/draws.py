@@ -16,11 +16,11 @@ from fastadv.text import percent
 TENSORS = {"right": torch.int64, "voted": torch.bool}
 FIGURES = ("one_draw", "majority", "worst")
 RANDOMIZED = (
-    "randomized: two answers for one x, of which one decided; fa.evaluate(..., draws=20) "
-    "has the accuracy of one draw, of the majority and of the worst draw"
+    "randomized: the model gives two answers for one x, and one of them decided; fa.evaluate(..., draws=20) "
+    "reports the accuracy of one draw, of the majority and of the worst draw"
 )
 NOTE = (
-    "worst: right in the one verdict and in every draw; "
+    "worst: correct in the verdict and in every draw; "
     "samples that are wrong before an attack are not attacked and count as wrong in every draw"
 )
 

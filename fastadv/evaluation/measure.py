@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_on_event
-from fastadv.attacks.core.common import planned
+from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
@@ -27,8 +27,10 @@ from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.named import Attacks, minimizes, named
 from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
+from fastadv.progress import Lines, Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared
+from fastadv.text import percent
 from fastadv.threat import Threat
 
 
@@ -49,6 +51,7 @@ def evaluate(
     indicators: bool = True,
     rank: int | None = None,
     world_size: int | None = None,
+    progress: Progress = False,
     on_event: OnEvent | None = None,
     freeze: bool | None = None,
 ) -> Table:
@@ -87,7 +90,7 @@ def evaluate(
         identity: a text that represents the code of your own model classes and attacks, which are otherwise
             known by their source; change it when that code changes. Needed where a source cannot be read.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
-            attacks, and on 8 to 200 samples, on more than 8 as far as 5% of their passes reach.
+            attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
             nothing, and a flag says so.
         rank: for processes that do not communicate, such as the jobs of an array: this one works on the
@@ -95,6 +98,8 @@ def evaluate(
             in `run_dir`, its own or a common one, that it is done. With all shares, put together by
             `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
         world_size: the number of such processes.
+        progress: True shows a bar on stderr, with the attack and the robust accuracy so far; a function is
+            called with (samples done, samples) summed over the attacks.
         on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
             "step" is the number of samples done, "attack" the name; "clean_accuracy", "robust_accuracy" and
             "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
@@ -123,9 +128,12 @@ def evaluate(
         dataset, attacks = as_dataset(dataset), named(attacks, threat)
         check_evaluation(dataset, batch_size, limit)
         drawing = Drawing(draws, seed)
-        events = Events(check_on_event(on_event))
+        check_on_event(on_event)
+        check_progress(progress)
         if resume and run_dir is None:
-            raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
+            raise InputError(
+                "resume: expected the run_dir of the evaluation to resume, got none; pass run_dir="
+            )
         if apart := (rank, world_size) != (None, None):
             if run_dir is None:
                 raise InputError(
@@ -148,7 +156,7 @@ def evaluate(
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
-    with Parts(run_dir, shared=apart) as parts:
+    with Parts(run_dir, shared=apart) as parts, shown(progress, "evaluating") as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.identity = parts.identify(IDENTITY, config)
         own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
@@ -163,7 +171,7 @@ def evaluate(
             looked=indicators and not apart,
             drawing=drawing,
             own=own,
-            events=events,
+            events=Events(on_event, tick, sample_count(dataset, limit) * len(attacks)),
         ).table()
         if apart:
             parts.finished(rank or 0, world_size or 1, batches, len(attacks))
@@ -171,17 +179,29 @@ def evaluate(
 
 
 class Events:
-    """Add up what each attack has done so far, and tell it after every batch; in the first process alone."""
+    """Add up what each attack has done so far, and tell it after every batch.
 
-    def __init__(self, on_event: OnEvent | None) -> None:
+    on_event: called in the first process alone. tick: shows the sum over all attacks, of `total`.
+    """
+
+    def __init__(self, on_event: OnEvent | None = None, tick: Tick | None = None, total: int = 0) -> None:
         self._on_event = None if processes.rank() else on_event
+        self._tick, self._total, self._steps = tick, total, 0
         # of each attack: samples, those right at first, those that it left right, seconds
         self._done: dict[str, Tensor] = {}
 
+    def begun(self, name: str, attack: Attack) -> Attack:
+        """Show an attack that begins with a batch; return it so that AutoAttack shows its components, too."""
+        taken = parameters_of(attack).get("on_progress")
+        if isinstance(bar := self._tick, Lines):
+            bar.named(name, self._steps, self._total)
+            if taken is not None and taken.default is None:
+                named = partial(bar.named, done=self._steps, total=self._total)
+                return partial(attack, on_progress=lambda part, left: named(f"{name}: {part}, {left} left"))
+        return attack
+
     def finished(self, name: str, correct: Tensor, part: Part) -> None:
         """Tell that an attack is done with a batch; correct: bool [B], without an attack."""
-        if self._on_event is None:
-            return
         counts = (
             len(correct),
             int(correct.sum()),
@@ -191,14 +211,19 @@ class Events:
         done = self._done.get(name, torch.zeros(4, dtype=torch.float64)) + torch.tensor(counts).double()
         self._done[name] = done
         samples, clean, robust, seconds = done.tolist()
-        event: dict[str, Any] = {
-            "step": int(samples),
-            "attack": name,
-            "clean_accuracy": clean / samples,
-            "robust_accuracy": {name: robust / samples},
-            "seconds": {name: seconds},
-        }
-        self._on_event(event)
+        self._steps += len(correct)
+        told = f"{name}: robust accuracy {percent(robust / samples)}"
+        tell(self._tick, told, self._steps, self._total)
+        if self._on_event is not None:
+            self._on_event(
+                {
+                    "step": int(samples),
+                    "attack": name,
+                    "clean_accuracy": clean / samples,
+                    "robust_accuracy": {name: robust / samples},
+                    "seconds": {name: seconds},
+                }
+            )
 
 
 @dataclass
@@ -229,7 +254,7 @@ class Evaluation:
     looked: bool = False
     drawing: Drawing = ONE_DRAW
     own: Callable[[int], Sequence[int]] = range
-    events: Events = field(default_factory=lambda: Events(None))
+    events: Events = field(default_factory=Events)
     shelf: Shelf = field(default_factory=Shelf)
 
     def table(self) -> Table:
@@ -272,7 +297,8 @@ class Evaluation:
 
         def make() -> Part:
             with self.drawing.kept(batch.x.device, number, place + 1):
-                return outcome(name, self.attacks[name], self.frozen, batch, points, self.drawing)
+                attack = self.events.begun(name, self.attacks[name])
+                return outcome(name, attack, self.frozen, batch, points, self.drawing)
 
         return self.parts.get(f"{number:05d}-{place:02d}", verdict, make)
 

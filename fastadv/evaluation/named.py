@@ -1,10 +1,10 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from fastadv._checks import check_choice
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.problem import check_threat
@@ -15,12 +15,12 @@ from fastadv.threat import Threat
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
 
-def named(attacks: Attacks | None, threat: Threat | None = None) -> dict[str, Attack]:
-    """Return attacks by name, with the threat bound to those that have none of their own."""
+def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = False) -> dict[str, Attack]:
+    """Return attacks by name, with the threat, which may be used elsewhere, bound to those that lack one."""
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
     else:
-        single = isinstance(attacks, str) or callable(attacks)
+        single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
         each = [attacks] if single else attacks or []
         pairs = [(attack if isinstance(attack, str) else _name(attack), attack) for attack in each]
     made: dict[str, Attack] = {}
@@ -32,7 +32,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None) -> dict[str, At
         if not callable(attack):
             raise InputError(
                 f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
-                f"got {type(attack).__name__}; functools.partial makes one"
+                f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
         if (without := _without_threat(attack)) and threat is not None:
             check_threat(threat)
@@ -40,8 +40,8 @@ def named(attacks: Attacks | None, threat: Threat | None = None) -> dict[str, At
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
         made[name] = attack
-    if threat is not None and made and not bound:
-        raise InputError("threat: expected none, since each attack has its own; leave it out")
+    if threat is not None and not (bound or used):
+        raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return made
 
 
@@ -60,11 +60,7 @@ def minimizes(attack: Any) -> bool:
 
 
 def _looked_up(name: str) -> Attack:
-    if name not in ATTACKS:
-        near = difflib.get_close_matches(name.lower(), ATTACKS, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"attacks: expected one of {', '.join(ATTACKS)}, got {name!r}{meant}")
-    return ATTACKS[name].run
+    return ATTACKS[check_choice("attacks", name, ATTACKS)].run
 
 
 def _name(attack: Any) -> str:

@@ -161,11 +161,15 @@ class Table:
         distances = any(not math.isnan(row.figures()["median_distance"]) for row in self.rows)
         notes = [f"{self.n} samples; {SHARES_OF}{DISTANCES_OF * distances}"]
         if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
-            notes.append("not the first samples: a share, or drawn by class where those lack classes")
+            notes.append(
+                "not the first samples, but one process's share, or drawn by class as the set is sorted"
+            )
         if self.replaced:
             notes.append(in_words(self.replaced))
         if any(row.minimum_norm for row in self.rows):
-            notes.append("median in brackets: its 95% bootstrap interval; inf where samples were not broken")
+            notes.append(
+                "in brackets: the 95% bootstrap interval of the median; unbroken samples count as inf"
+            )
         if self.draws is not None:
             notes.append(NOTE)
         notes += failed_flags(int(self.failed.sum()), 0, self.n)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
 from fastadv.attacks import Criterion, Status
+from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared, prepare
@@ -17,6 +18,7 @@ from fastadv.engine.copying.twin import device_of
 from fastadv.errors import InputError
 from fastadv.features.result import ClassMeans, Usefulness
 from fastadv.models.representation import representation
+from fastadv.progress import Progress, check_progress, shown
 from fastadv.threat import Threat
 
 FLAT = 1e-4  # a feature that is linear in x is so to this share of its terms
@@ -149,7 +151,7 @@ def usefulness(
     features: Sequence[int] | Tensor | None = None,
     limit: int | None = None,
     batch_size: int = 256,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = False,
 ) -> Usefulness:
     """Measure E[y f(x)] and E[inf y f(x + delta)] of each feature f for each class against the rest.
 
@@ -177,7 +179,7 @@ def usefulness(
         limit: measure on this many samples, as `fa.evaluate` takes them; None takes all.
         batch_size: samples, and attacked features of samples, that pass the model at once. It changes nothing
             but rounding and memory.
-        progress: called with (samples done, samples) after every batch.
+        progress: True shows a bar on stderr; a function is called with (samples done, samples).
 
     Returns:
         A `Usefulness`.
@@ -198,7 +200,7 @@ def usefulness(
         Ilyas et al. 2019 (arXiv 1905.02175), section 2.
     """
     chosen = _check(dataset, threat, limit, batch_size)
-    count = len(chosen)
+    check_progress(progress)
     width, columns, frozen, classes = _features(model, module, features, dataset)
     names = tuple(map(str, getattr(dataset, "classes", range(classes))))
     if len(names) != classes:
@@ -210,24 +212,25 @@ def usefulness(
     sums = [ClassMeans(classes, len(columns), columns.device) for _ in range(3)]
     largest = torch.zeros(len(columns), dtype=torch.float64, device=columns.device)
     done = 0
-    for x, y, ids in batches(dataset, batch_size, chosen):
-        x, y, ids = (part.to(columns.device) for part in (x, y, ids))
-        clean = frozen.verdict(x).double()[:, : len(columns)]
-        if not bool(clean.isfinite().all()):
-            bad = ids[~clean.isfinite().all(1)].tolist()
-            raise InputError(f"model: expected finite features, got others for samples {bad[:5]}")
-        if search is None:
-            search = (
-                Exact(frozen, x, len(columns), threat, batch_size)
-                if attack is None
-                else Attacked(frozen, columns, width, threat, attack, batch_size)
-            )
-        for total, values in zip(sums, (clean, *search(x, ids, clean)), strict=True):
-            total.add(values, y)
-        largest = largest.maximum(clean.abs().amax(0))
-        done += len(x)
-        if progress is not None:
-            progress(done, count)
+    with shown(progress, "measuring features") as tick:
+        for x, y, ids in batches(dataset, batch_size, chosen):
+            x, y, ids = (part.to(columns.device) for part in (x, y, ids))
+            clean = frozen.verdict(x).double()[:, : len(columns)]
+            if not bool(clean.isfinite().all()):
+                bad = ids[~clean.isfinite().all(1)].tolist()
+                raise InputError(f"model: expected finite features, got others for samples {bad[:5]}")
+            if search is None:
+                search = (
+                    Exact(frozen, x, len(columns), threat, batch_size)
+                    if attack is None
+                    else Attacked(frozen, columns, width, threat, attack, batch_size)
+                )
+            for total, values in zip(sums, (clean, *search(x, ids, clean)), strict=True):
+                total.add(values, y)
+            largest = largest.maximum(clean.abs().amax(0))
+            done += len(x)
+            if tick is not None:
+                tick(done, len(chosen))
     assert search is not None
     _check_classes(sums[0].count.flatten(), names)
     resolution = torch.finfo(frozen.dtype or torch.float32).eps
@@ -245,10 +248,7 @@ def usefulness(
 
 
 def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> Tensor:
-    if not isinstance(threat, Threat):
-        raise InputError(
-            f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
-        )
+    check_threat(threat)
     threat.check_one_radius()
     check_count("batch_size", batch_size, 1)
     return first_samples(dataset, limit, tell=True)

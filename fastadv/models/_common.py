@@ -1,12 +1,12 @@
 """What every built-in network shares: a strict look at its input, and reproducible first weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
 from fastadv.rng import torch_seeded
 
@@ -19,13 +19,6 @@ def activation_layer(name: str) -> nn.Module:
     return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """Return `value` when it is one of `choices`; InputError otherwise."""
-    if value not in (known := list(choices)):
-        raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-    return value
-
-
 def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     """Return `x` when it is a floating-point batch [B, *shape] (None: any size); InputError otherwise."""
     if not x.is_floating_point():
@@ -36,7 +29,8 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
         want = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(
-            f"expected a batch of shape [B, {want}], got {list(x.shape)}; reshape it or make the model for it"
+            f"expected a batch of shape [B, {want}], got {list(x.shape)}; add a batch dimension to one image "
+            "(x[None]), or make the model for this shape"
         )
     return x
 

@@ -26,7 +26,7 @@ _KNOWN_STEPS = {
 _STRANGE = ("include_top", "rescale_offset")
 _READ = ("mean", "std", "image_mean", "image_std", "rescale_factor", *_STRANGE)
 
-_ADVICE = "give mean= and std= for images in [0, 1] (0 and 1 where the model normalizes itself)"
+_ADVICE = "pass mean= and std= for images in [0, 1] (mean=0, std=1 if the model normalizes them itself)"
 
 
 def adapt(
@@ -77,8 +77,8 @@ def adapt(
     source = _carried(model) if preprocessing is None else preprocessing
     if source is None:
         raise InputError(
-            f"adapt: expected to know how images are normalized, got {type(model).__name__}, which does not "
-            f"say so; give the weights enum or the image processor as preprocessing, or {_ADVICE}"
+            f"adapt: expected the normalization of images, which {type(model).__name__} does not state; pass "
+            f"torchvision's weights enum or Hugging Face's image processor, or {_ADVICE}"
         )
     return Normalized(_Logits(model), *_constants(source))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fastadv._checks import check_choice
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.models.normalized import STATISTICS, Normalized
 
@@ -39,10 +40,7 @@ def factory(name: str) -> Callable[..., Any]:
     """Return what makes the models of that name; InputError where there is none."""
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if not module_name or not attribute or module_name.startswith("."):
-        raise InputError(
-            f"model: expected one of {', '.join(BUILT_IN)}, or your own as package.module:function, "
-            f"got {name!r}"
-        )
+        check_choice("model", name, BUILT_IN, ", or your own as package.module:function")
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)
     except MissingExtraError:
@@ -106,11 +104,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
 
 
 def _check_normalize(normalize: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(normalize, str) or normalize not in STATISTICS:
-        raise InputError(
-            f"normalize: expected one of {', '.join(STATISTICS)}, got {normalize!r}; "
-            "put the model into fastadv.models.Normalized for other constants"
-        )
+    check_choice("normalize", normalize, STATISTICS, ", or a model inside fastadv.models.Normalized")
     if len(shape) != 3 or shape[0] != 3:
         raise InputError(
             f"normalize: expected color images of shape (3, height, width) for {normalize}, "

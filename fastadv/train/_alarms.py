@@ -16,7 +16,7 @@ CLASSIFIED = 0.25
 MASKED = 0.02
 
 _STRONGER = (
-    "go on from the best weights with a smaller step size or radius, with n-fgsm, or with several steps"
+    "resume from the best weights with a smaller step size or radius, with n-fgsm, or with several steps"
 )
 _REGULAR = (
     "keep the weights of that epoch (patience, on_alarm), "

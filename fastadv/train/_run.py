@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.errors import InputError, LostProcessError
+from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
 from fastadv.train._alarms import alarm
 from fastadv.train._feed import first_rows
@@ -58,10 +59,11 @@ class Run:
     measure: Measures
     epochs: int
     ending: Ending
-    progress: Callable[[int, int], None] | None
+    progress: Progress
     done: list[EpochReport] = dataclasses.field(default_factory=list)
     step: int = 0  # done in this epoch
     seconds: float = 0.0  # spent on them
+    tick: Tick | None = None  # shows each step
 
     def __post_init__(self) -> None:
         """Continue where the checkpoint was written, if there is one."""
@@ -87,7 +89,7 @@ class Run:
 
     def go(self) -> Generator[EpochReport, None, None]:
         """Train the epochs still to do; between two of them the caller has the model in its own modes."""
-        with self.record, closing(self.steps.feed):
+        with self.record, closing(self.steps.feed), shown(self.progress, "training") as self.tick:
             self.record.report()
             if not self.step:
                 self.results.keep_best(self.done)  # a kill may have come between checkpoint and best weights
@@ -134,11 +136,12 @@ class Run:
         epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
         before, started = self.seconds, time.perf_counter()
         every = self.steps.execution.checkpoint_every
+        loss = f", loss {self.done[-1].loss:.4f}" if self.done else ""
+        text = f"epoch {epoch} of {self.epochs}{loss}"
         try:
             for done in self.steps.epoch(epoch, self.step):
                 self.step, self.seconds = done, before + time.perf_counter() - started
-                if self.progress is not None:
-                    self.progress((epoch - 1) * steps + self.step, self.epochs * steps)
+                tell(self.tick, text, (epoch - 1) * steps + self.step, self.epochs * steps)
                 if every and self.step % every == 0 and self.step < steps:
                     self.steps.check()
                     self._save()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_choice, check_count, check_number
 from fastadv.errors import InputError
 
 __all__ = [
@@ -196,10 +196,7 @@ def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Aug
         elif callable(each):
             parts.append(each)
         else:
-            raise InputError(
-                f"augment: expected one of {', '.join(AUGMENTS)}, a function, several of them, or None, "
-                f"got {each!r}"
-            )
+            check_choice("augment", each, AUGMENTS, ", a function, several of them, or None")
     if not parts:
         raise InputError("augment: expected at least one augmentation, got an empty list; pass None")
     return Augmentation(tuple(parts))

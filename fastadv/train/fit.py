@@ -1,7 +1,7 @@
 """fit: train a model on a recipe, to the end; epochs: the same, epoch by epoch."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from types import SimpleNamespace
 from typing import Any
@@ -11,17 +11,19 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_count, check_seed
+from fastadv._checks import check_choice, check_count, check_device, check_seed
 from fastadv._torch import sharding
 from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
-from fastadv.evaluation import Attack
+from fastadv.evaluation.named import Attacks, named
+from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.runs.record import RunRecord
+from fastadv.threat import Threat
 from fastadv.train._feed import Feed, check_sets
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
@@ -39,7 +41,7 @@ from fastadv.train.optim import (
     make_optimizer,
     make_schedule,
 )
-from fastadv.train.recipes import OwnStep, Recipe
+from fastadv.train.recipes import RECIPES, OwnStep, Recipe
 from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
@@ -47,21 +49,22 @@ from fastadv.train.report import EpochReport
 def fit(
     model: nn.Module,
     train_set: Dataset[Any],
-    recipe: Recipe | OwnStep,
+    recipe: Recipe | OwnStep | str,
     *,
     epochs: int,
+    threat: Threat | None = None,
     batch_size: int = 128,
     optimizer: str | MakeOptimizer = "sgd",
     learning_rate: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None,
     test_set: Dataset[Any] | None = None,
-    test_attacks: Mapping[str, Attack] | None = None,
+    test_attacks: Attacks | None = None,
     run_dir: str | PathLike[str] | None = None,
     resume: bool = False,
     identity: str | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = False,
     optimization: Optimization = Optimization(),
     measuring: Measuring = Measuring(),
     ending: Ending = Ending(),
@@ -82,8 +85,11 @@ def fit(
     Args:
         model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
         train_set: as `fa.evaluate` takes data; of a DataLoader, its set alone.
-        recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
+        recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
+            name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score", "fast",
+            "free", "noise" or "robust_logistic".
         epochs: passes through `train_set`, 1 or more.
+        threat: of a recipe given by name, and of the test attacks that have none bound to them.
         batch_size: images of a step, 1 or more.
         optimizer: "sgd", "nesterov", "adam", "adamw", or a function of groups of parameters that makes one,
             such as partial(torch.optim.RMSprop, lr=0.01): momentum and weight decay are then its own.
@@ -92,7 +98,7 @@ def fit(
         augment: a name in `fa.train.augment.AUGMENTS`, a function (x, `*`, ids, seed) -> x, or several of
             them in their order, on the model's device. None leaves the images as they are.
         test_set: the set on which accuracies are measured; None measures none.
-        test_attacks: {name: attack}, as `fa.evaluate` takes them, for the accuracies under attack.
+        test_attacks: as `fa.evaluate` takes attacks, for the accuracies under attack.
         run_dir: a folder for checkpoint.safetensors, report.jsonl, best.safetensors (the weights of the best
             epoch so far, where there are test attacks), and at the end model.safetensors (with ema also
             ema.safetensors); weights come with a card. It is locked while the run lasts. None writes nothing.
@@ -104,7 +110,8 @@ def fit(
         seed: keys order, attacks, augmentation and dropout. The global random state is neither used nor
             changed.
         device: where the model is moved first; None leaves it where it is.
-        progress: called with (steps done, steps of the whole run) after every step.
+        progress: True shows a bar on stderr, with the epoch and the loss of the one before; a function is
+            called with (steps done, steps of the whole run) after every step.
         optimization: momentum, weight decay, schedule, clipping, ramp, moving average: see `Optimization`.
         measuring: a validation set, how much is tested: see `Measuring`.
         ending: early stopping, and what an alarm does: see `Ending`.
@@ -124,8 +131,7 @@ def fit(
         >>> import fastadv as fa
         >>> digits = fa.data.load("digits", limit=64)
         >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
-        >>> recipe = fa.train.PGDTraining(fa.Linf(0.1), steps=2)
-        >>> reports = fa.train.fit(model, digits, recipe, epochs=2, batch_size=32)
+        >>> reports = fa.train.fit(model, digits, "pgd", threat=fa.Linf(0.1), epochs=2, batch_size=32)
         >>> reports[1].epoch, reports[1].loss < reports[0].loss
         (2, True)
     """
@@ -135,7 +141,9 @@ def fit(
 run = fit  # its earlier name
 
 
-def epochs(model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep, **options: Any) -> Epochs:
+def epochs(
+    model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep | str, **options: Any
+) -> Epochs:
     """Train as `fit` does, an epoch each time that a report is asked for.
 
     Args:
@@ -155,7 +163,7 @@ def epochs(model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep, 
         >>> import fastadv as fa
         >>> digits = fa.data.load("digits", limit=64)
         >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
-        >>> [report.epoch for report in fa.train.epochs(model, digits, fa.train.Standard(), epochs=2)]
+        >>> [report.epoch for report in fa.train.epochs(model, digits, "standard", epochs=2)]
         [1, 2]
     """
     given = inspect.signature(fit).bind(model, train_set, recipe, **options)
@@ -173,21 +181,22 @@ def _begun(given: dict[str, Any]) -> Run:
         check_count("epochs", o.epochs, 1)
         check_count("batch_size", o.batch_size, 1)
         check_seed(o.seed)
-        check_recipe(o.recipe)
+        o.recipe, uses_threat = _recipe(o.recipe, o.threat)
+        attacks = named(o.test_attacks, o.threat, uses_threat)
         _check_options(o)
         model = _without_wrapper(o.model)
         sample_count(o.train_set, name="train_set")
-        if not o.test_attacks and o.ending != Ending():
+        if not attacks and o.ending != Ending():
             raise InputError(
                 "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
                 "validation_set=) and test_attacks=, or leave out patience and on_alarm"
             )
-        measure = Measures(o.test_set, o.test_attacks, measuring)
+        measure = Measures(o.test_set, attacks, measuring)
         rate, augment = find_rate(o.optimizer, o.learning_rate), make_augment(o.augment)
         ramp = first_recipes(o.optimization, o.recipe, o.epochs)
 
         if o.device is not None:
-            model.to(_device(o.device))
+            model.to(check_device(o.device))
         check_norms(o.optimization, model)
         optimizer = make_optimizer(model, o.optimizer, rate, o.optimization, kept=o.run_dir is not None)
         place = next(model.parameters()).device
@@ -220,21 +229,29 @@ def _begun(given: dict[str, Any]) -> Run:
     return Run(steps, results, measure, o.epochs, o.ending, o.progress)
 
 
+def _recipe(recipe: Any, threat: Threat | None) -> tuple[Recipe | OwnStep, bool]:
+    """Return the recipe, made if it is a name, and whether it uses the threat."""
+    if not isinstance(recipe, str):
+        check_recipe(recipe)
+        return recipe, False
+    kind = RECIPES[check_choice("recipe", recipe, RECIPES)]
+    takes = inspect.signature(kind).parameters
+    given = {"threat": threat} if "threat" in takes and threat is not None else {}
+    lacks = [name for name, one in takes.items() if one.default is one.empty and name not in given]
+    if lacks == ["threat"]:
+        raise InputError(f"threat: expected one for {recipe}, got None; pass threat=fa.Linf(8 / 255)")
+    if lacks:
+        name = getattr(kind, "__name__", recipe)
+        raise InputError(f"recipe: expected fa.train.{name}({', '.join(lacks)}), got {recipe!r} without them")
+    return kind(**given), bool(given)
+
+
 def _check_options(o: SimpleNamespace) -> None:
-    if o.progress is not None and not callable(o.progress):
-        raise InputError(f"progress: expected a function of (done, total), got {o.progress!r}")
+    check_progress(o.progress)
     for kind in (Optimization, Measuring, Ending, Execution):
         name = kind.__name__.lower()
         if not isinstance(given := getattr(o, name), kind):
             raise InputError(f"{name}: expected a fastadv.train.{kind.__name__}, got {type(given).__name__}")
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device: expected one that torch can use, got {device!r} ({reason})") from error
 
 
 _INSTEAD = "pass the module as it was before, as fit shares every batch among the processes itself"

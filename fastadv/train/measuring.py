@@ -1,7 +1,6 @@
 """What is measured after each epoch."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,6 @@ from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import Evaluation, check_evaluation
-from fastadv.evaluation.named import named
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
@@ -114,9 +112,9 @@ class Measures:
     """The accuracies in a report: of the test set, and of the images held out to `judge` the run by."""
 
     def __init__(
-        self, test_set: Dataset[Any] | None, attacks: Mapping[str, Attack] | None, measuring: Measuring
+        self, test_set: Dataset[Any] | None, attacks: dict[str, Attack], measuring: Measuring
     ) -> None:
-        attacks, held_out = named(attacks), measuring.validation_set
+        held_out = measuring.validation_set
         if held_out is not None and not attacks:
             raise InputError(
                 "validation_set: expected test_attacks, by which the best epoch is chosen, got none; "
@@ -138,8 +136,8 @@ class Measures:
         """Log a warning where the test set chooses the weights that are kept."""
         if self.chosen_on == "test_set" and not processes.rank():
             logger.warning(
-                "the best epoch is chosen on the test set: its accuracy under attack there is better than on "
-                "other images. Hold images out with Measuring(validation_set=...), or --validation N"
+                "the best epoch is chosen on the test set, so its accuracy under attack there is optimistic; "
+                "hold images out with Measuring(validation_set=...), or --validation N"
             )
 
     def __call__(self, steps: Steps) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
-from fastadv._checks import check_count, check_flag, check_number, check_share
+from fastadv._checks import check_choice, check_count, check_flag, check_number, check_share
 from fastadv._torch import NormBase
 from fastadv.errors import InputError
 from fastadv.runs.checkpoint import check_keeps
@@ -157,11 +157,8 @@ def batch_norms(model: nn.Module) -> list[NormBase]:
 
 def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> float | None:
     """Return the learning rate, by default that of the name; None leaves it to the caller's function."""
-    if not callable(optimizer) and optimizer not in LEARNING_RATES:
-        raise InputError(
-            f"optimizer: expected one of {', '.join(LEARNING_RATES)}, or a function that makes one of groups "
-            f"of parameters, got {optimizer!r}"
-        )
+    if not callable(optimizer):
+        check_choice("optimizer", optimizer, LEARNING_RATES, " or a function of groups of parameters")
     rate = learning_rate if callable(optimizer) or learning_rate is not None else LEARNING_RATES[optimizer]
     return None if rate is None else check_positive("learning_rate", rate)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastadv._checks import check_number, check_share
+from fastadv._checks import check_choice, check_number, check_share
 from fastadv.errors import InputError
 
 Schedule = Callable[[float], float]
@@ -125,12 +125,9 @@ DEFAULT = "cosine"
 
 def find_schedule(schedule: str | Schedule) -> Schedule:
     """Find the schedule of that name, or take the function. InputError unless its factors are finite."""
-    factor = SCHEDULES.get(schedule) if isinstance(schedule, str) else schedule
-    if not callable(factor):
-        raise InputError(
-            f"schedule: expected one of {sorted(SCHEDULES)} or a function of the share of training done, "
-            f"got {schedule!r}"
-        )
+    other = " or a function of the share of training done"
+    if not callable(factor := schedule):
+        factor = SCHEDULES[check_choice("schedule", schedule, SCHEDULES, other)]
     for done in (0.0, 0.5, 1.0):
         check_number(f"schedule({done})", factor(done))
     return factor

@@ -166,7 +166,7 @@ def test_points_outside_the_threat_are_not_successes():
     out = torchattacks.wrap(Shifted, spoiled=3)(model, x, y, fa.Linf(EPS))
     assert out.status[:3].tolist() == [Status.FAILED] * 3
     failed, refused = out.flags
-    assert failed.startswith("failed: met numbers that are not finite on 3 of ")
+    assert failed.startswith("failed: the attack met NaN or infinity on 3 of ")
     assert refused == "3 points outside the threat were refused"
     with pytest.raises(fa.InputError, match="one radius"):
         torchattacks.wrap(Shifted)(model, x, y, fa.Linf(torch.full((len(x),), EPS)))

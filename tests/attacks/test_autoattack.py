@@ -266,7 +266,7 @@ def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
     if isinstance(layer, Detach):
         assert "square" not in names(out)  # no attack by gradients left what it broke
         assert set(out.by) == {"", "square"}
-        assert {"apgd-ce: left out, because the model has no gradient"} <= set(out.notes)
+        assert {"apgd-ce: not run, because the model has no gradient"} <= set(out.notes)
     else:
         assert out.zero_gradient.all()
 

@@ -30,7 +30,7 @@ def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
     assert done.err == ""
     assert fastadv(f"{line} --strict --json", code=3).json["measured"]["indicators"]["verdict"] == verdict
     few = fastadv(f"evaluate {net} -n 4 -a pgd:steps=300,stop_early=false --radius 0.05 --strict", code=3)
-    assert few.out.splitlines()[-1].startswith("Not known, nothing flagged so ")
+    assert few.out.splitlines()[-1].startswith("Inconclusive, no flag so far")
     refused(f"{line} --strict --no-indicators", "--strict is about the indicators")
 
 

@@ -63,7 +63,7 @@ def test_models_that_do_not_fit(construct):
         ({"module": "layer4"}, r"expected one of 0, 1, 2, 3, got 'layer4'"),
         ({"module": lambda x: x.reshape(1, -1)}, r"shape \[B, F\].*got torch.float32 \[1, 128\]"),
         ({"module": lambda x: x.long()}, r"of floats.*got torch.int64 \[2, 64\]"),
-        ({"start": "zeros"}, r"'images', 'noise'.*got 'zeros'"),
+        ({"start": "zeros"}, "start: expected one of images, noise, got 'zeros'"),
     ],
 )
 def test_representations_and_starts_that_are_none(options, says):

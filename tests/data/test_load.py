@@ -18,7 +18,7 @@ def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "match"),
     [
-        ("digits", {"split": "validation"}, "split 'train' or 'test', got 'validation'"),
+        ("digits", {"split": "validation"}, "split: expected one of train, test, got 'validation'"),
         ("digits", {"size": 0}, "size >= 1, got 0"),
         ("digits", {"limit": 0}, "limit >= 1, got 0"),
         ("digits", {"limit": -3}, "limit >= 1, got -3"),

@@ -81,7 +81,7 @@ def test_failed_and_unmoved_samples_are_counted_and_never_broken():
     told = table.to_dict()["attacks"]["failing"]
     assert (told["failed"], told["unmoved"]) == (4, 1)
     for note in (
-        "failing: failed: met numbers that are not finite on 4 of 6 samples",
+        "failing: failed: the attack met NaN or infinity on 4 of 6 samples",
         "unmoved: failing met only zero gradients on 1",
     ):
         assert note in str(table)
@@ -127,7 +127,7 @@ def test_a_sample_without_finite_logits_counts_as_neither_right_nor_broken_nor_r
     assert table.to_dict()["failed"] == 2
     assert table.cells()[0][-1] == "failed"
     assert table.cells()[1][-1] == "2"
-    assert "for 2 of 6 samples the model's logits are not finite" in str(table)
+    assert "the model's logits are not finite for 2 of 6 samples" in str(table)
     curve = accuracy_against_radius(Poisoned(), DATA, pgd, [0, 0.15, 0.35], batch_size=batch_size)
     assert curve.accuracy == pytest.approx([3 / 6, 2 / 6, 1 / 6])
 

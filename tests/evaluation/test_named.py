@@ -49,7 +49,7 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         (["fgsm", fa.attacks.fgsm], BALL, "got two of 'fgsm'"),
         ({"own": OWN}, BALL, "each attack has its own"),
         ({"x": 3}, BALL, r"attacks\['x'\]: expected a name or a function .* got int"),
-        ("fgsm", 0.1, "threat: expected one of fastadv.Linf"),
+        ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),
     ],
 )
 def test_what_cannot_be_is_refused(given: Any, threat: Any, said: str) -> None:

@@ -109,9 +109,9 @@ def test_a_result_tells_what_to_publish():
     assert out.correct.tolist() == [False, False, True, True, True, False]
     assert str(out).splitlines() == [
         "pgd, Linf 0.1: clean 50.0%, robust 33.3% (95%: 4 to 78)",
-        "failed: for 2 of 6 samples the model's logits are not finite; they count as not correct and are not "
+        "failed: the model's logits are not finite for 2 of 6 samples; they count as not correct and are not "
         "attacked",
-        "failed: met numbers that are not finite on 1 of 6 samples and did not break them; the accuracy may "
+        "failed: the attack met NaN or infinity on 1 of 6 samples that it did not break; the accuracy may "
         "be too high",
     ]
     assert out.accuracy_interval == fa.evaluation.clopper_pearson(2, 6)

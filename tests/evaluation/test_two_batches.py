@@ -46,7 +46,7 @@ def test_no_batch_speaks_for_the_other(order):
     assert (row.failed, row.unmoved, row.forwards, row.backwards) == (1, 1, 56, 43)
     assert (row.robust_accuracy, row.threat) == (1 / len(order), None)
     assert row.flags[:2] == ("both: said twice", "one: said once (in 1 of 2 batches)")
-    assert row.flags[2].startswith(f"failed: met numbers that are not finite on 1 of {len(order)} samples")
+    assert row.flags[2].startswith(f"failed: the attack met NaN or infinity on 1 of {len(order)} samples")
     assert table.samples.status[spare] == Status.FAILED
     torch.testing.assert_close(table.samples.distances[:, 0], row.distance)
 

@@ -123,7 +123,7 @@ def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any]
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({}, "SmallCNN, which does not say so; give the weights enum"),
+        ({}, "which SmallCNN does not state; pass torchvision's weights enum"),
         ({"mean": MEAN}, "preprocessing, or mean and std"),
         ({"mean": MEAN, "std": STD, "preprocessing": TIMM}, "leave the others out"),
         ({"preprocessing": {"mean": MEAN}}, "got dict without"),

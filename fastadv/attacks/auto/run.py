@@ -26,8 +26,12 @@ from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared
 from fastadv.errors import NoGradientError
+from fastadv.progress import say
+from fastadv.runs import processes
+from fastadv.text import percent
 
 SEEN = 32  # samples whose symptoms are looked for
+OnProgress = Callable[[str, int], None]
 ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 
 
@@ -62,8 +66,8 @@ class AutoAttackResult(core.AttackResult):
         costs: by name, what each component that had samples left did: `samples`, of which so many `broken`,
             `forwards`, `backwards` and `seconds`.
         notes: what the version did and left out, in words.
-        indicators: signs of masked gradients, looked for on 8 samples, and on more as far as 5% of the passes
-            reach; None where they were not asked for. Their passes count as forwards and backwards of the
+        indicators: signs of masked gradients, looked for on 8 samples, or on as many as 5% of the passes
+            allow; None where they were not asked for. Their passes count as forwards and backwards of the
             result.
         others: as in `AttackResult`.
     """
@@ -92,9 +96,9 @@ class Run:
     """What is left of a batch, and what was found in it."""
 
     def __init__(
-        self, trial: Trial, seed: int, on_progress: Callable[[str, int], None] | None = None
+        self, trial: Trial, seed: int, on_progress: OnProgress | None = None, progress: bool = False
     ) -> None:
-        self.trial, self.seed, self.on_progress = trial, seed, on_progress
+        self.trial, self.seed, self.on_progress, self.progress = trial, seed, on_progress, progress
         problem = trial.problem
         self.left = trial.todo
         self.x_adv = problem.x.clone()
@@ -109,6 +113,13 @@ class Run:
         self.flags: dict[str, None] = {}
         # the criterion is the plain one
         self.plain = problem.margin == "margin"
+        self._say("clean: accuracy")
+
+    def _say(self, name: str) -> None:
+        """Say how many samples are left, where the caller asked for it."""
+        if self.progress and not processes.rank():
+            left, size = len(self.left), len(self.by)
+            say(f"{name} {percent(left / max(1, size))} ({left} of {size} left)")
 
     def note(self, note: str) -> None:
         self.notes += (note,)
@@ -138,13 +149,14 @@ class Run:
         try:
             out = component.run(self.trial.classifier, problem, self.seed)
         except NoGradientError:
-            self.note(f"{component.name}: left out, because the model has no gradient")
+            self.note(f"{component.name}: not run, because the model has no gradient")
             self.warnings["zero_gradient"] = None
             return
         broken = int(out.success.sum())
         self._take(component.name, out, index)
         seconds = time.perf_counter() - started
         self.costs[component.name] = Cost(len(index), broken, out.forwards, out.backwards, seconds)
+        self._say(f"{component.name}: robust accuracy")
         late = blind(self.costs)
         if square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None

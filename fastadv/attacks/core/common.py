@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 
 from torch import Tensor
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
@@ -18,8 +18,8 @@ from fastadv.attacks.core.result import AttackResult
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
-from fastadv.errors import InputError
 from fastadv.losses import check_loss
+from fastadv.text import radius_text
 from fastadv.threat import THREATS
 
 P = ParamSpec("P")
@@ -29,6 +29,11 @@ Classifier = Model | Prepared
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
+# what other libraries call the arguments
+FOREIGN = {
+    "eps": "threat", "epsilon": "threat", "alpha": "step_size", "eps_iter": "step_size", "iters": "steps",
+    "n_iter": "steps", "num_steps": "steps", "nb_iter": "steps", "max_iter": "steps",
+}  # fmt: skip
 # of an attack that has none of them, such as AutoAttack: one of its parts
 UNKNOWN = 100
 
@@ -187,16 +192,18 @@ def takes_common(
         given: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
         # fewer where there were too many by place, or one was given twice
         if len(given) < len(args) + len(kwargs) or not needed <= given.keys() <= known:
+            _check_foreign(function.__name__, kwargs, norms)
             try:
                 whole.bind(*args, **kwargs)  # names what is wrong
             except TypeError as error:
-                raise TypeError(f"{function.__name__}: {error}") from None
+                more = "; only model, x, y and threat go by place" if len(args) > len(placed) else ""
+                raise TypeError(f"{function.__name__}: {error}{more}") from None
         if norms:
             check_norm(function.__name__, given["threat"], norms)
         if finite:
             check_finite_radius(given["threat"])
-        if "variant" in given and given["variant"] not in (names := get_args(Variant)):
-            raise InputError(f"variant: expected one of {', '.join(names)}, got {given['variant']!r}")
+        if "variant" in given:
+            check_choice("variant", given["variant"], get_args(Variant))
         loss: Any = given.get("loss", fixed.get("loss"))
         # a "-targeted" loss has classes, and a check of its own
         if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None):
@@ -226,6 +233,17 @@ def takes_common(
     others += NEAREST if {"gradient", "starts"} <= known and "stop_early" not in known else ""
     attack.__doc__ = _completed(others, inspect.getdoc(function) or "", list(whole.parameters))
     return attack
+
+
+def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:
+    """Raise TypeError for names of other libraries, which says what to write here."""
+    kind, write = THREATS.get(str(given.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
+    for name in (names := [name for name in FOREIGN if name in given]):
+        value, here = given[name], FOREIGN[name]
+        value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
+        write.append(f"threat=fa.{kind.__name__}({value})" if here == "threat" else f"{here}={value}")
+    if names:
+        raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 
 
 def _shared(own: Mapping[str, inspect.Parameter]) -> type:

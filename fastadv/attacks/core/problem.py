@@ -112,13 +112,18 @@ def problem(
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(
             f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
-            "convert integer images with x.float() / 255"
+            "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
         )
     x = plain(x)
     if x.device.type == "meta":
         raise InputError("x: expected a tensor with values, got one on meta; load it first")
     _check_values(x, threat.box)
     size = len(x)
+    if x.ndim == 3 and not (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (size,))):
+        raise InputError(
+            f"x: expected a batch [B, C, H, W], got one image {list(x.shape)} and one label; add a batch "
+            "dimension: x[None], and y as a tensor [1]"
+        )
     y = check_index("y", y, size, x.device)
     if targets is not None:
         targets = check_index("targets", targets, size, x.device)
@@ -142,8 +147,7 @@ def problem(
 def check_threat(threat: Threat) -> None:
     if not isinstance(threat, Threat):
         raise InputError(
-            f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, "
-            f"got {type(threat).__name__}; a radius needs a norm"
+            f"threat: expected fa.Linf, L2, L1 or L0, got {threat!r}; a radius needs a norm: fa.Linf(8 / 255)"
         )
 
 
@@ -221,8 +225,9 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
         or values.dtype == torch.bool
     ):
         got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        do = f"; of one-hot rows pass {name}.argmax(1)" if getattr(values, "ndim", 0) == 2 else ""
         raise InputError(
-            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}"
+            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}{do}"
         )
     if values.device != device:
         raise InputError(

@@ -13,7 +13,7 @@ from fastadv.threat import Threat
 
 NOT_FINITE = (
     "model: expected finite logits, got NaN or infinity for every sample; check its weights and the scale of "
-    "x; a masked class, which is never predicted, takes a logit of -1e30, not -inf"
+    "x; give a class that is never predicted the logit -1e30, not -inf"
 )
 FAILED = "failed: "  # how flags begin that count samples
 
@@ -41,9 +41,9 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
     if not (unusable or met):
         return ()
     flags = {
-        f"{FAILED}for {unusable} of {count} samples the model's logits are not finite; "
+        f"{FAILED}the model's logits are not finite for {unusable} of {count} samples; "
         "they count as not correct and are not attacked": unusable,
-        f"{FAILED}met numbers that are not finite on {met} of {count} samples and did not break them; "
+        f"{FAILED}the attack met NaN or infinity on {met} of {count} samples that it did not break; "
         "the accuracy may be too high": met,
     }
     return tuple(flag for flag, samples in flags.items() if samples)

@@ -25,7 +25,7 @@ log = logging.getLogger("fastadv")
 
 TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized, or depends on the rest of the batch; "
-    "every sample was attacked to the last step, and one verdict on the whole batch then decided"
+    "every sample was attacked to the last step, and a final pass of the whole batch decided"
 )
 
 

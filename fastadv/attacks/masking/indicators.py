@@ -239,7 +239,7 @@ def _told(
     by_gradient = [each for each in evidence if each.gradient]
     held, count = right & ~together(evidence, len(right)), int(right.sum())
     if not by_gradient:
-        return {}, {}, dict.fromkeys(("incomplete", "square"), "no attack by gradients")
+        return {}, {}, dict.fromkeys(("incomplete", "square"), "no gradient attack")
     unmoved = max(int((each.unmoved & right).sum()) for each in by_gradient)
     values, lower = {"zero_gradient": unmoved / max(count, 1)}, {"zero_gradient": at_least(unmoved, count)}
     blind = [each for each in evidence if bool(each.blind.any()) or not each.gradient]
@@ -256,7 +256,7 @@ def _told(
     least = torch.where(told.isnan(), torch.inf, told).amin(0)
     known = least[least.isfinite()]
     if len(least) and not len(known):
-        return values, lower, {"incomplete": "no attack that keeps its losses"}
+        return values, lower, {"incomplete": "no attack that records its losses"}
     # over all samples: where few hold, an attack that goes on cannot change much
     return values | {"incomplete": float(known.sum()) / max(count, 1)}, lower, {}
 
@@ -266,8 +266,8 @@ def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
     if min(right, chosen) < LEAST:
         return f"fewer than {LEAST} samples that the model gets right"
     if problem is not None and not problem.plain:
-        return "a success is not just any wrong class"
-    return "no attack says its threat" if problem is None else ""
+        return "the attack wants more than any wrong class"
+    return "no attack states its threat" if problem is None else ""
 
 
 def _absent(problem: Problem) -> str:

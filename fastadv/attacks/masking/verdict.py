@@ -45,7 +45,7 @@ class Indicators:
         told = {name: SIGNS[name].advice for name in self.flagged}
         if self.masked and "incorrect_gradient" in told:
             more = len(self.masked) - SHOWN
-            rest = [f"{more} more are told by masked_modules"] * (more > 0)
+            rest = [f"masked_modules lists {more} more"] * (more > 0)
             told["incorrect_gradient"] = "; ".join([*list(self.masked.values())[:SHOWN], *rest])
         return told
 
@@ -56,7 +56,7 @@ class Indicators:
 
     @property
     def verdict(self) -> str:
-        """The conclusion in one line: no sign, what is flagged and what to do, or what was not looked at."""
+        """The conclusion in one line: no sign, what is flagged and what to do, or what did not run."""
         probed = f" ({self.samples} samples probed)" if self.samples else ""
         if self.flagged:
             flags, advice = ", ".join(self.flagged), "; ".join(self.advice.values())
@@ -67,7 +67,7 @@ class Indicators:
         for name, why in self.unseen.items():
             reasons.setdefault(why, []).append(name)
         told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
-        return f"Not known, nothing flagged so far{probed}; not looked at: {told}"
+        return f"Inconclusive, no flag so far{probed}; these checks did not run: {told}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same indicators with these flagged, whatever their value."""
@@ -86,7 +86,7 @@ class Indicators:
         lines = [["indicator", "value", "at least", "limit", "flagged", "what it means"]]
         for name, sign in SIGNS.items():
             numbers = [f"{of[name]:.3g}" if name in of else "-" for of in (self.values, self.lower)]
-            means = sign.words if name not in self.unseen else f"not looked at: {self.unseen[name]}"
+            means = sign.words if name not in self.unseen else f"did not run: {self.unseen[name]}"
             lines.append([name, *numbers, f"{sign.limit:g}", "yes" if name in self.flagged else "", means])
         return lines
 

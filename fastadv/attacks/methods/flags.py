@@ -19,28 +19,29 @@ class Sign:
 
 SIGNS = {
     "randomized": Sign(
-        "passes on the same samples differ, or their gradients do",
+        "two passes of the same samples differ, or their gradients do",
         'use version="rand", or bpda for the modules that masked_modules names',
     ),
-    "probabilities": Sign("the output looks like probabilities", "give the logits to the attack"),
+    "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
     "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
     "zero_gradient": Sign(
         "the gradient is zero or not finite for some samples",
-        "another loss, bpda for the modules that masked_modules names, or attacks without gradients",
+        "another loss, bpda for the modules that masked_modules names, or square, which needs no gradient",
         0.05,
     ),
     "incorrect_gradient": Sign(
-        "a part of the gradient is missing, or a module hides its own",
-        "make the step that cuts the gradient a module, and replace its gradient by bpda",
+        "part of the gradient is missing, or a module hides its gradient",
+        "put the step that cuts the gradient into a module, and replace its gradient with bpda",
         0.01,
     ),
     "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
     "unconstrained": Sign(
-        "an attack without a radius leaves samples", "replace the gradient that is masked, or do without it"
+        "an attack with no limit on the radius fails on some samples",
+        "use bpda, or square, which needs no gradient",
     ),
     "square": Sign(
-        "Square broke samples that attacks by gradients left",
-        "a stronger attack by gradients (autoattack, apgd, loss='ce_sharp' or 'margin'); if Square still "
+        "Square broke samples that gradient attacks did not",
+        "a stronger gradient attack (autoattack, apgd, loss='ce_sharp' or 'margin'); if Square still "
         "breaks more, the model masks its gradients",
         0.01,
     ),

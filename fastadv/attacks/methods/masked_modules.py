@@ -44,7 +44,7 @@ class MaskedModule:
             "cut": "cuts the graph",
             "zero": "has a zero gradient",
             "nan": "has a gradient of NaN",
-            "wrong": "has a gradient that misleads",
+            "wrong": "has a misleading gradient",
         }
         where = repr(self.name) if self.name else "the model's own forward"
         return f"{where} {what[self.kind]} at {self.share:.0%} of its inputs: {self.advice}"
@@ -381,7 +381,7 @@ class _Call:
         alone = len(made) == 1 and made[0].is_floating_point()
         call = "give fa.models.bpda(model, {{{}: {}}})"
         if not name or next(self.part.children(), None) is not None:
-            do = f"make that step of its forward a module, and {call.format('its name', '...')}"
+            do = f"put that step of its forward into a module, and {call.format('its name', '...')}"
         elif alone and made[0].shape == first.shape and self.along:
             do = call.format(repr(name), "'identity'")
         elif alone:
@@ -390,7 +390,7 @@ class _Call:
                 f"{list(first.shape)} to {list(made[0].shape)} that behaves like it"
             )
         else:
-            do = f"let a module around it return one floating tensor, and {call.format('its name', '...')}"
+            do = f"wrap it in a module that returns one floating tensor, and {call.format('its name', '...')}"
         return MaskedModule(name, kind, share, do)
 
 

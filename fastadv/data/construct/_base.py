@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number, check_seed
+from fastadv._checks import check_choice, check_count, check_number, check_seed
+from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
@@ -105,10 +106,7 @@ class Search(NamedTuple):
 
     def check(self) -> None:
         """Raise InputError unless the box is that of images, and there are steps of a valid length."""
-        if not isinstance(self.threat, Threat):
-            raise InputError(
-                f"threat: expected fa.L2(radius) or another norm, got {self.threat!r}; a radius needs a norm"
-            )
+        check_threat(self.threat)
         if tuple(self.threat.box) != (0.0, 1.0):
             raise InputError(
                 "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
@@ -161,8 +159,8 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
             f"model: expected a torch.nn.Module, whose representation can be read, got {type(model).__name__}"
         )
     names = [name for name, _ in model.named_modules() if name]
-    if isinstance(module, str) and module not in names:
-        raise InputError(f"module: expected one of {', '.join(names)}, got {module!r}")
+    if isinstance(module, str):
+        check_choice("module", module, names)
     dtype = dtype_of(model) or torch.float32
     given = (lambda x: module(x.to(dtype))) if callable(module) else module
     cut = representation(model, given)

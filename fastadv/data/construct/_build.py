@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.data.construct._base import Base, fingerprint
 from fastadv.data.construct.constructed import ConstructedSet, make_card
 from fastadv.data.imageset import to_unit
@@ -24,6 +24,7 @@ from fastadv.data.shards import (
 )
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
+from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.description import check_described
 from fastadv.runs.identity import agree, plain
@@ -56,7 +57,7 @@ class BuildOptions(TypedDict, total=False):
             and returns them; the one that finds the folder complete writes the index and returns the whole
             set. 0 by default.
         world_size: the number of such processes; 1 by default.
-        progress: called with (samples done, samples to do) after every batch.
+        progress: True shows a bar on stderr; a function is called with (samples done, samples to do).
     """
 
     batch_size: int
@@ -66,7 +67,7 @@ class BuildOptions(TypedDict, total=False):
     identity: str | None
     rank: int | None
     world_size: int | None
-    progress: Callable[[int, int], None] | None
+    progress: Progress
 
 
 Searched = tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]
@@ -132,7 +133,7 @@ def build(
     identity: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = False,
 ) -> ConstructedSet:
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
     with processes.agreement():
@@ -142,16 +143,16 @@ def build(
         own = processes.apart(count, rank, world_size, "shards", "shard_size")
         ranges = {k: shard_range(k, base.count, shard_size) for k in own}
         dtype = dtype or ("uint8" if base.eight_bit else "float32")
-        if dtype not in DTYPES:
-            raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+        check_choice("dtype", dtype, DTYPES)
+        check_progress(progress)
         config = _config(construction, base, dtype, shard_size, identity)
         if out_dir is not None:
             check_described(config)
     if processes.world() > 1:
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         processes.check_alike({**config, **asked}, agree)
-    tick = ticks(progress, sum(map(len, ranges.values())))
-    with Store(out_dir, config) as store:
+    with shown(progress, f"building {construction.name}") as show, Store(out_dir, config) as store:
+        tick = ticks(show, sum(map(len, ranges.values())))
         # what is there is read first: a folder of another set is refused before any work
         numbers = list(ranges)
         read = processes.in_turn(len(numbers), lambda place: store.read(numbers[place]))
@@ -177,15 +178,15 @@ def build(
         return store.assemble(shards, count)
 
 
-def ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
-    """Return what is called with a number of images done, and tells `progress` of all so far."""
+def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
+    """Return what is called with a number of images done, and tells `show` of all so far."""
     done = 0
 
     def tick(count: int) -> None:
         nonlocal done
         done += count
-        if progress is not None:
-            progress(done, total)
+        if show is not None:
+            show(done, total)
 
     return tick
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv._checks import check_choice
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._base import STARTS, Model, Module, Search, check_features, fingerprint, prepare
 from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
@@ -131,8 +132,7 @@ def _invert(
 ) -> ConstructedSet:
     with processes.agreement():
         search.check()
-        if start not in STARTS:
-            raise InputError(f"start: expected one of {STARTS}, got {start!r}")
+        check_choice("start", start, STARTS)
         source, samples, classes = prepare(model, base, every_class=True)
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")

@@ -86,7 +86,7 @@ LINEAR = Rewrite(
     "linear layers by oneDNN",
     _multiplies_faster,
     {F.linear: Way(fast_linear, _is_large)},
-    needs="float32, and a torch with oneDNN, without MKL or on a processor not of Intel",
+    needs="float32 and a torch with oneDNN, and is off where torch has MKL on an Intel processor",
 )
 
 

@@ -199,5 +199,5 @@ WINOGRAD = Rewrite(
     "convolutions by Winograd's method",
     _applies,
     _ways,
-    needs="the C++ kernels, and a torch with oneDNN, which for bf16 computes in it here",
+    needs="the C++ kernels and a torch with oneDNN, and for bf16 a processor that computes in it",
 )

@@ -16,10 +16,11 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
-from fastadv._checks import check_count, check_flag, check_number, check_seed
+from fastadv._checks import check_count, check_device, check_flag, check_number, check_seed
 from fastadv.errors import InputError
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
+from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import checkpoint
 from fastadv.runs.card import card, data_hash
 from fastadv.runs.identity import plain
@@ -124,7 +125,6 @@ def _middles(side: int, device: torch.device) -> Tensor:
 
 
 Model = TypeVar("Model")
-Progress = Callable[[int, int], None]
 
 logger = logging.getLogger("fastadv")
 
@@ -171,25 +171,17 @@ def fit(
     run_dir: str | PathLike[str] | None,
     resume: bool,
     device: str | torch.device | None,
-    progress: Progress | None,
+    progress: Progress,
     calibration: int,
     options: dict[str, Any],
 ) -> Model:
     if own := sorted(options.keys() & {"weights", "biases", "strides"}):
         raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
-    try:
-        place = torch.empty(0, device=device or "cpu").device
-    except (
-        RuntimeError,
-        TypeError,
-        AssertionError,
-    ) as error:  # what torch raises without CUDA is no RuntimeError
-        raise InputError(f"device: expected an available torch device, got {device!r} ({error})") from error
+    check_progress(progress)
+    place = check_device(device or "cpu")
     images = read_images(dataset, settings.shape.image)
-    run = Run(images, settings, place, progress)
+    run = Run(images, settings, place)
 
     def made() -> Any:
         weights, biases = run.net.decoders()
@@ -198,7 +190,7 @@ def fit(
         return built.to(run.device)
 
     made()  # refuses wrong options of the model before any work
-    with RunRecord(run_dir, run.config, resume) as record:
+    with RunRecord(run_dir, run.config, resume) as record, shown(progress, "training ABS") as run.tick:
         run.go(record)
         run.net.eval()
         model = made()
@@ -217,12 +209,12 @@ def fit(
 
 
 class Run:
-    """A training run: its networks, optimizer and progress."""
+    """A training run: its networks and optimizer. `tick` is called after every step."""
 
-    def __init__(
-        self, images: Images, settings: Settings, device: torch.device, progress: Progress | None
-    ) -> None:
-        self.images, self.settings, self.device, self.progress = images, settings, device, progress
+    tick: Tick | None = None
+
+    def __init__(self, images: Images, settings: Settings, device: torch.device) -> None:
+        self.images, self.settings, self.device = images, settings, device
         # BatchNorm needs two images of every class
         self.rows = max(2, settings.batch_size // images.classes)
         self.steps = math.ceil(len(images) / (self.rows * images.classes))
@@ -294,8 +286,8 @@ class Run:
             self.optimizer.step()
             self.scheduler.step()
             total += loss.detach()
-            if self.progress is not None:
-                self.progress(epoch * self.steps + step + 1, settings.epochs * self.steps)
+            if self.tick is not None:
+                self.tick(epoch * self.steps + step + 1, settings.epochs * self.steps)
         average = total / self.steps
         if not bool(average.isfinite().all()):
             bad = (~average.isfinite()).nonzero().flatten().tolist()

@@ -26,6 +26,7 @@ from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
 from fastadv.models.binarized import THRESHOLD
+from fastadv.progress import Progress
 from fastadv.runs.card import card, data_hash
 
 # The paper's authors chose these by line search on MNIST's training set.
@@ -234,7 +235,7 @@ class ABS(nn.Module):
         seed: int = 0,
         device: str | torch.device | None = None,
         calibration: int = 1000,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress = False,
         **options: Any,
     ) -> Self:
         """Train one VAE for each class, all at once, and keep the decoders.
@@ -260,7 +261,7 @@ class ABS(nn.Module):
             seed: of weights, order, augmentation and prior samples.
             device: where to train; None is the CPU.
             calibration: training images to set factors, scale and floor by; 0 leaves them.
-            progress: called with (done, total) steps.
+            progress: True shows a bar on stderr; a function is called with (done, total) steps.
             options: of the model: prior_samples, factors, and the fields of `InferenceOptions`.
         """
         if shape is None:

@@ -38,7 +38,7 @@ def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
 
 
 def _reported(name: str, why: str) -> tuple[None, str]:
-    logger.warning("%s does not import, so its ops run on their slower references: %s", name, why)
+    logger.warning("%s does not import, so its ops run as slower PyTorch code: %s", name, why)
     return None, why
 
 
@@ -47,7 +47,7 @@ def _of_another_python(package: Path) -> str:
     names = sorted(path.name for path in package.glob("_C.*") if path.suffix in {".so", ".pyd"})
     if not names or any(name.removeprefix("_C") in EXTENSION_SUFFIXES for name in names):
         return ""
-    return f"{', '.join(names)} is of another Python than this, {EXTENSION_SUFFIXES[0]}: {AGAIN}"
+    return f"{', '.join(names)} is for another Python than this one, {EXTENSION_SUFFIXES[0]}: {AGAIN}"
 
 
 def _load_extension() -> tuple[Any, str]:
@@ -61,7 +61,7 @@ def _load_extension() -> tuple[Any, str]:
     if built == __version__:
         return module, ""
     sys.modules.pop("fastadv._C", None)  # cards of results would name what built it
-    return _reported("fastadv._C", f"it was built for {built}, and this is {__version__}: {AGAIN}")
+    return _reported("fastadv._C", f"it was built for fastadv {built}, and this is {__version__}: {AGAIN}")
 
 
 extension, extension_fault = _load_extension()

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number, check_share
+from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv._torch import NormBase, compiled_call
+from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, Plain, Prepared
 from fastadv.engine.copying.twin import registers_all
@@ -91,10 +92,7 @@ def frozen_twin(model: nn.Module | Prepared) -> Prepared:
 
 def check_one_radius(threat: Threat) -> None:
     """Raise InputError unless `threat` is a ball of one radius for all samples."""
-    if not isinstance(threat, Threat):
-        raise InputError(
-            f"threat: expected fa.Linf, L2, L1 or L0, got {type(threat).__name__}; write fa.Linf(8 / 255)"
-        )
+    check_threat(threat)
     threat.check_one_radius()
 
 
@@ -133,8 +131,7 @@ def check_objective(label_smoothing: float, loss: str = "ce", weight: float = 0.
     """Raise InputError unless `mean_loss` and `mixture` can take these."""
     check_number("weight", weight, 0, 1)
     check_share("label_smoothing", label_smoothing, zero=True)
-    if loss not in OBJECTIVES:
-        raise InputError(f"loss: expected one of {', '.join(OBJECTIVES)} to train on, got {loss!r}")
+    check_choice("loss", loss, OBJECTIVES)
 
 
 def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> Tensor:
@@ -210,7 +207,7 @@ class NearPredictions(Crafted):
     """A loss with beta · a distance of p(x) and p(x_adv) in it: TRADES, MART and SCORE."""
 
     threat: Threat
-    steps: int
+    steps: int = 7
     step_size: float | None = None
     beta: float = 6.0
     label_smoothing: float = 0.0
@@ -220,8 +217,7 @@ class NearPredictions(Crafted):
         check_steps(self.threat, self.steps, self.step_size)
         check_number("beta", self.beta, 0)
         check_objective(self.label_smoothing)
-        if self.start not in STARTS:
-            raise InputError(f"start: expected one of {', '.join(STARTS)}, got {self.start!r}")
+        check_choice("start", self.start, STARTS)
         if self.start == "uniform":
             check_finite(self.threat, "a start drawn from the ball")
 

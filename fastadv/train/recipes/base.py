@@ -179,7 +179,7 @@ def check_recipe(recipe: object) -> None:
         return
     raise InputError(
         "recipe: expected a function of (model, x, y, *, ids, seed), or an object with a step, "
-        f"got {recipe!r}; for example fa.train.Standard()"
+        f"got {recipe!r}; for example fa.train.PGDTraining(fa.Linf(8 / 255))"
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from fastadv._checks import check_flag, check_number
+from fastadv._checks import check_choice, check_flag, check_number
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, Threat
 from fastadv.train.recipes._common import ascent, check_finite, check_objective, mean_loss, step_length
@@ -55,8 +55,7 @@ class FastTraining(Crafted):
     clamp_start: bool = True
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method: expected one of {sorted(METHODS)}, got {self.method!r}")
+        check_choice("method", self.method, METHODS)
         check_finite(self.threat, "noise in the ball")
         check_objective(self.label_smoothing)
         if not check_flag("clamp_start", self.clamp_start) and isinstance(self.threat, L0):

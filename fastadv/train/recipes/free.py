@@ -34,7 +34,7 @@ class FreeTraining(OwnStep):
     """
 
     threat: Threat
-    replays: int
+    replays: int = 4
     step_size: float | None = None
     label_smoothing: float = 0.0
 

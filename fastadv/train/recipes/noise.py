@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv import rng
+from fastadv._checks import check_choice
 from fastadv.errors import InputError
 from fastadv.threat import Linf
 from fastadv.train.recipes._common import check_finite, check_objective, drawn, mixture
@@ -36,8 +37,7 @@ class InputNoise(Crafted):
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"kind: expected one of {sorted(KINDS)}, got {self.kind!r}")
+        check_choice("kind", self.kind, KINDS)
         check_finite(self.threat, "noise in the ball")
         if not isinstance(self.threat, Linf):
             raise InputError(

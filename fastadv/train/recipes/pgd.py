@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastadv._checks import check_choice
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import ascent, check_objective, check_steps, mixture
@@ -49,7 +50,7 @@ class PGDTraining(Crafted):
     """
 
     threat: Threat
-    steps: int
+    steps: int = 7
     step_size: float | None = None
     random_start: bool = True
     loss: str | Callable[..., Tensor] = "ce"
@@ -60,8 +61,7 @@ class PGDTraining(Crafted):
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
         check_objective(self.label_smoothing, weight=self.weight)
-        if self.statistics not in STATISTICS:
-            raise InputError(f"statistics: expected one of {', '.join(STATISTICS)}, got {self.statistics!r}")
+        check_choice("statistics", self.statistics, STATISTICS)
         if self.statistics == "both" and self.weight > 0:
             raise InputError(
                 "statistics: expected 'adversarial' where the loss sees clean images "

@@ -256,10 +256,10 @@ def test_what_was_not_looked_at_is_no_clean_verdict() -> None:
     assert "fewer than 8 samples" in short.verdict
     blind = {"square": square(model, x, y, THREAT, queries=200)}
     scores = indicators(model, x, y, THREAT, results=blind, share=None)
-    assert scores.unseen == dict.fromkeys(("incomplete", "square"), "no attack by gradients")
+    assert scores.unseen == dict.fromkeys(("incomplete", "square"), "no gradient attack")
     none = indicators(model, x, y, THREAT, results={})  # a probe by Square is one, without an attack
     for found in (short, scores, none):
-        assert found.verdict.startswith("Not known")
+        assert found.verdict.startswith("Inconclusive")
         assert not found.clean
         assert found.flagged == ()
         assert sorted([*found.values, *found.unseen]) == sorted(SIGNS)
@@ -321,7 +321,7 @@ def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "zero_gradient" in flagged.indicators.flagged
     assert flagged.verdict.startswith("Do not trust: ")
     empty = autoattack(model, x[:0], y[:0], THREAT)
-    assert empty.verdict.startswith("Not known")
+    assert empty.verdict.startswith("Inconclusive")
 
 
 def test_wrong_input_is_named() -> None:

@@ -85,7 +85,7 @@ CLASSES = nn.Sequential(nn.Flatten(), Step(lambda h: h.argmax(1)), nn.Embedding(
 ADVICE: dict[str, tuple[nn.Module, str, str]] = {
     "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
     "other way": (net(RAISES), "0", r"{'0': net}\), with"),
-    "integers": (CLASSES, "1", "let a module around it return one floating"),
+    "integers": (CLASSES, "1", "wrap it in a module that returns one floating"),
     "nested": (net(nn.Sequential(nn.Identity(), Quantize())), "0.1", r"{'0.1': 'identity'}"),
 }  # fmt: skip
 
@@ -112,10 +112,10 @@ def test_a_step_between_modules_is_the_models_own() -> None:
     (own,) = masked_modules(Between(False), X)
     assert (own.name, own.kind) == ("", "zero")
     assert str(own).startswith("the model's own forward has a zero gradient")
-    assert "make that step of its forward a module" in own.advice
+    assert "put that step of its forward into a module" in own.advice
     (own,) = masked_modules(nn.Sequential(Between(False), nn.Linear(3, 3)), X)
     assert own.name == "0"
-    assert "make that step of its forward a module" in own.advice
+    assert "put that step of its forward into a module" in own.advice
     (inner,) = masked_modules(Between(True), X)
     assert inner.name == "hide"
     mended = fa.models.bpda(Between(True), {"hide": "identity"})

@@ -13,7 +13,7 @@ from tests.train.test_recipes import flat_net
 
 THREAT = fa.Linf(0.1)
 COMMON = {
-    "step_size": None, "label_smoothing": 0.0, "loss": "ce", "start": "near",
+    "steps": 7, "replays": 4, "step_size": None, "label_smoothing": 0.0, "loss": "ce", "start": "near",
     "recipe": train.Standard(),
 }  # fmt: skip
 DEFAULTS = {

@@ -1,0 +1,146 @@
+"""What progress=True shows: lines where nothing can draw, a bar by rich or tqdm where it can."""
+
+import re
+import sys
+from functools import partial
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import fastadv as fa
+from fastadv import progress
+from fastadv.errors import InputError
+from fastadv.text import percent
+
+DIGITS = fa.data.load("digits", "test", limit=24)
+MODEL = fa.models.create("small_cnn", shape=(1, 8, 8), classes=10, width=4, seed=0).eval()
+DATA = DIGITS.x[:12], MODEL(DIGITS.x[:12]).argmax(1)
+BALL = fa.Linf(0.3)
+
+
+def of_radius(radius: float) -> Any:
+    return partial(fa.attacks.fgsm, threat=fa.Linf(radius))
+
+
+CALLS = {
+    "building random_target: 24 of 24": lambda shown: fa.data.construct.random_target(
+        MODEL, DIGITS, threat=fa.L2(1), steps=1, progress=shown
+    ),
+    "measuring features: 24 of 24": lambda shown: fa.features.usefulness(
+        MODEL, DIGITS, fa.L2(1), partial(fa.attacks.pgd, steps=1), features=[0], progress=shown
+    ),
+    "radius 0.3: [0-9]+ of 12 left: 24 of 24": lambda shown: fa.accuracy_against_radius(
+        MODEL, DATA, of_radius, [0, 0.1, 0.3], progress=shown
+    ),
+    "fgsm: robust accuracy [0-9.]+%: 12 of 12": lambda shown: fa.evaluate(
+        MODEL, DATA, "fgsm", threat=BALL, progress=shown
+    ),
+    "epoch 2 of 2, loss [0-9.]+: 4 of 4": lambda shown: fa.train.fit(
+        fa.models.create("softmax", shape=(1, 8, 8), classes=10), DIGITS, "standard", epochs=2,
+        batch_size=12, progress=shown,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", CALLS)
+def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call, told = CALLS[line], list[tuple[int, int]]()
+    call(lambda done, total: told.append((done, total)))
+    call(False)
+    assert capsys.readouterr() == ("", "")
+    call(True)
+    *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(line, last)
+    assert told[-1] == (told[-1][1],) * 2
+    assert last.endswith(f": {told[-1][0]} of {told[-1][1]}")
+    with pytest.raises(InputError, match=r"progress: expected True, False or a function .*, got 'yes'"):
+        call("yes")
+
+
+def test_autoattack_says_what_each_component_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = DATA[0], DATA[1].clone()
+    y[0] = (y[0] + 1) % 10  # wrong without an attack
+    out = fa.attacks.autoattack(MODEL, x, y, BALL, version=["apgd-ce", "square"], progress=True)
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "clean: accuracy 91.7% (11 of 12 left)"
+    left, wanted = 11, []
+    for name, cost in out.costs.items():
+        left -= cost.broken
+        wanted.append(f"{name}: robust accuracy {percent(left / 12)} ({left} of 12 left)")
+    assert lines == wanted
+    assert left == int((~out.success).sum())
+
+
+class Terminal:
+    """A standard error that a bar can be drawn on."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    seen: list[str] = []
+    named = progress.Lines.named
+    monkeypatch.setattr(
+        progress.Lines, "named", lambda bar, text, *at: seen.append(text) or named(bar, text, *at)
+    )
+    auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
+    fa.evaluate(MODEL, DATA, {"pgd": "fgsm", "auto": auto}, threat=fa.Linf(0.0), progress=True)
+    assert seen == ["pgd", "pgd: robust accuracy 100.0%", "auto", "auto: apgd-ce, 12 left",
+                    "auto: robust accuracy 100.0%"]  # fmt: skip
+    assert "auto: robust accuracy 100.0%" in screen.text
+    assert "100%" in screen.text
+
+
+def test_tqdm_serves_where_rich_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = SimpleNamespace(n=0, closed=False, texts=[])
+    bar.update = lambda count: setattr(bar, "n", bar.n + count)
+    bar.set_description = lambda text, refresh: bar.texts.append(text)
+    bar.close = lambda: setattr(bar, "closed", True)
+    module: Any = ModuleType("tqdm.auto")
+    module.tqdm = lambda total, file: setattr(bar, "total", total) or bar
+    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
+    monkeypatch.setattr(progress, "find_spec", lambda name: True if name == "tqdm" else None)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.0), batch_size=8, progress=True)
+    assert (bar.n, bar.total, bar.closed) == (12, 12, True)
+    assert bar.texts == ["fgsm", "fgsm: robust accuracy 100.0%"] * 2
+
+
+def test_only_the_first_process_shows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress.processes, "rank", lambda: 1)
+    with progress.shown(True, "work") as tick:
+        assert tick is None
+    with progress.shown(print, "work") as tick:
+        assert tick is print
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_are_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    lines = progress.Lines("work")
+    for done in range(1, 1001):
+        now += 0.03125
+        lines(done, 1000)
+    assert capsys.readouterr().err.splitlines() == [
+        f"work: {n} of 1,000" for n in ("320", "640", "960", "1,000")
+    ]
