@@ -45,7 +45,6 @@ app = typer.Typer(
     epilog="Example: fastadv demo",
     no_args_is_help=True,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
@@ -68,7 +67,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(add_help_option=False)
 @with_panels
 def _fastadv(
     version: Annotated[

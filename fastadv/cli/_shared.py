@@ -117,7 +117,7 @@ class Machine(Panel, title="Computation"):
 
 
 class Search(Machine):
-    batch_size: int = o.option(256, "Samples worked on at once.", min=1)
+    batch_size: o.BatchSize = 256
     precision: Precision | None = o.option(
         None, "Precision of the search, fp32 by default. Successes are checked in the model's own precision."
     )
