@@ -1,7 +1,8 @@
 """The command line: `fastadv demo | attack | train | construct | evaluate | abs | ...`.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 an evaluation with --strict is in doubt, 130
-interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug adds the traceback.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 an evaluation with --strict is in doubt, 4 it is below
+--fail-under, 130 interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug adds the
+traceback.
 """
 
 import logging
