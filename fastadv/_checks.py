@@ -1,12 +1,19 @@
 """Checks of arguments that every layer shares. They raise InputError: what was expected, and what came."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
+# what other libraries call it
+SYNONYMS = {
+    **dict.fromkeys(("eps", "epsilon"), "radius"),
+    **dict.fromkeys(("iterations", "iters", "n_iter", "nb_iter", "max_iter", "num_steps"), "steps"),
+    **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
+}
 OnEvent = Callable[[Mapping[str, Any]], None]
 """What `fa.evaluate` and `fa.train.Measuring` tell the numbers of a run."""
 
@@ -67,6 +74,21 @@ def check_seed(seed: Any, name: str = "seed") -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
         raise InputError(f"{name}: expected an integer from 0 to 2^63 - 1, got {seed!r}")
     return seed
+
+
+def meant(name: Any, known: Iterable[str]) -> str:
+    """Return which of the known names, also of options, was meant, as the end of an error; "" for none."""
+    plain = {each.lstrip("-").replace("-", "_").lower(): each for each in known}
+    word = str(name).lstrip("-").replace("-", "_").lower()
+    near = get_close_matches(SYNONYMS.get(word, word), plain, 1)
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
+    """Return `value` when it is one of `choices`; InputError otherwise."""
+    if value not in (known := list(choices)):
+        raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}{meant(value, known)}")
+    return value
 
 
 def check_on_event(on_event: Any) -> OnEvent | None:

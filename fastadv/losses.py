@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from fastadv._checks import meant
 from fastadv.errors import InputError
 from fastadv.ops import logit_loss
 from fastadv.ops._rows import wide
@@ -41,8 +42,8 @@ def check_loss(loss: Loss) -> Loss:
     """
     if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
         raise InputError(
-            f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}; "
-            "or give a function (logits, y, targets) -> [B]"
+            f"loss: expected one of {', '.join(LOSSES)}, or a function (logits, y, targets) -> [B], "
+            f"got {loss!r}{meant(loss, LOSSES)}"
         )
     return loss
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import fastadv
+from fastadv._checks import meant
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
 from fastadv.cli._construct import construct
@@ -131,10 +132,12 @@ def _report(error: Exception, debug: Debug) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(usage().rstrip() + "\n")
             return 2
-        text = usage().replace("Invalid value: ", "").replace("Value error, ", "")
-        return _fail(
-            f"{text.rstrip().rstrip('.')}. Try '{path} --help'.", getattr(error, "exit_code", 2), debug
-        )
+        text = usage().replace("Invalid value: ", "").replace("Value error, ", "").rstrip().rstrip(".")
+        if type(error).__name__ == "NoSuchOption" and context is not None:
+            flags = [flag for each in context.command.params for flag in each.opts]
+            text = f"no option {error.option_name}{meant(error.option_name, flags)}"  # type: ignore[attr-defined]
+        stop = "" if text.endswith("?") else "."
+        return _fail(f"{text}{stop} Try '{path} --help'.", getattr(error, "exit_code", 2), debug)
     if isinstance(error, EXPECTED):
         return _fail(str(error), 1, debug)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)

@@ -1,7 +1,4 @@
-"""Options in groups: each is a dataclass, which --help shows as one panel.
-
-Every command has --debug and --help; one of more than `MOST` options has --help-all too.
-"""
+"""Options in groups: each is a dataclass, which --help shows as one panel. Every command has `Always`."""
 
 import inspect
 import logging
@@ -47,7 +44,7 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST = 12  # options that --help shows: of a command that has more, what is required and these
 COMMON = {
     *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
-    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size"),
+    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "help", "help_all"),
 }
 METAVARS = {bool: "", int: "N", float: "NUMBER", str: "NAME", list[str]: "NAME", Path: "FILE"}
 rich_utils.RANGE_STRING = ""  # behind N in the help: no bounds such as 9223372036854775807
@@ -68,10 +65,6 @@ def _parameter(name: str, kind: Any, default: Any, title: str = "") -> inspect.P
     return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, shown])
 
 
-def _is_rare(parameter: inspect.Parameter) -> bool:
-    return parameter.name not in COMMON and parameter.default is not inspect.Parameter.empty
-
-
 @dataclass
 class Debug:
     on: bool = False
@@ -84,38 +77,35 @@ def _turn_on(context: typer.Context, given: bool) -> None:
         logging.getLogger().setLevel(logging.INFO)
 
 
-class Debugging(Panel):
-    """The option --debug, which does its work when it is read."""
+def _show_help(context: typer.Context, asked: typer.CallbackParam, given: bool) -> None:
+    if not given:
+        return
+    options: list[Any] = context.command.params
+    many = len(options) > MOST + len(fields(Always))
+    for each in options:
+        few = many and asked.name == "help" and not (each.required or each.name in COMMON)
+        each.hidden = few or not each.help or (each.name == "help_all" and not many)
+    print(context.get_help())
+    raise typer.Exit
+
+
+class Always(Panel):
+    """The options of every command, which do their work when they are read."""
 
     debug: bool = o.option(
         False, "Show the traceback of an error, and what the library logs.", "--debug",
         callback=_turn_on, is_eager=True,
     )  # fmt: skip
-
-
-def _helping(rare: set[str]) -> type[Panel]:
-    """Make --help, and --help-all where some options are rare, which only that shows."""
-
-    def asked(every: bool, text: str, *names: str) -> Any:
-        def show(context: typer.Context, given: bool) -> None:
-            if given:
-                for each in filter(lambda one: one.name in rare, context.command.params):
-                    each.hidden = not every  # type: ignore[attr-defined]
-                print(context.get_help())
-                raise typer.Exit
-
-        return o.option(False, text, *names, callback=show, is_eager=True)
-
-    class Helping(Panel):
-        help: bool = asked(False, "Show this message and exit.", "--help", "-h")
-        if rare:
-            help_all: bool = asked(True, "Show every option and exit.", "--help-all")
-
-    return Helping
+    help: bool = o.option(
+        False, "Show this message and exit.", "--help", "-h", callback=_show_help, is_eager=True
+    )
+    help_all: bool = o.option(
+        False, "Show every option and exit.", "--help-all", callback=_show_help, is_eager=True
+    )
 
 
 def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
-    """Spread out the panels of `command`, and give it --debug, --help, and --json where it yields a document.
+    """Spread out the panels of `command`, and `Always`, and give it --json where it yields a document.
 
     The options of a panel take the place of the argument that is one.
     """
@@ -124,9 +114,7 @@ def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
     taken = inspect.signature(command).parameters.values()
     panels = {one.name: one.annotation for one in taken if _is_panel(one.annotation)}
     own = [_parameter(one.name, one.annotation, one.default) for one in taken if one.name not in panels]
-    parameters = own + [each for panel in (*panels.values(), Debugging) for each in panel.parameters()]
-    rare = {one.name for one in parameters if _is_rare(one)} if len(parameters) > MOST else set()
-    parameters += _helping(rare).parameters()
+    parameters = own + [each for panel in (*panels.values(), Always) for each in panel.parameters()]
 
     @wraps(command)
     def called(**options: Any) -> None:

@@ -1,10 +1,10 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from fastadv._checks import check_choice
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.problem import check_threat
@@ -60,11 +60,7 @@ def minimizes(attack: Any) -> bool:
 
 
 def _looked_up(name: str) -> Attack:
-    if name not in ATTACKS:
-        near = difflib.get_close_matches(name.lower(), ATTACKS, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"attacks: expected one of {', '.join(ATTACKS)}, got {name!r}{meant}")
-    return ATTACKS[name].run
+    return ATTACKS[check_choice("attacks", name, ATTACKS)].run
 
 
 def name_of(attack: Any) -> str:

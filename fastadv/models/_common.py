@@ -1,12 +1,12 @@
 """What every built-in network shares: a strict look at its input, and reproducible first weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
 from fastadv.rng import torch_seeded
 
@@ -17,13 +17,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}  # 
 def activation_layer(name: str) -> nn.Module:
     """Return a layer of that activation with torch's defaults; InputError for an unknown name."""
     return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """Return `value` when it is one of `choices`; InputError otherwise."""
-    if value not in (known := list(choices)):
-        raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-    return value
 
 
 def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:

@@ -3,15 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_flag
-from fastadv.models._common import (
-    Shape,
-    activation_layer,
-    check_batch,
-    check_choice,
-    check_sizes,
-    first_weights,
-)
+from fastadv._checks import check_choice, check_flag
+from fastadv.models._common import Shape, activation_layer, check_batch, check_sizes, first_weights
 
 torch.fx.wrap("check_batch")
 

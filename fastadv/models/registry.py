@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fastadv._checks import meant
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.models.normalized import STATISTICS, Normalized
 
@@ -40,7 +41,7 @@ def factory(name: str) -> Callable[..., Any]:
     if not module_name or not attribute or module_name.startswith("."):
         raise InputError(
             f"model: expected one of {', '.join(BUILT_IN)}, or your own as package.module:function, "
-            f"got {name!r}"
+            f"got {name!r}{meant(name, BUILT_IN)}"
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)

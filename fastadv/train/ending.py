@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from fastadv._checks import check_count
-from fastadv.errors import InputError
+from fastadv._checks import check_choice, check_count
 
 ACTIONS = ("warn", "stop", "rewind")
 
@@ -27,5 +26,4 @@ class Ending:
     def __post_init__(self) -> None:
         if self.patience is not None:
             check_count("patience", self.patience, 1)
-        if self.on_alarm not in ACTIONS:
-            raise InputError(f"on_alarm: expected one of {', '.join(ACTIONS)}, got {self.on_alarm!r}")
+        check_choice("on_alarm", self.on_alarm, ACTIONS)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
 from fastadv.train.recipes import AWP, FreeTraining
 from fastadv.train.recipes.base import owns_step
@@ -33,8 +33,7 @@ class Execution:
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        check_choice("precision", self.precision, PRECISIONS)
         if self.workers is not None:
             check_count("workers", self.workers, 0)
         if self.checkpoint_every is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from fastadv.errors import InputError
+from fastadv._checks import check_choice
 from fastadv.threat import Linf, Threat
 from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.ending import Ending
@@ -176,6 +176,4 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
+    return PRESETS[check_choice("preset", name, PRESETS)]

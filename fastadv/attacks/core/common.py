@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 
 from torch import Tensor
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
@@ -18,7 +18,6 @@ from fastadv.attacks.core.result import AttackResult
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
-from fastadv.errors import InputError
 from fastadv.losses import check_loss
 from fastadv.threat import THREATS
 
@@ -195,8 +194,8 @@ def takes_common(
             check_norm(function.__name__, given["threat"], norms)
         if finite:
             check_finite_radius(given["threat"])
-        if "variant" in given and given["variant"] not in (names := get_args(Variant)):
-            raise InputError(f"variant: expected one of {', '.join(names)}, got {given['variant']!r}")
+        if "variant" in given:
+            check_choice("variant", given["variant"], get_args(Variant))
         loss: Any = given.get("loss", fixed.get("loss"))
         # a "-targeted" loss has classes, and a check of its own
         if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None):

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from fastadv._checks import check_count, check_flag, check_number
+from fastadv._checks import check_choice, check_count, check_flag, check_number
 from fastadv.errors import InputError
 
 InputGrad = Literal["envelope", "unrolled"]
@@ -52,9 +52,7 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         for name, choices in (("input_grad", get_args(InputGrad)), ("precision", get_args(Precision))):
-            value = getattr(self, name)
-            if value not in choices:
-                raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+            check_choice(name, getattr(self, name), choices)
         for name in ("binary", "prune"):
             check_flag(name, getattr(self, name))
         check_count("steps", self.steps, 1)
