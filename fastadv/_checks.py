@@ -10,6 +10,12 @@ import torch
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
+# what other libraries call it
+SYNONYMS = {
+    **dict.fromkeys(("eps", "epsilon"), "radius"),
+    **dict.fromkeys(("iterations", "iters", "n_iter", "nb_iter", "max_iter", "num_steps"), "steps"),
+    **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
+}
 OnEvent = Callable[[Mapping[str, Any]], None]
 """What `fa.evaluate` and `fa.train.Measuring` tell the numbers of a run."""
 
@@ -58,17 +64,6 @@ def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False)
     return number
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:
-    """Return one of the names `choices`; otherwise the error names the nearest, and what `other` would do."""
-    known = list(choices)
-    if isinstance(value, str) and value in known:
-        return value
-    near = get_close_matches(str(value).lower(), known)
-    near = near[:1] if near[:1] == [str(value).lower()] else near
-    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise InputError(f"{name}: expected one of {', '.join(known)}{other}, got {value!r}{meant}")
-
-
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False."""
     if not isinstance(value, bool):
@@ -90,6 +85,23 @@ def check_seed(seed: Any, name: str = "seed") -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
         raise InputError(f"{name}: expected an integer from 0 to 2^63 - 1, got {seed!r}")
     return seed
+
+
+def meant(name: Any, known: Iterable[str]) -> str:
+    """Return which of the known names, also of options, was meant, as the end of an error; "" for none."""
+    plain = {each.lstrip("-").replace("-", "_").lower(): each for each in known}
+    word = str(name).lstrip("-").replace("-", "_").lower()
+    near = get_close_matches(SYNONYMS.get(word, word), plain, 1)
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:
+    """Return one of the names `choices`; otherwise the error names the nearest, and what `other` would do."""
+    known = list(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    near = meant(value, known)
+    raise InputError(f"{name}: expected one of {', '.join(known)}{other}, got {value!r}{near}")
 
 
 def check_on_event(on_event: Any) -> OnEvent | None:

@@ -1,7 +1,8 @@
 """The command line: `fastadv demo | attack | train | construct | evaluate | abs | ...`.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 an evaluation with --strict is in doubt, 130
-interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug adds the traceback.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 an evaluation with --strict is in doubt, 4 it is below
+--fail-under, 130 interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug adds the
+traceback.
 """
 
 import logging
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import fastadv
+from fastadv._checks import meant
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
 from fastadv.cli._certify import certify
@@ -46,7 +48,6 @@ app = typer.Typer(
     epilog="Example: fastadv demo",
     no_args_is_help=True,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
@@ -70,7 +71,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(add_help_option=False)
 @with_panels
 def _fastadv(
     version: Annotated[
@@ -133,10 +134,12 @@ def _report(error: Exception, debug: Debug) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(usage().rstrip() + "\n")
             return 2
-        text = usage().replace("Invalid value: ", "").replace("Value error, ", "")
-        return _fail(
-            f"{text.rstrip().rstrip('.')}. Try '{path} --help'.", getattr(error, "exit_code", 2), debug
-        )
+        text = usage().replace("Invalid value: ", "").replace("Value error, ", "").rstrip().rstrip(".")
+        if type(error).__name__ == "NoSuchOption" and context is not None:
+            flags = [flag for each in context.command.params for flag in each.opts]
+            text = f"no option {error.option_name}{meant(error.option_name, flags)}"  # type: ignore[attr-defined]
+        stop = "" if text.endswith("?") else "."
+        return _fail(f"{text}{stop} Try '{path} --help'.", getattr(error, "exit_code", 2), debug)
     if isinstance(error, EXPECTED):
         return _fail(str(error), 1, debug)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import typer
 from torch import Tensor
 
 from fastadv import attacks
@@ -14,7 +13,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
 from fastadv.cli._output import print_table, progress, say
-from fastadv.cli._panels import Panel, add
+from fastadv.cli._panels import Panel, add, group
 from fastadv.cli._shared import Images, Machine, RunFolder, Source, TrainImages, load_data, make_device
 from fastadv.data import batches, is_named
 from fastadv.errors import InputError
@@ -29,10 +28,7 @@ THRESHOLD = 1.5  # the L2 distance at which the paper compares accuracies
 COLUMNS = 5  # images in a row of a picture
 NOTHING_DRAWN = "nothing was drawn"
 
-abs_app = typer.Typer(
-    help="Analysis by Synthesis: one generative model for each class (Schott et al. 2018).",
-    no_args_is_help=True,
-)
+abs_app = group("Analysis by Synthesis: one generative model for each class (Schott et al. 2018).")
 
 
 class Synthesis(Panel, title="Model"):
@@ -43,11 +39,9 @@ class Synthesis(Panel, title="Model"):
         False, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class.", "--binary"
     )
     seed: int | None = o.option(
-        None,
-        "Draws the prior samples for the authors' weights. A trained model has its own.",
-        min=0,
+        None, "Draws the prior samples for the authors' weights. A trained model has its own.", min=0,
         max=SEEDS - 1,
-    )
+    )  # fmt: skip
     device: o.Device = None
 
     @property

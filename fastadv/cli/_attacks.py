@@ -99,9 +99,7 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     does not say otherwise.
     """
     name, _, tail = text.partition(":")
-    if name not in registry():
-        o.refuse(f"no attack {name!r}; there are {', '.join(registry())}.")
-    attack, where = registry()[name], f"attack {text!r}"
+    attack, where = registry()[o.look_up("attack", name, registry())], f"attack {text!r}"
     takes = {key: one for key, one in attack.parameters.items() if o.nameable(one)}
     known = {"norm": None, "radius": None, **takes}
     own = o.parse_arguments(where, name, tail, known)

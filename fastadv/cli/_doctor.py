@@ -39,18 +39,20 @@ def doctor(
     data_dir: Path | None = o.option(
         None, "Folder of the data sets; else FASTADV_DATA, else the user's cache."
     ),
+    verbose: bool = o.option(False, "Show all of it, to paste into an issue.", "--verbose", "-v"),
 ) -> Iterator[Any]:
-    """Show what to paste into an issue: versions, the build of the kernels, what runs each op, fast paths.
+    """Show what runs fastadv here, what is missing, and what to do.
 
-    It also shows threads, memory, GPU and data. It names what is missing, what is used instead, and what to
-    do.
+    --verbose adds every version, the build of the kernels, what runs each op, and which fast paths are taken.
     """
     yield (found := examine(data_dir))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
-    for name, told in _lines(found):
-        grid.add_row(name, escape(_words(told)))
+    shown = {**found, "backends": _served(found["backends"])} if verbose else _summary(found)
+    for name, told in shown.items():
+        if name != "advice":
+            grid.add_row(name, escape(_words(told)))
     screen = console()
     screen.print(grid)
     if not found["advice"]:
@@ -59,21 +61,21 @@ def doctor(
         screen.print(f"[yellow]to do[/]  {escape(line)}", soft_wrap=True)
 
 
-def _lines(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what is found, of some of it each part."""
-    for name, told in found.items():
-        if name == "packages":
-            yield from ((package, number or "missing") for package, number in told.items())
-        elif name == "fast_paths":
-            yield from told.items()
-        elif name == "backends":
-            for device in ("cpu", "cuda"):
-                served: dict[str, list[str]] = {}
-                for each, serving in told.items():
-                    served.setdefault(serving[device], []).append(each)
-                yield f"ops on {device}", served
-        elif name != "advice":
-            yield name, told
+def _summary(found: dict[str, Any]) -> dict[str, str]:
+    cpu, data, versions = found["cpu"], found["data"], found["packages"]
+    return {
+        "versions": f"fastadv {versions['fastadv']}, torch {versions['torch']}, Python {found['python']}",
+        "kernels": f"C++ ({cpu['instruction_set']})" if cpu["extension"] else "PyTorch references",
+        "GPU": ", ".join(found["gpu"]["names"]) or "none",
+        "threads": f"{cpu['threads']} on {cpu['cores']} cores, {cpu['name']}",
+        "data": f"digits; {', '.join(data['sets']) or 'nothing'} in {data['folder'] or 'no folder'}",
+    }
+
+
+def _served(backends: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+    """Return the ops by what serves them."""
+    kinds = dict.fromkeys((by, device) for each in backends.values() for device, by in each.items())
+    return {f"{by} on {at}:": [op for op, each in backends.items() if each[at] == by] for by, at in kinds}
 
 
 def _words(told: Any) -> str:
@@ -163,11 +165,11 @@ def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
         except ImportError as error:
             fault = " ".join(str(error).split())[:200]
             advice.append(f"the Triton kernels do not import, so that a GPU runs the references: {fault}")
-    every = range(torch.cuda.device_count())
+    every = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
     return {
-        "names": [torch.cuda.get_device_name(i) for i in every],
-        "capabilities": [".".join(map(str, torch.cuda.get_device_capability(i))) for i in every],
-        "memory_gib": [round(torch.cuda.get_device_properties(i).total_memory / 2**30, 1) for i in every],
+        "names": [each.name for each in every],
+        "capabilities": [f"{each.major}.{each.minor}" for each in every],
+        "memory_gib": [round(each.total_memory / 2**30, 1) for each in every],
         "cuda": torch.version.cuda,
         "triton": triton,
         "fault": fault,
@@ -206,8 +208,14 @@ def fast_paths() -> dict[str, Any]:
 @cache
 def _net(device: str) -> nn.Module:
     """Make a net with whatever a rewrite is for."""
-    convolution = nn.Conv2d(64, 64, 3, padding=1)
-    layers = (convolution, nn.BatchNorm2d(64), nn.ReLU(), nn.ELU(), nn.Flatten(), nn.Linear(1024, 64))
+    layers = (
+        nn.Conv2d(64, 64, 3),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.ELU(),
+        nn.Flatten(),
+        nn.Linear(1024, 64),
+    )
     return nn.Sequential(*layers).to(device).eval()
 
 
@@ -222,18 +230,9 @@ def _torchvision() -> dict[str, Any]:
 def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:
     named = data_dir or os.environ.get("FASTADV_DATA")
     folder = Path(named).expanduser() if named else _asked(user_cache, None, advice)
-    marks = {
-        "mnist": ("MNIST/raw",),
-        "cifar10": ("cifar-10-batches-py",),
-        "cifar10 (JPEG copies)": ("cifar10/train", "cifar10/test"),
-    }
-    sets = [
-        name
-        for name, places in marks.items()
-        if folder is not None and all((folder / place).is_dir() for place in places)
-    ]
+    marks = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py", "cifar10 (JPEG copies)": "cifar10/test"}
     return {
         "folder": str(folder or ""),
         "named_by": "--data-dir" if data_dir else "FASTADV_DATA" if named else "default",
-        "sets": sets,
+        "sets": [name for name, place in marks.items() if folder is not None and (folder / place).is_dir()],
     }

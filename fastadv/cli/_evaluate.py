@@ -1,6 +1,7 @@
 """`fastadv evaluate`: a model under several attacks, the worst case, accuracy against radius."""
 
 import json as jsons
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from typing import Any
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import DOUBTFUL, NOTHING_KEPT, Watched, ending, print_results, watch
+from fastadv.cli._measure import NOTHING_KEPT, Watched, ending, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, write_entry
 from fastadv.cli._shared import Images, Network, Search
+from fastadv.cli._summary import BELOW, checks, parse_limits, write_summary
 from fastadv.cli._torchrun import together
 from fastadv.errors import NoGradientError
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
@@ -28,7 +30,7 @@ from fastadv.text import percent
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
-WHOLE = ("radii", "out", "report", "strict")
+WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
 
 
 class Kept(Panel, title="Results"):
@@ -66,6 +68,13 @@ class Kept(Panel, title="Results"):
         "--indicators/--no-indicators",
     )
     strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
+    fail_under: Any = o.option(
+        None, "End with exit code 4 if an accuracy is below its share; robust is the worst of all attacks.",
+        parser=parse_limits, metavar="robust=SHARE,clean=SHARE",
+    )  # fmt: skip
+    summary: Path | None = o.written(
+        None, "Write a summary here: JUnit where the name ends in .xml, else Markdown."
+    )
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -78,6 +87,8 @@ class Kept(Panel, title="Results"):
                 o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
+        if "robust" in (self.fail_under or ()) and all(each.radius == math.inf for each in named.values()):
+            o.refuse("--fail-under robust: no attack has a radius; give --radius.")
         if self.strict and not self.indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
@@ -106,8 +117,9 @@ def evaluate(
 
     Minimum-norm attacks need no --radius; it limits which successes count. One run serves all --radii.
 
-    With --strict the exit code is 3 if gradients may be masked, or if that could not be checked. torchrun
-    turns it into 1, like every code except 0: read "verdict" in the output of --json.
+    With --strict the exit code is 3 if gradients may be masked, or if that could not be checked; with
+    --fail-under it is 4 if an accuracy is too low, doubt or not. torchrun turns both into 1, like every code
+    except 0: read "verdict" in the output of --json.
 
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
@@ -125,8 +137,8 @@ def evaluate(
         say(f"share {rank} of {jobs}, {len(job.table.ids):,} images, is kept in {results.run_dir}")
     elif not processes.rank():  # the first process tells and writes
         job.write()
-        doubt = job.table.indicators is not None and not job.table.indicators.clean
-        with ending(DOUBTFUL if results.strict and doubt else 0):
+        low = "; ".join(each.found for each in job.checks if each.code == BELOW)
+        with ending(max((each.code for each in job.checks), default=0), low):
             yield job.document
             job.show()
 
@@ -201,7 +213,7 @@ class Job:
     def config(self) -> dict[str, Any]:
         return {
             **self.network.config,
-            "attacks": {label: attack.config for label, attack in self.named.items()},
+            "attacks": [{"label": label, **attack.config} for label, attack in self.named.items()],
             "data": self.dataset.describe(),
             "batch_size": self.machine.batch_size,
             "precision": self.machine.searched,
@@ -209,10 +221,15 @@ class Job:
 
     def write(self) -> None:
         results, table, entry = self.results, self.table, self.benchmark.robustbench
-        curves = {
-            label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+        title = f"{self.network.model} on {self.dataset.name}"
+        self.checks = checks(table, results.fail_under or {}, results.strict)
+        curves = [
+            {
+                **{"label": label, "attack": self.named[label].name, "norm": self.named[label].norm},
+                **{"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()},
+            }
             for label, curve in self.curves.items()
-        }
+        ]
         measured = {**table.to_dict(), "curves": curves}
         if self.benchmark.suite is not None:
             measured["lacks"] = self.lacks
@@ -223,8 +240,9 @@ class Job:
         if entry is not None:
             (attack,) = self.named.values()
             write_entry(entry, table, attack, self.images.data, self.network.model, self.dataset.note)
+        if results.summary is not None:
+            write_summary(results.summary, table, title, self.checks)
         if results.report is not None:
-            title = f"{self.network.model} on {self.dataset.name}"
             names, told = self.dataset.classes, self._provenance()
             report(
                 table,
@@ -239,8 +257,8 @@ class Job:
     def _provenance(self) -> dict[str, Any]:
         config = self.config
         attacks = {
-            label: ", ".join(f"{key}={value}" for key, value in each.items())
-            for label, each in config["attacks"].items()
+            label: ", ".join(f"{key}={value}" for key, value in one.config.items())
+            for label, one in self.named.items()
         }
         data = {key: config["data"].get(key) for key in OF_THE_DATA}
         command = shlex.join(["fastadv", *sys.argv[1:]])
@@ -256,7 +274,8 @@ class Job:
             points = ", ".join(f"{radius:g}: {percent(share)}" for radius, share in shares)
             say(f"accuracy at each radius, {label}: {points}")
         entry = self.benchmark.robustbench
-        say_where({"adversarial examples": results.out, "entry": entry, "report": results.report})
+        written = {"adversarial examples": results.out, "entry": entry, "report": results.report}
+        say_where(written | {"summary": results.summary})
 
 
 def _kept(run_dir: Path) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
-from fastadv.cli._output import Bar, print_table, say
+from fastadv.cli._output import Bar, note, print_table, say
 from fastadv.evaluation import Table
 from fastadv.runs import processes
 from fastadv.runs.description import describe
@@ -82,9 +82,11 @@ def print_results(table: Table, model: str, dataset: Any) -> None:
 
 
 @contextmanager
-def ending(code: int) -> Iterator[None]:
-    """End the command with an exit code, also where only its document was asked for."""
+def ending(code: int, why: str = "") -> Iterator[None]:
+    """End the command with an exit code, also where only its document was asked for, and say why."""
     with suppress(GeneratorExit):
         yield
+    if why:
+        note(why)
     if code:
         raise typer.Exit(code)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 
 import typer
 
-from fastadv._checks import SEEDS
+from fastadv._checks import SEEDS, meant
 from fastadv.data._load import data_folder
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import check_path
@@ -56,10 +56,14 @@ def check_choice(option: str, value: Any, choices: Iterable[Any]) -> None:
         refuse(f"{option} is one of {', '.join(map(str, choices))}, got {value}.")
 
 
+def look_up(what: str, name: str, known: Iterable[str], more: str = "") -> str:
+    if name not in (known := list(known)):
+        refuse(f"no {what} {name!r}; there are {', '.join(known)}{more}{meant(name, known)}.")
+    return name
+
+
 def parse_norm(text: str) -> str:
-    if text not in THREATS:
-        refuse(f"no norm {text!r}; there are {', '.join(THREATS)}.")
-    return text
+    return look_up("norm", text, THREATS)
 
 
 def parse_data_dir(text: str) -> Path:
@@ -153,7 +157,7 @@ def parse_arguments(
     given = pairs([part for part in text.split(",") if part], where)
     for key in given:
         if key not in takes:
-            refuse(f"{name} takes no {key!r}; it takes {', '.join(takes) or 'none'}.")
+            refuse(f"{name} takes no {key!r}; it takes {', '.join(takes) or 'none'}{meant(key, takes)}.")
     return {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
 
 

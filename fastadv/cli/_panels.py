@@ -1,4 +1,4 @@
-"""Options in groups: each is a dataclass, which --help shows as one panel. Every command has --debug."""
+"""Options in groups: each is a dataclass, which --help shows as one panel. Every command has `Always`."""
 
 import inspect
 import logging
@@ -7,10 +7,12 @@ from contextlib import closing
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, dataclass_transform, get_args
 
 import typer
-from typer.models import ParameterInfo
+from typer import rich_utils
+from typer.models import OptionInfo, ParameterInfo
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
@@ -35,27 +37,32 @@ class Panel:
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
-        return [
-            inspect.Parameter(
-                each.name, KEYWORD, default=_default(each), annotation=_in_panel(cls.title, each)
-            )
-            for each in fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
-        ]
+        return [_parameter(each.name, each.type, each, cls.title) for each in fields(cls)]  # type: ignore[arg-type]
 
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
+MOST = 12  # options that --help shows: of a command that has more, what is required and these
+COMMON = {
+    *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
+    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "help", "help_all"),
+}
+METAVARS = {bool: "", int: "N", float: "NUMBER", str: "NAME", list[str]: "NAME", Path: "FILE"}
+rich_utils.RANGE_STRING = ""  # behind N in the help: no bounds such as 9223372036854775807
 
 
-def _default(field: Field[Any]) -> Any:
-    return inspect.Parameter.empty if field.default is MISSING else field.default
-
-
-def _in_panel(title: str, field: Field[Any]) -> Any:
-    """Return the annotation of a field, with its option in the panel of that title."""
-    kind, *declared = [field.type, *field.metadata.values()] if field.metadata else get_args(field.type)
+def _parameter(name: str, kind: Any, default: Any, title: str = "") -> inspect.Parameter:
+    """Return what a field or an argument declares, as an option in the panel of that title."""
+    declared = [*default.metadata.values()] if isinstance(default, Field) else []
+    if not declared:
+        kind, *declared = get_args(kind)
     (shown,) = (copy(each) for each in declared if isinstance(each, ParameterInfo))
     shown.rich_help_panel = title or None
-    return Annotated[kind, shown]
+    if isinstance(shown, OptionInfo) and shown.metavar is None:
+        kinds = get_args(kind) or (kind,)
+        shown.metavar = next((text for each, text in METAVARS.items() if each in kinds), None)
+    if isinstance(default, Field):
+        default = inspect.Parameter.empty if default.default is MISSING else default.default
+    return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, shown])
 
 
 @dataclass
@@ -70,17 +77,35 @@ def _turn_on(context: typer.Context, given: bool) -> None:
         logging.getLogger().setLevel(logging.INFO)
 
 
-class Debugging(Panel):
-    """The option --debug, which does its work when it is read."""
+def _show_help(context: typer.Context, asked: typer.CallbackParam, given: bool) -> None:
+    if not given:
+        return
+    options: list[Any] = context.command.params
+    many = len(options) > MOST + len(fields(Always))
+    for each in options:
+        few = many and asked.name == "help" and not (each.required or each.name in COMMON)
+        each.hidden = few or not each.help or (each.name == "help_all" and not many)
+    print(context.get_help())
+    raise typer.Exit
+
+
+class Always(Panel):
+    """The options of every command, which do their work when they are read."""
 
     debug: bool = o.option(
         False, "Show the traceback of an error, and what the library logs.", "--debug",
         callback=_turn_on, is_eager=True,
     )  # fmt: skip
+    help: bool = o.option(
+        False, "Show this message and exit.", "--help", "-h", callback=_show_help, is_eager=True
+    )
+    help_all: bool = o.option(
+        False, "Show every option and exit.", "--help-all", callback=_show_help, is_eager=True
+    )
 
 
 def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
-    """Spread out the panels of `command`, and give it --debug, and --json where it yields a document.
+    """Spread out the panels of `command`, and `Always`, and give it --json where it yields a document.
 
     The options of a panel take the place of the argument that is one.
     """
@@ -88,11 +113,11 @@ def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
         command = _with_json(command)
     taken = inspect.signature(command).parameters.values()
     panels = {one.name: one.annotation for one in taken if _is_panel(one.annotation)}
-    own = [_own(one) for one in taken if one.name not in panels]
-    spread = [each for panel in (*panels.values(), Debugging) for each in panel.parameters()]
+    own = [_parameter(one.name, one.annotation, one.default) for one in taken if one.name not in panels]
+    parameters = own + [each for panel in (*panels.values(), Always) for each in panel.parameters()]
 
     @wraps(command)
-    def called(*, debug: bool, **options: Any) -> None:
+    def called(**options: Any) -> None:
         try:
             with o.usage():
                 seed = options.get("seed", "none")
@@ -101,11 +126,10 @@ def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
                     for name, panel in panels.items()
                 }
                 with telling(seed=seed):
-                    command(**options, **made)
+                    command(**{one.name: options[one.name] for one in own}, **made)
         except KeyboardInterrupt:  # of which Typer would make an exit code without a word
             raise Interrupted from None
 
-    parameters = own + spread
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {one.name: one.annotation for one in parameters}
     return called
@@ -133,16 +157,14 @@ def add(app: typer.Typer, command: Callable[..., Any], example: str) -> None:
     """Add a command to `app`, with an example below its help."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(" ".join(part.split()) for part in paragraphs)  # the terminal's width breaks lines
-    app.command(help=text, epilog=f"Example: {example}")(with_panels(command))
+    app.command(help=text, epilog=f"Example: {example}", add_help_option=False)(with_panels(command))
 
 
-def _own(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return an argument of a command that is an option by itself."""
-    if isinstance(parameter.default, Field):
-        field = parameter.default
-        field.type = parameter.annotation
-        parameter = parameter.replace(default=_default(field), annotation=_in_panel("", field))
-    return parameter.replace(kind=KEYWORD)
+def group(help: str, **more: Any) -> typer.Typer:
+    """Make a group of commands, with the options that each command has."""
+    made = typer.Typer(help=help, no_args_is_help=True, **more)
+    made.callback(add_help_option=False)(with_panels(lambda: None))
+    return made
 
 
 def _is_panel(annotation: Any) -> bool:

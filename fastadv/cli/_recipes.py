@@ -29,9 +29,7 @@ class RecipeOptions(Budget, title="Recipe"):
 def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
     """Parse NAME or NAME:key=value,key=value. Wrong usage for what has no sense or no effect."""
     name, _, tail = text.partition(":")
-    if name not in RECIPES:
-        o.refuse(f"no recipe {name!r}; there are {', '.join(RECIPES)}.")
-    kind = RECIPES[name]
+    kind = RECIPES[o.look_up("recipe", name, RECIPES)]
     takes = inspect.signature(kind).parameters
     keys = {key: parameter for key, parameter in takes.items() if o.nameable(parameter)}
     arguments = o.parse_arguments(f"recipe {text!r}", name, tail, keys)
@@ -62,8 +60,7 @@ def parse_augment(text: str) -> list[Augment] | None:
 
 def _parts(text: str) -> tuple[Augment, ...]:
     name, colon, tail = text.partition(":")
-    if name not in AUGMENTS:
-        o.refuse(f"no augmentation {name!r}; there are none, {', '.join(AUGMENTS)}.")
+    o.look_up("augmentation", name, ["none", *AUGMENTS])
     if not colon:
         return AUGMENTS[name]
     if len(AUGMENTS[name]) > 1:
@@ -78,8 +75,7 @@ def _parts(text: str) -> tuple[Augment, ...]:
 def parse_schedule(text: str) -> str | Schedule:
     """Parse NAME or NAME:key=value,key=value; a name alone stays one."""
     name, colon, tail = text.partition(":")
-    if name not in SCHEDULES:
-        o.refuse(f"no schedule {name!r}; there are {', '.join(SCHEDULES)}.")
+    o.look_up("schedule", name, SCHEDULES)
     if not colon:
         return name
     kind = type(SCHEDULES[name])

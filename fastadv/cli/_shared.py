@@ -117,7 +117,7 @@ class Machine(Panel, title="Computation"):
 
 
 class Search(Machine):
-    batch_size: int = o.option(256, "Samples worked on at once.", min=1)
+    batch_size: o.BatchSize = 256
     precision: Precision | None = o.option(
         None, "Precision of the search, fp32 by default. Successes are checked in the model's own precision."
     )
@@ -163,9 +163,7 @@ def load_data(
     if sets.is_named(data):
         return sets.load(data, split or default, data_dir=data_dir, limit=limit)
     if not is_set(data):
-        o.refuse(
-            f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of a constructed set."
-        )
+        o.look_up("data set", data, sets.names(), ", and the folder of a constructed set")
     o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split)
     made = sets.load_folder(data)
     return made if limit is None or limit >= len(made) else made.subset(first_samples(made, limit, tell=True))

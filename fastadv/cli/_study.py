@@ -6,6 +6,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from fastadv.cli._panels import group
+
 
 class _Late(TyperGroup):
     """The group of the studies, whose commands are imported when they are needed."""
@@ -21,4 +23,4 @@ class _Late(TyperGroup):
         """Leave those of this group out: it has none of its own."""
 
 
-study_app = typer.Typer(cls=_Late, help="Reproduce papers.", no_args_is_help=True)
+study_app = group("Reproduce papers.", cls=_Late)

@@ -5,13 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._measure import ending
 from fastadv.cli._output import print_table, progress, say, say_where
-from fastadv.cli._panels import add
+from fastadv.cli._panels import add, group
 from fastadv.cli._shared import make_device
 from fastadv.studies.ilyas2019 import features as of_features
 from fastadv.studies.ilyas2019 import pipeline as of_pipeline
@@ -20,9 +18,7 @@ from fastadv.studies.ilyas2019 import report
 from fastadv.studies.ilyas2019 import theory as of_theory
 from fastadv.studies.study import REPORT, RESULTS, SIZES, TINY
 
-ilyas_app = typer.Typer(
-    help="Ilyas et al. 2019: adversarial examples are not bugs, they are features.", no_args_is_help=True
-)
+ilyas_app = group("Ilyas et al. 2019: adversarial examples are not bugs, they are features.")
 
 
 def features(

@@ -233,7 +233,8 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], d
     return Row(
         name=name,
         correct=correct,
-        **whole,
+        broken=whole["broken"],
+        distance=whole["distance"],
         failed=sum(int(part["failed.attack"].sum()) for part in parts),
         unmoved=sum(int(part["unmoved"].sum()) for part in parts),
         forwards=forwards,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, n
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import Attacks, minimizes, named
+from fastadv.evaluation.named import Attacks, minimizes, name_of, named
 from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
 from fastadv.progress import Lines, Progress, Tick, check_progress, shown, tell
@@ -310,7 +310,7 @@ class Evaluation:
         )
         found = [[one.attacked[place] for one in done] for place in range(len(self.attacks))]
         rows = tuple(
-            row(name, correct, minimizes(attack), parts, drawing)
+            replace(row(name, correct, minimizes(attack), parts, drawing), attack=name_of(attack))
             for (name, attack), parts in zip(self.attacks.items(), found, strict=True)
         )
         together = None

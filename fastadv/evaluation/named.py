@@ -22,7 +22,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
     else:
         single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
         each = [attacks] if single else attacks or []
-        pairs = [(attack if isinstance(attack, str) else _name(attack), attack) for attack in each]
+        pairs = [(attack if isinstance(attack, str) else name_of(attack), attack) for attack in each]
     made: dict[str, Attack] = {}
     bound = False
     for name, given in pairs:
@@ -63,8 +63,9 @@ def _looked_up(name: str) -> Attack:
     return ATTACKS[check_choice("attacks", name, ATTACKS)].run
 
 
-def _name(attack: Any) -> str:
-    inside = next((each for each in layers(attack) if not isinstance(each, partial)), None)
+def name_of(attack: Any) -> str:
+    """Return the name of the function inside, or of its type."""
+    *_, inside = layers(attack)
     return str(getattr(inside, "__name__", type(inside).__name__))
 
 

@@ -100,7 +100,7 @@ class Table:
         raise KeyError(f"{name!r}: expected one of {[row.name for row in self.rows]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as a dictionary for JSON."""
+        """Return the figures as a dictionary for JSON, in which a radius is null where there is none."""
         return {
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
@@ -110,8 +110,12 @@ class Table:
             "bpda": dict(self.replaced),
             "indicators": None if self.indicators is None else self.indicators.to_dict(),
             "draws": None if self.draws is None else self.draws.to_dict(),
-            "attacks": {
-                row.name: {
+            "attacks": [
+                {
+                    "label": row.name,
+                    "attack": row.attack,
+                    "norm": row.threat and row.threat.norm,
+                    "radius": row.threat and _finite(float(row.threat.radius)),
                     **{name: _finite(value) for name, value in row.figures().items()},
                     "minimum_norm": row.minimum_norm,
                     "median_interval": [*map(_finite, row.median_interval)] if row.minimum_norm else None,
@@ -122,7 +126,7 @@ class Table:
                     "draws": None if row.draws is None else row.draws.to_dict(),
                 }
                 for row in self.rows
-            },
+            ],
         }
 
     def cells(self) -> list[list[str]]:

@@ -1,13 +1,13 @@
 """BPDA: the backward pass of modules that hide their gradients, replaced by name."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastadv._checks import meant
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.inside import keep_inside
 from fastadv.engine.copying.strays import read_by
@@ -160,11 +160,10 @@ def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, st
 
 
 def _nothing(pattern: str, names: list[str]) -> str:
-    close = get_close_matches(pattern, names)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     there = f"there are {shown}" if names else "the model has no parts with names"
-    return f"expected a pattern that matches a module, got {pattern!r}, which matches none; {hint}{there}"
+    there += meant(pattern, names)
+    return f"expected a pattern that matches a module, got {pattern!r}, which matches none; {there}"
 
 
 def _modules(gradients: Mapping[str, Gradient]) -> list[nn.Module]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastadv._version import __version__
 
+FORMAT = 1  # of cards; another where a key changes its place or meaning
 PIECE = 64 << 20  # bytes of a tensor that are hashed at once
 SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
 
@@ -101,6 +102,7 @@ def card(kind: str, config: Mapping[str, Any], **measured: Any) -> dict[str, Any
     """Return the card of one result: its kind, configuration with seeds, machine, and what was measured."""
     return {
         "kind": kind,
+        "format": FORMAT,
         "config": dict(config),
         "measured": measured,
         "machine": machine(),

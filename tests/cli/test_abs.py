@@ -92,7 +92,7 @@ def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     assert told["broken"] == pytest.approx(float(row.broken.double().mean()))
     assert told["accuracy"] == pytest.approx(float((row.distance > 0.8).double().mean()))
     assert 0 < told["accuracy"] < 1
-    assert told["attacks"]["latent descent"]["forwards"] == row.forwards
+    assert told["attacks"][0]["forwards"] == row.forwards
     assert f"accuracy where L2 0.8 is allowed: {told['accuracy']:.1%}" in fastadv(line).out
 
 

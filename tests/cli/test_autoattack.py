@@ -43,7 +43,8 @@ def told_and_written(done, path, direct):
     told = done.json
     written, metadata = load_tensors(path)
     assert json.loads(metadata["card"]) == told
-    row = told["measured"]["attacks"][LABEL]
+    (row,) = told["measured"]["attacks"]
+    assert row["label"] == LABEL
     assert [[*row["components"], ""][place] for place in written["component"]] == list(direct.by)
     torch.testing.assert_close(written["x_adv"][direct.success], direct.x_adv[direct.success])
     for name, cost in direct.costs.items():

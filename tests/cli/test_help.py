@@ -57,7 +57,7 @@ def test_help_has_an_example_that_parses(fastadv, folder, command):
     ],
 )
 def test_options_stand_in_groups(fastadv, command, groups):
-    told = fastadv(f"{command} --help").out
+    told = fastadv(f"{command} --help-all").out
     titles = [line.split()[1] for line in told.splitlines() if line.startswith("╭")]
     assert [title for title in titles if title != "Arguments"] == ["Options", *groups.split()]
 

@@ -40,7 +40,7 @@ def measured(trained, **options):
 @pytest.mark.slow
 def test_no_radius_is_needed_and_one_bounds_the_search(fastadv, net, trained):
     done = fastadv(f"attack {net} -n {COUNT} -a ladder --seed 4 --json")
-    told = done.json["measured"]["attacks"]["ladder L∞"]
+    (told,) = done.json["measured"]["attacks"]
     row = measured(trained, seed=4)
     assert told["median_distance"] == row.median_distance
     assert told["median_interval"] == list(row.median_interval)
@@ -48,7 +48,10 @@ def test_no_radius_is_needed_and_one_bounds_the_search(fastadv, net, trained):
     assert {radius for radius, _ in RUNS} == {math.inf}
     RUNS.clear()
     done = fastadv(f"attack {net} -n {COUNT} -a ladder --radius 0.01 --json")
-    told = done.json["measured"]["attacks"]["ladder L∞ 0.01"]
+    (told,) = done.json["measured"]["attacks"]
+    assert [told[key] for key in ("label", "attack", "norm", "radius")] == [
+        "ladder L∞ 0.01", "ladder", "linf", 0.01,
+    ]  # fmt: skip
     assert told["median_distance"] is None  # most hold
     assert told["robust_accuracy"] > row.robust_accuracy
     assert {radius for radius, _ in RUNS} == {0.01}
@@ -58,7 +61,7 @@ def test_no_radius_is_needed_and_one_bounds_the_search(fastadv, net, trained):
 @pytest.mark.slow
 def test_the_norm_is_one_that_the_attack_serves(fastadv, refused, net):
     told = fastadv(f"evaluate {net} -n 5 -a ladder_l2 --json").json
-    assert list(told["measured"]["attacks"]) == ["ladder_l2 L2"]
+    assert [one["label"] for one in told["measured"]["attacks"]] == ["ladder_l2 L2"]
     refused(f"evaluate {net} -n 5 -a ladder_l2 --norm linf", "works in l2")
 
 
@@ -67,12 +70,14 @@ def test_one_run_gives_the_accuracy_at_all_radii(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} -a ladder --radii 0.2,0,0.1,0.06 --no-indicators"
     done = fastadv(line, "--json")
     assert [len(ids) for _, ids in RUNS] == [COUNT]
-    curve = done.json["measured"]["curves"]["ladder L∞"]
+    (curve,) = done.json["measured"]["curves"]
     expected = Curve.from_distances(measured(trained).distance, [0, 0.06, 0.1, 0.2])
-    assert curve == {"radii": [0, 0.06, 0.1, 0.2], "accuracy": expected.accuracy.tolist()}
+    named = {"label": "ladder L∞", "attack": "ladder", "norm": "linf"}
+    assert curve == {**named, "radii": [0, 0.06, 0.1, 0.2], "accuracy": expected.accuracy.tolist()}
     assert len(set(curve["accuracy"])) > 2
     both = fastadv(f"{line} -a pgd:steps=2,radius=0.1 --json")
-    assert list(json.loads(both.out)["measured"]["curves"]) == ["ladder L∞", "pgd:steps=2,radius=0.1"]
+    labels = [one["label"] for one in json.loads(both.out)["measured"]["curves"]]
+    assert labels == ["ladder L∞", "pgd:steps=2,radius=0.1"]
 
 
 @pytest.mark.slow
@@ -87,7 +92,8 @@ def test_every_sample_is_written_with_the_attack_that_came_nearest(fastadv, fold
     for name, value in vars(kept).items():
         torch.testing.assert_close(written[name], value, rtol=1e-4, atol=1e-5)
     assert {0, 1} <= set(written["by"].tolist())
-    assert list(json.loads(metadata["card"])["config"]["attacks"]) == ["ladder:rungs=5", "ladder L∞"]
+    attacks = json.loads(metadata["card"])["config"]["attacks"]
+    assert [one["label"] for one in attacks] == ["ladder:rungs=5", "ladder L∞"]
 
 
 @pytest.mark.parametrize(

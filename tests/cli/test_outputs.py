@@ -81,7 +81,7 @@ def test_attack_writes_what_the_attack_returns(fastadv, folder, net, trained, di
     assert timeless(told["measured"]) == timeless(table.to_dict())
     assert (budget | {"radius": 0.08, "norm": "linf"}).items() <= told["config"].items()
     assert told["config"]["stop_early"] is not strongest
-    assert told["kind"] == "attack"
+    assert (told["kind"], told["format"]) == ("attack", 1)
     assert "60 images of digits test" in fastadv(line).out
 
 
@@ -97,9 +97,12 @@ def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     table = fa.evaluate(trained, digits, {name: make(0.3) for name, make in attacks.items()})
     curves = told["measured"].pop("curves")
     assert timeless(told["measured"]) == timeless(table.to_dict())
-    for name, make in attacks.items():
+    for told, (name, make) in zip(curves, attacks.items(), strict=True):
         curve = fa.accuracy_against_radius(trained, digits, make, [0, 0.2, 0.4])
-        assert curves[name] == {
+        assert told == {
+            "label": name,
+            "attack": name[:4].removesuffix(":"),
+            "norm": "l2",
             "radii": [0, 0.2, 0.4],
             "accuracy": curve.accuracy.tolist(),
         }

@@ -78,7 +78,7 @@ def test_failed_and_unmoved_samples_are_counted_and_never_broken():
     head, *lines = table.cells()
     assert head[-2:] == ["failed", "unmoved"]
     assert [line[-2:] for line in lines] == [["0", ""], ["4", "1"], ["0", "2"], ["", ""]]
-    told = table.to_dict()["attacks"]["failing"]
+    told, _ = table.to_dict()["attacks"]
     assert (told["failed"], told["unmoved"]) == (4, 1)
     for note in (
         "failing: failed: the attack met NaN or infinity on 4 of 6 samples",
@@ -156,15 +156,17 @@ def test_renderings():
     assert plain[-2:] == ["", table.verdict]
     told = json.loads(json.dumps(table.to_dict(), allow_nan=False))
     assert told["n"] == 6
-    assert told["attacks"]["small"]["median_distance"] is None
-    assert told["attacks"]["large"]["robust_accuracy"] == pytest.approx(1 / 6)
+    small, large = told["attacks"]
+    assert {"label": "small", "attack": "pgd", "norm": "linf", "radius": 0.15}.items() <= small.items()
+    assert small["median_distance"] is None
+    assert (large["radius"], large["robust_accuracy"]) == (0.35, pytest.approx(1 / 6))
     clean = evaluate(Threshold(), DATA)
     assert clean.clean_accuracy == clean.worst_case == pytest.approx(4 / 6)
     assert clean.rows == ()
     wrong = evaluate(Threshold(), pixels([0.1, 0.2], [1, 1]), {"pgd": pgd(0.1)})
     assert wrong.clean_accuracy == wrong.rows[0].median_distance == 0
     assert math.isnan(wrong.rows[0].success_rate)
-    assert wrong.to_dict()["attacks"]["pgd"]["success_rate"] is None
+    assert wrong.to_dict()["attacks"][0]["success_rate"] is None
     assert "-" in str(wrong).splitlines()[3]
 
 
@@ -341,10 +343,10 @@ def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
     assert "[" not in lines[3][3]
     assert "bootstrap" in str(table)
     assert "bootstrap" not in str(evaluate(Threshold(), DATA, {"pgd": pgd(0.35)}))
-    told = table.to_dict()["attacks"]
-    assert told["near"]["median_interval"] == [0, None]
-    assert told["near"]["minimum_norm"] is True
-    assert told["pgd"]["median_interval"] is None
+    of_near, of_pgd = table.to_dict()["attacks"]
+    assert of_near["median_interval"] == [0, None]
+    assert of_near["minimum_norm"] is True
+    assert of_pgd["median_interval"] is None
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

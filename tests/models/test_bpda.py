@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no name": ({3: "identity"}, "expected the name of a module or a pattern, got 3"),
     "no gradient": ({"hide": "straight"}, "expected 'identity', a function or a network"),
     "a class": ({"hide": nn.ReLU}, "a class is not one"),
-    "no match": ({"hyde": "identity"}, "matches none; did you mean 'hide'[?] there are first, norm, second"),
+    "no match": ({"hyde": "identity"}, "matches none; there are first, norm, .*; did you mean 'hide'[?]"),
     "two": ({"hide": "identity", "h*": torch.sin}, "one gradient for 'hide', got two, by 'hide' and 'h[*]'"),
     "shared": ({"hide": "identity", "again": torch.sin}, "one gradient for 'again', got two"),
 }

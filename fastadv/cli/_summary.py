@@ -1,0 +1,63 @@
+"""What CI reads of an evaluation: whether it passes, and a summary in Markdown or as JUnit's XML."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from fastadv._checks import check_share
+from fastadv.cli import _options as o
+from fastadv.cli._measure import DOUBTFUL
+from fastadv.evaluation import Table
+from fastadv.runs.files import write_text
+from fastadv.text import in_markdown, percent
+
+BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, which doubt alone makes
+SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # of a table
+
+
+def parse_limits(text: str) -> dict[str, float]:
+    """Parse the least shares, such as robust=0.5,clean=0.9."""
+    limits = o.pairs(text.split(","), "shares")
+    for name, limit in limits.items():
+        o.check_choice("a share", name, SHARES)
+        with o.usage():
+            check_share(name, limit, zero=True, one=True)
+    return limits
+
+
+class Check(NamedTuple):
+    """What an evaluation must pass: its name, what was found, and the exit code if it does not, else 0."""
+
+    name: str
+    found: str
+    code: int
+
+
+def checks(table: Table, limits: Mapping[str, float], strict: bool) -> list[Check]:
+    made = []
+    for name, limit in limits.items():
+        share = getattr(table, SHARES[name])
+        good = share >= limit
+        found = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
+        made.append(Check(f"{name} accuracy >= {limit:g}", found, 0 if good else BELOW))
+    if (signs := table.indicators) is not None:
+        made.append(Check("no sign of masking", table.verdict, DOUBTFUL if strict and not signs.clean else 0))
+    return made
+
+
+def write_summary(path: Path, table: Table, title: str, passed: Sequence[Check]) -> None:
+    """Write JUnit's XML where the name ends in .xml, else Markdown."""
+    if path.suffix.lower() != ".xml":
+        lines = [f"{'**Failed:** ' if each.code else ''}{each.found}" for each in passed]
+        write_text(path, "\n\n".join([f"### {title}", in_markdown(table.cells()), *lines]) + "\n")
+        return
+    cases = [(*each, 0.0) for each in passed]
+    for row in table.rows:
+        cases.append((row.name, f"accuracy {percent(row.figures()['robust_accuracy'])}", 0, row.seconds))
+    suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
+    suite.set("failures", str(sum(bool(code) for _, _, code, _ in cases)))
+    for name, found, code, seconds in cases:
+        case = ElementTree.SubElement(suite, "testcase", classname=title, name=name, time=f"{seconds:.3f}")
+        ElementTree.SubElement(case, "failure" if code else "system-out").text = found
+    write_text(path, ElementTree.tostring(suite, "utf-8", xml_declaration=True).decode() + "\n")
