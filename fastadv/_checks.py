@@ -91,8 +91,9 @@ def meant(name: Any, known: Iterable[str]) -> str:
     """Return which of the known names, also of options, was meant, as the end of an error; "" for none."""
     plain = {each.lstrip("-").replace("-", "_").lower(): each for each in known}
     word = str(name).lstrip("-").replace("-", "_").lower()
-    near = get_close_matches(SYNONYMS.get(word, word), plain, 1)
-    return f"; did you mean {plain[near[0]]!r}?" if near else ""
+    word = SYNONYMS.get(word, word)
+    near = [word] if word in plain else get_close_matches(word, plain, 2)
+    return f"; did you mean {' or '.join(repr(plain[each]) for each in near)}?" if near else ""
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:
