@@ -23,6 +23,7 @@ __all__ = [
     "LossFunction",
     "binary_cross_entropy",
     "check_loss",
+    "log_mean",
     "loss_and_grad",
     "loss_value",
 ]
@@ -67,7 +68,14 @@ def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> T
 
 
 def log_mean(logits: Tensor) -> Tensor:
-    """Compute the log of the mean of m softmaxes: [m, B, K] to [B, K], in float32 or wider."""
+    """Compute the log of the mean of the probabilities under m noises, without rounding them to 0.
+
+    Args:
+        logits: [m, B, K].
+
+    Returns:
+        [B, K], in float32 or wider.
+    """
     return logits.to(wide(logits.dtype)).log_softmax(2).logsumexp(0) - math.log(len(logits))
 
 
