@@ -24,6 +24,7 @@ __all__ = [
     "LossFunction",
     "binary_cross_entropy",
     "check_loss",
+    "log_mean",
     "loss_and_grad",
     "loss_value",
 ]

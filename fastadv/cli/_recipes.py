@@ -39,8 +39,10 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
                 flag = f"--{key.replace('_', '-')}"
                 o.refuse(f"{flag} has no effect on the recipe {text}; leave it out.")
             arguments[key] = value
-    unset = {key for key, parameter in keys.items() if parameter.default is parameter.empty}
-    open_ = {key: value for key, value in DEFAULTS.items() if key in unset}
+    needed = [key for key, parameter in keys.items() if parameter.default is parameter.empty]
+    open_ = {key: value for key, value in DEFAULTS.items() if key in needed}
+    if missing := [key for key in needed if key not in open_ | arguments]:
+        o.refuse(f"the recipe {name} needs {' and '.join(missing)}: {name}:{missing[0]}=VALUE.")
     if "threat" in takes:
         if options.radius is None:
             o.refuse(f"the recipe {name} needs --radius.")

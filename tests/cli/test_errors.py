@@ -34,6 +34,8 @@ DIGITS = "-m small_cnn --data digits"
         (f"attack {DIGITS} --radius 0.1 --out file/adv.safetensors", "cannot be written"),
         (f"attack {DIGITS} --radius 0.1 -n 0", "equal to 1. Try"),
         (f"train {DIGITS} --recipe pgd", "--radius"),
+        (f"train {DIGITS} --recipe gaussian", "needs sigma: gaussian:sigma=VALUE"),
+        (f"train {DIGITS} --recipe smoothadv:sigma=0.5 --radius 0.5", "--norm l2"),
         (f"train {DIGITS} --recipe nosuch", "nosuch"),
         (f"train {DIGITS} --resume", "--run-dir"),
         ("study ilyas features --radius 3/", "expected a number such as 0.3 or 8/255, got '3/'"),

@@ -57,15 +57,15 @@ class SmoothAdv(Crafted):
         step_size, x_adv = step_length(self.threat, self.step_size, self.steps, 2.0), x.detach()
         for _ in range(self.steps):
             copies = (x_adv + noise).flatten(0, 1)
-            gradient = frozen.input_gradient(copies, y.repeat(self.noises), self._shares)[2]
+            gradient = frozen.input_gradient(copies, y.repeat(self.noises), self._unsure)[2]
             x_adv = self.threat.step(x_adv, gradient.view(noise.shape).sum(0), x.detach(), step_size)
         return x_adv
 
-    def _shares(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return for each noisy copy an equal part of -log of its sample's mean probability of y."""
-        # in float64, in which a confident sample still has a gradient
+    def _unsure(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return for each noisy copy -log of its sample's mean probability of y."""
+        # in float64, where 1 - p of a confident sample does not round to 0
         mean = log_mean(logits.double().view(self.noises, -1, logits.shape[1])).repeat(self.noises, 1)
-        return -mean.gather(1, y[:, None]).squeeze(1) / self.noises
+        return -mean.gather(1, y[:, None]).squeeze(1)
 
     def _loss(
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int

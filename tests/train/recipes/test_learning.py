@@ -14,6 +14,7 @@ PLAIN = {
     "noise": train.InputNoise(THREAT),
     "rubbish": train.RubbishTraining(),
     "hidden": train.HiddenFGSM(3, 0.1),
+    "smoothadv": train.SmoothAdv(fa.L2(0.3), 0.1, noises=2, steps=2),
 }
 ROBUST = {
     "fgsm": train.FGSMTraining(THREAT),
