@@ -21,11 +21,7 @@ BASE = {"torch", "numpy", "safetensors"}
 OWN = {"fastadv", "typing_extensions"}  # torch requires the latter
 NAMES = {"PIL": "pillow"}  # of packages that are imported by another
 # rooms that import an optional package when they are imported themselves, which nothing in the base does
-LATE = {
-    "cli": {"typer", "rich"},
-    "ops/triton": {"triton"},
-    "_torchvision": {"torchvision"},
-}
+LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"torchvision"}}
 
 
 def packages(nodes: Iterator[ast.AST]) -> set[str]:

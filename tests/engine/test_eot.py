@@ -131,11 +131,7 @@ def test_means_are_compared_within_the_spread_of_the_model(shift: float, agrees:
     row = torch.tensor([[1.0, -1.0, 0.0]]) / 2**0.5
     verdicts, searches = ([scale * sign for sign in (1, -1) * 4] for scale in (1, 9))
     apart, allowed, by_means = compare(
-        row,
-        9 * row,
-        [torch.float64],
-        lambda: verdicts.pop() * row,
-        lambda: (searches.pop() + shift) * row,
+        row, 9 * row, [torch.float64], lambda: verdicts.pop() * row, lambda: (searches.pop() + shift) * row
     )
     assert by_means
     assert apart == pytest.approx(shift / 2**0.5)

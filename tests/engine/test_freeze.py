@@ -251,8 +251,7 @@ def test_outputs_that_are_not_logits(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"precision": "fp8"}, {"precision": 16}, {"compile": 1}, {"cuda_graph": "yes"}],
+    "options", [{"precision": "fp8"}, {"precision": 16}, {"compile": 1}, {"cuda_graph": "yes"}]
 )
 def test_options_that_do_not_exist(options: dict[str, object]) -> None:
     (name,) = options

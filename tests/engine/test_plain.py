@@ -320,10 +320,7 @@ def test_answers_that_are_averaged_are_several(prepared: Callable[..., Prepared]
 def test_logits_with_a_gradient_are_their_own(prepared: Callable[[nn.Module], Prepared]) -> None:
     model, x = prepared(Corner()), X.clone()
     model.verdict(x)  # the first pass is given a copy
-    found = (
-        model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0],
-        model.input_gradient(x, Y)[1],
-    )
+    found = (model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0], model.input_gradient(x, Y)[1])
     x.zero_()
     for logits in found:
         torch.testing.assert_close(logits, X[:, :, 0, 0])

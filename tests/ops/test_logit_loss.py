@@ -31,10 +31,7 @@ def written_out(z, y, kind, t):
             loss = others.max() - z[row, aim]
         elif kind in ("ce", "ce_sharp"):
             span = (top[0] - top[-1]).detach()
-            unit = {
-                "ce": torch.ones_like(span),
-                "ce_sharp": (span / 8).clamp(max=1),
-            }[kind]
+            unit = {"ce": torch.ones_like(span), "ce_sharp": (span / 8).clamp(max=1)}[kind]
             loss = torch.nn.functional.cross_entropy(z[row : row + 1] / unit, torch.tensor([aim]))
         elif t is None:
             loss = (others.max() - z[row, aim]) / (top[0] - top[2])

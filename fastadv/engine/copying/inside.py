@@ -66,10 +66,7 @@ _doubtful: WeakSet[nn.Module] = WeakSet()
 
 
 def keep_inside(
-    copied: nn.Module,
-    originals: Iterable[nn.Module],
-    unregistered: Iterable[nn.Module],
-    doubtful: bool,
+    copied: nn.Module, originals: Iterable[nn.Module], unregistered: Iterable[nn.Module], doubtful: bool
 ) -> None:
     """Bar `originals`, and `unregistered` modules in training mode; `doubtful`: code might run the former."""
     barred = _barred[copied] = WeakKeyDictionary[nn.Module, str]()

@@ -145,12 +145,7 @@ class ABS(nn.Module):
         """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5."""
         return self._search().observed(x)
 
-    def infer(
-        self,
-        x: Tensor,
-        steps: int | None = None,
-        step_size: float | None = None,
-    ) -> Inference:
+    def infer(self, x: Tensor, steps: int | None = None, step_size: float | None = None) -> Inference:
         """Fit every class to images [B, C, H, W] in [0, 1], without a gradient."""
         given = {"steps": steps, "step_size": step_size}
         changes = {name: value for name, value in given.items() if value is not None}

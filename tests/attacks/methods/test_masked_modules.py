@@ -16,16 +16,7 @@ import fastadv as fa
 from fastadv.attacks import masked_modules
 from fastadv.attacks.methods.masked_modules import MANY, _Call, masked_within
 from fastadv.errors import InputError
-from tests.defenses import (
-    AT_INPUT,
-    Binarize,
-    Buckets,
-    Defended,
-    Detach,
-    KWinners,
-    MeanSparse,
-    Quantize,
-)
+from tests.defenses import AT_INPUT, Binarize, Buckets, Defended, Detach, KWinners, MeanSparse, Quantize
 from tests.engine.planted import Changed
 
 X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))

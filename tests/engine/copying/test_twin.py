@@ -152,11 +152,7 @@ def traced(model: nn.Module) -> nn.Module:
     return made.train()
 
 
-SCRIPTED = [
-    scripted,
-    traced,
-    lambda model: Unregistered(scripted(model.eval())),
-]
+SCRIPTED = [scripted, traced, lambda model: Unregistered(scripted(model.eval()))]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

@@ -12,10 +12,7 @@ from fastadv.train import AWP, FreeTraining, PGDTraining
 from tests.train.nets import run
 
 THREAT = Linf(0.1)
-RECIPES = {
-    "free": FreeTraining(THREAT, 2),
-    "awp": AWP(PGDTraining(THREAT, 2)),
-}
+RECIPES = {"free": FreeTraining(THREAT, 2), "awp": AWP(PGDTraining(THREAT, 2))}
 SETTINGS = {"epochs": 2, "checkpoint_every": None}
 
 if __name__ == "__main__":
