@@ -204,7 +204,8 @@ BAD = {
     "recipe": [{"recipe": recipe} for recipe in
                ("pdg", "hidden_fgsm", Standard, lambda model, x, y: model(x).sum(), AWP(Standard()).step)],
     "threat": [{"recipe": "pgd"}, {"recipe": "pgd", "threat": 0.1}, {"threat": fa.Linf(0.1)},
-               {"recipe": "standard", "threat": fa.Linf(0.1)}, {"test_set": images(3), "test_attacks": "fgsm"},
+               {"recipe": "standard", "threat": fa.Linf(0.1)},
+               {"test_set": images(3), "test_attacks": "fgsm"},
                {"threat": fa.Linf(0.1), "test_set": images(3), "test_attacks": ATTACKS}],
     "device": [{"device": "tpu"}, {"device": "nothing:0"}],
 }  # fmt: skip
