@@ -21,11 +21,7 @@ BASE = {"torch", "numpy", "safetensors"}
 OWN = {"fastadv", "typing_extensions"}  # torch requires the latter
 NAMES = {"PIL": "pillow"}  # of packages that are imported by another
 # rooms that import an optional package when they are imported themselves, which nothing in the base does
-LATE = {
-    "cli": {"typer", "rich"},
-    "ops/triton": {"triton"},
-    "_torchvision": {"torchvision"},
-}
+LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"torchvision"}}
 
 
 def packages(nodes: Iterator[ast.AST]) -> set[str]:
@@ -59,7 +55,7 @@ def requirements(extra: str) -> set[str]:
 
 @pytest.mark.slow
 def test_the_base_imports_no_extra():
-    known = BASE | OWN | _extras.EXTRAS.keys() | _extras.PEERS.keys() | {"triton", "robustbench"}
+    known = BASE | OWN | _extras.EXTRAS.keys() | _extras.PEERS.keys() | {"triton", "robustbench", "tqdm"}
     for path in PACKAGE.rglob("*.py"):
         place, tree = path.relative_to(PACKAGE).with_suffix("").as_posix(), ast.parse(path.read_text())
         late = {package for room, each in LATE.items() if place.startswith(room) for package in each}

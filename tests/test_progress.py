@@ -96,9 +96,9 @@ def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.Mo
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     seen: list[str] = []
-    named = progress.Lines.named
+    draw = progress.RichBar.__call__
     monkeypatch.setattr(
-        progress.Lines, "named", lambda bar, text, *at: seen.append(text) or named(bar, text, *at)
+        progress.RichBar, "__call__", lambda bar, *at: seen.append(bar.text) or draw(bar, *at)
     )
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
     fa.evaluate(MODEL, DATA, {"pgd": "fgsm", "auto": auto}, threat=fa.Linf(0.0), progress=True)

@@ -5,7 +5,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_number
+from fastadv._checks import check_choice, check_number
 from fastadv.attacks import core
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
@@ -60,8 +60,7 @@ def latent_descent(
     Source:
         Schott et al. 2018 (arXiv 1805.09190), appendix.
     """
-    if schedule not in ("descent", "line_search"):
-        raise InputError(f"schedule: expected descent or line_search, got {schedule!r}")
+    check_choice("schedule", schedule, ("descent", "line_search"))
     if not check_number("step_size", step_size, 0) > 0:
         raise InputError(f"step_size: expected a share > 0 of the way, got {step_size}")
     classifier = prepare(model)

@@ -137,12 +137,7 @@ def layers(attack: Any) -> Iterator[Any]:
 
 
 def outcome(
-    name: str,
-    attack: Attack,
-    frozen: Prepared,
-    whole: Batch,
-    keep_samples: bool,
-    drawing: Drawing,
+    name: str, attack: Attack, frozen: Prepared, whole: Batch, keep_samples: bool, drawing: Drawing
 ) -> Part:
     """Run one attack on one batch."""
     size = len(whole.y)

@@ -4,13 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_choice, check_flag
-from fastadv.models._common import (
-    Shape,
-    activation_layer,
-    check_batch,
-    check_sizes,
-    first_weights,
-)
+from fastadv.models._common import Shape, activation_layer, check_batch, check_sizes, first_weights
 
 torch.fx.wrap("check_batch")
 

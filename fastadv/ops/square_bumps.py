@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_choice
 from fastadv.errors import InputError
 from fastadv.ops import _l1, _l2
 from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
@@ -105,8 +106,7 @@ def square_bumps(
     place the window and the one that is emptied, choose the bumps, and a sign for each channel.
     """
     check_like(best, x=x)
-    if norm not in NORMS:
-        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    check_choice("norm", norm, NORMS)
     if bumps.ndim != 3 or len(bumps) != 2 or bumps.dtype != x.dtype:
         raise InputError(
             f"bumps: expected {x.dtype} [2, height, width], got {bumps.dtype} {list(bumps.shape)}"

@@ -11,6 +11,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_choice
 from fastadv.errors import InputError
 from fastadv.ops._rows import Box, check_like, limits
 from fastadv.ops._samples import SHAPES, batch, layouts, within
@@ -99,8 +100,7 @@ def to_hyperplane(points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: 
     lack or a weight of the normal is not finite, or the normal is zero, d is zero.
     """
     check_like(points, normal=normal)
-    if norm not in NORMS:
-        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    check_choice("norm", norm, NORMS)
     if lack.shape != points.shape[:1]:
         raise InputError(
             f"lack: expected one value a sample, shape ({len(points)},), got {tuple(lack.shape)}"

@@ -148,7 +148,7 @@ COMMON = {
 NOISE = {"levels": 100, "repetitions": 10}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "apgd": {"steps": 100, "nearest": False, "rho": 0.75},
-    "autoattack": {"version": "standard", "indicators": True},
+    "autoattack": {"version": "standard", "indicators": True, "progress": False},
     "bim": {"steps": 10, "random_start": False},
     "boundary": {},
     "cw": {},

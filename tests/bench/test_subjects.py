@@ -18,17 +18,7 @@ from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Session
 from bench.stage import cases_of
 from bench.subjects import abs as abs_subject
-from bench.subjects import (
-    abs_kernels,
-    attacks,
-    construct,
-    large,
-    memory,
-    op_sizes,
-    ops,
-    startup,
-    training,
-)
+from bench.subjects import abs_kernels, attacks, construct, large, memory, op_sizes, ops, startup, training
 from bench.timing import gradient_flops
 from fastadv.data.construct import CIFAR10_PAPER
 from fastadv.ops.registration.library import CARDS

@@ -18,7 +18,7 @@ BATCHES = [(X[:4], Y[:4]), [X[4:5], Y[4:5]], (X[5:], Y[5:])]
 @pytest.mark.parametrize(
     "given",
     [
-        PAIRS, (X, Y), BATCHES, tuple(BATCHES), iter(BATCHES), list(zip(X, Y.tolist(), strict=True)),
+        PAIRS, (X, Y), [X, Y], BATCHES, tuple(BATCHES), iter(BATCHES), list(zip(X, Y.tolist(), strict=True)),
         list(zip(X, Y, strict=True)), DataLoader(PAIRS, 4), DataLoader(PAIRS, 4, shuffle=True),
         DataLoader(PAIRS, batch_sampler=[range(4), range(4, 11)]),
     ],
@@ -57,6 +57,8 @@ def test_any_other_loader_is_read_as_it_is(loader: Any, count: int) -> None:
         (iter([X, Y]), r"batches \(x \[B, ...\], y int \[B\]\), got torch.float32 \(11, 1, 3, 3\)"),
         ((X, Y.float()), r"got \(torch.float32 \(11, 1, 3, 3\), torch.float32 \(11,\)\)"),
         ((X, Y[:4]), "expected batches"),
+        ((X[0], Y[0]), r"add a batch dimension: \(x\[None\], y\[None\]\)"),
+        ((X.numpy(), Y.numpy()), r"\(x, y\) as tensors, got \(ndarray, ndarray\); use torch.as_tensor"),
         (iter([(X, Y), (X[..., :2], Y)]), "images of one shape"),
         (iter([]), "got no batch"),
         (7, "expected a data set with a length"),

@@ -115,8 +115,7 @@ def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
 
 
 @pytest.mark.parametrize(
-    ("value", "gain"),
-    [(1 / 0.3, 3), (5.0, 5), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)],
+    ("value", "gain"), [(1 / 0.3, 3), (5.0, 5), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)]
 )
 def test_amplification_is_a_round_number_that_does_not_saturate(value, gain):
     assert images.round_down(value) == pytest.approx(gain)

@@ -162,7 +162,7 @@ def test_an_attack_that_does_not_say_its_threat() -> None:
         out = PGD(model, x, y, ids=ids, steps=300, stop_early=False)
         return replace(out, threat=None, unfinished=None)
 
-    assert "no attack says its threat" in looked({"own": own}).verdict
+    assert "no attack states its threat" in looked({"own": own}).verdict
 
 
 @pytest.mark.slow
@@ -265,7 +265,9 @@ def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> 
     assert (row.robust_accuracy, row.unmoved, row.backwards) == (table.clean_accuracy, 60, 0)
     assert row.forwards > 0
     assert len(row.flags) == 1
-    assert row.flags[0].startswith("zero_gradient: not possible (model: expected logits that depend on x")
+    assert row.flags[0].startswith(
+        "zero_gradient: the attack could not run (model: expected logits that depend on x"
+    )
     assert table["square"].broken.any()
     assert torch.equal(table.held, ~table["square"].broken)
     assert table.verdict.startswith("Do not trust: zero_gradient, incorrect_gradient")

@@ -47,8 +47,10 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         ("fgms", BALL, "did you mean 'fgsm'"),
         ("PGD", BALL, "did you mean 'pgd'"),
         (["fgsm", fa.attacks.fgsm], BALL, "got two of 'fgsm'"),
-        ({"own": OWN}, BALL, "each attack has its own"),
+        ({"own": OWN}, BALL, r"threat: expected None.* got Linf\(.*leave it out"),
         ({"x": 3}, BALL, r"attacks\['x'\]: expected a name or a function .* got int"),
+        (None, BALL, "threat: expected None, as nothing here takes it"),
+        (3, BALL, r"attacks\['int'\]: expected a name or a function"),
         ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),
     ],
 )

@@ -120,6 +120,16 @@ def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any]
     torch.testing.assert_close(adapted(X), net()(pixels(X)), rtol=1e-4, atol=1e-5)
 
 
+def test_outputs_that_hold_logits_are_answered_with_adapt() -> None:
+    for call in (
+        lambda net: fa.attacks.fgsm(net, X, torch.arange(4), fa.Linf(0.1)),
+        lambda net: fa.freeze(net)(X),
+    ):
+        with pytest.raises(InputError, match=r"got Output; fastadv\.models\.adapt"):
+            call(HuggingFaceNet())
+        call(adapt(HuggingFaceNet(), mean=0, std=1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [

@@ -16,6 +16,7 @@ from fastadv.errors import InputError
 from fastadv.runs import files
 from fastadv.runs.folder import RunFolder
 from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
+from fastadv.train.recipes import RECIPES
 
 from .nets import grouped, images, net, timeless
 
@@ -201,9 +202,30 @@ BAD = {
     "attacks": [{"test_set": images(3), "test_attacks": {"pgd": 0.3}}],
     "seed": [{"seed": seed} for seed in (-1, 0.5, 1 << 63)],
     "recipe": [{"recipe": recipe} for recipe in
-               ("pgd", Standard, lambda model, x, y: model(x).sum(), AWP(Standard()).step)],
+               ("pdg", "hidden_fgsm", Standard, lambda model, x, y: model(x).sum(), AWP(Standard()).step)],
+    "threat": [{"recipe": "pgd"}, {"recipe": "pgd", "threat": 0.1}, {"threat": fa.Linf(0.1)},
+               {"recipe": "standard", "threat": fa.Linf(0.1)},
+               {"test_set": images(3), "test_attacks": "fgsm"},
+               {"threat": fa.Linf(0.1), "test_set": images(3), "test_attacks": ATTACKS}],
     "device": [{"device": "tpu"}, {"device": "nothing:0"}],
 }  # fmt: skip
+
+
+def test_a_recipe_by_name_is_that_recipe_and_shares_its_threat():
+    """Every name of the command line makes what its class makes, or says what the class needs."""
+    threat, tested = fa.Linf(0.1), {"test_set": images(6), "test_attacks": ["fgsm"]}
+    for call in (fit, lambda *given, **options: list(epochs(*given, **options))):
+        one, other = net(), net()
+        past = train(one, recipe="pgd", threat=threat, call=call, **tested)
+        own = {"fgsm": functools.partial(fa.attacks.fgsm, threat=threat)}
+        again = train(other, recipe=PGDTraining(threat), **{**tested, "test_attacks": own})
+        assert timeless(past) == timeless(again)
+        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    # the threat of the test attacks alone
+    (report,) = train(recipe="standard", threat=threat, epochs=1, **tested)
+    assert set(report.robust_accuracy) == {"fgsm"}
+    for name in RECIPES.keys() - {"pgd", "standard", "hidden_fgsm", "robust_logistic"}:
+        assert train(recipe=name, threat=threat, epochs=1)[0].loss > 0
 
 
 @pytest.mark.parametrize(("name", "options"), [(name, each) for name, all_ in BAD.items() for each in all_])

@@ -9,12 +9,4 @@ from fastadv.evaluation.figures._thumbnails import thumbnails
 from fastadv.evaluation.figures.images import Strip, strips
 from fastadv.evaluation.figures.style import BLUE, VERMILION, check_path
 
-__all__ = [
-    "BLUE",
-    "VERMILION",
-    "Strip",
-    "check_path",
-    "curves",
-    "strips",
-    "thumbnails",
-]
+__all__ = ["BLUE", "VERMILION", "Strip", "check_path", "curves", "strips", "thumbnails"]

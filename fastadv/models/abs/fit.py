@@ -16,7 +16,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
-from fastadv._checks import check_count, check_device, check_flag, check_number, check_seed
+from fastadv._checks import check_choice, check_count, check_device, check_flag, check_number, check_seed
 from fastadv.errors import InputError
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
@@ -144,8 +144,7 @@ class Settings:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"training_precision: expected fp32 or bf16, got {self.precision!r}")
+        check_choice("training_precision", self.precision, ("fp32", "bf16"))
         for name in ("epochs", "width", "batch_size"):
             check_count(name, getattr(self, name), 1)
         check_flag("augment", self.augment)

@@ -63,9 +63,8 @@ class FreeTraining(OwnStep):
             at.descend()
             moved = ball.step(moved, _gradient(x_adv), torch.zeros_like(x_adv), step_size)
             losses.append(loss.detach())
-        if (
-            at.share.count
-        ):  # a process without a sample in a smaller last batch passes one that does not count
+        # a process without a sample in a smaller last batch passes one that does not count
+        if at.share.count:
             carried[: len(at.x)] = moved
         return torch.stack(losses).mean()
 

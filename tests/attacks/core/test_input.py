@@ -36,7 +36,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("ids: expected one integer", {"ids": torch.arange(3)}),
     ("mask: expected a coordinate", {"mask": torch.arange(4).view(4, 1, 1, 1) > 0}),
     ("radius: expected a number or one for each of 4", {"threat": Linf(torch.ones(3))}),
-    ("threat: expected one of", {"threat": None}),
+    ("threat: expected fa.Linf, L2, L1 or L0, got None", {"threat": None}),
 ]
 
 # options of any attack that has them

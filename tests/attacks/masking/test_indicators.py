@@ -66,7 +66,7 @@ def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
     assert told(short).values["incomplete"] == 1
     assert told(short, evidence([])).values["incomplete"] == 0
     assert (
-        "no attack that keeps"
+        "no attack that records"
         in told(evidence([], unfinished=torch.full((10,), torch.nan))).unseen["incomplete"]
     )
 
@@ -279,7 +279,7 @@ def test_an_infinite_radius_leaves_what_needs_one() -> None:
     ends = ("incorrect_gradient", "unconstrained")
     assert found.unseen == dict.fromkeys(ends, "the box is infinite")
     targeted = problem(x, y, THREAT, targets=(y + 1) % 3)
-    assert "not just any wrong class" in look(frozen, targeted, torch.arange(40), [given], right).verdict
+    assert "more than any wrong class" in look(frozen, targeted, torch.arange(40), [given], right).verdict
 
 
 def test_flags_of_others_are_raised_whatever_their_value() -> None:
