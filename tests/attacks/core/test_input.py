@@ -55,7 +55,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("step_size: expected a positive number", {"step_size": 0.0}),
     ("step_size: expected a positive number", {"step_size": torch.tensor([0.1, 0.1, 0.1, 0.0])}),
     ("seed: expected an integer from 0", {"seed": -1}),
-    ("loss: expected one of ce, margin, .*, ce_sharp, bce, got 'hinge'", {"loss": "hinge"}),
+    ("loss: expected one of ce, margin, .*, ce_sharp, bce, or a function .*, got 'hinge'", {"loss": "hinge"}),
     ("loss: expected one of", {"loss": None}),
     ("loss: expected one value a sample", {"loss": lambda logits, y, targets: logits.sum()}),
     ("loss: expected one value a sample", {"loss": lambda logits, y, targets: 3.0}),
