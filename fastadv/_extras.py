@@ -13,10 +13,11 @@ EXTRAS = {
     "typer": ("cli", "the command fastadv needs"),
     "rich": ("cli", "the command fastadv needs"),
 }
-# other packages of attacks, which nobody but their own adapter needs: what pip calls them
+# other packages, which nobody but their own adapter needs: what pip calls them
 PEERS = {
     "art": "adversarial-robustness-toolbox",
     "foolbox": "foolbox",
+    "timm": "timm",
     "torchattacks": "torchattacks",
 }
 

@@ -13,7 +13,14 @@ from typing import Any
 from rich.console import Console, OverflowMethod
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from fastadv.cli._interrupt import check_stop
@@ -114,9 +121,12 @@ class Bar:
     def __init__(self, text: str) -> None:
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(20),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
         )
         self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         self.task = self.bar.add_task(text, total=None)

@@ -1,6 +1,5 @@
 """The groups of options that commands share, and how devices, data sets and models are found by them."""
 
-import pkgutil
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,11 @@ from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
+from fastadv.models.hub import SOURCES
+from fastadv.models.registry import factory
 from fastadv.threat import THREATS
+
+KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless they are given
 
 
 class Source(Panel, title="Images"):
@@ -54,14 +57,14 @@ class Images(Source):
 class Network(Panel, title="Model"):
     model: str = o.option(
         ...,
-        f"{', '.join(models.names())}, {ZOO}NAME for an entry of RobustBench's zoo, or your own as "
-        "package.module:function.",
+        f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, {ZOO}NAME for an entry of RobustBench's "
+        "zoo, or your own as package.module:function.",
         "--model",
         "-m",
     )
     option: list[str] | None = o.option(
-        None, "An argument of the model: width=16, normalize=cifar10. May be repeated.", "--option", "-o",
-        metavar="KEY=VALUE",
+        None, "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated.",
+        "--option", "-o", metavar="KEY=VALUE",
     )  # fmt: skip
     weights: Path | None = o.option(
         None, "Weights: a safetensors or a torch file; of rb:NAME also a folder of RobustBench's files.",
@@ -87,7 +90,7 @@ class Network(Panel, title="Model"):
         model = models.create(name, **(_accepted(name, offered) | own))
         if self.weights is not None:
             models.load_weights(model, self.weights)
-        elif not fresh and ":" not in name:
+        elif not (fresh or own.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:
             note(f"{name} has its first, untrained weights; give trained ones with --weights")
         return model.to(device).eval()
 
@@ -173,8 +176,8 @@ def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
     if ":" not in name:
         return offered
     try:
-        takes = signature(pkgutil.resolve_name(name)).parameters
-    except (ImportError, AttributeError, ValueError, TypeError):
+        takes = signature(factory(name)).parameters
+    except (ValueError, TypeError):
         return {}  # create says what is wrong
     everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
     return {key: value for key, value in offered.items() if everything or key in takes}

@@ -52,7 +52,13 @@ def train(
         test_set = images.to_test_on()
         net = network.load(dataset, place, seed, fresh=True)
         tested = test_set if held_out is None else held_out
-        with progress("training") as tick:
+        with progress("training") as bar:
+
+            def tick(step: int, steps: int) -> None:
+                loss = f"; loss {done[-1].loss:.4f} in epoch {done[-1].epoch}" if done else ""
+                epoch = -(-step * optimizing.epochs // steps)
+                bar.named(f"epoch {epoch} of {optimizing.epochs}{loss}", step, steps)
+
             run = each_epoch(
                 net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
                 optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,

@@ -73,14 +73,14 @@ def adapt(
     if (mean is None) != (std is None) or (mean is not None and preprocessing is not None):
         raise InputError("adapt: expected preprocessing, or mean and std; leave the others out")
     if mean is not None:
-        return Normalized(_Logits(model), _numbers("mean", mean), _numbers("std", std))
+        return Normalized(Logits(model), _numbers("mean", mean), _numbers("std", std))
     source = _carried(model) if preprocessing is None else preprocessing
     if source is None:
         raise InputError(
             f"adapt: expected the normalization of images, which {type(model).__name__} does not state; pass "
             f"torchvision's weights enum or Hugging Face's image processor, or {_ADVICE}"
         )
-    return Normalized(_Logits(model), *_constants(source))
+    return Normalized(Logits(model), *_constants(source))
 
 
 def _carried(model: nn.Module) -> Any:
@@ -144,7 +144,7 @@ def _numbers(name: str, values: Any) -> list[float]:
     return numbers
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     """The logits of a model, wherever its output holds them."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -3,12 +3,14 @@
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from fastadv._checks import check_choice
 from fastadv.errors import InputError, MissingExtraError
+from fastadv.models.hub import SOURCES, create_from
 from fastadv.models.normalized import STATISTICS, Normalized
 
 BUILT_IN = {
@@ -39,8 +41,11 @@ def names() -> tuple[str, ...]:
 def factory(name: str) -> Callable[..., Any]:
     """Return what makes the models of that name; InputError where there is none."""
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
+    if module_name in SOURCES and attribute:
+        return partial(create_from, module_name, attribute)
     if not module_name or not attribute or module_name.startswith("."):
-        check_choice("model", name, BUILT_IN, ", or your own as package.module:function")
+        own = ", timm:NAME, torchvision:NAME, or your own as package.module:function"
+        check_choice("model", name, BUILT_IN, own)
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)
     except MissingExtraError:
@@ -63,9 +68,12 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     data set in `STATISTICS`: the result is then the model inside `Normalized` with that set's mean and
     deviation.
 
+    "timm:NAME" and "torchvision:NAME" are networks of these packages with their own normalization, as `adapt`
+    makes them; they take `classes`, `seed`, `pretrained`, and what the package takes.
+
     Args:
-        name: one of `fastadv.models.names()`, such as "small_cnn" or "resnet18", or your own as
-            `package.module:function`.
+        name: one of `fastadv.models.names()`, such as "small_cnn" or "resnet18", "timm:NAME",
+            "torchvision:NAME", or your own as `package.module:function`.
         kwargs: arguments of the model.
 
     Returns:
@@ -74,7 +82,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     Raises:
         InputError: the name is unknown, the factory does not take the arguments, or returns anything but a
             torch.nn.Module.
-        MissingExtraError: torchvision, which a ResNet needs, is not installed.
+        MissingExtraError: torchvision, which a ResNet needs, or timm is not installed.
 
     Example:
         >>> import fastadv as fa

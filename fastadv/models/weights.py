@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.models.adapt import Logits
 from fastadv.models.normalized import Normalized
 from fastadv.runs.files import load_tensors, load_torch, save_tensors
 
@@ -113,7 +114,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if isinstance(model, Normalized) and not tensors.keys() & {"mean", "std"}:
-        model = model.model
+        model = model.model.model if isinstance(model.model, Logits) else model.model
     own = model.state_dict()
     missing = {name for name in own.keys() - tensors.keys() if not name.endswith("num_batches_tracked")}
     foreign = tensors.keys() - own.keys()

@@ -35,7 +35,11 @@ def advice(found, word):
 
 @pytest.mark.slow
 def test_the_block_and_the_json_say_the_same(fastadv, examined):
-    found, told = examined(), fastadv("doctor").out
+    found, told = examined(), fastadv("doctor --verbose").out
+    short = fastadv("doctor").out.splitlines()
+    names = [line.split()[0] for line in short if not line.startswith(" ")]
+    assert names == ["versions", "kernels", "GPU", "threads", "data", *["to"] * len(found["advice"])]
+    assert f"torch {torch.__version__}" in short[0]
     words = " ".join(told.split())
     assert found["packages"]["torch"] == torch.__version__
     assert found["packages"]["fastadv"] == fa.__version__
@@ -81,7 +85,7 @@ def test_what_is_missing_is_named(fastadv, examined, monkeypatch):
     assert "a torch with oneDNN" in paths["not_taken"]["onednn"]
     assert not {"winograd", "onednn"} & set(paths["rewrites"]["cpu fp32"])
     assert (paths["direct_calls"], paths["onednn"]["bf16"]) == (False, False)
-    words = " ".join(fastadv("doctor").out.split())
+    words = " ".join(fastadv("doctor --verbose").out.split())
     for text in ("onednn available no", "direct_calls no", "onednn it needs"):
         assert text in words
 

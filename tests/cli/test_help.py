@@ -1,5 +1,6 @@
 """Every command explains itself, with an example that parses."""
 
+import re
 import shlex
 
 import pytest
@@ -7,6 +8,7 @@ from typer.main import get_command
 
 from fastadv import __version__
 from fastadv.cli import app
+from fastadv.cli._panels import COMMON, MOST
 
 
 def commands(group, *path):
@@ -60,6 +62,26 @@ def test_options_stand_in_groups(fastadv, command, groups):
     told = fastadv(f"{command} --help-all").out
     titles = [line.split()[1] for line in told.splitlines() if line.startswith("╭")]
     assert [title for title in titles if title != "Arguments"] == ["Options", *groups.split()]
+
+
+def options(told):
+    """The options of a help: what begins a line of a panel."""
+    return set(re.findall(r"^│[ *]+(--[a-z-]+)", told, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", ["attack", "train", "construct", "evaluate"])
+def test_few_options_are_shown_unless_all_are_asked_for(fastadv, command):
+    every = {name for option in COMMANDS[command].params for name in option.opts if name.startswith("--")}
+    for _ in range(2):  # whatever was asked before
+        few, told = (fastadv(f"{command} {asked}").out for asked in ("-h", "--help-all"))
+        assert options(told) >= every - {"--batch-norm-momentum"}  # which is cut
+        shown = options(few) - {"--help", "--help-all"}
+        assert {"--model", "--data", "--radius", "--json"} <= shown
+        assert len(shown) <= MOST < len(every) - 3
+        for noise in ("<bool>", "<int", "<str>", "<path>", "9223372036854775807"):
+            assert noise not in told
+    assert "--help-all" not in fastadv("models --help").out
+    assert {option.name for found in COMMANDS.values() for option in found.params} >= COMMON
 
 
 def test_version(fastadv):
