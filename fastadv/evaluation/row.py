@@ -101,6 +101,7 @@ class Row:
         components: which component broke each sample, where the attack consists of others.
         draws: the model's draws at each x_adv, where there were several.
         threat: the ball and box of the attack, with one radius for all samples; None where that is not known.
+        attack: of `fastadv.attacks`, which names it, with the version of AutoAttack; "" for any other.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Row:
     components: Components | None = field(default=None, repr=False)
     draws: Draws | None = field(default=None, repr=False)
     threat: Threat | None = field(default=None, repr=False)
+    attack: str = ""
 
     @property
     def robust_accuracy(self) -> float:

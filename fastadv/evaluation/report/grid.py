@@ -32,7 +32,15 @@ def attacks(table: Table) -> Grid:
     if len(lines) > 1 and not math.isnan(table.worst_case):
         lines.append(["worst of all", "", percent(table.worst_case), "", "", ""])
     lines.insert(0, ["no attack", "", percent(table.clean_accuracy), "", "", ""])
+    kept = [place for place in range(len(head)) if any(line[place] not in ("", "-") for line in lines)]
+    head, *lines = ([line[place] for place in kept] for line in [head, *lines])
     return Grid("Accuracy over all samples, and how far the attacks had to go", head, lines)
+
+
+def pairs(table: Table) -> list[tuple[str, float]]:
+    """Return the robust accuracy under each attack with a budget, and that under all of several."""
+    shares = [(row.name, row.robust_accuracy) for row in table.rows if not row.unlimited]
+    return shares + [("all attacks", table.worst_case)] * (len(shares) > 0 and len(table.rows) > 1)
 
 
 def _line(row: Row) -> list[str]:
