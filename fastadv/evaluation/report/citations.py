@@ -25,7 +25,7 @@ def _papers(row: Row) -> Iterator[str]:
     about = [*row.attack.split()[1:], row.threat.symbol if row.threat else ""]
     for name in names:
         if name in known:
-            source = inspect.getdoc(known[name].run).partition("Source:")[2]
+            source = (inspect.getdoc(known[name].run) or "").partition("Source:")[2]
             for clause in re.split(r";\s+", source):
                 if not clause.startswith("for ") or any(word and word in clause for word in about):
                     yield from re.findall(r"arXiv\s+(\d+\.\d+)", clause)

@@ -24,7 +24,7 @@ RADIUS, POINTS = 15.0, 300  # the radii of the paper go from -15 to 15; points o
 SHOWN = (-15.0, -0.5, -0.25, 0.0, 0.25, 0.5, 15.0)  # beyond 1 all pixels are black or white
 OTHER = "#B0B0B0"
 ACROSS = 5  # units that are drawn, in a row and in a column
-DEAD = 0.1  # of the largest weights, below which a unit has not learned
+ALIKE = 0.2  # correlation of neighboring weights, which is about 0 in a unit that has not learned
 PARTS = ("clean", "sign", "adversarial")
 
 
@@ -157,9 +157,10 @@ def spread(weight: Tensor) -> Tensor:
 
 
 def learned(weight: Tensor) -> Tensor:
-    """Return the units whose weights have grown, [n], the largest first."""
-    norms, order = weight.flatten(1).norm(dim=1).sort(descending=True)
-    return order[norms > DEAD * norms[0]]
+    """Return the units that are more than noise, [n], those of the largest weights first."""
+    norms = weight.flatten(1).norm(dim=1)
+    alike = (weight[..., 1:] * weight[..., :-1]).flatten(1).sum(1) > ALIKE * norms.square()
+    return (norms * alike).argsort(descending=True)[: int(alike.sum())]
 
 
 def weights(nets: Mapping[str, nn.Module], shape: Sequence[int], path: Path) -> None:
