@@ -160,7 +160,8 @@ def learned(weight: Tensor) -> Tensor:
     """Return the units that are more than noise, [n], those of the largest weights first."""
     norms = weight.flatten(1).norm(dim=1)
     alike = (weight[..., 1:] * weight[..., :-1]).flatten(1).sum(1) > ALIKE * norms.square()
-    return (norms * alike).argsort(descending=True)[: int(alike.sum())]
+    order: Tensor = (norms * alike).argsort(descending=True)
+    return order[: int(alike.sum())]
 
 
 def weights(nets: Mapping[str, nn.Module], shape: Sequence[int], path: Path) -> None:
