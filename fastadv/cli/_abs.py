@@ -298,11 +298,9 @@ def distal(
     say(f"{count} of {len(wanted)} images have a confidence of 0.9; drawn in {out}")
 
 
-def strips(
-    images: Tensor, titles: list[str], chosen: int = -1, columns: int = COLUMNS
-) -> list[figures.Strip]:
+def strips(images: Tensor, titles: list[str], chosen: int = -1, wide: int = COLUMNS) -> list[figures.Strip]:
     marked = torch.arange(len(images)) == chosen
-    cuts = [slice(start, start + columns) for start in range(0, len(images), columns)]
+    cuts = [slice(start, start + wide) for start in range(0, len(images), wide)]
     return [figures.Strip("", images[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]
 
 

@@ -56,10 +56,13 @@ class TestLines:
 
 class TestFigures:
     def test_bars_are_as_long_as_the_rows_say_and_lines_span_their_turns(self):
-        nets = bars.shown(calls.newest())
+        stored = calls.newest()
+        nets = bars.shown(stored)
         (axes,) = bars.draw(nets).axes
         rows = [row for ways in nets for row in ways]
         assert {(row["way"], row["call"]) for row in rows} == {("plain", "PGD-10"), ("frozen", "PGD-10")}
+        most = [max(key[2] for key in stored if key[:2] == (row["net"], "PGD-10")) for row in rows]
+        assert [row["images"] for row in rows] == most
         assert [1 / patch.get_width() for patch in axes.patches] == pytest.approx(
             [row["times"] for row in rows]
         )
@@ -67,14 +70,6 @@ class TestFigures:
         assert [1 / low for low, _ in spans] == pytest.approx([row["most"] for row in rows])
         assert [1 / high for _, high in spans] == pytest.approx([row["least"] for row in rows])
         assert [text.get_text().split()[-2] for text in axes.texts] == [f"{row['times']:.2f}" for row in rows]
-
-    def test_the_most_images_of_each_network_are_shown(self):
-        said = {"call": "PGD-10", "times": 1.0}
-        rows = {
-            (net, "PGD-10", images, way): {**said, "net": net, "images": images, "way": way}
-            for net in ("b", "a") for images in (16, 1) for way in ("plain", "frozen")
-        }  # fmt: skip
-        assert [(row["net"], row["images"]) for row, _ in bars.shown(rows)] == [("b", 16), ("a", 16)]
 
     def test_a_figure_knows_its_rows(self, tmp_path):
         shown = [[row(cpu="A")], [row(cpu="B", date="2026-01-05")]]

@@ -54,8 +54,7 @@ def test_the_page_tells_what_was_measured(tmp_path):
     assert plain in page.text
     assert re.search(r"pgd\s*66.7% → 33.3%", page.text)
     assert '<pre class="again">fastadv evaluate</pre>' in page.source
-    assert "@inproceedings{madry2018," in page.text
-    assert page.text.count("@inproceedings") == 1
+    assert re.findall(r"@inproceedings{(\w+)", page.text) == ["madry2018"]
     assert re.search(r"command\s*fastadv evaluate\s*seed\s*7\s*data: name\s*pixels", page.text)
     assert "data: note" not in page.text
     assert "dark seen as light" in page.text
@@ -281,11 +280,9 @@ def both_kinds():
 ALLOWED = {  # of images of three colors and 8x8 pixels, 192 values
     fa.Linf(8 / 255): "each color value may change by 8/255 (3% of its range)",
     fa.Linf(0.1, box=(-1.0, 1.0)): "each color value may change by 0.1 (5% of its range)",
-    fa.L2(
-        1.5
-    ): "all changes together may have the L2 norm 1.5, as much as every color value by 11% of its range",
-    fa.L1(6.0, box=(0.0, 2.0)): "all changes together may have the L1 norm 6, "
-    "as much as 3 color values by their whole range",
+    fa.L2(1.5): "their change has at most the L2 norm 1.5 (as much as every color value by 11% of its range)",
+    fa.L1(6.0, box=(0.0, 2.0)): "their change has at most the L1 norm 6 (as much as 3 color values by their "
+    "whole range)",
     fa.L0(5): "any 5 of 192 color values may change",
 }
 
@@ -297,7 +294,7 @@ def test_each_norm_in_plain_words(threat):
     told = verdict.plainly(replace(table, rows=rows), groups(rows)[0])
     assert told == f"20 of 30 images (67%) stay correct when {ALLOWED[threat]}."
     gray = replace(table, rows=rows, samples=replace(table.samples, x=table.samples.x[:, :1]))
-    assert "pixel" in verdict.plainly(gray, groups(rows)[0]) or threat.norm == "l2"
+    assert "pixel" in verdict.plainly(gray, groups(rows)[0])
 
 
 def test_sentences_name_attacks_by_what_they_are():
@@ -315,10 +312,8 @@ def test_sentences_name_attacks_by_what_they_are():
 
 def test_every_paper_has_an_entry_and_those_that_ran_are_cited():
     row = table_of(9).rows[0]
-    known = ATTACKS | ABS_ATTACKS | SUBSTITUTE_ATTACKS
-    named = {
-        paper for attack in known.values() for paper in re.findall(r"arXiv\s+(\d+\.\d+)", attack.run.__doc__)
-    }
+    known = (ATTACKS | ABS_ATTACKS | SUBSTITUTE_ATTACKS).values()
+    named = set(re.findall(r"arXiv\s+(\d+\.\d+)", " ".join(attack.run.__doc__ for attack in known)))
     bib = (Path(citations.__file__).parent / "papers.bib").read_text()
     assert set(re.findall(r"eprint = {(.+)}", bib)) == named
     cost = Cost(9, 3, 9, 9, 0.1)

@@ -11,10 +11,9 @@ from fastadv.evaluation.row import Row
 
 def bibtex(rows: Sequence[Row]) -> list[str]:
     """Return the entries of these attacks, and of the components of those that have some, by their keys."""
-    cited = {paper for row in rows for paper in _papers(row)}
+    cited = {f"eprint = {{{paper}}}" for row in rows for paper in _papers(row)}
     text = files("fastadv.evaluation.report").joinpath("papers.bib").read_text(encoding="utf-8")
-    entries = {re.findall(r"eprint = {(.+)}", entry)[0]: entry.strip() for entry in text.split("\n\n")}
-    return [entry for paper, entry in entries.items() if paper in cited]
+    return [entry.strip() for entry in text.split("\n\n") if any(paper in entry for paper in cited)]
 
 
 def _papers(row: Row) -> Iterator[str]:
@@ -23,9 +22,7 @@ def _papers(row: Row) -> Iterator[str]:
     parts = () if row.components is None else row.components.costs
     names = [row.attack.partition(" ")[0].lower(), *(part.split()[-1].partition("-")[0] for part in parts)]
     about = [*row.attack.split()[1:], row.threat.symbol if row.threat else ""]
-    for name in names:
-        if name in known:
-            source = (inspect.getdoc(known[name].run) or "").partition("Source:")[2]
-            for clause in re.split(r";\s+", source):
-                if not clause.startswith("for ") or any(word and word in clause for word in about):
-                    yield from re.findall(r"arXiv\s+(\d+\.\d+)", clause)
+    for run in (known[name].run for name in names if name in known):
+        for clause in re.split(r";\s+", (inspect.getdoc(run) or "").partition("Source:")[2]):
+            if not clause.startswith("for ") or any(word and word in clause for word in about):
+                yield from re.findall(r"arXiv\s+(\d+\.\d+)", clause)

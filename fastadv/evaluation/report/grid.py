@@ -37,12 +37,6 @@ def attacks(table: Table) -> Grid:
     return Grid("Accuracy over all samples, and how far the attacks had to go", head, lines)
 
 
-def pairs(table: Table) -> list[tuple[str, float]]:
-    """Return the robust accuracy under each attack with a budget, and that under all of several."""
-    shares = [(row.name, row.robust_accuracy) for row in table.rows if not row.unlimited]
-    return shares + [("all attacks", table.worst_case)] * (len(shares) > 0 and len(table.rows) > 1)
-
-
 def _line(row: Row) -> list[str]:
     told = row.figures()
     middle = number(told["median_distance"])
@@ -68,11 +62,8 @@ def costs(table: Table) -> Grid:
         seen = table.indicators
         lines.append(["signs of masking", f"{seen.forwards:,}", f"{seen.backwards:,}", "-"])
     lines.append(["the whole evaluation", "-", "-", f"{table.seconds:.1f}"])
-    return Grid(
-        "Samples passed through the model, forwards and backwards",
-        ["", "forwards", "backwards", "seconds"],
-        lines,
-    )
+    head = ["", "forwards", "backwards", "seconds"]
+    return Grid("Samples passed through the model, forwards and backwards", head, lines)
 
 
 def details(table: Table) -> list[Grid]:

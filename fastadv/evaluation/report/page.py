@@ -86,8 +86,8 @@ def report(
         margins = Criterion().margin(_logits(frozen, kept.x), kept.y, None)
     content = _content(table, seen, margins, class_names, curves or {}, bounds)
     told = _provenance(table, frozen, provenance or {})
-    again = str((provenance or {}).get("command", ""))
-    text = _filled(title=title, version=__version__, table=table, provenance=told, again=again, **content)
+    content |= {"title": title, "again": (provenance or {}).get("command")}
+    text = _filled(version=__version__, percent=percent, table=table, provenance=told, **content)
     with writing(path), atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -100,13 +100,9 @@ def _logits(frozen: Prepared, x: Tensor) -> Tensor:
 
 
 def _content(
-    table: Table,
-    seen: Tensor | None,
-    margins: Tensor | None,
-    names: Sequence[str] | None,
-    curves: Mapping[str, Curve],
-    bounds: Tensor | None,
-) -> dict[str, Any]:
+    table: Table, seen: Tensor | None, margins: Tensor | None, names: Sequence[str] | None,
+    curves: Mapping[str, Curve], bounds: Tensor | None,
+) -> dict[str, Any]:  # fmt: skip
     """Gather what the page shows. seen, margins: the class of each x_adv, and the margin of each x."""
     grouped = groups(table.rows)
     main = grouped[0].threat if grouped else None
@@ -123,7 +119,6 @@ def _content(
         "clean": with_interval(percent, table.clean_accuracy, clean),
         "plain": [told for group in grouped if (told := verdict.plainly(table, group))],
         "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
-        "pairs": grid.pairs(table),
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),
         "charts": [each for each in drawn if each is not None],
@@ -171,5 +166,4 @@ def _filled(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
     return environment.get_template("template.html").render(content)

@@ -12,9 +12,9 @@ from fastadv.attacks.methods.flags import SIGNS
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
-from fastadv.text import number, percent, radius_text, threat_text
-from fastadv.threat import Threat
+from fastadv.text import allowed_text, number, percent, threat_text
 
+UNTOLD = "in a threat that the attacks do not tell"
 NAMED = 4  # attacks that a sentence names
 STATES = ("raised", "not looked at", "clear")  # of a sign, in the order in which they are told
 
@@ -28,29 +28,12 @@ def plainly(table: Table, group: Group) -> str:
     if not group.unlimited:
         right = int(group.held(table.rows).sum())
         share = "" if table.n == 100 else f" ({percent(right / table.n, 0)})"
-        return f"{right:,} of {table.n:,} {things}{share} stay correct when {_allowed(group.threat, x)}."
+        return f"{right:,} of {table.n:,} {things}{share} stay correct when {allowed_text(group.threat, x)}."
     known = _known(table, group)
     if not (len(known) and math.isfinite(middle := median(known))):
         return f"Fewer than half of the {things} were misread after a change of any size."
     reached = group.threat.with_radius(float(number(middle)))
-    return f"Half of the {things} are misread when {_allowed(reached, x)}."
-
-
-def _allowed(threat: Threat, x: Tensor | None) -> str:
-    """Say how far an attack may change a sample of x [N, ...]."""
-    size = 0 if x is None else x[0].numel()
-    part = "value" if x is None or x.ndim != 4 else "pixel" if x.shape[1] == 1 else "color value"
-    told, share = radius_text(threat), float(threat.radius) / (threat.box[1] - threat.box[0])
-    if threat.norm == "linf":
-        return f"each {part} may change by {told}" + (f" ({percent(share, 0)} of its range)" if share else "")
-    if threat.norm == "l0":
-        return f"any {told} of {size:,} {part}s may change" if size else f"any {told} {part}s may change"
-    told = f"all changes together may have the {threat.symbol} norm {told}"
-    if threat.norm == "l2" and size and share:
-        return f"{told}, as much as every {part} by {percent(share / math.sqrt(size), 0)} of its range"
-    if threat.norm == "l1" and share:
-        return f"{told}, as much as {number(share)} {part}s by their whole range"
-    return told
+    return f"Half of the {things} are misread when {allowed_text(reached, x)}."
 
 
 def _called(rows: Sequence[Row]) -> str:
@@ -58,11 +41,9 @@ def _called(rows: Sequence[Row]) -> str:
     names = []
     for row in rows:
         kind = row.attack.partition(" ")[0].lower()
-        alone = sum(other.attack == row.attack for other in rows) == 1
-        if kind and alone and row.name.partition(":")[0].partition(" ")[0] == kind:
-            names.append(row.attack)
-        else:
-            names.append(f"{row.name} ({row.attack})" if row.attack.startswith("AutoAttack") else row.name)
+        alone = kind and row.name.startswith(kind) and sum(each.attack == row.attack for each in rows) == 1
+        told = f"{row.name} ({row.attack})" if kind == "autoattack" else row.name
+        names.append(row.attack if alone else told)
     *first, last = names
     under = f"{', '.join(first)} and {last}" if first else last
     return under if len(names) <= NAMED else f"{len(names)} attacks"
@@ -77,9 +58,7 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     held = group.held(table.rows)
     right = int(held.sum())
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
-    where = (
-        f"within {threat_text(group.threat)}" if group.threat else "in a threat that the attacks do not tell"
-    )
+    where = f"within {threat_text(group.threat)}" if group.threat else UNTOLD
     told = (
         f"Robust accuracy {percent(right / table.n)} (95% interval {low} to {high}) {where}: "
         f"{right:,} of {table.n:,} samples stay correct under {under}"
@@ -101,8 +80,8 @@ def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
     assert group.threat is not None
     symbol, middle = group.threat.symbol, median(known) if len(known) else math.nan
     if not math.isfinite(middle):
-        found = f"for fewer than half of {table.n:,} samples"
-        return f"An adversarial example in {symbol} was found {found}, by {_called(searched)}."
+        told = f"An adversarial example in {symbol} was found for fewer than half of {table.n:,} samples"
+        return f"{told}, by {_called(searched)}."
     low, high = (number(end).replace("inf", "∞") for end in bootstrap(known, median))
     return (
         f"Median distance to an adversarial example {number(middle)} in {symbol} (95% interval {low} to "

@@ -74,16 +74,7 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
             axes.barh(center, value, height=THICK * 0.88, color=color, zorder=2)
             after, side = value + 0.015, "left"
             if theirs is not None:
-                axes.plot(
-                    theirs,
-                    center,
-                    "d",
-                    color=INK,
-                    markersize=5,
-                    markerfacecolor="white",
-                    zorder=4,
-                    clip_on=False,
-                )
+                axes.plot(theirs, center, "d", color=INK, markersize=5, mfc="white", zorder=4, clip_on=False)
                 if 0 <= theirs - value < WIDE:  # a number beyond the mark would be read as the mark's
                     after, side = (value - 0.01, "right") if value > WIDE else (theirs + 0.022, "left")
             if after < GUESSING < after + WIDE / 2:
@@ -179,9 +170,7 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     figure = new_figure(8.2, 3.4, "Two Gaussian classes under an L2 adversary: theorems 1 and 3")
     trace = covariance.trace()
     shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
-    axes = _half(
-        figure, 0, "share of the variance along the first axis", "loss that the adversary adds (log scale)"
-    )
+    axes = _half(figure, 0, "share of the variance along the first axis", "loss that the adversary adds")
     for factor, color in ((1.1, VERMILION), (2.0, BLUE)):
         penalty = factor / float(0.02 * trace)
         added = [

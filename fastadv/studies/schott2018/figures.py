@@ -52,8 +52,7 @@ def draw(
             fa.figures.strips(
                 rows, path := folder / f"smallest_{norm}.png",
                 title=f"The smallest {symbol} perturbations found",
-                subtitle="below each image the class that the model sees, and the distance to the clean one; "
-                "blue where no attack broke it",
+                subtitle="below each image the class that the model sees, and the distance; blue: not broken",
             )  # fmt: skip
             drawn[f"the smallest adversarials, {symbol}"] = path
     return {what: str(path) for what, path in drawn.items()}
@@ -129,10 +128,9 @@ def _right(norm: str, lines: Mapping[str, Line]) -> float:
 def _smallest(subjects: Subjects, images: Images, found: Mapping[Key, Smallest], norm: str) -> list[Strip]:
     """Collect an image of each class, and for each model the smallest adversarials over all attacks."""
     places = one_of_each(images.y.cpu())
+    digits = 0 if norm == "l0" else 2
     rows = [
-        _row(
-            subjects[model], TITLES[model], all.x_adv[places], all.distance[places], 0 if norm == "l0" else 2
-        )
+        _row(subjects[model], TITLES[model], all.x_adv[places], all.distance[places], digits)
         for (own, model), (_, all) in found.items()
         if own == norm
     ]
