@@ -52,6 +52,23 @@ def threat_text(threat: Threat | None) -> str:
     return f"{threat.symbol} {radius_text(threat)}" if threat.finite else f"{threat.symbol}, any radius"
 
 
+def allowed_text(threat: Threat, x: Tensor | None) -> str:
+    """Say to a reader who knows no norms how far a sample of x [N, ...] may change."""
+    size = 0 if x is None else x[0].numel()
+    part = "value" if x is None or x.ndim != 4 else "pixel" if x.shape[1] == 1 else "color value"
+    told, share = radius_text(threat), float(threat.radius) / (threat.box[1] - threat.box[0])
+    if threat.norm == "linf":
+        return f"each {part} may change by {told}" + (f" ({percent(share, 0)} of its range)" if share else "")
+    if threat.norm == "l0":
+        return f"any {told} of {size:,} {part}s may change" if size else f"any {told} {part}s may change"
+    told = f"their change has at most the {threat.symbol} norm {told}"
+    if threat.norm == "l2" and size and share:
+        return f"{told} (as much as every {part} by {percent(share / math.sqrt(size), 0)} of its range)"
+    if threat.norm == "l1" and share:
+        return f"{told} (as much as {number(share)} {part}s by their whole range)"
+    return told
+
+
 def aligned(cells: Sequence[Sequence[str]]) -> str:
     """Return a table as plain text: the head cells[0], a rule, and the lines; all but names to the right."""
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]

@@ -26,12 +26,6 @@ def test_what_was_meant(given, near):
     assert told == (f"; did you mean {near!r}?" if near else "")
 
 
-def test_choices():
-    assert check_choice("kind", "bim", ("pgd", "bim")) == "bim"
-    with pytest.raises(InputError, match=r"kind: expected one of pgd, bim, got 'bmi'; did you mean 'bim'[?]"):
-        check_choice("kind", "bmi", ("pgd", "bim"))
-
-
 def test_numbers():
     for value in (0, 1, 0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])):
         assert check_number("decay", value, 0, 1) == float(value)

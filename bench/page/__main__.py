@@ -1,4 +1,4 @@
-"""Write the tables of README, bench/results/pgd.md and calls.md, and two figures, from stored rows.
+"""Write the tables of README, bench/results/pgd.md and calls.md, and a figure, from stored rows.
 
     python -m bench.page
 
@@ -23,7 +23,8 @@ def main() -> None:
     if calls.newest():
         for page in (calls.PAGE, calls.README):
             page.write_text(table.replaced(page.read_text(), calls.text(), "calls"))
-    bars.save(bars.draw(measured[-1]), "speed.png", machines.rows(measured[-1]))
+    nets = bars.shown(calls.newest())
+    bars.save(bars.draw(nets), "speed.png", nets)
 
 
 if __name__ == "__main__":

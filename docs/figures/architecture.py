@@ -13,8 +13,8 @@ from fastadv.runs.card import telling
 
 WIDTH, HEIGHT = 8.6, 3.3  # inches, and the units of the axes
 BOXES = {  # name: left, bottom, width, color of the border, what it says
-    "your model": (0.1, 1.35, 1.3, INK, "any PyTorch classifier"),
-    "freeze": (1.95, 1.35, 1.2, INK, "once for each model"),
+    "your model": (0.1, 1.35, 1.38, INK, "any PyTorch classifier"),
+    "freeze": (1.9, 1.35, 1.4, INK, "once for each model"),
     "search copy": (3.75, 2.15, 1.75, BLUE, "folded, fast layout,\nbf16 if you ask"),
     "final check copy": (3.75, 0.45, 1.75, GREEN, "your model's own\nprecision"),
     "attack loop": (6.2, 2.15, 2.2, BLUE, "gradient, step, projection:\nonly samples not yet broken"),
@@ -22,9 +22,9 @@ BOXES = {  # name: left, bottom, width, color of the border, what it says
 }
 TALL = 0.8
 ARROWS = (  # from, to, what flows
-    ((1.4, 1.75), (1.95, 1.75), ""),
-    ((3.15, 1.9), (3.75, 2.5), ""),
-    ((3.15, 1.6), (3.75, 0.9), ""),
+    ((1.48, 1.75), (1.9, 1.75), ""),
+    ((3.3, 1.9), (3.75, 2.5), ""),
+    ((3.3, 1.6), (3.75, 0.9), ""),
     ((5.5, 2.55), (6.2, 2.55), "gradients"),
     ((5.5, 0.85), (6.2, 0.85), "classes"),
     ((7.0, 2.15), (7.0, 1.25), "candidates "),

@@ -8,19 +8,19 @@ from collections import defaultdict
 from pathlib import Path
 
 import fastadv as fa
-from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION, new_figure, save
+from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION, key, new_figure, save
 from fastadv.runs.card import telling
 from fastadv.threat import THREATS
 
 KNOWLEDGE = {
-    "gradient": "gradients\nwhite box",
-    "score": "scores\nqueries",
-    "decision": "decisions\nqueries",
+    "gradient": "gradients\n1 to 1,000 steps,\nseveral searches",
+    "score": "scores\n5,000 to 10,000\nqueries",
+    "decision": "decisions\n1,000 to 25,000\nqueries",
     "none": "nothing\nof the model",
 }
 COLORS = {"budget": BLUE, "minimum": VERMILION}
 NORMS = ("linf", "l2", "l1", "l0")
-LEFT, TOP, WIDE, LINE = 1.0, 0.85, 2.05, 0.145  # inches
+LEFT, TOP, WIDE, LINE = 1.3, 0.85, 2.05, 0.145  # inches
 CHARACTERS = 30  # of a line in a cell
 
 
@@ -45,21 +45,14 @@ def lines(kinds: dict[str, list[str]]) -> list[tuple[str, str]]:
 def main() -> None:
     found = {place: lines(kinds) for place, kinds in cells().items()}
     rows = [name for name in KNOWLEDGE if any(place[0] == name for place in found)]
-    heights = [max(2, *(len(found.get((row, norm), [])) for norm in NORMS)) * LINE + 0.14 for row in rows]
+    heights = [max(3, *(len(found.get((row, norm), [])) for norm in NORMS)) * LINE + 0.14 for row in rows]
     width, height = LEFT + WIDE * len(NORMS) + 0.1, TOP + sum(heights) + 0.1
     figure = new_figure(width, height, "Attacks by what they know, in each norm")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    axes.text(LEFT, 0.42, "within a radius", fontsize=8.5, fontweight="bold", color=COLORS["budget"])
-    axes.text(
-        LEFT + 1.2,
-        0.42,
-        "the smallest perturbation",
-        fontsize=8.5,
-        fontweight="bold",
-        color=COLORS["minimum"],
-    )
+    named = {"the strongest point within a radius": "budget", "the smallest perturbation": "minimum"}
+    key(figure, LEFT + 0.05, 0.42, [(name, "s", COLORS[kind]) for name, kind in named.items()])
     for column, norm in enumerate(NORMS):
         axes.text(
             LEFT + column * WIDE + 0.05,
@@ -72,7 +65,9 @@ def main() -> None:
     down = TOP
     for row, tall in zip(rows, heights, strict=True):
         axes.plot([0.08, width - 0.05], [down, down], color=FRAME, linewidth=0.8)
-        axes.text(0.1, down + 0.09, KNOWLEDGE[row], fontsize=8.5, color=INK, va="top", linespacing=1.3)
+        what, _, cost = KNOWLEDGE[row].partition("\n")
+        axes.text(0.1, down + 0.09, what, fontsize=8.5, fontweight="bold", color=INK, va="top")
+        axes.text(0.1, down + 0.25, cost, fontsize=7.5, color=FAINT, va="top", linespacing=1.3)
         for column, norm in enumerate(NORMS):
             for place, (line, color) in enumerate(found.get((row, norm), [("-", FAINT)])):
                 axes.text(

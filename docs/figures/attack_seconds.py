@@ -29,9 +29,9 @@ NAMES = {
     "pgd-l2-2": ("PGD, 40 steps", 0, (-16, 0)),
     "apgd-ce-l2-2": ("APGD-CE", 1, (12, 0)),
     "apgd-dlr-l2-2": ("APGD-DLR", 1, (16, 0)),
-    "apgd-dlr-targeted-l2-2": ("APGD-T", 0, (-12, 0)),
+    "apgd-dlr-targeted-l2-2": ("APGD-T", 0, (-12, -4)),
     "square-l2-2": ("Square, 1,000 queries", 1, (10, 0)),
-    "autoattack-l2-2": ("AutoAttack, standard and quick", 0, (-20, 0)),
+    "autoattack-l2-2": ("AutoAttack, standard and quick", 0, (-18, -10)),
     "autoattack-quick-l2-2": ("", 0, (0, 0)),  # the same points
 }
 Row = dict[str, Any]
@@ -67,13 +67,11 @@ def mark(axes: Axes, row: Row, color: str, hollow: bool) -> None:
 
 def main() -> None:
     found = pairs()
-    figure = new_figure(
-        7.2, 4.0, "How far each attack lowers the accuracy of a robust network, and in what time"
-    )
+    figure = new_figure(7.2, 4.0, "A robust network under each attack: accuracy by time")
     key(figure, 0.65, 0.5, [("fastadv", "o", BLUE), ("the strongest other package", "$○$", VERMILION)])
     axes = figure.add_axes((0.09, 0.13, 0.87, 0.64))
     plain(axes)
-    axes.set(xscale="log", ylim=(0.49, 0.87))
+    axes.set(xscale="log", ylim=(0.46, 0.87))
     axes.tick_params(which="minor", length=0)
     axes.text(0, 1.02, "robust accuracy at L2 2, of a network trained for it", transform=axes.transAxes,
               fontsize=8.5, color=FAINT, va="bottom")  # fmt: skip

@@ -21,6 +21,7 @@ from fastadv.runs.card import telling
 
 PAGE = Path(__file__).parents[1] / "papers" / "recipes.md"
 COLORS = {"clean": BLUE, "own examples": GREEN, "PGD-10": VERMILION}
+SHOWN = {"own examples": "training attack"}
 ALARM = 7  # the epoch that the page names
 
 
@@ -57,7 +58,7 @@ def main() -> None:
             clip_on=False,
             zorder=3,
         )
-        name_end(axes, name, shares[-1], place, COLORS[name])
+        name_end(axes, SHOWN.get(name, name), shares[-1], place, COLORS[name])
     axes.axvline(ALARM, color=PURPLE, linewidth=1.1, linestyle=(0, (2, 2)))
     axes.text(ALARM + 0.1, 0.45, f"alarm in epoch {ALARM}", color=PURPLE, fontsize=8.5)
     command = "python docs/figures/collapse.py (a run of fastadv train, written on docs/papers/recipes.md)"

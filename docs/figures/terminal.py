@@ -24,7 +24,7 @@ SESSION = (
     f"fastadv train {MODEL} --data digits --recipe pgd --norm l2 --radius 0.5 --epochs 6"
     " --batch-size 64 --learning-rate 0.1 --validation 100 --run-dir runs/robust",
     f"fastadv evaluate {MODEL} -w runs/robust/best.safetensors --data digits"
-    " --samples 100 --norm l2 --radius 0.5 -a pgd -a autoattack:version=quick",
+    " --samples 100 --norm l2 --radius 0.5 -a pgd -a autoattack:version=quick --report report.html",
 )
 # background and text, then the eight colors, of which the session uses the green alone
 THEME = TerminalTheme(

@@ -250,10 +250,11 @@ def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Dra
             f"{name}: {1000 * losses[k]:.1f}\n{100 * confidence[k]:.1f}%"
             for k, name in enumerate(dataset.classes)
         ]
-        rows = [figures.Strip("image", net.observed(x), [dataset.classes[label]])]
-        rows += strips(inferred.reconstruction[0], titles, chosen)
+        seen = torch.cat([net.observed(x), inferred.reconstruction[0]])
+        titles.insert(0, f"a {dataset.classes[label]}\n")
+        rows = strips(seen, titles, chosen + 1, COLUMNS + 1)
         title = f"Image {index} of {dataset.name} as each class draws it"
-        subtitle = "class: 1,000 × its loss; below, its confidence"
+        subtitle = "class: 1,000 × its loss; below, its confidence; equal ones lie on its floor, eta"
         figures.strips(rows, out, title=title, subtitle=subtitle)
     told = {"index": index, "label": label, "prediction": chosen, "loss": losses}
     yield {**told, "confidence": confidence, "out": str(out)}
@@ -291,9 +292,9 @@ def distal(
     say(f"{count} of {len(wanted)} images have a confidence of 0.9; drawn in {out}")
 
 
-def strips(images: Tensor, titles: list[str], chosen: int = -1) -> list[figures.Strip]:
+def strips(images: Tensor, titles: list[str], chosen: int = -1, wide: int = COLUMNS) -> list[figures.Strip]:
     marked = torch.arange(len(images)) == chosen
-    cuts = [slice(start, start + COLUMNS) for start in range(0, len(images), COLUMNS)]
+    cuts = [slice(start, start + wide) for start in range(0, len(images), wide)]
     return [figures.Strip("", images[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]
 
 

@@ -181,7 +181,7 @@ def outcome(
     # without what a search compares at the first batches of a process: a table is the same for any number
     beside = frozen.compared[0] - compared[0], frozen.compared[1] - compared[1]
     tensors["cost"] = torch.tensor([int(result.forwards) - beside[0], int(result.backwards) - beside[1]])
-    part.told = {"flags": list(getattr(result, "flags", ()))}
+    part.told = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
         part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]
     skipped = result.status == int(Status.ALREADY_WRONG)
@@ -191,6 +191,7 @@ def outcome(
     elif TWO_ANSWERS in part.told["flags"] or (len(usable) == size and bool((right & skipped).any())):
         part.told["flags"].append(RANDOMIZED)
     if isinstance(result, AutoAttackResult):
+        part.told["method"] = f"AutoAttack {result.version}"
         part.told |= {"remarks": list(result.notes), "costs": {k: asdict(v) for k, v in result.costs.items()}}
         names = list(result.costs)
         tensors["component"][place] = torch.tensor([names.index(one) if one else -1 for one in result.by])
@@ -241,6 +242,7 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], d
         components=components,
         draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
         threat=_threat(parts),
+        method=next((part.told.get("method", "") for part in parts if part.told), ""),
     )
 
 

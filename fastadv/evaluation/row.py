@@ -102,6 +102,7 @@ class Row:
         draws: the model's draws at each x_adv, where there were several.
         threat: the ball and box of the attack, with one radius for all samples; None where that is not known.
         attack: the name of its function, whatever the row is called.
+        method: the published name of an attack of `fastadv.attacks`, with the version of AutoAttack, or "".
     """
 
     name: str
@@ -120,6 +121,7 @@ class Row:
     draws: Draws | None = field(default=None, repr=False)
     threat: Threat | None = field(default=None, repr=False)
     attack: str = field(default="", repr=False)
+    method: str = ""
 
     @property
     def robust_accuracy(self) -> float:

@@ -11,7 +11,6 @@ from fastadv.errors import InputError
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION
 from fastadv.features.result import GAMMA, RHO, Kind, Usefulness
-from fastadv.text import percent
 
 COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}
 MOST = 4
@@ -70,12 +69,13 @@ def scatter(
                 zorder=3,
             )  # fmt: skip
             axes.scatter(across[first], up[first], s=16, color=color, linewidths=0, zorder=4)
+        count = len(nets[name].rho)
         for line, (kind, share) in enumerate(nets[name].shares(rho, gamma).items()):
             axes.text(
-                (0.0, 0.31, 0.73)[line], 1.02, f"{percent(share, 0)} {kind.title}", fontsize=8,
+                (0.0, 0.31, 0.73)[line], 1.02, f"{share * count:.0f} {kind.title}", fontsize=8,
                 fontweight="bold", color=COLORS[kind], transform=axes.transAxes, va="bottom",
             )  # fmt: skip
-        axes.set_title(name, fontsize=9.5, color=INK, loc="left", pad=20)
+        axes.set_title(f"{name}: of {count} features", fontsize=9.5, color=INK, loc="left", pad=20)
         axes.set_xlabel("usefulness ρ = E[y f(x)]", fontsize=9, color=INK)
         if place:
             axes.tick_params(labelleft=False)

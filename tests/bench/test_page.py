@@ -4,9 +4,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.anchor.ways import Way
-from bench.page import anchor, bars, machines, table
-from bench.page.entries import ENTRIES, PGD, Entry
+from bench.page import anchor, bars, calls, machines, table
+from bench.page.entries import ENTRIES, Entry
 from bench.page.rows import Rows, name
 
 STORED, MACHINES = Rows.stored(), machines.stored()
@@ -23,7 +22,7 @@ class TestPage:
             assert page == table.replaced(page, inside, marks), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
-        assert bars.up_to_date("speed.png", machines.rows(MACHINES[-1])), "run python -m bench.page"
+        assert bars.up_to_date("speed.png", bars.shown(calls.newest())), "run python -m bench.page"
 
     def test_no_line_is_missing(self):
         assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
@@ -56,22 +55,24 @@ class TestLines:
 
 
 class TestFigures:
-    @pytest.mark.slow
     def test_bars_are_as_long_as_the_rows_say_and_lines_span_their_turns(self):
-        machine = MACHINES[-1]
-        assert list(machine) == list(PGD)
-        for axes, known in zip(bars.draw(machine).axes, machine.values(), strict=True):
-            base, shown = known[Way("torchattacks")]["p50_ms"], [known[way] for way in bars.SHOWN]
-            assert [patch.get_width() * base for patch in axes.patches] == pytest.approx(
-                [row["p50_ms"] for row in shown]
-            )
-            dotted, *spans = (line.get_xdata() for line in axes.lines)
-            assert dotted[0] * base == pytest.approx(known[machines.best(known)]["p50_ms"])
-            assert [low * base for low, _ in spans] == pytest.approx([row["p20_ms"] for row in shown])
-            assert [high * base for _, high in spans] == pytest.approx([row["p80_ms"] for row in shown])
+        stored = calls.newest()
+        nets = bars.shown(stored)
+        (axes,) = bars.draw(nets).axes
+        rows = [row for ways in nets for row in ways]
+        assert {(row["way"], row["call"]) for row in rows} == {("plain", "PGD-10"), ("frozen", "PGD-10")}
+        most = [max(key[2] for key in stored if key[:2] == (row["net"], "PGD-10")) for row in rows]
+        assert [row["images"] for row in rows] == most
+        assert [1 / patch.get_width() for patch in axes.patches] == pytest.approx(
+            [row["times"] for row in rows]
+        )
+        _, *spans = (line.get_xdata() for line in axes.lines)
+        assert [1 / low for low, _ in spans] == pytest.approx([row["most"] for row in rows])
+        assert [1 / high for _, high in spans] == pytest.approx([row["least"] for row in rows])
+        assert [text.get_text().split()[-2] for text in axes.texts] == [f"{row['times']:.2f}" for row in rows]
 
     def test_a_figure_knows_its_rows(self, tmp_path):
-        shown = [{"net": {"pgd": row(cpu="A")}}, {"net": {"pgd": row(cpu="B", date="2026-01-05")}}]
+        shown = [[row(cpu="A")], [row(cpu="B", date="2026-01-05")]]
         bars.save(Figure(), "a.png", shown, tmp_path)
         assert bars.up_to_date("a.png", shown, tmp_path)
         assert not bars.up_to_date("a.png", shown[:1], tmp_path)

@@ -14,10 +14,12 @@ TOLD = {"command", "seed", "machine", "date"}
 
 
 @pytest.mark.parametrize("path", sorted(FIGURES.glob("*.png")), ids=lambda path: path.stem)
-def test_a_picture_tells_what_made_it(path):
+def test_a_picture_is_small_and_tells_what_made_it(path):
     with Image.open(path) as picture:
         missing = TOLD - {name for name, text in picture.info.items() if text}
+        assert picture.mode == "P", "run python docs/figures/small.py"
     assert not missing
+    assert path.stat().st_size < 250_000
 
 
 @pytest.mark.parametrize("path", sorted(FIGURES.glob("*.svg")), ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ import re
 import sys
 from base64 import b64decode
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ import torch
 from PIL import Image
 
 import fastadv as fa
+from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks.methods.flags import Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
-from fastadv.evaluation.report import chart, grid, page, verdict
+from fastadv.evaluation.report import chart, citations, grid, page, verdict
 from fastadv.evaluation.report.pictures import gallery, hardest, magnified, png
-from fastadv.evaluation.row import groups
+from fastadv.evaluation.row import Components, groups
 from fastadv.intervals import clopper_pearson
 from fastadv.text import number
 from tests.evaluation.nets import DATA, Threshold, pgd
@@ -26,7 +29,7 @@ from tests.evaluation.reports import Read, table_of
 
 HEADINGS = [
     "Verdict", "Signs of masked gradients", "Attacks", "Accuracy against radius", "Attacks by classes",
-    "Gallery at the median distance", "Hardest samples", "Cost", "Provenance",
+    "Gallery at the median distance", "Hardest samples", "Cost", "What to cite", "Provenance",
 ]  # fmt: skip
 
 
@@ -47,6 +50,11 @@ def test_the_page_tells_what_was_measured(tmp_path):
     low, high = (f"{100 * end:.1f}%" for end in table["pgd"].accuracy_interval)
     held = f"Robust accuracy 33.3% (95% interval {low} to {high}) within L∞ 0.25: 2 of 6 samples stay correct"
     assert f"{held} under pgd." in page.text
+    plain = "2 of 6 images (33%) stay correct when each pixel may change by 0.25 (25% of its range)."
+    assert plain in page.text
+    assert re.search(r"pgd\s*66.7% → 33.3%", page.text)
+    assert '<pre class="again">fastadv evaluate</pre>' in page.source
+    assert re.findall(r"@inproceedings{(\w+)", page.text) == ["madry2018"]
     assert re.search(r"command\s*fastadv evaluate\s*seed\s*7\s*data: name\s*pixels", page.text)
     assert "data: note" not in page.text
     assert "dark seen as light" in page.text
@@ -267,6 +275,59 @@ def both_kinds():
     return replace(
         table, rows=tuple(replace(row, broken=each.isfinite(), distance=each) for row, each in rows)
     )
+
+
+ALLOWED = {  # of images of three colors and 8x8 pixels, 192 values
+    fa.Linf(8 / 255): "each color value may change by 8/255 (3% of its range)",
+    fa.Linf(0.1, box=(-1.0, 1.0)): "each color value may change by 0.1 (5% of its range)",
+    fa.L2(1.5): "their change has at most the L2 norm 1.5 (as much as every color value by 11% of its range)",
+    fa.L1(6.0, box=(0.0, 2.0)): "their change has at most the L1 norm 6 (as much as 3 color values by their "
+    "whole range)",
+    fa.L0(5): "any 5 of 192 color values may change",
+}
+
+
+@pytest.mark.parametrize("threat", ALLOWED, ids=lambda threat: threat.norm)
+def test_each_norm_in_plain_words(threat):
+    table = table_of(30)
+    rows = (replace(table.rows[0], threat=threat),)
+    told = verdict.plainly(replace(table, rows=rows), groups(rows)[0])
+    assert told == f"20 of 30 images (67%) stay correct when {ALLOWED[threat]}."
+    gray = replace(table, rows=rows, samples=replace(table.samples, x=table.samples.x[:, :1]))
+    assert "pixel" in verdict.plainly(gray, groups(rows)[0])
+
+
+def test_sentences_name_attacks_by_what_they_are():
+    rows = table_of(9).rows
+    auto = replace(rows[0], name="autoattack:version=quick,radius=0.1", attack="AutoAttack quick")
+    pgd, fmn = replace(rows[0], name="pgd:radius=0.1", attack="pgd"), replace(rows[1], attack="fmn")
+    assert verdict._called([pgd, auto, fmn]) == "pgd, AutoAttack quick and fmn"
+    mine, other = replace(auto, name="mine"), replace(pgd, name="pgd:steps=5")
+    assert verdict._called([mine, pgd, other]) == "mine (AutoAttack quick), pgd:radius=0.1 and pgd:steps=5"
+    table = replace(table_of(9), rows=(pgd, fmn))
+    (_, endless) = groups(table.rows)
+    assert verdict.sentence(table, endless, None).endswith("found by fmn."), "pgd looks for no distance"
+    assert verdict.plainly(table, endless).startswith("Half of the images are misread when each color value")
+
+
+def test_every_paper_has_an_entry_and_those_that_ran_are_cited():
+    row = table_of(9).rows[0]
+    known = (ATTACKS | ABS_ATTACKS | SUBSTITUTE_ATTACKS).values()
+    named = set(re.findall(r"arXiv\s+(\d+\.\d+)", " ".join(attack.run.__doc__ for attack in known)))
+    bib = (Path(citations.__file__).parent / "papers.bib").read_text()
+    assert set(re.findall(r"eprint = {(.+)}", bib)) == named
+    cost = Cost(9, 3, 9, 9, 0.1)
+    parts = Components(torch.zeros(9).long(), {"apgd-ce": cost, "last fab-t": cost, "square": cost})
+
+    def keys(**told):
+        return [re.findall(r"{(\w+)", entry)[0] for entry in citations.bibtex([replace(row, **told)])]
+
+    assert keys() == keys(attack="mine") == []
+    assert keys(attack="AutoAttack standard", components=parts) == [
+        "andriushchenko2020", "croce2020minimally", "croce2020reliable",
+    ]  # fmt: skip
+    assert keys(attack="square", threat=fa.L1(3.0)) == ["andriushchenko2020", "croce2021mind"]
+    assert keys(attack="AutoAttack strong") == ["croce2020reliable", "melamed2024"]
 
 
 def test_attacks_with_a_budget_and_without_one_count_together():

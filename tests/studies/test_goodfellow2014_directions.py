@@ -154,6 +154,12 @@ def test_the_effective_number_of_pixels_in_closed_form():
     assert figures.spread(weight).tolist() == pytest.approx([1, 2])
 
 
+def test_units_that_learned_come_by_their_norm_and_noise_not_at_all():
+    noise = 9 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    weight = torch.cat([noise, torch.ones(3, 1, 28, 28) * torch.tensor([0.5, 3.0, 1.0]).view(-1, 1, 1, 1)])
+    assert figures.learned(weight).tolist() == [3, 4, 2]
+
+
 def test_each_unit_is_shown_at_its_own_scale():
     weight = torch.randn(12, 1, 3, 4) * torch.logspace(-3, 3, 12).view(-1, 1, 1, 1)
     drawn = figures.mosaic(weight)

@@ -16,7 +16,7 @@ from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.text import percent, with_interval
 
-LEFT, TOP, RIGHT, BOTTOM = 46, 12, 388, 232  # of the axes, in the units of the drawing
+LEFT, TOP, RIGHT, BOTTOM = 52, 12, 628, 252  # of the axes, in the units of the drawing
 MOST, POINTS, TOLD = 6, 120, 11  # lines; radii of a line; radii of the table beside it
 
 

@@ -32,6 +32,8 @@ def attacks(table: Table) -> Grid:
     if len(lines) > 1 and not math.isnan(table.worst_case):
         lines.append(["worst of all", "", percent(table.worst_case), "", "", ""])
     lines.insert(0, ["no attack", "", percent(table.clean_accuracy), "", "", ""])
+    kept = [place for place in range(len(head)) if any(line[place] not in ("", "-") for line in lines)]
+    head, *lines = ([line[place] for place in kept] for line in [head, *lines])
     return Grid("Accuracy over all samples, and how far the attacks had to go", head, lines)
 
 
@@ -60,11 +62,8 @@ def costs(table: Table) -> Grid:
         seen = table.indicators
         lines.append(["signs of masking", f"{seen.forwards:,}", f"{seen.backwards:,}", "-"])
     lines.append(["the whole evaluation", "-", "-", f"{table.seconds:.1f}"])
-    return Grid(
-        "Samples passed through the model, forwards and backwards",
-        ["", "forwards", "backwards", "seconds"],
-        lines,
-    )
+    head = ["", "forwards", "backwards", "seconds"]
+    return Grid("Samples passed through the model, forwards and backwards", head, lines)
 
 
 def details(table: Table) -> list[Grid]:

@@ -16,7 +16,7 @@ from fastadv.attacks.core import Criterion
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.report import chart, grid, pictures, verdict
+from fastadv.evaluation.report import chart, citations, grid, pictures, verdict
 from fastadv.evaluation.row import Group, groups
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
@@ -49,8 +49,8 @@ def report(
     """Write a finished evaluation as one HTML file, which needs nothing beside it.
 
     In order: the verdict, signs of masked gradients, each attack, accuracy against radius, attacks by
-    classes, samples at the median distance, the hardest samples, cost, provenance. What the table does not
-    hold is left out, and the page says so; `fa.evaluate(..., keep_samples=True)` holds most.
+    classes, samples at the median distance, the hardest samples, cost, what to cite, provenance. What the
+    table does not hold is left out, and the page says so; `fa.evaluate(..., keep_samples=True)` holds most.
 
     Args:
         table: what `evaluate` returned, of at least one sample.
@@ -64,7 +64,7 @@ def report(
         bounds: [n] radii within which the decision is proved, as from `ABS.lower_bound`, in the norm of the
             attacks; drawn where there is one norm.
         provenance: what made the table, such as the command and the seed; texts, numbers, and mappings of
-            them. Versions, machine and hashes are added.
+            them. "command" is shown as the line that runs it again. Versions, machine and hashes are added.
 
     Raises:
         InputError: a table without samples, bounds of another length, or another ending of the name.
@@ -86,7 +86,8 @@ def report(
         margins = Criterion().margin(_logits(frozen, kept.x), kept.y, None)
     content = _content(table, seen, margins, class_names, curves or {}, bounds)
     told = _provenance(table, frozen, provenance or {})
-    text = _filled(title=title, version=__version__, table=table, provenance=told, **content)
+    content |= {"title": title, "again": (provenance or {}).get("command")}
+    text = _filled(version=__version__, percent=percent, table=table, provenance=told, **content)
     with writing(path), atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -99,13 +100,9 @@ def _logits(frozen: Prepared, x: Tensor) -> Tensor:
 
 
 def _content(
-    table: Table,
-    seen: Tensor | None,
-    margins: Tensor | None,
-    names: Sequence[str] | None,
-    curves: Mapping[str, Curve],
-    bounds: Tensor | None,
-) -> dict[str, Any]:
+    table: Table, seen: Tensor | None, margins: Tensor | None, names: Sequence[str] | None,
+    curves: Mapping[str, Curve], bounds: Tensor | None,
+) -> dict[str, Any]:  # fmt: skip
     """Gather what the page shows. seen, margins: the class of each x_adv, and the margin of each x."""
     grouped = groups(table.rows)
     main = grouped[0].threat if grouped else None
@@ -120,6 +117,7 @@ def _content(
     several = "the attacks are of several norms, whose distances cannot be compared"
     return {
         "clean": with_interval(percent, table.clean_accuracy, clean),
+        "plain": [told for group in grouped if (told := verdict.plainly(table, group))],
         "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),
@@ -129,6 +127,7 @@ def _content(
         "gallery": pictures.gallery(table, seen, names, box) if alone else several,
         "hard": pictures.hardest(table, margins, names, box, farthest=alone),
         "costs": grid.costs(table),
+        "bibtex": citations.bibtex(table.rows),
         "details": grid.details(table),
         "measured": table.to_dict(),
     }

@@ -82,13 +82,9 @@ class Hard:
 
 
 def hardest(
-    table: Table,
-    margins: Tensor | None,
-    classes: Sequence[str] | None,
-    box: tuple[float, float],
-    *,
-    farthest: bool,
-) -> list[Hard] | str:
+    table: Table, margins: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float],
+    *, farthest: bool,
+) -> list[Hard] | str:  # fmt: skip
     """Return the samples that held by the largest margin, or why there are none.
 
     margins: [n], of x, the largest logit of another class less that of the label. farthest: after those that

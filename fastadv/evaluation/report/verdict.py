@@ -1,35 +1,64 @@
-"""What the page begins with: one sentence for each threat, and the signs of masked gradients."""
+"""What the page begins with: each threat in plain words and in detail, and the signs of masked gradients."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks.methods.flags import SIGNS
-from fastadv.evaluation.row import Group
+from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
-from fastadv.text import number, percent, threat_text
+from fastadv.text import allowed_text, number, percent, threat_text
 
+UNTOLD = "in a threat that the attacks do not tell"
 NAMED = 4  # attacks that a sentence names
 STATES = ("raised", "not looked at", "clear")  # of a sign, in the order in which they are told
 
 
+def plainly(table: Table, group: Group) -> str:
+    """Say the same as `sentence` to a reader who knows no norms; "" where the threat is not known."""
+    x = None if table.samples is None else table.samples.x
+    things = "images" if x is not None and x.ndim == 4 and x.shape[1] in (1, 3) else "samples"
+    if group.threat is None:
+        return ""
+    if not group.unlimited:
+        right = int(group.held(table.rows).sum())
+        share = "" if table.n == 100 else f" ({percent(right / table.n, 0)})"
+        return f"{right:,} of {table.n:,} {things}{share} stay correct when {allowed_text(group.threat, x)}."
+    known = _known(table, group)
+    if not (len(known) and math.isfinite(middle := median(known))):
+        return f"Fewer than half of the {things} were misread after a change of any size."
+    reached = group.threat.with_radius(float(number(middle)))
+    return f"Half of the {things} are misread when {allowed_text(reached, x)}."
+
+
+def _called(rows: Sequence[Row]) -> str:
+    """Name attacks in a sentence: by what they are, where the label of the command line says no more."""
+    names = []
+    for row in rows:
+        kind = row.method.partition(" ")[0].lower()
+        alone = kind and row.name.startswith(kind) and sum(each.method == row.method for each in rows) == 1
+        told = f"{row.name} ({row.method})" if kind == "autoattack" else row.name
+        names.append(row.method if alone else told)
+    *first, last = names
+    under = f"{', '.join(first)} and {last}" if first else last
+    return under if len(names) <= NAMED else f"{len(names)} attacks"
+
+
 def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     """Say in one sentence what the attacks of a threat come to."""
-    names = [row.name for row in group.same(table.rows)]
-    under = f"{len(names)} attacks"
-    if len(names) <= NAMED:
-        *first, last = names
-        under = f"{', '.join(first)} and {last}" if first else last
+    rows = group.same(table.rows)
     if group.unlimited:
-        return _distance_told(table, group, under)
+        return _distance_told(table, group, [row for row in rows if row.minimum_norm or row.unlimited])
+    under = _called(rows)
     held = group.held(table.rows)
     right = int(held.sum())
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
-    where = (
-        f"within {threat_text(group.threat)}" if group.threat else "in a threat that the attacks do not tell"
-    )
+    where = f"within {threat_text(group.threat)}" if group.threat else UNTOLD
     told = (
         f"Robust accuracy {percent(right / table.n)} (95% interval {low} to {high}) {where}: "
         f"{right:,} of {table.n:,} samples stay correct under {under}"
@@ -40,19 +69,23 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     return f"{told}, and {percent(proved)} are proved to."
 
 
-def _distance_told(table: Table, group: Group, under: str) -> str:
+def _known(table: Table, group: Group) -> NDArray[Any]:
+    """Return the distances of samples with finite logits."""
     distance = group.nearest(table.rows)
-    known = distance[~distance.isnan()].numpy()
+    return distance[~distance.isnan()].numpy()
+
+
+def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
+    known = _known(table, group)
     assert group.threat is not None
-    symbol = group.threat.symbol
-    middle = median(known) if len(known) else math.nan
+    symbol, middle = group.threat.symbol, median(known) if len(known) else math.nan
     if not math.isfinite(middle):
-        found = f"for fewer than half of {table.n:,} samples"
-        return f"An adversarial example in {symbol} was found {found}, by {under}."
+        told = f"An adversarial example in {symbol} was found for fewer than half of {table.n:,} samples"
+        return f"{told}, by {_called(searched)}."
     low, high = (number(end).replace("inf", "∞") for end in bootstrap(known, median))
     return (
         f"Median distance to an adversarial example {number(middle)} in {symbol} (95% interval {low} to "
-        f"{high}), over {len(known):,} samples, found by {under}."
+        f"{high}), over {len(known):,} samples, found by {_called(searched)}."
     )
 
 

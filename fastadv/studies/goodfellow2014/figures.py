@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-import fastadv as fa
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, GRID, INK, ORANGE, PURPLE, SKY, VERMILION
@@ -24,7 +23,8 @@ BESIDE = 3.0  # margins are drawn up to so many times the adversary's worst case
 RADIUS, POINTS = 15.0, 300  # the radii of the paper go from -15 to 15; points on each side of 0
 SHOWN = (-15.0, -0.5, -0.25, 0.0, 0.25, 0.5, 15.0)  # beyond 1 all pixels are black or white
 OTHER = "#B0B0B0"
-ACROSS = 10  # units that are drawn, in a row and in a column
+ACROSS = 5  # units that are drawn, in a row and in a column
+ALIKE = 0.2  # correlation of neighboring weights, which is about 0 in a unit that has not learned
 PARTS = ("clean", "sign", "adversarial")
 
 
@@ -65,13 +65,11 @@ def logistic(figures: dict[str, Any], path: Path) -> None:
         figure.text(across / width, up, "■", fontsize=9, color=colors[name], va="center")
         figure.text((across + 0.14) / width, up, name, fontsize=8.5, color=INK, va="center")
         across += 0.36 + 0.072 * len(name)
-    told = f"an epoch by FGSM examples takes {figures['faster']:.1f} × closed form"
-    figure.text(across / width, up, told, fontsize=8.5, color=FAINT, va="center")
     style.save(figure, path)
 
 
 def _pulls(axes: "Axes", figures: dict[str, Any], colors: dict[str, str]) -> None:
-    _prepare(axes, "how hard one image shrinks |w|₁", "margin of the image")
+    _prepare(axes, "pull of one image on |w|₁", "margin of the image")
     radius, last = figures["radius"], figures["nets"][CLOSED]["rows"][-1]
     worst, mean = radius * last["norm"], last["margin"]
     margins = np.linspace(0, BESIDE * worst, 201)
@@ -155,20 +153,28 @@ def spread(weight: Tensor) -> Tensor:
     return mass.sum(1).square() / mass.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def weights(nets: Mapping[str, nn.Module], shape: Sequence[int], path: Path, seed: int) -> None:
-    """Draw first layers over gray images side by side: some units, drawn by seed, the same of each."""
-    blocks = {name: first_layer(model, shape) for name, model in nets.items()}
-    side, gap, top = 3.4, 0.25, 0.75
+def learned(weight: Tensor) -> Tensor:
+    """Return the units that are more than noise, [n], those of the largest weights first."""
+    norms = weight.flatten(1).norm(dim=1)
+    alike = (weight[..., 1:] * weight[..., :-1]).flatten(1).sum(1) > ALIKE * norms.square()
+    order: Tensor = (norms * alike).argsort(descending=True)
+    return order[: int(alike.sum())]
+
+
+def weights(nets: Mapping[str, nn.Module], shape: Sequence[int], path: Path) -> None:
+    """Draw first layers over gray images side by side: units that have learned, the largest weights first."""
+    blocks = {name: first_layer(model, shape).cpu() for name, model in nets.items()}
+    side, gap, top = 2.6, 0.25, 0.75
     width, height = len(blocks) * (side + gap) + 0.1, side + top
     figure = style.new_figure(width, height, "Weights of the first layer")
     for place, (name, weight) in enumerate(blocks.items()):
-        chosen = fa.rng.permutation(len(weight), fa.rng.derive(seed, "units shown"))[: ACROSS**2]
+        chosen = learned(weight)
+        some = torch.linspace(0, len(chosen) - 1, min(ACROSS**2, len(chosen))).long()
         left = (0.08 + place * (side + gap)) / width
         axes = figure.add_axes((left, 0.02, side / width, side / height))
-        draw_image(axes, mosaic(weight[chosen.to(weight.device)].cpu()), 1.0)
+        draw_image(axes, mosaic(weight[chosen[some]]), 1.0)
         axes.axis("off")
-        pixels = float(spread(weight).median())
-        said = f"{pixels:.0f} of {weight[0, 0].numel()} pixels in the median"
+        said = f"{len(some)} of {len(chosen):,} units that learned, of {len(weight):,}"
         figure.text(left, 1 - 0.35 / height, name, fontsize=9, fontweight="bold", color=INK, va="top")
         figure.text(left, 1 - 0.53 / height, said, fontsize=8, color=FAINT, va="top")
     style.save(figure, path)

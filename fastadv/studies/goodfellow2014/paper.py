@@ -129,8 +129,9 @@ def _attacked(bench: Bench, what: str, name: str, x: Tensor, paper: Paper = UNKN
 def first_layers(bench: Bench) -> Iterator[Line]:
     """Yield what the units of the first layer look at, after usual and after adversarial training."""
     chosen, shape = {name: bench.nets[name] for name in ("maxout", "adversarial")}, bench.test_set.shape
+    titled = dict(zip(("standard", "FGSM-trained"), chosen.values(), strict=True))
     path = bench.figure("weights", "weights of the first layer")
-    figures.weights(chosen, shape, path, bench.settings.seed)
+    figures.weights(titled, shape, path)
     for name, model in chosen.items():
         weight = first_layer(model, shape)
         mean = float(spread(weight).mean())

@@ -1,6 +1,8 @@
 """The figures of the study: nets beside the paper's, sets beside their sources, transfer, and section 4."""
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 THICK, GAP = 0.17, 0.16  # inches of a bar, and between two nets
 WIDE = 0.12  # of the axis, what a number takes
+GUESSING = 0.1
 TOP = 105  # percent, where the axis of transfer ends
 SUBTITLE = "below each image the label that networks are trained on; an orange label is not the true one"
 
@@ -58,11 +61,11 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     subtitle = (
         f"Bars: accuracy on {data}, clean and under {attack}.\n"
-        f"Ticks: Ilyas et al. 2019, ResNet-50 on CIFAR-10, clean and under {PAPER_ATTACK}."
+        f"Diamonds: Ilyas et al. 2019, ResNet-50 on CIFAR-10, clean and under {PAPER_ATTACK}."
     )
     down = 1 - 0.32 / height
     figure.text(0.08 / width, down, subtitle, fontsize=8, color=FAINT, va="top", linespacing=1.35)
-    axes.axvline(0.1, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=3)
+    axes.axvline(GUESSING, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=3)
     for place, (name, values) in enumerate(nets.items()):
         own = paper(name)
         known = own.get("clean"), own.get(PAPER_ATTACK)
@@ -71,17 +74,18 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
             axes.barh(center, value, height=THICK * 0.88, color=color, zorder=2)
             after, side = value + 0.015, "left"
             if theirs is not None:
-                ends = center - THICK * 0.48, center + THICK * 0.48
-                axes.plot([theirs, theirs], ends, color=INK, linewidth=1.8, zorder=4)
-                if 0 <= theirs - value < WIDE:  # a number beyond the tick would be read as the tick's
-                    after, side = (value - 0.01, "right") if value > WIDE else (theirs + 0.015, "left")
+                axes.plot(theirs, center, "d", color=INK, markersize=5, mfc="white", zorder=4, clip_on=False)
+                if 0 <= theirs - value < WIDE:  # a number beyond the mark would be read as the mark's
+                    after, side = (value - 0.01, "right") if value > WIDE else (theirs + 0.022, "left")
+            if after < GUESSING < after + WIDE / 2:
+                after = GUESSING + 0.01
             halo = [withStroke(linewidth=2, foreground="white")] if side == "left" else []
             axes.text(
                 after, center + 0.005, f"{100 * value:.0f}%", ha=side, va="center", fontsize=8, color=INK,
                 zorder=5, path_effects=halo,
             )  # fmt: skip
     entries = [("clean", "s", SKY), (attack, "s", VERMILION)]
-    entries += [("paper", "|", INK)] if any(map(paper, nets)) else []
+    entries += [("paper", "$◇$", INK)] if any(map(paper, nets)) else []
     key(figure, left, top - 0.2, [*entries, ("guessing", ":", INK)])
     save(figure, path)
 
@@ -107,7 +111,8 @@ def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None
                 pushed = _images(made, places) - _images(base, places)
                 rows.append(fa.figures.Strip("difference", pushed, difference=True))
     title = f"{name}: {kind.remark}, made with the {kind.source} net"
-    fa.figures.strips(rows, path, title=title, subtitle=SUBTITLE)
+    told = SUBTITLE.partition(";")[0] if kind.inverts else SUBTITLE
+    fa.figures.strips(rows, path, title=title, subtitle=told)
 
 
 def _strip(
@@ -155,7 +160,7 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path:
     figure.text(
         0.02, 0.01, "dots: samples    ellipses: theorem 2, two deviations    crosses: by adversarial training"
         "    dashed: boundary    black arrow: input gradient    gray arrow: mean",
-        fontsize=7.5, color=FAINT,
+        fontsize=8.5, color=INK,
     )  # fmt: skip
     save(figure, path)
 
@@ -165,7 +170,7 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     figure = new_figure(8.2, 3.4, "Two Gaussian classes under an L2 adversary: theorems 1 and 3")
     trace = covariance.trace()
     shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
-    axes = _half(figure, 0, "share of the variance along the first axis", "loss added (log scale)")
+    axes = _half(figure, 0, "share of the variance along the first axis", "loss that the adversary adds")
     for factor, color in ((1.1, VERMILION), (2.0, BLUE)):
         penalty = factor / float(0.02 * trace)
         added = [
@@ -236,10 +241,16 @@ def transfer(found: Mapping[str, Any], path: Path, source: str) -> None:
                 axes.plot([at[0]] * 2, whole, color=color, linewidth=1.2, zorder=2)
             named.append((name, at, color))
     heights = spread([up / TOP for _, (_, up), _ in named], 0.055)
-    above = max(*heights, 0.97) - 0.97
+    heights = [height - max(*heights, 0.97) + 0.97 for height in heights]
+    ends = [(across / (105 * most), up / TOP) for _, (across, up), _ in named]
+    for _ in named:  # leaders cross as long as two names, exchanged, shorten them
+        for i, j in combinations(range(len(named)), 2):
+            ways = [[math.dist(ends[k], (1.03, heights[place])) for place in (i, j)] for k in (i, j)]
+            if ways[0][1] + ways[1][0] < ways[0][0] + ways[1][1]:
+                heights[i], heights[j] = heights[j], heights[i]
     for (name, at, color), height in zip(named, heights, strict=True):
         axes.annotate(
-            name, at, (1.03, height - above), textcoords="axes fraction", fontsize=8, color=color,
+            name, at, (1.03, height), textcoords="axes fraction", fontsize=8, color=color,
             arrowprops=leader(color, gap=4), va="center",
         )  # fmt: skip
     axes.axvline(10, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)

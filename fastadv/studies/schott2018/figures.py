@@ -52,7 +52,7 @@ def draw(
             fa.figures.strips(
                 rows, path := folder / f"smallest_{norm}.png",
                 title=f"The smallest {symbol} perturbations found",
-                subtitle="below each image the class that the model sees, and the distance to the clean one",
+                subtitle="below each image the class that the model sees, and the distance; blue: not broken",
             )  # fmt: skip
             drawn[f"the smallest adversarials, {symbol}"] = path
     return {what: str(path) for what, path in drawn.items()}
@@ -125,8 +125,9 @@ def _right(norm: str, lines: Mapping[str, Line]) -> float:
 def _smallest(subjects: Subjects, images: Images, found: Mapping[Key, Smallest], norm: str) -> list[Strip]:
     """Collect an image of each class, and for each model the smallest adversarials over all attacks."""
     places = one_of_each(images.y.cpu())
+    digits = 0 if norm == "l0" else 2
     rows = [
-        _row(subjects[model], TITLES[model], all.x_adv[places], all.distance[places])
+        _row(subjects[model], TITLES[model], all.x_adv[places], all.distance[places], digits)
         for (own, model), (_, all) in found.items()
         if own == norm
     ]
@@ -137,11 +138,11 @@ def _clean(images: Images, places: Tensor) -> Strip:
     return Strip("clean", images.x.cpu()[places], images.y.cpu()[places].tolist())
 
 
-def _row(subject: Subject, name: str, x_adv: Tensor, distance: Tensor) -> Strip:
+def _row(subject: Subject, name: str, x_adv: Tensor, distance: Tensor, digits: int) -> Strip:
     device = next(iter(subject.model.state_dict().values())).device
     seen = fa.freeze(subject.model).verdict(x_adv.to(device)).argmax(1).tolist()
     captions = [
-        f"{k}\n{d:.3g}" if d < math.inf else f"{k}\nheld"
+        f"{k}\n{d:.{digits}f}" if d < math.inf else f"{k}\nheld"
         for k, d in zip(seen, distance.tolist(), strict=True)
     ]
-    return Strip(name, x_adv, captions, (distance > 0) & distance.isfinite())
+    return Strip(name, x_adv, captions, distance.isinf(), BLUE)
