@@ -37,7 +37,7 @@ def test_the_first_lines_of_readme_attack_a_model_of_timm(capsys, monkeypatch):
     code = readme.split("```python\n")[1].split("```")[0].replace("224, 224", "64, 64")
     torch.manual_seed(0)
     exec(code, {})
-    assert capsys.readouterr().out.startswith("AttackResult(8 samples: 0 already wrong, ")
+    assert capsys.readouterr().out.startswith("pgd, Linf 1/255: clean 100.0%, robust ")
 
 
 @pytest.mark.slow
