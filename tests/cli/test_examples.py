@@ -45,7 +45,7 @@ def test_the_first_lines_of_readme_attack_a_model_of_timm(capsys, monkeypatch):
 def test_the_commands_about_training_run(fastadv, folder):
     page = (ROOT / "docs" / "training.md").read_text()
     blocks = [part.partition("\n```")[0] for part in page.split("```sh\n")[1:]]
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n   ", "").splitlines()]
     name, _, value = next(line for line in lines if line.startswith("NETS=")).partition("=")
     lines = [line.replace(f"${name}", value) for line in lines if not line.startswith(name)]
     assert len(lines) == 5
