@@ -30,6 +30,7 @@ def test_the_version_stands_in_one_place():
     assert "version" not in NAMED
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "fastadv._version.__version__"}
     assert machine()["fastadv"] == fastadv.__version__ == cited("version")
+    assert fastadv.__version__ in (ROOT / "docs" / "static" / "versions.json").read_text()
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(rf"^## {re.escape(fastadv.__version__)}(?: |$)", changes, re.MULTILINE)
 

@@ -52,9 +52,10 @@ def attack_map() -> str:
 def others() -> str:
     """Return the descriptions of what `fastadv.attacks` has besides attacks, the registry's own card last."""
     names = [name for name in fa.attacks.__all__ if name not in REGISTRY and name != "Attack"]
-    lines = ["```{eval-rst}"]
-    for name in [*sorted(names, key=lambda name: (name.isupper(), not name.islower(), name)), "Attack"]:
+    lines = []
+    for name in [*sorted(names, key=lambda name: (name.isupper(), name.islower(), name)), "Attack"]:
         value = getattr(fa.attacks, name)
         kind = "data" if name.isupper() else "class" if inspect.isclass(value) else "function"
         lines.append(f".. auto{kind}:: fastadv.attacks.{name}")
-    return "\n".join([*lines, ".. autoclass:: fastadv.attacks.methods.flags.Cost", "```"])
+    lines.insert(-1, ".. autoclass:: fastadv.attacks.methods.flags.Cost")
+    return "\n".join(["```{eval-rst}", *lines, "```"])
