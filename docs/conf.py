@@ -30,7 +30,10 @@ extensions = [
     "myst_nb",
     "_site",
 ]
-source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}  # the latter for pages of attacks, made at each build
+source_suffix = {
+    ".md": "myst-nb",
+    ".rst": "restructuredtext",
+}  # the latter for pages of attacks, made at each build
 exclude_patterns = ["_site"]
 root_doc = "index"
 nitpicky = True
@@ -70,7 +73,7 @@ doctest_test_doctest_blocks = "default"
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastadv {version}"
 html_favicon = "static/logo.svg"
-html_search_scorer = "scorer.js"
+html_search_scorer = str(HERE / "scorer.js")
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False

@@ -1,4 +1,4 @@
-"""What the site needs beyond Sphinx: docstrings, pages and tables of registries, notebooks, a list of links."""
+"""What the site needs beyond Sphinx: docstrings, registries, notebooks, a list of links."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from sphinx.application import Sphinx
 
 from _site.attacks import write_pages
 from _site.docstrings import to_rst
+from _site.finish import finish
 from _site.links import list_links
 from _site.notebooks import in_jupyter, offer
 from _site.results import to_pages
@@ -20,5 +21,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", offer)
     app.connect("build-finished", list_links)
     app.connect("build-finished", in_jupyter)
+    app.connect("build-finished", finish)
     app.add_directive("registry", Table)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""The attacks in the API reference: a page each, a map whose names are links, and what else the package has."""
+"""The attacks in the API reference: a page each, a map that links to them, and what else the package has."""
 
 import inspect
 from collections import defaultdict
@@ -31,7 +31,9 @@ def write_pages(app: Sphinx) -> None:
 def _page(name: str) -> str:
     card = REGISTRY[name]
     norms = ", ".join(symbol(norm) for norm in card.norms)
-    facts = f"Asks for {ASKS[card.knowledge]}, looks {LOOKS[card.kind].replace('the', 'for the')}, in {norms}."
+    facts = (
+        f"Asks for {ASKS[card.knowledge]}, looks {LOOKS[card.kind].replace('the', 'for the')}, in {norms}."
+    )
     return f"{name}\n{'=' * len(name)}\n\n{facts}\n\n.. autofunction:: fastadv.attacks.{name}\n"
 
 
@@ -51,11 +53,12 @@ def attack_map() -> str:
 
 def others() -> str:
     """Return the descriptions of what `fastadv.attacks` has besides attacks, the registry's own card last."""
-    names = [name for name in fa.attacks.__all__ if name not in REGISTRY and name != "Attack"]
     lines = []
-    for name in [*sorted(names, key=lambda name: (name.isupper(), name.islower(), name)), "Attack"]:
-        value = getattr(fa.attacks, name)
-        kind = "data" if name.isupper() else "class" if inspect.isclass(value) else "function"
-        lines.append(f".. auto{kind}:: fastadv.attacks.{name}")
-    lines.insert(-1, ".. autoclass:: fastadv.attacks.methods.flags.Cost")
-    return "\n".join(["```{eval-rst}", *lines, "```"])
+    for name in sorted(
+        set(fa.attacks.__all__) - {*REGISTRY, "Attack"}, key=lambda name: (name.islower(), name)
+    ):
+        if not name.isupper():  # the registries: the docstring of the package tells of them
+            kind = "class" if inspect.isclass(getattr(fa.attacks, name)) else "function"
+            lines.append(f".. auto{kind}:: fastadv.attacks.{name}")
+    last = [".. autoclass:: fastadv.attacks.methods.flags.Cost", ".. autoclass:: fastadv.attacks.Attack"]
+    return "\n".join(["```{eval-rst}", *lines, *last, "```"])
