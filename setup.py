@@ -1,7 +1,9 @@
 """Builds the C++ extension; FASTADV_NO_EXT=1 installs without it, on the eager references."""
 
 import os
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
@@ -66,6 +68,19 @@ def extensions() -> list[Pybind11Extension]:
     ]
 
 
-# a source a core
-ParallelCompile().install()
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
+def readme() -> str:
+    """README with absolute addresses: an index shows it without the repository."""
+    source = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Source"]
+    text = Path("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\1{source}/raw/main/", text)
+    return re.sub(r"(\]\()(?!https?:|#)", rf"\1{source}/blob/main/", text)
+
+
+if __name__ == "__main__":
+    ParallelCompile().install()  # a source a core
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build_ext": BuildKernels},
+        long_description=readme(),
+        long_description_content_type="text/markdown",
+    )

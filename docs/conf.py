@@ -1,7 +1,9 @@
 """How the site is built: `make docs`. What is more than a setting is in `docs/_site/`."""
 
+import json
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -16,6 +18,8 @@ project = "fastadv"
 author = "The fastadv developers"
 copyright = author
 version = release = fastadv.__version__
+urls = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["urls"]
+versions = json.loads((HERE / "static" / "versions.json").read_text())
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -26,10 +30,14 @@ extensions = [
     "myst_nb",
     "_site",
 ]
-source_suffix = {".md": "myst-nb"}
+source_suffix = {
+    ".md": "myst-nb",
+    ".rst": "restructuredtext",
+}  # the latter for pages of attacks, made at each build
 exclude_patterns = ["_site"]
 root_doc = "index"
 nitpicky = True
+smartquotes = False  # they make one dash of the two of an option
 # the site is built without network, and so without the inventories of other projects
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|collections|enum|typing|pathlib)\..*"),
@@ -63,13 +71,21 @@ nb_merge_streams = True
 doctest_test_doctest_blocks = "default"
 
 html_theme = "pydata_sphinx_theme"
-html_title = "fastadv"
+html_title = f"fastadv {version}"
+html_favicon = "static/logo.svg"
+html_search_scorer = str(HERE / "scorer.js")
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {
+    "logo": {"image_light": "static/logo.svg", "image_dark": "static/logo.svg", "text": html_title},
+    "icon_links": [{"name": "Source", "url": urls["Source"], "icon": "fa-brands fa-github"}],
+    # a choice of versions appears with the second of them
+    "switcher": {"json_url": "_static/versions.json", "version_match": version},
+    "check_switcher": False,
+    "navbar_end": ["version-switcher"] * (len(versions) > 1) + ["theme-switcher", "navbar-icon-links"],
     "navbar_align": "left",
     "show_toc_level": 2,
     "navigation_with_keys": False,

@@ -13,32 +13,21 @@ EXTRAS = {
     "typer": ("cli", "the command fastadv needs"),
     "rich": ("cli", "the command fastadv needs"),
 }
-# other packages, which nobody but their own adapter needs: what pip calls them
-PEERS = {
-    "art": "adversarial-robustness-toolbox",
-    "foolbox": "foolbox",
-    "timm": "timm",
-    "torchattacks": "torchattacks",
-}
+# other packages, which nobody but their own adapter needs
+PEERS = ("art", "foolbox", "timm", "torchattacks")
+# what pip calls a package; fastadv's own name stands in no such command, since it is not ours on PyPI yet
+PIP = {"PIL": "pillow", "art": "adversarial-robustness-toolbox"}
 
 
 def lacks(package: str) -> str:
     """Return what a package that is missing is needed for and the command that installs it, "" otherwise."""
     if importlib.util.find_spec(package) is not None:
         return ""
-    extra, needs = EXTRAS[package]
-    return f"{needs} {package}, which is not installed: pip install 'fastadv[{extra}]'"
+    _, needs = EXTRAS.get(package, ("", "this needs"))
+    return f"{needs} {package}, which is not installed: pip install {PIP.get(package, package)}"
 
 
 def need(package: str) -> None:
     """Raise MissingExtraError, which names the command that helps, where a package is missing."""
     if told := lacks(package):
         raise MissingExtraError(told, name=package)
-
-
-def need_peer(package: str) -> None:
-    """Raise MissingExtraError, which names the command that helps, where another package is missing."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(
-            f"this needs {package}, which is not installed: pip install {PEERS[package]}", name=package
-        )

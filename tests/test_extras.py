@@ -19,7 +19,6 @@ PACKAGE = ROOT / "fastadv"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = {"torch", "numpy", "safetensors"}
 OWN = {"fastadv", "typing_extensions"}  # torch requires the latter
-NAMES = {"PIL": "pillow"}  # of packages that are imported by another
 # rooms that import an optional package when they are imported themselves, which nothing in the base does
 LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"torchvision"}}
 
@@ -55,7 +54,7 @@ def requirements(extra: str) -> set[str]:
 
 @pytest.mark.slow
 def test_the_base_imports_no_extra():
-    known = BASE | OWN | _extras.EXTRAS.keys() | _extras.PEERS.keys() | {"triton", "robustbench", "tqdm"}
+    known = BASE | OWN | {*_extras.EXTRAS, *_extras.PEERS, "triton", "robustbench", "tqdm"}
     for path in PACKAGE.rglob("*.py"):
         place, tree = path.relative_to(PACKAGE).with_suffix("").as_posix(), ast.parse(path.read_text())
         late = {package for room, each in LATE.items() if place.startswith(room) for package in each}
@@ -66,7 +65,9 @@ def test_the_base_imports_no_extra():
 def test_the_extras_bring_what_the_calls_ask_for():
     assert {re.split(r"\W", text)[0] for text in PROJECT["dependencies"]} == BASE
     for extra in ("cli", "plot", "data", "report"):
-        asked = {NAMES.get(name, name) for name, (brings, _) in _extras.EXTRAS.items() if brings == extra}
+        asked = {
+            _extras.PIP.get(name, name) for name, (brings, _) in _extras.EXTRAS.items() if brings == extra
+        }
         assert requirements(extra) == asked
     assert {extra for extra, _ in _extras.EXTRAS.values()} == {"cli", "plot", "data", "report"}
     assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,report,studies]"]
@@ -85,5 +86,5 @@ def test_one_sentence_names_the_command(monkeypatch):
     with pytest.raises(MissingExtraError) as told:
         _extras.need("rich")
     assert told.value.name == "rich"
-    assert str(told.value).endswith(" rich, which is not installed: pip install 'fastadv[cli]'")
+    assert str(told.value).endswith(" rich, which is not installed: pip install rich")
     assert _extras.lacks("torchvision") == ""

@@ -1,10 +1,12 @@
 """What a release says of itself: one version, one floor of torch, and who made it."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +30,7 @@ def test_the_version_stands_in_one_place():
     assert "version" not in NAMED
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "fastadv._version.__version__"}
     assert machine()["fastadv"] == fastadv.__version__ == cited("version")
+    assert fastadv.__version__ in (ROOT / "docs" / "static" / "versions.json").read_text()
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(rf"^## {re.escape(fastadv.__version__)}(?: |$)", changes, re.MULTILINE)
 
@@ -68,6 +71,25 @@ def test_this_tree_cannot_be_released_under_another_version():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "got 'v9.9.9'" in done.stderr
+
+
+def test_readme_has_absolute_addresses_in_the_metadata(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(sys.modules, "pybind11", None)
+    helpers = SimpleNamespace(ParallelCompile=None, Pybind11Extension=object, build_ext=object)
+    monkeypatch.setitem(sys.modules, "pybind11.setup_helpers", helpers)
+    told = runpy.run_path("setup.py")["readme"]()
+    source = NAMED["urls"]["Source"]
+    assert f"]({source}/raw/main/docs/figures/teaser.png)" in told
+    assert f"[Install]({source}/blob/main/docs/install.md)" in told
+    assert not re.findall(r"\]\((?!https?://).*?\)", told)
+    assert {"version", "readme"} == {*NAMED["dynamic"]}
+
+
+def test_the_classifiers_name_the_pythons_of_the_wheels():
+    built = {name.removeprefix("cp3").removesuffix("-*") for name in PROJECT["tool"]["cibuildwheel"]["build"]}
+    classified = re.findall(r"Python :: 3\.(\d+)", "\n".join(NAMED["classifiers"]))
+    assert classified == sorted(built)
 
 
 def test_the_workflows_try_the_oldest_python_and_pin_their_actions():

@@ -13,11 +13,11 @@ sys.modules.update(dict.fromkeys(blocked))  # Python then imports none of them
 import fastadv as fa  # noqa: E402
 from fastadv.__main__ import main  # noqa: E402
 
-VISION = "ResNets and most data sets need torchvision, which is not installed: pip install 'fastadv[data]'"
-IMAGES = "image files need PIL, which is not installed: pip install 'fastadv[data]'"
-FIGURES = "figures need matplotlib, which is not installed: pip install 'fastadv[plot]'"
-REPORTS = "reports need jinja2, which is not installed: pip install 'fastadv[report]'"
-COMMAND = "the command fastadv needs typer, which is not installed: pip install 'fastadv[cli]'"
+VISION = "ResNets and most data sets need torchvision, which is not installed: pip install torchvision"
+IMAGES = "image files need PIL, which is not installed: pip install pillow"
+FIGURES = "figures need matplotlib, which is not installed: pip install matplotlib"
+REPORTS = "reports need jinja2, which is not installed: pip install jinja2"
+COMMAND = "the command fastadv needs typer, which is not installed: pip install typer"
 
 
 def refused(sentence, call, *args):

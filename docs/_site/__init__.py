@@ -1,11 +1,14 @@
-"""What the site needs beyond Sphinx: docstrings, tables of registries, a list of links."""
+"""What the site needs beyond Sphinx: docstrings, registries, notebooks, a list of links."""
 
 from typing import Any
 
 from sphinx.application import Sphinx
 
+from _site.attacks import write_pages
 from _site.docstrings import to_rst
+from _site.finish import finish
 from _site.links import list_links
+from _site.notebooks import in_jupyter, offer
 from _site.results import to_pages
 from _site.tables import Table
 
@@ -13,7 +16,11 @@ from _site.tables import Table
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register them."""
     app.connect("autodoc-process-docstring", to_rst, priority=100)  # before napoleon
+    app.connect("builder-inited", write_pages)
     app.connect("source-read", to_pages)
+    app.connect("source-read", offer)
     app.connect("build-finished", list_links)
+    app.connect("build-finished", in_jupyter)
+    app.connect("build-finished", finish)
     app.add_directive("registry", Table)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,10 +9,12 @@ from sphinx.util.docutils import SphinxDirective
 
 import fastadv as fa
 import fastadv.threat
+from _site.attacks import attack_map, others
 from _site.commands import commands
 from _site.costs import cost
 from bench.page import table as speed_table
 from bench.page.rows import Rows
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.cli._options import symbol
 from fastadv.models.registry import factory
 from fastadv.text import in_markdown
@@ -86,9 +88,22 @@ def speed() -> str:
     return speed_table.section(Rows.stored())
 
 
+def numbers() -> str:
+    """Return how much there is, and where."""
+    told = [
+        f"[**{len(REGISTRY)}** attacks](api/attacks.md)",
+        f"[**{len(RECIPES)}** training recipes](reference/recipes.md)",
+        f"[**{len(fa.models.robustbench_entries())}** RobustBench networks](robustbench.md)",
+    ]
+    return "\n\n".join([":::{container} numbers", *told, ":::"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "names": names,
     "attacks": attacks,
+    "attack_map": attack_map,
+    "numbers": numbers,
+    "others": others,
     "recipes": recipes,
     "presets": presets,
     "models": models,

@@ -130,7 +130,7 @@ def imported(module: str) -> Any:
     Some packages import torchvision, which fails beside a CPU-only torch unless `fastadv._torchvision` comes
     first.
     """
-    _extras.need_peer(module.partition(".")[0])
+    _extras.need(module.partition(".")[0])
     if find_spec("torchvision") is not None:
         import_module("fastadv._torchvision")
     return import_module(module)

@@ -37,7 +37,7 @@ def test_the_first_lines_of_readme_attack_a_model_of_timm(capsys, monkeypatch):
     code = readme.split("```python\n")[1].split("```")[0].replace("224, 224", "64, 64")
     torch.manual_seed(0)
     exec(code, {})
-    assert capsys.readouterr().out.startswith("AttackResult(8 samples: 0 already wrong, ")
+    assert capsys.readouterr().out.startswith("pgd, Linf 1/255: clean 100.0%, robust ")
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_the_first_lines_of_readme_attack_a_model_of_timm(capsys, monkeypatch):
 def test_the_commands_about_training_run(fastadv, folder):
     page = (ROOT / "docs" / "training.md").read_text()
     blocks = [part.partition("\n```")[0] for part in page.split("```sh\n")[1:]]
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n   ", "").splitlines()]
     name, _, value = next(line for line in lines if line.startswith("NETS=")).partition("=")
     lines = [line.replace(f"${name}", value) for line in lines if not line.startswith(name)]
     assert len(lines) == 5

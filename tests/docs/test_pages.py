@@ -12,6 +12,7 @@ import fastadv as fa
 DOCS = Path(__file__).parents[2] / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9]*.md"))
 PAGES = [
+    DOCS / "cheatsheet.md",
     *(DOCS / "guides" / f"{name}.md" for name in ("evaluate", "honest", "speed", "sets", "abs", "issues")),
     *sorted((DOCS / "start" / "migrate").glob("[!i]*.md")),
 ]
@@ -69,9 +70,10 @@ def test_a_tutorial_runs(path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
-def test_the_quickstart_runs():
-    names = run(DOCS / "start" / "quickstart.md", BLOCK)
-    assert names["out"].success.any()
+@pytest.mark.parametrize("page", ["index.md", "start/quickstart.md"])
+def test_home_and_the_quickstart_run(page, capsys):
+    run(DOCS / page, CELL)
+    assert "worst of all" in capsys.readouterr().out
 
 
 @pytest.mark.slow
