@@ -9,7 +9,7 @@ SIGNATURE = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
-    """Name controls, and make the arguments of a signature a list of their own: the event `build-finished`."""
+    """Name controls, and make the arguments of a signature a list of their own, when the build has ended."""
     if error is None and app.builder.name == "html":
         for path in Path(app.outdir).rglob("*.html"):
             text = path.read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from fastadv._checks import check_choice, meant
-from fastadv._extras import need_peer
+from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.models._common import first_weights
 from fastadv.models.adapt import adapt
@@ -28,7 +28,7 @@ def create_from(
     options.pop("shape", None)  # networks of images take any size
     package: Any = importlib.import_module("fastadv._torchvision").models  # which timm imports, too
     if source == "timm":
-        need_peer(source)
+        need(source)
         package = importlib.import_module(source)
         make, known, told = package.create_model, package.list_models(), {}  # the network knows its own
         options["pretrained"] = pretrained
