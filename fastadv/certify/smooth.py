@@ -1,7 +1,7 @@
 """Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -23,6 +23,7 @@ from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops.count_votes import count_votes_
 from fastadv.ops.noisy_copies import noisy_copies
+from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.description import check_described, describe, describe_shared
@@ -32,7 +33,6 @@ from fastadv.threat import L2
 
 PART = 128  # images of a part: what a stopped run loses, and what processes take in turn
 IDENTITY = "certificates.json"
-Progress = Callable[[int, int], object]
 
 
 def smooth(
@@ -53,7 +53,7 @@ def smooth(
     run_dir: str | PathLike[str] | None = None,
     resume: bool = False,
     identity: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = False,
     freeze: bool | None = None,
 ) -> Certificates:
     """Certify the decisions of the smoothed classifier: the class that a model gives most often under noise.
@@ -86,7 +86,7 @@ def smooth(
         run_dir: a folder that keeps what is certified; a stopped run loses at most 128 images a process.
         resume: continue the run of `run_dir`.
         identity: as in `fastadv.evaluate`.
-        progress: called with (images done, images in all).
+        progress: True shows a bar on stderr; a function is called with (images done, images in all).
         freeze: whether to pass a frozen copy (`fastadv.freeze`); None does so where the work is long.
 
     Returns:
@@ -111,6 +111,7 @@ def smooth(
         dataset, noise = as_dataset(data, "data"), Noise(sigma, norm)
         check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
         check_share("alpha", alpha)
+        check_progress(progress)
         flags = check_flag("sequential", sequential), check_flag("sound", sound)
         asked = None if radii is None else tuple(_radius(radius) for radius in radii)
         if asked is not None and not asked:
@@ -130,7 +131,7 @@ def smooth(
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
     parts = torch.split(first_samples(dataset, limit, tell=True), PART)
-    with Keeper(run_dir) as keeper:
+    with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
 
@@ -145,8 +146,8 @@ def smooth(
         done: list[dict[str, Tensor]] = []
         for part in processes.in_turn(len(parts), make):
             done.append(part)
-            if progress is not None and not processes.rank():
-                progress(sum(len(each["y"]) for each in done), count)
+            if tick is not None and not processes.rank():
+                tick(sum(len(each["y"]) for each in done), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [*prepared.notes, *([] if sound else ["certified are the nearest points on the grid"])]
     measured = {"forwards": prepared.forwards, "notes": notes}

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_on_event
 from fastadv.attacks.core.common import parameters_of, planned
+from fastadv.certify import Certificates
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
@@ -54,6 +55,7 @@ def evaluate(
     progress: Progress = False,
     on_event: OnEvent | None = None,
     freeze: bool | None = None,
+    certificates: Certificates | None = None,
 ) -> Table:
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -105,6 +107,9 @@ def evaluate(
             "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
+        certificates: of the same images (`fastadv.certify.smooth`): a column of the table. Where an attack
+            found a point within a certified radius, the smoothed model decides there, too, and a decision
+            for another class contradicts the certificate; the verdict says so. It keeps the samples.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -166,7 +171,7 @@ def evaluate(
             attacks,
             batch_size,
             limit,
-            keep_samples=keep_samples,
+            keep_samples=keep_samples or certificates is not None,
             parts=parts,
             looked=indicators and not apart,
             drawing=drawing,
@@ -175,7 +180,7 @@ def evaluate(
         ).table()
         if apart:
             parts.finished(rank or 0, world_size or 1, batches, len(attacks))
-        return table
+        return table if certificates is None else table.beside(certificates, frozen.source)
 
 
 class Events:

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks.core.result import failed_flags
 from fastadv.attacks.masking import Indicators
+from fastadv.certify import Certificates, contradictions
 from fastadv.engine.replaced import in_words
+from fastadv.errors import InputError
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups
+from fastadv.models import Smoothed
 from fastadv.text import aligned, number, percent, with_interval
 
 SHARES_OF = "accuracy over all samples, broken over the initially correct"
@@ -38,6 +41,8 @@ class Table:
             of.
         indicators: signs of masked gradients; None without attacks, or where they were not asked for.
         draws: the model's draws at each clean x, where there were several.
+        certificates: of the smoothed model, if they were given.
+        contradicted: int64 [m], ids of images whose certificate an attack disproved.
 
     Example:
         >>> from functools import partial
@@ -59,10 +64,14 @@ class Table:
     replaced: Mapping[str, str] = field(default_factory=dict)
     indicators: Indicators | None = field(default=None, repr=False)
     draws: Draws | None = field(default=None, repr=False)
+    certificates: Certificates | None = field(default=None, repr=False)
+    contradicted: Tensor | None = field(default=None, repr=False)
 
     @property
     def verdict(self) -> str:
         """Whether the robust accuracies can be trusted, in one line; "" without indicators."""
+        if self.contradicted is not None and len(self.contradicted):
+            return f"Do not trust the certificates: {self._disproved()}"
         return "" if self.indicators is None else self.indicators.verdict
 
     @property
@@ -129,11 +138,39 @@ class Table:
             ],
         }
 
+    def beside(self, certificates: Certificates, model: Any) -> Self:
+        """Return the table with certificates of the same images, looked at where an attack came to.
+
+        `model` is that of the certificates, where they do not hold it. InputError for other images.
+        """
+        if self.samples is None or not torch.equal(certificates.ids, self.ids.cpu()):
+            raise InputError(
+                "certificates: expected those of the images that are evaluated, got others; certify and "
+                "evaluate the same data with the same limit"
+            )
+        model = certificates.of[0] or (model.model if isinstance(model, Smoothed) else model)
+        at = self.samples
+        wrong = contradictions(certificates, at.x, at.x_adv, at.ids, model=model)
+        return replace(self, certificates=certificates, contradicted=wrong)
+
+    def _disproved(self) -> str:
+        ids = [] if self.contradicted is None else self.contradicted.tolist()
+        some = ", ".join(map(str, ids[:5])) + ", ..." * (len(ids) > 5)
+        return f"attacks found points within the certified radius of {len(ids)} images ({some})"
+
+    def _certified(self, row: Row) -> str:
+        """Return the certified accuracy within the radius of an attack, "-" for one of another norm."""
+        proved, threat = self.certificates, row.threat
+        if proved is None or threat is None or type(threat).__name__ != proved.card["config"]["norm"]:
+            return "-" if proved is not None else ""
+        return percent(proved.accuracy(float(threat.radius)))
+
     def cells(self) -> list[list[str]]:
         """Return the table as text."""
         head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
-        head += ["failed", "unmoved"]
-        lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
+        head += ["failed", "unmoved", "certified"]
+        proved = "" if self.certificates is None else percent(self.certificates.clean_accuracy)
+        lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), "", proved]]
         for row in self.rows:
             share = row.figures()
             median = number(share["median_distance"])
@@ -151,6 +188,7 @@ class Table:
                     f"{row.seconds:.1f}",
                     str(row.failed),
                     str(row.unmoved),
+                    self._certified(row),
                 ]
             )
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
@@ -176,6 +214,10 @@ class Table:
             )
         if self.draws is not None:
             notes.append(NOTE)
+        if self.certificates is not None:
+            notes.append("certified: within the attack's radius, of the smoothed model, not of the model")
+        if self.contradicted is not None and len(self.contradicted):
+            notes.append(f"contradiction: {self._disproved()}")
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
         for row in self.rows:
             notes += [f"{row.name}: {remark}" for remark in (*row.flags, *row.remarks)]
@@ -188,7 +230,7 @@ class Table:
 
     def __str__(self) -> str:
         parts = [f"\n{name}\n{aligned(cells)}" for name, cells in self.details().items()]
-        end = ["", self.verdict] if self.indicators is not None else []
+        end = ["", self.verdict] if self.verdict else []
         return "\n".join([aligned(self.cells()), *self.notes(), *parts, *end])
 
     def details(self) -> dict[str, list[list[str]]]:

@@ -1,0 +1,54 @@
+"""Certificates beside attacks: their column, and one that does not hold is said loudly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.errors import InputError
+from tests.certify.nets import SIGMA, halfspace, images
+
+MODEL, DATA = halfspace(), images(10)
+
+
+def test_certificates_stand_beside_attacks_and_are_not_contradicted_by_honest_ones() -> None:
+    found = fa.certify.smooth(MODEL, DATA, SIGMA, n=2000)
+    smoothed = fa.models.Smoothed(MODEL, SIGMA, noises=64)
+    attacks = {"near": "pgd", "linf": "fgsm"}
+    threats = {"near": fa.L2(0.4), "linf": fa.Linf(0.02)}
+    given = {name: _attack(each, threats[name]) for name, each in attacks.items()}
+    table = fa.evaluate(smoothed, DATA, given, certificates=found)
+    head, clean, near, linf = (line[-1] for line in table.cells()[:4])
+    assert head == "certified"
+    assert clean == f"{found.clean_accuracy:.1%}"
+    assert near == f"{found.accuracy(0.4):.1%}"
+    assert linf == "-"
+    assert table.contradicted is not None
+    assert len(table.contradicted) == 0
+    assert "contradiction" not in str(table)
+    assert found.accuracy(0.4) <= table["near"].robust_accuracy  # from below, and from above
+
+
+def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
+    found = fa.certify.smooth(MODEL, DATA, SIGMA, n=500)
+    forged = replace(found, radius=found.radius + 2, abstained=torch.zeros(10, dtype=torch.bool))
+    forged.remember(*found.of)
+    table = fa.evaluate(MODEL, DATA, {"deepfool": _attack("deepfool", fa.L2(1.5))}, certificates=forged)
+    assert table.verdict.startswith("Do not trust the certificates: attacks found points within")
+    assert "contradiction" in str(table)
+    assert table.contradicted is not None
+    assert len(table.contradicted) >= 3
+
+
+def test_certificates_of_other_images_are_refused() -> None:
+    found = fa.certify.smooth(MODEL, DATA, SIGMA, n=100)
+    with pytest.raises(InputError, match="certificates"):
+        fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.1), limit=5, certificates=found)
+
+
+def _attack(name: str, threat: fa.Threat) -> object:
+    options = {"overshoot": 0.5} if name == "deepfool" else {}
+    return lambda model, x, y, *, ids: fa.attacks.ATTACKS[name].run(
+        model, x, y, threat=threat, ids=ids, **options
+    )
