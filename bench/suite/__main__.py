@@ -33,7 +33,6 @@ from tests.parity.models import NETS, ROOT, add_places, problem
 from tests.parity.store import STORES, stored
 from tests.parity.verdict import judge
 
-Row = dict[str, Any]
 Way = Callable[[nn.Module], Tensor]
 PRECISIONS = ("fp32", "bf16")
 COLUMNS = {"case": 28, "provider": 40, "seconds": 8, "times_peer": 10, "found": 8, "no_worse": 8,
@@ -75,9 +74,9 @@ def rows(
     y: Tensor,
     variant: str,
     turns: int,
-    known: Sequence[Row] = (),
+    known: Sequence[records.Row] = (),
     precisions: Sequence[str] = PRECISIONS,
-) -> Iterator[Row]:
+) -> Iterator[records.Row]:
     """One row for each provider. A first run of each counts its passes, the rest give times and result.
 
     `no_worse` compares with the best of the peers that ran and of the `known` figures of the same problem.
@@ -110,7 +109,7 @@ def rows(
     ideal = alone(model, x, y)
     for name in filter(logs.get, ways):
         log = logs[name]
-        row: Row = {
+        row: records.Row = {
             "case": case.name,
             "provider": name,
             "seconds": round(statistics.median(taken[name]), 4),
@@ -128,7 +127,7 @@ def rows(
         yield row
 
 
-def measured(options: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+def measured(options: argparse.Namespace, device: torch.device) -> Iterator[records.Row]:
     """The rows of all chosen cases on all chosen models."""
     for name in options.model:
         model, x, y = problem(name, options.samples, options.data_dir, options.weights)

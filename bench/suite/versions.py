@@ -22,14 +22,13 @@ from bench.suite.wall import SYMBOLS
 from fastadv.runs.card import machine
 from tests.parity.models import WALL, add_places, problem
 
-Row = dict[str, Any]
 STORE = records.RESULTS / "versions.jsonl"
 VERSIONS = ("quick", "standard", "strong")
 NORMS = ("linf", "l2")
 KEY = ("net", "norm", "version", "images")
 
 
-def measured(net: str, norm: str, version: str, given: tuple[Any, ...]) -> Row:
+def measured(net: str, norm: str, version: str, given: tuple[Any, ...]) -> records.Row:
     """One version on one net, at the radius of the parity table."""
     model, x, y = given
     threat = fa.threat.THREATS[norm](WALL[net].radii[norm])
@@ -44,7 +43,7 @@ def measured(net: str, norm: str, version: str, given: tuple[Any, ...]) -> Row:
     }  # fmt: skip
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[records.Row]) -> str:
     """The rows as Markdown, each version over standard in brackets."""
     head = ["net, threat, images", *(f"{name}: robust, passes" for name in VERSIONS)]
     lines = [head, ["---"] * len(head)]
