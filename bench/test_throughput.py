@@ -1,7 +1,4 @@
-"""Time every op and its reference under pytest-benchmark, to compare two commits or two machines.
-
-pytest bench/test_throughput.py --benchmark-autosave, and later the same with --benchmark-compare.
-"""
+"""pytest bench/test_throughput.py --benchmark-autosave, and later, or elsewhere, --benchmark-compare."""
 
 import pytest
 import torch
