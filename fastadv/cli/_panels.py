@@ -96,12 +96,8 @@ class Always(Panel):
         False, "Show the traceback of an error, and what the library logs.", "--debug",
         callback=_turn_on, is_eager=True,
     )  # fmt: skip
-    help: bool = o.option(
-        False, "Show this message and exit.", "--help", "-h", callback=_show_help, is_eager=True
-    )
-    help_all: bool = o.option(
-        False, "Show every option and exit.", "--help-all", callback=_show_help, is_eager=True
-    )
+    help: bool = o.option(False, "Show this and exit.", "--help", "-h", callback=_show_help, is_eager=True)
+    help_all: bool = o.option(False, "Show every option.", "--help-all", callback=_show_help, is_eager=True)
 
 
 def with_panels(command: Callable[..., Any]) -> Callable[..., None]:

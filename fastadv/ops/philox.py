@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._samples import assert_ulps
@@ -72,8 +72,7 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, dra
     kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32), "sign" (float32, 1
     or -1, 32 of a word). More `draws` give [draws * B, count], one draw after the other.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    check_choice("kind", kind, KINDS)
     if ids.dim() != 1 or ids.dtype != torch.int64:
         raise InputError(
             f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}"

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.data.construct._base import Base, fingerprint
 from fastadv.data.construct.constructed import ConstructedSet, make_card
 from fastadv.data.imageset import to_unit
@@ -142,8 +142,7 @@ def build(
         own = processes.apart(count, rank, world_size, "shards", "shard_size")
         ranges = {k: shard_range(k, base.count, shard_size) for k in own}
         dtype = dtype or ("uint8" if base.eight_bit else "float32")
-        if dtype not in DTYPES:
-            raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+        check_choice("dtype", dtype, DTYPES)
         config = _config(construction, base, dtype, shard_size, identity)
         if out_dir is not None:
             check_described(config)

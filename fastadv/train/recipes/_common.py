@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number, check_share
+from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, Plain, Prepared
@@ -216,8 +216,7 @@ class NearPredictions(Crafted):
         check_steps(self.threat, self.steps, self.step_size)
         check_number("beta", self.beta, 0)
         check_objective(self.label_smoothing)
-        if self.start not in STARTS:
-            raise InputError(f"start: expected one of {', '.join(STARTS)}, got {self.start!r}")
+        check_choice("start", self.start, STARTS)
         if self.start == "uniform":
             check_finite(self.threat, "a start drawn from the ball")
 
