@@ -32,7 +32,7 @@ def demo(
     if tiny and size is not None:
         o.refuse("--tiny has a size of its own; leave out --size.")
     size = 10 if size is None else size
-    o.check_choice("--size", size, SIZES)
+    o.look_up("size", str(size), map(str, SIZES))
     settings = replace(TINY if tiny else SIZES[size], seed=seed)
     if study.unfinished(settings, out):
         note(f"resuming the run that was stopped in {out}")

@@ -4,20 +4,17 @@ import os
 import platform
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
-from rich.table import Table
 from torch import nn
 
 from fastadv._extras import EXTRAS, lacks
 from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.cli import _options as o
-from fastadv.cli._output import console
+from fastadv.cli._output import say
 from fastadv.engine.cpu import onednn
 from fastadv.engine.rewrites import REWRITES, applicable
 from fastadv.ops.registration import library
@@ -36,9 +33,7 @@ VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUD
 
 
 def doctor(
-    data_dir: Path | None = o.option(
-        None, "Folder of the data sets; else FASTADV_DATA, else the user's cache."
-    ),
+    data_dir: Path | None = o.option(None, "Folder of the sets; else FASTADV_DATA, else the user's cache."),
     verbose: bool = o.option(False, "Show all of it, to paste into an issue.", "--verbose", "-v"),
 ) -> Iterator[Any]:
     """Show what runs fastadv here, what is missing, and what to do.
@@ -46,19 +41,13 @@ def doctor(
     --verbose adds every version, the build of the kernels, what runs each op, and which fast paths are taken.
     """
     yield (found := examine(data_dir))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column()
     shown = {**found, "backends": _served(found["backends"])} if verbose else _summary(found)
-    for name, told in shown.items():
-        if name != "advice":
-            grid.add_row(name, escape(_words(told)))
-    screen = console()
-    screen.print(grid)
-    if not found["advice"]:
-        screen.print("[green]All is well.[/]")
+    for name in [name for name in shown if name != "advice"]:
+        say(f"{name:<12} {_words(shown[name])}")
     for line in found["advice"]:
-        screen.print(f"[yellow]to do[/]  {escape(line)}", soft_wrap=True)
+        say(f"to do  {line}", "yellow")
+    if not found["advice"]:
+        say("All is well.", "green")
 
 
 def _summary(found: dict[str, Any]) -> dict[str, str]:
@@ -88,7 +77,7 @@ def _words(told: Any) -> str:
 
 def examine(data_dir: Path | None) -> dict[str, Any]:
     """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
-    packages = {"fastadv": __version__, **{name: _version(name) for name in PACKAGES}}
+    packages = {"fastadv": __version__, **{name: card.version_of(name) for name in PACKAGES}}
     packages["torch"] = torch.__version__  # with its CUDA, which what pip recorded may lack
     advice = [told for package in EXTRAS if (told := lacks(package))]
     vision, data = _torchvision(), _data(data_dir, advice)
@@ -123,13 +112,6 @@ def _asked(ask: Any, otherwise: Any, advice: list[str]) -> Any:
     except ValueError as error:
         advice.append(str(error))
         return otherwise
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _cpu(advice: list[str]) -> dict[str, Any]:

@@ -72,9 +72,7 @@ class Kept(Panel, title="Results"):
         None, "End with exit code 4 if an accuracy is below its share; robust is the worst of all attacks.",
         parser=parse_limits, metavar="robust=SHARE,clean=SHARE",
     )  # fmt: skip
-    summary: Path | None = o.written(
-        None, "Write a summary here: JUnit where the name ends in .xml, else Markdown."
-    )
+    summary: Path | None = o.written(None, "Write a summary: JUnit if the name ends in .xml, else Markdown.")
 
     def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -137,8 +135,8 @@ def evaluate(
         say(f"share {rank} of {jobs}, {len(job.table.ids):,} images, is kept in {results.run_dir}")
     elif not processes.rank():  # the first process tells and writes
         job.write()
-        low = "; ".join(each.found for each in job.checks if each.code == BELOW)
-        with ending(max((each.code for each in job.checks), default=0), low):
+        low = "; ".join(found for _, found, code in job.checks if code == BELOW)
+        with ending(max((code for *_, code in job.checks), default=0), low):
             yield job.document
             job.show()
 
@@ -220,20 +218,17 @@ class Job:
         }
 
     def write(self) -> None:
-        results, table, entry = self.results, self.table, self.benchmark.robustbench
+        results, table, entry, config = self.results, self.table, self.benchmark.robustbench, self.config
         title = f"{self.network.model} on {self.dataset.name}"
         self.checks = checks(table, results.fail_under or {}, results.strict)
         curves = [
-            {
-                **{"label": label, "attack": self.named[label].name, "norm": self.named[label].norm},
-                **{"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()},
-            }
-            for label, curve in self.curves.items()
+            {**told, "radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+            for told, curve in zip(config["attacks"], self.curves.values(), strict=False)
         ]
         measured = {**table.to_dict(), "curves": curves}
         if self.benchmark.suite is not None:
             measured["lacks"] = self.lacks
-        self.document = card("evaluation", self.config, **measured)
+        self.document = card("evaluation", config, **measured)
         if results.out is not None:
             about = {"card": jsons.dumps(finite(self.document))}
             save_tensors(results.out, vars(table.samples), about)

@@ -51,11 +51,6 @@ def split_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def check_choice(option: str, value: Any, choices: Iterable[Any]) -> None:
-    if value not in choices:
-        refuse(f"{option} is one of {', '.join(map(str, choices))}, got {value}.")
-
-
 def look_up(what: str, name: str, known: Iterable[str], more: str = "") -> str:
     if name not in (known := list(known)):
         refuse(f"no {what} {name!r}; there are {', '.join(known)}{more}{meant(name, known)}.")

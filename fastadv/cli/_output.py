@@ -13,14 +13,9 @@ from typing import Any
 from rich.console import Console, OverflowMethod
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+from rich.progress import TimeRemainingColumn as Left
 from rich.table import Table
 
 from fastadv.cli._interrupt import check_stop
@@ -120,14 +115,9 @@ class Bar:
 
     def __init__(self, text: str) -> None:
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(20),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-        )
+            TextColumn("{task.description}", markup=False), BarColumn(20), TaskProgressColumn(),
+            Elapsed(), TextColumn("elapsed,"), Left(compact=True), TextColumn("left"),
+        )  # fmt: skip
         self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         self.task = self.bar.add_task(text, total=None)
         self.started = time.monotonic()

@@ -44,7 +44,8 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST = 12  # options that --help shows: of a command that has more, what is required and these
 COMMON = {
     *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
-    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "draws", "help", "help_all"),
+    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "sigma", "draws", "help"),
+    "help_all",
 }
 METAVARS = {bool: "", int: "N", float: "NUMBER", str: "NAME", list[str]: "NAME", Path: "FILE"}
 rich_utils.RANGE_STRING = ""  # behind N in the help: no bounds such as 9223372036854775807
@@ -96,12 +97,8 @@ class Always(Panel):
         False, "Show the traceback of an error, and what the library logs.", "--debug",
         callback=_turn_on, is_eager=True,
     )  # fmt: skip
-    help: bool = o.option(
-        False, "Show this message and exit.", "--help", "-h", callback=_show_help, is_eager=True
-    )
-    help_all: bool = o.option(
-        False, "Show every option and exit.", "--help-all", callback=_show_help, is_eager=True
-    )
+    help: bool = o.option(False, "Show this and exit.", "--help", "-h", callback=_show_help, is_eager=True)
+    help_all: bool = o.option(False, "Show every option.", "--help-all", callback=_show_help, is_eager=True)
 
 
 def with_panels(command: Callable[..., Any]) -> Callable[..., None]:

@@ -27,7 +27,7 @@ def goodfellow(
     Prints every table next to the paper's, and writes results.json, report.md and figures to --run-dir. An
     interrupted command resumes.
     """
-    o.check_choice("--scale", scale, SCALES)
+    o.look_up("scale", scale, SCALES)
     settings = replace(SCALES[scale], seed=seed)
     chosen = o.split_names(parts) or paper.PARTS
     place = make_device(device)

@@ -84,7 +84,7 @@ def pipeline(
     """
     names = o.split_names(stages)
     chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)
-    o.check_choice("--scale", scale, of_plan.SCALES)
+    o.look_up("scale", scale, of_plan.SCALES)
     settings = replace(of_plan.SCALES[scale], seed=seed)
     base, test = of_pipeline.load(settings, data_dir)
     place = make_device(device)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 from fastadv._checks import check_share
@@ -12,6 +11,7 @@ from fastadv.evaluation import Table
 from fastadv.runs.files import write_text
 from fastadv.text import in_markdown, percent
 
+Check = tuple[str, str, int]
 BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, which doubt alone makes
 SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # of a table
 
@@ -20,36 +20,29 @@ def parse_limits(text: str) -> dict[str, float]:
     """Parse the least shares, such as robust=0.5,clean=0.9."""
     limits = o.pairs(text.split(","), "shares")
     for name, limit in limits.items():
-        o.check_choice("a share", name, SHARES)
+        o.look_up("share", name, SHARES)
         with o.usage():
             check_share(name, limit, zero=True, one=True)
     return limits
 
 
-class Check(NamedTuple):
-    """What an evaluation must pass: its name, what was found, and the exit code if it does not, else 0."""
-
-    name: str
-    found: str
-    code: int
-
-
 def checks(table: Table, limits: Mapping[str, float], strict: bool) -> list[Check]:
-    made = []
+    """Return what an evaluation must pass: name, what was found, the exit code if it failed, else 0."""
+    made: list[Check] = []
     for name, limit in limits.items():
         share = getattr(table, SHARES[name])
         good = share >= limit
         found = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
-        made.append(Check(f"{name} accuracy >= {limit:g}", found, 0 if good else BELOW))
+        made.append((f"{name} accuracy >= {limit:g}", found, 0 if good else BELOW))
     if (signs := table.indicators) is not None:
-        made.append(Check("no sign of masking", table.verdict, DOUBTFUL if strict and not signs.clean else 0))
+        made.append(("no sign of masking", table.verdict, DOUBTFUL if strict and not signs.clean else 0))
     return made
 
 
 def write_summary(path: Path, table: Table, title: str, passed: Sequence[Check]) -> None:
     """Write JUnit's XML where the name ends in .xml, else Markdown."""
     if path.suffix.lower() != ".xml":
-        lines = [f"{'**Failed:** ' if each.code else ''}{each.found}" for each in passed]
+        lines = [f"{'**Failed:** ' if code else ''}{found}" for _, found, code in passed]
         write_text(path, "\n\n".join([f"### {title}", in_markdown(table.cells()), *lines]) + "\n")
         return
     cases = [(*each, 0.0) for each in passed]

@@ -56,8 +56,8 @@ def train(
 
             def tick(step: int, steps: int) -> None:
                 loss = f"; loss {done[-1].loss:.4f} in epoch {done[-1].epoch}" if done else ""
-                epoch = -(-step * optimizing.epochs // steps)
-                bar.named(f"epoch {epoch} of {optimizing.epochs}{loss}", step, steps)
+                epochs = optimizing.epochs
+                bar.named(f"epoch {-(-step * epochs // steps)} of {epochs}{loss}", step, steps)
 
             run = each_epoch(
                 net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,

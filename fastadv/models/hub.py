@@ -19,12 +19,8 @@ def create_from(
     source: str, name: str, *, classes: int | None = None, seed: int | None = None, pretrained: bool = False,
     **options: Any,
 ) -> nn.Module:  # fmt: skip
-    """Return a network of a source, of images in [0, 1]; untrained, it has so many classes.
-
-    Without weights of its own a network of torchvision takes the constants of ImageNet.
-    """
-    mean, std = STATISTICS["imagenet"]
-    told: dict[str, Any] = {"mean": mean, "std": std}
+    """Return a network of a source, of images in [0, 1]; untrained, it has so many classes."""
+    told: dict[str, Any] = dict(zip(("mean", "std"), STATISTICS["imagenet"], strict=True))
     options.pop("shape", None)  # networks of images take any size
     package: Any = importlib.import_module("fastadv._torchvision").models  # which timm imports, too
     if source == "timm":

@@ -5,7 +5,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_number
+from fastadv._checks import check_choice, check_number
 from fastadv.errors import InputError
 
 PerRow = float | Tensor
@@ -58,8 +58,7 @@ def check_column(name: str, value: Tensor, batch: Tensor, dtype: torch.dtype) ->
 
 def check_norm(norm: str) -> None:
     """Raise InputError unless the kernels serve `norm`."""
-    if norm not in ORDERS:
-        raise InputError(f"norm: expected one of {', '.join(ORDERS)}, got {norm!r}")
+    check_choice("norm", norm, ORDERS)
 
 
 def limits(box: Box) -> tuple[float, float]:

@@ -42,11 +42,12 @@ def _commit() -> str:
 
 
 @cache
-def _version(package: str) -> str:
+def version_of(package: str) -> str | None:
+    """Return the version that is installed; None for none."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return "absent"
+        return None
 
 
 @cache
@@ -87,7 +88,7 @@ def machine() -> dict[str, Any]:
     built = extension_build()
     return {
         "fastadv": __version__,
-        **{name: _version(name) for name in ("torch", "triton", "numpy")},
+        **{name: version_of(name) or "absent" for name in ("torch", "triton", "numpy")},
         "extension": built and f"{built['compiler']}, pybind11 {built['pybind11']}, {built['libc']}",
         "commit": _commit(),
         "python": platform.python_version(),

@@ -72,8 +72,8 @@ def test_one_run_gives_the_accuracy_at_all_radii(fastadv, folder, net, trained):
     assert [len(ids) for _, ids in RUNS] == [COUNT]
     (curve,) = done.json["measured"]["curves"]
     expected = Curve.from_distances(measured(trained).distance, [0, 0.06, 0.1, 0.2])
-    named = {"label": "ladder L∞", "attack": "ladder", "norm": "linf"}
-    assert curve == {**named, "radii": [0, 0.06, 0.1, 0.2], "accuracy": expected.accuracy.tolist()}
+    told = {"label": "ladder L∞", "attack": "ladder", "norm": "linf", "radii": [0, 0.06, 0.1, 0.2]}
+    assert (told | {"accuracy": expected.accuracy.tolist()}).items() <= curve.items()
     assert len(set(curve["accuracy"])) > 2
     both = fastadv(f"{line} -a pgd:steps=2,radius=0.1 --json")
     labels = [one["label"] for one in json.loads(both.out)["measured"]["curves"]]

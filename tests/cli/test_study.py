@@ -174,11 +174,11 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
     [
         ("schott --models cnn,vgg", "vgg"),
         ("schott --norms l2,l3", "l3"),
-        ("goodfellow --scale huge", "--scale is one of tiny, cpu, paper, got huge"),
+        ("goodfellow --scale huge", "no scale 'huge'; there are tiny, cpu, paper"),
         ("goodfellow --scale tiny --parts fgsm,fgms", "parts: expected some of fgsm"),
         ("ilyas features --radius a", "number"),
         ("ilyas features --radius inf", "radius: expected a finite number > 0"),
-        ("ilyas pipeline --scale huge", "--scale is one of tiny, cpu, paper, got huge"),
+        ("ilyas pipeline --scale huge", "no scale 'huge'; there are tiny, cpu, paper"),
         ("ilyas pipeline --stages nets,set", "got set"),
         ("ilyas pipeline --stages transfer", "ilyas2019: expected the finished stage nets"),
     ],
