@@ -9,7 +9,7 @@ SIGNATURE = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
-    """Name controls, and make the arguments of a signature a list of their own, when the build has ended."""
+    """Name controls, and make the arguments of a signature lines of their own."""
     if error is None and app.builder.name == "html":
         for path in Path(app.outdir).rglob("*.html"):
             text = path.read_text(encoding="utf-8")
@@ -18,8 +18,8 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 
 def _finished(text: str) -> str:
-    # the visible text names the button
-    text = re.sub(r'(search-button-field [^>]*) aria-label="Search"', r"\1", text)
+    # all that is visible of the button
+    text = re.sub(r'(search-button-field [^>]*aria-label="Search)"', r'\1 Ctrl+K"', text)
     text = text.replace("<summary><span", '<summary aria-label="Pages below"><span')
     # a list of definitions without terms
     text = SIGNATURE.sub(lambda found: _spans(found[1]), text)

@@ -52,7 +52,7 @@ def certify(
 
     Several processes share the images: torchrun --nproc-per-node 4 -m fastadv certify ...
     """
-    o.check_choice("--norm", smoothing.norm, NORMS)
+    o.look_up("norm", smoothing.norm, NORMS)
     o.check_run_dir(results.run_dir, results.resume, CERTIFICATES, "certificates")
     radii = None if smoothing.radii is None else o.parse_numbers(smoothing.radii)
     place, run_dir = machine.place(), results.run_dir

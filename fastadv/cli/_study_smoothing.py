@@ -37,7 +37,7 @@ def smoothing(
     settings = replace(study.TINY if tiny else asked, seed=seed)
     settings = replace(settings, recipes=o.split_names(recipes) or settings.recipes)
     for name in settings.recipes:
-        o.check_choice("--recipes", name, study.PUBLISHED)
+        o.look_up("recipe", name, study.PUBLISHED)
     if sigmas is not None:
         settings = replace(settings, sigmas=o.parse_numbers(sigmas))
     place, name = make_device(device), "digits" if tiny else "mnist"

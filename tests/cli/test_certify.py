@@ -24,7 +24,7 @@ def test_it_prints_a_table_or_json_and_goes_on_in_its_folder(fastadv, refused):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("--sigma 0", "sigma"), ("--norm linf", "--norm is one of"), ("--alpha 1", "alpha"),
+        ("--sigma 0", "sigma"), ("--norm linf", "no norm"), ("--alpha 1", "alpha"),
         ("--radii 0.1,x", "expected a number"), ("--sound", "grid of 1/255"),
     ],
 )  # fmt: skip
