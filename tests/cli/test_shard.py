@@ -139,13 +139,13 @@ def test_the_page_runs(fastadv, monkeypatch, folder):
     assert len(scripts) == 2
     for script in scripts:
         jobs = int(re.search(r"--array=0-(\d+)", script)[1]) + 1
-        (line,) = [line for line in script.replace("\\\n", "").splitlines() if "fastadv" in line]
+        (line,) = [line for line in re.sub(r"\s*\\\n\s*", " ", script).splitlines() if "fastadv" in line]
         words = shlex.split(line)
         words = words[words.index("fastadv") + 1 :]
         for k in range(jobs):
             command = " ".join(words).replace("$SLURM_ARRAY_TASK_ID", str(k)).replace("$COUNT", str(jobs))
             fastadv(small(command))
-    for line in re.findall(r"^fastadv (.*)$", PAGE, re.MULTILINE):
+    for line in re.findall(r"^fastadv (.*)$", re.sub(r"\s*\\\n\s*", " ", PAGE), re.MULTILINE):
         fastadv(small(line))
     assert len(load_constructed(folder / "sets" / "d_rand")) == 64
 

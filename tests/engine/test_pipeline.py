@@ -73,5 +73,5 @@ def test_what_fails_is_left_once_and_noted_once() -> None:
     for _ in range(3):
         frozen.input_gradient(x, y)
     notes = [note for note in frozen.notes if note.startswith("not ")]
-    assert notes == ["not channels-last: the model failed (dense activations alone)"]
+    assert notes == ["not channels-last, in which the model failed (dense activations alone)"]
     assert "fold" in frozen.search.form.rewriting.names

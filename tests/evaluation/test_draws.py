@@ -224,7 +224,7 @@ def test_the_table_tells_the_draws():
     assert [line[0] for line in alone] == ["attack", "none", "nothing"]
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
     assert "each sample classified 5 times" in str(table)
-    assert "worst: right in the one verdict" in str(table)
+    assert "worst: correct in the verdict" in str(table)
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn, monkeypat
         to_hex(bar.get_facecolor()).upper() for bar in axes.patches[:2]
     ]
     assert texts(drawn[0])[1].startswith(
-        "Bars: accuracy on digits, clean and under PGD.\nTicks: Ilyas et al."
+        "Bars: accuracy on digits, clean and under PGD.\nDiamonds: Ilyas et al."
     )
 
 

@@ -299,8 +299,8 @@ def test_each_norm_in_plain_words(threat):
 
 def test_sentences_name_attacks_by_what_they_are():
     rows = table_of(9).rows
-    auto = replace(rows[0], name="autoattack:version=quick,radius=0.1", attack="AutoAttack quick")
-    pgd, fmn = replace(rows[0], name="pgd:radius=0.1", attack="pgd"), replace(rows[1], attack="fmn")
+    auto = replace(rows[0], name="autoattack:version=quick,radius=0.1", method="AutoAttack quick")
+    pgd, fmn = replace(rows[0], name="pgd:radius=0.1", method="pgd"), replace(rows[1], method="fmn")
     assert verdict._called([pgd, auto, fmn]) == "pgd, AutoAttack quick and fmn"
     mine, other = replace(auto, name="mine"), replace(pgd, name="pgd:steps=5")
     assert verdict._called([mine, pgd, other]) == "mine (AutoAttack quick), pgd:radius=0.1 and pgd:steps=5"
@@ -322,12 +322,12 @@ def test_every_paper_has_an_entry_and_those_that_ran_are_cited():
     def keys(**told):
         return [re.findall(r"{(\w+)", entry)[0] for entry in citations.bibtex([replace(row, **told)])]
 
-    assert keys() == keys(attack="mine") == []
-    assert keys(attack="AutoAttack standard", components=parts) == [
+    assert keys() == keys(method="mine") == []
+    assert keys(method="AutoAttack standard", components=parts) == [
         "andriushchenko2020", "croce2020minimally", "croce2020reliable",
     ]  # fmt: skip
-    assert keys(attack="square", threat=fa.L1(3.0)) == ["andriushchenko2020", "croce2021mind"]
-    assert keys(attack="AutoAttack strong") == ["croce2020reliable", "melamed2024"]
+    assert keys(method="square", threat=fa.L1(3.0)) == ["andriushchenko2020", "croce2021mind"]
+    assert keys(method="AutoAttack strong") == ["croce2020reliable", "melamed2024"]
 
 
 def test_attacks_with_a_budget_and_without_one_count_together():

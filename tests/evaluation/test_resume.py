@@ -66,7 +66,7 @@ def test_what_is_finished_is_not_done_again(tmp_path):
 def test_samples_are_kept_from_parts_that_were_made_without_and_a_share_has_no_verdict(tmp_path):
     share = nets.run(tmp_path, keep_samples=False, rank=1, world_size=3)
     assert share.indicators is None
-    assert "not the first samples: a share, or" in str(share)
+    assert "not the first samples, but one process's share, or" in str(share)
     assert_same(nets.run(tmp_path, resume=True), nets.run(None))
     kept, _ = load_tensors(tmp_path / "indicators.safetensors")  # those of this verdict alone are read
     assert kept["correct"].tolist() == [True] * 4 + [False] * 2
@@ -77,7 +77,7 @@ def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path
     nets.run(tmp_path)
     with pytest.raises(InputError, match="resume=True"):
         nets.run(tmp_path)
-    with pytest.raises(InputError, match="resume: expected a run_dir"):
+    with pytest.raises(InputError, match="resume: expected the run_dir"):
         nets.run(None, resume=True)
     assert_same(nets.run(tmp_path / "new", resume=True), nets.run(None))
 
