@@ -173,7 +173,7 @@ def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn, monkeypat
         (share, pytest.approx(center)) for share, center in zip(published, centers, strict=False)
     ]
     assert [text.get_text() for text in axes.texts] == ["98%", "4%", "80%", "50%", "30%", "20%"]
-    # in the bar: beyond a tick a number would be read as the tick's
+    # in the bar: beyond a mark a number would be read as the mark's
     assert [text.get_ha() for text in axes.texts] == ["left", "left", "right", "left", "left", "left"]
     assert axes.texts[1].get_position()[0] > 0.0449
     names = [text.get_text() for text in axes.get_yticklabels()]
