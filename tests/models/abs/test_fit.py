@@ -87,7 +87,7 @@ def test_batches_are_balanced_and_keyed():
     y[:4] = 2  # a small class
     settings = Settings(3, SHAPE, 4, 12, 1e-3, (1.0, 1.0), True, 0)
     data = module.read_images(ImageSet(x, y, 3, "uneven"), SHAPE.image)
-    run = Run(data, settings, torch.device("cpu"), None)
+    run = Run(data, settings, torch.device("cpu"))
     ids = run._batches(0)
     assert ids.shape == (4, 4, 3)
     for k in range(3):
@@ -95,7 +95,7 @@ def test_batches_are_balanced_and_keyed():
     assert ids[..., 2].unique().numel() == 4
     assert torch.equal(ids, run._batches(0))
     assert not torch.equal(ids, run._batches(1))
-    one = Run(data, dataclasses.replace(settings, batch_size=3), torch.device("cpu"), None)
+    one = Run(data, dataclasses.replace(settings, batch_size=3), torch.device("cpu"))
     assert one._batches(0).shape[1:] == (2, 3), "two images of each class at least"
 
 
@@ -121,7 +121,7 @@ def test_a_warp_is_the_affine_map_of_its_draws():
 
 def test_the_learning_rate_falls_to_zero_as_a_cosine():
     data = module.read_images(drawn(), SHAPE.image)
-    run = Run(data, Settings(3, SHAPE, 4, 24, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"), None)
+    run = Run(data, Settings(3, SHAPE, 4, 24, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"))
     rates = [run.scheduler.get_last_lr()[0]]
     for _ in range(12):
         run.optimizer.step()
