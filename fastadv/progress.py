@@ -19,7 +19,7 @@ Progress = bool | Tick | None
 
 
 def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
 
 
 class Lines:

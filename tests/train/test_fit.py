@@ -212,7 +212,6 @@ BAD = {
 
 
 def test_a_recipe_by_name_is_that_recipe_and_shares_its_threat():
-    """Every name of the command line makes what its class makes, or says what the class needs."""
     threat, tested = fa.Linf(0.1), {"test_set": images(6), "test_attacks": ["fgsm"]}
     for call in (fit, lambda *given, **options: list(epochs(*given, **options))):
         one, other = net(), net()
