@@ -68,8 +68,9 @@ def given(monkeypatch) -> dict[str, Any]:
     x = images[gaps.sort().indices[100 : 100 + SAMPLES]]
     y = model(x).argmax(1)
     names = {
-        "fa": fa, "torch": torch, "np": np, "inf": inf, "model": model, "x": x, "y": y, "targets": (y + 1) % 10,
-        "eps": 1e-3, "alpha": 2e-4, "mean": [0.0] * 3, "std": [1.0] * 3, "test": fa.data.ImageSet(x, y, 10, "x"),
+        "fa": fa, "torch": torch, "np": np, "inf": inf, "eps": 1e-3, "alpha": 2e-4, "mean": [0.0] * 3,
+        "std": [1.0] * 3, "model": model, "x": x, "y": y, "targets": (y + 1) % 10,
+        "test": fa.data.ImageSet(x, y, 10, "x"),
         "dataset": SimpleNamespace(mean=torch.zeros(3), std=torch.ones(3)),
     }  # fmt: skip
     exec(BLOCK.findall((DOCS / "transfer.md").read_text())[0], names)
