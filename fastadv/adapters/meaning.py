@@ -87,7 +87,7 @@ def _apgdt(
 
 
 def _spsa(eps=0.3, delta=0.01, lr=0.01, nb_iter=1, nb_sample=128, max_batch_size=64):
-    queries = 2 * nb_sample * nb_iter + 1
+    queries = (2 * nb_sample + 1) * nb_iter
     return _ball(attacks.spsa, Linf(eps), queries=queries, directions=nb_sample, probe=delta, step_size=lr)
 
 

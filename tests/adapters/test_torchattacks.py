@@ -52,6 +52,13 @@ def test_every_class_breaks_images_inside_its_budget(name):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_spsa_takes_every_iteration():
+    model, x, y = problem()
+    atk = torchattacks.SPSA(model, 1e-6, nb_iter=3, nb_sample=8)
+    atk(x, y)
+    assert atk.result.forwards > 3 * 17 * (atk.result.status == Status.HELD).sum() > 0
+
+
 def test_pgd_is_ours_with_the_same_steps():
     model, x, y = problem()
     atk = torchattacks.PGD(model, EPS, ALPHA, 3, random_start=False)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ import fastadv as fa
 
 DOCS = Path(__file__).parents[2] / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9]*.md"))
+GUIDES = ("evaluate", "radii", "blackbox", "honest", "speed", "sets", "abs", "issues")
 PAGES = [
     DOCS / "cheatsheet.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("evaluate", "honest", "speed", "sets", "abs", "issues")),
-    *sorted((DOCS / "start" / "migrate").glob("[!i]*.md")),
+    *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
+    DOCS / "processes.md",
+    DOCS / "certify.md",
 ]
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 CELL = re.compile(r"```\{code-cell\}\n(?::[^\n]*\n)*(.*?)```", re.DOTALL)
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -55,7 +59,24 @@ def given():
     model = fa.models.create("small_cnn", shape=train.shape, classes=10, width=4)
     constant = fa.train.Optimization(schedule="constant")
     fa.train.fit(model, train, fa.train.Standard(), epochs=2, batch_size=32, optimization=constant)
-    return {"fa": fa, "torch": torch, "model": model.eval(), "test": test, "x": test.x, "y": test.y}
+    return {
+        "fa": fa, "torch": torch, "model": model.eval(), "test": test, "x": test.x, "y": test.y,
+        "session": Session(model),
+    }  # fmt: skip
+
+
+class Session:
+    """What the page on black boxes asks of an inference session of onnxruntime."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="input")]
+
+    def run(self, names: None, feed: dict[str, Any]) -> list[Any]:
+        with torch.no_grad():
+            return [self.model(torch.from_numpy(feed["input"])).numpy()]
 
 
 @pytest.mark.slow
@@ -79,7 +100,10 @@ def test_home_and_the_quickstart_run(page, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_the_blocks_of_a_page_run(path, given):
+def test_the_blocks_of_a_page_run(path, given, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in ALONE.items():  # as torchrun starts one process
+        monkeypatch.setenv(name, value)
     run(path, BLOCK, **given)
 
 

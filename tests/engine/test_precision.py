@@ -293,6 +293,5 @@ def test_a_precision_that_is_slower_is_noted(times, told, monkeypatch):
     notes = [note for note in frozen.notes if "times as long" in note]
     assert (
         notes
-        == [f"bf16 takes {times[1] / times[0]:.2f} times as long as float32; use precision='auto'"]
-        * told
+        == [f"bf16 takes {times[1] / times[0]:.2f} times as long as float32; use precision='auto'"] * told
     )

@@ -1,0 +1,143 @@
+"""Each row of the migration pages is a call that runs, at the cost that the row names.
+
+The other package's call runs, too, where that package is installed, as by the extra `bench`, or found as
+`tests.parity.peers` says.
+"""
+
+import re
+from importlib.util import find_spec
+from math import inf
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+import tests.parity.peers  # noqa: F401  puts the folders of other packages on the path
+from fastadv.train.recipes import RECIPES
+from tests.docs.test_pages import BLOCK, DOCS
+
+PAGES = {path.stem: path.read_text() for path in (DOCS / "start" / "migrate").glob("[!i]*.md")}
+CODE, COST = re.compile(r"`([^`]+)`"), re.compile(r"([\d,]+|-), ([\d,]+)(: .+)?")
+ROWS = [
+    pytest.param(page, *row.strip("| ").split(" | "), id=f"{page}-{number}")
+    for page, text in PAGES.items()
+    for number, row in enumerate(line for line in text.splitlines() if line.startswith("| `"))
+]
+SAMPLES = 2
+passes = [0]
+
+
+class Told(torch.autograd.Function):
+    """Count the samples that go forward and those whose gradient comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        passes[0] += len(logits)
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        passes[0] += len(gradient)
+        return gradient
+
+
+class Linear(nn.Module):
+    """A linear model that counts its passes, and takes what `robustness` and ART give it beside the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(192, 10)
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        return Told.apply(self.last(x.flatten(1).float()))
+
+
+@pytest.fixture
+def given(monkeypatch) -> dict[str, Any]:
+    """What a reader of the pages has; no point within `eps` of the images is a success."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)  # `robustness` asks for it always
+    monkeypatch.setattr(np, "Inf", np.inf, raising=False)
+    model, images = Linear().eval(), 0.3 + 0.4 * torch.rand(200, 3, 8, 8)
+    gaps = model(images).topk(2).values.diff(dim=1).squeeze(1).neg()
+    x = images[gaps.sort().indices[100 : 100 + SAMPLES]]
+    y = model(x).argmax(1)
+    names = {
+        "fa": fa, "torch": torch, "np": np, "inf": inf, "eps": 1e-3, "alpha": 2e-4, "mean": [0.0] * 3,
+        "std": [1.0] * 3, "model": model, "x": x, "y": y, "targets": (y + 1) % 10,
+        "test": fa.data.ImageSet(x, y, 10, "x"),
+        "dataset": SimpleNamespace(mean=torch.zeros(3), std=torch.ones(3)),
+    }  # fmt: skip
+    exec(BLOCK.findall((DOCS / "transfer.md").read_text())[0], names)
+    return names
+
+
+def cost(code: str, given: dict[str, Any]) -> tuple[Any, float]:
+    """Return what the code gives, and the passes of a sample."""
+    passes[0] = 0
+    return eval(code, given), passes[0] / SAMPLES
+
+
+def alike(told: str, found: float) -> bool:
+    """Return whether a cost is that of the page; two passes are the verdicts before and after an attack."""
+    return abs(int(told.replace(",", "")) - found) <= 0.1 * found + 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_run(page, given):
+    for block in BLOCK.findall(PAGES[page]):
+        exec(block, given)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("page", "theirs", "ours", "told"), ROWS)
+def test_our_call(page, theirs, ours, told, given):
+    if not (codes := CODE.findall(ours)):
+        assert (ours, told) == ("none", "-")
+        return
+    out, found = cost(codes[-1], given)
+    if isinstance(out, fa.attacks.AttackResult):
+        threat = eval(re.search(r"fa\.L\w+\([^()]*\)", codes[-1])[0], given)
+        assert threat.contains(out.x_adv, given["x"]).all()
+        assert out.forwards + out.backwards == found * SAMPLES
+    assert out is not None
+    if told == "-":
+        assert "(" not in CODE.findall(theirs)[0] or found == 0  # nothing to compare
+        return
+    there, here, why = COST.fullmatch(told).groups()
+    assert alike(here, found), found
+    assert why or there == "-" or alike(there, found)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("page", "theirs", "ours", "told"), ROWS)
+def test_their_call(page, theirs, ours, told, given):
+    if find_spec(page) is None:
+        pytest.skip(f"{page} is not installed")
+    before = [line[2:] for line in BLOCK.findall(PAGES[page])[0].splitlines() if line.startswith("# ")]
+    exec("\n".join(before[1:]), given)
+    named = COST.fullmatch(told)
+    for code in CODE.findall(theirs):
+        _, found = cost(code, given)
+        assert named is None or named[1] == "-" or alike(named[1], found), found
+
+
+def test_the_matrix_counts_what_there_is():
+    text = (DOCS / "start" / "compare.md").read_text()
+    attacks = {**fa.attacks.ATTACKS, **fa.attacks.SUBSTITUTE_ATTACKS, **fa.attacks.ABS_ATTACKS}.values()
+    blind = sum(card.knowledge == "decision" for card in fa.attacks.ATTACKS.values())
+    for row in (
+        f"| attacks | {len(attacks)} |", f"| by decisions alone | {blind} |",
+        f"| minimum norm | {sum(card.minimal for card in attacks)},",
+        f"| training | {len(RECIPES)} recipes",
+    ):  # fmt: skip
+        assert row in text
