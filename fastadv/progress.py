@@ -51,8 +51,8 @@ class RichBar(Lines):
 
         super().__init__(text)
         columns = [rich.TextColumn("{task.description}", markup=False), rich.BarColumn(bar_width=20)]
-        columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn()]
-        columns += [rich.TextColumn("ETA"), rich.TimeRemainingColumn()]
+        columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn(), rich.TextColumn("elapsed,")]
+        columns += [rich.TimeRemainingColumn(compact=True), rich.TextColumn("left")]
         self.bar = rich.Progress(*columns, console=Console(stderr=True), transient=self.transient)
         self.task = self.bar.add_task(text, total=None)
 

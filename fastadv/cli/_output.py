@@ -3,9 +3,8 @@
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ from typing import Any
 from rich.console import Console, OverflowMethod
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.progress import TimeElapsedColumn as Elapsed
-from rich.progress import TimeRemainingColumn as Left
 from rich.table import Table
 
 from fastadv.cli._interrupt import check_stop
+from fastadv.progress import RichBar
 
 PIPE_WIDTH = 100  # columns where the output is no terminal
 WIDEST_NAME = 24  # columns that a name in the first cell of a table may take without a line break
@@ -110,40 +107,19 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-class Bar:
+class Bar(RichBar):
     """A progress bar on stderr that appears after two seconds of work, and only on a terminal."""
 
-    def __init__(self, text: str) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(20), TaskProgressColumn(),
-            Elapsed(), TextColumn("elapsed,"), Left(compact=True), TextColumn("left"),
-        )  # fmt: skip
-        self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-        self.task = self.bar.add_task(text, total=None)
-        self.started = time.monotonic()
+    patience, transient = PATIENCE, True
 
     def __call__(self, done: int, total: int) -> None:
         check_stop()
-        self.bar.update(self.task, completed=done, total=total)
-        if (
-            self.bar.console.is_terminal
-            and not self.bar.live.is_started
-            and time.monotonic() - self.started > PATIENCE
-        ):
-            self.bar.start()
-
-    def named(self, text: str, done: int, total: int) -> None:
-        """Report as a call does, and say what is being done."""
-        self.bar.update(self.task, description=text)
-        self(done, total)
+        if self.bar.console.is_terminal:
+            super().__call__(done, total)
 
 
 @contextmanager
 def progress(text: str) -> Iterator[Bar]:
     """Show a bar for the work inside, called with (done, total)."""
-    bar = Bar(text)
-    try:
+    with closing(Bar(text)) as bar:
         yield bar
-    finally:
-        if bar.bar.live.is_started:  # stopping a bar that was never drawn prints an empty line
-            bar.bar.stop()
