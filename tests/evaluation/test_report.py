@@ -55,7 +55,7 @@ def test_the_page_tells_what_was_measured(tmp_path):
     assert re.search(r"pgd\s*66.7% → 33.3%", page.text)
     assert '<pre class="again">fastadv evaluate</pre>' in page.source
     assert re.findall(r"@inproceedings{(\w+)", page.text) == ["madry2018"]
-    assert re.search(r"command\s*fastadv evaluate\s*seed\s*7\s*data: name\s*pixels", page.text)
+    assert re.search(r"Run it again:\s*fastadv evaluate\s*seed\s*7\s*data: name\s*pixels", page.text)
     assert "data: note" not in page.text
     assert "dark seen as light" in page.text
     # held at 0.4 and 0.3 from the boundary, where the margin changes by twice the step
