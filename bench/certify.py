@@ -23,12 +23,11 @@ SIGMA, BATCH, TURNS, IMAGES, DRAWS = 0.5, 1000, 5, 32, 2000
 
 def loop(net: Any, x: torch.Tensor) -> None:
     for image in x:
-        counts = np.zeros(10, dtype=int)
         for _ in range(DRAWS // BATCH):
             batch = image.repeat((BATCH, 1, 1, 1))
             with torch.no_grad():
                 votes = net(batch + torch.randn_like(batch) * SIGMA).argmax(1).cpu()
-            counts += np.bincount(votes, minlength=10)
+            np.bincount(votes, minlength=10)
 
 
 def main() -> None:

@@ -80,6 +80,7 @@ def problems(session: Session) -> Iterator[Problem]:
             yield from on_images(session, images, shape, dtype)
     yield from on_rows(session)
     yield from of_abs(session)
+    yield from unsized(session, {"noisy_copies", "count_votes_"})
 
 
 def on_cpu(session: Session) -> Iterator[Problem]:
@@ -90,11 +91,13 @@ def on_cpu(session: Session) -> Iterator[Problem]:
     others.append(decode(session))
     yield from others
     known = {problem.op for problem in others} | STEPS.keys() | set(IN_ABS)
-    for name, card in CARDS.items():
-        if name not in known:
-            every = card.samples(session.device, card.dtypes[0])
-            largest = max(every, key=lambda args: args[0].numel())
-            yield Problem(name, "", "a sample of its card", lambda seed, args=largest: args)
+    yield from unsized(session, CARDS.keys() - known)
+
+
+def unsized(session: Session, names: set[str]) -> Iterator[Problem]:
+    for name, card in ((name, CARDS[name]) for name in sorted(names)):
+        largest = max(card.samples(session.device, card.dtypes[0]), key=lambda args: args[0].numel())
+        yield Problem(name, "", "a sample of its card", lambda seed, args=largest: args)
 
 
 def _label(images: str, shape: Shape, dtype: torch.dtype) -> str:

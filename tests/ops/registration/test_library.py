@@ -130,7 +130,7 @@ def test_one_of_another_python(tmp_path):
     assert library._of_another_python(tmp_path) == ""
     (tmp_path / FOREIGN).touch()
     assert library._of_another_python(tmp_path) == (
-        f"{FOREIGN} is of another Python than this, {EXTENSION_SUFFIXES[0]}: install fastadv again"
+        f"{FOREIGN} is for another Python than this one, {EXTENSION_SUFFIXES[0]}: install fastadv again"
     )
     (tmp_path / f"_C{EXTENSION_SUFFIXES[0]}").touch()
     assert library._of_another_python(tmp_path) == ""
@@ -143,6 +143,6 @@ def test_one_of_another_version_gives_way_to_the_references(versions, monkeypatc
     extension, fault = library._load_extension()
     assert extension is None
     built = versions.get("__version__", "an older version")
-    assert fault == f"it was built for {built}, and this is {fastadv.__version__}: install fastadv again"
+    assert fault == f"it was built for fastadv {built}, and this is {fastadv.__version__}: install fastadv again"
     assert fault in logged.text
     assert extension_build() is None  # a card names what built the kernels that ran
