@@ -77,7 +77,7 @@ def _again(
         raise InputError(f"ids: expected images that were certified, got {number}")
     place = places[0]
     x, _, ids = next(batches(dataset, 1, order=torch.tensor([number]), workers=0))
-    levels, n0 = smoothed.levels(x), certificates.card["config"]["n0"]
+    levels, ids, n0 = smoothed.levels(x), ids.cpu(), certificates.card["config"]["n0"]
     draws, prediction = int(certificates.draws[place]), int(certificates.prediction[place])
     votes = levels.new_zeros(1, smoothed.classes(levels))
     for _ in smoothed.passes(levels, ids, torch.full_like(ids, n0), {0: draws}, votes):
@@ -126,7 +126,8 @@ def contradictions(
     place = {number: k for k, number in enumerate(certificates.ids.tolist())}
     rows = torch.tensor([place.get(number, -1) for number in ids.tolist()])
     point = (noise.levels(x_adv, sound=False).double() * noise.step).cpu()
-    moved = noise.norm(torch.inf, box=(-torch.inf, torch.inf)).distance(point, x.double().cpu())
+    center = (noise.levels(x, sound=config["sound"]).double() * noise.step).cpu()
+    moved = noise.norm(torch.inf, box=(-torch.inf, torch.inf)).distance(point, center)
     within = (rows >= 0) & (moved <= certificates.radius[rows]) & ~certificates.abstained[rows]
     if not bool(within.any()):
         return ids[:0].cpu()

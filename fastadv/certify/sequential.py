@@ -48,7 +48,7 @@ def thresholds(probability: float, alpha: float, looks: tuple[int, ...]) -> dict
     """Return the test whether a probability is at least this one, by numbers of draws.
 
     Args:
-        probability: above 0; from 1 on nothing is accepted.
+        probability: above 0; from 1 on the answer is no.
         alpha: bounds the error of each answer, over all looks together.
         looks: numbers of draws, in order.
 
@@ -57,7 +57,7 @@ def thresholds(probability: float, alpha: float, looks: tuple[int, ...]) -> dict
     """
     draws = np.asarray(looks)
     if probability >= 1:
-        return {look: Decision(look + 1, -1) for look in looks}
+        return {look: Decision(look + 1, look) for look in looks}
     bound = -math.log(alpha) + SLACK
 
     def beyond(hits: NDArray[Any]) -> NDArray[Any]:

@@ -110,7 +110,7 @@ def smooth(
     with processes.agreement():
         dataset, noise = as_dataset(data, "data"), Noise(sigma, norm)
         check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
-        check_share("alpha", alpha)
+        check_alpha(alpha)
         check_progress(progress)
         flags = check_flag("sequential", sequential), check_flag("sound", sound)
         asked = None if radii is None else tuple(_radius(radius) for radius in radii)
@@ -196,7 +196,8 @@ def predict(
     Source:
         Cohen et al. 2019 (arXiv 1902.02918), the function PREDICT, a two-sided binomial test.
     """
-    check_count("n", n, 1), check_count("batch_size", batch_size, 1), check_share("alpha", alpha)
+    check_count("n", n, 1), check_count("batch_size", batch_size, 1)
+    check_alpha(alpha)
     prepared = prepare(model, work=len(x) * n, freeze=freeze)
     smoothed = Smoothed(prepared, Noise(sigma, norm), rng.derive(seed, "predict"), batch_size, sound)
     numbers = torch.arange(len(x)) if ids is None else ids.cpu()
@@ -279,10 +280,12 @@ def _certify(
 ) -> dict[str, Tensor]:
     """Certify the images at these positions."""
     x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0))
-    levels = smoothed.levels(x)
+    levels, y, ids = smoothed.levels(x), y.cpu(), ids.cpu()
     chosen = smoothed.votes(levels, ids, n0)
     if y.min() < 0 or y.max() >= chosen.shape[1]:
-        raise InputError(f"data: expected labels from 0 to {chosen.shape[1] - 1}, got {int(y.max())}")
+        raise InputError(
+            f"data: expected labels from 0 to {chosen.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
+        )
     prediction = chosen.argmax(1)
     charge = smoothed.noise.charge(levels[0].numel())
     votes, drawn = torch.zeros_like(chosen, device=levels.device), torch.full_like(ids, n0)
@@ -304,6 +307,11 @@ def _certify(
 def _read(of: str, path: Path) -> dict[str, Tensor] | None:
     tensors, metadata = load_tensors(path)
     return tensors if metadata.get("of") == of else None
+
+
+def check_alpha(alpha: Any) -> None:
+    if not 1e-12 <= check_share("alpha", alpha) < 0.5:
+        raise InputError(f"alpha: expected a number from 1e-12 to below 0.5, got {alpha}")
 
 
 def _radius(radius: Any) -> float:

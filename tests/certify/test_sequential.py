@@ -70,8 +70,8 @@ def test_thresholds_are_the_least_that_reach_the_bound() -> None:
                     assert (ratio >= 100) == (k >= accept)
 
 
-def test_no_probability_of_one_or_more_is_ever_accepted() -> None:
-    assert all(test == (look + 1, -1) for look, test in thresholds(1.0, 0.1, (5, 10)).items())
+def test_a_probability_of_one_or_more_is_refused_at_once() -> None:
+    assert all(test == (look + 1, look) for look, test in thresholds(1.0, 0.1, (5, 10)).items())
 
 
 def test_lower_bound_is_the_largest_probability_that_is_refused() -> None:

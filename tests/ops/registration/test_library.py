@@ -143,6 +143,8 @@ def test_one_of_another_version_gives_way_to_the_references(versions, monkeypatc
     extension, fault = library._load_extension()
     assert extension is None
     built = versions.get("__version__", "an older version")
-    assert fault == f"it was built for fastadv {built}, and this is {fastadv.__version__}: install fastadv again"
+    assert (
+        fault == f"it was built for fastadv {built}, and this is {fastadv.__version__}: install fastadv again"
+    )
     assert fault in logged.text
     assert extension_build() is None  # a card names what built the kernels that ran
