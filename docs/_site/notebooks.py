@@ -1,5 +1,6 @@
 """Executed pages as notebooks to download."""
 
+import json
 import re
 from pathlib import Path
 
@@ -18,7 +19,14 @@ def offer(app: Sphinx, name: str, source: list[str]) -> None:
 def in_jupyter(app: Sphinx, error: Exception | None) -> None:
     """Write the site's roles and links as plain text, which is all that Jupyter knows of them."""
     for path in Path(app.outdir).glob("_downloads/*/*.ipynb"):
-        text = path.read_text(encoding="utf-8")
-        text = re.sub(rf'\s*"{{nb-download}}`{OFFER}[^"]*",', "", text)
-        text = re.sub(r"\{[\w:-]+\}`~?([^`<]+?)(?: <[^`]*>)?`", r"`\1`", text)
-        path.write_text(re.sub(r"\[([^\]]+)\]\([^)]+\.md[^)]*\)", r"\1", text), encoding="utf-8")
+        book = json.loads(path.read_text(encoding="utf-8"))
+        for cell in book["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = _plain("".join(cell["source"]))
+        path.write_text(json.dumps(book), encoding="utf-8")
+
+
+def _plain(text: str) -> str:
+    text = re.sub(rf"\{{nb-download\}}`{OFFER}.*\n+", "", text)
+    text = re.sub(r"\{[\w:-]+\}`~?([^`<]+?)(?: <[^`]*>)?`", r"`\1`", text)
+    return re.sub(r"\[([^\]]+)\]\([^)]+\.md[^)]*\)", r"\1", text)
