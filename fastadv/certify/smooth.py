@@ -188,7 +188,7 @@ def predict(
         freeze: as in `smooth`.
 
     Returns:
-        int64 [B]: classes, -1 where two classes are too close to tell.
+        The classes, int64 [B]; -1 where two classes are too close to tell.
 
     Raises:
         InputError: an argument is out of range, or images are off the grid.
