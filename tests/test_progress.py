@@ -56,6 +56,7 @@ def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.C
         call("yes")
 
 
+@pytest.mark.slow
 def test_autoattack_says_what_each_component_leaves(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = DATA[0], DATA[1].clone()
     y[0] = (y[0] + 1) % 10  # wrong without an attack
