@@ -31,7 +31,7 @@ from fastadv.runs.files import load_tensors, save_tensors, seal
 from fastadv.runs.keeper import Keeper
 from fastadv.threat import L2
 
-PART = 128  # images of a part: what a stopped run loses, and what processes take in turn
+PART = 16  # images of a part: what a stopped run loses, and what processes take in turn
 IDENTITY = "certificates.json"
 
 
@@ -83,7 +83,7 @@ def smooth(
         seed: of all draws.
         limit: use the first samples only, as `fastadv.evaluate` does.
         batch_size: noisy copies that pass at once; those of several images share a batch.
-        run_dir: a folder that keeps what is certified; a stopped run loses at most 128 images a process.
+        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process.
         resume: continue the run of `run_dir`.
         identity: as in `fastadv.evaluate`.
         progress: True shows a bar on stderr; a function is called with (images done, images in all).

@@ -55,7 +55,7 @@ for command, example in (
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
-    (certify, f"fastadv certify {MODEL} --sigma 0.25 --radii 0.1,0.25 --run-dir runs/certified"),
+    (certify, f"fastadv certify {MODEL} --sigma 0.25 --rounded --run-dir runs/certified"),
     (merge, "fastadv merge runs/judged --out runs/judged"),
     (models, "fastadv models --data cifar10 --norm linf"),
     (doctor, "fastadv doctor"),

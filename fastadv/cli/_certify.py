@@ -32,11 +32,11 @@ class Smoothing(Panel, title="Smoothing"):
     sequential: bool = o.option(
         True, "Stop as soon as all radii are decided; else make all draws.", "--sequential/--all-draws"
     )
-    sound: bool = o.option(True, "Refuse images off the grid of 1/255.", "--sound/--rounded")
+    sound: bool = o.option(True, "Refuse images off the grid of 1/255, as the digits are; or take the nearest points.", "--sound/--rounded")
 
 
 class Kept(Panel, title="Results"):
-    run_dir: Path | None = o.folder(None, "Keep what is certified here, 128 images at a time.")
+    run_dir: Path | None = o.folder(None, "Keep what is certified here, 16 images at a time.")
     resume: o.Resume = False
     batch_size: int = o.count(1024, "Noisy copies that pass at once.", "--batch-size")
 

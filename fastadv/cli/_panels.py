@@ -44,8 +44,8 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST = 12  # options that --help shows: of a command that has more, what is required and these
 COMMON = {
     *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
-    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "sigma", "draws", "help"),
-    "help_all",
+    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "sigma", "draws", "sound"),
+    *("help", "help_all"),
 }
 METAVARS = {bool: "", int: "N", float: "NUMBER", str: "NAME", list[str]: "NAME", Path: "FILE"}
 rich_utils.RANGE_STRING = ""  # behind N in the help: no bounds such as 9223372036854775807
