@@ -32,7 +32,10 @@ class Smoothing(Panel, title="Smoothing"):
     sequential: bool = o.option(
         True, "Stop as soon as all radii are decided; else make all draws.", "--sequential/--all-draws"
     )
-    sound: bool = o.option(True, "Refuse images off the grid of 1/255, as the digits are; or take the nearest points.", "--sound/--rounded")
+    sound: bool = o.option(
+        True, "Refuse images off the grid of 1/255, as the digits are; or take the nearest points.",
+        "--sound/--rounded",
+    )  # fmt: skip
 
 
 class Kept(Panel, title="Results"):
