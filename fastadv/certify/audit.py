@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.certify.noise import Noise
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.certify.smooth import Smoothed, predict
@@ -15,7 +14,6 @@ from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.engine import Plain
 from fastadv.errors import InputError
-from fastadv.threat import L1, L2
 
 
 class Audit(NamedTuple):
@@ -62,7 +60,7 @@ def audit(
     if prepared is None or dataset is None:
         raise InputError("model, data: expected those that were certified; pass model= and data=")
     config = certificates.card["config"]
-    noise = Noise(config["sigma"], L1 if config["norm"] == "L1" else L2)
+    noise = certificates.noise
     seed = rng.derive(config["seed"], "certify")
     smoothed = Smoothed(Plain(prepared), noise, seed, config["batch_size"], config["sound"])
     judge, images = judge_of(noise, config), as_dataset(dataset)
@@ -79,10 +77,7 @@ def _again(
     x, _, ids = next(batches(dataset, 1, order=torch.tensor([number]), workers=0))
     levels, ids, n0 = smoothed.levels(x), ids.cpu(), certificates.card["config"]["n0"]
     draws, prediction = int(certificates.draws[place]), int(certificates.prediction[place])
-    votes = levels.new_zeros(1, smoothed.classes(levels))
-    for _ in smoothed.passes(levels, ids, torch.full_like(ids, n0), {0: draws}, votes):
-        pass
-    hits = int(votes[0, prediction])
+    hits = int(smoothed.votes(levels, ids, draws, first=n0)[0, prediction])
     radius = judge.radius(hits, draws, smoothed.noise.charge(levels[0].numel()))
     then = int(certificates.hits[place]), float(certificates.radius[place])
     return Audit(number, (then[0], hits), (then[1], radius))
@@ -121,12 +116,11 @@ def contradictions(
     model = certificates.of[0] if model is None else model
     if model is None:
         raise InputError("model: expected the one that was certified; pass model=")
-    config = certificates.card["config"]
-    noise = Noise(config["sigma"], L1 if config["norm"] == "L1" else L2)
+    config, noise = certificates.card["config"], certificates.noise
     place = {number: k for k, number in enumerate(certificates.ids.tolist())}
     rows = torch.tensor([place.get(number, -1) for number in ids.tolist()])
-    point = (noise.levels(x_adv, sound=False).double() * noise.step).cpu()
-    center = (noise.levels(x, sound=config["sound"]).double() * noise.step).cpu()
+    point = noise.points(noise.levels(x_adv, sound=False)).cpu()
+    center = noise.points(noise.levels(x, sound=config["sound"])).cpu()
     moved = noise.norm(torch.inf, box=(-torch.inf, torch.inf)).distance(point, center)
     within = (rows >= 0) & (moved <= certificates.radius[rows]) & ~certificates.abstained[rows]
     if not bool(within.any()):

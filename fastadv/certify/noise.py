@@ -119,6 +119,10 @@ class Noise:
             )
         return (whole * self.steps).to(torch.int32)
 
+    def points(self, levels: Tensor) -> Tensor:
+        """Return the points of the grid, float64, of whole numbers of its steps."""
+        return levels.double() * self.step
+
 
 @dataclass(frozen=True)
 class Table:

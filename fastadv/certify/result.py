@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv.certify.noise import Noise
 from fastadv.engine import Prepared
+from fastadv.threat import THREATS
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Certificates:
     failed: Tensor
     radii: tuple[float, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def noise(self) -> Noise:
+        """The noise that smoothed the model."""
+        config = self.card["config"]
+        return Noise(config["sigma"], THREATS[config["norm"].lower()])
 
     @property
     def correct(self) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv._checks import check_count, check_flag, check_share
+from fastadv._checks import check_count, check_flag, check_number, check_share
 from fastadv.certify.noise import Noise
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
@@ -112,14 +112,14 @@ def smooth(
         check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
         check_alpha(alpha)
         check_progress(progress)
-        flags = check_flag("sequential", sequential), check_flag("sound", sound)
-        asked = None if radii is None else tuple(_radius(radius) for radius in radii)
+        check_flag("sequential", sequential), check_flag("sound", sound)
+        asked = None if radii is None else tuple(check_number("radii", radius, 0) for radius in radii)
         if asked is not None and not asked:
             raise InputError("radii: expected at least one, got none; leave them out for a ladder")
         count = sample_count(dataset, limit)
         prepared = prepare(model, work=count * n, freeze=freeze)
         rule = {"sigma": sigma, "norm": noise.norm.__name__, "n0": n0, "n": n, "alpha": alpha}
-        rule |= {"radii": asked, "sequential": flags[0], "sound": flags[1], "seed": seed}
+        rule |= {"radii": asked, "sequential": sequential, "sound": sound, "seed": seed}
         config = {**rule, "limit": limit, "batch_size": batch_size}
         if kept := run_dir is not None or processes.world() > 1:
             config["model"] = describe(prepared, identity=identity)
@@ -147,7 +147,7 @@ def smooth(
         for part in processes.in_turn(len(parts), make):
             done.append(part)
             if tick is not None and not processes.rank():
-                tick(sum(len(each["y"]) for each in done), count)
+                tick(min(len(done) * PART, count), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [*prepared.notes, *([] if sound else ["certified are the nearest points on the grid"])]
     measured = {"forwards": prepared.forwards, "notes": notes}
@@ -224,13 +224,13 @@ class Smoothed:
 
     def classes(self, levels: Tensor) -> int:
         """Return how many classes the model has."""
-        return self.prepared((levels[:1].double() * self.noise.step).to(self.dtype)).shape[1]
+        return self.prepared(self.noise.points(levels[:1]).to(self.dtype)).shape[1]
 
-    def votes(self, levels: Tensor, ids: Tensor, n: int) -> Tensor:
-        """Return how often each image [B] is given each class in its first n draws, int32 [B, K]."""
+    def votes(self, levels: Tensor, ids: Tensor, n: int, first: int = 0) -> Tensor:
+        """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
         votes = levels.new_zeros(len(levels), self.classes(levels))
         wanted = dict.fromkeys(range(len(levels)), n)
-        for _ in self.passes(levels, ids, torch.zeros(len(levels), dtype=torch.int64), wanted, votes):
+        for _ in self.passes(levels, ids, torch.full_like(ids, first), wanted, votes):
             pass
         return votes.cpu()
 
@@ -312,10 +312,3 @@ def _read(of: str, path: Path) -> dict[str, Tensor] | None:
 def check_alpha(alpha: Any) -> None:
     if not 1e-12 <= check_share("alpha", alpha) < 0.5:
         raise InputError(f"alpha: expected a number from 1e-12 to below 0.5, got {alpha}")
-
-
-def _radius(radius: Any) -> float:
-    number = isinstance(radius, int | float) and not isinstance(radius, bool)
-    if not (number and 0 <= radius < float("inf")):
-        raise InputError(f"radii: expected finite numbers of at least 0, got {radius!r}")
-    return float(radius)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.certify import smooth
+from fastadv.certify.smooth import IDENTITY
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT
+from fastadv.cli._measure import kept_in
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._panels import Panel
 from fastadv.cli._shared import Images, Machine, Network
@@ -17,7 +18,6 @@ from fastadv.text import percent
 from fastadv.threat import L1, L2
 
 NORMS = {"l2": L2, "l1": L1}
-CERTIFICATES = "certificates.json"
 
 
 class Smoothing(Panel, title="Smoothing"):
@@ -56,11 +56,10 @@ def certify(
     Several processes share the images: torchrun --nproc-per-node 4 -m fastadv certify ...
     """
     o.look_up("norm", smoothing.norm, NORMS)
-    o.check_run_dir(results.run_dir, results.resume, CERTIFICATES, "certificates")
+    o.check_run_dir(results.run_dir, results.resume, IDENTITY, "certificates")
     radii = None if smoothing.radii is None else o.parse_numbers(smoothing.radii)
     place, run_dir = machine.place(), results.run_dir
-    kept = NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
-    with interruptible(kept):
+    with interruptible(kept_in(run_dir)):
         dataset = images.load()
         net = network.load(dataset, place, machine.seed)
         with progress("certificates") as tick:

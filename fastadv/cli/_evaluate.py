@@ -11,7 +11,7 @@ from typing import Any
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, Watched, ending, print_results, watch
+from fastadv.cli._measure import Watched, ending, kept_in, print_results, watch
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, write_entry
@@ -160,8 +160,7 @@ class Job:
     def run(self) -> None:
         machine, run_dir = self.machine, self.results.run_dir
         place = machine.place()
-        kept = NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
-        with interruptible(kept):
+        with interruptible(kept_in(run_dir)):
             dataset = self.dataset = self.images.load()
             self.lacks = self.benchmark.lacks(self.images, len(dataset))
             self.net = machine.twin(self.network.load(dataset, place, machine.seed))

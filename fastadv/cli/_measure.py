@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -19,6 +20,11 @@ from fastadv.runs.description import describe
 DOUBTFUL = 3  # the exit code of --strict where an accuracy is in doubt
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
+
+
+def kept_in(run_dir: Path | None) -> str:
+    """Return what a stopped command says of its results."""
+    return NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: add --resume to continue"
 
 
 class Watched:

@@ -11,8 +11,6 @@ from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES, Schedule
 
-# what the command line sets where the recipe leaves it open
-DEFAULTS = {"steps": 7, "replays": 4}
 RECIPE_HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
 AUGMENT_HELP = f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+flip+cutout:size=8."
 RAMP_HELP = "Let the radius grow in this many first epochs, or in a share of all."
@@ -22,7 +20,7 @@ class RecipeOptions(Budget, title="Recipe"):
     """What the command line says beside the recipe's name; None where it says nothing."""
 
     recipe: str = o.option("standard", RECIPE_HELP)
-    steps: int | None = o.count(None, f"Steps of the recipe; {DEFAULTS['steps']} by default.")
+    steps: int | None = o.count(None, "Steps of the recipe; 7 by default.")
     awp: float | None = o.number(None, "Strength of adversarial weight perturbation (AWP): 0.005.")
 
 
@@ -40,8 +38,7 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
                 o.refuse(f"{flag} has no effect on the recipe {text}; leave it out.")
             arguments[key] = value
     needed = [key for key, parameter in keys.items() if parameter.default is parameter.empty]
-    open_ = {key: value for key, value in DEFAULTS.items() if key in needed}
-    if missing := [key for key in needed if key not in open_ | arguments]:
+    if missing := [key for key in needed if key not in arguments]:
         o.refuse(f"the recipe {name} needs {' and '.join(missing)}: {name}:{missing[0]}=VALUE.")
     if "threat" in takes:
         if options.radius is None:
@@ -49,7 +46,7 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
         arguments["threat"] = o.make_threat(options.norm or "linf", options.radius)
     elif options.norm is not None and options.radius is None:
         o.refuse("--norm has no effect without --radius; leave it out, or give both.")
-    recipe: Recipe | OwnStep = kind(**open_ | arguments)
+    recipe: Recipe | OwnStep = kind(**arguments)
     if options.awp is not None:
         recipe = AWP(recipe, options.awp)  # type: ignore[arg-type]
     return recipe

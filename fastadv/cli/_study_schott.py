@@ -13,14 +13,12 @@ from fastadv.cli._panels import add
 from fastadv.cli._shared import load_data, make_device
 from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
-from fastadv.cli._study_smoothing import smoothing
+from fastadv.cli._study_smoothing import OFFICIAL, smoothing
 from fastadv.data._load import data_folder
 from fastadv.studies.schott2018 import paper, report
 from fastadv.studies.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
 from fastadv.studies.schott2018.subjects import Subjects
 from fastadv.studies.study import REPORT, RESULTS
-
-OFFICIAL = "abs_official"
 
 study_app = typer.Typer()
 

@@ -53,17 +53,11 @@ def train(
         net = network.load(dataset, place, seed, fresh=True)
         tested = test_set if held_out is None else held_out
         with progress("training") as bar:
-
-            def tick(step: int, steps: int) -> None:
-                loss = f"; loss {done[-1].loss:.4f} in epoch {done[-1].epoch}" if done else ""
-                epochs = optimizing.epochs
-                bar.named(f"epoch {-(-step * epochs // steps)} of {epochs}{loss}", step, steps)
-
             run = each_epoch(
                 net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
                 optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,
                 test_set=test_set, test_attacks=None if tested is None else _test_attacks(options, seed),
-                run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=tick,
+                run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=bar,
                 optimization=optimization, ending=end, execution=execution,
                 measuring=Measuring(validation_set=held_out, test_every=images.test_every),
             )  # fmt: skip

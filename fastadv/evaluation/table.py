@@ -161,7 +161,7 @@ class Table:
     def _certified(self, row: Row) -> str:
         """Return the certified accuracy within the radius of an attack, "-" for one of another norm."""
         proved, threat = self.certificates, row.threat
-        if proved is None or threat is None or type(threat).__name__ != proved.card["config"]["norm"]:
+        if proved is None or threat is None or type(threat) is not proved.noise.norm:
             return "-" if proved is not None else ""
         return percent(proved.accuracy(float(threat.radius)))
 
