@@ -203,9 +203,21 @@ def _channels_last(tensor: Tensor) -> Tensor:
     )
 
 
+def _writes_out_of_bounds(part: nn.Module) -> bool:
+    """Tell whether oneDNN's channels-last weight gradient may corrupt memory (uxlfoundation/oneDNN#6035)."""
+    return (
+        isinstance(part, nn.Conv2d)
+        and set(part.kernel_size) == {1}
+        and set(part.stride) != {1}
+        and part.in_channels // part.groups < 16
+    )
+
+
 def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
     """Try, on copies, whether the model runs with channels-last weights, as one with `view` may not."""
     if not has_conv2d(model) or not all(parameter.is_contiguous() for parameter in model.parameters()):
+        return False
+    if not x.is_cuda and any(_writes_out_of_bounds(part) for part in model.modules()):
         return False
     state = {name: _channels_last(tensor) for name, tensor in model.state_dict().items()}
     cuda = [x.device] if x.is_cuda else []

@@ -27,6 +27,12 @@ def test_the_probe_leaves_no_trace():
         assert value.is_contiguous()
 
 
+@pytest.mark.parametrize(("channels", "stride", "allowed"), [(15, 2, False), (16, 2, True), (15, 1, True)])
+def test_a_layer_whose_weight_gradient_writes_out_of_bounds_stays_contiguous(channels, stride, allowed):
+    model = nn.Sequential(nn.Conv2d(channels, 8, 1, stride=stride), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert allows_channels_last(model, torch.rand(2, channels, 8, 8)) is allowed
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_weights_are_contiguous_again_afterwards(optimizer):
     model = net()
