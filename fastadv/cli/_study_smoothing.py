@@ -23,6 +23,7 @@ def smoothing(
     epochs: int = o.count(90, "Epochs of each training."),
     samples: int = o.count(1000, "Test images that are certified.", "--samples", "-n"),
     draws: int = o.count(100_000, "Draws for each of them."),
+    precision: str = o.option("fp32", "Of the networks that are certified: fp32 or bf16.", metavar="NAME"),
     tiny: bool = o.option(False, "Every part in seconds, on the embedded digits.", "--tiny"),
     data_dir: o.DataDir = None,
     run_dir: Path = o.folder(Path("smoothing"), "Folder for all results; an interrupted run resumes."),
@@ -34,7 +35,8 @@ def smoothing(
     Where the folder of the data sets holds abs_official/, the bounds of ABS stand beside them.
     """
     asked = study.Settings(epochs=epochs, samples=samples, draws=draws)
-    settings = replace(study.TINY if tiny else asked, seed=seed)
+    o.look_up("precision", precision, ("fp32", "bf16"))
+    settings = replace(study.TINY if tiny else asked, seed=seed, precision=precision)
     settings = replace(settings, recipes=o.split_names(recipes) or settings.recipes)
     for name in settings.recipes:
         o.look_up("recipe", name, study.PUBLISHED)

@@ -151,7 +151,16 @@ class LeNet(nn.Module):
             self.linear_1 = nn.Linear(500, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = max_pool2d(torch.relu(self.conv_0(check_batch(x, self.shape))), 2)
-        x = max_pool2d(torch.relu(self.conv_1(x)), 2).flatten(1)
+        x = torch.relu(_pooled(self.conv_0(check_batch(x, self.shape))))
+        x = torch.relu(_pooled(self.conv_1(x))).flatten(1)
         logits: Tensor = self.linear_1(torch.relu(self.linear_0(x)))
         return logits
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """Return the maxima of 2x2 pixels; without a gradient, PyTorch's own pooling takes 2 to 12 times as long."""
+    if torch.is_grad_enabled():
+        return max_pool2d(x, 2)
+    x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+    x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(x[..., ::2], x[..., 1::2])
