@@ -1,9 +1,11 @@
 """Checks of arguments that every layer shares. They raise InputError: what was expected, and what came."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -16,6 +18,8 @@ SYNONYMS = {
     **dict.fromkeys(("iterations", "iters", "n_iter", "nb_iter", "max_iter", "num_steps"), "steps"),
     **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
 }
+P = ParamSpec("P")
+R = TypeVar("R")
 OnEvent = Callable[[Mapping[str, Any]], None]
 """What `fa.evaluate` and `fa.train.Measuring` tell the numbers of a run."""
 
@@ -92,8 +96,24 @@ def meant(name: Any, known: Iterable[str]) -> str:
     plain = {each.lstrip("-").replace("-", "_").lower(): each for each in known}
     word = str(name).lstrip("-").replace("-", "_").lower()
     word = SYNONYMS.get(word, word)
-    near = [word] if word in plain else get_close_matches(word, plain, 2)
+    swapped = [each for each in plain if sorted(each) == sorted(word)]
+    near = [word] if word in plain else [*dict.fromkeys([*swapped, *get_close_matches(word, plain, 2)])][:2]
     return f"; did you mean {' or '.join(repr(plain[each]) for each in near)}?" if near else ""
+
+
+def knowing(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function say which argument was meant where it is called with one that it does not have."""
+    known = inspect.signature(function).parameters
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs.keys() - known.keys():
+            radius = "threat" in known and SYNONYMS.get(name, name) == "radius"
+            told = f"; write threat=fa.Linf({kwargs[name]})" if radius else meant(name, known)
+            raise TypeError(f"{function.__name__}: no argument {name!r}{told}")
+        return function(*args, **kwargs)
+
+    return called
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastadv as fa
 from fastadv._checks import check_choice, check_count, check_number, check_seed, check_share, meant
 from fastadv.errors import InputError
 
@@ -24,6 +25,12 @@ def test_counts():
 def test_what_was_meant(given, near):
     told = meant(given, ["pgd", "--radius", "--steps", "--step-size"])
     assert told == (f"; did you mean {near!r}?" if near else "")
+
+
+def test_an_argument_that_a_function_does_not_have():
+    for name, says in (("epsilon", r"write threat=fa\.Linf\(0\.1\)$"), ("limits", "did you mean 'limit'")):
+        with pytest.raises(TypeError, match=f"evaluate: no argument '{name}'; {says}"):
+            fa.evaluate(None, None, **{name: 0.1})
 
 
 def test_numbers():
@@ -47,7 +54,7 @@ def test_choices():
     assert check_choice("attack", "pgd", known) == "pgd"
     for value, said in (
         ("PGD", "got 'PGD'; did you mean 'pgd'[?]$"),
-        ("pdg", "got 'pdg'; did you mean 'pdgd' or 'pgd'[?]$"),
+        ("pdg", "got 'pdg'; did you mean 'pgd' or 'pdgd'[?]$"),
         ("square", "attack: expected one of pgd, pdgd, fgsm or your own, got 'square'$"),
         (["pgd"], r"got \['pgd'\]"),
         (None, "got None$"),

@@ -100,7 +100,8 @@ def cw(
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf 1,000 as in the authors'
             code.
         searches: the largest number of searches, an integer >= 1. None is 9 as in the authors' code, in Linf
-            75, which is as many as there can be.
+            75, which is as many as there can be. So L2 takes up to 90,000 steps an image by default;
+            for a first look, give steps=100, searches=3.
         constant: that of the first search, a number > 0. None is 4 times what a linear model needs for L2;
             for Linf, 0.3 over the largest gradient element. In "published" it is 0.001 in L2 and 1e-5 in
             Linf, for a box of width 1.

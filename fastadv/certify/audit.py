@@ -64,6 +64,8 @@ def audit(
     seed = rng.derive(config["seed"], "certify")
     smoothed = Smoothed(Plain(prepared), noise, seed, config["batch_size"], config["sound"])
     judge, images = judge_of(noise, config), as_dataset(dataset)
+    if not isinstance(ids, Tensor | Sequence):
+        raise InputError(f"ids: expected the ids of images, such as [0, 5], got {ids!r}")
     return [_again(certificates, int(one), smoothed, judge, images) for one in ids]
 
 
@@ -127,15 +129,7 @@ def contradictions(
         return ids[:0].cpu()
     chosen, numbers = point[within].float(), ids.cpu()[within]
     decided = predict(
-        model,
-        chosen,
-        config["sigma"],
-        n,
-        config["alpha"],
-        norm=noise.norm,
-        sound=False,
-        seed=seed,
-        ids=numbers,
-    )
+        model, chosen, noise.sigma, n, config["alpha"], norm=noise.norm, sound=False, seed=seed, ids=numbers
+    )  # fmt: skip
     other = (decided.cpu() >= 0) & (decided.cpu() != certificates.prediction[rows[within]])
     return numbers[other]

@@ -1,7 +1,7 @@
 """Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv._checks import check_count, check_flag, check_number, check_share
+from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
 from fastadv.certify.noise import Noise
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
@@ -35,6 +35,7 @@ PART = 16  # images of a part: what a stopped run loses, and what processes take
 IDENTITY = "certificates.json"
 
 
+@knowing
 def smooth(
     model: nn.Module | Prepared,
     data: Data,
@@ -113,9 +114,7 @@ def smooth(
         check_alpha(alpha)
         check_progress(progress)
         check_flag("sequential", sequential), check_flag("sound", sound)
-        asked = None if radii is None else tuple(check_number("radii", radius, 0) for radius in radii)
-        if asked is not None and not asked:
-            raise InputError("radii: expected at least one, got none; leave them out for a ladder")
+        asked = None if radii is None else _checked(radii)
         count = sample_count(dataset, limit)
         prepared = prepare(model, work=count * n, freeze=freeze)
         rule = {"sigma": sigma, "norm": noise.norm.__name__, "n0": n0, "n": n, "alpha": alpha}
@@ -149,13 +148,17 @@ def smooth(
             if tick is not None and not processes.rank():
                 tick(min(len(done) * PART, count), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
-    notes = [*prepared.notes, *([] if sound else ["certified are the nearest points on the grid"])]
-    measured = {"forwards": prepared.forwards, "notes": notes}
+    notes = [] if sound else ["certified are the nearest points on the grid"]
+    most = judge.radius(n, n, 0.0)
+    if beyond := [radius for radius in asked or (0.0,) if radius > most or not most]:
+        notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
+    measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
     result = Certificates(**together, radii=asked or (), card=card("certificates", config, **measured))
     result.remember(prepared, dataset)
     return result
 
 
+@knowing
 def predict(
     model: nn.Module | Prepared,
     x: Tensor,
@@ -255,17 +258,11 @@ class Smoothed:
                     queue.popleft()
             images, counts = torch.tensor(list(taken)), torch.tensor(list(taken.values()))
             here = images.to(levels.device)
+            many, which, first = (each.to(levels.device) for each in (counts, ids[images], drawn[images]))
             copies, rows = noisy_copies(
-                levels[here],
-                counts.to(levels.device),
-                ids[images].to(levels.device),
-                drawn[images].to(levels.device),
-                table,
-                self.noise.table.center,
-                self.noise.step,
-                self.seed,
+                levels[here], many, which, first, table, self.noise.table.center, self.noise.step, self.seed,
                 dtype=self.dtype,
-            )
+            )  # fmt: skip
             count_votes_(votes, self.prepared(copies), here[rows])
             drawn[images] += counts
             for image in taken:
@@ -307,6 +304,13 @@ def _certify(
 def _read(of: str, path: Path) -> dict[str, Tensor] | None:
     tensors, metadata = load_tensors(path)
     return tensors if metadata.get("of") == of else None
+
+
+def _checked(radii: Any) -> tuple[float, ...]:
+    """Return the radii to decide on."""
+    if not isinstance(radii, Iterable) or not (given := tuple(radii)):
+        raise InputError(f"radii: expected numbers, such as (0.25, 0.5), or None for a ladder, got {radii!r}")
+    return tuple(check_number("radii", radius, 0) for radius in given)
 
 
 def check_alpha(alpha: Any) -> None:

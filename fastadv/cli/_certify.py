@@ -76,4 +76,4 @@ def certify(
     cells = [["radius", "certified accuracy"], *([f"{r:g}", percent(found.accuracy(r))] for r in sorted(at))]
     notes = [*found.card["measured"]["notes"], "of the smoothed model, not of the model itself"]
     print_table(f"{network.model} on {len(found.ids):,} images of {dataset.name}", cells, notes)
-    say(str(found))
+    say(str(found).partition("\n")[0])

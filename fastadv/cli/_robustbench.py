@@ -30,7 +30,8 @@ class RobustBench(Panel, title="RobustBench"):
         """Return what a result of the suite on `count` images is not; an entry on too few is refused."""
         text = "" if self.suite is None else shortage(images.data.partition(":")[0], count)
         if text and self.robustbench is not None:
-            o.refuse(f"--robustbench: {text}; --data-dir names the folder that holds them.")
+            todo = "leave out --samples" if images.samples else "--data-dir names the folder that holds them"
+            o.refuse(f"--robustbench: {text}; {todo}.")
         return text and f"not a result of RobustBench: {text}"
 
     def attacks(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._checks import OnEvent, check_count, check_on_event
+from fastadv._checks import OnEvent, check_count, check_on_event, knowing
 from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.certify import Certificates
 from fastadv.data.given import Data, as_dataset
@@ -35,6 +35,7 @@ from fastadv.text import percent
 from fastadv.threat import Threat
 
 
+@knowing
 def evaluate(
     model: nn.Module | Prepared,
     dataset: Data,

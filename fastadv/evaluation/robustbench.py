@@ -5,6 +5,7 @@ model_info/DATASET/NORM/, shares as percentages in text.
 """
 
 from collections.abc import Mapping
+from math import isclose
 from typing import Any
 
 from fastadv.errors import InputError
@@ -43,8 +44,16 @@ def entry(
     """Make the entry of a model for RobustBench, its fields in RobustBench's order, None where not given.
 
     Accuracies are shares; `accuracy` is that under `autoattack(version="standard")` in `threat`. unreliable:
-    whether AutoAttack raised a flag. about: fields of `SAID`.
+    whether AutoAttack raised a flag. about: fields of `SAID`. A data set of RobustBench has the radii of its
+    tables; InputError for others.
     """
+    radii = {norm: radius for (name, norm), radius in RADII.items() if name == dataset}
+    if radii and not isclose(threat.radius, radii.get(threat.norm.lower(), 0.0), rel_tol=1e-6):
+        tables = " and ".join(f"{norm} {radius:.4g}" for norm, radius in radii.items())
+        raise InputError(
+            f"threat: expected one of RobustBench's tables of {dataset}, {tables}, got {threat}; "
+            "give an entry at another radius another name of the data set"
+        )
     strange = sorted((about or {}).keys() - set(SAID))
     if strange:
         raise InputError(f"about: expected fields among {', '.join(SAID)}, got {', '.join(strange)}")

@@ -44,7 +44,7 @@ def factory(name: str) -> Callable[..., Any]:
     if module_name in SOURCES and attribute:
         return partial(create_from, module_name, attribute)
     if not module_name or not attribute or module_name.startswith("."):
-        own = ", timm:NAME, torchvision:NAME, or your own as package.module:function"
+        own = ", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own as package.module:function"
         check_choice("model", name, BUILT_IN, own)
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)

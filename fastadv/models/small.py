@@ -158,7 +158,7 @@ class LeNet(nn.Module):
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """Return the maxima of 2x2 pixels; without a gradient, PyTorch's own pooling takes 2 to 12 times as long."""
+    """Return the maxima of 2x2 pixels; without a gradient, PyTorch's own takes 2 to 12 times as long."""
     if torch.is_grad_enabled():
         return max_pool2d(x, 2)
     x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]

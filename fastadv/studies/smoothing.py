@@ -17,6 +17,7 @@ import torch
 import fastadv as fa
 from fastadv.certify import Certificates, smooth
 from fastadv.data import ImageSet
+from fastadv.engine.layout import lay_out
 from fastadv.evaluation import Curve
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.study import Watch, publish, trained, unwatched
@@ -102,7 +103,7 @@ def run(
             )  # fmt: skip
             half = settings.precision == "bf16"  # already in its fastest form
             if half:
-                net = net.to(torch.bfloat16, memory_format=torch.channels_last)
+                lay_out(net := net.to(torch.bfloat16), channels_last=True)
             certified = partial(
                 smooth, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
                 resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"), sound=sound,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_choice, check_count, check_device, check_seed
+from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing
 from fastadv._torch import sharding
 from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
@@ -46,6 +46,7 @@ from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
 
+@knowing
 def fit(
     model: nn.Module,
     train_set: Dataset[Any],

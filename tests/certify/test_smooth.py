@@ -130,6 +130,7 @@ def test_ties_go_to_the_lower_class() -> None:
         ({"sigma": 0}, "sigma"), ({"sigma": math.nan}, "sigma"), ({"n0": 0}, "n0"), ({"n": 0}, "n:"),
         ({"alpha": 0}, "alpha"), ({"alpha": 1}, "alpha"), ({"alpha": math.nan}, "alpha"),
         ({"radii": (-1,)}, "radii"), ({"radii": ()}, "radii"), ({"radii": (math.inf,)}, "radii"),
+        ({"radii": 0.1}, "such as"),
         ({"norm": fa.Linf}, "norm"), ({"batch_size": 0}, "batch_size"), ({"sequential": 1}, "sequential"),
         ({"seed": -1}, "seed"), ({"resume": True, "run_dir": 3}, "run_dir"),
     ],
@@ -149,7 +150,20 @@ def test_labels_and_classes_and_grids_that_do_not_fit() -> None:
     with pytest.raises(InputError, match="sound=False"):
         smooth(halfspace(), (x + 0.3 / 255, y), SIGMA, n=10)
     rounded = smooth(halfspace(), ((x + 0.3 / 255).clamp(max=1), y), SIGMA, n=10, sound=False)
-    assert "nearest points" in rounded.card["measured"]["notes"][-1]
+    assert "nearest points" in rounded.card["measured"]["notes"][0]
+
+
+def test_what_a_printed_result_warns_of() -> None:
+    told = str(smooth(halfspace(), images(2), SIGMA, n=100, radii=(0.1, 9.0)))
+    assert "a lower bound, for draws stopped early" in told
+    assert "\nnote: 100 draws certify" in told
+    assert "no image is certified at 9" in told
+    assert "certify 0 at most" in str(smooth(halfspace(), images(2), SIGMA, n=2))
+    whole = str(smooth(halfspace(), images(2), SIGMA, n=100, sequential=False))
+    assert "lower bound" not in whole
+    assert "note" not in whole
+    with pytest.raises(TypeError, match="no argument 'radius'; did you mean 'radii'"):
+        smooth(halfspace(), images(2), SIGMA, radius=0.1)
 
 
 @pytest.mark.slow
@@ -192,6 +206,8 @@ def test_an_audit_makes_the_same_draws_again_and_finds_what_was_changed() -> Non
     assert sum(other[0].hits) == int(found.draws[sure])
     with pytest.raises(InputError, match="certified"):
         audit(found, [99])
+    with pytest.raises(InputError, match="such as"):
+        audit(found, 0)
     stored = Certificates(**{name: getattr(found, name) for name in found.__dataclass_fields__})
     with pytest.raises(InputError, match="model, data"):
         audit(stored, [0])

@@ -95,22 +95,24 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
 
     def stopping(*arguments):
         calls.append(arguments)
-        if len(calls) == 2:
+        if len(calls) in (1, 3):
             raise KeyboardInterrupt
         return outcome(*arguments)
 
     monkeypatch.setattr(measure, "outcome", stopping)
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run", code=130)
+    assert stopped.err.endswith("nothing was finished yet: add --resume to begin again in run\n")
+    stopped = fastadv(f"evaluate {net} {LINE} --run-dir run --resume", code=130)
     assert stopped.err == "fastadv: interrupted; kept in run: add --resume to continue\n"
     seen = shown(monkeypatch, _evaluate)
     done = fastadv(f"evaluate {net} {LINE} --run-dir run --resume --out resumed.safetensors --json")
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert {each.args[2] for each in seen} == {COUNT}
     assert min(each.args[1] for each in seen) >= COUNT // 2
     written = told_and_written(done, "resumed.safetensors", direct)
     assert written.keys() >= {"x_adv", "component", "by", "status", "distances"}
     assert torch.equal(written["status"], direct.status)
     fastadv(f"evaluate {net} {LINE} --run-dir run --resume")
-    assert len(calls) == 3
+    assert len(calls) == 4
     refused(f"evaluate {net} {LINE} --run-dir run", "--resume")
     refused(f"evaluate {net} {LINE} --run-dir run --resume --radius 0.1", "another attacks")

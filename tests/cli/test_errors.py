@@ -56,7 +56,7 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} -n 50 --learning-rate -1", "learning_rate"),
         (f"construct robust {DIGITS} -n 50 --step-size -1 --out sets", "step_size"),
         (f"attack {DIGITS} --radius 0.1 -a pgdd", "there are apgd"),
-        (f"attack {DIGITS} --radius 0.1 -a pgdd", "uniform_noise; did you mean 'pgd' or 'pdgd'? Try"),
+        (f"attack {DIGITS} --radius 0.1 -a pgdd", "uniform_noise; did you mean 'pdgd' or 'pgd'? Try"),
         (f"attack {DIGITS} --radius 0.1 -a pgd:alpha=3", "freeze; did you mean 'step_size'? Try"),
         (f"attack {DIGITS} --radius 0.1 -a pgd:loss=margn", "did you mean 'margin'? Try"),
         (f"evaluate {DIGITS} --eps 0.1", "no option --eps; did you mean '--radius'? Try"),

@@ -69,7 +69,7 @@ def test_other_commands_take_it_too(fastadv, line):
     [
         (f"-m rb:{NAME} --data cifar10", "expected its weights in"),
         (f"-m rb:{NAME} -w absent.pt --data cifar10", "drive.google.com"),
-        ("-m rb:Wang2023Bettr -w net.pt --data cifar10", "such as cifar100/Linf/Wang2023Better_WRN"),
+        ("-m rb:Wang2023Bettr -w net.pt --data cifar10", "did you mean 'cifar100/Linf/Wang2023Better_WRN"),
         ("-m carmon2019unlabeled -w net.pt --data cifar10", "; give rb:carmon2019unlabeled."),
         (f"-m {NAME} -w net.pt --data cifar10", f"give rb:{NAME}."),
         ("-m rb:Standard -w net.pt --data cifar10", "give one of these"),

@@ -105,6 +105,7 @@ def test_too_few_images_are_no_result_of_robustbench(fastadv, refused, monkeypat
     line = f"evaluate {NET} -d cifar10 --suite robustbench"
     missing = "RobustBench's accuracies are of 1,000 images of cifar10, got 40: 960 are missing"
     refused(f"{line} --robustbench e.json", f"{missing}; --data-dir names the folder")
+    refused(f"{line} -n 2 --robustbench e.json", "missing; leave out --samples")
     assert f"\nnot a result of RobustBench: {missing}\n" in fastadv(line).out
     card = fastadv(f"{line} -n 9 --json").json
     assert card["measured"]["lacks"].endswith("got 9: 991 are missing")

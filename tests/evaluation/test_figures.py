@@ -149,6 +149,18 @@ def test_curves_draw_the_points_they_are_given(drawn):
     assert [text.get_text() for text in drawn[0].texts] == ["two"]
 
 
+def test_the_band_between_an_attack_and_certificates_is_filled(drawn):
+    lines = {"certified": ([0, 2], [0.6, 0]), "attacked": ([0, 1, 2], [0.8, 0.8, 0.2])}
+    figures.curves(lines, "c.png", between=("attacked", "certified"))
+    (band,) = drawn[0].axes[0].collections
+    corners = band.get_paths()[0].vertices
+    for across, (low, high) in ((0, (0.6, 0.8)), (1, (0.3, 0.8)), (2, (0, 0.2))):
+        heights = corners[np.isclose(corners[:, 0], across), 1]
+        assert (heights.min(), heights.max()) == pytest.approx((low, high))
+    with pytest.raises(InputError, match="between: expected two names among certified, attacked, got"):
+        figures.curves(lines, "c.png", between=("attacked", "x"))
+
+
 def test_lines_that_end_together_are_named_in_the_order_in_which_they_came_down(drawn):
     figures.curves({"low": ([0, 1, 3], [0.9, 0, 0]), "high": ([0, 3], [0.9, 0])}, "c.png")
     named = {

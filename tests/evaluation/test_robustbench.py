@@ -18,7 +18,12 @@ def test_entries_are_as_robustbench_writes_them():
     assert (made["clean_acc"], made["venue"], made["link"]) == ("52.92", "NeurIPS 2020", None)
     assert (made["eps"], made["autoattack_acc"], made["unreliable"]) == ("4/255", "25.32", True)
     with pytest.raises(InputError, match=r"expected fields among link, .*, got eps"):
-        entry("cifar10", "net", 1, 1, fa.Linf(0.1), about={"eps": "1"})
+        entry("cifar10", "net", 1, 1, fa.Linf(8 / 255), about={"eps": "1"})
+    with pytest.raises(InputError, match=r"tables of cifar10, linf 0\.03137 and l2 0\.5, got"):
+        entry("cifar10", "net", 1, 1, fa.Linf(0.2))
+    with pytest.raises(InputError, match="tables of cifar100"):
+        entry("cifar100", "net", 1, 1, fa.L2(0.5))
+    assert entry("digits", "net", 1, 1, fa.Linf(0.2))["eps"] == "0.2"
 
 
 def test_the_radii_are_those_of_the_leaderboards():

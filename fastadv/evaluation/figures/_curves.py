@@ -22,6 +22,7 @@ def curves(
     radius: str = "radius",
     title: str | None = None,
     chance: float | None = None,
+    between: tuple[str, str] | None = None,
 ) -> None:
     """Draw accuracy against radius, one line for each name, named at its end.
 
@@ -32,9 +33,11 @@ def curves(
         radius: the name of the axis ("L∞ radius").
         title: above the figure; None is none.
         chance: draws the accuracy of guessing; None does not.
+        between: two names, of what an attack leaves and of what is certified: the accuracy against every
+            attack lies between these lines, and the figure fills what they leave open.
 
     Raises:
-        InputError: there are no lines or too many, or lengths differ.
+        InputError: there are no lines or too many, lengths differ, or `between` names others.
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
@@ -54,6 +57,11 @@ def curves(
         # lines that end together are named in the order in which they came down
         heights = np.interp(everywhere, across, up)
         ends.append((float(heights[-1]) + 1e-6 * float(heights.mean()), name, color))
+    if between is not None:
+        if len(between) != 2 or not {*between} <= known.keys():
+            raise InputError(f"between: expected two names among {', '.join(known)}, got {between!r}")
+        (above, below), color = (np.interp(everywhere, *known[name]) for name in between), LINES[0][0]
+        axes.fill_between(everywhere, below, above, color=color, alpha=0.12, linewidth=0, zorder=2)
     if chance is not None:
         axes.axhline(chance, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
         axes.text(
