@@ -39,7 +39,6 @@ LEAST, SECONDS, MOST = 3, 3.0, 90.0  # turns, and seconds of a case; beyond the 
 
 
 def published(name: str) -> nn.Module:
-    """Return a net of torchvision at random weights, with perturbed statistics."""
     from torchvision import models
 
     torch.manual_seed(0)

@@ -10,8 +10,8 @@ Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 # modules of bench/subjects/, in the order in which they run
-ON_GPU = ("correctness", "ops", "attacks", "training", "abs", "construct")
-ON_CPU = ("ops", "attacks", "training", "construct", "memory", "abs", "large", "startup")
+ON_GPU = ("correctness", "ops", "attacks", "training", "abs", "construct", "certify")
+ON_CPU = ("ops", "attacks", "training", "construct", "certify", "memory", "abs", "large", "startup")
 
 
 def parser(doc: str | None, **more: Any) -> argparse.ArgumentParser:

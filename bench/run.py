@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct memory abs large startup anchor]
+    python bench/run.py [--only ops attacks training construct certify memory abs large startup anchor]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -8,6 +8,7 @@
     attacks    PGD on four nets against other libraries and the passes alone, with memory and result
     training   an epoch of PGD-7 against loops by hand, and of every recipe
     construct  D_rand and D_R against loops by hand
+    certify    randomized smoothing against the loop of papers and the passes alone
     memory     peak of PGD against one forward and backward
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
     large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed; with memory

@@ -114,10 +114,9 @@ class Session(Clock):
     def rotating(
         self, call: Callable[..., object], sets: Sequence[tuple[Any, ...]], captured: bool = True
     ) -> tuple[Callable[[], object], int]:
-        """Return (run, calls): a run makes so many calls, each on the next of `sets`.
+        """Return (run, calls): a run makes so many calls, each on the next of `sets`, a CUDA graph if it may.
 
-        Where `captured` and possible they are one CUDA graph, which leaves out the gaps between launches.
-        Enough sets leave out the cache, and enough rounds over them the start of a run.
+        A graph leaves out the gaps between launches, enough sets the cache, enough rounds the start of a run.
         """
 
         def each() -> None:

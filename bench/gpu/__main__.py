@@ -2,9 +2,9 @@
 
     python -m bench.gpu [STAGE ...] [--out DIR] [--budget 500] [--only TEXT] [--keep]
 
-Stages: correctness, ops, attacks, training, abs, construct; all of them where none is named. Each stage
-takes at most `--budget` seconds and some for its end, and names what did not fit. A second call goes on
-where the first stopped. JSON lines go to DIR/gpu.jsonl, and a short table is printed last.
+Stages: correctness, ops, attacks, training, abs, construct, certify; without a name, all. Each takes at most
+`--budget` seconds and some for its end, and names what did not fit. A second call goes on where the first
+stopped. JSON lines go to DIR/gpu.jsonl, and a short table is printed last.
 
 It needs torch, NumPy and Triton alone, and says what it leaves out for lack of other packages or data. On a
 machine without a GPU the same cases run at tiny sizes in Triton's interpreter and on the CPU, which tests

@@ -205,7 +205,6 @@ def engine(session: Session, precision: Any) -> Iterator[Row]:
 def engine_rows(
     session: Session, precision: Any, x: Tensor, y: Tensor, wanted: tuple[Tensor, Tensor]
 ) -> Iterator[Row]:
-    """Yield the rows of `engine`, whose gradients in float64 are `wanted`."""
     model = small_net().to(session.device)
     plain = fa.freeze(model, precision)
     found = plain.input_gradient(x, y)
@@ -288,7 +287,6 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
 
 
 def pytest(session: Session, path: str) -> Iterator[Row]:
-    """Run a file of the project's own tests in another process."""
     wanted = ("pytest", "hypothesis", "filelock")
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
         raise Skip(f"{', '.join(missing)} not installed; the checks above stand alone")

@@ -18,7 +18,7 @@ SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # of a table
 
 def parse_limits(text: str) -> dict[str, float]:
     """Parse the least shares, such as robust=0.5,clean=0.9."""
-    limits = o.pairs(text.split(","), "shares")
+    limits = o.pairs(text.split(","), "a share such as robust=0.5")
     for name, limit in limits.items():
         o.look_up("share", name, SHARES)
         with o.usage():
