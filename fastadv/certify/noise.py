@@ -114,8 +114,8 @@ class Noise:
         if not bool(((coarse - whole).abs() <= NEAR).all() & (x >= 0).all() & (x <= 1).all()):
             raise InputError(
                 "x: expected images on the grid of 1/255 in [0, 1], as 8-bit images divided by 255 are; put "
-                "normalization into the model, round the images, or pass sound=False to certify their "
-                "nearest points on the grid"
+                "normalization into the model, round the images, or certify their nearest points on the "
+                "grid: pass sound=False (--rounded)"
             )
         return (whole * self.steps).to(torch.int32)
 

@@ -85,11 +85,11 @@ class Certificates:
     def __str__(self) -> str:
         config, notes = self.card["config"], self.card["measured"]["notes"]
         shown = self.radii or tuple(config["sigma"] * k for k in (0.5, 1, 2))
-        early = ", a lower bound, for draws stopped early" if config["sequential"] else ""
+        early = "; lower bounds all, by a sequential test" if config["sequential"] else ""
         at = ", ".join(f"{self.accuracy(radius):.1%} within {radius:g}" for radius in shown)
         return (
             f"{len(self.ids)} images: {self.clean_accuracy:.1%} correct, {at}; average radius "
-            f"{self.average_radius:.3f}{early}; {int(self.abstained.sum())} abstained; "
-            f"{float(self.draws.double().mean()):,.0f} draws an image"
+            f"{self.average_radius:.3f}; {int(self.abstained.sum())} abstained; "
+            f"{float(self.draws.double().mean()):,.0f} draws an image{early}"
             + "".join(f"\nnote: {n}" for n in notes)
         )

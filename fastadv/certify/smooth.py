@@ -130,6 +130,8 @@ def smooth(
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
     parts = torch.split(first_samples(dataset, limit, tell=True), PART)
+    # images off the grid are refused before the folder is that of this run
+    smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0))[0])
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))

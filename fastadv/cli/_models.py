@@ -15,6 +15,13 @@ from fastadv.models.zoo.entries import SHAPE, Entry, find, robustbench_entries
 ZOO = "rb:"
 
 
+def parse_model(text: str) -> str:
+    """Refuse an entry that the zoo does not have, before any work."""
+    if text.startswith(ZOO):
+        find(text.removeprefix(ZOO))
+    return text
+
+
 def check_name(name: str) -> None:
     """Refuse an entry of the zoo that is named without rb: before it."""
     known = {text.lower() for entry in robustbench_entries() for text in (entry.name, entry.path)}

@@ -11,7 +11,7 @@ from torch import nn
 from fastadv import data as sets
 from fastadv import models
 from fastadv.cli import _options as o
-from fastadv.cli._models import ZOO, check_name, load_entry
+from fastadv.cli._models import ZOO, check_name, load_entry, parse_model
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
 from fastadv.data._load import is_set
@@ -55,13 +55,12 @@ class Images(Source):
 
 
 class Network(Panel, title="Model"):
-    model: str = o.option(
+    model: Any = o.option(
         ...,
         f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, {ZOO}NAME for an entry of RobustBench's "
         "zoo, or your own as package.module:function.",
-        "--model",
-        "-m",
-    )
+        "--model", "-m", parser=parse_model, metavar="NAME",
+    )  # fmt: skip
     option: list[str] | None = o.option(
         None, "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated.",
         "--option", "-o", metavar="KEY=VALUE",

@@ -189,7 +189,7 @@ def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
         if isinstance(batch, Exception):
             raise batch
         x, y, ids = batch
-        what = f"samples {ids[0]} to {ids[-1]}"
+        what = f"samples {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"sample {ids[0]}"
         check_images(x, what)
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             one = y[0] if isinstance(y, list | tuple) else y

@@ -10,6 +10,7 @@ from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.problem import check_threat
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, layers
+from fastadv.evaluation._outcome import bound as bound_to
 from fastadv.threat import Threat
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
@@ -39,7 +40,15 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
             attack, bound = partial(attack, threat=threat), True
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
+        box = getattr(bound_to(attack, "threat"), "box", (0.0, 1.0))
+        if box[0] < 0 or box[1] > 1:
+            raise InputError(
+                f"attacks[{name!r}]: expected a box in [0, 1], as images are here, got {box}; rescale the "
+                "images, and normalize inside the model"
+            )
         made[name] = attack
+    if threat is not None and not pairs and not used:
+        raise InputError("attacks: expected at least one for the threat, got none; pass its name, as 'pgd'")
     if threat is not None and not (bound or used):
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return made

@@ -68,8 +68,15 @@ def _different(name: str, stored: Any, now: Any) -> Iterator[str]:
     if isinstance(stored, dict) and isinstance(now, dict) and "within" not in now:
         for key in sorted(stored.keys() | now.keys()):
             yield from _different(f"{name}.{key}" if name else key, stored.get(key), now.get(key))
+    elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now) and _nested(now):
+        for place, (old, new) in enumerate(zip(stored, now, strict=True)):
+            yield from _different(f"{name}[{place}]", old, new)
     else:
         yield f"{name} ({_short(stored)} there, {_short(now)} here)"
+
+
+def _nested(values: list[Any]) -> bool:
+    return any(isinstance(value, dict | list) for value in values)
 
 
 def _short(value: Any) -> str:

@@ -243,7 +243,7 @@ def _recipe(recipe: Any, threat: Threat | None) -> tuple[Recipe | OwnStep, bool]
         raise InputError(f"threat: expected one for {recipe}, got None; pass threat=fa.Linf(8 / 255)")
     if lacks:
         name = getattr(kind, "__name__", recipe)
-        raise InputError(f"recipe: expected fa.train.{name}({', '.join(lacks)}), got {recipe!r} without them")
+        raise InputError(f"recipe: expected fa.train.{name}({', '.join(lacks)}), got {recipe!r} alone")
     return kind(**given), bool(given)
 
 

@@ -141,7 +141,7 @@ def test_arguments_out_of_range(wrong, named) -> None:
         smooth(halfspace(), images(2), **given)
 
 
-def test_labels_and_classes_and_grids_that_do_not_fit() -> None:
+def test_labels_and_classes_and_grids_that_do_not_fit(tmp_path) -> None:
     x, y = images(2)
     with pytest.raises(InputError, match="labels"):
         smooth(halfspace(), (x, y + 1), SIGMA, n=10)
@@ -149,18 +149,21 @@ def test_labels_and_classes_and_grids_that_do_not_fit() -> None:
         smooth(Odd("one class"), (x, y), SIGMA, n=10)
     with pytest.raises(InputError, match="sound=False"):
         smooth(halfspace(), (x + 0.3 / 255, y), SIGMA, n=10)
+    with pytest.raises(InputError, match="sound=False"):
+        smooth(halfspace(), (x + 0.3 / 255, y), SIGMA, n=10, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     rounded = smooth(halfspace(), ((x + 0.3 / 255).clamp(max=1), y), SIGMA, n=10, sound=False)
     assert "nearest points" in rounded.card["measured"]["notes"][0]
 
 
 def test_what_a_printed_result_warns_of() -> None:
     told = str(smooth(halfspace(), images(2), SIGMA, n=100, radii=(0.1, 9.0)))
-    assert "a lower bound, for draws stopped early" in told
+    assert "draws an image; lower bounds all, by a sequential test\n" in told
     assert "\nnote: 100 draws certify" in told
     assert "no image is certified at 9" in told
     assert "certify 0 at most" in str(smooth(halfspace(), images(2), SIGMA, n=2))
     whole = str(smooth(halfspace(), images(2), SIGMA, n=100, sequential=False))
-    assert "lower bound" not in whole
+    assert "lower" not in whole
     assert "note" not in whole
     with pytest.raises(TypeError, match="no argument 'radius'; did you mean 'radii'"):
         smooth(halfspace(), images(2), SIGMA, radius=0.1)

@@ -40,6 +40,10 @@ def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
     failed = {name for name, failure in cases.items() if failure is not None}
     assert failed == {"robust accuracy >= 1", "no sign of masking"}
     assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
+    fastadv(f"evaluate {net} -n 4 -a fgsm --radius 0.05 --summary b.xml")
+    assert {case.get("name") for case in ElementTree.parse(folder / "b.xml").getroot()} == {
+        "fgsm L∞ 0.05", "verdict on masking, not required",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

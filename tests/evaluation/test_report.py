@@ -58,6 +58,8 @@ def test_the_page_tells_what_was_measured(tmp_path):
     assert re.search(r"Run it again:\s*fastadv evaluate\s*seed\s*7\s*data: name\s*pixels", page.text)
     assert "data: note" not in page.text
     assert "dark seen as light" in page.text
+    with pytest.raises(InputError, match="class_names: expected 2, got 3; name every class"):
+        written(tmp_path, table, model=Threshold(), class_names=["a", "b", "c"])
     # held at 0.4 and 0.3 from the boundary, where the margin changes by twice the step
     assert re.findall(r"sample (\d), held, clean margin (-[\d.]+)", page.text) == [
         ("3", "-0.8"),

@@ -148,6 +148,7 @@ def test_outputs_that_hold_logits_are_answered_with_adapt() -> None:
         ({"mean": [0.1, 0.2], "std": [0.1]}, "as many"),
         ({"mean": [], "std": []}, "as many"),
         ({"mean": float("nan"), "std": 1.0}, "finite"),
+        ({"mean": (124.0, 116.0, 104.0), "std": 58.0}, "divide mean and std by 255"),
         ({"mean": 0.5, "std": float("inf")}, "finite"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

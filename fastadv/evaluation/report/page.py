@@ -83,7 +83,10 @@ def report(
     frozen = None if model is None else prepare(model)
     if frozen is not None and (kept := table.samples) is not None:
         seen = _logits(frozen, kept.x_adv).argmax(1)
-        margins = Criterion().margin(_logits(frozen, kept.x), kept.y, None)
+        logits = _logits(frozen, kept.x)
+        margins = Criterion().margin(logits, kept.y, None)
+        if class_names is not None and len(class_names) != (classes := logits.shape[1]):
+            raise InputError(f"class_names: expected {classes}, got {len(class_names)}; name every class")
     content = _content(table, seen, margins, class_names, curves or {}, bounds)
     told = _provenance(table, frozen, provenance or {})
     content |= {"title": title, "again": (provenance or {}).get("command")}

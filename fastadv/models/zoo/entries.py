@@ -101,7 +101,7 @@ def find(name: str) -> Entry:
     paths = {text.lower(): entry.path for entry in known for text in (entry.name, entry.path)}
     near = dict.fromkeys(paths[text] for text in get_close_matches(str(name).lower(), paths, 6, 0.5))
     raise InputError(
-        f"{name!r}: expected the name of an entry of RobustBench's zoo, which "
+        f"{name!r}: expected the name of an entry of RobustBench's zoo for CIFAR-10 or CIFAR-100, which "
         "fastadv.models.robustbench_entries() lists"
         + (f"; did you mean {' or '.join(repr(path) for path in [*near][:3])}?" if near else "")
     )
