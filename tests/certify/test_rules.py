@@ -1,16 +1,20 @@
 """The rules of decision: levels, charges, and what a certificate is of."""
 
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import fastadv as fa
-from fastadv.certify import audit, contradictions, smooth
+from fastadv.certify import Certificates, audit, contradictions, predict, smooth
 from fastadv.certify.noise import Noise
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
-from tests.certify.nets import SIGMA, halfspace, images
+from fastadv.certify.smooth import Smoothed
+from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
 
 NOISE = Noise(SIGMA)
 RULE = {"n": 100_000, "alpha": 1e-3, "radii": None, "sequential": True}
@@ -89,3 +93,134 @@ def test_an_abstention_and_a_draw_contradict_nothing() -> None:
 def test_alpha_that_bounds_nothing_is_refused(alpha: float) -> None:
     with pytest.raises(fa.InputError, match="alpha"):
         smooth(halfspace(), images(2), SIGMA, n=10, alpha=alpha, sequential=False)
+
+
+def forged(found: Certificates, radius: float | Tensor) -> Certificates:
+    """Certify all to this radius."""
+    radius = torch.zeros_like(found.radius) + radius
+    return replace(found, radius=radius, abstained=torch.zeros_like(found.abstained))
+
+
+@pytest.mark.slow
+def test_an_accuracy_counts_a_radius_that_is_just_reached() -> None:
+    found = smooth(halfspace(), images(), SIGMA, n=300)
+    least = float(found.radius[found.correct].min())
+    assert found.accuracy(least) == found.clean_accuracy > found.accuracy(math.nextafter(least, 9))
+
+
+@pytest.mark.slow
+def test_draws_that_chose_the_wrong_class_bound_that_class() -> None:
+    found = smooth(halfspace(), images(), SIGMA, n0=1, n=200, sequential=False)
+    wrong = found.hits < 100
+    assert wrong.any()
+    assert found.abstained[wrong].all()
+    assert (found.prediction != (halfspace().distance(images()[0]) > 0))[wrong].all()
+    assert not found.failed.any()  # a vote for the other class is none that failed
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.05])
+def test_predict_is_the_two_sided_test(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def beyond(hits: int) -> float:
+        return 2 * sum(math.comb(100, k) for k in range(hits, 101)) / 2**100
+
+    least = next(hits for hits in range(50, 101) if beyond(hits) <= alpha)
+    votes = torch.tensor([[least, 100 - least], [100 - least, least], [least - 1, 101 - least]])
+    monkeypatch.setattr(Smoothed, "votes", lambda *given: votes.int())
+    assert predict(halfspace(), images(3)[0], SIGMA, n=100, alpha=alpha).tolist() == [0, 1, -1]
+
+
+@pytest.mark.slow
+def test_parts_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    model, data, part = halfspace(), images(4), "part-00000.safetensors"
+    other = smooth(model, data, SIGMA, n=100, seed=1, run_dir=tmp_path / "other")
+    whole = smooth(model, data, SIGMA, n=100, run_dir=tmp_path / "own")
+    assert not torch.equal(other.hits, whole.hits)
+    shutil.copy(tmp_path / "other" / part, tmp_path / "own" / part)
+    again = smooth(model, data, SIGMA, n=100, run_dir=tmp_path / "own", resume=True)
+    assert torch.equal(again.hits, whole.hits)
+    for named, net, given in (
+        ("data", model, images(5)), ("model", Halfspace(-4 * NORMAL_VECTOR, 0.0011), data),
+    ):  # fmt: skip
+        with pytest.raises(fa.InputError, match=f"another {named}"):
+            smooth(net, given, SIGMA, n=100, run_dir=tmp_path / "own", resume=True)
+
+
+@pytest.mark.slow
+def test_an_audit_has_the_seed_of_the_call_and_finds_the_image_among_others() -> None:
+    x, _ = images(40)
+    data = x, torch.arange(40) // 20  # sorted: other images than the first ones stand for it
+    found = smooth(halfspace(), data, SIGMA, n=200, seed=3, limit=18)
+    assert found.ids.tolist() != list(range(18))
+    again = audit(found, found.ids[3::5])
+    assert [one.hits for one in again] == [(hits, hits) for hits in found.hits[3::5].tolist()]
+    assert all(one.stands for one in again)
+
+
+@pytest.mark.slow
+def test_contradictions_are_measured_between_points_of_the_grid() -> None:
+    """Both round to one point, where the decision is another."""
+    off = 0.4 * NOISE.step * torch.ones(1, 1, 4, 4)
+    x, _ = images(1)
+    found = smooth(halfspace(), (x - off, torch.zeros(1, dtype=torch.long)), SIGMA, n=500, sound=False)
+    wrong = replace(forged(found, 1e-9), prediction=1 - found.prediction)
+    assert contradictions(wrong, x - off, x + off, torch.arange(1), model=halfspace()).tolist() == [0]
+
+
+@pytest.mark.slow
+def test_contradictions_of_l1_certificates_are_measured_in_l1() -> None:
+    model, (x, y) = halfspace(), images(12)
+    found, ids, away = smooth(model, (x, y), SIGMA, fa.L1, n=200), torch.arange(12), model.distance(x)
+    beyond = (x - 1.5 * (away[:, None] * NORMAL_VECTOR / 4).view_as(x)).float()  # 6 away in L1
+    assert contradictions(forged(found, 5 * away.abs()), x, beyond, ids, model=model).numel() == 0
+    assert contradictions(forged(found, 7 * away.abs()), x, beyond, ids, model=model).numel() >= 6
+
+
+@pytest.mark.slow
+def test_contradictions_are_decided_under_the_noise_of_the_certificate() -> None:
+    def model(x: Tensor) -> Tensor:  # 1 where uniform noise never comes to
+        far = (x - 128 / 255).abs().flatten(1).amax(1) > 0.88
+        return torch.stack([~far, far], dim=1).float()
+
+    x, ids = torch.full((2, 1, 4, 4), 128 / 255), torch.arange(2)
+    found = smooth(model, (x, ids * 0), SIGMA, fa.L1, n=200)
+    assert found.correct.all()
+    assert contradictions(found, x, x, ids).numel() == 0
+    gaussian = replace(found, card={**found.card, "config": {**found.card["config"], "norm": "L2"}})
+    assert contradictions(gaussian, x, x, ids, model=model).tolist() == [0, 1]
+
+
+@pytest.mark.slow
+def test_contradictions_draw_by_their_seed() -> None:
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.detach().flatten(1).clone())
+        return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
+
+    x, y = images(1)
+    found, drawn = forged(smooth(model, (x, y), SIGMA, n=20), 1.0), []
+    for seed in (0, 1):
+        seen.clear()
+        contradictions(found, x, x, torch.arange(1), model=model, n=9, seed=seed)
+        drawn.append(torch.cat([each for each in seen if len(each) > 1]))
+    assert [len(each) for each in drawn] == [9, 9]
+    assert not (drawn[0] == drawn[1]).all(1).any()
+
+
+def test_contradictions_are_sure_by_the_alpha_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = images(1)
+    votes = torch.tensor([[35, 65]]).int()  # sure by 0.05, not by 1e-3
+    for alpha, count in ((0.05, 1), (1e-3, 0)):
+        found = smooth(halfspace(), (x, y), SIGMA, n=100, alpha=alpha)
+        wrong = replace(forged(found, 1.0), prediction=torch.zeros_like(found.prediction))
+        with monkeypatch.context() as patch:
+            patch.setattr(Smoothed, "votes", lambda *given: votes)
+            assert len(contradictions(wrong, x, x, torch.arange(1), model=halfspace(), n=100)) == count
+
+
+@pytest.mark.slow
+def test_records_have_label_and_decision_by_their_names() -> None:
+    found = smooth(halfspace(), images(), SIGMA, n=50)
+    rows = found.to_dict()["certificates"]
+    assert [row["label"] for row in rows] == found.y.tolist()
+    assert [row["prediction"] for row in rows] == found.prediction.tolist() != found.y.tolist()

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from fastadv.certify import smooth
@@ -14,8 +15,9 @@ NAMES = ("ids", "prediction", "radius", "hits", "draws")
 
 
 def whole(folder: Path, rank: int = -1) -> None:
-    sys.modules["fastadv.certify.smooth"].PART = 4  # type: ignore[attr-defined]
-    found = smooth(halfspace(), images(18), SIGMA, n=300, run_dir=folder / f"run-{max(rank, -1) >= 0}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 4)
+        found = smooth(halfspace(), images(18), SIGMA, n=300, run_dir=folder / f"run-{max(rank, -1) >= 0}")
     save_tensors(folder / f"certified-{rank}", {name: getattr(found, name) for name in NAMES})
 
 

@@ -45,6 +45,22 @@ def test_certificates_of_other_images_are_refused() -> None:
     found = fa.certify.smooth(MODEL, DATA, SIGMA, n=100)
     with pytest.raises(InputError, match="certificates"):
         fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.1), limit=5, certificates=found)
+    shifted = replace(found, ids=found.ids + 1)
+    with pytest.raises(InputError, match="certificates"):
+        fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.1), certificates=shifted)
+
+
+@pytest.mark.slow
+def test_stored_certificates_are_of_the_model_within_a_smoothed_one(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "fastadv.evaluation.table.contradictions",
+        lambda found, x, x_adv, ids, *, model: seen.append(model) or ids[:0],
+    )
+    stored = replace(fa.certify.smooth(MODEL, DATA, SIGMA, n=100))  # as from a file, without its model
+    for model in (fa.models.Smoothed(MODEL, SIGMA, noises=2), MODEL):
+        fa.evaluate(model, DATA, "fgsm", threat=fa.Linf(0.1), certificates=stored)
+    assert seen == [MODEL, MODEL]
 
 
 def _attack(name: str, threat: fa.Threat) -> object:

@@ -5,7 +5,7 @@ import torch
 
 from fastadv.errors import InputError
 from fastadv.ops.count_votes import count_votes_
-from fastadv.ops.noisy_copies import noisy_copies
+from fastadv.ops.noisy_copies import noisy_copies, reference
 from fastadv.ops.philox import philox
 
 
@@ -55,6 +55,24 @@ def test_thresholds_at_their_ends():
     assert counts.min() > 900
     half = torch.tensor([(1 << 46) << 16 | 1, (1 << 46) << 16 | 1])
     assert abs(float(noisy_copies(levels, *given, half, 0, 1.0)[0].mean()) - 0.75) < 0.03
+
+
+@pytest.mark.parametrize("width", [1, 7, 16])
+def test_every_bit_of_a_choice_counts(width):
+    """Each element's own bits are the threshold of its column, and then the number below."""
+    levels, ids, draws = torch.zeros(1, 101, dtype=torch.int32), torch.tensor([2**35 + 3]), torch.tensor([4])
+    words, seed, size = philox(ids, 202, "bits", 5, 4)[0].tolist(), 5, 1 << width
+    for more in (0, 1):
+        table = [(size - 1 - column) for column in range(size)]
+        for e in range(101):
+            bits = words[2 * e] << 32 | words[2 * e + 1]
+            column = bits >> (64 - width)
+            table[column] = ((bits << width & (1 << 64) - 1) >> 17) + more << 16 | (size - 1 - column)
+        expected = torch.tensor([by_hand([0] * 101, words, table, 0, 1.0)])
+        entries, one = torch.tensor(table), torch.tensor([1])
+        assert torch.equal(noisy_copies(levels, one, ids, draws, entries, 0, 1.0, seed)[0], expected)
+        written = reference(levels, torch.tensor([0]), ids, draws, entries, 0, 1.0, seed)
+        assert torch.equal(written, expected)
 
 
 @pytest.mark.parametrize(
