@@ -235,7 +235,7 @@ class Job:
             (attack,) = self.named.values()
             write_entry(entry, table, attack, self.images.data, self.network.model, self.dataset.note)
         if results.summary is not None:
-            write_summary(results.summary, table, title, self.checks)
+            write_summary(results.summary, table, f"{title}: {table.setting}", self.checks)
         if results.report is not None:
             names, told = self.dataset.classes, self._provenance()
             report(

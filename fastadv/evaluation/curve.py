@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.common import planned
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
@@ -16,7 +17,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.measure import check_evaluation, description, evaluate
-from fastadv.evaluation.named import minimizes, named
+from fastadv.evaluation.named import minimizes, name_of, named
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
@@ -94,7 +95,7 @@ class Curve(NamedTuple):
     def at(self, radius: float) -> float:
         """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
 
-        It is exact for the curve of all distances.
+        It is exact for the curve of all distances. Beyond the last radius it bounds from above.
         """
         if not radius >= self.radii[0]:  # NaN is none either
             raise InputError(
@@ -184,6 +185,11 @@ def accuracy_against_radius(
     """
     if minimum_norm is None and minimizes(attack_for_radius):
         attack_for_radius, minimum_norm = None, attack_for_radius
+    if minimum_norm is not None and not minimizes(minimum_norm) and name_of(minimum_norm) in ATTACKS:
+        raise InputError(
+            f"minimum_norm: expected an attack that minimizes the distance, got {name_of(minimum_norm)}; "
+            "pass attack_for_radius, a function from a radius to an attack"
+        )
     if minimum_norm is not None and attack_for_radius is None:
         tried = None if radii is None else check_radii(radii)
         _check_reach(bound(minimum_norm, "threat"), tried)

@@ -47,8 +47,6 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
                 "images, and normalize inside the model"
             )
         made[name] = attack
-    if threat is not None and not pairs and not used:
-        raise InputError("attacks: expected at least one for the threat, got none; pass its name, as 'pgd'")
     if threat is not None and not (bound or used):
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return made

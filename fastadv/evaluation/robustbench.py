@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from math import isclose
 from typing import Any
 
+from fastadv._checks import check_share
 from fastadv.errors import InputError
 from fastadv.text import radius_text
 from fastadv.threat import Threat
@@ -57,6 +58,8 @@ def entry(
     strange = sorted((about or {}).keys() - set(SAID))
     if strange:
         raise InputError(f"about: expected fields among {', '.join(SAID)}, got {', '.join(strange)}")
+    for name, share in (("clean_accuracy", clean_accuracy), ("accuracy", accuracy)):
+        check_share(name, share, zero=True, one=True)
     measured = {
         "dataset": dataset,
         "architecture": architecture,

@@ -17,7 +17,7 @@ from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups
 from fastadv.models import Smoothed
-from fastadv.text import aligned, number, percent, with_interval
+from fastadv.text import aligned, number, percent, threat_text, with_interval
 
 SHARES_OF = "accuracy over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
@@ -198,10 +198,16 @@ class Table:
         shown = [place for place in range(len(head)) if told[place] or place in (0, 1, 2, 5, 6, 7)]
         return [[line[place] for place in shown] for line in [head, *lines]]
 
+    @property
+    def setting(self) -> str:
+        """What the figures are of, such as "50 samples, L∞ 0.1"."""
+        threats = dict.fromkeys(threat_text(row.threat) for row in self.rows if row.threat is not None)
+        return ", ".join([f"{self.n} samples", *threats])
+
     def notes(self) -> list[str]:
         """Return what must be known to read the figures."""
         distances = any(not math.isnan(row.figures()["median_distance"]) for row in self.rows)
-        notes = [f"{self.n} samples; {SHARES_OF}{DISTANCES_OF * distances}"]
+        notes = [f"{self.setting}; {SHARES_OF}{DISTANCES_OF * distances}"]
         if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
             notes.append(
                 "not the first samples, but one process's share, or drawn by class as the set is sorted"

@@ -43,6 +43,8 @@ def factory(name: str) -> Callable[..., Any]:
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if module_name in SOURCES and attribute:
         return partial(create_from, module_name, attribute)
+    if module_name == "rb":
+        raise InputError(f"model {name!r}: use fastadv.models.robustbench({attribute!r}, weights)")
     if not module_name or not attribute or module_name.startswith("."):
         own = ", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own as package.module:function"
         check_choice("model", name, BUILT_IN, own)

@@ -403,3 +403,17 @@ def test_how_far_a_sample_came_is_known_if_one_component_tells(monkeypatch: pyte
     monkeypatch.setitem(ATTACKS, "apgd", rising)
     found = taken(*(Component(f"{steps}", "apgd", {"steps": steps}) for steps in (2, 4))).finish()
     assert found.unfinished.tolist() == [0.25] * 4 + [0.5] + [0.25] * 3
+
+
+def test_a_randomized_function_without_a_gradient_keeps_what_square_finds():
+    net, x = mlp().eval(), images(6)
+    y, draw = net(x).argmax(1), torch.Generator().manual_seed(0)
+
+    def noisy(x):
+        with torch.no_grad():
+            logits = net(x)
+            return logits + 0.05 * torch.randn(logits.shape, generator=draw)
+
+    out = [autoattack(noisy, x, y, Linf(0.1), version="quick", seed=seed) for seed in range(4)]
+    assert all("square" in each.costs for each in out)
+    assert any(each.success.any() for each in out)

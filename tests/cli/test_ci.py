@@ -27,7 +27,7 @@ def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
     line = f"evaluate {net} -n 4 -a fgsm -a pgd:steps=5 --radius 0.05 --strict"
     fastadv(f"{line} --summary a.md --fail-under robust=0", code=3)  # too few samples for a verdict
     lines = (folder / "a.md").read_text().splitlines()
-    assert lines[0] == "### small_cnn on digits test"
+    assert lines[0] == "### small_cnn on digits test: 4 samples, L∞ 0.05"
     assert [line.split("|")[1].strip() for line in lines if line.startswith("|")][3:5] == [
         "fgsm L∞ 0.05", "pgd:steps=5",
     ]  # fmt: skip

@@ -284,6 +284,7 @@ def fmn(threat):
         ({"radii": [0.1]}, "neither"),
         ({"radii": [0.1], "attack_for_radius": pgd, "minimum_norm": nearest}, "both"),
         ({"minimum_norm": nearest, "radii": [-1]}, "radii"),
+        ({"minimum_norm": functools.partial(fa.attacks.pgd, threat=fa.Linf(0.1))}, "minimizes .* got pgd"),
         ({"minimum_norm": fmn(fa.Linf(0.1)), "radii": [0.1, 0.2]}, "at most 0.1, up to which .* got 0.2"),
         (
             {"minimum_norm": fmn(fa.Linf(torch.tensor([math.inf, *[0.1] * 5]))), "radii": [0.2]},

@@ -21,6 +21,8 @@ def test_entries_are_as_robustbench_writes_them():
         entry("cifar10", "net", 1, 1, fa.Linf(8 / 255), about={"eps": "1"})
     with pytest.raises(InputError, match=r"tables of cifar10, linf 0\.03137 and l2 0\.5, got"):
         entry("cifar10", "net", 1, 1, fa.Linf(0.2))
+    with pytest.raises(InputError, match=r"clean_accuracy: expected .* got 95"):
+        entry("cifar10", "net", 95.0, 60.0, fa.Linf(8 / 255))
     with pytest.raises(InputError, match="tables of cifar100"):
         entry("cifar100", "net", 1, 1, fa.L2(0.5))
     assert entry("digits", "net", 1, 1, fa.Linf(0.2))["eps"] == "0.2"

@@ -37,7 +37,8 @@ def test_a_users_own_factory_gets_the_arguments(own: str) -> None:
 @pytest.mark.parametrize("name", ["resnet19", "", "Softmax", ":build", "module:", ".relative:build"])
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
-        InputError, match=", ".join(models.names()) + r", timm:NAME, torchvision:NAME, or your own"
+        InputError,
+        match=", ".join(models.names()) + r", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own",
     ):
         models.create(name)
 

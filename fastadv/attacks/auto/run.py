@@ -221,9 +221,12 @@ class Run:
         """Move a success that the rounding of another batch denies further from the boundary."""
         problem = self.trial.problem.take(torch.tensor([index], device=self.x_adv.device))
         criterion = None if self.plain else problem.criterion
-        out = apgd(
-            self.trial.classifier, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
-            targets=problem.targets, ids=problem.ids, mask=problem.mask, criterion=criterion,
-        )  # fmt: skip
+        try:
+            out = apgd(
+                self.trial.classifier, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
+                targets=problem.targets, ids=problem.ids, mask=problem.mask, criterion=criterion,
+            )  # fmt: skip
+        except NoGradientError:  # of a randomized function: the success stays unconfirmed
+            return
         if bool(out.success):
             self.x_adv[index] = out.x_adv[0]

@@ -80,11 +80,11 @@ def test_a_name_that_several_entries_share_needs_more() -> None:
 
 
 def test_an_unknown_name_gets_close_ones() -> None:
-    with pytest.raises(InputError, match="such as cifar10/Linf/Carmon2019Unlabeled"):
+    with pytest.raises(InputError, match="did you mean 'cifar10/Linf/Carmon2019Unlabeled'"):
         find("Carmon2019Unlabeledd")
-    with pytest.raises(InputError, match="such as cifar10/Linf/Rade2021Helper_extra"):
+    with pytest.raises(InputError, match="did you mean 'cifar10/Linf/Rade2021Helper_extra"):
         find("l2/Rade2021Helper_extra")
-    with pytest.raises(InputError, match="an entry of RobustBench's zoo; fastadv"):
+    with pytest.raises(InputError, match="an entry of RobustBench's zoo for CIFAR-10"):
         find("")
 
 
