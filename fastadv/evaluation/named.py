@@ -1,5 +1,6 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -41,7 +42,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
         box = getattr(bound_to(attack, "threat"), "box", (0.0, 1.0))
-        if box[0] < 0 or box[1] > 1:
+        if any(math.isfinite(end) and not 0 <= end <= 1 for end in box):
             raise InputError(
                 f"attacks[{name!r}]: expected a box in [0, 1], as images are here, got {box}; rescale the "
                 "images, and normalize inside the model"
