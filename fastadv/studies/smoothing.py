@@ -33,6 +33,7 @@ AGREEMENT = {0.25: 10.0, 0.5: 5.0, 1.0: 5.0}  # the weight of the consistency, b
 RADII = (0.25, 0.5, 0.75, 1.0)  # at which sequential decisions are compared with those of all draws
 COMPARED = 0.5  # the sigma of that comparison
 POINTS = 33  # of a curve
+ABS_BOUND = "ABS, its own bound"
 SHOWN = (0.0, 0.5, 1.0, 1.5, 2.0)
 TRAINING: dict[str, Any] = {
     "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step", "schedule_by": "epoch",
@@ -119,9 +120,11 @@ def run(
                 quick = certified(limit=settings.compared, radii=RADII, run_dir=place / "sequential")
                 comparison = {"recipe": name, "sigma": sigma, **_compared(found, quick)}
     bound = None if synthesis is None else _bound(synthesis, test_set, settings.abs_samples, watch)
-    own = {} if bound is None else {"ABS, its own bound": bound.pop("curve")}
+    proved = None if bound is None else bound.pop("radius")
     figures = {}
     for sigma, known in curves.items():
+        shown = np.linspace(0, 4 * sigma, POINTS)
+        own = {} if proved is None else {ABS_BOUND: Curve.from_certificates(proved, proved > 0, shown)}
         path = folder / f"certified-{sigma:g}.png"
         title = f"Certified accuracy on MNIST, noise of σ {sigma:g}"
         fa.figures.curves({**known, **own}, path, title=title, radius="L2 radius")
@@ -142,7 +145,8 @@ def _line(name: str, sigma: float, found: Certificates, seconds: float) -> dict[
         "accuracy": {f"{radius:g}": found.accuracy(radius) for radius in SHOWN},
         "abstained": int(found.abstained.sum()),
         "draws": int(found.draws.sum()),
-        "seconds": seconds,
+        # not of certificates that a folder held already
+        "ms_a_pass": 1000 * seconds / made if (made := found.card["measured"]["forwards"]) > 100 else None,
     }
 
 
@@ -161,7 +165,7 @@ def _compared(whole: Certificates, quick: Certificates) -> dict[str, Any]:
 
 def _bound(synthesis: Any, test_set: ImageSet, count: int, watch: Watch) -> dict[str, Any]:
     """Return what ABS certifies by itself, and what that takes."""
-    x, y = test_set.x[:count], test_set.y[:count]
+    x, y, _ = next(fa.data.batches(test_set, count))
     started, radii = time.perf_counter(), list[torch.Tensor]()
     for place in range(0, len(x), 10):
         watch("bounding ABS", place, len(x))
@@ -172,25 +176,25 @@ def _bound(synthesis: Any, test_set: ImageSet, count: int, watch: Watch) -> dict
         "average_radius": float(radius.mean()),
         "accuracy": {f"{r:g}": float((radius >= max(r, 1e-9)).double().mean()) for r in SHOWN},
         "seconds_each": (time.perf_counter() - started) / len(x),
-        "curve": Curve.from_certificates(radius, radius > 0, np.linspace(0, 4, POINTS)),
+        "radius": radius,
     }
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
     """Return the cells of the study's table."""
     measured = result["measured"]
-    cells = [["training", "σ", "average radius", "published", *(f"at {r:g}" for r in SHOWN), "ms a draw"]]
+    cells = [["training", "σ", "average radius", "published", *(f"at {r:g}" for r in SHOWN), "ms a pass"]]
     for line in measured["lines"]:
         known = line["published"]
         shares = [percent(line["accuracy"][f"{radius:g}"]) for radius in SHOWN]
         cells.append(
             [line["recipe"], f"{line['sigma']:g}", f"{line['average_radius']:.3f}",
              "-" if known is None else f"{known:.3f}", *shares,
-             f"{1000 * line['seconds'] / line['draws']:.3f}"]
+             "-" if line["ms_a_pass"] is None else f"{line['ms_a_pass']:.3f}"]
         )  # fmt: skip
     if bound := measured["synthesis"]:
         shares = [percent(bound["accuracy"][f"{radius:g}"]) for radius in SHOWN]
-        cells.append(["ABS, its own bound", "-", f"{bound['average_radius']:.3f}", "-", *shares, "-"])
+        cells.append([ABS_BOUND, "-", f"{bound['average_radius']:.3f}", "-", *shares, "-"])
     return cells
 
 

@@ -17,8 +17,9 @@ def certificates(radius, right, draws):
     count = len(radius)
     ids, radius = torch.arange(count), torch.tensor(radius, dtype=torch.float64)
     return Certificates(
-        ids, ids, torch.where(torch.tensor(right), ids, -1), radius, radius <= 0, ids, ids * 0 + draws, ids
-    )
+        ids, ids, torch.where(torch.tensor(right), ids, -1), radius, radius <= 0, ids, ids * 0 + draws, ids,
+        card={"measured": {"forwards": 1000}},
+    )  # fmt: skip
 
 
 def test_recipes_have_the_settings_of_the_paper():
@@ -46,6 +47,7 @@ def test_lines_and_bounds_count_only_what_is_right():
     assert line["accuracy"] == {"0": 0.5, "0.5": 0.5, "1": 0.25, "1.5": 0.25, "2": 0.0}
     assert line["average_radius"] == 0.5
     assert (line["published"], line["abstained"], line["draws"]) == (1.558, 1, 36)
+    assert line["ms_a_pass"] == 2.0
 
     class Synthesis:
         def lower_bound(self, x, y):
@@ -53,7 +55,7 @@ def test_lines_and_bounds_count_only_what_is_right():
 
     bound = smoothing._bound(Synthesis(), DIGITS, 4, smoothing.unwatched)
     assert bound["accuracy"] == {"0": 0.75, "0.5": 0.5, "1": 0.0, "1.5": 0.0, "2": 0.0}
-    assert bound["curve"].at(0) == 0.75
+    assert bound["radius"].tolist() == [0, 0.25, 0.5, 0.75]
 
 
 @pytest.mark.slow
