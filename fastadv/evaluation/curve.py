@@ -96,6 +96,7 @@ class Curve(NamedTuple):
         """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
 
         It is exact for the curve of all distances. Beyond the last radius it bounds from above.
+        Of certificates ask `Certificates.accuracy`: between two radii this is that of the smaller one.
         """
         if not radius >= self.radii[0]:  # NaN is none either
             raise InputError(
