@@ -15,8 +15,8 @@ SEEDS = 1 << 63
 # what other libraries call it
 SYNONYMS = {
     **dict.fromkeys(("eps", "epsilon"), "radius"),
-    **dict.fromkeys(("iterations", "iters", "n_iter", "nb_iter", "max_iter", "num_steps"), "steps"),
     **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
+    **dict.fromkeys(("iters", "n_iter", "num_steps", "nb_iter", "max_iter", "iterations"), "steps"),
 }
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,6 +1,7 @@
 """`fastadv certify`: radii within which the decisions of a model under noise are proved."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def certify(
     o.check_run_dir(results.run_dir, results.resume, IDENTITY, "certificates")
     radii = None if smoothing.radii is None else o.parse_numbers(smoothing.radii)
     place, run_dir = machine.place(), results.run_dir
-    with interruptible(kept_in(run_dir)):
+    with interruptible(partial(kept_in, run_dir)):
         dataset = images.load()
         net = network.load(dataset, place, machine.seed)
         with progress("certificates") as tick:

@@ -5,6 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ class Job:
     def run(self) -> None:
         machine, run_dir = self.machine, self.results.run_dir
         place = machine.place()
-        with interruptible(kept_in(run_dir)):
+        with interruptible(partial(kept_in, run_dir)):
             dataset = self.dataset = self.images.load()
             self.lacks = self.benchmark.lacks(self.images, len(dataset))
             self.net = machine.twin(self.network.load(dataset, place, machine.seed))

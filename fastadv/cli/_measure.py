@@ -22,17 +22,13 @@ NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
-def kept_in(run_dir: Path | None) -> Callable[[], str]:
-    """Return what tells, once a command is stopped, where its results are."""
-
-    def told() -> str:
-        if run_dir is None:
-            return NOTHING_KEPT
-        if not any(run_dir.rglob("*.safetensors")):
-            return f"nothing was finished yet: add --resume to begin again in {run_dir}"
-        return f"kept in {run_dir}: add --resume to continue"
-
-    return told
+def kept_in(run_dir: Path | None) -> str:
+    """Return what a command that is stopped now says of its results."""
+    if run_dir is None:
+        return NOTHING_KEPT
+    if not any(run_dir.rglob("*.safetensors")):
+        return f"nothing was finished yet: add --resume to begin again in {run_dir}"
+    return f"kept in {run_dir}: add --resume to continue"
 
 
 class Watched:

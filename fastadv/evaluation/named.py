@@ -10,8 +10,7 @@ from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.problem import check_threat
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, layers
-from fastadv.evaluation._outcome import bound as bound_to
+from fastadv.evaluation._outcome import Attack, bound, layers
 from fastadv.threat import Threat
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
@@ -26,7 +25,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
         each = [attacks] if single else attacks or []
         pairs = [(attack if isinstance(attack, str) else name_of(attack), attack) for attack in each]
     made: dict[str, Attack] = {}
-    bound = False
+    taken = False
     for name, given in pairs:
         if name in made:
             raise InputError(f"attacks: expected one attack of each name, got two of {name!r}; pass a dict")
@@ -38,17 +37,17 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
             )
         if (without := _without_threat(attack)) and threat is not None:
             check_threat(threat)
-            attack, bound = partial(attack, threat=threat), True
+            attack, taken = partial(attack, threat=threat), True
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-        box = getattr(bound_to(attack, "threat"), "box", (0.0, 1.0))
+        box = getattr(bound(attack, "threat"), "box", (0.0, 1.0))
         if any(math.isfinite(end) and not 0 <= end <= 1 for end in box):
             raise InputError(
                 f"attacks[{name!r}]: expected a box in [0, 1], as images are here, got {box}; rescale the "
                 "images, and normalize inside the model"
             )
         made[name] = attack
-    if threat is not None and not (bound or used):
+    if threat is not None and not (taken or used):
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return made
 

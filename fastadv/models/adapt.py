@@ -72,10 +72,12 @@ def adapt(
         raise InputError(f"adapt: expected a torch.nn.Module, got {type(model).__name__}; {_ADVICE}")
     if (mean is None) != (std is None) or (mean is not None and preprocessing is not None):
         raise InputError("adapt: expected preprocessing, or mean and std; leave the others out")
-    if mean is not None and max(_numbers("mean", mean), default=0) > 1:
-        raise InputError(f"mean: expected that of images in [0, 1], got {mean}; divide mean and std by 255")
     if mean is not None:
-        return Normalized(Logits(model), _numbers("mean", mean), _numbers("std", std))
+        if max(means := _numbers("mean", mean), default=0) > 1:
+            raise InputError(
+                f"mean: expected that of images in [0, 1], got {mean}; divide mean and std by 255"
+            )
+        return Normalized(Logits(model), means, _numbers("std", std))
     source = _carried(model) if preprocessing is None else preprocessing
     if source is None:
         raise InputError(

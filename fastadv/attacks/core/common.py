@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 
 from torch import Tensor
 
-from fastadv._checks import check_choice, check_count
+from fastadv._checks import SYNONYMS, check_choice, check_count
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
@@ -29,11 +29,8 @@ Classifier = Model | Prepared
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
-# what other libraries call the arguments
-FOREIGN = {
-    "eps": "threat", "epsilon": "threat", "alpha": "step_size", "eps_iter": "step_size", "iters": "steps",
-    "n_iter": "steps", "num_steps": "steps", "nb_iter": "steps", "max_iter": "steps",
-}  # fmt: skip
+# what other libraries call the arguments; a radius is that of the threat here
+FOREIGN = {theirs: "threat" if ours == "radius" else ours for theirs, ours in SYNONYMS.items()}
 # of an attack that has none of them, such as AutoAttack: one of its parts
 UNKNOWN = 100
 
