@@ -2,9 +2,9 @@
 #include <vector>
 
 #include "aligned.h"
-#include "arrays.h"
 #include "bind.h"
 #include "parallel.h"
+#include "tensors.h"
 
 namespace fastadv {
 namespace {
@@ -30,8 +30,8 @@ struct Layers {
   std::vector<LatentLayer> layers;
   int64_t classes;
 
-  Layers(int64_t classes, int64_t latents, const std::vector<Array>& weights,
-         const std::vector<Array>& biases, const std::vector<int64_t>& strides)
+  Layers(int64_t classes, int64_t latents, const std::vector<Tensor>& weights,
+         const std::vector<Tensor>& biases, const std::vector<int64_t>& strides)
       : classes(classes) {
     if (weights.empty() || weights.size() != biases.size() || weights.size() != strides.size())
       throw std::invalid_argument("decoders: expected a weight, a bias and a stride for each layer");
@@ -71,9 +71,10 @@ void each_class_row(const LatentKernels& kernels, LatentProblem& problem, int64_
 }
 
 // loss [B, K] and latents [B, K, L] are written; x [B, C, H, H], z [B, K, L] where the latents start.
-void latent_fit(Array loss, Array latents, const Array& x, const Array& z, const std::vector<Array>& weights,
-                const std::vector<Array>& biases, const std::vector<int64_t>& strides, float beta,
-                int64_t steps, float step_size, float max_norm, bool bf16) {
+void latent_fit(Tensor loss, Tensor latents, const Tensor& x, const Tensor& z,
+                const std::vector<Tensor>& weights, const std::vector<Tensor>& biases,
+                const std::vector<int64_t>& strides, float beta, int64_t steps, float step_size,
+                float max_norm, bool bf16) {
   if (z.ndim() != 3) throw std::invalid_argument("latent_fit: expected latents [B, K, L]");
   const int64_t images = z.shape(0), classes = z.shape(1), size = z.shape(2);
   Layers given(classes, size, weights, biases, strides);
@@ -98,8 +99,8 @@ void latent_fit(Array loss, Array latents, const Array& x, const Array& z, const
 }
 
 // images [K, N, C, H, H] are written; z [K, N, L].
-void latent_decode(Array images, const Array& z, const std::vector<Array>& weights,
-                   const std::vector<Array>& biases, const std::vector<int64_t>& strides) {
+void latent_decode(Tensor images, const Tensor& z, const std::vector<Tensor>& weights,
+                   const std::vector<Tensor>& biases, const std::vector<int64_t>& strides) {
   if (z.ndim() != 3) throw std::invalid_argument("latent_decode: expected latents [K, N, L]");
   const int64_t classes = z.shape(0), rows = z.shape(1), size = z.shape(2);
   Layers given(classes, size, weights, biases, strides);

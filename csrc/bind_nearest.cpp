@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "aligned.h"
-#include "arrays.h"
 #include "bind.h"
 #include "parallel.h"
+#include "tensors.h"
 
 namespace fastadv {
 namespace {
@@ -15,20 +15,19 @@ constexpr int64_t kLine = 16;  // floats, to which a row is padded
 
 // distance [B, K] and index [B, K] are written; x [B, D], prototypes [K, S, D] with any step between classes,
 // bias [K, S].
-void nearest_prototype(Array distance, Array index, const Array& x, const Array& prototypes,
-                       const Array& bias) {
+void nearest_prototype(Tensor distance, Tensor index, const Tensor& x, const Tensor& prototypes,
+                       const Tensor& bias) {
   if (x.ndim() != 2 || prototypes.ndim() != 3)
     throw std::invalid_argument("nearest_prototype: expected x [B, D] and prototypes [K, S, D]");
   check_type<float>(prototypes);
   const int64_t images = x.shape(0), size = x.shape(1), classes = prototypes.shape(0),
-                count = prototypes.shape(1), item = sizeof(float);
-  if (prototypes.shape(2) != size || (size > 1 && prototypes.strides(2) != item) ||
-      (count > 1 && prototypes.strides(1) != size * item) || prototypes.strides(0) % item)
+                count = prototypes.shape(1), step = prototypes.stride(0);
+  if (prototypes.shape(2) != size || (size > 1 && prototypes.stride(2) != 1) ||
+      (count > 1 && prototypes.stride(1) != size))
     throw std::invalid_argument("nearest_prototype: expected dense prototypes of x's size in each class");
   const auto* from = read<float>(x, images * size);
   const auto* offsets = read<float>(bias, classes * count);
   const auto* bank = static_cast<const float*>(prototypes.data());
-  const int64_t step = prototypes.strides(0) / item;
   auto* best = write<float>(distance, images * classes);
   auto* which = write<int64_t>(index, images * classes);
   if (images * classes == 0) return;

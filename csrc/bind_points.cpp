@@ -2,8 +2,8 @@
 // its schema.
 #include <memory>
 
-#include "arrays.h"
 #include "bind.h"
+#include "tensors.h"
 
 namespace fastadv {
 namespace {
@@ -25,9 +25,9 @@ void each_row(int64_t rows, int64_t cols, const Body& body) {
 }
 
 // A gradient in bfloat16, as a search in that precision gives it, is taken as it is.
-void linf_step(Array out, const Array& x_adv, const Array& grad, const Array& x, double radius,
-               double step_size, double lo, double hi, const OptionalArray& radius_rows,
-               const OptionalArray& step_size_rows) {
+void linf_step(Tensor out, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double radius,
+               double step_size, double lo, double hi, const OptionalTensor& radius_rows,
+               const OptionalTensor& step_size_rows) {
   check_alike(out, x_adv, x);
   check_places(out, grad);
   with_kernels(out, [&](auto element, const auto& kernels) {
@@ -57,9 +57,9 @@ void linf_step(Array out, const Array& x_adv, const Array& grad, const Array& x,
 }
 
 template <auto Member>
-void row_step(Array out, const Array& x_adv, const Array& grad, const Array& x, double radius,
-              double step_size, double lo, double hi, const OptionalArray& radius_rows,
-              const OptionalArray& step_size_rows) {
+void row_step(Tensor out, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double radius,
+              double step_size, double lo, double hi, const OptionalTensor& radius_rows,
+              const OptionalTensor& step_size_rows) {
   check_alike(out, x_adv, grad, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -75,8 +75,8 @@ void row_step(Array out, const Array& x_adv, const Array& grad, const Array& x, 
 }
 
 template <auto Member>
-void projection(Array out, const Array& x_adv, const Array& x, double radius, double lo, double hi,
-                const OptionalArray& radius_rows) {
+void projection(Tensor out, const Tensor& x_adv, const Tensor& x, double radius, double lo, double hi,
+                const OptionalTensor& radius_rows) {
   check_alike(out, x_adv, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -89,7 +89,7 @@ void projection(Array out, const Array& x_adv, const Array& x, double radius, do
   });
 }
 
-void to_hyperplane(Array out, const Array& points, const Array& normal, const Array& lack,
+void to_hyperplane(Tensor out, const Tensor& points, const Tensor& normal, const Tensor& lack,
                    std::string_view norm, double lo, double hi) {
   check_alike(out, points, normal);
   const Norm kind = named<Norm>(norm, kNorms);
@@ -104,8 +104,9 @@ void to_hyperplane(Array out, const Array& points, const Array& normal, const Ar
   });
 }
 
-void square_linf(Array out, const Array& best, const Array& lower, const Array& upper, const Array& words,
-                 int64_t channels, int64_t height, int64_t width, int64_t tall, int64_t wide) {
+void square_linf(Tensor out, const Tensor& best, const Tensor& lower, const Tensor& upper,
+                 const Tensor& words, int64_t channels, int64_t height, int64_t width, int64_t tall,
+                 int64_t wide) {
   check_alike(out, best, lower, upper);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -121,9 +122,9 @@ void square_linf(Array out, const Array& best, const Array& lower, const Array& 
   });
 }
 
-void square_bumps(Array out, const Array& best, const Array& x, const Array& words, const Array& bumps,
+void square_bumps(Tensor out, const Tensor& best, const Tensor& x, const Tensor& words, const Tensor& bumps,
                   int64_t channels, int64_t height, int64_t width, std::string_view norm, double radius,
-                  double lo, double hi, const OptionalArray& radius_rows) {
+                  double lo, double hi, const OptionalTensor& radius_rows) {
   check_alike(out, best, x);
   const Norm kind = named<Norm>(norm, kNorms);
   const int64_t tall = bumps.shape(1), wide = bumps.shape(2);
@@ -142,9 +143,9 @@ void square_bumps(Array out, const Array& best, const Array& x, const Array& wor
   });
 }
 
-void sparse_rs(Array out, const Array& best, const Array& x, const Array& ids, const Array& leaving,
-               const Array& count, double lo, double hi, int64_t seed, int64_t draw,
-               const OptionalArray& mask) {
+void sparse_rs(Tensor out, const Tensor& best, const Tensor& x, const Tensor& ids, const Tensor& leaving,
+               const Tensor& count, double lo, double hi, int64_t seed, int64_t draw,
+               const OptionalTensor& mask) {
   check_alike(out, best, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -160,8 +161,8 @@ void sparse_rs(Array out, const Array& best, const Array& x, const Array& ids, c
   });
 }
 
-void random_start(Array out, const Array& x, const Array& ids, std::string_view norm, double radius,
-                  double lo, double hi, int64_t seed, int64_t draw, const OptionalArray& radius_rows) {
+void random_start(Tensor out, const Tensor& x, const Tensor& ids, std::string_view norm, double radius,
+                  double lo, double hi, int64_t seed, int64_t draw, const OptionalTensor& radius_rows) {
   check_alike(out, x);
   const Norm kind = named<Norm>(norm, kNorms);
   with_kernels(out, [&](auto element, const auto& kernels) {
@@ -177,8 +178,8 @@ void random_start(Array out, const Array& x, const Array& ids, std::string_view 
   });
 }
 
-void quantize_in_ball(Array out, const Array& x_adv, const Array& x, std::string_view norm, double radius,
-                      double lo, double hi, int64_t levels, const OptionalArray& radius_rows) {
+void quantize_in_ball(Tensor out, const Tensor& x_adv, const Tensor& x, std::string_view norm, double radius,
+                      double lo, double hi, int64_t levels, const OptionalTensor& radius_rows) {
   check_alike(out, x_adv, x);
   const Norm kind = named<Norm>(norm, kNorms);
   with_kernels(out, [&](auto element, const auto& kernels) {
@@ -193,8 +194,8 @@ void quantize_in_ball(Array out, const Array& x_adv, const Array& x, std::string
   });
 }
 
-void keep_best(Array best_x, Array best_loss, Array best_success, const Array& x_adv, const Array& loss,
-               const Array& success) {
+void keep_best(Tensor best_x, Tensor best_loss, Tensor best_success, const Tensor& x_adv, const Tensor& loss,
+               const Tensor& success) {
   check_alike(best_x, x_adv);
   with_kernels(best_x, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -213,7 +214,7 @@ void keep_best(Array best_x, Array best_loss, Array best_success, const Array& x
   });
 }
 
-void distance(Array out, Array inside, const Array& x_adv, const Array& x, double order, double lo,
+void distance(Tensor out, Tensor inside, const Tensor& x_adv, const Tensor& x, double order, double lo,
               double hi) {
   check_alike(x_adv, x);
   with_kernels(x_adv, [&](auto element, const auto& kernels) {
@@ -229,8 +230,8 @@ void distance(Array out, Array inside, const Array& x_adv, const Array& x, doubl
   });
 }
 
-void keep_nearest(Array best_x, Array best_rank, Array best_success, Array length, const Array& x,
-                  const Array& points, const Array& success, double order) {
+void keep_nearest(Tensor best_x, Tensor best_rank, Tensor best_success, Tensor length, const Tensor& x,
+                  const Tensor& points, const Tensor& success, double order) {
   check_alike(best_x, x);
   with_kernels(best_x, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -254,7 +255,7 @@ void keep_nearest(Array best_x, Array best_rank, Array best_success, Array lengt
   });
 }
 
-void largest(Array out, const Array& values) {
+void largest(Tensor out, const Tensor& values) {
   with_kernels(values, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     const auto from = read_rows<T>(values);

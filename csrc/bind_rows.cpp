@@ -2,8 +2,8 @@
 #include <bit>
 #include <memory>
 
-#include "arrays.h"
 #include "bind.h"
+#include "tensors.h"
 
 namespace fastadv {
 namespace {
@@ -21,8 +21,8 @@ void check_classes(const char* name, const int64_t* index, int64_t rows, int64_t
     }
 }
 
-void logit_loss(Array loss, Array grad, const Array& logits, const Array& labels, std::string_view kind,
-                const OptionalArray& targets, bool direction) {
+void logit_loss(Tensor loss, Tensor grad, const Tensor& logits, const Tensor& labels, std::string_view kind,
+                const OptionalTensor& targets, bool direction) {
   check_alike(grad, logits);
   const LossKind which = named<LossKind>(kind, kLosses);
   with_kernels(grad, [&](auto element, const auto& kernels) {
@@ -46,9 +46,9 @@ void logit_loss(Array loss, Array grad, const Array& logits, const Array& labels
   });
 }
 
-void climb(Array best_x, Array best_loss, Array best_success, Array not_finite, Array own_x, Array own_loss,
-           const Array& x_adv, const Array& logits, const Array& labels, std::string_view kind,
-           const OptionalArray& targets) {
+void climb(Tensor best_x, Tensor best_loss, Tensor best_success, Tensor not_finite, Tensor own_x,
+           Tensor own_loss, const Tensor& x_adv, const Tensor& logits, const Tensor& labels,
+           std::string_view kind, const OptionalTensor& targets) {
   check_alike(best_x, own_x, x_adv);
   const LossKind which = named<LossKind>(kind, kLosses);
   with_kernels(best_x, [&](auto element, const auto& kernels) {
@@ -76,11 +76,11 @@ void climb(Array best_x, Array best_loss, Array best_success, Array not_finite, 
   });
 }
 
-void judge(Array best_x, Array best_rank, Array best_success, Array not_finite, Array steepest, Array ranks,
-           Array success, Array x_adv, const Array& gradient, const Array& logits, const Array& loss,
-           const Array& labels, const OptionalArray& targets, bool margin_at_zero, const OptionalArray& x,
-           double radius, double step_size, double lo, double hi, const OptionalArray& radius_rows,
-           const OptionalArray& step_size_rows) {
+void judge(Tensor best_x, Tensor best_rank, Tensor best_success, Tensor not_finite, Tensor steepest,
+           Tensor ranks, Tensor success, Tensor x_adv, const Tensor& gradient, const Tensor& logits,
+           const Tensor& loss, const Tensor& labels, const OptionalTensor& targets, bool margin_at_zero,
+           const OptionalTensor& x, double radius, double step_size, double lo, double hi,
+           const OptionalTensor& radius_rows, const OptionalTensor& step_size_rows) {
   check_alike(best_x, x_adv, x ? *x : x_adv);
   check_places(best_x, gradient);
   with_kernels(gradient, [&](auto element, const auto& kernels) {
@@ -116,7 +116,7 @@ void judge(Array best_x, Array best_rank, Array best_success, Array not_finite, 
 // Flat chunks of words, so that threads share one long row as well as many short ones. All samples have a row
 // of the first draw, then all one of the next.
 template <class T>
-void fill(Array& out, const Array& ids, int64_t seed, int64_t draw, int64_t draws,
+void fill(Tensor& out, const Tensor& ids, int64_t seed, int64_t draw, int64_t draws,
           void (*kernel)(T*, Stream, int64_t, int64_t)) {
   check_alike(out);
   const auto to = write_rows<T>(out);
@@ -134,7 +134,7 @@ void fill(Array& out, const Array& ids, int64_t seed, int64_t draw, int64_t draw
   });
 }
 
-void philox(Array out, const Array& ids, int64_t count, std::string_view kind, int64_t seed, int64_t draw,
+void philox(Tensor out, const Tensor& ids, int64_t count, std::string_view kind, int64_t seed, int64_t draw,
             int64_t draws) {
   if (out.ndim() != 2 || out.shape(1) != count) throw std::invalid_argument("philox: expected [B, count]");
   const PhiloxKernels& kernels = active_set().philox;
@@ -147,8 +147,9 @@ void philox(Array out, const Array& ids, int64_t count, std::string_view kind, i
 }
 
 // Each copy is a row of the result.
-void noisy_copies(Array out, const Array& levels, const Array& images, const Array& ids, const Array& draws,
-                  const Array& table, int64_t center, double step, int64_t seed, bool narrow) {
+void noisy_copies(Tensor out, const Tensor& levels, const Tensor& images, const Tensor& ids,
+                  const Tensor& draws, const Tensor& table, int64_t center, double step, int64_t seed,
+                  bool narrow) {
   (void)narrow;  // the type of `out` says it
   const int64_t size = table.size();
   const int width = std::bit_width(static_cast<uint64_t>(size)) - 1;
@@ -171,7 +172,7 @@ void noisy_copies(Array out, const Array& levels, const Array& images, const Arr
   });
 }
 
-void count_votes(const Array& logits, const Array& images, Array votes) {
+void count_votes(const Tensor& logits, const Tensor& images, Tensor votes) {
   with_kernels(logits, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     const auto from = read_rows<T>(logits);

@@ -1,16 +1,16 @@
 // Both ends of Winograd's convolution: rows of tiles split over threads.
-#include "arrays.h"
 #include "bind.h"
 #include "parallel.h"
+#include "tensors.h"
 
 namespace fastadv {
 namespace {
 
 // Of images [B, height, width, channels] that are read; of those that are written with a padding of 1, which
 // keeps the size.
-WinogradShape shape_of(const Array& images, const Array& parts, int64_t size, int64_t padding) {
-  if ((size != 2 && size != 4) || images.ndim() != 4 || parts.ndim() != 3 || !is_dense(images) ||
-      !is_dense(parts))
+WinogradShape shape_of(const Tensor& images, const Tensor& parts, int64_t size, int64_t padding) {
+  if ((size != 2 && size != 4) || images.ndim() != 4 || parts.ndim() != 3 || !images.dense() ||
+      !parts.dense())
     throw std::invalid_argument("winograd: expected dense images, dense parts, and tiles of 2 or 4");
   const int64_t height = images.shape(1), width = images.shape(2), more = 2 * padding - 2 + size - 1;
   const int64_t down = (height + more) / size, across = (width + more) / size;
@@ -33,7 +33,7 @@ void each_row_of_tiles(const WinogradShape& shape, const Body& body) {
   });
 }
 
-void winograd_tiles(Array out, const Array& x, int64_t size, int64_t padding) {
+void winograd_tiles(Tensor out, const Tensor& x, int64_t size, int64_t padding) {
   const WinogradShape shape = shape_of(x, out, size, padding);
   with_kernels(x, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -45,7 +45,7 @@ void winograd_tiles(Array out, const Array& x, int64_t size, int64_t padding) {
   });
 }
 
-void winograd_image(Array out, const Array& products, const OptionalArray& bias, const py::object&,
+void winograd_image(Tensor out, const Tensor& products, const OptionalTensor& bias, const py::object&,
                     int64_t size) {
   const WinogradShape shape = shape_of(out, products, size, 1);
   const float* added = bias ? read<float>(*bias, shape.channels) : nullptr;

@@ -27,7 +27,7 @@ PYBIND11_MODULE(_C, module) {
 #ifndef _WIN32
   pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
-  module.doc() = "C++ kernels over NumPy views; called by fastadv.ops.";
+  module.doc() = "C++ kernels over tensors; called by fastadv.ops.";
   module.def("isa", [] { return std::string(active_set().name); }, "The instruction set in use.");
   module.def("isas", isas, "The instruction sets this processor has, best last.");
   module.def("threads", most_threads, "The threads a parallel kernel may use.");

@@ -1,4 +1,4 @@
-"""Parse the schemas of ops, and adapt C++ kernels, which take NumPy views, to tensors."""
+"""Parse the schemas of ops, and give C++ kernels the layouts that they take."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,17 +51,10 @@ def in_place_schema(schema: str) -> str:
     return arguments.replace("(Tensor ", "(Tensor(a!) ", 1) + "-> ()"
 
 
-def array(tensor: Tensor) -> Any:
-    """Return a NumPy view of a CPU tensor; bfloat16, which NumPy lacks, becomes its int16 bits."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    return tensor.numpy() if tensor.dtype is not torch.bfloat16 else tensor.view(torch.int16).numpy()
-
-
-def over_arrays(
+def over_layouts(
     kernel: Callable[..., None], signature: Signature, ordered: bool = False, strided: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """Wrap the C++ `kernel`, which takes NumPy views, as a function of tensors, the results first."""
+    """Wrap the C++ `kernel`, which takes dense or channels-last tensors, for all others, the results first."""
     skip = signature.results
     loose = tuple(skip + signature.names.index(name) for name in strided)
     results = tuple(range(skip))
@@ -73,19 +66,15 @@ def over_arrays(
 
     def call(args: Sequence[Any], last: bool = False) -> None:
         views = [*args, *defaults[len(args) :]]  # the dispatcher leaves out trailing defaults
-        first = args[0]
-        for i in batches:
-            # an in-place op passes its first argument twice
-            views[i] = views[0] if i and args[i] is first else array(args[i])
         for i in optional:
             if (given := views[i]) is not None:
                 order = torch.channels_last if last and given.dim() == 4 else torch.contiguous_format
-                views[i] = array(given.contiguous(memory_format=order))
+                views[i] = given.contiguous(memory_format=order)
         for i in lists:
-            views[i] = [array(tensor.contiguous()) for tensor in args[i]]
+            views[i] = [tensor.contiguous() for tensor in args[i]]
         for i in loose:
             tensor = args[i]
-            views[i] = array(tensor if not len(tensor) or tensor[0].is_contiguous() else tensor.contiguous())
+            views[i] = tensor if not len(tensor) or tensor[0].is_contiguous() else tensor.contiguous()
         kernel(*views)
 
     def adapter(*args: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from fastadv._version import __version__
-from fastadv.ops.registration.adapter import Signature, in_place_schema, over_arrays
+from fastadv.ops.registration.adapter import Signature, in_place_schema, over_layouts
 from fastadv.ops.registration.entry import entry
 
 logger = logging.getLogger("fastadv")
@@ -145,7 +145,7 @@ def results_of(card: OpCard, args: Sample) -> Sample:
 def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
     """Return the op's C++ kernel as launcher(*results, *arguments), or None if the extension lacks it."""
     kernel = getattr(extension, card.stem, None)
-    return None if kernel is None else over_arrays(kernel, card.signature, card.ordered, card.strided)
+    return None if kernel is None else over_layouts(kernel, card.signature, card.ordered, card.strided)
 
 
 def _triton_module(card: OpCard) -> tuple[Any, str]:
