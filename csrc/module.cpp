@@ -10,10 +10,31 @@
 #include "bind.h"
 #include "build.h"
 #include "isa.h"
-#include "parallel.h"
+#include "tensors.h"
 
 namespace fastadv {
 namespace {
+
+// Whether all of these are values, or tensors of which torch's dispatcher knows no more than of a dense one
+// on the CPU: `keys` tells what it knows of one, `dense` is what it knows of those. No graph may be made: one
+// is where torch `follows` gradients and a tensor wants one.
+bool usual(const py::sequence& values, bool follows, const py::object& keys, uint64_t dense) {
+  const TorchNames& names = torch_names();
+  for (const py::handle value : values) {
+    PyTypeObject* const kind = Py_TYPE(value.ptr());
+    if (kind == names.tensor || kind == names.parameter) {
+      if (follows && member(value, names.requires_grad).ptr() == Py_True) return false;
+      const auto known = owned(PyObject_CallOneArg(keys.ptr(), value.ptr()));
+      if (PyLong_AsUnsignedLongLongMask(called(known, names.raw_repr).ptr()) != dense) return false;
+    } else if (kind == &PyList_Type) {
+      if (!usual(py::reinterpret_borrow<py::sequence>(value), follows, keys, dense)) return false;
+    } else if (kind != &PyFloat_Type && kind != &PyBool_Type && kind != &PyLong_Type &&
+               kind != &PyUnicode_Type && !value.is_none()) {
+      return false;
+    }
+  }
+  return true;
+}
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;
@@ -31,6 +52,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("isa", [] { return std::string(active_set().name); }, "The instruction set in use.");
   module.def("isas", isas, "The instruction sets this processor has, best last.");
   module.def("threads", most_threads, "The threads a parallel kernel may use.");
+  module.def("usual", usual, "Whether a call needs nothing of torch's dispatcher but the CPU kernel.");
   module.attr("__version__") = KERNEL_VERSION;  // of the package, which refuses another's
   module.attr("build") = build();
   bind_latent(module);

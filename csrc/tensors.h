@@ -38,6 +38,39 @@ inline constexpr size_t kElement<int64_t> = 4;
 template <>
 inline constexpr size_t kElement<bool> = 5;
 
+// What is asked of torch, looked up once.
+struct TorchNames {
+  py::str shape{"shape"}, dtype{"dtype"}, stride{"stride"}, is_contiguous{"is_contiguous"},
+      data_ptr{"data_ptr"}, requires_grad{"requires_grad"}, raw_repr{"raw_repr"};
+  std::array<PyObject*, std::size(kElements)> elements;
+  PyTypeObject *tensor, *parameter;
+
+  TorchNames() {
+    const auto torch = py::module_::import("torch");
+    const auto kept = [](const py::object& object) { return object.inc_ref().ptr(); };
+    for (size_t place = 0; place < elements.size(); ++place)
+      elements[place] = kept(torch.attr(kElements[place]));
+    tensor = reinterpret_cast<PyTypeObject*>(kept(torch.attr("Tensor")));
+    parameter = reinterpret_cast<PyTypeObject*>(kept(torch.attr("nn").attr("Parameter")));
+  }
+};
+
+inline const TorchNames& torch_names() {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<TorchNames> names;
+  return names.call_once_and_store_result([] { return TorchNames(); }).get_stored();
+}
+
+inline py::object owned(PyObject* made) {
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+inline py::object member(py::handle given, const py::str& name) {
+  return owned(PyObject_GetAttr(given.ptr(), name.ptr()));
+}
+inline py::object called(py::handle given, const py::str& name) {
+  return owned(PyObject_CallMethodNoArgs(given.ptr(), name.ptr()));
+}
+
 // What a binding knows of a tensor on the CPU; it does not own the memory.
 class Tensor {
  public:
@@ -47,7 +80,7 @@ class Tensor {
 
   // Throws a Python error where `given` is no such tensor.
   explicit Tensor(py::handle given) {
-    const Names& names = names_of_torch();
+    const TorchNames& names = torch_names();
     const auto shape = member(given, names.shape), dtype = member(given, names.dtype);
     if (!PyTuple_Check(shape.ptr()) || PyTuple_GET_SIZE(shape.ptr()) > kMostAxes)
       throw py::type_error("expected a tensor of at most " + std::to_string(kMostAxes) + " axes");
@@ -93,35 +126,6 @@ class Tensor {
   }
 
  private:
-  struct Names {
-    py::str shape, dtype, stride, is_contiguous, data_ptr;
-    std::array<PyObject*, std::size(kElements)> elements;
-  };
-
-  static const Names& names_of_torch() {
-    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> names;
-    return names
-        .call_once_and_store_result([] {
-          Names made{"shape", "dtype", "stride", "is_contiguous", "data_ptr", {}};
-          const auto torch = py::module_::import("torch");
-          for (size_t place = 0; place < made.elements.size(); ++place)
-            made.elements[place] = py::object(torch.attr(kElements[place])).release().ptr();
-          return made;
-        })
-        .get_stored();
-  }
-
-  static py::object owned(PyObject* made) {
-    if (made == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(made);
-  }
-  static py::object member(py::handle given, const py::str& name) {
-    return owned(PyObject_GetAttr(given.ptr(), name.ptr()));
-  }
-  static py::object called(py::handle given, const py::str& name) {
-    return owned(PyObject_CallMethodNoArgs(given.ptr(), name.ptr()));
-  }
-
   void read_strides(const py::object& strides) {
     for (int64_t axis = 0; axis < axes_; ++axis)
       strides_[axis] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides.ptr(), axis));

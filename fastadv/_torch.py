@@ -35,6 +35,7 @@ dispatch_keys = _C._dispatch_keys
 included_keys = _C._dispatch_tls_local_include_set
 compares_keys = hasattr(_C.DispatchKeySet, "raw_repr")  # since 2.5
 switches_each = hasattr(torch.backends.cudnn, "conv")  # TF32 for each kind of operation: since 2.9
+counts_several = compares_keys  # changes of several tensors by one call: since 2.5
 # whether a TorchFunctionMode, and whether torch's profiler is on in this thread
 has_function_mode = _C._is_torch_function_mode_enabled
 is_profiled = _C._autograd._profiler_enabled
@@ -103,6 +104,15 @@ def is_transformed() -> bool:
 def without_modes() -> AbstractContextManager[None]:
     """Hide calls inside from every TorchFunctionMode and every subclass of Tensor."""
     return _C.DisableTorchFunction()  # type: ignore[no-any-return]
+
+
+def changed(tensors: Sequence[Tensor]) -> None:
+    """Tell autograd that tensors were overwritten."""
+    if counts_several:
+        _C._increment_version(tensors)
+    else:
+        for tensor in tensors:
+            _C._increment_version(tensor)
 
 
 def run_backward(

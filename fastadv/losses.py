@@ -128,11 +128,11 @@ def loss_and_grad(
         >>> fa.losses.loss_and_grad(logits, y, "margin")
         (tensor([2.]), tensor([[-1.,  1.,  0.]]))
     """
-    check_loss(loss)
-    if loss == "bce":
-        return _bce_and_grad(logits, y, targets, direction)
-    if isinstance(loss, str):
+    if isinstance(loss, str) and loss in KINDS:
         return logit_loss(logits.detach(), y, loss, targets, direction)
+    if not callable(loss):
+        check_loss(loss)
+        return _bce_and_grad(logits, y, targets, direction)
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
         value = _checked(loss(leaf, y, targets), logits)
@@ -157,8 +157,7 @@ def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = N
     Returns:
         [B].
     """
-    check_loss(loss)
-    if isinstance(loss, str):
+    if not callable(loss):
         return loss_and_grad(logits, y, loss, targets)[0]
     with torch.no_grad():
         return _checked(loss(logits.detach(), y, targets), logits)

@@ -50,6 +50,12 @@ def test_normalization_layers() -> None:
     assert norm.track_running_stats is True
 
 
+def test_changes_are_counted() -> None:
+    tensors = [torch.zeros(2), torch.zeros(3)]
+    _torch.changed(tensors)
+    assert [_torch.version(tensor) for tensor in tensors] == [1, 1]
+
+
 def test_sharded_modules_and_weights_have_classes() -> None:
     import torch.distributed.fsdp  # takes a second
 

@@ -50,8 +50,7 @@ class Plain(Prepared):
         run = source
         self._by_grad_mode = mentions(source, GRAD_MODE)
         if module is not None:
-            run = eval_copy(module)
-            parts = list(run.modules())
+            run, parts = eval_copy(module)
             dtype, device = _format(parts)
             self._by_grad_mode = any(map(reads_grad_mode, {type(part) for part in parts}))
             self._unmended = parts
@@ -103,7 +102,7 @@ class Plain(Prepared):
                     self.input_gradient(x[part], labels, loss, wanted, direction)
                     for part, (labels, wanted) in zip(parts, rows, strict=True)
                 ])  # fmt: skip
-            made = list[Gradient]()
+            made: list[Gradient] = []
             try:
                 with no_autocast(x.device.type):
                     for _ in range(self.eot):
@@ -115,9 +114,11 @@ class Plain(Prepared):
                             logits, cast(Tensor, y), loss, targets, direction and self.eot == 1
                         )
                         gradient = self._pull(leaf, attached, by_logits)
+                        if gradient.dtype != x.dtype:
+                            gradient = gradient.to(x.dtype)
                         self.forwards += x.shape[0]
                         self.backwards += x.shape[0]
-                        made.append((value, logits, gradient.to(x.dtype)))
+                        made.append((value, logits, gradient))
                 return made[0] if self.eot == 1 else _means(made)
             except Exception as error:
                 if callable(loss) or not self._may_halve(error, x):
@@ -171,14 +172,16 @@ class Plain(Prepared):
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
     def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+        if by_logits.dtype != attached.dtype:
+            by_logits = by_logits.to(attached.dtype)
         try:
-            return pull(attached, leaf, by_logits.to(attached.dtype), retain_graph, self._whole)
+            return pull(attached, leaf, by_logits, retain_graph, self._whole)
         except RuntimeError as error:
             if self._whole or "use_reentrant" not in str(error) or not isinstance(self.model, nn.Module):
                 raise
         self._whole = True  # the copy's weights ask for none; of a function's that is not known
         self.forwards += len(leaf)
-        return pull(self._given(leaf), leaf, by_logits.to(attached.dtype), retain_graph, True)
+        return pull(self._given(leaf), leaf, by_logits, retain_graph, True)
 
     def _parts(self, kind: str, x: Tensor) -> list[slice]:
         """Return the parts in which x passes, where so many rows were too many for the memory before."""

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import keep_best
-from fastadv.ops._rows import check_column, check_like
 from fastadv.ops._samples import batch
 from fastadv.ops.logit_loss import reference as loss_and_grad
 from fastadv.ops.registration.library import OpCard, Sample, op, register
@@ -64,12 +63,7 @@ def climb_(
 
     logits [B, K], in float32 like the losses, are those of x_adv; its loss is `kind` of `ops.logit_loss`. In
     `best` a success beats any failure, then the higher loss wins, in `own` the higher loss. Rows of logits
-    that are not all finite win nothing, and are marked in `not_finite` bool [B].
+    that are not all finite win nothing, and are marked in `not_finite` bool [B]. Only the classes are
+    checked, as in `judge_`.
     """
-    (best_x, best_loss, best_success), (own_x, own_loss) = best, own
-    check_like(best_x, own_x=own_x, x_adv=x_adv)
-    for name, value in (("best_loss", best_loss), ("own_loss", own_loss)):
-        check_column(name, value, best_x, torch.float32)
-    for name, value in (("best_success", best_success), ("not_finite", not_finite)):
-        check_column(name, value, best_x, torch.bool)
     op("climb_")(*best, not_finite, *own, x_adv, logits, y, kind, targets)

@@ -59,18 +59,11 @@ def test_equals_the_ops_that_it_stands_for(targeted, narrow, last):
 
 
 def test_refusals():
-    best, *rest = state(3)
     x, logits, loss, y = torch.rand(3, 3, 2, 2), torch.rand(3, 4), torch.rand(3), torch.tensor([0, 1, 2])
-    call = partial(judge_, best, *rest)
+    call = partial(judge_, *state(3), x, x, logits, loss)
     assert_refused(
-        (lambda: call(x[:, :2], x, logits, loss, y), "x_adv: expected"),
-        (lambda: call(x, x.half(), logits, loss, y), "grad: expected"),
-        (lambda: call(x, x, logits, loss.double(), y), "loss: expected"),
-        (lambda: judge_(best, rest[0][:2], *rest[1:], x, x, logits, loss, y), "not_finite: expected"),
-        (lambda: judge_(best, *rest[:2], rest[2][:, :2], x, x, logits, loss, y), "ranks: expected"),
-        (lambda: call(x, x, logits, loss, y + 2), "labels: expected classes in"),
-        (lambda: call(x, x, logits, loss, y, y + 2), "targets: expected classes in"),
-        (lambda: call(x, x, logits, loss, y, move=(x[:, :2], 0.1, 0.1, (0.0, 1.0))), "x: expected"),
-        (lambda: call(x, x, logits, loss, y, move=(x, -0.1, 0.1, (0.0, 1.0))), "radius: expected"),
-        (lambda: call(x, x, logits, loss, y, move=(x, 0.1, -0.1, (0.0, 1.0))), "step_size: expected"),
+        (lambda: call(y + 2), "labels: expected classes in"),
+        (lambda: call(y, y + 2), "targets: expected classes in"),
+        (lambda: call(y, move=(x, -0.1, 0.1, (0.0, 1.0))), "radius: expected"),
+        (lambda: call(y, move=(x, 0.1, -0.1, (0.0, 1.0))), "step_size: expected"),
     )

@@ -64,6 +64,10 @@ class Problem:
             return self
         return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
 
+    def seen(self, x: Tensor, clean: Tensor) -> "Problem":
+        """Return the problem with x in another layout, and the logits there."""
+        return Problem(x, self.y, self.threat, self.targets, self.ids, self.criterion, self.mask, clean)
+
     @property
     def plain(self) -> bool:
         """Whether any wrong class at any point of the threat is a success."""

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,13 +53,12 @@ class Record:
     @property
     def unfinished(self) -> Tensor:
         """[n] the share of the rise of the rank that came with the last tenth of the gradients, or NaN."""
-        # by NumPy: the search is over, and many small operations take it half the time
-        ranks, last = self.ranks.cpu().numpy(), self.rank.cpu().numpy()
-        steps = np.clip(np.ceil(ranks[:, 0] / TAIL), 1, TAIL).astype(np.int64)
-        first, before = ranks[:, 1], ranks[np.arange(len(last)), ranks.shape[1] - steps]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share = np.where(last == first, last.dtype.type(0), (last - before) / (last - first))
-        return torch.from_numpy(share).to(self.rank.device)
+        count, first = self.ranks.select(1, 0), self.ranks.select(1, 1)
+        if self.rank.is_cpu and float(count.sum()) == 0:
+            return first
+        steps = (count / TAIL).ceil_().clamp_(1, TAIL).long()
+        before = self.ranks.gather(1, (self.ranks.shape[1] - steps)[:, None]).squeeze(1)
+        return ((self.rank - before) / (self.rank - first)).masked_fill_(self.rank == first, 0.0)
 
     def take(self, index: Tensor) -> "Record":
         """Return a copy of the rows `index`, int [m] or bool [n]."""

@@ -193,4 +193,6 @@ class Samples(Generic[R_co]):
 
     def _cast(self, points: Tensor) -> Tensor:
         """Cast to the caller's dtype where the model sees that, and not the dtype of its weights."""
-        return points.to(self.dtype) if self.classifier.sees(self.dtype) == self.dtype else points
+        if points.dtype == self.dtype or self.classifier.sees(self.dtype) != self.dtype:
+            return points
+        return points.to(self.dtype)

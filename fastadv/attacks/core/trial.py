@@ -1,7 +1,6 @@
 """What every attack does first and last: find who is wrong already, and judge what it has broken."""
 
 import logging
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +71,7 @@ class Trial:
             self.correct = self.attacked if plain else classified(clean, problem.y)
             classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search copy prefers
-            self.problem = replace(problem, x=classifier.layout(problem.x), clean=clean)
+            self.problem = problem.seen(classifier.layout(problem.x), clean)
         self.todo = self.attacked.nonzero().squeeze(1)
         # of the last verdict: its logits and what they say, and how far its points are, None if not known
         self._last: Tensor | None = None

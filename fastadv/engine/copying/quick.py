@@ -1,6 +1,7 @@
 """A copy of a module in eval mode that takes microseconds a part, where the module has nothing unusual."""
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from copy import copy
 from enum import Enum
 from functools import partial
@@ -19,7 +20,6 @@ from fastadv.engine.copying.twin import alias, normalizes, same_products, twin
 # what every module holds: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
 HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backward_hook")
-SETS = (*HOOKS, "_non_persistent_buffers_set")
 FIXED = frozenset({type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, torch.Size})
 FIXED |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 CONTAINERS = (list, dict, set)
@@ -28,18 +28,32 @@ CONTAINERS = (list, dict, set)
 _ordinary: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
 
 
-def eval_copy(model: nn.Module) -> nn.Module:
-    """Return a copy in eval mode that shares weights and statistics; by `twin` where anything is unusual."""
-    parts = list(model.modules())
-    if not all(_is_ordinary(part) for part in parts):
-        return twin(model, follow=False)
-    copies: dict[int, nn.Module] = {id(part): object.__new__(type(part)) for part in parts}
-    with torch.inference_mode(False), torch.no_grad():
-        _fill(parts, copies)
-    return copies[id(model)]
+def eval_copy(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+    """Return a copy in eval mode that shares weights and statistics, and its parts.
+
+    It is made by `twin` where anything is unusual.
+    """
+    parts = {id(model): model}
+    todo = [model]
+    while todo:
+        part = todo.pop()
+        if not _is_ordinary(part):
+            copied = twin(model, follow=False)
+            return copied, list(copied.modules())
+        for child in held_by(part)[2].values():
+            if child is not None and id(child) not in parts:
+                parts[id(child)] = child
+                todo.append(child)
+    copies: dict[int, nn.Module] = {key: object.__new__(type(part)) for key, part in parts.items()}
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            _fill(parts.values(), copies)
+    else:
+        _fill(parts.values(), copies)
+    return copies[id(model)], list(copies.values())
 
 
-def _fill(parts: list[nn.Module], copies: dict[int, nn.Module]) -> None:
+def _fill(parts: Iterable[nn.Module], copies: dict[int, nn.Module]) -> None:
     made: dict[int, Any] = {}
 
     def once(value: Any, copied: Callable[[Any], Any]) -> Any:
@@ -54,8 +68,9 @@ def _fill(parts: list[nn.Module], copies: dict[int, nn.Module]) -> None:
         for name in own.keys() - OWN:
             if type(own[name]) in CONTAINERS:
                 own[name] = once(own[name], copy)
-        for name in SETS:
-            own[name] = own[name].copy()
+        for name in HOOKS:
+            own[name] = OrderedDict()
+        own["_non_persistent_buffers_set"] = set(own["_non_persistent_buffers_set"])
         own["training"] = False
         weights, buffers, children = held_by(part)
         own["_parameters"] = {
@@ -72,7 +87,7 @@ def _fill(parts: list[nn.Module], copies: dict[int, nn.Module]) -> None:
 
 
 def _shared(weight: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(alias(weight), requires_grad=False)
+    return nn.Parameter(alias(weight) if weight.is_inference() else weight, requires_grad=False)
 
 
 def _cloned(buffer: Tensor) -> Tensor:
@@ -81,10 +96,11 @@ def _cloned(buffer: Tensor) -> Tensor:
 
 def _is_ordinary(part: nn.Module) -> bool:
     kind = type(part)
-    if kind not in _ordinary:
-        _ordinary[kind] = _is_ordinary_class(kind) and not may_stray([part])
+    ordinary = _ordinary.get(kind)
+    if ordinary is None:
+        ordinary = _ordinary[kind] = _is_ordinary_class(kind) and not may_stray([part])
     own = vars(part)
-    if not _ordinary[kind] or own.keys() < OWN:
+    if not ordinary or not own.keys() >= OWN:
         return False
     for name in HOOKS:
         if own[name]:

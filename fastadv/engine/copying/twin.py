@@ -52,13 +52,15 @@ class Bound(nn.Module):
 
 def as_module(model: object) -> nn.Module | None:
     """Return `model` as a module without wrappers; None for a function, of which nothing is known."""
+    if isinstance(model, nn.Module):
+        return unwrap(model)
     owner = model
     while isinstance(owner, partial):
         owner = owner.func
     owner = getattr(owner, "__self__", owner)
     if not isinstance(owner, nn.Module):
         return None
-    return unwrap(owner) if owner is model else Bound(owner, model)
+    return Bound(owner, model)
 
 
 def twin(model: nn.Module, follow: bool = True, apart: bool = False) -> nn.Module:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastadv._torch import parse_schema
 
@@ -54,7 +53,7 @@ def in_place_schema(schema: str) -> str:
 def over_layouts(
     kernel: Callable[..., None], signature: Signature, ordered: bool = False, strided: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """Wrap the C++ `kernel`, which takes dense or channels-last tensors, for all others, the results first."""
+    """Wrap the C++ `kernel`, which takes dense or channels-last tensors, for others; results come first."""
     skip = signature.results
     loose = tuple(skip + signature.names.index(name) for name in strided)
     results = tuple(range(skip))

@@ -5,12 +5,11 @@ images, 1.07 to 1.09 times for one. FASTADV_DIRECT=0, when fastadv is imported, 
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from fastadv._torch import compares_keys, dispatch_keys, has_function_mode, included_keys, is_profiled
 
@@ -23,16 +22,22 @@ def _usual() -> tuple[int, int]:
 if compares_keys:
     with ThreadPoolExecutor(1) as fresh:  # a mode may be active while this library is imported
         _DENSE, _UNWATCHED = fresh.submit(_usual).result()
-_OTHERS = frozenset({bool, int, float, str, type(None)})
 
 
-def entry(op: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a callable for `op` that runs `kernel` directly where the dispatcher would only do that."""
+def entry(
+    op: Callable[..., Any], kernel: Callable[..., Any], usual: Callable[..., bool]
+) -> Callable[..., Any]:
+    """Return a callable for `op` that runs `kernel` directly where the dispatcher would only do that.
+
+    `usual` is the extension's: it looks at the arguments.
+    """
     if os.environ.get("FASTADV_DIRECT") == "0" or not compares_keys:
         return op
 
     def call(*args: Any) -> Any:
-        return kernel(*args) if not _watched() and _plain(args) else op(*args)
+        if _watched() or not usual(args, torch.is_grad_enabled(), dispatch_keys, _DENSE):
+            return op(*args)
+        return kernel(*args)
 
     return call
 
@@ -45,16 +50,3 @@ def _watched() -> bool:
         or has_function_mode()
         or is_profiled()
     )
-
-
-def _plain(args: Iterable[Any]) -> bool:
-    """Return whether all tensors among them are dense ones on the CPU, without a graph and no lazy views."""
-    follows = torch.is_grad_enabled()
-    for value in args:
-        kind = type(value)
-        if kind is Tensor or kind is nn.Parameter:
-            if (follows and value.requires_grad) or dispatch_keys(value).raw_repr() != _DENSE:
-                return False
-        elif not (kind in _OTHERS or (kind is list and _plain(value))):
-            return False
-    return True

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd.graph import increment_version
 
+from fastadv._torch import changed
 from fastadv._version import __version__
 from fastadv.ops.registration.adapter import Signature, in_place_schema, over_layouts
 from fastadv.ops.registration.entry import entry
@@ -199,8 +199,8 @@ def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
             return fallback(*args)
         results = fake(*args)
         kernel(*(results or ()), *args)
-        for i in written:
-            increment_version(args[i])  # so that autograd notices
+        if written:
+            changed([args[i] for i in written])
         return results
 
     return one if card.signature.results == 1 else several
@@ -214,7 +214,7 @@ def _in_place(card: OpCard, kernel: Callable[..., None] | None) -> Callable[...,
             first.copy_(fallback(first, *rest))
         else:
             kernel(first, first, *rest)
-            increment_version(first)  # so that autograd notices
+            changed([first])
 
     return write
 
@@ -237,7 +237,8 @@ def _define(name: str, schema: str, kernels: dict[str, Callable[..., Any]]) -> N
     for key, kernel in kernels.items():
         _library.impl(name, kernel, key)
     on_cpu = kernels.get("CPU", kernels[ANYWHERE])
-    _entries[name] = entry(getattr(torch.ops.fastadv, name).default, on_cpu)
+    op = getattr(torch.ops.fastadv, name).default
+    _entries[name] = op if extension is None else entry(op, on_cpu, extension.usual)
 
 
 def register(card: OpCard) -> None:

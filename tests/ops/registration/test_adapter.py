@@ -60,7 +60,7 @@ START = (*ROWS, 0, 0, None)
         ("project_l2", (F, F, F, *ROWS, float64(3)), ValueError, "2 elements, got 3"),
         ("random_start", (F, F, int64(2).int(), "l2", *START), TypeError, "int64, got torch.int32"),
         ("random_start", (F, F, int64(2), "l7", *START), ValueError, "unknown name: l7"),
-        ("logit_loss", (float64(2), F, F, int64(2), "ce", None, False), TypeError, "float32, got torch.float64"),
+        ("logit_loss", (float64(2), F, F, int64(2), "ce", None, False), TypeError, "got torch.float64"),
         (
             "keep_best", (F, float32(2), int64(2).byte(), F, float32(2), int64(2).bool()),
             TypeError, "bool, got torch.uint8",

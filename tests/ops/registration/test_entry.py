@@ -16,8 +16,12 @@ from fastadv._torch import compares_keys
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.registration import entry as entry_module
 from fastadv.ops.registration.entry import entry
+from fastadv.ops.registration.library import extension
 
-pytestmark = pytest.mark.skipif(not compares_keys, reason="torch compares the keys of tensors since 2.5")
+pytestmark = [
+    pytest.mark.skipif(not compares_keys, reason="torch compares the keys of tensors since 2.5"),
+    pytest.mark.skipif(extension is None, reason="no extension built"),
+]
 
 
 def arguments(rows=2, cols=3):
@@ -30,7 +34,9 @@ def arguments(rows=2, cols=3):
 def ways():
     """An entry that says which way it went, and the list of what it said."""
     said = []
-    return entry(lambda *args: said.append("dispatcher"), lambda *args: said.append("kernel")), said
+    return entry(
+        lambda *args: said.append("dispatcher"), lambda *args: said.append("kernel"), extension.usual
+    ), said
 
 
 class Tagged(torch.Tensor):
@@ -144,7 +150,7 @@ def test_an_import_inside_a_mode(mode):
     again = importlib.util.module_from_spec(spec)
     with mode():
         spec.loader.exec_module(again)
-        call = again.entry(lambda x: "dispatcher", lambda x: "kernel")
+        call = again.entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)
         assert call(torch.rand(2)) == "dispatcher"
     assert call(torch.rand(2)) == "kernel"
 
@@ -153,7 +159,7 @@ def test_an_import_inside_a_mode(mode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
     if through:
-        monkeypatch.setattr(entry_module, "_plain", lambda args: False)
+        monkeypatch.setattr(entry_module, "_watched", lambda: True)
     x_adv, grad, x, *rest = (
         value.to(dtype) if isinstance(value, torch.Tensor) else value for value in arguments()
     )
@@ -181,4 +187,4 @@ def test_all_that_an_op_writes_is_noticed(dtype):
 
 def test_the_way_past_can_be_closed(monkeypatch):
     monkeypatch.setenv("FASTADV_DIRECT", "0")
-    assert entry(lambda x: "dispatcher", lambda x: "kernel")(torch.rand(2)) == "dispatcher"
+    assert entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)(torch.rand(2)) == "dispatcher"
