@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from functools import partial
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,10 @@ from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT, VERDICT
 from fastadv.engine.search_copy import SearchCopy
 from fastadv.engine.stamp import Stamp
+from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
+
+T = TypeVar("T")
 
 CHECK_ROWS = 16
 REFRESHES = 256
@@ -77,12 +81,13 @@ class Frozen(Prepared):
         self._fastest, self._refreshed = fastest, 0
         self._anew, self._stamp = anew, stamp
         self._plain: Plain | None = None
+        self._failed = False  # whether a plain call has raised what the pipeline may mend
         self._lock, self._settled = RLock(), fastest is None and search.plain
 
     def __copy__(self) -> "Frozen":
         """Return one that shares all but what is counted from here on."""
         made = object.__new__(type(self))
-        vars(made).update(vars(self))
+        vars(made).update(vars(self), counts=copy(self.counts), _plain=None)
         return made
 
     @property
@@ -136,6 +141,8 @@ class Frozen(Prepared):
 
     def __call__(self, x: Tensor) -> Tensor:
         with no_gradient():
+            if (found := self._plainly(lambda plain: plain(x))) is not None:
+                return found
             x = self._checked(x)
             self.settle(x)
             self.forwards += self.options.eot * len(x)
@@ -150,6 +157,9 @@ class Frozen(Prepared):
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        found = self._plainly(lambda plain: plain.input_gradient(x, y, loss, targets, direction))
+        if found is not None:
+            return found
         with with_gradient():
             x = self._checked(x)
             y, targets = indices("y", y), indices("targets", targets)
@@ -195,14 +205,28 @@ class Frozen(Prepared):
         self._renew()
         if self.search.graphs is not None:
             return None
+        return self._kept_plain().clean_pass(x)
+
+    def _kept_plain(self) -> Plain:
+        """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
         if self._plain is None or self.options.follow:  # in which case no stamp is looked at
-            self._plain = Plain(self.source, self.eot)
-        before = self._plain.forwards
-        made = self._plain.clean_pass(x)
-        self.forwards += self._plain.forwards - before
-        if made is not None:
-            made.counts = self
-        return made
+            self._plain = Plain(self.source, self.eot, self.counts)
+        return self._plain
+
+    def _plainly(self, run: Callable[[Plain], T]) -> T | None:
+        """Return run(plain call) where the search computes as that does; None where it does not, or fails."""
+        search = self.search
+        rewrites = bool(search.form.rewriting) or search.form.compiled or search.graphs is not None
+        if rewrites or not search.plain or not self._settled or self._failed:
+            return None
+        self._renew()
+        try:
+            return run(self._kept_plain())
+        except (InputError, NoGradientError):
+            raise
+        except Exception:  # the pipeline mends what it can, and says so
+            self._failed = True
+            return None
 
     def full_batch(self, x: Tensor) -> int:
         if x.device.type != "cpu" or not len(x):

@@ -18,7 +18,7 @@ from fastadv.engine.copying.twin import as_module
 from fastadv.engine.cpu.norms import mend_parts
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, with_gradient
-from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
+from fastadv.engine.prepared import CleanPass, Counts, Directions, Loss, Model, Prepared
 from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
@@ -36,12 +36,13 @@ class Plain(Prepared):
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.
         eot: passes of a randomized model over which logits, losses and gradients are averaged.
+        counts: of a Frozen for which it answers.
 
     Raises:
         InputError: the model is neither a module nor a function, or is lazy.
     """
 
-    def __init__(self, model: Model | Prepared, eot: int = 1) -> None:
+    def __init__(self, model: Model | Prepared, eot: int = 1, counts: Counts | None = None) -> None:
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module, dtype, device = as_module(source), None, None
@@ -55,6 +56,8 @@ class Plain(Prepared):
             self._by_grad_mode = any(map(reads_grad_mode, {type(part) for part in parts}))
             self._unmended = parts
         super().__init__(CheckedModel(run, dtype), source, check_count("eot", eot, 1), dtype, device)
+        if counts is not None:
+            self.counts = counts
         self._room: Room | None = None
         self._notes: tuple[str, ...] = (in_words(told),) if (told := replaced(module)) else ()
 
@@ -162,7 +165,7 @@ class Plain(Prepared):
                     raise
                 return None
             self.forwards += x.shape[0]
-            return _CleanPass(self, self, x, leaf, attached, attached.detach().clone())
+            return _CleanPass(self, x, leaf, attached, attached.detach().clone())
 
     def _leaf(self, x: Tensor) -> Tensor:
         if self._unmended and x.shape[0] == 1:
@@ -216,23 +219,12 @@ def _format(parts: list[nn.Module]) -> tuple[torch.dtype | None, torch.device | 
 @dataclass
 class _CleanPass:
     plain: Plain
-    counts: Prepared
     x: Tensor
     leaf: Tensor
     attached: Tensor
     logits: Tensor
 
     def gradient(
-        self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        before = self.plain.forwards, self.plain.backwards
-        made = self._gradient(rows, y, loss, targets, direction)
-        if self.counts is not self.plain:
-            self.counts.forwards += self.plain.forwards - before[0]
-            self.counts.backwards += self.plain.backwards - before[1]
-        return made
-
-    def _gradient(
         self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
         plain, logits = self.plain, self.logits if rows is None else self.logits[rows]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -36,15 +37,22 @@ def log_confidence(model: Any, logits: Tensor) -> Tensor:
 
 
 class CleanPass(Protocol):
-    """A forward pass at the clean samples that waits for its backward pass, which `counts` counts."""
+    """A forward pass at the clean samples that waits for its backward pass."""
 
     logits: Tensor
-    counts: "Prepared"
 
     def gradient(
         self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the same as `Prepared.input_gradient` at the rows int64 [n], None for all; once."""
+
+
+@dataclass
+class Counts:
+    """Samples passed since the start."""
+
+    forwards: int = 0
+    backwards: int = 0
 
 
 class Prepared:
@@ -60,8 +68,7 @@ class Prepared:
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
         given: for the engine: the model as given, checked.
         device: where its samples must lie; None for a function, which takes them where they are.
-        forwards: samples passed forward since the start.
-        backwards: samples passed backward since the start.
+        counts: what was passed; those of a Frozen are also its plain search's.
         compared: how many of both a Frozen passed to compare its search with the model, which depends on the
             batches that came before.
     """
@@ -75,9 +82,27 @@ class Prepared:
         device: torch.device | None,
     ) -> None:
         self.source, self.eot, self.dtype = source, eot, dtype
-        self.forwards = self.backwards = 0
+        self.counts = Counts()
         self.compared = (0, 0)
         self._given, self._device = given, device
+
+    @property
+    def forwards(self) -> int:
+        """Samples passed forward since the start."""
+        return self.counts.forwards
+
+    @forwards.setter
+    def forwards(self, count: int) -> None:
+        self.counts.forwards = count
+
+    @property
+    def backwards(self) -> int:
+        """Samples passed backward since the start."""
+        return self.counts.backwards
+
+    @backwards.setter
+    def backwards(self, count: int) -> None:
+        self.counts.backwards = count
 
     @property
     def model(self) -> Model:

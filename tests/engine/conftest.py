@@ -16,12 +16,6 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "LEAST_TILES", 0)
 
 
-@pytest.fixture
-def small_models_too(small_ones_too: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small linear layers alone be reason enough to round."""
-    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
-
-
 @pytest.fixture(autouse=True)
 def folds_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let passes without a gradient fold small networks too."""

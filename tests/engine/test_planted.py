@@ -31,7 +31,7 @@ from tests.engine.planted import (
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
-pytestmark = pytest.mark.usefixtures("small_models_too")
+pytestmark = pytest.mark.usefixtures("small_ones_too")
 
 
 WRONG: dict[str, Planted] = {

@@ -183,8 +183,7 @@ TWICE: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("rewrite", "layer", "shape"), TWICE, ids=named)
-def test_derivatives_of_derivatives(rewrite, layer, shape, monkeypatch):
-    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+def test_derivatives_of_derivatives(rewrite, layer, shape):
     seen, found = Seen(layer.requires_grad_(False), rewrite), []
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
@@ -257,7 +256,10 @@ def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert names(All()) == [rewrite.name for rewrite in REWRITES]
     assert "onednn" not in names(All(), torch.bfloat16)
     assert names(mlp) == ["thin", "onednn", "norms"]
-    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == ["thin", "norms"]
+    monkeypatch.setattr(onednn, "LEAST", 1 << 17)
+    assert names(mlp) == ["thin", "onednn", "norms"]
+    assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == []
+    assert names(nn.Sequential(nn.InstanceNorm1d(4), nn.Flatten(), nn.Linear(64, 4))) == ["thin", "norms"]
     assert names(All().to("meta")) == ["fold", "views", "channels-last"]
     monkeypatch.setattr(onednn, "is_faster", lambda: False)
     assert "onednn" not in names(All())

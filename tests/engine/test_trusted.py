@@ -13,7 +13,7 @@ from fastadv.engine.guard import Trusted, allowance
 from tests.engine.planted import Change, Net, X, apart, convolved, needs_onednn, thinly
 from tests.engine.rewritten import answers
 
-pytestmark = pytest.mark.usefixtures("small_models_too")
+pytestmark = pytest.mark.usefixtures("small_ones_too")
 
 
 def wrong(patch: pytest.MonkeyPatch, change: Change, gradient: bool = False) -> None:
