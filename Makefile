@@ -47,13 +47,18 @@ docs: $(STAMP)-docs  ## the documentation site, in build/site/index.html: warnin
 	$(SPHINX) --builder html docs build/site
 	$(SPHINX) --builder doctest docs build/doctest
 
-bench: setup  ## speed against eager PyTorch and the peers, appended to bench/results/ and shown in README; ARGS="--base REF"
+# two packages by themselves: torchattacks asks for a requests of 2021, and visdom, of adv-lib, builds with old tools
+$(STAMP)-bench: $(STAMP)
+	PIP_CONSTRAINT=bench/build.txt PIP_BUILD_CONSTRAINT=bench/build.txt $(RUN)/python -m pip install --quiet --no-deps visdom==0.2.4
 	$(INSTALL) '.[bench]'
+	$(RUN)/python -m pip install --quiet --no-deps torchattacks==3.5.1
+	touch $@
+
+bench: $(STAMP)-bench  ## speed against eager PyTorch and the peers, appended to bench/results/ and shown in README; ARGS="--base REF"
 	$(RUN)/python bench/run.py $(ARGS)
 	$(RUN)/python -m bench.page
 
-parity: setup  ## every attack beside the best others, filling docs/parity.md; ARGS="--only fmn --net linf l2 --again ours"
-	$(INSTALL) '.[bench]'
+parity: $(STAMP)-bench  ## every attack beside the best others, filling docs/parity.md; ARGS="--only fmn --net linf l2 --again ours"
 	$(RUN)/python -m bench.suite.parity $(ARGS)
 	$(RUN)/python -m bench.suite.wall
 
