@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv.certify.hiding import noise_of
 from fastadv.certify.noise import Noise
 from fastadv.engine import Prepared
 from fastadv.threat import THREATS
@@ -42,7 +43,7 @@ class Certificates:
     def noise(self) -> Noise:
         """The noise that smoothed the model."""
         config = self.card["config"]
-        return Noise(config["sigma"], THREATS[config["norm"].lower()])
+        return noise_of(config["sigma"], THREATS[config["norm"].lower()])
 
     @property
     def correct(self) -> Tensor:
@@ -84,7 +85,8 @@ class Certificates:
 
     def __str__(self) -> str:
         config, notes = self.card["config"], self.card["measured"]["notes"]
-        shown = self.radii or tuple(config["sigma"] * k for k in (0.5, 1, 2))
+        ladder = self.noise.ladder
+        shown = self.radii or [ladder[k] for k in (2, 4, 8) if k < len(ladder)] or ladder[1:]
         early = "; lower bounds all, by a sequential test" if config["sequential"] else ""
         at = ", ".join(f"{self.accuracy(radius):.1%} within {radius:g}" for radius in shown)
         return (

@@ -24,8 +24,6 @@ from fastadv.intervals import clopper_pearson
 SLACK = 1e-6  # of the logarithm of the bound, against rounding: logarithms of Gamma are right to 1e-9
 GROWTH = 1.25  # of the number of draws between two looks
 FIRST = 16  # draws before the first look
-RUNGS = 4  # of the ladder, for each deviation
-CEILING = 4.0  # deviations: no 100,000 draws certify more than 3.81
 
 
 def schedule(n: int) -> tuple[int, ...]:
@@ -155,5 +153,4 @@ def judge_of(noise: Noise, rule: Mapping[str, Any]) -> Fixed | Sequential:
     n, alpha, asked = rule["n"], rule["alpha"], rule["radii"]
     if not rule["sequential"]:
         return Fixed(noise, n, alpha)
-    ladder = [noise.sigma * k / RUNGS for k in range(int(CEILING * RUNGS) + 1)]
-    return Sequential(noise, sorted(asked or ladder), n, alpha)
+    return Sequential(noise, sorted(asked or noise.ladder), n, alpha)

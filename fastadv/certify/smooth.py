@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
+from fastadv.certify.hiding import noise_of
 from fastadv.certify.noise import Noise
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
@@ -22,7 +23,6 @@ from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops.count_votes import count_votes_
-from fastadv.ops.noisy_copies import noisy_copies
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
@@ -73,8 +73,9 @@ def smooth(
         model: a module or Frozen; x [B, ...] to logits [B, K], K at least 2. Rows of logits that are not
             finite are votes against.
         data: as in `fastadv.evaluate`; images on the grid of 1/255.
-        sigma: the standard deviation of the noise, in input units.
-        norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise.
+        sigma: the standard deviation of the noise, in input units; in L0 the share of hidden coordinates.
+        norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise, `fa.L0` to hide coordinates: a hidden one
+            is 0.5.
         n0: draws that choose the class.
         n: the most draws that bound its probability.
         alpha: the probability of a wrong certificate, for each image.
@@ -106,10 +107,11 @@ def smooth(
 
     Source:
         Cohen et al. 2019 (arXiv 1902.02918), the function CERTIFY. Sequential: Voracek 2024
-        (arXiv 2406.17830). Floating point: Voracek and Hein 2022 (arXiv 2207.07209).
+        (arXiv 2406.17830). Floating point: Voracek and Hein 2022 (arXiv 2207.07209). L0: after Levine and
+        Feizi 2020 (arXiv 1911.09272).
     """
     with processes.agreement():
-        dataset, noise = as_dataset(data, "data"), Noise(sigma, norm)
+        dataset, noise = as_dataset(data, "data"), noise_of(sigma, norm)
         check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
         check_alpha(alpha)
         check_progress(progress)
@@ -204,7 +206,7 @@ def predict(
     check_count("n", n, 1), check_count("batch_size", batch_size, 1)
     check_alpha(alpha)
     prepared = prepare(model, work=len(x) * n, freeze=freeze)
-    smoothed = Smoothed(prepared, Noise(sigma, norm), rng.derive(seed, "predict"), batch_size, sound)
+    smoothed = Smoothed(prepared, noise_of(sigma, norm), rng.derive(seed, "predict"), batch_size, sound)
     numbers = torch.arange(len(x)) if ids is None else ids.cpu()
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
     (first, second), (classes, _) = (each.unbind(1) for each in votes.topk(2, 1))
@@ -247,7 +249,6 @@ class Smoothed:
         Yields an image as soon as its draws are counted; what is then wanted of it comes last. drawn: int64
         [B], where each image's draws begin, is moved on.
         """
-        table = self.noise.table.entries.to(levels.device)
         queue = deque(wanted)
         while queue:
             taken, room = dict[int, int](), self.batch_size
@@ -261,10 +262,7 @@ class Smoothed:
             images, counts = torch.tensor(list(taken)), torch.tensor(list(taken.values()))
             here = images.to(levels.device)
             many, which, first = (each.to(levels.device) for each in (counts, ids[images], drawn[images]))
-            copies, rows = noisy_copies(
-                levels[here], many, which, first, table, self.noise.table.center, self.noise.step, self.seed,
-                dtype=self.dtype,
-            )  # fmt: skip
+            copies, rows = self.noise.copies(levels[here], many, which, first, self.seed, self.dtype)
             count_votes_(votes, self.prepared(copies), here[rows])
             drawn[images] += counts
             for image in taken:

@@ -16,19 +16,24 @@ from fastadv.cli._shared import Images, Machine, Network
 from fastadv.cli._torchrun import together
 from fastadv.runs import processes
 from fastadv.text import percent
-from fastadv.threat import L1, L2
+from fastadv.threat import L0, L1, L2
 
-NORMS = {"l2": L2, "l1": L1}
+NORMS = {"l2": L2, "l1": L1, "l0": L0}
 
 
 class Smoothing(Panel, title="Smoothing"):
-    sigma: float = o.number(..., "Standard deviation of the noise, in input units: 0.25.")
-    norm: str = o.option("l2", "l2 for Gaussian noise, l1 for uniform noise.", metavar="l2|l1")
+    sigma: float = o.number(
+        ...,
+        "Standard deviation of the noise, in input units, as 0.25; in l0 the share of hidden coordinates.",
+    )
+    norm: str = o.option(
+        "l2", "l2 for Gaussian noise, l1 for uniform noise, l0 to hide coordinates.", metavar="l2|l1|l0"
+    )
     draws: int = o.count(100_000, "Draws that bound a probability, at most, for each image.", "--draws")
     chosen_by: int = o.count(100, "Draws that choose the class.", "--chosen-by")
     alpha: float = o.number(1e-3, "Probability of a wrong certificate, for each image.")
     radii: str | None = o.option(
-        None, "Radii to decide on: 0.25,0.5; a ladder of quarters of sigma by default.", metavar="NUMBERS"
+        None, "Radii to decide on: 0.25,0.5; a ladder by default.", metavar="NUMBERS"
     )
     sequential: bool = o.option(
         True, "Stop as soon as all radii are decided; else make all draws.", "--sequential/--all-draws"
@@ -73,7 +78,7 @@ def certify(
     if processes.rank():
         return  # the first process tells
     yield found.to_dict()
-    at = radii or tuple(k * smoothing.sigma / 2 for k in range(7))
+    at = radii or found.noise.ladder[:14:2]
     cells = [["radius", "certified accuracy"], *([f"{r:g}", percent(found.accuracy(r))] for r in sorted(at))]
     notes = [*found.card["measured"]["notes"], "of the smoothed model, not of the model itself"]
     print_table(f"{network.model} on {len(found.ids):,} images of {dataset.name}", cells, notes)
