@@ -213,13 +213,20 @@ class Frozen(Prepared):
             self._plain = Plain(self.source, self.eot, self.counts)
         return self._plain
 
+    @property
+    def _gains_nothing(self) -> bool:
+        """Whether the search is a plain call's, and none has failed."""
+        form, graphs = self.search.form, self.search.graphs
+        rewrites = bool(form.rewriting) or form.compiled or graphs is not None
+        return self._settled and self.search.plain and not rewrites and not self._failed
+
     def _plainly(self, run: Callable[[Plain], T]) -> T | None:
         """Return run(plain call) where the search computes as that does; None where it does not, or fails."""
-        search = self.search
-        rewrites = bool(search.form.rewriting) or search.form.compiled or search.graphs is not None
-        if rewrites or not search.plain or not self._settled or self._failed:
+        if not self._gains_nothing:
             return None
-        self._renew()
+        self._renew()  # which may have found something to rewrite
+        if not self._gains_nothing:
+            return None
         try:
             return run(self._kept_plain())
         except (InputError, NoGradientError):

@@ -458,6 +458,10 @@ def test_a_frozen_model_that_gains_nothing_answers_as_a_plain_call() -> None:
     other = copy.copy(frozen)
     other(x)
     assert other.forwards == frozen.forwards + 3
+    model.append(nn.BatchNorm1d(4))  # which is folded
+    model.eval()
+    frozen(x)
+    assert "folded 1 BatchNorm" in frozen.notes
 
 
 def test_what_a_plain_call_cannot_the_pipeline_mends() -> None:
