@@ -71,7 +71,7 @@ void each_class_row(const LatentKernels& kernels, LatentProblem& problem, int64_
 }
 
 // loss [B, K] and latents [B, K, L] are written; x [B, C, H, H], z [B, K, L] where the latents start.
-void latent_fit(Tensor loss, Tensor latents, const Tensor& x, const Tensor& z,
+void latent_fit(const Tensor& loss, const Tensor& latents, const Tensor& x, const Tensor& z,
                 const std::vector<Tensor>& weights, const std::vector<Tensor>& biases,
                 const std::vector<int64_t>& strides, float beta, int64_t steps, float step_size,
                 float max_norm, bool bf16) {
@@ -99,7 +99,7 @@ void latent_fit(Tensor loss, Tensor latents, const Tensor& x, const Tensor& z,
 }
 
 // images [K, N, C, H, H] are written; z [K, N, L].
-void latent_decode(Tensor images, const Tensor& z, const std::vector<Tensor>& weights,
+void latent_decode(const Tensor& images, const Tensor& z, const std::vector<Tensor>& weights,
                    const std::vector<Tensor>& biases, const std::vector<int64_t>& strides) {
   if (z.ndim() != 3) throw std::invalid_argument("latent_decode: expected latents [K, N, L]");
   const int64_t classes = z.shape(0), rows = z.shape(1), size = z.shape(2);

@@ -15,7 +15,7 @@ constexpr int64_t kLine = 16;  // floats, to which a row is padded
 
 // distance [B, K] and index [B, K] are written; x [B, D], prototypes [K, S, D] with any step between classes,
 // bias [K, S].
-void nearest_prototype(Tensor distance, Tensor index, const Tensor& x, const Tensor& prototypes,
+void nearest_prototype(const Tensor& distance, const Tensor& index, const Tensor& x, const Tensor& prototypes,
                        const Tensor& bias) {
   if (x.ndim() != 2 || prototypes.ndim() != 3)
     throw std::invalid_argument("nearest_prototype: expected x [B, D] and prototypes [K, S, D]");

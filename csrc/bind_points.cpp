@@ -25,7 +25,7 @@ void each_row(int64_t rows, int64_t cols, const Body& body) {
 }
 
 // A gradient in bfloat16, as a search in that precision gives it, is taken as it is.
-void linf_step(Tensor out, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double radius,
+void linf_step(const Tensor& out, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double radius,
                double step_size, double lo, double hi, const OptionalTensor& radius_rows,
                const OptionalTensor& step_size_rows) {
   check_alike(out, x_adv, x);
@@ -57,7 +57,7 @@ void linf_step(Tensor out, const Tensor& x_adv, const Tensor& grad, const Tensor
 }
 
 template <auto Member>
-void row_step(Tensor out, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double radius,
+void row_step(const Tensor& out, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double radius,
               double step_size, double lo, double hi, const OptionalTensor& radius_rows,
               const OptionalTensor& step_size_rows) {
   check_alike(out, x_adv, grad, x);
@@ -75,7 +75,7 @@ void row_step(Tensor out, const Tensor& x_adv, const Tensor& grad, const Tensor&
 }
 
 template <auto Member>
-void projection(Tensor out, const Tensor& x_adv, const Tensor& x, double radius, double lo, double hi,
+void projection(const Tensor& out, const Tensor& x_adv, const Tensor& x, double radius, double lo, double hi,
                 const OptionalTensor& radius_rows) {
   check_alike(out, x_adv, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
@@ -89,7 +89,7 @@ void projection(Tensor out, const Tensor& x_adv, const Tensor& x, double radius,
   });
 }
 
-void to_hyperplane(Tensor out, const Tensor& points, const Tensor& normal, const Tensor& lack,
+void to_hyperplane(const Tensor& out, const Tensor& points, const Tensor& normal, const Tensor& lack,
                    std::string_view norm, double lo, double hi) {
   check_alike(out, points, normal);
   const Norm kind = named<Norm>(norm, kNorms);
@@ -104,7 +104,7 @@ void to_hyperplane(Tensor out, const Tensor& points, const Tensor& normal, const
   });
 }
 
-void square_linf(Tensor out, const Tensor& best, const Tensor& lower, const Tensor& upper,
+void square_linf(const Tensor& out, const Tensor& best, const Tensor& lower, const Tensor& upper,
                  const Tensor& words, int64_t channels, int64_t height, int64_t width, int64_t tall,
                  int64_t wide) {
   check_alike(out, best, lower, upper);
@@ -122,9 +122,9 @@ void square_linf(Tensor out, const Tensor& best, const Tensor& lower, const Tens
   });
 }
 
-void square_bumps(Tensor out, const Tensor& best, const Tensor& x, const Tensor& words, const Tensor& bumps,
-                  int64_t channels, int64_t height, int64_t width, std::string_view norm, double radius,
-                  double lo, double hi, const OptionalTensor& radius_rows) {
+void square_bumps(const Tensor& out, const Tensor& best, const Tensor& x, const Tensor& words,
+                  const Tensor& bumps, int64_t channels, int64_t height, int64_t width, std::string_view norm,
+                  double radius, double lo, double hi, const OptionalTensor& radius_rows) {
   check_alike(out, best, x);
   const Norm kind = named<Norm>(norm, kNorms);
   const int64_t tall = bumps.shape(1), wide = bumps.shape(2);
@@ -143,8 +143,8 @@ void square_bumps(Tensor out, const Tensor& best, const Tensor& x, const Tensor&
   });
 }
 
-void sparse_rs(Tensor out, const Tensor& best, const Tensor& x, const Tensor& ids, const Tensor& leaving,
-               const Tensor& count, double lo, double hi, int64_t seed, int64_t draw,
+void sparse_rs(const Tensor& out, const Tensor& best, const Tensor& x, const Tensor& ids,
+               const Tensor& leaving, const Tensor& count, double lo, double hi, int64_t seed, int64_t draw,
                const OptionalTensor& mask) {
   check_alike(out, best, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
@@ -161,7 +161,7 @@ void sparse_rs(Tensor out, const Tensor& best, const Tensor& x, const Tensor& id
   });
 }
 
-void random_start(Tensor out, const Tensor& x, const Tensor& ids, std::string_view norm, double radius,
+void random_start(const Tensor& out, const Tensor& x, const Tensor& ids, std::string_view norm, double radius,
                   double lo, double hi, int64_t seed, int64_t draw, const OptionalTensor& radius_rows) {
   check_alike(out, x);
   const Norm kind = named<Norm>(norm, kNorms);
@@ -178,8 +178,9 @@ void random_start(Tensor out, const Tensor& x, const Tensor& ids, std::string_vi
   });
 }
 
-void quantize_in_ball(Tensor out, const Tensor& x_adv, const Tensor& x, std::string_view norm, double radius,
-                      double lo, double hi, int64_t levels, const OptionalTensor& radius_rows) {
+void quantize_in_ball(const Tensor& out, const Tensor& x_adv, const Tensor& x, std::string_view norm,
+                      double radius, double lo, double hi, int64_t levels,
+                      const OptionalTensor& radius_rows) {
   check_alike(out, x_adv, x);
   const Norm kind = named<Norm>(norm, kNorms);
   with_kernels(out, [&](auto element, const auto& kernels) {
@@ -194,8 +195,8 @@ void quantize_in_ball(Tensor out, const Tensor& x_adv, const Tensor& x, std::str
   });
 }
 
-void keep_best(Tensor best_x, Tensor best_loss, Tensor best_success, const Tensor& x_adv, const Tensor& loss,
-               const Tensor& success) {
+void keep_best(const Tensor& best_x, const Tensor& best_loss, const Tensor& best_success, const Tensor& x_adv,
+               const Tensor& loss, const Tensor& success) {
   check_alike(best_x, x_adv);
   with_kernels(best_x, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -214,8 +215,8 @@ void keep_best(Tensor best_x, Tensor best_loss, Tensor best_success, const Tenso
   });
 }
 
-void distance(Tensor out, Tensor inside, const Tensor& x_adv, const Tensor& x, double order, double lo,
-              double hi) {
+void distance(const Tensor& out, const Tensor& inside, const Tensor& x_adv, const Tensor& x, double order,
+              double lo, double hi) {
   check_alike(x_adv, x);
   with_kernels(x_adv, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -230,8 +231,9 @@ void distance(Tensor out, Tensor inside, const Tensor& x_adv, const Tensor& x, d
   });
 }
 
-void keep_nearest(Tensor best_x, Tensor best_rank, Tensor best_success, Tensor length, const Tensor& x,
-                  const Tensor& points, const Tensor& success, double order) {
+void keep_nearest(const Tensor& best_x, const Tensor& best_rank, const Tensor& best_success,
+                  const Tensor& length, const Tensor& x, const Tensor& points, const Tensor& success,
+                  double order) {
   check_alike(best_x, x);
   with_kernels(best_x, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -255,7 +257,7 @@ void keep_nearest(Tensor best_x, Tensor best_rank, Tensor best_success, Tensor l
   });
 }
 
-void largest(Tensor out, const Tensor& values) {
+void largest(const Tensor& out, const Tensor& values) {
   with_kernels(values, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     const auto from = read_rows<T>(values);

@@ -21,8 +21,8 @@ void check_classes(const char* name, const int64_t* index, int64_t rows, int64_t
     }
 }
 
-void logit_loss(Tensor loss, Tensor grad, const Tensor& logits, const Tensor& labels, std::string_view kind,
-                const OptionalTensor& targets, bool direction) {
+void logit_loss(const Tensor& loss, const Tensor& grad, const Tensor& logits, const Tensor& labels,
+                std::string_view kind, const OptionalTensor& targets, bool direction) {
   check_alike(grad, logits);
   const LossKind which = named<LossKind>(kind, kLosses);
   with_kernels(grad, [&](auto element, const auto& kernels) {
@@ -46,9 +46,9 @@ void logit_loss(Tensor loss, Tensor grad, const Tensor& logits, const Tensor& la
   });
 }
 
-void climb(Tensor best_x, Tensor best_loss, Tensor best_success, Tensor not_finite, Tensor own_x,
-           Tensor own_loss, const Tensor& x_adv, const Tensor& logits, const Tensor& labels,
-           std::string_view kind, const OptionalTensor& targets) {
+void climb(const Tensor& best_x, const Tensor& best_loss, const Tensor& best_success,
+           const Tensor& not_finite, const Tensor& own_x, const Tensor& own_loss, const Tensor& x_adv,
+           const Tensor& logits, const Tensor& labels, std::string_view kind, const OptionalTensor& targets) {
   check_alike(best_x, own_x, x_adv);
   const LossKind which = named<LossKind>(kind, kLosses);
   with_kernels(best_x, [&](auto element, const auto& kernels) {
@@ -76,11 +76,12 @@ void climb(Tensor best_x, Tensor best_loss, Tensor best_success, Tensor not_fini
   });
 }
 
-void judge(Tensor best_x, Tensor best_rank, Tensor best_success, Tensor not_finite, Tensor steepest,
-           Tensor ranks, Tensor success, Tensor x_adv, const Tensor& gradient, const Tensor& logits,
-           const Tensor& loss, const Tensor& labels, const OptionalTensor& targets, bool margin_at_zero,
-           const OptionalTensor& x, double radius, double step_size, double lo, double hi,
-           const OptionalTensor& radius_rows, const OptionalTensor& step_size_rows) {
+void judge(const Tensor& best_x, const Tensor& best_rank, const Tensor& best_success,
+           const Tensor& not_finite, const Tensor& steepest, const Tensor& ranks, const Tensor& success,
+           const Tensor& x_adv, const Tensor& gradient, const Tensor& logits, const Tensor& loss,
+           const Tensor& labels, const OptionalTensor& targets, bool margin_at_zero, const OptionalTensor& x,
+           double radius, double step_size, double lo, double hi, const OptionalTensor& radius_rows,
+           const OptionalTensor& step_size_rows) {
   check_alike(best_x, x_adv, x ? *x : x_adv);
   check_places(best_x, gradient);
   with_kernels(gradient, [&](auto element, const auto& kernels) {
@@ -116,7 +117,7 @@ void judge(Tensor best_x, Tensor best_rank, Tensor best_success, Tensor not_fini
 // Flat chunks of words, so that threads share one long row as well as many short ones. All samples have a row
 // of the first draw, then all one of the next.
 template <class T>
-void fill(Tensor& out, const Tensor& ids, int64_t seed, int64_t draw, int64_t draws,
+void fill(const Tensor& out, const Tensor& ids, int64_t seed, int64_t draw, int64_t draws,
           void (*kernel)(T*, Stream, int64_t, int64_t)) {
   check_alike(out);
   const auto to = write_rows<T>(out);
@@ -134,8 +135,8 @@ void fill(Tensor& out, const Tensor& ids, int64_t seed, int64_t draw, int64_t dr
   });
 }
 
-void philox(Tensor out, const Tensor& ids, int64_t count, std::string_view kind, int64_t seed, int64_t draw,
-            int64_t draws) {
+void philox(const Tensor& out, const Tensor& ids, int64_t count, std::string_view kind, int64_t seed,
+            int64_t draw, int64_t draws) {
   if (out.ndim() != 2 || out.shape(1) != count) throw std::invalid_argument("philox: expected [B, count]");
   const PhiloxKernels& kernels = active_set().philox;
   const RandomKind which = named<RandomKind>(kind, kRandomKinds);
@@ -147,7 +148,7 @@ void philox(Tensor out, const Tensor& ids, int64_t count, std::string_view kind,
 }
 
 // Each copy is a row of the result.
-void noisy_copies(Tensor out, const Tensor& levels, const Tensor& images, const Tensor& ids,
+void noisy_copies(const Tensor& out, const Tensor& levels, const Tensor& images, const Tensor& ids,
                   const Tensor& draws, const Tensor& table, int64_t center, double step, int64_t seed,
                   bool narrow) {
   (void)narrow;  // the type of `out` says it
@@ -172,7 +173,7 @@ void noisy_copies(Tensor out, const Tensor& levels, const Tensor& images, const 
   });
 }
 
-void count_votes(const Tensor& logits, const Tensor& images, Tensor votes) {
+void count_votes(const Tensor& logits, const Tensor& images, const Tensor& votes) {
   with_kernels(logits, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     const auto from = read_rows<T>(logits);

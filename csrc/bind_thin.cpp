@@ -13,7 +13,7 @@ namespace {
 using Pair = std::array<int64_t, 2>;
 
 // gradient [B, O, ., .], or [B, ., ., O] with channels_last; weight [O, C, h, v]; out [B, C, *size].
-void thin_gradient(Tensor out, const Tensor& gradient, const Tensor& weight, const Pair& size,
+void thin_gradient(const Tensor& out, const Tensor& gradient, const Tensor& weight, const Pair& size,
                    const Pair& stride, const Pair& padding, const Pair& dilation, bool channels_last) {
   if (out.ndim() != 4 || gradient.ndim() != 4 || weight.ndim() != 4 || !gradient.dense() ||
       gradient.shape(channels_last ? 3 : 1) != weight.shape(0) || gradient.shape(0) != out.shape(0) ||

@@ -33,7 +33,7 @@ void each_row_of_tiles(const WinogradShape& shape, const Body& body) {
   });
 }
 
-void winograd_tiles(Tensor out, const Tensor& x, int64_t size, int64_t padding) {
+void winograd_tiles(const Tensor& out, const Tensor& x, int64_t size, int64_t padding) {
   const WinogradShape shape = shape_of(x, out, size, padding);
   with_kernels(x, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -45,7 +45,7 @@ void winograd_tiles(Tensor out, const Tensor& x, int64_t size, int64_t padding) 
   });
 }
 
-void winograd_image(Tensor out, const Tensor& products, const OptionalTensor& bias, const py::object&,
+void winograd_image(const Tensor& out, const Tensor& products, const OptionalTensor& bias, const py::object&,
                     int64_t size) {
   const WinogradShape shape = shape_of(out, products, size, 1);
   const float* added = bias ? read<float>(*bias, shape.channels) : nullptr;

@@ -74,7 +74,7 @@ inline py::object called(py::handle given, const py::str& name) {
 // What a binding knows of a tensor on the CPU; it does not own the memory.
 class Tensor {
  public:
-  static constexpr int64_t kMostAxes = 16;
+  static constexpr int64_t kMostAxes = 64;  // of a tensor of torch
 
   Tensor() = default;
 

@@ -80,7 +80,8 @@ def _again(
     levels, ids, n0 = smoothed.levels(x), ids.cpu(), certificates.card["config"]["n0"]
     draws, prediction = int(certificates.draws[place]), int(certificates.prediction[place])
     hits = int(smoothed.votes(levels, ids, draws, first=n0)[0, prediction])
-    radius = judge.radius(hits, draws, smoothed.noise.charge(levels[0].numel()))
+    elements = levels[0].numel()
+    radius = smoothed.noise.reach(judge.radius(hits, draws, smoothed.noise.charge(elements)), elements)
     then = int(certificates.hits[place]), float(certificates.radius[place])
     return Audit(number, (then[0], hits), (then[1], radius))
 

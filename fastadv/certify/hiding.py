@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Hiding(Noise):
     """
 
     norm: Any = L0
+    least: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         check_share("sigma", self.sigma)
@@ -55,12 +56,19 @@ class Hiding(Noise):
         return math.log(1.5 - min(probability, 1.0)) / math.log(self.sigma) * (1 - 1e-12)
 
     def probability(self, radius: float) -> float:
-        return 1.5 - math.pow(self.sigma, radius * (1 + 2e-12))
+        return 1.5 - math.pow(self.sigma, radius * (1 + 2e-12)) + 1e-15
 
     @property
     def ladder(self) -> list[float]:
         most = math.ceil(self.radius(1.0))
         return [float(r) for r in range(0, most + 1, max(1, math.ceil(most / RUNGS)))]
+
+    @property
+    def shown(self) -> list[float]:
+        return self.ladder[:7]
+
+    def reach(self, radius: float, elements: int) -> float:
+        return float(min(math.floor(radius), elements))
 
     def copies(
         self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, seed: int, dtype: torch.dtype

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ class Noise:
 
     sigma: float
     norm: Any = L2
+    least: ClassVar[float] = 0.0  # the smallest radius that says something
 
     def __post_init__(self) -> None:
         number = isinstance(self.sigma, int | float) and not isinstance(self.sigma, bool)
@@ -129,6 +130,15 @@ class Noise:
     def ladder(self) -> list[float]:
         """The radii on which a sequential test decides unless some are asked for."""
         return [self.sigma * k / RUNGS for k in range(int(CEILING * RUNGS) + 1)]
+
+    @property
+    def shown(self) -> list[float]:
+        """The radii of a table unless some are asked for: zero, then the first few."""
+        return self.ladder[:14:2]
+
+    def reach(self, radius: float, elements: int) -> float:
+        """Return the largest distance within a radius that two images of so many elements can have."""
+        return radius
 
     def copies(
         self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, seed: int, dtype: torch.dtype

@@ -19,7 +19,8 @@ class Certificates:
         ids: int64 [n], positions in the data set, on which the draws depend.
         y: int64 [n], labels.
         prediction: int64 [n], the class of the smoothed classifier.
-        radius: float64 [n], within which it cannot change, at least; 0 where it abstained.
+        radius: float64 [n], within which it cannot change, at least; 0 where it abstained. A whole number in
+            L0.
         abstained: bool [n], no class was shown to have a probability above one half.
         hits: int64 [n], draws that were given the predicted class.
         draws: int64 [n], draws that bounded its probability, without those that chose it.
@@ -85,8 +86,8 @@ class Certificates:
 
     def __str__(self) -> str:
         config, notes = self.card["config"], self.card["measured"]["notes"]
-        ladder = self.noise.ladder
-        shown = self.radii or [ladder[k] for k in (2, 4, 8) if k < len(ladder)] or ladder[1:]
+        usual = self.noise.shown
+        shown = self.radii or [usual[k] for k in (1, 2, 4) if k < len(usual)]
         early = "; lower bounds all, by a sequential test" if config["sequential"] else ""
         at = ", ".join(f"{self.accuracy(radius):.1%} within {radius:g}" for radius in shown)
         return (

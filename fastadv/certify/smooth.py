@@ -79,7 +79,7 @@ def smooth(
         n0: draws that choose the class.
         n: the most draws that bound its probability.
         alpha: the probability of a wrong certificate, for each image.
-        radii: the radii to decide on; None takes a ladder of quarters of sigma, with zero.
+        radii: the radii to decide on; None takes a ladder: quarters of sigma, in L0 whole numbers.
         sequential: stop early; False is the method of the paper, and `radii` then change nothing.
         sound: refuse images off the grid; False certifies the nearest point of the grid.
         seed: of all draws.
@@ -154,7 +154,7 @@ def smooth(
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
     most = judge.radius(n, n, 0.0)
-    if beyond := [radius for radius in asked or (0.0,) if radius > most or not most]:
+    if beyond := [radius for radius in asked or (noise.least,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
     result = Certificates(**together, radii=asked or (), card=card("certificates", config, **measured))
@@ -184,10 +184,10 @@ def predict(
     Args:
         model: as in `smooth`.
         x: images [B, ...] on the grid of 1/255.
-        sigma: the standard deviation of the noise, in input units.
+        sigma: as in `smooth`.
         n: draws for each image.
         alpha: the probability of a wrong class.
-        norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise.
+        norm: as in `smooth`.
         sound: refuse images off the grid; False takes the nearest points of the grid.
         seed: of all draws.
         ids: int64 [B], sample numbers, on which the draws depend; 0 to B - 1 unless given.
@@ -286,17 +286,18 @@ def _certify(
     prediction = chosen.argmax(1)
     charge = smoothed.noise.charge(levels[0].numel())
     votes, drawn = torch.zeros_like(chosen, device=levels.device), torch.full_like(ids, n0)
-    hits, radius = torch.zeros_like(ids), torch.zeros(len(ids), dtype=torch.float64)
+    hits, proved = torch.zeros_like(ids), torch.zeros(len(ids), dtype=torch.float64)
     wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
     for image in smoothed.passes(levels, ids, drawn, wanted, votes):
         hits[image] = votes[image, prediction[image]]
         made = int(drawn[image]) - n0
         wanted[image] = judge.more(int(hits[image]), made, charge)
         if not wanted[image]:
-            radius[image] = judge.radius(int(hits[image]), made, charge)
+            proved[image] = judge.radius(int(hits[image]), made, charge)
+    radius = proved.clone().apply_(lambda each: smoothed.noise.reach(each, levels[0].numel()))
     draws = drawn - n0
     return {
-        "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": radius <= 0,
+        "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": proved <= 0,
         "hits": hits, "draws": draws, "failed": draws - votes.sum(1).cpu(),
     }  # fmt: skip
 

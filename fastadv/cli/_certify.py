@@ -78,7 +78,7 @@ def certify(
     if processes.rank():
         return  # the first process tells
     yield found.to_dict()
-    at = radii or found.noise.ladder[:14:2]
+    at = radii or found.noise.shown
     cells = [["radius", "certified accuracy"], *([f"{r:g}", percent(found.accuracy(r))] for r in sorted(at))]
     notes = [*found.card["measured"]["notes"], "of the smoothed model, not of the model itself"]
     print_table(f"{network.model} on {len(found.ids):,} images of {dataset.name}", cells, notes)

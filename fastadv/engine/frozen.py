@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastadv.engine.arguments import indices, labels_for
-from fastadv.engine.guard import allowance, compare
-from fastadv.engine.pipeline import left_out
+from fastadv.engine.guard import HALVES, allowance, compare
+from fastadv.engine.pipeline import AGAIN, first_line, left_out
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import HALF, NOTHING, no_gradient, with_gradient
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
@@ -102,7 +102,7 @@ class Frozen(Prepared):
         with self._lock:
             if self._stamp.same():  # another thread has done it meanwhile
                 return
-            told, made, self._plain = CHANGED in self.notes, self._anew(), None
+            told, made, self._plain, self._failed = CHANGED in self.notes, self._anew(), None, False
             for name in ("search", "dtype", "_given", "_device", "_fastest", "_settled", "_stamp"):
                 setattr(self, name, getattr(made, name))
             if told:
@@ -112,7 +112,8 @@ class Frozen(Prepared):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.search.notes.texts + ((COPIES,) if self._given.copies else ())
+        copies = self._given.copies or (self._plain is not None and self._plain.writes_into_x)
+        return self.search.notes.texts + ((COPIES,) if copies else ())
 
     def add_note(self, note: str) -> None:
         self.search.notes.add(note)
@@ -141,13 +142,14 @@ class Frozen(Prepared):
 
     def __call__(self, x: Tensor) -> Tensor:
         with no_gradient():
-            if (found := self._plainly(lambda plain: plain(x))) is not None:
-                return found
-            x = self._checked(x)
-            self.settle(x)
-            self.forwards += self.options.eot * len(x)
-            with self._counting():
-                return self.search.passed("logits", self.search.logits, x)
+            return self._plainly(lambda plain: plain(x), partial(self._logits, x))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        x = self._checked(x)
+        self.settle(x)
+        self.forwards += self.options.eot * len(x)
+        with self._counting():
+            return self.search.passed("logits", self.search.logits, x)
 
     def input_gradient(
         self,
@@ -157,9 +159,12 @@ class Frozen(Prepared):
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        found = self._plainly(lambda plain: plain.input_gradient(x, y, loss, targets, direction))
-        if found is not None:
-            return found
+        given = x, y, loss, targets, direction
+        return self._plainly(lambda plain: plain.input_gradient(*given), partial(self._gradient, *given))
+
+    def _gradient(
+        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with with_gradient():
             x = self._checked(x)
             y, targets = indices("y", y), indices("targets", targets)
@@ -217,23 +222,27 @@ class Frozen(Prepared):
     def _gains_nothing(self) -> bool:
         """Whether the search is a plain call's, and none has failed."""
         form, graphs = self.search.form, self.search.graphs
-        rewrites = bool(form.rewriting) or form.compiled or graphs is not None
+        rewrites = bool(form.rewriting) or form.compiled or graphs is not None or self.dtype in HALVES
         return self._settled and self.search.plain and not rewrites and not self._failed
 
-    def _plainly(self, run: Callable[[Plain], T]) -> T | None:
-        """Return run(plain call) where the search computes as that does; None where it does not, or fails."""
+    def _plainly(self, run: Callable[[Plain], T], otherwise: Callable[[], T]) -> T:
+        """Return run(plain call) where the search is one; otherwise() where it is not, or that fails."""
+        if self._gains_nothing:
+            self._renew()  # which may have found something to rewrite
         if not self._gains_nothing:
-            return None
-        self._renew()  # which may have found something to rewrite
-        if not self._gains_nothing:
-            return None
+            return otherwise()
+        before = copy(self.counts)
         try:
             return run(self._kept_plain())
         except (InputError, NoGradientError):
             raise
-        except Exception:  # the pipeline mends what it can, and says so
-            self._failed = True
-            return None
+        except Exception as error:  # models raise anything
+            why = first_line(error)
+        self.forwards, self.backwards = before.forwards, before.backwards
+        made = otherwise()  # it raises where the model is not to blame
+        self._failed = True
+        self.add_note(AGAIN.format(why))
+        return made
 
     def full_batch(self, x: Tensor) -> int:
         if x.device.type != "cpu" or not len(x):

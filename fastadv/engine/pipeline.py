@@ -34,6 +34,7 @@ log = logging.getLogger("fastadv")
 # rows that tell whether they depend on each other, no multiple of a usual number; fewer where memory runs out
 SOME = (7, 3, 2)
 CAPTURED = "captured as CUDA graphs"  # a note
+AGAIN = "passed again, after the model failed once ({})"
 
 
 class Notes:
@@ -245,7 +246,7 @@ class Pipeline:
             if ran_out(again):
                 raise
         else:
-            self.notes.add(f"passed again, after the model failed once ({why})")
+            self.notes.add(AGAIN.format(why))
             return made
         for note, simpler in form.simpler(why):
             self.use(simpler)

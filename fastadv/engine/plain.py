@@ -65,6 +65,11 @@ class Plain(Prepared):
     def notes(self) -> tuple[str, ...]:
         return self._notes
 
+    @property
+    def writes_into_x(self) -> bool:
+        """Whether the model was seen to do so; it is given copies."""
+        return self._given.copies
+
     def add_note(self, note: str) -> None:
         self._notes = tuple(dict.fromkeys([*self._notes, note]))
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fastadv.certify.hiding import GREY, Hiding, noise_of
 from fastadv.certify.noise import Noise
 from fastadv.certify.smooth import smooth
 from fastadv.errors import InputError
+from fastadv.ops.noisy_copies import CHOICE
 
 SHARES = [0.3, 0.5, 0.9, 0.97]
 COORDINATES = 4
@@ -105,6 +107,9 @@ def test_what_is_drawn(hidden: float) -> None:
     other, _ = noise.copies(levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), 4, torch.float32)
     assert not torch.equal(alone, other)
     assert noise.charge(784) < 1e-8
+    off = Fraction(round(hidden * (2 << CHOICE)), 2 << CHOICE) - Fraction(hidden)
+    assert noise.charge(1) >= abs(off)
+    assert noise.charge(2) == 2 * noise.charge(1) > 0
 
 
 def test_certificates_of_a_table_hold_and_can_be_audited() -> None:
@@ -116,9 +121,9 @@ def test_certificates_of_a_table_hold_and_can_be_audited() -> None:
         found = smooth(model, (x, y), hidden, fa.L0, n=2000, sequential=sequential)
         for own, radius, label in zip(exact, found.radius.tolist(), found.prediction.tolist(), strict=True):
             assert radius <= Hiding(hidden).radius(own[label])
-        assert float(found.radius.max()) > 1
+            assert radius == int(radius)
+        assert float(found.radius.max()) == 3
         assert all(each.stands for each in fa.certify.audit(found, [0, 7, 15]))
-    assert "within 2," in str(found) or "within 2;" in str(found)
     assert type(found.noise) is Hiding
     decided = fa.certify.predict(model, x, hidden, 2000, norm=fa.L0)
     assert bool(((decided == y) | (decided == -1)).all())
@@ -134,6 +139,17 @@ def test_a_point_that_contradicts_a_certificate_is_found() -> None:
     other.table.fill_(1)
     assert fa.certify.contradictions(found, x, near, ids, model=other).tolist() == [0, 1]
     assert fa.certify.contradictions(found, x, torch.ones_like(x), ids, model=other).tolist() == []  # 4 away
+
+
+def test_few_coordinates_are_told() -> None:
+    images, model = (torch.zeros(1, 1, 2, 2), torch.zeros(1).long()), ByTable(8, lean=1.0)
+    small, usual, large = (smooth(model, images, share, fa.L0, n=2000) for share in (0.4, 0.6, 1 - 1e-9))
+    assert "100.0% correct, 0.0% within 1; average radius 0.000; 0 abstained" in str(small)
+    assert "2,000 draws certify 0.74" in str(small)
+    assert "no image is certified at 1" in str(small)
+    assert "100.0% within 1, 0.0% within 2; average radius 1.000" in str(usual)
+    assert "note" not in str(usual)
+    assert float(large.radius) == 4  # an image has no more
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, math.nan, "many", True])

@@ -39,3 +39,13 @@ def test_its_options_are_those_of_the_call(fastadv):
     wanted = {"sigma": 0.25, "norm": "L1", "n0": 7, "n": 200, "alpha": 0.01, "radii": [0.1, 0.2], "seed": 3}
     wanted |= {"sequential": True, "sound": False, "batch_size": 64}
     assert {name: config[name] for name in wanted} == wanted
+
+
+@pytest.mark.slow
+def test_few_coordinates(fastadv):
+    line = MODEL.replace("--sigma 0.25", "--sigma 0.8")
+    assert "--sigma 0.8" in line
+    config = fastadv(f"{line} --norm l0 --json").json["config"]
+    assert (config["norm"], config["sigma"]) == ("L0", 0.8)
+    told = [row.split() for row in fastadv(f"{line} --norm l0").out.splitlines()]
+    assert [row[1] for row in told if len(row) > 3 and row[1].isdigit()] == ["0", "1", "2", "3", "4"]

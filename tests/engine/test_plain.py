@@ -1,6 +1,5 @@
 """A plain call searches the model as given: nothing is copied, compared, timed, cached or set."""
 
-import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -420,58 +419,3 @@ def test_an_autocast_around_changes_nothing(dtype: torch.dtype) -> None:
         wanted = attack(model, x, y, threat)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(attack(model, x, y, threat).x_adv, wanted.x_adv)
-
-
-class Refusing(nn.Module):
-    """A linear model that raises at its first calls; its copies share the list."""
-
-    def __init__(self, times: int) -> None:
-        super().__init__()
-        self.layer, self.left = nn.Linear(12, 4), Shared(times)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.left.times:
-            self.left.times -= 1
-            raise RuntimeError("busy")
-        return self.layer(x.flatten(1))
-
-
-class Shared:
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    def __deepcopy__(self, memo: object) -> "Shared":
-        return self
-
-
-def test_a_frozen_model_that_gains_nothing_answers_as_a_plain_call() -> None:
-    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.rand(3, 12), torch.tensor([0, 1, 2])
-    frozen, plain = fa.freeze(model), Plain(model)
-    for _ in range(2):
-        for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
-            assert torch.equal(one, other)
-        assert torch.equal(frozen(x), plain(x))
-        assert (frozen.forwards, frozen.backwards) == (plain.forwards, plain.backwards)
-        with torch.no_grad():
-            model[1].weight.data = torch.randn(4, 12)  # the next call sees it
-        plain = Plain(model, counts=plain.counts)
-    other = copy.copy(frozen)
-    other(x)
-    assert other.forwards == frozen.forwards + 3
-    model.append(nn.BatchNorm1d(4))  # which is folded
-    model.eval()
-    frozen(x)
-    assert "folded 1 BatchNorm" in frozen.notes
-
-
-def test_what_a_plain_call_cannot_the_pipeline_mends() -> None:
-    model = Refusing(0)
-    frozen, x, y = fa.freeze(model), torch.rand(3, 12), torch.tensor([0, 1, 2])
-    expected = Plain(model).input_gradient(x, y)
-    model.left.times = 2
-    for one, other in zip(frozen.input_gradient(x, y), expected, strict=True):
-        assert torch.equal(one, other)
-    assert frozen.notes[-1] == "passed again, after the model failed once (busy)"
-    assert (frozen.forwards, frozen.backwards) == (3, 3)
-    with pytest.raises(InputError, match="targets: expected a tensor"):
-        frozen.input_gradient(x, y, targets=[1, 2, 3])

@@ -55,7 +55,7 @@ class Record:
         """[n] the share of the rise of the rank that came with the last tenth of the gradients, or NaN."""
         count, first = self.ranks.select(1, 0), self.ranks.select(1, 1)
         if self.rank.is_cpu and float(count.sum()) == 0:
-            return first
+            return first.clone()
         steps = (count / TAIL).ceil_().clamp_(1, TAIL).long()
         before = self.ranks.gather(1, (self.ranks.shape[1] - steps)[:, None]).squeeze(1)
         return ((self.rank - before) / (self.rank - first)).masked_fill_(self.rank == first, 0.0)

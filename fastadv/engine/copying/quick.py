@@ -33,17 +33,17 @@ def eval_copy(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
 
     It is made by `twin` where anything is unusual.
     """
-    parts = {id(model): model}
+    parts: dict[int, nn.Module] = {}
     todo = [model]
-    while todo:
+    while todo:  # in the order of `modules`
         part = todo.pop()
+        if id(part) in parts:
+            continue
         if not _is_ordinary(part):
             copied = twin(model, follow=False)
             return copied, list(copied.modules())
-        for child in held_by(part)[2].values():
-            if child is not None and id(child) not in parts:
-                parts[id(child)] = child
-                todo.append(child)
+        parts[id(part)] = part
+        todo += [child for child in reversed(held_by(part)[2].values()) if child is not None]
     copies: dict[int, nn.Module] = {key: object.__new__(type(part)) for key, part in parts.items()}
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):

@@ -313,3 +313,34 @@ def test_attention_multiplies_as_in_the_model(copied: Callable[[nn.Module], nn.M
     encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, batch_first=True), attention)
     asking = {name for name, weight in copied(encoder).named_parameters() if weight.requires_grad}
     assert asking == {"0.self_attn.in_proj_weight", "1.q_proj_weight", "1.v_proj_weight"}
+
+
+def test_a_quick_copy_shares_no_books() -> None:
+    layer = nn.Linear(2, 2)
+    layer.register_buffer("fixed", torch.ones(2), persistent=False)
+    own = eval_copy(layer)[0]
+    own.register_forward_hook(lambda *args: None)
+    own.register_buffer("more", torch.ones(1), persistent=False)
+    assert not layer._forward_hooks
+    assert layer._non_persistent_buffers_set == {"fixed"}
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_quick_copies_take_part_in_graphs() -> None:
+    with torch.inference_mode():
+        made = nn.Linear(2, 2)
+    outside = eval_copy(made)[0]
+    with torch.inference_mode():
+        inside = eval_copy(Scaled())[0]
+    for own in (outside, inside):
+        x = torch.ones(1, 2, requires_grad=True)
+        own(x).sum().backward()
+        assert x.grad is not None

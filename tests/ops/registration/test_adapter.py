@@ -26,9 +26,7 @@ def test_element_types_are_checked(dtype):
 def test_only_tensors_are_read():
     with pytest.raises(AttributeError, match="is_contiguous"):
         extension.project_l2(*[np.zeros((2, 4), np.float32)] * 3, 1.0, 0.0, 1.0, None)
-    with pytest.raises(TypeError, match="expected a tensor of at most 16 axes"):
-        extension.project_l2(*[torch.zeros([1] * 17)] * 3, 1.0, 0.0, 1.0, None)
-    x = torch.full([1] * 15 + [2], 0.5)
+    x = torch.full([1] * 40 + [2], 0.5)
     extension.project_l2(x, x, torch.zeros_like(x), 0.5, 0.0, 1.0, None)
     assert x.flatten().tolist() == pytest.approx([0.125**0.5] * 2)
 

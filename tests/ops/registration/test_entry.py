@@ -57,6 +57,7 @@ OTHERS = {
     "sparse": lambda: (torch.rand(2, 3).to_sparse(),),
     "negative view": lambda: (torch._neg_view(torch.rand(2, 3)),),
     "subclass": lambda: (torch.rand(2, 3).as_subclass(Tagged),),
+    "a list in a list": lambda: ([[torch.rand(2)]],),
     "another type": lambda: ((torch.rand(2),),),
 }
 

@@ -1,0 +1,107 @@
+"""A frozen model that has nothing to gain answers as a plain call does, and fails as a frozen one."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.engine import Plain
+from fastadv.errors import InputError
+
+
+class Refusing(nn.Module):
+    """A linear model that raises at its first calls; its copies share the list."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.layer, self.left = nn.Linear(12, 4), Shared(times)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.left.times:
+            self.left.times -= 1
+            raise RuntimeError("busy")
+        return self.layer(x.flatten(1))
+
+
+class Shared:
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __deepcopy__(self, memo: object) -> "Shared":
+        return self
+
+
+def test_a_frozen_model_that_gains_nothing_answers_as_a_plain_call() -> None:
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.rand(3, 12), torch.tensor([0, 1, 2])
+    frozen, plain = fa.freeze(model), Plain(model)
+    for _ in range(2):
+        for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(frozen(x), plain(x))
+        assert (frozen.forwards, frozen.backwards) == (plain.forwards, plain.backwards)
+        with torch.no_grad():
+            model[1].weight.data = torch.randn(4, 12)  # the next call sees it
+        plain = Plain(model, counts=plain.counts)
+    before, other = frozen.forwards, copy.copy(frozen)
+    other(x)
+    assert (frozen.forwards, other.forwards) == (before, before + 3)
+    model.append(nn.BatchNorm1d(4))  # which is folded
+    model.eval()
+    frozen(x)
+    assert "folded 1 BatchNorm" in frozen.notes
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_a_plain_call_cannot_the_pipeline_mends(times: int) -> None:
+    model = Refusing(0)
+    x, y, plain = torch.rand(3, 12), torch.tensor([0, 1, 2]), Plain(model)
+    expected = plain.input_gradient(x, y), plain(x)
+    for call, wanted in zip((lambda f: f.input_gradient(x, y), lambda f: (f(x),)), expected, strict=True):
+        frozen, model.left.times = fa.freeze(model), times
+        for one, other in zip(call(frozen), wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
+            assert torch.equal(one, other)
+        assert frozen.notes[-1] == "passed again, after the model failed once (busy)"
+        assert frozen.forwards == 3
+        with pytest.raises(InputError, match="targets: expected a tensor"):
+            frozen.input_gradient(x, y, targets=[1, 2, 3])
+
+
+def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
+    frozen, x, y = fa.freeze(Refusing(0)), torch.rand(3, 12), torch.tensor([0, 1, 2])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="shapes"):
+            frozen(torch.rand(3, 11))
+    assert frozen.notes == ("not folded: no BatchNorm",)
+    frozen.input_gradient(x, y)
+    assert frozen._gains_nothing
+
+
+def test_a_model_on_two_devices_begins_on_the_first() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(3, 3, device="meta")))
+    assert Plain(model).device == torch.device("cpu")
+
+
+def test_a_gradient_is_like_x() -> None:
+    x, y = torch.rand(3, 12, dtype=torch.float16), torch.arange(3)
+    assert Plain(nn.Linear(12, 4)).input_gradient(x, y)[2].dtype == torch.float16
+    half = fa.freeze(nn.Linear(12, 4).bfloat16())
+    assert half.input_gradient(x.float(), y, direction=True)[2].dtype == torch.bfloat16
+
+
+class Halving(nn.Module):
+    """A model that writes into its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mul_(0.5))
+
+
+def test_writes_into_x_are_noted() -> None:
+    frozen = fa.freeze(Halving())
+    frozen(torch.rand(3, 12))
+    assert frozen.notes[-1] == "given copies of x, into which the model writes"
