@@ -183,6 +183,7 @@ def takes_common(
     known = set(whole.parameters)
     placed = [name for name, parameter in own.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
     needed = {name for name in placed if fixed[name] is kinds.empty}
+    counts = [name for name in COUNTS if name in fixed]
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -210,7 +211,7 @@ def takes_common(
                 check_count(name, given[name], smallest)
         x = given.get("x")
         rows = len(x) if isinstance(x, Tensor) and not x.is_nested and x.ndim else 0
-        work = passes({**fixed, **given}) * rows
+        work = passes({name: given.get(name, fixed[name]) for name in counts}) * rows
         if work >= WORTH and not isinstance(given["model"], Prepared):
             given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
         # its own arithmetic, too, is not that of an autocast around
