@@ -129,6 +129,13 @@ def run(
         title = f"Certified accuracy on MNIST, noise of σ {sigma:g}"
         fa.figures.curves({**known, **own}, path, title=title, radius="L2 radius")
         figures[f"σ {sigma:g}"] = str(path)
+    if len(curves) > 1:
+        every = {
+            f"{name}, σ {sigma:g}": line for sigma, known in curves.items() for name, line in known.items()
+        }
+        path = folder / "certified.png"
+        fa.figures.curves({**every, **own}, path, title="Certified accuracy on MNIST", radius="L2 radius")
+        figures["all"] = str(path)
     with Keeper(folder) as keeper:
         return publish(
             keeper, "smoothing", {**asdict(settings), "data": test_set.describe()}, report, lines=lines,
