@@ -55,15 +55,14 @@ def text() -> str:
         if way == "loop":
             own = (held.get((net, "memory", images, each)) for each in ("plain", "frozen"))
             memory.append(f"{net} " + " / ".join("-" if mib is None else f"{mib / loop:.2f}" for mib in own))
-    auto = [
-        row for (_, call, _, way), row in rows.items() if call == "AutoAttack" and way in ("plain", "frozen")
-    ]
+    auto = [row for key, row in rows.items() if key[1] == "AutoAttack" and key[3] in ("plain", "frozen")]
+    made = " and ".join(sorted({row["date"] for row in rows.values()}))
     told = ", ".join(f"{row['net']} {row['way']} {row['times']:.2f}" for row in auto)
     lines = [
         *table(rows),
         "",
-        f"{about['cpu']}, {about['threads']} threads, PyTorch {about['torch']}, {about['date']}, commit "
-        f"{about['commit']}. AutoAttack on 16 images: {told}.",
+        f"{about['cpu']}, {about['threads']} threads, PyTorch {about['torch']}, {made}. "
+        f"AutoAttack on 16 images: {told}.",
     ]
     if memory:
         lines.append(f"Memory that PGD-10 adds, plain / frozen, in times of the loop's: {', '.join(memory)}.")
