@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +43,7 @@ class Hiding(Noise):
     def steps(self) -> int:
         return 1
 
-    @property
+    @cached_property
     def table(self) -> Table:
         """That of 0, a coordinate that is kept, and 1, a hidden one."""
         total = 2 << CHOICE
@@ -71,12 +72,11 @@ class Hiding(Noise):
         return float(min(math.floor(radius), elements))
 
     def copies(
-        self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, seed: int, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        entries = self.table.entries.to(levels.device)
-        hidden, rows = noisy_copies(
-            torch.zeros_like(levels), counts, ids, first, entries, 0, 1.0, seed, dtype=dtype
-        )
+        self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, seed: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        nothing = torch.zeros_like(levels)
+        hidden, rows = noisy_copies(nothing, counts, ids, first, table, 0, 1.0, seed, dtype=dtype)
         return torch.where(hidden > 0, GREY, self.points(levels).to(dtype)[rows]), rows
 
 

@@ -141,12 +141,15 @@ class Noise:
         return radius
 
     def copies(
-        self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, seed: int, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """Return copies of images under noise, and which image each is of; as `noisy_copies`."""
-        entries = self.table.entries.to(levels.device)
+        self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, seed: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return copies of images under noise, and which image each is of; as `noisy_copies`.
+
+        table: its entries, where the images are.
+        """
         return noisy_copies(
-            levels, counts, ids, first, entries, self.table.center, self.step, seed, dtype=dtype
+            levels, counts, ids, first, table, self.table.center, self.step, seed, dtype=dtype
         )
 
 

@@ -249,6 +249,7 @@ class Smoothed:
         Yields an image as soon as its draws are counted; what is then wanted of it comes last. drawn: int64
         [B], where each image's draws begin, is moved on.
         """
+        table = self.noise.table.entries.to(levels.device)
         queue = deque(wanted)
         while queue:
             taken, room = dict[int, int](), self.batch_size
@@ -262,7 +263,7 @@ class Smoothed:
             images, counts = torch.tensor(list(taken)), torch.tensor(list(taken.values()))
             here = images.to(levels.device)
             many, which, first = (each.to(levels.device) for each in (counts, ids[images], drawn[images]))
-            copies, rows = self.noise.copies(levels[here], many, which, first, self.seed, self.dtype)
+            copies, rows = self.noise.copies(levels[here], many, which, first, table, self.seed, self.dtype)
             count_votes_(votes, self.prepared(copies), here[rows])
             drawn[images] += counts
             for image in taken:
@@ -284,20 +285,22 @@ def _certify(
             f"data: expected labels from 0 to {chosen.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
         )
     prediction = chosen.argmax(1)
-    charge = smoothed.noise.charge(levels[0].numel())
+    elements = levels[0].numel()
+    charge = smoothed.noise.charge(elements)
     votes, drawn = torch.zeros_like(chosen, device=levels.device), torch.full_like(ids, n0)
-    hits, proved = torch.zeros_like(ids), torch.zeros(len(ids), dtype=torch.float64)
+    hits, radius = torch.zeros_like(ids), torch.zeros(len(ids), dtype=torch.float64)
+    abstained = torch.ones(len(ids), dtype=torch.bool)
     wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
     for image in smoothed.passes(levels, ids, drawn, wanted, votes):
         hits[image] = votes[image, prediction[image]]
         made = int(drawn[image]) - n0
         wanted[image] = judge.more(int(hits[image]), made, charge)
         if not wanted[image]:
-            proved[image] = judge.radius(int(hits[image]), made, charge)
-    radius = proved.clone().apply_(lambda each: smoothed.noise.reach(each, levels[0].numel()))
+            proved = judge.radius(int(hits[image]), made, charge)
+            abstained[image], radius[image] = proved <= 0, smoothed.noise.reach(proved, elements)
     draws = drawn - n0
     return {
-        "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": proved <= 0,
+        "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
         "hits": hits, "draws": draws, "failed": draws - votes.sum(1).cpu(),
     }  # fmt: skip
 

@@ -92,7 +92,8 @@ def test_what_is_drawn(hidden: float) -> None:
     )
     levels, counts = noise.levels(x), torch.tensor([700, 0, 500])
     ids, first = torch.tensor([4, 5, 9]), torch.tensor([0, 0, 100])
-    copies, rows = noise.copies(levels, counts, ids, first, 3, torch.float32)
+    table = noise.table.entries
+    copies, rows = noise.copies(levels, counts, ids, first, table, 3, torch.float32)
     assert rows.bincount(minlength=3).tolist() == [700, 0, 500]
     grey = copies == GREY  # no number of 1/255 is
     assert torch.equal(copies[~grey], x[rows][~grey])
@@ -102,9 +103,13 @@ def test_what_is_drawn(hidden: float) -> None:
     both = (grey[..., 1:] & grey[..., :-1]).double().mean()
     assert abs(float(both) - hidden**2) < 5 * math.sqrt(hidden**2 * (1 - hidden**2) / grey.numel()) * 2
     # a draw depends on its sample and number alone
-    alone, _ = noise.copies(levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), 3, torch.float32)
+    alone, _ = noise.copies(
+        levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), table, 3, torch.float32
+    )
     assert torch.equal(alone, copies[rows == 2][200:205])
-    other, _ = noise.copies(levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), 4, torch.float32)
+    other, _ = noise.copies(
+        levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), table, 4, torch.float32
+    )
     assert not torch.equal(alone, other)
     assert noise.charge(784) < 1e-8
     off = Fraction(round(hidden * (2 << CHOICE)), 2 << CHOICE) - Fraction(hidden)

@@ -21,7 +21,7 @@ def surely_finite(values: Tensor) -> bool:
 def may_leave(evaluation: int, device: torch.device) -> bool:
     """Return whether samples may leave after it: on a CPU always, elsewhere after 1, 2, 4, 8, 16, 24 ..."""
     done = evaluation + 1
-    return device.type == "cpu" or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
+    return not waits(device) or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
 
 
 def steps_ahead(evaluations: int, most: int, device: torch.device) -> int:

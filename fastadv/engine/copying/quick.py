@@ -16,6 +16,7 @@ from fastadv._torch import held_by
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.strays import may_stray
 from fastadv.engine.copying.twin import alias, normalizes, same_products, twin
+from fastadv.engine.precision import NOTHING
 
 # what every module holds: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
@@ -45,10 +46,7 @@ def eval_copy(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
         parts[id(part)] = part
         todo += [child for child in reversed(held_by(part)[2].values()) if child is not None]
     copies: dict[int, nn.Module] = {key: object.__new__(type(part)) for key, part in parts.items()}
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False):
-            _fill(parts.values(), copies)
-    else:
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else NOTHING:
         _fill(parts.values(), copies)
     return copies[id(model)], list(copies.values())
 
