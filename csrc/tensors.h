@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "isa.h"
 #include "parallel.h"
@@ -21,22 +22,16 @@ namespace fastadv {
 
 namespace py = pybind11;
 
-// The names of torch's element types, and which of them an element of C++ is.
+// The names of torch's element types, and the place of each among the types of C++.
 constexpr const char* kElements[] = {"float32", "float64", "bfloat16", "int32", "int64", "bool"};
+template <class T, class... Types>
+constexpr size_t place_among() {
+  size_t place = 0;
+  (void)((std::is_same_v<T, Types> || (++place, false)) || ...);
+  return place;
+}
 template <class T>
-constexpr size_t kElement = std::size(kElements);
-template <>
-inline constexpr size_t kElement<float> = 0;
-template <>
-inline constexpr size_t kElement<double> = 1;
-template <>
-inline constexpr size_t kElement<bf16> = 2;
-template <>
-inline constexpr size_t kElement<int32_t> = 3;
-template <>
-inline constexpr size_t kElement<int64_t> = 4;
-template <>
-inline constexpr size_t kElement<bool> = 5;
+constexpr size_t kElement = place_among<T, float, double, bf16, int32_t, int64_t, bool>();
 
 // What is asked of torch, looked up once.
 struct TorchNames {
