@@ -24,7 +24,7 @@ from fastadv.data.construct import CIFAR10_PAPER
 BUDGETS = {"D_rand": "d_rand", "D_R": "d_r"}
 PROVIDERS = ("eager", "fastadv fp32", "fastadv bf16")
 # images on a GPU by provider; D_R takes ten times the steps of D_rand
-COUNTS = {"D_rand": (2_048, 10_000, 50_000), "D_R": (512, 1_024, 4_096)}
+COUNTS = {"D_rand": (1_024, 2_048, 8_192), "D_R": (256, 512, 1_024)}
 ON_CPU = {"images": 64, "steps": 100, "width": 32}
 BATCH = 1024
 FIGURES = ("objective_before", "objective_after", "fooling_rate")

@@ -296,7 +296,7 @@ def pytest(session: Session, path: str) -> Iterator[Row]:
     command += ["--collect-only"] if session.tiny else []
     if session.cuda and path.endswith("test_contract.py"):
         command += ["-k", "cuda"]
-    elif importlib.util.find_spec("xdist") and not session.tiny:
+    if importlib.util.find_spec("xdist") and not session.tiny:
         command += ["--numprocesses", "auto", "--maxprocesses", "8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     left = max(30.0, session.left())

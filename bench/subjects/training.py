@@ -1,6 +1,6 @@
 """An epoch of PGD-7 training beside loops by hand and, on a CPU, of every recipe beside a standard one.
 
-On a GPU it is a ResNet-18 on 50,000 images, on a CPU smaller nets on few. All providers begin at the same
+On a GPU it is a ResNet-18 on 10,240 images, on a CPU smaller nets on few. All providers begin at the same
 weights.
 """
 
@@ -50,7 +50,7 @@ def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet",
         net, (batch, count) = nets.small_net(width=session.size(32, 4)), session.size((128, 512), (4, 8))
     else:
         net = nets.resnet18(tiny=session.tiny)
-        batch, count = session.size((512, 50_000), (4, 8), (64, 256))
+        batch, count = session.size((512, 10_240), (4, 8), (64, 256))
     return net.to(session.device), images(session, count), batch
 
 
