@@ -174,7 +174,8 @@ def test_no_op_waits_for_the_device():
             try:
                 getattr(torch.ops.fastadv, name)(*given)
             except RuntimeError as error:
-                assert "synchronizing" in str(error), name
+                if "synchronizing" not in str(error):
+                    raise
                 waits.add(name)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
