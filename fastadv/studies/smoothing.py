@@ -18,6 +18,7 @@ import fastadv as fa
 from fastadv.certify import Certificates, smooth
 from fastadv.data import ImageSet
 from fastadv.engine.layout import lay_out
+from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.study import Watch, publish, trained, unwatched
@@ -33,6 +34,7 @@ AGREEMENT = {0.25: 10.0, 0.5: 5.0, 1.0: 5.0}  # the weight of the consistency, b
 RADII = (0.25, 0.5, 0.75, 1.0)  # at which sequential decisions are compared with those of all draws
 COMPARED = 0.5  # the sigma of that comparison
 POINTS = 33  # of a curve
+SIGMAS = 5  # and the bound of ABS are the lines of a figure, at most
 COPIES = {"cpu": 1024, "cuda": 16_384}  # that pass at once, by device: a GPU is not filled by fewer
 ABS_BOUND = "ABS, its own bound"
 SHOWN = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -92,7 +94,9 @@ def run(
     synthesis: an ABS model whose bounds are drawn beside the certificates; None leaves them out.
     """
     sound = settings.model == "lenet"  # pixels of the embedded digits are sixteenths
-    lines, curves = list[dict[str, Any]](), dict[float, dict[str, Curve]]()
+    if len(settings.sigmas) > SIGMAS:
+        raise InputError(f"sigmas: expected at most {SIGMAS}, the lines of a figure, got {settings.sigmas}")
+    lines, curves = list[dict[str, Any]](), dict[tuple[str, float], Curve]()
     comparison: dict[str, Any] = {}
     for name in settings.recipes:
         for sigma in settings.sigmas:
@@ -116,33 +120,39 @@ def run(
             found = certified(limit=settings.samples, sequential=False, run_dir=place / "certificates")
             lines.append(_line(name, sigma, found, time.perf_counter() - started))
             shown = np.linspace(0, 4 * sigma, POINTS)
-            line = Curve.from_certificates(found.radius, found.correct, shown)
-            curves.setdefault(sigma, {})[name] = line
+            curves[name, sigma] = Curve.from_certificates(found.radius, found.correct, shown)
             if not comparison and (sigma == COMPARED or len(settings.sigmas) == 1):
                 quick = certified(limit=settings.compared, radii=RADII, run_dir=place / "sequential")
                 comparison = {"recipe": name, "sigma": sigma, **_compared(found, quick)}
     bound = None if synthesis is None else _bound(synthesis, test_set, settings.abs_samples, watch)
     proved = None if bound is None else bound.pop("radius")
-    figures = {}
-    for sigma, known in curves.items():
-        radii = next(iter(known.values())).radii
-        own = {} if proved is None else {ABS_BOUND: Curve.from_certificates(proved, proved > 0, radii)}
-        path = folder / f"certified-{sigma:g}.png"
-        title = f"Certified accuracy on MNIST, noise of σ {sigma:g}"
-        fa.figures.curves({**known, **own}, path, title=title, radius="L2 radius")
-        figures[f"σ {sigma:g}"] = str(path)
-    if len(curves) > 1:
-        every = {
-            f"{name}, σ {sigma:g}": line for sigma, known in curves.items() for name, line in known.items()
-        }
-        path = folder / "certified.png"
-        fa.figures.curves({**every, **own}, path, title="Certified accuracy on MNIST", radius="L2 radius")
-        figures["all"] = str(path)
+    figures = _figures(curves, proved, folder)
     with Keeper(folder) as keeper:
         return publish(
             keeper, "smoothing", {**asdict(settings), "data": test_set.describe()}, report, lines=lines,
             comparison=comparison, synthesis=bound, figures=figures,
         )  # fmt: skip
+
+
+def _figures(
+    curves: Mapping[tuple[str, float], Curve], proved: torch.Tensor | None, folder: Path
+) -> dict[str, str]:
+    """Draw the recipes of each sigma, the sigmas of each recipe, and the bound of ABS. Returns the paths."""
+    figures: dict[str, str] = {}
+
+    def draw(name: str, title: str, lines: dict[str, Curve]) -> None:
+        radii = list(lines.values())[-1].radii
+        if proved is not None:
+            lines[ABS_BOUND] = Curve.from_certificates(proved, proved > 0, radii)
+        figures[title] = str(path := folder / f"certified-{name}.png")
+        fa.figures.curves(lines, path, title=f"Certified accuracy on MNIST, {title}", radius="L2 radius")
+
+    recipes, sigmas = (dict.fromkeys(each) for each in zip(*curves, strict=True))
+    for sigma in sigmas:
+        draw(f"{sigma:g}", f"noise of σ {sigma:g}", {name: curves[name, sigma] for name in recipes})
+    for name in recipes if len(sigmas) > 1 else ():
+        draw(name, f"{name} training", {f"σ {sigma:g}": curves[name, sigma] for sigma in sigmas})
+    return figures
 
 
 def _line(name: str, sigma: float, found: Certificates, seconds: float) -> dict[str, Any]:

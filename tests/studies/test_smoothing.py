@@ -7,6 +7,7 @@ import torch
 
 import fastadv as fa
 from fastadv.certify import Certificates
+from fastadv.errors import InputError
 from fastadv.studies import smoothing
 
 DIGITS = fa.data.load("digits", "test", limit=20)
@@ -56,6 +57,20 @@ def test_lines_and_bounds_count_only_what_is_right():
     bound = smoothing._bound(Synthesis(), DIGITS, 4, smoothing.unwatched)
     assert bound["accuracy"] == {"0": 0.75, "0.5": 0.5, "1": 0.0, "1.5": 0.0, "2": 0.0}
     assert bound["radius"].tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_all_recipes_and_sigmas_are_drawn(tmp_path):
+    recipes, sigmas = tuple(smoothing.PUBLISHED), (0.25, 0.5, 1.0)
+    curves = {
+        (name, sigma): fa.Curve.from_certificates([sigma, 0.0], [True, True], [0.0, sigma, 4 * sigma])
+        for name in recipes for sigma in sigmas
+    }  # fmt: skip
+    drawn = smoothing._figures(curves, torch.tensor([0.5, 0.0]), tmp_path)
+    names = [*map("{:g}".format, sigmas), *recipes]
+    assert list(drawn.values()) == [str(tmp_path / f"certified-{name}.png") for name in names]
+    assert len({(tmp_path / f"certified-{name}.png").read_bytes() for name in names}) == 6
+    with pytest.raises(InputError, match="at most 5"):
+        smoothing.run(replace(TINY, sigmas=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)), DIGITS, DIGITS, tmp_path)
 
 
 @pytest.mark.slow
