@@ -34,7 +34,7 @@ def loop(net: nn.Module, x: Tensor, draws: int, batch: int) -> None:
 
 
 def compared(session: Session, dtype: torch.dtype) -> Iterator[Row]:
-    count, draws, batch = session.size((16, 32_768, 8192), (2, 40, 20), (32, 2000, 1000))
+    count, draws, batch = session.size((64, 16_384, 8192), (2, 40, 20), (32, 2000, 1000))
     most = session.size(100_000, 40)
     train, test = images(session, "train", session.size(60_000, 40)), images(session, "test", count)
     net = fa.models.create("lenet").to(session.device)

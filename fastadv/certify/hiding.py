@@ -73,10 +73,10 @@ class Hiding(Noise):
 
     def copies(
         self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, seed: int,
-        dtype: torch.dtype,
+        dtype: torch.dtype, total: int | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        nothing = torch.zeros_like(levels)
-        hidden, rows = noisy_copies(nothing, counts, ids, first, table, 0, 1.0, seed, dtype=dtype)
+        given = torch.zeros_like(levels), counts, ids, first, table, 0, 1.0, seed
+        hidden, rows = noisy_copies(*given, dtype=dtype, total=total)
         return torch.where(hidden > 0, GREY, self.points(levels).to(dtype)[rows]), rows
 
 

@@ -31,7 +31,8 @@ from fastadv.runs.files import load_tensors, save_tensors, seal
 from fastadv.runs.keeper import Keeper
 from fastadv.threat import L2
 
-PART = 16  # images of a part: what a stopped run loses, and what processes take in turn
+# least images of a part, which a stopped run loses and processes take in turn; copies in a pass for each
+PART, EACH = 16, 64
 IDENTITY = "certificates.json"
 
 
@@ -85,7 +86,8 @@ def smooth(
         seed: of all draws.
         limit: use the first samples only, as `fastadv.evaluate` does.
         batch_size: noisy copies that pass at once; those of several images share a batch.
-        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process.
+        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process, or
+            batch_size / 64.
         resume: continue the run of `run_dir`.
         identity: as in `fastadv.evaluate`.
         progress: True shows a bar on stderr; a function is called with (images done, images in all).
@@ -131,7 +133,8 @@ def smooth(
         processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
-    parts = torch.split(first_samples(dataset, limit, tell=True), PART)
+    size = max(PART, batch_size // EACH)  # the first looks of sequential tests are to fill a pass, too
+    parts = torch.split(first_samples(dataset, limit, tell=True), size)
     # images off the grid are refused before the folder is that of this run
     smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0))[0])
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
@@ -150,7 +153,7 @@ def smooth(
         for part in processes.in_turn(len(parts), make):
             done.append(part)
             if tick is not None and not processes.rank():
-                tick(min(len(done) * PART, count), count)
+                tick(min(len(done) * size, count), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
     most = judge.radius(n, n, 0.0)
@@ -235,22 +238,22 @@ class Smoothed:
 
     def votes(self, levels: Tensor, ids: Tensor, n: int, first: int = 0) -> Tensor:
         """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
-        votes = levels.new_zeros(len(levels), self.classes(levels))
         wanted = dict.fromkeys(range(len(levels)), n)
-        for _ in self.passes(levels, ids, torch.full_like(ids, first), wanted, votes):
-            pass
-        return votes.cpu()
+        votes = torch.zeros(len(levels), self.classes(levels), dtype=torch.int32)
+        for image, cast in self.passes(levels, ids, torch.full_like(ids, first), wanted):
+            votes[image] = cast
+        return votes
 
     def passes(
-        self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int], votes: Tensor
-    ) -> Iterator[int]:
-        """Pass the draws wanted of each image, copies of several images at once, and count them in `votes`.
+        self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Pass the draws wanted of each image, copies of several images at once, and count their classes.
 
-        Yields an image as soon as its draws are counted; what is then wanted of it comes last. drawn: int64
-        [B], where each image's draws begin, is moved on.
+        Yields an image and its votes so far, int32 [K] on the host, as soon as its draws are counted; what is
+        then wanted of it comes last. drawn: int64 [B], where each image's draws begin, is moved on.
         """
         table = self.noise.table.entries.to(levels.device)
-        queue = deque(wanted)
+        queue, votes = deque(wanted), levels.new_zeros(0)
         while queue:
             taken, room = dict[int, int](), self.batch_size
             while queue and room:
@@ -260,15 +263,21 @@ class Smoothed:
                 room -= taken[image]
                 if not wanted[image]:
                     queue.popleft()
-            images, counts = torch.tensor(list(taken)), torch.tensor(list(taken.values()))
-            here = images.to(levels.device)
-            many, which, first = (each.to(levels.device) for each in (counts, ids[images], drawn[images]))
-            copies, rows = self.noise.copies(levels[here], many, which, first, table, self.seed, self.dtype)
-            count_votes_(votes, self.prepared(copies), here[rows])
+            images, counts = torch.tensor([*taken]), torch.tensor([*taken.values()])
+            # in one transfer, for which a GPU's work is not waited for
+            given = torch.stack([images, counts, ids[images], drawn[images]])
+            here, many, which, first = given.to(levels.device, non_blocking=True)
+            copies, rows = self.noise.copies(
+                levels[here], many, which, first, table, self.seed, self.dtype, total=self.batch_size - room
+            )
+            logits = self.prepared(copies)
+            votes = votes if votes.numel() else levels.new_zeros(len(levels), logits.shape[1])
+            count_votes_(votes, logits, here[rows])
             drawn[images] += counts
-            for image in taken:
-                if not wanted[image]:
-                    yield image
+            if counted := [image for image in taken if not wanted[image]]:
+                known = votes.cpu()
+                for image in counted:
+                    yield image, known[image]
                     if wanted[image]:
                         queue.append(image)
 
@@ -287,12 +296,13 @@ def _certify(
     prediction = chosen.argmax(1)
     elements = levels[0].numel()
     charge = smoothed.noise.charge(elements)
-    votes, drawn = torch.zeros_like(chosen, device=levels.device), torch.full_like(ids, n0)
+    votes, drawn = torch.zeros_like(chosen), torch.full_like(ids, n0)
     hits, radius = torch.zeros_like(ids), torch.zeros(len(ids), dtype=torch.float64)
     abstained = torch.ones(len(ids), dtype=torch.bool)
     wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
-    for image in smoothed.passes(levels, ids, drawn, wanted, votes):
-        hits[image] = votes[image, prediction[image]]
+    for image, cast in smoothed.passes(levels, ids, drawn, wanted):
+        votes[image] = cast
+        hits[image] = cast[prediction[image]]
         made = int(drawn[image]) - n0
         wanted[image] = judge.more(int(hits[image]), made, charge)
         if not wanted[image]:
@@ -301,7 +311,7 @@ def _certify(
     draws = drawn - n0
     return {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
-        "hits": hits, "draws": draws, "failed": draws - votes.sum(1).cpu(),
+        "hits": hits, "draws": draws, "failed": draws - votes.sum(1),
     }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class Smoothing(Panel, title="Smoothing"):
 
 
 class Kept(Panel, title="Results"):
-    run_dir: Path | None = o.folder(None, "Keep what is certified here, 16 images at a time.")
+    run_dir: Path | None = o.folder(None, "Keep what is certified here, part by part.")
     resume: o.Resume = False
     batch_size: int = o.count(1024, "Noisy copies that pass at once.", "--batch-size")
 

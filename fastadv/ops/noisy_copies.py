@@ -89,12 +89,13 @@ register(
 
 def noisy_copies(
     levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, center: int, step: float,
-    seed: int = 0, *, dtype: torch.dtype = torch.float32,
+    seed: int = 0, *, dtype: torch.dtype = torch.float32, total: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return noisy copies [N, ...] of images, `counts` of each in turn, and which image [N] each is of.
 
     levels: int32 [B, ...], whole numbers of `step`. ids: int64 [B], sample numbers. first: int64 [B], the
     draw of an image's first copy; the next copies take the next draws. table: int64 [2^b], b from 1 to 16.
+    total: N, the sum of `counts`; None reads it, for which a GPU is waited for.
     """
     if levels.dtype != torch.int32 or levels.dim() < 1:
         raise InputError(f"levels: expected int32 [B, ...], got {levels.dtype} {tuple(levels.shape)}")
@@ -107,7 +108,7 @@ def noisy_copies(
         )
     check_count("center", center, 0)
     _philox.check_stream(seed, 0)
-    rows = torch.arange(len(levels), device=levels.device).repeat_interleave(counts)
+    rows = torch.arange(len(levels), device=levels.device).repeat_interleave(counts, output_size=total)
     ends = counts.cumsum(0)
     draws = torch.arange(len(rows), device=levels.device) + (first - ends + counts)[rows]
     narrow = dtype is torch.bfloat16

@@ -172,6 +172,7 @@ def test_what_a_printed_result_warns_of() -> None:
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
+    monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "EACH", 300)  # 1024 // 300 is below 5
     model, data = halfspace(), images(12)
     whole = smooth(model, data, SIGMA, n=300)
     calls = []
@@ -193,6 +194,21 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
     assert torch.equal(again.draws, whole.draws)
     passes = [found.card["measured"]["forwards"] for found in (whole, again)]
     assert passes[1] < 0.8 * passes[0]  # what was kept is not drawn again
+
+
+@pytest.mark.slow
+def test_parts_grow_with_the_batch_and_change_nothing() -> None:
+    seen, data = {}, images(40)
+    for batch_size in (100, 2048):
+        ticks: list[tuple[int, int]] = []
+
+        def tick(done: int, count: int, ticks: list[tuple[int, int]] = ticks) -> None:
+            ticks.append((done, count))
+
+        seen[batch_size] = smooth(halfspace(), data, SIGMA, n=300, batch_size=batch_size, progress=tick)
+        assert ticks == ([(16, 40), (32, 40), (40, 40)] if batch_size == 100 else [(32, 40), (40, 40)])
+    assert torch.equal(seen[100].hits, seen[2048].hits)
+    assert torch.equal(seen[100].draws, seen[2048].draws)
 
 
 @pytest.mark.slow
