@@ -31,7 +31,7 @@ from fastadv.runs.files import load_tensors, save_tensors, seal
 from fastadv.runs.keeper import Keeper
 from fastadv.threat import L2
 
-# least images of a part, which a stopped run loses and processes take in turn; copies in a pass for each
+# the least images of a part, which a stop loses; and copies in a pass for each, nearly filled by first looks
 PART, EACH = 16, 64
 IDENTITY = "certificates.json"
 
@@ -86,8 +86,7 @@ def smooth(
         seed: of all draws.
         limit: use the first samples only, as `fastadv.evaluate` does.
         batch_size: noisy copies that pass at once; those of several images share a batch.
-        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process, or
-            batch_size / 64.
+        run_dir: a folder that keeps what is certified; a stop loses at most 16 or batch_size / 64 images.
         resume: continue the run of `run_dir`.
         identity: as in `fastadv.evaluate`.
         progress: True shows a bar on stderr; a function is called with (images done, images in all).
@@ -133,8 +132,7 @@ def smooth(
         processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
-    size = max(PART, batch_size // EACH)  # the first looks of sequential tests are to fill a pass, too
-    parts = torch.split(first_samples(dataset, limit, tell=True), size)
+    parts = torch.split(first_samples(dataset, limit, tell=True), max(PART, batch_size // EACH))
     # images off the grid are refused before the folder is that of this run
     smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0))[0])
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
@@ -153,7 +151,7 @@ def smooth(
         for part in processes.in_turn(len(parts), make):
             done.append(part)
             if tick is not None and not processes.rank():
-                tick(min(len(done) * size, count), count)
+                tick(sum(map(len, parts[: len(done)])), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
     most = judge.radius(n, n, 0.0)
@@ -232,14 +230,11 @@ class Smoothed:
         """Return images as whole numbers of the grid's steps, where the model is."""
         return self.noise.levels(x.to(device=self.prepared.device), self.sound)
 
-    def classes(self, levels: Tensor) -> int:
-        """Return how many classes the model has."""
-        return self.prepared(self.noise.points(levels[:1]).to(self.dtype)).shape[1]
-
     def votes(self, levels: Tensor, ids: Tensor, n: int, first: int = 0) -> Tensor:
         """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
         wanted = dict.fromkeys(range(len(levels)), n)
-        votes = torch.zeros(len(levels), self.classes(levels), dtype=torch.int32)
+        classes = self.prepared(self.noise.points(levels[:1]).to(self.dtype)).shape[1]
+        votes = torch.zeros(len(levels), classes, dtype=torch.int32)
         for image, cast in self.passes(levels, ids, torch.full_like(ids, first), wanted):
             votes[image] = cast
         return votes
@@ -264,12 +259,10 @@ class Smoothed:
                 if not wanted[image]:
                     queue.popleft()
             images, counts = torch.tensor([*taken]), torch.tensor([*taken.values()])
-            # in one transfer, for which a GPU's work is not waited for
-            given = torch.stack([images, counts, ids[images], drawn[images]])
+            given = torch.stack([images, counts, ids[images], drawn[images]])  # moved without waiting
             here, many, which, first = given.to(levels.device, non_blocking=True)
-            copies, rows = self.noise.copies(
-                levels[here], many, which, first, table, self.seed, self.dtype, total=self.batch_size - room
-            )
+            of, count = (levels[here], many, which, first, table, self.seed), self.batch_size - room
+            copies, rows = self.noise.copies(*of, self.dtype, total=count)
             logits = self.prepared(copies)
             votes = votes if votes.numel() else levels.new_zeros(len(levels), logits.shape[1])
             count_votes_(votes, logits, here[rows])

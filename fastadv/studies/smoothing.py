@@ -126,11 +126,10 @@ def run(
                 comparison = {"recipe": name, "sigma": sigma, **_compared(found, quick)}
     bound = None if synthesis is None else _bound(synthesis, test_set, settings.abs_samples, watch)
     proved = None if bound is None else bound.pop("radius")
-    figures = _figures(curves, proved, folder)
     with Keeper(folder) as keeper:
         return publish(
             keeper, "smoothing", {**asdict(settings), "data": test_set.describe()}, report, lines=lines,
-            comparison=comparison, synthesis=bound, figures=figures,
+            comparison=comparison, synthesis=bound, figures=_figures(curves, proved, folder),
         )  # fmt: skip
 
 
@@ -141,9 +140,8 @@ def _figures(
     figures: dict[str, str] = {}
 
     def draw(name: str, title: str, lines: dict[str, Curve]) -> None:
-        radii = list(lines.values())[-1].radii
         if proved is not None:
-            lines[ABS_BOUND] = Curve.from_certificates(proved, proved > 0, radii)
+            lines[ABS_BOUND] = Curve.from_certificates(proved, proved > 0, [*lines.values()][-1].radii)
         figures[title] = str(path := folder / f"certified-{name}.png")
         fa.figures.curves(lines, path, title=f"Certified accuracy on MNIST, {title}", radius="L2 radius")
 
