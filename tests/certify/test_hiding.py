@@ -45,6 +45,7 @@ def probabilities(model: ByTable, x: Tensor, hidden: float) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [0.7, 0.85, 0.95])
 def test_no_point_within_an_exact_radius_is_decided_otherwise(hidden: float) -> None:
     noise, certified = Hiding(hidden), 0

@@ -33,6 +33,7 @@ def parts(folder):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_set_of_three_jobs_is_that_of_one(fastadv, folder, apart):
     fastadv(f"{CONSTRUCT} --out one")
@@ -133,6 +134,7 @@ def test_a_preempted_job_loses_the_shard_at_work(fastadv, folder):
     assert files(folder / "jobs") == files(folder / "one")
 
 
+@pytest.mark.slow
 def test_the_page_runs(fastadv, monkeypatch, folder):
     """Each command of its scripts, as the jobs of the array would run it."""
     scripts = re.findall(r"```bash\n(#!/bin/bash.*?)```", PAGE, re.DOTALL)

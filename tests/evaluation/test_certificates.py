@@ -12,6 +12,7 @@ from tests.certify.nets import SIGMA, halfspace, images
 MODEL, DATA = halfspace(), images(10)
 
 
+@pytest.mark.slow
 def test_certificates_stand_beside_attacks_and_are_not_contradicted_by_honest_ones() -> None:
     found = fa.certify.smooth(MODEL, DATA, SIGMA, n=2000)
     smoothed = fa.models.Smoothed(MODEL, SIGMA, noises=64)

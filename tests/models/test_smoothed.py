@@ -41,6 +41,7 @@ def test_it_is_a_function_of_x_for_each_sample() -> None:
     assert smoothed(x[:0]).shape == (0, 10)
 
 
+@pytest.mark.slow
 def test_an_attack_lowers_the_mean_probability_under_other_noises_too() -> None:
     smoothed, other = Smoothed(net(), 0.3), Smoothed(net(), 0.3, noises=64, seed=1)
     y = other(DIGITS.x).argmax(1)

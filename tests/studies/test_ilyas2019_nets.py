@@ -14,6 +14,7 @@ from fastadv.studies.ilyas2019 import nets, plan
 from tests.models.test_published_networks import batch, moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "arguments", "count"),
     [

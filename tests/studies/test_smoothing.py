@@ -59,6 +59,7 @@ def test_lines_and_bounds_count_only_what_is_right():
     assert bound["radius"].tolist() == [0, 0.25, 0.5, 0.75]
 
 
+@pytest.mark.slow
 def test_all_recipes_and_sigmas_are_drawn(tmp_path):
     recipes, sigmas = tuple(smoothing.PUBLISHED), (0.25, 0.5, 1.0)
     curves = {

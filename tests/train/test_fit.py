@@ -211,6 +211,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_recipe_by_name_is_that_recipe_and_shares_its_threat():
     threat, tested = fa.Linf(0.1), {"test_set": images(6), "test_attacks": ["fgsm"]}
     for call in (fit, lambda *given, **options: list(epochs(*given, **options))):

@@ -57,6 +57,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "recipe",
@@ -125,7 +126,10 @@ def test_a_change_makes_another_twin(change: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_twin_of_a_compiled_model_is_compiled_and_follows_it() -> None:
+def test_the_twin_of_a_compiled_model_is_compiled_and_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend="eager")
+    )  # the zoo's is the real one
     net, twins, (x, y) = Net(), Twins(), (images().x[:8], torch.arange(8) % 3)
     net.compile(backend="eager")
     with twins.in_use():

@@ -126,6 +126,7 @@ def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way, precision):
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_copy_follows_training(way: str) -> None:
     net = Net()
