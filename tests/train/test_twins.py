@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -127,9 +128,8 @@ def test_a_change_makes_another_twin(change: str) -> None:
 
 @pytest.mark.slow
 def test_the_twin_of_a_compiled_model_is_compiled_and_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        torch, "compile", partial(torch.compile, backend="eager")
-    )  # the zoo's is the real one
+    # the zoo has the usual backend, which takes seconds
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     net, twins, (x, y) = Net(), Twins(), (images().x[:8], torch.arange(8) % 3)
     net.compile(backend="eager")
     with twins.in_use():
