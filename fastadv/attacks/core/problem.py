@@ -114,9 +114,10 @@ def problem(
     criterion = check_criterion(criterion)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
         raise InputError(
             f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
-            "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
+            + ("pass its x_adv" if hasattr(x, "x_adv") else arrays)
         )
     x = plain(x)
     if x.device.type == "meta":

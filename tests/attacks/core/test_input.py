@@ -19,6 +19,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("x: expected a floating", {"x": (X * 255).to(torch.uint8)}),
     ("x: expected a floating", {"x": X.numpy()}),
     ("x: expected a floating", {"x": X.flatten()}),
+    ("got AttackResult; pass its x_adv", {"x": pgd(mlp(), X, Y, Linf(0.1), steps=1)}),
     ("x: expected finite", {"x": X.masked_fill(X > 0.9, torch.nan)}),
     ("x: expected finite", {"x": X.masked_fill(X > 0.9, torch.inf)}),
     (r"x: expected values in the box \[0, 1\]", {"x": X + 1e-3 - X.min() - 2e-3}),
