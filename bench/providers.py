@@ -56,11 +56,11 @@ PROVIDERS: dict[str, Make] = {
 
 
 def by_device(session: Session) -> dict[str, Make]:
-    """Choose the providers for the device: on a GPU frozen models, since compiling and freezing take long."""
+    """Choose the providers for the device: on a GPU none that compiles, which takes long."""
     if session.on_cpu:
         chosen = dict(PROVIDERS)
     else:
-        chosen = {LOOP: PROVIDERS[LOOP], **PEERS}
+        chosen = {name: PROVIDERS[name] for name in (LOOP, "fastadv fp32")} | PEERS
         for name in session.precisions:
             chosen[f"fastadv {name}, frozen once"] = partial(frozen, name)
             if session.cuda:
