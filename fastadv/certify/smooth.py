@@ -22,6 +22,7 @@ from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
+from fastadv.ops._rows import check_column
 from fastadv.ops.count_votes import count_votes_
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
@@ -31,8 +32,7 @@ from fastadv.runs.files import load_tensors, save_tensors, seal
 from fastadv.runs.keeper import Keeper
 from fastadv.threat import L2
 
-# the least images of a part, which a stop loses; and copies in a pass for each, nearly filled by first looks
-PART, EACH = 16, 64
+PART = 16  # images of a part: what a stopped run loses, and what processes take in turn
 IDENTITY = "certificates.json"
 
 
@@ -86,7 +86,7 @@ def smooth(
         seed: of all draws.
         limit: use the first samples only, as `fastadv.evaluate` does.
         batch_size: noisy copies that pass at once; those of several images share a batch.
-        run_dir: a folder that keeps what is certified; a stop loses at most 16 or batch_size / 64 images.
+        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process.
         resume: continue the run of `run_dir`.
         identity: as in `fastadv.evaluate`.
         progress: True shows a bar on stderr; a function is called with (images done, images in all).
@@ -122,7 +122,7 @@ def smooth(
         prepared = prepare(model, work=count * n, freeze=freeze)
         rule = {"sigma": sigma, "norm": noise.norm.__name__, "n0": n0, "n": n, "alpha": alpha}
         rule |= {"radii": asked, "sequential": sequential, "sound": sound, "seed": seed}
-        config = {**rule, "limit": limit, "batch_size": batch_size}
+        config = {**rule, "limit": limit}
         if kept := run_dir is not None or processes.world() > 1:
             config["model"] = describe(prepared, identity=identity)
             check_described(config)
@@ -132,7 +132,7 @@ def smooth(
         processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
-    parts = torch.split(first_samples(dataset, limit, tell=True), max(PART, batch_size // EACH))
+    parts = torch.split(first_samples(dataset, limit, tell=True), PART)
     # images off the grid are refused before the folder is that of this run
     smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0))[0])
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
@@ -151,14 +151,15 @@ def smooth(
         for part in processes.in_turn(len(parts), make):
             done.append(part)
             if tick is not None and not processes.rank():
-                tick(sum(map(len, parts[: len(done)])), count)
+                tick(min(len(done) * PART, count), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
     most = judge.radius(n, n, 0.0)
     if beyond := [radius for radius in asked or (noise.least,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
-    result = Certificates(**together, radii=asked or (), card=card("certificates", config, **measured))
+    told = card("certificates", {**config, "batch_size": batch_size}, **measured)
+    result = Certificates(**together, radii=asked or (), card=told)
     result.remember(prepared, dataset)
     return result
 
@@ -209,6 +210,7 @@ def predict(
     prepared = prepare(model, work=len(x) * n, freeze=freeze)
     smoothed = Smoothed(prepared, noise_of(sigma, norm), rng.derive(seed, "predict"), batch_size, sound)
     numbers = torch.arange(len(x)) if ids is None else ids.cpu()
+    check_column("ids", numbers, torch.empty(len(x)), torch.int64)
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
     (first, second), (classes, _) = (each.unbind(1) for each in votes.topk(2, 1))
     sure = [
@@ -233,11 +235,8 @@ class Smoothed:
     def votes(self, levels: Tensor, ids: Tensor, n: int, first: int = 0) -> Tensor:
         """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
         wanted = dict.fromkeys(range(len(levels)), n)
-        classes = self.prepared(self.noise.points(levels[:1]).to(self.dtype)).shape[1]
-        votes = torch.zeros(len(levels), classes, dtype=torch.int32)
-        for image, cast in self.passes(levels, ids, torch.full_like(ids, first), wanted):
-            votes[image] = cast
-        return votes
+        cast = dict(self.passes(levels, ids, torch.full_like(ids, first), wanted))
+        return torch.stack([cast[image] for image in wanted]) if cast else torch.zeros(0, 2).int()
 
     def passes(
         self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int]
@@ -268,7 +267,7 @@ class Smoothed:
             count_votes_(votes, logits, here[rows])
             drawn[images] += counts
             if counted := [image for image in taken if not wanted[image]]:
-                known = votes.cpu()
+                known = votes.to("cpu", copy=True)
                 for image in counted:
                     yield image, known[image]
                     if wanted[image]:

@@ -35,7 +35,7 @@ RADII = (0.25, 0.5, 0.75, 1.0)  # at which sequential decisions are compared wit
 COMPARED = 0.5  # the sigma of that comparison
 POINTS = 33  # of a curve
 SIGMAS = 5  # and the bound of ABS are the lines of a figure, at most
-COPIES = {"cpu": 1024, "cuda": 16_384}  # that pass at once, by device: a GPU is not filled by fewer
+COPIES = (1024, 16_384)  # that pass at once, on a CPU and on a GPU, which fewer do not fill
 ABS_BOUND = "ABS, its own bound"
 SHOWN = (0.0, 0.5, 1.0, 1.5, 2.0)
 TRAINING: dict[str, Any] = {
@@ -67,7 +67,7 @@ TINY = Settings(
 """Every part in seconds; the figures mean nothing."""
 
 
-def recipe_of(name: str, sigma: float) -> tuple[Any, int, fa.train.Optimization]:
+def recipe_of(name: str, sigma: float, epochs: int = 90) -> tuple[Any, int, fa.train.Optimization]:
     """Return a recipe with the paper's settings, its batch size and optimization."""
     usual = fa.train.Optimization(**TRAINING)
     if name == "gaussian":
@@ -76,7 +76,7 @@ def recipe_of(name: str, sigma: float) -> tuple[Any, int, fa.train.Optimization]
         agreement = fa.train.Consistency(sigma, weight=AGREEMENT.get(sigma, 5.0), entropy=0.5, noises=2)
         return agreement, 128, usual
     adversarial = fa.train.SmoothAdv(fa.L2(255 / 256), sigma, noises=4, steps=10)
-    return adversarial, 64, fa.train.Optimization(ramp=9, **TRAINING)
+    return adversarial, 64, fa.train.Optimization(ramp=epochs // 10 or None, **TRAINING)
 
 
 def run(
@@ -93,15 +93,14 @@ def run(
 
     synthesis: an ABS model whose bounds are drawn beside the certificates; None leaves them out.
     """
-    sound = settings.model == "lenet"  # pixels of the embedded digits are sixteenths
-    if len(settings.sigmas) > SIGMAS:
-        raise InputError(f"sigmas: expected at most {SIGMAS}, the lines of a figure, got {settings.sigmas}")
+    if not (settings.recipes and 1 <= len(settings.sigmas) <= SIGMAS):
+        raise InputError(f"sigmas: expected 1 to {SIGMAS}, and recipes: lines of a figure; got {settings}")
     lines, curves = list[dict[str, Any]](), dict[tuple[str, float], Curve]()
     comparison: dict[str, Any] = {}
     for name in settings.recipes:
         for sigma in settings.sigmas:
             place = folder / f"{name}-{sigma:g}"
-            recipe, batch_size, optimization = recipe_of(name, sigma)
+            recipe, batch_size, optimization = recipe_of(name, sigma, settings.epochs)
             net = trained(
                 settings.model, train_set, recipe, place, seed=settings.seed, epochs=settings.epochs,
                 batch_size=batch_size, learning_rate=0.01, optimization=optimization, device=device,
@@ -112,9 +111,9 @@ def run(
                 lay_out(net := net.to(torch.bfloat16), channels_last=True)
             certified = partial(
                 smooth, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
-                resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"), sound=sound,
-                freeze=False if half else None,
-                batch_size=COPIES.get(next(net.parameters()).device.type, 1024),
+                resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"),
+                sound=settings.model == "lenet",  # pixels of the embedded digits are sixteenths
+                freeze=False if half else None, batch_size=COPIES[next(net.parameters()).is_cuda],
             )  # fmt: skip
             started = time.perf_counter()
             found = certified(limit=settings.samples, sequential=False, run_dir=place / "certificates")
@@ -141,11 +140,12 @@ def _figures(
 
     def draw(name: str, title: str, lines: dict[str, Curve]) -> None:
         if proved is not None:
-            lines[ABS_BOUND] = Curve.from_certificates(proved, proved > 0, [*lines.values()][-1].radii)
+            widest = max((line.radii for line in lines.values()), key=max)
+            lines[ABS_BOUND] = Curve.from_certificates(proved, proved > 0, widest)
         figures[title] = str(path := folder / f"certified-{name}.png")
         fa.figures.curves(lines, path, title=f"Certified accuracy on MNIST, {title}", radius="L2 radius")
 
-    recipes, sigmas = (dict.fromkeys(each) for each in zip(*curves, strict=True))
+    recipes, sigmas = map(dict.fromkeys, zip(*curves, strict=True))
     for sigma in sigmas:
         draw(f"{sigma:g}", f"noise of σ {sigma:g}", {name: curves[name, sigma] for name in recipes})
     for name in recipes if len(sigmas) > 1 else ():

@@ -32,6 +32,8 @@ def test_recipes_have_the_settings_of_the_paper():
     recipe, batch_size, optimization = smoothing.recipe_of("smoothadv", 0.5)
     assert (recipe.threat.radius, recipe.sigma, recipe.noises, recipe.steps) == (255 / 256, 0.5, 4, 10)
     assert (batch_size, optimization.ramp) == (64, 9)
+    assert smoothing.recipe_of("smoothadv", 0.5, 1)[2].ramp is None  # an epoch has no other before it
+    assert smoothing.COPIES[0] < smoothing.COPIES[1]
 
 
 def test_decisions_are_compared_image_by_image():
@@ -59,19 +61,33 @@ def test_lines_and_bounds_count_only_what_is_right():
     assert bound["radius"].tolist() == [0, 0.25, 0.5, 0.75]
 
 
-@pytest.mark.slow
-def test_all_recipes_and_sigmas_are_drawn(tmp_path):
-    recipes, sigmas = tuple(smoothing.PUBLISHED), (0.25, 0.5, 1.0)
+@pytest.mark.parametrize("bounded", [True, False])
+def test_each_sigma_and_each_recipe_has_a_figure(tmp_path, monkeypatch, bounded):
+    drawn = {}
+    monkeypatch.setattr(fa.figures, "curves", lambda lines, path, **more: drawn.update({path.name: lines}))
+    recipes, sigmas = tuple(smoothing.PUBLISHED), (1.0, 0.25, 0.5)
     curves = {
-        (name, sigma): fa.Curve.from_certificates([sigma, 0.0], [True, True], [0.0, sigma, 4 * sigma])
+        (name, sigma): fa.Curve.from_certificates([sigma], [True], [0.0, sigma, 4 * sigma])
         for name in recipes for sigma in sigmas
     }  # fmt: skip
-    drawn = smoothing._figures(curves, torch.tensor([0.5, 0.0]), tmp_path)
-    names = [*map("{:g}".format, sigmas), *recipes]
-    assert list(drawn.values()) == [str(tmp_path / f"certified-{name}.png") for name in names]
-    assert len({(tmp_path / f"certified-{name}.png").read_bytes() for name in names}) == 6
-    with pytest.raises(InputError, match="at most 5"):
-        smoothing.run(replace(TINY, sigmas=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)), DIGITS, DIGITS, tmp_path)
+    smoothing._figures(curves, torch.tensor([0.5]) if bounded else None, tmp_path)
+    wanted = {f"certified-{s:g}.png": {name: curves[name, s] for name in recipes} for s in sigmas}
+    wanted |= {f"certified-{n}.png": {f"σ {s:g}": curves[n, s] for s in sigmas} for n in recipes}
+    assert drawn.keys() == wanted.keys()
+    for name, lines in drawn.items():
+        bound = lines.pop(smoothing.ABS_BOUND, None)
+        assert (bound is not None) == bounded
+        assert bound is None or bound.radii[-1] == max(line.radii[-1] for line in lines.values())
+        assert lines.keys() == wanted[name].keys()
+        assert all(line is wanted[name][label] for label, line in lines.items())
+    one = {("gaussian", 0.5): curves["gaussian", 0.5]}
+    assert [*smoothing._figures(one, None, tmp_path)] == ["noise of σ 0.5"]
+
+
+@pytest.mark.parametrize("given", [{"sigmas": (0.5,) * 6}, {"sigmas": ()}, {"recipes": ()}])
+def test_it_refuses_what_cannot_be_drawn(tmp_path, given):
+    with pytest.raises(InputError, match="sigmas: expected 1 to 5"):
+        smoothing.run(replace(TINY, **given), DIGITS, DIGITS, tmp_path)
 
 
 @pytest.mark.slow
@@ -88,7 +104,7 @@ def test_it_certifies_with_all_draws_and_compares_a_few_with_early_stops(tmp_pat
     monkeypatch.setattr(smoothing, "smooth", certify)
     monkeypatch.setattr(fa.figures, "curves", lambda lines, path, **options: drawn.update(lines))
     result = smoothing.run(replace(TINY, seed=2, alpha=0.01), DIGITS, DIGITS, tmp_path)
-    every = {"n": 200, "seed": 2, "alpha": 0.01, "sound": False}
+    every = {"n": 200, "seed": 2, "alpha": 0.01, "sound": False, "batch_size": smoothing.COPIES[0]}
     assert [{name: each[name] for name in every} for each in given] == [every, every]
     whole, quick = found
     assert given[0]["limit"] == len(whole.ids) == 6
