@@ -258,7 +258,8 @@ class Smoothed:
                 if not wanted[image]:
                     queue.popleft()
             images, counts = torch.tensor([*taken]), torch.tensor([*taken.values()])
-            given = torch.stack([images, counts, ids[images], drawn[images]])  # moved without waiting
+            given = torch.stack([images, counts, ids[images], drawn[images]])
+            given = given.pin_memory() if levels.is_cuda else given  # so that its transfer waits for nothing
             here, many, which, first = given.to(levels.device, non_blocking=True)
             of, count = (levels[here], many, which, first, table, self.seed), self.batch_size - room
             copies, rows = self.noise.copies(*of, self.dtype, total=count)
