@@ -200,9 +200,16 @@ class Rewriting:
         return fewer
 
     def lens(self, watch: Watch | None = None, compared: bool = False) -> Lens:
-        """Return what one pass is seen through; in one that is watched nothing is folded."""
+        """Return what one pass is seen through.
+
+        In one that is watched nothing is folded, and only what the layout needs is rewritten: other ways would
+        keep what they make of weights that are not folded yet.
+        """
         reads = watch or (Promises(self.folds) if self.folds is not None else None)
-        return Lens(self.ways, reads, compared)
+        if watch is None:
+            return Lens(self.ways, reads, compared)
+        needed = {f: tuple(way for way in found if way[1].gains is None) for f, found in self.ways.items()}
+        return Lens(needed, reads)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         names = set(used)
