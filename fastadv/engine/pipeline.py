@@ -327,7 +327,7 @@ class Pipeline:
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
     def once(self, x: Tensor) -> Tensor:
-        """Return the logits of one pass of x, to compare them; another number of rows is compared by itself."""
+        """Return the logits of one pass of x, to compare them."""
         form = self.form
         return self.forward(form.ready(x), form, form.lens())
 

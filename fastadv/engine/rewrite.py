@@ -202,8 +202,8 @@ class Rewriting:
     def lens(self, watch: Watch | None = None, compared: bool = False) -> Lens:
         """Return what one pass is seen through.
 
-        In one that is watched nothing is folded, and only what the layout needs is rewritten: other ways would
-        keep what they make of weights that are not folded yet.
+        In one that is watched nothing is folded, and only what the layout needs is rewritten: other ways
+        would keep what they make of weights that are not folded yet.
         """
         reads = watch or (Promises(self.folds) if self.folds is not None else None)
         if watch is None:
