@@ -144,10 +144,7 @@ class Noise:
         self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, seed: int,
         dtype: torch.dtype, total: int | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Return copies of images under noise, and which image each is of; as `noisy_copies`.
-
-        table: its entries, where the images are.
-        """
+        """Do as `noisy_copies`; table: the entries of the noise's own, where the images are."""
         return noisy_copies(
             levels, counts, ids, first, table, self.table.center, self.step, seed, dtype=dtype, total=total
         )

@@ -261,8 +261,9 @@ class Smoothed:
             given = torch.stack([images, counts, ids[images], drawn[images]])
             given = given.pin_memory() if levels.is_cuda else given  # so that its transfer waits for nothing
             here, many, which, first = given.to(levels.device, non_blocking=True)
-            of, count = (levels[here], many, which, first, table, self.seed), self.batch_size - room
-            copies, rows = self.noise.copies(*of, self.dtype, total=count)
+            copies, rows = self.noise.copies(
+                levels[here], many, which, first, table, self.seed, self.dtype, total=self.batch_size - room
+            )
             logits = self.prepared(copies)
             votes = votes if votes.numel() else levels.new_zeros(len(levels), logits.shape[1])
             count_votes_(votes, logits, here[rows])
@@ -289,22 +290,21 @@ def _certify(
     prediction = chosen.argmax(1)
     elements = levels[0].numel()
     charge = smoothed.noise.charge(elements)
-    votes, drawn = torch.zeros_like(chosen), torch.full_like(ids, n0)
-    hits, radius = torch.zeros_like(ids), torch.zeros(len(ids), dtype=torch.float64)
+    hits, failed, drawn = torch.zeros_like(ids), torch.zeros_like(ids), torch.full_like(ids, n0)
+    radius = torch.zeros(len(ids), dtype=torch.float64)
     abstained = torch.ones(len(ids), dtype=torch.bool)
     wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
     for image, cast in smoothed.passes(levels, ids, drawn, wanted):
-        votes[image] = cast
         hits[image] = cast[prediction[image]]
         made = int(drawn[image]) - n0
+        failed[image] = made - cast.sum()
         wanted[image] = judge.more(int(hits[image]), made, charge)
         if not wanted[image]:
             proved = judge.radius(int(hits[image]), made, charge)
             abstained[image], radius[image] = proved <= 0, smoothed.noise.reach(proved, elements)
-    draws = drawn - n0
     return {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
-        "hits": hits, "draws": draws, "failed": draws - votes.sum(1),
+        "hits": hits, "draws": drawn - n0, "failed": failed,
     }  # fmt: skip
 
 

@@ -68,7 +68,7 @@ class Form:
 
     def lens(self, compared: bool = False) -> Lens | None:
         """Return the lens of a pass; None where nothing is rewritten, and in compiled code."""
-        return self.rewriting.lens(compared=compared) if self.rewriting and not self.compiled else None
+        return self.rewriting.lens(compared) if self.rewriting and not self.compiled else None
 
     def precisely(self, device: str) -> AbstractContextManager[object]:
         """Compute in this form's precision inside, whatever autocast is on around."""

@@ -45,8 +45,8 @@ PROPERTIES = frozenset((
 class Lens(TorchFunctionMode):
     """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
 
-    compared: with the model, so every way that suits is taken, even if it gains nothing: a later pass may
-    take it. used: (number of the call, name of the rewrite), in order.
+    compared: on a few rows of a pass that may have taken it, so every way that suits is taken, even if it
+    gains nothing for so few. used: (number of the call, name of the rewrite), in order.
     """
 
     def __init__(
@@ -199,17 +199,17 @@ class Rewriting:
         fewer._arrange()
         return fewer
 
-    def lens(self, watch: Watch | None = None, compared: bool = False) -> Lens:
-        """Return what one pass is seen through.
+    def lens(self, compared: bool = False) -> Lens:
+        """Return what one pass is seen through."""
+        return Lens(self.ways, Promises(self.folds) if self.folds is not None else None, compared)
 
-        In one that is watched nothing is folded, and only what the layout needs is rewritten: other ways
-        would keep what they make of weights that are not folded yet.
+    def watching(self, watch: Watch) -> Lens:
+        """Return what the pass is seen through that tells what may be folded, with what a layout needs alone.
+
+        Other ways would keep what they make of weights that are not folded yet.
         """
-        reads = watch or (Promises(self.folds) if self.folds is not None else None)
-        if watch is None:
-            return Lens(self.ways, reads, compared)
         needed = {f: tuple(way for way in found if way[1].gains is None) for f, found in self.ways.items()}
-        return Lens(needed, reads)
+        return Lens(needed, watch)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         names = set(used)

@@ -53,7 +53,7 @@ class SearchCopy(Pipeline):
         form, folds = self.form, self.form.rewriting.folds
         if folds is not None:  # a watched pass that failed has left it out
             watch = Watch(folds)
-            self.forward(form.ready(x), form, form.rewriting.lens(watch))
+            self.forward(form.ready(x), form, form.rewriting.watching(watch))
             folds.learn(watch)
             self.scoring = self._for_scores(form)
             self.notes.add(f"folded {len(folds)} BatchNorm")

@@ -94,7 +94,7 @@ def run(
     synthesis: an ABS model whose bounds are drawn beside the certificates; None leaves them out.
     """
     if not (settings.recipes and 1 <= len(settings.sigmas) <= SIGMAS):
-        raise InputError(f"sigmas: expected 1 to {SIGMAS}, and recipes: lines of a figure; got {settings}")
+        raise InputError(f"sigmas: expected 1 to {SIGMAS} and a recipe, the lines of figures, got {settings}")
     lines, curves = list[dict[str, Any]](), dict[tuple[str, float], Curve]()
     comparison: dict[str, Any] = {}
     for name in settings.recipes:

@@ -38,7 +38,7 @@ def folded(model: nn.Module, x: Tensor, *rewrites: Rewrite) -> Seen:
     seen = Seen(model.requires_grad_(False), FOLD, *rewrites)
     folds = cast(Folds, seen.rewriting.folds)
     watch = Watch(folds)
-    lens = seen.rewriting.lens(watch)
+    lens = seen.rewriting.watching(watch)
     with lens:
         made = model(x)
     lens.finish(made)

@@ -209,7 +209,7 @@ def test_a_batch_norm_that_learns_is_not_folded(name: str) -> None:
     rewriting = Rewriting([FOLD], Subject(model, torch.float32))
     folds = cast(Folds, rewriting.folds)
     watch = Watch(folds)
-    lens = rewriting.lens(watch)
+    lens = rewriting.watching(watch)
     getattr(model.norm, name).requires_grad_()
     with lens:
         model.norm(model.thin(images()))
