@@ -86,6 +86,11 @@ def multiplies_in_tf32() -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
 
 
+def copy_all_(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy a value into each tensor, in one launch where a GPU can."""
+    torch._foreach_copy_(list(tensors), list(values))
+
+
 def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
     """Move each tensor that share of the way to its end, in place and in one launch."""
     torch._foreach_lerp_(tensors, ends, weight)

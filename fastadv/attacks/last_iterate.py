@@ -1,18 +1,15 @@
 """Steepest ascent alone, for training and for the construction of data sets."""
 
-from contextlib import nullcontext
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
-from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
 from fastadv.attacks.core.waiting import waits
+from fastadv.attacks.core.walk import Walk
 from fastadv.engine import Prepared, prepare
-from fastadv.engine.graph import Rows, Step
+from fastadv.engine.graph import Rows
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -73,38 +70,11 @@ def last_iterate(
             step_size = check_step_size(step_size, x)
         x = classifier.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else classifier.layout(start.detach()).clone()
-        each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None
-        sizes = {"radius": radii(threat), "step_size": each}
-        given = {"x_adv": x_adv, "x": x, "y": y, "targets": targets, **sizes}
-        rows = {name: tensor for name, tensor in given.items() if tensor is not None}
-        for done in range(steps):
-            if done and (moved := _replayed(classifier, threat, loss, step_size, rows, steps - done)):
-                return moved[0]
-            with nullcontext() if done else classifier.unreplayed():
-                _step(classifier, threat, loss, step_size, rows)
-        return x_adv
 
+        def look(model: Prepared, rows: Rows) -> Tensor:
+            y, targets = rows.get("y"), rows.get("targets")
+            return model.input_gradient(rows["x_adv"], y, loss, targets, direction=True)[2]
 
-def _step(classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows) -> None:
-    """Move `x_adv` of the rows, in place."""
-    x_adv, y, targets = rows["x_adv"], rows.get("y"), rows.get("targets")
-    gradient = classifier.input_gradient(x_adv, y, loss, targets, direction=True)[2]
-    threat.step_(x_adv, gradient, rows["x"], rows.get("step_size", step_size))
-
-
-def _replayed(
-    classifier: Prepared, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows, times: int
-) -> list[Tensor] | None:
-    """Return `x_adv` after so many steps of a CUDA graph; None where none was asked for or can be."""
-    # a loss that is a function may hold one value for each sample
-    if not isinstance(loss, str) or not classifier.ready_to_capture(rows["x_adv"]):
-        return None
-    key = "last_iterate", *without_rows(threat), loss, None if "step_size" in rows else step_size
-
-    def make(static: Rows) -> Step:
-        each = threat.resized(static["radius"]) if "radius" in static else threat
-        return partial(_step, uncounted(classifier), each, loss, step_size, static)
-
-    return counted(
-        classifier, lambda graphs: graphs(key, rows, make, ("x_adv",), times), times * len(rows["x_adv"])
-    )
+        # a loss that is a function may hold one value for each sample
+        walk = Walk(threat, look, step_size, ("last_iterate", loss) if isinstance(loss, str) else None)
+        return walk(classifier, walk.rows(x_adv, x, y=y, targets=targets), steps)

@@ -107,10 +107,10 @@ def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
     return _freeze(model, Options(eot=1 if eot is None else eot))
 
 
-def follow(model: nn.Module, precision: Precision, compile: bool = False) -> Frozen:
+def follow(model: nn.Module, precision: Precision, compile: bool = False, cuda_graph: bool = False) -> Frozen:
     """Freeze a model that is training and keeps its parts; `Frozen.refresh` takes its current values."""
     keep_pages()
-    return _freeze(model, Options(precision=precision, compile=compile, follow=True))
+    return _freeze(model, Options(precision=precision, compile=compile, cuda_graph=cuda_graph, follow=True))
 
 
 def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:

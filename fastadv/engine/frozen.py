@@ -290,7 +290,7 @@ class Frozen(Prepared):
 
     def hold(self, apart: float, verdict: Tensor) -> None:
         """Compare each kind of pass anew where losses of the search are not those of the verdict."""
-        formats = [self.dtype, self.search.form.format]
+        formats = self.search.formats(self.search.form, verdict.device)
         # either loss moves at most twice as far as a logit
         if self.plain or self.eot > 1 or BY_MEANS in self.notes or apart <= 2 * allowance(verdict, formats):
             return
@@ -369,8 +369,7 @@ class Frozen(Prepared):
         except Exception as error:  # the model as given may do what the copy cannot
             return f"the search copy failed ({error})"
         finite = given.isfinite().all(1)
-        # the coarser format sets the bound
-        formats = ["tf32"] if search.form.tf32 else [self.dtype, search.form.weights]
+        formats = search.formats(search.form, x.device)  # the coarsest sets the bound
 
         def again() -> Tensor:
             self.forwards += len(x)

@@ -5,9 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.engine.copying.twin import device_of
+from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import Rewrite, Subject, Way
 
 WIDE = 32  # channels
+EIGHT = 8  # channels that the tensor cores of a GPU take at once
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> None:
@@ -43,8 +46,19 @@ def _gains(part: nn.Module) -> bool:
     return square or part.out_channels >= WIDE
 
 
+def gains_on_gpu(model: nn.Module, format: torch.dtype | str | None) -> bool:
+    """Return whether a GPU convolves faster so: on tensor cores, which take channels by eights."""
+    wide = [part.out_channels for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+    on_cores = format in ("tf32", torch.bfloat16, torch.float16)
+    return on_cores and max(wide, default=0) >= WIDE and all(channels % EIGHT == 0 for channels in wide)
+
+
 def _applies(subject: Subject) -> bool:
-    return subject.convolves and not subject.exact and any(map(_gains, subject.model.modules()))
+    if not subject.convolves or subject.exact:
+        return False
+    if subject.on_cpu or (device := device_of(subject.model)) is None:
+        return any(map(_gains, subject.model.modules()))
+    return gains_on_gpu(subject.model, rounds_as(subject.dtype, device))
 
 
 CHANNELS_LAST = Rewrite("channels-last", "", _applies)

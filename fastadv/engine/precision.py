@@ -143,6 +143,12 @@ def switches() -> list[tuple[Any, str, Any]]:
     return [(each, "allow_tf32", True) for each in (cuda, cudnn)]
 
 
+def rounds_as(format: torch.dtype | str | None, device: torch.device) -> torch.dtype | str | None:
+    """Return "tf32" for float32 on a GPU that may take products in it, as torch lets convolutions."""
+    single = format == torch.float32 and device.type == "cuda"
+    return "tf32" if single and any(getattr(each, name) == on for each, name, on in switches()) else format
+
+
 @contextmanager
 def _switch() -> Iterator[None]:
     """Switch inside, as well as an older switch of torch, which may not disagree."""

@@ -4,7 +4,7 @@ from torch import nn
 
 from fastadv._checks import check_flag
 from fastadv.engine.copying.fold import has_batch_norm
-from fastadv.engine.copying.twin import as_module
+from fastadv.engine.copying.twin import as_module, device_of
 from fastadv.engine.freeze import frozen_by_itself
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.plain import Plain
@@ -21,7 +21,8 @@ def prepare(
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
     What was prepared before is used as it is. Otherwise a module with a convolution or BatchNorm is frozen
-    where `work` is at least WORTH, without settings of the process. Anything else stays plain.
+    where `work` is at least WORTH, without settings of the process. Anything else stays plain, as does what
+    lies on a GPU: there a copy is made and compared in the time of tens of passes, and gains less.
 
     Args:
         model: module, function or prepared.
@@ -48,4 +49,6 @@ def prepare(
 
 def gains(module: nn.Module) -> bool:
     """Return whether a frozen copy is faster; one of linear layers alone takes 1.2 to 1.7 times as long."""
-    return has_conv2d(module) or has_batch_norm(module)
+    device = device_of(module)
+    on_cpu = device is None or device.type == "cpu"
+    return on_cpu and (has_conv2d(module) or has_batch_norm(module))

@@ -17,6 +17,7 @@ from fastadv.engine.form import Form
 from fastadv.engine.graph import Gradient
 from fastadv.engine.guard import Format
 from fastadv.engine.pipeline import Pipeline, left_out
+from fastadv.engine.precision import rounds_as
 from fastadv.engine.prepared import Directions
 from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rewrite import Lens
@@ -170,17 +171,20 @@ class SearchCopy(Pipeline):
         forms = form, given, form.without_functions()
         looks = guard.Ways(*(partial(self.unfolding, self._look, each) for each in forms))
         logits = looks.searched(x) if logits is None else logits
-        formats: list[Format] = ["tf32"] if form.tf32 else [given.weights, form.weights]
-        if not guard.same_logits(looks, x, logits, formats, most):
+        if not guard.same_logits(looks, x, logits, self.formats(form, x.device), most):
             return WRONG_LOGITS
         if by_logits is None:
             return None
         searched, *others = (partial(self.unfolding, self.pull, each) for each in forms)
         gradient = searched(x, by_logits) if gradient is None else gradient
-        format = form.format
+        format = rounds_as(form.format, x.device)
         pulls = guard.Ways(searched, *others, measured=partial(self._tell, format))
         agreed = guard.agrees(pulls, x, by_logits, gradient, format, most)
         return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
+
+    def formats(self, form: Form, device: torch.device) -> list[Format]:
+        """Return the formats by which logits of that form and of the model as given round."""
+        return [rounds_as(each, device) for each in (self.as_given.weights, form.format)]
 
     def _tell(self, format: Format, cosine: float) -> None:
         """Note how near gradients in half precision are to the model's, and warn once where they are far."""

@@ -97,6 +97,7 @@ def run(
         raise InputError(f"sigmas: expected 1 to {SIGMAS} and a recipe, the lines of figures, got {settings}")
     lines, curves = list[dict[str, Any]](), dict[tuple[str, float], Curve]()
     comparison: dict[str, Any] = {}
+    execution = fa.train.Execution(cuda_graph=device is not None and device.type == "cuda")
     for name in settings.recipes:
         for sigma in settings.sigmas:
             place = folder / f"{name}-{sigma:g}"
@@ -104,7 +105,7 @@ def run(
             net = trained(
                 settings.model, train_set, recipe, place, seed=settings.seed, epochs=settings.epochs,
                 batch_size=batch_size, learning_rate=0.01, optimization=optimization, device=device,
-                progress=partial(watch, f"training {name}, sigma {sigma:g}"),
+                execution=execution, progress=partial(watch, f"training {name}, sigma {sigma:g}"),
             )  # fmt: skip
             half = settings.precision == "bf16"  # already in its fastest form
             if half:

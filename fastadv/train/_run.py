@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastadv.engine.layout import gains_on_gpu
+from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
@@ -24,7 +26,7 @@ from fastadv.train.ending import Ending
 from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
 from fastadv.train.recipes import Standard
-from fastadv.train.recipes.base import innermost
+from fastadv.train.recipes.base import HALVES, innermost
 from fastadv.train.report import EpochReport, best
 
 logger = logging.getLogger("fastadv")
@@ -232,9 +234,8 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
 @contextmanager
 def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
-    device = steps.losses.values.device
-    # on a GPU without tensor cores the contiguous layout is faster
-    faster = device.type != "cuda" or steps.execution.precision == "bf16"
+    device, half = steps.losses.values.device, HALVES.get(steps.execution.precision)
+    faster = device.type != "cuda" or gains_on_gpu(steps.model, half or rounds_as(torch.float32, device))
     x, _, _ = first_rows(steps.train_set, 2)
     if not (faster and allows_channels_last(steps.model, x.to(device))):
         yield

@@ -86,7 +86,8 @@ class Steps:
         fp16 = self.execution.precision == "fp16"
         self.scale = LossScale(self.feed.device) if fp16 else None
         # float16 would lose activations beyond its range
-        self.twins = Twins(cast(Precision, self.execution.precision.replace("fp16", "fp32")))
+        searched = cast(Precision, self.execution.precision.replace("fp16", "fp32"))
+        self.twins = Twins(searched, self.execution.cuda_graph)
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:

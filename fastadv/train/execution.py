@@ -26,11 +26,13 @@ class Execution:
             change the result: what a data set draws itself is keyed by (seed, epoch, sample).
         checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
             a `run_dir`.
+        cuda_graph: on a GPU, take the steps that search for examples from CUDA graphs, as in `freeze`.
     """
 
     precision: str = "fp32"
     workers: int | None = None
     checkpoint_every: int | None = None
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
@@ -49,6 +51,8 @@ def check_execution(
             "run_dir: expected a folder for the checkpoints, got None; "
             "pass run_dir=, or leave out checkpoint_every"
         )
+    if execution.cuda_graph and device.type != "cuda":
+        raise InputError(f"cuda_graph: expected a model on a CUDA device, got {device}; leave it out")
     if execution.precision == "fp16":
         _check_fp16(model, recipe, device)
 

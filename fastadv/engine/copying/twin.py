@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastadv._torch import COMPILED_MODULE, NormBase, held_by
+from fastadv._torch import COMPILED_MODULE, NormBase, copy_all_, held_by
 from fastadv.engine.copying.closures import copy_functions, inside, reachable
 from fastadv.engine.copying.inside import has_modes, keep_inside
 from fastadv.engine.copying.strays import may_stray
@@ -244,10 +244,13 @@ def take_values(model: nn.Module, copied: nn.Module) -> dict[int, Tensor]:
     # looked up each time, since a change of precision replaces buffers; by all their names, since it does so
     # one by one, and a `__deepcopy__` may part tied weights
     own, origin = dict(_tensors(copied)), dict[int, Tensor]()
+    pairs = dict[torch.dtype, list[tuple[Tensor, Tensor]]]()
     for name, theirs in _tensors(model):
         if id(own[name]) not in origin:
             origin[id(own[name])] = theirs
-            own[name].copy_(theirs)
+            pairs.setdefault(theirs.dtype, []).append((own[name], theirs))
+    for several in pairs.values():
+        copy_all_(*zip(*several, strict=True))
     return origin
 
 

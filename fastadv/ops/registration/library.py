@@ -238,7 +238,7 @@ def _define(name: str, schema: str, kernels: dict[str, Callable[..., Any]]) -> N
         _library.impl(name, kernel, key)
     on_cpu = kernels.get("CPU", kernels[ANYWHERE])
     op = getattr(torch.ops.fastadv, name).default
-    _entries[name] = op if extension is None else entry(op, on_cpu, extension.usual)
+    _entries[name] = op if extension is None else entry(op, on_cpu, extension.usual, kernels.get("CUDA"))
 
 
 def register(card: OpCard) -> None:

@@ -42,10 +42,11 @@ class Twins:
     The last MOST models have one: a recipe may make a model for each batch.
 
     precision: the one in which twins search, but for those of compiled models.
+    cuda_graph: whether their steps are replayed from CUDA graphs.
     """
 
-    def __init__(self, precision: Precision = "fp32") -> None:
-        self.precision = precision
+    def __init__(self, precision: Precision = "fp32", cuda_graph: bool = False) -> None:
+        self.precision, self.cuda_graph = precision, cuda_graph
         self._held: dict[int, tuple[nn.Module, Stamp, Frozen, Stamp]] = {}
 
     @contextmanager
@@ -70,7 +71,7 @@ class Twins:
         if not (now.known and registers_all(model)):
             return Plain(model)
         compiled = compiled_call(model) is not None
-        frozen = follow(model, "fp32" if compiled else self.precision, compiled)
+        frozen = follow(model, "fp32" if compiled else self.precision, compiled, self.cuda_graph)
         self._held.pop(id(model), None)
         while len(self._held) >= MOST:
             del self._held[next(iter(self._held))]

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_count
+from fastadv.attacks.core.walk import Walk
+from fastadv.engine import Prepared
+from fastadv.engine.graph import Rows
 from fastadv.errors import InputError
 from fastadv.losses import log_mean
 from fastadv.threat import L2
@@ -53,19 +57,24 @@ class SmoothAdv(Crafted):
         check_count("noises", self.noises, 1)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        frozen, noise = frozen_twin(model), gaussian(x, self.sigma, self.noises, ids, seed)
-        step_size, x_adv = step_length(self.threat, self.step_size, self.steps, 2.0), x.detach()
-        for _ in range(self.steps):
-            copies = (x_adv + noise).flatten(0, 1)
-            gradient = frozen.input_gradient(copies, y.repeat(self.noises), self._unsure)[2]
-            x_adv = self.threat.step(x_adv, gradient.view(noise.shape).sum(0), x.detach(), step_size)
-        return x_adv
+        noise = gaussian(x, self.sigma, self.noises, ids, seed).transpose(0, 1)
+        step_size = step_length(self.threat, self.step_size, self.steps, 2.0)
+        walk = Walk(self.threat, self._gradient, step_size, ("smoothadv", self.noises), self.noises)
+        with torch.no_grad():
+            rows = walk.rows(x.detach().clone(), x.detach(), y=y, noise=noise)
+            return walk(frozen_twin(model), rows, self.steps)
+
+    def _gradient(self, model: Prepared, rows: Rows) -> Tensor:
+        """Return the gradient of -log of the mean probability at x_adv, times a positive number."""
+        copies = (rows["x_adv"].unsqueeze(1) + rows["noise"]).flatten(0, 1)
+        y = rows["y"].repeat_interleave(self.noises)
+        return model.input_gradient(copies, y, self._unsure)[2].view_as(rows["noise"]).sum(1)
 
     def _unsure(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return for each noisy copy -log of its sample's mean probability of y."""
         # in float64, where 1 - p of a confident sample does not round to 0
-        mean = log_mean(logits.double().view(self.noises, -1, logits.shape[1])).repeat(self.noises, 1)
-        return -mean.gather(1, y[:, None]).squeeze(1)
+        mean = log_mean(logits.double().view(-1, self.noises, logits.shape[1]).transpose(0, 1))
+        return -mean.repeat_interleave(self.noises, 0).gather(1, y[:, None]).squeeze(1)
 
     def _loss(
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int
