@@ -73,12 +73,14 @@ def random_images(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> "fa.data.
     return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images")
 
 
-def ours(model: nn.Module, data: "fa.data.ImageSet", batch: int, precision: str) -> float:
+def ours(
+    model: nn.Module, data: "fa.data.ImageSet", batch: int, precision: str, graph: bool = False
+) -> float:
     recipe = fa.train.PGDTraining(THREAT, **STRONG)
     (report,) = fa.train.fit(
         model, data, recipe, epochs=1, batch_size=batch, learning_rate=LEARNING_RATE,
         optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY, schedule="constant"),
-        execution=fa.train.Execution(precision=precision),
+        execution=fa.train.Execution(precision=precision, cuda_graph=graph),
     )  # fmt: skip
     loss: float = report.loss
     return loss
@@ -99,7 +101,9 @@ def pgd(session: Session, name: str) -> Iterator[Row]:
         epochs["robustness loop"] = partial(eager.robustness, batch=batch)
     else:
         epochs["eager bf16"] = partial(eager.plain, batch=batch, bf16=True)
-    epochs |= {f"fastadv {p}": partial(ours, batch=batch, precision=p) for p in ("fp32", "bf16")}
+    for graph, told in ((False, ""), (True, ", graph"))[: 1 + session.cuda]:
+        names = {f"fastadv {p}{told}": p for p in ("fp32", "bf16")}
+        epochs |= {name: partial(ours, batch=batch, precision=p, graph=graph) for name, p in names.items()}
     # an attack step is a forward and an input gradient, the training step a forward and two gradients
     flops = (2 * STEPS + 3) * forward_flops(net, data.x[:1].float()) * len(data)
     what = f"PGD-{STEPS} training, {name}, {len(data)} images, batch {batch}"

@@ -25,7 +25,8 @@ HALVES: tuple[Format, ...] = (torch.float16, torch.bfloat16)
 
 FOUR = 2  # bits of a number: sizes up to four times each other are of one class
 GROWN = 4  # values so many times larger are of another class
-EVERY = 64  # passes of one kind, after which a few rows are compared once more
+# passes of one kind, after which a few rows are compared once more; a GPU takes as long for few as for many
+EVERY, EVERY_ON_GPU = 64, 512
 ROWS, FEW = 16, 4  # compared of a new kind; of a known one, for another number of rows or once more
 NUDGES = 8  # of x, to tell kinks from mistakes
 KINKS = 8  # one row in eight may have a kink that no nudge has found
@@ -308,4 +309,4 @@ class Trusted:
         known = self._known.setdefault((used, size_class(x)), Known())
         known.counts.add(len(x))
         known.x, known.logits = max(known.x, largest(x)), max(known.logits, largest(logits))
-        known.left = EVERY
+        known.left = EVERY if x.device.type == "cpu" else EVERY_ON_GPU

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.engine import guard
-from fastadv.engine.copying.fold import Watch
-from fastadv.engine.form import Form
+from fastadv.engine.copying.fold import Folds, Watch
+from fastadv.engine.form import SMALL, Form
 from fastadv.engine.graph import Gradient
 from fastadv.engine.guard import Format
 from fastadv.engine.pipeline import Pipeline, left_out
@@ -56,8 +56,18 @@ class SearchCopy(Pipeline):
             watch = Watch(folds)
             self.forward(form.ready(x), form, form.rewriting.watching(watch))
             folds.learn(watch)
-            self.scoring = self._for_scores(form)
-            self.notes.add(f"folded {len(folds)} BatchNorm")
+            if self._folding_gains(folds.widest, x.device):
+                self.scoring = self._for_scores(form)
+                self.notes.add(f"folded {len(folds)} BatchNorm")
+            else:
+                self.notes.add("not folded: activations so small that a GPU waits for the checks")
+                self.use(form.without(Folds.name))
+                if not (self.form.rewriting or self.narrow):
+                    self.use_given()
+
+    def _folding_gains(self, widest: int, device: torch.device) -> bool:
+        """Return whether folded layers, the largest result of which takes so many bytes a row, are faster."""
+        return device.type == "cpu" or self.graphs is not None or widest >= SMALL
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the mean logits of `eot` passes of x; a step of `passed`."""

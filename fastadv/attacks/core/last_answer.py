@@ -23,14 +23,22 @@ class LastAnswer(Rows):
     gradients: Tensor
     lost: Tensor
 
-    def stand_in(self, look: GradientLook | JacobianLook, x: Tensor, finite: Tensor | None) -> None:
+    def stand_in(
+        self,
+        look: GradientLook | JacobianLook,
+        x: Tensor,
+        finite: Tensor | None,
+        names: tuple[str, ...] | None = None,
+    ) -> None:
         """Let `look` repeat the last answer where its logits are not `finite`; None says that all are.
+
+        names: of those of its answers that will be read; None is all.
 
         So a rule that follows the gradient steps over what is not finite. After PATIENCE gradients that were
         not enough, the gradient is reversed, which leads back to where there were answers. Where there was
         none yet, it leads to x, and the rest of the look stays as it is.
         """
-        said = {name: getattr(look, name) for name in look.answers}
+        said = {name: getattr(look, name) for name in names or look.answers}
         own = vars(self)
         if finite is None:
             own.pop("lost", None)

@@ -72,8 +72,9 @@ class Search(Samples[R_co]):
         rows, threat, loss = self.rows, self.threat, self.plan.loss
         look = self._look(rows.points, loss, True, True)
         if type(threat) is Linf and self._ranks_by(loss, look):
-            rows.points = look.x_adv
-            said, _ = self._answered(look)
+            rows.points, said = look.x_adv, look.logits
+            # what follows reads no more of the answer
+            self.last.stand_in(look, self.x, _finite(said), ("gradient",))
             self._judge_at_once(look, said, (self.x, threat.radius, rows.step_size, threat.box))
             self._evaluated()
             return
@@ -346,7 +347,7 @@ class Search(Samples[R_co]):
 
 def _finite(logits: Tensor) -> Tensor | None:
     """Return bool [n], whether all logits [n, K] are finite; None where they surely are."""
-    return None if surely_finite(logits) else largest(logits) < torch.inf
+    return None if surely_finite(logits) else torch.linalg.vector_norm(logits, torch.inf, dim=1) < torch.inf
 
 
 R = TypeVar("R", bound=Rows, default=Any)

@@ -11,7 +11,6 @@ from fastadv.attacks.core.walk import Walk
 from fastadv.engine import Prepared
 from fastadv.engine.graph import Rows
 from fastadv.errors import InputError
-from fastadv.losses import log_mean
 from fastadv.threat import L2
 from fastadv.train.recipes._common import check_positive, check_steps, frozen_twin, gaussian, step_length
 from fastadv.train.recipes.base import Crafted
@@ -71,10 +70,10 @@ class SmoothAdv(Crafted):
         return model.input_gradient(copies, y, self._unsure)[2].view_as(rows["noise"]).sum(1)
 
     def _unsure(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return for each noisy copy -log of its sample's mean probability of y."""
+        """Return for each noisy copy -log of the sum over its sample's copies of the probability of y."""
         # in float64, where 1 - p of a confident sample does not round to 0
-        mean = log_mean(logits.double().view(-1, self.noises, logits.shape[1]).transpose(0, 1))
-        return -mean.repeat_interleave(self.noises, 0).gather(1, y[:, None]).squeeze(1)
+        own = logits.double().log_softmax(1).gather(1, y[:, None]).view(-1, self.noises)
+        return -own.logsumexp(1).repeat_interleave(self.noises)
 
     def _loss(
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int
