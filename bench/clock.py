@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastadv.engine.precision import AUTO, PRECISIONS, Precision, has_tf32
+from fastadv._tf32 import has_tf32
+from fastadv.engine.precision import AUTO, PRECISIONS, Precision
 
 Ways = Mapping[str, Callable[[], object]]
 Kind = TypeVar("Kind")

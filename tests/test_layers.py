@@ -18,7 +18,7 @@ PACKAGE = Path(fastadv.__file__).parent
 LAYERS = [
     {"errors", "_C", "_torch", "_version"},
     {"_extras"},
-    {"_checks", "_torchvision"},
+    {"_checks", "_tf32", "_torchvision"},
     {"runs"},
     {"ops"},
     {"threat", "losses", "rng"},

@@ -82,7 +82,8 @@ class Frozen(Prepared):
         self._anew, self._stamp = anew, stamp
         self._plain: Plain | None = None
         self._failed = False  # whether a plain call has raised what the pipeline may mend
-        self._lock, self._settled = RLock(), fastest is None and search.plain
+        # whether the search copy was chosen and compared with the model
+        self._lock, self.settled = RLock(), fastest is None and search.plain
 
     def __copy__(self) -> "Frozen":
         """Return one that shares all but what is counted from here on."""
@@ -103,7 +104,7 @@ class Frozen(Prepared):
             if self._stamp.same():  # another thread has done it meanwhile
                 return
             told, made, self._plain, self._failed = CHANGED in self.notes, self._anew(), None, False
-            for name in ("search", "dtype", "_given", "_device", "_fastest", "_settled", "_stamp"):
+            for name in ("search", "dtype", "_given", "_device", "_fastest", "settled", "_stamp"):
                 setattr(self, name, getattr(made, name))
             if told:
                 self.add_note(CHANGED)
@@ -135,7 +136,7 @@ class Frozen(Prepared):
         self._refreshed += 1
         if self._refreshed % REFRESHES == 0:  # what rounds little today may round more with other weights
             self.search.trusted.forget()
-            self._settled = self.search.plain
+            self.settled = self.search.plain
 
     def layout(self, x: Tensor) -> Tensor:
         return self.search.form.layout(x)
@@ -223,7 +224,7 @@ class Frozen(Prepared):
         """Whether the search is a plain call's, and none has failed."""
         form, graphs = self.search.form, self.search.graphs
         rewrites = bool(form.rewriting) or form.compiled or graphs is not None or self.dtype in HALVES
-        return self._settled and self.search.plain and not rewrites and not self._failed
+        return self.settled and self.search.plain and not rewrites and not self._failed
 
     def _plainly(self, run: Callable[[Plain], T], otherwise: Callable[[], T]) -> T:
         """Return run(plain call) where the search is one; otherwise() where it is not, or that fails."""
@@ -280,13 +281,8 @@ class Frozen(Prepared):
         self.backwards += backwards
         self.compared = self.compared[0] + forwards, self.compared[1] + backwards
 
-    @property
-    def settled(self) -> bool:
-        """Whether the search copy was chosen and compared with the model."""
-        return self._settled
-
     def ready_to_capture(self, x: Tensor) -> bool:
-        return self.search.graphs is not None and self._settled and self.search.knows(x)
+        return self.search.graphs is not None and self.settled and self.search.knows(x)
 
     def hold(self, apart: float, verdict: Tensor) -> None:
         """Compare each kind of pass anew where losses of the search are not those of the verdict."""
@@ -307,23 +303,23 @@ class Frozen(Prepared):
 
         In another precision it is compared twice: the bound of that one alone would hide a wrong fold.
         """
-        if self._settled or len(x) == 0:
-            return self._settled
+        if self.settled or len(x) == 0:
+            return self.settled
         # what a randomized model draws next does not depend on when it is compared
         with self._lock, generators_kept(x.device), torch.inference_mode(False), torch.no_grad():
-            if self._settled:  # another thread has done it meanwhile
+            if self.settled:  # another thread has done it meanwhile
                 return True
             if self._fastest is None:
                 with self._counting():
                     few = len(x) > CHECK_ROWS and self.search.rows_apart(x)
-                self._settled = self._compare(x[:CHECK_ROWS] if few else x, verdict)
+                self.settled = self._compare(x[:CHECK_ROWS] if few else x, verdict)
             elif (found := self._fastest(x)) is not None:
                 best, note = found
                 best.add_note(note)
-                self.search, self._settled = best.search, True
+                self.search, self.settled = best.search, True
                 self.forwards += best.forwards
                 self.backwards += best.backwards
-            return self._settled
+            return self.settled
 
     def _compare(self, x: Tensor, verdict: Tensor | None) -> bool:
         """Compare the search copy with the model at x, and let it round; return whether logits are finite."""

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv._tf32 import rounds_as
 from fastadv.engine.copying.twin import device_of
-from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import Rewrite, Subject, Way
 
 WIDE = 32  # channels

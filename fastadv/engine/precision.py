@@ -1,6 +1,5 @@
-"""The options of `freeze`; the precision of a search, and TF32, which is a switch of torch and no dtype."""
+"""The options of `freeze`, and the precision of a search."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_count
-from fastadv._torch import NormBase, convert, multiplies_in_tf32, switches_each
+from fastadv._tf32 import has_tf32, switched_on
+from fastadv._torch import NormBase, convert
 from fastadv.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "auto"]
@@ -51,14 +51,6 @@ class Options:
                 f"freeze: expected eot=1 with cuda_graph, got eot={self.eot}; a captured pass repeats random "
                 "numbers that Python drew, so leave one of the two out"
             )
-
-
-def has_tf32(device: torch.device) -> bool:
-    """Return whether the device multiplies float32 in TF32 where it may."""
-    if device.type != "cuda":
-        return False
-    with torch.cuda.device(device):
-        return multiplies_in_tf32()
 
 
 def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:
@@ -111,70 +103,8 @@ def _outside_inference(mode: AbstractContextManager[object]) -> AbstractContextM
     return inside
 
 
-_lock = threading.Lock()
-_inside: list[object] = []
-_switched = ExitStack()
-
-
 @contextmanager
 def tf32(device: str) -> Iterator[None]:
-    """Let CUDA multiply float32 in TF32 inside, and cast nothing; the last thread to leave switches back."""
-    this = object()
-    with _lock:
-        if not _inside:
-            _switched.enter_context(_switch())
-        _inside.append(this)
-    try:
-        with no_autocast(device):
-            yield
-    finally:
-        with _lock:
-            _inside.remove(this)
-            if not _inside:
-                _switched.close()
-
-
-def switches() -> list[tuple[Any, str, Any]]:
-    """Return (object, attribute, value for on) of what switches TF32; since torch 2.9 for each kind."""
-    backends: Any = torch.backends
-    cuda, cudnn = backends.cuda.matmul, backends.cudnn
-    if switches_each:
-        return [(each, "fp32_precision", "tf32") for each in (cuda, cudnn.conv, cudnn.rnn)]
-    return [(each, "allow_tf32", True) for each in (cuda, cudnn)]
-
-
-def rounds_as(format: torch.dtype | str | None, device: torch.device) -> torch.dtype | str | None:
-    """Return "tf32" for float32 on a GPU that may take products in it, as torch lets convolutions."""
-    single = format == torch.float32 and device.type == "cuda"
-    return "tf32" if single and any(getattr(each, name) == on for each, name, on in switches()) else format
-
-
-@contextmanager
-def _switch() -> Iterator[None]:
-    """Switch inside, as well as an older switch of torch, which may not disagree."""
-    backends: Any = torch.backends
-    turned = [(each, name, on) for each, name, on in switches() if getattr(each, name) != on]
-    kept = [(each, name) for each, name, _ in turned]
-    if switches_each:
-        kept.append((backends.mkldnn.matmul, "fp32_precision"))
-    before = [getattr(each, name) for each, name in kept]
-    older = _older() if turned and turned[0][0] is backends.cuda.matmul else None
-    try:
-        if older is not None:
-            torch.set_float32_matmul_precision("high")
-        for each, name, on in turned:
-            setattr(each, name, on)
+    """Let CUDA multiply float32 in TF32 inside, and cast nothing."""
+    with switched_on(), no_autocast(device):
         yield
-    finally:
-        if older is not None:
-            torch.set_float32_matmul_precision(older)  # which turns oneDNN's, too
-        for (each, name), value in zip(kept, before, strict=True):
-            setattr(each, name, value)
-
-
-def _older() -> str | None:
-    """Return the older switch; None where it cannot be read, because the caller has set the others alone."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return None

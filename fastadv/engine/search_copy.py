@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._tf32 import rounds_as
 from fastadv.engine import guard
 from fastadv.engine.copying.fold import Folds, Watch
 from fastadv.engine.form import SMALL, Form
 from fastadv.engine.graph import Gradient
 from fastadv.engine.guard import Format
 from fastadv.engine.pipeline import Pipeline, left_out
-from fastadv.engine.precision import rounds_as
 from fastadv.engine.prepared import Directions
 from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rewrite import Lens

@@ -95,8 +95,7 @@ def run(
     """
     if not (settings.recipes and 1 <= len(settings.sigmas) <= SIGMAS):
         raise InputError(f"sigmas: expected 1 to {SIGMAS} and a recipe, the lines of figures, got {settings}")
-    lines, curves = list[dict[str, Any]](), dict[tuple[str, float], Curve]()
-    comparison: dict[str, Any] = {}
+    lines, curves, comparison = list[dict[str, Any]](), dict[tuple[str, float], Curve](), dict[str, Any]()
     execution = fa.train.Execution(cuda_graph=device is not None and device.type == "cuda")
     for name in settings.recipes:
         for sigma in settings.sigmas:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastadv._tf32 import rounds_as
 from fastadv.engine.layout import gains_on_gpu
-from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
@@ -231,22 +231,28 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
     return True
 
 
+def gains_channels_last(model: nn.Module, device: torch.device, precision: str) -> bool:
+    """Return whether training is faster in that layout: on a CPU always, as far as is known."""
+    half = HALVES.get(precision)
+    return device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
+
+
 @contextmanager
 def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
-    device, half = steps.losses.values.device, HALVES.get(steps.execution.precision)
-    faster = device.type != "cuda" or gains_on_gpu(steps.model, half or rounds_as(torch.float32, device))
+    model, device = steps.model, steps.losses.values.device
     x, _, _ = first_rows(steps.train_set, 2)
-    if not (faster and allows_channels_last(steps.model, x.to(device))):
+    gains = gains_channels_last(model, device, steps.execution.precision)
+    if not (gains and allows_channels_last(model, x.to(device))):
         yield
         return
-    set_layout(steps.model, steps.optimizer, torch.channels_last)
+    set_layout(model, steps.optimizer, torch.channels_last)
     try:
         yield
     finally:
         # a generator that is still open when the interpreter ends finds torch half gone
         if not sys.is_finalizing():
-            set_layout(steps.model, steps.optimizer, torch.contiguous_format)
+            set_layout(model, steps.optimizer, torch.contiguous_format)
 
 
 def set_layout(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv._checks import check_choice, check_count
+from fastadv._checks import check_choice, check_count, check_flag
 from fastadv.errors import InputError
 from fastadv.train.recipes import AWP, FreeTraining
 from fastadv.train.recipes.base import owns_step
@@ -36,6 +36,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
+        check_flag("cuda_graph", self.cuda_graph)
         if self.workers is not None:
             check_count("workers", self.workers, 0)
         if self.checkpoint_every is not None:

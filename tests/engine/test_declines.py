@@ -1,14 +1,21 @@
 """A frozen model that has nothing to gain answers as a plain call does, and fails as a frozen one."""
 
 import copy
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import Plain
+from fastadv.engine import Plain, prepare
+from fastadv.engine.form import SMALL
+from fastadv.engine.graph import Graphs
+from fastadv.engine.prepare import WORTH, gains
+from fastadv.engine.rewrites import FOLD
+from fastadv.engine.search_copy import SearchCopy
 from fastadv.errors import InputError
+from tests.engine.nets import convnet, images
 
 
 class Refusing(nn.Module):
@@ -105,3 +112,48 @@ def test_writes_into_x_are_noted() -> None:
     frozen = fa.freeze(Halving())
     frozen(torch.rand(3, 12))
     assert frozen.notes[-1] == "given copies of x, into which the model writes"
+
+
+def test_a_gpu_does_not_fold_what_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, torch.device]] = []
+
+    def gains(search: SearchCopy, widest: int, device: torch.device) -> bool:
+        asked.append((widest, device))
+        return False
+
+    # as on a GPU, where nothing but folding is left of the rewrites of this net
+    monkeypatch.setattr(sys.modules["fastadv.engine.freeze"], "applicable", lambda model, dtype: [FOLD])
+    monkeypatch.setattr(SearchCopy, "_folding_gains", gains)
+    model, (x, y) = convnet().eval(), images()
+    frozen, plain, half = fa.freeze(model), Plain(model), fa.freeze(model, "bf16")
+    for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
+        assert torch.equal(one, other)
+    assert frozen.plain
+    assert [note for note in frozen.notes if "fold" in note] == [
+        "not folded: activations so small that a GPU waits for the checks"
+    ]
+    assert asked == [(8 * 6 * 6 * 4, torch.device("cpu"))]
+    half.input_gradient(x, y)
+    assert half.search_dtype == torch.bfloat16
+    assert not half.search.form.rewriting
+
+
+def test_where_folding_gains() -> None:
+    search = fa.freeze(convnet().eval()).search
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert search._folding_gains(0, cpu)
+    assert not search._folding_gains(SMALL - 1, gpu)
+    assert search._folding_gains(SMALL, gpu)
+    search.graphs = Graphs()  # which wait for no check
+    assert search._folding_gains(0, gpu)
+
+
+def test_what_lies_on_a_gpu_freezes_only_when_asked() -> None:
+    model = convnet().eval()
+    assert gains(model)
+    assert not gains(nn.Sequential(nn.Linear(4, 4)))
+    assert isinstance(prepare(model, work=WORTH), fa.Frozen)
+    there = convnet().to("meta").eval()
+    assert not gains(there)
+    assert isinstance(prepare(there, work=WORTH), Plain)
+    assert isinstance(prepare(there, freeze=True), fa.Frozen)

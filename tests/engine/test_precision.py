@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine.precision import has_tf32, switches, tf32
+from fastadv import _tf32
+from fastadv._tf32 import has_tf32, rounds_as, switches
+from fastadv.engine.precision import tf32
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 from tests.zoo.net import module
@@ -19,6 +22,32 @@ def products() -> str:
     """How products of float32 are taken on a GPU now."""
     each, name, on = switches()[0]
     return "tf32" if getattr(each, name) == on else "ieee"
+
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("switch", "format", "device", "expected"),
+    [
+        ("tf32", torch.float32, GPU, "tf32"),
+        ("ieee", torch.float32, GPU, torch.float32),
+        ("tf32", torch.float32, torch.device("cpu"), torch.float32),
+        ("tf32", torch.bfloat16, GPU, torch.bfloat16),
+        ("tf32", torch.float64, GPU, torch.float64),
+        ("tf32", None, GPU, None),
+    ],
+)
+def test_float32_of_a_gpu_rounds_as_torch_lets_it(
+    switch: str, format: Any, device: torch.device, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = [SimpleNamespace(fp32_precision=name) for name in ("none", switch)]
+    monkeypatch.setattr(_tf32, "switches", lambda: [(each, "fp32_precision", "tf32") for each in of])
+    assert rounds_as(format, device) == expected
+
+
+def test_torch_lets_convolutions_of_a_gpu_round_so() -> None:
+    assert rounds_as(torch.float32, GPU) == "tf32"
 
 
 def net() -> nn.Sequential:

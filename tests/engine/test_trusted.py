@@ -35,6 +35,14 @@ class Normalized(Net):
         return nn.functional.normalize(super().forward(x))
 
 
+@pytest.mark.parametrize(("device", "passes"), [("cpu", 64), ("meta", 512)])
+def test_a_few_rows_are_compared_once_more_and_on_a_gpu_later(device: str, passes: int) -> None:
+    trusted, x = Trusted(), X.to(device)
+    trusted.add((True,), x, x)
+    assert [trusted.owed((True,), x, x) for _ in range(passes)] == [0] * passes
+    assert trusted.owed((True,), x, x) == guard.FEW
+
+
 @needs_onednn
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", [True, False])

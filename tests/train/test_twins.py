@@ -1,7 +1,9 @@
 """A run keeps the twin that it attacks, and makes another where that would be another."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,10 +15,23 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.engine import Plain, frozen, search_copy
 from fastadv.engine.freeze import follow
+from fastadv.engine.graph import Graphs
 from fastadv.engine.stamp import Stamp
-from fastadv.train import AWP, SCORE, TRADES, Execution, FGSMTraining, PGDTraining, RubbishTraining, fit
+from fastadv.errors import InputError
+from fastadv.train import (
+    AWP,
+    SCORE,
+    TRADES,
+    Execution,
+    FGSMTraining,
+    PGDTraining,
+    RubbishTraining,
+    SmoothAdv,
+    fit,
+)
 from fastadv.train.recipes import _common
 from fastadv.train.recipes._common import Twins, frozen_twin
+from tests.attacks.graphed import as_on_a_gpu
 from tests.engine.planted import Net as GuardedNet
 from tests.engine.planted import X, Y, needs_onednn, thinly
 from tests.logged import Logged
@@ -355,3 +370,73 @@ def test_few_twins_are_kept() -> None:
         assert len(twins._held) == _common.MOST
         assert frozen_twin(nets[-1]) is held[-1]
         assert frozen_twin(nets[0]) is not held[0]
+
+
+@pytest.fixture
+def on_graphs(monkeypatch: pytest.MonkeyPatch) -> list[fa.Frozen]:
+    """Twins take their steps from recorded graphs where these are asked for; they are listed."""
+    twins: list[fa.Frozen] = []
+
+    def graphed(model: nn.Module, precision: Any, compile: bool, cuda_graph: bool) -> fa.Frozen:
+        twin = follow(model, precision, compile)
+        if cuda_graph:
+            twin.search.graphs = Graphs()
+            twins.append(twin)
+        return twin
+
+    as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr(_common, "follow", graphed)
+    return twins
+
+
+RECIPES = [PGDTraining(THREAT, steps=3), SmoothAdv(fa.L2(0.5), 0.25, noises=3, steps=3)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["pgd", "smooth"])
+def test_steps_from_graphs_follow_the_weights(recipe: Any, on_graphs: list[fa.Frozen]) -> None:
+    net, twins, draw = Net().double().eval(), Twins(cuda_graph=True), torch.Generator().manual_seed(1)
+    copies = getattr(recipe, "noises", 1)
+    for batch, size in enumerate((8, 8, 8, 5, 8)):
+        x = torch.rand(size, 1, 8, 8, generator=draw).double()
+        given = net, x, torch.arange(size) % 3
+        with twins.in_use():
+            before = on_graphs[0].asked if on_graphs else None
+            made = fa.train.craft(recipe, *given, ids=torch.arange(size), seed=batch)
+        if before is not None:  # the first batch settles what the search uses
+            passed = [now - then for now, then in zip(on_graphs[0].asked, before, strict=True)]
+            assert passed == [3 * copies * size] * 2
+        torch.testing.assert_close(
+            made, fa.train.craft(recipe, *given, ids=torch.arange(size), seed=batch), rtol=0, atol=1e-12
+        )
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
+    assert len(on_graphs) == 1
+    graphs = on_graphs[0].search.graphs
+    assert graphs is not None
+    assert len(graphs) == 2  # of eight rows, and of five
+    # what comes first is captured, too, once passes of its size were compared
+    other = replace(recipe, threat=type(recipe.threat)(0.05))
+    with twins.in_use():
+        fa.train.craft(other, *given, ids=torch.arange(size), seed=0)
+    assert len(graphs) == 3
+
+
+def test_a_run_takes_its_steps_from_graphs(on_graphs: list[fa.Frozen], monkeypatch: Any) -> None:
+    # which asks for a GPU
+    monkeypatch.setattr(sys.modules["fastadv.train.fit"], "check_execution", lambda *args: None)
+    losses = []
+    for graph in (False, True):
+        net = Net().double()
+        execution = Execution(cuda_graph=graph)
+        (report,) = fit(net, images(), RECIPES[0], epochs=1, batch_size=8, execution=execution)
+        losses.append(report.loss)
+        assert len(on_graphs) == graph
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_graphs_need_a_gpu() -> None:
+    with pytest.raises(InputError, match="cuda_graph: expected a model on a CUDA device, got cpu"):
+        fit(Net(), images(), RECIPES[0], epochs=1, execution=Execution(cuda_graph=True))
+    with pytest.raises(InputError, match="cuda_graph: expected True or False, got 1"):
+        Execution(cuda_graph=1)  # type: ignore[arg-type]

@@ -8,30 +8,29 @@ through it.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 
 from fastadv._torch import compares_keys, dispatch_keys, has_function_mode, included_keys, is_profiled
 
-
-def _usual() -> tuple[int, int]:
-    """Return the dispatch keys of a dense CPU tensor and of a thread without transforms or modes."""
-    return dispatch_keys(torch.empty(0, device="cpu")).raw_repr(), included_keys().raw_repr()
+Run = Callable[..., Any]
 
 
+def _dense(device: str) -> int:
+    """Return the dispatch keys of a dense tensor."""
+    return int(dispatch_keys(torch.empty(0, device=device)).raw_repr())
+
+
+_dense_on_gpu = cache(partial(_dense, "cuda"))  # not asked before there is such a tensor
 if compares_keys:
     with ThreadPoolExecutor(1) as fresh:  # a mode may be active while this library is imported
-        _DENSE, _UNWATCHED = fresh.submit(_usual).result()
+        _DENSE = fresh.submit(_dense, "cpu").result()
+        _UNWATCHED = fresh.submit(lambda: included_keys().raw_repr()).result()
 
 
-def entry(
-    op: Callable[..., Any],
-    kernel: Callable[..., Any],
-    usual: Callable[..., bool],
-    on_gpu: Callable[..., Any] | None = None,
-) -> Callable[..., Any]:
+def entry(op: Run, kernel: Run, usual: Callable[..., bool], on_gpu: Run | None = None) -> Run:
     """Return a callable for `op` that runs a kernel directly where the dispatcher would only do that.
 
     `usual` is the extension's: it looks at the arguments. `on_gpu` is the kernel for CUDA tensors.
@@ -48,12 +47,6 @@ def entry(
         return run(*args) if usual(args, torch.is_grad_enabled(), dispatch_keys, dense) else op(*args)
 
     return call
-
-
-@cache
-def _dense_on_gpu() -> int:
-    """Return the dispatch keys of a dense CUDA tensor; not asked before there is one."""
-    return int(dispatch_keys(torch.empty(0, device="cuda")).raw_repr())
 
 
 def _watched() -> bool:

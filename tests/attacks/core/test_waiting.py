@@ -24,7 +24,7 @@ META = torch.device("meta")
 def test_no_move_of_apgd_reads_a_value(threat: fa.Threat) -> None:
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     frozen = fa.freeze(net.eval().to(META))
-    frozen._settled = True  # the check reads what the twins say
+    frozen.settled = True  # the check reads what the twins say
     x, y = torch.rand(SIZE, 2, 8, 8, device=META), torch.zeros(SIZE, dtype=torch.long, device=META)
     options: dict[str, Any] = {"rule": lambda search: None, "rows": Ascents, "restarts": 2, "seed": 0}
     plan = Plan(minimum=False, loss="ce", stop_early=False, **options)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -189,3 +190,19 @@ def test_all_that_an_op_writes_is_noticed(dtype):
 def test_the_way_past_can_be_closed(monkeypatch):
     monkeypatch.setenv("FASTADV_DIRECT", "0")
     assert entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)(torch.rand(2)) == "dispatcher"
+
+
+def test_tensors_of_a_gpu_go_to_its_own_kernel(monkeypatch):
+    """Which only those have whose keys are those of a dense tensor there."""
+    here, there = SimpleNamespace(is_cuda=False), SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr(entry_module, "_dense_on_gpu", lambda: -7)
+
+    def called(first, keys, on_gpu="gpu"):
+        kernel = None if on_gpu is None else lambda *args: on_gpu
+        usual = lambda args, follows, dispatch_keys, dense: dense == keys  # noqa: E731
+        return entry(lambda *args: "dispatcher", lambda *args: "cpu", usual, kernel)(first)
+
+    cpu = entry_module._DENSE
+    assert (called(there, -7), called(there, cpu)) == ("gpu", "dispatcher")
+    assert (called(here, cpu), called(here, -7)) == ("cpu", "dispatcher")
+    assert called(there, -7, on_gpu=None) == "dispatcher"
