@@ -73,24 +73,20 @@ def random_images(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> "fa.data.
     return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images")
 
 
-def ours(
-    model: nn.Module, data: "fa.data.ImageSet", batch: int, precision: str, graph: bool = False
-) -> float:
+def ours(model: nn.Module, data: "fa.data.ImageSet", batch: int, name: str) -> float:
     recipe = fa.train.PGDTraining(THREAT, **STRONG)
     (report,) = fa.train.fit(
         model, data, recipe, epochs=1, batch_size=batch, learning_rate=LEARNING_RATE,
         optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY, schedule="constant"),
-        execution=fa.train.Execution(precision=precision, cuda_graph=graph),
+        execution=fa.train.Execution(precision=name.split()[1].strip(","), cuda_graph="graph" in name),
     )  # fmt: skip
-    loss: float = report.loss
-    return loss
+    return float(report.loss)
 
 
 def by_recipe(model: nn.Module, data: "fa.data.ImageSet", recipe: Any, batch: int) -> float:
     constant = fa.train.Optimization(schedule="constant")
     (report,) = fa.train.fit(model, data, recipe, epochs=1, batch_size=batch, optimization=constant)
-    loss: float = report.loss
-    return loss
+    return float(report.loss)
 
 
 def pgd(session: Session, name: str) -> Iterator[Row]:
@@ -101,9 +97,9 @@ def pgd(session: Session, name: str) -> Iterator[Row]:
         epochs["robustness loop"] = partial(eager.robustness, batch=batch)
     else:
         epochs["eager bf16"] = partial(eager.plain, batch=batch, bf16=True)
-    for graph, told in ((False, ""), (True, ", graph"))[: 1 + session.cuda]:
-        names = {f"fastadv {p}{told}": p for p in ("fp32", "bf16")}
-        epochs |= {name: partial(ours, batch=batch, precision=p, graph=graph) for name, p in names.items()}
+    graphs = ("", ", graph") if session.cuda else ("",)
+    names = [f"fastadv {precision}{graph}" for graph in graphs for precision in ("fp32", "bf16")]
+    epochs |= {name: partial(ours, batch=batch, name=name) for name in names}
     # an attack step is a forward and an input gradient, the training step a forward and two gradients
     flops = (2 * STEPS + 3) * forward_flops(net, data.x[:1].float()) * len(data)
     what = f"PGD-{STEPS} training, {name}, {len(data)} images, batch {batch}"
