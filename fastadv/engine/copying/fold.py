@@ -81,6 +81,11 @@ class Pair:
             made.copy_(new)
         self._known = self._versions()
 
+    def lie_in(self, weight: Tensor) -> None:
+        """Take the memory of a tensor of the same values for the unfolded weight."""
+        self.weight.data = weight.data
+        self._known = self._versions()
+
     def cast(self, dtype: torch.dtype) -> None:
         for made in self._made:
             made.data = made.data.to(dtype)
@@ -151,6 +156,12 @@ class Folds:
         self.unknown, self.widest = False, seen.widest
         for weight, bias, norm in seen.pairs():
             self._pairs[id(weight)] = Pair(weight, bias, norm, self._names[id(weight)])
+
+    def release(self, model: nn.Module) -> None:
+        """Let unfolded weights lie where those of `model` do, which are the same; passes read folded ones."""
+        theirs = {name.removesuffix(".weight"): weight for name, weight in model.named_parameters()}
+        for pair in self:
+            pair.lie_in(theirs[pair.name])
 
     def refuse(self, pair: Pair) -> bool:
         """Fold that pair no more; return whether it was folded so far."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine import form, freeze
+from fastadv.engine import form, freeze, search_copy
 from fastadv.engine.copying.fold import Pair
 from tests.engine.rewritten import answers, folded
 
@@ -320,3 +320,38 @@ def test_small_networks_are_folded_for_gradients_alone(room, precision, monkeypa
     calls.clear()
     frozen.input_gradient(x, y)
     assert not calls
+
+
+def wide_net() -> nn.Sequential:
+    """Its convolution makes 32 x 30 x 30 numbers an image, and is faster channels-last."""
+    parts = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
+    return nn.Sequential(*parts)
+
+
+@pytest.mark.parametrize(
+    ("precision", "room", "own"), [("fp32", 0, False), ("fp32", 1, True), ("bf16", 0, True)]
+)
+def test_unfolded_weights_take_no_memory_where_none_reads_them(precision, room, own, monkeypatch):
+    for module in (form, search_copy):
+        monkeypatch.setattr(module, "SMALL", 32 * 30 * 30 * 4 + room)
+    torch.manual_seed(0)
+    model = wide_net()
+    model(torch.rand(16, 3, 32, 32))
+    model.eval()
+    x, y = torch.rand(5, 3, 32, 32), torch.arange(5) % 4
+    frozen = freeze(model, precision)
+    frozen.input_gradient(x, y)
+    (pair,) = frozen.search.form.rewriting.folds
+    assert (pair.weight.data_ptr() != model[0].weight.data_ptr()) == own
+    assert pair.fresh
+    assert pair.weight.data_ptr() != pair.folded((None, pair.weight, None))[1].data_ptr()
+    for name in ("fold", None):  # with the folded weights, and with the others
+        if name is not None and precision == "fp32":
+            logits, gradient = answers(model, x, y)
+            torch.testing.assert_close(frozen(x), logits)
+            torch.testing.assert_close(frozen.input_gradient(x, y)[2], gradient)
+            frozen.search.use(frozen.search.form.without(name))
+            torch.testing.assert_close(frozen.input_gradient(x, y)[2], gradient)
+    with torch.no_grad():
+        model[0].weight.mul_(-1.5)  # the caller's: the next call freezes it anew
+    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=0.05, atol=0.05)
