@@ -49,8 +49,11 @@ def switches() -> list[tuple[Any, str, Any]]:
 
 
 def rounds_as(format: torch.dtype | str | None, device: torch.device) -> torch.dtype | str | None:
-    """Return "tf32" for float32 on a GPU that may take products in it, as torch lets convolutions."""
-    single = format == torch.float32 and device.type == "cuda"
+    """Return "tf32" for float32 on a GPU that may take products in it, as torch lets convolutions.
+
+    None, of weights in several formats, counts as float32.
+    """
+    single = format in (torch.float32, None) and device.type == "cuda"
     return "tf32" if single and any(getattr(each, name) == on for each, name, on in switches()) else format
 
 

@@ -282,6 +282,7 @@ class Frozen(Prepared):
         self.compared = self.compared[0] + forwards, self.compared[1] + backwards
 
     def ready_to_capture(self, x: Tensor) -> bool:
+        self._renew()  # a replay looks at nothing
         return self.search.graphs is not None and self.settled and self.search.knows(x)
 
     def hold(self, apart: float, verdict: Tensor) -> None:

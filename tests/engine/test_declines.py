@@ -153,6 +153,10 @@ def test_what_lies_on_a_gpu_freezes_only_when_asked() -> None:
     assert gains(model)
     assert not gains(nn.Sequential(nn.Linear(4, 4)))
     assert isinstance(prepare(model, work=WORTH), fa.Frozen)
+    bare = nn.Conv2d(2, 4, 3)
+    bare.weight = None  # type: ignore[assignment]
+    bare.bias = None
+    assert gains(bare)  # what lies nowhere is on a CPU
     there = convnet().to("meta").eval()
     assert not gains(there)
     assert isinstance(prepare(there, work=WORTH), Plain)

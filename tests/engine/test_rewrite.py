@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine import freeze
+from fastadv.engine import freeze, layout
 from fastadv.engine.copying.fold import Folds, Watch
 from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.cpu.onednn import LINEAR
@@ -263,6 +263,9 @@ def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert names(All().to("meta")) == ["fold"]
     wide = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32)).to("meta")
     assert names(wide, torch.bfloat16) == ["fold", "views", "channels-last"]
+    assert names(wide) == ["fold"]
+    monkeypatch.setattr(layout, "rounds_as", lambda format, device: "tf32")
+    assert names(wide) == ["fold", "views", "channels-last"]
     monkeypatch.setattr(onednn, "is_faster", lambda: False)
     assert "onednn" not in names(All())
 

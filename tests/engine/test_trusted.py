@@ -1,5 +1,6 @@
 """What was compared is trusted for what is like it: rows, values, threads, passes; and for a while."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import guard
+from fastadv.engine import guard, search_copy
 from fastadv.engine.frozen import DENIED
 from fastadv.engine.guard import Trusted, allowance
 from tests.engine.planted import Change, Net, X, apart, convolved, needs_onednn, thinly
@@ -196,3 +197,37 @@ def test_what_another_thread_adds_meanwhile_disturbs_nothing() -> None:
     assert trusted.knows_size(Rows())  # type: ignore[arg-type]
     assert not trusted.knows_size(X[:6])
     assert not trusted.knows_size(X[:1])
+
+
+def test_both_formats_set_the_bounds_and_a_gpus_rounds_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `rounds_as` says, for the logits, the gradient and what a search is held to."""
+    model, given = Net().eval(), list[Any]()
+    frozen, x, y = fa.freeze(model), X[:4], torch.arange(4)
+    monkeypatch.setattr(search_copy, "rounds_as", lambda format, device: f"{format} there")
+    half = fa.freeze(model.double(), "bf16").search
+    assert half.formats(half.form, x.device) == ["torch.float64 there", "torch.float64 there"]
+    half.use_narrow()
+    assert half.formats(half.form, x.device) == ["torch.float64 there", "torch.bfloat16 there"]
+    model.float()
+    monkeypatch.setattr(search_copy, "rounds_as", lambda format, device: "tf32")
+    agrees, compare = guard.agrees, guard.compare
+
+    def noted(*args: Any) -> Any:
+        given.append(args[4])
+        return agrees(*args)
+
+    def listed(*args: Any) -> Any:
+        given.append(args[2])
+        return compare(*args)
+
+    monkeypatch.setattr(guard, "agrees", noted)
+    monkeypatch.setattr(sys.modules["fastadv.engine.frozen"], "compare", listed)
+    frozen.input_gradient(x, y)
+    assert given == [["tf32", "tf32"], "tf32"]
+    logits = frozen.verdict(x)
+    known = frozen.search.trusted._known
+    assert known
+    frozen.hold(allowance(logits, ["tf32"]), logits)
+    assert frozen.search.trusted._known is known
+    frozen.hold(3 * allowance(logits, ["tf32"]), logits)
+    assert not frozen.search.trusted._known

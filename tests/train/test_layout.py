@@ -36,7 +36,13 @@ def test_a_layer_whose_weight_gradient_writes_out_of_bounds_stays_contiguous(cha
 
 @pytest.mark.parametrize(
     ("channels", "precision", "gains"),
-    [((32, 64), "fp32", True), ((32, 64), "bf16", True), ((8, 16), "fp32", False), ((32, 20), "fp32", False)],
+    [
+        ((16, 32), "fp32", True),
+        ((32, 64), "fp32", True),
+        ((32, 64), "bf16", True),
+        ((8, 16), "fp32", False),
+        ((32, 20), "fp32", False),
+    ],
 )
 def test_a_gpu_trains_faster_so_where_its_tensor_cores_take_the_channels(channels, precision, gains):
     model = nn.Sequential(nn.Conv2d(1, channels[0], 3), nn.Conv2d(channels[0], channels[1], 3))

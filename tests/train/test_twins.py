@@ -1,5 +1,6 @@
 """A run keeps the twin that it attacks, and makes another where that would be another."""
 
+import copy
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv._torch import copy_all_
 from fastadv.data import ImageSet
 from fastadv.engine import Plain, frozen, search_copy
+from fastadv.engine.copying.twin import take_values
 from fastadv.engine.freeze import follow
 from fastadv.engine.graph import Graphs
+from fastadv.engine.precision import Options, to_half
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.train import (
@@ -440,3 +444,43 @@ def test_graphs_need_a_gpu() -> None:
         fit(Net(), images(), RECIPES[0], epochs=1, execution=Execution(cuda_graph=True))
     with pytest.raises(InputError, match="cuda_graph: expected True or False, got 1"):
         Execution(cuda_graph=1)  # type: ignore[arg-type]
+
+
+def test_what_follows_a_model_is_frozen_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(sys.modules["fastadv.engine.freeze"], "_freeze", lambda *args: given.append(args))
+    net = Net()
+    follow(net, "bf16", True, True)
+    assert given == [(net, Options(precision="bf16", compile=True, cuda_graph=True, follow=True))]
+
+
+def test_values_are_taken_of_every_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one format at once, into one other format: older versions of torch mix up others."""
+    calls: list[tuple[set[torch.dtype], set[torch.dtype]]] = []
+
+    def noted(tensors: Any, values: Any) -> None:
+        calls.append(({each.dtype for each in tensors}, {each.dtype for each in values}))
+        copy_all_(tensors, values)
+
+    monkeypatch.setattr(sys.modules["fastadv.engine.copying.twin"], "copy_all_", noted)
+    net = Net()
+    net.register_buffer("wide", torch.zeros(2, dtype=torch.float64))
+    copied = copy.deepcopy(net)
+    to_half(copied, torch.bfloat16)
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.add_(1)
+        take_values(net, copied)
+    assert all(len(kinds) == 1 for call in calls for kinds in call)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(copied.state_dict()[name], tensor.to(copied.state_dict()[name].dtype)), name
+
+
+def test_what_gains_nothing_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    measuring = sys.modules["fastadv.train.measuring"]
+    plain = measuring.prepare
+    monkeypatch.setattr(measuring, "prepare", lambda model, **how: asked.append(how) or plain(model, **how))
+    for net in (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), Net()):
+        fit(net, images(), RECIPES[0], epochs=1, test_set=images())
+    assert asked == [{"freeze": False}, {"freeze": True}]

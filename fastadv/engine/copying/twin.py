@@ -244,12 +244,12 @@ def take_values(model: nn.Module, copied: nn.Module) -> dict[int, Tensor]:
     # looked up each time, since a change of precision replaces buffers; by all their names, since it does so
     # one by one, and a `__deepcopy__` may part tied weights
     own, origin = dict(_tensors(copied)), dict[int, Tensor]()
-    pairs = dict[torch.dtype, list[tuple[Tensor, Tensor]]]()
+    pairs = dict[tuple[torch.dtype, torch.dtype], list[tuple[Tensor, Tensor]]]()
     for name, theirs in _tensors(model):
         if id(own[name]) not in origin:
             origin[id(own[name])] = theirs
-            pairs.setdefault(theirs.dtype, []).append((own[name], theirs))
-    for several in pairs.values():
+            pairs.setdefault((own[name].dtype, theirs.dtype), []).append((own[name], theirs))
+    for several in pairs.values():  # older versions of torch take all for what the first are
         copy_all_(*zip(*several, strict=True))
     return origin
 

@@ -17,6 +17,7 @@ from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods import auto_pgd
 from fastadv.engine.cpu.norms import NOTE
 from fastadv.engine.graph import Graphs
+from fastadv.errors import InputError
 from fastadv.ops import _graphs
 from tests import recorded
 from tests.attacks.graphed import SIZE, as_on_a_gpu, batch, graphed, kinds, net, same
@@ -136,6 +137,37 @@ def test_the_last_iterate(threat: str, each: bool) -> None:
     assert len(replayed.search.graphs) == 1
     none = fa.attacks.last_iterate(replayed, x[:0], y[:0], fa.Linf(0.1), steps=3, step_size=0.1)
     assert none.shape == (0, 2, 8, 8)
+    assert replayed.search.graphs is not None
+
+
+@pytest.mark.parametrize("change", ["weight", "statistics", "data"])
+def test_the_last_iterate_sees_a_model_that_has_changed(change: str) -> None:
+    model = net()
+    replayed, (x, y) = graphed(model), batch(model)
+    options: dict[str, Any] = {"steps": 4, "step_size": 0.03}
+    for _ in range(3):
+        before = fa.attacks.last_iterate(replayed, x, y, fa.Linf(0.1), **options)
+    assert replayed.search.graphs is not None
+    with torch.no_grad():
+        if change == "weight":
+            model[0].weight.neg_()
+        elif change == "statistics":
+            model[1].running_mean.add_(1)
+        else:
+            model[0].weight.data = -model[0].weight
+    found = fa.attacks.last_iterate(replayed, x, y, fa.Linf(0.1), **options)
+    assert torch.equal(found, fa.attacks.last_iterate(fa.freeze(model), x, y, fa.Linf(0.1), **options))
+    assert not torch.equal(found, before)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_labels_of_other_rows_are_refused_where_a_graph_is_there(rows: int) -> None:
+    model = net()
+    replayed, (x, y) = graphed(model), batch(model)
+    for _ in range(3):
+        fa.attacks.last_iterate(replayed, x, y, fa.Linf(0.1), steps=3, step_size=0.03)
+    with pytest.raises(InputError, match=rf"labels: expected int64 of shape \({SIZE},\)"):
+        fa.attacks.last_iterate(replayed, x, y[:rows], fa.Linf(0.1), steps=3, step_size=0.03)
     assert replayed.search.graphs is not None
 
 

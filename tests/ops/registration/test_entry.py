@@ -16,6 +16,7 @@ from fastadv import ops
 from fastadv._torch import compares_keys
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.registration import entry as entry_module
+from fastadv.ops.registration import library
 from fastadv.ops.registration.entry import entry
 from fastadv.ops.registration.library import extension
 
@@ -200,9 +201,21 @@ def test_tensors_of_a_gpu_go_to_its_own_kernel(monkeypatch):
     def called(first, keys, on_gpu="gpu"):
         kernel = None if on_gpu is None else lambda *args: on_gpu
         usual = lambda args, follows, dispatch_keys, dense: dense == keys  # noqa: E731
-        return entry(lambda *args: "dispatcher", lambda *args: "cpu", usual, kernel)(first)
+        return entry(lambda *args: "dispatcher", lambda *args: "cpu", usual, kernel)(first, 0.5)
 
     cpu = entry_module._DENSE
     assert (called(there, -7), called(there, cpu)) == ("gpu", "dispatcher")
     assert (called(here, cpu), called(here, -7)) == ("cpu", "dispatcher")
     assert called(there, -7, on_gpu=None) == "dispatcher"
+
+
+def test_each_op_has_the_kernels_of_its_devices(monkeypatch):
+    given, cpu, cuda = [], lambda x: x + 1, lambda x: x + 2
+    monkeypatch.setattr(library, "entry", lambda op, *kernels: given.append(kernels))
+    monkeypatch.setattr(library, "_entries", {})
+    for name, kernels in {
+        "both": {library.ANYWHERE: abs, "CPU": cpu, "CUDA": cuda},
+        "one": {library.ANYWHERE: cpu},
+    }.items():
+        library._define(f"entry_test_{name}", "(Tensor x) -> Tensor", kernels)
+    assert given == [(cpu, extension.usual, cuda), (cpu, extension.usual, None)]
