@@ -59,8 +59,8 @@ class SearchCopy(Pipeline):
             if self._folding_gains(folds.widest, x.device):
                 self.scoring = self._for_scores(form)
                 self.notes.add(f"folded {len(folds)} BatchNorm")
-                # of small ones, scores read the others; a copy that follows or is to be cast has its own
-                if folds.widest >= SMALL and not self.narrow and self.values is None:
+                # of small ones, scores read the others; a copy that follows has its own
+                if folds.widest >= SMALL and self.values is None:
                     folds.release(cast(nn.Module, self.as_given.model))
             else:
                 self.notes.add("not folded: activations so small that a GPU waits for the checks")

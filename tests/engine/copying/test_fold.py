@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastadv.engine import form, freeze, search_copy
 from fastadv.engine.copying.fold import Pair
+from fastadv.engine.freeze import follow
 from tests.engine.rewritten import answers, folded
 
 
@@ -343,6 +344,11 @@ def test_unfolded_weights_take_no_memory_where_none_reads_them(precision, room, 
     shared = pair.weight.data_ptr() == model[0].weight.data_ptr()
     assert shared == (precision == "fp32" and not room)
     assert pair.fresh
+    assert pair.folded((x, None, None))[1].is_contiguous(memory_format=torch.channels_last)
+    following = follow(model, precision)
+    following.input_gradient(x, y)
+    (own,) = following.search.form.rewriting.folds
+    assert own.weight.data_ptr() != model[0].weight.data_ptr()
     if precision == "bf16":
         return
     for _ in range(2):  # by the folded weights, and by the others
