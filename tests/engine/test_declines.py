@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.engine import Plain, prepare
 from fastadv.engine.form import SMALL
 from fastadv.engine.graph import Graphs
-from fastadv.engine.prepare import WORTH, gains
+from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from fastadv.engine.rewrites import FOLD
 from fastadv.engine.search_copy import SearchCopy
 from fastadv.errors import InputError
@@ -148,16 +148,18 @@ def test_where_folding_gains() -> None:
     assert search._folding_gains(0, gpu)
 
 
-def test_what_lies_on_a_gpu_freezes_only_when_asked() -> None:
-    model = convnet().eval()
-    assert gains(model)
-    assert not gains(nn.Sequential(nn.Linear(4, 4)))
-    assert isinstance(prepare(model, work=WORTH), fa.Frozen)
+def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:
+    model, there, linear = convnet().eval(), convnet().to("meta").eval(), nn.Sequential(nn.Linear(4, 4))
     bare = nn.Conv2d(2, 4, 3)
     bare.weight = None  # type: ignore[assignment]
     bare.bias = None
-    assert gains(bare)  # what lies nowhere is on a CPU
-    there = convnet().to("meta").eval()
-    assert not gains(there)
-    assert isinstance(prepare(there, work=WORTH), Plain)
+    for net, least in ((model, WORTH), (bare, WORTH), (there, WORTH_ON_GPU)):
+        assert not gains(net, least - 1)
+        assert gains(net, least)
+    assert not gains(linear, WORTH_ON_GPU)
+    for net, work, frozen in (
+        (model, WORTH, True), (model, WORTH - 1, False), (there, WORTH, False), (there, WORTH_ON_GPU, True),
+    ):  # fmt: skip
+        assert isinstance(prepare(net, work=work), fa.Frozen if frozen else Plain)
     assert isinstance(prepare(there, freeze=True), fa.Frozen)
+    assert isinstance(prepare(there, work=WORTH_ON_GPU, freeze=False), Plain)
