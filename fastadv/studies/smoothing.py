@@ -35,7 +35,7 @@ RADII = (0.25, 0.5, 0.75, 1.0)  # at which sequential decisions are compared wit
 COMPARED = 0.5  # the sigma of that comparison
 POINTS = 33  # of a curve
 SIGMAS = 5  # and the bound of ABS are the lines of a figure, at most
-COPIES = (1024, 16_384)  # that pass at once, on a CPU and on a GPU, which fewer do not fill
+COPIES = {"cpu": 1024, "cuda": 16_384}  # that pass at once; fewer do not fill a GPU
 ABS_BOUND = "ABS, its own bound"
 SHOWN = (0.0, 0.5, 1.0, 1.5, 2.0)
 TRAINING: dict[str, Any] = {
@@ -113,7 +113,7 @@ def run(
                 smooth, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
                 resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"),
                 sound=settings.model == "lenet",  # pixels of the embedded digits are sixteenths
-                freeze=False if half else None, batch_size=COPIES[next(net.parameters()).is_cuda],
+                freeze=False if half else None, batch_size=COPIES.get(next(net.parameters()).device.type, 1024),
             )  # fmt: skip
             started = time.perf_counter()
             found = certified(limit=settings.samples, sequential=False, run_dir=place / "certificates")
