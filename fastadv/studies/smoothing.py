@@ -35,7 +35,7 @@ RADII = (0.25, 0.5, 0.75, 1.0)  # at which sequential decisions are compared wit
 COMPARED = 0.5  # the sigma of that comparison
 POINTS = 33  # of a curve
 SIGMAS = 5  # and the bound of ABS are the lines of a figure, at most
-COPIES = {"cpu": 1024, "cuda": 16_384}  # that pass at once; fewer do not fill a GPU
+COPIES, ON_GPU = 1024, 16_384  # that pass at once; fewer do not fill a GPU
 ABS_BOUND = "ABS, its own bound"
 SHOWN = (0.0, 0.5, 1.0, 1.5, 2.0)
 TRAINING: dict[str, Any] = {
@@ -96,7 +96,7 @@ def run(
     if not (settings.recipes and 1 <= len(settings.sigmas) <= SIGMAS):
         raise InputError(f"sigmas: expected 1 to {SIGMAS} and a recipe, the lines of figures, got {settings}")
     lines, curves, comparison = list[dict[str, Any]](), dict[tuple[str, float], Curve](), dict[str, Any]()
-    execution = fa.train.Execution(cuda_graph=device is not None and device.type == "cuda")
+    gpu = device is not None and device.type == "cuda"
     for name in settings.recipes:
         for sigma in settings.sigmas:
             place = folder / f"{name}-{sigma:g}"
@@ -104,16 +104,16 @@ def run(
             net = trained(
                 settings.model, train_set, recipe, place, seed=settings.seed, epochs=settings.epochs,
                 batch_size=batch_size, learning_rate=0.01, optimization=optimization, device=device,
-                execution=execution, progress=partial(watch, f"training {name}, sigma {sigma:g}"),
+                execution=fa.train.Execution(cuda_graph=gpu),
+                progress=partial(watch, f"training {name}, sigma {sigma:g}"),
             )  # fmt: skip
-            half = settings.precision == "bf16"  # already in its fastest form
-            if half:
+            if half := settings.precision == "bf16":  # already in its fastest form
                 lay_out(net := net.to(torch.bfloat16), channels_last=True)
             certified = partial(
                 smooth, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
                 resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"),
                 sound=settings.model == "lenet",  # pixels of the embedded digits are sixteenths
-                freeze=False if half else None, batch_size=COPIES.get(next(net.parameters()).device.type, 1024),
+                freeze=False if half else None, batch_size=ON_GPU if gpu else COPIES,
             )  # fmt: skip
             started = time.perf_counter()
             found = certified(limit=settings.samples, sequential=False, run_dir=place / "certificates")

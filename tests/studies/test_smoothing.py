@@ -33,7 +33,7 @@ def test_recipes_have_the_settings_of_the_paper():
     assert (recipe.threat.radius, recipe.sigma, recipe.noises, recipe.steps) == (255 / 256, 0.5, 4, 10)
     assert (batch_size, optimization.ramp) == (64, 9)
     assert smoothing.recipe_of("smoothadv", 0.5, 1)[2].ramp is None  # an epoch has no other before it
-    assert smoothing.COPIES["cpu"] < smoothing.COPIES["cuda"]
+    assert smoothing.COPIES < smoothing.ON_GPU
 
 
 def test_decisions_are_compared_image_by_image():
@@ -104,7 +104,7 @@ def test_it_certifies_with_all_draws_and_compares_a_few_with_early_stops(tmp_pat
     monkeypatch.setattr(smoothing, "smooth", certify)
     monkeypatch.setattr(fa.figures, "curves", lambda lines, path, **options: drawn.update(lines))
     result = smoothing.run(replace(TINY, seed=2, alpha=0.01), DIGITS, DIGITS, tmp_path)
-    every = {"n": 200, "seed": 2, "alpha": 0.01, "sound": False, "batch_size": smoothing.COPIES["cpu"]}
+    every = {"n": 200, "seed": 2, "alpha": 0.01, "sound": False, "batch_size": smoothing.COPIES}
     assert [{name: each[name] for name in every} for each in given] == [every, every]
     whole, quick = found
     assert given[0]["limit"] == len(whole.ids) == 6
