@@ -44,7 +44,7 @@ def cases(session: Session) -> Iterator[Case]:
     for told in groups:
         ways = {way: make for way, make in chosen.items() if way in (*told, *BASES) or ALONE in way}
         for name in names:
-            yield Case(f"PGD {NETS[name].label}", partial(compared, session, name, ways, told), needs=30)
+            yield Case(f"PGD {NETS[name].label}", partial(compared, session, name, ways, told), needs=20)
     for name, entry in {} if session.on_cpu else fa.attacks.ATTACKS.items():
         yield Case(f"attack {name}", partial(registered, session, name, entry))
 
