@@ -111,7 +111,7 @@ class Noise:
         sound: images must lie on the grid of 1 / 255, as 8-bit images divided by 255 do.
         """
         coarse = x.double() * LEVELS
-        if not sound and bool((coarse.abs() < 1e6).all()):
+        if not sound and bool(((coarse * self.steps).abs() < 1 << 30).all()):  # with noise below 2^31
             return (coarse * self.steps).round().to(torch.int32)
         whole = coarse.round()
         if not bool(((coarse - whole).abs() <= NEAR).all() & (x >= 0).all() & (x <= 1).all()):

@@ -20,6 +20,7 @@ from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
+from fastadv.engine.arguments import check_input
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops._rows import check_column
@@ -134,7 +135,7 @@ def smooth(
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
     parts = torch.split(first_samples(dataset, limit, tell=True), PART)
     # images off the grid are refused before the folder is that of this run
-    smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0))[0])
+    first = smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0))[0])
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
@@ -143,8 +144,8 @@ def smooth(
             return keeper.kept(
                 f"part-{place:05d}.safetensors",
                 partial(_certify, smoothed, judge, dataset, parts[place], n0),
-                lambda path, part: save_tensors(path, part, {"of": of}),
-                partial(_read, of),
+                lambda path, part: save_tensors(path, part, {"of": f"{of} {place}"}),
+                partial(_read, f"{of} {place}"),
             )
 
         done: list[dict[str, Tensor]] = []
@@ -154,7 +155,7 @@ def smooth(
                 tick(min(len(done) * PART, count), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
-    most = judge.radius(n, n, 0.0)
+    most = judge.radius(n, n, noise.charge(first[0].numel()))
     if beyond := [radius for radius in asked or (noise.least,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
@@ -205,11 +206,12 @@ def predict(
     Source:
         Cohen et al. 2019 (arXiv 1902.02918), the function PREDICT, a two-sided binomial test.
     """
-    check_count("n", n, 1), check_count("batch_size", batch_size, 1)
+    check_count("n", n, 1), check_count("batch_size", batch_size, 1), check_flag("sound", sound)
     check_alpha(alpha)
+    x = check_input(x, None)
     prepared = prepare(model, work=len(x) * n, freeze=freeze)
     smoothed = Smoothed(prepared, noise_of(sigma, norm), rng.derive(seed, "predict"), batch_size, sound)
-    numbers = torch.arange(len(x)) if ids is None else ids.cpu()
+    numbers = torch.arange(len(x)) if ids is None else torch.as_tensor(ids).cpu()
     check_column("ids", numbers, torch.empty(len(x)), torch.int64)
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
     (first, second), (classes, _) = (each.unbind(1) for each in votes.topk(2, 1))

@@ -60,11 +60,10 @@ class Settings:
     seed: int = 0
 
 
-TINY = Settings(
+TINY = Settings(  # every part in seconds; the figures mean nothing
     recipes=("gaussian", "consistency"), sigmas=(0.5,), epochs=1, samples=6, draws=200, compared=4,
     abs_samples=2, model="softmax",
 )  # fmt: skip
-"""Every part in seconds; the figures mean nothing."""
 
 
 def recipe_of(name: str, sigma: float, epochs: int = 90) -> tuple[Any, int, fa.train.Optimization]:
@@ -121,7 +120,8 @@ def run(
             shown = np.linspace(0, 4 * sigma, POINTS)
             curves[name, sigma] = Curve.from_certificates(found.radius, found.correct, shown)
             if not comparison and (sigma == COMPARED or len(settings.sigmas) == 1):
-                quick = certified(limit=settings.compared, radii=RADII, run_dir=place / "sequential")
+                few, where = min(settings.compared, settings.samples), place / "sequential"
+                quick = certified(limit=few, radii=RADII, run_dir=where)
                 comparison = {"recipe": name, "sigma": sigma, **_compared(found, quick)}
     bound = None if synthesis is None else _bound(synthesis, test_set, settings.abs_samples, watch)
     proved = None if bound is None else bound.pop("radius")
