@@ -18,6 +18,7 @@ from bench import nets
 from bench.eager import training as eager
 from bench.eager.training import DECAY, LEARNING_RATE, MOMENTUM, RADIUS, STEP, STEPS
 from bench.session import Case, Row, Session
+from bench.subjects.attacks import searched
 from bench.timing import forward_flops
 
 Epoch = Callable[[nn.Module, "fa.data.ImageSet"], float]
@@ -78,15 +79,14 @@ def ours(model: nn.Module, data: "fa.data.ImageSet", batch: int, name: str) -> f
     (report,) = fa.train.fit(
         model, data, recipe, epochs=1, batch_size=batch, learning_rate=LEARNING_RATE,
         optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY, schedule="constant"),
-        execution=fa.train.Execution(precision=name.split()[1].strip(","), cuda_graph="graph" in name),
+        execution=fa.train.Execution(precision=searched(name), cuda_graph="graph" in name),
     )  # fmt: skip
     return float(report.loss)
 
 
 def by_recipe(model: nn.Module, data: "fa.data.ImageSet", recipe: Any, batch: int) -> float:
     constant = fa.train.Optimization(schedule="constant")
-    (report,) = fa.train.fit(model, data, recipe, epochs=1, batch_size=batch, optimization=constant)
-    return float(report.loss)
+    return float(fa.train.fit(model, data, recipe, epochs=1, batch_size=batch, optimization=constant)[0].loss)
 
 
 def pgd(session: Session, name: str) -> Iterator[Row]:
@@ -97,8 +97,8 @@ def pgd(session: Session, name: str) -> Iterator[Row]:
         epochs["robustness loop"] = partial(eager.robustness, batch=batch)
     else:
         epochs["eager bf16"] = partial(eager.plain, batch=batch, bf16=True)
-    graphs = ("", ", graph") if session.cuda else ("",)
-    names = [f"fastadv {precision}{graph}" for graph in graphs for precision in ("fp32", "bf16")]
+    names = ["fastadv fp32", "fastadv bf16"]
+    names += [f"{name}, graph" for name in names if session.cuda]
     epochs |= {name: partial(ours, batch=batch, name=name) for name in names}
     # an attack step is a forward and an input gradient, the training step a forward and two gradients
     flops = (2 * STEPS + 3) * forward_flops(net, data.x[:1].float()) * len(data)

@@ -282,8 +282,10 @@ class Frozen(Prepared):
         self.compared = self.compared[0] + forwards, self.compared[1] + backwards
 
     def ready_to_capture(self, x: Tensor) -> bool:
+        if self.search.graphs is None:
+            return False
         self._renew()  # a replay looks at nothing
-        return self.search.graphs is not None and self.settled and self.search.knows(x)
+        return self.settled and self.search.knows(x)
 
     def hold(self, apart: float, verdict: Tensor) -> None:
         """Compare each kind of pass anew where losses of the search are not those of the verdict."""

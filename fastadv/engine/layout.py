@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._tf32 import rounds_as
-from fastadv.engine.copying.twin import device_of
 from fastadv.engine.rewrite import Rewrite, Subject, Way
 
 WIDE = 32  # channels
@@ -48,17 +47,17 @@ def _gains(part: nn.Module) -> bool:
 
 def gains_on_gpu(model: nn.Module, format: torch.dtype | str | None) -> bool:
     """Return whether a GPU convolves faster so: on tensor cores, which take channels by eights."""
-    wide = [part.out_channels for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+    made = [part.out_channels for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
     on_cores = format in ("tf32", torch.bfloat16, torch.float16)
-    return on_cores and max(wide, default=0) >= WIDE and all(channels % EIGHT == 0 for channels in wide)
+    return on_cores and max(made, default=0) >= WIDE and all(channels % EIGHT == 0 for channels in made)
 
 
 def _applies(subject: Subject) -> bool:
     if not subject.convolves or subject.exact:
         return False
-    if subject.on_cpu or (device := device_of(subject.model)) is None:
+    if subject.on_cpu:
         return any(map(_gains, subject.model.modules()))
-    return gains_on_gpu(subject.model, rounds_as(subject.dtype, device))
+    return gains_on_gpu(subject.model, rounds_as(subject.dtype, subject.device))
 
 
 CHANNELS_LAST = Rewrite("channels-last", "", _applies)

@@ -126,8 +126,12 @@ class Subject:
         self.model, self.dtype, self.exact = model, dtype, exact
 
     @cached_property
+    def device(self) -> torch.device:
+        return device_of(self.model) or torch.device("cpu")
+
+    @property
     def on_cpu(self) -> bool:
-        return device_of(self.model) in (None, torch.device("cpu"))
+        return self.device.type == "cpu"
 
     @cached_property
     def convolves(self) -> bool:

@@ -13,7 +13,7 @@ from fastadv.attacks.core.result import classified
 from fastadv.data import batches
 from fastadv.data.sampling import first_samples
 from fastadv.engine import prepare
-from fastadv.engine.prepare import WORTH, gains
+from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import Evaluation, check_evaluation
@@ -66,7 +66,7 @@ class Measure:
         if self.data is None:
             return None, {}
         # the processes have the same model and data, by the check at the start of the run
-        frozen = prepare(model, freeze=gains(model, WORTH))
+        frozen = prepare(model, work=WORTH)
         table = Evaluation(frozen, self.data, self.attacks, BATCH_SIZE, self.limit).table()
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 

@@ -480,7 +480,12 @@ def test_what_gains_nothing_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch
     asked: list[Any] = []
     measuring = sys.modules["fastadv.train.measuring"]
     plain = measuring.prepare
-    monkeypatch.setattr(measuring, "prepare", lambda model, **how: asked.append(how) or plain(model, **how))
+
+    def noted(model: nn.Module, **how: Any) -> Any:
+        asked.append(type(made := plain(model, **how)))
+        return made
+
+    monkeypatch.setattr(measuring, "prepare", noted)
     for net in (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), Net()):
         fit(net, images(), RECIPES[0], epochs=1, test_set=images())
-    assert asked == [{"freeze": False}, {"freeze": True}]
+    assert asked == [Plain, fa.Frozen]

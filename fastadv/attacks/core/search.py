@@ -72,9 +72,8 @@ class Search(Samples[R_co]):
         rows, threat, loss = self.rows, self.threat, self.plan.loss
         look = self._look(rows.points, loss, True, True)
         if type(threat) is Linf and self._ranks_by(loss, look):
-            rows.points, said = look.x_adv, look.logits
-            # what follows reads no more of the answer
-            self.last.stand_in(look, self.x, _finite(said), ("gradient",))
+            rows.points = look.x_adv
+            said, _ = self._answered(look, ("gradient",))  # what follows reads no more of it
             self._judge_at_once(look, said, (self.x, threat.radius, rows.step_size, threat.box))
             self._evaluated()
             return
@@ -264,10 +263,12 @@ class Search(Samples[R_co]):
         as_seen = look.seen is look.x_adv and self.problem.mask is None
         return single and as_seen and self._is_plain() and loss == self.plan.loss
 
-    def _answered(self, look: GradientLook | JacobianLook) -> tuple[Tensor, Tensor | None]:
+    def _answered(
+        self, look: GradientLook | JacobianLook, names: tuple[str, ...] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Let the look repeat the last answer where its own is not finite; return its own, and which are."""
         logits, finite = look.logits, _finite(look.logits)
-        self.last.stand_in(look, self.x, finite)
+        self.last.stand_in(look, self.x, finite, names)
         return logits, finite
 
     def _judge_at_once(self, look: GradientLook, logits: Tensor, move: Move | None = None) -> None:
@@ -347,6 +348,7 @@ class Search(Samples[R_co]):
 
 def _finite(logits: Tensor) -> Tensor | None:
     """Return bool [n], whether all logits [n, K] are finite; None where they surely are."""
+    # on a GPU a kernel of torch is launched faster than one of ours
     return None if surely_finite(logits) else torch.linalg.vector_norm(logits, torch.inf, dim=1) < torch.inf
 
 

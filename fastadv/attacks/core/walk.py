@@ -57,11 +57,11 @@ class Walk:
     def _replayed(self, classifier: Prepared, rows: Rows, times: int) -> Tensor | None:
         """Return the points after so many steps of a graph; None where none was asked for or can be."""
         x_adv = rows["x_adv"]
-        if any(each.shape[:1] != x_adv.shape[:1] for each in rows.values()):
-            return None  # which the step refuses in words
         passed = x_adv[:1].expand(self.copies * len(x_adv), *x_adv.shape[1:])
         if self.name is None or not classifier.ready_to_capture(passed):
             return None
+        if any(each.shape[:1] != x_adv.shape[:1] for each in rows.values()):
+            return None  # which the step refuses in words
         key = self.name, *without_rows(self.threat), None if "step_size" in rows else self.step_size
 
         def make(static: Rows) -> Step:

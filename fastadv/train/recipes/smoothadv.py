@@ -58,7 +58,7 @@ class SmoothAdv(Crafted):
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         noise = gaussian(x, self.sigma, self.noises, ids, seed).transpose(0, 1)
         step_size = step_length(self.threat, self.step_size, self.steps, 2.0)
-        walk = Walk(self.threat, self._gradient, step_size, ("smoothadv", self.noises), self.noises)
+        walk = Walk(self.threat, self._gradient, step_size, "smoothadv", self.noises)
         with torch.no_grad():
             rows = walk.rows(x.detach().clone(), x.detach(), y=y, noise=noise)
             return walk(frozen_twin(model), rows, self.steps)
