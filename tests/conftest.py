@@ -20,12 +20,15 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
+from fastadv.engine import frozen
 from fastadv.engine.pipeline import Pipeline
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 else:
     torch.backends.cudnn.allow_tf32 = False  # the references must be no rougher than the kernels
+
+frozen.FEW = 0  # or else the small batches of tests would see no search copy
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent

@@ -164,7 +164,7 @@ def _searched(as_given: Form, module: nn.Module, options: Options) -> tuple[Form
         with torch.inference_mode(False), torch.no_grad():
             model = twin(module, follow=options.follow, apart=options.follow)
             values = (module, model) if options.follow else None
-            lay_out(model, CHANNELS_LAST in rewrites)
+            lay_out(model, CHANNELS_LAST in rewrites, apart=options.follow)
     return replace(as_given, model=model, rewriting=Rewriting(rewrites, Subject(model, dtype))), values
 
 

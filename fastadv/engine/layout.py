@@ -12,12 +12,19 @@ WIDE = 32  # channels
 EIGHT = 8  # channels that the tensor cores of a GPU take at once
 
 
-def lay_out(model: nn.Module, channels_last: bool) -> None:
-    """Lay out the four-dimensional parameters and buffers of a copy, in place."""
+def lay_out(model: nn.Module, channels_last: bool, apart: bool = False) -> None:
+    """Lay out the four-dimensional parameters and buffers of a copy, in place, or in memory `apart`."""
     kept = torch.channels_last if channels_last else torch.contiguous_format
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim == 4:
-            # strides tell the layout of a single channel, too, which `contiguous` would leave as they are
+        if tensor.ndim != 4:
+            continue
+        # strides tell the layout of a single channel, too, which `contiguous` would leave as they are
+        both = tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+        if both and not apart:
+            # like a kernel of 1 by 1, which stays where the model's is
+            strides = torch.empty_like(tensor, device="meta", memory_format=kept).stride()
+            tensor.data = tensor.data.as_strided(tensor.shape, strides)
+        else:
             tensor.data = tensor.data.to(memory_format=kept)
 
 

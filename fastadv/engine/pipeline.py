@@ -75,6 +75,7 @@ class Pipeline:
         """Start from `form`; `narrow`: round more once compared; `values`: of a copy that follows."""
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow, self.values = as_given, narrow, values
+        self._folds = form.rewriting.folds
         # what gradients are compared with: the model as given, with torch's own mistake in single rows mended
         others = (name for name in form.rewriting.names if name != NORMS.name)
         self.reference = replace(as_given, rewriting=form.rewriting.without(*others))
@@ -99,6 +100,8 @@ class Pipeline:
             self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
+            for pair in self._folds or ():
+                pair.forget()
         self.form, self.scoring, self.bare = form, self._for_scores(form), set()
         # of a function nothing is known, and compiled code is for one shape
         whole = form.compiled or not isinstance(form.model, nn.Module)

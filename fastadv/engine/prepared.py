@@ -55,6 +55,11 @@ class Counts:
     backwards: int = 0
 
 
+def _count(name: str) -> Any:
+    """Return a property that reads and writes one of the `counts`."""
+    return property(lambda self: getattr(self.counts, name), lambda self, to: setattr(self.counts, name, to))
+
+
 class Prepared:
     """A classifier as an attack asks it: logits, input gradients, jacobians, verdicts, counts.
 
@@ -68,10 +73,14 @@ class Prepared:
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
         given: for the engine: the model as given, checked.
         device: where its samples must lie; None for a function, which takes them where they are.
-        counts: what was passed; those of a Frozen are also its plain search's.
+        counts: samples passed since the start, `forwards` and `backwards`; those of a Frozen are also its
+            plain search's.
         compared: how many of both a Frozen passed to compare its search with the model, which depends on the
             batches that came before.
     """
+
+    forwards: int = _count("forwards")
+    backwards: int = _count("backwards")
 
     def __init__(
         self,
@@ -85,24 +94,6 @@ class Prepared:
         self.counts = Counts()
         self.compared = (0, 0)
         self._given, self._device = given, device
-
-    @property
-    def forwards(self) -> int:
-        """Samples passed forward since the start."""
-        return self.counts.forwards
-
-    @forwards.setter
-    def forwards(self, count: int) -> None:
-        self.counts.forwards = count
-
-    @property
-    def backwards(self) -> int:
-        """Samples passed backward since the start."""
-        return self.counts.backwards
-
-    @backwards.setter
-    def backwards(self, count: int) -> None:
-        self.counts.backwards = count
 
     @property
     def model(self) -> Model:

@@ -21,6 +21,7 @@ from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.prepared import Directions
 from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rewrite import Lens
+from fastadv.engine.room import joined
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
@@ -29,6 +30,7 @@ log = logging.getLogger("fastadv")
 WRONG_GRADIENT = "the gradient of the search was not that of the model"
 WRONG_LOGITS = "the logits of the search were not those of the model"
 NOTHING = "there was no gradient to compare"
+PARTS = 4
 FAR = 0.8  # mean cosine, below which a search in half precision is weak
 FAR_OFF = "gradients differ from the model's, with a mean cosine of"
 
@@ -182,13 +184,13 @@ class SearchCopy(Pipeline):
         form = self.scoring if by_logits is None else self.form
         given = replace(self.reference, whole=form.whole)
         forms = form, given, form.without_functions()
-        looks = guard.Ways(*(partial(self.unfolding, self._look, each) for each in forms))
+        looks = guard.Ways(*self._ways(self._look, *forms))
         logits = looks.searched(x) if logits is None else logits
         if not guard.same_logits(looks, x, logits, self.formats(form, x.device), most):
             return WRONG_LOGITS
         if by_logits is None:
             return None
-        searched, *others = (partial(self.unfolding, self.pull, each) for each in forms)
+        searched, *others = self._ways(self.pull, *forms)
         gradient = searched(x, by_logits) if gradient is None else gradient
         format = rounds_as(form.format, x.device)
         pulls = guard.Ways(searched, *others, measured=partial(self._tell, format))
@@ -206,6 +208,20 @@ class SearchCopy(Pipeline):
             self.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
         if cosine < FAR and not any(FAR_OFF in note for note in self.notes.texts):
             self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search in another precision")
+
+    def _ways(self, step: Callable[..., Tensor], form: Form, given: Form, plain: Form) -> list[guard.Pass]:
+        """Return a step in three forms, that of the model as given in parts."""
+        searched, without = (partial(self.unfolding, step, each) for each in (form, plain))
+        return [searched, partial(self._in_parts, partial(step, given)), without]
+
+    def _in_parts(self, step: Callable[..., Tensor], x: Tensor, *more: Tensor) -> Tensor:
+        """Return step(x, *more), in parts where it keeps many activations: twice those of folded layers."""
+        folds, size = self.form.rewriting.folds, len(x)
+        many = folds is not None and folds.widest >= SMALL and torch.is_grad_enabled()
+        if many and self.rows_apart(x):
+            size = max(1, size // PARTS)
+        rows = zip(*(torch.split(each, size) for each in (x, *more)), strict=True)
+        return joined([step(*each) for each in rows])
 
     def _look(self, form: Form, x: Tensor) -> Tensor:
         """Return the logits at x in that form, with a graph where gradients are followed."""

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, prepare
+from fastadv.engine import frozen as frozen_module
 from fastadv.engine.form import SMALL
 from fastadv.engine.graph import Graphs
+from fastadv.engine.precision import Precision
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from fastadv.engine.rewrites import FOLD
 from fastadv.engine.search_copy import SearchCopy
@@ -82,7 +84,35 @@ def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
             frozen(torch.rand(3, 11))
     assert frozen.notes == ("not folded: no BatchNorm",)
     frozen.input_gradient(x, y)
-    assert frozen._gains_nothing
+    assert frozen._gains_nothing(x)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_few_values_pass_as_in_a_plain_call(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the precision that was asked for, with a plain call's counts, and for the model as it is now."""
+    (x, y), (few, labels), model = images(6), images(3), convnet().eval()
+    monkeypatch.setattr(frozen_module, "FEW", x.numel())
+    frozen, plain, own = fa.freeze(model, precision), Plain(model), precision == "fp32"
+    directions = torch.eye(5).expand(3, 5, 5)
+    for _ in range(2):  # before and after the copy was compared
+        counts = frozen.forwards, frozen.backwards
+        for one, other in zip(
+            frozen.input_gradient(few, labels), plain.input_gradient(few, labels), strict=True
+        ):
+            assert torch.equal(one, other) == own
+        if own:
+            assert (frozen.forwards - counts[0], frozen.backwards - counts[1]) == (3, 3)
+            assert torch.equal(frozen(few), plain(few))
+            assert torch.equal(frozen.jacobian(few, directions)[1], plain.jacobian(few, directions)[1])
+        else:
+            assert frozen.search.form.weights == torch.bfloat16
+        frozen.input_gradient(x, y)
+        assert frozen.settled
+        assert "folded 2 BatchNorm" in frozen.notes
+    with torch.no_grad():
+        model[0].weight.mul_(-1)
+    assert torch.equal(frozen.verdict(few), model(few).detach())
+    assert torch.equal(frozen(few), model(few).detach())
 
 
 def test_a_model_on_two_devices_begins_on_the_first() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine import form, freeze, search_copy
+from fastadv.engine.copying import fold
 from fastadv.engine.copying.fold import Pair
 from fastadv.engine.freeze import follow
 from tests.engine.rewritten import answers, folded
@@ -358,3 +359,61 @@ def test_unfolded_weights_take_no_memory_where_none_reads_them(precision, room, 
     with torch.no_grad():
         model[0].weight.mul_(-1.5)  # the next call freezes it anew
     torch.testing.assert_close(frozen(x), model(x).detach())
+
+
+def heavy_net() -> nn.Sequential:
+    """Its kernel of 1 by 1 has as many numbers as eight of its results: 64 x 4 x 4 from 128 channels."""
+    first = nn.Conv2d(3, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.AvgPool2d(8)
+    parts = *first, nn.Conv2d(128, 64, 1), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(1024, 4)
+    return nn.Sequential(*parts)
+
+
+@pytest.mark.parametrize("room", [0, 1], ids=["folded", "as it is"])
+def test_a_large_kernel_of_one_by_one_stays_where_the_models_is(room, monkeypatch):
+    monkeypatch.setattr(fold, "LARGE", 0)
+    monkeypatch.setattr(fold, "MANY", 8 - room)
+    torch.manual_seed(0)
+    model = heavy_net()
+    model(torch.rand(16, 3, 32, 32))
+    x, y = torch.rand(5, 3, 32, 32), torch.arange(5) % 4
+    frozen, given = freeze(model.eval()), answers(model, x, y)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], given[1])
+    form = frozen.search.form
+    assert (len(form.rewriting.folds), form.channels_last) == (2 - room, True)
+    kernel = form.model[4].weight
+    assert kernel.data_ptr() == model[4].weight.data_ptr()
+    assert kernel.stride() == ((128, 1, 128, 128) if room else model[4].weight.stride())
+    frozen.search.use(form.without("channels-last"))  # what was folded follows the layout
+    assert kernel.stride() == model[4].weight.stride()
+    for pair in form.rewriting.folds:
+        assert pair.folded((x, None, None))[1].is_contiguous()
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], given[1])
+    for names in (("fold", "channels-last"), ("channels-last",), ("fold",), ()):  # by any way
+        frozen.search.use(form.without(*names))
+    for pair in form.rewriting.folds:
+        assert pair.folded((x, None, None))[1].is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        model[4].weight.mul_(-1.5)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
+
+
+@pytest.mark.parametrize("count", [1, 5, 16])
+def test_the_model_as_given_passes_in_parts_where_it_keeps_much(count, monkeypatch):
+    monkeypatch.setattr(search_copy, "SMALL", 1)
+    torch.manual_seed(0)
+    model, passed = heavy_net().eval(), []
+    model(torch.rand(16, 3, 32, 32))
+    x, y = torch.rand(count, 3, 32, 32), torch.arange(count) % 4
+    frozen = freeze(model)
+    frozen.settle(x)
+    forward = frozen.search.forward
+
+    def watched(rows: Tensor, form: Any, lens: Any) -> Tensor:
+        if form.model is frozen.search.as_given.model and torch.is_grad_enabled():
+            passed.append(len(rows))
+        return forward(rows, form, lens)
+
+    monkeypatch.setattr(frozen.search, "forward", watched)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
+    assert max(passed) == max(1, count // 4)
+    assert sum(passed) == 2 * count  # for logits and gradients
