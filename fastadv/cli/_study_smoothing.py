@@ -20,9 +20,9 @@ OFFICIAL = "abs_official"  # the authors' weights, beside the data sets
 def smoothing(
     recipes: str | None = o.option(None, f"Some of {', '.join(study.PUBLISHED)}.", metavar="NAMES"),
     sigmas: str | None = o.option(None, "Deviations of the noise: 0.25,0.5,1.", metavar="NUMBERS"),
-    epochs: int = o.count(90, "Epochs of each training."),
-    samples: int = o.count(1000, "Test images that are certified.", "--samples", "-n"),
-    draws: int = o.count(100_000, "Draws for each of them."),
+    epochs: int | None = o.count(None, "Epochs of each training, by default 90."),
+    samples: int | None = o.count(None, "Test images to certify, by default 1,000.", "--samples", "-n"),
+    draws: int | None = o.count(None, "Draws for each of them, by default 100,000."),
     precision: str = o.option("fp32", "Of the networks that are certified: fp32 or bf16.", metavar="NAME"),
     tiny: bool = o.option(False, "Every part in seconds, on the embedded digits.", "--tiny"),
     data_dir: o.DataDir = None,
@@ -34,14 +34,18 @@ def smoothing(
 
     Where the folder of the data sets holds abs_official/, the bounds of ABS stand beside them.
     """
-    asked = study.Settings(epochs=epochs, samples=samples, draws=draws)
     o.look_up("precision", precision, ("fp32", "bf16"))
-    settings = replace(study.TINY if tiny else asked, seed=seed, precision=precision)
-    settings = replace(settings, recipes=o.split_names(recipes) or settings.recipes)
+    asked: dict[str, Any] = {
+        "recipes": o.split_names(recipes) or None,
+        "sigmas": None if sigmas is None else o.parse_numbers(sigmas),
+        "epochs": epochs,
+        "samples": samples,
+        "draws": draws,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    settings = replace(study.TINY if tiny else study.Settings(), seed=seed, precision=precision, **given)
     for name in settings.recipes:
         o.look_up("recipe", name, study.PUBLISHED)
-    if sigmas is not None:
-        settings = replace(settings, sigmas=o.parse_numbers(sigmas))
     place, name = make_device(device), "digits" if tiny else "mnist"
     with interruptible(epochs_kept(run_dir)), progress("study") as bar:
         train_set, test_set = (load_data(name, part, data_dir) for part in ("train", "test"))

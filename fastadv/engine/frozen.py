@@ -41,10 +41,10 @@ CHANGED = "the model has changed since freeze; it was frozen again"
 class Frozen(Prepared):
     """A classifier frozen by `fastadv.freeze`: it searches on a faster copy, and answers as the model.
 
-    `frozen(x)`, `frozen.input_gradient` and `frozen.jacobian` use the search copy; `frozen.verdict(x)` and
-    `frozen.model` are the model as given, in eval mode. The first pass of each kind is compared with the
-    model, on some of its rows; what was rewritten wrongly is switched off by name, with a warning. `forwards`
-    and `backwards` count these comparisons.
+    `frozen(x)`, `frozen.input_gradient` and `frozen.jacobian` use the search copy, except on a CPU for few
+    values, where it is no faster; `frozen.verdict(x)` and `frozen.model` are the model as given, in eval
+    mode. The first pass of each kind is compared with the model, on some of its rows; what was rewritten
+    wrongly is switched off by name, with a warning. `forwards` and `backwards` count these comparisons.
 
     It is never stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are
     what they were. If not, `source` is frozen anew by the same options, and the counts go on; a note and, the
@@ -142,11 +142,11 @@ class Frozen(Prepared):
             self.settled = self.search.plain
 
     def layout(self, x: Tensor) -> Tensor:
-        return self.search.form.layout(x)
+        return x if self._gains_nothing(x) else self.search.form.layout(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         with no_gradient():
-            return self._plainly(x, lambda plain: plain(x), partial(self._logits, x))
+            return self._plainly(x, Plain.__call__, self._logits)
 
     def _logits(self, x: Tensor) -> Tensor:
         x = self._checked(x)
@@ -163,8 +163,7 @@ class Frozen(Prepared):
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        given = x, y, loss, targets, direction
-        return self._plainly(x, lambda plain: plain.input_gradient(*given), partial(self._gradient, *given))
+        return self._plainly(x, Plain.input_gradient, self._gradient, y, loss, targets, direction)
 
     def _gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
@@ -198,8 +197,7 @@ class Frozen(Prepared):
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        given = x, directions, reduce
-        return self._plainly(x, lambda plain: plain.jacobian(*given), partial(self._jacobian, *given))
+        return self._plainly(x, Plain.jacobian, self._jacobian, directions, reduce)
 
     def _jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
@@ -238,21 +236,25 @@ class Frozen(Prepared):
             return True
         return self.settled and search.plain and not form.rewriting
 
-    def _plainly(self, x: object, run: Callable[[Plain], T], otherwise: Callable[[], T]) -> T:
-        """Return run(plain call) where that is as fast; otherwise() where it is not, or where it fails."""
+    def searches_as_given(self, x: Tensor) -> bool:
+        return self.exact or (self.eot == 1 and self._gains_nothing(x))
+
+    def _plainly(self, x: Tensor, run: Callable[..., T], otherwise: Callable[..., T], *more: Any) -> T:
+        """Return run(plain call, x, *more) where that is as fast; otherwise(x, *more), also if it fails."""
         if self._gains_nothing(x):
             self._renew()  # which may have found something to rewrite
         if not self._gains_nothing(x):
-            return otherwise()
+            return otherwise(x, *more)
         before = copy(self.counts)
         try:
-            return run(self._kept_plain())
+            # it may be left of a larger batch, in the layout of the search
+            return run(self._kept_plain(), x.contiguous(), *more)
         except (InputError, NoGradientError):
             raise
         except Exception as error:  # models raise anything
             why = first_line(error)
         self.forwards, self.backwards = before.forwards, before.backwards
-        made = otherwise()  # it raises where the model is not to blame
+        made = otherwise(x, *more)  # it raises where the model is not to blame
         self._failed = True
         self.add_note(AGAIN.format(why))
         return made

@@ -184,16 +184,16 @@ class SearchCopy(Pipeline):
         form = self.scoring if by_logits is None else self.form
         given = replace(self.reference, whole=form.whole)
         forms = form, given, form.without_functions()
-        looks = guard.Ways(*self._ways(self._look, *forms))
-        logits = looks.searched(x) if logits is None else logits
+        looks = guard.Ways(*(partial(self._in_parts, self._look, each) for each in forms))
+        logits = self.unfolding(self._look, form, x) if logits is None else logits
         if not guard.same_logits(looks, x, logits, self.formats(form, x.device), most):
             return WRONG_LOGITS
         if by_logits is None:
             return None
-        searched, *others = self._ways(self.pull, *forms)
-        gradient = searched(x, by_logits) if gradient is None else gradient
+        gradient = self.unfolding(self.pull, form, x, by_logits) if gradient is None else gradient
         format = rounds_as(form.format, x.device)
-        pulls = guard.Ways(searched, *others, measured=partial(self._tell, format))
+        ways = (partial(self._in_parts, self.pull, each) for each in forms)
+        pulls = guard.Ways(*ways, measured=partial(self._tell, format))
         agreed = guard.agrees(pulls, x, by_logits, gradient, format, most)
         return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
 
@@ -209,19 +209,17 @@ class SearchCopy(Pipeline):
         if cosine < FAR and not any(FAR_OFF in note for note in self.notes.texts):
             self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search in another precision")
 
-    def _ways(self, step: Callable[..., Tensor], form: Form, given: Form, plain: Form) -> list[guard.Pass]:
-        """Return a step in three forms, that of the model as given in parts."""
-        searched, without = (partial(self.unfolding, step, each) for each in (form, plain))
-        return [searched, partial(self._in_parts, partial(step, given)), without]
+    def _in_parts(self, step: Callable[..., Tensor], form: Form, x: Tensor, *more: Tensor) -> Tensor:
+        """Return step(form, x, *more), in parts where activations are large.
 
-    def _in_parts(self, step: Callable[..., Tensor], x: Tensor, *more: Tensor) -> Tensor:
-        """Return step(x, *more), in parts where it keeps many activations: twice those of folded layers."""
+        The model as given keeps twice as many of them as a search with folded layers.
+        """
         folds, size = self.form.rewriting.folds, len(x)
-        many = folds is not None and folds.widest >= SMALL and torch.is_grad_enabled()
-        if many and self.rows_apart(x):
+        large = folds is not None and folds.widest >= SMALL and torch.is_grad_enabled()
+        if large and self.rows_apart(x):
             size = max(1, size // PARTS)
         rows = zip(*(torch.split(each, size) for each in (x, *more)), strict=True)
-        return joined([step(*each) for each in rows])
+        return joined([self.unfolding(step, form, *each) for each in rows])
 
     def _look(self, form: Form, x: Tensor) -> Tensor:
         """Return the logits at x in that form, with a graph where gradients are followed."""

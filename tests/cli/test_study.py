@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli import _study_goodfellow, _study_ilyas, _study_schott
+from fastadv.cli import _study_goodfellow, _study_ilyas, _study_schott, _study_smoothing
 from fastadv.data import construct
+from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import figures as ilyas_figures
 from fastadv.studies.ilyas2019 import plan as ilyas_plan
 from fastadv.studies.ilyas2019 import theory
@@ -186,3 +187,17 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
 def test_bad_arguments(refused, folder, line, says):
     refused(f"study {line}", says)
     assert not list(folder.rglob("*.*"))
+
+
+def test_a_tiny_study_of_smoothing_keeps_what_is_given(fastadv, monkeypatch):
+    study, asked = _study_smoothing.study, []
+
+    def run(settings, *rest, **more):
+        asked.append(settings)
+        raise InputError("run: expected no more, got a call")
+
+    monkeypatch.setattr(study, "run", run)
+    fastadv("study smoothing --tiny", code=2)
+    fastadv("study smoothing --tiny -n 3 --draws 50 --epochs 2 --sigmas 0.25,1 --recipes smoothadv", code=2)
+    given = {"samples": 3, "draws": 50, "epochs": 2, "sigmas": (0.25, 1.0), "recipes": ("smoothadv",)}
+    assert asked == [study.TINY, replace(study.TINY, **given)]

@@ -115,6 +115,30 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision, monkeypatch: p
     assert torch.equal(frozen(few), model(few).detach())
 
 
+def test_an_attack_on_few_values_is_a_plain_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the few that are left of many, in another layout; with the passes of a plain call for each."""
+    torch.manual_seed(0)
+    parts = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 4)
+    model, x = nn.Sequential(*parts).eval(), torch.rand(8, 3, 8, 8)
+    y, calls = model(x).argmax(1), []
+    plain, threat = Plain(model), fa.Linf(1e-4)
+    monkeypatch.setattr(frozen_module, "FEW", x[:4].numel())
+    frozen = fa.freeze(model)
+    for few in (x[:3], x[:4]):
+        labels = y[: len(few)]
+        one, other = (fa.attacks.pgd(each, few, labels, threat, steps=5) for each in (frozen, Plain(model)))
+        assert torch.allclose(one.x_adv, other.x_adv)
+        assert frozen.layout(few).is_contiguous() == (len(few) == 3)
+        assert (one.forwards == other.forwards) == (len(few) == 3)
+        assert one.x_adv.is_contiguous()
+    of_many = frozen.layout(x)[:3]
+    assert not of_many.is_contiguous()
+    monkeypatch.setattr(frozen.search, "passed", lambda *given, **more: calls.append(given))
+    torch.testing.assert_close(frozen.input_gradient(of_many, y[:3]), plain.input_gradient(x[:3], y[:3]))
+    assert torch.equal(frozen(of_many), plain(x[:3]))
+    assert not calls
+
+
 def test_a_model_on_two_devices_begins_on_the_first() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(3, 3, device="meta")))
     assert Plain(model).device == torch.device("cpu")

@@ -181,7 +181,7 @@ class Search(Samples[R_co]):
             self.restart == plan.restarts - 1
             and plan.stop_early
             and not plan.minimum
-            and self.classifier.exact
+            and self.classifier.searches_as_given(self.x)
             and not waits(self.x.device)
         )
 
