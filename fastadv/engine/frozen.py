@@ -232,7 +232,8 @@ class Frozen(Prepared):
         if self._failed or form.compiled or search.graphs is not None or self.dtype in HALVES:
             return False
         few = isinstance(x, Tensor) and x.is_cpu and x.numel() < FEW and not self.options.follow
-        if few and not search.narrow and form.format == own.format:
+        chosen = self.settled or self._fastest is None
+        if few and chosen and not search.narrow and form.format == own.format:
             return True
         return self.settled and search.plain and not form.rewriting
 
@@ -320,7 +321,7 @@ class Frozen(Prepared):
 
         In another precision it is compared twice: the bound of that one alone would hide a wrong fold.
         """
-        if self.settled or len(x) == 0 or self._gains_nothing(x):
+        if self.settled or len(x) == 0:
             return self.settled
         # what a randomized model draws next does not depend on when it is compared
         with self._lock, generators_kept(x.device), torch.inference_mode(False), torch.no_grad():

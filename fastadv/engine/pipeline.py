@@ -100,8 +100,8 @@ class Pipeline:
             self.trusted = Trusted()
         elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
             lay_out(form.model, form.channels_last)
-            for pair in self._folds or ():
-                pair.forget()
+            if self._folds is not None:
+                lay_out(self._folds.weights(), form.channels_last)
         self.form, self.scoring, self.bare = form, self._for_scores(form), set()
         # of a function nothing is known, and compiled code is for one shape
         whole = form.compiled or not isinstance(form.model, nn.Module)

@@ -21,7 +21,6 @@ from fastadv.engine.pipeline import Pipeline, left_out
 from fastadv.engine.prepared import Directions
 from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rewrite import Lens
-from fastadv.engine.room import joined
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
@@ -184,16 +183,17 @@ class SearchCopy(Pipeline):
         form = self.scoring if by_logits is None else self.form
         given = replace(self.reference, whole=form.whole)
         forms = form, given, form.without_functions()
-        looks = guard.Ways(*(partial(self._in_parts, self._look, each) for each in forms))
-        logits = self.unfolding(self._look, form, x) if logits is None else logits
+        parts = self._parts_of_few(x)
+        looks = guard.Ways(*(partial(self.unfolding, self._look, each) for each in forms), parts=parts)
+        logits = looks.searched(x) if logits is None else logits
         if not guard.same_logits(looks, x, logits, self.formats(form, x.device), most):
             return WRONG_LOGITS
         if by_logits is None:
             return None
-        gradient = self.unfolding(self.pull, form, x, by_logits) if gradient is None else gradient
+        searched, *others = (partial(self.unfolding, self.pull, each) for each in forms)
+        gradient = searched(x, by_logits) if gradient is None else gradient
         format = rounds_as(form.format, x.device)
-        ways = (partial(self._in_parts, self.pull, each) for each in forms)
-        pulls = guard.Ways(*ways, measured=partial(self._tell, format))
+        pulls = guard.Ways(searched, *others, measured=partial(self._tell, format), parts=parts)
         agreed = guard.agrees(pulls, x, by_logits, gradient, format, most)
         return {True: None, None: NOTHING, False: WRONG_GRADIENT}[agreed]
 
@@ -209,17 +209,14 @@ class SearchCopy(Pipeline):
         if cosine < FAR and not any(FAR_OFF in note for note in self.notes.texts):
             self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search in another precision")
 
-    def _in_parts(self, step: Callable[..., Tensor], form: Form, x: Tensor, *more: Tensor) -> Tensor:
-        """Return step(form, x, *more), in parts where activations are large.
+    def _parts_of_few(self, x: Tensor) -> int:
+        """Return in how many parts a few rows pass the model as given.
 
-        The model as given keeps twice as many of them as a search with folded layers.
+        For a backward pass it keeps twice as many activations as a search with folded layers.
         """
-        folds, size = self.form.rewriting.folds, len(x)
+        folds = self.form.rewriting.folds
         large = folds is not None and folds.widest >= SMALL and torch.is_grad_enabled()
-        if large and self.rows_apart(x):
-            size = max(1, size // PARTS)
-        rows = zip(*(torch.split(each, size) for each in (x, *more)), strict=True)
-        return joined([self.unfolding(step, form, *each) for each in rows])
+        return PARTS if large and self.rows_apart(x) else 1
 
     def _look(self, form: Form, x: Tensor) -> Tensor:
         """Return the logits at x in that form, with a graph where gradients are followed."""

@@ -198,6 +198,7 @@ def test_a_tiny_study_of_smoothing_keeps_what_is_given(fastadv, monkeypatch):
 
     monkeypatch.setattr(study, "run", run)
     fastadv("study smoothing --tiny", code=2)
-    fastadv("study smoothing --tiny -n 3 --draws 50 --epochs 2 --sigmas 0.25,1 --recipes smoothadv", code=2)
+    line = "-n 3 --draws 50 --epochs 2 --sigmas 0.25,1 --recipes smoothadv --seed 4 --precision bf16"
+    fastadv(f"study smoothing --tiny {line}", code=2)
     given = {"samples": 3, "draws": 50, "epochs": 2, "sigmas": (0.25, 1.0), "recipes": ("smoothadv",)}
-    assert asked == [study.TINY, replace(study.TINY, **given)]
+    assert asked == [study.TINY, replace(study.TINY, **given, seed=4, precision="bf16")]

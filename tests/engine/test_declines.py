@@ -11,6 +11,7 @@ import fastadv as fa
 from fastadv.engine import Plain, prepare
 from fastadv.engine import frozen as frozen_module
 from fastadv.engine.form import SMALL
+from fastadv.engine.freeze import follow
 from fastadv.engine.graph import Graphs
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
@@ -95,10 +96,8 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision, monkeypatch: p
     frozen, plain, own = fa.freeze(model, precision), Plain(model), precision == "fp32"
     directions = torch.eye(5).expand(3, 5, 5)
     for _ in range(2):  # before and after the copy was compared
-        counts = frozen.forwards, frozen.backwards
-        for one, other in zip(
-            frozen.input_gradient(few, labels), plain.input_gradient(few, labels), strict=True
-        ):
+        counts, given = (frozen.forwards, frozen.backwards), plain.input_gradient(few, labels)
+        for one, other in zip(frozen.input_gradient(few, labels), given, strict=True):
             assert torch.equal(one, other) == own
         if own:
             assert (frozen.forwards - counts[0], frozen.backwards - counts[1]) == (3, 3)
@@ -115,15 +114,42 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision, monkeypatch: p
     assert torch.equal(frozen(few), model(few).detach())
 
 
+def test_what_else_decides_whether_values_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, few = convnet().eval(), images(3)[0]
+    monkeypatch.setattr(frozen_module, "FEW", few.numel() + 1)
+    frozen = fa.freeze(model)
+    assert frozen._gains_nothing(few)
+    assert frozen.searches_as_given(few)
+    assert not frozen._gains_nothing(images(4)[0])
+    assert not frozen._gains_nothing(few.to("meta"))  # as of any other device
+    assert not fa.freeze(model, eot=2).searches_as_given(few)
+    assert not fa.freeze(model, "auto")._gains_nothing(few)
+    assert not fa.freeze(model, compile=True)._gains_nothing(few)
+    assert not follow(model, "fp32")._gains_nothing(few)
+    frozen.search.graphs = Graphs()
+    assert not frozen._gains_nothing(few)
+    frozen.search.graphs, frozen._failed = None, True
+    assert not frozen._gains_nothing(few)
+
+
+class Viewing(nn.Sequential):
+    """A net that no channels-last batch can pass without views as reshapes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self[1](self[0](x)).relu()
+        return self[2](h.view(len(h), -1))
+
+
 def test_an_attack_on_few_values_is_a_plain_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the few that are left of many, in another layout; with the passes of a plain call for each."""
     torch.manual_seed(0)
-    parts = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 4)
-    model, x = nn.Sequential(*parts).eval(), torch.rand(8, 3, 8, 8)
+    model = Viewing(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Linear(32 * 36, 4)).eval()
+    x = torch.rand(8, 3, 8, 8)
     y, calls = model(x).argmax(1), []
     plain, threat = Plain(model), fa.Linf(1e-4)
     monkeypatch.setattr(frozen_module, "FEW", x[:4].numel())
     frozen = fa.freeze(model)
+    frozen.settle(x)
     for few in (x[:3], x[:4]):
         labels = y[: len(few)]
         one, other = (fa.attacks.pgd(each, few, labels, threat, steps=5) for each in (frozen, Plain(model)))
@@ -137,6 +163,44 @@ def test_an_attack_on_few_values_is_a_plain_call(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(frozen.input_gradient(of_many, y[:3]), plain.input_gradient(x[:3], y[:3]))
     assert torch.equal(frozen(of_many), plain(x[:3]))
     assert not calls
+    assert not any("again" in note for note in frozen.notes)
+
+
+@pytest.mark.slow
+def test_few_values_are_compared_before_the_attacks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what an attack passes does not depend on how many samples a batch has."""
+    monkeypatch.setattr(frozen_module, "FEW", 1 << 13)
+    torch.manual_seed(0)
+    parts = nn.Conv2d(1, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 10)
+    model, data = nn.Sequential(*parts).eval(), fa.data.load("digits", "test", limit=200)
+    given = data.x, model(data.x).argmax(1)
+    rows = [
+        fa.evaluate(
+            fa.freeze(model), given, ["fgsm"], threat=fa.Linf(0.1), batch_size=size, indicators=False
+        ).rows
+        for size in (50, 200)
+    ]
+    assert rows[0][0].forwards == rows[1][0].forwards
+
+
+class Darkening(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.4
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("attack", [fa.attacks.fgsm, fa.attacks.pgd, fa.attacks.apgd])
+@pytest.mark.parametrize("few", [0, 1 << 13])
+def test_the_first_pass_of_a_search_does_not_write_into_x(attack, few, monkeypatch) -> None:
+    monkeypatch.setattr(frozen_module, "FEW", few)
+    torch.manual_seed(0)
+    parts = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
+    model, x = Darkening(*parts).eval(), torch.rand(3, 3, 8, 8)
+    before, frozen = x.clone(), fa.freeze(model)
+    out = attack(frozen, x, model(x.clone()).argmax(1), fa.Linf(0.02))
+    assert torch.equal(x, before)
+    assert fa.Linf(0.02).contains(out.x_adv, before).all()
+    assert "given copies of x, into which the model writes" in frozen.notes
 
 
 def test_a_model_on_two_devices_begins_on_the_first() -> None:

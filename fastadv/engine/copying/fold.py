@@ -63,7 +63,7 @@ class Pair:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, norm: Norm, name: str) -> None:
         self.weight, self.bias, self.norm, self.name = weight, bias, norm, name
-        self._made, self._known = self._fold(), self._versions()
+        self.made, self._known = self._fold(), self._versions()
 
     def _parts(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, *self.norm[:4]
@@ -80,7 +80,7 @@ class Pair:
         """Fold anew, in place, from the tensors in `origin`, by the ids of the two layers' own."""
         weight, bias, *norm = [origin.get(id(part), part) for part in self._parts()]
         folded = _folded(cast(Tensor, weight), bias, Norm._make((*norm, self.norm.eps)))
-        for made, new in zip(self._made, folded, strict=True):
+        for made, new in zip(self.made, folded, strict=True):
             made.copy_(new)
         self._known = self._versions()
 
@@ -90,13 +90,9 @@ class Pair:
         self._known = self._versions()
 
     def cast(self, dtype: torch.dtype) -> None:
-        for made in self._made:
+        for made in self.made:
             made.data = made.data.to(dtype)
         self._known = self._versions()
-
-    def forget(self) -> None:
-        """Fold anew at the next call, as where the layout has changed."""
-        self._known = []
 
     @property
     def fresh(self) -> bool:
@@ -106,10 +102,10 @@ class Pair:
     def folded(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the arguments of the layer with the weights of both."""
         if not self.fresh:  # the model has written to its weights or statistics
-            dtype = self._made[0].dtype
-            self._made = self._fold()
+            dtype = self.made[0].dtype
+            self.made = self._fold()
             self.cast(dtype)
-        return args[0], *self._made, *args[3:]
+        return args[0], *self.made, *args[3:]
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -143,6 +139,10 @@ class Folds:
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(tuple(self._pairs.values()))
+
+    def weights(self) -> nn.ParameterList:
+        """Return the weights and biases of both layers of each pair as one."""
+        return nn.ParameterList(made for pair in self for made in pair.made)
 
     def owns(self, weight: object) -> bool:
         """Return whether that is a parameter of the model; a tensor made in a pass is not."""

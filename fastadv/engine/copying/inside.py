@@ -118,12 +118,14 @@ def inside(copied: object) -> Iterator[None]:
 class CheckedModel:
     """A model whose logits [B, K] are checked, and which may not change its input.
 
-    Its first pass stays `inside`. If that overwrites the input, it is given `copies` from then on.
+    Its first pass stays `inside`. If that, or the first of another in its place, overwrites the input, both
+    are given `copies` from then on.
     """
 
     def __init__(self, model: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> None:
         self.model, self._dtype = model, dtype
-        self.copies = self._watched = False
+        self.copies = False
+        self._watched = set[bool]()  # whether it was that model, in the first pass of this one and of others
         self._seen: dict[torch.dtype, torch.dtype] = {}
 
     def meet(self, x: Tensor) -> int:
@@ -166,10 +168,11 @@ class CheckedModel:
     ) -> Tensor:
         """Return the logits at x; with `stays` copied, as the next pass may overwrite them."""
         model = self.model if other is None else other
-        first = not self._watched and model is self.model and x.shape[0] > 0
+        own = model is self.model
+        first = own not in self._watched and x.shape[0] > 0
         given = x.clone() if first or self.copies else x
         before = version(given)
-        with inside(model) if first else NOTHING, lens or NOTHING:
+        with inside(model) if first and own else NOTHING, lens or NOTHING:
             logits = model(given)
         if version(given) != before and not self.copies:
             if not first:
@@ -178,6 +181,7 @@ class CheckedModel:
                     "let its forward begin with x = x.clone()"
                 )
             self.copies = True
-        self._watched = self._watched or first
+        if first:
+            self._watched.add(own)
         logits = checked_logits(logits, x.shape[0])
         return logits.clone() if stays else logits

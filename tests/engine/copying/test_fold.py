@@ -390,11 +390,58 @@ def test_a_large_kernel_of_one_by_one_stays_where_the_models_is(room, monkeypatc
     torch.testing.assert_close(frozen.input_gradient(x, y)[2], given[1])
     for names in (("fold", "channels-last"), ("channels-last",), ("fold",), ()):  # by any way
         frozen.search.use(form.without(*names))
-    for pair in form.rewriting.folds:
-        assert pair.folded((x, None, None))[1].is_contiguous(memory_format=torch.channels_last)
+        last = torch.contiguous_format if "channels-last" in names else torch.channels_last
+        for pair in form.rewriting.folds:
+            assert pair.folded((x, None, None))[1].is_contiguous(memory_format=last)
     with torch.no_grad():
         model[4].weight.mul_(-1.5)
     torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
+
+
+@pytest.mark.parametrize(("large", "many", "count"), [(0, 0, 1), (1 << 15, 0, 2), ((1 << 15) - 1, 0, 1)])
+def test_what_is_folded_by_its_size(large, many, count, monkeypatch):
+    """The kernel of 1 by 1 has 2**15 bytes; others are folded in any case."""
+    monkeypatch.setattr(fold, "LARGE", large)
+    monkeypatch.setattr(fold, "MANY", many)
+    frozen = freeze(heavy_net().eval())
+    frozen.input_gradient(torch.rand(5, 3, 32, 32), torch.arange(5) % 4)
+    assert len(frozen.search.form.rewriting.folds) == count
+
+
+def test_weights_are_rounded_once_in_any_layout(monkeypatch):
+    frozen = freeze(wide_net().eval(), "bf16")
+    frozen.input_gradient(torch.rand(5, 3, 32, 32), torch.arange(5) % 4)
+    form = frozen.search.form
+    (pair,) = form.rewriting.folds
+    before = pair.made[0].clone()
+    frozen.search.use(form.without("channels-last"))
+    assert pair.fresh
+    assert torch.equal(pair.folded((None, None, None))[1], before)
+
+
+class Drawn(nn.Module):
+    """A net with noise that depends on the place of a row, or on the batch."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.net, self.whole = heavy_net(), whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+        return 20 * self.net(x * (1 + x.mean()) if self.whole else x + 0.1 * noise)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_whose_rows_are_no_parts_is_compared_whole(whole, monkeypatch, logged):
+    monkeypatch.setattr(search_copy, "SMALL", 1)
+    torch.manual_seed(0)
+    model = Drawn(whole)
+    model(torch.rand(16, 3, 32, 32))
+    x, y = torch.rand(16, 3, 32, 32), torch.arange(16) % 4
+    frozen = freeze(model.eval())
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
+    assert len(frozen.search.form.rewriting.folds) == 2
+    assert not logged.text
 
 
 @pytest.mark.parametrize("count", [1, 5, 16])
