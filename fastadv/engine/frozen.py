@@ -216,7 +216,8 @@ class Frozen(Prepared):
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # by the model as given, where one pass serves the verdict and the gradient
         self._renew()
-        if self.search.graphs is not None:
+        # its graph would stay in memory while the copy is compared
+        if self.search.graphs is not None or not self.settled:
             return None
         return self._kept_plain().clean_pass(x)
 
