@@ -29,7 +29,7 @@ log = logging.getLogger("fastadv")
 WRONG_GRADIENT = "the gradient of the search was not that of the model"
 WRONG_LOGITS = "the logits of the search were not those of the model"
 NOTHING = "there was no gradient to compare"
-PARTS = 4
+PARTS = 4  # in which a few rows pass the model as given where activations are large
 FAR = 0.8  # mean cosine, below which a search in half precision is weak
 FAR_OFF = "gradients differ from the model's, with a mean cosine of"
 
