@@ -229,14 +229,13 @@ class Frozen(Prepared):
 
     def _gains_nothing(self, x: object) -> bool:
         """Return whether the search is a plain call's, or loses on so few values, and none has failed."""
-        search, form, own = self.search, self.search.form, self.search.as_given
+        search, form = self.search, self.search.form
         if self._failed or form.compiled or search.graphs is not None or self.dtype in HALVES:
             return False
         few = isinstance(x, Tensor) and x.is_cpu and x.numel() < FEW and not self.options.follow
-        chosen = self.settled or self._fastest is None
-        if few and chosen and not search.narrow and form.format == own.format:
-            return True
-        return self.settled and search.plain and not form.rewriting
+        chosen = not search.narrow and (self.settled or self._fastest is None)
+        loses = few and chosen and form.format == search.as_given.format
+        return loses or (self.settled and search.plain and not form.rewriting)
 
     def searches_as_given(self, x: Tensor) -> bool:
         return self.exact or (self.eot == 1 and self._gains_nothing(x))

@@ -62,8 +62,11 @@ class Ways:
 
 
 def _in_parts(run: Pass, parts: int, *rows: Tensor) -> Tensor:
-    size = max(1, len(rows[0]) // parts)
-    return torch.cat([run(*part) for part in zip(*(torch.split(each, size) for each in rows), strict=True)])
+    split = zip(*(torch.split(each, max(1, len(each) // parts)) for each in rows), strict=True)
+    try:
+        return torch.cat([run(*part) for part in split])
+    except Exception:  # models of one batch size raise anything
+        return run(*rows)
 
 
 def bound(format: Format) -> float:

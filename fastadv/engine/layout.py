@@ -15,9 +15,7 @@ EIGHT = 8  # channels that the tensor cores of a GPU take at once
 def lay_out(model: nn.Module, channels_last: bool, apart: bool = False) -> None:
     """Lay out the four-dimensional parameters and buffers of a copy, in place, or in memory `apart`."""
     kept = torch.channels_last if channels_last else torch.contiguous_format
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim != 4:
-            continue
+    for tensor in (each for each in (*model.parameters(), *model.buffers()) if each.ndim == 4):
         # strides tell the layout of a single channel, too, which `contiguous` would leave as they are
         both = tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
         if both and not apart:

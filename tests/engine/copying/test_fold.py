@@ -420,25 +420,28 @@ def test_weights_are_rounded_once_in_any_layout(monkeypatch):
 
 
 class Drawn(nn.Module):
-    """A net with noise that depends on the place of a row, or on the batch."""
+    """A net with noise that depends on the place of a row, or on the batch; or one that takes four rows."""
 
-    def __init__(self, whole: bool) -> None:
+    def __init__(self, by: str) -> None:
         super().__init__()
-        self.net, self.whole = heavy_net(), whole
+        self.net, self.by = heavy_net(), by
 
     def forward(self, x: Tensor) -> Tensor:
+        assert self.by != "four" or len(x) == 4
         noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
-        return 20 * self.net(x * (1 + x.mean()) if self.whole else x + 0.1 * noise)
+        return 20 * self.net(x * (1 + x.mean()) if self.by == "batch" else x + 0.1 * noise)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_model_whose_rows_are_no_parts_is_compared_whole(whole, monkeypatch, logged):
+@pytest.mark.parametrize(("by", "count"), [("place", 16), ("batch", 16), ("four", 4)])
+def test_a_model_whose_rows_are_no_parts_is_compared_whole(by, count, monkeypatch, logged):
     monkeypatch.setattr(search_copy, "SMALL", 1)
     torch.manual_seed(0)
-    model = Drawn(whole)
-    model(torch.rand(16, 3, 32, 32))
-    x, y = torch.rand(16, 3, 32, 32), torch.arange(16) % 4
+    model, x, y = Drawn(by), torch.rand(count, 3, 32, 32), torch.arange(count) % 4
+    model(torch.rand(count, 3, 32, 32))
     frozen = freeze(model.eval())
+    if by == "batch":
+        frozen.input_gradient(x[:3], y[:3])  # too few to tell
+        assert frozen.search._rows_apart is None
     torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
     assert len(frozen.search.form.rewriting.folds) == 2
     assert not logged.text
