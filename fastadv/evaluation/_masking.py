@@ -22,7 +22,7 @@ from fastadv.evaluation.row import Row
 from fastadv.threat import Threat
 
 PART = "indicators"
-RAISED = ("zero_gradient", "square", "randomized")  # warnings that count whatever their share
+RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings that count whatever their share
 
 
 def indicators(

@@ -199,7 +199,7 @@ class Run:
         if doubtful:
             logits = trial.verdict(self.x_adv)
         if trial.denied(claimed | trial.already, logits):
-            trial.report_two_answers()
+            trial.report_two_answers(self.x_adv, logits)
         out = trial.finish(
             self.x_adv,
             logits,

@@ -30,6 +30,10 @@ class Criterion:
         decided = logits.argmax(1)
         return decided != y if targets is None else decided == targets
 
+    def right(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return bool [B], which logits count as right without an attack: those that are no success."""
+        return ~self.met(logits, y, None)
+
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], positive where the logits are a success, and differentiable.
 
@@ -42,8 +46,15 @@ class Criterion:
         return other - own if targets is None else own - other
 
 
+class _OfClass(Criterion):
+    """A criterion that asks for more than a wrong class; what is right is the class all the same."""
+
+    def right(self, logits: Tensor, y: Tensor) -> Tensor:
+        return logits.argmax(1) == y
+
+
 @dataclass(frozen=True)
-class ConfidentlyWrong(Criterion):
+class ConfidentlyWrong(_OfClass):
     """A success needs a wrong class (the target, where one is given) of at least this probability.
 
     The probability is the softmax, or what else the model means by its logits: see
@@ -100,7 +111,7 @@ class _Told(ConfidentlyWrong):
 
 
 @dataclass(frozen=True)
-class WrongBy(Criterion):
+class WrongBy(_OfClass):
     """A success needs a wrong logit (the target's, where one is given) that exceeds the others by a lead.
 
     Without targets the largest wrong logit must exceed that of the label; with targets the target's logit
@@ -129,7 +140,7 @@ class WrongBy(Criterion):
 
 
 @dataclass(frozen=True)
-class OutsideTopK(Criterion):
+class OutsideTopK(_OfClass):
     """A success needs a label that is not among the k classes with the largest logits.
 
     It takes no targets.

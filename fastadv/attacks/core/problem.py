@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_number
+from fastadv.attacks.core.bounded_outputs import bounded
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.waiting import surely_finite
@@ -33,6 +34,7 @@ class Problem:
         criterion: what a success must fulfill beyond the class.
         mask: bool like x, True where x may change; None lets all of x change.
         clean: [B, K], the logits of the model as given at x; None before it has seen x.
+        bounded: bool [B], whose outputs there look squashed (`bounded_outputs.py`); None for none.
     """
 
     x: Tensor
@@ -43,6 +45,7 @@ class Problem:
     criterion: Criterion = WRONG
     mask: Tensor | None = None
     clean: Tensor | None = None
+    bounded: Tensor | None = None
 
     def take(self, index: Tensor) -> Self:
         """Return the problem of the samples `index`, int [m] or bool [B]."""
@@ -55,6 +58,7 @@ class Problem:
             ids=taken(self.ids, index),
             mask=None if self.mask is None else taken(self.mask, index),
             clean=None if self.clean is None else taken(self.clean, index),
+            bounded=None if self.bounded is None else taken(self.bounded, index),
         )
 
     def wide(self) -> Self:
@@ -66,7 +70,7 @@ class Problem:
 
     def seen(self, x: Tensor, clean: Tensor) -> "Problem":
         """Return the problem with x in another layout, and the logits there."""
-        return Problem(x, self.y, self.threat, self.targets, self.ids, self.criterion, self.mask, clean)
+        return replace(self, x=x, clean=clean, bounded=bounded(clean))
 
     @property
     def plain(self) -> bool:

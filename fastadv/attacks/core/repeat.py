@@ -52,6 +52,8 @@ def _alike(search: Search) -> bool:
     return (
         search.classifier.ready_to_capture(search.x)
         and search.leaving is None
+        and search.depth is None
+        and problem.bounded is None
         and not search.plan.gradient  # whose random draws a graph would repeat
         and isinstance(plan.loss, str)  # another may hold a value for each sample
         and type(problem.criterion) in CRITERIA
@@ -137,6 +139,7 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
         best,
         rows.get("aims", problem.targets),
     )
+    over._first = False
     for name, value in options.items():
         setattr(over.rows, name, value)
     return over

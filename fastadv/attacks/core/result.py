@@ -60,6 +60,7 @@ class AttackResult:
     Attributes:
         x_adv: like x; always finite, inside the box and the ball. Where x was already wrong, x itself. Where
             nothing was broken, the strongest point for budget attacks, and x itself for minimum-norm ones.
+            A pass of all of x_adv at once is what decided.
         success: bool [B]; the model as given, in eval mode, classifies x_adv as the attack wants.
         status: int64 [B] of `Status`: ALREADY_WRONG where x itself is a success and was left alone, BROKEN
             where the attack found a success, HELD where it found none, FAILED where it found none and a logit
@@ -75,9 +76,10 @@ class AttackResult:
         threat: the threat in which any wrong class is a success; None where targets, a criterion or a mask
             were given.
         flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
-            that gives two answers for one x, because it is randomized or depends on the rest of the batch.
-        correct: bool [B]; the model classifies x as y, by logits that are finite. By default, where an attack
-            does not tell, the samples that are HELD or BROKEN.
+            that gives two answers for one x because it is randomized, another a model whose logits depend on
+            the rest of the batch.
+        correct: bool [B]; the model classifies x as y, or x is right by a criterion of your own, by logits that
+            are finite. By default, where an attack does not tell, the samples that are HELD or BROKEN.
         attack: the name of the attack, as it is printed.
 
     Example:

@@ -114,6 +114,9 @@ def run(
         if bool(doubtful.any()) or trial.denied(trial.already, logits):
             judged, logits = logits, _search_again(trial, record, plan, doubtful, logits)
             known = known if logits is judged else None
+        broken = None
+        if minimum:
+            logits, broken = _put_back(trial, record, logits, within)
         not_finite = record.not_finite | ~(record.largest_gradient < torch.inf)
         out = trial.finish(
             record.x_adv,
@@ -122,6 +125,7 @@ def run(
             not_finite=not_finite,
             zero_gradient=(record.largest_gradient == 0) & ~not_finite,
             within=within if minimum else None,
+            broken=broken,
             unfinished=record.unfinished,
             known=known,
         )
@@ -203,7 +207,10 @@ def _verdict(
     record.rank = torch.where(earlier, before, rank)
     if not bool(earlier.any()):
         return logits, None
+    mixes = trial.mixes_rows(record.x_adv, logits)
     record.x_adv = torch.where(like(earlier, seen), seen, record.x_adv)
+    if mixes:  # what is returned is what was judged
+        return trial.verdict(record.x_adv), None
     # a rank below 0 stands for a cross-entropy of 0
     loss = before.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else before
     at_x = earlier & (before == -torch.inf)
@@ -240,7 +247,7 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, lo
     # every success of such a search is one that the model as given has seen
     proved = record.success & (classifier.exact or plan.stop_early)
     if trial.denied(proved | trial.already, logits):
-        trial.report_two_answers()
+        trial.report_two_answers(record.x_adv, logits)
         index = trial.todo
     if classifier.plain and not plan.stop_early:
         return logits
@@ -255,5 +262,23 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, lo
     if plan.minimum:
         logits = _overshoot(trial, record, logits)
     if trial.denied(again.success, logits):
-        trial.report_two_answers()
+        trial.report_two_answers(record.x_adv, logits)
     return logits
+
+
+def _put_back(trial: Trial, record: Record, logits: Tensor, within: Threat) -> tuple[Tensor, Tensor]:
+    """Put samples that are not broken back to x; return logits [B, K] of what is returned, and who is broken.
+
+    Where rows depend on each other that changes the verdict on the others, of which more may go back in turn.
+    """
+    x = trial.problem.x
+    while True:
+        broken = trial.judged(logits)[0] & trial.attacked & within.contains(record.x_adv, x)
+        back = ~broken & (record.x_adv != x).flatten(1).any(1)
+        if not bool(back.any()):
+            return logits, broken
+        mixes = trial.mixes_rows(record.x_adv, logits)
+        record.x_adv = torch.where(like(back, x), x, record.x_adv)
+        if not mixes:
+            return logits, broken
+        logits = trial.verdict(record.x_adv)

@@ -56,6 +56,9 @@ class Samples(Generic[R_co]):
         self.forget()
         # whether a point has competed for the best
         self._competed = False
+        # whether no gradient was taken yet; and how far inside the box they are taken [n] (`edge.py`)
+        self._first = True
+        self.depth: Tensor | None = None
         # a pass at x that waits for its backward pass, and points that wait for the final verdict
         self.clean_pass: CleanPass | None = None
         self.last_points: Tensor | None = None
@@ -171,6 +174,7 @@ class Samples(Generic[R_co]):
             raise Over
         self.problem, self.best = self.problem.take(kept), self.best.take(kept)
         self.aims = None if self.aims is None else self.aims[kept]
+        self.depth = None if self.depth is None else self.depth[kept]
         self.rows.take(kept)
         self.last.take(kept)
         self.memory = {name: value[kept] for name, value in self.memory.items()}

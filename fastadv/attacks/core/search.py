@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fastadv import losses
+from fastadv.attacks.core import bounded_outputs, edge
 from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.plan import Plan
@@ -88,11 +89,52 @@ class Search(Samples[R_co]):
 
         With `direction` the gradient need be right only up to a positive factor for each sample.
         """
+        *_, logits, gradient = made = self._off_the_edge(
+            points, lambda at: self._gradient_at(at, loss, direction), loss
+        )
+        value = made[0] if len(made) == 3 else loss_of(logits, self.y, loss, self.aims)
+        return value, logits, gradient
+
+    def _gradient_at(self, points: Tensor, loss: losses.Loss, direction: bool) -> tuple[Tensor, ...]:
         clean, self.clean_pass = self.clean_pass, None
+        squashed = self.problem.bounded
+        if squashed is not None and loss in bounded_outputs.LOSSES:
+            return bounded_outputs.unbent(self, squashed, self._cast(points), loss)
         if clean is not None and 2 * len(points) >= len(clean.logits) and torch.equal(points, self.x):
             rows = None if len(points) == len(clean.logits) else self._given
             return clean.gradient(rows, self.y, loss, self.aims, direction)
         return self.classifier.input_gradient(self._cast(points), self.y, loss, self.aims, direction)
+
+    def _off_the_edge(
+        self, points: Tensor, ask: Callable[[Tensor], tuple[Tensor, ...]], loss: losses.Loss = "margin"
+    ) -> tuple[Tensor, ...]:
+        """Return ask(points), which ends with logits and gradients, of that loss where there is one.
+
+        Where derivatives have a kink at the edge of the box, return the logits, and the gradients a little
+        inside. The first call tells whether they have.
+        """
+        made = ask(points) if self.depth is None else (self.classifier(self._cast(points)), points)
+        if self._first:
+            self._first, gradient = False, made[-1]
+            self.depth = self._kinks(points, gradient, loss) if bool((gradient == 0).any()) else None
+        if self.depth is None:
+            return made
+        return made[-2], ask(edge.inside(points, self.depth, self.threat.box))[-1]
+
+    def _kinks(self, points: Tensor, gradient: Tensor, loss: losses.Loss) -> Tensor | None:
+        """Return [n], how far inside the box gradients are to be taken; None where on it will do for all."""
+        loss = "margin" if callable(loss) else loss  # it may hold a value for each sample
+
+        def at(points: Tensor, rows: Tensor) -> Tensor:
+            self.classifier.asks_for(self.ids[rows])
+            aims = None if self.aims is None else self.aims[rows]
+            return self.classifier.input_gradient(self._cast(points), self.y[rows], loss, aims, True)[2]
+
+        if gradient.ndim > points.ndim:
+            gradient = gradient.abs().amax(1)
+        depth, _ = edge.kinks(points, gradient, self.threat.box, at)
+        self.classifier.asks_for(self.ids)
+        return depth if bool(depth.any()) else None
 
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
         """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""
@@ -107,7 +149,9 @@ class Search(Samples[R_co]):
         The directions are [n, C, K], or a function that makes them from the logits [n, K].
         """
         points, seen = self._prepare(points, judge)
-        logits, gradients = self.classifier.jacobian(self._cast(seen), directions)
+        logits, gradients = self._off_the_edge(
+            seen, lambda at: self.classifier.jacobian(self._cast(at), directions)
+        )
         gradients = self._usable(gradients.to(self.x.dtype))
         look = JacobianLook(points, seen, logits, logits, gradients)
         return self._judge(look, None, judge, *self._answered(look))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv.attacks.core.points import like
+from fastadv.attacks.core import mixed_rows
 from fastadv.attacks.core.problem import Problem, check_classes
 from fastadv.attacks.core.ranking import graded, loss_of
-from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, classified, failed_flags
+from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
 from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import dtype_of
@@ -23,7 +23,7 @@ from fastadv.threat import Threat
 log = logging.getLogger("fastadv")
 
 TWO_ANSWERS = (
-    "the model gives two answers for one x: it is randomized, or depends on the rest of the batch; "
+    "the model gives two answers for one x: it is randomized; "
     "every sample was attacked to the last step, and a final pass of the whole batch decided"
 )
 
@@ -67,8 +67,8 @@ class Trial:
                 self.unusable, self.attacked = ~finite, self.attacked & finite
                 if bool(self.unusable.all()):
                     raise InputError(NOT_FINITE)
-            plain = finite is None and problem.plain
-            self.correct = self.attacked if plain else classified(clean, problem.y)
+            right = self.attacked if problem.plain else problem.criterion.right(clean, problem.y)
+            self.correct = right if finite is None else right & finite
             classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search copy prefers
             self.problem = problem.seen(classifier.layout(problem.x), clean)
@@ -78,6 +78,7 @@ class Trial:
         self._said: tuple[Tensor, Tensor | None] | None = None
         self._loss: Tensor | None = None
         self._distance: Tensor | None = None
+        self._mixes: bool | None = None
 
     def take_clean_pass(self) -> CleanPass | None:
         """Return the pass at x that waits for its backward pass, and let go of it."""
@@ -133,17 +134,29 @@ class Trial:
         """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding."""
         if not bool(broken.any()):
             return False
-        problem, model = self.problem, self.classifier.model
-        dtype = dtype_of(model) if isinstance(model, nn.Module) else None
-        allowed = bound(dtype)
-        clean = self.clean[~self.unusable]
-        spread = (clean - clean.mean(1, keepdim=True)).abs().max()
+        problem = self.problem
         margin = losses.loss_value(logits, problem.y, problem.margin, problem.targets)
-        return bool((broken & (margin < -allowed * spread)).any())
+        return bool((broken & (margin < -self._rounding())).any())
 
-    def report_two_answers(self) -> None:
-        """Flag a model that gives two answers for one x."""
-        self._report(TWO_ANSWERS)
+    def _rounding(self) -> float:
+        """Return by how much the logits of two passes of one x may differ."""
+        model = self.classifier.model
+        dtype = dtype_of(model) if isinstance(model, nn.Module) else None
+        clean = self.clean[~self.unusable]
+        return bound(dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
+
+    def mixes_rows(self, x_adv: Tensor, logits: Tensor) -> bool:
+        """Return whether rows depend on each other, found out once; logits [B, K] are a verdict on x_adv."""
+        if self._mixes is None:
+            self._mixes = mixed_rows.mixes_rows(self.classifier.verdict, x_adv, logits, self._rounding())
+            if self._mixes:
+                self._report(mixed_rows.FLAG)
+        return self._mixes
+
+    def report_two_answers(self, x_adv: Tensor, logits: Tensor) -> None:
+        """Flag a model that gives two answers for one x; logits [B, K] are the last verdict, on x_adv."""
+        if not self.mixes_rows(x_adv, logits):
+            self._report(TWO_ANSWERS)
 
     def _report(self, flag: str, told: bool = True) -> None:
         """Flag the result; log it once for a frozen model, unless the caller may have meant it."""
@@ -161,22 +174,22 @@ class Trial:
         not_finite: Tensor,
         zero_gradient: Tensor,
         within: Threat | None = None,
+        broken: Tensor | None = None,
         unfinished: Tensor | None = None,
         known: tuple[Tensor, Tensor] | None = None,
     ) -> AttackResult:
-        """Return the result for x_adv, given the `verdict` logits [B, K] on it.
+        """Return the result for x_adv, given the `verdict` logits [B, K] on it, after which no row has moved.
 
         `not_finite` marks samples that met a NaN or infinity. An attack for the minimum names the threat
-        `within` which a success counts. `known` are the samples that held at another point, and their losses.
+        `within` which a success counts, and who is `broken` there. `known` are the samples that held at another
+        point, and their losses.
         """
         problem = self.problem
         value = self.loss(logits, loss)
         if known is not None:
             value = torch.where(known[0], known[1].to(value.dtype), value)
         met, finite = self.judged(logits)
-        broken = met & self.attacked
-        if within is not None:
-            broken &= within.contains(x_adv, problem.x)
+        broken = met & self.attacked if broken is None else broken
         failed = not_finite | self._not_finite | self.unusable
         failed = failed if finite is None else failed | ~finite
         any_failed = bool(failed.any())
@@ -186,7 +199,6 @@ class Trial:
         status.masked_fill_(broken, Status.BROKEN.value)
         status.masked_fill_(self.already, Status.ALREADY_WRONG.value)
         if within is not None:
-            x_adv = torch.where(like(broken, x_adv), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)
         soft, unusable, failures = False, 0, 0

@@ -170,7 +170,11 @@ def look(
         values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
         if "optimizes" in raised:
             values["optimizes"] = float(probes.wrong_gradients(classifier, problem.take(few)).float().mean())
-        masked, missing = _hidden(classifier, problem.take(few[:LEAST]), seed)
+        least = problem.take(few[:LEAST])
+        squashed = 0.0 if values["probabilities"] else probes.bounded_outputs(classifier, least.x)
+        values |= {"bounded_outputs": squashed, "edge_kink": probes.edge_kink(classifier, least)}
+        values["mixed_rows"] = float(probes.rows_mix(classifier, least.x))
+        masked, missing = _hidden(classifier, least, seed)
         if missing is not None:
             values["incorrect_gradient"] = missing
         held = ~together(evidence, len(right))[chosen]

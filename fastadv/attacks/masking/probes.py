@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
+from fastadv.attacks.core import edge, mixed_rows
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared
+from fastadv.engine.guard import bound
 from fastadv.errors import NoGradientError
 from fastadv.threat import Linf
 
@@ -29,8 +31,12 @@ SYMPTOMS, ENDS = 14, 10
 BROKEN = SYMPTOMS + 2
 # a search begins with a point of its own, and ends with a proof
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
+# of the way from a sample to another; outputs of each whose gradients are compared there
+BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
+# of the range of all outputs, what is near an end of it; the share that must lie there; how small their gradients
+NEAR, CROWD, SMALL = 0.05, 0.03, 0.25
 # and at each of the few samples on which the gradient itself is checked
-CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1)
+CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * (2 + len(edge.DEPTHS)) + 3
 
 
 def without_gradient(classifier: Prepared, x: Tensor, y: Tensor) -> Tensor:
@@ -95,6 +101,67 @@ def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float
         size, product = size[told], product[told]
         shares += [float(product.sum() / size.sum()), float((product / size).median())]
     return min(max(min(shares), 0.0), 1.0)
+
+
+def bounded_outputs(classifier: Prepared, x: Tensor) -> float:
+    """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs at which many crowd.
+
+    It is the rank correlation of the distance from that end with the norm of the gradient, where the norms are
+    small beside those in the middle, to which blends of samples lead. Outputs also crowd in a net that was trained
+    until they do, and its gradients are small there, but in no order.
+    """
+    points = torch.cat([x.lerp(x.roll(1, 0), part) for part in BLENDS])
+    logits = classifier.verdict(points)
+    low, high = logits[logits.isfinite().all(1)].aminmax()
+    ends = [(each - low).abs() <= NEAR * (high - low) for each in (logits, low + high - logits)]
+    if all(float(end.float().mean()) < CROWD for end in ends):
+        return 0.0
+    picks = torch.linspace(0, logits.shape[1] - 1, min(OUTPUTS, logits.shape[1])).long()
+    order = logits.argsort(1)[:, picks.to(logits.device)]
+    directions = torch.nn.functional.one_hot(order, logits.shape[1]).to(logits)
+    try:
+        logits, sizes = classifier.jacobian(
+            points, directions, lambda gradient: gradient.flatten(1).norm(dim=1)
+        )
+    except NoGradientError:
+        return 0.0
+    place, sizes = (logits.gather(1, order) - low) / (high - low), sizes.double()
+    middle = sizes[(place - 0.5).abs() < 0.4]
+    usual = float(middle.median() if len(middle) else sizes.max())
+    found = [0.0]
+    for end in (place, 1 - place):
+        near = end <= NEAR
+        if int(near.sum()) > CROWD * near.numel() and (small := float(sizes[near].median())) < SMALL * usual:
+            # exactly nothing has no order
+            found.append(1.0 if small < 1e-3 * usual else _rank_correlation(end[near], sizes[near]))
+    return max(found)
+
+
+def _rank_correlation(one: Tensor, other: Tensor) -> float:
+    ranks = torch.stack([each.argsort().argsort().double() for each in (one, other)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def edge_kink(classifier: Prepared, problem: Problem) -> float:
+    """Return the share of coordinates on a bound of the box whose derivative is 0 there, but not inside."""
+
+    def gradient(points: Tensor, rows: Tensor) -> Tensor:
+        classifier.asks_for(problem.ids[rows])
+        return classifier.input_gradient(points, problem.y[rows], "margin", None, True)[2]
+
+    x, every = problem.x, torch.arange(len(problem.x), device=problem.x.device)
+    try:
+        _, shares = edge.kinks(x, gradient(x, every), problem.threat.box, gradient)
+    except NoGradientError:
+        return 0.0
+    return float(shares.mean())
+
+
+def rows_mix(classifier: Prepared, x: Tensor) -> bool:
+    """Return whether logits at a few rows of x depend on the others."""
+    logits = classifier.verdict(x)
+    rounding = bound(classifier.dtype) * float(logits.abs().max())
+    return mixed_rows.mixes_rows(classifier.verdict, x, logits, rounding)
 
 
 def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fastadv.attacks.methods.flags import SIGNS
+from fastadv.text import percent
 
 CLEAN = "No sign of masking"
 SHOWN = 3  # modules in a verdict
@@ -47,6 +48,11 @@ class Indicators:
             more = len(self.masked) - SHOWN
             rest = [f"masked_modules lists {more} more"] * (more > 0)
             told["incorrect_gradient"] = "; ".join([*list(self.masked.values())[:SHOWN], *rest])
+        if "edge_kink" in told:
+            share = percent(self.values["edge_kink"])
+            told["edge_kink"] = (
+                f"{share} of the coordinates on a bound have a kink there; {told['edge_kink']}"
+            )
         return told
 
     @property

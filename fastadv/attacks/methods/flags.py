@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fastadv.attacks.core import mixed_rows
 from fastadv.intervals import clopper_pearson
 
 SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
@@ -23,6 +24,17 @@ SIGNS = {
         'use version="rand", or bpda for the modules that masked_modules names',
     ),
     "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
+    "bounded_outputs": Sign(
+        "outputs are squashed into an interval, at whose ends gradients fall off",
+        "return the logits: attack the model without the sigmoid, tanh or clamp at its end",
+        0.6,
+    ),
+    "edge_kink": Sign(
+        "the derivative is 0 on a bound of the box, but not a little inside",
+        "attacks of this library look a little inside; for others leave out the ReLU or clamp in front",
+        0.05,
+    ),
+    "mixed_rows": Sign(mixed_rows.WORDS, mixed_rows.ADVICE),
     "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
     "zero_gradient": Sign(
         "the gradient is zero or not finite for some samples",

@@ -331,7 +331,9 @@ def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
         assert torch.equal(out.success, inside)
         assert torch.equal(out.distance, free.distance.where(inside, torch.inf))
         assert torch.equal(out.x_adv[inside], free.x_adv[inside])
-        assert (out.forwards, out.backwards) == (free.forwards, free.backwards)
+        # two rows alone tell whether those that go back to x change the others
+        assert out.forwards - free.forwards in (0, 2)
+        assert out.backwards == free.backwards
 
 
 @pytest.mark.one_norm

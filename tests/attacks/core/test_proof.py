@@ -196,10 +196,9 @@ def test_a_tie_within_rounding_goes_on_and_is_no_second_answer() -> None:
 def test_more_than_rounding_is_a_second_answer() -> None:
     model, x, y, inside = barely_broken(0.02)
     out = bim(model, x, y, inside, steps=4, step_size=0.05)
-    assert out.flags
+    assert [flag.partition(":")[0] for flag in out.flags] == ["mixed_rows"]  # its logits depend on the size
     assert out.success[:3].all()
-    # once more with a clean verdict of its own, since the first was one with a gradient
-    assert out.backwards == 4 + 2 * (8 * 4 - 3 * 2 + 8 * 4)
+    assert out.backwards == 4 + 8 * 4 - 3 * 2 + 8 * 4
 
 
 def test_two_answers_are_logged_once(logged: Logged) -> None:

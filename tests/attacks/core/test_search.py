@@ -75,7 +75,8 @@ def test_the_best_point_is_a_success_and_then_the_largest_loss(loss: str, target
     out = bim(
         model, x, y, inside, steps=5, step_size=0.25, restarts=3, targets=targets, loss=loss, stop_early=False
     )
-    points = torch.stack(seen[:-1])  # the first pass is the clean one
+    # the first pass is the clean one; fewer rows are those whose whole gradient is 0, looked at once more
+    points = torch.stack([z for z in seen[:-1] if len(z) == 20])
     assert len(points) == 3 * 6
     logits = torch.stack([net(z).detach() for z in points])
     value = torch.stack([loss_value(rows, y, loss, targets) for rows in logits])

@@ -1,0 +1,35 @@
+"""Whether logits depend on the rest of the batch, as those of a BatchNorm without statistics do."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+WORDS = "logits depend on the rest of the batch"
+ADVICE = "give BatchNorm its statistics, or attack with batch_size=1"
+FLAG = f"mixed_rows: {WORDS}: {ADVICE}; a final pass of the whole batch decided"
+
+FEW = 2  # rows that pass alone
+
+
+def mixes_rows(verdict: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor, rounding: float) -> bool:
+    """Return whether a few rows of x [B, ...] have other logits [B, K] in their batch than alone.
+
+    A model that also gives two answers for the same few rows is randomized, which is something else.
+    """
+    few = x[: min(FEW, len(x) - 1)]
+    if not len(few):
+        return False
+    try:
+        alone = verdict(few)
+        if not _apart(alone, logits[: len(few)], rounding):
+            return False
+        return not _apart(alone, verdict(few), rounding)
+    except Exception:  # models of one batch size raise anything
+        return False
+
+
+def _apart(logits: Tensor, others: Tensor, rounding: float) -> bool:
+    """Return whether finite rows differ by more than rounding."""
+    finite = logits.isfinite().all(1) & others.isfinite().all(1)
+    apart = (logits.double() - others.double()).abs()[finite]
+    return bool(apart.numel()) and float(apart.max()) > rounding
