@@ -76,7 +76,7 @@ def _again(
     if not places:
         raise InputError(f"ids: expected images that were certified, got {number}")
     place = places[0]
-    x, _, ids = next(batches(dataset, 1, order=torch.tensor([number]), workers=0))
+    x, _, ids = next(batches(dataset, 1, order=torch.tensor([number]), workers=0, box=smoothed.noise.box))
     levels, ids, n0 = smoothed.levels(x), ids.cpu(), certificates.card["config"]["n0"]
     draws, prediction = int(certificates.draws[place]), int(certificates.prediction[place])
     hits = int(smoothed.votes(levels, ids, draws, first=n0)[0, prediction])
@@ -130,7 +130,8 @@ def contradictions(
         return ids[:0].cpu()
     chosen, numbers = point[within].float(), ids.cpu()[within]
     decided = predict(
-        model, chosen, noise.sigma, n, config["alpha"], norm=noise.norm, sound=False, seed=seed, ids=numbers
+        model, chosen, noise.sigma, n, config["alpha"], norm=noise.norm, sound=False, seed=seed, ids=numbers,
+        box=noise.box,
     )  # fmt: skip
     other = (decided.cpu() >= 0) & (decided.cpu() != certificates.prediction[rows[within]])
     return numbers[other]

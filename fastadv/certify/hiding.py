@@ -12,14 +12,15 @@ from fastadv._checks import check_share
 from fastadv.certify.noise import ROUNDED, Noise, Table, aliases
 from fastadv.ops.noisy_copies import CHOICE, noisy_copies
 from fastadv.threat import L0
+from fastadv.threat.base import check_box
 
-GREY = 0.5  # what a hidden coordinate looks like
+GREY = 0.5  # how far into the box a hidden coordinate lies
 RUNGS = 16  # of the ladder, at most
 
 
 @dataclass(frozen=True)
 class Hiding(Noise):
-    """Each coordinate, by itself, is replaced by 0.5 with the probability `sigma`; certifies in L0.
+    """Each coordinate is replaced by the middle of the box with the probability `sigma`; certifies in L0.
 
     Points that differ from x in r coordinates look like x whenever all r are hidden, which has the
     probability sigma^r. So the probability of a class falls by at most 1 - sigma^r, and a class of
@@ -77,15 +78,17 @@ class Hiding(Noise):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         given = torch.zeros_like(levels), counts, ids, first, table, 0, 1.0, seed
         hidden, rows = noisy_copies(*given, dtype=dtype, total=total)
-        return torch.where(hidden > 0, GREY, self.points(levels).to(dtype)[rows]), rows
+        middle = self.grid[0] + GREY * self.grid[1]
+        return torch.where(hidden > 0, middle, self.points(levels).to(dtype)[rows]), rows
 
 
-def noise_of(sigma: float, norm: Any) -> Noise:
+def noise_of(sigma: float, norm: Any, box: tuple[float, float] = (0.0, 1.0)) -> Noise:
     """Return what hides an image from a model, for certificates in a norm.
 
     Args:
         sigma: the standard deviation of the noise, or in L0 the share of hidden coordinates.
         norm: `fa.L2`, `fa.L1` or `fa.L0`.
+        box: of the images.
 
     Returns:
         A `Noise`.
@@ -93,4 +96,5 @@ def noise_of(sigma: float, norm: Any) -> Noise:
     Raises:
         InputError: sigma is out of range, or there is none for the norm.
     """
-    return Hiding(sigma) if norm is L0 else Noise(sigma, norm)
+    box = check_box(box)
+    return Hiding(sigma, box=box) if norm is L0 else Noise(sigma, norm, box)

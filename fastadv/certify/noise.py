@@ -22,8 +22,9 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.ops.noisy_copies import ALIASES, CHOICE, noisy_copies
 from fastadv.threat import L1, L2
+from fastadv.threat.base import box_in
 
-LEVELS = 255  # images are whole numbers of 1 / 255
+LEVELS = 255  # images are whole numbers of 1 / 255 of the box
 FINE = 100  # steps of the grid for each sigma, at least
 CUT = 6.0  # deviations; what lies beyond is charged
 ROUNDED = 1e-12  # bounds the rounding of all probabilities of an element in double precision
@@ -43,8 +44,9 @@ class Noise:
     """Gaussian noise, which certifies in L2, or uniform noise, which certifies in L1, of one deviation.
 
     Args:
-        sigma: the standard deviation of an element, in input units, above 0 and at most 10.
+        sigma: the standard deviation of an element, in input units, above 0 and at most 10 boxes wide.
         norm: `fa.L2` or `fa.L1`.
+        box: of the images; an infinite one has the grid of (0, 1).
 
     Raises:
         InputError: sigma is out of range, or there is no such noise for the norm.
@@ -58,14 +60,23 @@ class Noise:
 
     sigma: float
     norm: Any = L2
+    box: tuple[float, float] = (0.0, 1.0)
     least: ClassVar[float] = 0.0  # the smallest radius that says something
 
     def __post_init__(self) -> None:
         number = isinstance(self.sigma, int | float) and not isinstance(self.sigma, bool)
-        if not (number and 1e-4 <= self.sigma <= 10):
-            raise InputError(f"sigma: expected a number from 1e-4 to 10, in input units, got {self.sigma!r}")
+        wide = self.grid[1]
+        if not (number and 1e-4 <= self.sigma / wide <= 10):
+            told = f"a number from {1e-4 * wide:g} to {10 * wide:g}, in input units"
+            raise InputError(f"sigma: expected {told}, got {self.sigma!r}")
         if self.norm not in (L2, L1):
             raise InputError(f"norm: expected fa.L2, fa.L1 or fa.L0, got {self.norm!r}")
+
+    @property
+    def grid(self) -> tuple[float, float]:
+        """Where the grid begins, and how wide the box is; 0 and 1 for an infinite one."""
+        low, high = self.box
+        return (low, high - low) if math.isfinite(high - low) else (0.0, 1.0)
 
     @property
     def width(self) -> float:
@@ -74,13 +85,13 @@ class Noise:
 
     @cached_property
     def steps(self) -> int:
-        """How many steps of the grid make 1 / 255: a power of two."""
-        return 1 << max(1, math.ceil(math.log2(FINE / (LEVELS * self.sigma))))
+        """How many steps of the grid make 1 / 255 of the box: a power of two."""
+        return 1 << max(1, math.ceil(math.log2(FINE / (LEVELS * self.sigma / self.grid[1]))))
 
     @property
     def step(self) -> float:
         """The step of the grid, in input units."""
-        return 1 / (LEVELS * self.steps)
+        return self.grid[1] / (LEVELS * self.steps)
 
     @cached_property
     def table(self) -> "Table":
@@ -108,23 +119,24 @@ class Noise:
     def levels(self, x: Tensor, sound: bool = True) -> Tensor:
         """Return images as whole numbers of steps, int32; InputError for others, unless they may be rounded.
 
-        sound: images must lie on the grid of 1 / 255, as 8-bit images divided by 255 do.
+        sound: images must lie on the grid of 1 / 255 of the box, as 8-bit images divided by 255 do.
         """
-        coarse = x.double() * LEVELS
+        (low, high), (origin, wide) = box_in(self.box, x.dtype), self.grid
+        coarse = (x.double() - origin) / wide * LEVELS
         if not sound and bool(((coarse * self.steps).abs() < 1 << 30).all()):  # with noise below 2^31
             return (coarse * self.steps).round().to(torch.int32)
         whole = coarse.round()
-        if not bool(((coarse - whole).abs() <= NEAR).all() & (x >= 0).all() & (x <= 1).all()):
+        if not bool(((coarse - whole).abs() <= NEAR).all() & (x >= low).all() & (x <= high).all()):
             raise InputError(
-                "x: expected images on the grid of 1/255 in [0, 1], as 8-bit images divided by 255 are; put "
-                "normalization into the model, round the images, or certify their nearest points on the "
-                "grid: pass sound=False (--rounded)"
+                f"x: expected images on the grid of 1/255 in [{low:g}, {high:g}], as 8-bit images divided by "
+                "255 are in [0, 1]; put normalization into the model, round the images, say their box, or "
+                "certify their nearest points on the grid: pass sound=False (--rounded)"
             )
         return (whole * self.steps).to(torch.int32)
 
     def points(self, levels: Tensor) -> Tensor:
         """Return the points of the grid, float64, of whole numbers of its steps."""
-        return levels.double() * self.step
+        return levels.double() * self.step + self.grid[0]
 
     @property
     def ladder(self) -> list[float]:
@@ -145,9 +157,10 @@ class Noise:
         dtype: torch.dtype, total: int | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Do as `noisy_copies`; table: the entries of the noise's own, where the images are."""
-        return noisy_copies(
+        copies, rows = noisy_copies(
             levels, counts, ids, first, table, self.table.center, self.step, seed, dtype=dtype, total=total
         )
+        return copies.add_(self.grid[0]) if self.grid[0] else copies, rows
 
 
 @dataclass(frozen=True)

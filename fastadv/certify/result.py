@@ -44,7 +44,8 @@ class Certificates:
     def noise(self) -> Noise:
         """The noise that smoothed the model."""
         config = self.card["config"]
-        return noise_of(config["sigma"], THREATS[config["norm"].lower()])
+        low, high = map(float, config.get("box", (0, 1)))
+        return noise_of(config["sigma"], THREATS[config["norm"].lower()], (low, high))
 
     @property
     def correct(self) -> Tensor:

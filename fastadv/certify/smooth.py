@@ -1,5 +1,6 @@
 """Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
+from fastadv.data.imageset import UNIT
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.arguments import check_input
@@ -50,6 +52,7 @@ def smooth(
     *,
     sequential: bool = True,
     sound: bool = True,
+    box: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 1024,
@@ -74,16 +77,18 @@ def smooth(
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K], K at least 2. Rows of logits that are not
             finite are votes against.
-        data: as in `fastadv.evaluate`; images on the grid of 1/255.
+        data: as in `fastadv.evaluate`; images on the grid of 1/255 of the box.
         sigma: the standard deviation of the noise, in input units; in L0 the share of hidden coordinates.
         norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise, `fa.L0` to hide coordinates: a hidden one
-            is 0.5.
+            is the middle of the box.
         n0: draws that choose the class.
         n: the most draws that bound its probability.
         alpha: the probability of a wrong certificate, for each image.
         radii: the radii to decide on; None takes a ladder: quarters of sigma, in L0 whole numbers.
         sequential: stop early; False is the method of the paper, and `radii` then change nothing.
         sound: refuse images off the grid; False certifies the nearest point of the grid.
+        box: (low, high), in which the images lie; an infinite one has the grid of (0, 1). It limits neither
+            noise nor perturbations.
         seed: of all draws.
         limit: use the first samples only, as `fastadv.evaluate` does.
         batch_size: noisy copies that pass at once; those of several images share a batch.
@@ -113,7 +118,7 @@ def smooth(
         Feizi 2020 (arXiv 1911.09272).
     """
     with processes.agreement():
-        dataset, noise = as_dataset(data, "data"), noise_of(sigma, norm)
+        dataset, noise = as_dataset(data, "data"), noise_of(sigma, norm, box)
         check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
         check_alpha(alpha)
         check_progress(progress)
@@ -124,6 +129,8 @@ def smooth(
         rule = {"sigma": sigma, "norm": noise.norm.__name__, "n0": n0, "n": n, "alpha": alpha}
         rule |= {"radii": asked, "sequential": sequential, "sound": sound, "seed": seed}
         config = {**rule, "limit": limit}
+        if noise.box != UNIT:
+            config["box"] = L2(math.inf, noise.box).describe()["box"]
         if kept := run_dir is not None or processes.world() > 1:
             config["model"] = describe(prepared, identity=identity)
             check_described(config)
@@ -135,7 +142,7 @@ def smooth(
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
     parts = torch.split(first_samples(dataset, limit, tell=True), PART)
     # images off the grid are refused before the folder is that of this run
-    first = smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0))[0])
+    first = smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0, box=box))[0])
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
@@ -175,6 +182,7 @@ def predict(
     *,
     norm: Any = L2,
     sound: bool = True,
+    box: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
     ids: Tensor | None = None,
     batch_size: int = 1024,
@@ -186,12 +194,13 @@ def predict(
 
     Args:
         model: as in `smooth`.
-        x: images [B, ...] on the grid of 1/255.
+        x: images [B, ...] on the grid of 1/255 of the box.
         sigma: as in `smooth`.
         n: draws for each image.
         alpha: the probability of a wrong class.
         norm: as in `smooth`.
         sound: refuse images off the grid; False takes the nearest points of the grid.
+        box: as in `smooth`.
         seed: of all draws.
         ids: int64 [B], sample numbers, on which the draws depend; 0 to B - 1 unless given.
         batch_size: noisy copies that pass at once.
@@ -210,7 +219,7 @@ def predict(
     check_alpha(alpha)
     x = check_input(x, None)
     prepared = prepare(model, work=len(x) * n, freeze=freeze)
-    smoothed = Smoothed(prepared, noise_of(sigma, norm), rng.derive(seed, "predict"), batch_size, sound)
+    smoothed = Smoothed(prepared, noise_of(sigma, norm, box), rng.derive(seed, "predict"), batch_size, sound)
     numbers = torch.arange(len(x)) if ids is None else torch.as_tensor(ids).cpu()
     check_column("ids", numbers, torch.empty(len(x)), torch.int64)
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
@@ -282,7 +291,7 @@ def _certify(
     smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, positions: Tensor, n0: int
 ) -> dict[str, Tensor]:
     """Certify the images at these positions."""
-    x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0))
+    x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0, box=smoothed.noise.box))
     levels, y, ids = smoothed.levels(x), y.cpu(), ids.cpu()
     chosen = smoothed.votes(levels, ids, n0)
     if y.min() < 0 or y.max() >= chosen.shape[1]:

@@ -1,7 +1,7 @@
 """A data set in batches, with the number of every sample."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
 from fastadv.data.folder import FolderSet
-from fastadv.data.imageset import Held, check_images, check_positions, to_unit
+from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
 from fastadv.errors import CorruptFileError, InputError
 
@@ -28,6 +28,7 @@ def batches(
     *,
     workers: int | None = None,
     seed: int = 0,
+    box: Boxes = UNIT,
 ) -> Iterator[Batch]:
     """Iterate over a data set in batches; the last one may be smaller.
 
@@ -38,13 +39,14 @@ def batches(
         order: the positions to serve, in that order; None serves all. ids are positions in `dataset`.
         workers: processes that read ahead; None is up to 8 for images on disk, and none otherwise.
         seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`.
+        box: (low, high), in which values of float32 must lie, or several of them by name.
 
     Returns:
-        An iterator of (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]).
+        An iterator of (x float32 [B, ...] in the box, y int64 [B], ids int64 [B]).
 
     Raises:
         InputError: the set is empty, positions are out of range, images differ in shape, or pixels are
-            outside [0, 1] or NaN.
+            outside the box or not finite.
         CorruptFileError: an image file is damaged.
 
     Example:
@@ -53,7 +55,7 @@ def batches(
         >>> [len(ids) for x, y, ids in fa.data.batches(digits, 8)]
         [8, 8, 4]
     """
-    raw = Reader(dataset, batch_size, workers).batches(order, seed)
+    raw = Reader(dataset, batch_size, workers, box=box).batches(order, seed)
     return ((to_unit(x), y, ids) for x, y, ids in raw)
 
 
@@ -68,12 +70,13 @@ class Reader:
         *,
         kept: bool = False,
         pinned: bool = False,
+        box: Boxes = UNIT,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
         self.size = sample_count(dataset)
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
-        self.kept, self.pinned = kept, pinned
+        self.kept, self.pinned, self.box = kept, pinned, box
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
 
@@ -93,11 +96,16 @@ class Reader:
 
     def _reading(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
         self._order.keys = keys
-        yield from _checked(loader)
+        yield from _checked(loader, self.box)
 
     def _from_memory(self, data: Held, positions: Tensor) -> Iterator[Batch]:
+        (low, high), boxes = data.box, self.box.values() if isinstance(self.box, Mapping) else [self.box]
+        inside = all(first <= low and high <= last for first, last in boxes)
         for ids in torch.split(positions, self.batch_size) if len(positions) else ():
-            yield data.take(ids), data.labels.index_select(0, ids), ids
+            x = data.take(ids)
+            if not inside or x.dtype == torch.uint8:  # to read values waits for a GPU
+                check_images(x, str(getattr(data, "name", "dataset")), self.box)
+            yield x, data.labels.index_select(0, ids), ids
 
     def close(self) -> None:
         """Let the processes that read ahead end."""
@@ -184,13 +192,13 @@ def _collate(items: list[Any]) -> Any:
     return default_collate(items)
 
 
-def _checked(loader: DataLoader[Any]) -> Iterator[Batch]:
+def _checked(loader: DataLoader[Any], box: Boxes) -> Iterator[Batch]:
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch
         x, y, ids = batch
         what = f"samples {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"sample {ids[0]}"
-        check_images(x, what)
+        check_images(x, what, box)
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             one = y[0] if isinstance(y, list | tuple) else y
             got = one.dtype if isinstance(one, Tensor) else type(one).__name__

@@ -1,7 +1,7 @@
 """Images held in memory, or mapped into it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -12,6 +12,11 @@ from torch.utils.data import Dataset
 from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
+from fastadv.threat.base import box_in, check_box
+
+Box = tuple[float, float]
+Boxes = Box | Mapping[str, Box]  # one, or those of several threats by their names
+UNIT: Box = (0.0, 1.0)
 
 
 def to_unit(x: Tensor) -> Tensor:
@@ -19,22 +24,28 @@ def to_unit(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
-def check_images(x: Tensor, what: str) -> None:
-    """Raise InputError unless `x` is uint8, or float32 with every value in [0, 1]."""
-    if x.dtype == torch.uint8:
-        return
-    if x.dtype != torch.float32:
+def check_images(x: Tensor, what: str, box: Boxes = UNIT) -> None:
+    """Raise InputError unless `x` is float32 with every value in each box, or uint8 and these are [0, 1]."""
+    if x.dtype not in (torch.uint8, torch.float32):
         raise InputError(
             f"{what}: expected pixels as uint8 (0..255) or float32 (0..1), got {x.dtype}; convert them"
         )
-    if x.numel():
-        low, high = (value.item() for value in x.aminmax())
-        if math.isnan(low):
-            raise InputError(f"{what}: expected finite pixels, got NaN; check where the images come from")
-        if low < 0 or high > 1:
+    whole = x.dtype == torch.uint8  # its values are not read
+    low, high = (0.0, 1.0) if whole or not x.numel() else map(float, x.aminmax())
+    if math.isnan(low):
+        raise InputError(f"{what}: expected finite pixels, got NaN; check where the images come from")
+    for name, (first, last) in box.items() if isinstance(box, Mapping) else [("", box)]:
+        wanted = f"in [{first:g}, {last:g}]" + (f", the box of {name}" if name else "")
+        if whole and any(math.isfinite(end) and not 0 <= end <= 1 for end in (first, last)):
             raise InputError(
-                f"{what}: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; "
-                "rescale them, and normalize inside the model"
+                f"{what}: expected float32 values {wanted}, got uint8, which is served in [0, 1]; convert "
+                "them with x.float(), or give the threat the box (0, 1)"
+            )
+        least, most = box_in((first, last), torch.float32)
+        if not whole and (low < least or high > most or math.isinf(high - low)):
+            raise InputError(
+                f"{what}: expected pixels {wanted}, got {low:.4g} to {high:.4g}; rescale them, and normalize "
+                "inside the model, or say their box=(low, high), which threats, sets and certificates take"
             )
 
 
@@ -109,7 +120,9 @@ class Images(Dataset[tuple[Tensor, Any]]):
 
 
 class Held(Images):
-    """A set in memory, or mapped into it: it gives any images at once."""
+    """A set in memory, or mapped into it: it gives any images at once, all of them in `box`."""
+
+    box = UNIT
 
     def take(self, positions: Tensor) -> Tensor:
         """Return images as they are held, uint8 or float32."""
@@ -138,6 +151,8 @@ class ImageSet(Held):
         classes: the K names, or K.
         name: for cards and titles.
         note: what a reader of results on this set must know.
+        box: (low, high), in which float32 values lie. It holds wherever no threat says another.
+        ndim: of x; None takes samples that are no images.
 
     Example:
         >>> import torch, fastadv as fa
@@ -147,9 +162,10 @@ class ImageSet(Held):
     """
 
     def __init__(
-        self, x: Tensor | MappedRows, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = ""
-    ) -> None:
-        if len(x.shape) != 4 or y.ndim != 1 or len(x) != len(y):
+        self, x: Tensor | MappedRows, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = "",
+        box: Box = UNIT, ndim: int | None = 4,
+    ) -> None:  # fmt: skip
+        if ndim not in (None, len(x.shape)) or y.ndim != 1 or len(x) != len(y):
             raise InputError(
                 f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}"
             )
@@ -161,11 +177,12 @@ class ImageSet(Held):
             raise InputError(
                 f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()"
             )
+        self.box, self._ndim = check_box(box), ndim
         if isinstance(x, Tensor):
-            check_images(x, name)
+            check_images(x, name, self.box)
         elif x.chosen is None:  # those of a subset were checked with their set
             for piece in x.pieces():
-                check_images(piece, name)
+                check_images(piece, name, self.box)
         self.classes = check_classes(y, classes, name)
         self._rows, self.y, self.labels, self.name, self.note = x, y, y, name, note
 
@@ -216,7 +233,7 @@ class ImageSet(Held):
             raise InputError(f"{self.name}: expected images of every class, got none of {', '.join(missing)}")
         name = f"{self.name}, {' against '.join(names)}"
         kept = (y >= 0).nonzero()[:, 0]
-        return ImageSet(self._picked(kept), y[kept], names, name, note=self.note)
+        return self._with(self._picked(kept), y[kept], names, name)
 
     def _picked(self, index: Tensor) -> Tensor | MappedRows:
         return self._rows.picked(index) if isinstance(self._rows, MappedRows) else self.take(index)
@@ -230,5 +247,8 @@ class ImageSet(Held):
     def to(self, device: torch.device | str) -> "ImageSet":
         return self._with(self.x.to(device), self.y.to(device))
 
-    def _with(self, x: Tensor | MappedRows, y: Tensor) -> "ImageSet":
-        return ImageSet(x, y, self.classes, self.name, note=self.note)
+    def _with(
+        self, x: Tensor | MappedRows, y: Tensor, classes: Sequence[str] = (), name: str = ""
+    ) -> "ImageSet":
+        kept: dict[str, Any] = {"note": self.note, "box": self.box, "ndim": self._ndim}
+        return ImageSet(x, y, classes or self.classes, name or self.name, **kept)

@@ -57,6 +57,7 @@ class Mixture(Held):
                 f"got {most}; map the labels"
             )
         self.real, self.generated = real, generated
+        self.box = min(real.box[0], generated.box[0]), max(real.box[1], generated.box[1])
         self.labels = torch.cat([real.labels, generated.labels.to(real.labels.device)])
         self.classes, self.note = real.classes, real.note
         self.name = f"{real.name} with {float(self.share):.4g} {generated.name}"

@@ -88,7 +88,8 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
 def _problem(frozen: Prepared, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
     if not len(places):
         return None
-    x, y, ids = (each.to(frozen.device) for each in next(batches(dataset, len(places), order=places)))
+    read = next(batches(dataset, len(places), order=places, box=threat.box))
+    x, y, ids = (each.to(frozen.device) for each in read)
     return problem(x, y, threat, ids=ids)
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.data._batches import batches
+from fastadv.data.imageset import Boxes
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared
 from fastadv.engine.frozen import CHECK_ROWS
@@ -24,6 +25,7 @@ def in_turn(
     dataset: Dataset[Any],
     batch_size: int,
     limit: int | None,
+    box: Boxes,
     work: Callable[[int, Batch], T],
     own: Callable[[int], Sequence[int]] = range,
 ) -> Iterator[T]:
@@ -32,15 +34,15 @@ def in_turn(
     The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
     and logits are checked.
 
-    own: of the number of batches, which of them are worked on at all.
+    box: of the data. own: of the number of batches, which of them are worked on at all.
     """
     positions = first_samples(dataset, limit)
-    _check_twins(frozen, dataset, positions)
+    _check_twins(frozen, dataset, positions, box)
     parts = torch.split(positions, batch_size)
     with processes.agreement():
         numbers = own(len(parts))
     mine = [parts[k] for k in numbers[processes.rank() :: processes.world()]]
-    read = _with_verdict(frozen, dataset, mine)
+    read = _with_verdict(frozen, dataset, mine, box)
 
     def make(place: int) -> tuple[bool, T]:
         batch = next(read)
@@ -55,19 +57,21 @@ def in_turn(
             raise InputError(NOT_FINITE)
 
 
-def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor) -> None:
+def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes) -> None:
     """Compare the twins on the same samples in all processes, and before any attack counts its passes."""
     with processes.agreement():
         for part in torch.split(positions, CHECK_ROWS):
-            x, _, _ = next(batches(dataset, CHECK_ROWS, order=part, workers=0))
+            x, _, _ = next(batches(dataset, CHECK_ROWS, order=part, workers=0, box=box))
             if frozen.check(x.to(device=frozen.device)):
                 return
 
 
-def _with_verdict(frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor]) -> Iterator[Batch]:
+def _with_verdict(
+    frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes
+) -> Iterator[Batch]:
     if not parts:
         return
-    for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts))):
+    for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts)), box=box):
         x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
         logits = frozen.verdict(x)
         if y.min() < 0 or y.max() >= logits.shape[1]:

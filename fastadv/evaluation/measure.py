@@ -16,6 +16,7 @@ from fastadv._checks import OnEvent, check_count, check_on_event, knowing
 from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.certify import Certificates
 from fastadv.data.given import Data, as_dataset
+from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.replaced import replaced
@@ -25,7 +26,7 @@ from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, n
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import Attacks, minimizes, name_of, named
+from fastadv.evaluation.named import Attacks, boxes_of, minimizes, name_of, named
 from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
 from fastadv.progress import Lines, Progress, Tick, check_progress, shown, tell
@@ -71,11 +72,12 @@ def evaluate(
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K].
         dataset: of pairs (image, label), such as an `ImageSet`; the tensors (x [N, ...], y int [N]); a
-            DataLoader; or batches of such tensors. Labels are classes of the model.
+            DataLoader; or batches of such tensors. Labels are classes of the model. Values of float32 lie in
+            the box of each threat, in [0, 1] where none says another; images of uint8 become [0, 1].
         attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y, ids=...)
             -> AttackResult, such as `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
             dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone.
-        threat: of the attacks that have none bound to them.
+        threat: of the attacks that have none bound to them; alone, its box is the data's.
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
@@ -172,6 +174,7 @@ def evaluate(
             attacks,
             batch_size,
             limit,
+            boxes_of(attacks, threat, dataset=dataset),
             keep_samples=keep_samples or certificates is not None,
             parts=parts,
             looked=indicators and not apart,
@@ -246,8 +249,8 @@ class BatchOutcome:
 class Evaluation:
     """A model under attacks: every batch is measured and attacked, and all of them are judged.
 
-    The arguments are those of `evaluate`, checked, in processes that are known to be called alike. looked:
-    whether signs of masking are looked for. own: of the number of batches, which are worked on.
+    The arguments are those of `evaluate`, checked, in processes that are known to be called alike. box: of
+    the data. looked: whether signs of masking are looked for. own: of all batches, which are worked on.
     """
 
     frozen: Prepared
@@ -255,6 +258,7 @@ class Evaluation:
     attacks: Mapping[str, Attack]
     batch_size: int
     limit: int | None
+    box: Boxes = UNIT
     keep_samples: bool = False
     parts: Parts = field(default_factory=lambda: Parts(None))
     looked: bool = False
@@ -268,7 +272,7 @@ class Evaluation:
         started, done = time.perf_counter(), list[BatchOutcome]()
         with self.drawing.kept(self.frozen.device or torch.device("cpu")):
             for outcome in in_turn(
-                self.frozen, self.dataset, self.batch_size, self.limit, self.measure, self.own
+                self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.measure, self.own
             ):
                 done.append(outcome)
                 if processes.world() > 1:

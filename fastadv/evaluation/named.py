@@ -1,6 +1,5 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
-import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ from fastadv._checks import check_choice
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.problem import check_threat
+from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, bound, layers
 from fastadv.threat import Threat
@@ -16,8 +16,8 @@ from fastadv.threat import Threat
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
 
-def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = False) -> dict[str, Attack]:
-    """Return attacks by name, with the threat, which may be used elsewhere, bound to those that lack one."""
+def named(attacks: Attacks | None, threat: Threat | None = None, recipe: Any = None) -> dict[str, Attack]:
+    """Return attacks by name, with the threat, which a recipe may have, too, bound to those that lack one."""
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
     else:
@@ -40,16 +40,27 @@ def named(attacks: Attacks | None, threat: Threat | None = None, used: bool = Fa
             attack, taken = partial(attack, threat=threat), True
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-        box = getattr(bound(attack, "threat"), "box", (0.0, 1.0))
-        if any(math.isfinite(end) and not 0 <= end <= 1 for end in box):
-            raise InputError(
-                f"attacks[{name!r}]: expected a box in [0, 1], as images are here, got {box}; rescale the "
-                "images, and normalize inside the model"
-            )
         made[name] = attack
-    if threat is not None and not (taken or used):
+    taken = taken or getattr(recipe, "threat", None) is threat
+    # where no other threat does, it may still say the box of the data
+    idle = boxes_of(made, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
+    if threat is not None and idle and not taken:
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return made
+
+
+def boxes_of(
+    attacks: Mapping[str, Attack], threat: Threat | None = None, recipe: Any = None, dataset: Any = None
+) -> dict[str, Box]:
+    """Return the boxes in which the data must lie, by the names of their threats.
+
+    They are those of the attacks and the recipe, or else that of `threat`, or else the data set's own.
+    """
+    threats = {f"attacks[{name!r}]": bound(attack, "threat") for name, attack in attacks.items()}
+    threats["the recipe"] = getattr(recipe, "threat", None)
+    found = {name: each.box for name, each in threats.items() if isinstance(each, Threat)}
+    own = {"": dataset.box if isinstance(dataset, Held) else UNIT} if dataset is not None else {}
+    return found or ({"threat": threat.box} if isinstance(threat, Threat) else own)
 
 
 def minimizes(attack: Any) -> bool:

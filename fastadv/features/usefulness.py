@@ -201,7 +201,8 @@ def usefulness(
     """
     chosen = _check(dataset, threat, limit, batch_size)
     check_progress(progress)
-    width, columns, frozen, classes = _features(model, module, features, dataset)
+    first = next(batches(dataset, 2, box=threat.box))[0]
+    width, columns, frozen, classes = _features(model, module, features, first)
     names = tuple(map(str, getattr(dataset, "classes", range(classes))))
     if len(names) != classes:
         raise InputError(f"model: expected logits for the {len(names)} classes of the data, got {classes}")
@@ -213,7 +214,7 @@ def usefulness(
     largest = torch.zeros(len(columns), dtype=torch.float64, device=columns.device)
     done = 0
     with shown(progress, "measuring features") as tick:
-        for x, y, ids in batches(dataset, batch_size, chosen):
+        for x, y, ids in batches(dataset, batch_size, chosen, box=threat.box):
             x, y, ids = (part.to(columns.device) for part in (x, y, ids))
             clean = frozen.verdict(x).double()[:, : len(columns)]
             if not bool(clean.isfinite().all()):
@@ -255,13 +256,13 @@ def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size:
 
 
 def _features(
-    model: nn.Module, module: Module, features: Sequence[int] | Tensor | None, dataset: Dataset[Any]
+    model: nn.Module, module: Module, features: Sequence[int] | Tensor | None, x: Tensor
 ) -> tuple[int, Tensor, Prepared, int]:
     """Return how many features there are, the chosen ones [F], these as a model, and its classes."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     device = device_of(model) or torch.device("cpu")
-    x = next(iter(batches(dataset, 2, range(min(2, len(dataset))))))[0].to(device)  # type: ignore[arg-type]
+    x = x.to(device)
     cut = representation(model, module)
     whole = prepare(model, freeze=True)
     found = cut(x.to(whole.dtype or x.dtype))  # flat for each image

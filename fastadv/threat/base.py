@@ -50,7 +50,7 @@ class Threat:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radius", _checked_radius(self.radius))
-        object.__setattr__(self, "box", _checked_box(self.box))
+        object.__setattr__(self, "box", check_box(self.box))
 
     @cached_property
     def finite(self) -> bool:
@@ -283,7 +283,8 @@ def _checked_radius(radius: Any) -> PerRow:
     return number
 
 
-def _checked_box(box: Any) -> tuple[float, float]:
+def check_box(box: Any) -> tuple[float, float]:
+    """Return the ends of a box; InputError unless it is a pair of numbers in order."""
     edges = [_number(edge) for edge in box] if isinstance(box, tuple | list) else []
     lo, hi = edges if len(edges) == 2 else (math.nan, math.nan)
     if not lo < hi:

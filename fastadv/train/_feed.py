@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
-from fastadv.data.imageset import Held, to_unit
+from fastadv.data.imageset import UNIT, Boxes, Held, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.runs import processes
@@ -40,6 +40,7 @@ class Feed:
     workers: int | None = None
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
     drop_last: bool = False
+    box: Boxes = UNIT
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -87,7 +88,7 @@ class Feed:
         return Share(size, self.rank, self.world)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
+        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in the box."""
         order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1 and len(order):
             parts = torch.split(order, self.batch_size)
@@ -110,7 +111,7 @@ class Feed:
             data = data.to(self.device)
         # the last batch has no more images for this process than a full one
         own = Share(self.batch_size, self.rank, self.world).count
-        return Reader(data, own, self.workers, kept=True, pinned=pinned)
+        return Reader(data, own, self.workers, kept=True, pinned=pinned, box=self.box)
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""
@@ -128,9 +129,9 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
         )
 
 
-def first_rows(dataset: Dataset[Any], count: int) -> Batch:
-    """Return the first images of a set, in [0, 1], their labels and numbers: at most `count`."""
-    x, y, ids = next(Reader(dataset, count).batches())
+def first_rows(dataset: Dataset[Any], count: int, box: Boxes) -> Batch:
+    """Return the first images of a set, in the box, their labels and numbers: at most `count`."""
+    x, y, ids = next(Reader(dataset, count, box=box).batches())
     return to_unit(x), y, ids
 
 
@@ -139,13 +140,14 @@ def check_sets(
     sets: Mapping[str, Dataset[Any] | None],
     augment: Augmentation | None,
     device: torch.device,
+    box: Boxes,
 ) -> int:
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in sets.items():
         if dataset is None:
             continue
-        x, _, ids = (tensor.to(device) for tensor in first_rows(dataset, 1))
+        x, _, ids = (tensor.to(device) for tensor in first_rows(dataset, 1, box))
         if augment is not None and name == "train_set":
             moved = augment(x, ids=ids, seed=0, epoch=1)
             if not isinstance(moved, Tensor) or moved.shape != x.shape:

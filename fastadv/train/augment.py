@@ -1,6 +1,6 @@
 """Augmentations whose random numbers depend on seed and sample: the same in any batch, order or process.
 
-An augmentation is a function (x [B, C, H, W] in [0, 1], *, ids [B], seed) -> images of the same shape. Its
+An augmentation is a function (x [B, C, H, W], *, ids [B], seed) -> images of the same shape. Its
 seed differs from epoch to epoch. `functools.partial` binds options: `partial(cutout, size=8)`.
 """
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:
-    """Pad the image with black, and cut out a random window of the original size.
+    """Pad the image with 0, which is black in [0, 1], and cut out a random window of the original size.
 
     Args:
         x: [B, C, H, W].
@@ -149,7 +149,9 @@ def random_resized_crop(
     theta[:, 1, 2] = (1 - height) * (2 * top.to(x.dtype) - 1)
     grid = affine_grid(theta, list(x.shape), align_corners=False)
     moved = grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return moved.clamp(0, 1)  # weights may add up to a hair more than 1
+    # weights may add up to a hair more than 1; values may lie in another box than [0, 1]
+    low, high = (end((1, 2, 3), keepdim=True) for end in (x.amin, x.amax))
+    return moved.clamp(low.clamp(max=0), high.clamp(min=1))
 
 
 Augment = Callable[..., Tensor]

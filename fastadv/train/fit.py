@@ -17,7 +17,7 @@ from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
-from fastadv.evaluation.named import Attacks, named
+from fastadv.evaluation.named import Attacks, boxes_of, named
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
@@ -42,7 +42,7 @@ from fastadv.train.optim import (
     make_schedule,
 )
 from fastadv.train.recipes import RECIPES, OwnStep, Recipe
-from fastadv.train.recipes.base import check_recipe
+from fastadv.train.recipes.base import check_recipe, innermost
 from fastadv.train.report import EpochReport
 
 
@@ -84,13 +84,13 @@ def fit(
     eval mode is trained in train mode and set back; in one in train mode, submodules in eval mode stay so.
 
     Args:
-        model: a module; x [B, ...] in [0, 1] to logits [B, K]. Its weights are changed.
-        train_set: as `fa.evaluate` takes data; of a DataLoader, its set alone.
+        model: a module; x [B, ...] to logits [B, K]. Its weights are changed.
+        train_set: as `fa.evaluate` takes data, in the recipe's box, too; of a DataLoader, its set alone.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
             name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score", "fast",
             "free", "noise" or "robust_logistic".
         epochs: passes through `train_set`, 1 or more.
-        threat: of a recipe given by name, and of the test attacks that have none bound to them.
+        threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's.
         batch_size: images of a step, 1 or more.
         optimizer: "sgd", "nesterov", "adam", "adamw", or a function of groups of parameters that makes one,
             such as partial(torch.optim.RMSprop, lr=0.01): momentum and weight decay are then its own.
@@ -182,8 +182,10 @@ def _begun(given: dict[str, Any]) -> Run:
         check_count("epochs", o.epochs, 1)
         check_count("batch_size", o.batch_size, 1)
         check_seed(o.seed)
-        o.recipe, uses_threat = _recipe(o.recipe, o.threat)
-        attacks = named(o.test_attacks, o.threat, uses_threat)
+        o.recipe = _recipe(o.recipe, o.threat)
+        inner = innermost(o.recipe)
+        attacks = named(o.test_attacks, o.threat, inner)
+        box = boxes_of(attacks, o.threat, inner, o.train_set)
         _check_options(o)
         model = _without_wrapper(o.model)
         sample_count(o.train_set, name="train_set")
@@ -192,7 +194,7 @@ def _begun(given: dict[str, Any]) -> Run:
                 "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
                 "validation_set=) and test_attacks=, or leave out patience and on_alarm"
             )
-        measure = Measures(o.test_set, attacks, measuring)
+        measure = Measures(o.test_set, attacks, measuring, box)
         rate, augment = find_rate(o.optimizer, o.learning_rate), make_augment(o.augment)
         ramp = first_recipes(o.optimization, o.recipe, o.epochs)
 
@@ -203,10 +205,10 @@ def _begun(given: dict[str, Any]) -> Run:
         place = next(model.parameters()).device
         check_execution(o.execution, model, o.recipe, place, o.run_dir)
         sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
-        classes = check_sets(model, sets, augment, place)
+        classes = check_sets(model, sets, augment, place, box)
         feed = Feed(
             dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
-            workers=o.execution.workers, dtype=dtype_of(model), drop_last=o.optimization.drop_last,
+            workers=o.execution.workers, dtype=dtype_of(model), drop_last=o.optimization.drop_last, box=box,
         )  # fmt: skip
         scheduler = make_schedule(optimizer, o.optimization, o.epochs, feed.steps)
         steps = Steps(
@@ -230,11 +232,11 @@ def _begun(given: dict[str, Any]) -> Run:
     return Run(steps, results, measure, o.epochs, o.ending, o.progress)
 
 
-def _recipe(recipe: Any, threat: Threat | None) -> tuple[Recipe | OwnStep, bool]:
-    """Return the recipe, made if it is a name, and whether it uses the threat."""
+def _recipe(recipe: Any, threat: Threat | None) -> Recipe | OwnStep:
+    """Return the recipe, made of the threat if it is a name."""
     if not isinstance(recipe, str):
         check_recipe(recipe)
-        return recipe, False
+        return recipe  # type: ignore[no-any-return]
     kind = RECIPES[check_choice("recipe", recipe, RECIPES)]
     takes = inspect.signature(kind).parameters
     given = {"threat": threat} if "threat" in takes and threat is not None else {}
@@ -244,7 +246,7 @@ def _recipe(recipe: Any, threat: Threat | None) -> tuple[Recipe | OwnStep, bool]
     if lacks:
         name = getattr(kind, "__name__", recipe)
         raise InputError(f"recipe: expected fa.train.{name}({', '.join(lacks)}), got {recipe!r} alone")
-    return kind(**given), bool(given)
+    return kind(**given)
 
 
 def _check_options(o: SimpleNamespace) -> None:

@@ -11,6 +11,7 @@ from fastadv import rng
 from fastadv._checks import OnEvent, check_count, check_on_event
 from fastadv.attacks.core.result import classified
 from fastadv.data import batches
+from fastadv.data.imageset import Boxes
 from fastadv.data.sampling import first_samples
 from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
@@ -38,6 +39,7 @@ class Measure:
     data: Dataset[Any] | None
     attacks: dict[str, Attack]
     limit: int | None
+    box: Boxes
 
     def __post_init__(self) -> None:
         if self.data is not None:
@@ -67,7 +69,7 @@ class Measure:
             return None, {}
         # the processes have the same model and data, by the check at the start of the run
         frozen = prepare(model, work=WORTH)
-        table = Evaluation(frozen, self.data, self.attacks, BATCH_SIZE, self.limit).table()
+        table = Evaluation(frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box).table()
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:
@@ -78,7 +80,7 @@ class Measure:
         size, right = min(self.size, OWN_LIMIT), 0
         seed = rng.derive(steps.seed, "own examples")
         frozen = frozen_twin(steps.model)
-        for batch in batches(self.data, BATCH_SIZE, order=first_samples(self.data, size)):
+        for batch in batches(self.data, BATCH_SIZE, order=first_samples(self.data, size), box=self.box):
             x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
             x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)
             right += int(classified(frozen(x_adv), y).sum())
@@ -113,7 +115,7 @@ class Measures:
     """The accuracies in a report: of the test set, and of the images held out to `judge` the run by."""
 
     def __init__(
-        self, test_set: Dataset[Any] | None, attacks: dict[str, Attack], measuring: Measuring
+        self, test_set: Dataset[Any] | None, attacks: dict[str, Attack], measuring: Measuring, box: Boxes
     ) -> None:
         held_out = measuring.validation_set
         if held_out is not None and not attacks:
@@ -122,8 +124,8 @@ class Measures:
                 "pass test_attacks=, or leave out validation_set"
             )
         of_test = {} if test_set is None and held_out is not None else attacks
-        self.test = Measure(test_set, of_test, measuring.test_limit)
-        self.validation = None if held_out is None else Measure(held_out, attacks, None)
+        self.test = Measure(test_set, of_test, measuring.test_limit, box)
+        self.validation = None if held_out is None else Measure(held_out, attacks, None, box)
         self.on_event = measuring.on_event if not processes.rank() else None
         self.judge, self.every = self.validation or self.test, measuring.test_every
         self.chosen_on = ("test_set" if self.validation is None else "validation_set") if attacks else None

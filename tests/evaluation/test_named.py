@@ -50,7 +50,7 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         ({"own": OWN}, BALL, r"threat: expected None.* got Linf\(.*leave it out"),
         ({"x": 3}, BALL, r"attacks\['x'\]: expected a name or a function .* got int"),
         (None, BALL, "threat: expected None, as nothing here takes it"),
-        ("fgsm", fa.Linf(0.1, box=(-1, 1)), r"attacks\['fgsm'\]: expected a box in \[0, 1\], .* got \(-1"),
+        ("fgsm", fa.Linf(0.1, box=(2, 3)), r"pixels in \[2, 3\], the box of attacks\['fgsm'\], got 0 to 1"),
         (3, BALL, r"attacks\['int'\]: expected a name or a function"),
         ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),
     ],

@@ -12,7 +12,7 @@ from fastadv._checks import check_choice, check_count, check_number, check_seed
 from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
-from fastadv.data.imageset import ImageSet
+from fastadv.data.imageset import UNIT, Box, ImageSet
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
@@ -32,19 +32,19 @@ Module = str | Callable[[Tensor], Tensor] | None
 
 
 class Base:
-    """Samples of `dataset`, a map-style Dataset of (image, label), on `device`."""
+    """Samples of `dataset`, a map-style Dataset of (image in the box, label), on `device`."""
 
-    def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
+    def __init__(self, dataset: Dataset[Any], device: torch.device, box: Box = UNIT) -> None:
         self.count = sample_count(dataset, name="base")
-        self.dataset, self.device = dataset, device
+        self.dataset, self.device, self.box = dataset, device, box
         self.name = str(getattr(dataset, "name", type(dataset).__name__))
         self.eight_bit = isinstance(dataset, FolderSet) or (
             isinstance(dataset, ImageSet) and dataset.dtype == torch.uint8
         )
 
     def fetch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the samples `ids` [B], on the device: (x float32 [B, C, H, W] in [0, 1], y int64 [B])."""
-        x, y, _ = next(batches(self.dataset, len(ids), order=ids, workers=0))
+        """Return the samples `ids` [B], on the device: (x float32 [B, ...] in the box, y int64 [B])."""
+        x, y, _ = next(batches(self.dataset, len(ids), order=ids, workers=0, box=self.box))
         return x.to(self.device), y.to(self.device)
 
     def start(self, kind: str | None, x: Tensor, ids: Tensor, seed: int) -> Tensor:
@@ -55,7 +55,9 @@ class Base:
             others = rng.integers(self.count - 1, rng.derive(seed, "construct partners"), ids)
             return self.fetch((ids + 1 + others) % self.count)[0]
         normal = rng.normal(x[0].numel(), rng.derive(seed, "construct noise"), ids)
-        return (0.5 + normal.to(x.device).reshape(x.shape) / 20).clamp(0, 1)
+        low, high = self.box
+        share = 0.5 + normal.to(x.device).reshape(x.shape) / 20
+        return (low + (high - low) * share).clamp(low, high)
 
     def spread(self, most: int) -> Tensor:
         """Return the numbers of at most `most` samples, evenly spaced from the first to the last."""
@@ -105,13 +107,8 @@ class Search(NamedTuple):
     seed: int
 
     def check(self) -> None:
-        """Raise InputError unless the box is that of images, and there are steps of a valid length."""
+        """Raise InputError unless there is one radius, and there are steps of a valid length."""
         check_threat(self.threat)
-        if tuple(self.threat.box) != (0.0, 1.0):
-            raise InputError(
-                "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
-                f"got {tuple(self.threat.box)}"
-            )
         self.threat.check_one_radius()
         check_count("steps", self.steps, 1)
         if self.step_size is None:
@@ -131,10 +128,12 @@ class Search(NamedTuple):
         return {"steps": self.steps, "step_size": size}
 
 
-def prepare(model: Model, dataset: Dataset[Any], *, every_class: bool) -> tuple[Prepared, Base, int]:
+def prepare(
+    model: Model, dataset: Dataset[Any], threat: Threat, *, every_class: bool
+) -> tuple[Prepared, Base, int]:
     """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
     frozen = prepared(model, freeze=True)
-    base = Base(dataset, frozen.device or torch.device("cpu"))
+    base = Base(dataset, frozen.device or torch.device("cpu"), threat.box)
     x, _ = base.fetch(torch.tensor([0]))
     logits = frozen.verdict(x)
     if not logits.isfinite().all():

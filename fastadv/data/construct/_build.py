@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv._checks import check_choice, check_count
 from fastadv.data.construct._base import Base, fingerprint
 from fastadv.data.construct.constructed import ConstructedSet, make_card
-from fastadv.data.imageset import to_unit
+from fastadv.data.imageset import UNIT, to_unit
 from fastadv.data.shards import (
     Shard,
     joined,
@@ -44,8 +44,8 @@ class BuildOptions(TypedDict, total=False):
 
     Args:
         batch_size: samples searched at once; 256 by default.
-        dtype: "uint8" or "float32" storage; by default that of the base. 8-bit images are rounded inside the
-            budget.
+        dtype: "uint8" or "float32" storage; by default that of the base. 8-bit images are in [0, 1], and
+            rounded inside the budget.
         out_dir: a folder into which each finished shard is written, and from which a stopped construction
             resumes. The set that is returned maps its images: a process holds one shard at a time. None, the
             default, keeps everything in memory.
@@ -142,8 +142,10 @@ def build(
         count = shard_count(base.count, shard_size)
         own = processes.apart(count, rank, world_size, "shards", "shard_size")
         ranges = {k: shard_range(k, base.count, shard_size) for k in own}
-        dtype = dtype or ("uint8" if base.eight_bit else "float32")
-        check_choice("dtype", dtype, DTYPES)
+        box = construction.threat.box
+        dtype = dtype or ("uint8" if base.eight_bit and box == UNIT else "float32")
+        if check_choice("dtype", dtype, DTYPES) == "uint8" and box != UNIT:
+            raise InputError(f"dtype: expected 'float32' in the box {box}, got 'uint8', which holds [0, 1]")
         check_progress(progress)
         config = _config(construction, base, dtype, shard_size, identity)
         if out_dir is not None:

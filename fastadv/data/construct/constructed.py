@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv.data import shards
 from fastadv.data._rows import MappedRows
-from fastadv.data.imageset import ImageSet
+from fastadv.data.imageset import UNIT, ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card, data_hash
 from fastadv.runs.files import digest
@@ -19,7 +19,7 @@ from fastadv.runs.folder import RunFolder
 class ConstructedSet(ImageSet):
     """Images made from a base set, with labels to train on: an `ImageSet` that knows each image's origin.
 
-    `images` and `labels` are the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels
+    `images` and `labels` are the same as `x` [N, ...] as stored (uint8 or float32), and `y`, the labels
     to train on, int64 [N]. `ids` int64 [N] are the numbers of the base samples that the images were made for,
     `original_labels` int64 [N] the labels of these. `figures` are what the construction measured for each
     sample: `predicted` (the source model's class for the stored image), `objective_before` and
@@ -34,17 +34,19 @@ class ConstructedSet(ImageSet):
 
     def __init__(self, tensors: Mapping[str, Tensor | MappedRows], card: dict[str, Any]) -> None:
         config = card["config"]
+        low, high = map(float, config.get("threat", {}).get("box", UNIT))  # JSON has no infinity
         columns = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
         super().__init__(
-            tensors["images"], columns["labels"], config["classes"], config["name"], note=config["note"]
-        )
+            tensors["images"], columns["labels"], config["classes"], config["name"], note=config["note"],
+            box=(low, high), ndim=None,
+        )  # fmt: skip
         self.ids, self.original_labels, self.card = columns["ids"], columns["original_labels"], card
         known = ("images", "labels", "ids", "original_labels")
         self.figures = {name: tensor for name, tensor in columns.items() if name not in known}
 
     @property
     def images(self) -> Tensor:
-        """The images as stored, [N, C, H, W]."""
+        """The images as stored, [N, ...]."""
         return self.x
 
     def describe(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_choice
+from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._base import STARTS, Model, Module, Search, check_features, fingerprint, prepare
 from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
@@ -46,12 +47,12 @@ def robust(
         base: map-style data set of (image in the box, label), with images of every class.
         steps: of the search, >= 1.
         step_size: a length in the threat's norm, in input units.
-        threat: norm of the steps, and how far z may go from x'. By default z is free in the box (0, 1) and
-            steps are in L2.
+        threat: norm of the steps, how far z may go from x', and the box. By default z is free in the box
+            (0, 1) and steps are in L2.
         module: the representation: None is the input of the last linear layer, else the output of the module
             of that name, or a function of images in the model's dtype that gives [B, F].
-        start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
-            deviation 0.05.
+        start: "images" draws x' from the other images of the base, "noise" from a Gaussian around the
+            middle of the box, whose deviation is 0.05 of its width.
         seed: decides x' together with the sample's number, whatever the batch or process.
         options: see `BuildOptions`.
 
@@ -132,8 +133,9 @@ def _invert(
 ) -> ConstructedSet:
     with processes.agreement():
         search.check()
-        check_choice("start", start, STARTS)
-        source, samples, classes = prepare(model, base, every_class=True)
+        if check_choice("start", start, STARTS) == "noise":
+            check_finite_box("start='noise'", search.threat)
+        source, samples, classes = prepare(model, base, search.threat, every_class=True)
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)

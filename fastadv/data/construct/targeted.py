@@ -46,7 +46,7 @@ def random_target(
     Args:
         model: a standard classifier of images in the box; x [B, ...] to logits [B, K].
         base: map-style data set of (image in the box, label).
-        threat: the budget; of any norm, with one radius.
+        threat: the budget, of any norm, with one radius, and the box.
         steps: of the search, >= 1.
         step_size: a length in the threat's norm, in input units; None is 20 * radius / steps, as in the
             paper.
@@ -129,7 +129,7 @@ def _attack(
 ) -> ConstructedSet:
     with processes.agreement():
         search.check()
-        frozen, samples, classes = prepare(model, base, every_class=name == "fixed_shift")
+        frozen, samples, classes = prepare(model, base, search.threat, every_class=name == "fixed_shift")
 
     def attack(x: Tensor, y: Tensor, ids: Tensor) -> Searched:
         targets = choose(y, ids, classes).to(x.device)

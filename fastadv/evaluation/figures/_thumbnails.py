@@ -59,14 +59,15 @@ def _chosen(labels: Tensor, per_class: int) -> Tensor:
 
 def _pair(made: ConstructedSet, base: Dataset[Any], positions: Tensor) -> list[Strip]:
     """Return the rows of sources and constructed images at `positions` [M]."""
-    x, _, _ = next(batches(base, len(positions), order=made.ids.cpu()[positions], workers=0))
+    x, _, _ = next(batches(base, len(positions), order=made.ids.cpu()[positions], workers=0, box=made.box))
     known, given = (labels.cpu()[positions] for labels in (made.original_labels, made.labels))
     return [
-        Strip("source", x.cpu(), [made.classes[k] for k in known.tolist()], apart=0.12),
+        Strip("source", x.cpu(), [made.classes[k] for k in known.tolist()], apart=0.12, box=made.box),
         Strip(
             "constructed",
             to_unit(made.take(positions)).cpu(),
             [made.classes[k] for k in given.tolist()],
             given != known,
+            box=made.box,
         ),
     ]

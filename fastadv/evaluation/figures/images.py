@@ -26,16 +26,17 @@ class Strip:
 
     Args:
         name: at the left of the row, in black.
-        images: [N, C, H, W] in [0, 1], C being 1 or 3.
+        images: [N, C, H, W] in the box, C being 1 or 3.
         captions: N of them, or none.
         marked: bool [N]; captions that are in the color `mark`; None marks none.
         mark: the color.
-        difference: whether the images are differences in [-1, 1]. They are drawn amplified, by a factor
+        difference: whether the images are differences of such images. They are drawn amplified, by a factor
             written after the name: gray ones orange where light was added and blue where some was taken,
             those in color around mid-gray, channel by channel.
         remark: at the left of the row, below the name, in gray; by default, for gray differences,
             what the colors mean.
         apart: inches of room above the row.
+        box: (low, high) of the images, which is brought to [0, 1].
     """
 
     name: str
@@ -46,6 +47,7 @@ class Strip:
     difference: bool = False
     remark: str = ""
     apart: float = 0.0
+    box: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         images = self.images
@@ -63,6 +65,13 @@ class Strip:
             raise InputError(
                 f"marked: expected {len(self.captions)}, one for each caption, got {len(self.marked)}"
             )
+        if self.box != (0, 1):
+            mapped = in_unit(images, self.box)
+            if self.difference:
+                wide = self.box[1] - self.box[0]
+                mapped = images / (wide if math.isfinite(wide) else float(images.abs().max()) or 1.0)
+            object.__setattr__(self, "images", mapped)
+            object.__setattr__(self, "box", (0.0, 1.0))  # of what is drawn
 
     @property
     def height(self) -> float:
@@ -126,6 +135,12 @@ def strips(
                 )  # fmt: skip
         top += row.height + GAP
     style.save(figure, path)
+
+
+def in_unit(x: Tensor, box: tuple[float, float]) -> Tensor:
+    """Bring x from the box to [0, 1]; what is not finite becomes 0."""
+    low, high = box if all(map(math.isfinite, box)) else (float(x.min()), float(x.max()))
+    return ((x.float() - low) / max(high - low, 1e-12)).nan_to_num(0, 0, 0).clamp(0, 1)
 
 
 def amplification(differences: Sequence[Tensor]) -> float:

@@ -1,5 +1,6 @@
 """The report itself: its arguments checked, its parts gathered, the page filled in and written."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from fastadv._extras import need
 from fastadv._version import __version__
 from fastadv.attacks.core import Criterion
+from fastadv.data.imageset import UNIT
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
@@ -114,7 +116,8 @@ def _content(
         norms.setdefault(group.threat and (group.threat.norm, group.threat.box), group)
     alone = len(norms) == 1
     bounds = bounds if alone else None
-    box = main.box if main is not None else (0.0, 1.0)
+    unit = table.samples is None or bool(((table.samples.x >= 0) & (table.samples.x <= 1)).all())
+    box = main.box if main is not None else UNIT if unit else (-math.inf, math.inf)
     drawn = [chart.chart(table, group, curves, bounds) for group in norms.values()]
     clean = clopper_pearson(int(table.correct.sum()), table.n)
     several = "the attacks are of several norms, whose distances cannot be compared"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.evaluation.figures.images import amplification
+from fastadv.evaluation.figures.images import amplification, in_unit
 from fastadv.evaluation.report.grid import class_name
 from fastadv.evaluation.table import Table
 from fastadv.text import number
@@ -56,7 +56,8 @@ def gallery(
     distance = kept.distance[broken]
     middle = distance.median()
     chosen = broken[(distance - middle).abs().argsort(stable=True)[:SHOWN].sort().values]
-    x, x_adv = (small(in_unit(each[chosen], box)) for each in (kept.x, kept.x_adv))
+    both = in_unit(torch.stack([kept.x[chosen], kept.x_adv[chosen]]), box)  # an infinite box: of one range
+    x, x_adv = map(small, both)
     gain = amplification([x_adv - x])
     shots = [
         Shot(
@@ -112,12 +113,6 @@ def hardest(
 def is_image(x: Tensor) -> bool:
     """Return whether x [N, ...] are gray or color images."""
     return x.ndim == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) > 0
-
-
-def in_unit(x: Tensor, box: tuple[float, float]) -> Tensor:
-    """Bring x from the box to [0, 1]; what is not finite becomes 0."""
-    low, high = box if all(map(torch.isfinite, map(torch.tensor, box))) else (float(x.min()), float(x.max()))
-    return ((x.float() - low) / max(high - low, 1e-12)).nan_to_num(0, 0, 0).clamp(0, 1)
 
 
 def small(x: Tensor) -> Tensor:

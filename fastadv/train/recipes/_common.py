@@ -1,5 +1,6 @@
 """What recipes share: the twin they attack, checks of their arguments, starts, and losses."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +29,7 @@ from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
-# size of the noise with which TRADES and MART start: at x itself, the divergence has no gradient
+# size of the noise with which TRADES and MART start, of the box: at x itself, the divergence has no gradient
 NOISE = 1e-3
 MOST = 8  # twins of a run
 
@@ -196,8 +197,10 @@ def gaussian(x: Tensor, sigma: float, noises: int, ids: Tensor | None, seed: int
 
 
 def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-    """Return x + 0.001 · N(0, 1), in ball and box: where TRADES and MART begin."""
-    return threat.project(x + NOISE * drawn(rng.normal, x, ids, seed, "near start"), x)
+    """Return x + 0.001 · N(0, 1) widths of the box, in ball and box: where TRADES and MART begin."""
+    width = threat.box[1] - threat.box[0]
+    size = NOISE * (width if math.isfinite(width) else 1.0)
+    return threat.project(x + size * drawn(rng.normal, x, ids, seed, "near start"), x)
 
 
 STARTS = ("near", "uniform")
