@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_objective, check_positive, frozen_twin, mixture
+from fastadv.train.recipes._common import check_objective, check_positive, frozen_twin, logits_at, mixture
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class HiddenFGSM:
         still = frozen_twin(model).model
         assert isinstance(still, nn.Module)
         with torch.enable_grad(), entering(still, str(self.module), leaf):
-            logits = still(x)
+            logits = logits_at(still, x, y)
         if len(seen) != 1:
             raise InputError(
                 f"module: expected a layer that runs once in forward, got {self.module!r}, which ran "
