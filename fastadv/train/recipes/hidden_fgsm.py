@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv._checks import eager
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
 from fastadv.train.recipes._common import check_objective, check_positive, frozen_twin, logits_at, mixture
@@ -49,6 +50,7 @@ class HiddenFGSM:
         check_positive("radius", self.radius)
         check_objective(self.label_smoothing, self.loss, self.weight)
 
+    @eager
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
