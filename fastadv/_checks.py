@@ -101,6 +101,21 @@ def meant(name: Any, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(plain[each]) for each in near)}?" if near else ""
 
 
+def eager(function: Callable[P, R]) -> Callable[P, R]:
+    """Let code in torch.compile call a function as it is: torch.compiler.disable, whose import takes long."""
+    disabled: list[Callable[P, R]] = []
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return disabled[0](*args, **kwargs)
+
+    return called
+
+
 def knowing(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function say which argument was meant where it is called with one that it does not have."""
     known = inspect.signature(function).parameters
@@ -113,7 +128,7 @@ def knowing(function: Callable[P, R]) -> Callable[P, R]:
             raise TypeError(f"{function.__name__}: no argument {name!r}{told}")
         return function(*args, **kwargs)
 
-    return called
+    return eager(called)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:

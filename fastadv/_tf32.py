@@ -1,34 +1,35 @@
-"""TF32, in which a GPU may multiply float32: a switch of torch for the process, and no dtype."""
+"""TF32, in which a GPU may multiply float32, and cuDNN: switches of torch for the process."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from fastadv._torch import multiplies_in_tf32, switches_each
 
-_lock = threading.Lock()
-_inside: list[object] = []
-_switched = ExitStack()
 
+def _shared(switch: Callable[[], AbstractContextManager[None]]) -> Callable[[], AbstractContextManager[None]]:
+    """Return the same for several threads, the last of which to leave switches back."""
+    lock, within, switched = threading.Lock(), list[object](), ExitStack()
 
-@contextmanager
-def switched_on() -> Iterator[None]:
-    """Let CUDA multiply float32 in TF32 inside; the last thread to leave switches back."""
-    this = object()
-    with _lock:
-        if not _inside:
-            _switched.enter_context(_switch())
-        _inside.append(this)
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside.remove(this)
-            if not _inside:
-                _switched.close()
+    @contextmanager
+    def shared() -> Iterator[None]:
+        this = object()
+        with lock:
+            if not within:
+                switched.enter_context(switch())
+            within.append(this)
+        try:
+            yield
+        finally:
+            with lock:
+                within.remove(this)
+                if not within:
+                    switched.close()
+
+    return shared
 
 
 def has_tf32(device: torch.device) -> bool:
@@ -86,3 +87,17 @@ def _older() -> str | None:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
         return None
+
+
+@contextmanager
+def _cudnn_off() -> Iterator[None]:
+    cudnn: Any = torch.backends.cudnn
+    before, cudnn.enabled = cudnn.enabled, False
+    try:
+        yield
+    finally:
+        cudnn.enabled = before
+
+
+switched_on = _shared(_switch)  # lets CUDA multiply float32 in TF32 inside
+without_cudnn = _shared(_cudnn_off)

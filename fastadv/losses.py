@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from fastadv._checks import check_choice
@@ -93,14 +93,41 @@ def _bce_and_grad(
     return loss, grad.to(logits.dtype)
 
 
-def _checked(value: object, logits: Tensor) -> Tensor:
-    if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+def _value(loss: LossFunction, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    """Return the checked value [B] of a loss that is a function."""
+    try:
+        value: object = loss(logits, y, targets)
+    except (InputError, torch.cuda.OutOfMemoryError):
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        name = getattr(loss, "__name__", type(loss).__name__)
         raise InputError(
-            f"loss: expected one value a sample, a tensor of shape ({logits.shape[0]},), got {got}; "
-            "do not average over the batch"
-        )
-    return value
+            f"loss: expected a function (logits, y, targets) -> [B], got {name}, which raised: {error}; pass "
+            "loss='ce', or lambda logits, y, targets: F.cross_entropy(logits, y, reduction='none')"
+        ) from error
+    if isinstance(value, Tensor) and value.is_floating_point() and value.shape == logits.shape[:1]:
+        return value
+    got = type(value).__name__
+    if isinstance(value, Tensor):
+        got = f"{tuple(value.shape)}" if value.is_floating_point() else f"{value.dtype}"
+    raise InputError(
+        f"loss: expected one value a sample, a floating tensor of shape ({logits.shape[0]},), got {got}; "
+        "do not average over the batch (reduction='none')"
+    )
+
+
+def _sees_other_rows(value: Tensor, leaf: Tensor) -> bool:
+    """Return whether a graph leads to a batch other than `leaf`, as that of x or of features does."""
+    seen, nodes = set[object](), [value.grad_fn]
+    while nodes:
+        if (node := nodes.pop()) is None or node in seen:
+            continue
+        seen.add(node)
+        held = getattr(node, "variable", leaf)
+        if held is not leaf and not isinstance(held, nn.Parameter) and held.shape[:1] == leaf.shape[:1]:
+            return True
+        nodes += [each for each, _ in node.next_functions]
+    return False
 
 
 def loss_and_grad(
@@ -135,13 +162,15 @@ def loss_and_grad(
         return _bce_and_grad(logits, y, targets, direction)
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
-        value = _checked(loss(leaf, y, targets), logits)
-        if not value.requires_grad:
-            raise InputError(
-                "loss: expected a differentiable function of the logits, got a value without a graph; "
-                "remove detach() or no_grad()"
-            )
-        (grad,) = torch.autograd.grad(value.sum(), leaf)
+        value, grad = _value(loss, leaf, y, targets), None
+        if value.requires_grad and not _sees_other_rows(value, leaf):
+            (grad,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if grad is None:
+        got = "one of x or of features" if value.requires_grad else "a value without a graph"
+        raise InputError(
+            f"loss: expected a differentiable function of the logits, got {got}; a loss sees (logits, y, "
+            "targets), detached from the model: compute it from these, without detach() or no_grad()"
+        )
     return value.detach(), grad
 
 
@@ -160,4 +189,4 @@ def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = N
     if not callable(loss):
         return loss_and_grad(logits, y, loss, targets)[0]
     with torch.no_grad():
-        return _checked(loss(logits.detach(), y, targets), logits)
+        return _value(loss, logits.detach(), y, targets)

@@ -1,8 +1,11 @@
 """losses: names and callables give the same thing, and wrong ones are refused by name."""
 
+from functools import partial
+
 import pytest
 import torch
 
+import fastadv as fa
 from fastadv import losses
 from fastadv.errors import InputError
 
@@ -137,6 +140,14 @@ def test_the_caller_s_graph_is_left_alone():
         ),
         (lambda z, y, t: 3.0, "expected one value a sample.*got float"),
         (lambda z, y, t: z.detach().sum(1), "expected a differentiable function"),
+        (lambda z, y, t: z, r"expected one value a sample.*got \(\d+, 10\)"),
+        (lambda z, y, t: None, "expected one value a sample.*got NoneType"),
+        (lambda z, y, t: z.argmax(1), "expected one value a sample.*got torch.int64"),
+        (lambda z, y: z.sum(1), r"expected a function \(logits, y, targets\).*pass loss='ce'"),
+        (torch.nn.CrossEntropyLoss(), "got CrossEntropyLoss.*takes 3 .*pass loss='ce'"),
+        (torch.nn.NLLLoss(reduction="none"), "got NLLLoss"),
+        (torch.nn.functional.cross_entropy, "expected one value a sample.*reduction='none'"),
+        (torch.nn.functional.nll_loss, "expected one value a sample"),
     ],
 )
 def test_refusals(loss, text):
@@ -164,3 +175,29 @@ def test_the_direction_is_the_gradient_up_to_a_positive_factor(targeted):
     for loss in ("margin", "cw", "dlr"):
         plain, other = (losses.loss_and_grad(z, y, loss, None, direction)[1] for direction in (False, True))
         assert torch.equal(plain, other)
+
+
+def test_a_loss_that_sees_more_than_the_logits_is_refused_on_every_road():
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+    net, head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), torch.nn.Linear(10, 1)
+    seen, leaf = {}, x.clone().requires_grad_()
+    net[0].register_forward_hook(lambda part, given, made: seen.update(features=made))
+    seeing = {
+        "features": lambda z, y, t: seen["features"].sum(1),
+        "both": lambda z, y, t: z.sum(1) + seen["features"][: len(z)].sum(1),
+        "x": lambda z, y, t: (leaf[: len(z)].flatten(1) ** 2).sum(1),
+        "no graph": lambda z, y, t: x[: len(z)].flatten(1).sum(1),
+    }
+    for name, loss in seeing.items():
+        roads = (
+            lambda loss: fa.attacks.pgd(net, x, y, fa.Linf(0.1), steps=2, loss=loss),
+            lambda loss: fa.attacks.apgd(fa.freeze(net), x, y, fa.L2(0.1), steps=2, loss=loss),
+            lambda loss: fa.freeze(net).input_gradient(x, y, loss),
+            lambda loss: fa.train.PGDTraining(fa.Linf(0.1), steps=2, loss=loss)(net, x, y),
+        )
+        for road in roads:
+            got = "without a graph" if name == "no graph" else "of x or of features"
+            with pytest.raises(InputError, match=f"{got}; a loss sees .*detached from the model"):
+                road(loss)
+    for loss in (lambda z, y, t: head(z)[:, 0], partial(torch.nn.functional.cross_entropy, reduction="none")):
+        fa.attacks.pgd(net, x, y, fa.Linf(0.1), steps=2, loss=loss)

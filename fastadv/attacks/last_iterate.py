@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._checks import eager
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.waiting import waits
@@ -14,6 +15,7 @@ from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
+@eager
 def last_iterate(
     model: core.Classifier,
     x: Tensor,

@@ -81,18 +81,31 @@ def checked_directions(given: object, logits: Tensor) -> Tensor:
 
 
 def checked_logits(logits: object, size: int) -> Tensor:
-    """Return `logits` in float32 or float64; InputError unless they are [B, K] with B = `size`."""
+    """Return what `check_logits` does, in float32 or float64."""
+    rows = check_logits(logits, size)
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+
+
+def check_logits(logits: object, size: int) -> Tensor:
+    """Return `logits`; InputError unless they are floating [B, K] with B = `size` and K >= 2.
+
+    Of one sample they may be [K], as a forward that ends in `squeeze` gives them.
+    """
     rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
-    if rows is None or rows.ndim != 2 or rows.shape[0] != size:
+    if rows is not None and size == 1 and rows.ndim == 1 and len(rows) > 1:
+        return rows[None]
+    single = rows is not None and rows.shape in ((size,), (size, 1), ()) and rows.numel() == size
+    if rows is None or not (single or (rows.ndim == 2 and rows.shape[0] == size)):
         got, do = type(logits).__name__, "wrap it so that it returns them"
         if isinstance(logits, Tensor):
             got = f"{logits.dtype} {tuple(logits.shape)}"
         elif hasattr(logits, "logits") or (isinstance(logits, Mapping) and "logits" in logits):
             do = "fastadv.models.adapt(model, mean=..., std=...) returns its logits"
         raise InputError(f"model: expected floating logits [B, K] with B = {size}, got {got}; {do}")
-    if rows.shape[1] < 2:
-        raise InputError(
-            f"model: expected at least two classes, got logits {tuple(rows.shape)}; "
-            "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
-        )
-    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+    if single or rows.shape[1] < 2:
+        do = "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
+        if rows.numel() and not rows.is_meta and bool(((rows >= 0) & (rows <= 1)).all()):
+            do = f"all are in [0, 1]: for a probability p return torch.cat([1 - p, p], dim=1), {do}"
+        do += "" if rows.ndim == 2 else ", each with .view(-1, 1)"
+        raise InputError(f"model: expected at least two classes, got logits {tuple(rows.shape)}; {do}")
+    return rows

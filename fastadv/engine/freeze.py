@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastadv._checks import eager
 from fastadv.engine.arguments import check_model
 from fastadv.engine.automatic import fastest
 from fastadv.engine.copying.fold import has_batch_norm
@@ -30,6 +31,7 @@ from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
 
 
+@eager
 def freeze(
     model: Model | Prepared,
     precision: Precision | None = None,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fastadv._checks import eager
 from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.guard import HALVES, allowance, compare
 from fastadv.engine.pipeline import AGAIN, first_line, left_out
@@ -144,6 +145,7 @@ class Frozen(Prepared):
     def layout(self, x: Tensor) -> Tensor:
         return x if self._gains_nothing(x) else self.search.form.layout(x)
 
+    @eager
     def __call__(self, x: Tensor) -> Tensor:
         with no_gradient():
             return self._plainly(x, Plain.__call__, self._logits)
@@ -155,6 +157,7 @@ class Frozen(Prepared):
         with self._counting():
             return self.search.passed("logits", self.search.logits, x)
 
+    @eager
     def input_gradient(
         self,
         x: Tensor,
@@ -194,6 +197,7 @@ class Frozen(Prepared):
             value, logits, gradient = total
             return value / passes, logits / passes, gradient / passes
 
+    @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from fastadv import losses
 from fastadv._checks import check_count
 from fastadv._torch import held_by
 from fastadv.engine.arguments import check_model, indices, labels_for
-from fastadv.engine.copying.inside import GRAD_MODE, CheckedModel, mentions, reads_grad_mode
+from fastadv.engine.copying.inside import GRAD_MODE, RECURRENT, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module
 from fastadv.engine.cpu.norms import mend_parts
@@ -182,14 +182,19 @@ class Plain(Prepared):
     def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
+        given = self._given
         try:
-            return pull(attached, leaf, by_logits, retain_graph, self._whole)
+            with given.differentiated():
+                return pull(attached, leaf, by_logits, retain_graph, self._whole)
         except RuntimeError as error:
-            if self._whole or "use_reentrant" not in str(error) or not isinstance(self.model, nn.Module):
+            whole = "use_reentrant" in str(error) and isinstance(self.model, nn.Module) and not self._whole
+            if not (whole or RECURRENT in str(error)):
                 raise
-        self._whole = True  # the copy's weights ask for none; of a function's that is not known
+        self._whole |= whole  # the copy's weights ask for none; of a function's that is not known
         self.forwards += len(leaf)
-        return pull(self._given(leaf), leaf, by_logits, retain_graph, True)
+        attached = given(leaf)
+        with given.differentiated():
+            return pull(attached, leaf, by_logits, retain_graph, self._whole)
 
     def _parts(self, kind: str, x: Tensor) -> list[slice]:
         """Return the parts in which x passes, where so many rows were too many for the memory before."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
+from fastadv._checks import eager
 from fastadv.engine.arguments import check_input
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.precision import NOTHING, no_autocast, no_gradient
@@ -144,6 +145,7 @@ class Prepared:
         """
         raise NotImplementedError
 
+    @eager
     def verdict(self, x: Tensor) -> Tensor:
         """Return the logits of the model as given, in eval mode and its own precision."""
         return self._as_given(self._verdict, x)
@@ -151,6 +153,7 @@ class Prepared:
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
 
+    @eager
     def confidence(self, x: Tensor) -> Tensor:
         """Return the model's own `confidence(x)` where it has one; otherwise that of its logits."""
         own = getattr(self.model, "confidence", None)

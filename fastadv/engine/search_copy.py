@@ -229,7 +229,7 @@ class SearchCopy(Pipeline):
     ) -> Tensor:
         """Return `pull` in the form's precision, scaled for float16, where gradients would underflow."""
         # the lens is for what a checkpoint computes again
-        with form.precisely(leaf.device.type), form.lens() or nullcontext():
+        with form.precisely(leaf.device.type), form.lens() or nullcontext(), self.given.differentiated():
             if form.weights != torch.float16:
                 return pull(attached, leaf, by_logits, retain_graph, form.whole)
             # samples that may depend on each other share a scale

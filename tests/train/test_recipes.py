@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import types
 import weakref
 from math import inf, nan
 
@@ -280,3 +281,44 @@ def test_scripted_models_are_attacked_with_their_present_weights():
             optimizer.step()
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
     torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
+
+
+FORMS = {
+    "tuple": lambda z: (z, z),
+    "dictionary": lambda z: {"logits": z},
+    "object": lambda z: types.SimpleNamespace(logits=z),
+    "images": lambda z: z[..., None, None],
+    "fewer": lambda z: z[:, :2],
+    "one": lambda z: z[:, :1],
+    "none": lambda z: None,
+}
+
+
+class InTraining(nn.Module):
+    """A classifier whose output is of another form in training mode."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.inner = FORMS[form], flat_net()
+
+    def forward(self, x):
+        return self.form(self.inner(x)) if self.training else self.inner(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
+    (x, y, _), words = (
+        batch(),
+        "model: expected (floating logits|at least two classes|a class for each label)",
+    )
+    others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
+    for name, recipe in (RECIPES | others).items():
+        if name == "robust_logistic":  # whose models are linear
+            continue
+        if name in LOSSES and name != "hidden":
+            with pytest.raises(InputError, match=words):
+                recipe(InTraining(form), x, y, seed=0)
+        if name not in ("hidden", "rs-l2", "pgd-l2"):
+            with pytest.raises(InputError, match=words):
+                train.fit(InTraining(form), images(9), recipe, epochs=1)

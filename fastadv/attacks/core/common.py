@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 
 from torch import Tensor
 
-from fastadv._checks import SYNONYMS, check_choice, check_count
+from fastadv._checks import SYNONYMS, check_choice, check_count, eager
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
@@ -230,7 +230,7 @@ def takes_common(
     others += NO_LOSS if fixed.get("loss", "") is None else ""
     others += NEAREST if {"gradient", "starts"} <= known and "stop_early" not in known else ""
     attack.__doc__ = _completed(others, inspect.getdoc(function) or "", list(whole.parameters))
-    return attack
+    return eager(attack)
 
 
 def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:

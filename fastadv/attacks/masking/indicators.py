@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_seed, check_share
+from fastadv._checks import check_count, check_seed, check_share, eager
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.problem import Problem, check_finite_radius
 from fastadv.attacks.core.result import AttackResult, classified
@@ -33,6 +33,7 @@ SEEN = 32  # samples whose symptoms are looked for
 BY_LEFT = ("incomplete", "square")  # told by what attacks left, be it for a weak loss
 
 
+@eager
 def indicators(
     model: Classifier,
     x: Tensor,

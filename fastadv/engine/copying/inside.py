@@ -2,16 +2,19 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import CodeType, FrameType
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import version
+from fastadv._tf32 import without_cudnn
+from fastadv._torch import COMPILED_FUNCTION, version
 from fastadv.engine.arguments import checked_logits
+from fastadv.engine.copying.closures import reachable
+from fastadv.engine.copying.strays import read_by
 from fastadv.engine.precision import NOTHING, no_autocast
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
@@ -23,6 +26,11 @@ ORIGINAL = (
 UNREGISTERED = (
     "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not "
     "change; hold parts in attributes or nn.ModuleList, or call their eval()"
+)
+RECURRENT = "RNN backward can only be called in training mode"  # what torch raises
+TRAINING = (
+    "expected a function that runs modules in eval mode, got one with {} in training mode, in which {} would "
+    "learn from the attack or draw random numbers; call its eval(), or pass the module"
 )
 
 
@@ -37,6 +45,30 @@ def has_modes(module: nn.Module) -> bool:
     return _class_mentions(type(module), frozenset({"training"}))
 
 
+def reads_mode(module: nn.Module) -> bool:
+    """Return whether what the module itself computes may depend on its mode."""
+    if hasattr(module, "running_mean"):  # of a scripted BatchNorm, too
+        return module.running_mean is not None
+    named = (getattr(module, name, None) for name in ("p", "dropout", "drop_prob"))
+    chances = [each for each in named if isinstance(each, int | float)]
+    if isinstance(module, nn.RNNBase) and module.num_layers == 1:
+        return False
+    # others of torch's take another way to the same values
+    same = type(module).__module__.startswith("torch.") and not isinstance(module, nn.RReLU)
+    return has_modes(module) and (any(chances) if chances else not same)
+
+
+def trains(root: nn.Module, function: object) -> str | None:
+    """Return why the module `root` may not run in a function: it learns, or draws numbers unasked."""
+    for part in root.modules():
+        if part.training and reads_mode(part):
+            around = [root, *(each for each in reachable(function) if isinstance(each, nn.Module))]
+            asked = any(part in module.modules() for module in around if not module.training)
+            if not asked or next(part.buffers(recurse=False), None) is not None:
+                return TRAINING.format(type(root).__name__, type(part).__name__)
+    return None
+
+
 def reads_grad_mode(kind: type[nn.Module]) -> bool:
     """Return whether code of a class of modules asks if gradients are followed; torch's is fine."""
     if kind not in _by_grad_mode:
@@ -45,8 +77,20 @@ def reads_grad_mode(kind: type[nn.Module]) -> bool:
     return _by_grad_mode[kind]
 
 
-def _class_mentions(kind: type, names: frozenset[str]) -> bool:
-    bases = [base for base in kind.__mro__ if not issubclass(nn.Module, base)]
+def stays_in_training(module: nn.Module) -> bool:
+    """Return whether a copy keeps it in training mode: a recurrent layer to which modes are the same."""
+    if not isinstance(module, nn.RNNBase) or reads_mode(module) or not on_gpu(module):
+        return False  # cuDNN differentiates no other
+    own = [base for base in type(module).__mro__ if not base.__module__.startswith("torch.")]
+    return not _class_mentions(type(module), frozenset({"training"}), own)
+
+
+def on_gpu(module: nn.Module) -> bool:
+    return any(weight.is_cuda for weight in module.parameters(recurse=False))
+
+
+def _class_mentions(kind: type, names: frozenset[str], among: Collection[type] = ()) -> bool:
+    bases = [base for base in among or kind.__mro__ if not issubclass(nn.Module, base)]
     methods = [value for base in bases for name, value in vars(base).items() if name != "__init__"]
     return any(mentions(inspect.unwrap(method), names) for method in methods if callable(method))
 
@@ -87,13 +131,27 @@ def inside(copied: object) -> Iterator[None]:
 
     A forward that reads the model from a global variable or a weak reference cannot be copied: it would run
     the caller's modules in the caller's mode. Python's profile function sees each call before its first line,
-    a direct one of `forward` too, which no hook does. Under another profiler there is no check.
+    a direct one of `forward` too, which no hook does. Under another profiler there is no check. The modules
+    that a function runs are the caller's, and are barred in training mode.
     """
-    barred = _barred.get(copied) if isinstance(copied, nn.Module) and copied in _doubtful else None
-    if not barred or sys.getprofile() is not None:
+    function = not isinstance(copied, nn.Module)
+    barred = _barred[copied] if isinstance(copied, nn.Module) and copied in _doubtful else {}
+    if not (barred or function) or sys.getprofile() is not None:
         yield
         return
     strays: list[InputError] = []
+    known = set[nn.Module]()
+
+    def check(why: str | None) -> None:
+        if why is not None:
+            strays.append(InputError(f"model: {why}"))
+            raise strays[0]
+
+    compiled = getattr(copied, COMPILED_FUNCTION, None) if function else None
+    for value in () if compiled is None else (compiled, *read_by(compiled)):  # whose calls are not seen
+        for part in reachable(value):
+            if isinstance(part, nn.Module):
+                check(trains(part, copied))
 
     def watch(frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
@@ -101,10 +159,15 @@ def inside(copied: object) -> Iterator[None]:
         if event != "call" or not code.co_argcount or code.co_name == "__getattr__":
             return
         first = frame.f_locals.get(code.co_varnames[0])
-        if isinstance(first, nn.Module) and first in barred:
-            name = f"{type(first).__name__}.{code.co_name}"
-            strays.append(InputError(f"model: {barred[first].format(name)}"))
-            raise strays[0]
+        if not isinstance(first, nn.Module) or first in known:
+            return
+        if first in barred:
+            check(barred[first].format(f"{type(first).__name__}.{code.co_name}"))
+        # of torch's own methods all others look, or change modes
+        own = hasattr(type(first), code.co_name) and not hasattr(nn.Module, code.co_name)
+        if function and (own or code.co_name in ("forward", "_wrapped_call_impl")):
+            check(trains(first, copied))
+            known.update(first.modules())
 
     sys.setprofile(watch)
     try:
@@ -125,6 +188,8 @@ class CheckedModel:
     def __init__(self, model: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> None:
         self.model, self._dtype = model, dtype
         self.copies = False
+        self._pairs = False  # whether a single row passes twice
+        self._kernels: Callable[[], AbstractContextManager[None]] = nullcontext
         self._watched = set[bool]()  # whether it was that model, in the first pass of this one and of others
         self._seen: dict[torch.dtype, torch.dtype] = {}
 
@@ -172,8 +237,8 @@ class CheckedModel:
         first = own not in self._watched and x.shape[0] > 0
         given = x.clone() if first or self.copies else x
         before = version(given)
-        with inside(model) if first and own else NOTHING, lens or NOTHING:
-            logits = model(given)
+        with inside(model) if first and own else NOTHING, lens or NOTHING, self._kernels():
+            logits = model(given) if len(given) != 1 else self._alone(model, given)
         if version(given) != before and not self.copies:
             if not first:
                 raise InputError(
@@ -185,3 +250,31 @@ class CheckedModel:
             self._watched.add(own)
         logits = checked_logits(logits, x.shape[0])
         return logits.clone() if stays else logits
+
+    def _alone(self, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return model(x) of one row; where it fails on that, as one that squeezes may, of two equal rows."""
+        pair = torch.cat([x, x])
+        if self._pairs:
+            return model(pair)[:1]
+        try:
+            return model(x)
+        except Exception as error:  # models raise anything
+            # equal rows have no statistics either
+            if isinstance(error, InputError) or "more than 1 value" in str(error):
+                raise
+            with suppress(Exception):
+                logits = model(pair)[:1]
+                self._pairs = True
+                return logits
+            raise
+
+    @contextmanager
+    def differentiated(self) -> Iterator[None]:
+        """Leave cuDNN inside and in later passes, once it has refused to differentiate a recurrent layer."""
+        try:
+            with self._kernels():
+                yield
+        except RuntimeError as error:
+            if RECURRENT in str(error):
+                self._kernels = without_cudnn
+            raise

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fastadv._torch import held_by
 from fastadv.engine.copying.closures import reachable
+from fastadv.engine.copying.inside import stays_in_training
 from fastadv.engine.copying.strays import may_stray
 from fastadv.engine.copying.twin import alias, normalizes, same_products, twin
 from fastadv.engine.precision import NOTHING
@@ -69,7 +70,7 @@ def _fill(parts: Iterable[nn.Module], copies: dict[int, nn.Module]) -> None:
         for name in HOOKS:
             own[name] = OrderedDict()
         own["_non_persistent_buffers_set"] = set(own["_non_persistent_buffers_set"])
-        own["training"] = False
+        own["training"] = stays_in_training(part)
         weights, buffers, children = held_by(part)
         own["_parameters"] = {
             name: None if value is None else once(value, _shared) for name, value in weights.items()

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from fastadv._torch import COMPILED_MODULE, NormBase, copy_all_, held_by
 from fastadv.engine.copying.closures import copy_functions, inside, reachable
-from fastadv.engine.copying.inside import has_modes, keep_inside
+from fastadv.engine.copying.inside import has_modes, keep_inside, stays_in_training
 from fastadv.engine.copying.strays import may_stray
 from fastadv.errors import InputError
 
@@ -104,6 +104,8 @@ def twin(model: nn.Module, follow: bool = True, apart: bool = False) -> nn.Modul
         for part, own in ((model, copied), *unregistered):
             shared += _unrecorded(part, own, follow, memo)
         copied.eval()
+        for part in filter(stays_in_training, copied.modules()):
+            part.training = True
         # a layer that stays in training mode would write into the model's statistics
         written = {
             id(buffer)

@@ -18,6 +18,7 @@ from fastadv._torch import NormBase, compiled_call
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, Plain, Prepared
+from fastadv.engine.arguments import check_logits
 from fastadv.engine.copying.twin import registers_all
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
@@ -134,6 +135,18 @@ def check_objective(label_smoothing: float, loss: str = "ce", weight: float = 0.
     check_number("weight", weight, 0, 1)
     check_share("label_smoothing", label_smoothing, zero=True)
     check_choice("loss", loss, OBJECTIVES)
+
+
+def logits_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the checked logits [B, K] at x, in the model's own mode; K is more than the labels y."""
+    logits = check_logits(model(x), len(x))
+    # reading labels would wait for a GPU
+    if y.is_cpu and len(y) and int(y.max()) >= logits.shape[1]:
+        raise InputError(
+            f"model: expected a class for each label, got label {int(y.max())} and "
+            f"logits {tuple(logits.shape)}; give the model more classes, in training mode, too"
+        )
+    return logits
 
 
 def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> Tensor:
@@ -261,7 +274,7 @@ def mixture(
 ) -> Tensor:
     """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
     if weight == 0:
-        return mean_loss(model(x_adv), y, smoothing, loss)
-    both = model(torch.cat([x, x_adv])).tensor_split(2)
+        return mean_loss(logits_at(model, x_adv, y), y, smoothing, loss)
+    both = logits_at(model, torch.cat([x, x_adv]), y).tensor_split(2)
     clean, adversarial = (mean_loss(logits, y, smoothing, loss) for logits in both)
     return weight * clean + (1 - weight) * adversarial

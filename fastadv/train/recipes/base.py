@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fastadv._checks import eager
 from fastadv.errors import InputError
 from fastadv.train._share import Share, mean
 
@@ -224,6 +225,7 @@ def innermost(recipe: object) -> object:
     return recipe
 
 
+@eager
 def craft(
     recipe: Recipe | OwnStep,
     model: nn.Module,
@@ -286,6 +288,7 @@ class Crafted:
         """Return the loss of the model in its own mode, a differentiable scalar, the mean over the batch."""
         raise NotImplementedError
 
+    @eager
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_count, check_number
 from fastadv.losses import log_mean
-from fastadv.train.recipes._common import check_positive, gaussian
+from fastadv.train.recipes._common import check_positive, gaussian, logits_at
 from fastadv.train.recipes.base import seed_of
 
 
@@ -44,7 +44,7 @@ class Consistency:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         noise = gaussian(x, self.sigma, self.noises, ids, seed_of(seed, ids))
-        logits: Tensor = model((x + noise).flatten(0, 1))
+        logits = logits_at(model, (x + noise).flatten(0, 1), y)
         each = logits.log_softmax(1).view(*noise.shape[:2], -1)
         mean = log_mean(each)
         apart = (mean.exp() * (mean - each)).sum(2).mean()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_choice, check_flag, check_number
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, Threat
-from fastadv.train.recipes._common import ascent, check_finite, check_objective, mean_loss, step_length
+from fastadv.train.recipes._common import ascent, check_finite, check_objective, mixture, step_length
 from fastadv.train.recipes.base import Crafted
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # size of the noise and of the step, in radii
@@ -78,4 +78,4 @@ class FastTraining(Crafted):
         return ascent(model, x, y, room, 1, step_size, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        return mean_loss(model(x_adv), y, self.label_smoothing)
+        return mixture(model, x, x_adv, y, 0.0, self.label_smoothing)

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_objective, mean_loss, step_length
+from fastadv.train.recipes._common import check_finite, check_objective, logits_at, mean_loss, step_length
 from fastadv.train.recipes.base import OwnStep, Step
 
 
@@ -58,7 +58,7 @@ class FreeTraining(OwnStep):
         for _ in range(self.replays):
             x_adv = (at.x + moved).clamp(low, high).requires_grad_()
             with at.autocast():
-                loss = mean_loss(at.model(x_adv), at.y, self.label_smoothing)
+                loss = mean_loss(logits_at(at.model, x_adv, at.y), at.y, self.label_smoothing)
             at.backward(loss)
             at.descend()
             moved = ball.step(moved, _gradient(x_adv), torch.zeros_like(x_adv), step_size)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.train.recipes._common import check_positive, gaussian
+from fastadv.train.recipes._common import check_positive, gaussian, logits_at
 from fastadv.train.recipes.base import seed_of
 
 
@@ -32,4 +32,4 @@ class GaussianTraining:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         (noise,) = gaussian(x, self.sigma, 1, ids, seed_of(seed, ids))
-        return cross_entropy(model(x + noise), y)
+        return cross_entropy(logits_at(model, x + noise, y), y)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv._checks import eager
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_objective, check_positive, frozen_twin, mixture
+from fastadv.train.recipes._common import check_objective, check_positive, frozen_twin, logits_at, mixture
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class HiddenFGSM:
         check_positive("radius", self.radius)
         check_objective(self.label_smoothing, self.loss, self.weight)
 
+    @eager
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
@@ -69,7 +71,7 @@ class HiddenFGSM:
         still = frozen_twin(model).model
         assert isinstance(still, nn.Module)
         with torch.enable_grad(), entering(still, str(self.module), leaf):
-            logits = still(x)
+            logits = logits_at(still, x, y)
         if len(seen) != 1:
             raise InputError(
                 f"module: expected a layer that runs once in forward, got {self.module!r}, which ran "

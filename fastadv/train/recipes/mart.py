@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.train.recipes._common import NearPredictions, ascent, divergence
+from fastadv.train.recipes._common import NearPredictions, ascent, divergence, logits_at
 
 
 def _other(logits: Tensor, y: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class MART(NearPredictions):
         return ascent(model, x, y, self.threat, self.steps, self.step_size, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        clean, adversarial = model(x), model(x_adv)
+        clean, adversarial = logits_at(model, x, y), logits_at(model, x_adv, y)
         missed = 1 - clean.softmax(1).gather(1, y[:, None])[:, 0]
         binary = (
             cross_entropy(adversarial, y, label_smoothing=self.label_smoothing)

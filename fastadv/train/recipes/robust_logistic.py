@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from fastadv.errors import InputError
 from fastadv.models import LogisticRegression, SoftmaxRegression
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_objective, mean_loss
+from fastadv.train.recipes._common import check_finite, check_objective, logits_at, mean_loss
 
 # exponent of the threat's norm: exponent of its dual norm
 DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}
@@ -53,7 +53,7 @@ class RobustLogistic:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         reach = self.threat.radius * torch.linalg.vector_norm(_normal(model), DUAL[self.threat.order])
-        logits = model(x)
+        logits = logits_at(model, x, y)
         # cross-entropy sees the difference of two logits alone, which the attack lessens by `reach`
         worst = mean_loss(logits - reach * one_hot(y, 2), y, self.label_smoothing)
         if self.weight == 0:

@@ -11,6 +11,7 @@ from fastadv.train.recipes._common import (
     check_objective,
     check_positive,
     drawn,
+    logits_at,
     running_statistics,
 )
 from fastadv.train.recipes.base import Recipe, seed_of
@@ -53,6 +54,6 @@ class RubbishTraining:
         # first, because it moves the running statistics, which the noise's backward pass needs as they are
         loss = self.recipe(model, x, y, ids=ids, seed=seed)
         with running_statistics(model):
-            logits = model(drawn(rng.normal, x, ids, seed, "rubbish"))
+            logits = logits_at(model, drawn(rng.normal, x, ids, seed, "rubbish"), y)
         denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
         return loss + self.weight * denied.mean()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fastadv.train.recipes._common import NearPredictions
+from fastadv.train.recipes._common import NearPredictions, logits_at
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SCORE(NearPredictions):
         return self.away(model, x, y, ids, seed, squared)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        clean, adversarial = model(x), model(x_adv)
+        clean, adversarial = logits_at(model, x, y), logits_at(model, x_adv, y)
         classes = clean.shape[1]
         right = (1 - self.label_smoothing) * one_hot(y, classes).to(clean) + self.label_smoothing / classes
         natural = (clean.softmax(1) - right).square().sum(1)

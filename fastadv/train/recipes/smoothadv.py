@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_count
 from fastadv.attacks.core.walk import Walk
@@ -14,6 +13,7 @@ from fastadv.errors import InputError
 from fastadv.threat import L2
 from fastadv.train.recipes._common import check_positive, check_steps, frozen_twin, gaussian, step_length
 from fastadv.train.recipes.base import Crafted
+from fastadv.train.recipes.standard import Standard
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,4 @@ class SmoothAdv(Crafted):
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int
     ) -> Tensor:
         noise = gaussian(x, self.sigma, self.noises, ids, seed)
-        return cross_entropy(model((x_adv + noise).flatten(0, 1)), y.repeat(self.noises))
+        return Standard()(model, (x_adv + noise).flatten(0, 1), y.repeat(self.noises))

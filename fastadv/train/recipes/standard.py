@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fastadv.train.recipes._common import check_objective, mean_loss
+from fastadv.train.recipes._common import check_objective, logits_at, mean_loss
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,4 @@ class Standard:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        return mean_loss(model(x), y, self.label_smoothing, self.loss)
+        return mean_loss(logits_at(model, x, y), y, self.label_smoothing, self.loss)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.train.recipes._common import NearPredictions, divergence
+from fastadv.train.recipes._common import NearPredictions, divergence, logits_at
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,6 @@ class TRADES(NearPredictions):
         return self.away(model, x, y, ids, seed, divergence)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        clean = model(x)
+        clean = logits_at(model, x, y)
         natural = cross_entropy(clean, y, label_smoothing=self.label_smoothing)
-        return natural + self.beta * divergence(clean, model(x_adv)).mean()
+        return natural + self.beta * divergence(clean, logits_at(model, x_adv, y)).mean()

@@ -1,0 +1,110 @@
+"""Functions around modules in training mode, which an attack would teach, are refused."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.errors import InputError
+
+from .nets import convnet, images
+
+X, Y = images()
+THREAT = fa.Linf(0.1)
+GLOBAL = convnet()
+BIM = functools.partial(fa.attacks.bim, threat=THREAT)
+
+
+class Holder:
+    def __init__(self, net):
+        self.net = net
+
+    def predict(self, x):
+        return self.net(x)
+
+    __call__ = predict
+
+
+class OwnMode(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + 0.01 * torch.randn_like(x) if self.training else x)
+
+
+AROUND = {
+    "lambda": lambda net: lambda x: net(x),
+    "forward": lambda net: lambda x: net.forward(x),
+    "partial": lambda net: functools.partial(lambda held, x: held(x), net),
+    "method": lambda net: Holder(net).predict,
+    "object": Holder,
+    "state": lambda net: lambda x: torch.func.functional_call(net, dict(net.named_parameters()), (x,)),
+    "list": lambda net: lambda x, nets=[net, net]: sum(each(x) for each in nets),
+    "dictionary": lambda net: lambda x, nets={"a": net}: nets["a"](x),
+    "compiled module": lambda net: lambda x: torch.compile(net, backend="eager")(x),
+    "compiled function": lambda net: torch.compile(lambda x: net(x), backend="eager"),
+    "parts": lambda net: lambda x: net[1:](net[0](x)),
+    "global": lambda net: lambda x: GLOBAL(x),
+    "compiled global": lambda net: torch.compile(lambda x: GLOBAL(x), backend="eager"),
+    "scripted": lambda net: functools.partial(lambda held, x: held(x), torch.jit.script(net)),
+}
+ROADS = {
+    "pgd": lambda model: fa.attacks.pgd(model, X, Y, THREAT, steps=2),
+    "square": lambda model: fa.attacks.square(model, X, Y, THREAT, queries=5),
+    "freeze": lambda model: fa.freeze(model)(X),
+    "evaluate": lambda model: fa.evaluate(model, [(X, Y)], {"bim": BIM}),
+    "indicators": lambda model: fa.attacks.indicators(model, X, Y, THREAT),
+    "recipe": lambda model: fa.train.PGDTraining(THREAT, steps=2)(model, X, Y, seed=0),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", AROUND)
+def test_a_net_in_training_mode_is_refused_before_it_learns(way):
+    net = (GLOBAL if "global" in way else convnet()).append(nn.Dropout(0.5)).train()
+    before, state, model = (
+        torch.random.get_rng_state(),
+        fa.engine.Plain(net).source.state_dict(),
+        AROUND[way](net),
+    )
+    kept = {name: value.clone() for name, value in state.items()}
+    for road in ROADS.values():
+        with pytest.raises(InputError, match=r"call its eval\(\), or pass the module"):
+            road(model)
+    assert all(torch.equal(kept[name], value) for name, value in net.state_dict().items())
+    assert torch.equal(before, torch.random.get_rng_state())
+    if way != "scripted":
+        net.eval()
+        ROADS["pgd"](model)
+
+
+@pytest.mark.parametrize("part", [nn.Dropout(0.1), nn.RReLU(), OwnMode(5, 5), nn.BatchNorm1d(5)], ids=str)
+def test_each_part_that_reads_its_mode_counts(part):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(128, 5), part).train()
+    with pytest.raises(InputError, match=type(part).__name__):
+        fa.attacks.fgsm(lambda x: net(x), X, Y, THREAT)
+
+
+HARMLESS = [nn.ReLU(), nn.Dropout(0.0), nn.TransformerEncoderLayer(5, 1, 8, 0.0), nn.BatchNorm1d(5).eval()]
+
+
+@pytest.mark.parametrize("part", HARMLESS, ids=lambda part: type(part).__name__)
+def test_a_net_whose_mode_changes_nothing_is_attacked(part):
+    net = nn.Sequential(nn.InstanceNorm2d(2), nn.Flatten(), nn.Linear(128, 5)).append(part)
+    found = fa.attacks.fgsm(lambda x: net(x), X, Y, THREAT)
+    assert net.training
+    assert torch.equal(found.x_adv, fa.attacks.fgsm(net, X, Y, THREAT).x_adv)
+
+
+def test_dropout_that_is_meant_is_kept_and_a_batch_norm_is_not():
+    net = convnet().append(nn.Dropout(0.5)).eval()
+    net[-1].train()
+    for model in (lambda x: net(x), lambda x: net[-1](net[:-1](x))):
+        fa.attacks.fgsm(model, X, Y, THREAT)
+    net[1].train()
+    with pytest.raises(InputError, match="BatchNorm2d"):
+        fa.attacks.fgsm(lambda x: net(x), X, Y, THREAT)
+
+
+def test_a_function_may_set_the_mode_itself():
+    fa.attacks.fgsm(functools.partial(lambda net, x: net.eval()(x), convnet()), X, Y, THREAT)

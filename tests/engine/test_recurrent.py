@@ -1,0 +1,105 @@
+"""Recurrent layers on a GPU, of which cuDNN differentiates those in training mode alone, acted out."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.engine.copying import inside
+
+
+class AsCuDNN(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, layer):
+        ctx.layer = layer
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if not ctx.layer.training and torch.backends.cudnn.enabled:
+            raise RuntimeError("cudnn RNN backward can only be called in training mode")
+        return gradient, None
+
+
+class Rows(nn.Module):
+    """A classifier that reads an image row by row."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        torch.manual_seed(0)
+
+        class Layer(kind):
+            def forward(self, x):
+                return AsCuDNN.apply(super().forward(x)[0], self)
+
+        self.layers = nn.ModuleList([Layer(8, 6, batch_first=True, **options)])
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.head(self.layers[0](x[:, 0])[:, -1])
+
+
+KINDS = {
+    "rnn": partial(Rows, nn.RNN),
+    "lstm": partial(Rows, nn.LSTM, num_layers=2),
+    "gru": partial(Rows, nn.GRU, bidirectional=False),
+    "dropout": partial(Rows, nn.LSTM, num_layers=2, dropout=0.5),
+}
+WAYS = {
+    "module": lambda model: model,
+    "frozen": fa.freeze,
+    "function": lambda model: lambda x: model(x),
+    "frozen function": lambda model: fa.freeze(lambda x: model(x)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _on_a_gpu(monkeypatch):
+    monkeypatch.setattr(inside, "on_gpu", lambda module: True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_attacks_differentiate_recurrent_layers(kind, way, monkeypatch):
+    model, x = KINDS[kind]().eval(), torch.rand(12, 1, 8, 8)
+    y = model(x).argmax(1)
+    for attack in (partial(fa.attacks.pgd, threat=fa.Linf(0.1)), partial(fa.attacks.fab, threat=fa.L2(2.0))):
+        found = attack(WAYS[way](model), x, y, steps=3)
+        assert torch.backends.cudnn.enabled
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.backends.cudnn, "enabled", False)  # so that nothing refuses
+            assert torch.equal(found.x_adv, attack(WAYS[way](model), x, y, steps=3).x_adv)
+    copied = fa.engine.Plain(model).model
+    assert copied.layers[0].training is (kind != "dropout")
+    assert torch.equal(copied(x), model(x))
+    assert not any(part.training for part in (*model.modules(), copied, copied.head))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_and_evaluation(kind):
+    digits, model = fa.data.load("digits", limit=64), KINDS[kind]()
+    fa.train.fit(model, digits, fa.train.PGDTraining(fa.Linf(0.1), steps=2), epochs=1)
+    fa.evaluate(model, digits, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=3)})
+    assert torch.backends.cudnn.enabled
+
+
+def test_a_layer_that_reads_its_mode_is_in_eval_mode():
+    class Noisy(nn.GRU):
+        def forward(self, x):
+            return super().forward(x + torch.randn_like(x) if self.training else x)
+
+    assert not fa.engine.Plain(Noisy(8, 6)).model.training
+
+
+def test_cudnn_comes_back_when_the_last_thread_leaves():
+    first, second = inside.without_cudnn(), inside.without_cudnn()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.enabled
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.enabled
