@@ -195,6 +195,7 @@ def nearest_classes(search: core.Search) -> Tensor:
             return norm(given.nan_to_num(0.0, 0.0, 0.0), order)
 
         x = search.x[part]
+        search.classifier.asks_for(search.ids[part])
         # norms of gradients in half precision would be 0 or infinite where the logits are of another scale
         x = x if search.classifier.dtype else x.to(search.dtype)
         return search.classifier.jacobian(x, lambda logits: gains(logits, y[part], candidates[part]), size)[1]

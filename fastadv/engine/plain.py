@@ -47,6 +47,7 @@ class Plain(Prepared):
         check_model(source)
         module, dtype, device = as_module(source), None, None
         self._unmended: list[nn.Module] = []  # parts whose gradient of a single row torch may get wrong
+        self.halves = True  # whether batches may pass in parts
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         run = source
         self._by_grad_mode = mentions(source, GRAD_MODE)
@@ -162,15 +163,20 @@ class Plain(Prepared):
             x = self._checked(x)
             if self._parts(GRADIENT, x):
                 return None
-            leaf = self._leaf(x)
             try:
-                attached = self._given(leaf)
+                made = self.attached(x)
             except Exception as error:
                 if not ran_out(error):
                     raise
                 return None
             self.forwards += x.shape[0]
-            return _CleanPass(self, x, leaf, attached, attached.detach().clone())
+            return made
+
+    def attached(self, x: Tensor) -> CleanPass:
+        """Pass x forward, uncounted, so that a gradient of some of its rows can follow."""
+        leaf = self._leaf(x)
+        attached = self._given(leaf)
+        return _CleanPass(self, x, leaf, attached, attached.detach().clone())
 
     def _leaf(self, x: Tensor) -> Tensor:
         if self._unmended and x.shape[0] == 1:
@@ -198,6 +204,8 @@ class Plain(Prepared):
 
     def _parts(self, kind: str, x: Tensor) -> list[slice]:
         """Return the parts in which x passes, where so many rows were too many for the memory before."""
+        if not self.halves:
+            return []
         self._room = room_of(self.source) if self._room is None else self._room
         most = self._room.most(kind, x)
         return [] if most >= x.shape[0] else slices(len(x), most)
@@ -205,7 +213,7 @@ class Plain(Prepared):
     def _may_halve(self, error: Exception, x: Tensor) -> bool:
         """Return whether memory ran out, and no sample depends on the statistics of its batch."""
         mixed = isinstance(self.model, nn.Module) and mixes_rows(self.model)
-        return ran_out(error) and len(x) > 1 and not mixed
+        return self.halves and ran_out(error) and len(x) > 1 and not mixed
 
     def _halve(self, kind: str, x: Tensor) -> None:
         assert self._room is not None

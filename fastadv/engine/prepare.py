@@ -3,6 +3,7 @@
 from torch import nn
 
 from fastadv._checks import check_flag
+from fastadv.engine.by_row import ByRow, takes_ids
 from fastadv.engine.copying.fold import has_batch_norm
 from fastadv.engine.copying.twin import as_module, device_of
 from fastadv.engine.freeze import frozen_by_itself
@@ -18,19 +19,25 @@ WORTH, WORTH_ON_GPU = 4096, 1 << 20
 
 
 def prepare(
-    model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None
+    model: Model | Prepared,
+    eot: int | None = None,
+    *,
+    work: int = 0,
+    freeze: bool | None = None,
+    size: int = 0,
 ) -> Prepared:
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
     What was prepared before is used as it is. Otherwise a module with a convolution or BatchNorm is frozen
     where `work` is at least WORTH, on a GPU WORTH_ON_GPU, without settings of the process. Anything else
-    stays plain.
+    stays plain, and so does a model that takes the ids of its rows, or batches of one `size` alone.
 
     Args:
         model: module, function or prepared.
         eot: passes over which the search averages; None takes those of a prepared model, or else 1.
         work: planned passes times samples.
         freeze: True freezes any module for any work, False none; None, the default, decides.
+        size: of the batches that the model takes; 0 for any.
 
     Returns:
         A prepared model.
@@ -39,6 +46,11 @@ def prepare(
         InputError: the model cannot be called, or `freeze` is no flag.
     """
     wanted = None if freeze is None else check_flag("freeze", freeze)
+    source = model.source if isinstance(model, Prepared) else model
+    if isinstance(model, ByRow) and model.size >= size and eot in (None, model.eot):
+        return model
+    if size or takes_ids(source):
+        return ByRow(source, 1 if eot is None else eot, size)
     if isinstance(model, Frozen):
         return model if eot in (None, model.eot) else frozen_by_itself(model, eot)
     if isinstance(model, Prepared) and eot in (None, model.eot):

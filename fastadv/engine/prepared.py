@@ -210,6 +210,9 @@ class Prepared:
         """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
         return self._given.sees(dtype)
 
+    def begin(self, x: Tensor, ids: Tensor) -> None:
+        """Take a batch x [B, ...] with the ids [B] of its rows, of which those that are asked for are."""
+
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
         """Take whose rows pass next, for a subclass that counts passes for each sample."""
 

@@ -29,18 +29,18 @@ Attack = Callable[..., AttackResult]
 
 
 class Batch(NamedTuple):
-    """Samples with the model's verdict, on its device; `failed` marks logits that are not finite."""
+    """Samples, and which are right without an attack, on the model's device; `failed`: logits not finite."""
 
     x: Tensor
     y: Tensor
     ids: Tensor
-    prediction: Tensor
+    right: Tensor
     failed: Tensor
 
     @property
     def correct(self) -> Tensor:
         """bool [B]."""
-        return (self.prediction == self.y) & ~self.failed
+        return self.right & ~self.failed
 
     def take(self, kept: Tensor) -> "Batch":
         """Return the samples `kept`, an index of the batch."""

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.data._batches import batches
 from fastadv.data.imageset import Boxes
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared
+from fastadv.engine.by_row import FEWER
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
@@ -26,6 +28,7 @@ def in_turn(
     batch_size: int,
     limit: int | None,
     box: Boxes,
+    criterion: Criterion,
     work: Callable[[int, Batch], T],
     own: Callable[[int], Sequence[int]] = range,
 ) -> Iterator[T]:
@@ -34,7 +37,7 @@ def in_turn(
     The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
     and logits are checked.
 
-    box: of the data. own: of the number of batches, which of them are worked on at all.
+    box: of the data. criterion: says what is right. own: of the number of batches, which are worked on.
     """
     positions = first_samples(dataset, limit)
     _check_twins(frozen, dataset, positions, box)
@@ -42,7 +45,7 @@ def in_turn(
     with processes.agreement():
         numbers = own(len(parts))
     mine = [parts[k] for k in numbers[processes.rank() :: processes.world()]]
-    read = _with_verdict(frozen, dataset, mine, box)
+    read = _with_verdict(frozen, dataset, mine, box, criterion)
 
     def make(place: int) -> tuple[bool, T]:
         batch = next(read)
@@ -67,16 +70,22 @@ def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box
 
 
 def _with_verdict(
-    frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes
+    frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes, criterion: Criterion
 ) -> Iterator[Batch]:
     if not parts:
         return
     for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts)), box=box):
         x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
-        logits = frozen.verdict(x)
+        frozen.begin(x, ids)
+        try:
+            logits = frozen.verdict(x)
+        except Exception as error:
+            if len(x) == len(parts[0]):
+                raise
+            raise InputError(FEWER.format(error, len(x), len(parts[0]))) from error
         if y.min() < 0 or y.max() >= logits.shape[1]:
             raise InputError(
                 f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
                 f"got {int(y.min())} to {int(y.max())}; map the labels"
             )
-        yield Batch(x, y, ids, logits.argmax(1), ~logits.isfinite().all(1))
+        yield Batch(x, y, ids, criterion.right(logits, y), ~logits.isfinite().all(1))

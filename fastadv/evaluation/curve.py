@@ -17,7 +17,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.measure import check_evaluation, description, evaluate
-from fastadv.evaluation.named import boxes_of, minimizes, name_of, named
+from fastadv.evaluation.named import boxes_of, criterion_of, minimizes, name_of, named
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
@@ -221,7 +221,7 @@ def accuracy_against_radius(
         processes.check_alike({**about, **asked, "torch": torch.__version__})
 
     total = sample_count(dataset, limit) * len(attacks)
-    box = boxes_of(attacks, dataset=dataset)
+    box, right = boxes_of(attacks, dataset=dataset), criterion_of(attacks).of(frozen.model)
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)
@@ -240,7 +240,7 @@ def accuracy_against_radius(
         return len(batch.y), left
 
     with shown(progress, "measuring the curve") as tick:
-        samples, left = zip(*in_turn(frozen, dataset, batch_size, limit, box, held), strict=True)
+        samples, left = zip(*in_turn(frozen, dataset, batch_size, limit, box, right, held), strict=True)
     return Curve(tried, sum(left) / sum(samples))
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._checks import OnEvent, check_count, check_on_event, knowing
+from fastadv._checks import OnEvent, check_count, check_flag, check_on_event, knowing
 from fastadv.attacks.core.common import parameters_of, planned
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.certify import Certificates
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
@@ -26,7 +27,7 @@ from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, n
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import Attacks, boxes_of, minimizes, name_of, named
+from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, minimizes, name_of, named
 from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
 from fastadv.progress import Lines, Progress, Tick, check_progress, shown, tell
@@ -57,6 +58,7 @@ def evaluate(
     progress: Progress = False,
     on_event: OnEvent | None = None,
     freeze: bool | None = None,
+    whole_batches: bool = False,
     certificates: Certificates | None = None,
 ) -> Table:
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
@@ -110,6 +112,8 @@ def evaluate(
             "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
+        whole_batches: whether each pass has `batch_size` rows in their places, also of the last batch, for a
+            model that takes batches of one size; False is the default.
         certificates: of the same images (`fastadv.certify.smooth`): a column of the table. Where an attack
             found a point within a certified radius, the smoothed model decides there, too, and a decision
             for another class contradicts the certificate; the verdict says so. It keeps the samples.
@@ -151,7 +155,8 @@ def evaluate(
             batches = -(-sample_count(dataset, limit) // batch_size)
             processes.apart(batches, rank, world_size, each="batches", size="batch_size")
         work = planned(*attacks.values()) * sample_count(dataset, limit)
-        frozen = prepare(model, work=work, freeze=freeze)
+        size = batch_size if check_flag("whole_batches", whole_batches) else 0
+        frozen = prepare(model, work=work, freeze=freeze, size=size)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit}
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
@@ -175,6 +180,7 @@ def evaluate(
             batch_size,
             limit,
             boxes_of(attacks, threat, dataset=dataset),
+            criterion_of(attacks).of(frozen.model),
             keep_samples=keep_samples or certificates is not None,
             parts=parts,
             looked=indicators and not apart,
@@ -250,7 +256,8 @@ class Evaluation:
     """A model under attacks: every batch is measured and attacked, and all of them are judged.
 
     The arguments are those of `evaluate`, checked, in processes that are known to be called alike. box: of
-    the data. looked: whether signs of masking are looked for. own: of all batches, which are worked on.
+    the data. criterion: says what is right. looked: whether signs of masking are looked for. own: of all
+    batches, which are worked on.
     """
 
     frozen: Prepared
@@ -259,6 +266,7 @@ class Evaluation:
     batch_size: int
     limit: int | None
     box: Boxes = UNIT
+    criterion: Criterion = WRONG
     keep_samples: bool = False
     parts: Parts = field(default_factory=lambda: Parts(None))
     looked: bool = False
@@ -271,9 +279,8 @@ class Evaluation:
         """Evaluate."""
         started, done = time.perf_counter(), list[BatchOutcome]()
         with self.drawing.kept(self.frozen.device or torch.device("cpu")):
-            for outcome in in_turn(
-                self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.measure, self.own
-            ):
+            asked = self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.criterion
+            for outcome in in_turn(*asked, self.measure, self.own):
                 done.append(outcome)
                 if processes.world() > 1:
                     for name, part in zip(self.attacks, outcome.attacked, strict=True):
@@ -287,7 +294,8 @@ class Evaluation:
             with self.drawing.kept(batch.x.device, number, 0):
                 logits = self.frozen.verdict(batch.x)
                 drawn = self.drawing.draw(self.frozen, batch.x, batch.y)
-            batch = batch._replace(prediction=logits.argmax(1), failed=~logits.isfinite().all(1))
+            right = self.criterion.right(logits, batch.y)
+            batch = batch._replace(right=right, failed=~logits.isfinite().all(1))
             draws = {f"draws.{key}": value.cpu() for key, value in drawn.items()}
         verdict = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
         attacked = []

@@ -7,6 +7,7 @@ from typing import Any
 from fastadv._checks import check_choice
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import parameters_of
+from fastadv.attacks.core.criterion import WRONG, Criterion, decides_by_class
 from fastadv.attacks.core.problem import check_threat
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
@@ -61,6 +62,18 @@ def boxes_of(
     found = {name: each.box for name, each in threats.items() if isinstance(each, Threat)}
     own = {"": dataset.box if isinstance(dataset, Held) else UNIT} if dataset is not None else {}
     return found or ({"threat": threat.box} if isinstance(threat, Threat) else own)
+
+
+def criterion_of(attacks: Mapping[str, Attack]) -> Criterion:
+    """Return the criterion of the attacks that says which samples are right; InputError for several."""
+    bound_to = [bound(attack, "criterion") for attack in attacks.values()]
+    meanings = [WRONG if decides_by_class(each) else each for each in bound_to] or [WRONG]
+    if any(each != meanings[0] for each in meanings):
+        raise InputError(
+            f"attacks: expected criteria that agree on what is right without an attack, got {bound_to}; "
+            "evaluate them one after the other"
+        )
+    return meanings[0]
 
 
 def minimizes(attack: Any) -> bool:

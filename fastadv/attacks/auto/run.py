@@ -128,6 +128,7 @@ class Run:
         """Look for symptoms of a model that attacks by gradients cannot judge."""
         if not len(self.left):
             return
+        self.trial.classifier.asks_for(self.trial.problem.ids[self.left[:SEEN]])
         seen = symptoms(self.trial.classifier, self.trial.problem.x[self.left[:SEEN]])
         raised = {
             "randomized": seen.randomized and randomized,

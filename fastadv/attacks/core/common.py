@@ -16,6 +16,7 @@ from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
 from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.by_row import explained
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
 from fastadv.losses import check_loss
@@ -48,7 +49,9 @@ class Common(TypedDict, total=False):
         eot: forward passes of a randomized model over which the search averages loss, logits and gradient
             (expectation over transformation), an integer >= 1; the default is 1.
         ids: int [B], sample numbers, by default 0 to B - 1. Random numbers depend on them, not on the place
-            in the batch.
+            in the batch. A model or loss with an argument `ids` gets those of the rows that it is given.
+        whole_batches: whether each pass has all rows of x in their places, for a model that takes batches of
+            one size, or keeps something of each row. False, the default, passes those still to be broken.
         freeze: whether to search on a frozen copy of the model (`fastadv.freeze`); None, the default, does so
             where steps times samples are many. A Frozen is used as it is.
 
@@ -62,6 +65,7 @@ class Common(TypedDict, total=False):
     mask: Tensor | None
     eot: int
     ids: Tensor | None
+    whole_batches: bool
     freeze: bool | None
 
 
@@ -80,7 +84,8 @@ class GradientCommon(Common, total=False):
 
 
 DEFAULTS = {
-    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "freeze": None, "gradient": ()
+    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "whole_batches": False,
+    "freeze": None, "gradient": (),
 }  # fmt: skip
 # what these mean wherever an attack takes them and does not say otherwise
 OTHERS = """
@@ -212,11 +217,16 @@ def takes_common(
         x = given.get("x")
         rows = len(x) if isinstance(x, Tensor) and not x.is_nested and x.ndim else 0
         work = passes({name: given.get(name, fixed[name]) for name in counts}) * rows
-        if work >= WORTH and not isinstance(given["model"], Prepared):
+        if work >= WORTH and not isinstance(given["model"], Prepared) and not given.get("whole_batches"):
             given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
         # its own arithmetic, too, is not that of an autocast around
         with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
-            out = function(**given)  # type: ignore[call-arg]
+            try:
+                out = function(**given)  # type: ignore[call-arg]
+            except Exception as error:
+                if (told := explained(error, given["model"], x)) is error:
+                    raise
+                raise told from error
         if isinstance(out, AttackResult):
             object.__setattr__(out, "attack", function.__name__)  # it was made by this call
         return out

@@ -179,6 +179,11 @@ class OutsideTopK(_OfClass):
 WRONG = Criterion()
 
 
+def decides_by_class(criterion: Any) -> bool:
+    """Return whether what is right is the class y; None stands for any wrong class."""
+    return criterion is None or type(criterion) is Criterion or isinstance(criterion, _OfClass)
+
+
 def check_criterion(criterion: Any) -> Criterion:
     """Return `criterion`, or `WRONG` for None; InputError unless it is one."""
     if criterion is None:

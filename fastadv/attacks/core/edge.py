@@ -1,7 +1,7 @@
 """A kink at the edge of the data: the derivative is 0 on a bound of the box, but not a little inside.
 
-A ReLU or a clamp in front of a net has the derivative 0 at exactly 0, where most pixels of an image may lie. A
-step inside would find another one, so the gradient is taken a little inside.
+A ReLU or a clamp in front of a net has the derivative 0 at exactly 0, where most pixels of an image may lie.
+A step inside would find another one, so the gradient is taken a little inside.
 """
 
 import math
@@ -32,8 +32,8 @@ def inside(points: Tensor, depth: float | Tensor, box: Box) -> Tensor:
 def kinks(points: Tensor, gradient: Tensor, box: Box, ask: Ask) -> tuple[Tensor, Tensor]:
     """Return the depths [n] at which rows show derivatives that they lack on a bound, and how many.
 
-    How many is a share [n] of a row's coordinates on a bound. Both are 0 where none is missing. Nothing passes
-    the model unless the gradient is exactly 0 in more than `SHARE` of these coordinates.
+    How many is a share [n] of a row's coordinates on a bound. Both are 0 where none is missing. Nothing
+    passes the model unless the gradient is exactly 0 in more than `SHARE` of these coordinates.
     """
     bound = (points == box[0]) | (points == box[1])
     flat = bound & (gradient == 0)

@@ -1,8 +1,8 @@
 """Whether logits depend on the rest of the batch, as those of a BatchNorm without statistics do."""
 
-from collections.abc import Callable
-
 from torch import Tensor
+
+from fastadv.engine import Prepared
 
 WORDS = "logits depend on the rest of the batch"
 ADVICE = "give BatchNorm its statistics, or attack with batch_size=1"
@@ -11,7 +11,7 @@ FLAG = f"mixed_rows: {WORDS}: {ADVICE}; a final pass of the whole batch decided"
 FEW = 2  # rows that pass alone
 
 
-def mixes_rows(verdict: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor, rounding: float) -> bool:
+def mixes_rows(classifier: Prepared, x: Tensor, ids: Tensor, logits: Tensor, rounding: float) -> bool:
     """Return whether a few rows of x [B, ...] have other logits [B, K] in their batch than alone.
 
     A model that also gives two answers for the same few rows is randomized, which is something else.
@@ -19,11 +19,14 @@ def mixes_rows(verdict: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor, r
     few = x[: min(FEW, len(x) - 1)]
     if not len(few):
         return False
+
+    def verdict() -> Tensor:
+        classifier.asks_for(ids[: len(few)])
+        return classifier.verdict(few)
+
     try:
-        alone = verdict(few)
-        if not _apart(alone, logits[: len(few)], rounding):
-            return False
-        return not _apart(alone, verdict(few), rounding)
+        alone = verdict()
+        return _apart(alone, logits[: len(few)], rounding) and not _apart(alone, verdict(), rounding)
     except Exception:  # models of one batch size raise anything
         return False
 

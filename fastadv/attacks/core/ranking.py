@@ -1,5 +1,6 @@
 """How the points of a sample rank against each other, and how the best is kept."""
 
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.waiting import waits
+from fastadv.engine.by_row import takes_ids
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.keep_nearest import keep_nearest_
 from fastadv.ops.logit_loss import ENTROPIES
@@ -20,9 +22,17 @@ def repeated(values: V, count: int = 1) -> V:
     return values if values is None or count == 1 else values.repeat_interleave(count)
 
 
-def loss_of(logits: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None) -> Tensor:
+def of_rows(loss: losses.Loss, ids: Tensor) -> losses.Loss:
+    """Return the loss, with the ids of its rows where it takes them."""
+    if not (callable(loss) and takes_ids(loss)):
+        return loss
+    return partial(loss, ids=ids)  # type: ignore[call-arg]
+
+
+def loss_of(logits: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, ids: Tensor) -> Tensor:
     """Return the loss [n] or [n, C] of logits [n, K] or [n, C, K]."""
     shape, logits = logits.shape[:-1], logits.flatten(0, -2)
+    loss = of_rows(loss, repeated(ids, *shape[1:]))
     return losses.loss_value(logits, repeated(y, *shape[1:]), loss, repeated(aims, *shape[1:])).view(shape)
 
 

@@ -78,8 +78,8 @@ class AttackResult:
         flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
             that gives two answers for one x because it is randomized, another a model whose logits depend on
             the rest of the batch.
-        correct: bool [B]; the model classifies x as y, or x is right by a criterion of your own, by logits that
-            are finite. By default, where an attack does not tell, the samples that are HELD or BROKEN.
+        correct: bool [B]; the model classifies x as y, or x is right by a criterion of your own; by finite
+            logits. By default, where an attack does not tell, the samples that are HELD or BROKEN.
         attack: the name of the attack, as it is printed.
 
     Example:

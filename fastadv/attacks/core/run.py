@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count, check_seed
+from fastadv._checks import check_count, check_flag, check_seed
 from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
 from fastadv.attacks.core.plan import Over, Plan
@@ -148,8 +148,9 @@ def prepare(
     arguments: dict[str, Any] = dict(common)
     eot = check_count("eot", arguments.pop("eot", 1), 1)
     freeze = arguments.pop("freeze", None)
+    whole = check_flag("whole_batches", arguments.pop("whole_batches", False))
     given = problem(x, y, threat, **arguments)
-    classifier = prepared(model, eot if eot > 1 else None, freeze=freeze)
+    classifier = prepared(model, eot if eot > 1 else None, freeze=freeze, size=len(given.x) if whole else 0)
     criterion = given.criterion.of(classifier.model)
     return classifier, given if criterion is given.criterion else replace(given, criterion=criterion)
 
@@ -215,8 +216,7 @@ def _verdict(
     loss = before.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else before
     at_x = earlier & (before == -torch.inf)
     if bool(at_x.any()):
-        clean = losses.loss_value(trial.clean, problem.y, plan.loss, problem.targets)
-        loss = torch.where(at_x, clean.to(loss.dtype), loss)
+        loss = torch.where(at_x, trial.loss_at_x(plan.loss).to(loss.dtype), loss)
     return logits, (earlier, loss)
 
 

@@ -13,7 +13,7 @@ from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.plan import Plan
 from fastadv.attacks.core.problem import Problem
-from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, repeated
+from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, of_rows, repeated
 from fastadv.attacks.core.record import Climb, Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.core.snap import snap
@@ -92,14 +92,16 @@ class Search(Samples[R_co]):
         *_, logits, gradient = made = self._off_the_edge(
             points, lambda at: self._gradient_at(at, loss, direction), loss
         )
-        value = made[0] if len(made) == 3 else loss_of(logits, self.y, loss, self.aims)
+        value = made[0] if len(made) == 3 else loss_of(logits, self.y, loss, self.aims, self.ids)
         return value, logits, gradient
 
     def _gradient_at(self, points: Tensor, loss: losses.Loss, direction: bool) -> tuple[Tensor, ...]:
         clean, self.clean_pass = self.clean_pass, None
+        loss = of_rows(loss, self.ids)
         squashed = self.problem.bounded
         if squashed is not None and loss in bounded_outputs.LOSSES:
-            return bounded_outputs.unbent(self, squashed, self._cast(points), loss)
+            points = self._cast(points)
+            return bounded_outputs.unbent(self.classifier, points, self.y, loss, self.aims, squashed)
         if clean is not None and 2 * len(points) >= len(clean.logits) and torch.equal(points, self.x):
             rows = None if len(points) == len(clean.logits) else self._given
             return clean.gradient(rows, self.y, loss, self.aims, direction)
@@ -139,7 +141,7 @@ class Search(Samples[R_co]):
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
         """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""
         logits = self._logits(points)
-        return loss_of(logits, self.y, loss, self.aims), logits
+        return loss_of(logits, self.y, loss, self.aims, self.ids), logits
 
     def jacobian(
         self, points: Tensor, directions: Tensor | Callable[[Tensor], Tensor], judge: bool = True
@@ -178,7 +180,9 @@ class Search(Samples[R_co]):
         plain = seen is points and logits.dtype == rows.loss.dtype == torch.float32 and self._is_plain()
         if not (plain and loss in KINDS and (loss not in ENTROPIES or self.targets is not None)):
             look = self._judge(
-                ScoredLook(points, seen, logits, logits, loss_of(logits, self.y, loss, self.aims)), loss, True
+                ScoredLook(points, seen, logits, logits, loss_of(logits, self.y, loss, self.aims, self.ids)),
+                loss,
+                True,
             )
             none = torch.zeros_like(look.adversarial)
             keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
@@ -378,7 +382,7 @@ class Search(Samples[R_co]):
         if isinstance(look, ScoredLook) and loss == self.plan.loss and self.aims is self.targets:
             value = look.loss
         else:
-            value = loss_of(look.logits, self.y, self.plan.loss, self.targets)
+            value = loss_of(look.logits, self.y, self.plan.loss, self.targets, self.ids)
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         return graded(value.flatten(), look.logits.flatten(0, -2), y, self.plan.loss, targets).view(shape)
 

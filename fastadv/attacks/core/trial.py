@@ -52,7 +52,7 @@ class Trial:
             # as many classes as any loss or criterion may ask for
             self.clean = torch.zeros(0, 1 << 20, device=device)
         else:
-            classifier.asks_for(problem.ids)
+            classifier.begin(problem.x, problem.ids)
             self.clean_pass = classifier.clean_pass(problem.x) if from_x else None
             made = self.clean_pass
             self.from_x = made is not None
@@ -115,8 +115,16 @@ class Trial:
         """Return the loss [B] of the attack at the logits [B, K] of the last verdict, computed once."""
         self.judged(logits)
         if self._loss is None:
-            self._loss = losses.loss_value(logits, self.problem.y, loss, self.problem.targets)
+            self._loss = self._loss_of(logits, loss)
         return self._loss
+
+    def loss_at_x(self, loss: losses.Loss) -> Tensor:
+        """Return the loss [B] at the clean samples."""
+        return self._loss_of(self.clean, loss)
+
+    def _loss_of(self, logits: Tensor, loss: losses.Loss) -> Tensor:
+        problem = self.problem
+        return loss_of(logits, problem.y, loss, problem.targets, problem.ids)
 
     def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> None:
         """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points."""
@@ -126,7 +134,7 @@ class Trial:
         held &= (x_adv != problem.x).flatten(1).any(1)
         if not bool(held.any()):
             return
-        value = loss_of(logits, problem.y, loss, problem.targets)
+        value = self._loss_of(logits, loss)
         value = graded(value, logits, problem.y, loss, problem.targets)
         self.classifier.hold(float((value - rank)[held].abs().max()), logits[held])
 
@@ -135,7 +143,7 @@ class Trial:
         if not bool(broken.any()):
             return False
         problem = self.problem
-        margin = losses.loss_value(logits, problem.y, problem.margin, problem.targets)
+        margin = self._loss_of(logits, problem.margin)
         return bool((broken & (margin < -self._rounding())).any())
 
     def _rounding(self) -> float:
@@ -148,7 +156,9 @@ class Trial:
     def mixes_rows(self, x_adv: Tensor, logits: Tensor) -> bool:
         """Return whether rows depend on each other, found out once; logits [B, K] are a verdict on x_adv."""
         if self._mixes is None:
-            self._mixes = mixed_rows.mixes_rows(self.classifier.verdict, x_adv, logits, self._rounding())
+            self._mixes = mixed_rows.mixes_rows(
+                self.classifier, x_adv, self.problem.ids, logits, self._rounding()
+            )
             if self._mixes:
                 self._report(mixed_rows.FLAG)
         return self._mixes
@@ -181,8 +191,8 @@ class Trial:
         """Return the result for x_adv, given the `verdict` logits [B, K] on it, after which no row has moved.
 
         `not_finite` marks samples that met a NaN or infinity. An attack for the minimum names the threat
-        `within` which a success counts, and who is `broken` there. `known` are the samples that held at another
-        point, and their losses.
+        `within` which a success counts, and who is `broken` there. `known` are the samples that held at
+        another point, and their losses.
         """
         problem = self.problem
         value = self.loss(logits, loss)
@@ -199,7 +209,7 @@ class Trial:
         status.masked_fill_(broken, Status.BROKEN.value)
         status.masked_fill_(self.already, Status.ALREADY_WRONG.value)
         if within is not None:
-            clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
+            clean = self.loss_at_x(loss)
             value = torch.where(broken, value, clean)
         soft, unusable, failures = False, 0, 0
         if loss == "ce" and within is None and problem.targets is None:

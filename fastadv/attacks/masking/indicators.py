@@ -166,15 +166,19 @@ def look(
     # what a randomized model draws follows from the seed, and the caller's generators stay
     with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
         few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
+        classifier.begin(problem.x, problem.ids)
+        classifier.asks_for(problem.ids[few])
         if raised is None:
             raised = [name for name, seen in vars(symptoms(classifier, problem.x[few])).items() if seen]
         values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
         if "optimizes" in raised:
             values["optimizes"] = float(probes.wrong_gradients(classifier, problem.take(few)).float().mean())
         least = problem.take(few[:LEAST])
+        classifier.asks_for(least.ids)
         squashed = 0.0 if values["probabilities"] else probes.bounded_outputs(classifier, least.x)
         values |= {"bounded_outputs": squashed, "edge_kink": probes.edge_kink(classifier, least)}
-        values["mixed_rows"] = float(probes.rows_mix(classifier, least.x))
+        values["mixed_rows"] = float(probes.rows_mix(classifier, least))
+        classifier.asks_for(least.ids)
         masked, missing = _hidden(classifier, least, seed)
         if missing is not None:
             values["incorrect_gradient"] = missing
@@ -183,6 +187,7 @@ def look(
         seen: Counter[str] = Counter()
         for index in torch.split(torch.arange(len(chosen)), batch_size):
             part = problem.take(index.to(problem.x.device))
+            classifier.asks_for(part.ids)
             seen["zero_gradient"] += int(probes.without_gradient(classifier, part.x, part.y).sum())
             left = part.take(held[index].nonzero().squeeze(1).to(problem.x.device))
             if probes.bounded(problem):

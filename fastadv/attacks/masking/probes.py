@@ -33,7 +33,7 @@ BROKEN = SYMPTOMS + 2
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 # of the way from a sample to another; outputs of each whose gradients are compared there
 BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
-# of the range of all outputs, what is near an end of it; the share that must lie there; how small their gradients
+# what is near an end of the range of all outputs, the share that must be, and how small their gradients are
 NEAR, CROWD, SMALL = 0.05, 0.03, 0.25
 # and at each of the few samples on which the gradient itself is checked
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * (2 + len(edge.DEPTHS)) + 3
@@ -104,11 +104,11 @@ def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float
 
 
 def bounded_outputs(classifier: Prepared, x: Tensor) -> float:
-    """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs at which many crowd.
+    """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs where many crowd.
 
-    It is the rank correlation of the distance from that end with the norm of the gradient, where the norms are
-    small beside those in the middle, to which blends of samples lead. Outputs also crowd in a net that was trained
-    until they do, and its gradients are small there, but in no order.
+    It is the rank correlation of the distance from that end with the norm of the gradient, if norms are small
+    beside those in the middle, to which blends of samples lead. Outputs may also crowd because a net was
+    trained until they did. Its gradients are small there, too, but in no order.
     """
     points = torch.cat([x.lerp(x.roll(1, 0), part) for part in BLENDS])
     logits = classifier.verdict(points)
@@ -157,11 +157,12 @@ def edge_kink(classifier: Prepared, problem: Problem) -> float:
     return float(shares.mean())
 
 
-def rows_mix(classifier: Prepared, x: Tensor) -> bool:
-    """Return whether logits at a few rows of x depend on the others."""
-    logits = classifier.verdict(x)
+def rows_mix(classifier: Prepared, problem: Problem) -> bool:
+    """Return whether logits at a few rows depend on the others."""
+    classifier.asks_for(problem.ids)
+    logits = classifier.verdict(problem.x)
     rounding = bound(classifier.dtype) * float(logits.abs().max())
-    return mixed_rows.mixes_rows(classifier.verdict, x, logits, rounding)
+    return mixed_rows.mixes_rows(classifier, problem.x, problem.ids, logits, rounding)
 
 
 def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
