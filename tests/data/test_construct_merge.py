@@ -34,6 +34,3 @@ def test_shards_are_the_set_of_one_process_and_less_or_more_is_refused(tmp_path:
     merged, one = merge_constructed([tmp_path / "1", tmp_path / "0"], tmp_path / "out"), tmp_path / "whole"
     assert torch.equal(merged.x, load_constructed(one).x)
     assert merged.ids.tolist() == list(range(20))
-    assert all(
-        (tmp_path / "out" / each.name).read_bytes() == each.read_bytes() for each in one.glob("shard-*")
-    )

@@ -158,16 +158,6 @@ def test_digits_and_the_order_of_a_protocol_stay(logged):
     assert not logged.records
 
 
-class Stream(IterableDataset):
-    """Has a length, and no items by number."""
-
-    def __len__(self):
-        return 5
-
-    def __iter__(self):
-        return iter([(torch.zeros(1), 0)] * 5)
-
-
 @pytest.mark.parametrize(
     ("given", "got"),
     [
@@ -175,7 +165,7 @@ class Stream(IterableDataset):
         (TensorDataset(torch.zeros(0, 1), torch.zeros(0).long()), "an empty one"),
         (Subset(in_order(3), []), "an empty one"),
         (type("Endless", (), {"__getitem__": lambda self, k: (torch.zeros(1), 0)})(), "without a length"),
-        (Stream(), "Stream"),
+        (type("Stream", (IterableDataset,), {"__len__": lambda self: 5, "__iter__": None})(), "Stream"),
         ({0, 1}, "set"),
     ],
 )

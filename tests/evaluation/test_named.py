@@ -52,7 +52,6 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         ({"own": OWN}, BALL, r"threat: expected None.* got Linf\(.*leave it out"),
         ({"x": 3}, BALL, r"attacks\['x'\]: expected a name or a function .* got int"),
         (None, BALL, "threat: expected None, as nothing here takes it"),
-        ([], BALL, "threat: expected None, as nothing here takes it"),
         ([OWN], BALL, "threat: expected None, as nothing here takes it"),
         ({"a": OWN, "b": partial(fa.attacks.pgd, threat=BALL)}, fa.L2(1), r"nothing here takes it, got L2\("),
         (lambda model, x, y, *, ids: OWN(model, x, y), BALL, "nothing here takes it"),
@@ -65,10 +64,3 @@ def test_a_threat_that_is_bound_is_kept() -> None:
 def test_what_cannot_be_is_refused(given: Any, threat: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         fa.evaluate(MODEL, DATA, given, threat=threat)
-
-
-@pytest.mark.parametrize("attacks", [None, {"own": OWN}])
-def test_training_refuses_a_threat_that_neither_recipe_nor_attacks_take(attacks: Any) -> None:
-    given = {"recipe": "standard", "test_set": DIGITS, "test_attacks": attacks, "epochs": 1}
-    with pytest.raises(InputError, match="threat: expected None, as nothing here takes it"):
-        fa.train.fit(MODEL, DIGITS, threat=BALL, **given)
