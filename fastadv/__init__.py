@@ -15,6 +15,8 @@ from fastadv import _version
 
 _version.check_torch(_torch.__version__)
 
+import torch.serialization as _saved
+
 from fastadv import (
     adapters,
     attacks,
@@ -30,11 +32,25 @@ from fastadv import (
     rng,
     train,
 )  # fmt: skip
+from fastadv.attacks.distal import DistalResult as _DistalResult
+from fastadv.attacks.methods.flags import Cost as _Cost
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, bootstrap, evaluate, figures, optimality
+from fastadv.evaluation.draws import Draws as _Draws
+from fastadv.evaluation.row import Components as _Components
+from fastadv.evaluation.row import Samples as _Samples
 from fastadv.ops.registration.library import backends
 from fastadv.threat import L0, L1, L2, Linf, Threat
+
+# results are data, which torch.load reads by default: with weights_only=True
+_saved.add_safe_globals(
+    [
+        *(L0, L1, L2, Linf, attacks.AttackResult, attacks.AutoAttackResult, attacks.MinimumNormResult),
+        *(attacks.Indicators, _Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
+        *(_DistalResult, certify.Certificates),
+    ]
+)
 
 __version__ = _version.__version__
 

@@ -135,7 +135,7 @@ def _low(right: int, count: int, tail: float) -> float:
         return 0.0
     # Below right / count the terms fall: those left out are less than exp(-50) of all (Hoeffding).
     last = min(count, right + 40 + 5 * math.isqrt(count))
-    k = torch.arange(right, last + 1, dtype=torch.float64)
+    k = torch.arange(right, last + 1, dtype=torch.float64, device="cpu")
     ways = math.lgamma(count + 1) - torch.lgamma(k + 1) - torch.lgamma(count - k + 1)
     low, high = 0.0, right / count  # where the tail is one half or more
     for _ in range(50):  # 1 - p stays a number above 0
@@ -149,6 +149,6 @@ def _resamples(size: int, count: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Yield `count` times `size` positions below `size`, drawn with repetition."""
     several = max(1, BLOCK // size)
     for start in range(0, count, several):
-        ids = torch.arange(start, min(start + several, count))
+        ids = torch.arange(start, min(start + several, count), device="cpu")
         # words of 32 bits: uniform to within size / 2^32
         yield from ((rng.bits(size, seed, ids) * size) >> 32).numpy()

@@ -28,7 +28,7 @@ def fresh_seed() -> int:
     Returns:
         A seed from 0 to 2^62 - 1.
     """
-    return int(torch.randint(1 << 62, ()))
+    return int(torch.randint(1 << 62, (), device="cpu"))
 
 
 def derive(seed: int, purpose: str, *counters: int) -> int:
@@ -244,13 +244,13 @@ def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
         tensor([4, 0, 3, 1, 2])
     """
     check_count("n", n, 0)
-    ids = torch.arange((n + _BLOCK - 1) // _BLOCK)
+    ids = torch.arange((n + _BLOCK - 1) // _BLOCK, device="cpu")
     words = [
         bits(2 * min(_BLOCK, n - int(i) * _BLOCK), seed, ids[i : i + 1], draw).reshape(-1, 2) for i in ids
     ]
     if not words:
         check_seed(seed)
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device="cpu")
     pairs = torch.cat(words)
     keys = (pairs[:, 0] << 31) | (pairs[:, 1] >> 1)
     return keys.argsort(stable=True)

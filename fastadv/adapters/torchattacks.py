@@ -60,7 +60,7 @@ class Attack:
         """Return adversarial images like `images`; in a targeted mode `labels` mean what that mode says."""
         if self._normalized is None:
             return self._found(self.model, images, labels)
-        mean, std = (torch.as_tensor(v).to(images).view(-1, 1, 1) for v in self._normalized)
+        mean, std = (torch.as_tensor(v, device="cpu").to(images).view(-1, 1, 1) for v in self._normalized)
         x = images * std + mean
         near = x.clamp(0, 1)  # the way back to pixels rounds
         x = torch.where((x - near).abs() < 1e-5, near, x)

@@ -109,7 +109,7 @@ def autoattack(
 def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     """Return the result with the indicators of masked gradients, and the passes they took."""
     trial, seed, warnings = run.trial, run.seed, run.warnings
-    right = torch.zeros(len(out.status), dtype=torch.bool).index_fill_(0, trial.todo.cpu(), True)
+    right = torch.zeros_like(out.success, device="cpu").index_fill_(0, trial.todo.cpu(), True)
     evidence = Evidence.of(out)
     chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))

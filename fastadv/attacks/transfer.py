@@ -98,8 +98,8 @@ def transfer(
 
     def _scale(search: core.Search[_Rows]) -> None:
         rows = search.rows
-        tried = torch.logspace(0, 1, scales, LAST / FIRST, dtype=torch.float64) * FIRST
-        tried = torch.cat([torch.zeros(1, dtype=torch.float64), tried]).to(search.x)
+        tried = torch.logspace(0, 1, scales, LAST / FIRST, dtype=torch.float64, device="cpu") * FIRST
+        tried = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), tried]).to(search.x)
         steps = tried[1:].view(-1, *[1] * (search.x.ndim - 1))
         points = search.x.unsqueeze(1) + steps * rows.unit.unsqueeze(1)
         look = search.decide(points.clamp_(*threat.box))

@@ -76,7 +76,8 @@ def _again(
     if not places:
         raise InputError(f"ids: expected images that were certified, got {number}")
     place = places[0]
-    x, _, ids = next(batches(dataset, 1, order=torch.tensor([number]), workers=0, box=smoothed.noise.box))
+    order = torch.tensor([number], device="cpu")
+    x, _, ids = next(batches(dataset, 1, order=order, workers=0, box=smoothed.noise.box))
     levels, ids, n0 = smoothed.levels(x), ids.cpu(), certificates.card["config"]["n0"]
     draws, prediction = int(certificates.draws[place]), int(certificates.prediction[place])
     hits = int(smoothed.votes(levels, ids, draws, first=n0)[0, prediction])
@@ -121,7 +122,7 @@ def contradictions(
         raise InputError("model: expected the one that was certified; pass model=")
     config, noise = certificates.card["config"], certificates.noise
     place = {number: k for k, number in enumerate(certificates.ids.tolist())}
-    rows = torch.tensor([place.get(number, -1) for number in ids.tolist()])
+    rows = torch.tensor([place.get(number, -1) for number in ids.tolist()], device="cpu")
     point = noise.points(noise.levels(x_adv, sound=False)).cpu()
     center = noise.points(noise.levels(x, sound=config["sound"])).cpu()
     moved = noise.norm(torch.inf, box=(-torch.inf, torch.inf)).distance(point, center)

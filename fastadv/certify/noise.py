@@ -219,4 +219,4 @@ def aliases(weights: list[int]) -> Tensor:
             short.append(long.pop())
     for k in long:  # each is full: whatever the threshold, the column itself
         entries[k] = (full - 1) << ALIASES | k
-    return torch.tensor(entries, dtype=torch.int64)
+    return torch.tensor(entries, dtype=torch.int64, device="cpu")

@@ -78,17 +78,18 @@ class Certificates:
     @property
     def of(self) -> tuple[Any, Any]:
         """The model and the images of the call; None each where they come from elsewhere."""
-        found: tuple[Any, Any] = vars(self).get("_of", (None, None))
-        return found
+        return vars(self).get("_of", (None, None))  # type: ignore[no-any-return]
 
     def remember(self, prepared: Prepared, dataset: Any) -> None:
         """Keep what was certified, for `audit`."""
         object.__setattr__(self, "_of", (prepared, dataset))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_of"}  # which is not stored
+
     def __str__(self) -> str:
         config, notes = self.card["config"], self.card["measured"]["notes"]
-        usual = self.noise.shown
-        shown = self.radii or [usual[k] for k in (1, 2, 4) if k < len(usual)]
+        shown = self.radii or [radius for k, radius in enumerate(self.noise.shown) if k in (1, 2, 4)]
         early = "; lower bounds all, by a sequential test" if config["sequential"] else ""
         at = ", ".join(f"{self.accuracy(radius):.1%} within {radius:g}" for radius in shown)
         return (

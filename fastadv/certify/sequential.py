@@ -104,7 +104,7 @@ def _first(holds: Any, low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
 
 
 def _lgamma(values: Any) -> Any:
-    return torch.lgamma(torch.as_tensor(values).clamp(min=0.5)).numpy()
+    return torch.lgamma(torch.as_tensor(values, device="cpu").clamp(min=0.5)).numpy()
 
 
 class Fixed:

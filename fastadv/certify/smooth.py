@@ -220,15 +220,15 @@ def predict(
     x = check_input(x, None)
     prepared = prepare(model, work=len(x) * n, freeze=freeze)
     smoothed = Smoothed(prepared, noise_of(sigma, norm, box), rng.derive(seed, "predict"), batch_size, sound)
-    numbers = torch.arange(len(x)) if ids is None else torch.as_tensor(ids).cpu()
-    check_column("ids", numbers, torch.empty(len(x)), torch.int64)
+    numbers = torch.arange(len(x), device="cpu") if ids is None else torch.as_tensor(ids, device="cpu")
+    check_column("ids", numbers, torch.empty(len(x), device="cpu"), torch.int64)
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
     (first, second), (classes, _) = (each.unbind(1) for each in votes.topk(2, 1))
     sure = [
         a + b > 0 and clopper_pearson(a, a + b, level=1 - alpha).low > 0.5
         for a, b in zip(first.tolist(), second.tolist(), strict=True)
     ]
-    return torch.where(torch.tensor(sure, dtype=torch.bool), classes, -1).to(x.device)
+    return torch.where(torch.tensor(sure, dtype=torch.bool, device="cpu"), classes, -1).to(x.device)
 
 
 class Smoothed:
@@ -247,7 +247,7 @@ class Smoothed:
         """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
         wanted = dict.fromkeys(range(len(levels)), n)
         cast = dict(self.passes(levels, ids, torch.full_like(ids, first), wanted))
-        return torch.stack([cast[image] for image in wanted]) if cast else torch.zeros(0, 2).int()
+        return torch.stack([cast[image] for image in wanted]) if cast else ids.new_zeros(0, 2).int()
 
     def passes(
         self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int]
@@ -268,7 +268,7 @@ class Smoothed:
                 room -= taken[image]
                 if not wanted[image]:
                     queue.popleft()
-            images, counts = torch.tensor([*taken]), torch.tensor([*taken.values()])
+            images, counts = torch.tensor([[*taken], [*taken.values()]], device="cpu")
             given = torch.stack([images, counts, ids[images], drawn[images]])
             given = given.pin_memory() if levels.is_cuda else given  # so that its transfer waits for nothing
             here, many, which, first = given.to(levels.device, non_blocking=True)
@@ -302,8 +302,8 @@ def _certify(
     elements = levels[0].numel()
     charge = smoothed.noise.charge(elements)
     hits, failed, drawn = torch.zeros_like(ids), torch.zeros_like(ids), torch.full_like(ids, n0)
-    radius = torch.zeros(len(ids), dtype=torch.float64)
-    abstained = torch.ones(len(ids), dtype=torch.bool)
+    radius = torch.zeros(len(ids), dtype=torch.float64, device="cpu")
+    abstained = torch.ones(len(ids), dtype=torch.bool, device="cpu")
     wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
     for image, cast in smoothed.passes(levels, ids, drawn, wanted):
         hits[image] = cast[prediction[image]]

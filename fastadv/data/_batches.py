@@ -83,7 +83,8 @@ class Reader:
     def batches(self, order: Tensor | Sequence[int] | None = None, seed: int = 0) -> Iterator[Batch]:
         """Yield batches, the images as they are held, uint8 or float32. A new reading ends the one before."""
         size, data = self.size, self.dataset
-        positions = torch.arange(size) if order is None else check_positions(order, size, "order")
+        order = torch.arange(size, device="cpu") if order is None else order
+        positions = check_positions(order, size, "order")
         if isinstance(data, Held):
             return self._from_memory(data, positions.to(data.labels.device))
         workers = self.workers
@@ -189,11 +190,14 @@ def _collate(items: list[Any]) -> Any:
             f"expected integer labels, one for each image, got labels of shape {shown}; of probabilities "
             "give the likeliest class"
         )
-    return default_collate(items)
+    with rng.CPU:  # torch's loader makes tensors on the default device
+        return default_collate(items)
 
 
 def _checked(loader: DataLoader[Any], box: Boxes) -> Iterator[Batch]:
-    for batch in loader:
+    with rng.CPU:
+        read = iter(loader)
+    for batch in read:
         if isinstance(batch, Exception):
             raise batch
         x, y, ids = batch

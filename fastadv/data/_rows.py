@@ -63,14 +63,14 @@ class MappedRows:
         if self.chosen is None:
             return map(self._mapped, range(len(self.files)))
         count = max(1, KEPT // 8 * len(self) // max(1, self.nbytes))
-        return map(self.take, torch.split(torch.arange(len(self)), count))
+        return map(self.take, torch.split(torch.arange(len(self), device="cpu"), count))
 
     def take(self, positions: Tensor) -> Tensor:
         """Return the rows at `positions`, int64 [B], in memory."""
         if self.chosen is not None:
             whole, chosen = self.chosen
             return whole.take(chosen[positions.cpu()])
-        rows = torch.empty((len(positions), *self.shape[1:]), dtype=self.dtype)
+        rows = torch.empty((len(positions), *self.shape[1:]), dtype=self.dtype, device="cpu")
         fill_rows(rows, positions.cpu(), self.counts, self._part)
         self._taken += rows.nbytes
         if self._taken > KEPT:
@@ -79,7 +79,7 @@ class MappedRows:
 
     def joined(self) -> Tensor:
         """Return all rows, in memory."""
-        rows = torch.empty(self.shape, dtype=self.dtype)
+        rows = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         done = 0
         for part in self.pieces():
             rows[done : done + len(part)] = part

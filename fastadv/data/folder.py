@@ -102,7 +102,7 @@ class FolderSet(Images):
         self.root, self.size, self.name, self.note = root, size, name, note
         self.classes = tuple(group for group, _ in groups)
         self.paths = [groups[label][1][turn] for turn, label in turns]
-        self.labels = torch.tensor([label for _, label in turns])
+        self.labels = torch.tensor([label for _, label in turns], device="cpu")
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What callers hand over as data: a set, two tensors, a loader, or batches."""
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,17 @@ def _held(batches: Iterable[Any], name: str) -> Dataset[Any]:
     shapes = {tuple(x.shape[1:]) for x, _ in parts}
     if len(shapes) != 1:
         raise InputError(f"{name}: expected images of one shape, got {sorted(shapes) or 'no batch'}")
-    return TensorDataset(*(torch.cat([part[k].detach().cpu() for part in parts]) for k in (0, 1)))
+    y = torch.cat([y.detach().cpu() for _, y in parts])
+    images = [x.detach() for x, _ in parts]
+    del batches, parts, part  # each image leaves its batch when it is in the set, which is in memory once
+    dtype = reduce(torch.promote_types, {x.dtype for x in images})
+    whole = torch.empty((len(y), *images[0].shape[1:]), dtype=dtype, device="cpu")
+    done = len(y)
+    while images:
+        x = images.pop()
+        done -= len(x)
+        whole[done : done + len(x)] = x
+    return TensorDataset(whole, y)
 
 
 def _shown(value: object) -> str:

@@ -36,7 +36,7 @@ class NamedImages(FolderSet):
         self.classes, self.note = tuple(classes), f"preprocessing {preprocessing}"
         self.name = f"imagenet ({len(names):,} named images)"
         self.paths = [root / name for name in names]
-        self.labels = torch.tensor([places[name.split("/")[0]] for name in names])
+        self.labels = torch.tensor([places[name.split("/")[0]] for name in names], device="cpu")
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ def check_images(x: Tensor, what: str, box: Boxes = UNIT) -> None:
 
 def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> Tensor:
     """Return `positions` as an int64 tensor [M]; InputError unless each is in 0..size-1."""
-    index = torch.as_tensor(positions)
+    index = torch.as_tensor(positions, device=getattr(positions, "device", "cpu"))
     if index.numel() == 0:
         return index.long().reshape(0)
     if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
@@ -133,7 +133,7 @@ class Held(Images):
         raise NotImplementedError
 
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
-        label, at = int(self.labels[position]), torch.tensor([position % len(self)])
+        label, at = int(self.labels[position]), torch.tensor([position % len(self)], device="cpu")
         return to_unit(self.take(at)[0]), label
 
     def __repr__(self) -> str:

@@ -84,7 +84,7 @@ class Mixture(Held):
     def epoch_order(self, seed: int, epoch: int) -> Tensor:
         """Return the sample numbers of an epoch, in their order, int64 [len(real)]."""
         begun = (epoch - 1) * self.epoch_size
-        number = torch.arange(begun, begun + self.epoch_size + 1)
+        number = torch.arange(begun, begun + self.epoch_size + 1, device="cpu")
         before = number * self.share.numerator // self.share.denominator
         generated = before.diff() > 0
         number, before = number[:-1], before[:-1]

@@ -74,7 +74,8 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
             return known_labels(self.dataset) if self.label in LABELS else None
         try:
             column = self.dataset[self.label]
-            return torch.as_tensor(column if isinstance(column, Tensor | np.ndarray) else list(column))
+            numbers = column if isinstance(column, Tensor | np.ndarray) else list(column)
+            return torch.as_tensor(numbers, device="cpu")
         # no numbers, as an item that is read says; or the set transforms whole items alone
         except (TypeError, ValueError, KeyError):
             return None

@@ -118,7 +118,7 @@ def cifar100(root: Path, split: str, download: bool) -> ImageSet:
 def _photos(path: Path, read: Callable[[], Any], name: str, classes: Sequence[str] | None = None) -> ImageSet:
     original = read_original(path, read)
     x = torch.from_numpy(original.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(x, torch.tensor(original.targets), classes or original.classes, name)
+    return ImageSet(x, torch.tensor(original.targets, device="cpu"), classes or original.classes, name)
 
 
 def svhn(root: Path, split: str, download: bool) -> ImageSet:
@@ -153,6 +153,6 @@ def digits(split: str) -> ImageSet:
     with files("fastadv.data").joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
         x = torch.from_numpy(stored["images"]).float().div_(16).unsqueeze_(1)
         y = torch.from_numpy(stored["labels"]).long()
-    turn = (y[:, None] == torch.arange(10)).long().cumsum(0).gather(1, y[:, None])[:, 0]
+    turn = (y[:, None] == torch.arange(10, device="cpu")).long().cumsum(0).gather(1, y[:, None])[:, 0]
     chosen = (turn % 5 == 0) == (split == "test")
     return ImageSet(x[chosen], y[chosen], 10, f"digits {split}")

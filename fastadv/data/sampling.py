@@ -56,7 +56,7 @@ def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool
     """
     count = sample_count(dataset, limit)
     size = sample_count(dataset)
-    positions = torch.arange(count)
+    positions = torch.arange(count, device="cpu")
     labels = None if count == size or getattr(dataset, "fixed_order", False) else known_labels(dataset)
     if labels is None or not _sorted(labels, count):
         return positions
@@ -111,7 +111,7 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
     else:
         numbers, sizes = _classes(labels)
         held, method = _drawn(numbers, _one_of_each(sizes, count), key), "permutation by class"
-    left = torch.ones(size, dtype=torch.bool)
+    left = torch.ones(size, dtype=torch.bool, device="cpu")
     left[held] = False
     about = {"count": count, "method": method, "seed": seed, "digest": _digest(held)}
     part = dataset.subset(held)
@@ -124,7 +124,7 @@ def known_labels(dataset: Any) -> Tensor | None:
     """Return the labels int64 [N] of a set that tells them without reading images; None for another."""
     if isinstance(dataset, Subset):
         whole = known_labels(dataset.dataset)
-        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+        return None if whole is None else whole[torch.as_tensor(dataset.indices, device="cpu")]
     given = None
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         given = dataset.tensors[1]
@@ -132,7 +132,7 @@ def known_labels(dataset: Any) -> Tensor | None:
         given = getattr(dataset, "labels", None)
         given = getattr(dataset, "targets", None) if given is None else given
     try:
-        labels = torch.as_tensor(given).cpu()
+        labels = torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
     integers = labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
@@ -152,7 +152,7 @@ def _sorted(labels: Tensor, count: int) -> bool:
     few = here * whole < sizes * count
     # the first ones drawn from the class, and the class drawn from the first ones
     rare = torch.maximum(
-        sizes * _divergence(here / sizes, torch.tensor(count / whole)),
+        sizes * _divergence(here / sizes, torch.tensor(count / whole, device="cpu")),
         count * _divergence(here / count, sizes.double() / whole),
     )
     fair = (sizes.double() * count / whole).ceil()
@@ -199,7 +199,7 @@ def _drawn(numbers: Tensor, shares: Tensor, seed: int) -> Tensor:
     by_class = order[numbers[order].argsort(stable=True)]
     own = numbers[by_class]
     sizes = torch.bincount(own, minlength=len(shares))
-    place = torch.arange(len(own)) - (sizes.cumsum(0) - sizes)[own]
+    place = torch.arange(len(own), device="cpu") - (sizes.cumsum(0) - sizes)[own]
     return by_class[place < shares[own]].sort().values
 
 

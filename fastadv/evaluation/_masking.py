@@ -47,7 +47,7 @@ def indicators(
     def make() -> Part:
         given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat)
         looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
-        return Part({"seconds": torch.zeros(1)}, asdict(looked.with_flags(told)))
+        return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(told)))
 
     return Indicators(**kept.get(PART, known, make).told)
 

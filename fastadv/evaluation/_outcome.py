@@ -70,7 +70,7 @@ class Shelf:
     """
 
     def __init__(self) -> None:
-        self._block, self._used = torch.empty(0, dtype=torch.uint8), 0
+        self._block, self._used = torch.empty(0, dtype=torch.uint8, device="cpu"), 0
 
     def keep(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return them as copies, on the CPU; large ones as they are."""
@@ -81,7 +81,7 @@ class Shelf:
         if size > BLOCK // 4:
             return tensor
         if self._used + size > len(self._block):
-            self._block, self._used = torch.empty(BLOCK, dtype=torch.uint8), 0
+            self._block, self._used = torch.empty(BLOCK, dtype=torch.uint8, device="cpu"), 0
         place = self._block[self._used : self._used + size]
         self._used += math.ceil(size / LINE) * LINE
         return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
@@ -113,7 +113,7 @@ def _not_possible(attack: Attack, batch: Batch, forwards: int, error: NoGradient
         x_adv=batch.x,
         success=~right,
         status=torch.where(right, int(Status.HELD), int(Status.ALREADY_WRONG)),
-        loss=torch.full(right.shape, torch.nan),
+        loss=torch.full(right.shape, torch.nan, device=right.device),
         distance=torch.where(right, torch.inf, 0.0),
         forwards=forwards,
         backwards=0,
@@ -141,19 +141,19 @@ def outcome(
 ) -> Part:
     """Run one attack on one batch."""
     size = len(whole.y)
-    broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool) for _ in range(3))
+    broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool, device="cpu") for _ in range(3))
     tensors = {
         "broken": broken,
-        "distance": torch.full((size,), torch.nan, dtype=torch.float64),
+        "distance": torch.full((size,), torch.nan, dtype=torch.float64, device="cpu"),
         "failed.attack": failed,
         "unmoved": unmoved,
-        "unfinished": torch.full((size,), torch.nan),
-        "component": torch.full((size,), -1),
-        "cost": torch.zeros(2, dtype=torch.int64),
-        "seconds": torch.zeros(1, dtype=torch.float64),
+        "unfinished": torch.full((size,), torch.nan, device="cpu"),
+        "component": torch.full((size,), -1, device="cpu"),
+        "cost": torch.zeros(2, dtype=torch.int64, device="cpu"),
+        "seconds": torch.zeros(1, dtype=torch.float64, device="cpu"),
     }
     if drawing.count > 1:
-        tensors |= {f"draws.{key}": torch.zeros(size, dtype=dtype) for key, dtype in TENSORS.items()}
+        tensors |= {f"draws.{key}": broken.new_zeros(size, dtype=dtype) for key, dtype in TENSORS.items()}
     part = Part(tensors)
     if keep_samples:
         tensors["x_adv"] = whole.x.to("cpu", copy=True)
@@ -180,7 +180,8 @@ def outcome(
     tensors["seconds"][0] = time.perf_counter() - started
     # without what a search compares at the first batches of a process: a table is the same for any number
     beside = frozen.compared[0] - compared[0], frozen.compared[1] - compared[1]
-    tensors["cost"] = torch.tensor([int(result.forwards) - beside[0], int(result.backwards) - beside[1]])
+    cost = int(result.forwards) - beside[0], int(result.backwards) - beside[1]
+    tensors["cost"] = torch.tensor(cost, device="cpu")
     part.told = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
         part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]
@@ -194,7 +195,8 @@ def outcome(
         part.told["method"] = f"AutoAttack {result.version}"
         part.told |= {"remarks": list(result.notes), "costs": {k: asdict(v) for k, v in result.costs.items()}}
         names = list(result.costs)
-        tensors["component"][place] = torch.tensor([names.index(one) if one else -1 for one in result.by])
+        places = [names.index(one) if one else -1 for one in result.by]
+        tensors["component"][place] = torch.tensor(places, device="cpu")
         tensors["component"][~broken] = -1
     if keep_samples:
         tensors["x_adv"][place] = result.x_adv.to("cpu", tensors["x_adv"].dtype)
@@ -205,7 +207,7 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     """Return the samples of a batch, each with the nearest of its adversarial examples; no components yet."""
     x, y, ids, _, unusable = (value.cpu() for value in batch)
     correct = batch.correct.cpu()
-    distances = torch.empty(len(parts), len(y)).double()
+    distances = torch.empty(len(parts), len(y), device="cpu").double()
     x_adv, by = x.clone(), torch.full_like(y, -1)
     distance = torch.where(correct | unusable, torch.inf, 0.0).double()
     status = torch.where(correct, int(Status.HELD), int(Status.ALREADY_WRONG))
@@ -300,6 +302,6 @@ def _components(parts: Sequence[Part]) -> Components | None:
             before = astuple(costs.get(name, Cost(0, 0, 0, 0, 0.0)))
             costs[name] = Cost(*(a + b for a, b in zip(before, astuple(cost), strict=True)))
         # the last place is for -1, which stands for no component
-        places = torch.tensor([*map(list(costs).index, own), -1])
+        places = torch.tensor([*map(list(costs).index, own), -1], device="cpu")
         by.append(places[part["component"]])
     return Components(torch.cat(by), costs)

@@ -246,7 +246,8 @@ def accuracy_against_radius(
 
 def _check_reach(threat: Any, radii: NDArray[np.float64] | None) -> None:
     """Raise InputError for radii up to which no attack in this threat searched."""
-    reach = float(torch.as_tensor(threat.radius).min()) if isinstance(threat, Threat) else np.inf
+    radius = threat.radius if isinstance(threat, Threat) else np.inf
+    reach = float(torch.as_tensor(radius, device="cpu").min())
     if radii is not None and radii[-1] > reach:
         raise InputError(
             f"radii: expected at most {reach:g}, up to which the attack searches, got {radii[-1]:g}; give it "

@@ -223,7 +223,7 @@ class Events:
             int((correct & ~part["broken"]).sum()),
             float(part["seconds"]),
         )
-        done = self._done.get(name, torch.zeros(4, dtype=torch.float64)) + torch.tensor(counts).double()
+        done = self._done.get(name, 0) + torch.tensor(counts, dtype=torch.float64, device="cpu")
         self._done[name] = done
         samples, clean, robust, seconds = done.tolist()
         self._steps += len(correct)

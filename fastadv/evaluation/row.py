@@ -28,7 +28,7 @@ class Components:
 
     def by_any_of(self, names: Collection[str]) -> Tensor:
         """Return bool [n], the samples that some of the components broke."""
-        return torch.tensor([*(name in names for name in self.costs), False])[self.by]
+        return torch.tensor([*(name in names for name in self.costs), False], device="cpu")[self.by]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the costs as a dictionary for JSON."""

@@ -208,7 +208,7 @@ class Table:
         """Return what must be known to read the figures."""
         distances = any(not math.isnan(row.figures()["median_distance"]) for row in self.rows)
         notes = [f"{self.setting}; {SHARES_OF}{DISTANCES_OF * distances}"]
-        if not torch.equal(self.ids.cpu(), torch.arange(self.n)):
+        if not torch.equal(self.ids.cpu(), torch.arange(self.n, device="cpu")):
             notes.append(
                 "not the first samples, but one process's share, or drawn by class as the set is sorted"
             )

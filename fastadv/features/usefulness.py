@@ -271,7 +271,7 @@ def _features(
             f"module: expected features [B, F] for B = {len(x)} images, got {list(found.shape)}; name another"
         )
     width = found.shape[1]
-    columns = torch.arange(width) if features is None else torch.as_tensor(features)
+    columns = torch.as_tensor(range(width) if features is None else features, device="cpu")
     if columns.ndim != 1 or not len(columns) or columns.is_floating_point() or columns.dtype == torch.bool:
         raise InputError(f"features: expected a list of feature numbers, got {features!r}")
     if int(columns.min()) < 0 or int(columns.max()) >= width or len(set(columns.tolist())) < len(columns):

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
@@ -19,8 +21,14 @@ def activation_layer(name: str) -> nn.Module:
     return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
 
 
-def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+def check_batch(x: Tensor, shape: Any) -> Tensor:
     """Return `x` when it is a floating-point batch [B, *shape] (None: any size); InputError otherwise."""
+    if not is_scripting():  # TorchScript knows no such error
+        _check_batch(x, shape)
+    return x
+
+
+def _check_batch(x: Tensor, shape: tuple[int | None, ...]) -> None:
     if not x.is_floating_point():
         raise InputError(
             f"expected floating-point images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255"
@@ -32,7 +40,6 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
             f"expected a batch of shape [B, {want}], got {list(x.shape)}; add a batch dimension to one image "
             "(x[None]), or make the model for this shape"
         )
-    return x
 
 
 def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:

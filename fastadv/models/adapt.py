@@ -140,7 +140,7 @@ def _of_processor(settings: dict[str, Any]) -> tuple[list[float], list[float]]:
 
 def _numbers(name: str, values: Any) -> list[float]:
     try:
-        numbers: list[float] = torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
+        numbers: list[float] = torch.as_tensor(values, dtype=torch.float64, device="cpu").flatten().tolist()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name}: expected a number, or one for each channel, got {values!r}; {_ADVICE}"

@@ -51,6 +51,8 @@ class SchottCNN(nn.Module):
             self.bn_2 = nn.BatchNorm2d(width[2])
             self.conv_3 = nn.Conv2d(width[2], classes, (rows, columns))
 
+    __constants__, __jit_unused_properties__ = ("binary",), ("input_threshold",)
+
     @property
     def input_threshold(self) -> float | None:
         """Where pixels are binarized, as in `Binarized`; None without `binary`."""

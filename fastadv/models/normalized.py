@@ -44,7 +44,7 @@ class Normalized(nn.Module):
         mean, std = ([value] if isinstance(value, (int, float)) else list(value) for value in (mean, std))
         if len(mean) != len(std) or not mean:
             raise InputError(f"expected as many means as standard deviations, got {len(mean)} and {len(std)}")
-        values = torch.tensor([mean, std], dtype=torch.float64)
+        values = torch.tensor([mean, std], dtype=torch.float64, device="cpu")
         if not values.isfinite().all() or not (values[1] > 0).all():
             raise InputError(f"expected finite means and std > 0, got mean {mean} and std {std}")
         self.model = model

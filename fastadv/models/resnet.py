@@ -39,7 +39,7 @@ class _SmallStem(models.ResNet):  # type: ignore[misc]
         draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = super().forward(check_batch(x, (self.channels, None, None)))
+        logits: Tensor = self._forward_impl(check_batch(x, (self.channels, None, None)))
         return logits
 
 

@@ -1,6 +1,7 @@
 """Small networks: softmax and logistic regression, a CNN for the digits, and two that papers use on MNIST."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +59,10 @@ class LogisticRegression(nn.Module):
 class Features(nn.Module):
     """A network that sets `channels` of its images, its layers `features`, and on their mean `linear`."""
 
-    channels: int
-    features: nn.Module
-    linear: nn.Linear
+    if TYPE_CHECKING:  # TorchScript knows no module as a type
+        channels: int
+        features: nn.Module
+        linear: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(check_batch(x, (self.channels, None, None)))

@@ -234,7 +234,7 @@ def _glance(each: Tensor | Pieces) -> Tensor:
     step = max(1, len(each) // GLANCE) if len(each.shape) > 1 else 1
     if isinstance(each, Tensor):
         return each[::step] if each.ndim else each
-    return each.take(torch.arange(0, len(each), step))
+    return each.take(torch.arange(0, len(each), step, device="cpu"))
 
 
 def _held(values: Iterable[Any]) -> Iterator[Tensor | Pieces]:
@@ -245,7 +245,7 @@ def _held(values: Iterable[Any]) -> Iterator[Tensor | Pieces]:
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
             yield torch.from_numpy(np.ascontiguousarray(value))
         elif isinstance(value, list | tuple | range) and all(isinstance(each, int | float) for each in value):
-            yield torch.tensor(value)
+            yield torch.tensor(value, device="cpu")
         elif isinstance(value, list | tuple):
             yield from _held(value)
         elif isinstance(value, Dataset):

@@ -30,7 +30,7 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
     if twice.shape != flat.shape or not torch.allclose(flat, twice, rtol=0, atol=within, equal_nan=True):
         return {"values": "random", "within": 0.0}
     # directions fixed by a formula, so that no generator is involved
-    direction = torch.cos(torch.arange(1.0, 1.0 + flat.shape[1], dtype=torch.float64).square())
+    direction = torch.cos(torch.arange(1.0, 1.0 + flat.shape[1], dtype=torch.float64, device="cpu").square())
     values = flat.nan_to_num(0, 0, 0) @ direction / direction.norm()
     return {
         "values": [float(f"{v:.6g}") if ok else None for v, ok in zip(values, finite, strict=True)],

@@ -259,7 +259,7 @@ class Threat:
 @lru_cache
 def box_in(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
     """Return the ends of a box as a dtype holds them."""
-    low, high = torch.tensor(box, dtype=dtype).tolist()
+    low, high = torch.tensor(box, dtype=dtype, device="cpu").tolist()
     return low, high
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.engine.precision import Precision
+from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._share import Share, mean
@@ -109,6 +110,14 @@ class Steps:
                     self.average.update(self.scheduler.last_epoch)
                 yield step + 1
             self.check()
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error) or at.share.size > 1:
+                raise
+            raise InputError(
+                "batch_size: expected two images or more in each step, as BatchNorm needs in training, got 1 "
+                f"in epoch {epoch} at step {step}; leave out the images that do not fill a step with "
+                "optimization=Optimization(drop_last=True) (--drop-last), or choose another batch_size"
+            ) from error
         except NotFiniteError as error:
             ids = self.feed.order(epoch)[error.step * self.feed.batch_size :][: self.feed.batch_size]
             raise FloatingPointError(

@@ -5,21 +5,28 @@ from fractions import Fraction
 
 import pytest
 import torch
+from torch import Tensor
 
 import fastadv as fa
-from fastadv.certify.noise import NORMAL, Noise
+from fastadv.certify.noise import NORMAL, Noise, aliases
 from fastadv.errors import InputError
 
 
-def distribution(noise: Noise) -> list[Fraction]:
+def distribution(noise: Noise | Tensor) -> list[Fraction]:
     """Return the probability of each column of the alias table, exactly."""
-    entries = noise.table.entries.tolist()
+    entries = (noise.table.entries if isinstance(noise, Noise) else noise).tolist()
     masses = [0] * len(entries)
     for column, entry in enumerate(entries):
         threshold, alias = entry >> 16, entry & 0xFFFF
         masses[column] += threshold
         masses[alias] += (1 << 47) - threshold
     return [Fraction(mass, len(entries) << 47) for mass in masses]
+
+
+@pytest.mark.parametrize("shares", [(1, 1), (0, 2), (2, 0), (0, 0, 4, 0), (1, 1, 1, 1), (3, 7, 1, 5)])
+def test_an_alias_table_draws_each_column_by_its_weight_exactly(shares: tuple[int, ...]) -> None:
+    weights = [share * (len(shares) << 47) // sum(shares) for share in shares]
+    assert distribution(aliases(weights)) == [Fraction(share, sum(shares)) for share in shares]
 
 
 NOISES = [Noise(0.12), Noise(0.25), Noise(0.5), Noise(1.0), Noise(0.5, fa.L1), Noise(0.003, fa.L1)]
@@ -29,6 +36,8 @@ NOISES = [Noise(0.12), Noise(0.25), Noise(0.5), Noise(1.0), Noise(0.5, fa.L1), N
 def test_the_table_draws_the_rounded_distribution_to_within_its_charge(noise: Noise) -> None:
     drawn = distribution(noise)
     assert sum(drawn) == 1
+    columns = drawn[: 2 * noise.table.center + 1]
+    assert columns == columns[::-1], "as much on both sides"
     h = noise.step
 
     def below(edge: float) -> float:  # of the continuous noise

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,6 +155,9 @@ def test_an_audit_has_the_seed_of_the_call_and_finds_the_image_among_others() ->
     again = audit(found, found.ids[3::5])
     assert [one.hits for one in again] == [(hits, hits) for hits in found.hits[3::5].tolist()]
     assert all(one.stands for one in again)
+    absent = next(number for number in range(40) if number not in found.ids.tolist())
+    with pytest.raises(fa.InputError, match=f"images that were certified, got {absent}"):
+        audit(found, [absent])
 
 
 @pytest.mark.slow
@@ -189,22 +193,60 @@ def test_contradictions_are_decided_under_the_noise_of_the_certificate() -> None
     assert contradictions(gaussian, x, x, ids, model=model).tolist() == [0, 1]
 
 
-@pytest.mark.slow
-def test_contradictions_draw_by_their_seed() -> None:
-    seen: list[Tensor] = []
+class Recorder:
+    """Two classes by the sum of the pixels; `drawn` tells the noisy copies that it was asked about."""
 
-    def model(x: Tensor) -> Tensor:
-        seen.append(x.detach().flatten(1).clone())
+    def __init__(self) -> None:
+        self.passes: list[Tensor] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.passes.append(x.detach().flatten(1).clone())
         return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
 
-    x, y = images(1)
-    found, drawn = forged(smooth(model, (x, y), SIGMA, n=20), 1.0), []
-    for seed in (0, 1):
-        seen.clear()
-        contradictions(found, x, x, torch.arange(1), model=model, n=9, seed=seed)
-        drawn.append(torch.cat([each for each in seen if len(each) > 1]))
-    assert [len(each) for each in drawn] == [9, 9]
-    assert not (drawn[0] == drawn[1]).all(1).any()
+    def drawn(self) -> set[tuple[float, ...]]:
+        copies = [tuple(row) for each in self.passes if len(each) > 1 for row in each.tolist()]
+        self.passes.clear()
+        return set(copies)
+
+
+ALIKE = images(1)[0].expand(3, 1, 4, 4), torch.zeros(3).long()  # told apart by their numbers alone
+
+
+@pytest.mark.slow
+def test_contradictions_draw_by_their_seed_and_the_number_of_the_image() -> None:
+    model = Recorder()
+    found = forged(smooth(model, ALIKE, SIGMA, n=20), 1.0)
+    model.drawn()
+
+    def drawn(*ids: int, seed: int = 0) -> set[tuple[float, ...]]:
+        x = ALIKE[0][: len(ids)]
+        contradictions(found, x, x, torch.tensor(ids), model=model, n=9, seed=seed)
+        return model.drawn()
+
+    alone = drawn(1)
+    assert len(alone) == 9
+    assert alone < drawn(2, 1)
+    assert not alone & (drawn(0) | drawn(2) | drawn(1, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"norm": fa.L1}, {"seed": 4}, {"n0": 3}, {"sigma": 0.25}], ids=str)
+def test_an_audit_draws_what_was_counted_for_the_image_and_nothing_else(more: dict[str, Any]) -> None:
+    model = Recorder()
+    found = smooth(model, ALIKE, **({"sigma": SIGMA, "n": 11, "sequential": False} | more))
+    chosen = 3 * found.card["config"]["n0"]  # copies that chose the classes
+    model.passes = [torch.cat([each for each in model.passes if len(each) > 1])[chosen:]]
+    counted, again = model.drawn(), []
+    for number in range(3):
+        (one,) = audit(found, [number])
+        again.append(model.drawn())
+        assert one.hits == (int(found.hits[number]),) * 2
+    assert set.union(*again) == counted
+    assert (len(counted), [len(each) for each in again]) == (33, [11] * 3)
+    wrong = replace(found, hits=found.hits - 1, radius=found.radius + 9)
+    (one,) = audit(wrong, [1], model=model, data=ALIKE)
+    assert not one.stands
+    assert one.hits == (int(found.hits[1]) - 1, int(found.hits[1]))
 
 
 def test_contradictions_are_sure_by_the_alpha_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:

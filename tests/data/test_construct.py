@@ -13,6 +13,7 @@ from fastadv import rng
 from fastadv.data import FolderSet, ImageSet, construct, load_constructed
 from fastadv.data.construct._build import verify
 from fastadv.data.construct.constructed import measured
+from fastadv.engine import Plain
 from fastadv.errors import InputError
 from fastadv.threat import L0, L2, Linf
 from tests.docs.test_pages import BLOCK, DOCS, run
@@ -102,6 +103,19 @@ def test_inversion_towards_a_named_module_or_a_function(dtype):
     assert torch.equal(named.x, given.x)
     assert not torch.equal(named.x, robust(model, base, steps=5).x)
     assert named.card["config"]["module"] == "1"
+
+
+@pytest.mark.parametrize("module", [None, "1"])
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+def test_an_inversion_of_a_randomized_model_averages_over_as_many_passes(prepared, module):
+    model, passes = toy_model(), []
+    model[1].register_forward_hook(lambda *_: passes.append(1))
+    costs = []
+    for eot in (1, 5):
+        before = len(passes)
+        robust(prepared(model, eot=eot), toy_base(10), steps=3, module=module)
+        costs.append(len(passes) - before)
+    assert costs[1] - costs[0] == 4 * 3, "four more in each step"
 
 
 def test_random_targets_are_uniform_over_all_classes():

@@ -68,6 +68,27 @@ def test_another_base_is_refused(tmp_path):
             random_target(toy_model(), other, out_dir=tmp_path, **options())
 
 
+class Made:
+    """Sorted images, which nothing holds; those of one class may be others."""
+
+    def __init__(self, other: int | None = None) -> None:
+        self.other = other
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, k: int) -> tuple[Tensor, int]:
+        return torch.full((1, 8, 8), (k + 100 * (k // 12 == self.other)) / 255), k // 12
+
+
+@pytest.mark.parametrize("label", range(5))
+def test_a_sorted_set_with_another_class_is_refused(tmp_path, label):
+    """What nothing holds is known by some of its images, and so of all classes."""
+    fixed_shift(toy_model(), Made(), out_dir=tmp_path, **options(steps=1, shard_size=60))
+    with pytest.raises(InputError, match="another base"):
+        fixed_shift(toy_model(), Made(label), out_dir=tmp_path, **options(steps=1, shard_size=60))
+
+
 def by_closure(net: nn.Module, factor: float = 1.0) -> Callable[[Tensor], Tensor]:
     return lambda x: factor * net(x)
 

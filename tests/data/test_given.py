@@ -1,5 +1,7 @@
 """What callers hand over as data becomes one set; what cannot is refused in words."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -49,6 +51,27 @@ def test_any_other_loader_is_read_as_it_is(loader: Any, count: int) -> None:
     dataset: Any = as_dataset(loader)
     assert dataset is not PAIRS
     assert len(dataset) == count
+
+
+PEAK = """
+import torch
+from fastadv.data.given import as_dataset
+def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
+before = peak()
+held = as_dataset((torch.rand(1000, 3, 16, 16), torch.arange(1000)) for _ in range(30)).tensors[0]
+print((peak() - before) / held.nbytes)
+"""
+
+
+@pytest.mark.slow
+def test_batches_that_come_once_are_in_memory_once() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.5
+
+
+def test_images_of_several_dtypes_are_joined_as_torch_joins_them() -> None:
+    parts = [(X[:2].to(dtype), Y[:2]) for dtype in (torch.uint8, torch.float64, torch.float32)]
+    assert torch.equal(as_dataset(parts).tensors[0], torch.cat([x for x, _ in parts]))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

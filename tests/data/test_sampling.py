@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 import fastadv as fa
 from fastadv.data import ImageSet, hold_out, load
-from fastadv.data.sampling import first_samples, known_labels
+from fastadv.data.sampling import first_samples, known_labels, sample_count
 from fastadv.errors import InputError
 from tests.evaluation.nets import Threshold, pixels
 
@@ -106,11 +106,23 @@ def test_a_class_on_one_side_alone_is_refused(count, match):
         hold_out(in_order(10, 10, 10), count)
 
 
+SORTED = in_order(10, 30, 60)
+TENSORS = TensorDataset(SORTED.x, SORTED.y)
+FORMS = {  # also those that say nothing of their order
+    "ImageSet": SORTED,
+    "tensors": TENSORS,
+    "a part": Subset(TENSORS, range(100)),
+    "pairs": fa.data.pairs(TENSORS, image=0, label=1),
+    "targets": type("Own", (list,), {"targets": SORTED.y.tolist()})(TENSORS),
+}
+
+
 @pytest.mark.parametrize("count", [5, 20, 50])
-def test_of_a_sorted_set_samples_are_drawn_and_a_warning_says_so(logged, count):
-    dataset = in_order(10, 30, 60)
+@pytest.mark.parametrize("form", FORMS)
+def test_of_a_sorted_set_samples_are_drawn_and_a_warning_says_so(logged, form, count):
+    dataset = FORMS[form]
     positions = first_samples(dataset, count, tell=True)
-    drawn = torch.bincount(dataset.y[positions], minlength=3)
+    drawn = torch.bincount(SORTED.y[positions], minlength=3)
     assert int(drawn.sum()) == len(positions.unique()) == count
     assert ((drawn - torch.tensor([0.1, 0.3, 0.6]) * count).abs() < 1).all()
     assert torch.equal(positions, positions.sort().values)
@@ -144,6 +156,26 @@ def test_digits_and_the_order_of_a_protocol_stay(logged):
     fixed.fixed_order = True
     assert first_samples(fixed, 50).tolist() == list(range(50))
     assert not logged.records
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        ([], "an empty one or one without a length"),
+        (TensorDataset(torch.zeros(0, 1), torch.zeros(0).long()), "an empty one"),
+        (Subset(in_order(3), []), "an empty one"),
+        (type("Endless", (), {"__getitem__": lambda self, k: (torch.zeros(1), 0)})(), "without a length"),
+        (type("Stream", (IterableDataset,), {"__len__": lambda self: 5, "__iter__": None})(), "Stream"),
+        ({0, 1}, "set"),
+    ],
+)
+def test_a_set_that_is_empty_or_unnumbered_is_refused(given, got):
+    for use in (sample_count, partial(sample_count, limit=2), first_samples, partial(hold_out, count=1)):
+        with pytest.raises(InputError, match=f"expected a data set with a length, .* one image, got .*{got}"):
+            use(given)
+    for limit in (0, -1, 1.5, True):
+        with pytest.raises(InputError, match="limit: expected an integer >= 1"):
+            sample_count(in_order(3), limit)
 
 
 def test_labels_that_are_known_without_reading_images():

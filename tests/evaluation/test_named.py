@@ -24,6 +24,8 @@ OWN = partial(fa.attacks.fgsm, threat=BALL)
         (["fgsm", partial(fa.attacks.bim, steps=2)], ["fgsm", "bim"]),
         ({"first": "fgsm", "second": partial(fa.attacks.fgsm, restarts=1)}, ["first", "second"]),
         ({"own": OWN, "given": "fgsm"}, ["own", "given"]),
+        ({"given": fa.attacks.fgsm, "own": OWN}, ["given", "own"]),
+        ({"given": "fgsm", "own": lambda *given, ids: OWN(*given, ids=ids)}, ["given", "own"]),
     ],
 )
 def test_names_and_functions_take_the_threat(given: Any, names: list[str]) -> None:
@@ -51,6 +53,10 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         ({"x": 3}, BALL, r"attacks\['x'\]: expected a name or a function .* got int"),
         (None, BALL, "threat: expected None, as nothing here takes it"),
         ("fgsm", fa.Linf(0.1, box=(2, 3)), r"pixels in \[2, 3\], the box of attacks\['fgsm'\], got 0 to 1"),
+        ([OWN], BALL, "threat: expected None, as nothing here takes it"),
+        ({"a": OWN, "b": partial(fa.attacks.pgd, threat=BALL)}, fa.L2(1), r"nothing here takes it, got L2\("),
+        (lambda model, x, y, *, ids: OWN(model, x, y), BALL, "nothing here takes it"),
+        (lambda model, x, y, *, ids, threat=BALL: OWN(model, x, y), BALL, "nothing here takes it"),
         (3, BALL, r"attacks\['int'\]: expected a name or a function"),
         ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),
     ],

@@ -16,7 +16,7 @@ from PIL import Image
 
 import fastadv as fa
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
-from fastadv.attacks.methods.flags import Cost
+from fastadv.attacks.methods.flags import SIGNS, Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.report import chart, citations, grid, page, verdict
@@ -310,6 +310,21 @@ def test_sentences_name_attacks_by_what_they_are():
     (_, endless) = groups(table.rows)
     assert verdict.sentence(table, endless, None).endswith("found by fmn."), "pgd looks for no distance"
     assert verdict.plainly(table, endless).startswith("Half of the images are misread when each color value")
+    endless, capped = replace(pgd, threat=fa.Linf(math.inf)), replace(fmn, name="capped", threat=fa.Linf(0.3))
+    for rows, names in (((pgd, endless), "pgd"), ((capped, endless, fmn), "capped, pgd and fmn")):
+        table = replace(table, rows=rows)
+        told = verdict.sentence(table, next(one for one in groups(rows) if one.unlimited), None)
+        assert told.endswith(f"by {names}.")
+
+
+def test_each_sign_is_shown_those_that_are_raised_first_with_what_to_do():
+    table = table_of(9)
+    raised, unseen, *clear = verdict.signs(table)
+    assert (raised.name, raised.state) == ("zero_gradient", "raised")
+    assert raised.advice == SIGNS["zero_gradient"].advice
+    assert (unseen.name, unseen.value, unseen.advice) == ("incomplete", "-", "too few samples")
+    assert {(one.state, one.advice) for one in clear} == {("clear", "")}
+    assert {raised.name, unseen.name, *(one.name for one in clear)} == set(SIGNS)
 
 
 def test_every_paper_has_an_entry_and_those_that_ran_are_cited():

@@ -65,6 +65,14 @@ def test_defaults_give_finite_logits_and_fx_traces_them(name: str) -> None:
     assert torch.equal(fx.symbolic_trace(model)(x), logits)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("training", [False, True])
+def test_torchscript_compiles_them(name: str, training: bool) -> None:
+    model, x = create(name).train(training), torch.rand(3, *SHAPES[name])
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
     model, (channels, *size) = create(name).eval(), SHAPES[name]

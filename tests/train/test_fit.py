@@ -237,6 +237,17 @@ def test_bad_options_are_named_at_the_call(name, options):
     assert model.training
 
 
+@pytest.mark.parametrize(("count", "size", "step"), [(9, 8, 1), (9, 4, 2), (3, 1, 0)])
+@pytest.mark.parametrize("recipe", [Standard(), PGDTraining(fa.Linf(0.1), 2)], ids=["standard", "pgd"])
+def test_a_step_of_one_image_is_named_where_batch_norm_needs_two(recipe, count, size, step):
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+    options = {"batch_size": size, "epochs": 1}
+    with pytest.raises(InputError, match=rf"got 1 in epoch 1 at step {step}; .*drop_last=True"):
+        train(model, images(count), recipe, **options)
+    if size > 1:
+        assert train(model, images(count), recipe, drop_last=True, **options)[0].loss > 0
+
+
 def test_a_test_set_that_does_not_fit_is_named_at_the_call():
     data = images(6)
     wide = ImageSet(data.x, torch.tensor([0, 1, 2, 3, 0, 1]), 4, "wide")

@@ -25,8 +25,8 @@ def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Te
 def _sides(threshold: float, own: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
     """Return the least number that all dtypes find at the threshold or above, and the largest none does."""
     coarse = _coarsest(own, *dtypes)
-    edges = [float(torch.tensor(threshold, dtype=dtype)) for dtype in dtypes]
-    at, below = (torch.tensor(edge, dtype=coarse) for edge in (max(edges), min(edges)))
+    edges = [float(torch.tensor(threshold, dtype=dtype, device="cpu")) for dtype in dtypes]
+    at, below = (torch.tensor(edge, dtype=coarse, device="cpu") for edge in (max(edges), min(edges)))
     if float(at) < max(edges):
         at = at.nextafter(torch.full_like(at, torch.inf))
     if float(below) >= min(edges):

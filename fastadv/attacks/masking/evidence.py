@@ -46,14 +46,15 @@ class Evidence:
         own, radius = self.threat, threat.radius
         if own is None or (own.norm, own.box) != (threat.norm, threat.box):
             return None
-        before, now = (torch.as_tensor(each).cpu() for each in (own.radius, radius))
+        before, now = (torch.as_tensor(each, device="cpu") for each in (own.radius, radius))
         inside = reached(distance, now)
         unfinished = self.unfinished.where(before == now, torch.nan)
         return replace(self, broken=self.broken & inside, blind=self.blind & inside, unfinished=unfinished)
 
     @classmethod
     def of(cls, out: AttackResult) -> "Evidence":
-        broken, nothing = (out.status == Status.BROKEN).cpu(), torch.zeros(len(out.status), dtype=torch.bool)
+        broken = (out.status == Status.BROKEN).cpu()
+        nothing = torch.zeros_like(broken)
         failed = (out.status == Status.FAILED).cpu()
         unmoved = (out.status == Status.HELD).cpu() & out.zero_gradient.cpu()
         rises, gradient = out.unfinished, took_gradients(out.backwards, getattr(out, "costs", None))
@@ -61,7 +62,7 @@ class Evidence:
             broken=broken,
             blind=broken & _without_gradients(out, gradient),
             unmoved=unmoved | failed if gradient else nothing,
-            unfinished=torch.full((len(broken),), torch.nan) if rises is None else rises.float().cpu(),
+            unfinished=(nothing * torch.nan if rises is None else rises).float().cpu(),
             gradient=gradient,
             passes=out.forwards + out.backwards,
             threat=out.threat,
@@ -73,6 +74,6 @@ def _without_gradients(out: AttackResult, gradient: bool) -> Tensor:
     """Return bool [B]: by no gradient, or, of AutoAttack, by Square after attacks by gradients."""
     by, costs = getattr(out, "by", None), getattr(out, "costs", {})
     if by is None or not gradient:
-        return torch.full((len(out.status),), not gradient)
+        return torch.full((len(out.status),), not gradient, device="cpu")
     late = blind(costs)
-    return torch.tensor([name in late for name in by], dtype=torch.bool)
+    return torch.tensor([name in late for name in by], dtype=torch.bool, device="cpu")

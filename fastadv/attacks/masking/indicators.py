@@ -118,7 +118,7 @@ def indicators(
                 "wrong class is a success, got none; give the threat of the attacks, or leave results out"
             )
         right = (
-            classified(classifier.verdict(problem.x), problem.y).cpu() if len(x) else torch.zeros(0).bool()
+            classified(classifier.verdict(problem.x), problem.y).cpu() if len(x) else problem.y.bool().cpu()
         )
         passes = sum(out.forwards + out.backwards for out in results.values())
         each = classifier.eot
@@ -185,7 +185,7 @@ def look(
         held = ~together(evidence, len(right))[chosen]
         blind = all(each.gradient and not bool(each.blind.any()) for each in evidence)
         seen: Counter[str] = Counter()
-        for index in torch.split(torch.arange(len(chosen)), batch_size):
+        for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
             part = problem.take(index.to(problem.x.device))
             classifier.asks_for(part.ids)
             seen["zero_gradient"] += int(probes.without_gradient(classifier, part.x, part.y).sum())
@@ -239,7 +239,8 @@ def _hidden(classifier: Prepared, problem: Problem, seed: int) -> tuple[dict[str
 
 def together(evidence: Sequence[Evidence], count: int) -> Tensor:
     """Return bool [N], the samples that some attack broke."""
-    return torch.stack([torch.zeros(count, dtype=torch.bool), *(each.broken for each in evidence)]).any(0)
+    none = torch.zeros(count, dtype=torch.bool, device="cpu")
+    return torch.stack([none, *(each.broken for each in evidence)]).any(0)
 
 
 def _told(

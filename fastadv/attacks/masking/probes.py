@@ -44,7 +44,7 @@ def without_gradient(classifier: Prepared, x: Tensor, y: Tensor) -> Tensor:
     try:
         gradient = classifier.input_gradient(x, y, "ce")[2].flatten(1)
     except NoGradientError:
-        return torch.ones(len(x), dtype=torch.bool)
+        return torch.ones(len(x), dtype=torch.bool, device="cpu")
     return ((gradient == 0).all(1) | ~gradient.isfinite().all(1)).cpu()
 
 
@@ -54,7 +54,7 @@ def wrong_gradients(classifier: Prepared, problem: Problem) -> Tensor:
     try:
         value, _, gradient = classifier.input_gradient(x, y, "margin")
     except NoGradientError:
-        return torch.ones(len(x), dtype=torch.bool)
+        return torch.ones(len(x), dtype=torch.bool, device="cpu")
     length = gradient.flatten(1).square().sum(1)
     moved = (x + (WAY * value.abs() / length)[wide] * gradient).clamp(*problem.threat.box)
     expected = (gradient * (moved - x)).flatten(1).sum(1)
@@ -175,7 +175,7 @@ def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> 
             ids=problem.ids,
         )  # fmt: skip
     except NoGradientError:
-        return torch.zeros(len(problem.x), dtype=torch.bool)
+        return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
     return out.success.cpu()
 
 

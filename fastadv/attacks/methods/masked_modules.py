@@ -246,7 +246,7 @@ class _Call:
             floating = [each for each in tensors if each.is_floating_point()]
             self.returned = tensors
             flat = [each.reshape(-1).double() for each in floating or tensors]
-            return torch.cat(flat) if flat else torch.empty(0)
+            return torch.cat(flat) if flat else torch.empty(0, device="cpu")
 
     def masked(self, name: str) -> MaskedModule | None:
         """Return what is wrong with its gradient, if anything is."""

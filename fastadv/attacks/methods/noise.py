@@ -65,7 +65,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
 
     def rule(search: Search[Sizes]) -> None:
         most, rows = farthest(search), search.rows
-        radius = search.per_sample(torch.as_tensor(threat.radius).to(most))
+        radius = search.per_sample(torch.as_tensor(threat.radius, device=most.device).to(most))
         rows.limited = radius < most
         most = most.minimum(radius)
         rows.most = most.floor() if noise.whole else most

@@ -61,7 +61,7 @@ class Base:
 
     def spread(self, most: int) -> Tensor:
         """Return the numbers of at most `most` samples, evenly spaced from the first to the last."""
-        return torch.linspace(0, self.count - 1, min(most, self.count)).long()
+        return torch.linspace(0, self.count - 1, min(most, self.count), device="cpu").long()
 
     def class_names(self, outputs: int) -> tuple[str, ...]:
         return tuple(map(str, getattr(self.dataset, "classes", range(outputs))))
@@ -134,7 +134,7 @@ def prepare(
     """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
     frozen = prepared(model, freeze=True)
     base = Base(dataset, frozen.device or torch.device("cpu"), threat.box)
-    x, _ = base.fetch(torch.tensor([0]))
+    x, _ = base.fetch(torch.tensor([0], device="cpu"))
     logits = frozen.verdict(x)
     if not logits.isfinite().all():
         raise InputError(
@@ -146,7 +146,7 @@ def prepare(
 
 def _compared(frozen: Prepared, base: Base) -> Prepared:
     """Return `frozen`, with its twins compared on the same images in every process and every resumed run."""
-    frozen.check(base.fetch(torch.arange(min(CHECK_ROWS, base.count)))[0])
+    frozen.check(base.fetch(torch.arange(min(CHECK_ROWS, base.count), device="cpu"))[0])
     return frozen
 
 
@@ -163,7 +163,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
     dtype = dtype_of(model) or torch.float32
     given = (lambda x: module(x.to(dtype))) if callable(module) else module
     cut = representation(model, given)
-    x, _ = base.fetch(torch.tensor([0, base.count - 1]))
+    x, _ = base.fetch(torch.tensor([0, base.count - 1], device="cpu"))
     with torch.no_grad():
         features = cut(x.to(dtype))  # flat for each image
     if len(features) != 2 or not features.is_floating_point():

@@ -165,7 +165,7 @@ def build(
 
         def make(place: int) -> Shard:
             k, rows = left[place], dict[str, Tensor]()
-            for first, batch in enumerate(torch.split(torch.tensor(ranges[k]), batch_size)):
+            for first, batch in enumerate(torch.split(torch.tensor(ranges[k], device="cpu"), batch_size)):
                 for name, made in _build_batch(construction, base, batch, dtype).items():
                     if name not in rows:  # filled in place: parts that are joined would be held twice
                         rows[name] = made.new_empty((len(ranges[k]), *made.shape[1:]))

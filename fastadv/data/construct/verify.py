@@ -72,7 +72,7 @@ def _contents(folder: Path, tensors: Mapping[str, Any], index: Mapping[str, Any]
         yield f"type of the images: expected {config['dtype']}, got {kind}"
     if (wanted := config["base"].get("shape", shape)) != shape:
         yield f"shape of an image: expected {wanted}, got {shape}"
-    if not ids.equal(torch.arange(count)):
+    if not ids.equal(torch.arange(count, device="cpu")):
         yield f"sample numbers: expected 0 to {count - 1} in their order, got others"
     try:
         ConstructedSet(tensors, index["card"])

@@ -53,7 +53,7 @@ def _chosen(labels: Tensor, per_class: int) -> Tensor:
     counts = labels.bincount()
     classes = counts.nonzero()[:, 0]
     per_class = min(per_class, int(counts[classes].min()))
-    shown = classes[torch.linspace(0, len(classes) - 1, min(MOST, len(classes))).long()]
+    shown = classes[torch.linspace(0, len(classes) - 1, min(MOST, len(classes)), device="cpu").long()]
     return torch.stack([(labels == k).nonzero()[:per_class, 0] for k in shown], dim=1)
 
 

@@ -129,7 +129,7 @@ def magnified(difference: Tensor, gain: float) -> Tensor:
     if len(difference) == 3:
         return (0.5 + gain * difference).clamp(0, 1)
     strength = (gain * difference).clamp(-1, 1)
-    less, more = (torch.tensor(color)[:, None, None] for color in (LESS, MORE))
+    less, more = (torch.tensor(color, device="cpu")[:, None, None] for color in (LESS, MORE))
     return 1 - strength.abs() * (1 - torch.where(strength < 0, less, more))
 
 
@@ -140,7 +140,7 @@ def png(image: Tensor) -> str:
     """
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     height, width, channels = pixels.shape
-    lines = torch.cat([torch.zeros(height, 1, dtype=torch.uint8), pixels.reshape(height, -1)], 1)
+    lines = torch.cat([pixels.new_zeros(height, 1), pixels.reshape(height, -1)], 1)
     head = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
     parts = {b"IHDR": head, b"IDAT": zlib.compress(lines.numpy().tobytes(), 9), b"IEND": b""}
     data = b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -103,7 +103,7 @@ def least_losses(
     values = seen.shape[1:].numel()
     best = squared_misfit(seen, search.decoders(latents)) + beta / 2 * latents.square().sum(2)
     ends = [latents]
-    for part in torch.arange(len(search.prior.latents)).tensor_split(starts):
+    for part in torch.arange(len(search.prior.latents), device="cpu").tensor_split(starts):
         _, start = search.prior.nearest(seen, search.decoders, beta, slice(int(part[0]), int(part[-1]) + 1))
         loss, end = search.descend(seen, start, beta=beta)
         best = torch.minimum(best, loss * values)

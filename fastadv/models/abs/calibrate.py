@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 MEDIAN = 0.9
-FACTORS = torch.linspace(0.9, 1.1, 41)
+FACTORS = torch.linspace(0.9, 1.1, 41, device="cpu")
 # The scale times a median loss is at most this: e^-40 beside 1 is nothing even in double precision.
 LARGEST = 40.0
 KEPT = 0.998

@@ -56,12 +56,12 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
         pairs = [dataset[i] for i in range(len(dataset))]
         if not pairs:
             raise InputError("dataset: expected at least one image, got an empty set")
-        parts = [torch.as_tensor(image) for image, _ in pairs]
+        parts = [torch.as_tensor(image, device=getattr(image, "device", "cpu")) for image, _ in pairs]
         shapes = {tuple(part.shape) for part in parts}
         if len(shapes) > 1:
             raise InputError(f"dataset: expected images of one shape, got {sorted(shapes)}; resize them")
         x = torch.stack(parts)
-        y = torch.tensor([int(label) for _, label in pairs])
+        y = torch.tensor([int(label) for _, label in pairs], device="cpu")
     if len(x) == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
         raise InputError(
             f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; "
@@ -257,7 +257,7 @@ class Run:
         """Sample numbers [steps, n, K], column k of class k; small classes repeat, large ones are cut."""
         order = rng.permutation(len(self.images), rng.derive(self.settings.seed, "abs order", epoch))
         of_class = self.images.y[order]
-        count = torch.arange(self.steps * self.rows)
+        count = torch.arange(self.steps * self.rows, device="cpu")
         pools = [order[of_class == k] for k in range(self.images.classes)]
         return torch.stack([pool[count % len(pool)] for pool in pools], dim=1).reshape(
             self.steps, self.rows, -1
@@ -272,7 +272,7 @@ class Run:
             flat = ids.flatten()
             x = self.images.take(flat).to(self.device)
             # One number for each place in the epoch, so that an image that repeats is drawn for anew.
-            places = torch.arange(len(flat)) + step * len(flat)
+            places = torch.arange(len(flat), device="cpu") + step * len(flat)
             if settings.augment:
                 x = warp(x, places, warps)
             noise = rng.normal(settings.shape.channels[0], noises, places).to(self.device)

@@ -324,7 +324,7 @@ def _image_shape(dataset: Any) -> tuple[int, int, int]:
     images = getattr(dataset, "x", None)
     try:
         first = images[0] if isinstance(images, Tensor) else dataset[0][0]
-        channels, rows, columns = torch.as_tensor(first).shape
+        channels, rows, columns = torch.as_tensor(first, device="cpu").shape
     except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
             "dataset: expected tensors x and y, or pairs (image, label), of images [C, H, W], at least one; "

@@ -21,9 +21,8 @@ DISMISSED = 0.1
 def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
     """Draw the likeliest `count` of int(count / 0.9) standard normal latents [S, L], as the authors do."""
     check_count("prior_samples", count, 1)
-    drawn = rng.normal(
-        latents, rng.derive(check_seed(seed), "abs prior"), torch.arange(int(count / (1 - DISMISSED)))
-    )
+    ids = torch.arange(int(count / (1 - DISMISSED)), device="cpu")
+    drawn = rng.normal(latents, rng.derive(check_seed(seed), "abs prior"), ids)
     likely = drawn.norm(dim=1).argsort(stable=True)[:count].sort().values
     return drawn[likely]
 

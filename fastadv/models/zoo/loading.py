@@ -63,7 +63,7 @@ def load(entry: Entry, path: Path) -> nn.Module:
     filled = {name: tensors.get(zoo_name(entry.net, name)) for name in own}
     model.load_state_dict(
         {
-            name: torch.zeros((), dtype=torch.int64) if tensor is None else tensor.to(own[name].dtype)
+            name: torch.zeros_like(own[name]) if tensor is None else tensor.to(own[name].dtype)
             for name, tensor in filled.items()
         },
         assign=True,

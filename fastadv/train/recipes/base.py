@@ -216,7 +216,7 @@ def seed_of(seed: int | None, ids: Tensor | None) -> int:
     """
     if seed is not None:
         return seed
-    return int(torch.randint(1 << 62, ())) if ids is None else 0
+    return int(torch.randint(1 << 62, (), device="cpu")) if ids is None else 0
 
 
 def innermost(recipe: object) -> object:

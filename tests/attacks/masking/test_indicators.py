@@ -282,6 +282,17 @@ def test_an_infinite_radius_leaves_what_needs_one() -> None:
     assert "more than any wrong class" in look(frozen, targeted, torch.arange(40), [given], right).verdict
 
 
+@pytest.mark.parametrize("name", SIGNS)
+def test_the_table_marks_the_signs_that_are_raised_and_no_others(name: str) -> None:
+    other = next(one for one in SIGNS if one != name)
+    raised = Indicators({**dict.fromkeys(SIGNS, 0.0), name: 1.0}, {other: "why"}, lower={name: 0.75})
+    for own, line in zip(SIGNS, raised.cells()[1:], strict=True):
+        marked = ["1", "0.75"] if own == name else ["0", "-"]
+        means = "did not run: why" if own == other else SIGNS[own].words
+        assert line == [own, *marked, f"{SIGNS[own].limit:g}", "yes" * (own == name), means]
+    assert [line.split()[0] for line in str(raised).splitlines() if "  yes  " in line] == [name]
+
+
 def test_flags_of_others_are_raised_whatever_their_value() -> None:
     plain = Indicators(dict.fromkeys(SIGNS, 0.0))
     assert plain.clean
