@@ -42,12 +42,13 @@ class Plain(Prepared):
         InputError: the model is neither a module nor a function, or is lazy.
     """
 
+    halves = True  # whether batches may pass in parts
+
     def __init__(self, model: Model | Prepared, eot: int = 1, counts: Counts | None = None) -> None:
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module, dtype, device = as_module(source), None, None
         self._unmended: list[nn.Module] = []  # parts whose gradient of a single row torch may get wrong
-        self.halves = True  # whether batches may pass in parts
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         run = source
         self._by_grad_mode = mentions(source, GRAD_MODE)
@@ -163,20 +164,15 @@ class Plain(Prepared):
             x = self._checked(x)
             if self._parts(GRADIENT, x):
                 return None
+            leaf = self._leaf(x)
             try:
-                made = self.attached(x)
+                attached = self._given(leaf)
             except Exception as error:
                 if not ran_out(error):
                     raise
                 return None
             self.forwards += x.shape[0]
-            return made
-
-    def attached(self, x: Tensor) -> CleanPass:
-        """Pass x forward, uncounted, so that a gradient of some of its rows can follow."""
-        leaf = self._leaf(x)
-        attached = self._given(leaf)
-        return _CleanPass(self, x, leaf, attached, attached.detach().clone())
+            return _CleanPass(self, x, leaf, attached, attached.detach().clone())
 
     def _leaf(self, x: Tensor) -> Tensor:
         if self._unmended and x.shape[0] == 1:

@@ -46,8 +46,8 @@ class Bound(nn.Module):
         self.module, self.call = module, call
         self.training = module.training
 
-    def forward(self, x: Tensor) -> Any:
-        return self.call(x)
+    def forward(self, x: Tensor, **more: Tensor) -> Any:
+        return self.call(x, **more)
 
 
 def as_module(model: object) -> nn.Module | None:
