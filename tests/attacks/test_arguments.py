@@ -143,7 +143,7 @@ def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
 
 COMMON = {
     "seed": 0, "eot": 1, "gradient": (), "stop_early": True, "restarts": 1, "loss": "ce_sharp",
-    "variant": "fastadv",
+    "variant": "fastadv", "whole_batches": False,
 }  # fmt: skip
 NOISE = {"levels": 100, "repetitions": 10}
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -82,6 +82,15 @@ class Problem:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin
 
+    def right(self, logits: Tensor) -> Tensor:
+        """Return bool [B], which logits [B, K] are right without an attack."""
+        own = type(self.criterion).right is not Criterion.right
+        return (
+            self.criterion.right(logits, self.y)
+            if own or self.targets is None
+            else logits.argmax(1) == self.y
+        )
+
     def met(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are finite and meet the criterion."""
         return self.judged(logits)[0]

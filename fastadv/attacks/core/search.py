@@ -89,54 +89,48 @@ class Search(Samples[R_co]):
 
         With `direction` the gradient need be right only up to a positive factor for each sample.
         """
-        *_, logits, gradient = made = self._off_the_edge(
-            points, lambda at: self._gradient_at(at, loss, direction), loss
-        )
-        value = made[0] if len(made) == 3 else loss_of(logits, self.y, loss, self.aims, self.ids)
-        return value, logits, gradient
-
-    def _gradient_at(self, points: Tensor, loss: losses.Loss, direction: bool) -> tuple[Tensor, ...]:
+        at, told = self._inside(points), of_rows(loss, self.ids)
         clean, self.clean_pass = self.clean_pass, None
-        loss = of_rows(loss, self.ids)
         squashed = self.problem.bounded
         if squashed is not None and loss in bounded_outputs.LOSSES:
-            points = self._cast(points)
-            return bounded_outputs.unbent(self.classifier, points, self.y, loss, self.aims, squashed)
-        if clean is not None and 2 * len(points) >= len(clean.logits) and torch.equal(points, self.x):
+            value, logits, gradient = bounded_outputs.unbent(
+                self.classifier, self._cast(at), self.y, loss, self.aims, squashed
+            )
+        elif clean is not None and 2 * len(points) >= len(clean.logits) and torch.equal(points, self.x):
             rows = None if len(points) == len(clean.logits) else self._given
-            return clean.gradient(rows, self.y, loss, self.aims, direction)
-        return self.classifier.input_gradient(self._cast(points), self.y, loss, self.aims, direction)
+            value, logits, gradient = clean.gradient(rows, self.y, told, self.aims, direction)
+        else:
+            value, logits, gradient = self.classifier.input_gradient(
+                self._cast(at), self.y, told, self.aims, direction
+            )
+        if self._finds_kinks(points, gradient, loss):
+            gradient = self.input_gradient(points, loss, direction)[2]
+        elif at is not points:
+            value, logits = self.loss_at(points, loss)
+        return value, logits, gradient
 
-    def _off_the_edge(
-        self, points: Tensor, ask: Callable[[Tensor], tuple[Tensor, ...]], loss: losses.Loss = "margin"
-    ) -> tuple[Tensor, ...]:
-        """Return ask(points), which ends with logits and gradients, of that loss where there is one.
+    def _inside(self, points: Tensor) -> Tensor:
+        """Return where gradients are taken: at the points, or a little inside the box (`edge.py`)."""
+        return points if self.depth is None else edge.inside(points, self.depth, self.threat.box)
 
-        Where derivatives have a kink at the edge of the box, return the logits, and the gradients a little
-        inside. The first call tells whether they have.
-        """
-        made = ask(points) if self.depth is None else (self.classifier(self._cast(points)), points)
-        if self._first:
-            self._first, gradient = False, made[-1]
-            self.depth = self._kinks(points, gradient, loss) if bool((gradient == 0).any()) else None
-        if self.depth is None:
-            return made
-        return made[-2], ask(edge.inside(points, self.depth, self.threat.box))[-1]
-
-    def _kinks(self, points: Tensor, gradient: Tensor, loss: losses.Loss) -> Tensor | None:
-        """Return [n], how far inside the box gradients are to be taken; None where on it will do for all."""
+    def _finds_kinks(self, points: Tensor, gradient: Tensor, loss: losses.Loss) -> bool:
+        """Return whether the first gradient of a search lacks what it has inside; that sets the `depth`."""
+        first, self._first = self._first, False
+        if not (first and bool((gradient == 0).any())):
+            return False
         loss = "margin" if callable(loss) else loss  # it may hold a value for each sample
 
-        def at(points: Tensor, rows: Tensor) -> Tensor:
+        def ask(points: Tensor, rows: Tensor) -> Tensor:
             self.classifier.asks_for(self.ids[rows])
             aims = None if self.aims is None else self.aims[rows]
             return self.classifier.input_gradient(self._cast(points), self.y[rows], loss, aims, True)[2]
 
         if gradient.ndim > points.ndim:
             gradient = gradient.abs().amax(1)
-        depth, _ = edge.kinks(points, gradient, self.threat.box, at)
+        depth, _ = edge.kinks(points, gradient, self.threat.box, ask)
         self.classifier.asks_for(self.ids)
-        return depth if bool(depth.any()) else None
+        self.depth = depth if bool(depth.any()) else None
+        return self.depth is not None
 
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
         """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""
@@ -151,9 +145,11 @@ class Search(Samples[R_co]):
         The directions are [n, C, K], or a function that makes them from the logits [n, K].
         """
         points, seen = self._prepare(points, judge)
-        logits, gradients = self._off_the_edge(
-            seen, lambda at: self.classifier.jacobian(self._cast(at), directions)
-        )
+        logits, gradients = self.classifier.jacobian(self._cast(self._inside(seen)), directions)
+        if self._finds_kinks(seen, gradients, "margin"):
+            gradients = self.classifier.jacobian(self._cast(self._inside(seen)), directions)[1]
+        elif self.depth is not None:
+            logits = self._logits(seen)
         gradients = self._usable(gradients.to(self.x.dtype))
         look = JacobianLook(points, seen, logits, logits, gradients)
         return self._judge(look, None, judge, *self._answered(look))

@@ -67,7 +67,7 @@ class Trial:
                 self.unusable, self.attacked = ~finite, self.attacked & finite
                 if bool(self.unusable.all()):
                     raise InputError(NOT_FINITE)
-            right = self.attacked if problem.plain else problem.criterion.right(clean, problem.y)
+            right = self.attacked if problem.plain else problem.right(clean)
             self.correct = right if finite is None else right & finite
             classifier.settle(problem.x, clean)
             # only now: it may change the layout that the search copy prefers
