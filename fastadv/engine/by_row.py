@@ -99,7 +99,7 @@ class ByRow(Plain):
 def explained(error: Exception, model: Any, x: Any) -> Exception:
     """Return the error of a call; one that names the reason if the model takes batches of one size alone."""
     known = isinstance(error, NoGradientError) or ran_out(error) or "whole_batches" in str(error)
-    other = isinstance(error, InputError) and not str(error).startswith("model: ")
+    other = isinstance(error, InputError) and "model: expected floating logits" not in str(error)
     if known or other or not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
         return error
     with rng.generators_kept(x.device):

@@ -15,7 +15,7 @@ def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[T
     """The first point of each restart, recorded by a model of constant gradient that nothing breaks."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 2).to(x.dtype))
     with torch.no_grad():
-        net[1].weight.zero_()
+        net[1].weight.zero_()[0] = 1e-6
         net[1].bias.copy_(torch.tensor([9.0, 0.0]))
     model, seen = watched(net)
     y = torch.zeros(len(x), dtype=torch.long)
@@ -23,7 +23,7 @@ def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[T
     out: AttackResult = attack(model, x, y, inside, **options)
     steps = attack.quick.get("steps", 1)
     # the clean batch, then steps gradients and one forward a restart, then the verdict
-    batches = seen[1:-1]
+    batches = [points for points in seen if len(points) == len(x)][1:-1]
     assert not out.success.any()
     return batches[:: steps + 1]
 

@@ -1,9 +1,10 @@
 """Outputs that were squashed into an interval, which bends every loss of their differences.
 
 A sigmoid or tanh of each logit leaves the decision as it was. But where it saturates, an output falls out of
-the gradient, and a search follows the outputs in the middle of the interval, whatever their classes. What no
-squashing changes is the direction of each output's own gradient. So the two gradients of the margin count
-alike: that of the output which is to rise, and that of the one which is to fall.
+the gradient, and a search follows the outputs in the middle of the interval, whatever their classes. In [0, 1]
+and [-1, 1] the loss is that of the logits before a sigmoid or tanh. In another interval, whose ends are not
+known, it is the margin, of which both outputs count alike: no squashing changes the direction of an output's
+own gradient.
 """
 
 import torch
@@ -14,35 +15,47 @@ from fastadv.attacks.core.points import like
 from fastadv.engine import Prepared
 
 LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as they are
+UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
+END = 0.15  # how near to an end of a known interval an output must be, as a share of the half
 FEWEST, NEAR = 5, 0.03  # classes, and the share of a row's range in which the lower half of its outputs lie
+LEAST = 1e-7  # the distance from an end that float32 still tells
 
 
 def bounded(logits: Tensor) -> Tensor | None:
-    """Return bool [B]: at least half of a row's outputs crowd at their lower end; None where no row does."""
-    classes = logits.shape[1]
-    if classes < FEWEST:
-        return None
+    """Return int64 [B], in which interval a row's outputs crowd at an end, 0 for none; None for no row."""
     rows = logits.sort(1).values
-    low, middle, high = rows[:, 0], rows[:, (classes - 1) // 2], rows[:, -1]
-    found = middle - low <= NEAR * (high - low)
+    low, middle, high = rows[:, 0], rows[:, (logits.shape[1] - 1) // 2], rows[:, -1]
+    unit = (low >= 0) & (high <= 1) & ((low <= END) | (high >= 1 - END))
+    symmetric = (low < 0) & (torch.maximum(-low, high) <= 1) & (torch.maximum(-low, high) >= 1 - END)
+    unknown = (middle - low <= NEAR * (high - low)) & (logits.shape[1] >= FEWEST) & ~unit & ~symmetric
+    found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
     return found if bool(found.any()) else None
 
 
 def unbent(
-    classifier: Prepared, points: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, rows: Tensor
+    classifier: Prepared, points: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, interval: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return loss, logits and gradient at points [n, ...], which for `rows` bool [n] no squashing bends."""
+    """Return loss, logits and gradient at points [n, ...], of rows whose outputs lie in the `interval` [n]."""
+    apart = like(interval == UNKNOWN, points)
 
-    def ends(logits: Tensor) -> Tensor:
-        """Return [n, 2, K], what is to rise and what is to fall."""
-        usual = losses.loss_and_grad(logits, y, loss, aims, True)[1]
+    def directions(logits: Tensor) -> Tensor:
+        """Return [n, C, K]: what is to rise and, where both are to count alike, what is to fall."""
+        low = torch.where(interval == SYMMETRIC, -1.0, 0.0).to(logits)[:, None]
+        share = (logits - low) / (1 - low)
+        known = (interval[:, None] % UNKNOWN > 0) & ((share >= 0) & (share <= 1)).all(1, keepdim=True)
+        share = share.clamp(LEAST, 1 - LEAST)
+        inverse = share.logit() / (1 - low)  # of tanh it is half as large
+        by = losses.loss_and_grad(torch.where(known, inverse, logits), y, loss, aims, True)[1]
+        by = torch.where(known, by * LEAST / (share * (1 - share)), by)
+        if not bool(apart.any()):
+            return by[:, None]
         margin = losses.loss_and_grad(logits, y, "margin", aims)[1]
         both = torch.stack([margin.clamp_min(0), margin.clamp_max(0)], 1)
-        return torch.where(rows[:, None, None], both, torch.stack([usual, torch.zeros_like(usual)], 1))
+        return torch.where(apart.view(-1, 1, 1), both, torch.stack([by, torch.zeros_like(by)], 1))
 
-    logits, gradients = classifier.jacobian(points, ends)
+    logits, gradients = classifier.jacobian(points, directions)
     largest = gradients.flatten(2).abs().amax(2).clamp_min(torch.finfo(gradients.dtype).tiny)
     units = gradients / like(largest, gradients)  # whose squares are in the range of the dtype
     units = units / like(units.flatten(2).norm(dim=2).clamp_min(0.5), units)
-    gradient = torch.where(like(rows, points), units.sum(1), gradients[:, 0])
+    gradient = torch.where(apart, units.sum(1), gradients[:, 0])
     return losses.loss_value(logits, y, loss, aims), logits, gradient

@@ -163,8 +163,9 @@ def inside(copied: object) -> Iterator[None]:
             return
         if first in barred:
             check(barred[first].format(f"{type(first).__name__}.{code.co_name}"))
-        # of torch's own methods all others look, or change modes
+        # of torch's own methods all others look, or change modes; `reset_parameters` makes a part
         own = hasattr(type(first), code.co_name) and not hasattr(nn.Module, code.co_name)
+        own = own and not code.co_name.startswith("reset_")
         if function and (own or code.co_name in ("forward", "_wrapped_call_impl")):
             check(trains(first, copied))
             known.update(first.modules())

@@ -161,7 +161,7 @@ def optimizing(how: str, x: Tensor) -> Tensor:
 )
 def test_optimizing_inside_inference(how: str) -> None:
     assert symptoms(freeze(Changed(lambda x: optimizing(how, x))), X) == Symptoms(False, False, 0.0, True)
-    assert symptoms(freeze(lambda x: net()(optimizing(how, x))), X).optimizes
+    assert symptoms(freeze(lambda x: net().eval()(optimizing(how, x))), X).optimizes
     assert symptoms(freeze(Changed(lambda x: optimizing("nothing", x))), X) == NONE
 
 
