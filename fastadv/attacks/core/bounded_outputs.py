@@ -1,10 +1,10 @@
 """Outputs that were squashed into an interval, which bends every loss of their differences.
 
 A sigmoid or tanh of each logit leaves the decision as it was. But where it saturates, an output falls out of
-the gradient, and a search follows the outputs in the middle of the interval, whatever their classes. In [0, 1]
-and [-1, 1] the loss is that of the logits before a sigmoid or tanh. In another interval, whose ends are not
-known, it is the margin, of which both outputs count alike: no squashing changes the direction of an output's
-own gradient.
+the gradient, and a search follows the outputs in the middle of the interval, whatever their classes.
+In [0, 1] and [-1, 1] the loss is that of the logits before a sigmoid or tanh. In another interval, whose ends
+are not known, it is the margin, of which both outputs count alike: no squashing changes the direction of an
+output's own gradient. A row's own outputs tell the interval, where most of them crowd at its ends.
 """
 
 import torch
@@ -16,18 +16,24 @@ from fastadv.engine import Prepared
 
 LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as they are
 UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
-END = 0.15  # how near to an end of a known interval an output must be, as a share of the half
-FEWEST, NEAR = 5, 0.03  # classes, and the share of a row's range in which the lower half of its outputs lie
+FEWEST = 5  # classes, of fewer a crowd is chance
+END, CROWD = 0.1, 0.6  # of a known interval: what is near an end, and the share of outputs that must be
+NEAR = 0.03  # of another: the share of a row's range in which the lower half of its outputs lie
 LEAST = 1e-7  # the distance from an end that float32 still tells
 
 
 def bounded(logits: Tensor) -> Tensor | None:
     """Return int64 [B], in which interval a row's outputs crowd at an end, 0 for none; None for no row."""
+    if not len(logits) or logits.shape[1] < FEWEST:
+        return None
     rows = logits.sort(1).values
     low, middle, high = rows[:, 0], rows[:, (logits.shape[1] - 1) // 2], rows[:, -1]
-    unit = (low >= 0) & (high <= 1) & ((low <= END) | (high >= 1 - END))
-    symmetric = (low < 0) & (torch.maximum(-low, high) <= 1) & (torch.maximum(-low, high) >= 1 - END)
-    unknown = (middle - low <= NEAR * (high - low)) & (logits.shape[1] >= FEWEST) & ~unit & ~symmetric
+    unit, symmetric = (
+        (start <= low) & (high <= 1) & (((rows <= start + END) | (rows >= 1 - END)).float().mean(1) >= CROWD)
+        for start in (0, -1)
+    )
+    symmetric &= ~unit
+    unknown = (middle - low <= NEAR * (high - low)) & ~unit & ~symmetric
     found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
     return found if bool(found.any()) else None
 
@@ -35,7 +41,7 @@ def bounded(logits: Tensor) -> Tensor | None:
 def unbent(
     classifier: Prepared, points: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, interval: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return loss, logits and gradient at points [n, ...], of rows whose outputs lie in the `interval` [n]."""
+    """Return loss, logits and gradient at points [n, ...] of rows whose outputs lie in the `interval` [n]."""
     apart = like(interval == UNKNOWN, points)
 
     def directions(logits: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Problem:
         criterion: what a success must fulfill beyond the class.
         mask: bool like x, True where x may change; None lets all of x change.
         clean: [B, K], the logits of the model as given at x; None before it has seen x.
-        bounded: int64 [B], the interval into which outputs look squashed (`bounded_outputs.py`); None for none.
+        bounded: int64 [B], the interval into which outputs were squashed (`bounded_outputs.py`), or None.
     """
 
     x: Tensor

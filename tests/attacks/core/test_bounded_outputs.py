@@ -1,0 +1,171 @@
+"""Outputs squashed into an interval: attacks find what they find on the logits, or a sign says why not."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import hardsigmoid, logsigmoid, mse_loss, one_hot, relu6, softsign
+
+import fastadv as fa
+from fastadv.attacks.core.bounded_outputs import SYMMETRIC, UNIT, UNKNOWN, bounded, unbent
+from fastadv.attacks.masking.probes import bounded_outputs
+from fastadv.engine import Plain
+from fastadv.rng import generators_kept
+from tests.attacks.masking.nets import HONEST, honest
+from tests.defenses import Defended
+
+HEADS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softsign": softsign, "erf": torch.erf,
+    "algebraic": lambda z: z / (1 + z * z).sqrt(), "arctangent": torch.atan,
+    "percent": lambda z: 100 * torch.sigmoid(z), "wide": lambda z: 5 * torch.tanh(z / 5) - 2,
+    "relu6": relu6, "hardsigmoid": hardsigmoid, "clamp": lambda z: z.clamp(-5, 5), "logsigmoid": logsigmoid,
+}  # fmt: skip
+# robust accuracy that a head may add; float32 holds most of a tanh at its ends, of the others their sum
+SLACK = {"sigmoid": 0.01, "tanh": 0.08, "algebraic": 0.17, "percent": 0.08}
+THREAT = fa.Linf(0.1)
+TEST = fa.data.load("digits", "test", limit=150)
+
+
+class Head(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, z: Tensor) -> Tensor:
+        return HEADS[self.name](z)
+
+
+def behind(name: str, net: nn.Module) -> nn.Module:
+    return Defended(net, after=Head(name)).eval()
+
+
+@cache
+def trained(head: str, squared: bool = False) -> nn.Module:
+    """A net that was trained through a head by the cross-entropy of each class, or without by squares."""
+    data, widths = fa.data.load("digits", "train"), (64, 128, 128, 10)
+    with generators_kept(torch.device("cpu"), 0):
+        layers = [each for a, b in pairwise(widths) for each in (nn.Linear(a, b), nn.GELU())]
+        net = nn.Sequential(nn.Flatten(), *layers[:-1])
+        optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+        for _ in range(20):
+            for rows in torch.randperm(len(data.x)).split(64):
+                z, wanted = net(data.x[rows]), one_hot(data.y[rows], 10).float()
+                loss = (
+                    mse_loss(z, wanted)
+                    if squared
+                    else nn.functional.binary_cross_entropy(z.sigmoid(), wanted)
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return net.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", SLACK)
+@pytest.mark.parametrize("name", ["standard", "trained through it"])
+def test_attacks_are_as_strong_as_on_the_logits(name: str, head: str) -> None:
+    net = trained("sigmoid") if name.startswith("trained") else honest(name)
+    squashed = behind(head, net)
+    attacks = [fa.attacks.pgd, fa.attacks.apgd, *[fa.attacks.fgsm, fa.attacks.mim] * (head == "sigmoid")]
+    for attack in attacks:
+        left, wanted = (attack(each, TEST.x, TEST.y, THREAT).robust_accuracy for each in (squashed, net))
+        assert left <= wanted + SLACK[head]
+    minimum, wanted = (
+        fa.attacks.ddn(each, TEST.x, TEST.y, fa.L2(torch.inf), steps=40).distance for each in (squashed, net)
+    )
+    assert minimum.median() <= (1 + SLACK[head]) * wanted.median()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_that_bends_the_loss_raises_the_sign(head: str) -> None:
+    found = fa.attacks.indicators(behind(head, honest("vit")), TEST.x, TEST.y, THREAT)
+    assert "bounded_outputs" in found.flagged
+    assert "return the logits" in found.verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_nets_are_attacked_as_before(name: str) -> None:
+    net = honest(name)
+    x = TEST.x[:20] if name == "abs" else TEST.x
+    assert bounded(net(x).detach()) is None
+    assert bounded_outputs(Plain(net), x[:8]) == 0
+
+
+@pytest.mark.slow
+def test_outputs_that_crowd_without_a_head_raise_none() -> None:
+    net = trained("none", squared=True)
+    logits = net(TEST.x).detach()
+    assert ((logits - logits.min()) / (logits.max() - logits.min()) < 0.4).double().mean() > 0.8
+    assert bounded_outputs(Plain(net), TEST.x[:8]) < 0.6
+    # what is scaled until nothing saturates is not bent, either
+    assert bounded_outputs(Plain(Defended(honest("vit"), after=Soft()).eval()), TEST.x[:8]) < 0.6
+
+
+class Soft(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.tanh(z / 100)
+
+
+def linear(classes: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
+    with generators_kept(torch.device("cpu"), 1):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(12, classes)).double()
+        x = torch.rand(9, 3, 4).double()
+    return net, x, net(x).argmax(1)
+
+
+@pytest.mark.parametrize(("head", "interval"), [("sigmoid", UNIT), ("tanh", SYMMETRIC)])
+@pytest.mark.parametrize("loss", ["ce_sharp", "margin"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_gradient_in_a_known_interval_is_that_of_the_logits(
+    head: str, interval: int, loss: str, targeted: bool
+) -> None:
+    net, x, y = linear()
+    aims = (y + 2) % 6 if targeted else None
+    kind = torch.full((9,), interval)
+    value, logits, gradient = unbent(Plain(behind(head, net)), x, y, loss, aims, kind)
+    wanted = Plain(net).input_gradient(x, y, loss, aims)[2]
+    cosine = torch.cosine_similarity(gradient.flatten(1), wanted.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(9).double())
+    torch.testing.assert_close(logits, HEADS[head](net(x)).detach())
+    torch.testing.assert_close(value, fa.losses.loss_value(logits, y, loss, aims))
+
+
+@pytest.mark.parametrize("head", ["arctangent", "percent", "sigmoid", "wide"])
+def test_the_gradient_in_another_interval_is_the_same_behind_any_head(head: str) -> None:
+    net, x, y = linear()
+    kind = torch.full((9,), UNKNOWN)
+    made = [unbent(Plain(each), x, y, "margin", None, kind)[2] for each in (net, behind(head, net))]
+    torch.testing.assert_close(*made)
+    # rows of other kinds beside it keep their own
+    mixed = torch.tensor([0, UNIT, UNKNOWN] * 3)
+    several = unbent(Plain(behind("sigmoid", net)), x, y, "ce_sharp", None, mixed)[2]
+    for row, one in enumerate(mixed.tolist()):
+        alone = unbent(
+            Plain(behind("sigmoid", net)),
+            x[row : row + 1],
+            y[row : row + 1],
+            "ce_sharp",
+            None,
+            torch.tensor([one]),
+        )[2]
+        cosine = torch.cosine_similarity(several[row].flatten(), alone.flatten(), 0)
+        torch.testing.assert_close(cosine, torch.ones(()).double())
+
+
+def test_the_interval_of_a_row_is_told_by_its_own_outputs() -> None:
+    crowd = [-3.0, -2.99, -2.99, -2.98, 4.0]
+    rows = torch.tensor([
+        [0.0, 0.05, 0.5, 0.7, 1.0], [-1.0, -0.95, 0.5, 0.7, 0.9], crowd, [0.0, 0.4, 0.5, 0.6, 1.0],
+        [-5.0, 2.0, 0.5, 0.1, 9.0], [-0.3, 0.2, 0.5, 0.1, 0.4],
+    ])  # fmt: skip
+    found = bounded(rows)
+    assert found is not None
+    assert found.tolist() == [UNIT, SYMMETRIC, UNKNOWN, 0, 0, 0]
+    assert bounded(rows[3:]) is None
+    assert bounded(torch.tensor([[1.0, 1.01, 1.02, 9.0]])) is None  # of few classes that is chance

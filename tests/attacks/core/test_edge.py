@@ -1,0 +1,133 @@
+"""A kink at the edge of the box: attacks look a little inside, and the verdict names it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import hardtanh, relu, threshold
+
+import fastadv as fa
+from fastadv.attacks.core import edge
+from tests.attacks.masking.nets import honest
+from tests.defenses import Defended
+
+FRONTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": relu, "hardtanh": lambda x: hardtanh(x, 0.0, 1.0), "clamp": lambda x: x.clamp(1e-6, 1 - 1e-6),
+    "log": lambda x: x.clamp(1e-3).log().exp(), "upper end": lambda x: 1 - relu(1 - x), "absolute": torch.abs,
+    "threshold": lambda x: threshold(x, 1e-4, 0.0), "where": lambda x: torch.where(x > 0, x, 0.0),
+    "half": lambda x: torch.cat([relu(x[..., :4]), x[..., 4:]], -1),
+}  # fmt: skip
+THREAT, TEST = fa.Linf(0.1), fa.data.load("digits", "test", limit=100)
+
+
+class Front(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return FRONTS[self.name](x)
+
+
+def in_front(name: str) -> nn.Module:
+    return Defended(honest("standard"), before=Front(name)).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRONTS)
+def test_attacks_are_as_strong_as_without_the_front(name: str) -> None:
+    net, model = honest("standard"), in_front(name)
+    for attack in (fa.attacks.fgsm, fa.attacks.pgd, fa.attacks.apgd):
+        left, wanted = (attack(each, TEST.x, TEST.y, THREAT).robust_accuracy for each in (model, net))
+        assert abs(left - wanted) <= 0.02
+    for attack in (fa.attacks.ddn, fa.attacks.deepfool):
+        far, wanted = (
+            attack(each, TEST.x, TEST.y, fa.L2(torch.inf), steps=30).distance.median()
+            for each in (model, net)
+        )
+        assert far <= 1.02 * wanted
+
+
+@pytest.mark.slow
+def test_evaluate_and_autoattack_and_training_see_it() -> None:
+    net, model = honest("standard"), in_front("relu")
+    for one in ("pgd", "autoattack", "minimum_norm"):
+        threat = fa.L2(0.4) if one == "minimum_norm" else THREAT
+        left, wanted = (
+            fa.evaluate(each, TEST, one, threat=threat, limit=60) for each in (model, net)
+        )  # fmt: skip
+        assert abs(left[one].robust_accuracy - wanted[one].robust_accuracy) <= 0.02
+        assert "Do not trust: edge_kink" in left.verdict
+        assert "89.6% of the coordinates on a bound" in left.verdict
+        assert "edge_kink" not in wanted.verdict
+    recipe = fa.train.Standard()
+    reports = [
+        fa.train.fit(each, TEST, recipe, epochs=1, learning_rate=1e-12, test_set=TEST, test_attacks="pgd",
+                     threat=THREAT)[-1]
+        for each in (model, net)
+    ]  # fmt: skip
+    left, wanted = (report.robust_accuracy["pgd"] for report in reports)
+    assert abs(left - wanted) <= 0.02
+
+
+@pytest.mark.slow
+def test_other_boxes_masks_and_restarts_see_it() -> None:
+    net = honest("standard")
+    shifted = nn.Sequential(Shift(), in_front("hardtanh")).eval(), nn.Sequential(Shift(), net).eval()
+    x, y, inside = 2 * TEST.x - 1, TEST.y, fa.Linf(0.2, box=(-1.0, 1.0))
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[..., 0] = False
+    for options in ({}, {"restarts": 2}, {"mask": mask}, {"targets": (y + 1) % 10}, {"eot": 2}):
+        left, wanted = (fa.attacks.pgd(each, x, y, inside, steps=20, **options) for each in shifted)
+        assert abs(left.success.double().mean() - wanted.success.double().mean()) <= 0.02
+
+
+class Shift(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
+
+
+@pytest.mark.slow
+def test_a_sample_alone_is_as_in_its_batch() -> None:
+    model = in_front("relu")
+    whole = fa.attacks.pgd(model, TEST.x[:12], TEST.y[:12], THREAT, steps=8)
+    for row in range(12):
+        one = slice(row, row + 1)
+        alone = fa.attacks.pgd(
+            model, TEST.x[one], TEST.y[one], THREAT, steps=8, ids=torch.tensor([row])
+        )  # fmt: skip
+        torch.testing.assert_close(alone.x_adv, whole.x_adv[one])
+
+
+@pytest.mark.slow
+def test_an_ordinary_net_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runs = honest("standard"), []
+    for _ in range(2):
+        runs.append(fa.attacks.pgd(model, TEST.x, TEST.y, THREAT, steps=8))
+        monkeypatch.setattr(edge, "kinks", lambda *given: pytest.fail("looked"))
+    assert torch.equal(runs[0].x_adv, runs[1].x_adv)
+
+
+def test_only_a_derivative_that_comes_back_inside_counts() -> None:
+    """Three rows: all flat on the bounds alone, flat everywhere, and flat in too few places."""
+    box, x = (0.0, 2.0), torch.zeros(3, 40)
+    x[:, 20:] = 2.0
+    given = torch.ones(3, 40)
+    given[:2], given[2, :2] = 0.0, 0.0
+    asked: list[Tensor] = []
+
+    def ask(points: Tensor, rows: Tensor) -> Tensor:
+        asked.append(points)
+        off = (points > 0) & (points < 2)
+        return (off & (rows[:, None] == 0) & ((points > 1e-3) & (points < 1.999))).float()
+
+    depths, shares = edge.kinks(x, given, box, ask)
+    assert torch.equal(depths, torch.tensor([1e-2, 0.0, 0.0]))
+    assert torch.equal(shares, torch.tensor([1.0, 0.0, 0.0]))
+    assert [len(points) for points in asked] == [2, 2, 2]
+    assert all(bool(((points - x[:2]).abs() <= 0.0201).all()) for points in asked)
+    asked.clear()
+    edge.kinks(x + 0.5, given, box, ask)  # no coordinate lies on a bound
+    edge.kinks(x, torch.ones(3, 40), box, ask)
+    assert not asked

@@ -1,0 +1,98 @@
+"""Rows that depend on each other: what is returned is what was judged, and the flag names the kind."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.rng import generators_kept
+from tests.attacks.masking.nets import honest
+
+TEST, INF = fa.data.load("digits", "test", limit=40), torch.inf
+L2 = partial(fa.L2, INF)
+
+
+def without_statistics() -> nn.Module:
+    with generators_kept(torch.device("cpu"), 0):
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU(), nn.Flatten(),
+            nn.Linear(288, 10),
+        )  # fmt: skip
+    return net.eval()
+
+
+class Centered(nn.Module):
+    """Takes the mean over the batch from the logits, or something else of it."""
+
+    def __init__(self, of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.of = honest("standard"), of
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.net(x)
+        return z - self.of(z)
+
+
+MIXED: dict[str, Callable[[], Any]] = {
+    "BatchNorm without statistics": without_statistics,
+    "mean of the logits": lambda: Centered(lambda z: 0.5 * z.mean(0)),
+    "function": lambda: lambda x: honest("standard")(x) * (1 + x.mean() * torch.arange(10)),
+    "largest row": lambda: Centered(lambda z: 0.3 * z.amax(0)),
+}
+ATTACKS = {
+    "fmn": partial(fa.attacks.fmn, threat=L2(), steps=15),
+    "fab": partial(fa.attacks.fab, threat=L2(), steps=8),
+    "ddn": partial(fa.attacks.ddn, threat=fa.L2(0.6), steps=15),
+    "superdeepfool": partial(fa.attacks.superdeepfool, threat=L2(), steps=8),
+    "minimum_norm": partial(fa.attacks.minimum_norm, threat=L2(), steps=60),
+    "pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.05), steps=12),
+    "apgd": partial(fa.attacks.apgd, threat=fa.Linf(0.05), steps=12, stop_early=False),
+    "square": partial(fa.attacks.square, threat=fa.Linf(0.1), queries=60),
+    "boundary": partial(fa.attacks.boundary, threat=L2(), steps=20),
+    "autoattack": partial(fa.attacks.autoattack, threat=fa.Linf(0.05), version="quick"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MIXED)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_pass_of_what_is_returned_gives_the_successes(name: str, kind: str) -> None:
+    model, x = MIXED[kind](), TEST.x
+    y = model(x).argmax(1)
+    y[::7] = (y[::7] + 1) % 10
+    out = ATTACKS[name](model, x, y)
+    fresh = model(out.x_adv).detach().argmax(1) != y
+    assert torch.equal(fresh & out.success, out.success)
+    assert torch.equal(fresh[out.correct], out.success[out.correct])
+    told = "; ".join(out.flags)
+    assert "rand" not in told
+    flag = "mixed_rows: logits depend on the rest of the batch: give BatchNorm its statistics"
+    # an attack that moved nobody after a verdict has nothing to tell
+    assert flag in told or name in ("square", "superdeepfool", "apgd", "autoattack")
+
+
+@pytest.mark.slow
+def test_rows_of_their_own_and_random_ones_are_no_such_kind() -> None:
+    net = honest("standard")
+    for name, attack in ATTACKS.items():
+        assert not any(flag.startswith("mixed_rows") for flag in attack(net, TEST.x, TEST.y).flags), name
+    noisy = nn.Sequential(nn.Dropout(0.3), net).eval()
+    noisy[0].train()
+    out = fa.attacks.pgd(noisy, TEST.x, TEST.y, fa.Linf(0.1), steps=20)
+    assert not any(flag.startswith("mixed_rows") for flag in out.flags)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MIXED)
+def test_the_verdict_names_it(kind: str) -> None:
+    model = MIXED[kind]()
+    y = model(TEST.x).argmax(1)
+    table = fa.evaluate(model, (TEST.x, y), "fmn", threat=fa.Linf(0.1), batch_size=40)
+    assert "mixed_rows" in table.verdict
+    assert "give BatchNorm its statistics, or attack with batch_size=1" in table.verdict
+    assert "randomized" not in table.verdict
+    assert "rand" not in fa.attacks.indicators(model, TEST.x, y, fa.Linf(0.1)).verdict
