@@ -17,7 +17,7 @@ from fastadv.engine import Prepared
 LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as they are
 UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
 FEWEST = 5  # classes, of fewer a crowd is chance
-END, CROWD = 0.1, 0.6  # of a known interval: what is near an end, and the share of outputs that must be
+END, CROWD = 0.1, 0.5  # of a known interval: what is near an end, and the share of outputs that must be
 NEAR = 0.03  # of another: the share of a row's range in which the lower half of its outputs lie
 LEAST = 1e-7  # the distance from an end that float32 still tells
 

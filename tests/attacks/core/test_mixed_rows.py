@@ -72,7 +72,7 @@ def test_a_pass_of_what_is_returned_gives_the_successes(name: str, kind: str) ->
     assert "rand" not in told
     flag = "mixed_rows: logits depend on the rest of the batch: give BatchNorm its statistics"
     # an attack that moved nobody after a verdict has nothing to tell
-    assert flag in told or name in ("square", "superdeepfool", "apgd", "autoattack")
+    assert flag in told or kind == "function" or name in ("square", "superdeepfool", "apgd", "autoattack")
 
 
 @pytest.mark.slow

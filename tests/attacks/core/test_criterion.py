@@ -1,0 +1,89 @@
+"""What is right without an attack is what the criterion says."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, WrongBy
+from fastadv.attacks.core import Criterion
+from fastadv.errors import InputError
+from tests.attacks.masking.nets import honest
+
+TEST = fa.data.load("digits", "test", limit=40)
+X, Y, THREAT = TEST.x, TEST.y, fa.Linf(0.15)
+
+
+@dataclass(frozen=True)
+class Far(Criterion):
+    """An encoder: a success is a cosine with the clean embedding below a threshold; y is of no interest."""
+
+    least: float
+
+    def clean(self, y: Tensor) -> Tensor:
+        return honest("standard")(X).detach()[y]
+
+    def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self.margin(logits, y, targets) > 0
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self.least - torch.cosine_similarity(logits, self.clean(y).to(logits), dim=1)
+
+
+@dataclass(frozen=True)
+class Says(Far):
+    """One that says itself what is right."""
+
+    def right(self, logits: Tensor, y: Tensor) -> Tensor:
+        return y % 2 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", [fa.attacks.pgd, fa.attacks.ddn, fa.attacks.square])
+def test_accuracies_follow_a_criterion_of_ones_own(attack: object) -> None:
+    rows = torch.arange(10)  # of the classes of the net, which are numbers of clean embeddings here
+    threat = fa.L2(torch.inf) if attack is fa.attacks.ddn else THREAT
+    model, criterion = honest("standard"), Far(0.7)
+    out = attack(model, X[:10], rows, threat, criterion=criterion)  # type: ignore[operator]
+    assert out.clean_accuracy == 1
+    met = criterion.met(model(out.x_adv).detach(), rows, None)
+    assert torch.equal(met, out.success)
+    assert met.any()
+    assert out.robust_accuracy == pytest.approx(1 - float(met.double().mean()))
+    table = fa.evaluate(
+        model, (X[:10], rows), {"it": partial(attack, threat=threat, criterion=criterion)}, indicators=False
+    )  # type: ignore[arg-type]
+    assert table.clean_accuracy == 1
+    assert table["it"].robust_accuracy == pytest.approx(out.robust_accuracy)
+    half = attack(model, X[:10], rows, threat, criterion=Says(0.7))  # type: ignore[operator]
+    assert half.clean_accuracy == 0.5
+    assert torch.equal(half.correct, rows % 2 == 0)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_already_is_what_the_criterion_says() -> None:
+    other = torch.arange(10).roll(1)  # embeddings of other images
+    out = fa.attacks.pgd(honest("standard"), X[:10], other, THREAT, criterion=Far(0.7), steps=3)
+    wrong = Far(0.7).met(honest("standard")(X[:10]).detach(), other, None)
+    assert 0 < int(wrong.sum()) < 10
+    assert torch.equal(out.status == Status.ALREADY_WRONG, wrong)
+    assert torch.equal(out.correct, ~wrong)
+
+
+@pytest.mark.parametrize("criterion", [ConfidentlyWrong(0.9), WrongBy(2.0), OutsideTopK(2)])
+def test_of_those_that_ask_for_more_than_a_wrong_class_the_class_is_right(criterion: Criterion) -> None:
+    logits = honest("standard")(X).detach()
+    assert torch.equal(criterion.right(logits, Y), logits.argmax(1) == Y)
+    y = (Y + torch.arange(40) % 2) % 10
+    out = fa.attacks.pgd(honest("standard"), X, y, THREAT, criterion=criterion, steps=2)
+    assert torch.equal(out.correct, logits.argmax(1) == y)
+
+
+def test_one_evaluation_has_one_meaning_of_right() -> None:
+    one, other = (partial(fa.attacks.fgsm, threat=THREAT, criterion=each) for each in (Far(0.7), None))
+    attacks = {"one": one, "other": other}
+    with pytest.raises(InputError, match="expected criteria that agree on what is right"):
+        fa.evaluate(honest("standard"), TEST, attacks)

@@ -1,0 +1,172 @@
+"""Models that know more of a row than x: of one batch size, with something kept of each row, or by ids."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.engine.by_row import takes_ids
+from fastadv.errors import InputError
+from tests.attacks.masking.nets import honest
+
+TEST, INF = fa.data.load("digits", "test", limit=24), torch.inf
+X, Y, COUNT = TEST.x, TEST.y, 24
+MOVED = torch.linspace(-0.05, 0.05, 100)
+THREAT = fa.Linf(0.1)
+
+
+class OneSize(nn.Module):
+    """As an export of one batch size."""
+
+    def __init__(self, size: int = COUNT) -> None:
+        super().__init__()
+        self.net, self.size = honest("standard"), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) != self.size:
+            raise RuntimeError(f"shape [{self.size}, 1, 8, 8] is invalid for {len(x)} rows")
+        return self.net(x)
+
+
+class State(nn.Module):
+    """Keeps something of each row of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = honest("standard")
+        self.register_buffer("kept", MOVED[:COUNT, None, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + self.kept)
+
+
+class ById(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = honest("standard")
+
+    def forward(self, x: Tensor, *, ids: Tensor) -> Tensor:
+        return self.net(x + MOVED[ids][:, None, None, None])
+
+
+def second_input(moved: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: honest("standard")(x + moved[:, None, None, None])
+
+
+def by_id(x: Tensor, ids: Tensor) -> Tensor:
+    return honest("standard")(x + MOVED[ids][:, None, None, None])
+
+
+WHOLE: dict[str, Any] = {"whole_batches": True}
+KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "state": (State, WHOLE), "closure": (lambda: second_input(MOVED[:COUNT]), WHOLE), "ids": (ById, {}),
+    "function of ids": (lambda: by_id, {}), "ids in whole batches": (ById, WHOLE),
+    "method": (lambda: ById().eval().forward, {}),
+}  # fmt: skip
+ATTACKS: dict[str, Callable[..., fa.attacks.AttackResult]] = {
+    "pgd": partial(fa.attacks.pgd, threat=THREAT, steps=8, restarts=2),
+    "apgd": partial(fa.attacks.apgd, threat=THREAT, steps=8, loss="margin-targeted", classes=2, nearest=True),
+    "square": partial(fa.attacks.square, threat=THREAT, queries=40),
+    "boundary": partial(fa.attacks.boundary, threat=fa.L2(INF), steps=10),
+    "hopskipjump": partial(fa.attacks.hopskipjump, threat=fa.L2(INF), queries=150),
+    "minimum_norm": partial(fa.attacks.minimum_norm, threat=fa.L2(INF), steps=60),
+    "deepfool": partial(fa.attacks.deepfool, threat=fa.L2(INF), steps=5),
+    "autoattack": partial(fa.attacks.autoattack, threat=THREAT, version="quick"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_row_is_attacked_as_itself(name: str) -> None:
+    """A row of its own knowledge is a row that is moved: what is found for it is a success of that row."""
+    found = []
+    for make, options in KINDS.values():
+        out = ATTACKS[name](make(), X, Y, **options)
+        logits = by_id(out.x_adv, torch.arange(COUNT)).detach()
+        assert torch.equal(logits.argmax(1) != Y, out.success)
+        found.append(out)
+    for other in found[1:]:
+        torch.testing.assert_close(other.x_adv, found[0].x_adv)
+        assert other.flags == found[0].flags
+    # what was filled in does not count
+    passes = [(out.forwards, out.backwards) for out in found]
+    assert max(passes) == min(passes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_model_of_one_batch_size_is_attacked_as_any(name: str) -> None:
+    net, model = honest("standard"), OneSize().eval()
+    refused = "passes only the rows that are still to be broken; use whole_batches=True"
+    if name != "minimum_norm":  # all of whose rows stay here
+        with pytest.raises(InputError, match=refused):
+            ATTACKS[name](model, X, Y)
+    out, wanted = ATTACKS[name](model, X, Y, whole_batches=True), ATTACKS[name](net, X, Y, freeze=False)
+    torch.testing.assert_close(out.x_adv, wanted.x_adv)
+    assert torch.equal(out.success, wanted.success)
+    assert out.forwards <= wanted.forwards  # nothing that was filled in counts
+
+
+@pytest.mark.slow
+def test_an_evaluation_fills_its_last_batch() -> None:
+    data = fa.data.load("digits", "test", limit=38)
+    attacks = {"pgd": partial(fa.attacks.pgd, threat=THREAT, steps=5), "square": ATTACKS["square"]}
+    with pytest.raises(InputError, match="use whole_batches=True"):
+        fa.evaluate(OneSize(16).eval(), data, {}, batch_size=16)
+    table = fa.evaluate(OneSize(16).eval(), data, attacks, batch_size=16, whole_batches=True)
+    wanted = fa.evaluate(honest("standard"), data, attacks, batch_size=16, freeze=False)
+    assert table.clean_accuracy == wanted.clean_accuracy
+    for one, other in zip(table.rows, wanted.rows, strict=True):
+        assert torch.equal(one.broken, other.broken)
+        assert (one.forwards, one.backwards) == (other.forwards, other.backwards)
+    assert table.verdict == wanted.verdict
+    # sample numbers reach the model from every batch
+    numbered = fa.evaluate(ById().eval(), data, attacks, batch_size=16)
+    single = fa.attacks.pgd(ById().eval(), data.x, data.y, THREAT, steps=5)
+    assert torch.equal(numbered["pgd"].broken, single.success & single.correct)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["pgd", "apgd", "mim"])
+def test_a_loss_gets_the_ids_of_its_rows(attack: str) -> None:
+    """A reference for each sample: the loss is the distance of the logits from it."""
+    wanted, net = torch.randn(100, 10, generator=torch.Generator().manual_seed(0)), honest("standard")
+
+    def far(logits: Tensor, y: Tensor, targets: Tensor | None, ids: Tensor) -> Tensor:
+        assert len(ids) == len(logits)
+        return (logits - wanted[ids]).square().sum(1)
+
+    run = partial(getattr(fa.attacks, attack), net, threat=THREAT, loss=far, stop_early=True, steps=5)
+    numbers = torch.arange(COUNT) + 40
+    whole = run(X, Y, ids=numbers)
+    torch.testing.assert_close(
+        whole.loss, (net(whole.x_adv) - wanted[numbers]).square().sum(1).detach(), rtol=1e-4, atol=1e-4
+    )
+    parts = [run(X[rows], Y[rows], ids=numbers[rows]) for rows in (slice(0, 5), slice(5, COUNT))]
+    torch.testing.assert_close(torch.cat([part.x_adv for part in parts]), whole.x_adv)
+
+
+def test_what_takes_ids() -> None:
+    assert takes_ids(ById())
+    assert takes_ids(by_id)
+    assert takes_ids(partial(by_id))
+    assert takes_ids(ById().forward)
+    assert not takes_ids(State())
+    assert not takes_ids(lambda x, **more: x)
+    assert not takes_ids(torch.nn.functional.relu)
+    assert not takes_ids("ce")
+
+
+def test_an_error_of_another_kind_stays_as_it_is() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fa.attacks.pgd(Broken(), X, Y, THREAT, steps=2)
+    with pytest.raises(InputError, match="whole_batches: expected True or False, got 3"):
+        fa.attacks.pgd(honest("standard"), X, Y, THREAT, whole_batches=3)  # type: ignore[arg-type]
