@@ -138,11 +138,7 @@ class SearchCopy(Pipeline):
         by_logits: Tensor | None = None,
         gradient: Tensor | None = None,
     ) -> bool:
-        """Return whether `logits` at x and the `gradient` of by_logits @ logits may be used.
-
-        The first pass of each kind is compared with the model as given. Where that does not agree, what was
-        wrong is left, and the pass is to be taken again.
-        """
+        """Return whether a pass may be used; else what was wrong is left, and the pass is taken again."""
         form = self.scoring if gradient is None else self.form
         if form is self.as_given:
             return True

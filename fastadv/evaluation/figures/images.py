@@ -170,10 +170,7 @@ def draw_image(
     gain: float | None = None,
     extent: tuple[float, float, float, float] | None = None,
 ) -> None:
-    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame.
-
-    extent: its left, right, bottom and top; otherwise it fills the axes.
-    """
+    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 

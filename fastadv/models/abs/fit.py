@@ -46,11 +46,7 @@ class Images:
 
 
 def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
-    """Return the images of a set with tensors `x` and `y`, or of any sequence of pairs (image, label).
-
-    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite,
-    labels that do not fit, and classes without an image.
-    """
+    """Return the images of a set with tensors `x` and `y`, or of pairs (image, label), checked."""
     x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         pairs = [dataset[i] for i in range(len(dataset))]
