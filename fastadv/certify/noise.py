@@ -34,11 +34,6 @@ CEILING = 4.0  # deviations: no 100,000 draws certify more than 3.81
 NORMAL = NormalDist()
 
 
-def upper_tail(deviations: float) -> float:
-    """Return the probability that a standard normal number lies above."""
-    return math.erfc(deviations / math.sqrt(2)) / 2
-
-
 @dataclass(frozen=True)
 class Noise:
     """Gaussian noise, which certifies in L2, or uniform noise, which certifies in L1, of one deviation.
@@ -175,7 +170,8 @@ def _table(noise: Noise) -> Table:
         tail = 0.0
     else:
         last = math.floor(CUT * noise.sigma / h)
-        edges = [upper_tail((k - 0.5) * h / noise.sigma) for k in range(1, last + 2)]
+        # the probabilities that the noise lies above the edges between steps
+        edges = [math.erfc((k - 0.5) * h / noise.sigma / math.sqrt(2)) / 2 for k in range(1, last + 2)]
         probabilities = [1 - 2 * edges[0], *(a - b for a, b in itertools.pairwise(edges))]
         tail = 2 * edges[-1]
     both = [*probabilities[:0:-1], *probabilities]

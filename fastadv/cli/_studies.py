@@ -94,8 +94,7 @@ def goodfellow(
     place = make_device(device)
     with interruptible(epochs_kept(run_dir)), progress("study") as bar:
         name = "digits" if scale == "tiny" else "mnist"
-        train_set = load_data(name, "train", data_dir)
-        test_set = load_data(name, "test", data_dir)
+        train_set, test_set = (load_data(name, part, data_dir) for part in ("train", "test"))
         result = paper.run(settings, train_set, test_set, run_dir, bar.named, parts=chosen, device=place)
     yield result
     for part in result["config"]["parts"]:

@@ -144,10 +144,7 @@ def in_unit(x: Tensor, box: tuple[float, float]) -> Tensor:
 
 
 def amplification(differences: Sequence[Tensor]) -> float:
-    """Return the largest round number, at least 1, that saturates none of the differences.
-
-    Colors have half the range of gray.
-    """
+    """Return the largest round number, at least 1, that saturates no difference; colors have half a range."""
     largest = max(
         (float(d.abs().max()) / (1.0 if d.shape[1] == 1 else 0.5) for d in differences), default=0.0
     )

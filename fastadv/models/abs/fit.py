@@ -107,17 +107,13 @@ def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
     # The unit of grid_sample is half a side.
     right, lower = 2 * SHIFT * right, 2 * SHIFT * lower
     part = x[chosen]
-    rows, columns = (_middles(side, x.device) for side in part.shape[2:])
+    rows, columns = ((2 * torch.arange(n, device=x.device) + 1) / n - 1 for n in part.shape[2:])
     rows = rows[:, None]
     # affine_grid would take it from a product of matrices, whose last bits depend on the batch size
     grid = torch.stack([zoom * columns + across * rows + right, down * columns + zoom * rows + lower], -1)
     out = x.clone()
     out[chosen] = F.grid_sample(part, grid, align_corners=False).clamp(0, 1)
     return out
-
-
-def _middles(side: int, device: torch.device) -> Tensor:
-    return (2 * torch.arange(side, device=device) + 1) / side - 1
 
 
 Model = TypeVar("Model")
