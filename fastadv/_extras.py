@@ -13,8 +13,6 @@ EXTRAS = {
     "typer": ("cli", "the command fastadv needs"),
     "rich": ("cli", "the command fastadv needs"),
 }
-# other packages, which nobody but their own adapter needs
-PEERS = ("art", "foolbox", "timm", "torchattacks")
 # what pip calls a package; fastadv's own name stands in no such command, since it is not ours on PyPI yet
 PIP = {"PIL": "pillow", "art": "adversarial-robustness-toolbox"}
 

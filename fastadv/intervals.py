@@ -22,12 +22,7 @@ Statistic = Callable[[NDArray[Any]], ArrayLike]
 
 
 class Interval(NamedTuple):
-    """The ends of an interval: two numbers, or two arrays where the statistic gives an array.
-
-    Args:
-        low: the lower end.
-        high: the upper end.
-    """
+    """The ends of an interval: two numbers, or two arrays where the statistic gives an array."""
 
     low: Any
     high: Any

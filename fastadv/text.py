@@ -22,6 +22,11 @@ def number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
+def finite(value: float) -> float | None:
+    """Return the number; None for an infinity or NaN, which JSON lacks."""
+    return value if math.isfinite(value) else None
+
+
 def with_interval(show: Callable[[float], str], value: float, interval: Sequence[float]) -> str:
     """Write a figure with its interval."""
     low, high = map(show, interval)

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "fastadv"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = {"torch", "numpy", "safetensors"}
 OWN = {"fastadv", "typing_extensions"}  # torch requires the latter
+PEERS = {"art", "foolbox", "timm", "torchattacks"}  # which nobody but their own adapter needs
 # rooms that import an optional package when they are imported themselves, which nothing in the base does
 LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"torchvision"}}
 
@@ -54,7 +55,7 @@ def requirements(extra: str) -> set[str]:
 
 @pytest.mark.slow
 def test_the_base_imports_no_extra():
-    known = BASE | OWN | {*_extras.EXTRAS, *_extras.PEERS, "triton", "robustbench", "tqdm"}
+    known = BASE | OWN | {*_extras.EXTRAS, *PEERS, "triton", "robustbench", "tqdm"}
     for path in PACKAGE.rglob("*.py"):
         place, tree = path.relative_to(PACKAGE).with_suffix("").as_posix(), ast.parse(path.read_text())
         late = {package for room, each in LATE.items() if place.startswith(room) for package in each}

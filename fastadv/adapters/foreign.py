@@ -21,11 +21,7 @@ SLACK = 1e-6
 
 
 class Watched(nn.Module):
-    """A model in eval mode, as another package sees it: passes are counted, and its mode stays.
-
-    It takes images like `like`, and hands them to the model in the dtype that this `sees`. Logits are in
-    float32 or float64.
-    """
+    """A model in eval mode, as another package sees it; passes are counted, logits in float32 or wider."""
 
     def __init__(self, model: Callable[[Tensor], Tensor], like: Tensor, sees: torch.dtype) -> None:
         super().__init__()
@@ -81,11 +77,7 @@ class Foreign:
         seed: int = 0,
         **common: Unpack[core.Common],
     ) -> AttackResult:
-        """Attack x [B, ...] with labels y [B]; see `fastadv.attacks.core.Common` for the other arguments.
-
-        Raises InputError on wrong input, naming it, where points come back in another shape, and where the
-        attack does not serve what is asked of it.
-        """
+        """Attack x [B, ...] with labels y [B]; see `fastadv.attacks.core.Common` for the other arguments."""
         check_threat(threat)
         refused = 0
 
@@ -125,12 +117,8 @@ def one_radius(package: str, threat: Threat) -> float:
 
 
 def imported(module: str) -> Any:
-    """Return a module of another package. Raises MissingExtraError where that is missing.
-
-    Some packages import torchvision, which fails beside a CPU-only torch unless `fastadv._torchvision` comes
-    first.
-    """
+    """Return a module of another package; MissingExtraError where that is missing."""
     _extras.need(module.partition(".")[0])
-    if find_spec("torchvision") is not None:
+    if find_spec("torchvision") is not None:  # others may import it, which fails beside a CPU-only torch
         import_module("fastadv._torchvision")
     return import_module(module)

@@ -24,14 +24,8 @@ class Hiding(Noise):
 
     Points that differ from x in r coordinates look like x whenever all r are hidden, which has the
     probability sigma^r. So the probability of a class falls by at most 1 - sigma^r, and a class of
-    probability p stays the most probable for all r below log(3/2 - p) / log(sigma).
-
-    Args:
-        sigma: the share of coordinates that are hidden, above 0 and below 1.
-        norm: `fa.L0`.
-
-    Source:
-        Levine and Feizi 2020 (arXiv 1911.09272), who keep a fixed number of coordinates.
+    probability p stays the most probable for all r below log(3/2 - p) / log(sigma). Source: Levine and Feizi
+    2020 (arXiv 1911.09272), who keep a fixed number of coordinates.
     """
 
     norm: Any = L0
@@ -83,18 +77,6 @@ class Hiding(Noise):
 
 
 def noise_of(sigma: float, norm: Any, box: tuple[float, float] = (0.0, 1.0)) -> Noise:
-    """Return what hides an image from a model, for certificates in a norm.
-
-    Args:
-        sigma: the standard deviation of the noise, or in L0 the share of hidden coordinates.
-        norm: `fa.L2`, `fa.L1` or `fa.L0`.
-        box: of the images.
-
-    Returns:
-        A `Noise`.
-
-    Raises:
-        InputError: sigma is out of range, or there is none for the norm.
-    """
+    """Return what hides an image from a model; `sigma` is a deviation, or in L0 the share of coordinates."""
     box = check_box(box)
     return Hiding(sigma, box=box) if norm is L0 else Noise(sigma, norm, box)

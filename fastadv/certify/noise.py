@@ -34,28 +34,14 @@ CEILING = 4.0  # deviations: no 100,000 draws certify more than 3.81
 NORMAL = NormalDist()
 
 
-def upper_tail(deviations: float) -> float:
-    """Return the probability that a standard normal number lies above."""
-    return math.erfc(deviations / math.sqrt(2)) / 2
-
-
 @dataclass(frozen=True)
 class Noise:
     """Gaussian noise, which certifies in L2, or uniform noise, which certifies in L1, of one deviation.
 
-    Args:
-        sigma: the standard deviation of an element, in input units, above 0 and at most 10 boxes wide.
-        norm: `fa.L2` or `fa.L1`.
-        box: of the images; an infinite one has the grid of (0, 1).
-
-    Raises:
-        InputError: sigma is out of range, or there is no such noise for the norm.
-
-    Source:
-        L2: Cohen et al. 2019 (arXiv 1902.02918), theorem 1: radius sigma * quantile(p). L1: Yang et al. 2020
-        (arXiv 2002.08118): noise uniform in [-w, w] has the radius w * (2 p - 1). For two cubes of width 2 w
-        whose centers are d apart share 1 - sum |d_i| / 2 w of their volume, or more: p falls by at most
-        |d|_1 / 2 w, and stays above one half within that radius.
+    L2: Cohen et al. 2019 (arXiv 1902.02918), theorem 1: radius sigma * quantile(p). L1: Yang et al. 2020
+    (arXiv 2002.08118): noise uniform in [-w, w] has the radius w * (2 p - 1). For two cubes of width 2 w
+    whose centers are d apart share 1 - sum |d_i| / 2 w of their volume, or more: p falls by at most
+    |d|_1 / 2 w, and stays above one half within that radius.
     """
 
     sigma: float
@@ -184,7 +170,8 @@ def _table(noise: Noise) -> Table:
         tail = 0.0
     else:
         last = math.floor(CUT * noise.sigma / h)
-        edges = [upper_tail((k - 0.5) * h / noise.sigma) for k in range(1, last + 2)]
+        # the probabilities that the noise lies above the edges between steps
+        edges = [math.erfc((k - 0.5) * h / noise.sigma / math.sqrt(2)) / 2 for k in range(1, last + 2)]
         probabilities = [1 - 2 * edges[0], *(a - b for a, b in itertools.pairwise(edges))]
         tail = 2 * edges[-1]
     both = [*probabilities[:0:-1], *probabilities]

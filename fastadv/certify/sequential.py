@@ -43,15 +43,9 @@ class Decision(NamedTuple):
 
 @cache
 def thresholds(probability: float, alpha: float, looks: tuple[int, ...]) -> dict[int, Decision]:
-    """Return the test whether a probability is at least this one, by numbers of draws.
+    """Return the test whether a probability is at least this one, by numbers of draws, `looks`.
 
-    Args:
-        probability: above 0; from 1 on the answer is no.
-        alpha: bounds the error of each answer, over all looks together.
-        looks: numbers of draws, in order.
-
-    Returns:
-        For each of them a `Decision`; where no number of hits decides, it is (draws + 1, -1).
+    `alpha` bounds the error of an answer, over all looks. Where no hits decide, it is (draws + 1, -1).
     """
     draws = np.asarray(looks)
     if probability >= 1:

@@ -190,15 +190,8 @@ def fast_paths() -> dict[str, Any]:
 @cache
 def _net(device: str) -> nn.Module:
     """Make a net with whatever a rewrite is for."""
-    layers = (
-        nn.Conv2d(64, 64, 3),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.ELU(),
-        nn.Flatten(),
-        nn.Linear(1024, 64),
-    )
-    return nn.Sequential(*layers).to(device).eval()
+    convolved = nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.ELU()
+    return nn.Sequential(*convolved, nn.Flatten(), nn.Linear(1024, 64)).to(device).eval()
 
 
 def _torchvision() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,21 +143,19 @@ def evaluate(
             job.show()
 
 
+@dataclass
 class Job:
     """An evaluation: what is asked for, checked, then run, written and shown."""
 
-    def __init__(
-        self,
-        network: Network,
-        images: Images,
-        results: Kept,
-        benchmark: RobustBench,
-        machine: Search,
-        named: dict[str, NamedAttack],
-    ) -> None:
-        self.network, self.images, self.results = network, images, results
-        self.benchmark, self.machine, self.named = benchmark, machine, named
-        self.radii = results.check(named)
+    network: Network
+    images: Images
+    results: Kept
+    benchmark: RobustBench
+    machine: Search
+    named: dict[str, NamedAttack]
+
+    def __post_init__(self) -> None:
+        self.radii = self.results.check(self.named)
 
     def run(self) -> None:
         machine, run_dir = self.machine, self.results.run_dir

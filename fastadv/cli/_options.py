@@ -2,10 +2,11 @@
 
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
@@ -89,18 +90,14 @@ def _writable(path: Path, place: Path) -> Path:
     return path
 
 
-def parse_report(text: str) -> Path:
-    """Check the name of a report to write, and that reports can be made, before the work."""
+def _parse_checked(check: Callable[[str], object], text: str) -> Path:
+    """Parse the name of a file to write of a kind whose `check` runs before the work."""
     with usage():
-        check_report(text)
+        check(text)
     return parse_out(text)
 
 
-def parse_picture(text: str) -> Path:
-    """Check the name of a figure to write, whose ending says its kind."""
-    with usage():
-        check_path(text)
-    return parse_out(text)
+parse_report, parse_picture = (partial(_parse_checked, check) for check in (check_report, check_path))
 
 
 def pairs(parts: list[str], what: str) -> dict[str, Any]:

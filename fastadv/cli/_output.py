@@ -34,11 +34,8 @@ def show_all() -> None:
 
 def console() -> Console:
     """Make the console for results, anew each time because tests replace sys.stdout."""
-    return (
-        Console(file=sys.stdout, highlight=False)
-        if sys.stdout.isatty()
-        else Console(file=sys.stdout, highlight=False, width=PIPE_WIDTH)
-    )
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(file=sys.stdout, highlight=False, width=width)
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -22,11 +22,7 @@ from fastadv.runs.card import telling
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Panel:
-    """Options that belong together: a command takes them as one argument.
-
-    A field is declared as an argument of a command is (see `_options.option`). A subclass may change or add
-    some.
-    """
+    """Options that belong together, declared like those of a command, which takes them as one argument."""
 
     title = ""
 

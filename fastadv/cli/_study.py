@@ -14,7 +14,7 @@ class _Late(TyperGroup):
 
     @property  # type: ignore[override]
     def commands(self) -> dict[str, Any]:
-        studies = importlib.import_module("fastadv.cli._study_schott")
+        studies = importlib.import_module("fastadv.cli._studies")
         made: Any = typer.main.get_command(studies.study_app)
         return dict(made.commands)
 

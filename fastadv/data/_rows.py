@@ -28,9 +28,7 @@ def fill_rows(
 class MappedRows:
     """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole.
 
-    Files are mapped when their rows are asked for, and let go of after every 256 MiB.
-
-    chosen: of `picked` rows, whose they are, and their positions int64 [N] there; None: all in the files.
+    `chosen`: of `picked` rows, whose they are, and their positions int64 [N] there; None: all in the files.
     """
 
     chosen: tuple["MappedRows", Tensor] | None = None

@@ -113,9 +113,10 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
         held, method = _drawn(numbers, _one_of_each(sizes, count), key), "permutation by class"
     left = torch.ones(size, dtype=torch.bool, device="cpu")
     left[held] = False
-    about = {"count": count, "method": method, "seed": seed, "digest": _digest(held)}
+    digest = hashlib.sha256(held.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+    about = {"count": count, "method": method, "seed": seed, "digest": digest}
     part = dataset.subset(held)
-    note = f"{count} of {size} images, held out by {method}, seed {seed}, digest {about['digest']}"
+    note = f"{count} of {size} images, held out by {method}, seed {seed}, digest {digest}"
     part.note = f"{part.note}; {note}" if part.note else note
     return HeldOut(dataset.subset(left.nonzero().flatten()), part, about)
 
@@ -201,7 +202,3 @@ def _drawn(numbers: Tensor, shares: Tensor, seed: int) -> Tensor:
     sizes = torch.bincount(own, minlength=len(shares))
     place = torch.arange(len(own), device="cpu") - (sizes.cumsum(0) - sizes)[own]
     return by_class[place < shares[own]].sort().values
-
-
-def _digest(positions: Tensor) -> str:
-    return hashlib.sha256(positions.numpy().astype("<i8").tobytes()).hexdigest()[:16]

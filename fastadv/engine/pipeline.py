@@ -54,11 +54,7 @@ class Notes:
 
 
 class Pipeline:
-    """A model in one `form` after another, and how batches pass it.
-
-    By a captured graph, or in parts that stay in the cache, in halves where memory runs out. Where a pass
-    fails, a simpler form takes the place of the form for good, with one note (`Form.simpler`).
-    """
+    """A model in one `form` after another: where a pass fails, a simpler one replaces it, with one note."""
 
     def __init__(
         self,

@@ -138,11 +138,7 @@ class SearchCopy(Pipeline):
         by_logits: Tensor | None = None,
         gradient: Tensor | None = None,
     ) -> bool:
-        """Return whether `logits` at x and the `gradient` of by_logits @ logits may be used.
-
-        The first pass of each kind is compared with the model as given. Where that does not agree, what was
-        wrong is left, and the pass is to be taken again.
-        """
+        """Return whether a pass may be used; else what was wrong is left, and the pass is taken again."""
         form = self.scoring if gradient is None else self.form
         if form is self.as_given:
             return True
@@ -210,10 +206,7 @@ class SearchCopy(Pipeline):
             self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search in another precision")
 
     def _parts_of_few(self, x: Tensor) -> int:
-        """Return in how many parts a few rows pass the model as given.
-
-        For a backward pass it keeps twice as many activations as a search with folded layers.
-        """
+        """Return in how many parts a few rows pass the model as given, which keeps more than a search."""
         folds = self.form.rewriting.folds
         large = folds is not None and folds.widest >= SMALL and torch.is_grad_enabled()
         return PARTS if large and self.rows_apart(x) else 1

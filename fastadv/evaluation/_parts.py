@@ -28,14 +28,10 @@ def share_of(rank: int) -> str:
 
 
 class Parts(Keeper):
-    """The parts of an evaluation. Each process keeps those that it makes.
+    """The parts of an evaluation; each process keeps those that it makes."""
 
-    identity: of the evaluation, as its folder says it.
-    seconds: what the parts that this process read from the folder took when they were made.
-    """
-
-    identity: Any = None
-    seconds = 0.0
+    identity: Any = None  # of the evaluation, as its folder says it
+    seconds = 0.0  # that the parts which were read took when they were made
 
     def __init__(self, folder: str | os.PathLike[str] | None, *, shared: bool = False) -> None:
         super().__init__(folder, shared=shared)

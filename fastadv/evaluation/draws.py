@@ -70,11 +70,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How often each sample is drawn, and the seed that the draws follow from.
-
-    For one draw nothing is seeded. For several, what torch, NumPy and Python draw follows from the seed and
-    the counters, and the caller's generators are left as they were.
-    """
+    """How often each sample is drawn, and the seed that several draws follow from."""
 
     count: int = 1
     seed: int = 0

@@ -72,10 +72,7 @@ def entry(
 
 
 def shortage(name: str, images: int) -> str:
-    """Return what keeps a result on so many images from being one of RobustBench; "" where they are all.
-
-    name: of a data set in `IMAGES`; of any other it has no table, and "" is returned.
-    """
+    """Return why a result on so many images is none of RobustBench's for the data set `name`; "" if it is."""
     needed = IMAGES.get(name, images)
     if images == needed:
         return ""

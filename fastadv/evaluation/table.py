@@ -17,7 +17,7 @@ from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups
 from fastadv.models import Smoothed
-from fastadv.text import aligned, number, percent, threat_text, with_interval
+from fastadv.text import aligned, finite, number, percent, threat_text, with_interval
 
 SHARES_OF = "accuracy over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
@@ -113,7 +113,7 @@ class Table:
         return {
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
-            "worst_case": _finite(self.worst_case),
+            "worst_case": finite(self.worst_case),
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
@@ -124,10 +124,10 @@ class Table:
                     "label": row.name,
                     "attack": row.attack,
                     "norm": row.threat and row.threat.norm,
-                    "radius": row.threat and _finite(float(row.threat.radius)),
-                    **{name: _finite(value) for name, value in row.figures().items()},
+                    "radius": row.threat and finite(float(row.threat.radius)),
+                    **{name: finite(value) for name, value in row.figures().items()},
                     "minimum_norm": row.minimum_norm,
-                    "median_interval": [*map(_finite, row.median_interval)] if row.minimum_norm else None,
+                    "median_interval": [*map(finite, row.median_interval)] if row.minimum_norm else None,
                     **{name: getattr(row, name) for name in COUNTS},
                     "flags": list(row.flags),
                     "remarks": list(row.remarks),
@@ -176,21 +176,11 @@ class Table:
             median = number(share["median_distance"])
             if row.minimum_norm:
                 median = with_interval(number, row.median_distance, row.median_interval)
-            lines.append(
-                [
-                    row.name,
-                    percent(share["robust_accuracy"]),
-                    percent(row.success_rate),
-                    median,
-                    number(share["mean_distance"]),
-                    f"{row.forwards:,}",
-                    f"{row.backwards:,}",
-                    f"{row.seconds:.1f}",
-                    str(row.failed),
-                    str(row.unmoved),
-                    self._certified(row),
-                ]
-            )
+            shares = percent(share["robust_accuracy"]), percent(row.success_rate)
+            spent = f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"
+            doubt = str(row.failed), str(row.unmoved)
+            distances = median, number(share["mean_distance"])
+            lines.append([row.name, *shares, *distances, *spent, *doubt, self._certified(row)])
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
             lines.append(["worst of all", percent(self.worst_case), *[""] * (len(head) - 2)])
         # columns of doubt, and of distances, only where there are some
@@ -248,7 +238,3 @@ class Table:
         if len(drawn) > 2:
             drawn.append(("worst of all", Draws.together([draws for _, draws in drawn])))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

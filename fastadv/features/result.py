@@ -14,11 +14,7 @@ from fastadv.threat import Threat
 
 
 class ClassMeans:
-    """The mean, and the sum of squared deviations from it, of values [n, F] for each of K classes; float64.
-
-    Batches are merged as in Chan, Golub & LeVeque 1983: no large sums are subtracted, so that however the
-    data are split the result is the same to rounding.
-    """
+    """The mean and squared deviations of values [n, F] for each class, as in Chan et al. 1983; float64."""
 
     def __init__(self, classes: int, features: int, device: torch.device) -> None:
         options = {"dtype": torch.float64, "device": device}

@@ -26,10 +26,7 @@ def check_stream(seed: Any, draw: Any) -> None:
 
 
 def words(ids: Tensor, count: int, seed: int, draw: int | Tensor) -> Tensor:
-    """Return `count` 32-bit words for each id [B], as int64 [B, count]; products of two wrap as in uint64.
-
-    draw: one for all, or int64 [B].
-    """
+    """Return `count` 32-bit words for each id [B], as int64 [B, count]; products of two wrap as in uint64."""
     block = torch.arange((count + 3) // 4, device=ids.device)[None, :]
     of_row = draw[:, None] if isinstance(draw, Tensor) else torch.full_like(block, draw)
     c0, c1 = block.expand(len(ids), -1), of_row & MASK

@@ -19,8 +19,7 @@ NAMED = 3  # differences that an error tells
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Return a few numbers that tell functions apart by their outputs [B, ...] on the same inputs.
 
-    again: the outputs of a second call. A random function, whose outputs differ, has no probe.
-    dtype: in which the function computes, whose rounding two probes may differ by; float32 unless given.
+    `again` are those of a second call: a random function has no probe. `dtype` says how far two may differ.
     """
     flat = outputs.detach().double().cpu().flatten(1)
     finite = flat.isfinite().all(1)

@@ -24,11 +24,9 @@ CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 
 
 class RunRecord(Keeper):
-    """What `train.fit` and `ABS.fit` keep of a run. Without a folder that is `reports` alone.
+    """What `train.fit` and `ABS.fit` keep of the run `config`. Without a folder that is `reports` alone.
 
-    config: what the run is, JSON-able; the checkpoint of another run is refused.
-    reports: one entry for each epoch done; those of a stopped run are there from the start.
-    stopped: the checkpoint of a stopped run, or None.
+    `stopped` is the checkpoint of a stopped run, or None; its epochs are in `reports` from the start.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):

@@ -1,6 +1,5 @@
 """The demo: the studies of two papers on the embedded digits."""
 
-import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from fastadv.runs.files import read_json, write_json
 from fastadv.studies.ilyas2019 import digits as ilyas
 from fastadv.studies.ilyas2019.plan import printed
 from fastadv.studies.study import RESULTS, Settings, Study, Watch, one_thread, unwatched
+from fastadv.text import finite
 
 PARTS, SETTINGS = ("nets", "sets", "abs"), "settings.json"
 EXPLAINED = (2, 3, 8)
@@ -122,7 +122,7 @@ def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]
     return model, {
         "clean": clean,
         "robust": rows[s.main_attack].robust_accuracy,
-        "latent_descent": median if math.isfinite(median) else None,
+        "latent_descent": finite(median),
         "lower_bound": bound,
         "samples": len(part),
     }

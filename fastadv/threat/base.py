@@ -1,6 +1,7 @@
 """The base class of all norms: radius and box, membership, random starts, step sizes, description."""
 
 import math
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
@@ -47,6 +48,7 @@ class Threat:
     symbol: ClassVar[str]  # in titles and tables: "L2"
     order: ClassVar[float]  # the exponent p of the norm
     least_step: ClassVar[float] = 0.0  # steps below it move nothing
+    _ops: ClassVar[tuple[Callable[..., Tensor], ...]] = ()  # of `step` and `step_`; else `step` is overridden
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radius", _checked_radius(self.radius))
@@ -230,7 +232,8 @@ class Threat:
 
         A gradient that is zero or not finite moves nothing: no coordinate in Linf, no sample in other norms.
         """
-        raise NotImplementedError
+        self.check_step_size(step_size)
+        return self._ops[0](x_adv, grad, x, self.radius, step_size, self.box)
 
     def support(self, weight: Tensor, x: Tensor) -> Tensor:
         """Maximize <weight, z - x> over all z in ball and box.
@@ -253,7 +256,10 @@ class Threat:
 
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
         """Take the same step as `step`, and write it into x_adv, which must not be x itself."""
-        return x_adv.copy_(self.step(x_adv, grad, x, step_size))
+        if not self._ops:
+            return x_adv.copy_(self.step(x_adv, grad, x, step_size))
+        self.check_step_size(step_size)
+        return self._ops[1](x_adv, grad, x, self.radius, step_size, self.box)
 
 
 @lru_cache

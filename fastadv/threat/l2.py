@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.ops._rows import PerRow
 from fastadv.threat.base import Threat
 
 
@@ -25,17 +24,10 @@ class L2(Threat):
     norm = "l2"
     symbol = "L2"
     order = 2.0
+    _ops = ops.l2_step, ops.l2_step_
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         return ops.project_l2(x_adv, x, self.radius, self.box)
-
-    def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        self.check_step_size(step_size)
-        return ops.l2_step(x_adv, grad, x, self.radius, step_size, self.box)
-
-    def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        self.check_step_size(step_size)
-        return ops.l2_step_(x_adv, grad, x, self.radius, step_size, self.box)
 
     def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
         # away = min(t * size, room) with t such that its length is the radius; in this order coordinates fill

@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.ops._rows import PerRow
 from fastadv.threat.base import Threat
 
 
@@ -26,17 +25,10 @@ class Linf(Threat):
     norm = "linf"
     symbol = "L∞"
     order = float("inf")
+    _ops = ops.linf_step, ops.linf_step_
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         return ops.linf_step(x_adv, x_adv, x, self.radius, 0.0, self.box)
-
-    def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        self.check_step_size(step_size)
-        return ops.linf_step(x_adv, grad, x, self.radius, step_size, self.box)
-
-    def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        self.check_step_size(step_size)
-        return ops.linf_step_(x_adv, grad, x, self.radius, step_size, self.box)
 
     def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
         return (size * room.minimum(radius)).sum(1)

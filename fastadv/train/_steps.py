@@ -14,8 +14,7 @@ from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
 from fastadv.train._feed import Feed, check_classes
-from fastadv.train._share import Share, mean
-from fastadv.train._statistics import whole_batch_statistics
+from fastadv.train._share import Share, mean, whole_batch_statistics
 from fastadv.train._weights import MovingAverage
 from fastadv.train.execution import Execution
 from fastadv.train.optim import Optimization

@@ -169,10 +169,7 @@ AUGMENTS: dict[str, tuple[Augment, ...]] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentations one after another, each with its own seed.
-
-    A call takes images x [B, C, H, W], `ids`, the `seed` of the run, and the `epoch`.
-    """
+    """Augmentations one after another, each with its own seed, of images x [B, C, H, W]."""
 
     parts: tuple[Augment, ...]
 

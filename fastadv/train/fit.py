@@ -24,6 +24,7 @@ from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.threat import Threat
+from fastadv.train import optim
 from fastadv.train._feed import Feed, check_sets
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
@@ -32,15 +33,6 @@ from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution, check_execution
 from fastadv.train.measuring import Measures, Measuring
-from fastadv.train.optim import (
-    MakeOptimizer,
-    Optimization,
-    check_norms,
-    find_rate,
-    first_recipes,
-    make_optimizer,
-    make_schedule,
-)
 from fastadv.train.recipes import RECIPES, OwnStep, Recipe
 from fastadv.train.recipes.base import check_recipe, innermost
 from fastadv.train.report import EpochReport
@@ -55,7 +47,7 @@ def fit(
     epochs: int,
     threat: Threat | None = None,
     batch_size: int = 128,
-    optimizer: str | MakeOptimizer = "sgd",
+    optimizer: str | optim.MakeOptimizer = "sgd",
     learning_rate: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None,
     test_set: Dataset[Any] | None = None,
@@ -66,7 +58,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: Progress = False,
-    optimization: Optimization = Optimization(),
+    optimization: optim.Optimization = optim.Optimization(),
     measuring: Measuring = Measuring(),
     ending: Ending = Ending(),
     execution: Execution = Execution(),
@@ -195,13 +187,13 @@ def _begun(given: dict[str, Any]) -> Run:
                 "validation_set=) and test_attacks=, or leave out patience and on_alarm"
             )
         measure = Measures(o.test_set, attacks, measuring, box)
-        rate, augment = find_rate(o.optimizer, o.learning_rate), make_augment(o.augment)
-        ramp = first_recipes(o.optimization, o.recipe, o.epochs)
+        rate, augment = optim.find_rate(o.optimizer, o.learning_rate), make_augment(o.augment)
+        ramp = optim.first_recipes(o.optimization, o.recipe, o.epochs)
 
         if o.device is not None:
             model.to(check_device(o.device))
-        check_norms(o.optimization, model)
-        optimizer = make_optimizer(model, o.optimizer, rate, o.optimization, kept=o.run_dir is not None)
+        optim.check_norms(o.optimization, model)
+        optimizer = optim.make_optimizer(model, o.optimizer, rate, o.optimization, kept=o.run_dir is not None)
         place = next(model.parameters()).device
         check_execution(o.execution, model, o.recipe, place, o.run_dir)
         sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
@@ -210,7 +202,7 @@ def _begun(given: dict[str, Any]) -> Run:
             dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
             workers=o.execution.workers, dtype=dtype_of(model), drop_last=o.optimization.drop_last, box=box,
         )  # fmt: skip
-        scheduler = make_schedule(optimizer, o.optimization, o.epochs, feed.steps)
+        scheduler = optim.make_schedule(optimizer, o.optimization, o.epochs, feed.steps)
         steps = Steps(
             model=model, train_set=o.train_set, feed=feed, recipe=o.recipe, ramp=ramp, optimizer=optimizer,
             scheduler=scheduler, classes=classes, seed=o.seed, optimization=o.optimization,
@@ -251,7 +243,7 @@ def _recipe(recipe: Any, threat: Threat | None) -> Recipe | OwnStep:
 
 def _check_options(o: SimpleNamespace) -> None:
     check_progress(o.progress)
-    for kind in (Optimization, Measuring, Ending, Execution):
+    for kind in (optim.Optimization, Measuring, Ending, Execution):
         name = kind.__name__.lower()
         if not isinstance(given := getattr(o, name), kind):
             raise InputError(f"{name}: expected a fastadv.train.{kind.__name__}, got {type(given).__name__}")

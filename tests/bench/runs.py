@@ -1,4 +1,4 @@
-"""Sessions at small sizes in this process, for either device, and clocks whose times are known."""
+"""Sessions at small sizes in this process, for either device."""
 
 import time
 from typing import ClassVar
@@ -57,19 +57,3 @@ def ran(given, stage, only=""):
 
 def ends(rows):
     return {row["case"]: row["status"] for row in rows if "status" in row}
-
-
-def clock(monkeypatch):
-    """A clock that only the ways it makes move on: way(name, seconds) tells its name to `way.calls`."""
-    now, calls = [0.0], []
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-    def way(name, seconds):
-        def run():
-            calls.append(name)
-            now[0] += seconds
-
-        return run
-
-    way.calls = calls  # type: ignore[attr-defined]
-    return way

@@ -1,8 +1,5 @@
-"""PGD against the best of all peers: processes in turns, what their times say, and the tables of them."""
+"""PGD against the best of all peers: a worker in its own process, and the rows that its times give."""
 
-import platform
-import subprocess
-import sys
 from contextlib import closing
 from typing import ClassVar
 
@@ -10,65 +7,14 @@ import pytest
 
 from bench.anchor import __main__ as command
 from bench.anchor.rows import Taken, rows
-from bench.anchor.ways import FROZEN, PASSES, UNFROZEN, WAYS, Way
-from bench.anchor.worker import Worker
+from bench.anchor.ways import FROZEN, PASSES, WAYS, Way
 from bench.ceilings import Ceilings
-from bench.compare import Answering
 from bench.page import machines
 from bench.page.entries import PGD
 from bench.providers import LOOP
-from runs import OnCPU, known
-
-# a provider that notes what it is asked, and whose milliseconds are those of its command
-STUB = """
-import json, sys
-name, log, milliseconds = sys.argv[1:]
-for line in sys.stdin:
-    with open(log, "a") as file:
-        file.write(f"{name} {line}")
-    answers = {"warm": {"error": "no such package"} if name == "absent" else {},
-               "turn": {"ms": float(milliseconds), "faults": 7}, "found": {"what": "w"},
-               "flops": {"flops": 3e9}}
-    print(json.dumps(answers[line.strip()]), flush=True)
-"""
-TOUCHES = """
-import resource
-for _ in range(8):
-    b"1" * (64 << 20)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-"""
-
-
-@pytest.fixture
-def log(tmp_path, monkeypatch):
-    """Stubs in the place of workers; the file that tells what each was asked."""
-    path = tmp_path / "log"
-
-    def started(net, way, places):
-        wait = str(len(way.provider))
-        return Answering((sys.executable, "-c", STUB, way.provider, str(path), wait), way.environment())
-
-    monkeypatch.setattr(command, "started", started)
-    return path
 
 
 class TestProcesses:
-    @pytest.mark.slow
-    def test_all_are_warm_before_they_take_turns_one_call_each(self, log):
-        first, second = command.measured("mlp", 2, (), (Way("aa"), Way("bbb", True)))
-        assert log.read_text().split("\n")[:-1] == [
-            "aa warm", "bbb warm", "aa turn", "bbb turn", "bbb turn", "aa turn",
-            "bbb flops", "aa found", "bbb found",
-        ]  # fmt: skip
-        assert first == Taken(Way("aa"), [2.0, 2.0], [7, 7], {"what": "w"}, 3e9)
-        assert second == Taken(Way("bbb", True), [3.0, 3.0], [7, 7], {"what": "w"}, 3e9)
-
-    @pytest.mark.slow
-    def test_without_one_peer_nothing_is_measured(self, log):
-        with pytest.raises(SystemExit, match="absent cannot run here: no such package"):
-            command.measured("mlp", 2, (), (Way("aa"), Way("absent")))
-        assert "turn" not in log.read_text()
-
     @pytest.mark.slow
     def test_a_real_worker_in_its_own_process(self):
         worker = command.started("mlp", Way(LOOP), ["--images=4", "--steps=2"])
@@ -78,39 +24,6 @@ class TestProcesses:
             found = worker.ask("found")
         assert found["what"] == "PGD-2 Linf 0.3, 4 images, MLP 784-256-10"
         assert found["distance"] == pytest.approx(0.02, abs=1e-4)
-
-    @pytest.mark.slow
-    @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-    def test_glibc_keeps_pages_of_64_mib(self):
-        own, kept = (
-            int(subprocess.check_output((sys.executable, "-c", TOUCHES), env=Way("", kept).environment()))
-            for kept in (False, True)
-        )
-        assert kept < own / 3
-
-
-class TestWorker:
-    @pytest.mark.slow
-    @pytest.mark.parametrize("provider", [LOOP, UNFROZEN, *PASSES])
-    def test_it_answers_each_line(self, provider):
-        worker = Worker(known(OnCPU), "mlp", provider, 3, None)
-        warm, turn, found, counted = worker.answers(["warm\n", "turn\n", "found\n", "flops\n"])
-        assert warm == {}
-        # a forward and an input gradient of both layers, in both steps and on three images
-        assert counted == {"flops": 2 * 3 * 2 * 2 * (784 * 256 + 256 * 10)}
-        assert turn.keys() == {"ms", "faults"}
-        assert turn["ms"] > 0
-        assert found["what"] == "PGD-2 Linf 0.3, 3 images, MLP 784-256-10"
-        assert ("accuracy" in found) is (provider not in PASSES)
-
-    def test_the_rate_of_float32_is_that_of_the_faster_library(self, monkeypatch):
-        taken = iter((1.0, 4.0, 2.0, 1.0, 1.0))  # a copy, torch, oneDNN, bfloat16; a copy
-        monkeypatch.setattr(OnCPU, "times", lambda self, ways, least=5: {"": [next(taken)]})
-        monkeypatch.setattr("bench.ceilings.onednn.available", lambda: True)
-        monkeypatch.setattr("bench.ceilings.onednn.product", lambda x, weight: x)
-        found = Ceilings.measured(known(OnCPU), products=True).tflops
-        assert found == {"fp32": 2 * 64**3 / 2.0 / 1e9, "bf16": 2 * 64**3 / 1.0 / 1e9}
-        assert Ceilings.measured(known(OnCPU)).tflops == {}
 
 
 class TestRows:

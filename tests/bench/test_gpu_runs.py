@@ -9,8 +9,8 @@ import pytest
 
 from bench import stage
 from bench.gpu import worker as gpu_worker
-from bench.session import MOST_ROUNDS, Case, Session, Skip
-from runs import CPU, OnCPU, clock, ends, session
+from bench.session import Case, Skip
+from runs import ends, session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,29 +55,6 @@ class TestCases:
         assert {name: len(t) for name, t in given.times({"a": bool, "b": bool}).items()} == {"a": 1, "b": 1}
         given = session()
         assert len(given.times({"a": bool}, least=4)["a"]) == 4
-
-    def test_a_run_goes_over_the_sets_until_it_is_long_enough(self, monkeypatch):
-        seen: list[int] = []
-        sets = [(1,), (2,), (3,)]
-        for given in (session(), session(OnCPU)):
-            assert given.rotating(seen.append, sets)[1] == 3
-        monkeypatch.setattr(Session, "size", lambda self, gpu, *rest: gpu)
-        monkeypatch.setattr(Session, "timed", lambda self, call: call() or 1e-3)
-        run, calls = session().rotating(seen.append, sets)
-        del seen[:]
-        run()
-        assert len(seen) == calls == 3 * MOST_ROUNDS
-        assert seen[:4] == [1, 2, 3, 1]
-
-    def test_on_a_cpu_ways_take_turns_until_their_time_or_their_share_is_spent(self, monkeypatch):
-        way, given = clock(monkeypatch), Session(CPU, seconds=1.0)
-        ways = {"slow": way("slow", 2.0), "fast": way("fast", 0.5)}
-        for each in ways.values():
-            assert given.warmed(each) == {}
-        assert given.times(ways, least=3) == {"slow": [2000.0] * 3, "fast": [500.0] * 3}
-        # one warm call of what takes a second
-        assert way.calls == ["slow", "fast", "fast"] + ["slow", "fast"] * 3
-        assert len(given.times({"slow": ways["slow"], "fast": way("fast", 0.01)}, least=2)["fast"]) == 3
 
 
 HERE = {"source": "s", "gpu": "g", "size": "full", "torch": "t", "triton": "3", "run": "now"}

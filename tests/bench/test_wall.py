@@ -1,6 +1,5 @@
 """The table of every attack beside others: rows, who is worse, and the page."""
 
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -84,32 +83,3 @@ def test_a_peer_is_judged_with_and_without_the_radius_and_ours_gets_its_passes(t
     spent = {r["package"]: (r["forwards"], r["backwards"]) for r in rows if "error" not in r}
     assert spent == {"peer": (90, 0), "fastadv": (6, 4)}
     assert not any("distances" in r for r in rows)
-
-
-def test_runs_with_several_seeds_count_together(monkeypatch):
-    def by_seed(model, x, y, radius, seed=9):
-        model(x)
-        return x + torch.tensor([0.35, 0.0]) * (seed == 1)
-
-    def toy(model, x, y, threat, *, seed=9):
-        return result(by_seed(model, x, y, 0, seed), 3, 2)
-
-    monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
-    case = Case("toy", "l2", (Peer("a", "", by_seed),), {}, {}, 0.4, chance=True, seeds=3)
-    rows = list(parity.measured(case, "linf", "full", (), list, (Threshold(), X3, Y3)))
-    assert [r["robust_accuracy"] for r in rows] == [round(7 / 9, 4)] * 2
-    assert [(r["images"], r["forwards"], r["backwards"]) for r in rows] == [(9, 9, 0), (9, 9, 6)]
-    several = [replace(case, seeds=seeds) for seeds in (8, 48)]
-    assert [len(parity.draws(each, "linf", "full")) for each in several] == [8, 48]
-    assert [len(parity.draws(each, "sp", "full")) for each in several] == [4, 16]
-    (short,) = parity.measured(case, "linf", "quick", (), list, (Threshold(), X3, Y3))
-    assert (short["images"], short["robust_accuracy"]) == (3, 1.0)
-
-
-@pytest.mark.usefixtures("recwarn")
-def test_the_short_rows_are_of_the_peers_with_every_distance(toys, tmp_path, monkeypatch):
-    path = tmp_path / "rows.jsonl"
-    run(monkeypatch, "--out", str(path), "--variant", "quick")
-    assert toys == []
-    found = {r["radius"]: r["distances"] for r in stored(path) if r["package"] == "peer"}
-    assert found == {inf: [0.35, 0.35, inf], 0.4: [0.35, 0.35, inf]}

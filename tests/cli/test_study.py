@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli import _study_goodfellow, _study_ilyas, _study_schott, _study_smoothing
+from fastadv.cli import _studies, _study_ilyas
 from fastadv.data import construct
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import figures as ilyas_figures
@@ -62,8 +62,8 @@ SCHOTT = "study schott --data-dir . --models cnn,abs --norms l2 --samples 4 --ru
 @pytest.fixture
 def tiny(monkeypatch):
     made = FakeAttacks().installed(partial(monkeypatch.setattr, raising=False))
-    monkeypatch.setattr(_study_schott, "Subjects", lambda *given, **options: FakeSubjects())
-    monkeypatch.setattr(_study_schott, "load_data", lambda *given, **options: image_set())
+    monkeypatch.setattr(_studies, "Subjects", lambda *given, **options: FakeSubjects())
+    monkeypatch.setattr(_studies, "load_data", lambda *given, **options: image_set())
     return made
 
 
@@ -113,7 +113,7 @@ def few(monkeypatch):
         assert (name, data_dir) == ("digits", None)
         return fa.data.load("digits", split, limit=150 if split == "train" else 100)
 
-    monkeypatch.setattr(_study_goodfellow, "load_data", load)
+    monkeypatch.setattr(_studies, "load_data", load)
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_bad_arguments(refused, folder, line, says):
 
 
 def test_a_tiny_study_of_smoothing_keeps_what_is_given(fastadv, monkeypatch):
-    study, asked = _study_smoothing.study, []
+    study, asked = _studies.study, []
 
     def run(settings, *rest, **more):
         asked.append(settings)

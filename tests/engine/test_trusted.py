@@ -36,14 +36,6 @@ class Normalized(Net):
         return nn.functional.normalize(super().forward(x))
 
 
-@pytest.mark.parametrize(("device", "passes"), [("cpu", 64), ("meta", 512)])
-def test_a_few_rows_are_compared_once_more_and_on_a_gpu_later(device: str, passes: int) -> None:
-    trusted, x = Trusted(), X.to(device)
-    trusted.add((True,), x, x)
-    assert [trusted.owed((True,), x, x) for _ in range(passes)] == [0] * passes
-    assert trusted.owed((True,), x, x) == guard.FEW
-
-
 @needs_onednn
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", [True, False])
@@ -56,13 +48,6 @@ def test_larger_values_are_compared_anew(kind, gradient, monkeypatch):
     assert not any(note.startswith("not ") for note in frozen.notes)
     check(frozen, 3000 * X, model=model)
     assert any(note.startswith("not winograd") for note in frozen.notes)
-
-
-def test_larger_logits_alone_are_of_another_class() -> None:
-    trusted = Trusted()
-    trusted.add((True,), X, X)
-    owed = [trusted.owed((True,), X, size * X) for size in (guard.GROWN, 2 * guard.GROWN)]
-    assert owed == [0, guard.ROWS]
 
 
 @needs_onednn
@@ -94,29 +79,6 @@ def test_other_numbers_of_threads_are_compared_anew(monkeypatch: pytest.MonkeyPa
     threads[0] = 2
     check(frozen, X)
     assert any(note.startswith("not thin") for note in frozen.notes)
-
-
-@needs_onednn
-@pytest.mark.slow
-def test_a_comparison_takes_few_rows_of_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    frozen, rows = fa.freeze(Net().eval()), list[int]()
-    real = type(frozen.search)._look
-
-    def look(self: Any, form: Any, x: Tensor) -> Tensor:
-        rows.append(len(x))
-        return real(self, form, x)
-
-    monkeypatch.setattr(type(frozen.search), "_look", look)
-    for count in (24, 24, 23, 23, 24):
-        frozen(X[:count])
-    assert rows == [guard.ROWS, guard.FEW]
-    for _ in range(guard.EVERY):
-        frozen(X)
-    assert rows == [guard.ROWS, guard.FEW, guard.FEW]
-    frozen.search.trusted.forget()
-    asked = frozen.asked
-    frozen(X)
-    assert frozen.asked == (asked[0] + len(X), asked[1])
 
 
 @needs_onednn

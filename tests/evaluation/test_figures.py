@@ -169,8 +169,7 @@ def test_lines_that_end_together_are_named_in_the_order_in_which_they_came_down(
     assert named["high"] > named["low"] + 0.05
 
 
-def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn, monkeypatch):
-    monkeypatch.setattr(ilyas, "save", lambda figure, path: drawn.append(figure))
+def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
     ilyas.bars({"standard": (0.98, 0.04), "D_R": (0.8, 0.5), "more": (0.3, 0.2)}, "PGD", "digits", "b.png")
     (axes,) = drawn[0].axes
     assert [bar.get_width() for bar in axes.patches] == [0.98, 0.04, 0.8, 0.5, 0.3, 0.2]
@@ -246,8 +245,7 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_everything_lies_on_the_page_and_no_words_on_others(drawn, monkeypatch):
-    monkeypatch.setattr(ilyas, "save", lambda figure, path: drawn.append(figure))
+def test_everything_lies_on_the_page_and_no_words_on_others(drawn):
     ilyas.bars({"standard": (0.98, 0.04), "D_R": (0.9, 0.5)}, "PGD", "digits", "b.png")
     figures.curves({"net": LINE, "other": (LINE[0], LINE[1] / 2)}, "a.png", title="curves")
     lines = {("l2", "cnn"): LINE, ("l2", "abs"): LINE, ("linf", "abs"): LINE}

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.train._share import Share
-from fastadv.train._statistics import _WholeBatch
+from fastadv.train._share import Share, _WholeBatch
 
 NETS = {
     "images": nn.BatchNorm2d(3, eps=0.3, momentum=0.2),

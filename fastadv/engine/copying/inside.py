@@ -98,9 +98,10 @@ def _class_mentions(kind: type, names: frozenset[str], among: Collection[type] =
 def mentions(function: object, names: frozenset[str]) -> bool:
     """Return whether code of a function holds one of the names."""
     code = function if isinstance(function, CodeType) else getattr(function, "__code__", None)
-    return isinstance(code, CodeType) and (
-        any(name in names for name in (*code.co_names, *code.co_consts) if isinstance(name, str))
-        or any(mentions(inner, names) for inner in code.co_consts if isinstance(inner, CodeType))
+    if not isinstance(code, CodeType):
+        return False
+    return not names.isdisjoint((*code.co_names, *code.co_consts)) or any(
+        mentions(inner, names) for inner in code.co_consts
     )
 
 
@@ -180,11 +181,7 @@ def inside(copied: object) -> Iterator[None]:
 
 
 class CheckedModel:
-    """A model whose logits [B, K] are checked, and which may not change its input.
-
-    Its first pass stays `inside`. If that, or the first of another in its place, overwrites the input, both
-    are given `copies` from then on.
-    """
+    """A model whose logits [B, K] are checked; where a first pass writes into its input, it gets `copies`."""
 
     def __init__(self, model: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> None:
         self.model, self._dtype = model, dtype

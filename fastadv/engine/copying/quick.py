@@ -31,10 +31,7 @@ _ordinary: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
 
 
 def eval_copy(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
-    """Return a copy in eval mode that shares weights and statistics, and its parts.
-
-    It is made by `twin` where anything is unusual.
-    """
+    """Return a copy in eval mode that shares weights and statistics, and its parts; by `twin` if unusual."""
     parts: dict[int, nn.Module] = {}
     todo = [model]
     while todo:  # in the order of `modules`

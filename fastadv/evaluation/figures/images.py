@@ -144,10 +144,7 @@ def in_unit(x: Tensor, box: tuple[float, float]) -> Tensor:
 
 
 def amplification(differences: Sequence[Tensor]) -> float:
-    """Return the largest round number, at least 1, that saturates none of the differences.
-
-    Colors have half the range of gray.
-    """
+    """Return the largest round number, at least 1, that saturates no difference; colors have half a range."""
     largest = max(
         (float(d.abs().max()) / (1.0 if d.shape[1] == 1 else 0.5) for d in differences), default=0.0
     )
@@ -170,10 +167,7 @@ def draw_image(
     gain: float | None = None,
     extent: tuple[float, float, float, float] | None = None,
 ) -> None:
-    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame.
-
-    extent: its left, right, bottom and top; otherwise it fills the axes.
-    """
+    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 

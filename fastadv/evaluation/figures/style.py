@@ -99,10 +99,7 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
 
 
 def save(figure: "Figure", path: str | PathLike[str], told: Mapping[str, str] | None = None) -> None:
-    """Write the figure, cropped to what is drawn.
-
-    A PNG keeps as text beside its pixels what `runs.about` tells of it, and `told`, which comes first.
-    """
+    """Write the figure, cropped; a PNG keeps as text what `told` and `runs.about` say of it."""
     kind = check_path(path)
     kept = about() | dict(told or {}) if kind == "png" else None
     with atomic_write(path) as part:

@@ -134,10 +134,7 @@ def magnified(difference: Tensor, gain: float) -> Tensor:
 
 
 def png(image: Tensor) -> str:
-    """Return the address that holds an image [1 or 3, H, W] in [0, 1] as an 8-bit PNG.
-
-    Written here, in a dozen lines, so that a report needs no image library.
-    """
+    """Return the address that holds an image [1 or 3, H, W] in [0, 1] as an 8-bit PNG."""
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     height, width, channels = pixels.shape
     lines = torch.cat([pixels.new_zeros(height, 1), pixels.reshape(height, -1)], 1)

@@ -120,11 +120,8 @@ def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values:
 
 
 def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
-    """Return the norm [B] of the smallest perturbation that takes that many pixels to the threshold.
-
-    L0 counts whole pixels: there it is one less, the largest number that does not.
-    """
-    if norm == "l0":
+    """Return the norm [B] of the smallest perturbation that takes so many pixels to the threshold."""
+    if norm == "l0":  # whole pixels: the largest number that does not
         return (crossings - 1).clamp_min(0).double()
     gaps = (x.flatten(1).double() - THRESHOLD).abs().sort(1).values
     cost = gaps.square().cumsum(1).sqrt() if norm == "l2" else gaps

@@ -46,11 +46,7 @@ class Images:
 
 
 def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
-    """Return the images of a set with tensors `x` and `y`, or of any sequence of pairs (image, label).
-
-    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite,
-    labels that do not fit, and classes without an image.
-    """
+    """Return the images of a set with tensors `x` and `y`, or of pairs (image, label), checked."""
     x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         pairs = [dataset[i] for i in range(len(dataset))]
@@ -111,17 +107,13 @@ def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
     # The unit of grid_sample is half a side.
     right, lower = 2 * SHIFT * right, 2 * SHIFT * lower
     part = x[chosen]
-    rows, columns = (_middles(side, x.device) for side in part.shape[2:])
+    rows, columns = ((2 * torch.arange(n, device=x.device) + 1) / n - 1 for n in part.shape[2:])
     rows = rows[:, None]
     # affine_grid would take it from a product of matrices, whose last bits depend on the batch size
     grid = torch.stack([zoom * columns + across * rows + right, down * columns + zoom * rows + lower], -1)
     out = x.clone()
     out[chosen] = F.grid_sample(part, grid, align_corners=False).clamp(0, 1)
     return out
-
-
-def _middles(side: int, device: torch.device) -> Tensor:
-    return (2 * torch.arange(side, device=device) + 1) / side - 1
 
 
 Model = TypeVar("Model")

@@ -50,11 +50,7 @@ def adam_step(
 def unrolled(
     x: Tensor, start: Tensor, decoders: Decoders, options: InferenceOptions
 ) -> tuple[Tensor, Tensor]:
-    """Return (losses [B, K], latents [B, K, L]) of the Adam descent from `start`, with its graph kept.
-
-    The gradient with respect to x goes through every step, so it is that of the descent as it runs, not of
-    its limit. Memory grows with `steps`.
-    """
+    """Return (losses [B, K], latents [B, K, L]) of the Adam descent from `start`, with its graph kept."""
     latents = start.detach().requires_grad_()
     moments = torch.zeros_like(latents), torch.zeros_like(latents)
     for step in range(1, options.steps):

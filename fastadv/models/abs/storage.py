@@ -43,7 +43,9 @@ def read_abs(path: str | os.PathLike[str]) -> Stored:
     try:
         constants = json.loads(metadata["constants"])
         strides = constants.pop("strides")
-        options = InferenceOptions().changed(**_every_option(constants))
+        # KeyError where an option is missing, because a default would be another model
+        known = {field.name: constants[field.name] for field in dataclasses.fields(InferenceOptions)}
+        options = InferenceOptions().changed(**known | constants)
         weights, biases = (
             [tensors.pop(f"{part}_{i}") for i in range(len(strides))] for part in ("weight", "bias")
         )
@@ -62,11 +64,6 @@ def read_abs(path: str | os.PathLike[str]) -> Stored:
             "save the model again"
         )
     return decoders, prior, factors, options, card
-
-
-def _every_option(constants: dict[str, Any]) -> dict[str, Any]:
-    """Return the constants; KeyError where an option is missing, because a default would be another model."""
-    return {field.name: constants[field.name] for field in dataclasses.fields(InferenceOptions)} | constants
 
 
 def checked_factors(factors: Any, classes: int) -> Tensor:

@@ -65,7 +65,6 @@ def measured(net: Net) -> dict[str, Any]:
 
 
 def findings(found: Mapping[str, Any], attack: str) -> list[str]:
-
     def robust(name: str) -> float:
         return float(found[name]["robust"][attack])
 

@@ -21,11 +21,7 @@ from fastadv.text import number, percent
 def run(
     settings: Settings, folder: Path, watch: Watch = unwatched, radius: float | None = None, steps: int = 20
 ) -> dict[str, Any]:
-    """Train both nets in `folder`, measure them on the test digits, draw, and write results.json.
-
-    radius: L2, of the attack on each feature; None for half of that of the nets' evaluation, since every
-    feature has an adversary of its own.
-    """
+    """Train both nets in `folder`, measure and draw; `radius` None is half that of the evaluation."""
     radius = settings.l2_radius / 2 if radius is None else radius
     if not 0 < radius < math.inf:
         raise InputError(f"radius: expected a finite number > 0, got {radius}")

@@ -12,20 +12,8 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet
-from fastadv.evaluation.figures.style import (  # fmt: skip
-    BLUE,
-    FAINT,
-    GRID,
-    INK,
-    SKY,
-    VERMILION,
-    key,
-    leader,
-    new_figure,
-    plain,
-    save,
-    spread,
-)
+from fastadv.evaluation.figures import style
+from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, SKY, VERMILION
 from fastadv.studies.ilyas2019 import gaussian
 from fastadv.studies.ilyas2019.gaussian import Learned
 from fastadv.studies.ilyas2019.plan import KINDS, PAPER_ATTACK, TRANSFER, paper
@@ -51,9 +39,9 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
     longest = max(len(line) for name in names for line in name.split("\n"))
     left, bottom, top = 0.25 + 0.075 * longest, 0.3, 1.06
     width, height = left + 4.1, bottom + len(nets) * group + top
-    figure = new_figure(width, height, "What networks learn from each training set")
+    figure = style.new_figure(width, height, "What networks learn from each training set")
     axes = figure.add_axes((left / width, bottom / height, 3.5 / width, len(nets) * group / height))
-    plain(axes)
+    style.plain(axes)
     axes.set(xlim=(0, 1), ylim=(len(nets) * group, 0))
     axes.set_yticks([(place + 0.5) * group for place in range(len(nets))], names, fontsize=9)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -86,8 +74,8 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
             )  # fmt: skip
     entries = [("clean", "s", SKY), (attack, "s", VERMILION)]
     entries += [("paper", "$◇$", INK)] if any(map(paper, nets)) else []
-    key(figure, left, top - 0.2, [*entries, ("guessing", ":", INK)])
-    save(figure, path)
+    style.key(figure, left, top - 0.2, [*entries, ("guessing", ":", INK)])
+    style.save(figure, path)
 
 
 def together(base: ImageSet, sets: Mapping[str, ImageSet], what: str, path: Path) -> None:
@@ -135,13 +123,13 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path:
     """Draw a panel for each radius: both classes as learned, boundary, mean and input gradient."""
     each, title = 2.75, "The more an adversary may move, the rounder the classes learned"
     width = 0.4 + each * len(learned)
-    figure = new_figure(width, 3.35, title)
+    figure = style.new_figure(width, 3.35, title)
     most = 2.1 * max(float(torch.linalg.eigvalsh(one.theorem)[-1].sqrt()) for one in learned)
     reach = most + float(mean.norm())
     cloud = gaussian.whitened(covariance, 2 * SHOWN)
     for place, one in enumerate(learned):
         axes = figure.add_axes(((0.35 + place * each) / width, 0.12, (each - 0.2) / width, 0.66))
-        plain(axes)
+        style.plain(axes)
         axes.set(xlim=(-reach, reach), ylim=(-0.9 * reach, 0.9 * reach), aspect="equal")
         axes.grid(color=GRID, linewidth=0.6)
         for side, color, part in ((1, BLUE, cloud[:SHOWN]), (-1, VERMILION, cloud[SHOWN:])):
@@ -162,12 +150,12 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path:
         "    dashed: boundary    black arrow: input gradient    gray arrow: mean",
         fontsize=8.5, color=INK,
     )  # fmt: skip
-    save(figure, path)
+    style.save(figure, path)
 
 
 def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     """Draw what an adversary adds to the loss by the covariance's shape; the alignment by the radius."""
-    figure = new_figure(8.2, 3.4, "Two Gaussian classes under an L2 adversary: theorems 1 and 3")
+    figure = style.new_figure(8.2, 3.4, "Two Gaussian classes under an L2 adversary: theorems 1 and 3")
     trace = covariance.trace()
     shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
     axes = _half(figure, 0, "share of the variance along the first axis", "loss that the adversary adds")
@@ -191,12 +179,12 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     axes.plot(radii, cosines, color=BLUE, linewidth=1.8)
     axes.set(ylim=(0, 1), xlim=(0, radius))
     axes.set_title("3: the gradient turns towards the mean", fontsize=9.5, color=INK, loc="left")
-    save(figure, path)
+    style.save(figure, path)
 
 
 def _half(figure: Any, place: int, across: str, up: str) -> "Axes":
     axes: Axes = figure.add_axes((0.08 + 0.5 * place, 0.15, 0.4, 0.62))
-    plain(axes)
+    style.plain(axes)
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_xlabel(across, fontsize=9, color=INK)
     axes.set_ylabel(up, fontsize=9, color=INK)
@@ -219,9 +207,9 @@ def _arrow(axes: "Axes", tip: Tensor, color: str) -> None:
 
 def transfer(found: Mapping[str, Any], path: Path, source: str) -> None:
     """Draw accuracy against transfer success, a point for each architecture, with the paper's in gray."""
-    figure = new_figure(5.8, 4.0, "Learned from D_det, and fooled by transfer")
+    figure = style.new_figure(5.8, 4.0, "Learned from D_det, and fooled by transfer")
     axes = figure.add_axes((0.12, 0.13, 0.62, 0.7))
-    plain(axes)
+    style.plain(axes)
     axes.grid(color=GRID, linewidth=0.6)
     ours = {
         point["architecture"]: (point["accuracy"], point["transfer"])
@@ -240,7 +228,7 @@ def transfer(found: Mapping[str, Any], path: Path, source: str) -> None:
                 whole = [100 * end for end in fa.evaluation.clopper_pearson(round(up * count), count)]
                 axes.plot([at[0]] * 2, whole, color=color, linewidth=1.2, zorder=2)
             named.append((name, at, color))
-    heights = spread([up / TOP for _, (_, up), _ in named], 0.055)
+    heights = style.spread([up / TOP for _, (_, up), _ in named], 0.055)
     heights = [height - max(*heights, 0.97) + 0.97 for height in heights]
     ends = [(across / (105 * most), up / TOP) for _, (across, up), _ in named]
     for _ in named:  # leaders cross as long as two names, exchanged, shorten them
@@ -251,7 +239,7 @@ def transfer(found: Mapping[str, Any], path: Path, source: str) -> None:
     for (name, at, color), height in zip(named, heights, strict=True):
         axes.annotate(
             name, at, (1.03, height), textcoords="axes fraction", fontsize=8, color=color,
-            arrowprops=leader(color, gap=4), va="center",
+            arrowprops=style.leader(color, gap=4), va="center",
         )  # fmt: skip
     axes.axvline(10, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
     axes.text(10.3, 1, "guessing", fontsize=7.5, color=FAINT)
@@ -259,4 +247,4 @@ def transfer(found: Mapping[str, Any], path: Path, source: str) -> None:
     axes.set_ylabel("transfer success of adversarial examples, %", fontsize=9, color=INK)
     told = f"filled: here, of a {source}, with 95% intervals\nempty: the paper, of a ResNet-50 on CIFAR-10"
     axes.set_title(told, fontsize=8, color=FAINT, loc="left")
-    save(figure, path)
+    style.save(figure, path)

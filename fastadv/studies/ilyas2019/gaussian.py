@@ -20,6 +20,7 @@ from torch.distributions import MultivariateNormal
 
 from fastadv import rng
 from fastadv.errors import InputError
+from fastadv.text import finite
 
 HALVINGS = 200
 ROUNDS, DONE, SETTLED = 1000, 1e-10, 1e-4  # of the fit in a ball
@@ -310,5 +311,4 @@ class Learned:
 
     def as_json(self) -> dict[str, Any]:
         told = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        penalty = self.penalty if math.isfinite(self.penalty) else None
-        return {**told, "penalty": penalty, "apart": apart(self.theorem, self.ball)}
+        return {**told, "penalty": finite(self.penalty), "apart": apart(self.theorem, self.ball)}

@@ -91,15 +91,12 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Training:
-    """A line of the paper's table of training (appendix C): SGD, momentum 0.9, weight decay 5e-4.
-
-    augmented: by the augmentation of the scale. epochs: None for those of the scale.
-    """
+    """A line of the paper's table of training (appendix C): SGD, momentum 0.9, weight decay 5e-4."""
 
     learning_rate: float = 0.1
-    augmented: bool = True
+    augmented: bool = True  # by the augmentation of the scale
     schedule: str = "step"
-    epochs: int | None = None
+    epochs: int | None = None  # None: those of the scale
 
 
 TABLE = {"random_target": Training(learning_rate=0.01), "fixed_shift": Training(augmented=False)}

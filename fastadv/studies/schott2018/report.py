@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastadv.studies.schott2018.plan import SOURCE, THRESHOLDS, TITLES, Cell, Settings, published
 from fastadv.studies.schott2018.work import Done
-from fastadv.text import in_markdown, number
+from fastadv.text import finite, in_markdown, number
 from fastadv.text import percent as to_percent
 from fastadv.threat import THREATS
 
@@ -140,29 +140,14 @@ def _figures(found: Least, norm: str) -> dict[str, Any]:
     }
 
 
-def finite(value: float) -> float | None:
-    """Return the number, or None for infinity, which JSON lacks."""
-    return value if math.isfinite(value) else None
-
-
 Cells = list[list[str]]
 
 
 def overview(measured: dict[str, Any]) -> Cells:
     """Return each model in each norm: under the paper's attacks, as published, and under all attacks."""
     bounds = {(line["norm"], line["model"]): line["mean"] for line in measured["bounds"]}
-    head = [
-        "norm",
-        "model",
-        "median",
-        "paper",
-        "accuracy",
-        "paper",
-        "median,\nall",
-        "accuracy,\nall",
-        "bound",
-    ]
-    cells = [head]
+    under = ["median", "paper", "accuracy", "paper", "median,\nall", "accuracy,\nall"]
+    cells = [["norm", "model", *under, "bound"]]
     for line in measured["least"]:
         norm, model, found = line["norm"], line["model"], line["all"]
         under_all = [distance(found["median"]), percent(found["accuracy"])]

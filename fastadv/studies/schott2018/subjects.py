@@ -84,11 +84,7 @@ class NearestNeighbor(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model under attack.
-
-    model    as published: what it decides counts.
-    fast     whether attacks see an ABS that infers faster.
-    """
+    """A model under attack, as published; `fast`: attacks see an ABS that infers faster."""
 
     name: str
     model: nn.Module
@@ -116,12 +112,7 @@ class Subject:
 
 
 class Subjects:
-    """The models by name, each made when it is first asked for.
-
-    official   the folder of the authors' state dicts
-    data_dir   the folder of MNIST, as `fa.data.load` takes it
-    folder     where the Madry net is trained
-    """
+    """The models by name, each made when it is first asked for; `official` holds the authors' state dicts."""
 
     def __init__(
         self,

@@ -398,27 +398,6 @@ def test_a_large_kernel_of_one_by_one_stays_where_the_models_is(room, monkeypatc
     torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
 
 
-@pytest.mark.parametrize(("large", "many", "count"), [(0, 0, 1), (1 << 15, 0, 2), ((1 << 15) - 1, 0, 1)])
-def test_what_is_folded_by_its_size(large, many, count, monkeypatch):
-    """The kernel of 1 by 1 has 2**15 bytes; others are folded in any case."""
-    monkeypatch.setattr(fold, "LARGE", large)
-    monkeypatch.setattr(fold, "MANY", many)
-    frozen = freeze(heavy_net().eval())
-    frozen.input_gradient(torch.rand(5, 3, 32, 32), torch.arange(5) % 4)
-    assert len(frozen.search.form.rewriting.folds) == count
-
-
-def test_weights_are_rounded_once_in_any_layout(monkeypatch):
-    frozen = freeze(wide_net().eval(), "bf16")
-    frozen.input_gradient(torch.rand(5, 3, 32, 32), torch.arange(5) % 4)
-    form = frozen.search.form
-    (pair,) = form.rewriting.folds
-    before = pair.made[0].clone()
-    frozen.search.use(form.without("channels-last"))
-    assert pair.fresh
-    assert torch.equal(pair.folded((None, None, None))[1], before)
-
-
 class Drawn(nn.Module):
     """A net with noise that depends on the place of a row, or on the batch; or one that takes four rows."""
 
