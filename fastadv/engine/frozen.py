@@ -270,10 +270,6 @@ class Frozen(Prepared):
         with self._counting():
             return self.search.full_batch(x)
 
-    def fits(self, x: Tensor) -> int:
-        room = self.search.room
-        return len(x) if room is None else room.most(GRADIENT, x)
-
     def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
         return self.search.replayed(run)
 

@@ -153,9 +153,6 @@ class Plain(Prepared):
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients
 
-    def fits(self, x: Tensor) -> int:
-        return room_of(self.source).most(GRADIENT, x)
-
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
         if self.eot > 1 or self._by_grad_mode or not x.shape[0]:

@@ -226,10 +226,6 @@ class Prepared:
         """Return the number of rows at which a pass on a CPU takes the least time for each row."""
         return 0
 
-    def fits(self, x: Tensor) -> int:
-        """Return how many rows of x are not known to be too many for the memory of a gradient."""
-        return len(x)
-
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Prepare the search for rows like x; return whether nothing is left to prepare."""
         return True
