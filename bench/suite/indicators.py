@@ -29,6 +29,7 @@ COSTS = ((100, 0.1), (200, 0.1))  # images and radii
 SOURCES = {
     "incorrect_gradient": "Athalye et al. 2018",
     **dict.fromkeys(("randomized", "probabilities", "optimizes", "square"), "Croce & Hein 2020"),
+    **dict.fromkeys(("bounded_outputs", "edge_kink", "mixed_rows"), "reports of users"),
 }
 
 
