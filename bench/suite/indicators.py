@@ -26,11 +26,9 @@ from tests.parity.models import ROOT, add_places, images, published_cnn
 PAGE, TABLES = ROOT / "docs" / "indicators.md", ROOT / "bench" / "results" / "indicators.md"
 SLOW = {"abs": 24}  # samples of nets that take long
 COSTS = ((100, 0.1), (200, 0.1))  # images and radii
-SOURCES = {
-    "incorrect_gradient": "Athalye et al. 2018",
-    **dict.fromkeys(("randomized", "probabilities", "optimizes", "square"), "Croce & Hein 2020"),
-    **dict.fromkeys(("bounded_outputs", "edge_kink", "mixed_rows"), "reports of users"),
-}
+SOURCES = dict.fromkeys(("randomized", "probabilities", "optimizes", "square"), "Croce & Hein 2020")
+SOURCES |= dict.fromkeys(("bounded_outputs", "edge_kink", "mixed_rows"), "reports of users")
+SOURCES["incorrect_gradient"] = "Athalye et al. 2018"
 
 
 def outcome(name: str, samples: int, radius: float) -> tuple[float, fa.attacks.Indicators]:

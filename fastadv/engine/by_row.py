@@ -42,9 +42,9 @@ class ByRow(Plain):
         super().__init__(model, eot)
         self.size, self._tells, self._inner = size, takes_ids(self.source), super().model
         self._given = CheckedModel(self._rows, self.dtype)
-        none = torch.zeros(0, dtype=torch.long)
+        none = torch.zeros(0, dtype=torch.long, device="cpu")
         # of the last batch: its rows, their ids and places; and whose rows pass next
-        self._batch, self._ids, self._places = torch.zeros(0), none, dict[int, int]()
+        self._batch, self._ids, self._places = none.float(), none, dict[int, int]()
         self._asked, self._next = none, 0
 
     @property

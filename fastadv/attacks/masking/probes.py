@@ -116,7 +116,7 @@ def bounded_outputs(classifier: Prepared, x: Tensor) -> float:
     ends = [(each - low).abs() <= NEAR * (high - low) for each in (logits, low + high - logits)]
     if all(float(end.float().mean()) < CROWD for end in ends):
         return 0.0
-    picks = torch.linspace(0, logits.shape[1] - 1, min(OUTPUTS, logits.shape[1])).long()
+    picks = torch.linspace(0, logits.shape[1] - 1, min(OUTPUTS, logits.shape[1]), device="cpu").long()
     order = logits.argsort(1)[:, picks.to(logits.device)]
     directions = torch.nn.functional.one_hot(order, logits.shape[1]).to(logits)
     try:
