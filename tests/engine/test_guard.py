@@ -53,7 +53,7 @@ def judged(x: Tensor, own: Tensor, found: Tensor, jump: Tensor, left: Tensor | N
 @pytest.mark.parametrize(("times", "fine"), [(1.9, True), (2.1, False)])
 def test_a_kink_explains_twice_the_jump_of_the_model_beside_it(times: float, fine: bool) -> None:
     x, own = torch.rand(16, 6), 1 + torch.rand(16, 6)
-    jump = torch.randn(16, 6) / 8
+    jump = torch.linspace(0.01, 0.2, 16)[:, None] * torch.randn(16, 6)  # each row has its own
     assert judged(x, own, own + times * jump, jump) == fine
 
 
@@ -69,41 +69,6 @@ def test_one_row_in_eight_may_have_a_kink_that_no_nudge_has_met(count, left, off
     assert judged(x, own, found, none, torch.arange(count) >= count - left) == fine
     found[0] *= -1
     assert not judged(x, own, found, none)
-
-
-def test_each_nudge_goes_its_own_way_for_each_row() -> None:
-    """By a few roundings, and the same way whichever other rows differ."""
-    x, own = torch.rand(16, 64, dtype=torch.float64), torch.rand(16, 64, dtype=torch.float64)
-    x[:, 0] = 1
-    ways: dict[tuple[int, int], Tensor] = {}
-
-    def nudged(*off: int) -> None:
-        calls: list[int] = []
-
-        def given(at: Tensor, by_logits: Tensor) -> Tensor:
-            rows = by_logits[:, 0].long()
-            if len(rows) == len(off):
-                for row, moved in zip(rows.tolist(), at - x[rows], strict=True):
-                    assert torch.equal(ways.setdefault((row, len(calls)), moved), moved)
-                calls.append(1)
-            return own[rows]
-
-        found, places = own.clone(), torch.arange(16.0, dtype=torch.float64)
-        found[list(off)] *= -1
-        guard._same(
-            guard.Ways(given, given, given), x, torch.stack([places, places], 1), found, own, 1e-6, None
-        )
-        assert len(calls) == guard.NUDGES
-
-    nudged(3)
-    nudged(1, 3, 5)
-    signs = {tuple(moved.sign().tolist()) for moved in ways.values()}
-    assert len(signs) == len(ways) == 3 * guard.NUDGES
-    for (_, nudge), moved in ways.items():
-        step = 16 * 2 ** (nudge % 4) * torch.finfo(torch.float64).eps
-        # drawn evenly from -1/2 to 1/2 of it, and rounded as x is
-        assert 0.4 < float(moved.abs().max()) / step < 0.55
-        assert abs(float(moved.mean())) < step / 8
 
 
 @pytest.mark.parametrize("count", [1, 16, 17, 20, 1000])

@@ -74,11 +74,6 @@ class OtherConstant:
 OtherConstant.__qualname__ = "Constant"
 
 
-class Private(Loss):
-    def __init__(self, weight):
-        self._weight = weight
-
-
 class Slotted:
     __slots__ = ("_weight",)
 
@@ -112,12 +107,11 @@ def attack(threat=BALL, steps=2, **options):
 # all of them are different
 VALUES = [
     *(0.1, 0.2, math.inf, math.nan, torch.arange(3), torch.arange(1, 4), math, json),
-    *(Constant(), OtherConstant(), Private(1), Private(2), Slotted(1), Slotted(2)),
+    *(Constant(), OtherConstant(), Slotted(1), Slotted(2)),
     *(argparse.Namespace(weight=1), argparse.Namespace(weight=2)),
     *(Loss(1), Loss(2), Loss(Loss(1)), Loss(Loss(2)), Loss(1).method, Loss(2).method),
     *(crop, flip, member, countdown, twice, functools.lru_cache(scaled), functools.lru_cache(twice)),
     *(functools.partial(scaled, 1), functools.partial(scaled, 2)),
-    *(functools.partial(make, keyword=1), functools.partial(make, keyword=2)),
     *(functools.partial(scaled, name=1), functools.partial(twice, name=1)),
     # by what a function encloses
     *(make(1.0), make(2.0), make(1.0, keyword=2.0), make(torch.ones(2)), make(torch.zeros(2))),
@@ -127,10 +121,6 @@ VALUES = [
     # by its source: lambdas by the lines they stand in
     lambda done: 1 - done,
     lambda done: 1 + done,
-    lambda done: done.real,
-    lambda done: done.imag,
-    lambda done, power=1: done**power,
-    lambda done, power=2: done**power,
     (lambda: lambda x: x + 3)(),
     # by the fields of a dataclass
     *(Standard(), attack(), attack(steps=3), attack(fa.Linf(0.2)), attack(fa.L2(0.1))),
@@ -166,7 +156,7 @@ def test_a_description_is_the_same_in_every_process_and_holds_no_address():
 
 
 def without_source(text, name):
-    made = {"__name__": "notebook", "nn": nn}
+    made = {"__name__": "notebook"}
     exec(text, made)
     return made[name]
 
@@ -174,17 +164,13 @@ def without_source(text, name):
 @pytest.mark.parametrize(
     "value",
     [
-        without_source("def doubled(x): return 2 * x", "doubled"),
         functools.partial(make, without_source("doubled = lambda x: 2 * x", "doubled")),
         make(without_source("def doubled(x): return 2 * x", "doubled")),
-        without_source("class Net(nn.Module):\n  def forward(self, x): return x", "Net")(),
         Loss(without_source("class Own:\n  def __call__(self, x): return x", "Own")()),
     ],
 )
 def test_code_without_a_source_needs_an_identity(value):
-    with pytest.raises(
-        InputError, match=r"identity: expected .* source of notebook\.(doubled|Net|Own|<lambda>)"
-    ):
+    with pytest.raises(InputError, match=r"identity: expected .* source of notebook\.(doubled|Own|<lambda>)"):
         check_described({"recipe": describe(value)})
     check_described({"recipe": describe(value, identity="first")})
 
@@ -193,9 +179,6 @@ def test_an_identity_stands_for_code_and_for_nothing_else():
     assert describe(scaled, identity="a") == f"{__name__}.scaled"
     assert describe(make(1.0), identity="a") == describe(make(2.0), identity="b")
     assert describe(Loss(1), identity="a") != describe(Loss(2), identity="a")
-    assert describe(functools.partial(scaled, 1), identity="a") != describe(
-        functools.partial(scaled, 2), identity="a"
-    )
     assert describe_model(linear(0), identity="a") == describe_model(linear(0))
     with pytest.raises(InputError, match="identity: expected a text, got 3"):
         describe(scaled, identity=3)
@@ -259,13 +242,6 @@ def test_the_model_in_training_may_appear_in_its_recipe():
     assert describe(recipes[0][1], recipes[0][0]) == describe(recipes[1][1], recipes[1][0])
 
 
-def test_an_attribute_called_name_does_not_hide_the_class():
-    first, second = Loss(1), Private(1)
-    first.name = second.name = "a"
-    del first.weight, second._weight
-    assert describe(first) != describe(second)
-
-
 def test_what_is_computed_once_and_where_do_not_count():
     class Squared(Loss):
         @functools.cached_property
@@ -300,38 +276,25 @@ def test_what_a_function_of_a_library_encloses_is_part_of_it():
 
 def test_data_sets_of_any_class_by_what_they_hold():
     x, y = torch.zeros(4, 1, 2, 2), torch.arange(4)
-    other_x, other_y = x.clone(), y.clone()
-    other_x[3, 0, 1, 1], other_y[3] = 1.0, 0
-
-    class Listed(list):
-        targets = (0, 1)
+    other = x.clone()
+    other[3, 0, 1, 1] = 1.0
 
     class Files(list):
         def __init__(self, labels):
             super().__init__(zip("abc", labels, strict=True))
             self.x, self.y = list("abc"), labels
 
-    listed = Listed([1, 2]), Listed([1, 2])
-    listed[0].targets, listed[1].targets = [0, 1], [1, 1]
     sets = [
-        *listed,
-        ImageSet(x, y % 2, 2, "a"),
-        ImageSet(x, 1 - y % 2, 2, "a"),
+        *(ImageSet(x, labels, 2, "a") for labels in (y % 2, 1 - y % 2)),
         ImageSet(1 - x, y % 2, 2, "a"),
-        ImageSet(x[:3], y[:3] % 2, 2, "a"),
-        TensorDataset(x, y),
-        TensorDataset(other_x, y),
-        TensorDataset(x, other_y),
-        Subset(TensorDataset(x, y), [0, 1, 2, 3]),
-        Subset(TensorDataset(x, y), [0, 1, 3, 2]),
-        Subset(TensorDataset(other_x, y), [0, 1, 2, 3]),
-        list(zip(x, y, strict=True)),
-        list(zip(other_x, y, strict=True)),
-        Files([0, 1, 2]),
-        Files([0, 2, 1]),
+        *(TensorDataset(images, y) for images in (x, other)),
+        TensorDataset(x, y.flip(0)),
+        *(Subset(TensorDataset(x, y), places) for places in ([0, 1, 2, 3], [0, 1, 3, 2])),
+        *(list(zip(images, y, strict=True)) for images in (x, other)),
+        *(Files(labels) for labels in ([0, 1, 2], [0, 2, 1])),
     ]
-    assert len({describe_data(each) for each in sets}) == 16
-    assert describe_data(sets[2]) == describe_data(ImageSet(x.clone(), y % 2, 2, "another name"))
+    assert len({describe_data(each) for each in sets}) == len(sets)
+    assert describe_data(sets[0]) == describe_data(ImageSet(x.clone(), y % 2, 2, "another name"))
 
 
 def test_data_is_read_whole_by_the_first_process_and_in_part_by_the_others(monkeypatch):

@@ -177,8 +177,6 @@ class Mine(Rows):
     oldest: Tensor
     older: Tensor
     old: Tensor
-    first: Tensor
-    second: Tensor
 
 
 def test_samples_that_are_to_leave_do_so_first() -> None:
@@ -250,28 +248,6 @@ def test_what_a_rule_remembers_is_carried_over() -> None:
 
         run(frozen, x, y, fa.Linf(0.5), rule, rows=Mine, loss="ce")
     assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["replayed"], strict=True))
-
-
-def test_what_a_later_step_adds_is_not_lost(logged: Any) -> None:
-    model = net()
-    x, y = batch(model)
-    frozen, sums = graphed(model), []
-
-    def step(search: Search) -> None:
-        look = search.gradient(search.rows.points)
-        if "first" in vars(search.rows):
-            search.rows.second = search.rows.first + 1
-        search.rows.first = look.gradient
-        search.rows.points = look.x_adv
-
-    def rule(search: Search) -> None:
-        search.rows.points = search.start()
-        repeat(search, step, 4, "adds")
-        sums.append(search.rows.second.sum())
-
-    run(frozen, x, y, fa.Linf(0.1), rule, rows=Mine, loss="ce")
-    assert len(sums) == 1
-    assert "a step remembers what its first did not set: second" in logged.text
 
 
 def test_calls_that_differ_in_one_thing_share_no_graph() -> None:

@@ -212,19 +212,6 @@ def test_bfloat16_keeps_statistics(dtype: torch.dtype, norm: type[nn.BatchNorm2d
     assert frozen.search.form.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
 
 
-def test_folded_weights_are_rounded_once_to_bfloat16() -> None:
-    model, x = seen(net()).float(), torch.rand(5, 2, 6, 6)
-    frozen = freeze(model, "bf16")
-    frozen(x)
-    (pair,) = frozen.search.form.rewriting.folds or ()
-    conv, norm = copy.deepcopy(model[0]).double(), copy.deepcopy(model[1]).double()
-    expected = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
-    _, *folded = pair.folded((x, pair.weight, pair.bias))
-    for made, exact in zip(folded, (expected.weight, expected.bias), strict=True):
-        assert made.dtype == torch.bfloat16
-        assert torch.equal(made, exact.bfloat16())
-
-
 class Checked(nn.Module):
     """Its convolution has one reader, or with `much` a second one in passes of more than five rows."""
 
@@ -299,29 +286,6 @@ def test_what_the_model_writes_is_followed(what: str, inside: bool) -> None:
         while theirs.writes < search.form.model.writes:  # type: ignore[attr-defined]
             expected = theirs(x)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("room", [0, 1], ids=["wide", "small"])
-def test_small_networks_are_folded_for_gradients_alone(room, precision, monkeypatch):
-    # the convolution makes 3 x 4 x 4 numbers of 4 bytes
-    monkeypatch.setattr(form, "SMALL", 3 * 4 * 4 * 4 + room)
-    model = seen(net()).float()
-    x, y = torch.rand(20, 2, 6, 6), torch.arange(20) % 3
-    frozen, calls = freeze(model, precision=precision), []
-    frozen(x)
-    plain = torch.batch_norm
-    monkeypatch.setattr(torch, "batch_norm", lambda *given: calls.append(1) or plain(*given))
-    logits = frozen(x)
-    # in half precision passes without a gradient are those of the model as given
-    assert len(calls) == (room or precision == "bf16")
-    if calls:
-        assert torch.equal(logits, frozen.verdict(x))
-    calls.clear()
-    frozen.input_gradient(x, y)  # compared with the model as given
-    calls.clear()
-    frozen.input_gradient(x, y)
-    assert not calls
 
 
 def wide_net() -> nn.Sequential:

@@ -297,10 +297,14 @@ def test_quantized_modules() -> None:
     torch.testing.assert_close(freeze(model).verdict(x), model(x))
 
 
-def test_model_made_in_inference_mode() -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_model_of_inference_mode(inside: bool) -> None:
+    """Made there, and frozen there as well or outside."""
     with torch.inference_mode():
         model = net()
-    value, _, gradient = freeze(model).input_gradient(torch.rand(4, 6), torch.tensor([0, 1, 2, 0]))
+    with torch.inference_mode(inside):
+        frozen = freeze(model)
+    value, _, gradient = frozen.input_gradient(torch.rand(4, 6), torch.tensor([0, 1, 2, 0]))
     assert gradient.abs().sum() > 0
     assert value.isfinite().all()
 
@@ -313,34 +317,3 @@ def test_attention_multiplies_as_in_the_model(copied: Callable[[nn.Module], nn.M
     encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, batch_first=True), attention)
     asking = {name for name, weight in copied(encoder).named_parameters() if weight.requires_grad}
     assert asking == {"0.self_attn.in_proj_weight", "1.q_proj_weight", "1.v_proj_weight"}
-
-
-def test_a_quick_copy_shares_no_books() -> None:
-    layer = nn.Linear(2, 2)
-    layer.register_buffer("fixed", torch.ones(2), persistent=False)
-    own = eval_copy(layer)[0]
-    own.register_forward_hook(lambda *args: None)
-    own.register_buffer("more", torch.ones(1), persistent=False)
-    assert not layer._forward_hooks
-    assert layer._non_persistent_buffers_set == {"fixed"}
-
-
-class Scaled(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale
-
-
-def test_quick_copies_take_part_in_graphs() -> None:
-    with torch.inference_mode():
-        made = nn.Linear(2, 2)
-    outside = eval_copy(made)[0]
-    with torch.inference_mode():
-        inside = eval_copy(Scaled())[0]
-    for own in (outside, inside):
-        x = torch.ones(1, 2, requires_grad=True)
-        own(x).sum().backward()
-        assert x.grad is not None
