@@ -56,6 +56,8 @@ class ByRow(Plain):
 
     def begin(self, x: Tensor, ids: Tensor) -> None:
         numbers = ids.tolist()
+        if self.size and len({*numbers}) < len(numbers):
+            raise InputError("ids: expected each once with whole_batches, got one twice; number the rows")
         if self.size and numbers and not all(number in self._places for number in numbers):
             self._places = {number: place % self.size for place, number in enumerate(numbers)}
             every = torch.arange(self.size, device=x.device) % len(numbers)

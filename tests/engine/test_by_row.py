@@ -168,5 +168,7 @@ def test_an_error_of_another_kind_stays_as_it_is() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         fa.attacks.pgd(Broken(), X, Y, THREAT, steps=2)
+    with pytest.raises(InputError, match="ids: expected each once with whole_batches"):
+        fa.attacks.pgd(honest("standard"), X, Y, THREAT, whole_batches=True, ids=torch.arange(COUNT) // 2)
     with pytest.raises(InputError, match="whole_batches: expected True or False, got 3"):
         fa.attacks.pgd(honest("standard"), X, Y, THREAT, whole_batches=3)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as
 UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
 FEWEST = 5  # classes, of fewer a crowd is chance
 END, CROWD = 0.1, 0.5  # of a known interval: what is near an end, and the share of outputs that must be
-NEAR = 0.03  # of another: the share of a row's range in which the lower half of its outputs lie
+NEAR = 0.03  # of another: the share of a row's range in which a half of its outputs lies at an end
 LEAST = 1e-7  # the distance from an end that float32 still tells
 
 
@@ -27,13 +27,13 @@ def bounded(logits: Tensor) -> Tensor | None:
     if not len(logits) or logits.shape[1] < FEWEST:
         return None
     rows = logits.sort(1).values
-    low, middle, high = rows[:, 0], rows[:, (logits.shape[1] - 1) // 2], rows[:, -1]
+    low, middle, upper, high = rows[:, [0, (logits.shape[1] - 1) // 2, logits.shape[1] // 2, -1]].unbind(1)
     unit, symmetric = (
         (start <= low) & (high <= 1) & (((rows <= start + END) | (rows >= 1 - END)).float().mean(1) >= CROWD)
         for start in (0, -1)
     )
     symmetric &= ~unit
-    unknown = (middle - low <= NEAR * (high - low)) & ~unit & ~symmetric
+    unknown = (torch.minimum(middle - low, high - upper) <= NEAR * (high - low)) & ~unit & ~symmetric
     found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
     return found if bool(found.any()) else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastadv.attacks.core.points import like
 
-DEPTHS = (1e-4, 1e-2)  # of the width of the box; the first counts that shows a derivative
+DEPTHS = (1e-4, 1e-2, 1e-1)  # of the width of the box; the first counts that shows a derivative
 SHARE = 0.05  # of the coordinates of a row that lie on a bound: so many at least are flat there alone
 
 Box = tuple[float, float]

@@ -207,7 +207,9 @@ class Trial:
         if any_failed:
             status.masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value)
-        status.masked_fill_(self.already, Status.ALREADY_WRONG.value)
+        # of rows that depend on each other the last verdict may be another
+        already = self.already & met if self._mixes else self.already
+        status.masked_fill_(already, Status.ALREADY_WRONG.value)
         if within is not None:
             clean = self.loss_at_x(loss)
             value = torch.where(broken, value, clean)
@@ -224,10 +226,10 @@ class Trial:
         flags = (*self.flags, *failed_flags(unusable, failures, len(status)), *[SOFT_LOGITS] * soft)
         distance = self._distance
         distance = problem.threat.distance(x_adv, problem.x) if distance is None else distance
-        distance = distance.float().masked_fill_(~broken, torch.inf).masked_fill_(self.already, 0.0)
+        distance = distance.float().masked_fill_(~broken, torch.inf).masked_fill_(already, 0.0)
         return AttackResult(
             x_adv=x_adv.contiguous(),
-            success=broken | self.already,
+            success=broken | already,
             status=status,
             loss=value,
             distance=distance,

@@ -49,6 +49,7 @@ ATTACKS = {
     "ddn": partial(fa.attacks.ddn, threat=fa.L2(0.6), steps=15),
     "superdeepfool": partial(fa.attacks.superdeepfool, threat=L2(), steps=8),
     "minimum_norm": partial(fa.attacks.minimum_norm, threat=L2(), steps=60),
+    "deepfool": partial(fa.attacks.deepfool, threat=L2(), steps=10),
     "pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.05), steps=12),
     "apgd": partial(fa.attacks.apgd, threat=fa.Linf(0.05), steps=12, stop_early=False),
     "square": partial(fa.attacks.square, threat=fa.Linf(0.1), queries=60),
