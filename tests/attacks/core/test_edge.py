@@ -41,7 +41,7 @@ def test_attacks_are_as_strong_as_without_the_front(name: str) -> None:
     net, model = honest("standard"), in_front(name)
     for attack in (fa.attacks.fgsm, fa.attacks.pgd, fa.attacks.apgd):
         left, wanted = (attack(each, TEST.x, TEST.y, THREAT).robust_accuracy for each in (model, net))
-        assert abs(left - wanted) <= (0.1 if name == "wide clamp" else 0.02)
+        assert abs(left - wanted) <= (0.15 if name == "wide clamp" else 0.02)
     for attack in (fa.attacks.ddn, fa.attacks.deepfool):
         far, wanted = (
             attack(each, TEST.x, TEST.y, fa.L2(torch.inf), steps=30).distance.median()

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.attacks import Status
+from fastadv.attacks.core.mixed_rows import mixes_rows
+from fastadv.engine import Plain
 from fastadv.rng import generators_kept
 from tests.attacks.masking.nets import honest
 
@@ -97,3 +100,22 @@ def test_the_verdict_names_it(kind: str) -> None:
     assert "give BatchNorm its statistics, or attack with batch_size=1" in table.verdict
     assert "randomized" not in table.verdict
     assert "rand" not in fa.attacks.indicators(model, TEST.x, y, fa.Linf(0.1)).verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepfool", "square", "pgd"])
+def test_what_is_wrong_already_is_denied_like_any_other(name: str) -> None:
+    model = Centered(lambda z: z.mean(0))
+    out = ATTACKS[name](model, TEST.x, TEST.y)
+    fresh = model(out.x_adv).detach().argmax(1) != TEST.y
+    assert (out.status == Status.ALREADY_WRONG).any() or (~out.correct).any()
+    assert not (out.success & ~fresh).any()
+
+
+def test_a_random_model_does_not_mix_rows() -> None:
+    noisy, ids = Plain(lambda x: honest("standard")(x + 0.3 * torch.rand_like(x))), torch.arange(40)
+    logits = noisy.verdict(TEST.x)
+    assert not mixes_rows(noisy, TEST.x, ids, logits, 1e-4)
+    mixed = Plain(without_statistics())
+    assert mixes_rows(mixed, TEST.x, ids, mixed.verdict(TEST.x), 1e-4)
+    assert not mixes_rows(mixed, TEST.x[:1], ids, mixed.verdict(TEST.x[:1]), 1e-4)
