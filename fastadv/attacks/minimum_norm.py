@@ -12,6 +12,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks import core
+from fastadv.attacks.core import mixed_rows
 from fastadv.attacks.core.inner import InnerAttack, merge_result, run_inner
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.fab import fab
@@ -73,7 +74,7 @@ def minimum_norm(
         "AttackBench" (arXiv 2404.19460).
     """
     check_seed(seed)
-    found: dict[int, str] = {}
+    found, told = dict[int, str](), dict[str, None]()
 
     def rule(search: core.Search) -> None:
         places, spent = search.per_sample(torch.arange(len(y), device=search.y.device)), 0
@@ -86,11 +87,13 @@ def minimum_norm(
             before = search.best.distance
             out = run_inner(one.attack, search, search.classifier, search.threat, one.targets)
             merge_result(search, out)
+            told.update(dict.fromkeys(flag for flag in out.flags if flag == mixed_rows.FLAG))
             nearer = search.best.distance < before
             found.update(dict.fromkeys(places[nearer].tolist(), one.name))
 
     out = core.run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
     values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}
+    values["flags"] = tuple(dict.fromkeys([*out.flags, *told]))
     broken = (out.status == core.Status.BROKEN).tolist()
     by = tuple(found.get(place, "") if met else "" for place, met in enumerate(broken))
     return MinimumNormResult(**values, by=by)

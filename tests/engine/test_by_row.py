@@ -152,14 +152,8 @@ def test_a_loss_gets_the_ids_of_its_rows(attack: str) -> None:
 
 
 def test_what_takes_ids() -> None:
-    assert takes_ids(ById())
-    assert takes_ids(by_id)
-    assert takes_ids(partial(by_id))
-    assert takes_ids(ById().forward)
-    assert not takes_ids(State())
-    assert not takes_ids(lambda x, **more: x)
-    assert not takes_ids(torch.nn.functional.relu)
-    assert not takes_ids("ce")
+    assert all(map(takes_ids, (ById(), by_id, partial(by_id), ById().forward)))
+    assert not any(map(takes_ids, (State(), lambda x, **more: x, torch.nn.functional.relu, "ce")))
 
 
 def test_an_error_of_another_kind_stays_as_it_is() -> None:

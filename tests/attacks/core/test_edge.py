@@ -55,19 +55,13 @@ def test_evaluate_and_autoattack_and_training_see_it() -> None:
     net, model = honest("standard"), in_front("relu")
     for one in ("pgd", "autoattack", "minimum_norm"):
         threat = fa.L2(0.4) if one == "minimum_norm" else THREAT
-        left, wanted = (
-            fa.evaluate(each, TEST, one, threat=threat, limit=60) for each in (model, net)
-        )  # fmt: skip
+        left, wanted = (fa.evaluate(each, TEST, one, threat=threat, limit=60) for each in (model, net))
         assert abs(left[one].robust_accuracy - wanted[one].robust_accuracy) <= 0.02
         assert "Do not trust: edge_kink" in left.verdict
         assert "89.6% of the coordinates on a bound" in left.verdict
         assert "edge_kink" not in wanted.verdict
-    recipe = fa.train.Standard()
-    reports = [
-        fa.train.fit(each, TEST, recipe, epochs=1, learning_rate=1e-12, test_set=TEST, test_attacks="pgd",
-                     threat=THREAT)[-1]
-        for each in (model, net)
-    ]  # fmt: skip
+    options = {"epochs": 1, "learning_rate": 1e-12, "test_set": TEST, "test_attacks": "pgd", "threat": THREAT}
+    reports = [fa.train.fit(each, TEST, fa.train.Standard(), **options)[-1] for each in (model, net)]
     left, wanted = (report.robust_accuracy["pgd"] for report in reports)
     assert abs(left - wanted) <= 0.02
 
@@ -95,9 +89,8 @@ def test_a_sample_alone_is_as_in_its_batch() -> None:
     whole = fa.attacks.pgd(model, TEST.x[:12], TEST.y[:12], THREAT, steps=8)
     for row in range(12):
         one = slice(row, row + 1)
-        alone = fa.attacks.pgd(
-            model, TEST.x[one], TEST.y[one], THREAT, steps=8, ids=torch.tensor([row])
-        )  # fmt: skip
+        x, y, ids = TEST.x[one], TEST.y[one], torch.tensor([row])
+        alone = fa.attacks.pgd(model, x, y, THREAT, steps=8, ids=ids)
         torch.testing.assert_close(alone.x_adv, whole.x_adv[one])
 
 
