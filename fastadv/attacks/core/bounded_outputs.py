@@ -7,6 +7,8 @@ are not known, it is the margin, of which both outputs count alike: no squashing
 output's own gradient. A row's own outputs tell the interval, where most of them crowd at its ends.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as
 UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
 FEWEST = 5  # classes, of fewer a crowd is chance
 END, CROWD = 0.1, 0.5  # of a known interval: what is near an end, and the share of outputs that must be
-NEAR = 0.03  # of another: the share of a row's range in which a half of its outputs lies at an end
+MOST, NEAR = 0.7, 0.02  # of another: the share of outputs at one end, and of the range what is near it
 LEAST = 1e-7  # the distance from an end that float32 still tells
 
 
@@ -27,13 +29,14 @@ def bounded(logits: Tensor) -> Tensor | None:
     if not len(logits) or logits.shape[1] < FEWEST:
         return None
     rows = logits.sort(1).values
-    low, middle, upper, high = rows[:, [0, (logits.shape[1] - 1) // 2, logits.shape[1] // 2, -1]].unbind(1)
+    most = math.ceil(MOST * (logits.shape[1] - 1))
+    low, lower, upper, high = rows[:, [0, most, -1 - most, -1]].unbind(1)
     unit, symmetric = (
         (start <= low) & (high <= 1) & (((rows <= start + END) | (rows >= 1 - END)).float().mean(1) >= CROWD)
         for start in (0, -1)
     )
     symmetric &= ~unit
-    unknown = (torch.minimum(middle - low, high - upper) <= NEAR * (high - low)) & ~unit & ~symmetric
+    unknown = (torch.minimum(lower - low, high - upper) <= NEAR * (high - low)) & ~unit & ~symmetric
     found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
     return found if bool(found.any()) else None
 

@@ -7,15 +7,11 @@ from fastadv.engine import Prepared
 WORDS = "logits depend on the rest of the batch"
 ADVICE = "give BatchNorm its statistics, or attack with batch_size=1"
 FLAG = f"mixed_rows: {WORDS}: {ADVICE}; a final pass of the whole batch decided"
-
 FEW = 2  # rows that pass alone
 
 
 def mixes_rows(classifier: Prepared, x: Tensor, ids: Tensor, logits: Tensor, rounding: float) -> bool:
-    """Return whether a few rows of x [B, ...] have other logits [B, K] in their batch than alone.
-
-    A model that also gives two answers for the same few rows is randomized, which is something else.
-    """
+    """Return whether a few rows of x [B, ...] have other logits [B, K] than alone, twice the same."""
     few = x[: min(FEW, len(x) - 1)]
     if not len(few):
         return False

@@ -85,7 +85,6 @@ def test_of_those_that_ask_for_more_than_a_wrong_class_the_class_is_right(criter
 
 
 def test_one_evaluation_has_one_meaning_of_right() -> None:
-    one, other = (partial(fa.attacks.fgsm, threat=THREAT, criterion=each) for each in (Far(0.7), None))
-    attacks = {"one": one, "other": other}
+    attacks = [partial(fa.attacks.fgsm, threat=THREAT, criterion=each) for each in (Far(0.7), None)]
     with pytest.raises(InputError, match="expected criteria that agree on what is right"):
-        fa.evaluate(honest("standard"), TEST, attacks)
+        fa.evaluate(honest("standard"), TEST, dict(zip("ab", attacks, strict=True)))

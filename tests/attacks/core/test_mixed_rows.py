@@ -98,7 +98,6 @@ def test_the_verdict_names_it(kind: str) -> None:
     assert "mixed_rows" in table.verdict
     assert "give BatchNorm its statistics, or attack with batch_size=1" in table.verdict
     assert "randomized" not in table.verdict
-    assert "rand" not in fa.attacks.indicators(model, TEST.x, y, fa.Linf(0.1)).verdict
 
 
 @pytest.mark.slow
