@@ -178,9 +178,9 @@ def test_the_direction_is_the_gradient_up_to_a_positive_factor(targeted):
 
 
 def test_a_loss_that_sees_more_than_the_logits_is_refused_on_every_road():
-    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
     net, head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), torch.nn.Linear(10, 1)
-    seen, leaf = {}, x.clone().requires_grad_()
+    x = torch.rand(6, 1, 8, 8)
+    seen, leaf, y = {}, x.clone().requires_grad_(), net(x).argmax(1)  # all of which are attacked
     net[0].register_forward_hook(lambda part, given, made: seen.update(features=made))
     seeing = {
         "features": lambda z, y, t: seen["features"].sum(1),
