@@ -179,6 +179,17 @@ class Buckets(nn.Module):
         return (x.unsqueeze(2) > edges.view(-1, 1, 1)).to(x.dtype).flatten(1, 2)
 
 
+class Pointwise(nn.Module):
+    """A function of each value, as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 class Defended(nn.Module):
     """Put a layer before a net's images (`before`), or after its logits (`after`)."""
 

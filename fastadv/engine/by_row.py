@@ -55,10 +55,10 @@ class ByRow(Plain):
         return {**super().describe(), "size": self.size}
 
     def begin(self, x: Tensor, ids: Tensor) -> None:
-        numbers = ids.tolist()
-        if self.size and len({*numbers}) < len(numbers):
+        numbers = ids.tolist() if self.size else []
+        if len({*numbers}) < len(numbers):
             raise InputError("ids: expected each once with whole_batches, got one twice; number the rows")
-        if self.size and numbers and not all(number in self._places for number in numbers):
+        if not self._places.keys() >= {*numbers}:
             self._places = {number: place % self.size for place, number in enumerate(numbers)}
             every = torch.arange(self.size, device=x.device) % len(numbers)
             self._batch, self._ids = x[every], ids[every]

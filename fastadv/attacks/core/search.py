@@ -175,11 +175,8 @@ class Search(Samples[R_co]):
         # one call for small batches: each of those that it stands for takes as long as a small network
         plain = seen is points and logits.dtype == rows.loss.dtype == torch.float32 and self._is_plain()
         if not (plain and loss in KINDS and (loss not in ENTROPIES or self.targets is not None)):
-            look = self._judge(
-                ScoredLook(points, seen, logits, logits, loss_of(logits, self.y, loss, self.aims, self.ids)),
-                loss,
-                True,
-            )
+            value = loss_of(logits, self.y, loss, self.aims, self.ids)
+            look = self._judge(ScoredLook(points, seen, logits, logits, value), loss, True)
             none = torch.zeros_like(look.adversarial)
             keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
             return

@@ -15,7 +15,7 @@ from fastadv.attacks.masking.probes import bounded_outputs
 from fastadv.engine import Plain
 from fastadv.rng import generators_kept
 from tests.attacks.masking.nets import HONEST, honest
-from tests.defenses import Defended
+from tests.defenses import Defended, Pointwise
 
 HEADS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softsign": softsign, "erf": torch.erf,
@@ -29,17 +29,8 @@ THREAT = fa.Linf(0.1)
 TEST = fa.data.load("digits", "test", limit=150)
 
 
-class Head(nn.Module):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def forward(self, z: Tensor) -> Tensor:
-        return HEADS[self.name](z)
-
-
 def behind(name: str, net: nn.Module) -> nn.Module:
-    return Defended(net, after=Head(name)).eval()
+    return Defended(net, after=Pointwise(HEADS[name])).eval()
 
 
 @cache
@@ -104,12 +95,12 @@ def test_outputs_that_crowd_without_a_head_raise_none() -> None:
     assert ((logits - logits.min()) / (logits.max() - logits.min()) < 0.4).double().mean() > 0.8
     assert bounded_outputs(Plain(net), TEST.x[:8]) < 0.6
     # what is scaled until nothing saturates is not bent, either
-    assert bounded_outputs(Plain(Defended(honest("vit"), after=Soft()).eval()), TEST.x[:8]) < 0.6
-
-
-class Soft(nn.Module):
-    def forward(self, z: Tensor) -> Tensor:
-        return torch.tanh(z / 100)
+    assert (
+        bounded_outputs(
+            Plain(Defended(honest("vit"), after=Pointwise(lambda z: torch.tanh(z / 100))).eval()), TEST.x[:8]
+        )
+        < 0.6
+    )
 
 
 def linear(classes: int = 6) -> tuple[nn.Module, Tensor, Tensor]:

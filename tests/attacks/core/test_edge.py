@@ -10,7 +10,7 @@ from torch.nn.functional import hardtanh, relu, threshold
 import fastadv as fa
 from fastadv.attacks.core import edge
 from tests.attacks.masking.nets import honest
-from tests.defenses import Defended
+from tests.defenses import Defended, Pointwise
 
 FRONTS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": relu, "hardtanh": lambda x: hardtanh(x, 0.0, 1.0), "clamp": lambda x: x.clamp(1e-6, 1 - 1e-6),
@@ -22,17 +22,8 @@ FRONTS: dict[str, Callable[[Tensor], Tensor]] = {
 THREAT, TEST = fa.Linf(0.1), fa.data.load("digits", "test", limit=100)
 
 
-class Front(nn.Module):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def forward(self, x: Tensor) -> Tensor:
-        return FRONTS[self.name](x)
-
-
 def in_front(name: str) -> nn.Module:
-    return Defended(honest("standard"), before=Front(name)).eval()
+    return Defended(honest("standard"), before=Pointwise(FRONTS[name])).eval()
 
 
 @pytest.mark.slow
@@ -69,18 +60,15 @@ def test_evaluate_and_autoattack_and_training_see_it() -> None:
 @pytest.mark.slow
 def test_other_boxes_masks_and_restarts_see_it() -> None:
     net = honest("standard")
-    shifted = nn.Sequential(Shift(), in_front("hardtanh")).eval(), nn.Sequential(Shift(), net).eval()
+    shifted = tuple(
+        Defended(each, before=Pointwise(lambda x: (x + 1) / 2)).eval() for each in (in_front("hardtanh"), net)
+    )
     x, y, inside = 2 * TEST.x - 1, TEST.y, fa.Linf(0.2, box=(-1.0, 1.0))
     mask = torch.ones_like(x, dtype=torch.bool)
     mask[..., 0] = False
     for options in ({}, {"restarts": 2}, {"mask": mask}, {"targets": (y + 1) % 10}, {"eot": 2}):
         left, wanted = (fa.attacks.pgd(each, x, y, inside, steps=20, **options) for each in shifted)
         assert abs(left.success.double().mean() - wanted.success.double().mean()) <= 0.02
-
-
-class Shift(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return (x + 1) / 2
 
 
 @pytest.mark.slow
