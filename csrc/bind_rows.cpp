@@ -79,9 +79,9 @@ void climb(const Tensor& best_x, const Tensor& best_loss, const Tensor& best_suc
 void judge(const Tensor& best_x, const Tensor& best_rank, const Tensor& best_success,
            const Tensor& not_finite, const Tensor& steepest, const Tensor& ranks, const Tensor& success,
            const Tensor& x_adv, const Tensor& gradient, const Tensor& logits, const Tensor& loss,
-           const Tensor& labels, const OptionalTensor& targets, bool margin_at_zero, const OptionalTensor& x,
-           double radius, double step_size, double lo, double hi, const OptionalTensor& radius_rows,
-           const OptionalTensor& step_size_rows) {
+           const Tensor& labels, const OptionalTensor& targets, bool margin_at_zero, bool stop,
+           const OptionalTensor& x, double radius, double step_size, double lo, double hi,
+           const OptionalTensor& radius_rows, const OptionalTensor& step_size_rows) {
   check_alike(best_x, x_adv, x ? *x : x_adv);
   check_places(best_x, gradient);
   with_kernels(gradient, [&](auto element, const auto& kernels) {
@@ -102,15 +102,15 @@ void judge(const Tensor& best_x, const Tensor& best_rank, const Tensor& best_suc
     const auto* target = targets ? read<int64_t>(*targets, best.rows) : nullptr;
     check_classes("labels", label, best.rows, from.cols);
     if (target) check_classes("targets", target, best.rows, from.cols);
-    parallel_without_gil(best.rows, useful_threads(best.rows, best.cols),
-                         [&](int64_t first, int64_t last, int) {
-                           for (int64_t row = first; row < last; ++row)
-                             kernels.judge({best[row], rank + row, kept + row, marked + row, steep + row,
-                                            past + row * noted, noted, met + row},
-                                           rival[row], along[row], best.cols, from[row], from.cols,
-                                           value[row], label[row], target ? target[row] : -1, margin_at_zero,
-                                           {x ? center[row] : nullptr, radii[row], steps[row], {lo, hi}});
-                         });
+    parallel_without_gil(
+        best.rows, useful_threads(best.rows, best.cols), [&](int64_t first, int64_t last, int) {
+          for (int64_t row = first; row < last; ++row)
+            kernels.judge({best[row], rank + row, kept + row, marked + row, steep + row, past + row * noted,
+                           noted, met + row},
+                          rival[row], along[row], best.cols, from[row], from.cols, value[row], label[row],
+                          target ? target[row] : -1, margin_at_zero, stop,
+                          {x ? center[row] : nullptr, radii[row], steps[row], {lo, hi}});
+        });
   });
 }
 

@@ -136,7 +136,8 @@ struct Kernels {
   void (*climb)(Climb<T> known, const T* rival, int64_t cols, const float* logits, int64_t classes,
                 LossKind kind, int64_t label, int64_t target, float* scratch);
   void (*judge)(Judged known, float* rival, const T* gradient, int64_t cols, const float* logits,
-                int64_t classes, float loss, int64_t label, int64_t target, bool margin_at_zero, Move move);
+                int64_t classes, float loss, int64_t label, int64_t target, bool margin_at_zero, bool stop,
+                Move move);
   double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
   void (*keep_nearest)(T* best, float* best_rank, bool* best_success, float* length, const T* x,
                        const T* points, int64_t count, int64_t cols, const bool* success, double order);

@@ -199,7 +199,7 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         ranks, logits = lowest[:, None].repeat(1, 12), session.rand(count, 10, seed=seed)
         y = torch.zeros(count, dtype=torch.int64, device=session.device)
         known = best_x.clone(), lowest, none, none.clone(), lowest.clone(), ranks, success
-        return *known, x_adv, grad, logits, loss, y, None, True, x, 8 / 255, 2 / 255, 0.0, 1.0
+        return *known, x_adv, grad, logits, loss, y, None, True, False, x, 8 / 255, 2 / 255, 0.0, 1.0
 
     def nearer(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         best_x, lowest, none, *_ = scores(x_adv, grad, x, seed)

@@ -1,9 +1,15 @@
 // A point judged by its logits, and kept where it is better; its gradient leaves its size, and moves the
-// point where `move` has centers. For T the type of the gradient: points are floats.
+// point where `move` has centers. Where logits are not finite the gradient says nothing, and the point goes
+// halfway to its center. With `stop`, a row that is a success stays as it is. For T the type of the gradient:
+// points are floats.
 
 template <class T>
 void judge(Judged known, float* rival, const T* gradient, int64_t cols, const float* logits, int64_t classes,
-           float loss, int64_t label, int64_t target, bool margin_at_zero, Move move) {
+           float loss, int64_t label, int64_t target, bool margin_at_zero, bool stop, Move move) {
+  if (stop && *known.best_success) {
+    *known.success = true;
+    return;
+  }
   float check = 0;
   for (int64_t k = 0; k < classes; ++k) check += logits[k] * 0.0f;  // NaN for one that is not finite
   const bool finite = check == 0;
@@ -20,7 +26,7 @@ void judge(Judged known, float* rival, const T* gradient, int64_t cols, const fl
   T most;
   largest(&most, gradient, cols);
   const float size = load(most);
-  if (size != size || size > *known.steepest) *known.steepest = size;  // NaN stays
+  if (finite && (size != size || size > *known.steepest)) *known.steepest = size;  // NaN stays
 
   float* ranks = known.ranks;
   ranks[0] += 1;
@@ -28,5 +34,10 @@ void judge(Judged known, float* rival, const T* gradient, int64_t cols, const fl
   std::memmove(ranks + 2, ranks + 3, static_cast<size_t>(known.noted - 3) * sizeof(float));
   ranks[known.noted - 1] = *known.best_rank;
 
-  if (move.x) linf_step(rival, rival, gradient, move.x, 0, cols, move.radius, move.step, move.box);
+  if (!move.x) return;
+  if (finite) {
+    linf_step(rival, rival, gradient, move.x, 0, cols, move.radius, move.step, move.box);
+  } else {
+    for (int64_t i = 0; i < cols; ++i) rival[i] = move.x[i] + 0.5f * (rival[i] - move.x[i]);
+  }
 }

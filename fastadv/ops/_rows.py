@@ -91,6 +91,11 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
     return 0.0, value.to(device=batch.device, dtype=torch.float64)
 
 
+def like(values: Tensor, points: Tensor) -> Tensor:
+    """Return values [n] or [n, C] with the rank of points."""
+    return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
+
+
 def column(value: float, rows: Tensor | None, batch: Tensor) -> Tensor:
     """Turn the (number, rows) pair into a float64 tensor that broadcasts against `batch`."""
     if rows is None:

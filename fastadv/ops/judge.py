@@ -23,27 +23,32 @@ Move = tuple[Tensor, PerRow, PerRow, Box]
 def reference(
     best_x: Tensor, best_rank: Tensor, best_success: Tensor, not_finite: Tensor, steepest: Tensor,
     ranks: Tensor, success: Tensor, x_adv: Tensor, grad: Tensor, logits: Tensor, loss: Tensor, y: Tensor,
-    targets: Tensor | None = None, margin_at_zero: bool = False, x: Tensor | None = None,
-    radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
+    targets: Tensor | None = None, margin_at_zero: bool = False, stop: bool = False,
+    x: Tensor | None = None, radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
     radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
+    done = best_success & stop
     finite, decided = logits.isfinite().all(1), logits.argmax(1)
-    not_finite.logical_or_(~finite)
-    success.copy_(finite & (decided != y if targets is None else decided == targets))
+    not_finite.logical_or_(~(finite | done))
+    success.copy_(done | finite & (decided != y if targets is None else decided == targets))
     if margin_at_zero:
         index = y[:, None]
         margin = logits.scatter(1, index, -torch.inf).amax(1) - logits.gather(1, index).squeeze(1)
         loss = torch.where(loss > 0, loss, margin)
     rank = torch.where(finite, loss, torch.nan).to(best_rank.dtype)
-    rank = torch.where(success & rank.isnan(), -torch.inf, rank)
+    rank = torch.where(success & rank.isnan(), -torch.inf, rank).masked_fill(done, torch.nan)
     keep_best.reference(best_x, best_rank, best_success, x_adv, rank, success)
-    torch.maximum(steepest, largest(grad).to(steepest.dtype), out=steepest)
+    size = torch.maximum(steepest, largest(grad).to(steepest.dtype))
+    steepest.copy_(torch.where(finite & ~done, size, steepest))
     now, first = best_rank[:, None], ranks[:, 1:2]
     first = torch.where(first.isnan(), now, first)
-    ranks.copy_(torch.cat([ranks[:, :1] + 1, first, ranks[:, 3:], now], dim=1))
+    noted = torch.cat([ranks[:, :1] + 1, first, ranks[:, 3:], now], dim=1)
+    ranks.copy_(torch.where(done[:, None], ranks, noted))
     if x is not None:
         move = x, radius, step_size, lo, hi, radius_rows, step_size_rows
-        x_adv.copy_(linf_step(x_adv, grad, *move))
+        shape = -1, *[1] * (x.dim() - 1)
+        moved = torch.where(finite.view(shape), linf_step(x_adv, grad, *move), x + 0.5 * (x_adv - x))
+        x_adv.copy_(torch.where(done.view(shape), x_adv, moved))
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -69,8 +74,8 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             aims = ((y + 1) % classes).to(device)
             moves = (
                 (None, True),
-                (None, True, x, 0.3, 0.1, 0.0, 1.0),
-                (aims, False, x, 0.0, 0.0, 0.0, 1.0, radii, radii.nan_to_num(posinf=2.0)),
+                (None, True, bool(seed % 2), x, 0.3, 0.1, 0.0, 1.0),
+                (aims, False, True, x, 0.0, 0.0, 0.0, 1.0, radii, radii.nan_to_num(posinf=2.0)),
             )
             for place, move in enumerate(moves):
                 narrow = grad.bfloat16() if place == 1 and dtype is torch.float32 else grad
@@ -84,7 +89,7 @@ register(
         schema="(Tensor(a!) best_x, Tensor(b!) best_rank, Tensor(c!) best_success, Tensor(d!) not_finite, "
         "Tensor(e!) steepest, Tensor(f!) ranks, Tensor(g!) success, Tensor(h!) x_adv, Tensor grad, "
         "Tensor logits, Tensor loss, Tensor y, Tensor? targets=None, bool margin_at_zero=False, "
-        "Tensor? x=None, float radius=0.0, float step_size=0.0, float lo=0.0, float hi=0.0, "
+        "bool stop=False, Tensor? x=None, float radius=0.0, float step_size=0.0, float lo=0.0, float hi=0.0, "
         "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> ()",
         summary="per sample, the verdict of logits, the best of a record and of a point, and its `linf_step`",
         reference=reference,
@@ -102,18 +107,20 @@ _write = op("judge_")
 def judge_(
     best: Best, not_finite: Tensor, steepest: Tensor, ranks: Tensor, x_adv: Tensor, grad: Tensor,
     logits: Tensor, loss: Tensor, y: Tensor, targets: Tensor | None = None, margin_at_zero: bool = False,
-    move: Move | None = None,
+    move: Move | None = None, stop: bool = False,
 ) -> Tensor:  # fmt: skip
     """Overwrite rows of `best`, points [B, ...], ranks and successes [B], where x_adv is stronger.
 
     A success beats any failure, then the higher rank wins: the loss, or the margin for a loss that is not
-    above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, and are marked in
-    `not_finite`. `steepest` [B] becomes the largest of itself and |grad|. `ranks` [B, 2 + N] counts calls,
-    then keeps the best rank after the first call and after the last N; what is not there yet is NaN.
-    `move` is (x, radius, step_size, box): x_adv, once judged, takes that step of `linf_step_`. Returns which
-    of x_adv are successes. Only the classes are checked, since a search calls it at each step.
+    above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, are marked in
+    `not_finite`, and say nothing by their gradient. In other rows `steepest` [B] becomes the largest of
+    itself and |grad|. `ranks` [B, 2 + N] counts calls, then keeps the best rank after the first call and
+    after the last N; what is not there yet is NaN. `move` is (x, radius, step_size, box): x_adv, once judged,
+    takes that step of `linf_step_`, or goes halfway back to x in rows of logits that are not finite. With
+    `stop`, nothing is written in rows that are successes of `best` before the call. Returns which rows are
+    successes, found now or so stopped. Only the classes are checked, since a search calls it at each step.
     """
-    success, given = torch.empty_like(best[2]), (logits, loss, y, targets, margin_at_zero)
+    success, given = torch.empty_like(best[2]), (logits, loss, y, targets, margin_at_zero, stop)
     if move is None:
         _write(*best, not_finite, steepest, ranks, success, x_adv, grad, *given)
         return success

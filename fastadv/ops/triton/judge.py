@@ -43,10 +43,14 @@ def _verdict(row, classes, label, BLOCK: tl.constexpr):
 def judge_kernel(
     best_x, x_adv, grad, cols, x, best_rank, best_success, not_finite, steepest, ranks, success, logits,
     classes, loss, labels, targets, noted, radius: tl.float64, step_size: tl.float64, lo: tl.float64,
-    hi: tl.float64, radius_rows, step_size_rows, MARGIN: tl.constexpr, NOTED: tl.constexpr,
-    BLOCK: tl.constexpr,
+    hi: tl.float64, radius_rows, step_size_rows, MARGIN: tl.constexpr, STOP: tl.constexpr,
+    NOTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     number = tl.program_id(0).to(tl.int64)
+    was = tl.load(best_success + number) != 0
+    if STOP and was:
+        tl.store(success + number, tl.full((), 1, tl.uint8))
+        return
     label = tl.load(labels + number)
     valid = (label >= 0) & (label < classes)
     finite, found, margin = _verdict(logits + number * classes, classes, tl.where(valid, label, 0), BLOCK)
@@ -60,7 +64,6 @@ def judge_kernel(
     rank = tl.where(finite & valid, rank, float("nan"))
     rank = tl.where(met & (rank != rank), float("-inf"), rank)
     old = tl.load(best_rank + number)
-    was = tl.load(best_success + number) != 0
     wins = (rank == rank) & ((met & (was == 0)) | ((met == was) & (rank > old)))
     old_most = tl.load(steepest + number)
     place = tl.arange(0, NOTED)
@@ -94,17 +97,19 @@ def judge_kernel(
         if wins:
             store(best_x, at, point, mask)
         if x is not None:
-            moved = step(point, along, load(x, at, mask), limit, length, low, high, tl.float32)
-            store(x_adv, at, moved, mask)
+            center = load(x, at, mask)
+            moved = step(point, along, center, limit, length, low, high, tl.float32)
+            store(x_adv, at, tl.where(finite, moved, center + 0.5 * (point - center)), mask)
     size = tl.max(most).to(tl.float32, bitcast=True)
-    tl.store(steepest + number, tl.where((size != size) | (size > old_most), size, old_most))
+    larger = finite & ((size != size) | (size > old_most))
+    tl.store(steepest + number, tl.where(larger, size, old_most))
 
 
 def launch(
     best_x: Tensor, best_rank: Tensor, best_success: Tensor, not_finite: Tensor, steepest: Tensor,
     ranks: Tensor, success: Tensor, x_adv: Tensor, grad: Tensor, logits: Tensor, loss: Tensor, y: Tensor,
-    targets: Tensor | None = None, margin_at_zero: bool = False, x: Tensor | None = None,
-    radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
+    targets: Tensor | None = None, margin_at_zero: bool = False, stop: bool = False,
+    x: Tensor | None = None, radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
     radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
     batches = in_one_layout(best_x, x_adv, grad, *(() if x is None else (x,)))
@@ -117,7 +122,7 @@ def launch(
     start_rows(
         judge_kernel, *batches[:3], best_x[:1].numel(), center, rank, kept, marked, most, past, met,
         logits.contiguous(), logits.shape[1], loss.contiguous(), y.contiguous(), aims, ranks.shape[1], radius,
-        step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows), margin_at_zero,
+        step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows), margin_at_zero, stop,
         triton.next_power_of_2(ranks.shape[1]),
     )  # fmt: skip
     for given, made in zip((best_x, x_adv, *written), (*batches[:2], *values), strict=True):
