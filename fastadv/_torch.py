@@ -29,6 +29,7 @@ COMPILED_MODULE = "_orig_mod"
 
 _C: Any = torch._C
 _mkldnn: Any = torch.ops.mkldnn
+_modules: Any = nn.modules.module
 
 # what the dispatcher knows of a tensor, and what it adds to that in this thread: modes and transforms
 dispatch_keys = _C._dispatch_keys
@@ -99,6 +100,20 @@ def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
 def held_by(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return a module's own parameters, buffers and parts by name, of which each may be None."""
     return module._parameters, module._buffers, module._modules
+
+
+def has_global_hooks() -> bool:
+    """Return whether something hooks every module."""
+    return any(
+        getattr(_modules, name)
+        for name in vars(_modules)
+        if name.startswith("_global_") and name.endswith("hooks")
+    )
+
+
+def has_modes() -> bool:
+    """Return whether a mode sees the calls of this thread."""
+    return bool(has_function_mode() or _C._len_torch_dispatch_stack())
 
 
 def is_transformed() -> bool:

@@ -41,7 +41,7 @@ class ByRow(Plain):
     def __init__(self, model: Model | Prepared, eot: int = 1, size: int = 0) -> None:
         super().__init__(model, eot)
         self.size, self._tells, self._inner = size, takes_ids(self.source), super().model
-        self._given = CheckedModel(self._rows, self.dtype)
+        self.checked = CheckedModel(self._rows, self.dtype)
         none = torch.zeros(0, dtype=torch.long, device="cpu")
         # of the last batch: its rows, their ids and places; and whose rows pass next
         self._batch, self._ids, self._places = none.float(), none, dict[int, int]()
@@ -53,6 +53,9 @@ class ByRow(Plain):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "size": self.size}
+
+    def bind(self, *batch: Any) -> None:
+        """Bind nothing: whose rows pass next is said before each pass."""
 
     def begin(self, x: Tensor, ids: Tensor) -> None:
         numbers = ids.tolist() if self.size else []

@@ -1,6 +1,6 @@
-"""Configuration of the search copy (dtype, layout, rewrites), and simpler ones for where a pass fails."""
+"""Configuration of the search copy: dtype, layout, rewrites, compiler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +27,7 @@ class Form:
     """How passes compute. It never changes: a search copy takes another one, a pass keeps to its own.
 
     weights: their dtype, None where there is not exactly one. sees: maps a dtype of x to that in which the
-    model as given sees it. whole: take gradients to all leaves, as reentrant checkpoints demand.
+    model as given sees it.
     """
 
     model: Model
@@ -35,7 +35,6 @@ class Form:
     sees: Callable[[torch.dtype], torch.dtype] | None = None
     rewriting: Rewriting = field(default_factory=Rewriting)
     tf32: bool = False
-    whole: bool = False
 
     @cached_property
     def compiled(self) -> bool:
@@ -66,9 +65,9 @@ class Form:
         small = folds is not None and folds.widest < SMALL
         return self.without(Folds.name) if small else self
 
-    def lens(self, compared: bool = False) -> Lens | None:
+    def lens(self) -> Lens | None:
         """Return the lens of a pass; None where nothing is rewritten, and in compiled code."""
-        return self.rewriting.lens(compared) if self.rewriting and not self.compiled else None
+        return self.rewriting.lens() if self.rewriting and not self.compiled else None
 
     def precisely(self, device: str) -> AbstractContextManager[object]:
         """Compute in this form's precision inside, whatever autocast is on around."""
@@ -96,15 +95,6 @@ class Form:
     def without_functions(self) -> "Form":
         """Return the same without any rewrite but the layout."""
         return self.without(*(name for name in self.rewriting.names if name != CHANNELS_LAST.name))
-
-    def simpler(self, why: str) -> Iterator[tuple[str, "Form"]]:
-        """Yield what to try where a pass fails for the reason `why`: a note and a form, in this order."""
-        if self.compiled:
-            yield f"not {COMPILED}: the compiled search copy failed", self.without_compiler()
-        if "use_reentrant" in why and not self.whole and isinstance(self.model, nn.Module):
-            yield "gradients by backward(), as the model refused autograd.grad", replace(self, whole=True)
-        if self.channels_last:
-            yield "not channels-last, in which the model failed", self.without(CHANNELS_LAST.name)
 
 
 def uncompiled(model: Model) -> Model:

@@ -12,6 +12,7 @@ from torch import nn
 from fastadv._checks import eager
 from fastadv.engine.arguments import check_model
 from fastadv.engine.automatic import fastest
+from fastadv.engine.capture import CAPTURED
 from fastadv.engine.copying.fold import has_batch_norm
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
@@ -19,7 +20,7 @@ from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.pipeline import CAPTURED, Notes, Values
+from fastadv.engine.pipeline import Notes, Values
 from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
@@ -33,21 +34,17 @@ from fastadv.runs.pages import keep_pages
 
 @eager
 def freeze(
-    model: Model | Prepared,
-    precision: Precision | None = None,
-    *,
-    compile: bool | None = None,
-    cuda_graph: bool | None = None,
-    eot: int | None = None,
-) -> Frozen:
+    model: Model | Prepared, precision: Precision | None = None, *, compile: bool | None = None, cuda_graph:
+    bool | None = None, eot: int | None = None,
+) -> Frozen:  # fmt: skip
     """Prepare a classifier for fast attacks; the model itself is not changed.
 
     A call of an attack on a model is plain, unless it is long; freeze a model that you attack many times.
     Successes are always checked on the model as given, in eval mode. The search uses a copy that runs the
     same Python: in it BatchNorm is folded into the layer before, networks with two-dimensional convolutions
     are channels-last, and functions that are slow on a CPU are replaced by faster ones. Its logits and
-    gradients are compared with the model's on the caller's own batches. What differs by more than rounding is
-    left out by name, or the model itself replaces the copy; a note and a warning say so.
+    gradients are compared with the model's on the caller's own batches. Where they differ by more than
+    rounding, the model itself replaces the copy; a note and a warning say so.
 
     The model may change afterwards: the next call sees it and freezes the model anew (see `Frozen`), which
     takes as long as the first time. So a model that trains is better attacked as it is.
@@ -63,9 +60,9 @@ def freeze(
             exceed the range of float16 fails. Passes without a gradient stay in the model's own precision,
             since attacks that make them compare losses that half precision does not tell apart.
         compile: run the search copy through torch.compile (default False).
-        cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA graphs
-            (default False); at most 32 and 1 GiB of them are kept. They follow the model only while its
-            weights stay in place. A loss that is a function is not captured.
+        cuda_graph: whether steps of bim, pgd, mim, apgd and last_iterate are captured as CUDA graphs; at most
+            32 and 1 GiB of them are kept. None, the default, does so on a GPU where the model can be
+            captured, as a plain call does; True says in a note where it cannot; False does not.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
 
@@ -109,7 +106,9 @@ def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
     return _freeze(model, Options(eot=1 if eot is None else eot))
 
 
-def follow(model: nn.Module, precision: Precision, compile: bool = False, cuda_graph: bool = False) -> Frozen:
+def follow(
+    model: nn.Module, precision: Precision, compile: bool = False, cuda_graph: bool | None = None
+) -> Frozen:
     """Freeze a model that is training and keeps its parts; `Frozen.refresh` takes its current values."""
     keep_pages()
     return _freeze(model, Options(precision=precision, compile=compile, cuda_graph=cuda_graph, follow=True))
@@ -137,7 +136,7 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
         "not folded: no BatchNorm": module is not None and not has_batch_norm(module),
         "TF32 search": tf32,
         COMPILED: options.compile,
-        CAPTURED: options.cuda_graph,
+        CAPTURED: options.cuda_graph is True,
         in_words(told): bool(told),
     }
     search = SearchCopy(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._tf32 import rounds_as
-from fastadv.engine.rewrite import Rewrite, Subject, Way
+from fastadv.engine.rewrite import Rewrite, Subject
 
 WIDE = 32  # channels
 EIGHT = 8  # channels that the tensor cores of a GPU take at once
@@ -66,4 +66,4 @@ def _applies(subject: Subject) -> bool:
 
 
 CHANNELS_LAST = Rewrite("channels-last", "", _applies)
-VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: Way(view_or_reshape)}, exact=True)
+VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: view_or_reshape}, exact=True)

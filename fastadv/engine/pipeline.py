@@ -1,4 +1,4 @@
-"""The one pipeline by which batches pass a search copy, and what it leaves where a pass fails."""
+"""The one pipeline by which batches pass a search copy, in parts that fit."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -10,20 +10,19 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from fastadv.engine.capture import in_step, release
 from fastadv.engine.copying.fold import Refused
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import take_values
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.form import COMPILED, Form, uncompiled
-from fastadv.engine.graph import Gradient, Graphs, Rows, Step
-from fastadv.engine.guard import HALVES, Trusted, allowance, difference
-from fastadv.engine.layout import lay_out
+from fastadv.engine.guard import HALVES, allowed, difference
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.precision import Options
 from fastadv.engine.prepared import Model
 from fastadv.engine.rewrite import Lens
-from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
-from fastadv.errors import InputError, NoGradientError
+from fastadv.engine.room import VERDICT, Room, cut, joined, ran_out, room_of, slices
+from fastadv.errors import InputError
 from fastadv.rng import generators_kept
 
 T = TypeVar("T")
@@ -33,8 +32,6 @@ log = logging.getLogger("fastadv")
 
 # rows that tell whether they depend on each other, no multiple of a usual number; fewer where memory runs out
 SOME = (7, 3, 2)
-CAPTURED = "captured as CUDA graphs"  # a note
-AGAIN = "passed again, after the model failed once ({})"
 
 
 class Notes:
@@ -54,56 +51,38 @@ class Notes:
 
 
 class Pipeline:
-    """A model in one `form` after another: where a pass fails, a simpler one replaces it, with one note."""
+    """A model in the `form` of its search; where that fails, the model as given, from then on."""
 
     def __init__(
-        self,
-        form: Form,
-        given: CheckedModel,
-        notes: Notes,
-        *,
-        source: Model,
-        options: Options,
-        as_given: Form,
-        narrow: bool = False,
-        values: Values | None = None,
-    ) -> None:
-        """Start from `form`; `narrow`: round more once compared; `values`: of a copy that follows."""
+        self, form: Form, given: CheckedModel, notes: Notes, *, source: Model, options: Options, as_given:
+        Form, narrow: bool = False, values: Values | None = None,
+    ) -> None:  # fmt: skip
+        """Start from `form`; `narrow`: round more once it is folded; `values`: of a copy that follows."""
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow, self.values = as_given, narrow, values
-        self._folds = form.rewriting.folds
         # what gradients are compared with: the model as given, with torch's own mistake in single rows mended
         others = (name for name in form.rewriting.names if name != NORMS.name)
         self.reference = replace(as_given, rewriting=form.rewriting.without(*others))
         self.lock = RLock()
+        self.left = False  # whether the model as given answers alone
         # samples passed to compare and to measure, beyond those that a caller passes
         self.compared_forwards = self.compared_backwards = 0
-        # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
-        self.bare: set[tuple[torch.dtype, torch.Size]] = set()
-        self.graphs = Graphs() if options.cuda_graph else None
         self.use(form)
         # samples whose statistics are those of their batch must pass together
         mixed = isinstance(form.model, nn.Module) and mixes_rows(form.model)
         self.room: Room | None = None if mixed else room_of(source)
         self._rows_apart = False if mixed else None
-        if mixed and self.graphs is not None:
-            self._leave_graphs("a BatchNorm takes statistics of the batch, which spare rows would change")
 
     def use(self, form: Form) -> None:
         """Compute in that form from now on."""
-        before = getattr(self, "form", None)
-        if before is None or form.model is not before.model or form.weights != before.weights:
-            self.trusted = Trusted()
-        elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
-            lay_out(form.model, form.channels_last)
-            if self._folds is not None:
-                lay_out(self._folds.weights(), form.channels_last)
-        self.form, self.scoring, self.bare = form, self._for_scores(form), set()
+        self.form, self.scoring = form, self._for_scores(form)
+        # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
+        self.compared = set[Hashable]()
+        # dtypes and shapes of batches in whose passes without a gradient nothing is rewritten
+        self.bare = set[Hashable]()
         # of a function nothing is known, and compiled code is for one shape
         whole = form.compiled or not isinstance(form.model, nn.Module)
         self.parts = None if whole else Parts(cast(nn.Module, form.model), "winograd" in form.rewriting.names)
-        if self.graphs is not None:  # what was captured is another form
-            self.graphs.forget()
 
     def _for_scores(self, form: Form) -> Form:
         """Return the form for passes without a gradient: half precision does not tell their losses apart."""
@@ -112,6 +91,17 @@ class Pipeline:
     def use_given(self) -> None:
         self.narrow = False
         self.use(self.as_given)
+
+    def leave(self, why: str) -> None:
+        """Search without the compiler from now on, or else on the model as given alone."""
+        with self.lock:
+            if self.form.compiled:
+                self.use(self.form.without_compiler())
+                self.notes.warn(f"not {COMPILED}: {why}", instead_of=COMPILED)
+            elif not self.left:
+                self.left = True
+                self.use_given()
+                self.notes.warn(f"fell back to the model as given: {why}")
 
     def use_narrow(self) -> None:
         self.narrow = False
@@ -145,26 +135,19 @@ class Pipeline:
         alone = len(todo) == 1
         while todo:
             given: tuple[Any, ...] = (x, *rows) if alone else (x[todo[0]], *cut(todo[0], *rows))
-            form, full = self.form, False
             try:
                 made.append(step(*given))
+                todo = todo[1:]
+                continue
             except Refused as refused:
                 self._unfold(refused)
                 continue
-            except Exception as error:  # compilers and models raise anything
-                full = ran_out(error)
-                final = (whole or self.room is None or len(given[0]) < 2) if full else kind == VERDICT
-                if final or isinstance(error, InputError | NoGradientError):
+            except Exception as error:
+                if whole or self.room is None or len(given[0]) < 2 or not ran_out(error):
                     raise
-                if not full:
-                    with self.lock:
-                        if self.form is not form:  # another thread has left something
-                            continue
-                        made.append(self._mended(step, given, error))
             # only here: the error holds on to what the pass had in memory
-            if not full:
-                todo = todo[1:]
-            elif self.rows_apart(x) and self.room is not None:  # or else it is to fail again
+            if self.rows_apart(x) and self.room is not None:  # or else it is to fail again
+                release()
                 todo, alone = self.room.halved(kind, x, todo), False
         return made[0] if len(made) == 1 else joined(made)
 
@@ -194,8 +177,6 @@ class Pipeline:
                 if why is not None:
                     self.room = None
                     self.notes.add(f"batches pass whole: {why}")
-                    if self.graphs is not None:
-                        self._leave_graphs(why)
         return bool(self._rows_apart)
 
     def _mixing(self, few: Tensor, kept: int) -> str | None:
@@ -213,7 +194,7 @@ class Pipeline:
         finite = made[0].isfinite().all(1) & made[1].isfinite().all(1)
         one, other = made[0][finite], made[1][finite]
         # the same kernels meet the same values: only sums in no fixed order may differ
-        if not len(one) or difference(one, other) <= allowance(one, [self.as_given.weights]) / 1000:
+        if not len(one) or difference(one, other) <= float(allowed(one, [self.as_given.weights])) / 1000:
             return None
         return "the logits of a row depend on other rows"
 
@@ -238,78 +219,6 @@ class Pipeline:
         self.count_compared(len(x))
         return self.once(x)
 
-    def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
-        """Return step(*given) without what it fails with, from now on; `error` if nothing helps."""
-        form, narrow, why = self.form, self.narrow, first_line(error)
-        try:
-            made = self.unfolding(step, *given)
-        except Exception as again:
-            if ran_out(again):
-                raise
-        else:
-            self.notes.add(AGAIN.format(why))
-            return made
-        for note, simpler in form.simpler(why):
-            self.use(simpler)
-            try:
-                made = self.unfolding(step, *given)
-            except Exception:
-                self.use(form)
-                continue
-            if form.compiled and not simpler.compiled:
-                self.notes.warn(f"{note} ({why})", instead_of=COMPILED)
-            else:
-                self.notes.add(f"{note} ({why})")
-            return made
-        if self.differs or form.rewriting:
-            self.use_given()
-            try:
-                made = self.unfolding(step, *given)
-            except Exception:
-                self.narrow = narrow
-                self.use(form)
-            else:
-                self.notes.warn(left_out(None, f"the search copy failed ({why})"))
-                return made
-        raise error
-
-    def leave_culprit(self, agrees: Callable[[], bool]) -> str | None:
-        """Leave what is wrong, one thing if that is enough, and return its name; None where all had to go."""
-        form, names = self.form, self.form.rewriting.names
-
-        def right(fewer: Form) -> bool:
-            self.use(fewer)
-            try:
-                return agrees()
-            except Exception as error:
-                if ran_out(error) or isinstance(error, InputError | NoGradientError):
-                    self.use(form)
-                    raise
-                return False  # as without views in channels-last layout
-
-        for name in names:
-            if right(form.without(name)):
-                return name
-        if len(names) > 1 and right(form.without(*names)):
-            left = set(names)
-            for name in names:  # some of them may be right
-                if right(form.without(*left - {name})):
-                    left -= {name}
-            self.use(form.without(*left))
-            return " and ".join(name for name in names if name in left)
-        if form.compiled and right(form.without_compiler()):
-            return COMPILED
-        self.use_given()
-        return None
-
-    def unfolding(self, step: Callable[..., T], *given: Any) -> T:
-        """Return step(*given); a folded pair that refuses it is no longer folded."""
-        while True:
-            try:
-                return step(*given)
-            except Refused as refused:
-                self._unfold(refused)
-
     def _unfold(self, refused: Refused) -> None:
         folds = self.form.rewriting.folds
         if folds is not None and folds.refuse(refused.pair):
@@ -322,8 +231,8 @@ class Pipeline:
             logits = self.given(x, form.model, lens)
         if lens is not None:
             # a graph may hold on to what it records
-            lens.finish(logits, replays=self.replays)
-            for note in form.rewriting.notes(name for _, name in lens.used):
+            lens.finish(logits, replays=in_step())
+            for note in form.rewriting.notes(lens.used):
                 self.notes.add(note)
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
@@ -332,59 +241,6 @@ class Pipeline:
         form = self.form
         return self.forward(form.ready(x), form, form.lens())
 
-    def captured(
-        self,
-        step: Callable[..., Gradient],
-        x: Tensor,
-        y: Tensor | None,
-        targets: Tensor | None,
-        key: Hashable,
-    ) -> Gradient | None:
-        """Return the passed step by the CUDA graph of `key`; None where there is none."""
-        # rows of another shape are refused by the step itself
-        if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in (y, targets)):
-            return None
-        if not self.rows_apart(x):  # spare rows would change them
-            return None
-        wanted = "value", "logits", "gradient"
-
-        def make(rows: Rows) -> Step:
-            def once() -> None:
-                made = self.passed(GRADIENT, step, rows["x"], rows.get("y"), rows.get("targets"))
-                rows.update(zip(wanted, made, strict=True))
-
-            return once
-
-        given = {"x": x, "y": y, "targets": targets}
-        return self.replayed(lambda graphs: cast(Gradient, (*graphs(key, given, make, wanted),)))
-
-    def replayed(self, run: Callable[[Graphs], T]) -> T | None:
-        """Return run(graphs); None without CUDA graphs, inside one, and once a capture has failed."""
-        graphs = self.graphs
-        if graphs is None or graphs.aside:
-            return None
-        try:
-            return run(graphs)
-        except InputError:  # on any path
-            raise
-        except Exception as error:  # what a capture does not allow raises anything
-            why = first_line(error)
-        self._leave_graphs(why)
-        return None
-
-    def _leave_graphs(self, why: str) -> None:
-        self.graphs = None
-        self.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
-
-    @property
-    def replays(self) -> bool:
-        return self.graphs is not None and self.graphs.replays
-
 
 def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def left_out(name: str | None, why: str) -> str:
-    """Return the note for what was left; None stands for all."""
-    return f"fell back to the model as given: {why}" if name is None else f"not {name}: {why}"

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from fastadv import losses
 from fastadv._checks import check_count
 from fastadv._torch import held_by
+from fastadv._waiting import waits
 from fastadv.engine.arguments import check_model, indices, labels_for
+from fastadv.engine.bound import Ask, Bound
+from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike, release
 from fastadv.engine.copying.inside import GRAD_MODE, RECURRENT, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module
@@ -61,6 +64,7 @@ class Plain(Prepared):
         if counts is not None:
             self.counts = counts
         self._room: Room | None = None
+        self._kinds: list[Any] = []  # what a graph depends on, once it was asked for
         self._notes: tuple[str, ...] = (in_words(told),) if (told := replaced(module)) else ()
 
     @property
@@ -70,7 +74,7 @@ class Plain(Prepared):
     @property
     def writes_into_x(self) -> bool:
         """Whether the model was seen to do so; it is given copies."""
-        return self._given.copies
+        return self.checked.copies
 
     def add_note(self, note: str) -> None:
         self._notes = tuple(dict.fromkeys([*self._notes, note]))
@@ -82,7 +86,7 @@ class Plain(Prepared):
         if parts := self._parts(VERDICT, x):
             return torch.cat([self._verdict(x[part]) for part in parts])
         try:
-            return self._given(x, stays=True)
+            return self.checked(x, stays=True)
         except Exception as error:
             if not self._may_halve(error, x):
                 raise
@@ -95,13 +99,9 @@ class Plain(Prepared):
         return made[0] if self.eot == 1 else sum(made[1:], made[0]) / self.eot
 
     def input_gradient(
-        self,
-        x: Tensor,
-        y: Tensor | None,
-        loss: Loss = "ce",
-        targets: Tensor | None = None,
-        direction: bool = False,
-    ) -> Gradient:
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None, direction: bool =
+        False,
+    ) -> Gradient:  # fmt: skip
         with with_gradient():
             x, y, targets = self._checked(x), indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
@@ -116,8 +116,8 @@ class Plain(Prepared):
             try:
                 with no_autocast(x.device.type):
                     for _ in range(self.eot):
-                        leaf = self._leaf(x)
-                        attached = self._given(leaf)
+                        leaf = self.leaf(x)
+                        attached = self.checked(leaf)
                         # copied, since they may be a part of x itself
                         logits = attached.detach().clone()
                         value, by_logits = losses.loss_and_grad(
@@ -126,8 +126,7 @@ class Plain(Prepared):
                         gradient = self._pull(leaf, attached, by_logits)
                         if gradient.dtype != x.dtype:
                             gradient = gradient.to(x.dtype)
-                        self.forwards += x.shape[0]
-                        self.backwards += x.shape[0]
+                        self.count(len(x))
                         made.append((value, logits, gradient))
                 return made[0] if self.eot == 1 else _means(made)
             except Exception as error:
@@ -142,16 +141,47 @@ class Plain(Prepared):
         with with_gradient(), no_autocast(x.device.type):
             x = self._checked(x)
             self.forwards += self.eot * len(x)
-            leaf = self._leaf(x)
-            attached = self._given(leaf)
+            leaf = self.leaf(x)
+            attached = self.checked(leaf)
             for _ in range(self.eot - 1):
-                attached = attached + self._given(leaf)
+                attached = attached + self.checked(leaf)
             attached = attached / self.eot if self.eot > 1 else attached
             logits = attached.detach().clone()
             back = partial(self._pull, leaf, attached, retain_graph=True)
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients
+
+    def bind(
+        self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, otherwise: Prepared | None = None
+    ) -> Ask | None:
+        """Bind as `Prepared.bind`; where a pass fails, `otherwise` gives the gradient."""
+        usual = self.eot == 1 and x.dtype == self.sees(x.dtype) == torch.float32 and not self._whole
+        if not usual or torch.is_autocast_enabled(x.device.type) or self._parts(GRADIENT, x):
+            return None
+        general = (otherwise or self).input_gradient
+        ask = partial(general, y=y, loss=loss, targets=targets, direction=True)
+        return Bound(self.checked, self.leaf, self.count, ask, x, y, loss, targets)
+
+    def captures(self, x: Tensor) -> Captures | None:
+        if self.eot > 1 or not waits(x.device) or not isinstance(self.source, nn.Module):
+            return None
+        model = cast(nn.Module, self.model)
+        if not self._kinds:
+            self._kinds.append(kind_of(self.source))
+
+        def alike() -> bool:
+            # counters of its own would be those of a pass that nobody asked for
+            probe = Plain(self.source, counts=self.counts)
+            return isinstance(probe.model, nn.Module) and passes_alike(probe.model, probe, x)
+
+        kind, held = self._kinds[0], None if model is self.source else model  # which holds its graphs
+        return Captures(graphs_of(self.source), kind, held, alike) if kind else None
+
+    def count(self, rows: int) -> None:
+        """Count a pass of so many rows forward and backward."""
+        self.counts.forwards += rows
+        self.counts.backwards += rows
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
@@ -161,9 +191,9 @@ class Plain(Prepared):
             x = self._checked(x)
             if self._parts(GRADIENT, x):
                 return None
-            leaf = self._leaf(x)
+            leaf = self.leaf(x)
             try:
-                attached = self._given(leaf)
+                attached = self.checked(leaf)
             except Exception as error:
                 if not ran_out(error):
                     raise
@@ -171,7 +201,8 @@ class Plain(Prepared):
             self.forwards += x.shape[0]
             return _CleanPass(self, x, leaf, attached, attached.detach().clone())
 
-    def _leaf(self, x: Tensor) -> Tensor:
+    def leaf(self, x: Tensor) -> Tensor:
+        """Return x as the model sees it, sharing its memory where it can, to follow a gradient to it."""
         if self._unmended and x.shape[0] == 1:
             mend_parts(self._unmended)
             self._unmended = []
@@ -181,7 +212,7 @@ class Plain(Prepared):
     def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
-        given = self._given
+        given = self.checked
         try:
             with given.differentiated():
                 return pull(attached, leaf, by_logits, retain_graph, self._whole)
@@ -210,6 +241,7 @@ class Plain(Prepared):
 
     def _halve(self, kind: str, x: Tensor) -> None:
         assert self._room is not None
+        release()
         self._room.halved(kind, x, [slice(0, len(x))])
 
 

@@ -25,7 +25,7 @@ class Options:
 
     precision: Precision = "fp32"
     compile: bool = False
-    cuda_graph: bool = False
+    cuda_graph: bool | None = None
     eot: int = 1
     follow: bool = False
 
@@ -42,9 +42,10 @@ class Options:
             raise InputError(
                 f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
             )
-        for name in ("compile", "cuda_graph"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
+        if not isinstance(self.compile, bool):
+            raise InputError(f"freeze: expected True or False for compile, got {self.compile!r}")
+        if self.cuda_graph not in (None, True, False):
+            raise InputError(f"freeze: expected None, True or False for cuda_graph, got {self.cuda_graph!r}")
         check_count("eot", self.eot, 1)
         if self.eot > 1 and self.cuda_graph:
             raise InputError(

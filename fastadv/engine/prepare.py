@@ -19,13 +19,9 @@ WORTH, WORTH_ON_GPU = 4096, 1 << 20
 
 
 def prepare(
-    model: Model | Prepared,
-    eot: int | None = None,
-    *,
-    work: int = 0,
-    freeze: bool | None = None,
-    size: int = 0,
-) -> Prepared:
+    model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None, size: int =
+    0,
+) -> Prepared:  # fmt: skip
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
     What was prepared before is used as it is. Otherwise a module with a convolution or BatchNorm is frozen

@@ -1,7 +1,7 @@
 """Prepared: what an attack asks of a classifier, by whichever engine it is answered."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv._checks import eager
+from fastadv._tf32 import rounds_as
 from fastadv.engine.arguments import check_input
+from fastadv.engine.bound import Ask
+from fastadv.engine.capture import Captures
 from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.precision import NOTHING, no_autocast, no_gradient
+from fastadv.engine.guard import allowed
+from fastadv.engine.precision import no_autocast, no_gradient
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
@@ -74,6 +78,7 @@ class Prepared:
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
         given: for the engine: the model as given, checked.
         device: where its samples must lie; None for a function, which takes them where they are.
+        replayed: the graphs that a search has used, set by the search.
         counts: samples passed since the start, `forwards` and `backwards`; those of a Frozen are also its
             plain search's.
         compared: how many of both a Frozen passed to compare its search with the model, which depends on the
@@ -84,22 +89,19 @@ class Prepared:
     backwards: int = _count("backwards")
 
     def __init__(
-        self,
-        given: CheckedModel,
-        source: Model,
-        eot: int,
-        dtype: torch.dtype | None,
-        device: torch.device | None,
-    ) -> None:
+        self, given: CheckedModel, source: Model, eot: int, dtype: torch.dtype | None, device: torch.device |
+        None,
+    ) -> None:  # fmt: skip
         self.source, self.eot, self.dtype = source, eot, dtype
         self.counts = Counts()
         self.compared = (0, 0)
-        self._given, self._device = given, device
+        self.checked, self._device = given, device
+        self.replayed: Captures | None = None
 
     @property
     def model(self) -> Model:
         """The model as given, in eval mode."""
-        return self._given.model
+        return self.checked.model
 
     @property
     def device(self) -> torch.device | None:
@@ -113,13 +115,9 @@ class Prepared:
         raise NotImplementedError
 
     def input_gradient(
-        self,
-        x: Tensor,
-        y: Tensor | None,
-        loss: Loss = "ce",
-        targets: Tensor | None = None,
-        direction: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None, direction: bool =
+        False,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Return a per-sample loss [B], the logits [B, K] and the gradient like x; means where `eot` > 1.
 
         A sample's gradient does not depend on its batch, non-finite values are returned as they are, and grad
@@ -131,6 +129,22 @@ class Prepared:
         mean. Raises NoGradientError where the logits do not depend on x differentiably.
         """
         raise NotImplementedError
+
+    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
+        """Return what gives `input_gradient`, with `direction`, at points [B, ...] of the samples x.
+
+        `loss` is a name in `ops.logit_loss.KINDS`. What is returned holds until the next call. None where
+        that takes more than a pass.
+        """
+
+    def captures(self, x: Tensor) -> Captures | None:
+        """Return the graphs of steps on rows like x; None where the model has none."""
+
+    def __copy__(self) -> "Prepared":
+        """Return one that shares all but what is counted from here on."""
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), counts=copy(self.counts))
+        return made
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
@@ -208,7 +222,7 @@ class Prepared:
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
-        return self._given.sees(dtype)
+        return self.checked.sees(dtype)
 
     def begin(self, x: Tensor, ids: Tensor) -> None:
         """Take a batch x [B, ...] with the ids [B] of its rows, of which those that are asked for are."""
@@ -226,28 +240,18 @@ class Prepared:
         """Return the number of rows at which a pass on a CPU takes the least time for each row."""
         return 0
 
-    def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
+    def settle(self, x: Tensor) -> bool:
         """Prepare the search for rows like x; return whether nothing is left to prepare."""
         return True
 
-    def hold(self, apart: float, verdict: Tensor) -> None:
-        """Take by how much the search differs from the verdict at the same points."""
+    def hold(self, apart: Tensor, verdict: Tensor) -> bool:
+        """Return whether losses of the search differ from those of the verdict by more than rounding."""
+        # either loss moves at most twice as far as a logit
+        return bool(apart > 2 * allowed(verdict, [rounds_as(self.dtype, verdict.device)]))
 
     def check(self, x: Tensor) -> bool:
         """Call `settle` on rows that represent others."""
         return self.settle(x)
-
-    def ready_to_capture(self, x: Tensor) -> bool:
-        """Tell whether steps on rows like x can be captured as CUDA graphs."""
-        return False
-
-    def replayed(self, run: Callable[[Any], list[Tensor]]) -> list[Tensor] | None:
-        """Return what `run` makes of captured steps; None without CUDA graphs."""
-        return None
-
-    def unreplayed(self) -> AbstractContextManager[object]:
-        """Replay no captured step, inside."""
-        return NOTHING
 
     def _verdict(self, x: Tensor) -> Tensor:
         """Return the logits of the model as given at x, which has the dtype that it sees."""
@@ -255,7 +259,7 @@ class Prepared:
 
     def _checked(self, x: object) -> Tensor:
         x = check_input(x, self._device)
-        self.forwards += self._given.meet(x)
+        self.forwards += self.checked.meet(x)
         return x
 
     def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -263,4 +267,4 @@ class Prepared:
             x = self._checked(x).contiguous()
             self.forwards += x.shape[0]
             with no_autocast(x.device.type):
-                return run(x.to(self._given.sees(x.dtype)))
+                return run(x.to(self.checked.sees(x.dtype)))

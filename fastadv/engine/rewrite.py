@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,10 @@ from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, 
 from fastadv.engine.copying.twin import device_of
 
 Run = Callable[..., Any]
-
-
-class Way(NamedTuple):
-    """A way to compute a function of torch, which may decline; `gains` tells whether it is faster."""
-
-    run: Run
-    gains: Run | None = None
-
-
-Ways = Mapping[Any, Way]  # of functions of torch
+# of functions of torch, ways to compute them, which return NotImplemented where they do not suit or gain
+Ways = Mapping[Any, Run]
 # ways with the names of their rewrites, in the order in which they are tried
-Found = tuple[tuple[str, Way], ...]
+Found = tuple[tuple[str, Run], ...]
 PLAIN = (Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor))
 # what reads no value of a tensor
 METADATA = frozenset((
@@ -45,17 +37,13 @@ PROPERTIES = frozenset((
 class Lens(TorchFunctionMode):
     """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
 
-    compared: on a few rows of a pass that may have taken it, so every way that suits is taken, even if it
-    gains nothing for so few. used: (number of the call, name of the rewrite), in order.
+    used: names of the rewrites, in the order of their calls.
     """
 
-    def __init__(
-        self, ways: Mapping[Any, Found], reads: Promises | Watch | None, compared: bool = False
-    ) -> None:
+    def __init__(self, ways: Mapping[Any, Found], reads: Promises | Watch | None) -> None:
         super().__init__()
-        self._ways, self._reads, self._compared = ways, reads, compared
-        self.used: list[tuple[int, str]] = []
-        self._calls = 0
+        self._ways, self._reads = ways, reads
+        self.used: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -70,23 +58,21 @@ class Lens(TorchFunctionMode):
         # a transform of torch.func knows no rule for what replaces a function
         if not (ways or layer) or any(kind not in PLAIN for kind in types) or is_transformed():
             return func(*args, **kwargs)
-        self._calls += 1
         if reads is None or not layer:
             return self._made(func, ways, args, kwargs)
         pair = reads.folds.pair(args)
         if pair is None:
             return reads.made(func, args, None, self._made(func, ways, args, kwargs))
         made = self._made(func, ways, pair.folded(args), kwargs)
-        self.used.append((self._calls, Folds.name))
+        self.used.append(Folds.name)
         return reads.made(func, args, pair, made)
 
     def _made(self, func: Any, ways: Found, args: Any, kwargs: Any) -> Any:
         for name, way in ways:
-            if way.gains is None or self._compared or way.gains(*args, **kwargs) is True:
-                made = way.run(*args, **kwargs)
-                if made is not NotImplemented:
-                    self.used.append((self._calls, name))
-                    return made
+            made = way(*args, **kwargs)
+            if made is not NotImplemented:
+                self.used.append(name)
+                return made
         return func(*args, **kwargs)
 
     def finish(self, logits: object, replays: bool = False) -> None:
@@ -185,7 +171,7 @@ class Rewriting:
         self._arrange()
 
     def _arrange(self) -> None:
-        ways: dict[Any, list[tuple[str, Way]]] = {}
+        ways: dict[Any, list[tuple[str, Run]]] = {}
         for rewrite, made in self._made.items():
             for function, way in made.items():
                 ways.setdefault(function, []).append((rewrite.name, way))
@@ -203,17 +189,16 @@ class Rewriting:
         fewer._arrange()
         return fewer
 
-    def lens(self, compared: bool = False) -> Lens:
+    def lens(self) -> Lens:
         """Return what one pass is seen through."""
-        return Lens(self.ways, Promises(self.folds) if self.folds is not None else None, compared)
+        return Lens(self.ways, Promises(self.folds) if self.folds is not None else None)
 
     def watching(self, watch: Watch) -> Lens:
-        """Return what the pass is seen through that tells what may be folded, with what a layout needs alone.
+        """Return what the pass is seen through that tells what may be folded.
 
-        Other ways would keep what they make of weights that are not folded yet.
+        Ways that round would keep what they make of weights that are not folded yet.
         """
-        needed = {f: tuple(way for way in found if way[1].gains is None) for f, found in self.ways.items()}
-        return Lens(needed, watch)
+        return Lens(self.without(*(rewrite.name for rewrite in self._made if not rewrite.exact)).ways, watch)
 
     def notes(self, used: Iterable[str]) -> list[str]:
         names = set(used)

@@ -26,17 +26,19 @@ class Execution:
             change the result: what a data set draws itself is keyed by (seed, epoch, sample).
         checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
             a `run_dir`.
-        cuda_graph: on a GPU, take the steps that search for examples from CUDA graphs, as in `freeze`.
+        cuda_graph: whether steps that search for examples are captured as CUDA graphs, as in `freeze`; None,
+            the default, does so on a GPU where the model can be captured.
     """
 
     precision: str = "fp32"
     workers: int | None = None
     checkpoint_every: int | None = None
-    cuda_graph: bool = False
+    cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
-        check_flag("cuda_graph", self.cuda_graph)
+        if self.cuda_graph is not None:
+            check_flag("cuda_graph", self.cuda_graph)
         if self.workers is not None:
             check_count("workers", self.workers, 0)
         if self.checkpoint_every is not None:

@@ -8,7 +8,7 @@ from fastadv.engine.cpu import onednn, winograd
 
 
 @pytest.fixture
-def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_ones_too(search_copy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each rewrite serve layers and batches of any size."""
     monkeypatch.setattr(onednn, "is_faster", onednn.available)
     monkeypatch.setattr(onednn, "LEAST", 0)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine.copying import fold
 from fastadv.engine.cpu import onednn, thin, winograd
 
 needs_onednn = pytest.mark.skipif(
@@ -56,39 +55,18 @@ class Changed(torch.autograd.Function):
         return ctx.change(gradient), None
 
 
-def part(change: Callable[[Tensor], object]) -> Change:
-    """Make a change of a copy that writes into it."""
-
-    def changed(given: Tensor) -> Tensor:
-        made = given.clone()
-        change(made)
-        return made
-
-    return changed
-
-
-def after(calls: int, change: Change, each: int = 1) -> Change:
-    """Leave the first calls as they are, and change every `each`-th of those that follow."""
-    made: list[int] = []
-
-    def changed(given: Tensor) -> Tensor:
-        made.append(1)
-        return change(given) if len(made) > calls and len(made) % each == 0 else given
-
-    return changed
-
-
 def thinly(change: Change) -> Planted:
     real: Any = thin.thin_gradient
     return lambda patch: patch.setattr(thin, "thin_gradient", lambda *given: change(real(*given)))
 
 
-def convolved(change: Callable[[Tensor, Tensor], Tensor]) -> Planted:
-    """Into what Winograd's method returns, by change(x, what it has made of that)."""
+def convolved(change: Change) -> Planted:
+    """Into what Winograd's method returns where a gradient is followed."""
     real: Any = winograd._Convolution.apply
 
     def apply(x: Tensor, *rest: Any) -> Tensor:
-        return change(x, real(x, *rest))
+        made = real(x, *rest)
+        return change(made) if x.requires_grad else made
 
     return lambda patch: patch.setattr(winograd._Convolution, "apply", staticmethod(apply))
 
@@ -111,14 +89,3 @@ def wino(change: Change) -> Planted:
 def linear(change: Change) -> Planted:
     """Into the last layer of `Net`."""
     return backward(onednn._Linear, lambda found: change(found) if found.shape[1] == 64 else found)
-
-
-def folding(change: Callable[[Tensor, Tensor], object]) -> Planted:
-    real: Any = fold._folded
-
-    def folded(*given: Any) -> tuple[Tensor, Tensor]:
-        weight, bias = real(*given)
-        change(weight, bias)
-        return weight, bias
-
-    return lambda patch: patch.setattr(fold, "_folded", folded)

@@ -29,7 +29,7 @@ class Seen:
                 made = self.run(*args, **kwargs)
             lens.finish(made)
         finally:
-            self.used = [name for _, name in lens.used]
+            self.used = lens.used
         return made
 
 

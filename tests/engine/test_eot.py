@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
-from fastadv.engine.guard import compare
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
 
@@ -114,33 +113,21 @@ IMAGES = torch.rand(20, 2, 8, 8, generator=DRAW)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("rows", [1, 20])
 @pytest.mark.parametrize("level", [0.01, 1.0])
+@pytest.mark.usefixtures("search_copy")
 def test_noise_does_not_condemn_the_search_copy(level: float, rows: int, precision: str) -> None:
     for seed in range(2):
         frozen = freeze(Noisy(level), precision)
         torch.manual_seed(seed)
-        frozen(IMAGES[:rows])
+        frozen.input_gradient(IMAGES[:rows], torch.arange(rows) % 5)
         assert not frozen.exact
         assert not any("fell back" in note for note in frozen.notes)
         noted = sum("randomized" in note for note in frozen.notes)
         assert noted == 1 if precision == "fp32" or level == 1 else noted <= 1
 
 
-@pytest.mark.parametrize(("shift", "agrees"), [(1.9, True), (2.1, False)])
-def test_means_are_compared_within_the_spread_of_the_model(shift: float, agrees: bool) -> None:
-    """Passes of the model are 1 and -1 times a row; those of its twin 9 and -9 times it, plus the shift."""
-    row = torch.tensor([[1.0, -1.0, 0.0]]) / 2**0.5
-    verdicts, searches = ([scale * sign for sign in (1, -1) * 4] for scale in (1, 9))
-    apart, allowed, by_means = compare(
-        row, 9 * row, [torch.float64], lambda: verdicts.pop() * row, lambda: (searches.pop() + shift) * row
-    )
-    assert by_means
-    assert apart == pytest.approx(shift / 2**0.5)
-    assert allowed == pytest.approx(2 / 2**0.5, rel=1e-4)
-    assert (apart <= allowed) == agrees
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 0.02])
+@pytest.mark.usefixtures("search_copy")
 def test_a_wrong_search_copy_is_found_under_noise(level: float) -> None:
     frozen = freeze(Noisy(level))
     form = frozen.search.form

@@ -10,6 +10,7 @@ from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 
+pytestmark = pytest.mark.usefixtures("search_copy")
 X, Y = images()
 ROWS = torch.randn(6, 3, 5, generator=torch.Generator().manual_seed(2))
 

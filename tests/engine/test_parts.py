@@ -11,6 +11,8 @@ from fastadv.engine import parts
 from fastadv.engine.cpu import winograd
 from tests.engine.rewritten import answers
 
+pytestmark = pytest.mark.usefixtures("search_copy")
+
 
 class Net(nn.Module):
     """A convolutional net."""

@@ -295,7 +295,7 @@ class Reuses(nn.Module):
 
 
 @by_either
-def test_an_answer_outlives_the_next_pass(prepared: Callable[[nn.Module], Prepared]) -> None:
+def test_an_answer_outlives_the_next_pass(prepared: Callable[..., Prepared], search_copy: None) -> None:
     model, whole = prepared(Reuses()), Reuses().net
     for ask in (model.verdict, model):
         first = ask(X)
@@ -310,7 +310,7 @@ def test_an_answer_outlives_the_next_pass(prepared: Callable[[nn.Module], Prepar
 
 
 @by_either
-def test_answers_that_are_averaged_are_several(prepared: Callable[..., Prepared]) -> None:
+def test_answers_that_are_averaged_are_several(prepared: Callable[..., Prepared], search_copy: None) -> None:
     class Rises(Reuses):
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
@@ -404,7 +404,7 @@ class OfTheBatch(nn.BatchNorm2d):
 @by_either
 @pytest.mark.parametrize("hooked", [False, True])  # which is copied in another way
 def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
-    prepared: Callable[[nn.Module], Prepared], hooked: bool
+    prepared: Callable[[nn.Module], Prepared], hooked: bool, search_copy: None
 ) -> None:
     model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3), Tally()).eval()
     if hooked:

@@ -14,6 +14,7 @@ from fastadv.engine.search_copy import SearchCopy
 from tests.engine.planted import needs_onednn
 from tests.engine.rewritten import answers
 
+pytestmark = pytest.mark.usefixtures("search_copy")
 NOTE = "not folded: conv, whose result is not read by its BatchNorm alone"
 
 
@@ -164,6 +165,10 @@ def problem(rows: int) -> tuple[Tensor, Tensor]:
     return torch.rand(rows, 2, 6, 6, dtype=torch.float64), torch.arange(rows) % 3
 
 
+def fell_back(frozen: Any) -> bool:
+    return any("fell back" in note for note in frozen.notes)
+
+
 def assert_same(frozen: Any, x: Tensor, y: Tensor) -> None:
     logits, gradient = answers(frozen.model, x, y)
     found = frozen.input_gradient(x, y)
@@ -180,25 +185,22 @@ def test_read_in_the_watched_pass(read: str) -> None:
     if read not in UNSEEN:
         assert f"folded {int(read in PAIRED)} BatchNorm" in frozen.notes
     assert (NOTE in frozen.notes) <= (read in UNSEEN or read == "tensor hook")
-    assert not any("fell back" in note for note in frozen.notes)
+    assert fell_back(frozen) <= (read in UNSEEN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [7, 3])
 @pytest.mark.parametrize("read", READS)
 def test_read_in_passes_of_other_sizes_alone(read: str, rows: int) -> None:
-    if read == "scripted" and rows == 3:
-        pytest.skip(
-            "no mode sees what a scripted function reads, nor the comparison, in smaller passes alone"
-        )
+    if read == "scripted":
+        pytest.skip("no mode sees what a scripted function reads, nor the comparison, which was made")
     frozen = freeze(Net(read, lambda x: len(x) == rows))
     assert_same(frozen, *problem(5))
     assert "folded 1 BatchNorm" in frozen.notes
     assert_same(frozen, *problem(rows))
-    assert NOTE in frozen.notes or read in UNSEEN
-    assert NOTE in frozen.notes or any(note.startswith("not fold:") for note in frozen.notes)
+    assert NOTE in frozen.notes
     assert_same(frozen, *problem(5))
-    assert not any("fell back" in note for note in frozen.notes)
+    assert not fell_back(frozen)
 
 
 @pytest.mark.parametrize("read", READS)
@@ -310,7 +312,7 @@ def test_other_calls_of_the_layer(kind: str) -> None:
     frozen = freeze(Convolving("skip", lambda x: False))
     for rows in (4, 6, 4, 40):
         assert_same(frozen, *problem(rows))
-    assert not any("fell back" in note for note in frozen.notes)
+    assert not fell_back(frozen)
     if "name" in kind:
         assert not any(note.startswith("not ") for note in frozen.notes)
     if kind == "another bias":
@@ -322,7 +324,7 @@ def test_other_calls_of_the_layer(kind: str) -> None:
 def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(monkeypatch):
     """Winograd's backward asks for what it saved, which runs the block once more, folded as before."""
     # the guard would hide a block that is run once more as it was given
-    monkeypatch.setattr(SearchCopy, "_compared", lambda *given: True)
+    monkeypatch.setattr(SearchCopy, "_compare", lambda *given: None)
 
     class Block(nn.Module):
         def __init__(self) -> None:

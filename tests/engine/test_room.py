@@ -61,7 +61,7 @@ def test_logits_and_gradients_are_those_of_the_whole(error, logged):
 
 
 def test_what_fits_is_remembered_of_the_model(monkeypatch):
-    monkeypatch.setattr(Frozen, "_plainly", lambda self, x, run, otherwise, *more: otherwise(x, *more))
+    monkeypatch.setattr(Frozen, "_answer", lambda self, x, search, plain, *more: search(x, *more))
     model, (x, y) = Narrow(ERRORS[0]), problem()
     first = fa.freeze(model)
     first.input_gradient(x, y)

@@ -42,7 +42,7 @@ ATTACKS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["logits", "features", "norm", "softmax"])
-def test_a_forward_that_squeezes_is_attacked_as_another(where):
+def test_a_forward_that_squeezes_is_attacked_as_another(where, search_copy):
     model, plain = Squeezes(where).eval(), Squeezes("nowhere").eval()
     y = plain(X).argmax(1)
     for name, attack in ATTACKS.items():

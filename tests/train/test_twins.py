@@ -4,7 +4,6 @@ import copy
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,6 @@ from fastadv.data import ImageSet
 from fastadv.engine import Plain, frozen, search_copy
 from fastadv.engine.copying.twin import take_values
 from fastadv.engine.freeze import follow
-from fastadv.engine.graph import Graphs
 from fastadv.engine.precision import Options, to_half
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
@@ -35,7 +33,7 @@ from fastadv.train import (
 )
 from fastadv.train.recipes import _common
 from fastadv.train.recipes._common import Twins, frozen_twin
-from tests.attacks.graphed import as_on_a_gpu
+from tests import recorded
 from tests.engine.planted import Net as GuardedNet
 from tests.engine.planted import X, Y, needs_onednn, thinly
 from tests.logged import Logged
@@ -197,7 +195,7 @@ def test_what_cannot_be_seen_makes_a_twin_for_each_batch() -> None:
 
 @needs_onednn
 def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -> None:
-    """Each kind of pass is compared once: the smaller last batch and full ones; what is wrong is left."""
+    """A shape of a sample is compared once, whatever the batch; a copy that is wrong is not used."""
     agrees, seen = search_copy.guard.agrees, list[int]()
 
     def watched(ways: Any, x: Tensor, *given: Any) -> Any:
@@ -207,18 +205,18 @@ def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -
     monkeypatch.setattr(search_copy.guard, "agrees", watched)
     data = ImageSet(torch.cat([X, X[:3]]), torch.cat([Y, Y[:3]]), 5, "noise")
     fit(GuardedNet(), data, PGDTraining(THREAT, steps=2), epochs=2, batch_size=24)
-    assert seen == [24, 3]
+    assert seen == [16]
     assert not logged.records
     thinly(torch.neg)(monkeypatch)
     net = GuardedNet()
     with Twins().in_use():
         for _ in range(2):
             frozen_twin(net).input_gradient(X, Y)
-        assert frozen_twin(net).notes[-1].startswith("not thin: the gradient of the search")
+        assert frozen_twin(net).notes[-1].startswith("fell back to the model as given: the gradient")
         assert len(logged.records) == 1
         net.another = None
         frozen_twin(net).input_gradient(X, Y)  # another twin is compared like any other
-        assert frozen_twin(net).notes[-1].startswith("not thin: the gradient of the search")
+        assert frozen_twin(net).notes[-1].startswith("fell back to the model as given: the gradient")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -249,16 +247,12 @@ def test_a_twin_that_follows_is_compared_again(monkeypatch: Any) -> None:
     compared = []
     agrees = search_copy.guard.agrees
     monkeypatch.setattr(search_copy.guard, "agrees", lambda *given: (compared.append(1), agrees(*given))[1])
-    net, x = Net(), images().x[:8]
-    twin, verdicts = follow(net, "bf16"), []
+    twin, x = follow(Net(), "bf16"), images().x[:8]
     for turn in range(7):
-        before = twin.forwards
-        twin(x)
-        verdicts.append(twin.forwards - before > len(x))
-        twin.input_gradient(x, torch.zeros(8, dtype=torch.long))
+        for _ in range(2):
+            twin.input_gradient(x, torch.zeros(8, dtype=torch.long))
         assert len(compared) == 1 + turn // 3
         twin.refresh()
-    assert verdicts == [True, False, False, True, False, False, True]
 
 
 def test_what_a_randomized_model_draws_does_not_depend_on_a_comparison() -> None:
@@ -376,66 +370,37 @@ def test_few_twins_are_kept() -> None:
         assert frozen_twin(nets[0]) is not held[0]
 
 
-@pytest.fixture
-def on_graphs(monkeypatch: pytest.MonkeyPatch) -> list[fa.Frozen]:
-    """Twins take their steps from recorded graphs where these are asked for; they are listed."""
-    twins: list[fa.Frozen] = []
-
-    def graphed(model: nn.Module, precision: Any, compile: bool, cuda_graph: bool) -> fa.Frozen:
-        twin = follow(model, precision, compile)
-        if cuda_graph:
-            twin.search.graphs = Graphs()
-            twins.append(twin)
-        return twin
-
-    as_on_a_gpu(monkeypatch)
-    monkeypatch.setattr(_common, "follow", graphed)
-    return twins
-
-
-RECIPES = [PGDTraining(THREAT, steps=3), SmoothAdv(fa.L2(0.5), 0.25, noises=3, steps=3)]
+RECIPES = [PGDTraining(THREAT, steps=12), SmoothAdv(fa.L2(0.5), 0.25, noises=3, steps=12)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=["pgd", "smooth"])
-def test_steps_from_graphs_follow_the_weights(recipe: Any, on_graphs: list[fa.Frozen]) -> None:
-    net, twins, draw = Net().double().eval(), Twins(cuda_graph=True), torch.Generator().manual_seed(1)
-    copies = getattr(recipe, "noises", 1)
+def test_steps_from_graphs_follow_the_weights(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = recorded.as_on_a_gpu(monkeypatch)
+    net, draw = Net().double().eval(), torch.Generator().manual_seed(1)
+    twins, plain = Twins(), Twins(cuda_graph=False)
     for batch, size in enumerate((8, 8, 8, 5, 8)):
         x = torch.rand(size, 1, 8, 8, generator=draw).double()
-        given = net, x, torch.arange(size) % 3
-        with twins.in_use():
-            before = on_graphs[0].asked if on_graphs else None
-            made = fa.train.craft(recipe, *given, ids=torch.arange(size), seed=batch)
-        if before is not None:  # the first batch settles what the search uses
-            passed = [now - then for now, then in zip(on_graphs[0].asked, before, strict=True)]
-            assert passed == [3 * copies * size] * 2
-        torch.testing.assert_close(
-            made, fa.train.craft(recipe, *given, ids=torch.arange(size), seed=batch), rtol=0, atol=1e-12
-        )
+        made = []
+        for each in (twins, plain):
+            with each.in_use():
+                ids = torch.arange(size)
+                made.append(fa.train.craft(recipe, net, x, ids % 3, ids=ids, seed=batch))
+        torch.testing.assert_close(*made, rtol=0, atol=1e-12)
         with torch.no_grad():
             for weight in net.parameters():
                 weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
-    assert len(on_graphs) == 1
-    graphs = on_graphs[0].search.graphs
-    assert graphs is not None
-    assert len(graphs) == 2  # of eight rows, and of five
-    # what comes first is captured, too, once passes of its size were compared
-    other = replace(recipe, threat=type(recipe.threat)(0.05))
-    with twins.in_use():
-        fa.train.craft(other, *given, ids=torch.arange(size), seed=0)
-    assert len(graphs) == 3
+    assert len(captured) == 2  # of eight rows, and of five
 
 
-def test_a_run_takes_its_steps_from_graphs(on_graphs: list[fa.Frozen], monkeypatch: Any) -> None:
-    # which asks for a GPU
-    monkeypatch.setattr(sys.modules["fastadv.train.fit"], "check_execution", lambda *args: None)
-    losses = []
-    for graph in (False, True):
-        net = Net().double()
+def test_a_run_takes_its_steps_from_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, losses = recorded.as_on_a_gpu(monkeypatch), []
+    for graph in (False, None):
+        assert not captured
+        torch.manual_seed(0)
         execution = Execution(cuda_graph=graph)
-        (report,) = fit(net, images(), RECIPES[0], epochs=1, batch_size=8, execution=execution)
+        (report,) = fit(Net().double(), images(), RECIPES[0], epochs=1, batch_size=8, execution=execution)
         losses.append(report.loss)
-        assert len(on_graphs) == graph
+    assert captured
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 

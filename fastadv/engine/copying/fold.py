@@ -140,10 +140,6 @@ class Folds:
     def __iter__(self) -> Iterator[Pair]:
         return iter(tuple(self._pairs.values()))
 
-    def weights(self) -> nn.ParameterList:
-        """Return the weights and biases of both layers of each pair as one."""
-        return nn.ParameterList(made for pair in self for made in pair.made)
-
     def owns(self, weight: object) -> bool:
         """Return whether that is a parameter of the model; a tensor made in a pass is not."""
         return id(weight) in self._names

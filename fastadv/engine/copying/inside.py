@@ -105,6 +105,10 @@ def mentions(function: object, names: frozenset[str]) -> bool:
     )
 
 
+WRITES = (
+    "model: expected a model that leaves x as it is, got one that writes into it; "
+    "let its forward begin with x = x.clone()"
+)
 # for each copy the modules that must not run in it, and why; and the copies in which one might
 _barred: WeakKeyDictionary[nn.Module, "WeakKeyDictionary[nn.Module, str]"] = WeakKeyDictionary()
 _doubtful: WeakSet[nn.Module] = WeakSet()
@@ -187,9 +191,14 @@ class CheckedModel:
         self.model, self._dtype = model, dtype
         self.copies = False
         self._pairs = False  # whether a single row passes twice
-        self._kernels: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.kernels: Callable[[], AbstractContextManager[None]] = nullcontext
         self._watched = set[bool]()  # whether it was that model, in the first pass of this one and of others
         self._seen: dict[torch.dtype, torch.dtype] = {}
+
+    @property
+    def plain(self) -> bool:
+        """Whether passes are those of the model itself, after the first."""
+        return not (self.copies or self._pairs) and self.kernels is nullcontext
 
     def meet(self, x: Tensor) -> int:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed.
@@ -235,14 +244,11 @@ class CheckedModel:
         first = own not in self._watched and x.shape[0] > 0
         given = x.clone() if first or self.copies else x
         before = version(given)
-        with inside(model) if first and own else NOTHING, lens or NOTHING, self._kernels():
+        with inside(model) if first and own else NOTHING, lens or NOTHING, self.kernels():
             logits = model(given) if len(given) != 1 else self._alone(model, given)
         if version(given) != before and not self.copies:
             if not first:
-                raise InputError(
-                    "model: expected a model that leaves x as it is, got one that writes into it; "
-                    "let its forward begin with x = x.clone()"
-                )
+                raise InputError(WRITES)
             self.copies = True
         if first:
             self._watched.add(own)
@@ -251,17 +257,17 @@ class CheckedModel:
 
     def _alone(self, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return model(x) of one row; where it fails on that, as one that squeezes may, of two equal rows."""
-        pair = torch.cat([x, x])
         if self._pairs:
-            return model(pair)[:1]
+            return model(torch.cat([x, x]))[:1]
+        before = version(x)
         try:
             return model(x)
         except Exception as error:  # models raise anything
             # equal rows have no statistics either
-            if isinstance(error, InputError) or "more than 1 value" in str(error):
+            if isinstance(error, InputError) or "more than 1 value" in str(error) or version(x) != before:
                 raise
             with suppress(Exception):
-                logits = model(pair)[:1]
+                logits = model(torch.cat([x, x]))[:1]
                 self._pairs = True
                 return logits
             raise
@@ -270,9 +276,9 @@ class CheckedModel:
     def differentiated(self) -> Iterator[None]:
         """Leave cuDNN inside and in later passes, once it has refused to differentiate a recurrent layer."""
         try:
-            with self._kernels():
+            with self.kernels():
                 yield
         except RuntimeError as error:
             if RECURRENT in str(error):
-                self._kernels = without_cudnn
+                self.kernels = without_cudnn
             raise

@@ -11,8 +11,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from fastadv._torch import held_by
+from fastadv._torch import NormBase, held_by
 from fastadv.engine.copying.closures import reachable
 from fastadv.engine.copying.inside import stays_in_training
 from fastadv.engine.copying.strays import may_stray
@@ -26,12 +27,22 @@ FIXED = frozenset({type(None), bool, int, float, complex, str, bytes, type, Buil
 FIXED |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 CONTAINERS = (list, dict, set)
 
+# layers that a copy may have changed: a gradient of theirs is mended, or a mode is theirs alone
+CHANGED = (NormBase, nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoderLayer)
+CALLED = tuple(name for name in HOOKS if "forward" in name or "backward" in name)
+_quiet: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
 # for each class of modules, whether a copy can be made here
 _ordinary: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
 
 
 def eval_copy(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
-    """Return a copy in eval mode that shares weights and statistics, and its parts; by `twin` if unusual."""
+    """Return a copy in eval mode that shares weights and statistics, and its parts; by `twin` if unusual.
+
+    A model in eval mode that is made of torch's own layers, which write nothing, is its own copy.
+    """
+    own = list(model.modules())
+    if all(map(_writes_nothing, own)):
+        return model, own
     parts: dict[int, nn.Module] = {}
     todo = [model]
     while todo:  # in the order of `modules`
@@ -47,6 +58,18 @@ def eval_copy(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     with torch.inference_mode(False) if torch.is_inference_mode_enabled() else NOTHING:
         _fill(parts.values(), copies)
     return copies[id(model)], list(copies.values())
+
+
+def _writes_nothing(part: nn.Module) -> bool:
+    kind, own = type(part), vars(part)
+    known = _quiet.get(kind)
+    if known is None:
+        theirs = kind.__module__.startswith("torch.nn.modules.") and not issubclass(kind, CHANGED)
+        known = _quiet[kind] = theirs and not issubclass(kind, LazyModuleMixin)
+    if not known or own["training"] or "forward" in own or any(own[name] for name in CALLED):
+        return False
+    held = (each for tensors in held_by(part)[:2] for each in tensors.values() if each is not None)
+    return all(type(each) in (Tensor, nn.Parameter) and not each.is_inference() for each in held)
 
 
 def _fill(parts: Iterable[nn.Module], copies: dict[int, nn.Module]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import NormBase
-from fastadv.engine.rewrite import Rewrite, Way, on_cpu
+from fastadv.engine.rewrite import Rewrite, on_cpu
 
 
 def mend(x: Tensor, normalized: Tensor) -> None:
@@ -40,5 +40,5 @@ def _mended(norm: Callable[..., Tensor]) -> Callable[..., Any]:
 
 
 NOTE = "gradients of single normalized rows made contiguous"
-WAYS = {norm: Way(_mended(norm)) for norm in (F.batch_norm, F.instance_norm)}
+WAYS = {norm: _mended(norm) for norm in (F.batch_norm, F.instance_norm)}
 NORMS = Rewrite("norms", NOTE, on_cpu, WAYS, exact=True)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
 from fastadv.engine.cpu.settings import are_fixed
-from fastadv.engine.rewrite import Rewrite, Subject, Way, may_round, unseen
+from fastadv.engine.rewrite import Rewrite, Subject, may_round, unseen
 from fastadv.runs.card import is_intel
 
 LEAST = 1 << 19  # weights of a layer that gains
@@ -75,7 +75,7 @@ LINEAR = Rewrite(
     "onednn",
     "linear layers by oneDNN",
     _multiplies_faster,
-    {F.linear: Way(fast_linear)},
+    {F.linear: fast_linear},
     needs="float32 and a torch with oneDNN, and is off where torch has MKL on an Intel processor",
 )
 

@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite, Subject, Way, may_round, unseen
+from fastadv.engine.rewrite import Rewrite, Run, Subject, may_round, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
@@ -126,12 +126,9 @@ class Winograd:
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """Replace `torch.nn.functional.conv2d` where Winograd's method gains."""
-        if self._tiles(input, weight, how) == 0 or not self._has_room(weight):
+        if self._tiles(input, weight, how) < max(LEAST_TILES, 1) or not self._has_room(weight):
             return NotImplemented
         return _Convolution.apply(input, weight, bias, how.padding[0], self)  # type: ignore[no-untyped-call]
-
-    def gains(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
-        return self._tiles(input, weight, how) >= LEAST_TILES
 
     def _tiles(self, input: Tensor, weight: Tensor, how: Settings) -> int:
         """Return the tiles of a batch; 0 where the method does not suit, or would lose by products."""
@@ -189,9 +186,8 @@ def _applies(subject: Subject) -> bool:
     return may_round(subject) and subject.convolves and available(subject.dtype)
 
 
-def _ways(subject: Subject) -> dict[Any, Way]:
-    own = Winograd(cast(torch.dtype, subject.dtype))
-    return {F.conv2d: Way(takes_settings(own.conv2d), takes_settings(own.gains))}
+def _ways(subject: Subject) -> dict[Any, Run]:
+    return {F.conv2d: takes_settings(Winograd(cast(torch.dtype, subject.dtype)).conv2d)}
 
 
 WINOGRAD = Rewrite(

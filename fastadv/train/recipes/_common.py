@@ -44,10 +44,10 @@ class Twins:
     The last MOST models have one: a recipe may make a model for each batch.
 
     precision: the one in which twins search, but for those of compiled models.
-    cuda_graph: whether their steps are replayed from CUDA graphs.
+    cuda_graph: whether their steps are replayed from CUDA graphs, as in `freeze`.
     """
 
-    def __init__(self, precision: Precision = "fp32", cuda_graph: bool = False) -> None:
+    def __init__(self, precision: Precision = "fp32", cuda_graph: bool | None = None) -> None:
         self.precision, self.cuda_graph = precision, cuda_graph
         self._held: dict[int, tuple[nn.Module, Stamp, Frozen, Stamp]] = {}
 

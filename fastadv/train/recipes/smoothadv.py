@@ -1,6 +1,8 @@
 """SmoothAdv: adversarial training of a smoothed classifier."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_count
 from fastadv.attacks.core.walk import Walk
 from fastadv.engine import Prepared
-from fastadv.engine.graph import Rows
+from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
 from fastadv.threat import L2
 from fastadv.train.recipes._common import check_positive, check_steps, frozen_twin, gaussian, step_length
@@ -58,14 +60,17 @@ class SmoothAdv(Crafted):
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         noise = gaussian(x, self.sigma, self.noises, ids, seed).transpose(0, 1)
         step_size = step_length(self.threat, self.step_size, self.steps, 2.0)
-        walk = Walk(self.threat, self._gradient, step_size, "smoothadv", self.noises)
+        walk = Walk(self.threat, self._look, step_size, "smoothadv", self.noises)
         with torch.no_grad():
             rows = walk.rows(x.detach().clone(), x.detach(), y=y, noise=noise)
             return walk(frozen_twin(model), rows, self.steps)
 
-    def _gradient(self, model: Prepared, rows: Rows) -> Tensor:
+    def _look(self, model: Prepared, rows: Rows) -> Callable[[Tensor], Tensor]:
+        return partial(self._gradient, model, rows)
+
+    def _gradient(self, model: Prepared, rows: Rows, x_adv: Tensor) -> Tensor:
         """Return the gradient of -log of the mean probability at x_adv, times a positive number."""
-        copies = (rows["x_adv"].unsqueeze(1) + rows["noise"]).flatten(0, 1)
+        copies = (x_adv.unsqueeze(1) + rows["noise"]).flatten(0, 1)
         y = rows["y"].repeat_interleave(self.noises)
         return model.input_gradient(copies, y, self._unsure)[2].view_as(rows["noise"]).sum(1)
 

@@ -18,6 +18,7 @@ from fastadv.engine.copying.strays import may_stray
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
 
+pytestmark = pytest.mark.usefixtures("search_copy")
 X = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
 
 

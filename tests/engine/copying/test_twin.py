@@ -14,6 +14,8 @@ from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import twin
 from fastadv.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("search_copy")
+
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)

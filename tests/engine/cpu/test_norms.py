@@ -15,6 +15,7 @@ from fastadv.engine.rewrite import Subject
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
+pytestmark = pytest.mark.usefixtures("search_copy")
 WAYS = NORMS.ways(Subject(nn.Identity(), torch.float32))
 MEAN, VAR = torch.linspace(-1, 1, 6), torch.linspace(0.5, 2, 6)
 CALLS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
@@ -39,7 +40,7 @@ def test_gradients_in_any_memory_order(name: str, order: Any, above: Any) -> Non
     torch.manual_seed(0)
     x, gradient = torch.randn(1, 6, 5, 7), torch.randn(1, 6, 5, 7)
     leaf = x.contiguous(memory_format=order).requires_grad_()
-    made = WAYS[norm].run(leaf, **given)
+    made = WAYS[norm](leaf, **given)
     (found,) = torch.autograd.grad(made, leaf, gradient.contiguous(memory_format=above))
     exact = x.double().requires_grad_()
     expected = norm(exact, **wide(given))
@@ -49,7 +50,7 @@ def test_gradients_in_any_memory_order(name: str, order: Any, above: Any) -> Non
 
 
 def test_all_else_is_left_to_torch() -> None:
-    way, given = WAYS[F.batch_norm].run, CALLS["batch"][1]
+    way, given = WAYS[F.batch_norm], CALLS["batch"][1]
     several, flat = torch.randn(2, 6, 5, 7, requires_grad=True), torch.randn(1, 6, requires_grad=True)
     assert way(several, **given) is NotImplemented
     assert way(flat, **given) is NotImplemented
@@ -60,7 +61,7 @@ def test_all_else_is_left_to_torch() -> None:
 
 def test_the_result_is_no_view_that_an_activation_in_place_could_not_follow() -> None:
     leaf = torch.randn(1, 6, 5, 7, requires_grad=True)
-    made = WAYS[F.batch_norm].run(leaf, **CALLS["batch"][1])
+    made = WAYS[F.batch_norm](leaf, **CALLS["batch"][1])
     F.relu(made, inplace=True).sum().backward()
     assert leaf.grad is not None
 

@@ -96,7 +96,7 @@ def test_few_weights_are_left_to_torch(products: list[tuple[int, ...]]) -> None:
     assert products == [(3, 512, 1024)]
 
 
-def test_a_small_model_stays_exact() -> None:
+def test_a_small_model_stays_exact(search_copy: None) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(127, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
     frozen = fa.freeze(model)
     x = torch.rand(64, 127)

@@ -1,0 +1,72 @@
+"""Bound: gradients at points of one batch, asked for many times, whose arguments are checked once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastadv._torch import run_backward, version
+from fastadv.engine.copying.inside import WRITES, CheckedModel
+from fastadv.errors import InputError
+from fastadv.ops.registration.library import bind
+
+Gradient = tuple[Tensor, Tensor, Tensor]
+# points [B, ...] -> loss [B], logits [B, K], and the gradient like the points, right up to a positive factor
+Ask = Callable[[Tensor], Gradient]
+
+
+class Bound:
+    """Loss, logits and gradient of a plain model, in tensors that the next call overwrites.
+
+    Where a pass fails, `otherwise` takes its place from then on: it says why, or mends.
+    """
+
+    def __init__(
+        self, checked: CheckedModel, leaf: Callable[[Tensor], Tensor], count: Callable[[int], None],
+        otherwise: Ask, x: Tensor, y: Tensor, loss: str, targets: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Bind the model of a plain search; `leaf`, `count` are its methods."""
+        self._checked, self._leaf_of, self._count, self._otherwise = checked, leaf, count, otherwise
+        self._rest = y, loss, targets
+        self._kernel = bind("logit_loss", x.device)
+        self._value, self._by_logits = x.new_empty(len(x)), x.new_empty(0)
+        self._leaf = x
+        self._model: Callable[[Tensor], Tensor] | None = checked
+        self._copies = False  # whether logits are copied, since they move with the points
+
+    def __call__(self, points: Tensor) -> Gradient:
+        self._leaf = self._leaf_of(points)  # a new one: a forward may hang hooks on it
+        y, loss, targets = self._rest
+        if self._model is not None:
+            before = version(points)
+            try:
+                with torch.enable_grad():
+                    attached = self._model(self._leaf)
+                logits = attached.detach().clone() if self._copies else attached.detach()
+                if logits.shape != self._by_logits.shape:
+                    logits = self._meet(logits)
+                self._kernel(self._value, self._by_logits, logits, y, loss, targets, True)
+                (gradient,) = run_backward((attached,), (self._by_logits,), False, (self._leaf,))
+                if gradient is not None and version(points) == before:
+                    self._count(len(points))
+                    return self._value, logits, gradient
+            except InputError:
+                raise
+            except Exception:  # models raise anything
+                pass
+            self._model = None
+            if version(points) != before:
+                raise InputError(WRITES)
+        # only here: the error holds on to what the pass had in memory
+        return self._otherwise(points)
+
+    def _meet(self, logits: Tensor) -> Tensor:
+        """Take the first logits of a batch, which were checked; return them as they are to be kept."""
+        if logits.dtype != torch.float32:
+            raise TypeError("kernels take float32")
+        place = self._leaf.untyped_storage().data_ptr()
+        self._by_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        self._copies = logits.untyped_storage().data_ptr() == place
+        if self._checked.plain:  # what it would check at each pass is checked here
+            self._model = self._checked.model
+        return logits.clone() if self._copies else logits

@@ -1,0 +1,303 @@
+"""CUDA graphs of steps: what a graph depends on, which models have none, and what is kept of a model.
+
+A graph reads weights in place, so new values of theirs need no new one. What it cannot follow is in its key:
+where tensors lie, plain attributes, and switches of torch. A model that draws random numbers, writes
+something, has hooks, or reads values has no graph; it is passed as ever.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastadv._tf32 import switches
+from fastadv._torch import (
+    compiled_call,
+    has_global_hooks,
+    has_modes,
+    held_by,
+    holds_compiled,
+    sharding,
+    version,
+)
+from fastadv.engine.copying.closures import reachable
+from fastadv.engine.copying.quick import HOOKS, OWN
+from fastadv.engine.copying.strays import read_by
+from fastadv.errors import InputError
+from fastadv.ops._graphs import Replay, bucket, current, nbytes, stream_of
+from fastadv.rng import generators_kept
+
+MOST, MEMORY = 32, 1 << 30  # graphs kept of a model, and their bytes
+KINDS = 4  # of which graphs are kept, as they hold on to weights that were replaced
+FEW = 16  # rows that pass twice, to see whether they pass alike
+LEAST = 8  # steps, for fewer of which capturing costs more than it gains
+PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size)
+
+CAPTURED = "captured as CUDA graphs"  # a note
+
+# tensors of one row a sample, by name
+Rows = dict[str, Tensor]
+Step = Callable[[], None]
+Pass = Callable[[Tensor], Tensor]
+
+
+_here = threading.local()
+
+
+def in_step() -> bool:
+    """Return whether this thread is in a step of a graph, where no value may be read."""
+    return getattr(_here, "steps", False)
+
+
+@contextmanager
+def _in_step() -> Iterator[None]:
+    before, _here.steps = in_step(), True
+    try:
+        yield
+    finally:
+        _here.steps = before
+
+
+class Graph:
+    """A step on static rows, whose spare ones repeat real samples."""
+
+    def __init__(self, key: Hashable, rows: Rows, holds: object) -> None:
+        self.key, self.rows = key, {name: _padded(tensor) for name, tensor in rows.items()}
+        self._replay, self._holds = Replay(), holds  # memory that a graph reads must stay
+
+    @property
+    def bytes(self) -> int:
+        return nbytes(self.rows.values()) + self._replay.reserved
+
+    def load(self, rows: Rows, now: object) -> None:
+        """Take other rows, and the buffers that a copy of the model has `now`."""
+        for name, tensor in rows.items():
+            self.rows[name][: len(tensor)].copy_(tensor)
+        if isinstance(now, nn.Module) and isinstance(self._holds, nn.Module):
+            for held, buffer in zip(self._holds.buffers(), now.buffers(), strict=True):
+                if held.data_ptr() != buffer.data_ptr():
+                    held.copy_(buffer)
+
+    def run(self, make: Callable[[Rows], Step], times: int) -> None:
+        """Take the step, which `make` gives of the rows, so many times: once as it is, then replayed."""
+
+        def step() -> None:
+            make(self.rows)()  # made here, so that the graph owns what that allocates
+
+        with current(next(iter(self.rows.values())).device), _in_step():
+            for _ in range(times):
+                self._replay(lambda: step)
+
+
+class Graphs:
+    """The graphs of one owner: a model, or a search copy. They go with it."""
+
+    def __init__(self) -> None:
+        self.lock, self.kept = threading.Lock(), list[Graph]()
+        self.alike: dict[Hashable, bool] = {}  # whether a model of that kind may be captured
+
+    def take(self, key: Hashable) -> Graph | None:
+        with self.lock:
+            place = next((n for n, graph in enumerate(self.kept) if graph.key == key), None)
+            return None if place is None else self.kept.pop(place)
+
+    def give_back(self, graph: Graph) -> None:
+        """Keep a graph; the oldest go beyond the limits."""
+        with self.lock:
+            self.kept.append(graph)
+            while len(self.kept) > MOST or sum(each.bytes for each in self.kept[:-1]) > MEMORY:
+                del self.kept[0]
+
+    def forget(self) -> None:
+        with self.lock:
+            self.kept.clear()
+
+
+_graphs: "WeakKeyDictionary[object, Graphs]" = WeakKeyDictionary()
+
+
+def graphs_of(owner: object) -> Graphs:
+    return _graphs.setdefault(owner, Graphs())
+
+
+def release() -> None:
+    """Forget all graphs, where memory ran out."""
+    for graphs in list(_graphs.values()):
+        graphs.forget()
+
+
+@dataclass(frozen=True)
+class Captures:
+    """The graphs of a model as it is now. Each is taken for a whole call, and then given back.
+
+    kind: what the model is, beyond the values of its weights; `holds` what its graphs read; `alike` says
+    whether it can be captured, before the first; `tell` is told why not, if somebody asked for graphs.
+    """
+
+    graphs: Graphs
+    kind: Hashable
+    holds: object
+    alike: Callable[[], bool]
+    tell: Callable[[str], None] | None = None
+
+    def take(self, key: Hashable, rows: Rows, steps: int) -> Graph | None:
+        """Return the graph of a step for such rows, filled with them; None where so few `steps` need none."""
+        first = next(iter(rows.values()))
+        kinds = tuple((name, t.shape[1:], t.dtype, t.is_contiguous()) for name, t in rows.items())
+        whole = self.kind, key, bucket(len(first)), kinds, stream_of(first.device)
+        graph = self.graphs.take(whole)
+        if graph is not None:
+            graph.load(rows, self.holds)
+        elif steps >= LEAST and self._may_capture():
+            graph = Graph(whole, rows, self.holds)
+        return graph
+
+    def _may_capture(self) -> bool:
+        known = self.graphs.alike
+        if self.kind not in known:
+            if len(known) == KINDS:
+                known.clear()
+                self.graphs.forget()
+            known[self.kind] = False  # meanwhile, to other threads
+            with suppress(Exception):  # models of one batch size raise anything
+                known[self.kind] = self.alike()
+            if not known[self.kind]:
+                self.refuse("two passes of the same rows differ, draw random numbers or write something")
+        return known.get(self.kind, False)
+
+    def run(self, graph: Graph, make: Callable[[Rows], Step], times: int) -> bool:
+        """Return whether the step could be taken so many times; else its kind is not captured again."""
+        try:
+            graph.run(make, times)
+        except InputError:  # on any path
+            raise
+        except Exception as error:  # what a capture does not allow raises anything
+            self.refuse(str(error).partition("\n")[0] or type(error).__name__)
+            return False
+        return True
+
+    def give_back(self, graph: Graph) -> None:
+        if self.graphs.alike.get(self.kind) is not False:  # another thread may have refused it
+            self.graphs.give_back(graph)
+
+    def refuse(self, why: str) -> None:
+        """Capture nothing of that kind from now on."""
+        self.graphs.alike[self.kind] = False
+        self.graphs.forget()
+        if self.tell is not None:
+            self.tell(why)
+
+
+def kind_of(model: nn.Module) -> Hashable | None:
+    """Return what a captured pass depends on beyond the values of weights; None where there can be none."""
+    if has_global_hooks() or has_modes():
+        return None
+    found: list[Any] = [_switches()]
+    devices = set[torch.device]()
+    wrapped = nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharding()[0]
+    for part in model.modules():
+        own = vars(part)
+        compiled = holds_compiled(part) or compiled_call(part) is not None
+        if compiled or isinstance(part, wrapped) or any(own.get(name) for name in HOOKS):
+            return None
+        for tensors in held_by(part)[:2]:
+            for tensor in tensors.values():
+                if tensor is not None:
+                    if not _is_plain(tensor):
+                        return None
+                    devices.add(tensor.device)
+                    found += [tensor.data_ptr(), tensor.dtype]
+        found += [type(part), *_attributes(part)]
+    found += map(_value, _named(model))
+    return tuple(found) if len(devices) == 1 else None
+
+
+def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
+    """Return whether two passes of a few rows by `run`, among others, agree to the bit, and leave no trace.
+
+    model: a copy that `run` passes and nobody else.
+    """
+    few, kept = x[:FEW], (min(len(x), FEW) + 1) // 2
+    with generators_kept(x.device):
+        before = _states(model, x.device)
+        first, again = (run(rows)[:kept] for rows in (few, torch.cat([few[:kept], few[kept:] / 2])))
+        return torch.equal(first, again) and before == _states(model, x.device)
+
+
+def _switches() -> Hashable:
+    cudnn: Any = torch.backends.cudnn
+    return (
+        *(getattr(each, name) for each, name, _ in switches()), torch.are_deterministic_algorithms_enabled(),
+        cudnn.benchmark, cudnn.deterministic, cudnn.enabled, torch.get_float32_matmul_precision(),
+        torch.is_autocast_enabled("cuda"), torch.get_default_dtype(),
+    )  # fmt: skip
+
+
+def _states(model: nn.Module, device: torch.device) -> list[Any]:
+    """Return what a pass may change: generators, attributes, tensors."""
+    states: list[Any] = [random.getstate(), repr(np.random.get_state())]
+    states.append(bytes(torch.get_rng_state().tolist()))
+    if device.type == "cuda":
+        states.append(bytes(torch.cuda.get_rng_state(device).tolist()))
+    for part in model.modules():
+        states += _attributes(part)
+        states += [(_value(t), id(t.grad)) for t in (*part.parameters(False), *part.buffers(False))]
+    named = _named(model)
+    return [*states, *map(_value, named), *map(_drawn, (*reachable(model), *named))]
+
+
+def _attributes(part: nn.Module) -> list[Hashable]:
+    own = vars(part)
+    return [(name, _value(own[name])) for name in own if name not in OWN]
+
+
+def _named(model: nn.Module) -> list[Any]:
+    """Return the global variables that forwards name."""
+    kinds = dict.fromkeys(type(part) for part in model.modules())
+    return [each for kind in kinds for each in read_by(kind.forward)]
+
+
+def _value(value: Any) -> Hashable:
+    """Return what tells whether a value still is what it was."""
+    if isinstance(value, PLAIN):
+        return type(value), value
+    if isinstance(value, Tensor):
+        return (value.data_ptr(), version(value)) if _is_plain(value) else id(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value), *map(_value, value)
+    if isinstance(value, dict):
+        return dict, *((_value(name), _value(held)) for name, held in value.items())
+    if isinstance(value, nn.Module):  # one that is not registered
+        return id(value), *map(_value, value.parameters())
+    own = getattr(value, "__dict__", {})  # of an object of any other kind
+    return id(value), *((name, held) for name, held in own.items() if isinstance(held, PLAIN))
+
+
+def _drawn(value: Any) -> object:
+    """Return the state of a generator; None of anything else."""
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return repr(value.get_state())
+    if isinstance(value, torch.Generator):
+        return value.get_state().tolist()
+    return value.getstate() if isinstance(value, random.Random) else None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether it has memory of its own, and torch counts what is written there."""
+    return tensor.layout == torch.strided and not tensor.is_inference()
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """Return a copy with the rows of its bucket in the same layout; spare ones repeat real samples."""
+    copy = tensor[torch.arange(bucket(len(tensor)), device=tensor.device) % len(tensor)]
+    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return copy.contiguous(memory_format=torch.channels_last) if last and not tensor.is_contiguous() else copy

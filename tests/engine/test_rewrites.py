@@ -1,0 +1,119 @@
+"""The contract of rewrites: a copy is the model over nets, precisions, layouts, threads and batches."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.engine import freeze
+from fastadv.engine.cpu import onednn, winograd
+from fastadv.engine.rewrites import REWRITES
+from fastadv.engine.search_copy import SearchCopy
+from tests.engine.rewritten import answers
+from tests.zoo.net import module
+
+pytestmark = pytest.mark.usefixtures("small_ones_too")
+
+
+def images() -> nn.Module:
+    """Gray images: a thin layer, BatchNorm, kernels of 3 by 3, what follows in place, a view, products."""
+    return module(
+        lambda self, x: self.fc(F.elu(self.wide(self.body(x).view(len(x), -1)))),
+        body=nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ELU(inplace=True),
+            nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.Tanh(),
+            nn.Conv2d(32, 16, 3), nn.ELU(), nn.AvgPool2d(2),
+        ),
+        wide=nn.Linear(576, 64), fc=nn.Linear(64, 5),
+    )  # fmt: skip
+
+
+def residual() -> nn.Module:
+    """Colors: a block that is added, a stride, groups, a kernel of 1 by 1, one that is transposed."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = F.silu(self.norm(self.stem(x)))
+        h = h + F.silu(self.inner(self.block(h)))
+        return self.fc(F.silu(self.up(self.grouped(h))).mean((2, 3)))
+
+    return module(
+        forward, stem=nn.Conv2d(3, 32, 5, stride=2, padding=2), norm=nn.BatchNorm2d(32),
+        block=nn.Conv2d(32, 32, 3, padding=1), inner=nn.BatchNorm2d(32, affine=False),
+        grouped=nn.Sequential(nn.Conv2d(32, 32, 3, groups=4, dilation=2), nn.Conv2d(32, 16, 1)),
+        up=nn.ConvTranspose2d(16, 16, 2), fc=nn.Linear(16, 5),
+    )  # fmt: skip
+
+
+def attention() -> nn.Module:
+    """Normalized pixels that attend to each other, whose gradient for one image torch mixes up."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = self.norm(self.stem(x)).flatten(2).transpose(1, 2)
+        return self.fc((self.query(h) @ h.transpose(1, 2)).softmax(2) @ h).mean(1)
+
+    parts = {"stem": nn.Conv2d(3, 8, 3), "norm": nn.InstanceNorm2d(8, affine=True)}
+    return module(forward, **parts, query=nn.Linear(8, 8), fc=nn.Linear(8, 5))
+
+
+def vectors() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(48, 64), nn.BatchNorm1d(64), nn.SiLU(), nn.Linear(64, 64), nn.Linear(64, 5)
+    )
+
+
+def series() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 16, 3), nn.BatchNorm1d(16), nn.SiLU(), nn.Flatten(), nn.Linear(224, 5))
+
+
+NETS: dict[Callable[[], nn.Module], tuple[int, ...]] = {
+    images: (1, 14, 15), residual: (3, 20, 20), attention: (3, 8, 8), vectors: (48,), series: (3, 16),
+}  # fmt: skip
+
+
+@pytest.fixture(params=[1, 2])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def same(model: nn.Module, precision: str, shape: tuple[int, ...], most: float) -> None:
+    """Compare logits and gradients with the model's in float64, at each size and in each layout."""
+    x, y = torch.rand(33, *shape, dtype=torch.float64), torch.arange(33) % 5
+    model(x.float())  # for its statistics
+    logits, gradient = answers(model.double().eval(), x, y)
+    if precision != "double":
+        x, model = x.float(), model.float()
+    frozen = freeze(model, "fp32" if precision == "double" else precision)  # type: ignore[arg-type]
+    for given in (x, x.contiguous(memory_format=torch.channels_last)) if len(shape) == 3 else (x,):
+        for count in (1, 7, 33):
+            _, by_gradient, found = frozen.input_gradient(given[:count], y[:count])
+            for scores in (by_gradient, frozen(given[:count])):
+                assert (scores - logits[:count]).norm() < most * logits[:count].norm()
+            apart, length = (each.flatten(1).norm(dim=1) for each in (found - gradient[:count], gradient))
+            assert (apart < 3 * most * length[:count]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.05), ("double", 1e-10)])
+def test_a_search_copy_is_the_model(precision: str, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    used, forward = set[str](), SearchCopy.forward
+
+    def watched(search: SearchCopy, x: Tensor, form: Any, lens: Any) -> Tensor:
+        logits = forward(search, x, form, lens)
+        used.update(["channels-last"] * form.channels_last, lens.used if lens else ())
+        return logits
+
+    monkeypatch.setattr(SearchCopy, "forward", watched)
+    monkeypatch.setattr(SearchCopy, "_compare", lambda *given: None)  # which would hide what is wrong
+    torch.manual_seed(0)
+    for make, shape in NETS.items():
+        same(make(), precision, shape, most)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision)
+    served = {"onednn": onednn.available() and precision == "fp32", "winograd": winograd.available(dtype)}
+    assert used == {each.name for each in REWRITES if served.get(each.name, True)}
