@@ -8,8 +8,8 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.full_batches import side_by_side
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
+from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm
 from fastadv.attacks.methods.hyperplane import DUAL, gains, largest_others
 from fastadv.attacks.methods.start import check_starts

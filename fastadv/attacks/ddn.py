@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fastadv import losses, ops, rng
 from fastadv._checks import check_share
+from fastadv._waiting import waits
 from fastadv.attacks import core
-from fastadv.attacks.core.waiting import waits
 from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, norm, positive, width
 from fastadv.threat import Threat
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from fastadv import losses, ops, rng
 from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.full_batches import side_by_side
 from fastadv.attacks.core.problem import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
+from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import Rivals, largest_others, nearest_boundary
 from fastadv.attacks.methods.warm_start import RESTART

@@ -52,8 +52,9 @@ def fgsm(
 
     def rule(search: core.Search) -> None:
         # the start is no candidate: x_adv is the stepped point, also where that lowers the loss
-        look = search.gradient(search.start(random_start), judge=False)
-        search.finish(search.threat.step_(look.x_adv, look.gradient, search.x, search.per_sample(step_size)))
+        points = search.start(random_start)
+        gradient = search.direction(points)
+        search.finish(search.threat.step_(points, gradient, search.x, search.per_sample(step_size)))
 
     return core.run(
         model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastadv import losses, ops
 from fastadv._checks import check_share
+from fastadv._waiting import may_leave
 from fastadv.attacks import core
-from fastadv.attacks.core.waiting import may_leave
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.attacks.methods.start import check_points_of_box

@@ -1,17 +1,21 @@
 """Steepest ascent alone, for training and for the construction of data sets."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import eager
+from fastadv._waiting import waits
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
-from fastadv.attacks.core.waiting import waits
 from fastadv.attacks.core.walk import Walk
 from fastadv.engine import Prepared, prepare
-from fastadv.engine.graph import Rows
+from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
+from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
 
 
@@ -73,9 +77,16 @@ def last_iterate(
         x = classifier.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else classifier.layout(start.detach()).clone()
 
-        def look(model: Prepared, rows: Rows) -> Tensor:
+        def look(model: Prepared, rows: Rows) -> Callable[[Tensor], Tensor]:
             y, targets = rows.get("y"), rows.get("targets")
-            return model.input_gradient(rows["x_adv"], y, loss, targets, direction=True)[2]
+            labels, ask = targets if y is None else y, None
+            if checked and labels is not None and not callable(loss) and loss in KINDS:
+                ask = model.bind(rows["x"], labels, loss, targets)
+            checked.append(True)  # by the first gradient
+            general = partial(model.input_gradient, y=y, loss=loss, targets=targets, direction=True)
+            return lambda points: (ask or general)(points)[2]
+
+        checked: list[bool] = []
 
         # a loss that is a function may hold one value for each sample
         walk = Walk(threat, look, step_size, ("last_iterate", loss) if isinstance(loss, str) else None)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fastadv.attacks import core
 from fastadv.attacks.bim import bim
-from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import FAR, farthest, width
+from fastadv.attacks.methods.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.threat import Threat
 
 # where the search begins, in widths of the box; of L0, in coordinates

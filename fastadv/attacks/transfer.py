@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import core
-from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
+from fastadv.attacks.methods.inner import InnerAttack, check_attack, run_inner
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, apgd, core
 from fastadv.attacks.apgd import nearest_classes
-from fastadv.attacks.core import full_batches
+from fastadv.attacks.methods import full_batches
 from fastadv.threat import L1, L2, THREATS, Linf
 
 from .halfspaces import nearest, problem

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, fab
-from fastadv.attacks.core import full_batches
+from fastadv.attacks.methods import full_batches
 from fastadv.ops import to_hyperplane
 from fastadv.threat import L2, THREATS
 

@@ -13,16 +13,16 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.core.inner import InnerAttack, call_attack
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import FAILED
-from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
 from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
+from fastadv.attacks.methods.inner import InnerAttack, call_attack
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pdpgd import pdpgd
+from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared
 from fastadv.errors import NoGradientError

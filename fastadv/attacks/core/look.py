@@ -1,7 +1,7 @@
 """What the model says of points.
 
 Where the logits at a point are not finite, a look with gradients repeats the sample's last answer that was:
-its logits, loss and gradient (`last_answer.py`). Such a point is never adversarial.
+its logits, loss and gradient. Such a point is never adversarial.
 """
 
 from copy import copy

@@ -4,12 +4,8 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.ops._rows import like as like
 from fastadv.threat import Threat
-
-
-def like(values: Tensor, points: Tensor) -> Tensor:
-    """Return values [n] or [n, C] with the rank of points."""
-    return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
 
 
 def taken(values: Tensor, index: Tensor) -> Tensor:

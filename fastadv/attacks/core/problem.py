@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_number
-from fastadv.attacks.core.bounded_outputs import bounded
+from fastadv._waiting import surely_finite
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.points import taken
-from fastadv.attacks.core.waiting import surely_finite
+from fastadv.attacks.special.bounded_outputs import bounded
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
@@ -68,9 +68,9 @@ class Problem:
             return self
         return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
 
-    def seen(self, x: Tensor, clean: Tensor) -> "Problem":
-        """Return the problem with x in another layout, and the logits there."""
-        return replace(self, x=x, clean=clean, bounded=bounded(clean))
+    def seen(self, x: Tensor, clean: Tensor, crowds: bool) -> "Problem":
+        """Return the problem with x in another layout, and the logits there, which may crowd at an end."""
+        return replace(self, x=x, clean=clean, bounded=bounded(clean) if crowds else None)
 
     @property
     def plain(self) -> bool:
@@ -113,15 +113,9 @@ class Problem:
 
 
 def problem(
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    targets: Tensor | None = None,
-    criterion: Criterion | None = None,
-    mask: Tensor | None = None,
-    ids: Tensor | None = None,
-) -> Problem:
+    x: Tensor, y: Tensor, threat: Threat, *, targets: Tensor | None = None, criterion: Criterion | None =
+    None, mask: Tensor | None = None, ids: Tensor | None = None,
+) -> Problem:  # fmt: skip
     """Return the checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
     check_threat(threat)
     criterion = check_criterion(criterion)
@@ -227,7 +221,7 @@ def check_classes(name: str, values: Tensor, classes: int) -> None:
     """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
     if not len(values):
         return
-    least, most = map(int, values.aminmax())
+    least, most = torch.stack(values.aminmax()).tolist()
     if least < 0 or most >= classes:
         raise InputError(
             f"{name}: expected classes 0 to {classes - 1}, which the model has, got {least} to {most}"
@@ -276,7 +270,7 @@ def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> 
 def _check_values(x: Tensor, box: tuple[float, float]) -> None:
     if x.numel() == 0:
         return
-    least, most = map(float, x.aminmax())
+    least, most = torch.stack(x.aminmax()).tolist()  # one read
     if not (math.isfinite(least) and math.isfinite(most)):
         bad = int((~x.isfinite()).sum())
         raise InputError(

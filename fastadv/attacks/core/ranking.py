@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._waiting import waits
 from fastadv.attacks.core.record import Record
-from fastadv.attacks.core.waiting import waits
 from fastadv.engine.by_row import takes_ids
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.keep_nearest import keep_nearest_

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fastadv._waiting import waits
 from fastadv.attacks.core.points import taken
 from fastadv.ops.keep_best import keep_best_
 
@@ -54,7 +55,7 @@ class Record:
     def unfinished(self) -> Tensor:
         """[n] the share of the rise of the rank that came with the last tenth of the gradients, or NaN."""
         count, first = self.ranks.select(1, 0), self.ranks.select(1, 1)
-        if self.rank.is_cpu and float(count.sum()) == 0:
+        if not waits(self.rank.device) and float(count.sum()) == 0:
             return first.clone()
         steps = (count / TAIL).ceil_().clamp_(1, TAIL).long()
         before = self.ranks.gather(1, (self.ranks.shape[1] - steps)[:, None]).squeeze(1)

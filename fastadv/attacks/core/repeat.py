@@ -1,4 +1,4 @@
-"""A step taken many times: as one captured CUDA graph, where these were asked for."""
+"""A step taken many times: on a GPU replayed as a CUDA graph, where the model can be captured."""
 
 from collections.abc import Callable, Hashable
 from copy import copy
@@ -7,97 +7,121 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.attacks.core.criterion import Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
-from fastadv.engine import Prepared
-from fastadv.engine.graph import Graphs, Rows, Step
+from fastadv.engine.capture import Rows, Step
 from fastadv.threat import Threat
 
-# those that wait for no device
-CRITERIA = (Criterion, OutsideTopK, WrongBy)
 
-# what of a search a step may write
-HOLDERS = ("best", "rows", "last")
-
-
-def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable) -> None:
-    """Take a step `count` times.
-
-    Where `freeze` was asked for CUDA graphs, the steps between two evaluations at which samples may leave are
-    replays of one captured step.
+def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable, more: int = 0) -> None:
+    """Take a step `count` times; samples leave in between.
 
     Args:
         search: which the step is given.
-        step: takes one `gradient`, and remembers tensors in `search.rows` alone.
+        step: takes one gradient, and remembers tensors in `search.rows` alone, which are there at first.
         count: how many steps to take.
         name: what the step does, with all that it depends on besides the search.
+        more: how many of them will follow.
     """
-    if not count:
-        return
-    with search.classifier.unreplayed():
-        step(search)  # which may be the one that sets what the others remember
-    left = count - 1
+    left, single = count, False
     while left:
-        ahead = search.steps_ahead(left) if _alike(search) else 0
-        if not (ahead and _replayed(search, step, ahead, name)):
+        tried = not (single or search.first)  # the first may be the one that finds a rare search
+        done = _replayed(search, step, left, name, more) if tried else 0
+        if not done:
+            single = tried
             step(search)
-            ahead = 1
-        left -= ahead
+        left -= done or 1
 
 
-def _alike(search: Search) -> bool:
-    """Return whether the next steps launch the same work, which their tensors alone decide."""
-    plan, problem = search.plan, search.problem
-    return (
-        search.classifier.ready_to_capture(search.x)
-        and search.leaving is None
-        and search.depth is None
-        and problem.bounded is None
-        and not search.plan.gradient  # whose random draws a graph would repeat
-        and isinstance(plan.loss, str)  # another may hold a value for each sample
-        and type(problem.criterion) in CRITERIA
-        and search.dtype == search.x.dtype
-    )
-
-
-def _replayed(search: Search, step: Callable[[Search], None], times: int, name: Hashable) -> bool:
-    """Return whether the step was taken `times` in a row by a graph."""
-    classifier, given = search.classifier, _tensors(search)
-    options = {key: value for key, value in vars(search.rows).items() if not isinstance(value, Tensor)}
-    kind = name, search.plan.loss, search.plan.minimum, search.problem.criterion
+def _replayed(search: Search, step: Any, left: int, name: Hashable, more: int) -> int:
+    """Return how many steps were replayed by a graph, until samples leave; 0 where there is none."""
+    if search.loop is None or search.leaving is not None:
+        return 0
+    classifier, captures = search.classifier, search.classifier.captures(search.x)
+    if captures is None:
+        return 0
+    rows, options = _rows(search), _options(search)
+    kind = name, search.plan.loss, search.plan.stop_early
     key = *kind, *without_rows(search.threat), *sorted(options.items())
-    written = tuple(part for part in given if "." in part)
+    if (graph := captures.take(key, rows, left + more)) is None:
+        return 0
+    written = tuple(part for part in rows if "." in part)
+    done, size, passed = 0, len(search.x), search.evaluations
 
-    def make(rows: Rows) -> Step:
-        return _step_over(_over(rows, search, options), step, rows, written)
+    def make(static: Rows) -> Step:
+        return _step_over(_over(static, search, options), step, static, written)
 
-    def run(graphs: Graphs) -> list[Tensor]:
-        return graphs(key, given, make, written, times)
-
-    made = counted(classifier, run, times * len(search.x))
-    if made is None:
-        return False
-    for part, tensor in zip(written, made, strict=True):
-        setattr(*_place(search, part), tensor)
-    search.count_replayed(times)
-    return True
-
-
-def counted(classifier: Prepared, run: Callable[[Graphs], list[Tensor]], samples: int) -> list[Tensor] | None:
-    """Return run(graphs), which takes gradients of so many samples in all; None where it could not."""
-    if not samples:
-        return None
-    made = classifier.replayed(run)
-    if made is not None:
-        classifier.forwards += samples
-        classifier.backwards += samples
-    return made
+    while done < left:
+        times = search.steps_ahead(left - done)
+        if not captures.run(graph, make, times):
+            search.evaluations = passed
+            return 0  # the steps are taken again, from the tensors of the search, which did not change
+        done += times
+        search.evaluations += times
+        if search.plan.stop_early and search.shrinks(graph.rows["best.success"][:size]):
+            break
+    classifier.forwards += done * size
+    classifier.backwards += done * size
+    for part in written:
+        setattr(*_place(search, part), graph.rows[part][:size].clone())
+    captures.give_back(graph)
+    classifier.replayed = captures
+    search.replayed()
+    return done
 
 
-def uncounted(classifier: Prepared) -> Prepared:
-    """Return the same model, for steps of a graph: padded rows and the capture itself do not count."""
-    return copy(classifier)
+def _rows(search: Search) -> Rows:
+    """Return all of a search that has one row a sample."""
+    problem = search.problem
+    parts: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "y", "targets", "ids", "clean")}
+    parts["radius"] = radii(search.threat)
+    parts["aims"] = None if search.aims is search.targets else search.aims
+    for holder in ("best", "rows"):  # what a step may write
+        parts |= {f"{holder}.{name}": value for name, value in vars(getattr(search, holder)).items()}
+    return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
+
+
+def _options(search: Search) -> dict[str, Any]:
+    """Return what the rule remembers of all samples."""
+    return {name: value for name, value in vars(search.rows).items() if not isinstance(value, Tensor)}
+
+
+def _place(search: Search, part: str) -> tuple[Any, str]:
+    """Return the object and the name of a tensor that `_rows` calls `part`."""
+    holder, name = part.split(".")
+    return getattr(search, holder), name
+
+
+def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
+    """Return a copy of `search` on the static rows of a graph; its samples never leave."""
+    threat = search.threat.resized(rows["radius"]) if "radius" in rows else search.threat
+    inputs = {name: rows.get(name) for name in ("x", "y", "targets", "ids", "clean")}
+    problem = replace(search.problem, threat=threat, **inputs)  # type: ignore[arg-type]
+    over = search.over(problem, Record(**{name: rows[f"best.{name}"] for name in vars(search.best)}))
+    # padded rows and the capture itself do not count
+    over.classifier, over.aims = copy(search.classifier), rows.get("aims", problem.targets)
+    over.first, over.stays = False, True
+    for name, value in options.items():
+        setattr(over.rows, name, value)
+    return over
+
+
+def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written: tuple[str, ...]) -> Step:
+    """Return the step that leaves in `rows` what it has `written`."""
+
+    def run() -> None:
+        for part in written:
+            setattr(*_place(over, part), rows[part])
+        step(over)
+        made = {part: getattr(*_place(over, part)) for part in written}
+        new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
+        # a step may have bound one row's tensor to another row; clone it before it is overwritten
+        kept = {row.untyped_storage().data_ptr() for row in rows.values()}
+        fixed = {part: t.clone() if t.untyped_storage().data_ptr() in kept else t for part, t in new.items()}
+        for part, tensor in fixed.items():
+            rows[part].copy_(tensor)
+
+    return run
 
 
 def without_rows(threat: Threat) -> tuple[Hashable, ...]:
@@ -108,60 +132,3 @@ def without_rows(threat: Threat) -> tuple[Hashable, ...]:
 def radii(threat: Threat) -> Tensor | None:
     """Return [B] where each sample has its own."""
     return threat.radius if isinstance(threat.radius, Tensor) and threat.radius.ndim else None
-
-
-def _tensors(search: Search) -> dict[str, Tensor]:
-    """Return all of a search that has one row a sample."""
-    problem = search.problem
-    parts: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "y", "targets", "ids", "mask")}
-    parts["radius"] = radii(search.threat)
-    parts["aims"] = None if search.aims is search.targets else search.aims
-    for holder in HOLDERS:
-        parts |= {f"{holder}.{name}": value for name, value in vars(getattr(search, holder)).items()}
-    return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
-
-
-def _place(search: Search, part: str) -> tuple[Any, str]:
-    """Return the object and the name of a tensor that `_tensors` calls `part`."""
-    holder, name = part.split(".")
-    return getattr(search, holder), name
-
-
-def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
-    """Return a copy of `search` on the graph's static tensors; its samples never leave."""
-    threat = search.threat.resized(rows["radius"]) if "radius" in rows else search.threat
-    inputs = {name: rows.get(name) for name in ("x", "y", "targets", "ids", "mask")}
-    problem = replace(search.problem, threat=threat, clean=None, **inputs)  # type: ignore[arg-type]
-    best = Record(**{name: rows[f"best.{name}"] for name in vars(search.best)})
-    over = search.over(problem, best, replace(search.plan, stop_early=False))
-    over.classifier, over.best, over.aims = (
-        uncounted(search.classifier),
-        best,
-        rows.get("aims", problem.targets),
-    )
-    over._first = False
-    for name, value in options.items():
-        setattr(over.rows, name, value)
-    return over
-
-
-def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written: tuple[str, ...]) -> Step:
-    """Return the step that leaves what it has `written` in `rows`."""
-
-    known = {part.removeprefix("rows.") for part in written} | vars(over.rows).keys()
-
-    def run() -> None:
-        for part in written:
-            setattr(*_place(over, part), rows[part])
-        step(over)
-        if unknown := vars(over.rows).keys() - known:
-            raise RuntimeError(f"a step remembers what its first did not set: {', '.join(sorted(unknown))}")
-        made = {part: getattr(*_place(over, part)) for part in written}
-        new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
-        # a step may have bound one row's tensor to another row; clone it before it is overwritten
-        kept = {row.untyped_storage().data_ptr() for row in rows.values()}
-        fixed = {part: t.clone() if t.untyped_storage().data_ptr() in kept else t for part, t in new.items()}
-        for part, tensor in fixed.items():
-            rows[part].copy_(tensor)
-
-    return run

@@ -105,13 +105,20 @@ def run(
         trial = Trial(classifier, given, from_x)
         followed = partial(follow, rules=rules) if rules else None
         plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, followed)
-        record = Record.start(trial.problem.x)
-        last = _search(classifier, trial.problem, trial.todo, record, plan, trial.take_clean_pass())
-        logits, known = _verdict(trial, record, plan, last)
+        clean = trial.take_clean_pass()
+        while True:
+            record, classifier.replayed = Record.start(trial.problem.x), None
+            last = _search(classifier, trial.problem, trial.todo, record, plan, clean)
+            logits, known = _verdict(trial, record, plan, last)
+            held = last is None and not minimum
+            if not (held and trial.hold(record.x_adv, record.rank, logits, loss)):
+                break
+            clean = None  # replayed steps were those of another model: they are taken as they are
+        classifier.replayed = None
         if minimum:
             logits = _overshoot(trial, record, logits)
         doubtful = (record.success | record.refuted) & ~trial.judged(logits)[0]
-        if bool(doubtful.any()) or trial.denied(trial.already, logits):
+        if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, logits)):
             judged, logits = logits, _search_again(trial, record, plan, doubtful, logits)
             known = known if logits is judged else None
         broken = None
@@ -156,13 +163,9 @@ def prepare(
 
 
 def _search(
-    classifier: Prepared,
-    given: Problem,
-    todo: Tensor,
-    record: Record,
-    plan: Plan,
-    clean: CleanPass | None = None,
-) -> tuple[Tensor, Tensor] | None:
+    classifier: Prepared, given: Problem, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None =
+    None,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """Do all restarts on `todo` int64 [n]; return those whose last points no pass has seen, and these."""
     last = None
     for restart in range(plan.restarts):
@@ -187,10 +190,7 @@ def _verdict(
     The `last` points of a search compete with those that it has seen.
     """
     if last is None:
-        logits = trial.verdict(record.x_adv)
-        if not plan.minimum:
-            trial.hold(record.x_adv, record.rank, logits, plan.loss)
-        return logits, None
+        return trial.verdict(record.x_adv), None
     index, points = last
     problem, seen, before = trial.problem, record.x_adv, record.rank
     record.x_adv = seen.index_copy(0, index, points.to(seen.dtype))

@@ -7,12 +7,12 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fastadv import rng
+from fastadv._waiting import may_leave, waits
 from fastadv.attacks.core import points as shapes
-from fastadv.attacks.core.last_answer import LastAnswer
+from fastadv.attacks.core.look import GradientLook, JacobianLook
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.record import Record, Rows
-from fastadv.attacks.core.waiting import may_leave, waits
 from fastadv.engine import Prepared
 from fastadv.engine.prepared import CleanPass
 from fastadv.threat import Threat
@@ -52,12 +52,17 @@ class Samples(Generic[R_co]):
         self.leaving: Tensor | None = None
         # rows of the record, and of the caller's batch
         self._record, self._index, self._given = record, index, index
-        self._evaluations = 0
+        self.evaluations = 0
         self.forget()
+        # whether samples never leave, as in a graph
+        self.stays = False
         # whether a point has competed for the best
         self._competed = False
-        # whether no gradient was taken yet; and how far inside the box they are taken [n] (`edge.py`)
-        self._first = True
+        # the lean way, and whether there is none; whether no gradient was taken yet; how far inside
+        self._loop: Any = None
+        self._rare = False
+        self.first = True
+        self._start: Tensor | None = None  # at x, as the rule got it
         self.depth: Tensor | None = None
         # a pass at x that waits for its backward pass, and points that wait for the final verdict
         self.clean_pass: CleanPass | None = None
@@ -97,9 +102,9 @@ class Samples(Generic[R_co]):
         """Begin anew: no answer is known, and gradient rules remember nothing and draw the same numbers."""
         # what gradient rules remember: tensors [n, ...]
         self.memory: dict[str, Tensor] = {}
+        # the last look with gradients, which stands for answers that are not finite
+        self.answer: GradientLook | JacobianLook | None = None
         self._draws = 0
-        # what stands for answers that are not finite
-        self.last = LastAnswer()
 
     def uniform(self, count: int) -> Tensor:
         """Draw [n, count] random numbers in [0, 1) for a gradient rule; the next call draws others."""
@@ -132,13 +137,17 @@ class Samples(Generic[R_co]):
     def drop_leaving(self, points: Tensor) -> Tensor:
         """Drop the samples that are to leave; return the points of the others, with x outside the mask."""
         leaving = self.leaving
-        if leaving is not None and may_leave(self._evaluations, points.device):
+        if leaving is not None and may_leave(self.evaluations, points.device):
             self.leaving = None
             if bool(leaving.any()):
                 if self.plan.stop_early:
                     self._prove()
                 points = shapes.taken(points, self._drop(leaving))
         return self.problem.masked(points)
+
+    def shrinks(self, broken: Tensor) -> bool:
+        """Return whether the samples `broken` bool [n] leave now: on a GPU once they are half of them."""
+        return 2 * int(broken.sum()) >= len(self.y) if waits(broken.device) else bool(broken.any())
 
     def drop_broken(self) -> None:
         """Drop the samples that are broken, in an attack with `stop_early`; `Over` is raised if all are."""
@@ -172,11 +181,11 @@ class Samples(Generic[R_co]):
         self._index, self._given = self._index[kept], self._given[kept]
         if not len(self._index):
             raise Over
-        self.problem, self.best = self.problem.take(kept), self.best.take(kept)
+        self.problem, self.best, self._loop = self.problem.take(kept), self.best.take(kept), None
         self.aims = None if self.aims is None else self.aims[kept]
         self.depth = None if self.depth is None else self.depth[kept]
         self.rows.take(kept)
-        self.last.take(kept)
+        self.answer = None if self.answer is None else self.answer.take(kept)
         self.memory = {name: value[kept] for name, value in self.memory.items()}
         if self.leaving is not None:
             self.leaving = self.leaving[kept]

@@ -1,6 +1,7 @@
 """A search: how a rule evaluates points of the samples still under attack, and which point is the best."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import torch
@@ -8,20 +9,22 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fastadv import losses
-from fastadv.attacks.core import bounded_outputs, edge
+from fastadv._waiting import may_leave, steps_ahead, surely_finite, waits
 from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
+from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.plan import Plan
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, of_rows, repeated
 from fastadv.attacks.core.record import Climb, Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
-from fastadv.attacks.core.snap import snap
-from fastadv.attacks.core.waiting import may_leave, steps_ahead, surely_finite, waits
+from fastadv.attacks.special import bounded_outputs, edge
+from fastadv.attacks.special.snap import snap
+from fastadv.engine.bound import Ask
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.climb import climb_
-from fastadv.ops.judge import Move, judge_
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.logit_loss import ENTROPIES, KINDS
 from fastadv.threat import Linf
@@ -45,7 +48,8 @@ class Search(Samples[R_co]):
     def start(self, random_start: bool = False) -> Tensor:
         """Return x or, in a restart and with `random_start`, draw number `restart` from ball and box."""
         if not (random_start or self.restart):
-            return self.x.clone()
+            self._start = self.x.clone()
+            return self._start
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=self.restart)
         return self.classifier.layout(self.problem.masked(points))
 
@@ -58,29 +62,71 @@ class Search(Samples[R_co]):
         it stay in bfloat16, for a step of the threat.
         """
         loss = self.plan.loss if loss is None else loss
-        look = self._look(points, loss, judge, narrow)
-        if judge and self._ranks_by(loss, look):
-            self._judge_at_once(look, self._answered(look)[0])
+        loop = self.loop if judge and self.leaving is None and loss == self.plan.loss else None
+        if loop is not None:
+            met = torch.empty_like(self.best.success)
+            value, logits, gradient = loop.look(points, first=self._first_ask(), met=met)
+            self._competed = True
+            gradient = gradient if narrow else gradient.to(self.x.dtype)
+            look = GradientLook(points, points, logits, met, value.clone(), gradient)
+            if not surely_finite(value):
+                self._stand_in(look, ~value.isnan())
+            self.answer = None if self.stays else look  # a graph would hold on to it
             if not surely_finite(self.best.largest_gradient):
                 look.gradient = look.gradient.nan_to_num(0.0, 0.0, 0.0)
             kept = self._evaluated()
             return look if kept is None else look.take(kept)
-        look.gradient = self._usable(look.gradient)
-        return self._judge(look, loss, judge, *self._answered(look))
+        points, seen = self._prepare(points, judge)
+        ask = self.plan.gradient or Search.input_gradient
+        value, logits, gradient = ask(self, seen, loss)
+        if gradient.dtype != self.x.dtype and not (narrow and may_be_narrow(gradient, self.x)):
+            gradient = gradient.to(self.x.dtype)
+        look = GradientLook(points, seen, logits, logits, value, self._usable(gradient))
+        return self._judge(look, loss, judge)
+
+    def direction(self, points: Tensor) -> Tensor:
+        """Return the gradient of the loss of the plan at points that need no verdict."""
+        ask = self.plan.gradient or Search.input_gradient
+        _, logits, gradient = ask(self, points, self.plan.loss)
+        if not surely_finite(logits):
+            self.best.not_finite.logical_or_(~logits.isfinite().all(1))
+        return self._usable(gradient.to(self.x.dtype))
 
     def ascend(self: "Search[Steps]") -> None:
         """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
-        rows, threat, loss = self.rows, self.threat, self.plan.loss
-        look = self._look(rows.points, loss, True, True)
-        if type(threat) is Linf and self._ranks_by(loss, look):
-            rows.points = look.x_adv
-            said, _ = self._answered(look, ("gradient",))  # what follows reads no more of it
-            self._judge_at_once(look, said, (self.x, threat.radius, rows.step_size, threat.box))
-            self._evaluated()
+        rows, threat, loop = self.rows, self.threat, self.loop
+        if loop is None or self.leaving is not None:
+            look = self.gradient(rows.points, narrow=True)
+            rows.points = self.threat.step_(look.x_adv, look.gradient, self.x, rows.step_size)
             return
-        look.gradient = self._usable(look.gradient)
-        look = self._judge(look, loss, True, *self._answered(look))
-        rows.points = self.threat.step_(look.x_adv, look.gradient, self.x, rows.step_size)
+        self._competed = True
+        if type(threat) is Linf:
+            loop.look(rows.points, loop.move(threat.radius, rows.step_size), self._first_ask())
+        else:
+            gradient = loop.look(rows.points, loop.move(inf, 0.0), self._first_ask())[2]
+            if not surely_finite(self.best.largest_gradient):
+                gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+            threat.step_(rows.points, gradient, self.x, rows.step_size)
+        self._evaluated()
+
+    @property
+    def loop(self) -> Loop | None:
+        """What looks at points by kernels alone; None where that takes more."""
+        loop: Loop | None = self._loop
+        if loop is None or loop.aims is not self.aims:
+            self._loop = loop = None if self._rare else Loop.of(self)
+            self._rare = loop is None
+        return loop
+
+    def _first_ask(self) -> Ask | None:
+        return self._first_gradient if self.first else None
+
+    def _first_gradient(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `input_gradient` of the loss of the plan, which may find that the search is a rare one."""
+        made = self.input_gradient(points, self.plan.loss)
+        if self.depth is not None:
+            self._loop, self._rare = None, True
+        return made
 
     def input_gradient(
         self, points: Tensor, loss: losses.Loss, direction: bool = True
@@ -96,7 +142,7 @@ class Search(Samples[R_co]):
             value, logits, gradient = bounded_outputs.unbent(
                 self.classifier, self._cast(at), self.y, loss, self.aims, squashed
             )
-        elif clean is not None and 2 * len(points) >= len(clean.logits) and torch.equal(points, self.x):
+        elif clean is not None and 2 * len(points) >= len(clean.logits) and self._at_x(points):
             rows = None if len(points) == len(clean.logits) else self._given
             value, logits, gradient = clean.gradient(rows, self.y, told, self.aims, direction)
         else:
@@ -109,14 +155,19 @@ class Search(Samples[R_co]):
             value, logits = self.loss_at(points, loss)
         return value, logits, gradient
 
+    def _at_x(self, points: Tensor) -> bool:
+        return points is self._start or torch.equal(points, self.x)
+
     def _inside(self, points: Tensor) -> Tensor:
         """Return where gradients are taken: at the points, or a little inside the box (`edge.py`)."""
         return points if self.depth is None else edge.inside(points, self.depth, self.threat.box)
 
     def _finds_kinks(self, points: Tensor, gradient: Tensor, loss: losses.Loss) -> bool:
         """Return whether the first gradient of a search lacks what it has inside; that sets the `depth`."""
-        first, self._first = self._first, False
-        if not (first and bool((gradient == 0).any())):
+        first, self.first = self.first, False
+        if first and gradient.ndim > points.ndim:
+            gradient = gradient.abs().amax(1)
+        if not (first and edge.may_be(points, gradient, self.threat.box)):
             return False
         loss = "margin" if callable(loss) else loss  # it may hold a value for each sample
 
@@ -125,8 +176,6 @@ class Search(Samples[R_co]):
             aims = None if self.aims is None else self.aims[rows]
             return self.classifier.input_gradient(self._cast(points), self.y[rows], loss, aims, True)[2]
 
-        if gradient.ndim > points.ndim:
-            gradient = gradient.abs().amax(1)
         depth, _ = edge.kinks(points, gradient, self.threat.box, ask)
         self.classifier.asks_for(self.ids)
         self.depth = depth if bool(depth.any()) else None
@@ -152,7 +201,7 @@ class Search(Samples[R_co]):
             logits = self._logits(seen)
         gradients = self._usable(gradients.to(self.x.dtype))
         look = JacobianLook(points, seen, logits, logits, gradients)
-        return self._judge(look, None, judge, *self._answered(look))
+        return self._judge(look, None, judge)
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
         """Evaluate logits at points [n, ...], or [n, C, ...] for C candidates a sample, in full batches."""
@@ -182,6 +231,8 @@ class Search(Samples[R_co]):
             return
         best, self._competed = self.best, True
         record = best.x_adv, best.rank, best.success
+        if self._stay_broken():
+            logits = torch.where(best.success[:, None], torch.nan, logits)
         climb_(record, best.not_finite, (rows.best, rows.loss), points, logits, self.y, loss, self.targets)
         self._evaluated()
 
@@ -255,13 +306,12 @@ class Search(Samples[R_co]):
 
     def steps_ahead(self, most: int) -> int:
         """Return how many evaluations, at most so many, lead up to the next at which samples may leave."""
-        return steps_ahead(self._evaluations, most, self.x.device) if self.plan.stop_early else most
+        return steps_ahead(self.evaluations, most, self.x.device) if self.plan.stop_early else most
 
-    def count_replayed(self, evaluations: int) -> None:
-        """Count evaluations, at most `steps_ahead`, that a graph made and whose points have competed."""
-        self._competed = True
-        self._evaluations += evaluations
-        if may_leave(self._evaluations - 1, self.x.device):
+    def replayed(self) -> None:
+        """Let samples leave that steps taken elsewhere have broken; they have written the tensors."""
+        self._competed, self._loop = True, None
+        if may_leave(self.evaluations - 1, self.x.device) and self.shrinks(self.best.success):
             self.drop_broken()
 
     def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
@@ -289,50 +339,28 @@ class Search(Samples[R_co]):
         torch.maximum(self.best.largest_gradient, size, out=self.best.largest_gradient)
         return gradient if surely_finite(size) else gradient.nan_to_num(0.0, 0.0, 0.0)
 
-    def _look(self, points: Tensor, loss: losses.Loss, judge: bool, narrow: bool) -> GradientLook:
-        """Return loss, logits and gradient at the points of those that stay, without a verdict."""
-        points, seen = self._prepare(points, judge)
-        ask = self.plan.gradient or Search.input_gradient
-        value, logits, gradient = ask(self, seen, loss)
-        if gradient.dtype != self.x.dtype and not (narrow and may_be_narrow(gradient, self.x)):
-            gradient = gradient.to(self.x.dtype)
-        return GradientLook(points, seen, logits, logits, value, gradient)
+    def _stand_in(self, look: GradientLook | JacobianLook, finite: Tensor) -> None:
+        """Let a look repeat the last answer where its logits are not `finite` bool [n].
 
-    def _ranks_by(self, loss: losses.Loss, look: GradientLook) -> bool:
-        """Return whether `_judge_at_once` does for a look by that loss what `_usable` and `_judge` do."""
-        single = look.loss.dtype == look.logits.dtype == self.x.dtype == torch.float32
-        as_seen = look.seen is look.x_adv and self.problem.mask is None
-        return single and as_seen and self._is_plain() and loss == self.plan.loss
+        So a rule steps over what is not finite. Where there was no answer yet, the gradient leads to x.
+        """
+        before = self.answer
+        for name in look.answers:
+            now: Tensor = getattr(look, name)
+            last = getattr(before, name, None)
+            if last is None or last.shape != now.shape:
+                back = (self.x - look.seen).view(len(now), *[1] * (now.ndim - self.x.ndim), *self.x.shape[1:])
+                last = back if name.startswith("gradient") else now
+            setattr(look, name, torch.where(like(finite, now), now, last.to(now.dtype)))
 
-    def _answered(
-        self, look: GradientLook | JacobianLook, names: tuple[str, ...] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Let the look repeat the last answer where its own is not finite; return its own, and which are."""
-        logits, finite = look.logits, _finite(look.logits)
-        self.last.stand_in(look, self.x, finite, names)
-        return logits, finite
-
-    def _judge_at_once(self, look: GradientLook, logits: Tensor, move: Move | None = None) -> None:
-        """Judge the points and move them, in one call, since the many take as long as a small network."""
-        best, self._competed = self.best, True
-        look.adversarial = judge_(
-            (best.x_adv, best.rank, best.success), best.not_finite, best.largest_gradient, best.ranks,
-            look.seen, look.gradient, logits, look.loss, self.y, self.targets,
-            self.plan.loss in ENTROPIES and self.targets is None, move,
-        )  # fmt: skip
-
-    def _judge(
-        self,
-        look: L,
-        loss: losses.Loss | None,
-        judge: bool,
-        logits: Tensor | None = None,
-        finite: Tensor | None = None,
-    ) -> L:
-        """Give `look` its verdict by its logits, or by others; its points compete for the best if `judge`."""
-        if logits is None:
-            logits = look.logits.flatten(0, -2)
-            finite = _finite(logits)
+    def _judge(self, look: L, loss: losses.Loss | None, judge: bool) -> L:
+        """Give `look` its verdict by its logits; its points compete for the best if `judge`."""
+        logits = look.logits.flatten(0, -2)
+        finite = _finite(logits)
+        if isinstance(look, GradientLook | JacobianLook):
+            if finite is not None:
+                self._stand_in(look, finite)
+            self.answer = look
         shape = look.logits.shape[:-1]
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
@@ -349,11 +377,10 @@ class Search(Samples[R_co]):
 
     def _evaluated(self, judge: bool = True) -> Tensor | None:
         """Count an evaluation, and drop the samples that it has broken; return int [m], who stays, if any."""
-        self._evaluations += 1
-        if not (judge and self.plan.stop_early):
+        self.evaluations += 1
+        if not (judge and self.plan.stop_early) or self.stays:
             return None
-        success = self.best.success
-        if may_leave(self._evaluations - 1, success.device) and bool(success.any()):
+        if may_leave(self.evaluations - 1, self.x.device) and self.shrinks(self.best.success):
             broken = self._prove()
             if bool(broken.any()):
                 return self._drop(broken)
@@ -367,7 +394,14 @@ class Search(Samples[R_co]):
             distance = keep_nearest(self.best, self.x, candidate, success, self.threat.order)
             look.distance = distance if candidate is look.x_adv else self.distance(look.x_adv)
         else:
-            keep_strongest(self.best, candidate, success, self._strength(look, loss), finite)
+            strength = self._strength(look, loss)
+            if self._stay_broken():
+                strength = torch.where(like(self.best.success, strength), torch.nan, strength)
+            keep_strongest(self.best, candidate, success, strength, finite)
+
+    def _stay_broken(self) -> bool:
+        """Return whether samples may be broken that have not left yet: their points stay as they are."""
+        return self.plan.stop_early and waits(self.x.device)
 
     def _strength(self, look: Look, loss: losses.Loss | None) -> Tensor:
         """Return [n] or [n, C] by the loss of the plan, whatever `loss` the look was taken with."""

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv.attacks.core import mixed_rows
 from fastadv.attacks.core.problem import Problem, check_classes
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
-from fastadv.attacks.core.soft_logits import SOFT_LOGITS, are_soft
+from fastadv.attacks.special import mixed_rows
+from fastadv.attacks.special.bounded_outputs import may_crowd
+from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
 from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.guard import bound
 from fastadv.engine.prepared import CleanPass
 from fastadv.errors import InputError
-from fastadv.ops.logit_loss import ENTROPIES
+from fastadv.ops.logit_loss import KINDS
 from fastadv.text import threat_text
 from fastadv.threat import Threat
 
@@ -43,9 +44,9 @@ class Trial:
         self.problem = problem
         self.flags: tuple[str, ...] = ()
         self.clean_pass: CleanPass | None = None
-        self.from_x = False
+        self.from_x = self.some_already = False
         self._before = classifier.forwards, classifier.backwards
-        size, device = len(problem.x), problem.x.device
+        size, device, everyone = len(problem.x), problem.x.device, False
         none = torch.zeros(size, dtype=torch.bool, device=device)
         self.already = self.correct = self.attacked = self.unusable = self._not_finite = none
         if not size:
@@ -65,14 +66,16 @@ class Trial:
             self.attacked = ~self.already
             if finite is not None:
                 self.unusable, self.attacked = ~finite, self.attacked & finite
-                if bool(self.unusable.all()):
-                    raise InputError(NOT_FINITE)
+            looks = self.unusable.all(), self.attacked.all(), self.already.any(), may_crowd(clean)
+            unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
+            if unusable:
+                raise InputError(NOT_FINITE)
             right = self.attacked if problem.plain else problem.right(clean)
             self.correct = right if finite is None else right & finite
-            classifier.settle(problem.x, clean)
+            classifier.settle(problem.x)
             # only now: it may change the layout that the search copy prefers
-            self.problem = problem.seen(classifier.layout(problem.x), clean)
-        self.todo = self.attacked.nonzero().squeeze(1)
+            self.problem = problem.seen(classifier.layout(problem.x), clean, crowds)
+        self.todo = torch.arange(size, device=device) if everyone else self.attacked.nonzero().squeeze(1)
         # of the last verdict: its logits and what they say, and how far its points are, None if not known
         self._last: Tensor | None = None
         self._said: tuple[Tensor, Tensor | None] | None = None
@@ -126,17 +129,26 @@ class Trial:
         problem = self.problem
         return loss_of(logits, problem.y, loss, problem.targets, problem.ids)
 
-    def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> None:
-        """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points."""
-        if self.classifier.plain or loss not in (*ENTROPIES, "margin"):
-            return
+    def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> bool:
+        """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points.
+
+        Returns whether replayed steps were those of another model; they are not replayed again.
+        """
+        replayed = self.classifier.replayed
+        if (self.classifier.plain and replayed is None) or loss not in KINDS or not len(rank):
+            return False
         problem, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
         held &= (x_adv != problem.x).flatten(1).any(1)
-        if not bool(held.any()):
-            return
-        value = self._loss_of(logits, loss)
-        value = graded(value, logits, problem.y, loss, problem.targets)
-        self.classifier.hold(float((value - rank)[held].abs().max()), logits[held])
+        value = graded(self._loss_of(logits, loss), logits, problem.y, loss, problem.targets)
+        apart = (value - rank).abs()
+        if loss == "dlr":  # a share of the range of the largest logits
+            top = logits.topk(min(3, logits.shape[1]), 1).values
+            apart *= (top[:, 0] - top[:, -1]) / (1 + value.abs())
+        apart = torch.where(held, apart, 0.0).max()
+        wrong = self.classifier.hold(apart, torch.where(held[:, None], logits, 0.0))
+        if wrong and replayed is not None:
+            replayed.refuse("the model had other logits at the points of replayed steps")
+        return wrong and replayed is not None
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
         """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding."""
@@ -176,18 +188,10 @@ class Trial:
             log.warning("attack: %s", flag)
 
     def finish(
-        self,
-        x_adv: Tensor,
-        logits: Tensor,
-        loss: losses.Loss,
-        *,
-        not_finite: Tensor,
-        zero_gradient: Tensor,
-        within: Threat | None = None,
-        broken: Tensor | None = None,
-        unfinished: Tensor | None = None,
-        known: tuple[Tensor, Tensor] | None = None,
-    ) -> AttackResult:
+        self, x_adv: Tensor, logits: Tensor, loss: losses.Loss, *, not_finite: Tensor, zero_gradient: Tensor,
+        within: Threat | None = None, broken: Tensor | None = None, unfinished: Tensor | None = None, known:
+        tuple[Tensor, Tensor] | None = None,
+    ) -> AttackResult:  # fmt: skip
         """Return the result for x_adv, given the `verdict` logits [B, K] on it, after which no row has moved.
 
         `not_finite` marks samples that met a NaN or infinity. An attack for the minimum names the threat

@@ -1,28 +1,29 @@
 """Steps of steepest ascent from tensors alone, without a verdict: for training and for data sets."""
 
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
 from fastadv.attacks.core.problem import StepSize
-from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
+from fastadv.attacks.core.repeat import radii, without_rows
 from fastadv.engine import Prepared
-from fastadv.engine.graph import Rows, Step
+from fastadv.engine.capture import Rows, Step
 from fastadv.threat import Threat
 
-Look = Callable[[Prepared, Rows], Tensor]
+# (model, rows) -> what gives the gradient at points like `x_adv` of the rows
+Look = Callable[[Prepared, Rows], Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Projected steps along a gradient, replayed from a CUDA graph where `freeze` was asked for them.
+    """Projected steps along a gradient, on a GPU replayed from a CUDA graph where the model can be captured.
 
     Args:
         threat: in which a step is taken; radii of single samples are in the rows, as `Walk.rows` gives them.
-        look: asks a model for the gradient, like `x_adv` of the rows.
+        look: makes what asks a model for the gradient.
         step_size: a number, or one value a sample.
         name: what `look` does, with all that it depends on besides the rows; None if no graph may have it.
         copies: points that `look` passes for each sample.
@@ -37,38 +38,42 @@ class Walk:
     def rows(self, x_adv: Tensor, x: Tensor, **others: Tensor | None) -> Rows:
         """Return all that has one row a sample; `x_adv` is what the steps change."""
         each = self.step_size if isinstance(self.step_size, Tensor) and self.step_size.ndim else None
-        given = {"x_adv": x_adv, "x": x, "radius": radii(self.threat), "step_size": each, **others}
-        return {name: tensor for name, tensor in given.items() if tensor is not None}
+        named = {"x_adv": x_adv, "x": x, "radius": radii(self.threat), "step_size": each, **others}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def __call__(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor:
         """Take the steps, and return the last points."""
+        step = self._step(classifier, rows)
         for done in range(steps):
-            if (moved := self._replayed(classifier, rows, steps - done)) is not None:
-                return moved
-            # a gradient that is captured alone would be captured once more with its step
-            with nullcontext() if done else classifier.unreplayed():
-                self._step(classifier, self.threat, rows)
+            if done == 1:  # the first one has met the model, and checked the arguments
+                if (moved := self._replayed(classifier, rows, steps - done)) is not None:
+                    return moved
+                step = self._step(classifier, rows)
+            step()
         return rows["x_adv"]
 
-    def _step(self, classifier: Prepared, threat: Threat, rows: Rows) -> None:
-        gradient = self.look(classifier, rows)
-        threat.step_(rows["x_adv"], gradient, rows["x"], rows.get("step_size", self.step_size))
+    def _step(self, classifier: Prepared, rows: Rows) -> Step:
+        threat = self.threat.resized(rows["radius"]) if "radius" in rows else self.threat
+        gradient, x_adv = self.look(classifier, rows), rows["x_adv"]
 
-    def _replayed(self, classifier: Prepared, rows: Rows, times: int) -> Tensor | None:
-        """Return the points after so many steps of a graph; None where none was asked for or can be."""
+        def step() -> None:
+            threat.step_(x_adv, gradient(x_adv), rows["x"], rows.get("step_size", self.step_size))
+
+        return step
+
+    def _replayed(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor | None:
+        """Return the points after so many steps of a graph; None where there is none."""
         x_adv = rows["x_adv"]
         passed = x_adv[:1].expand(self.copies * len(x_adv), *x_adv.shape[1:])
-        if self.name is None or not classifier.ready_to_capture(passed):
-            return None
-        if any(each.shape[:1] != x_adv.shape[:1] for each in rows.values()):
+        captures = None if self.name is None else classifier.captures(passed)
+        if captures is None or any(each.shape[:1] != x_adv.shape[:1] for each in rows.values()):
             return None  # which the step refuses in words
         key = self.name, *without_rows(self.threat), None if "step_size" in rows else self.step_size
-
-        def make(static: Rows) -> Step:
-            threat = self.threat.resized(static["radius"]) if "radius" in static else self.threat
-            return partial(self._step, uncounted(classifier), threat, static)
-
-        made = counted(
-            classifier, lambda graphs: graphs(key, rows, make, ("x_adv",), times), times * len(passed)
-        )
-        return None if made is None else made[0]
+        graph = captures.take(key, rows, steps)
+        if graph is None or not captures.run(graph, partial(self._step, copy(classifier)), steps):
+            return None
+        classifier.forwards += steps * len(passed)
+        classifier.backwards += steps * len(passed)
+        moved = graph.rows["x_adv"][: len(x_adv)].clone()
+        captures.give_back(graph)
+        return moved

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.result import AttackResult, Status
-from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.methods.flags import blind, took_gradients
+from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.threat import Threat
 
 SLACK = 1e-6  # what rounding adds to a distance

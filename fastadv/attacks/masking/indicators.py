@@ -13,7 +13,6 @@ from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.problem import Problem, check_finite_radius
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.run import prepare
-from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence
 from fastadv.attacks.masking.verdict import Indicators
@@ -21,6 +20,7 @@ from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
+from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.engine import Prepared
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError, NoGradientError
@@ -35,17 +35,9 @@ BY_LEFT = ("incomplete", "square")  # told by what attacks left, be it for a wea
 
 @eager
 def indicators(
-    model: Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    results: Mapping[str, AttackResult] | None = None,
-    limit: int = SAMPLES,
-    share: float | None = SHARE,
-    seed: int = 0,
-    ids: Tensor | None = None,
-) -> Indicators:
+    model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, results: Mapping[str, AttackResult] | None =
+    None, limit: int = SAMPLES, share: float | None = SHARE, seed: int = 0, ids: Tensor | None = None,
+) -> Indicators:  # fmt: skip
     """Look for signs that a model masks its gradients, so that attacks overstate its robustness.
 
     The signs are the warnings of AutoAttack (`symptoms`, and Square that finds more than gradients), a
@@ -127,14 +119,9 @@ def indicators(
 
 
 def choose(
-    evidence: Sequence[Evidence],
-    right: Tensor,
-    passes: float,
-    *,
-    limit: int = SAMPLES,
-    share: float | None = SHARE,
-    seed: int = 0,
-) -> Tensor:
+    evidence: Sequence[Evidence], right: Tensor, passes: float, *, limit: int = SAMPLES, share: float | None =
+    SHARE, seed: int = 0,
+) -> Tensor:  # fmt: skip
     """Return int64 [m], some of the samples that are `right` bool [N], for a share of so many `passes`."""
     order = rng.permutation(len(right), rng.derive(seed, "indicators"))
     order = order[right[order]][:limit]
@@ -147,16 +134,9 @@ def choose(
 
 
 def look(
-    classifier: Prepared,
-    problem: Problem | None,
-    chosen: Tensor,
-    evidence: Sequence[Evidence],
-    right: Tensor,
-    *,
-    seed: int = 0,
-    raised: Collection[str] | None = None,
-    batch_size: int = SAMPLES,
-) -> Indicators:
+    classifier: Prepared, problem: Problem | None, chosen: Tensor, evidence: Sequence[Evidence], right:
+    Tensor, *, seed: int = 0, raised: Collection[str] | None = None, batch_size: int = SAMPLES,
+) -> Indicators:  # fmt: skip
     """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`."""
     before = classifier.asked
     values, lower, unseen = _told(evidence, right)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv.attacks.core import edge, mixed_rows
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
+from fastadv.attacks.special import edge, mixed_rows
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared
 from fastadv.engine.guard import bound

@@ -21,9 +21,7 @@ def ascent(
     """Return `steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
 
     def step(search: Search[Steps]) -> None:
-        if direction is None:
-            search.ascend()
-            return
+        assert direction is not None
         rows = search.rows
         look = search.gradient(rows.points)
         along = direction(search, look.gradient)
@@ -32,7 +30,7 @@ def ascent(
     def rule(search: Search[Steps]) -> None:
         search.rows.step_size = search.per_sample(step_size)
         search.rows.points = search.start(random_start)
-        repeat(search, step, steps, ("ascent", direction))
+        repeat(search, Search.ascend if direction is None else step, steps, ("ascent", direction))
         search.finish(search.rows.points)
 
     return rule

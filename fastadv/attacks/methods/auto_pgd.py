@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv._waiting import waits
 from fastadv.attacks.core import GradientLook, Rows, ScoredLook, Search, repeat
-from fastadv.attacks.core.waiting import waits
 from fastadv.attacks.methods.geometry import like
 from fastadv.ops.keep_best import keep_best_
 
@@ -77,7 +77,8 @@ class Stage:
         if first == 0:
             self._move(0)
         alike = range(max(first, 1), min(end, self.moves - 1))
-        repeat(self.search, lambda search: self._over(search)._move(1), len(alike), (type(self), self.factor))
+        step, name = lambda search: self._over(search)._move(1), (type(self), self.factor)
+        repeat(self.search, step, len(alike), name, self.moves - end)
         if end == self.moves > 1:
             self._move(end - 1)
 

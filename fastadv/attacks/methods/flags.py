@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastadv.attacks.core import mixed_rows
+from fastadv.attacks.special import mixed_rows
 from fastadv.intervals import clopper_pearson
 
 SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag

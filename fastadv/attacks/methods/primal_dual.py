@@ -34,14 +34,9 @@ Primal = Callable[[Search[Lagrangian], Tensor, float, int], Tensor]
 
 
 def primal_dual(
-    search: Search[Lagrangian],
-    primal: Primal,
-    *,
-    steps: int,
-    step_size: float,
-    ratio: float,
-    loss: losses.Loss | None,
-) -> None:
+    search: Search[Lagrangian], primal: Primal, *, steps: int, step_size: float, ratio: float, loss:
+    losses.Loss | None,
+) -> None:  # fmt: skip
     """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only.
 
     `primal` takes the gradient [n, ...] of softplus(-loss), the length of the step and its number, and

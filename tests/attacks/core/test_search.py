@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastadv._waiting import surely_finite
 from fastadv.attacks import Status, bim, last_iterate, mim, pgd
-from fastadv.attacks.core import ConfidentlyWrong, edge, run
+from fastadv.attacks.core import ConfidentlyWrong, run
 from fastadv.attacks.core import search as searching
+from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.record import Climb, Record
 from fastadv.attacks.core.search import Search
-from fastadv.attacks.core.waiting import surely_finite
+from fastadv.attacks.special import edge
 from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
 from fastadv.models import Binarized
@@ -23,7 +25,7 @@ from ..nets import RADIUS, Case, convnet, images, labeled, labels, mlp, threat
 def test_segment_lengths() -> None:
     cuda = torch.device("cuda")
     ends = [step + 1 for step in range(40) if searching.may_leave(step, cuda)]
-    assert ends == [1, 2, 4, 8, 16, 24, 32, 40]
+    assert ends == [1, 2, 4, 8, 16, 32]
     assert all(searching.may_leave(step, torch.device("cpu")) for step in range(40))
 
 
@@ -207,14 +209,15 @@ def test_a_climb_keeps_what_single_looks_do(
 def test_steps_judged_at_once_are_those_of_single_calls(
     options: dict[str, Any], early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit, where the loss of sure samples is 0, and logits and gradients are not always finite."""
+    """To the bit, where the loss of sure samples is 0, and gradients are not always finite."""
     net, x = mlp(dtype=torch.float32), images(24, dtype=torch.float32)
     with torch.no_grad():
         net[3].weight.mul_(300)
 
     class Partly(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return net(x) + (0.8 - x[:, 0, 0, :1]).sqrt() + 1 / (x[:, 0, 1, :1] > 0.1)
+            place = x[:, 0, 0, :1]
+            return net(x) + ((0.8 - place) * (place < 0.8)).sqrt()
 
     y = labels(net, x)
     targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
@@ -222,14 +225,14 @@ def test_steps_judged_at_once_are_those_of_single_calls(
     attack = options.get("attack", pgd)
     for at_once in (True, False):
         if not at_once:
-            monkeypatch.setattr(Search, "_ranks_by", lambda *args: False)
+            monkeypatch.setattr(Loop, "of", lambda search: None)
         kept = {name: value for name, value in options.items() if name != "attack"} | targeted
         threat = kept.pop("threat", Linf(0.2))
         out = attack(Partly(), x, y, threat, steps=12, stop_early=early, **kept)
         made.append({name: value for name, value in vars(out).items() if isinstance(value, Tensor)})
     for name, value in made[0].items():
         torch.testing.assert_close(value, made[1][name], rtol=0, atol=0, equal_nan=True, msg=name)
-    assert {Status.BROKEN, Status.FAILED} <= {*out.status.tolist()}
+    assert {Status.BROKEN, *([] if "threat" in options else [Status.FAILED])} <= {*out.status.tolist()}
 
 
 @pytest.mark.parametrize("climbs", [False, True])

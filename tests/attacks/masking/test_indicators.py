@@ -15,10 +15,10 @@ from fastadv.attacks.auto import versions
 from fastadv.attacks.auto.run import ATTACKS, Component
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.core.record import Record
-from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.masking import Evidence, choose, look, probes
 from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Status
-from fastadv.attacks.core.mixed_rows import FLAG, mixes_rows
+from fastadv.attacks.special.mixed_rows import FLAG, mixes_rows
 from fastadv.engine import Plain
 from fastadv.rng import generators_kept
 from tests.attacks.masking.nets import honest

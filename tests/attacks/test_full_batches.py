@@ -10,12 +10,12 @@ from torch import Tensor
 import fastadv as fa
 from fastadv import L1, L2, Linf, rng
 from fastadv.attacks import AttackResult, apgd, fab
-from fastadv.attacks.core import full_batches
 from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods import full_batches
 
-from ..nets import images, labeled, labels, mlp
+from .nets import images, labeled, labels, mlp
 
 APART, TOGETHER = {"cpu": 1}, {"cpu": 10**6}
 
@@ -125,6 +125,7 @@ def test_no_random_start_is_drawn_twice(full: int, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("search_copy")
 def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, y = labeled(mlp(5), images(6))
 

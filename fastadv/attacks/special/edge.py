@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core.points import like
+from fastadv._waiting import waits
+from fastadv.ops._rows import like
 
 DEPTHS = (1e-4, 1e-2, 1e-1)  # of the width of the box; the first counts that shows a derivative
 SHARE = 0.05  # of the coordinates of a row that lie on a bound: so many at least are flat there alone
@@ -27,6 +28,15 @@ def inside(points: Tensor, depth: float | Tensor, box: Box) -> Tensor:
     each = like(depth, points) if isinstance(depth, Tensor) else torch.full((), depth, device=points.device)
     low, high = (box[0] + width * each).to(points), (box[1] - width * each).to(points)
     return torch.clamp(points, low, high)
+
+
+def may_be(points: Tensor, gradient: Tensor, box: Box) -> bool:
+    """Return whether a gradient [n, ...] is exactly 0 in a share of a row's coordinates on a bound."""
+    zero = gradient == 0
+    if not waits(zero.device) and not bool(zero.any()):
+        return False  # the usual case, for less
+    bound = ((points == box[0]) | (points == box[1])).flatten(1)
+    return bool(((zero.flatten(1) & bound).sum(1) > SHARE * bound.sum(1).clamp_min(1)).any())
 
 
 def kinks(points: Tensor, gradient: Tensor, box: Box, ask: Ask) -> tuple[Tensor, Tensor]:

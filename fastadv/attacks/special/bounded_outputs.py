@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core.points import like
 from fastadv.engine import Prepared
+from fastadv.ops._rows import like
 
 LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as they are
 UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
@@ -24,21 +24,36 @@ MOST, NEAR = 0.7, 0.02  # of another: the share of outputs at one end, and of th
 LEAST = 1e-7  # the distance from an end that float32 still tells
 
 
+def may_crowd(logits: Tensor) -> Tensor:
+    """Return bool [], whether some rows may be such: a look of a few microseconds, which reads nothing."""
+    if not len(logits) or logits.shape[1] < FEWEST:
+        return logits.new_zeros((), dtype=torch.bool)
+    low, high, at_an_end = _ends(logits.sort(1).values)
+    near = (low >= 0) | (low <= END - 1) | (high >= 1 - END)
+    return torch.any(at_an_end | (near & (low >= -1) & (high <= 1)))
+
+
 def bounded(logits: Tensor) -> Tensor | None:
     """Return int64 [B], in which interval a row's outputs crowd at an end, 0 for none; None for no row."""
-    if not len(logits) or logits.shape[1] < FEWEST:
+    if not bool(may_crowd(logits)):
         return None
     rows = logits.sort(1).values
-    most = math.ceil(MOST * (logits.shape[1] - 1))
-    low, lower, upper, high = rows[:, [0, most, -1 - most, -1]].unbind(1)
+    low, high, at_an_end = _ends(rows)
     unit, symmetric = (
         (start <= low) & (high <= 1) & (((rows <= start + END) | (rows >= 1 - END)).float().mean(1) >= CROWD)
         for start in (0, -1)
     )
     symmetric &= ~unit
-    unknown = (torch.minimum(lower - low, high - upper) <= NEAR * (high - low)) & ~unit & ~symmetric
+    unknown = at_an_end & ~unit & ~symmetric
     found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
     return found if bool(found.any()) else None
+
+
+def _ends(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the least and the largest of each sorted row, and whether most of it is near one of them."""
+    most = math.ceil(MOST * (rows.shape[1] - 1))
+    low, lower, upper, high = (rows.select(1, place) for place in (0, most, -1 - most, -1))
+    return low, high, torch.minimum(lower - low, high - upper) <= NEAR * (high - low)
 
 
 def unbent(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid, logsigmoid, mse_loss, one_hot, relu6, softsign
 
 import fastadv as fa
-from fastadv.attacks.core.bounded_outputs import SYMMETRIC, UNIT, UNKNOWN, bounded, unbent
 from fastadv.attacks.masking.probes import bounded_outputs
+from fastadv.attacks.special.bounded_outputs import SYMMETRIC, UNIT, UNKNOWN, bounded, unbent
 from fastadv.engine import Plain
 from fastadv.rng import generators_kept
 from tests.attacks.masking.nets import HONEST, honest

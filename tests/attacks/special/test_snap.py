@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core.snap import snap
+from fastadv.attacks.special.snap import snap
 from fastadv.engine import freeze
 from fastadv.models import Binarized
 

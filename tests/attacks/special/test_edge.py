@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import hardtanh, relu, threshold
 
 import fastadv as fa
-from fastadv.attacks.core import edge
+from fastadv.attacks.special import edge
 from tests.attacks.masking.nets import honest
 from tests.defenses import Defended, Pointwise
 

@@ -1,0 +1,77 @@
+"""The lean way of a search: a step is a forward pass, a backward pass and one kernel."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.samples import Samples
+from fastadv.engine.bound import Ask
+from fastadv.ops._rows import PerRow, limits, per_row
+from fastadv.ops._step import may_be_narrow
+from fastadv.ops.logit_loss import ENTROPIES, KINDS
+from fastadv.ops.registration.library import bind
+
+Move = tuple[Any, ...]  # what `judge_` takes of a step: x, radius, step size, box, and what each row has
+STAY: Move = None, 0.0, 0.0, 0.0, 0.0, None, None
+
+
+class Loop:
+    """Looks at points of the samples that are here, by kernels that are bound to their tensors.
+
+    A row whose logits are not finite is marked, and wins nothing. A row that is broken is left alone in an
+    attack with `stop_early`, so that the result does not depend on when it leaves.
+    """
+
+    def __init__(self, search: Samples[Any], ask: Ask) -> None:
+        """Bind the tensors of a search, of which no reference is kept: it holds the loop."""
+        best, plan, x = search.best, search.plan, search.x
+        self.aims = search.aims
+        self._ask, self._loss, self._x, self._box = ask, plan.loss, x, search.threat.box
+        self._judge, self._rank_by = bind("judge_", x.device), bind("logit_loss", x.device)
+        self._record = best.x_adv, best.rank, best.success, best.not_finite, best.largest_gradient, best.ranks
+        sharp = plan.loss in ENTROPIES and search.targets is None
+        self._rest = search.y, search.targets, sharp, plan.stop_early
+        self._met = torch.empty_like(best.success)
+        self._ranks: tuple[Tensor, Tensor] | None = None
+        if search.aims is not search.targets:  # points compete by the loss of the plan all the same
+            self._ranks = torch.empty_like(best.rank), torch.empty_like(search.problem.clean)  # type: ignore[arg-type]
+
+    @staticmethod
+    def of(search: Samples[Any]) -> "Loop | None":
+        """Return the loop of the samples that are here; None where looking takes more than kernels."""
+        plan, problem, x = search.plan, search.problem, search.x
+        usual = problem.criterion is WRONG and problem.mask is None and problem.bounded is None
+        single = search.dtype == x.dtype == torch.float32 and getattr(problem.clean, "dtype", None) == x.dtype
+        if not (usual and single and search.threshold is None and search.depth is None):
+            return None
+        if plan.minimum or plan.gradient is not None or callable(plan.loss) or plan.loss not in KINDS:
+            return None
+        ask = search.classifier.bind(x, search.y, plan.loss, search.aims)
+        return None if ask is None else Loop(search, ask)
+
+    def move(self, radius: PerRow, step_size: PerRow) -> Move:
+        """Return a step of `ops.linf_step` for `look`; of length 0, rows without finite logits alone move."""
+        radius, radii = per_row("radius", radius, self._x)
+        step_size, steps = per_row("step_size", step_size, self._x)
+        return self._x, radius, step_size, *limits(self._box), radii, steps
+
+    def look(
+        self, points: Tensor, move: Move = STAY, first: Ask | None = None, met: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, logits and gradient at points [n, ...], which are judged, and then `move` in place.
+
+        `first` takes the gradient in place of the model. `met` bool [n] becomes which of the points are
+        adversarial. Only the logits stay as they are.
+        """
+        value, logits, gradient = (first or self._ask)(points)
+        if gradient.dtype != points.dtype and not may_be_narrow(gradient, points):
+            gradient = gradient.to(points.dtype)
+        (y, targets, _, _), rank = self._rest, value
+        if self._ranks is not None:
+            rank, by_logits = self._ranks
+            self._rank_by(rank, by_logits, logits, y, self._loss, targets, True)
+        met = self._met if met is None else met
+        self._judge(*self._record, met, points, gradient, logits, rank, *self._rest, *move)
+        return value, logits, gradient

@@ -1,0 +1,1 @@
+"""What a search does about models that are not like others."""

@@ -1,0 +1,443 @@
+"""Steps replayed as CUDA graphs find what single steps find; what cannot be captured goes on as ever."""
+
+import gc
+import random
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import deepcopy
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+from weakref import ref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed import HashStore, destroy_process_group, init_process_group
+
+import fastadv as fa
+from fastadv.attacks.core import ConfidentlyWrong
+from fastadv.attacks.methods import auto_pgd
+from fastadv.engine import capture
+from fastadv.rng import generators_kept
+from tests import recorded
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("captured", "asked_alone", "search_copy")]
+CPU, SIZE, LINF, L2 = torch.device("cpu"), 13, fa.Linf(0.03), fa.L2(0.4)
+Make, Attack = Callable[[], Any], Callable[..., Any]
+
+
+class Net(nn.Module):
+    """In float64: the last bits of sums, which a padded batch may change, do not reach points in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        parts = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+        self.parts = nn.Sequential(*parts).double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x.to(self.parts[0].weight.dtype)).float()
+
+
+def made(forward: Callable[..., Tensor], **own: Any) -> Make:
+    """Return what makes a net with another forward, and attributes of its own."""
+
+    def make() -> nn.Module:
+        model = type("Made", (Net,), {"forward": forward})()
+        for name, value in deepcopy(own).items():
+            model.register_buffer(name, value) if isinstance(value, Tensor) else setattr(model, name, value)
+        return model
+
+    return make
+
+
+def given(seed: int = 0, size: int = SIZE) -> tuple[Tensor, Tensor]:
+    x = torch.rand(size, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return x, Net()(x).argmax(1)
+
+
+def attack(name: str, threat: fa.Threat = LINF, **options: Any) -> Attack:
+    return partial(getattr(fa.attacks, name), threat=threat, **{"steps": 20, **options})
+
+
+PGD, EARLY, MIM = attack("pgd", stop_early=False), attack("pgd", restarts=2), attack("mim", L2)
+LAST, APGD = attack("last_iterate", step_size=0.002), attack("apgd", steps=50)
+RADII = {"threat": lambda y: fa.Linf(torch.linspace(0, 0.06, len(y)).roll(int(y[0])))}
+SIZES = {"step_size": lambda y: torch.linspace(0.001, 0.01, len(y)).roll(int(y[0]))}
+TARGETS = {"targets": lambda y: (y + 1) % 5}
+
+
+def each(attack: Attack, **options: Callable[[Tensor], Any]) -> Attack:
+    """Give options that have one value a sample, each made of the labels."""
+
+    def run(model: Any, x: Tensor, y: Tensor, **more: Any) -> Any:
+        return attack(model, x, y, **{name: make(y) for name, make in options.items()}, **more)
+
+    return run
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What was captured."""
+    return recorded.as_on_a_gpu(monkeypatch)
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    return patch.multiple(capture.Captures, take=lambda *given: None)
+
+
+def same(found: Any, wanted: Any, counts: bool = True) -> None:
+    if isinstance(wanted, Tensor):
+        assert torch.equal(found, wanted)
+        return
+    assert all(torch.equal(vars(found)[name], vars(wanted)[name]) for name in ("x_adv", "status", "loss"))
+    assert found.flags == wanted.flags
+    assert not counts or (found.forwards, found.backwards) == (wanted.forwards, wanted.backwards)
+
+
+def told(model: object) -> str:
+    return repr((model.state_dict(), vars(model))) if isinstance(model, nn.Module) else ""
+
+
+def both(
+    make: Make,
+    run: Attack,
+    change: Callable[[Any, int], object] = lambda model, call: None,
+    around: Callable[[int], AbstractContextManager[object]] = lambda call: nullcontext(),
+    calls: int = 2,
+    counts: int = 1,
+) -> None:
+    """Compare calls with those of a model that is never captured, and counts from the call `counts` on.
+
+    Before each, `change(model, call)`; what the model then says is right. It stays as it is, as do results.
+    """
+    eager, replayed, labels, outs = make(), make(), make(), list[Any]()
+    for call in range(calls):
+        x, states = given(call, SIZE + call % 2)[0], list[Any]()  # two sizes share a graph
+        change(labels, call)
+        says = labels.eval() if isinstance(labels, nn.Module) else getattr(labels, "source", labels)
+        with torch.no_grad(), generators_kept(CPU, seed=call):
+            y = says(x).argmax(1)
+        for model, how in ((eager, eagerly()), (replayed, nullcontext())):
+            change(model, call)
+            before = told(model)
+            with generators_kept(CPU, seed=call), how, around(call):
+                outs.append(run(model, x, y))
+                states.append(
+                    repr((random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()))
+                )
+            assert told(model) == before
+        assert states[0] == states[1]
+    for call in range(calls):  # the last calls have left the results of the first alone
+        same(outs[2 * call + 1], outs[2 * call], call >= counts)
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize(
+    ("make", "run"),
+    [
+        (Net, attack("pgd", restarts=2, seed=3)),
+        (Net, attack("pgd", fa.L0(6), random_start=False)),
+        (Net, attack("bim", L2, loss="margin")),
+        (Net, attack("mim", fa.L1(3.0), decay=0.3)),
+        (Net, each(attack("pgd"), **RADII, **SIZES, ids=lambda y: torch.arange(len(y)).flip(0))),
+        (Net, each(attack("mim"), **RADII, **TARGETS)),
+        (Net, each(attack("apgd", steps=50), **RADII)),
+        (Net, attack("apgd", L2, steps=50, loss="dlr-targeted", classes=2)),
+        (Net, attack("apgd", fa.L1(3.0), steps=60)),
+        (lambda: fa.freeze(Net()), attack("pgd")),
+        (lambda: fa.freeze(Net().float()), attack("pgd", fa.L2(0.4))),
+        (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
+    ],
+)
+def test_replays_find_what_steps_find(
+    make: Make, run: Attack, stop_early: bool, captured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_pgd, "INTERVAL_L1", 0.5)  # several moves between two checkpoints
+    both(make, partial(run, stop_early=stop_early), calls=3, counts=9)
+    assert captured
+
+
+@pytest.mark.parametrize("make", [Net, lambda: fa.freeze(Net())])
+@pytest.mark.parametrize(
+    "run",
+    [
+        LAST,
+        attack("last_iterate", L2, step_size=0.05, loss="margin"),
+        each(attack("last_iterate"), **RADII, **SIZES, **TARGETS),
+        lambda model, x, y: LAST(model, x.half(), y, start=(x * 0.999).half()),
+    ],
+)
+def test_the_last_iterate(make: Make, run: Attack, captured: list[int]) -> None:
+    both(make, run, calls=3)
+    assert len(captured) == 1
+
+
+def test_calls_that_differ_in_one_thing_share_no_graph(captured: list[int]) -> None:
+    model, (x, y), more = Net(), given(), {"steps": 10, "step_size": 0.006}
+    pgd, mim = (attack(name, stop_early=False, **more) for name in ("pgd", "mim"))
+    last = attack("last_iterate", **more)
+    calls = [
+        *(pgd, mim, last, each(pgd, **TARGETS), partial(mim, decay=0.3), partial(pgd, stop_early=True)),
+        *(partial(call, step_size=0.004) for call in (pgd, last)),
+        *(partial(call, loss="margin") for call in (pgd, last)),
+        *(partial(call, threat=fa.L2(0.03)) for call in (pgd, last)),
+        *(partial(call, threat=fa.Linf(0.02)) for call in (pgd, last)),
+        *(partial(call, threat=fa.Linf(0.03, box=(-1.0, 2.0))) for call in (pgd, last)),
+        lambda model, x, y: last(model, x, None, targets=(y + 1) % 5),
+    ]
+    for call in calls:
+        with eagerly():
+            wanted = call(model, x, y)
+        same(call(model, x, y), wanted, counts=False)
+    assert len(captured) == len(calls)
+
+
+def writes(self: Any, x: Tensor) -> Tensor:
+    self.seen.add_(1)
+    self.last = x * 2
+    return Net.forward(self, x)
+
+
+def counts(self: Any, x: Tensor) -> Tensor:
+    self.calls += 1
+    return Net.forward(self, x) * (2 if self.calls % 5 == 0 else 1)
+
+
+DRAWS = np.random.default_rng(0)
+COIN = made(lambda self, x: Net.forward(self, x) * (1 + round(random.random())))
+NEVER: dict[str, Make] = {
+    "random": COIN,
+    "own": made(lambda self, x: Net.forward(self, x) * (1 + round(self.own.random())), own=DRAWS),
+    "held": made(lambda self, x: Net.forward(self, x) * (1 + round(self.own[0].random())), own=[DRAWS]),
+    "counts": made(counts, calls=0),
+    "dropout": made(lambda self, x: Net.forward(self, nn.functional.dropout(x, 0.1, training=True))),
+    "writes": made(writes, seen=torch.zeros(()), last=None),
+    "mixes": made(lambda self, x: Net.forward(self, x - x.mean(0, keepdim=True) + 0.5)),
+    "sparse": made(lambda self, x: (self.eye @ Net.forward(self, x).T).T, eye=torch.eye(5).to_sparse()),
+    "two devices": made(Net.forward, other=nn.Linear(2, 2, device="meta")),
+    "inference tensors": torch.inference_mode()(lambda: Net()),
+    "frozen": lambda: fa.freeze(COIN()),
+    "asked not to": lambda: fa.freeze(Net(), cuda_graph=False),
+    "several GPUs": lambda: nn.DataParallel(Net()),
+    "processes": lambda: nn.parallel.DistributedDataParallel(Net()),
+    "compiled": lambda: torch.compile(Net(), backend="eager"),
+    "compiled in place": lambda: (model := Net(), model.compile(backend="eager"))[0],
+    "scripted": lambda: torch.jit.trace(Net(), given()[0]),
+    "function": lambda: partial(Net()),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scripts
+@pytest.mark.parametrize("run", [EARLY, APGD, LAST])
+@pytest.mark.parametrize("name", NEVER)
+def test_what_is_never_captured(name: str, run: Attack, captured: list[int]) -> None:
+    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)  # for one of them
+    try:
+        both(NEVER[name], run, calls=12 if name == "writes" else 2)
+    finally:
+        destroy_process_group()
+    assert not captured
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, x, y: PGD(model, x.double(), y),
+        lambda model, x, y: PGD(model, x.half(), y),
+        partial(PGD, mask=torch.arange(128).view(2, 8, 8) % 3 > 0),
+        partial(PGD, criterion=ConfidentlyWrong(0.4)),
+        partial(PGD, eot=2),
+        partial(PGD, loss=lambda logits, y, targets: -logits.gather(1, y[:, None]).squeeze(1)),
+        partial(PGD, steps=capture.LEAST),  # the first of which is never captured
+    ],
+)
+def test_what_is_rare_or_short_is_not_even_tried(run: Attack, captured: list[int]) -> None:
+    both(Net, run, counts=0)
+    assert not captured
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
+@pytest.mark.parametrize("where", ["model", "part", "every module"])
+def test_hooks_see_every_row(kind: str, where: str, captured: list[int]) -> None:
+    model, (x, y), rows = Net(), given(), list[int]()
+    places = {"model": model, "part": model.parts[4], "every module": nn.modules.module}
+    add = getattr(places[where], f"register_{'module_' * (where == 'every module')}{kind}_hook")
+    with add(lambda module, given, *made: rows.append(len(given[0]))):
+        for run in (EARLY, PGD):
+            rows.clear()
+            out = run(model, x, y)
+            passed = out.backwards if kind == "full_backward" else out.forwards
+            assert sum(rows) == passed * (len([*model.modules()]) if where == "every module" else 1)
+    assert not captured
+
+
+@pytest.mark.parametrize("operation", [0, 1, 5, 20])
+def test_a_capture_that_fails(operation: int, captured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any operation: steps go on from where they were, and the model is not captured again."""
+
+    class Fails(recorded.Recording):
+        def __torch_dispatch__(self, *given: Any) -> Any:
+            if len(self.calls) == operation:
+                raise ValueError("cannot be captured")
+            return super().__torch_dispatch__(*given)
+
+    monkeypatch.setattr(recorded, "Recording", Fails)
+    for run in (EARLY, PGD, MIM, APGD, LAST):
+        captured.clear()
+        both(Net, run, calls=3)
+        assert len(captured) == 1
+
+
+def inside(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = self.other(x).argmax(1)
+    return Net.forward(self, x + PGD(self.other, x.detach(), y).x_adv - x.detach())
+
+
+def keeps(self: Any, x: Tensor) -> Tensor:
+    self.x = x
+    return x.flatten(1)[:, :5]
+
+
+@pytest.mark.parametrize(
+    "run", [PGD, LAST, partial(fa.attacks.minimum_radius, threat=fa.L2(0.1), attack=PGD)]
+)
+@pytest.mark.parametrize(
+    "make", [Net, made(lambda self, x: x.flatten(1)[:, :5]), made(keeps, x=None), made(inside, other=Net())]
+)
+def test_logits_in_the_memory_of_x_and_attacks_in_others(make: Make, run: Attack) -> None:
+    both(make, run, calls=3)
+
+
+def test_two_threads() -> None:
+    meeting = threading.Barrier(2)
+
+    def meet() -> None:
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(0.02)
+
+    model = made(lambda self, x: (self.meet(), Net.forward(self, x))[1], meet=meet)()
+    runs, outs = (EARLY, MIM, LAST, PGD), dict[int, Any]()
+    data = [given(call) for call in range(4)]  # which sets a seed of all threads
+    meeting.abort()
+    with eagerly():
+        wanted = [run(model, *batch) for run, batch in zip(runs, data, strict=True)]
+    for pair in ((0, 1), (2, 3), (1, 3)) * 3:
+        meeting.reset()
+        calls = [partial(lambda at: outs.update({at: runs[at](model, *data[at])}), at) for at in pair]
+        threads = [threading.Thread(target=call) for call in calls]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        for at in pair:
+            same(outs.pop(at), wanted[at], counts=False)
+
+
+SCALE = 1.0
+
+
+class Changes(Net):
+    """Reads what may change between two calls."""
+
+    shift = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.held, self.config = 1.0, torch.ones(()), type("Config", (), {})()
+        self.config.scale, self.layers = 1.0, [nn.Linear(5, 5).double()]
+        self.register_buffer("mean", torch.zeros(2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.scale * self.held * self.config.scale * SCALE - self.mean + self.shift
+        return self.layers[0](super().forward(x).to(self.layers[0].weight.dtype)).float()
+
+
+def trained(model: nn.Module, call: int) -> None:
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01)
+    for step in range(5):
+        optimizer.zero_grad()
+        x, y = given(9 * call + step)
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+inferred = torch.inference_mode()(torch.full)
+
+
+def replaced(layer: nn.Module) -> None:
+    layer.weight = nn.Parameter(-layer.weight.detach())
+
+
+CHANGES: dict[str, tuple[int, Callable[[Any, int], object]]] = {  # and how many graphs three calls take
+    "trained": (1, trained),
+    "averaged": (1, lambda model, call: [weight.data.mul_(0.9) for weight in model.parameters()]),
+    "statistics": (1, lambda model, call: model.parts[1].running_mean.add_(0.1)),
+    "buffer": (1, lambda model, call: model.mean.add_(0.05)),
+    "buffer, by data": (1, lambda model, call: model.mean.data.add_(0.05)),
+    "assigned": (3, lambda model, call: model.load_state_dict(deepcopy(model.state_dict()), assign=True)),
+    "replaced": (3, lambda model, call: replaced(model.parts[0])),
+    "replaced in a list": (3, lambda model, call: replaced(model.layers[0])),
+    "dtype": (3, lambda model, call: model.parts.to(torch.float64 if call % 2 else torch.float32)),
+    "attribute": (3, lambda model, call: setattr(model, "scale", 1 - 0.1 * call)),
+    "tensor": (3, lambda model, call: model.held.mul_(0.9)),
+    "inference tensor": (3, lambda model, call: setattr(model, "held", inferred((), 1 - 0.1 * call))),
+    "object": (3, lambda model, call: setattr(model.config, "scale", 1 - 0.1 * call)),
+    "global": (3, lambda model, call: globals().update(SCALE=1 - 0.1 * call)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", [PGD, LAST])
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_are_followed_or_captured_anew(name: str, run: Attack, captured: list[int]) -> None:
+    graphs, change = CHANGES[name]
+    both(Changes, run, change, calls=3, counts=9)
+    assert len(captured) == graphs
+
+
+@pytest.mark.parametrize(
+    "run", [PGD, *(partial(PGD, loss=loss) for loss in ("margin", "cw", "dlr")), APGD, LAST]
+)
+def test_a_change_that_is_not_seen_is_told_by_the_verdict(
+    run: Attack, captured: list[int], request: Any
+) -> None:
+    if run is LAST:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="no verdict is held against it"))
+    both(Changes, run, lambda model, call: setattr(Changes, "shift", -0.2 * (call > 0)), calls=3, counts=2)
+    assert len(captured) == 1
+
+
+@pytest.mark.parametrize("run", [PGD, LAST])
+@pytest.mark.parametrize("when", [0, 1])
+@pytest.mark.parametrize("mode", [partial(torch.autocast, "cpu", torch.bfloat16), torch.inference_mode])
+def test_modes_around_a_call(mode: Make, when: int, run: Attack, captured: list[int]) -> None:
+    both(lambda: Net().float(), run, around=lambda call: mode() if call == when else nullcontext(), calls=3)
+    assert captured
+
+
+@pytest.mark.parametrize("how", [eagerly, nullcontext])
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("run", [attack("pgd"), MIM, APGD, attack("pgd", L2), attack("apgd", L2, steps=50)])
+def test_a_sample_stands_alone(run: Attack, stop_early: bool, how: Make) -> None:
+    model, (x, y), outs = Net(), given(7, 24), list[Tensor]()
+    with how():
+        for size in (24, 7, 1):
+            rows = torch.arange(24 if size > 1 else 6).split(size)
+            parts = [run(model, x[at], y[at], ids=at, stop_early=stop_early).x_adv for at in rows]
+            outs.append(torch.cat(parts))
+    assert all(torch.equal(x_adv, outs[0][: len(x_adv)]) for x_adv in outs)
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("collect", [gc.collect, bool])
+@pytest.mark.parametrize("run", [EARLY, APGD, LAST])
+def test_graphs_go_with_their_model(run: Attack, collect: Make) -> None:
+    model = Net()
+    run(model, *given())
+    gone = ref(model), ref(capture.graphs_of(model)), ref(capture.graphs_of(model).kept[0])
+    del model
+    collect()
+    assert [each() for each in gone] == [None] * 3
