@@ -28,8 +28,6 @@ if not torch.cuda.is_available():
 else:
     torch.backends.cudnn.allow_tf32 = False  # the references must be no rougher than the kernels
 
-frozen.FEW = 0  # or else the small batches of tests would see no search copy
-
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # for tests/ and, in tests/bench, bench/; an installed fastadv comes first
@@ -167,6 +165,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         assert " at 0x" not in item.nodeid, f"give the parameters of {item.name} ids without addresses"
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def search_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a Frozen search on its copy however small the batch is."""
+    monkeypatch.setattr(frozen, "FEW", 0)
 
 
 @pytest.fixture

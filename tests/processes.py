@@ -17,12 +17,10 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from fastadv.engine import frozen
 from fastadv.errors import InputError
 from tests.other_machine import MOVED, OtherMachine
 
 ROOT = Path(__file__).resolve().parents[1]
-frozen.FEW = 0  # as in the process of the test
 # One server imports, which takes seconds, and each process is a copy of it; it computes nothing itself.
 # before PyTorch 2.6 leaving a Gloo group can wait for a thread that waits for the GIL
 NEVER_LEAVES = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)

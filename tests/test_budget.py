@@ -1,6 +1,6 @@
 """How many lines each room may have. What comes in is paid for by what goes out.
 
-The whole may have 50,900 lines in at most 450 files, the docs 45,000 words.
+The whole may have 50,840 lines in at most 450 files, the docs 45,000 words.
 """
 
 from pathlib import Path
@@ -9,22 +9,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 50_900,
+    "fastadv": 50_840,
     "fastadv/adapters": 600,
     "fastadv/attacks": 10_950,
     "fastadv/certify": 1_030,
     "fastadv/cli": 3_300,
     "fastadv/data": 3_350,
-    "fastadv/engine": 5_290,
+    "fastadv/engine": 5_230,
     "fastadv/evaluation": 3_420,
     "fastadv/features": 600,
     "fastadv/models": 3_650,
-    "fastadv/ops": 6_550,
+    "fastadv/ops": 6_590,
     "fastadv/runs": 1_350,
     "fastadv/studies": 4_850,
     "fastadv/threat": 550,
     "fastadv/train": 4_350,
-    "tests": 53_900,
+    "tests": 53_780,
     "bench": 6_000,
     "tools": 1_100,
 }

@@ -16,7 +16,7 @@ PACKAGE = Path(fastadv.__file__).parent
 
 # From the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
-    {"errors", "_C", "_torch", "_version"},
+    {"errors", "_C", "_torch", "_version", "_waiting"},
     {"_extras"},
     {"_checks", "_tf32", "_torchvision"},
     {"runs"},
@@ -39,7 +39,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 # Rooms within a room, from the bottom up; the files beside them stand above.
-INNER = {"attacks": ["core", "methods"]}
+INNER = {"attacks": ["special", "core", "methods"]}
 
 
 def room_of(path: Path) -> str:

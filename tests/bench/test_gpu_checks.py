@@ -2,23 +2,23 @@
 
 import json
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bench.nets import small_net
-from bench.subjects import correctness
-from bench.subjects.correctness import checked, misjudged, relative_error, replayed_steps
+import fastadv as fa
+from bench import nets, pgd
+from bench.subjects import correctness, loop
+from bench.subjects.correctness import checked, misjudged, relative_error
 from bench.subjects.widths import write_tuned
-from fastadv import freeze
-from fastadv.engine.graph import Graphs
+from fastadv import _waiting
 from fastadv.ops import _graphs
 from fastadv.ops.registration.library import CARDS
-from runs import CPU, session
+from runs import CPU, known, session
 from tests import recorded
-from tests.attacks.graphed import as_on_a_gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 
@@ -65,24 +65,34 @@ class TestChecks:
         ("capture", "message"),
         [
             (recorded.capture, ""),
-            (lambda run: lambda: None, "of the pixels elsewhere"),
-            (lambda run: recorded.capture(lambda: bool(torch.ones(1)) and run()), "not captured"),
+            (lambda run: lambda: None, "'status_apart': "),
+            (lambda run: recorded.capture(lambda: bool(torch.ones(1)) and run()), "no step was replayed"),
         ],
         ids=["right", "nothing", "refused"],
     )
     def test_steps_that_a_graph_replays(self, capture, message, monkeypatch):
-        as_on_a_gpu(monkeypatch)
+        monkeypatch.setattr(_waiting, "AT_ONCE", set())
         monkeypatch.setattr(_graphs, "capture", capture)
-        model, x = small_net(), torch.rand(6, 3, 32, 32)
-        with torch.no_grad():
-            y = model(x).argmax(1)
-        plain, graphed = freeze(model), freeze(model)
-        plain.input_gradient(x, y)
-        graphed.input_gradient(x, y)
-        graphed.search.graphs = Graphs()
+        model, x = nets.mlp(), torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        call = partial(fa.attacks.pgd, model, x, pgd.classes(model, x), fa.Linf(0.02), steps=20)
         with pytest.raises(AssertionError, match=message) if message else nullcontext():
-            rows = list(replayed_steps("fp32", plain, graphed, x, y))
-            assert [row["moved_elsewhere"] for row in rows] == [0.0, 0.0]
+            row = loop.compared("pgd", partial(call, stop_early=False))
+            assert (row["replays"], row["rows_apart"], row["status_apart"]) == (19, 0, 0)
+            assert row["broken"] == row["broken_by_steps"] > 0
+
+    @pytest.mark.slow
+    def test_what_a_plain_call_takes_beyond_its_replays(self, monkeypatch):
+        monkeypatch.setattr(_waiting, "AT_ONCE", set())
+        monkeypatch.setattr(_graphs, "capture", recorded.capture)
+        given = known(plain_loop=8.0, its_replays_alone=3.0)
+        rows = {row["provider"]: row for row in loop.measured(given, "mlp", 1)}
+        ours = rows[loop.OURS]
+        assert (ours["graph_kept"], ours["replays"], ours["outside_ms"]) == (True, 9, 1.0)
+        assert rows[loop.REPLAYS]["times_plain"] == 2.67
+        monkeypatch.setattr(_graphs, "capture", lambda run: 1 / 0)
+        assert not any(row.get("graph_kept") for row in loop.measured(given, "resnet18", 1))
+        with pytest.raises(AssertionError, match="no graph was kept"):
+            list(loop.measured(given, "mlp", 1))
 
     def test_a_written_argument_is_compared(self):
         card = CARDS["keep_best_"]

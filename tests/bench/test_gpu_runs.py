@@ -101,7 +101,7 @@ from bench.stage import run_stage
 session = Session(torch.device("cpu"), True, 0.0, time.monotonic() + 60)
 for stage, only in (
     ("abs", "bank"), ("construct", "D_rand"), ("attacks", "PGD MLP"), ("correctness", "pytest"),
-    ("ops", "linf_step"),
+    ("ops", "linf_step"), ("loop", "PGD-40 MLP"),
 ):
     rows = []
     run_stage(stage, session, rows.append, set(), only)

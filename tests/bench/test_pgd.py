@@ -76,4 +76,4 @@ class TestMemory:
     @pytest.mark.slow
     def test_a_provider_in_its_own_process(self, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        assert 0.1 < memory.of_provider("mlp", "fastadv fp32", None, None)["peak_mib"] < 2000
+        assert 0.1 < memory.of_provider(session(), "mlp", "fastadv fp32")["peak_mib"] < 2000

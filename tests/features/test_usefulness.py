@@ -133,6 +133,7 @@ def test_far_from_zero_nothing_cancels():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("search_copy")
 @pytest.mark.parametrize("attack", [PGD, None], ids=["attacked", "in closed form"])
 def test_features_are_those_of_the_model_as_given(attack):
     """Its BatchNorm loses digits that a search copy, which folds it, keeps: the copy has other values."""

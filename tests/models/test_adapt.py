@@ -167,6 +167,7 @@ def test_an_output_without_logits_is_refused_when_it_comes(output: Any) -> None:
 
 
 @pytest.mark.parametrize("model", [net(), HuggingFaceNet().eval()], ids=["tensor", "output"])
+@pytest.mark.usefixtures("search_copy")
 def test_the_search_copy_folds_through_it_and_the_model_is_left_as_it_is(model: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     adapted = adapt(model, mean=MEAN, std=STD)

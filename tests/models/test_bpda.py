@@ -67,7 +67,7 @@ GRADIENTS: dict[str, Any] = {
 @pytest.mark.parametrize(("given", "gradient"), GRADIENTS.values(), ids=GRADIENTS)
 @pytest.mark.parametrize("options", [{}, {"eot": 2}], ids=str)
 def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
-    hide: nn.Module, given: Any, gradient: Any, options: Any
+    hide: nn.Module, given: Any, gradient: Any, options: Any, search_copy: None
 ) -> None:
     net = Net(hide).double()
     part = copy.deepcopy(gradient).double() if isinstance(gradient, nn.Module) else gradient

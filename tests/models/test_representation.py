@@ -49,6 +49,7 @@ def test_output_of_a_module(steer: bool) -> None:
     torch.testing.assert_close(representation(model, lambda x: x * 2)(X), X.flatten(1) * 2)
 
 
+@pytest.mark.usefixtures("search_copy")
 def test_frozen_folds_and_follows() -> None:
     model = Net(False).eval()
     frozen = freeze(representation(model))

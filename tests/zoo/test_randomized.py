@@ -18,7 +18,7 @@ PASSES = 48
 
 
 @pytest.fixture(autouse=True)
-def _seeds() -> None:
+def _seeds(search_copy: None) -> None:
     """Each test draws the same; what is asserted holds for nearly all seeds."""
     random.seed(0)
     np.random.seed(0)

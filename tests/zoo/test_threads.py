@@ -17,6 +17,7 @@ from .judge import Answer, check_directions, check_rows, eager
 from .net import ZOO, block, head
 from .state import State
 
+pytestmark = pytest.mark.usefixtures("search_copy")
 THREADS = 4
 # folded, own backward, functions of autograd and of torch.func, hooks, layouts, wide and thin convolutions
 NAMES = (

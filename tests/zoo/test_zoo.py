@@ -17,6 +17,7 @@ from .net import ZOO, Net, block, head, lent, module
 from .nets.foreign import FOREIGN
 from .state import State
 
+pytestmark = pytest.mark.usefixtures("search_copy")
 STEPS = 3
 FIXED = [net for net in ZOO.values() if not (net.randomized or net.writes_x)]
 OTHERS = [net for net in ZOO.values() if net not in FIXED]
