@@ -41,9 +41,9 @@ NETS = {
 }  # fmt: skip
 
 
-def problem(session: Session, name: str) -> Problem:
-    """Make one of NETS. Without data, the labels are the model's own classes."""
-    net, count = NETS[name], session.size(*NETS[name].counts)
+def problem(session: Session, name: str, count: int = 0) -> Problem:
+    """Make one of NETS, with its own count unless one is given; without data, the model labels the images."""
+    net, count = NETS[name], count or session.size(*NETS[name].counts)
     tiny = {"tiny": True} if session.tiny and name.startswith("resnet") else {}
     side = session.size(net.shape[1], min(net.shape[1], 32))
     called, y = net.label, None

@@ -33,11 +33,6 @@ def frozen(precision: Any, given: Problem, **options: Any) -> Call:
     return partial(pgd.ours, given, fa.freeze(given.model, precision), **options)
 
 
-def graphed(precision: Any, given: Problem) -> Call:
-    """Do as `frozen`, with passes and steps as CUDA graphs."""
-    return partial(pgd.ours, given, fa.freeze(given.model, precision, cuda_graph=True))
-
-
 def alone(precision: Any, given: Problem) -> Callable[[], None]:
     return partial(pgd.passes, given, fa.freeze(given.model, precision))
 
@@ -63,8 +58,6 @@ def by_device(session: Session) -> dict[str, Make]:
         chosen = {name: PROVIDERS[name] for name in (LOOP, "fastadv fp32")} | PEERS
         for name in session.precisions:
             chosen[f"fastadv {name}, frozen once"] = partial(frozen, name)
-            if session.cuda:
-                chosen[f"fastadv {name}, graph"] = partial(graphed, name)
         chosen["fastadv bf16, early stop, frozen once"] = partial(frozen, "bf16", stop_early=True)
     return chosen | {f"{ALONE}{name}": partial(alone, name) for name in session.precisions}
 
@@ -75,8 +68,6 @@ def made(session: Session, given: Problem, chosen: dict[str, Make]) -> dict[str,
     for name, make in chosen.items():
         try:
             ways[name] = make(given)
-        except Exception as error:
-            if not (isinstance(error, ImportError) or "graph" in name):
-                raise
+        except ImportError as error:
             session.note(f"{name} is not installed or cannot run here; its rows are missing ({said(error)})")
     return ways

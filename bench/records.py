@@ -1,7 +1,9 @@
-"""Where rows are, what is read from them, and how options are, without importing torch."""
+"""Where rows are, what is read from them, options, and processes of their own, without importing torch."""
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,13 @@ Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 # modules of bench/subjects/, in the order in which they run
-ON_GPU = ("correctness", "ops", "attacks", "training", "abs", "construct", "certify")
+ON_GPU = ("loop", "correctness", "ops", "attacks", "training", "abs", "construct", "certify")
 ON_CPU = ("ops", "attacks", "training", "construct", "certify", "memory", "abs", "large", "startup")
+PLACES = {
+    "data_dir": "folder that holds MNIST/raw and cifar10",
+    "weights": "the published vanilla_cnn.net",
+    "official": "folder of the published ABS_0.net to ABS_9.net",
+}
 
 
 def parser(doc: str | None, **more: Any) -> argparse.ArgumentParser:
@@ -19,6 +26,26 @@ def parser(doc: str | None, **more: Any) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **more
     )
+
+
+def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the options that say where data and published weights are."""
+    for name in names or PLACES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help=PLACES[name])
+
+
+def arguments(options: object, *names: str) -> list[str]:
+    """Write the options that are given, for another program."""
+    given = {name.replace("_", "-"): getattr(options, name) for name in names}
+    values = {name: value.resolve() if isinstance(value, Path) else value for name, value in given.items()}
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def apart(*arguments: str) -> Any:
+    """Run a module in a process of its own. Returns what its last line says in JSON."""
+    command = [sys.executable, "-m", *arguments]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def recorded(path: Path) -> Iterator[Row]:

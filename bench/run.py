@@ -77,17 +77,12 @@ def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
     return 1 if failed else 0
 
 
-def places(options: argparse.Namespace) -> list[str]:
-    """The options that say where data and results are, for a program of its own."""
-    given = {f"--{name.replace('_', '-')}": getattr(options, name) for name in ("data_dir", "weights", "out")}
-    return [text for option, value in given.items() if value for text in (option, str(value))]
-
-
 def anchor(options: argparse.Namespace) -> int:
     """Measure PGD against the best of all peers, into a file of its own. Returns the exit code."""
     if "anchor" not in options.only:
         return 0
-    return subprocess.run([sys.executable, "-m", "bench.anchor", *places(options)], cwd=ROOT).returncode
+    places = records.arguments(options, "data_dir", "weights", "out")
+    return subprocess.run([sys.executable, "-m", "bench.anchor", *places], cwd=ROOT).returncode
 
 
 def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -106,15 +101,7 @@ def main() -> int:
         "--seconds", type=float, default=1.0, help="aimed at for each way of each measurement"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    parser.add_argument(
-        "--data-dir", type=Path, help="folder that holds MNIST/raw, for the attack and ABS rows"
-    )
-    parser.add_argument("--weights", type=Path, help="the published vanilla_cnn.net, for the attack rows")
-    parser.add_argument(
-        "--official",
-        type=Path,
-        help="folder that holds the authors' ABS_0.net to ABS_9.net, for the ABS rows",
-    )
+    records.add_places(parser)
     parser.add_argument("--limit", type=int, default=2000, help="test images of the ABS rows, at most")
     parser.add_argument("--out", type=Path, help="default: bench/results/cpu.jsonl or cuda.jsonl")
     parser.add_argument("--no-gate", action="store_true", help="skip the contract tests (the rows say so)")

@@ -11,7 +11,7 @@ from bench.session import Case, Row, Session, Skip, said
 def cases_of(stage: str, session: Session) -> list[Case]:
     """List the cases of a subject, the ceilings first; on a CPU only the ops are compared with them."""
     cases: list[Case] = [*importlib.import_module(f"bench.subjects.{stage}").cases(session)]
-    if stage == "ops" or (stage != "correctness" and not session.on_cpu):
+    if stage == "ops" or (stage not in ("loop", "correctness") and not session.on_cpu):
         cases.insert(0, Case("ceilings", lambda: session.ceilings.rows()))
     return cases
 

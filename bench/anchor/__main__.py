@@ -10,10 +10,9 @@ rows are appended to bench/results/anchor_cpu.jsonl, net by net, and `python -m 
 With five turns it takes up to 20 minutes on two cores.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,13 +71,6 @@ def about() -> Row:
     return {"device": "cpu", "dtype": "float32", **found, "commit": commit(found["commit"]), "date": now}
 
 
-def places(options: argparse.Namespace) -> Iterator[str]:
-    """Yield the options that each process needs."""
-    for name in ("data_dir", "weights", "images", "steps"):
-        if (value := getattr(options, name)) is not None:
-            yield f"--{name.replace('_', '-')}={value.resolve() if isinstance(value, Path) else value}"
-
-
 def main() -> None:
     parser = records.parser(__doc__, prog="python -m bench.anchor")
     parser.add_argument("--net", nargs="+", default=NETS, choices=NETS, help="which nets")
@@ -87,9 +79,10 @@ def main() -> None:
     given(parser)
     options = parser.parse_args()
     session, origin = Session(torch.device("cpu")), about()
+    places = records.arguments(options, "data_dir", "weights", "images", "steps")
     for net in options.net:
         ceilings = Ceilings.measured(session, products=True)
-        for row in rows(measured(net, options.turns, [*places(options)]), ceilings):
+        for row in rows(measured(net, options.turns, places), ceilings):
             print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             with options.out.open("a") as file:
                 file.write(json.dumps(row | origin) + "\n")

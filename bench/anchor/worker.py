@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ import torch
 from bench import problems
 from bench.peers import PEERS, version_of
 from bench.providers import by_device
-from bench.records import Row
+from bench.records import Row, add_places
 from bench.session import Session, said
 from bench.subjects.attacks import found
 from bench.timing import gradient_flops
@@ -30,8 +29,7 @@ from bench.timing import gradient_flops
 
 def given(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is attacked."""
-    parser.add_argument("--data-dir", type=Path, help="folder that holds MNIST/raw, for the CNN")
-    parser.add_argument("--weights", type=Path, help="the published vanilla_cnn.net, for the CNN")
+    add_places(parser, "data_dir", "weights")
     parser.add_argument("--images", type=int, help="at most so many, to try it out")
     parser.add_argument("--steps", type=int, help="instead of the net's own, to try it out")
 

@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-
-
-def normalized(grad: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(grad.flatten(1), dim=1).clamp_min(1e-12)
-    return grad / norm.view(-1, 1, 1, 1)
+from bench.eager.steps import row_norm
 
 
 def random_target(net: nn.Module, x: Tensor, targets: Tensor, budget: Any, steps: int) -> Tensor:
@@ -21,9 +17,8 @@ def random_target(net: nn.Module, x: Tensor, targets: Tensor, budget: Any, steps
         x_adv.requires_grad_()
         loss = nn.functional.cross_entropy(net(x_adv), targets, reduction="sum")
         (grad,) = torch.autograd.grad(loss, x_adv)
-        shift = x_adv.detach() - budget["step_size"] * normalized(grad) - x
-        norm = torch.linalg.vector_norm(shift.flatten(1), dim=1).clamp_min(1e-12)
-        x_adv = (x + shift * (radius / norm).clamp_max(1).view(-1, 1, 1, 1)).clamp(0, 1)
+        shift = x_adv.detach() - budget["step_size"] * (grad / row_norm(grad)) - x
+        x_adv = (x + shift * (radius / row_norm(shift)).clamp_max(1)).clamp(0, 1)
     return x_adv
 
 
@@ -45,7 +40,7 @@ def robust(net: nn.Module, x: Tensor, start: Tensor, budget: Any, steps: int) ->
         x_adv.requires_grad_()
         distance = torch.linalg.vector_norm(head(x_adv) - goal, dim=1)
         (grad,) = torch.autograd.grad(distance.sum(), x_adv)
-        x_adv = (x_adv.detach() - budget["step_size"] * normalized(grad)).clamp(0, 1)
+        x_adv = (x_adv.detach() - budget["step_size"] * (grad / row_norm(grad))).clamp(0, 1)
     return x_adv
 
 

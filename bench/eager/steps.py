@@ -17,14 +17,14 @@ def linf_eager(x_adv: Tensor, grad: Tensor, lower: Tensor, upper: Tensor) -> Ten
     return torch.minimum(torch.maximum(x_adv + STEP * grad.sign(), lower), upper).clamp(0, 1)
 
 
-def _norm(x: Tensor) -> Tensor:
+def row_norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(1e-12).reshape(-1, *[1] * (x.dim() - 1))
 
 
 def l2_eager(x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:
     """Normalize, move, rescale into the ball, clamp into the box: no exact projection."""
-    shift = x_adv + STEP * grad / _norm(grad) - x
-    return (x + shift * (RADIUS / _norm(shift)).clamp_max(1.0)).clamp(0, 1)
+    shift = x_adv + STEP * grad / row_norm(grad) - x
+    return (x + shift * (RADIUS / row_norm(shift)).clamp_max(1.0)).clamp(0, 1)
 
 
 def l1_eager(x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
     python -m bench.gpu [STAGE ...] [--out DIR] [--budget 500] [--only TEXT] [--keep]
 
-Stages: correctness, ops, attacks, training, abs, construct, certify; without a name, all. Each takes at most
-`--budget` seconds and some for its end, and names what did not fit. A second call goes on where the first
-stopped. JSON lines go to DIR/gpu.jsonl, and a short table is printed last.
+Stages: loop, correctness, ops, attacks, training, abs, construct, certify; without a name, all. Each takes at
+most `--budget` seconds and some for its end, and names what did not fit. A second call goes on where the
+first stopped. JSON lines go to DIR/gpu.jsonl, and a short table is printed last.
 
 It needs torch, NumPy and Triton alone, and says what it leaves out for lack of other packages or data. On a
 machine without a GPU the same cases run at tiny sizes in Triton's interpreter and on the CPU, which tests
@@ -51,9 +51,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--no-build", action="store_true", help="do not build the extension")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, as on machines without a GPU")
     parser.add_argument("--commit", default="", help="recorded where the tree has no .git")
-    parser.add_argument("--data-dir", type=Path, help="folder that holds MNIST/raw and cifar10")
-    parser.add_argument("--weights", type=Path, help="the published vanilla_cnn.net")
-    parser.add_argument("--official", type=Path, help="folder of the published ABS_0.net to ABS_9.net")
+    records.add_places(parser)
     given = parser.parse_args()
     if unknown := [stage for stage in given.stages if stage not in STAGES]:
         parser.error(f"expected stages among {', '.join(STAGES)}, got {', '.join(unknown)}")

@@ -3,8 +3,9 @@
 from bench.records import Row
 
 RESULTS = (
-    "error", "accuracy", "success", "loss", "fooling_rate", "same_class", "mean_bound", "relative_error",
-    "samples", "width", "gb_per_s", "tflop_per_s", "result",
+    "error", "outside_ms", "first_ms", "rows_apart", "status_apart", "accuracy", "success", "loss",
+    "fooling_rate", "same_class", "mean_bound", "relative_error", "samples", "width", "gb_per_s",
+    "tflop_per_s", "result",
 )  # fmt: skip
 WHOLE = 100  # more rows of one stage than this: only those of fastadv are shown
 

@@ -34,20 +34,13 @@ def about(device: Any, tiny: bool, run: str, commit: str) -> Row:
     from fastadv.runs.card import machine
 
     found = machine()
+    products = torch.get_float32_matmul_precision() != "highest"
     return {
-        **found,
-        "commit": found["commit"] or commit,
-        "source": source_hash(),
-        "cuda": torch.version.cuda,
-        "tf32": {
-            "convolutions": torch.backends.cudnn.allow_tf32,
-            "products": torch.get_float32_matmul_precision() != "highest",
-        },
-        "device": device.type,
-        "size": "tiny" if tiny else "full",
-        "run": run,
+        **found, "commit": found["commit"] or commit, "source": source_hash(), "cuda": torch.version.cuda,
+        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": products},
+        "device": device.type, "size": "tiny" if tiny else "full", "run": run,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    }  # fmt: skip
 
 
 def finished(rows: Iterator[Row], here: Row, again: bool) -> set[tuple[str, str]]:

@@ -195,15 +195,10 @@ def training(session: Session, precision: Any) -> Iterator[Row]:
     memory = session.warmed(lambda: run(data.subset(torch.arange(min(count, 1600)))))
     values = session.times({"": lambda: run(data)}, least=1)[""]
     yield {
-        "what": f"ABS training, an epoch, {count} images",
-        "provider": f"fastadv {precision}",
-        "images": count,
-        **quantiles(values),
-        **memory,
-        "images_per_s": round(1000 * count / median(values), 1),
-        "loss": round(losses[0], 3),
-        "turns": len(values),
-    }
+        "what": f"ABS training, an epoch, {count} images", "provider": f"fastadv {precision}",
+        "images": count, **quantiles(values), **memory, "turns": len(values),
+        "images_per_s": round(1000 * count / median(values), 1), "loss": round(losses[0], 3),
+    }  # fmt: skip
 
 
 def quick_training(

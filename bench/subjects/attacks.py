@@ -1,4 +1,4 @@
-"""PGD against the same attack of other libraries, and on a GPU every registered attack.
+"""PGD against the same attack of other libraries.
 
 All providers run the same steps without a random start, on the same weights and images, in torch's default
 precisions. Accuracy, loss and distance are judged by the model as given. The passes alone, a search's
@@ -6,29 +6,23 @@ forwards and input gradients with one verdict before and one after, are what the
 work of its own: the ceiling.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
-from math import inf
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import fastadv as fa
 from bench.peers import PEERS, version_of
-from bench.pgd import Problem, classes
-from bench.problems import NETS, mnist, problem, what
+from bench.pgd import Problem
+from bench.problems import NETS, problem, what
 from bench.providers import ALONE, COMPILED, LOOP, NO_MEMORY, by_device, made
-from bench.session import Case, Row, Session, Skip
+from bench.session import Case, Row, Session
 from bench.subjects import memory
-from bench.timing import gradient_flops, quantiles, ratio
+from bench.timing import gradient_flops, ratio
 from fastadv.engine.precision import PRECISIONS
 
-RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
-QUICK = {"steps": 10, "queries": 100, "restarts": 1}
-TINY = {"steps": 2, "queries": 8, "restarts": 1, "directions": 1}
 BASES = ("torchattacks", LOOP)  # by which the others are measured, the first that is installed
 
 
@@ -45,8 +39,6 @@ def cases(session: Session) -> Iterator[Case]:
         ways = {way: make for way, make in chosen.items() if way in (*told, *BASES) or ALONE in way}
         for name in names:
             yield Case(f"PGD {NETS[name].label}", partial(compared, session, name, ways, told), needs=20)
-    for name, entry in {} if session.on_cpu else fa.attacks.ATTACKS.items():
-        yield Case(f"attack {name}", partial(registered, session, name, entry))
 
 
 def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str]) -> Iterator[Row]:
@@ -56,7 +48,7 @@ def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str
         provider = row["provider"]
         if provider in told:
             if session.on_cpu and not provider.startswith((ALONE, *NO_MEMORY)):
-                row |= memory.of_provider(name, provider, session.data_dir, session.weights)
+                row |= memory.of_provider(session, name, provider)
             yield row
 
 
@@ -107,61 +99,3 @@ def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]
         if name in PEERS:
             row["version"] = version_of(name)
         yield row
-
-
-def registered(session: Session, name: str, entry: Any) -> Iterator[Row]:
-    """Run one attack for a short time in each of its norms, on the MNIST CNN."""
-    if entry.needs:
-        raise Skip(f"needs {entry.needs}")
-    _, model, x, y = mnist(session, session.size(256, 4))
-    model = model.to(session.device).eval()
-    y = classes(model, x) if y is None else y
-    for norm in norms_of(entry)[: session.size(None, 1)]:
-        if session.left() <= 0:
-            session.note(f"attack {name}: the stage's time was used up before {norm}")
-            return
-        run = partial(short, session, name, norm, model, x, y)
-        row, failed = session.tried(f"fastadv {norm}", run)
-        yield row or failed
-
-
-def short(session: Session, name: str, norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Row:
-    entry, made_by = fa.attacks.ATTACKS[name], []
-    threat, given = threat_of(entry, norm), budget(entry, session.tiny)
-
-    def run() -> None:
-        made_by[:] = [entry.run(model, x, y, threat, **given)]
-
-    peak = session.warmed(run)
-    values = session.times({"": run}, least=3)[""]
-    out = made_by[0]
-    nearest = out.distance[out.distance.isfinite() & out.success]
-    return {
-        "what": f"{name}, {norm}, MNIST CNN, {len(x)} images",
-        "provider": f"fastadv {norm}",
-        **quantiles(values),
-        **peak,
-        "success": round(float(out.success.float().mean()), 4),
-        "median_distance": round(float(nearest.median()), 4) if len(nearest) else None,
-        "forwards_a_sample": round(out.forwards / len(x), 2),
-    }
-
-
-def norms_of(entry: Any) -> tuple[str, ...]:
-    return tuple(norm for norm in entry.norms if norm in RADII)
-
-
-def threat_of(entry: Any, norm: str) -> Any:
-    """Return the threat at a usual radius, or at an infinite one for minimum-norm attacks."""
-    return fa.threat.THREATS[norm](inf if entry.kind == "minimum" else RADII[norm])
-
-
-def budget(entry: Any, tiny: bool) -> dict[str, Any]:
-    """Return the registry's arguments for a short run, cut to the least if `tiny`."""
-    given = dict(entry.quick)
-    known = inspect.signature(entry.run).parameters
-    for name, most in (TINY if tiny else QUICK).items():
-        required = name in known and known[name].default is inspect.Parameter.empty
-        if name in given or required:
-            given[name] = min(given.get(name, most), most) if tiny else given.get(name, most)
-    return given

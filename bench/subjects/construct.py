@@ -107,15 +107,8 @@ def once(session: Session, name: str, provider: str, net: nn.Module, budget: Any
     precision = "bf16" if "bf16" in provider else session.conv_precision
     return {
         "what": f"{name}, {count} images, {budget['steps']} steps, ResNet-18",
-        "provider": provider,
-        "images": count,
-        "batch": batch,
-        "steps": budget["steps"],
-        **quantiles(values),
-        **memory,
-        "seconds": round(median(values) / 1000, 3),
-        "ms_per_image": round(median(values) / count, 5),
+        "provider": provider, "images": count, "batch": batch, "steps": budget["steps"],
+        **quantiles(values), **memory, "seconds": round(median(values) / 1000, 3),
+        "ms_per_image": round(median(values) / count, 5), "turns": len(values), **found[0],
         **session.share_of_products(flops, median(values), precision),
-        **found[0],
-        "turns": len(values),
-    }
+    }  # fmt: skip

@@ -6,32 +6,39 @@ elements together.
 """
 
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from bench import pgd
 from bench.ceilings import exact_convolutions, repeatable
 from bench.nets import small_net
 from bench.records import ROOT
 from bench.session import Case, Row, Session, Skip
-from bench.subjects.attacks import budget, norms_of, threat_of
+from bench.subjects.loop import LINF, compared
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]
 # ‖out − ref‖ / ‖ref‖ against float64: float32 stays far below, but a tie of `quantize_in_ball` may fall on
 # the other level; the bound of bfloat16 holds for results stored so and for bf16 products
 BOUNDS = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
+RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
+QUICK = {"steps": 10, "queries": 100, "restarts": 1}
+TINY = {"steps": 2, "queries": 8, "restarts": 1, "directions": 1}
 # these cost the interpreter less than a second a sample; without a GPU the other ops run on the CPU
 INTERPRETED = ("linf_step", "l2_step", "keep_best_", "philox")
-TESTS = ("tests/ops/test_contract.py", "tests/ops/test_triton.py", "tests/engine/test_graph.py")
+TESTS = ("tests/ops/test_triton.py", "tests/engine/test_capture.py")
 
 
 def cases(session: Session) -> Iterator[Case]:
@@ -193,60 +200,22 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def engine(session: Session, precision: Any) -> Iterator[Row]:
-    """Compare logits and input gradient with float64, and a captured CUDA graph with eager calls."""
+    """Compare logits and input gradient with float64, and steps that a CUDA graph replays with others."""
     x = session.rand(session.size(67, 5), 3, 32, 32)
     y = torch.arange(len(x), device=x.device) % 10
     wanted = gradients(small_net(), x, y)
+    frozen = fa.freeze(model := small_net().to(session.device), precision)
     # TF32 would change the sign of so many hidden units that a wrong gradient would not show in float32
     with exact_convolutions(), repeatable():
-        yield from engine_rows(session, precision, x, y, wanted)
-
-
-def engine_rows(
-    session: Session, precision: Any, x: Tensor, y: Tensor, wanted: tuple[Tensor, Tensor]
-) -> Iterator[Row]:
-    model = small_net().to(session.device)
-    plain = fa.freeze(model, precision)
-    found = plain.input_gradient(x, y)
+        found = frozen.input_gradient(x, y)
     bound = {"fp32": 5e-3, "tf32": 0.2, "bf16": 0.2, "fp16": 0.1}[precision]
     for name, actual, expected in zip(("logits", "gradient"), found[1:], wanted, strict=True):
         error = relative_error((actual.cpu(),), (expected,))
         assert error <= bound, f"{name}: relative error {error:.2g}, more than {bound}"
         short = float(f"{error:.2g}")
         yield {"provider": f"{precision} {name}", "samples": len(x), "relative_error": short}
-    if session.cuda:
-        graphed = fa.freeze(model, precision, cuda_graph=True)
-        for size in (len(x), len(x) // 2, len(x)):
-            part = x[:size] * 0.9, y[:size]
-            pairs = zip(plain.input_gradient(*part), graphed.input_gradient(*part), strict=True)
-            errors = [relative_error((actual,), (expected,)) for expected, actual in pairs]
-            # another batch size may take another cuDNN algorithm
-            assert max(errors) <= bound, f"CUDA graph: relative error {max(errors):.2g} at batch {size}"
-        yield {"provider": f"{precision} CUDA graph", "relative_error": float(f"{max(errors):.2g}")}
-        yield from replayed_steps(precision, plain, graphed, x[:64], y[:64])
-
-
-def replayed_steps(
-    precision: str, plain: fa.Frozen, graphed: fa.Frozen, x: Tensor, y: Tensor
-) -> Iterator[Row]:
-    """Assert that steps of PGD replayed from a graph move pixels as single steps do, twice per graph."""
-    for stop_early in (False, True):
-        for _ in range(2):
-            before = graphed.asked[1] - plain.asked[1]
-            found, wanted = (
-                fa.attacks.pgd(twin, x, y, fa.Linf(8 / 255), steps=20, stop_early=stop_early)
-                for twin in (graphed, plain)
-            )
-            apart = float((found.x_adv != wanted.x_adv).float().mean())
-            # the sign of a gradient of almost zero turns where sums are taken in another order
-            assert apart <= 0.02, f"replayed steps move {apart:.2%} of the pixels elsewhere"
-            assert graphed.asked[1] - plain.asked[1] == before, "replayed steps count other passes"
-        assert graphed.search.graphs is not None, f"not captured: {graphed.notes[-1]}"
-        yield {
-            "provider": f"{precision} steps as a graph{', early stop' if stop_early else ''}",
-            "samples": len(x),
-            "moved_elsewhere": float(f"{apart:.2g}"),
-        }
+    call = partial(fa.attacks.pgd, frozen, x, pgd.classes(model, x), LINF, steps=20, stop_early=False)
+    yield compared(f"{precision} steps", call)
 
 
 def misjudged(logits: Tensor, y: Tensor, success: Tensor) -> Tensor:
@@ -286,6 +255,26 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
     assert all(map(torch.equal, before, after)), "the model was changed"
 
 
+def norms_of(entry: Any) -> tuple[str, ...]:
+    return tuple(norm for norm in entry.norms if norm in RADII)
+
+
+def threat_of(entry: Any, norm: str) -> Any:
+    """Return the threat at a usual radius, or at an infinite one for minimum-norm attacks."""
+    return fa.threat.THREATS[norm](inf if entry.kind == "minimum" else RADII[norm])
+
+
+def budget(entry: Any, tiny: bool) -> dict[str, Any]:
+    """Return the registry's arguments for a short run, cut to the least if `tiny`."""
+    given = dict(entry.quick)
+    known = inspect.signature(entry.run).parameters
+    for name, most in (TINY if tiny else QUICK).items():
+        required = name in known and known[name].default is inspect.Parameter.empty
+        if name in given or required:
+            given[name] = min(given.get(name, most), most) if tiny else given.get(name, most)
+    return given
+
+
 def pytest(session: Session, path: str) -> Iterator[Row]:
     wanted = ("pytest", "hypothesis", "filelock")
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
@@ -294,8 +283,6 @@ def pytest(session: Session, path: str) -> Iterator[Row]:
         raise Skip("the file is not in this copy of the repository")
     command = [sys.executable, "-m", "pytest", "-q", "--tb=line", path]
     command += ["--collect-only"] if session.tiny else []
-    if session.cuda and path.endswith("test_contract.py"):
-        command += ["-k", "cuda"]
     if importlib.util.find_spec("xdist") and not session.tiny:
         command += ["--numprocesses", "auto", "--maxprocesses", "8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

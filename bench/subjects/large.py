@@ -7,7 +7,6 @@ measures one size in a process of its own, and prints milliseconds and MiB as JS
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 
 import fastadv as fa
 from bench import nets, pgd
-from bench.records import ROOT
+from bench.records import apart
 from bench.session import Case, Row, Session
 from bench.subjects.memory import MIB, one_pass, peak
 from bench.timing import quantiles
@@ -104,9 +103,7 @@ def measure(case: str, size: str) -> dict[str, list[float]]:
 
 def measured(case: str, size: object) -> dict[str, list[float]]:
     """Measure in a process of its own."""
-    command = [sys.executable, "-m", "bench.subjects.large", case, str(size)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    found: dict[str, list[float]] = json.loads(run.stdout.splitlines()[-1])
+    found: dict[str, list[float]] = apart("bench.subjects.large", case, str(size))
     return found
 
 

@@ -6,8 +6,6 @@ prints by how many bytes the resident set grew at most. The case compares PGD wi
 """
 
 import argparse
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,9 +14,8 @@ from pathlib import Path
 import torch
 
 import fastadv as fa
-from bench import pgd, problems
+from bench import pgd, problems, records
 from bench.providers import PROVIDERS
-from bench.records import ROOT
 from bench.session import Case, Row, Session
 
 MIB = 2**20
@@ -68,18 +65,15 @@ def measure(given: pgd.Problem, provider: str) -> int:
 
 def growth(*arguments: str) -> float:
     """Measure in a process with these arguments; in MiB."""
-    command = [sys.executable, "-m", "bench.subjects.memory", *arguments]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(json.loads(run.stdout.splitlines()[-1])) / MIB
+    return float(records.apart("bench.subjects.memory", *arguments)) / MIB
 
 
-def of_provider(name: str, provider: str, data_dir: Path | None, weights: Path | None) -> dict[str, float]:
+def of_provider(session: Session, name: str, provider: str) -> dict[str, float]:
     """Measure the peak of a provider of PGD; empty if the system has no /proc."""
     if not sys.platform.startswith("linux"):
         return {}
-    places = {"--data-dir": data_dir, "--weights": weights}
-    given = [text for option, path in places.items() if path for text in (option, str(path.resolve()))]
-    return {"peak_mib": round(growth(name, provider, *given), 1)}
+    places = records.arguments(session, "data_dir", "weights")
+    return {"peak_mib": round(growth(name, provider, *places), 1)}
 
 
 def cases(session: Session) -> Iterator[Case]:
@@ -103,8 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("problem", choices=[*problems.NETS, "large"])
     parser.add_argument("provider")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--weights", type=Path)
+    records.add_places(parser, "data_dir", "weights")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     if options.threads:
@@ -116,7 +109,7 @@ def main() -> None:
         places = {"data_dir": options.data_dir, "weights": options.weights}
         session = Session(torch.device("cpu"), **places)
         given = replace(problems.problem(session, options.problem), steps=STEPS)
-    print(json.dumps(measure(given, options.provider)))
+    print(measure(given, options.provider))
 
 
 if __name__ == "__main__":

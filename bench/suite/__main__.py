@@ -40,13 +40,9 @@ COLUMNS = {"case": 28, "provider": 40, "seconds": 8, "times_peer": 10, "found": 
 
 
 def providers(
-    case: Case,
-    x: Tensor,
-    y: Tensor,
-    variant: str,
-    logs: dict[str, Log],
-    precisions: Sequence[str] = PRECISIONS,
-) -> dict[str, Way]:
+    case: Case, x: Tensor, y: Tensor, variant: str, logs: dict[str, Log], precisions: Sequence[str] =
+    PRECISIONS,
+) -> dict[str, Way]:  # fmt: skip
     """The ways to run a case on a model: ours with the search in each of the precisions, then each peer.
 
     Where queries are our budget, it is that of the peer with the fewest in `logs`, which is filled later.
@@ -68,15 +64,9 @@ def providers(
 
 
 def rows(
-    case: Case,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    variant: str,
-    turns: int,
-    known: Sequence[records.Row] = (),
-    precisions: Sequence[str] = PRECISIONS,
-) -> Iterator[records.Row]:
+    case: Case, model: nn.Module, x: Tensor, y: Tensor, variant: str, turns: int, known: Sequence[records.Row]
+    = (), precisions: Sequence[str] = PRECISIONS,
+) -> Iterator[records.Row]:  # fmt: skip
     """One row for each provider. A first run of each counts its passes, the rest give times and result.
 
     `no_worse` compares with the best of the peers that ran and of the `known` figures of the same problem.
@@ -167,13 +157,9 @@ def main() -> None:
     out = options.out or ROOT / "bench" / "results" / f"suite_{device.type}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {
-        "variant": options.variant,
-        "turns": options.turns,
-        "device": device.type,
-        "dtype": "float32",
-        **machine(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+        "variant": options.variant, "turns": options.turns, "device": device.type, "dtype": "float32",
+        **machine(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
     print("  ".join(name.ljust(width) for name, width in COLUMNS.items()))
     for row in measured(options, device):
         cells = (str(row[key])[:width].ljust(width) for key, width in COLUMNS.items())
