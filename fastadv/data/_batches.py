@@ -22,14 +22,9 @@ _WORTH_WORKERS = 256
 
 
 def batches(
-    dataset: Dataset[Any],
-    batch_size: int,
-    order: Tensor | Sequence[int] | None = None,
-    *,
-    workers: int | None = None,
-    seed: int = 0,
-    box: Boxes = UNIT,
-) -> Iterator[Batch]:
+    dataset: Dataset[Any], batch_size: int, order: Tensor | Sequence[int] | None = None, *, workers: int |
+    None = None, seed: int = 0, box: Boxes = UNIT,
+) -> Iterator[Batch]:  # fmt: skip
     """Iterate over a data set in batches; the last one may be smaller.
 
     Args:
@@ -63,15 +58,9 @@ class Reader:
     """Reads a data set in batches, any number of times; `kept`: processes live on between readings."""
 
     def __init__(
-        self,
-        dataset: Dataset[Any],
-        batch_size: int,
-        workers: int | None = None,
-        *,
-        kept: bool = False,
-        pinned: bool = False,
-        box: Boxes = UNIT,
-    ) -> None:
+        self, dataset: Dataset[Any], batch_size: int, workers: int | None = None, *, kept: bool = False,
+        pinned: bool = False, box: Boxes = UNIT,
+    ) -> None:  # fmt: skip
         if batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
         self.size = sample_count(dataset)

@@ -77,14 +77,9 @@ def _resized(dataset: ImageSet, size: int) -> ImageSet:
 
 
 def load(
-    name: str,
-    split: str = "train",
-    data_dir: str | os.PathLike[str] | None = None,
-    size: int | None = None,
-    limit: int | None = None,
-    *,
-    download: bool = True,
-) -> ImageSet | FolderSet:
+    name: str, split: str = "train", data_dir: str | os.PathLike[str] | None = None, size: int | None = None,
+    limit: int | None = None, *, download: bool = True,
+) -> ImageSet | FolderSet:  # fmt: skip
     """Load a data set by name; images are served as float32 in [0, 1].
 
     Args:

@@ -83,14 +83,9 @@ class FolderSet(Images):
     fixed_order = True
 
     def __init__(
-        self,
-        root: Path,
-        groups: Sequence[tuple[str, Sequence[Path]]],
-        name: str,
-        *,
-        size: int | None = None,
+        self, root: Path, groups: Sequence[tuple[str, Sequence[Path]]], name: str, *, size: int | None = None,
         note: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         empty = [group for group, files in groups if not files]
         if empty or not groups:
             what = f"classes without any: {', '.join(empty[:5])}" if groups else "no class folders"

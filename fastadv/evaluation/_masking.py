@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.attacks.core.problem import Problem, problem
-from fastadv.attacks.core.soft_logits import SOFT_LOGITS
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, choose, look
 from fastadv.attacks.methods.flags import blind, took_gradients
+from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.data._batches import batches
 from fastadv.engine import Prepared
 from fastadv.evaluation._outcome import Part

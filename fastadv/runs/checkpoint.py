@@ -25,13 +25,9 @@ class State(NamedTuple):
 
 
 def save(
-    path: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
-    progress: Mapping[str, Any],
+    path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, progress: Mapping[str, Any],
     kept: Mapping[str, Tensor],
-) -> None:
+) -> None:  # fmt: skip
     """Write everything that `restore` and `kept` need: `progress` as JSON, and the other tensors `kept`."""
     weights = {
         f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()

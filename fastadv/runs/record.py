@@ -59,13 +59,9 @@ class RunRecord(Keeper):
         return state
 
     def save(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        kept: Mapping[str, Tensor],
+        self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, kept: Mapping[str, Tensor],
         **progress: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Write the checkpoint: config, reports, what is passed, and JSON-able `progress`."""
 
         def write(path: Path) -> None:

@@ -21,17 +21,9 @@ UNBOUNDED = L2(inf)
 
 
 def robust(
-    model: Model,
-    base: Dataset[Any],
-    *,
-    steps: int,
-    step_size: float,
-    threat: Threat = UNBOUNDED,
-    module: Module = None,
-    start: str = "images",
-    seed: int = 0,
-    **options: Unpack[BuildOptions],
-) -> ConstructedSet:
+    model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED, module:
+    Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],
+) -> ConstructedSet:  # fmt: skip
     """Build the robust set D_R: images that an adversarially trained `model` represents like those of `base`.
 
     For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
@@ -80,17 +72,9 @@ def robust(
 
 
 def non_robust(
-    model: Model,
-    base: Dataset[Any],
-    *,
-    steps: int,
-    step_size: float,
-    threat: Threat = UNBOUNDED,
-    module: Module = None,
-    start: str = "images",
-    seed: int = 0,
-    **options: Unpack[BuildOptions],
-) -> ConstructedSet:
+    model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED, module:
+    Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],
+) -> ConstructedSet:  # fmt: skip
     """Build the non-robust set D_NR: images that a standard network represents like those of `base`.
 
     It is the construction of `robust` with another network. A network trained on the set in the ordinary way
@@ -123,14 +107,9 @@ def non_robust(
 
 
 def _invert(
-    name: str,
-    model: Model,
-    base: Dataset[Any],
-    search: Search,
-    module: Module,
-    start: str,
-    options: BuildOptions,
-) -> ConstructedSet:
+    name: str, model: Model, base: Dataset[Any], search: Search, module: Module, start: str, options:
+    BuildOptions,
+) -> ConstructedSet:  # fmt: skip
     with processes.agreement():
         search.check()
         if check_choice("start", start, STARTS) == "noise":

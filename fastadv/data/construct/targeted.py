@@ -19,15 +19,9 @@ Choose = Callable[[Tensor, Tensor, int], Tensor]  # the targets, from labels, id
 
 
 def random_target(
-    model: Model,
-    base: Dataset[Any],
-    *,
-    threat: Threat,
-    steps: int,
-    step_size: float | None = None,
-    seed: int = 0,
-    **options: Unpack[BuildOptions],
-) -> ConstructedSet:
+    model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None, seed: int
+    = 0, **options: Unpack[BuildOptions],
+) -> ConstructedSet:  # fmt: skip
     """Build the set D_rand: adversarial examples for random targets, labeled with the targets.
 
     For each (x, y) of the base a target t is drawn uniformly over ALL classes, including the true one, and
@@ -81,15 +75,9 @@ def random_target(
 
 
 def fixed_shift(
-    model: Model,
-    base: Dataset[Any],
-    *,
-    threat: Threat,
-    steps: int,
-    step_size: float | None = None,
-    seed: int = 0,
-    **options: Unpack[BuildOptions],
-) -> ConstructedSet:
+    model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None, seed: int
+    = 0, **options: Unpack[BuildOptions],
+) -> ConstructedSet:  # fmt: skip
     """Build the set D_det: adversarial examples for the target t = (y + 1) mod K, labeled with it.
 
     For each (x, y) of the base, PGD with normalized gradients, from x itself, moves x towards t as in

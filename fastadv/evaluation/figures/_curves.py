@@ -16,14 +16,9 @@ Line = tuple[ArrayLike, ArrayLike]
 
 
 def curves(
-    lines: Mapping[str, Line],
-    path: str | PathLike[str],
-    *,
-    radius: str = "radius",
-    title: str | None = None,
-    chance: float | None = None,
-    between: tuple[str, str] | None = None,
-) -> None:
+    lines: Mapping[str, Line], path: str | PathLike[str], *, radius: str = "radius", title: str | None = None,
+    chance: float | None = None, between: tuple[str, str] | None = None,
+) -> None:  # fmt: skip
     """Draw accuracy against radius, one line for each name, named at its end.
 
     Args:

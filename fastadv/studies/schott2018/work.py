@@ -14,7 +14,7 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.attacks.core.snap import snap
+from fastadv.attacks.special.snap import snap
 from fastadv.data import ImageSet, batches
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import load_tensors, save_tensors, seal
