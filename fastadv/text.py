@@ -92,3 +92,8 @@ def in_markdown(cells: Sequence[Sequence[str]], names: int = 1) -> str:
     rule = ["---" if place < names else "---:" for place in range(len(cells[0]))]
     lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+
+
+def first_line(error: Exception) -> str:
+    """Write what an error says in its first line, or its kind."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -26,27 +26,26 @@ class Bound:
         otherwise: Ask, x: Tensor, y: Tensor, loss: str, targets: Tensor | None,
     ) -> None:  # fmt: skip
         """Bind the model of a plain search; `leaf`, `count` are its methods."""
-        self._checked, self._leaf_of, self._count, self._otherwise = checked, leaf, count, otherwise
+        self._checked, self._leaf, self._count, self._otherwise = checked, leaf, count, otherwise
         self._rest = y, loss, targets
         self._kernel = bind("logit_loss", x.device)
         self._value, self._by_logits = x.new_empty(len(x)), x.new_empty(0)
-        self._leaf = x
         self._model: Callable[[Tensor], Tensor] | None = checked
         self._copies = False  # whether logits are copied, since they move with the points
 
     def __call__(self, points: Tensor) -> Gradient:
-        self._leaf = self._leaf_of(points)  # a new one: a forward may hang hooks on it
         y, loss, targets = self._rest
         if self._model is not None:
-            before = version(points)
+            # a new leaf each time: a forward may hang hooks on it
+            before, leaf = version(points), self._leaf(points)
             try:
                 with torch.enable_grad():
-                    attached = self._model(self._leaf)
+                    attached = self._model(leaf)
                 logits = attached.detach().clone() if self._copies else attached.detach()
                 if logits.shape != self._by_logits.shape:
-                    logits = self._meet(logits)
+                    logits = self._meet(logits, leaf)
                 self._kernel(self._value, self._by_logits, logits, y, loss, targets, True)
-                (gradient,) = run_backward((attached,), (self._by_logits,), False, (self._leaf,))
+                (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
                 if gradient is not None and version(points) == before:
                     self._count(len(points))
                     return self._value, logits, gradient
@@ -60,11 +59,11 @@ class Bound:
         # only here: the error holds on to what the pass had in memory
         return self._otherwise(points)
 
-    def _meet(self, logits: Tensor) -> Tensor:
+    def _meet(self, logits: Tensor, leaf: Tensor) -> Tensor:
         """Take the first logits of a batch, which were checked; return them as they are to be kept."""
         if logits.dtype != torch.float32:
             raise TypeError("kernels take float32")
-        place = self._leaf.untyped_storage().data_ptr()
+        place = leaf.untyped_storage().data_ptr()
         self._by_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
         self._copies = logits.untyped_storage().data_ptr() == place
         if self._checked.plain:  # what it would check at each pass is checked here

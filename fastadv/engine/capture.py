@@ -28,17 +28,18 @@ from fastadv._torch import (
     version,
 )
 from fastadv.engine.copying.closures import reachable
-from fastadv.engine.copying.quick import HOOKS, OWN
+from fastadv.engine.copying.quick import FIXED, HOOKS, OWN
 from fastadv.engine.copying.strays import read_by
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Replay, bucket, current, nbytes, stream_of
 from fastadv.rng import generators_kept
+from fastadv.text import first_line
 
 MOST, MEMORY = 32, 1 << 30  # graphs kept of a model, and their bytes
 KINDS = 4  # of which graphs are kept, as they hold on to weights that were replaced
 FEW = 16  # rows that pass twice, to see whether they pass alike
 LEAST = 8  # steps, for fewer of which capturing costs more than it gains
-PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size)
+PLAIN = tuple(FIXED)  # kinds of values that are compared themselves
 
 CAPTURED = "captured as CUDA graphs"  # a note
 
@@ -71,6 +72,7 @@ class Graph:
     def __init__(self, key: Hashable, rows: Rows, holds: object) -> None:
         self.key, self.rows = key, {name: _padded(tensor) for name, tensor in rows.items()}
         self._replay, self._holds = Replay(), holds  # memory that a graph reads must stay
+        self.size = 0
 
     @property
     def bytes(self) -> int:
@@ -112,7 +114,8 @@ class Graphs:
         """Keep a graph; the oldest go beyond the limits."""
         with self.lock:
             self.kept.append(graph)
-            while len(self.kept) > MOST or sum(each.bytes for each in self.kept[:-1]) > MEMORY:
+            graph.size = graph.bytes  # once a call, since adding it up takes long
+            while len(self.kept) > MOST or sum(each.size for each in self.kept[:-1]) > MEMORY:
                 del self.kept[0]
 
     def forget(self) -> None:
@@ -179,7 +182,7 @@ class Captures:
         except InputError:  # on any path
             raise
         except Exception as error:  # what a capture does not allow raises anything
-            self.refuse(str(error).partition("\n")[0] or type(error).__name__)
+            self.refuse(first_line(error))
             return False
         return True
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from functools import partial
 from threading import RLock
 from typing import Any, TypeVar, cast
@@ -16,7 +15,6 @@ from fastadv.engine.arguments import check_input, indices, labels_for
 from fastadv.engine.bound import Ask
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.guard import HALVES, allowed
-from fastadv.engine.pipeline import first_line
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import no_gradient, with_gradient
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
@@ -25,6 +23,7 @@ from fastadv.engine.search_copy import BY_MEANS, Apart, SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
+from fastadv.text import first_line
 
 T = TypeVar("T")
 
@@ -71,8 +70,9 @@ class Frozen(Prepared):
     """
 
     def __init__(
-        self, search: SearchCopy, *, anew: Callable[[], "Frozen"], stamp: Stamp | None = None, device:
-        torch.device | None = None, fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
+        self, search: SearchCopy, *, anew: Callable[[], "Frozen"], stamp: Stamp | None = None,
+        device: torch.device | None = None,
+        fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(search.given, search.source, search.options.eot, search.as_given.weights, device)
         self.search, self.options = search, search.options
@@ -84,8 +84,8 @@ class Frozen(Prepared):
 
     def __copy__(self) -> "Frozen":
         """Return one that shares all but what is counted from here on."""
-        made = object.__new__(type(self))
-        vars(made).update(vars(self), counts=copy(self.counts), _plain=None)
+        made = cast(Frozen, super().__copy__())
+        made._plain = None  # which counts for this one
         return made
 
     @property
@@ -151,8 +151,8 @@ class Frozen(Prepared):
 
     @eager
     def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None, direction: bool =
-        False,
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
+        direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         return self._answer(x, self._gradient, Plain.input_gradient, y, loss, targets, direction)
 
@@ -165,8 +165,7 @@ class Frozen(Prepared):
             y = labels_for(loss, y, targets)
             self.settle(x)
             search, passes = self.search, self.options.eot
-            self.forwards += passes * len(x)
-            self.backwards += passes * len(x)
+            self.count(passes * len(x))
             direction = direction and passes == 1
             step = partial(search.gradient, loss=loss, direction=direction)
             whole = callable(loss)  # it may hold one value for each sample of the batch

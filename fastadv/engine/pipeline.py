@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine.capture import in_step, release
+from fastadv.engine.capture import in_step
 from fastadv.engine.copying.fold import Refused
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import take_values
@@ -24,6 +24,7 @@ from fastadv.engine.rewrite import Lens
 from fastadv.engine.room import VERDICT, Room, cut, joined, ran_out, room_of, slices
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
+from fastadv.text import first_line
 
 T = TypeVar("T")
 Values = tuple[nn.Module, nn.Module]  # the model, and a copy that is to follow it
@@ -54,8 +55,8 @@ class Pipeline:
     """A model in the `form` of its search; where that fails, the model as given, from then on."""
 
     def __init__(
-        self, form: Form, given: CheckedModel, notes: Notes, *, source: Model, options: Options, as_given:
-        Form, narrow: bool = False, values: Values | None = None,
+        self, form: Form, given: CheckedModel, notes: Notes, *, source: Model, options: Options,
+        as_given: Form, narrow: bool = False, values: Values | None = None,
     ) -> None:  # fmt: skip
         """Start from `form`; `narrow`: round more once it is folded; `values`: of a copy that follows."""
         self.given, self.notes, self.source, self.options = given, notes, source, options
@@ -147,7 +148,6 @@ class Pipeline:
                     raise
             # only here: the error holds on to what the pass had in memory
             if self.rows_apart(x) and self.room is not None:  # or else it is to fail again
-                release()
                 todo, alone = self.room.halved(kind, x, todo), False
         return made[0] if len(made) == 1 else joined(made)
 
@@ -240,7 +240,3 @@ class Pipeline:
         """Return the logits of one pass of x, to compare them."""
         form = self.form
         return self.forward(form.ready(x), form, form.lens())
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -14,7 +14,7 @@ from fastadv._torch import held_by
 from fastadv._waiting import waits
 from fastadv.engine.arguments import check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound
-from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike, release
+from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
 from fastadv.engine.copying.inside import GRAD_MODE, RECURRENT, CheckedModel, mentions, reads_grad_mode
 from fastadv.engine.copying.quick import eval_copy
 from fastadv.engine.copying.twin import as_module
@@ -99,8 +99,8 @@ class Plain(Prepared):
         return made[0] if self.eot == 1 else sum(made[1:], made[0]) / self.eot
 
     def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None, direction: bool =
-        False,
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
+        direction: bool = False,
     ) -> Gradient:  # fmt: skip
         with with_gradient():
             x, y, targets = self._checked(x), indices("y", y), indices("targets", targets)
@@ -178,11 +178,6 @@ class Plain(Prepared):
         kind, held = self._kinds[0], None if model is self.source else model  # which holds its graphs
         return Captures(graphs_of(self.source), kind, held, alike) if kind else None
 
-    def count(self, rows: int) -> None:
-        """Count a pass of so many rows forward and backward."""
-        self.counts.forwards += rows
-        self.counts.backwards += rows
-
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
         if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
@@ -241,7 +236,6 @@ class Plain(Prepared):
 
     def _halve(self, kind: str, x: Tensor) -> None:
         assert self._room is not None
-        release()
         self._room.halved(kind, x, [slice(0, len(x))])
 
 

@@ -89,8 +89,8 @@ class Prepared:
     backwards: int = _count("backwards")
 
     def __init__(
-        self, given: CheckedModel, source: Model, eot: int, dtype: torch.dtype | None, device: torch.device |
-        None,
+        self, given: CheckedModel, source: Model, eot: int, dtype: torch.dtype | None,
+        device: torch.device | None,
     ) -> None:  # fmt: skip
         self.source, self.eot, self.dtype = source, eot, dtype
         self.counts = Counts()
@@ -115,8 +115,8 @@ class Prepared:
         raise NotImplementedError
 
     def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None, direction: bool =
-        False,
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
+        direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Return a per-sample loss [B], the logits [B, K] and the gradient like x; means where `eot` > 1.
 
@@ -176,6 +176,11 @@ class Prepared:
         return self._as_given(own, x).clone()  # as logits that stay
 
     # What else it may want to know.
+
+    def count(self, rows: int) -> None:
+        """Count a pass of so many rows forward and backward."""
+        self.counts.forwards += rows
+        self.counts.backwards += rows
 
     @property
     def asked(self) -> tuple[int, int]:

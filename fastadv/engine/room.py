@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fastadv.engine.capture import release
+
 log = logging.getLogger("fastadv")
 
 # kinds of passes, each with room for its own number of rows: a step of most attacks, and the model as given
@@ -61,6 +63,7 @@ class Room:
             "memory ran out with %d samples of shape %s at once; going on with %d",
             count, tuple(x.shape[1:]), most,
         )  # fmt: skip
+        release()
         if x.is_cuda:
             torch.cuda.empty_cache()
         return [

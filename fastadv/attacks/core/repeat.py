@@ -60,8 +60,7 @@ def _replayed(search: Search, step: Any, left: int, name: Hashable, more: int) -
         search.evaluations += times
         if search.plan.stop_early and search.shrinks(graph.rows["best.success"][:size]):
             break
-    classifier.forwards += done * size
-    classifier.backwards += done * size
+    classifier.count(done * size)
     for part in written:
         setattr(*_place(search, part), graph.rows[part][:size].clone())
     captures.give_back(graph)

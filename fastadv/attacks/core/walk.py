@@ -72,8 +72,7 @@ class Walk:
         graph = captures.take(key, rows, steps)
         if graph is None or not captures.run(graph, partial(self._step, copy(classifier)), steps):
             return None
-        classifier.forwards += steps * len(passed)
-        classifier.backwards += steps * len(passed)
+        classifier.count(steps * len(passed))
         moved = graph.rows["x_adv"][: len(x_adv)].clone()
         captures.give_back(graph)
         return moved
