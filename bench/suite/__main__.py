@@ -40,8 +40,8 @@ COLUMNS = {"case": 28, "provider": 40, "seconds": 8, "times_peer": 10, "found": 
 
 
 def providers(
-    case: Case, x: Tensor, y: Tensor, variant: str, logs: dict[str, Log], precisions: Sequence[str] =
-    PRECISIONS,
+    case: Case, x: Tensor, y: Tensor, variant: str, logs: dict[str, Log],
+    precisions: Sequence[str] = PRECISIONS,
 ) -> dict[str, Way]:  # fmt: skip
     """The ways to run a case on a model: ours with the search in each of the precisions, then each peer.
 
@@ -64,8 +64,8 @@ def providers(
 
 
 def rows(
-    case: Case, model: nn.Module, x: Tensor, y: Tensor, variant: str, turns: int, known: Sequence[records.Row]
-    = (), precisions: Sequence[str] = PRECISIONS,
+    case: Case, model: nn.Module, x: Tensor, y: Tensor, variant: str, turns: int,
+    known: Sequence[records.Row] = (), precisions: Sequence[str] = PRECISIONS,
 ) -> Iterator[records.Row]:  # fmt: skip
     """One row for each provider. A first run of each counts its passes, the rest give times and result.
 

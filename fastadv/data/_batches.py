@@ -22,8 +22,8 @@ _WORTH_WORKERS = 256
 
 
 def batches(
-    dataset: Dataset[Any], batch_size: int, order: Tensor | Sequence[int] | None = None, *, workers: int |
-    None = None, seed: int = 0, box: Boxes = UNIT,
+    dataset: Dataset[Any], batch_size: int, order: Tensor | Sequence[int] | None = None, *,
+    workers: int | None = None, seed: int = 0, box: Boxes = UNIT,
 ) -> Iterator[Batch]:  # fmt: skip
     """Iterate over a data set in batches; the last one may be smaller.
 

@@ -94,8 +94,8 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
 
 
 def pairs(
-    dataset: Any, image: Key = "image", label: Key = "label", *, transform: Callable[[Any], Any] | None =
-    None, name: str = "pairs",
+    dataset: Any, image: Key = "image", label: Key = "label", *,
+    transform: Callable[[Any], Any] | None = None, name: str = "pairs",
 ) -> Pairs:  # fmt: skip
     """Return a data set of (image, label) pairs made of another map-style set.
 

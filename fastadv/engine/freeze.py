@@ -34,8 +34,8 @@ from fastadv.runs.pages import keep_pages
 
 @eager
 def freeze(
-    model: Model | Prepared, precision: Precision | None = None, *, compile: bool | None = None, cuda_graph:
-    bool | None = None, eot: int | None = None,
+    model: Model | Prepared, precision: Precision | None = None, *, compile: bool | None = None,
+    cuda_graph: bool | None = None, eot: int | None = None,
 ) -> Frozen:  # fmt: skip
     """Prepare a classifier for fast attacks; the model itself is not changed.
 

@@ -19,8 +19,8 @@ WORTH, WORTH_ON_GPU = 4096, 1 << 20
 
 
 def prepare(
-    model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None, size: int =
-    0,
+    model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None,
+    size: int = 0,
 ) -> Prepared:  # fmt: skip
     """Return the model as an attack asks it: plain, or frozen where that pays.
 

@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 
 def in_turn(
-    frozen: Prepared, dataset: Dataset[Any], batch_size: int, limit: int | None, box: Boxes, criterion:
-    Criterion, work: Callable[[int, Batch], T], own: Callable[[int], Sequence[int]] = range,
+    frozen: Prepared, dataset: Dataset[Any], batch_size: int, limit: int | None, box: Boxes,
+    criterion: Criterion, work: Callable[[int, Batch], T], own: Callable[[int], Sequence[int]] = range,
 ) -> Iterator[T]:  # fmt: skip
     """Yield what `work` makes of the number of a batch and the batch, for each of them in their order.
 

@@ -134,9 +134,10 @@ def check_radii(radii: Any) -> NDArray[np.float64]:
 
 
 def accuracy_against_radius(
-    model: nn.Module | Prepared, dataset: Data, attack_for_radius: Callable[[float], Attack] | Attack | None =
-    None, radii: Radii | None = None, *, minimum_norm: Attack | None = None, batch_size: int = 256, limit: int
-    | None = None, progress: Progress = False, freeze: bool | None = None,
+    model: nn.Module | Prepared, dataset: Data,
+    attack_for_radius: Callable[[float], Attack] | Attack | None = None, radii: Radii | None = None, *,
+    minimum_norm: Attack | None = None, batch_size: int = 256, limit: int | None = None,
+    progress: Progress = False, freeze: bool | None = None,
 ) -> Curve:  # fmt: skip
     """Measure robust accuracy at each radius, with one attack for each radius or one minimum-norm run.
 

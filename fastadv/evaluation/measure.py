@@ -39,12 +39,12 @@ from fastadv.threat import Threat
 
 @knowing
 def evaluate(
-    model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None = None, *, threat: Threat | None =
-    None, batch_size: int = 256, limit: int | None = None, keep_samples: bool = False, draws: int = 1, seed:
-    int = 0, run_dir: str | PathLike[str] | None = None, resume: bool = False, identity: str | None = None,
-    indicators: bool = True, rank: int | None = None, world_size: int | None = None, progress: Progress =
-    False, on_event: OnEvent | None = None, freeze: bool | None = None, whole_batches: bool = False,
-    certificates: Certificates | None = None,
+    model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None = None, *,
+    threat: Threat | None = None, batch_size: int = 256, limit: int | None = None, keep_samples: bool = False,
+    draws: int = 1, seed: int = 0, run_dir: str | PathLike[str] | None = None, resume: bool = False,
+    identity: str | None = None, indicators: bool = True, rank: int | None = None,
+    world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
+    freeze: bool | None = None, whole_batches: bool = False, certificates: Certificates | None = None,
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 

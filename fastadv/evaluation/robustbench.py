@@ -33,8 +33,8 @@ FIELDS = (
 
 
 def entry(
-    dataset: str, architecture: str, clean_accuracy: float, accuracy: float, threat: Threat, *, unreliable:
-    bool = False, about: Mapping[str, Any] | None = None,
+    dataset: str, architecture: str, clean_accuracy: float, accuracy: float, threat: Threat, *,
+    unreliable: bool = False, about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the entry of a model for RobustBench, its fields in RobustBench's order, None where not given.
 

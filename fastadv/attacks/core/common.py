@@ -147,8 +147,8 @@ def takes_common(
 
 
 def takes_common(
-    function: Callable[P, R] | None = None, /, *, norms: tuple[str, ...] = (), finite: bool = False, **least:
-    int,
+    function: Callable[P, R] | None = None, /, *, norms: tuple[str, ...] = (), finite: bool = False,
+    **least: int,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:  # fmt: skip
     """Give an attack the arguments of `Common`, or of `GradientCommon` where its `**common` is annotated so.
 

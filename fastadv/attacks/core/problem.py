@@ -113,8 +113,8 @@ class Problem:
 
 
 def problem(
-    x: Tensor, y: Tensor, threat: Threat, *, targets: Tensor | None = None, criterion: Criterion | None =
-    None, mask: Tensor | None = None, ids: Tensor | None = None,
+    x: Tensor, y: Tensor, threat: Threat, *, targets: Tensor | None = None,
+    criterion: Criterion | None = None, mask: Tensor | None = None, ids: Tensor | None = None,
 ) -> Problem:  # fmt: skip
     """Return the checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
     check_threat(threat)

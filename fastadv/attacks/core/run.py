@@ -163,8 +163,8 @@ def prepare(
 
 
 def _search(
-    classifier: Prepared, given: Problem, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None =
-    None,
+    classifier: Prepared, given: Problem, todo: Tensor, record: Record, plan: Plan,
+    clean: CleanPass | None = None,
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """Do all restarts on `todo` int64 [n]; return those whose last points no pass has seen, and these."""
     last = None

@@ -189,8 +189,8 @@ class Trial:
 
     def finish(
         self, x_adv: Tensor, logits: Tensor, loss: losses.Loss, *, not_finite: Tensor, zero_gradient: Tensor,
-        within: Threat | None = None, broken: Tensor | None = None, unfinished: Tensor | None = None, known:
-        tuple[Tensor, Tensor] | None = None,
+        within: Threat | None = None, broken: Tensor | None = None, unfinished: Tensor | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> AttackResult:  # fmt: skip
         """Return the result for x_adv, given the `verdict` logits [B, K] on it, after which no row has moved.
 

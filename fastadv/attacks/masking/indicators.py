@@ -35,8 +35,9 @@ BY_LEFT = ("incomplete", "square")  # told by what attacks left, be it for a wea
 
 @eager
 def indicators(
-    model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, results: Mapping[str, AttackResult] | None =
-    None, limit: int = SAMPLES, share: float | None = SHARE, seed: int = 0, ids: Tensor | None = None,
+    model: Classifier, x: Tensor, y: Tensor, threat: Threat, *,
+    results: Mapping[str, AttackResult] | None = None, limit: int = SAMPLES, share: float | None = SHARE,
+    seed: int = 0, ids: Tensor | None = None,
 ) -> Indicators:  # fmt: skip
     """Look for signs that a model masks its gradients, so that attacks overstate its robustness.
 
@@ -119,8 +120,8 @@ def indicators(
 
 
 def choose(
-    evidence: Sequence[Evidence], right: Tensor, passes: float, *, limit: int = SAMPLES, share: float | None =
-    SHARE, seed: int = 0,
+    evidence: Sequence[Evidence], right: Tensor, passes: float, *, limit: int = SAMPLES,
+    share: float | None = SHARE, seed: int = 0,
 ) -> Tensor:  # fmt: skip
     """Return int64 [m], some of the samples that are `right` bool [N], for a share of so many `passes`."""
     order = rng.permutation(len(right), rng.derive(seed, "indicators"))
@@ -134,8 +135,8 @@ def choose(
 
 
 def look(
-    classifier: Prepared, problem: Problem | None, chosen: Tensor, evidence: Sequence[Evidence], right:
-    Tensor, *, seed: int = 0, raised: Collection[str] | None = None, batch_size: int = SAMPLES,
+    classifier: Prepared, problem: Problem | None, chosen: Tensor, evidence: Sequence[Evidence],
+    right: Tensor, *, seed: int = 0, raised: Collection[str] | None = None, batch_size: int = SAMPLES,
 ) -> Indicators:  # fmt: skip
     """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`."""
     before = classifier.asked

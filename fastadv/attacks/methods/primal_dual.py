@@ -34,8 +34,8 @@ Primal = Callable[[Search[Lagrangian], Tensor, float, int], Tensor]
 
 
 def primal_dual(
-    search: Search[Lagrangian], primal: Primal, *, steps: int, step_size: float, ratio: float, loss:
-    losses.Loss | None,
+    search: Search[Lagrangian], primal: Primal, *, steps: int, step_size: float, ratio: float,
+    loss: losses.Loss | None,
 ) -> None:  # fmt: skip
     """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only.
 

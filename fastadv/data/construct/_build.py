@@ -123,9 +123,9 @@ class Store(Keeper):
 
 
 def build(
-    construction: Construction, base: Base, *, batch_size: int = 256, dtype: str | None = None, out_dir: str |
-    PathLike[str] | None = None, shard_size: int = 1024, identity: str | None = None, rank: int | None = None,
-    world_size: int | None = None, progress: Progress = False,
+    construction: Construction, base: Base, *, batch_size: int = 256, dtype: str | None = None,
+    out_dir: str | PathLike[str] | None = None, shard_size: int = 1024, identity: str | None = None,
+    rank: int | None = None, world_size: int | None = None, progress: Progress = False,
 ) -> ConstructedSet:  # fmt: skip
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
     with processes.agreement():

@@ -21,8 +21,8 @@ UNBOUNDED = L2(inf)
 
 
 def robust(
-    model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED, module:
-    Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],
+    model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED,
+    module: Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],
 ) -> ConstructedSet:  # fmt: skip
     """Build the robust set D_R: images that an adversarially trained `model` represents like those of `base`.
 
@@ -72,8 +72,8 @@ def robust(
 
 
 def non_robust(
-    model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED, module:
-    Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],
+    model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED,
+    module: Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],
 ) -> ConstructedSet:  # fmt: skip
     """Build the non-robust set D_NR: images that a standard network represents like those of `base`.
 
@@ -107,8 +107,8 @@ def non_robust(
 
 
 def _invert(
-    name: str, model: Model, base: Dataset[Any], search: Search, module: Module, start: str, options:
-    BuildOptions,
+    name: str, model: Model, base: Dataset[Any], search: Search, module: Module, start: str,
+    options: BuildOptions,
 ) -> ConstructedSet:  # fmt: skip
     with processes.agreement():
         search.check()

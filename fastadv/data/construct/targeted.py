@@ -19,8 +19,8 @@ Choose = Callable[[Tensor, Tensor, int], Tensor]  # the targets, from labels, id
 
 
 def random_target(
-    model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None, seed: int
-    = 0, **options: Unpack[BuildOptions],
+    model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None,
+    seed: int = 0, **options: Unpack[BuildOptions],
 ) -> ConstructedSet:  # fmt: skip
     """Build the set D_rand: adversarial examples for random targets, labeled with the targets.
 
@@ -75,8 +75,8 @@ def random_target(
 
 
 def fixed_shift(
-    model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None, seed: int
-    = 0, **options: Unpack[BuildOptions],
+    model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None,
+    seed: int = 0, **options: Unpack[BuildOptions],
 ) -> ConstructedSet:  # fmt: skip
     """Build the set D_det: adversarial examples for the target t = (y + 1) mod K, labeled with it.
 

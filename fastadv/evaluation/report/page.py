@@ -38,9 +38,10 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 
 
 def report(
-    table: Table, path: str | os.PathLike[str], *, title: str = "Robustness report", model: nn.Module |
-    Prepared | None = None, class_names: Sequence[str] | None = None, curves: Mapping[str, Curve] | None =
-    None, bounds: Tensor | None = None, provenance: Mapping[str, Any] | None = None,
+    table: Table, path: str | os.PathLike[str], *, title: str = "Robustness report",
+    model: nn.Module | Prepared | None = None, class_names: Sequence[str] | None = None,
+    curves: Mapping[str, Curve] | None = None, bounds: Tensor | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a finished evaluation as one HTML file, which needs nothing beside it.
 
