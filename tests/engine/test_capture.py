@@ -104,8 +104,8 @@ def test_what_a_graph_touches_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorded, "Recording", lambda: made.append(recording()) or made[-1])
     recorded.as_on_a_gpu(monkeypatch)
     model, more = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)), {"steps": 12, "step_size": 0.01}
-    for name in ("last_iterate", "pgd", "mim"):
-        getattr(fa.attacks, name)(model, X, Y, fa.Linf(0.1), **more)
+    for name, own in (("last_iterate", {}), ("pgd", {"stop_early": False}), ("mim", {"stop_early": False})):
+        getattr(fa.attacks, name)(model, X, Y, fa.Linf(0.1), **more, **own)
         graph = capture.graphs_of(model).kept[-1]
         known = {t.untyped_storage().data_ptr() for t in (*graph.rows.values(), *model.parameters())}
         assert made.pop().before.keys() <= known
