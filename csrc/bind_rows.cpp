@@ -46,51 +46,22 @@ void logit_loss(const Tensor& loss, const Tensor& grad, const Tensor& logits, co
   });
 }
 
-void climb(const Tensor& best_x, const Tensor& best_loss, const Tensor& best_success,
-           const Tensor& not_finite, const Tensor& own_x, const Tensor& own_loss, const Tensor& x_adv,
-           const Tensor& logits, const Tensor& labels, std::string_view kind, const OptionalTensor& targets) {
-  check_alike(best_x, own_x, x_adv);
-  const LossKind which = named<LossKind>(kind, kLosses);
-  with_kernels(best_x, [&](auto element, const auto& kernels) {
-    using T = decltype(element);
-    const auto best = write_rows<T>(best_x), own = write_rows<T>(own_x);
-    const auto rival = read_rows<T>(x_adv);
-    const auto from = read_rows<float>(logits);
-    auto *best_value = write<float>(best_loss, best.rows), *own_value = write<float>(own_loss, best.rows);
-    auto *success = write<bool>(best_success, best.rows), *marked = write<bool>(not_finite, best.rows);
-    const auto* label = read<int64_t>(labels, best.rows);
-    const auto* target = targets ? read<int64_t>(*targets, best.rows) : nullptr;
-    if (from.rows != best.rows) throw std::invalid_argument("climb: expected logits of every sample");
-    check_classes("labels", label, best.rows, from.cols);
-    if (target) check_classes("targets", target, best.rows, from.cols);
-    const int threads = useful_threads(best.rows, best.cols);
-    // logits and their gradient, which is of no use here
-    const int64_t apart = 2 * from.cols + kLineFloats;
-    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(threads * apart));
-    parallel_without_gil(best.rows, threads, [&](int64_t first, int64_t last, int thread) {
-      for (int64_t row = first; row < last; ++row)
-        kernels.climb({best[row], best_value + row, success + row, marked + row, own[row], own_value + row},
-                      rival[row], best.cols, from[row], from.cols, which, label[row],
-                      target ? target[row] : -1, scratch.get() + thread * apart);
-    });
-  });
-}
-
 void judge(const Tensor& best_x, const Tensor& best_rank, const Tensor& best_success,
            const Tensor& not_finite, const Tensor& steepest, const Tensor& ranks, const Tensor& success,
-           const Tensor& x_adv, const Tensor& gradient, const Tensor& logits, const Tensor& loss,
+           const Tensor& x_adv, const OptionalTensor& gradient, const Tensor& logits, const Tensor& loss,
            const Tensor& labels, const OptionalTensor& targets, bool margin_at_zero, bool stop,
            const OptionalTensor& x, double radius, double step_size, double lo, double hi,
            const OptionalTensor& radius_rows, const OptionalTensor& step_size_rows) {
   check_alike(best_x, x_adv, x ? *x : x_adv);
-  check_places(best_x, gradient);
-  with_kernels(gradient, [&](auto element, const auto& kernels) {
+  const Tensor& along = gradient ? *gradient : best_x;
+  check_places(best_x, along);
+  with_kernels(along, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     const auto best = write_rows<float>(best_x), rival = write_rows<float>(x_adv);
     const auto from = read_rows<float>(logits), center = read_rows<float>(x ? *x : x_adv);
     const PerRow radii = per_row(radius, radius_rows, best.rows),
                  steps = per_row(step_size, step_size_rows, best.rows);
-    const auto along = read_rows<T>(gradient);
+    const auto slopes = read_rows<T>(along);
     const int64_t noted = ranks.ndim() == 2 ? ranks.shape(1) : 0;
     if (from.rows != best.rows || noted < 3) throw std::invalid_argument("judge: expected rows of samples");
     auto *rank = write<float>(best_rank, best.rows), *steep = write<float>(steepest, best.rows),
@@ -107,7 +78,7 @@ void judge(const Tensor& best_x, const Tensor& best_rank, const Tensor& best_suc
           for (int64_t row = first; row < last; ++row)
             kernels.judge({best[row], rank + row, kept + row, marked + row, steep + row, past + row * noted,
                            noted, met + row},
-                          rival[row], along[row], best.cols, from[row], from.cols, value[row], label[row],
+                          rival[row], gradient ? slopes[row] : nullptr, best.cols, from[row], from.cols, value[row], label[row],
                           target ? target[row] : -1, margin_at_zero, stop,
                           {x ? center[row] : nullptr, radii[row], steps[row], {lo, hi}});
         });
@@ -191,7 +162,6 @@ void count_votes(const Tensor& logits, const Tensor& images, const Tensor& votes
 
 void bind_rows(py::module_& module) {
   module.def("logit_loss", logit_loss);
-  module.def("climb", climb);
   module.def("judge", judge);
   module.def("philox", philox);
   module.def("noisy_copies", noisy_copies);

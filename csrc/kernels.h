@@ -76,16 +76,6 @@ struct AliasTable {
   int32_t center;
 };
 
-// What is known of a sample in a random search: its best point, and that of this climb.
-template <class T>
-struct Climb {
-  T* best;
-  float* best_loss;
-  bool *best_success, *not_finite;
-  T* own;
-  float* own_loss;
-};
-
 // What is known of a sample in a search along gradients: its best point, the largest gradient element, and
 // `noted` numbers of how its rank rose. Whether the point at hand is a success is written, too.
 struct Judged {
@@ -133,8 +123,6 @@ struct Kernels {
   int64_t (*vote)(const T* logits, int64_t classes);
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,
                     bool success);
-  void (*climb)(Climb<T> known, const T* rival, int64_t cols, const float* logits, int64_t classes,
-                LossKind kind, int64_t label, int64_t target, float* scratch);
   void (*judge)(Judged known, float* rival, const T* gradient, int64_t cols, const float* logits,
                 int64_t classes, float loss, int64_t label, int64_t target, bool margin_at_zero, bool stop,
                 Move move);

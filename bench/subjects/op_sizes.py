@@ -188,12 +188,6 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         lowest = torch.full((count,), -math.inf, device=session.device)
         return x, lowest, none, x_adv, session.rand(count), none.clone()
 
-    def judged(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        best_x, lowest, none, *_ = scores(x_adv, grad, x, seed)
-        own, logits = (x_adv.clone(), lowest.clone()), session.rand(count, 10, seed=seed)
-        y = torch.zeros(count, dtype=torch.int64, device=session.device)
-        return best_x, lowest, none, none.clone(), *own, x_adv, logits, y, "margin", None
-
     def stepped(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         best_x, lowest, none, _, loss, success = scores(x_adv, grad, x, seed)
         ranks, logits = lowest[:, None].repeat(1, 12), session.rand(count, 10, seed=seed)
@@ -216,7 +210,6 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         ("square_bumps", "l1"): bumps("l1", 1, 12.0),
         ("sparse_rs", ""): exchanged,
         ("keep_best_", ""): scores,
-        ("climb_", ""): judged,
         ("judge_", ""): stepped,
         ("keep_nearest_", ""): nearer,
         ("largest", ""): lambda x_adv, grad, x, seed: (grad,),

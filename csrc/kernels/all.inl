@@ -28,7 +28,6 @@
 #include "kernels/largest.inl"
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
-#include "kernels/climb.inl"
 #include "kernels/judge.inl"
 #include "kernels/latent_vector.inl"
 #include "kernels/thin_gradient.inl"
@@ -57,7 +56,6 @@ constexpr Kernels<T> table() {
           .noisy_copy = noisy_copy<T>,
           .vote = vote<T>,
           .keep_best = keep_best<T>,
-          .climb = climb<T>,
           .judge = judge<T>,
           .distance = distance<T>,
           .keep_nearest = keep_nearest<T>,

@@ -1,7 +1,14 @@
-// A point judged by its logits, and kept where it is better; its gradient leaves its size, and moves the
-// point where `move` has centers. Where logits are not finite the gradient says nothing, and the point goes
+// A point judged by its logits, and kept where it is better. Its gradient, if there is one, leaves its size,
+// and moves the point where `move` has centers. Where logits are not finite the gradient says nothing, and the point goes
 // halfway to its center. With `stop`, a row that is a success stays as it is. For T the type of the gradient:
 // points are floats.
+
+// The class that is decided for: the lowest index of the largest logit.
+inline int64_t decided(const float* logits, int64_t classes) {
+  int64_t best = 0;
+  for (int64_t k = 1; k < classes; ++k) best = logits[k] > logits[best] ? k : best;
+  return best;
+}
 
 template <class T>
 void judge(Judged known, float* rival, const T* gradient, int64_t cols, const float* logits, int64_t classes,
@@ -23,6 +30,7 @@ void judge(Judged known, float* rival, const T* gradient, int64_t cols, const fl
   if (success && rank != rank) rank = -HUGE_VALF;
   keep_best(known.best, rival, cols, known.best_rank, known.best_success, rank, success);
 
+  if (!gradient) return;
   T most;
   largest(&most, gradient, cols);
   const float size = load(most);

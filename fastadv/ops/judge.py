@@ -1,7 +1,15 @@
-"""judge_: judge a point by its logits, keep what is better, and move along the gradient.
+"""judge_: judge a point by its logits, keep what is better, and move along the gradient, if there is one.
 
 One call in place of the verdict, the rank, `keep_best_`, `largest` and `linf_step_`, which together take as
-long as a small network.
+long as a small network; `ops.registration.library.bind` gives it to a search. Of the points and of the best
+of each row a success beats any failure, then the higher rank wins: the loss, or the margin for a loss that is
+not above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, are marked in
+`not_finite`, and say nothing by their gradient. In other rows `steepest` [B] becomes the largest of itself
+and |grad|. `ranks` [B, 2 + N] counts calls, then keeps the best rank after the first call and after the last
+N; what is not there yet is NaN. Without a gradient both stay as they are. Where there is an x, x_adv, once
+judged, takes the step of `linf_step_`, or goes halfway back to x in rows of logits that are not finite.
+With `stop` nothing is written in rows that were successes before the call. `success` becomes which rows are
+successes, found now or so stopped. Only the classes are checked, since a search calls it at each step.
 """
 
 from collections.abc import Iterator
@@ -10,20 +18,16 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import keep_best
-from fastadv.ops._rows import Box, PerRow, limits, per_row
 from fastadv.ops._samples import SHAPES, batch, layouts, per_sample
 from fastadv.ops.largest import reference as largest
 from fastadv.ops.linf_step import reference as linf_step
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
-Best = tuple[Tensor, Tensor, Tensor]
-Move = tuple[Tensor, PerRow, PerRow, Box]
-
 
 def reference(
     best_x: Tensor, best_rank: Tensor, best_success: Tensor, not_finite: Tensor, steepest: Tensor,
-    ranks: Tensor, success: Tensor, x_adv: Tensor, grad: Tensor, logits: Tensor, loss: Tensor, y: Tensor,
-    targets: Tensor | None = None, margin_at_zero: bool = False, stop: bool = False,
+    ranks: Tensor, success: Tensor, x_adv: Tensor, grad: Tensor | None, logits: Tensor, loss: Tensor,
+    y: Tensor, targets: Tensor | None = None, margin_at_zero: bool = False, stop: bool = False,
     x: Tensor | None = None, radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
     radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
@@ -38,6 +42,8 @@ def reference(
     rank = torch.where(finite, loss, torch.nan).to(best_rank.dtype)
     rank = torch.where(success & rank.isnan(), -torch.inf, rank).masked_fill(done, torch.nan)
     keep_best.reference(best_x, best_rank, best_success, x_adv, rank, success)
+    if grad is None:
+        return
     size = torch.maximum(steepest, largest(grad).to(steepest.dtype))
     steepest.copy_(torch.where(finite & ~done, size, steepest))
     now, first = best_rank[:, None], ranks[:, 1:2]
@@ -80,14 +86,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             for place, move in enumerate(moves):
                 narrow = grad.bfloat16() if place == 1 and dtype is torch.float32 else grad
                 written = (1 - x, *(each.clone().to(device) for each in mine), x_adv.clone())
-                yield *written, narrow, *(each.to(device) for each in rest), *move
+                along = narrow if place or seed % 3 else None
+                yield *written, along, *(each.to(device) for each in rest), *move
 
 
 register(
     OpCard(
         name="judge_",
         schema="(Tensor(a!) best_x, Tensor(b!) best_rank, Tensor(c!) best_success, Tensor(d!) not_finite, "
-        "Tensor(e!) steepest, Tensor(f!) ranks, Tensor(g!) success, Tensor(h!) x_adv, Tensor grad, "
+        "Tensor(e!) steepest, Tensor(f!) ranks, Tensor(g!) success, Tensor(h!) x_adv, Tensor? grad, "
         "Tensor logits, Tensor loss, Tensor y, Tensor? targets=None, bool margin_at_zero=False, "
         "bool stop=False, Tensor? x=None, float radius=0.0, float step_size=0.0, float lo=0.0, float hi=0.0, "
         "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> ()",
@@ -101,32 +108,4 @@ register(
     )
 )
 
-_write = op("judge_")
-
-
-def judge_(
-    best: Best, not_finite: Tensor, steepest: Tensor, ranks: Tensor, x_adv: Tensor, grad: Tensor,
-    logits: Tensor, loss: Tensor, y: Tensor, targets: Tensor | None = None, margin_at_zero: bool = False,
-    move: Move | None = None, stop: bool = False,
-) -> Tensor:  # fmt: skip
-    """Overwrite rows of `best`, points [B, ...], ranks and successes [B], where x_adv is stronger.
-
-    A success beats any failure, then the higher rank wins: the loss, or the margin for a loss that is not
-    above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, are marked in
-    `not_finite`, and say nothing by their gradient. In other rows `steepest` [B] becomes the largest of
-    itself and |grad|. `ranks` [B, 2 + N] counts calls, then keeps the best rank after the first call and
-    after the last N; what is not there yet is NaN. `move` is (x, radius, step_size, box): x_adv, once judged,
-    takes that step of `linf_step_`, or goes halfway back to x in rows of logits that are not finite. With
-    `stop`, nothing is written in rows that are successes of `best` before the call. Returns which rows are
-    successes, found now or so stopped. Only the classes are checked, since a search calls it at each step.
-    """
-    success, given = torch.empty_like(best[2]), (logits, loss, y, targets, margin_at_zero, stop)
-    if move is None:
-        _write(*best, not_finite, steepest, ranks, success, x_adv, grad, *given)
-        return success
-    x, radius, step_size, box = move
-    radius, radius_rows = per_row("radius", radius, x)
-    step_size, step_size_rows = per_row("step_size", step_size, x)
-    step = x, radius, step_size, *limits(box), radius_rows, step_size_rows
-    _write(*best, not_finite, steepest, ranks, success, x_adv, grad, *given, *step)
-    return success
+judge_ = op("judge_")  # by position, as the reference

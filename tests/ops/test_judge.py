@@ -7,7 +7,7 @@ import torch
 
 from balls import INFINITE, assert_refused
 from fastadv import ops
-from fastadv.ops.judge import judge_
+from fastadv.ops._rows import per_row
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.registration.library import CARDS, triton_launcher
 
@@ -21,6 +21,17 @@ def state(rows, shape=(3, 2, 2)):
     ranks = torch.full((rows, 5), torch.nan)
     ranks[:, 0] = 0
     return (torch.zeros(rows, *shape), lowest, none), none.clone(), lowest.clone(), ranks
+
+
+def judge_(best, *rest, move=(), stop=False):
+    """Judge as the op does, and return which rows are successes; move is (x, radius, step size, box)."""
+    marks, given = rest[:3], [*rest[3:], None, False][:7]
+    if move:
+        (radius, radii), (step_size, steps) = (per_row("radius", each, move[0]) for each in move[1:3])
+        move = move[0], radius, step_size, *move[3], radii, steps
+    success = torch.empty_like(best[2])
+    torch.ops.fastadv.judge_(*best, *marks, success, *given, stop, *move)
+    return success
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -50,7 +61,9 @@ def test_equals_the_ops_that_it_stands_for(targeted, narrow, last):
         passed.append(other[0][1].clone())
         expected = ops.linf_step(x_adv, grad, x, radius, 0.1)
         expected[~finite] = (x + 0.5 * (x_adv - x))[~finite]
-        met = judge_(*mine, x_adv, grad, logits, loss, y, targets, not targeted, (x, radius, 0.1, (0.0, 1.0)))
+        met = judge_(
+            *mine, x_adv, grad, logits, loss, y, targets, not targeted, move=(x, radius, 0.1, (0.0, 1.0))
+        )
         assert torch.equal(met, success)
         assert torch.equal(x_adv, expected)
         judge_(*state(rows), kept := x_adv.clone(), grad, logits, loss, y, targets, not targeted)
@@ -60,6 +73,9 @@ def test_equals_the_ops_that_it_stands_for(targeted, narrow, last):
     count = torch.full((rows,), 6.0)
     assert torch.equal(mine[3], torch.stack([count, passed[0], *passed[-3:]], dim=1))
     done = mine[0][2].clone()
+    noted = mine[3].clone()
+    assert torch.equal(judge_(*mine, x_adv, None, logits, loss, y, targets), success)  # nothing of a gradient
+    torch.testing.assert_close(mine[3], noted, rtol=0, atol=0, equal_nan=True)
     assert judge_(*mine, x_adv, grad, logits, loss, y, stop=True)[done].all()
     assert torch.equal(mine[3][:, 0], 7 - done.float())
     assert other[1].any()
@@ -122,8 +138,6 @@ def test_refusals():
     assert_refused(
         (lambda: call(y + 2), "labels: expected classes in"),
         (lambda: call(y, y + 2), "targets: expected classes in"),
-        (lambda: call(y, move=(x, -0.1, 0.1, (0.0, 1.0))), "radius: expected"),
-        (lambda: call(y, move=(x, 0.1, -0.1, (0.0, 1.0))), "step_size: expected"),
     )
 
 

@@ -28,7 +28,8 @@ class Loop:
         """Bind the tensors of a search, of which no reference is kept: it holds the loop."""
         best, plan, x = search.best, search.plan, search.x
         self.aims = search.aims
-        self._ask, self._loss, self._x, self._box = ask, plan.loss, x, search.threat.box
+        self._classifier, self._ask, self._loss = search.classifier, ask, plan.loss
+        self._x, self._box = x, search.threat.box
         self._judge, self._rank_by = bind("judge_", x.device), bind("logit_loss", x.device)
         self._record = best.x_adv, best.rank, best.success, best.not_finite, best.largest_gradient, best.ranks
         sharp = plan.loss in ENTROPIES and search.targets is None
@@ -75,3 +76,11 @@ class Loop:
         met = self._met if met is None else met
         self._judge(*self._record, met, points, gradient, logits, rank, *self._rest, *move)
         return value, logits, gradient
+
+    def score(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss and logits at points [n, ...], which are judged, and which of them are adversarial."""
+        logits, (y, targets, _, _) = self._classifier(points), self._rest
+        value, met = torch.empty_like(self._record[1]), torch.empty_like(self._met)
+        self._rank_by(value, torch.empty_like(logits), logits, y, self._loss, targets, False)
+        self._judge(*self._record, met, points, None, logits, value, *self._rest)
+        return value, logits, met

@@ -10,23 +10,20 @@ from typing_extensions import TypeVar
 
 from fastadv import losses
 from fastadv._waiting import may_leave, steps_ahead, surely_finite, waits
-from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.plan import Plan
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, of_rows, repeated
-from fastadv.attacks.core.record import Climb, Record, Rows, Steps
+from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.special import bounded_outputs, edge
 from fastadv.attacks.special.snap import snap
 from fastadv.engine.bound import Ask
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
-from fastadv.ops.climb import climb_
 from fastadv.ops.keep_best import keep_best_
-from fastadv.ops.logit_loss import ENTROPIES, KINDS
 from fastadv.threat import Linf
 
 L = TypeVar("L", bound=Look)
@@ -62,11 +59,9 @@ class Search(Samples[R_co]):
         it stay in bfloat16, for a step of the threat.
         """
         loss = self.plan.loss if loss is None else loss
-        loop = self.loop if judge and self.leaving is None and loss == self.plan.loss else None
-        if loop is not None:
+        if (loop := self._usual(judge, loss)) is not None:
             met = torch.empty_like(self.best.success)
             value, logits, gradient = loop.look(points, first=self._first_ask(), met=met)
-            self._competed = True
             gradient = gradient if narrow else gradient.to(self.x.dtype)
             look = GradientLook(points, points, logits, met, value.clone(), gradient)
             if not surely_finite(value):
@@ -74,8 +69,7 @@ class Search(Samples[R_co]):
             self.answer = None if self.stays else look  # a graph would hold on to it
             if not surely_finite(self.best.largest_gradient):
                 look.gradient = look.gradient.nan_to_num(0.0, 0.0, 0.0)
-            kept = self._evaluated()
-            return look if kept is None else look.take(kept)
+            return self._taken(look)
         points, seen = self._prepare(points, judge)
         ask = self.plan.gradient or Search.input_gradient
         value, logits, gradient = ask(self, seen, loss)
@@ -117,6 +111,16 @@ class Search(Samples[R_co]):
             self._loop = loop = None if self._rare else Loop.of(self)
             self._rare = loop is None
         return loop
+
+    def _usual(self, judge: bool, loss: losses.Loss) -> Loop | None:
+        """Return the loop where it can look at candidates for the best by that loss."""
+        return self.loop if judge and self.leaving is None and loss == self.plan.loss else None
+
+    def _taken(self, look: L) -> L:
+        """Return what a loop has judged, of the samples that stay."""
+        self._competed = True
+        kept = self._evaluated()
+        return look if kept is None else look.take(kept)
 
     def _first_ask(self) -> Ask | None:
         return self._first_gradient if self.first else None
@@ -211,35 +215,13 @@ class Search(Samples[R_co]):
 
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
         """Evaluate logits and a loss at points [n, ...] or [n, C, ...], in full batches."""
-        points, seen = self._prepare(points, judge)
         loss = self.plan.loss if loss is None else loss
+        if points.ndim == self.x.ndim and (loop := self._usual(judge, loss)) is not None:
+            value, logits, met = loop.score(points)
+            return self._taken(ScoredLook(points, points, logits, met, value))
+        points, seen = self._prepare(points, judge)
         value, logits = self.loss_at(seen, loss)
         return self._judge(ScoredLook(points, seen, logits, logits, value), loss, judge)
-
-    def climb(self: "Search[Climb]", points: Tensor) -> None:
-        """Score points; `rows` keeps each sample's point of the largest loss of the plan."""
-        loss, rows = self.plan.loss, self.rows
-        points, seen = self._prepare(points, True)
-        logits = self._logits(seen)
-        # one call for small batches: each of those that it stands for takes as long as a small network
-        plain = seen is points and logits.dtype == rows.loss.dtype == torch.float32 and self._is_plain()
-        if not (plain and loss in KINDS and (loss not in ENTROPIES or self.targets is not None)):
-            value = loss_of(logits, self.y, loss, self.aims, self.ids)
-            look = self._judge(ScoredLook(points, seen, logits, logits, value), loss, True)
-            none = torch.zeros_like(look.adversarial)
-            keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
-            return
-        best, self._competed = self.best, True
-        record = best.x_adv, best.rank, best.success
-        if self._stay_broken():
-            logits = torch.where(best.success[:, None], torch.nan, logits)
-        climb_(record, best.not_finite, (rows.best, rows.loss), points, logits, self.y, loss, self.targets)
-        self._evaluated()
-
-    def _is_plain(self) -> bool:
-        """Return whether any wrong class is a success, and a point is kept for its loss, as it is seen."""
-        wrong = self.problem.criterion is WRONG and self.aims is self.targets
-        return wrong and self.threshold is None and not self.plan.minimum
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
         """Judge points, `rounded` and of those that `drop_leaving` keeps, by logits of the rule's own."""

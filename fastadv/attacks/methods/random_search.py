@@ -8,6 +8,7 @@ from torch import Tensor
 from fastadv.attacks.core import Common, Search
 from fastadv.attacks.core.record import Climb
 from fastadv.losses import Loss
+from fastadv.ops.keep_best import keep_best_
 
 SCHEDULED = 10_000
 
@@ -36,4 +37,6 @@ def random_search(
             points = start()
             rows.best = points.clone()
             rows.loss = search.full(-torch.inf)
-        search.climb(points)
+        look = search.score(points)
+        none = torch.zeros_like(look.adversarial)
+        keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)

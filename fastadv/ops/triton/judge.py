@@ -77,9 +77,10 @@ def judge_kernel(
         tl.store(not_finite + number, tl.full((), 1, tl.uint8))
     tl.store(best_rank + number, now)
     tl.store(best_success + number, (was | (wins & met)).to(tl.uint8))
-    kept = tl.where(place == 0, past + 1, tl.where(past == past, past, now))
-    kept = tl.where(place < 2, kept, tl.where(place == noted - 1, now, shifted))
-    tl.store(ranks + number * noted + place, kept, mask=place < noted)
+    if grad is not None:
+        kept = tl.where(place == 0, past + 1, tl.where(past == past, past, now))
+        kept = tl.where(place < 2, kept, tl.where(place == noted - 1, now, shifted))
+        tl.store(ranks + number * noted + place, kept, mask=place < noted)
 
     limit = towards_zero(per_row(radius, radius_rows, number)).to(tl.float64)
     length = per_row(step_size, step_size_rows, number).to(tl.float32)
@@ -90,41 +91,45 @@ def judge_kernel(
         column = first + tl.arange(0, BLOCK)
         mask = column < cols
         at = number * cols + column
-        along = load(grad, at, mask)
-        # in the order of the bits without the sign, NaN comes last
-        most = tl.maximum(most, along.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
         point = load(x_adv, at, mask)
+        if grad is not None:
+            along = load(grad, at, mask)
+            # in the order of the bits without the sign, NaN comes last
+            most = tl.maximum(most, along.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
         if wins:
             store(best_x, at, point, mask)
         if x is not None:
             center = load(x, at, mask)
             moved = step(point, along, center, limit, length, low, high, tl.float32)
             store(x_adv, at, tl.where(finite, moved, center + 0.5 * (point - center)), mask)
-    size = tl.max(most).to(tl.float32, bitcast=True)
-    larger = finite & ((size != size) | (size > old_most))
-    tl.store(steepest + number, tl.where(larger, size, old_most))
+    if grad is not None:
+        size = tl.max(most).to(tl.float32, bitcast=True)
+        larger = finite & ((size != size) | (size > old_most))
+        tl.store(steepest + number, tl.where(larger, size, old_most))
 
 
 def launch(
     best_x: Tensor, best_rank: Tensor, best_success: Tensor, not_finite: Tensor, steepest: Tensor,
-    ranks: Tensor, success: Tensor, x_adv: Tensor, grad: Tensor, logits: Tensor, loss: Tensor, y: Tensor,
-    targets: Tensor | None = None, margin_at_zero: bool = False, stop: bool = False,
+    ranks: Tensor, success: Tensor, x_adv: Tensor, grad: Tensor | None, logits: Tensor, loss: Tensor,
+    y: Tensor, targets: Tensor | None = None, margin_at_zero: bool = False, stop: bool = False,
     x: Tensor | None = None, radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
     radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
-    batches = in_one_layout(best_x, x_adv, grad, *(() if x is None else (x,)))
+    optional = [each for each in (grad, x) if each is not None]
+    best, points, *others = in_one_layout(best_x, x_adv, *optional)
+    along, center = None if grad is None else others[0], None if x is None else others[-1]
     written = best_rank, best_success, not_finite, steepest, ranks, success
     values = tuple(value.contiguous() for value in written)
     rank, kept, marked, most, past, met = (
         value.view(torch.uint8) if value.dtype == torch.bool else value for value in values
     )
-    center, aims = batches[3] if x is not None else None, None if targets is None else targets.contiguous()
+    aims = None if targets is None else targets.contiguous()
     start_rows(
-        judge_kernel, *batches[:3], best_x[:1].numel(), center, rank, kept, marked, most, past, met,
+        judge_kernel, best, points, along, best_x[:1].numel(), center, rank, kept, marked, most, past, met,
         logits.contiguous(), logits.shape[1], loss.contiguous(), y.contiguous(), aims, ranks.shape[1], radius,
         step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows), margin_at_zero, stop,
         triton.next_power_of_2(ranks.shape[1]),
     )  # fmt: skip
-    for given, made in zip((best_x, x_adv, *written), (*batches[:2], *values), strict=True):
+    for given, made in zip((best_x, x_adv, *written), (best, points, *values), strict=True):
         if made is not given:
             given.copy_(made)

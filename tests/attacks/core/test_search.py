@@ -11,12 +11,11 @@ from fastadv.attacks import Status, bim, last_iterate, mim, pgd
 from fastadv.attacks.core import ConfidentlyWrong, run
 from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.loop import Loop
-from fastadv.attacks.core.record import Climb, Record
+from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.special import edge
 from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
-from fastadv.models import Binarized
 from fastadv.threat import L2, Linf
 
 from ..nets import RADIUS, Case, convnet, images, labeled, labels, mlp, threat
@@ -141,54 +140,50 @@ def test_default_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "aimed", "options"),
+    ("scale", "dtype", "options"),
     [
-        (1.0, False, {"loss": "margin"}),
-        (1.0, False, {"loss": "cw", "targets": True}),
-        (300.0, False, {"loss": "ce"}),  # which is exactly 0 where the margin still tells points apart
-        (300.0, False, {"loss": "ce_sharp"}),
-        (0.1, False, {"loss": "ce_sharp", "targets": True}),
-        (1.0, False, {"loss": "bce"}),
-        (1.0, True, {"loss": "margin"}),
-        (3.0, False, {"loss": "margin", "criterion": ConfidentlyWrong(0.6)}),
-        (1.0, False, {"loss": "margin", "minimum": True}),
+        (1.0, torch.float32, {"loss": "margin"}),
+        (1.0, torch.float32, {"loss": "cw", "targets": True}),
+        (
+            300.0,
+            torch.float32,
+            {"loss": "ce"},
+        ),  # which is exactly 0 where the margin still tells points apart
+        (0.1, torch.float32, {"loss": "ce_sharp", "targets": True}),
+        (1.0, torch.float32, {"loss": "bce"}),
+        (1.0, torch.float64, {"loss": "margin"}),
+        (3.0, torch.float32, {"loss": "margin", "criterion": ConfidentlyWrong(0.6)}),
+        (1.0, torch.float32, {"loss": "margin", "minimum": True}),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("binarized", [False, True])
-def test_a_climb_keeps_what_single_looks_do(
-    scale: float, aimed: bool, options: dict[str, Any], binarized: bool
+def test_scores_judged_at_once_are_those_of_single_calls(
+    scale: float, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one call, where that says the same, or in the many that it stands for."""
-    net, x = mlp(dtype=torch.float32), images(24, dtype=torch.float32)
+    net, x = mlp(dtype=torch.float32), 0.85 * images(24, dtype=torch.float32)
     with torch.no_grad():
         net[3].weight.mul_(scale)
-    model = Binarized(net) if binarized else net
-    y, found, reach = labels(model, x), [], Linf(torch.linspace(0.05, 0.95, 24))
+    y, made, reach = labels(net, x), [], Linf(torch.linspace(0.05, 0.95, 24))
     targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
 
-    def by_hand(search: Search[Climb], points: Tensor) -> None:
-        look, rows = search.score(points), search.rows
-        higher = look.loss > rows.loss
-        rows.best = torch.where(higher[:, None, None, None], look.x_adv, rows.best)
-        rows.loss = torch.where(higher, look.loss, rows.loss)
+    def model(x: Tensor) -> Tensor:
+        out: Tensor = net(x).to(dtype)
+        out[x[:, 0, 0, 0] > 0.9, 0] = torch.nan
+        return out
 
-    for climb in (Search.climb, by_hand):
+    def rule(search: Search[Rows]) -> None:
+        for draw in range(20):
+            look = search.score(reach.random_start(search.x, draw, search.ids))
+            made.extend((look.x_adv, look.loss, look.logits, look.adversarial))
 
-        def rule(search: Search[Climb], climb: Any = climb) -> None:
-            rows = search.rows
-            rows.best, rows.loss = search.x.clone(), search.full(-torch.inf)
-            if aimed:
-                search.aims = (search.y + 1) % 3
-            for draw in range(20):
-                climb(search, reach.random_start(search.x, draw, search.ids))
-            found.append((rows.best, rows.loss))
-
-        out = run(model, x, y, Linf(0.9), rule, rows=Climb, stop_early=False, **(options | targeted))
-        found.append((out.x_adv, out.status, out.loss, out.distance))
-    for one, other in zip(found[:2], found[2:], strict=True):
-        for given, expected in zip(one, other, strict=True):
-            torch.testing.assert_close(given, expected, rtol=1e-6, atol=1e-6)
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(Loop, "of", lambda search: None)
+        out = run(model, x, y, Linf(0.9), rule, **(options | targeted))
+        made.extend((out.x_adv, out.status, out.loss, out.distance))
+    half = len(made) // 2
+    for one, other in zip(made[:half], made[half:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)
     assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}
 
 
@@ -233,51 +228,6 @@ def test_steps_judged_at_once_are_those_of_single_calls(
     for name, value in made[0].items():
         torch.testing.assert_close(value, made[1][name], rtol=0, atol=0, equal_nan=True, msg=name)
     assert {Status.BROKEN, *([] if "threat" in options else [Status.FAILED])} <= {*out.status.tolist()}
-
-
-@pytest.mark.parametrize("climbs", [False, True])
-@pytest.mark.parametrize(
-    ("given", "logits", "loss"),
-    [
-        (torch.float64, torch.float32, torch.float32),
-        (torch.float32, torch.float64, torch.float32),
-        (torch.float32, torch.float32, torch.float64),
-        (torch.float16, torch.float32, torch.float32),
-    ],
-)
-def test_looks_in_other_precisions_are_judged_by_single_calls(
-    given: torch.dtype, logits: torch.dtype, loss: torch.dtype, climbs: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net, x, made = mlp(dtype=torch.float32), images(12, dtype=given), []
-    y, threat = labels(net, x.float()), Linf(torch.linspace(0.05, 0.95, 12))
-
-    def model(x: Tensor) -> Tensor:
-        out: Tensor = net(x.float()).to(logits)
-        return out
-
-    def own(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return nn.functional.cross_entropy(logits.float(), y, reduction="none").to(loss)
-
-    def rule(search: Search[Climb]) -> None:
-        rows = search.rows
-        rows.best, rows.loss = search.x.clone(), search.full(-torch.inf)
-        for draw in range(4):
-            points = search.threat.random_start(search.x, draw, search.ids)
-            search.climb(search.threat.project(2 * points - search.x, search.x))  # to where rounding leaves
-        made.append(rows.best)
-
-    for at_once in (True, False):
-        if not at_once:
-            monkeypatch.setattr(Search, "_is_plain", lambda search: False)
-        if climbs:
-            out = run(model, x, y, threat, rule, rows=Climb, loss="margin", stop_early=False)
-        else:
-            out = bim(model, x, y, threat, steps=3, step_size=0.1, loss=own, stop_early=False)
-        made.extend((out.x_adv, out.status, out.loss))
-    half = len(made) // 2
-    for one, other in zip(made[:half], made[half:], strict=True):
-        assert torch.equal(one, other)
-    assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}
 
 
 def steep(x: Tensor) -> Tensor:
