@@ -45,7 +45,7 @@ class Loop:
         plan, problem, x = search.plan, search.problem, search.x
         usual = problem.criterion is WRONG and problem.mask is None and problem.bounded is None
         single = search.dtype == x.dtype == torch.float32 and getattr(problem.clean, "dtype", None) == x.dtype
-        if not (usual and single and search.threshold is None and search.depth is None):
+        if not (usual and single and search.threshold is None and search.edge.depth is None):
             return None
         if plan.minimum or plan.gradient is not None or callable(plan.loss) or plan.loss not in KINDS:
             return None

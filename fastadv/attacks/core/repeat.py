@@ -25,7 +25,7 @@ def repeat(search: Search, step: Callable[[Search], None], count: int, name: Has
     """
     left, single = count, False
     while left:
-        tried = not (single or search.first)  # the first may be the one that finds a rare search
+        tried = search.edge.met and not single  # the first may be the one that finds a rare search
         done = _replayed(search, step, left, name, more) if tried else 0
         if not done:
             single = tried
@@ -99,7 +99,7 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
     over = search.over(problem, Record(**{name: rows[f"best.{name}"] for name in vars(search.best)}))
     # padded rows and the capture itself do not count
     over.classifier, over.aims = copy(search.classifier), rows.get("aims", problem.targets)
-    over.first, over.stays = False, True
+    over.edge.met = over.stays = True
     for name, value in options.items():
         setattr(over.rows, name, value)
     return over

@@ -16,7 +16,6 @@ from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem, problem
-from fastadv.attacks.core.ranking import graded
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
@@ -25,7 +24,6 @@ from fastadv.engine import Plain, Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.engine.precision import no_gradient
 from fastadv.engine.prepared import CleanPass
-from fastadv.ops.logit_loss import ENTROPIES
 from fastadv.threat import Threat
 
 # by how much the displacement of a point is lengthened, in turn, where the model denies that it is a success
@@ -108,10 +106,9 @@ def run(
         clean = trial.take_clean_pass()
         while True:
             record, classifier.replayed = Record.start(trial.problem.x), None
-            last = _search(classifier, trial.problem, trial.todo, record, plan, clean)
-            logits, known = _verdict(trial, record, plan, last)
-            held = last is None and not minimum
-            if not (held and trial.hold(record.x_adv, record.rank, logits, loss)):
+            _search(classifier, trial.problem, trial.todo, record, plan, clean)
+            logits = trial.verdict(record.x_adv)
+            if minimum or not trial.hold(record.x_adv, record.rank, logits, loss):
                 break
             clean = None  # replayed steps were those of another model: they are taken as they are
         classifier.replayed = None
@@ -119,8 +116,7 @@ def run(
             logits = _overshoot(trial, record, logits)
         doubtful = (record.success | record.refuted) & ~trial.judged(logits)[0]
         if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, logits)):
-            judged, logits = logits, _search_again(trial, record, plan, doubtful, logits)
-            known = known if logits is judged else None
+            logits = _search_again(trial, record, plan, doubtful, logits)
         broken = None
         if minimum:
             logits, broken = _put_back(trial, record, logits, within)
@@ -134,7 +130,6 @@ def run(
             within=within if minimum else None,
             broken=broken,
             unfinished=record.unfinished,
-            known=known,
         )
     if not (trial.from_x and TWO_ANSWERS in out.flags):
         return out
@@ -165,59 +160,19 @@ def prepare(
 def _search(
     classifier: Prepared, given: Problem, todo: Tensor, record: Record, plan: Plan,
     clean: CleanPass | None = None,
-) -> tuple[Tensor, Tensor] | None:  # fmt: skip
-    """Do all restarts on `todo` int64 [n]; return those whose last points no pass has seen, and these."""
-    last = None
+) -> None:  # fmt: skip
+    """Do all restarts on `todo` int64 [n]."""
     for restart in range(plan.restarts):
         index = todo[~record.success[todo]] if plan.stop_early and restart else todo
         if not len(index):
-            return last
+            return
         search: Search[Any] = Search(classifier, given, index, record, plan, restart)
         search.clean_pass, clean = clean, None
         try:
             plan.rule(search)
+            search.close()
         except Over:
-            continue
-        last = search.close()
-    return last
-
-
-def _verdict(
-    trial: Trial, record: Record, plan: Plan, last: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return the final logits [B, K], and of samples that held at a point seen earlier which, and their loss.
-
-    The `last` points of a search compete with those that it has seen.
-    """
-    if last is None:
-        return trial.verdict(record.x_adv), None
-    index, points = last
-    problem, seen, before = trial.problem, record.x_adv, record.rank
-    record.x_adv = seen.index_copy(0, index, points.to(seen.dtype))
-    logits = trial.verdict(record.x_adv)
-    met, finite = trial.judged(logits)
-    rank = graded(trial.loss(logits, plan.loss), logits, problem.y, plan.loss, problem.targets)
-    rank = rank.to(before.dtype)
-    earlier = ~met & (before > -torch.inf) & ~(rank > before)
-    if finite is not None:
-        earlier |= ~finite
-    if len(index) < len(seen):
-        judged = torch.zeros_like(earlier).index_fill_(0, index, True)
-        earlier &= judged
-        rank = torch.where(judged, rank, before)
-    record.rank = torch.where(earlier, before, rank)
-    if not bool(earlier.any()):
-        return logits, None
-    mixes = trial.mixes_rows(record.x_adv, logits)
-    record.x_adv = torch.where(like(earlier, seen), seen, record.x_adv)
-    if mixes:  # what is returned is what was judged
-        return trial.verdict(record.x_adv), None
-    # a rank below 0 stands for a cross-entropy of 0
-    loss = before.clamp_min(0) if plan.loss in ENTROPIES and problem.targets is None else before
-    at_x = earlier & (before == -torch.inf)
-    if bool(at_x.any()):
-        loss = torch.where(at_x, trial.loss_at_x(plan.loss).to(loss.dtype), loss)
-    return logits, (earlier, loss)
+            pass
 
 
 def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from fastadv.attacks.core.look import GradientLook, JacobianLook
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.special.edge import Edge
 from fastadv.engine import Prepared
 from fastadv.engine.prepared import CleanPass
 from fastadv.threat import Threat
@@ -58,15 +59,13 @@ class Samples(Generic[R_co]):
         self.stays = False
         # whether a point has competed for the best
         self._competed = False
-        # the lean way, and whether there is none; whether no gradient was taken yet; how far inside
+        # the lean way, and whether there is none; where gradients are taken
         self._loop: Any = None
         self._rare = False
-        self.first = True
+        self.edge = Edge(problem.threat.box)
         self._start: Tensor | None = None  # at x, as the rule got it
-        self.depth: Tensor | None = None
-        # a pass at x that waits for its backward pass, and points that wait for the final verdict
+        # a pass at x that waits for its backward pass
         self.clean_pass: CleanPass | None = None
-        self.last_points: Tensor | None = None
 
     @property
     def x(self) -> Tensor:
@@ -156,23 +155,12 @@ class Samples(Generic[R_co]):
             if bool(broken.any()):
                 self._drop(broken)
 
-    def close(self) -> tuple[Tensor, Tensor] | None:
-        """Prove the successes of the samples that are still here, and write all of them to the record.
-
-        Returns the rows int64 [m] of the record whose last points wait for the verdict, and these; None for
-        none.
-        """
+    def close(self) -> None:
+        """Prove the successes of the samples that are still here, and write all of them to the record."""
         if self.plan.stop_early:
             self._prove()
         if self.best is not self._record:
             self._record.put(self._index, self.best)
-        if self.last_points is None:
-            return None
-        success = self.best.success
-        if not waits(success.device) and not bool(success.any()):
-            return self._index, self.last_points
-        holds = (~success).nonzero().squeeze(1)
-        return self._index[holds], self.last_points[holds]
 
     def _drop(self, left: Tensor) -> Tensor:
         """Write the samples `left` bool [n] to the record; return int [m], who stays. Raises Over at none."""
@@ -183,7 +171,7 @@ class Samples(Generic[R_co]):
             raise Over
         self.problem, self.best, self._loop = self.problem.take(kept), self.best.take(kept), None
         self.aims = None if self.aims is None else self.aims[kept]
-        self.depth = None if self.depth is None else self.depth[kept]
+        self.edge.take(kept)
         self.rows.take(kept)
         self.answer = None if self.answer is None else self.answer.take(kept)
         self.memory = {name: value[kept] for name, value in self.memory.items()}

@@ -1,6 +1,7 @@
 """A search: how a rule evaluates points of the samples still under attack, and which point is the best."""
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -18,7 +19,7 @@ from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, of_rows, repeated
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
-from fastadv.attacks.special import bounded_outputs, edge
+from fastadv.attacks.special import bounded_outputs
 from fastadv.attacks.special.snap import snap
 from fastadv.engine.bound import Ask
 from fastadv.ops import largest
@@ -58,38 +59,29 @@ class Search(Samples[R_co]):
         For "ce" and "ce_sharp" the gradient is right up to a positive factor for each sample. `narrow` lets
         it stay in bfloat16, for a step of the threat.
         """
-        loss = self.plan.loss if loss is None else loss
+        loss = self._loss(loss)
         if (loop := self._usual(judge, loss)) is not None:
             met = torch.empty_like(self.best.success)
             value, logits, gradient = loop.look(points, first=self._first_ask(), met=met)
-            gradient = gradient if narrow else gradient.to(self.x.dtype)
-            look = GradientLook(points, points, logits, met, value.clone(), gradient)
-            if not surely_finite(value):
-                self._stand_in(look, ~value.isnan())
-            self.answer = None if self.stays else look  # a graph would hold on to it
-            if not surely_finite(self.best.largest_gradient):
-                look.gradient = look.gradient.nan_to_num(0.0, 0.0, 0.0)
+            look = GradientLook(points, points, logits, met, value.clone(), self._wide(gradient, narrow))
+            self._stand_in(look, None if surely_finite(value) else ~value.isnan())
+            look.gradient = self._finite(look.gradient)
             return self._taken(look)
         points, seen = self._prepare(points, judge)
-        ask = self.plan.gradient or Search.input_gradient
-        value, logits, gradient = ask(self, seen, loss)
-        if gradient.dtype != self.x.dtype and not (narrow and may_be_narrow(gradient, self.x)):
-            gradient = gradient.to(self.x.dtype)
-        look = GradientLook(points, seen, logits, logits, value, self._usable(gradient))
+        value, logits, gradient = self._follow(seen, loss)
+        look = GradientLook(points, seen, logits, logits, value, self._usable(self._wide(gradient, narrow)))
         return self._judge(look, loss, judge)
 
     def direction(self, points: Tensor) -> Tensor:
         """Return the gradient of the loss of the plan at points that need no verdict."""
-        ask = self.plan.gradient or Search.input_gradient
-        _, logits, gradient = ask(self, points, self.plan.loss)
-        if not surely_finite(logits):
-            self.best.not_finite.logical_or_(~logits.isfinite().all(1))
+        _, logits, gradient = self._follow(points, self.plan.loss)
+        self._mark(_finite(logits))
         return self._usable(gradient.to(self.x.dtype))
 
     def ascend(self: "Search[Steps]") -> None:
         """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
-        rows, threat, loop = self.rows, self.threat, self.loop
-        if loop is None or self.leaving is not None:
+        rows, threat, loop = self.rows, self.threat, self._usual(True, self.plan.loss)
+        if loop is None:
             look = self.gradient(rows.points, narrow=True)
             rows.points = self.threat.step_(look.x_adv, look.gradient, self.x, rows.step_size)
             return
@@ -98,9 +90,7 @@ class Search(Samples[R_co]):
             loop.look(rows.points, loop.move(threat.radius, rows.step_size), self._first_ask())
         else:
             gradient = loop.look(rows.points, loop.move(inf, 0.0), self._first_ask())[2]
-            if not surely_finite(self.best.largest_gradient):
-                gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-            threat.step_(rows.points, gradient, self.x, rows.step_size)
+            threat.step_(rows.points, self._finite(gradient), self.x, rows.step_size)
         self._evaluated()
 
     @property
@@ -123,14 +113,19 @@ class Search(Samples[R_co]):
         return look if kept is None else look.take(kept)
 
     def _first_ask(self) -> Ask | None:
-        return self._first_gradient if self.first else None
+        return None if self.edge.met else self._first_gradient
 
     def _first_gradient(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `input_gradient` of the loss of the plan, which may find that the search is a rare one."""
         made = self.input_gradient(points, self.plan.loss)
-        if self.depth is not None:
+        if self.edge.depth is not None:
             self._loop, self._rare = None, True
         return made
+
+    def _follow(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, logits and the gradient that the plan follows."""
+        ask = self.plan.gradient or Search.input_gradient
+        return ask(self, points, loss)
 
     def input_gradient(
         self, points: Tensor, loss: losses.Loss, direction: bool = True
@@ -139,51 +134,35 @@ class Search(Samples[R_co]):
 
         With `direction` the gradient need be right only up to a positive factor for each sample.
         """
-        at, told = self._inside(points), of_rows(loss, self.ids)
         clean, self.clean_pass = self.clean_pass, None
-        squashed = self.problem.bounded
-        if squashed is not None and loss in bounded_outputs.LOSSES:
-            value, logits, gradient = bounded_outputs.unbent(
-                self.classifier, self._cast(at), self.y, loss, self.aims, squashed
-            )
-        elif clean is not None and 2 * len(points) >= len(clean.logits) and self._at_x(points):
-            rows = None if len(points) == len(clean.logits) else self._given
-            value, logits, gradient = clean.gradient(rows, self.y, told, self.aims, direction)
-        else:
-            value, logits, gradient = self.classifier.input_gradient(
-                self._cast(at), self.y, told, self.aims, direction
-            )
-        if self._finds_kinks(points, gradient, loss):
-            gradient = self.input_gradient(points, loss, direction)[2]
-        elif at is not points:
-            value, logits = self.loss_at(points, loss)
+        told = of_rows(loss, self.ids)
+
+        def pull(at: Tensor) -> tuple[Tensor, ...]:
+            squashed = self.problem.bounded
+            if squashed is not None and loss in bounded_outputs.LOSSES:
+                return bounded_outputs.unbent(
+                    self.classifier, self._cast(at), self.y, loss, self.aims, squashed
+                )
+            if clean is not None and 2 * len(at) >= len(clean.logits) and self._at_x(at):
+                rows = None if len(at) == len(clean.logits) else self._given
+                return clean.gradient(rows, self.y, told, self.aims, direction)
+            return self.classifier.input_gradient(self._cast(at), self.y, told, self.aims, direction)
+
+        ask = partial(self._ask_rows, loss)
+        value, logits, gradient = self.edge.around(points, pull, lambda at: self.loss_at(at, loss), ask)
         return value, logits, gradient
 
     def _at_x(self, points: Tensor) -> bool:
         return points is self._start or torch.equal(points, self.x)
 
-    def _inside(self, points: Tensor) -> Tensor:
-        """Return where gradients are taken: at the points, or a little inside the box (`edge.py`)."""
-        return points if self.depth is None else edge.inside(points, self.depth, self.threat.box)
-
-    def _finds_kinks(self, points: Tensor, gradient: Tensor, loss: losses.Loss) -> bool:
-        """Return whether the first gradient of a search lacks what it has inside; that sets the `depth`."""
-        first, self.first = self.first, False
-        if first and gradient.ndim > points.ndim:
-            gradient = gradient.abs().amax(1)
-        if not (first and edge.may_be(points, gradient, self.threat.box)):
-            return False
+    def _ask_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Tensor:
+        """Return the gradient of a loss at points of the rows int64 [m] alone."""
         loss = "margin" if callable(loss) else loss  # it may hold a value for each sample
-
-        def ask(points: Tensor, rows: Tensor) -> Tensor:
-            self.classifier.asks_for(self.ids[rows])
-            aims = None if self.aims is None else self.aims[rows]
-            return self.classifier.input_gradient(self._cast(points), self.y[rows], loss, aims, True)[2]
-
-        depth, _ = edge.kinks(points, gradient, self.threat.box, ask)
+        self.classifier.asks_for(self.ids[rows])
+        aims = None if self.aims is None else self.aims[rows]
+        gradient = self.classifier.input_gradient(self._cast(points), self.y[rows], loss, aims, True)[2]
         self.classifier.asks_for(self.ids)
-        self.depth = depth if bool(depth.any()) else None
-        return self.depth is not None
+        return gradient
 
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
         """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""
@@ -198,24 +177,28 @@ class Search(Samples[R_co]):
         The directions are [n, C, K], or a function that makes them from the logits [n, K].
         """
         points, seen = self._prepare(points, judge)
-        logits, gradients = self.classifier.jacobian(self._cast(self._inside(seen)), directions)
-        if self._finds_kinks(seen, gradients, "margin"):
-            gradients = self.classifier.jacobian(self._cast(self._inside(seen)), directions)[1]
-        elif self.depth is not None:
-            logits = self._logits(seen)
+        logits, gradients = self.edge.around(
+            seen,
+            lambda at: self.classifier.jacobian(self._cast(at), directions),
+            lambda at: (self._logits(at),),
+            partial(self._ask_rows, "margin"),
+        )
         gradients = self._usable(gradients.to(self.x.dtype))
         look = JacobianLook(points, seen, logits, logits, gradients)
         return self._judge(look, None, judge)
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
         """Evaluate logits at points [n, ...], or [n, C, ...] for C candidates a sample, in full batches."""
+        if points.ndim == self.x.ndim and (loop := self._usual(judge, self.plan.loss)) is not None:
+            _, logits, met = loop.score(points)
+            return self._taken(Look(points, points, logits, met))
         points, seen = self._prepare(points, judge)
         logits = self._logits(seen)
         return self._judge(Look(points, seen, logits, logits), None, judge)
 
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
         """Evaluate logits and a loss at points [n, ...] or [n, C, ...], in full batches."""
-        loss = self.plan.loss if loss is None else loss
+        loss = self._loss(loss)
         if points.ndim == self.x.ndim and (loop := self._usual(judge, loss)) is not None:
             value, logits, met = loop.score(points)
             return self._taken(ScoredLook(points, points, logits, met, value))
@@ -240,24 +223,11 @@ class Search(Samples[R_co]):
         keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)
 
     def finish(self, points: Tensor) -> None:
-        """Take the last points of the rule; where no search follows, only the final verdict sees them."""
-        if not self._competed and self.plan.restarts == 1:
-            self.best.x_adv.copy_(self._candidate(self.rounded(self.drop_leaving(points))))
-        elif self._ends():
-            self.last_points = self._candidate(self.rounded(self.drop_leaving(points)))
-        else:
+        """Take the last points of the rule; where nothing competes with them, only the verdict sees them."""
+        if self._competed or self.plan.restarts > 1:
             self.decide(points)
-
-    def _ends(self) -> bool:
-        """Return whether the final verdict can judge the last points of those that still hold."""
-        plan = self.plan
-        return (
-            self.restart == plan.restarts - 1
-            and plan.stop_early
-            and not plan.minimum
-            and self.classifier.searches_as_given(self.x)
-            and not waits(self.x.device)
-        )
+        else:
+            self.best.x_adv.copy_(self._candidate(self.rounded(self.drop_leaving(points))))
 
     def rank(self, look: ScoredLook) -> Tensor:
         """Return [n], larger for stronger points, for a look taken with the loss of the plan."""
@@ -311,22 +281,42 @@ class Search(Samples[R_co]):
         logits = torch.cat([self.classifier(part) for part in torch.split(flat, step)])
         return logits.view(*points.shape[:2], -1)
 
+    def _loss(self, loss: losses.Loss | None) -> losses.Loss:
+        return self.plan.loss if loss is None else loss
+
+    def _wide(self, gradient: Tensor, narrow: bool) -> Tensor:
+        """Return a gradient in the dtype of x, unless it may stay in bfloat16."""
+        return gradient if narrow and may_be_narrow(gradient, self.x) else gradient.to(self.x.dtype)
+
     def _usable(self, gradient: Tensor) -> Tensor:
         """Return `gradient` with zeros for what is not finite or may not move; its size goes on record."""
         mask = self.problem.mask
         if mask is not None:  # before its size is taken: what happens outside the mask is of no interest
             gradient = gradient.where(mask if gradient.ndim == self.x.ndim else mask.unsqueeze(1), 0.0)
-        given = gradient if gradient.ndim == self.x.ndim else gradient.flatten(1, 2)
-        size = largest(given).to(self.best.largest_gradient.dtype)
+        functions = gradient if gradient.ndim == self.x.ndim else gradient.flatten(1, 2)
+        size = largest(functions).to(self.best.largest_gradient.dtype)
         torch.maximum(self.best.largest_gradient, size, out=self.best.largest_gradient)
-        return gradient if surely_finite(size) else gradient.nan_to_num(0.0, 0.0, 0.0)
+        return self._finite(gradient)
 
-    def _stand_in(self, look: GradientLook | JacobianLook, finite: Tensor) -> None:
+    def _finite(self, gradient: Tensor) -> Tensor:
+        """Return a gradient, whose size is on record, with zeros for what is not finite."""
+        if surely_finite(self.best.largest_gradient):
+            return gradient
+        return gradient.nan_to_num(0.0, 0.0, 0.0)
+
+    def _mark(self, finite: Tensor | None) -> None:
+        """Note the samples whose logits are not `finite` bool [n] or [n, C]; None where all are."""
+        if finite is not None:
+            self.best.not_finite.logical_or_(~finite.view(len(finite), -1).all(1))
+
+    def _stand_in(self, look: GradientLook | JacobianLook, finite: Tensor | None) -> None:
         """Let a look repeat the last answer where its logits are not `finite` bool [n].
 
         So a rule steps over what is not finite. Where there was no answer yet, the gradient leads to x.
         """
-        before = self.answer
+        before, self.answer = self.answer, None if self.stays else look  # a graph would hold on to it
+        if finite is None:
+            return
         for name in look.answers:
             now: Tensor = getattr(look, name)
             last = getattr(before, name, None)
@@ -340,16 +330,14 @@ class Search(Samples[R_co]):
         logits = look.logits.flatten(0, -2)
         finite = _finite(logits)
         if isinstance(look, GradientLook | JacobianLook):
-            if finite is not None:
-                self._stand_in(look, finite)
-            self.answer = look
+            self._stand_in(look, finite)
         shape = look.logits.shape[:-1]
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
         if finite is not None:
             finite = finite.view(shape)
             look.adversarial = look.adversarial & finite
-            self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
+            self._mark(finite)
         if judge:
             self._keep(look, loss, finite)
             if isinstance(look, GradientLook) and not self.plan.minimum:

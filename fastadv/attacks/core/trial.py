@@ -190,18 +190,14 @@ class Trial:
     def finish(
         self, x_adv: Tensor, logits: Tensor, loss: losses.Loss, *, not_finite: Tensor, zero_gradient: Tensor,
         within: Threat | None = None, broken: Tensor | None = None, unfinished: Tensor | None = None,
-        known: tuple[Tensor, Tensor] | None = None,
     ) -> AttackResult:  # fmt: skip
         """Return the result for x_adv, given the `verdict` logits [B, K] on it, after which no row has moved.
 
         `not_finite` marks samples that met a NaN or infinity. An attack for the minimum names the threat
-        `within` which a success counts, and who is `broken` there. `known` are the samples that held at
-        another point, and their losses.
+        `within` which a success counts, and who is `broken` there.
         """
         problem = self.problem
         value = self.loss(logits, loss)
-        if known is not None:
-            value = torch.where(known[0], known[1].to(value.dtype), value)
         met, finite = self.judged(logits)
         broken = met & self.attacked if broken is None else broken
         failed = not_finite | self._not_finite | self.unusable

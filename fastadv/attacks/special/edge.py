@@ -19,6 +19,50 @@ SHARE = 0.05  # of the coordinates of a row that lie on a bound: so many at leas
 Box = tuple[float, float]
 # (points [m, ...], rows int64 [m]) -> the gradient of these rows there, like the points
 Ask = Callable[[Tensor, Tensor], Tensor]
+Answer = tuple[Tensor, ...]
+
+
+class Edge:
+    """Where a search takes gradients: at its points or, once they show a kink there, a little inside.
+
+    `depth`, [n] widths of the box, says how far inside; it is None where there is no kink.
+    """
+
+    def __init__(self, box: Box) -> None:
+        self.depth: Tensor | None = None
+        self.met = False  # whether the search has had a gradient
+        self._box = box
+
+    def take(self, kept: Tensor) -> None:
+        self.depth = None if self.depth is None else self.depth[kept]
+
+    def around(
+        self, points: Tensor, pull: Callable[[Tensor], Answer], alone: Callable[[Tensor], Answer], ask: Ask
+    ) -> Answer:
+        """Return what `pull` says of points [n, ...], with the gradient last, which may be one inside.
+
+        `alone` says the same without a gradient. `ask` gives gradients of single rows, to find a kink.
+        """
+        at = self._inside(points)
+        *said, gradient = pull(at)
+        if self._meets(points, gradient, ask):
+            gradient = pull(self._inside(points))[-1]
+        elif at is not points:
+            said = list(alone(points))
+        return *said, gradient
+
+    def _inside(self, points: Tensor) -> Tensor:
+        return points if self.depth is None else inside(points, self.depth, self._box)
+
+    def _meets(self, points: Tensor, gradient: Tensor, ask: Ask) -> bool:
+        """Return whether the first gradient of a search lacks what it has inside; that sets the depth."""
+        first, self.met = not self.met, True
+        if first and gradient.ndim > points.ndim:  # of several functions
+            gradient = gradient.abs().amax(1)
+        if first and may_be(points, gradient, self._box):
+            depth, _ = kinks(points, gradient, self._box, ask)
+            self.depth = depth if bool(depth.any()) else None
+        return first and self.depth is not None
 
 
 def inside(points: Tensor, depth: float | Tensor, box: Box) -> Tensor:
