@@ -14,7 +14,7 @@ from fastadv.attacks.auto.run import Component, Run
 from fastadv.attacks.auto.versions import NAMES, components, stages
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.problem import problem
-from fastadv.attacks.core.trial import Trial
+from fastadv.attacks.core.trial import Trial, Verdict
 from fastadv.attacks.methods.flags import Cost, blind, square_stands_out
 from fastadv.attacks.methods.symptoms import Symptoms
 from fastadv.data import ImageSet
@@ -242,11 +242,11 @@ def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: An
     place = first.by.index("apgd-margin")
     verdict, finish = Trial.verdict, Run.finish
 
-    def denying(trial: Trial, x_adv: Tensor) -> Tensor:
-        logits = verdict(trial, x_adv)
+    def denying(trial: Trial, x_adv: Tensor) -> Verdict:
+        made = verdict(trial, x_adv)
         if len(x_adv) > 1 and torch.equal(x_adv[place], first.x_adv[place]):
-            logits[place] = trial.clean[place]
-        return logits
+            made.logits[place], made.met[place] = trial.clean[place], False
+        return made
 
     def finished(run: Run) -> AutoAttackResult:
         monkeypatch.setattr(Trial, "verdict", denying)

@@ -192,18 +192,18 @@ class Run:
     def finish(self) -> AutoAttackResult:
         """Return the result, by one more verdict on the whole batch."""
         trial, problem = self.trial, self.trial.problem
-        logits = trial.verdict(self.x_adv)
+        verdict = trial.verdict(self.x_adv)
         claimed = ~self.standing()
-        doubtful = (claimed & ~problem.met(logits)).nonzero().squeeze(1).tolist()
+        doubtful = (claimed & ~verdict.met).nonzero().squeeze(1).tolist()
         for index in doubtful:
             self._confirm(index)
         if doubtful:
-            logits = trial.verdict(self.x_adv)
-        if trial.denied(claimed | trial.already, logits):
-            trial.report_two_answers(self.x_adv, logits)
+            verdict = trial.verdict(self.x_adv)
+        if trial.denied(claimed | trial.already, verdict):
+            trial.report_two_answers(self.x_adv, verdict)
         out = trial.finish(
             self.x_adv,
-            logits,
+            verdict,
             problem.margin,
             not_finite=self.not_finite,
             zero_gradient=self.flat & self.gradients,

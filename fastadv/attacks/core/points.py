@@ -1,5 +1,7 @@
 """Points of samples: one of each [n, ...], or C candidates of each [n, C, ...]."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,13 @@ from fastadv import ops
 from fastadv.ops._rows import like as like
 from fastadv.threat import Threat
 
+V = TypeVar("V", Tensor, Tensor | None)
 
-def taken(values: Tensor, index: Tensor) -> Tensor:
-    """Return values[index], index int64 [m] or bool [n], in the layout of the values [n, ...]."""
+
+def taken(values: V, index: Tensor) -> V:
+    """Return values[index], index int64 [m] or bool [n], in the layout of values [n, ...]; None of None."""
+    if values is None:
+        return None
     if index.dtype == torch.bool or not values.is_contiguous():
         return values[index]
     return values.index_select(0, index)  # a fifth of the time of values[index] on a CPU

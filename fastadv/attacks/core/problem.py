@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from fastadv.threat import THREATS, Threat
 from fastadv.threat.base import box_in
 
 StepSize = float | Tensor
+ROWS = ("x", "y", "targets", "ids", "mask", "clean", "bounded")  # what a problem has of each sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +50,8 @@ class Problem:
 
     def take(self, index: Tensor) -> Self:
         """Return the problem of the samples `index`, int [m] or bool [B]."""
-        return replace(
-            self,
-            x=taken(self.x, index),
-            y=taken(self.y, index),
-            threat=self.threat.take(index),
-            targets=None if self.targets is None else taken(self.targets, index),
-            ids=taken(self.ids, index),
-            mask=None if self.mask is None else taken(self.mask, index),
-            clean=None if self.clean is None else taken(self.clean, index),
-            bounded=None if self.bounded is None else taken(self.bounded, index),
-        )
+        rows: dict[str, Any] = {name: taken(getattr(self, name), index) for name in ROWS}
+        return replace(self, threat=self.threat.take(index), **rows)
 
     def wide(self) -> Self:
         """Return the problem in float32, in the box as half precision holds it; itself where x is wider."""

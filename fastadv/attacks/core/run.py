@@ -19,7 +19,7 @@ from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
-from fastadv.attacks.core.trial import TWO_ANSWERS, Trial
+from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
 from fastadv.engine import Plain, Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.engine.precision import no_gradient
@@ -103,27 +103,27 @@ def run(
         trial = Trial(classifier, given, from_x)
         followed = partial(follow, rules=rules) if rules else None
         plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, followed)
-        clean = trial.take_clean_pass()
+        clean, trial.clean_pass = trial.clean_pass, None
         while True:
             record, classifier.replayed = Record.start(trial.problem.x), None
             _search(classifier, trial.problem, trial.todo, record, plan, clean)
-            logits = trial.verdict(record.x_adv)
-            if minimum or not trial.hold(record.x_adv, record.rank, logits, loss):
+            verdict = trial.verdict(record.x_adv)
+            if minimum or not trial.hold(record.x_adv, record.rank, verdict, loss):
                 break
             clean = None  # replayed steps were those of another model: they are taken as they are
         classifier.replayed = None
         if minimum:
-            logits = _overshoot(trial, record, logits)
-        doubtful = (record.success | record.refuted) & ~trial.judged(logits)[0]
-        if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, logits)):
-            logits = _search_again(trial, record, plan, doubtful, logits)
+            verdict = _overshoot(trial, record, verdict)
+        doubtful = (record.success | record.refuted) & ~verdict.met
+        if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, verdict)):
+            verdict = _search_again(trial, record, plan, doubtful, verdict)
         broken = None
         if minimum:
-            logits, broken = _put_back(trial, record, logits, within)
+            verdict, broken = _put_back(trial, record, verdict, within)
         not_finite = record.not_finite | ~(record.largest_gradient < torch.inf)
         out = trial.finish(
             record.x_adv,
-            logits,
+            verdict,
             loss,
             not_finite=not_finite,
             zero_gradient=(record.largest_gradient == 0) & ~not_finite,
@@ -175,37 +175,37 @@ def _search(
             pass
 
 
-def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:
+def _overshoot(trial: Trial, record: Record, verdict: Verdict) -> Verdict:
     """Lengthen the displacement of successes on the boundary, which rounding denies, until it does not.
 
     After each change a fresh verdict on all samples counts: no randomized model is asked until it agrees.
     """
     problem, x = trial.problem, trial.problem.x
     for share in OVERSHOOTS:
-        denied = record.success & ~problem.met(logits)
+        denied = record.success & ~verdict.met
         if not bool(denied.any()):
             break
         further = (record.x_adv + share * (record.x_adv - x)).clamp(*problem.threat.box)
         moved = denied & problem.threat.contains(further, x) & (further != record.x_adv).flatten(1).any(1)
         if bool(moved.any()):
             record.x_adv[moved] = further[moved]
-            logits = trial.verdict(record.x_adv)
-    return logits
+            verdict = trial.verdict(record.x_adv)
+    return verdict
 
 
-def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, logits: Tensor) -> Tensor:
-    """Attack the doubtful samples on the model as given, without early stop; return the new verdict [B, K].
+def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, verdict: Verdict) -> Verdict:
+    """Attack the doubtful samples on the model as given, without early stop; return the new verdict.
 
     All samples take part where the model gives two answers for one x: no early success can then be trusted.
     """
     classifier, index = trial.classifier, doubtful.nonzero().squeeze(1)
     # every success of such a search is one that the model as given has seen
     proved = record.success & (classifier.exact or plan.stop_early)
-    if trial.denied(proved | trial.already, logits):
-        trial.report_two_answers(record.x_adv, logits)
+    if trial.denied(proved | trial.already, verdict):
+        trial.report_two_answers(record.x_adv, verdict)
         index = trial.todo
     if classifier.plain and not plan.stop_early:
-        return logits
+        return verdict
     exact = classifier if classifier.plain else Plain(classifier.model, classifier.eot)
     again = Record.start(trial.problem.x)
     _search(exact, trial.problem, index, again, replace(plan, stop_early=False))
@@ -213,27 +213,27 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, lo
         classifier.forwards += exact.forwards
         classifier.backwards += exact.backwards
     record.put(index, again.take(index))
-    logits = trial.verdict(record.x_adv)
+    verdict = trial.verdict(record.x_adv)
     if plan.minimum:
-        logits = _overshoot(trial, record, logits)
-    if trial.denied(again.success, logits):
-        trial.report_two_answers(record.x_adv, logits)
-    return logits
+        verdict = _overshoot(trial, record, verdict)
+    if trial.denied(again.success, verdict):
+        trial.report_two_answers(record.x_adv, verdict)
+    return verdict
 
 
-def _put_back(trial: Trial, record: Record, logits: Tensor, within: Threat) -> tuple[Tensor, Tensor]:
-    """Put samples that are not broken back to x; return logits [B, K] of what is returned, and who is broken.
+def _put_back(trial: Trial, record: Record, verdict: Verdict, within: Threat) -> tuple[Verdict, Tensor]:
+    """Put samples that are not broken back to x; return a verdict on what is returned, and who is broken.
 
     Where rows depend on each other that changes the verdict on the others, of which more may go back in turn.
     """
     x = trial.problem.x
     while True:
-        broken = trial.judged(logits)[0] & trial.attacked & within.contains(record.x_adv, x)
+        broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)
         back = ~broken & (record.x_adv != x).flatten(1).any(1)
         if not bool(back.any()):
-            return logits, broken
-        mixes = trial.mixes_rows(record.x_adv, logits)
+            return verdict, broken
+        mixes = trial.mixes_rows(record.x_adv, verdict)
         record.x_adv = torch.where(like(back, x), x, record.x_adv)
         if not mixes:
-            return logits, broken
-        logits = trial.verdict(record.x_adv)
+            return verdict, broken
+        verdict = trial.verdict(record.x_adv)

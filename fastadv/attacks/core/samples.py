@@ -170,13 +170,11 @@ class Samples(Generic[R_co]):
         if not len(self._index):
             raise Over
         self.problem, self.best, self._loop = self.problem.take(kept), self.best.take(kept), None
-        self.aims = None if self.aims is None else self.aims[kept]
+        self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)
         self.edge.take(kept)
         self.rows.take(kept)
         self.answer = None if self.answer is None else self.answer.take(kept)
         self.memory = {name: value[kept] for name, value in self.memory.items()}
-        if self.leaving is not None:
-            self.leaving = self.leaving[kept]
         return kept
 
     def _prove(self) -> Tensor:

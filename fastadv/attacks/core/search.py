@@ -14,7 +14,7 @@ from fastadv._waiting import may_leave, steps_ahead, surely_finite, waits
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.plan import Plan
-from fastadv.attacks.core.points import like
+from fastadv.attacks.core.points import like, taken
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, of_rows, repeated
 from fastadv.attacks.core.record import Record, Rows, Steps
@@ -159,8 +159,8 @@ class Search(Samples[R_co]):
         """Return the gradient of a loss at points of the rows int64 [m] alone."""
         loss = "margin" if callable(loss) else loss  # it may hold a value for each sample
         self.classifier.asks_for(self.ids[rows])
-        aims = None if self.aims is None else self.aims[rows]
-        gradient = self.classifier.input_gradient(self._cast(points), self.y[rows], loss, aims, True)[2]
+        y, aims = self.y[rows], taken(self.aims, rows)
+        gradient = self.classifier.input_gradient(self._cast(points), y, loss, aims, True)[2]
         self.classifier.asks_for(self.ids)
         return gradient
 

@@ -1,6 +1,7 @@
 """What every attack does first and last: find who is wrong already, and judge what it has broken."""
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,32 @@ from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
 
+CLASSES = 1 << 20  # that a model may have of whom an empty batch tells none
 TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized; "
     "every sample was attacked to the last step, and a final pass of the whole batch decided"
 )
+
+
+@dataclass(eq=False)
+class Verdict:
+    """What the model as given says of points [B, ...]: logits [B, K], and which of them meet the criterion.
+
+    `finite` tells whose logits are finite; None where all surely are. `distance` [B] is from x, None where
+    it is not known.
+    """
+
+    logits: Tensor
+    met: Tensor
+    finite: Tensor | None
+    distance: Tensor | None = None
+    _loss: Tensor | None = None
+
+    def loss(self, problem: Problem, loss: losses.Loss) -> Tensor:
+        """Return the loss [B] of an attack, computed once."""
+        if self._loss is None:
+            self._loss = loss_of(self.logits, problem.y, loss, problem.targets, problem.ids)
+        return self._loss
 
 
 class Trial:
@@ -40,106 +63,73 @@ class Trial:
         """Pass x once. Raises InputError on labels that the model lacks, or where no logits are finite.
         from_x: whether the first gradient will be taken at x, which then needs no pass of its own.
         """
-        self.classifier = classifier
-        self.problem = problem
+        self.classifier, x = classifier, problem.x
         self.flags: tuple[str, ...] = ()
-        self.clean_pass: CleanPass | None = None
-        self.from_x = self.some_already = False
         self._before = classifier.forwards, classifier.backwards
-        size, device, everyone = len(problem.x), problem.x.device, False
-        none = torch.zeros(size, dtype=torch.bool, device=device)
-        self.already = self.correct = self.attacked = self.unusable = self._not_finite = none
-        if not size:
-            # as many classes as any loss or criterion may ask for
-            self.clean = torch.zeros(0, 1 << 20, device=device)
-        else:
-            classifier.begin(problem.x, problem.ids)
-            self.clean_pass = classifier.clean_pass(problem.x) if from_x else None
-            made = self.clean_pass
-            self.from_x = made is not None
-            self.clean = clean = classifier.verdict(problem.x) if made is None else made.logits
-            check_classes("y", problem.y, clean.shape[1])
-            if problem.targets is not None:
-                check_classes("targets", problem.targets, clean.shape[1])
-            problem.criterion.check(clean.shape[1], problem.targets is not None)
-            self.already, finite = problem.judged(clean)
-            self.attacked = ~self.already
-            if finite is not None:
-                self.unusable, self.attacked = ~finite, self.attacked & finite
-            looks = self.unusable.all(), self.attacked.all(), self.already.any(), may_crowd(clean)
-            unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
-            if unusable:
-                raise InputError(NOT_FINITE)
-            right = self.attacked if problem.plain else problem.right(clean)
-            self.correct = right if finite is None else right & finite
-            classifier.settle(problem.x)
-            # only now: it may change the layout that the search copy prefers
-            self.problem = problem.seen(classifier.layout(problem.x), clean, crowds)
-        self.todo = torch.arange(size, device=device) if everyone else self.attacked.nonzero().squeeze(1)
-        # of the last verdict: its logits and what they say, and how far its points are, None if not known
-        self._last: Tensor | None = None
-        self._said: tuple[Tensor, Tensor | None] | None = None
-        self._loss: Tensor | None = None
-        self._distance: Tensor | None = None
         self._mixes: bool | None = None
-
-    def take_clean_pass(self) -> CleanPass | None:
-        """Return the pass at x that waits for its backward pass, and let go of it."""
-        held, self.clean_pass = self.clean_pass, None
-        return held
+        self.clean_pass: CleanPass | None = None
+        if len(x):
+            classifier.begin(x, problem.ids)
+            self.clean_pass = classifier.clean_pass(x) if from_x else None
+            made = self.clean_pass
+            clean = classifier.verdict(x) if made is None else made.logits
+        else:
+            clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
+        self.clean, self.from_x = clean, self.clean_pass is not None
+        check_classes("y", problem.y, clean.shape[1])
+        if problem.targets is not None:
+            check_classes("targets", problem.targets, clean.shape[1])
+        problem.criterion.check(clean.shape[1], problem.targets is not None)
+        self.already, finite = problem.judged(clean)
+        self._at_x = Verdict(clean, self.already, finite)
+        self.attacked, self.unusable = ~self.already, torch.zeros_like(self.already)
+        if finite is not None:
+            self.unusable, self.attacked = ~finite, self.attacked & finite
+        self._not_finite = self.unusable
+        looks = self.unusable.all(), self.attacked.all(), self.already.any(), may_crowd(clean)
+        unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
+        if unusable and len(x):
+            raise InputError(NOT_FINITE)
+        right = self.attacked if problem.plain else problem.right(clean)
+        self.correct = right if finite is None else right & finite
+        classifier.settle(x)
+        # only now: it may change the layout that the search copy prefers
+        self.problem = problem.seen(classifier.layout(x), clean, crowds)
+        self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 
     @property
     def passed(self) -> tuple[int, int]:
         """The samples passed forward and backward since the trial began."""
         return self.classifier.forwards - self._before[0], self.classifier.backwards - self._before[1]
 
-    def verdict(self, x_adv: Tensor) -> Tensor:
-        """Return logits [B, K] of the model as given at x_adv, by one pass if there was anything to attack.
+    def verdict(self, x_adv: Tensor) -> Verdict:
+        """Return what the model as given says of x_adv, by one pass if there was anything to attack.
 
         Only the rows `todo` may differ from x. Those outside the threat are first overwritten by x.
         """
         if not len(self.todo):
-            return self.clean
-        self._distance, inside = self.problem.threat.measure(x_adv, self.problem.x)
+            return self._at_x
+        distance: Tensor | None
+        distance, inside = self.problem.threat.measure(x_adv, self.problem.x)
         if not bool(inside.all()):
-            outside, self._distance = ~inside, None
+            outside, distance = ~inside, None
             self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
             x_adv[outside] = self.problem.x[outside]
         self.classifier.asks_for(self.problem.ids)
-        return self.classifier.verdict(x_adv)
+        logits = self.classifier.verdict(x_adv)
+        return Verdict(logits, *self.problem.judged(logits), distance)
 
-    def judged(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return `Problem.judged` of the logits [B, K] of the last verdict, computed once."""
-        if self._said is None or self._last is not logits:
-            self._last, self._said, self._loss = logits, self.problem.judged(logits), None
-        return self._said
-
-    def loss(self, logits: Tensor, loss: losses.Loss) -> Tensor:
-        """Return the loss [B] of the attack at the logits [B, K] of the last verdict, computed once."""
-        self.judged(logits)
-        if self._loss is None:
-            self._loss = self._loss_of(logits, loss)
-        return self._loss
-
-    def loss_at_x(self, loss: losses.Loss) -> Tensor:
-        """Return the loss [B] at the clean samples."""
-        return self._loss_of(self.clean, loss)
-
-    def _loss_of(self, logits: Tensor, loss: losses.Loss) -> Tensor:
-        problem = self.problem
-        return loss_of(logits, problem.y, loss, problem.targets, problem.ids)
-
-    def hold(self, x_adv: Tensor, rank: Tensor, logits: Tensor, loss: losses.Loss) -> bool:
-        """Hold the verdict [B, K] at x_adv against the losses [B] by which a search ranked these points.
+    def hold(self, x_adv: Tensor, rank: Tensor, verdict: Verdict, loss: losses.Loss) -> bool:
+        """Hold the verdict at x_adv against the losses [B] by which a search ranked these points.
 
         Returns whether replayed steps were those of another model; they are not replayed again.
         """
-        replayed = self.classifier.replayed
+        replayed, logits = self.classifier.replayed, verdict.logits
         if (self.classifier.plain and replayed is None) or loss not in KINDS or not len(rank):
             return False
         problem, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
         held &= (x_adv != problem.x).flatten(1).any(1)
-        value = graded(self._loss_of(logits, loss), logits, problem.y, loss, problem.targets)
+        value = graded(verdict.loss(problem, loss), logits, problem.y, loss, problem.targets)
         apart = (value - rank).abs()
         if loss == "dlr":  # a share of the range of the largest logits
             top = logits.topk(min(3, logits.shape[1]), 1).values
@@ -150,12 +140,12 @@ class Trial:
             replayed.refuse("the model had other logits at the points of replayed steps")
         return wrong and replayed is not None
 
-    def denied(self, broken: Tensor, logits: Tensor) -> bool:
-        """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding."""
+    def denied(self, broken: Tensor, verdict: Verdict) -> bool:
+        """Return whether a verdict denies a success in `broken` bool [B] by more than rounding."""
         if not bool(broken.any()):
             return False
         problem = self.problem
-        margin = self._loss_of(logits, problem.margin)
+        margin = loss_of(verdict.logits, problem.y, problem.margin, problem.targets, problem.ids)
         return bool((broken & (margin < -self._rounding())).any())
 
     def _rounding(self) -> float:
@@ -165,19 +155,19 @@ class Trial:
         clean = self.clean[~self.unusable]
         return bound(dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
 
-    def mixes_rows(self, x_adv: Tensor, logits: Tensor) -> bool:
-        """Return whether rows depend on each other, found out once; logits [B, K] are a verdict on x_adv."""
+    def mixes_rows(self, x_adv: Tensor, verdict: Verdict) -> bool:
+        """Return whether rows depend on each other, found out once by a verdict on x_adv."""
         if self._mixes is None:
             self._mixes = mixed_rows.mixes_rows(
-                self.classifier, x_adv, self.problem.ids, logits, self._rounding()
+                self.classifier, x_adv, self.problem.ids, verdict.logits, self._rounding()
             )
             if self._mixes:
                 self._report(mixed_rows.FLAG)
         return self._mixes
 
-    def report_two_answers(self, x_adv: Tensor, logits: Tensor) -> None:
-        """Flag a model that gives two answers for one x; logits [B, K] are the last verdict, on x_adv."""
-        if not self.mixes_rows(x_adv, logits):
+    def report_two_answers(self, x_adv: Tensor, verdict: Verdict) -> None:
+        """Flag a model that gives two answers for one x, as the last verdict, on x_adv, shows."""
+        if not self.mixes_rows(x_adv, verdict):
             self._report(TWO_ANSWERS)
 
     def _report(self, flag: str, told: bool = True) -> None:
@@ -188,55 +178,48 @@ class Trial:
             log.warning("attack: %s", flag)
 
     def finish(
-        self, x_adv: Tensor, logits: Tensor, loss: losses.Loss, *, not_finite: Tensor, zero_gradient: Tensor,
-        within: Threat | None = None, broken: Tensor | None = None, unfinished: Tensor | None = None,
+        self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, not_finite: Tensor,
+        zero_gradient: Tensor, unfinished: Tensor, within: Threat | None = None,
+        broken: Tensor | None = None,
     ) -> AttackResult:  # fmt: skip
-        """Return the result for x_adv, given the `verdict` logits [B, K] on it, after which no row has moved.
+        """Return the result for x_adv, given the verdict on it, after which no row has moved.
 
         `not_finite` marks samples that met a NaN or infinity. An attack for the minimum names the threat
         `within` which a success counts, and who is `broken` there.
         """
-        problem = self.problem
-        value = self.loss(logits, loss)
-        met, finite = self.judged(logits)
+        problem, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
+        failed = not_finite | self._not_finite
+        if verdict.finite is not None:
+            failed |= ~verdict.finite
         broken = met & self.attacked if broken is None else broken
-        failed = not_finite | self._not_finite | self.unusable
-        failed = failed if finite is None else failed | ~finite
-        any_failed = bool(failed.any())
-        status = torch.full_like(problem.y, Status.HELD.value)
-        if any_failed:
-            status.masked_fill_(failed, Status.FAILED.value)
-        status.masked_fill_(broken, Status.BROKEN.value)
         # of rows that depend on each other the last verdict may be another
         already = self.already & met if self._mixes else self.already
-        status.masked_fill_(already, Status.ALREADY_WRONG.value)
+        status = torch.full_like(problem.y, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
+        status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
         if within is not None:
-            clean = self.loss_at_x(loss)
-            value = torch.where(broken, value, clean)
-        soft, unusable, failures = False, 0, 0
-        if loss == "ce" and within is None and problem.targets is None:
-            held = status == Status.HELD
-            soft = are_soft(logits[held], problem.y[held])
-        if any_failed:
-            unusable = int(self.unusable.sum())
-            failures = int(((status == Status.FAILED) & ~self.unusable).sum())
+            value = torch.where(broken, value, self._at_x.loss(problem, loss))
         if within is None and problem.threat.covers(problem.x):
             flag = _wide(problem.threat)
             self._report(flag, told=flag.endswith("?"))
-        flags = (*self.flags, *failed_flags(unusable, failures, len(status)), *[SOFT_LOGITS] * soft)
-        distance = self._distance
+        if bool(failed.any()):
+            unusable = int(self.unusable.sum())
+            failures = int(((status == Status.FAILED) & ~self.unusable).sum())
+            self.flags += failed_flags(unusable, failures, len(status))
+        if loss == "ce" and within is None and problem.targets is None:
+            held = status == Status.HELD
+            self.flags += (SOFT_LOGITS,) * are_soft(verdict.logits[held], problem.y[held])
+        distance = verdict.distance
         distance = problem.threat.distance(x_adv, problem.x) if distance is None else distance
-        distance = distance.float().masked_fill_(~broken, torch.inf).masked_fill_(already, 0.0)
         return AttackResult(
             x_adv=x_adv.contiguous(),
             success=broken | already,
             status=status,
             loss=value,
-            distance=distance,
+            distance=distance.float().masked_fill_(~broken, torch.inf).masked_fill_(already, 0.0),
             forwards=self.passed[0],
             backwards=self.passed[1],
             zero_gradient=zero_gradient,
-            flags=flags,
+            flags=self.flags,
             unfinished=unfinished,
             threat=(within or problem.threat) if problem.plain else None,
             correct=self.correct,
