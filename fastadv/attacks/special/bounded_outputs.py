@@ -26,16 +26,15 @@ LEAST = 1e-7  # the distance from an end that float32 still tells
 
 def may_crowd(logits: Tensor) -> Tensor:
     """Return bool [], whether some rows may be such: a look of a few microseconds, which reads nothing."""
-    if not len(logits) or logits.shape[1] < FEWEST:
+    if logits.shape[1] < FEWEST:
         return logits.new_zeros((), dtype=torch.bool)
     low, high, at_an_end = _ends(logits.sort(1).values)
-    near = (low >= 0) | (low <= END - 1) | (high >= 1 - END)
-    return torch.any(at_an_end | (near & (low >= -1) & (high <= 1)))
+    return torch.any(at_an_end | (torch.maximum(high, -low) <= 1))
 
 
 def bounded(logits: Tensor) -> Tensor | None:
     """Return int64 [B], in which interval a row's outputs crowd at an end, 0 for none; None for no row."""
-    if not bool(may_crowd(logits)):
+    if logits.shape[1] < FEWEST:
         return None
     rows = logits.sort(1).values
     low, high, at_an_end = _ends(rows)
