@@ -35,9 +35,7 @@ class Loop:
         sharp = plan.loss in ENTROPIES and search.targets is None
         self._rest = search.y, search.targets, sharp, plan.stop_early
         self._met = torch.empty_like(best.success)
-        self._ranks: tuple[Tensor, Tensor] | None = None
-        if search.aims is not search.targets:  # points compete by the loss of the plan all the same
-            self._ranks = torch.empty_like(best.rank), torch.empty_like(search.problem.clean)  # type: ignore[arg-type]
+        self._aimed = search.aims is not search.targets
 
     @staticmethod
     def of(search: Samples[Any]) -> "Loop | None":
@@ -69,18 +67,24 @@ class Loop:
         value, logits, gradient = (first or self._ask)(points)
         if gradient.dtype != points.dtype and not may_be_narrow(gradient, points):
             gradient = gradient.to(points.dtype)
-        (y, targets, _, _), rank = self._rest, value
-        if self._ranks is not None:
-            rank, by_logits = self._ranks
-            self._rank_by(rank, by_logits, logits, y, self._loss, targets, True)
         met = self._met if met is None else met
-        self._judge(*self._record, met, points, gradient, logits, rank, *self._rest, *move)
+        self._judge(
+            *self._record, met, points, gradient, logits, self._rank(value, logits), *self._rest, *move
+        )
         return value, logits, gradient
 
     def score(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss and logits at points [n, ...], which are judged, and which of them are adversarial."""
-        logits, (y, targets, _, _) = self._classifier(points), self._rest
-        value, met = torch.empty_like(self._record[1]), torch.empty_like(self._met)
-        self._rank_by(value, torch.empty_like(logits), logits, y, self._loss, targets, False)
-        self._judge(*self._record, met, points, None, logits, value, *self._rest)
+        logits, met = self._classifier(points), torch.empty_like(self._met)
+        value = self._value(logits, self.aims)
+        self._judge(*self._record, met, points, None, logits, self._rank(value, logits), *self._rest)
         return value, logits, met
+
+    def _rank(self, value: Tensor, logits: Tensor) -> Tensor:
+        """Return by what points compete: the loss towards the targets, wherever a search aims."""
+        return self._value(logits, self._rest[1]) if self._aimed else value
+
+    def _value(self, logits: Tensor, aims: Tensor | None) -> Tensor:
+        value = torch.empty_like(self._record[1])
+        self._rank_by(value, torch.empty_like(logits), logits, self._rest[0], self._loss, aims, True)
+        return value

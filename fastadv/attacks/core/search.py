@@ -65,7 +65,7 @@ class Search(Samples[R_co]):
             value, logits, gradient = loop.look(points, first=self._first_ask(), met=met)
             look = GradientLook(points, points, logits, met, value.clone(), self._wide(gradient, narrow))
             self._stand_in(look, None if surely_finite(value) else ~value.isnan())
-            look.gradient = self._finite(look.gradient)
+            look.gradient = self._zeroed(look.gradient)
             return self._taken(look)
         points, seen = self._prepare(points, judge)
         value, logits, gradient = self._follow(seen, loss)
@@ -90,7 +90,7 @@ class Search(Samples[R_co]):
             loop.look(rows.points, loop.move(threat.radius, rows.step_size), self._first_ask())
         else:
             gradient = loop.look(rows.points, loop.move(inf, 0.0), self._first_ask())[2]
-            threat.step_(rows.points, self._finite(gradient), self.x, rows.step_size)
+            threat.step_(rows.points, self._zeroed(gradient), self.x, rows.step_size)
         self._evaluated()
 
     @property
@@ -296,9 +296,9 @@ class Search(Samples[R_co]):
         functions = gradient if gradient.ndim == self.x.ndim else gradient.flatten(1, 2)
         size = largest(functions).to(self.best.largest_gradient.dtype)
         torch.maximum(self.best.largest_gradient, size, out=self.best.largest_gradient)
-        return self._finite(gradient)
+        return self._zeroed(gradient)
 
-    def _finite(self, gradient: Tensor) -> Tensor:
+    def _zeroed(self, gradient: Tensor) -> Tensor:
         """Return a gradient, whose size is on record, with zeros for what is not finite."""
         if surely_finite(self.best.largest_gradient):
             return gradient

@@ -151,6 +151,7 @@ def test_default_steps() -> None:
         ),  # which is exactly 0 where the margin still tells points apart
         (0.1, torch.float32, {"loss": "ce_sharp", "targets": True}),
         (1.0, torch.float32, {"loss": "bce"}),
+        (1.0, torch.float32, {"loss": "margin", "aimed": True}),
         (1.0, torch.float64, {"loss": "margin"}),
         (3.0, torch.float32, {"loss": "margin", "criterion": ConfidentlyWrong(0.6)}),
         (1.0, torch.float32, {"loss": "margin", "minimum": True}),
@@ -165,6 +166,7 @@ def test_scores_judged_at_once_are_those_of_single_calls(
         net[3].weight.mul_(scale)
     y, made, reach = labels(net, x), [], Linf(torch.linspace(0.05, 0.95, 24))
     targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
+    kept = {name: value for name, value in options.items() if name != "aimed"}
 
     def model(x: Tensor) -> Tensor:
         out: Tensor = net(x).to(dtype)
@@ -172,6 +174,8 @@ def test_scores_judged_at_once_are_those_of_single_calls(
         return out
 
     def rule(search: Search[Rows]) -> None:
+        if "aimed" in options:
+            search.aims = (search.y + 1) % 3
         for draw in range(20):
             look = search.score(reach.random_start(search.x, draw, search.ids))
             made.extend((look.x_adv, look.loss, look.logits, look.adversarial))
@@ -179,7 +183,7 @@ def test_scores_judged_at_once_are_those_of_single_calls(
     for at_once in (True, False):
         if not at_once:
             monkeypatch.setattr(Loop, "of", lambda search: None)
-        out = run(model, x, y, Linf(0.9), rule, **(options | targeted))
+        out = run(model, x, y, Linf(0.9), rule, **(kept | targeted))
         made.extend((out.x_adv, out.status, out.loss, out.distance))
     half = len(made) // 2
     for one, other in zip(made[:half], made[half:], strict=True):
