@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import cw
-from fastadv.attacks.cw import _fit, _tighten
+from fastadv.attacks.cw import _fit
 from fastadv.attacks.methods import constant_search
-from fastadv.attacks.methods.constant_search import bisect
 from fastadv.threat import L2, Linf, Threat
 
 from .contract.cases import two_classes
@@ -67,35 +66,6 @@ def test_the_descent_is_that_of_the_paper(norm: str, box: tuple[float, float]) -
     assert len(seen) == 25
     for step in (0, 1, 2, 5, 12, 24):
         torch.testing.assert_close(seen[step], expected[step], rtol=1e-6, atol=1e-7)
-
-
-def test_the_constant_is_bisected() -> None:
-    inf = math.inf
-    rows = SimpleNamespace(
-        hit=torch.tensor([True, False, True, False, True, True]),
-        constant=torch.tensor([8.0, 8.0, 8.0, 8.0, 8.0, 8.0]),
-        low=torch.tensor([0.0, 0.0, 2.0, 2.0, 0.0, 0.0]),
-        high=torch.tensor([inf, inf, inf, 32.0, inf, inf]),
-        before=torch.tensor([inf, inf, 2.0, 2.0, 2.0, 2.0]),
-    )
-    best = torch.tensor([1.0, inf, 1.9, 2.0, 2.0, 1.999])
-    done = bisect(SimpleNamespace(rows=rows, best=SimpleNamespace(distance=best)))
-    assert rows.constant.tolist() == [2.0, 80.0, 4.0, 16.0, 2.0, 2.0]
-    assert done.tolist() == [False, False, False, False, True, True]
-
-
-def test_tau_follows_the_distance() -> None:
-    inf = math.inf
-    rows = SimpleNamespace(
-        constant=torch.tensor([1.0, 1.0, 1.0, 1.0]),
-        shrink=torch.tensor([0.9, 0.9, 0.9, 0.995]),
-        before=torch.tensor([2.0, inf, 2.0, 2.0]),
-    )
-    best = torch.tensor([1.8, inf, 1.95, 2.0])
-    done = _tighten(SimpleNamespace(rows=rows, best=SimpleNamespace(distance=best)))
-    assert rows.constant.tolist() == [1.0, 2.0, 2.0, 2.0]
-    torch.testing.assert_close(rows.shrink, torch.tensor([0.9, 0.95, 0.95, 0.9975]))
-    assert done.tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

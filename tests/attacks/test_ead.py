@@ -1,14 +1,12 @@
 """The elastic-net attack against a plain one by autograd, closed forms, and its options."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ead
-from fastadv.attacks.methods import constant_search
 from fastadv.threat import L1, L2
 
 from .contract.cases import two_classes
@@ -87,21 +85,6 @@ def test_the_last_point_is_judged() -> None:
     assert out.backwards == 4
 
 
-def test_the_second_search_steps_by_the_distance_of_the_first() -> None:
-    x = 0.45 + 0.1 * images(3, (1, 28, 28))
-    model, _ = two_classes(x, 3.0)
-    y = torch.zeros(3, dtype=torch.long)
-    options = {"steps": 30, "constant": 50.0, "beta": 1e-6, "step_size": 0.1}
-    first = ead(model, x, y, L1(math.inf), searches=1, **options)
-    function, seen = watched(model, gradients=True)
-    ead(function, x, y, L1(math.inf), searches=2, **options)
-    assert first.success.all()
-    torch.testing.assert_close(seen[30], x)
-    moved = (seen[31] - x).abs().flatten(1).amax(1)
-    # the first momentum is a quarter of the step
-    torch.testing.assert_close(moved, 1.25 * 0.1 * first.distance.double().clamp_max(1), rtol=1e-4, atol=0)
-
-
 def test_the_first_step_by_hand() -> None:
     """The constant is four times what a linear model needs; the last point judged is no momentum's."""
     x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
@@ -146,38 +129,3 @@ def test_a_search_after_one_without_a_success_leaves_the_hill() -> None:
     x, y = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0])
     assert not ead(model, x, y, L1(math.inf), steps=40, searches=1).success
     assert ead(model, x, y, L1(math.inf), steps=40, searches=2).success
-
-
-@pytest.mark.parametrize(("gap", "deciding"), [(0.1, 1.0), (0.12, 0.5), (0.2, 0.3), (9.0, 0.3)])
-def test_the_first_constant_by_hand(gap: float, deciding: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room of 0.11, slopes 1, 0.5, 0.1: the last pixel that has to move decides, or a slope of 0.3."""
-    slopes = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
-    x, seen = torch.full((1, 3), 0.89, dtype=torch.float64), []
-    first = constant_search.set_first
-
-    def set_first(search: Any, needed: Tensor, factor: float, constant: float | None) -> None:
-        first(search, needed, factor, constant)
-        seen.append(search.rows.constant.item())
-
-    monkeypatch.setattr(constant_search, "set_first", set_first)
-
-    def model(z: Tensor) -> Tensor:
-        ahead = (z - x) @ slopes - gap
-        return torch.stack([0 * ahead, ahead], 1)
-
-    ead(model, x, torch.tensor([0]), L1(math.inf), steps=1, searches=1)
-    assert seen == [pytest.approx(4 * (10 / deciding + 2 * gap / 1.26))]
-
-
-@pytest.mark.parametrize("step_size", [0.5, 3.0])
-def test_the_second_search_without_a_success_steps_by_the_whole_distance(step_size: float) -> None:
-    """Or by more, where the caller says so: a linear model needs 0.3 / 4 of the steepest pixel."""
-    x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
-    model, points = scripted([-0.3], lambda number: gradient)
-    options = {"steps": 2, "constant": 50.0, "beta": 1e-9, "step_size": step_size}
-    ead(model, x, torch.tensor([0]), L1(math.inf), searches=2, **options)
-    starts = [number for number, point in enumerate(points) if torch.equal(point, x[0])]
-    first, second = (float((points[number + 1] - 0.5).abs().max()) for number in (starts[-2], starts[-1]))
-    # the first momentum is a quarter of the step
-    assert first == pytest.approx(1.25 * step_size * 0.3 / 4, rel=1e-6)
-    assert second == pytest.approx(1.25 * max(step_size, 1.0) * 0.3 / 4, rel=1e-6)

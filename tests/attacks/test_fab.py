@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, fab
-from fastadv.attacks.methods import full_batches
 from fastadv.ops import to_hyperplane
 from fastadv.threat import L2, THREATS
 
@@ -95,29 +94,6 @@ def passes(net: nn.Module, x: Tensor, y: Tensor, **options: Any) -> tuple[int, i
     return out.forwards, out.backwards
 
 
-@pytest.mark.parametrize(("targeted", "classes", "rivals"), [(False, 2, 2), (True, None, 4), (True, 2, 2)])
-def test_passes(targeted: bool, classes: int | None, rivals: int) -> None:
-    """A backward for each class at once, or one for each class in turn; a forward more after a success."""
-    net, x = mlp(5), images(4)
-    turns = rivals if targeted else 1
-    forwards, backwards = passes(net, x, labels(net, x), targeted=targeted, classes=classes)
-    # the step that meets the first success takes gradients twice
-    assert backwards - 4 * 6 * rivals in [4 * rivals // turns * more for more in range(1, turns + 1)]
-    # beside the steps: two verdicts, four passes at the end, and the choice of the classes
-    assert 4 * (7 * turns + 6 + targeted) < forwards <= 4 * (2 * 6 * turns + 6 + targeted)
-
-
-@pytest.mark.parametrize(("targeted", "turns"), [(False, 1), (True, 4)])
-def test_gradients_judge_until_there_is_a_success(targeted: bool, turns: int) -> None:
-    net, x = mlp(5), images(4)
-    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.no_grad():
-        last.bias[2] += 1e4
-    y = torch.full((4,), 2)
-    # six steps and the last point, two verdicts, and the choice of the classes
-    assert passes(net, x, y, targeted=targeted) == (4 * (7 * turns + 2 + targeted), 4 * 6 * 4)
-
-
 def certain(net: nn.Sequential) -> nn.Sequential:
     """The net, sure of class 0 everywhere."""
     with torch.no_grad():
@@ -183,16 +159,6 @@ def test_restarts_in_a_mask_begin_as_far_away(norm: str) -> None:
         length = torch.linalg.vector_norm(away, THREATS[norm].order, dim=1)
         assert (length <= wanted * (1 + 1e-6)).all()
         assert (length >= wanted * 0.4).all()
-
-
-def test_each_class_in_turn_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(full_batches, "FULL", {"cpu": 1})
-    net, x = certain(mlp(4)), images(3)
-    (model, seen), y = watched(net), labels(net, x)
-    fab(model, x, y, L2(torch.inf), steps=1, restarts=2, targeted=True, classes=2)
-    # a restart chooses the classes at x; each then takes a gradient and a decision
-    one, two = ((seen[place] - x).flatten(1) for place in (7, 9))
-    assert (torch.cosine_similarity(one, two) < 0.9).all()
 
 
 def test_the_last_search_by_hand() -> None:

@@ -1,21 +1,17 @@
 """Runs side by side find what they find one after the other."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import fastadv as fa
-from fastadv import L1, L2, Linf, rng
+from fastadv import L1, L2, Linf
 from fastadv.attacks import AttackResult, apgd, fab
 from fastadv.attacks.core.result import Status
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
 from fastadv.attacks.methods import full_batches
 
-from .nets import images, labeled, labels, mlp
+from .nets import images, labeled, mlp
 
 APART, TOGETHER = {"cpu": 1}, {"cpu": 10**6}
 
@@ -107,42 +103,6 @@ def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatc
     assert set(results[0].status.tolist()) == {Status.FAILED, Status.HELD}
 
 
-@pytest.mark.parametrize("full", [1, 20])
-def test_no_random_start_is_drawn_twice(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
-    plain = rng.derive
-
-    def watched(seed: int, purpose: str, *numbers: int) -> int:
-        drawn.extend(numbers if purpose == "apgd" else ())
-        return plain(seed, purpose, *numbers)
-
-    monkeypatch.setattr(rng, "derive", watched)
-    monkeypatch.setattr(full_batches, "FULL", {"cpu": full})
-    net, x = mlp(5), images(6)
-    targeted = {"loss": "margin-targeted", "classes": 4, "restarts": 3, "steps": 1}
-    apgd(net, x, labels(net, x), Linf(0.01), stop_early=False, **targeted)  # type: ignore[arg-type]
-    assert sorted(drawn) == list(range(12))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("search_copy")
-def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x, y = labeled(mlp(5), images(6))
-
-    def deceived(x: Tensor) -> Tensor:
-        logits: Tensor = net(x)
-        return logits - 10 * torch.nn.functional.one_hot(logits.argmax(1), 5)
-
-    def attack(*args: Any, **options: Any) -> AttackResult:
-        frozen = fa.freeze(net)
-        frozen.search.use(replace(frozen.search.form, model=deceived))
-        return apgd(frozen, *args, **options)
-
-    for out in both(monkeypatch, attack, x, y, Linf(0.5), loss="margin-targeted", steps=4):
-        assert out.success.all()
-        assert (labels(net, out.x_adv) != y).all()
-
-
 def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, y = labeled(mlp(5), images(6))
     monkeypatch.setattr(full_batches, "FULL", {"cpu": 12})
@@ -175,16 +135,3 @@ def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPat
 
     for out in both(monkeypatch, apgd, first, x, y, Linf(0.1), classes=2, **targets):
         assert not out.zero_gradient.any()
-
-
-def test_copies_know_their_rows_of_the_batch() -> None:
-    """The second sample is already wrong, and not among them."""
-    model, x, y = labeled(mlp(), images(3))
-    y[1] = (y[1] + 1) % 3
-    values, seen = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), []
-
-    def rule(search: Search) -> None:
-        seen.append(search.copied(2)[0].per_sample(values).tolist())
-
-    run(model, x, y, Linf(0.1), rule)
-    assert seen == [[0.1, 0.3, 0.1, 0.3]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastadv.attacks import lbfgs
-from fastadv.attacks.lbfgs import BENDS, MEMORY, _consider, _newton, _propose
+from fastadv.attacks.lbfgs import BENDS, MEMORY, _newton
 from fastadv.threat import L2
 
 from .watched import scripted
@@ -69,28 +69,3 @@ def test_the_first_constant_is_twice_what_a_linear_model_needs() -> None:
     lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=2, searches=1)
     constant = 2 * 4 * 0.1 / float(gradient.square().sum())
     torch.testing.assert_close(points[1], x[0] + constant / (1 + math.exp(-BENDS)) * gradient / 2)
-
-
-@pytest.mark.parametrize(("rises", "weight"), [(4.0, 1.0), (6.0, 0.0)])
-def test_only_convex_pairs_count(rises: float, weight: float) -> None:
-    zeros, one = torch.zeros(1, 2), torch.ones(1)
-    rows = SimpleNamespace(
-        trial=torch.tensor([[1.0, 0.0]]), point=zeros, gradient=torch.tensor([[-3.0, 0.0]]), constant=one,
-        value=one * math.inf, length=one, moves=torch.zeros(1, MEMORY, 2), changes=torch.zeros(1, MEMORY, 2),
-        weights=torch.ones(1, MEMORY), unit=one / 1000,
-    )  # fmt: skip
-    look = SimpleNamespace(loss=-one, gradient=torch.tensor([[rises, 0.0]]))
-    _consider(SimpleNamespace(rows=rows, x=zeros), look, 1)
-    assert rows.changes[0, 1].tolist() == [5 - rises, 0]
-    assert rows.weights[0, 1] == weight
-
-
-def test_pixels_that_the_box_blocks_stay() -> None:
-    """The inverse Hessian [[1, 1], [1, 3]] would lead the first one away from the edge."""
-    rows = SimpleNamespace(
-        point=torch.tensor([[1.0, 0.5]]), gradient=torch.tensor([[-1.0, 0.1]]), length=torch.ones(1),
-        moves=torch.ones(1, MEMORY, 2), changes=torch.tensor([[[1.0, 0.0]] * MEMORY]),
-        weights=torch.ones(1, MEMORY),
-    )  # fmt: skip
-    _propose(SimpleNamespace(rows=rows, threat=L2(math.inf)), 0)
-    torch.testing.assert_close(rows.trial, torch.tensor([[1.0, 0.2]]))

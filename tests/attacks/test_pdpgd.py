@@ -8,11 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.attacks import _primal_dual as proximal_adam
 from fastadv.attacks import pdgd, pdpgd
-from fastadv.attacks._primal_dual import _sized
 from fastadv.attacks.methods.geometry import cosine
-from fastadv.attacks.pdpgd import _exploring
 from fastadv.attacks.pdpgd import _proximal_in_box as _proximal
 from fastadv.threat import L2, THREATS
 from tests.attacks.nets import images, labels, mlp
@@ -64,82 +61,12 @@ def test_the_sparse_operator_keeps_what_gains_enough() -> None:
     torch.testing.assert_close(fewer, torch.tensor([[0, 0.1, 0, 0]], dtype=torch.float64))
 
 
-def test_the_force_has_a_fixed_size_and_zero_stays_zero() -> None:
-    gradient = torch.tensor([[3.0, -4.0], [1e-30, 0.0], [0.0, 0.0]])
-    torch.testing.assert_close(_sized(gradient, "l2"), torch.tensor([[0.6, -0.8], [1.0, 0.0], [0.0, 0.0]]))
-    torch.testing.assert_close(_sized(gradient, "linf"), torch.tensor([[1.0, -1.0], [1.0, 0.0], [0.0, 0.0]]))
-    torch.testing.assert_close(_sized(gradient, "l1"), torch.tensor([[0.75, -1.0], [1.0, 0.0], [0.0, 0.0]]))
-
-
-def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:
-    """In L1 in closed form; coordinates of next to no curvature lose five times the weight, not all."""
-    draw = torch.Generator().manual_seed(0)
-    ahead = torch.randn(3, 50, generator=draw, dtype=torch.float64)
-    metric = torch.rand(3, 50, generator=draw, dtype=torch.float64)
-    metric[:, 0], metric[:, 1:9] = 1.0, 1e-9
-    by, x = torch.tensor([[0.01], [0.1], [0.5]], dtype=torch.float64), torch.zeros(3, 50, dtype=torch.float64)
-    for norm in ("l1", "l2"):
-        search: Any = SimpleNamespace(threat=THREATS[norm](torch.inf, (-9.0, 9.0)), x=x)
-        found = proximal_adam._proximal(search, ahead.clone(), metric, by)
-        z = ahead
-        for _ in range(5):
-            z = z - metric * (z - ahead)
-            if norm == "l1":
-                z = z.sign() * (z.abs() - by).clamp_min(0)
-            else:
-                z = z * (1 - by / z.norm(dim=1, keepdim=True)).clamp_min(0)
-        torch.testing.assert_close(found, z)
-        if norm == "l1":
-            few = (ahead.abs() - 5 * by).clamp_min(0)[:, 1:9]
-            torch.testing.assert_close(found.abs()[:, 1:9], few)
-
-
-@pytest.mark.parametrize(
-    ("norm", "steps", "count"),
-    [("l2", 300, 180), ("l2", 60, 20), ("l2", 50, 12), ("l2", 15, 9), ("l1", 50, 25), ("l0", 150, 50),
-     ("l0", 90, 0), ("linf", 300, 0)],
-)  # fmt: skip
-def test_how_many_steps_explore(norm: str, steps: int, count: int) -> None:
-    assert _exploring(norm, steps) == count
-
-
 @pytest.mark.slow
 def test_few_steps_refine_what_they_found() -> None:
     model, x = mlp(), images(16)
     few, many = (pdpgd(model, x, labels(model, x), L2(torch.inf), steps=steps) for steps in (50, 300))
     assert few.distance.isfinite().all()
     assert (few.distance < 1.01 * many.distance).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("outcome", ["held", "success"])
-def test_how_the_weight_of_the_distance_moves_while_it_explores(
-    outcome: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By hand: its logarithm goes by steps that fall from 5 / steps to a tenth, up at successes."""
-    shares: list[float] = []
-    operator = proximal_adam._proximal
-
-    def watched(search: Any, *given: Any) -> torch.Tensor:
-        shares.append(search.rows.share.item())
-        return operator(search, *given)
-
-    monkeypatch.setattr(proximal_adam, "_proximal", watched)
-
-    def model(z: torch.Tensor) -> torch.Tensor:
-        slope = 1e-9 * z.sum(1)
-        ahead = torch.where((z != 0.5).any(1) if outcome == "success" else slope < 0, -1.0, 1.0)
-        return torch.stack([ahead + slope, slope * 0], 1)
-
-    pdpgd(model, torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([0]), L2(torch.inf), steps=40)
-    count, sign = len(shares), 1 if outcome == "success" else -1
-    assert 8 < count < 40
-    balance, share = math.log(0.01), 0.01 / 1.01
-    for step, seen in enumerate(shares):
-        assert seen == pytest.approx(share, rel=1e-6), step
-        up = sign if step else -1  # x itself is no success
-        balance += up * 5 / count * (1 - 0.9 * step / (count - 1))
-        share = 0.9 * share + 0.1 / (1 + math.exp(-balance))
 
 
 def plane(normal: torch.Tensor, bias: float) -> nn.Sequential:

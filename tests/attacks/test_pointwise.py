@@ -1,7 +1,6 @@
 """The pointwise attack: closed forms, what goes back in which order, its budget, and its options."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -53,54 +52,6 @@ def test_the_coordinates_that_the_model_needs(index: Any, count: int, queries: i
 def test_in_l2_each_coordinate_that_the_model_needs_comes_close_to_one_half() -> None:
     out = pointwise(Needs(torch.arange(784), 40), *zeros(2, 784), L2(INF), queries=600)
     assert (out.distance <= 0.5 * 40**0.5 * 1.05).all()
-
-
-def orders(seed: int = 0, first: int = 0, restarts: int = 1) -> list[list[list[int]]]:
-    """For each run the coordinates that failed alone, success by success, by a replay of the first pass."""
-    x, y = zeros(1, 40)
-    model, seen = watched(Needs(torch.arange(20), 20))
-    pointwise(
-        model, x, y, L0(INF), queries=300, starts=torch.ones_like(x), ids=torch.tensor([first]),
-        restarts=restarts, seed=seed,
-    )  # fmt: skip
-    runs = []
-    for run in range(restarts):
-        point, found = torch.ones(40, dtype=torch.bool), [[]]
-        left = point.clone()
-        for batch in seen[2:-1]:
-            asked = batch[run] == 1
-            chosen = point & ~asked
-            assert chosen.any()
-            assert not (asked & ~point).any()
-            assert not (chosen & ~left).any()
-            if asked[:20].all():
-                point, left = asked, asked.clone()
-                found.append([])
-            elif chosen.sum() == 1:
-                left &= ~chosen
-                found[-1].append(int(chosen.nonzero()))
-            if not left.any():
-                break
-        assert point.sum() == 20
-        assert len(found[-1]) == 20
-        runs.append(found)
-    return runs
-
-
-def test_the_order_begins_anew_after_each_success() -> None:
-    """What failed is tried again, in another order; other runs, seeds and samples have others too."""
-    (base,) = orders()
-    again = [set(one) & set(other) for one, other in pairwise(base)]
-    assert sum(map(len, again)) > 5
-    swapped = 0
-    for one, other in pairwise(base):
-        both = [i for i in one if i in other]
-        swapped += both != [i for i in other if i in one]
-    assert swapped > 0
-    two = orders(restarts=2)
-    assert two[0] == base
-    others = [two[1], *orders(seed=1), *orders(first=7)]
-    assert all(other[-1] != base[-1] for other in others)
 
 
 @pytest.mark.parametrize("norm", ["l0", "l2"])
@@ -229,12 +180,3 @@ def test_the_budget_and_restarts() -> None:
         assert (long.distance <= short.distance).all()
     one = pointwise(net, x, y, L0(INF), restarts=1, variant="published")
     assert (pointwise(net, x, y, L0(INF), variant="published").distance <= one.distance).all()
-
-
-def test_the_paper_takes_the_best_of_ten_runs_in_l0_alone() -> None:
-    model, x, y = labeled(mlp(), images(3))
-    for threat, runs in ((L0(INF), 10), (L2(INF), 1)):
-        out, told = (
-            pointwise(model, x, y, threat, variant="published", **k) for k in ({}, {"restarts": runs})
-        )
-        assert out.forwards == told.forwards

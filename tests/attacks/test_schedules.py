@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import ops
-from fastadv.attacks import WrongBy, apgd, fmn, pdgd, pdpgd, sigma_zero
+from fastadv.attacks import apgd, fmn, sigma_zero
 from fastadv.threat import L1, L2, THREATS
 
 from .nets import images, labels, mlp
@@ -311,33 +311,3 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
             point, fewer = (tried, fewer + 1) if lasts else (point, fewer)
         assert torch.equal(found[row].flatten(), point)
     assert fewer
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-@pytest.mark.parametrize(
-    ("given", "first"),
-    [({}, "ce"), ({"criterion": WrongBy(0.1)}, "margin"), ({"loss": "ce"}, "all ce"), ({"loss": "cw"}, "-")],
-    ids=["default", "criterion", "ce", "cw"],
-)  # fmt: skip
-def test_primal_dual_attacks_ascend_cross_entropy_and_then_the_margin(
-    norm: str, given: dict[str, Any], first: str
-) -> None:
-    """For three tenths of the steps; with a criterion its margin, with a loss that. PDPGD: the margin."""
-    seen: list[Tensor] = []
-    net, x = mlp(4), images(1)
-
-    class Hooked(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            logits: Tensor = net(z)
-            if logits.requires_grad:
-                logits.register_hook(seen.append)
-            return logits * 1
-
-    for attack in (pdpgd, pdgd) if norm == "l2" else (pdpgd,):
-        seen.clear()
-        attack(Hooked(), x, labels(net, x), THREATS[norm](1e-3), steps=20, **given)
-        # the margin has a gradient with respect to two logits, cross-entropy with respect to all
-        entropies = [int((gradient != 0).sum()) == 4 for gradient in seen[:20]]
-        explores = attack is pdpgd and norm in ("l2", "l1")
-        count = {"ce": 0 if explores else 6, "all ce": 20, "margin": 0, "-": 0}[first]
-        assert entropies == [True] * count + [False] * (20 - count)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import sparse_rs, square
-from fastadv.attacks.square import _Draw, _share, two_bumps
-from fastadv.threat import L0, L1, L2, THREATS, Linf
+from fastadv.attacks.square import _share, two_bumps
+from fastadv.threat import L0, THREATS, Linf
 
 from .nets import images
 from .watched import firm
@@ -29,85 +29,12 @@ def test_the_schedule() -> None:
     assert _share(499, 500, 0.8, True) == 0.8 / 512
 
 
-@pytest.mark.parametrize(
-    ("shape", "pixels", "least", "odd", "window"),
-    [
-        ((3, 32, 32), 0.8 * 1024, 1, False, (29, 29)),
-        ((3, 32, 32), 100, 3, True, (11, 11)),
-        ((3, 32, 32), 0.1, 1, False, (1, 1)),
-        ((3, 32, 32), 0.1, 3, True, (3, 3)),
-        ((1, 2, 2), 4, 3, True, (2, 2)),
-        ((1, 4, 50), 100, 1, False, (4, 25)),
-        ((1, 50, 4), 100, 1, False, (25, 4)),
-        ((200,), 100, 1, False, (1, 100)),
-    ],
-)
-def test_windows(
-    shape: tuple[int, ...], pixels: float, least: int, odd: bool, window: tuple[int, int]
-) -> None:
-    class Stub:
-        x, seed, restart, ids = torch.zeros(2, *shape), 0, 0, torch.arange(2)
-
-    assert _Draw(Stub()).window(pixels, least, odd) == window  # type: ignore[arg-type]
-
-
 def test_two_bumps_in_l1_by_hand() -> None:
     """They fall with the fourth power, and have the length 1 in L1."""
     values = torch.tensor(two_bumps(3, 3, False, 1)).view(3, 3)
     upper = torch.tensor([[1.0, 17.0, 1.0]])
     lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 17.0, 1.0]])
     torch.testing.assert_close(values, torch.cat([upper / 19, -lower / 22]) / 2)
-
-
-@pytest.mark.parametrize("radius", [6.0, 100.0])  # the box leaves room for about 80
-def test_l1_proposals_by_hand(radius: float) -> None:
-    """Bumps added to the direction of what is in a window take the length of another window and of what is
-    not spent, in each channel as often as there are channels; the projection brings all to the ball.
-    """
-    model, seen = firm()
-    x = 0.3 + 0.4 * images(3, (2, 9, 9), dtype=torch.float32)
-    square(model, x, torch.zeros(3, dtype=torch.long), L1(radius), queries=14, stop_early=False)
-    start, inside = seen[1], L1(radius)
-    delta = start - x
-    spent = delta.abs().sum((1, 2, 3))
-    assert ((spent - 6).abs() < 1e-4).all() if radius == 6 else ((spent > 50) & (spent < 90)).all()
-    for query, proposal in enumerate(seen[2:-1], start=1):
-        side = 9 if query <= 11 else 7
-        words = rng.bits(7, rng.derive(0, "square", 0), torch.arange(3), query)
-        corner = (words[:, :4].double() * 2**-32 * (9 - side) + 0.5).floor().long()
-        for i in range(3):
-            top, left, down, right = corner[i].tolist()
-            here = (slice(None), slice(top, top + side), slice(left, left + side))
-            union = torch.zeros(2, 9, 9, dtype=torch.bool)
-            union[here] = True
-            there = (slice(None), slice(down, down + side), slice(right, right + side))
-            union[there] = True
-            bumps = torch.tensor(two_bumps(side, side, bool(words[i, 4] & 1), 1)).view(side, side)
-            sign = 1.0 - 2.0 * (words[i, 5:] & 1).float().view(2, 1, 1)
-            old = delta[i][here]
-            new = bumps * sign + old / old.abs().sum((1, 2), keepdim=True).clamp_min(1e-12)
-            length = (delta[i].abs() * union).sum((1, 2), keepdim=True) + (radius - spent[i]) / 2
-            expected = delta[i].clone()
-            expected[there] = 0
-            expected[here] = new / new.abs().sum((1, 2), keepdim=True) * length * 2
-            point = inside.project((x[i] + expected)[None], x[i : i + 1])[0]
-            torch.testing.assert_close(proposal[i], point, rtol=0, atol=2e-6)
-
-
-@pytest.mark.slow
-def test_a_proposal_in_linf_always_changes_something() -> None:
-    """Where all of its ends are those of the best point, some channels take the other end, one at least."""
-    for channels in (1, 3):
-        model, seen = firm()
-        x = torch.full((40, channels, 6, 6), 0.5)
-        square(model, x, torch.zeros(40).long(), Linf(0.1), queries=60, share=0.03, stop_early=False)
-        start, proposals = seen[1], torch.stack(seen[2:-1])
-        changed = (proposals != start).flatten(3).any(3)
-        assert changed.any(2).all()
-        # of those of one channel none, of the others about half of the rest
-        if channels == 3:
-            assert 0.4 < float(changed.float().mean()) < 0.65
-            assert len({tuple(row) for row in changed.flatten(0, 1).tolist()}) == 7
 
 
 def test_two_bumps_by_hand() -> None:
@@ -220,15 +147,3 @@ def test_words_drawn_ahead_are_those_of_each_query_and_not_many(monkeypatch: pyt
     assert len(drawn) == 4
     monkeypatch.setattr(sys.modules[square.__module__], "AHEAD", 1)
     assert torch.equal(square(model, x, torch.zeros(2).long(), Linf(0.1), queries=70).x_adv, ahead.x_adv)
-
-
-def test_the_schedule_is_stretched_in_linf_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    module = sys.modules[square.__module__]
-    monkeypatch.setattr(module, "ends_behind", lambda *given: asked.append(given[-1]) or 0)
-    for norm, threat in ((True, Linf(0.1)), (False, L2(0.5)), (False, L1(2.0))):
-        asked.clear()
-        x = torch.full((2, 1, 6, 6), 0.5)
-        square(firm()[0], x, torch.zeros(2).long(), threat, queries=3, stop_early=False)
-        assert asked
-        assert {*asked} == {norm}

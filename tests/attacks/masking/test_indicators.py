@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd, square
-from fastadv.attacks.auto import versions
-from fastadv.attacks.auto.run import ATTACKS, Component
+from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.problem import problem
-from fastadv.attacks.core.record import Record
 from fastadv.attacks.masking import Evidence, choose, look, probes
 from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.attacks.methods.flags import SIGNS
@@ -150,17 +148,6 @@ def test_what_was_broken_farther_away_counts_neither_as_broken_nor_as_found_by_s
         assert evidence([], threat=fa.Linf(radius)).within(THREAT, distance).unfinished.isnan().all()
 
 
-def test_the_end_of_a_rise_is_a_tenth_of_the_gradients_and_at_most_ten() -> None:
-    for steps, last in ((1, 1), (10, 1), (20, 2), (95, 10), (300, 10)):
-        record = Record.start(torch.zeros(2, 3))
-        assert record.unfinished.isnan().all()
-        for step in range(steps):
-            record.rank = torch.tensor([float(step), 5.0])
-            record.note_rank()
-        record.rank = torch.tensor([float(steps), 5.0])
-        assert record.unfinished.tolist() == pytest.approx([last / steps, 0.0])
-
-
 def test_attacks_tell_how_far_they_came_and_in_which_threat() -> None:
     model, x, y = case()
     out = pgd(model, x, y, THREAT, steps=100, step_size=1e-4, random_start=False, loss="ce")
@@ -192,18 +179,6 @@ def test_an_ordinary_net_is_clean_and_the_table_says_all() -> None:
     again = indicators(model, x, y, THREAT)
     assert again == found
     assert not model.training or model[1].weight.grad is None
-
-
-def test_a_sample_is_looked_at_by_its_number() -> None:
-    """Noise and starts follow the ids, not the batch."""
-    model, x, y = case(24)
-    ids = torch.arange(100, 124)
-    frozen = freeze(model)
-    whole = problem(x, y, fa.Linf(0.1), ids=ids)
-    part = problem(x[8:], y[8:], fa.Linf(0.1), ids=ids[8:])
-    found = probes.broken_by_square(frozen, whole, 3)
-    assert 0 < int(found.sum()) < 24
-    assert torch.equal(found[8:], probes.broken_by_square(frozen, part, 3))
 
 
 def test_a_gradient_is_compared_with_the_loss() -> None:
@@ -280,17 +255,6 @@ def test_an_infinite_radius_leaves_what_needs_one() -> None:
     assert found.unseen == dict.fromkeys(ends, "the box is infinite")
     targeted = problem(x, y, THREAT, targets=(y + 1) % 3)
     assert "more than any wrong class" in look(frozen, targeted, torch.arange(40), [given], right).verdict
-
-
-@pytest.mark.parametrize("name", SIGNS)
-def test_the_table_marks_the_signs_that_are_raised_and_no_others(name: str) -> None:
-    other = next(one for one in SIGNS if one != name)
-    raised = Indicators({**dict.fromkeys(SIGNS, 0.0), name: 1.0}, {other: "why"}, lower={name: 0.75})
-    for own, line in zip(SIGNS, raised.cells()[1:], strict=True):
-        marked = ["1", "0.75"] if own == name else ["0", "-"]
-        means = "did not run: why" if own == other else SIGNS[own].words
-        assert line == [own, *marked, f"{SIGNS[own].limit:g}", "yes" * (own == name), means]
-    assert [line.split()[0] for line in str(raised).splitlines() if "  yes  " in line] == [name]
 
 
 def test_flags_of_others_are_raised_whatever_their_value() -> None:
@@ -383,14 +347,6 @@ def test_what_an_attack_says_is_not_hidden_by_a_probe() -> None:
     assert "zero_gradient" in found.flagged
 
 
-def test_the_share_of_a_probe_is_of_the_samples_probed() -> None:
-    model, x, y = case()
-    cut, right = nn.Sequential(Detach(), model), torch.ones(40, dtype=torch.bool)
-    found = look(freeze(cut), problem(x[:9], y[:9], THREAT), torch.arange(9), [evidence([], 40)], right)
-    assert found.values["zero_gradient"] == 1
-    assert found.lower["zero_gradient"] == pytest.approx(0.025 ** (1 / 9))
-
-
 def test_a_warning_of_autoattack_counts_for_few_samples_too() -> None:
     """Dark images are of class 0, whatever a small change does to them."""
     net, x = mlp(), images(24)
@@ -416,27 +372,3 @@ def test_of_attacks_that_break_as_many_the_one_without_soft_logits_counts() -> N
     blind = evidence([0, 1, 2], blind=marked(0, 1, 2), unfinished=rises)
     more = evidence([0, 1], soft=True, unfinished=rises)
     assert told(more, blind).unseen["incomplete"] == SOFT_LOGITS
-
-
-def test_the_look_at_a_model_before_square_makes_no_attack_by_gradients_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, x, y = case()
-    few = Component("square", "square", {"queries": 50})
-    monkeypatch.setattr(versions, "search", lambda queries, **how: few)
-    found = Evidence.of(autoattack(model, x, y, fa.Linf(0.3), version=["square"], indicators=False))
-    assert found.broken.any()
-    assert torch.equal(found.blind, found.broken)
-    assert not found.gradient
-
-
-def test_square_is_tried_where_no_attack_did_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x, y = case(10)
-    tried: list[int] = []
-    real = probes.broken_by_square
-    monkeypatch.setattr(probes, "broken_by_square", lambda *given: tried.append(1) or real(*given))
-    right, seeing = torch.ones(10, dtype=torch.bool), evidence([])
-    for given, times in (([], 1), ([seeing], 1), ([seeing, evidence([], gradient=False)], 0)):
-        tried.clear()
-        look(freeze(model), problem(x, y, THREAT), torch.arange(10), given, right)
-        assert len(tried) == times

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.attacks import masked_modules
-from fastadv.attacks.methods.masked_modules import MANY, _Call, masked_within
+from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.errors import InputError
 from tests.defenses import AT_INPUT, Binarize, Buckets, Defended, Detach, KWinners, MeanSparse, Quantize
 from tests.engine.planted import Changed
@@ -209,13 +209,6 @@ HONEST: dict[str, nn.Module] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", HONEST.values(), ids=HONEST)
-def test_honest_networks_are_not_blamed(model: nn.Module) -> None:
-    assert masked_modules(model, X) == ()
-    assert masked_modules(model, X[:1]) == ()
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> None:
     """A branch of a residual block: the other one has its gradient."""
@@ -280,25 +273,3 @@ def test_a_function_is_refused() -> None:
 def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:
     infinite = Step(lambda x: (x - x).log())  # minus, with a gradient that is not finite
     assert masked_modules(nn.Sequential(nn.Flatten(), infinite), torch.rand(4, 1, 4, 4)) == ()
-
-
-class Late(nn.Module):
-    """Begins to rise, or jumps, at 0.95, and rises a little everywhere."""
-
-    def __init__(self, jumps: bool) -> None:
-        super().__init__()
-        self.jumps = jumps
-
-    def forward(self, h: Tensor) -> Tensor:
-        beyond = h - 0.95
-        return 1e-4 * h + (0.05 * (beyond > 0).to(h) if self.jumps else beyond.relu())
-
-
-@pytest.mark.parametrize("jumps", [False, True])
-def test_a_kink_that_a_few_points_miss_is_no_jump(jumps: bool) -> None:
-    zero, one = torch.zeros(4, 2).double(), torch.ones(4, 2).double()
-    for passes, expected in ((torch.inf, jumps), (2 * MANY, False)):
-        call = _Call(Late(jumps), (zero,), {}, [zero], passes)
-        change = call([one]) - call([zero])
-        assert call._explained([one], change, 4) == pytest.approx(1e-4 / float(change[0]))
-        assert call._jumped([one], change) is expected

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, hopskipjump
-from fastadv.attacks.methods.start import blends
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
@@ -13,14 +12,6 @@ from ..nets import images, labeled, labels, linear
 from ..watched import watched
 
 INF = torch.inf
-
-
-class Stub:
-    """As much of a search as noise needs."""
-
-    def __init__(self, x: Tensor, seed: int = 0, first: int = 0) -> None:
-        self.x, self.seed, self.restart, self.threat = x, seed, 0, L2(INF, (-1.0, 3.0))
-        self.ids = torch.arange(len(x)) + first
 
 
 class Late(nn.Module):
@@ -33,37 +24,6 @@ class Late(nn.Module):
         flat = z.flatten(1)
         even = 0.1 - (flat[:, 1:] - flat[:, 1:].mean(1, keepdim=True)).abs().amax(1)
         return torch.stack([torch.zeros_like(even), torch.where(flat[:, 0] < 0.5, -1.0, even)], 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1,), (12,), (1, 28, 28), (3, 32, 32)], ids=str)
-def test_blends_have_every_grain(shape: tuple[int, ...]) -> None:
-    """Noise as it is, then half of the way there; of one coordinate, of two, of four ... and of one value."""
-    x = images(2, shape)
-    size = x[0].numel()
-    mixed = blends(Stub(x), 0).flatten(2)  # type: ignore[arg-type]
-    noise, half = mixed[:, ::2], mixed[:, 1::2]
-    torch.testing.assert_close(half, (noise + x.flatten(1).unsqueeze(1)) / 2)
-    assert noise.shape[1] == (size - 1).bit_length() + 1
-    assert ((noise >= -1) & (noise <= 3)).all()
-    for grain in range(noise.shape[1]):
-        for row in noise[:, grain]:
-            cells = row.split(2**grain)
-            assert all((cell == cell[0]).all() for cell in cells)
-            assert len({float(cell[0]) for cell in cells}) == -(-size // 2**grain)
-    if size > 500:
-        torch.testing.assert_close(noise[:, 0].mean(1), torch.ones(2, dtype=x.dtype), rtol=0, atol=0.2)
-        torch.testing.assert_close(noise[:, 0].std(1), torch.full((2,), 4 / 12**0.5).to(x), rtol=0, atol=0.1)
-
-
-def test_blends_are_fresh() -> None:
-    x = torch.zeros(2, 64)
-    one = blends(Stub(x), 0)  # type: ignore[arg-type]
-    for other in (blends(Stub(x), 1), blends(Stub(x, seed=1), 0), blends(Stub(x, first=2), 0)):  # type: ignore[arg-type]
-        assert not (one == other).any()
-    assert torch.equal(blends(Stub(x[1:], first=1), 0), one[1:])  # type: ignore[arg-type]
-    assert not (one[0] == one[1]).any()
-    assert not torch.equal(one[0, 0, ::2], one[0, 2, ::2])
 
 
 @pytest.mark.slow

@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import core, fmn
-from fastadv.attacks.methods.warm_start import begin
-from fastadv.threat import L2, THREATS
+from fastadv.attacks import fmn
+from fastadv.threat import THREATS
 
 from ..contract.cases import two_classes
-from ..nets import images, labels, linear, mlp
+from ..nets import images, labels, mlp
 from ..watched import watched
 
 pytestmark = pytest.mark.slow
@@ -81,24 +80,3 @@ def test_what_is_flat_at_x_is_broken_from_elsewhere(norm: str, variant: str) -> 
     assert out.success.all()
     assert (out.distance < THREATS[norm](inf).distance(start, x)).all()
     assert not asked(norm, variant, Far(), x, y)[1].success.any()
-
-
-def test_points_that_may_not_move_stay_and_dtypes_follow_x() -> None:
-    model, x = mlp(dtype=torch.float32), images(4, dtype=torch.float32)
-    y, mask = labels(model, x), torch.ones_like(x, dtype=torch.bool)
-    mask[..., 0] = False
-    out = fmn(model, x, y, L2(inf), steps=10, mask=mask, starts=images(4, seed=9), restarts=2)
-    assert out.x_adv.dtype == torch.float32
-    assert torch.equal(out.x_adv[..., 0], x[..., 0])
-
-
-def test_each_restart_has_a_point_of_its_own() -> None:
-    found: list[Tensor] = []
-
-    def rule(search: core.Search) -> None:
-        found.append(begin(search, None)[0])
-
-    model, x = linear(), images(3, dtype=torch.float32)
-    core.run(model, x, labels(model, x), L2(inf), rule, minimum=True, restarts=3)
-    assert torch.equal(found[0], x)
-    assert not torch.equal(found[1], found[2])
