@@ -304,10 +304,6 @@ def test_an_epoch_is_trained_when_its_report_is_asked_for(tmp_path):
     assert list(training) == []
 
 
-def test_the_earlier_name_of_fit():
-    assert fa.train.run is fit
-
-
 @pytest.mark.parametrize("call", [fit, epochs])
 def test_an_option_object_of_another_kind_is_named(call):
     for name in ("optimization", "measuring", "ending", "execution"):

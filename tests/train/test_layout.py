@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.engine.layout import gains_on_gpu
 from fastadv.train import Standard, fit
-from fastadv.train._run import allows_channels_last, gains_channels_last
+from fastadv.train._run import allows_channels_last
 
 from .nets import images
 
@@ -32,23 +31,6 @@ def test_the_probe_leaves_no_trace():
 def test_a_layer_whose_weight_gradient_writes_out_of_bounds_stays_contiguous(channels, stride, allowed):
     model = nn.Sequential(nn.Conv2d(channels, 8, 1, stride=stride), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert allows_channels_last(model, torch.rand(2, channels, 8, 8)) is allowed
-
-
-@pytest.mark.parametrize(
-    ("channels", "precision", "gains"),
-    [
-        ((16, 32), "fp32", True),
-        ((32, 64), "fp32", True),
-        ((32, 64), "bf16", True),
-        ((8, 16), "fp32", False),
-        ((32, 20), "fp32", False),
-    ],
-)
-def test_a_gpu_trains_faster_so_where_its_tensor_cores_take_the_channels(channels, precision, gains):
-    model = nn.Sequential(nn.Conv2d(1, channels[0], 3), nn.Conv2d(channels[0], channels[1], 3))
-    assert gains_channels_last(model, torch.device("cuda"), precision) is gains
-    assert gains_channels_last(model, torch.device("cpu"), precision)
-    assert not gains_on_gpu(model, torch.float32)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

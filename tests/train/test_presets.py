@@ -5,7 +5,6 @@ import pytest
 from fastadv.errors import InputError
 from fastadv.models.zoo import find
 from fastadv.train.presets import PRESETS, find_preset
-from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import find_schedule
 
 PUBLISHED = {
@@ -20,16 +19,6 @@ def test_figures_and_networks_are_those_of_robustbench(name):
     assert (preset.clean, preset.robust) == (entry.clean, entry.robust)
     assert preset.model == entry.net.create
     assert preset.options | {"normalize": None} == entry.net.options | {"normalize": None}
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_fit_takes_what_a_preset_says(name):
-    preset = PRESETS[name]
-    given = preset.training()
-    assert repr(given["recipe"]) == repr(RECIPES[preset.recipe](threat=preset.threat, **preset.arguments))
-    assert len(given["augment"]) == len(preset.augment)
-    assert given["optimization"] == preset.optimization
-    assert given["learning_rate"] == preset.learning_rate
 
 
 def test_the_rate_of_cyclic_half_rises_and_falls_to_nothing():

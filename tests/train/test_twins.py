@@ -1,7 +1,5 @@
 """A run keeps the twin that it attacks, and makes another where that would be another."""
 
-import copy
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv._torch import copy_all_
-from fastadv.data import ImageSet
-from fastadv.engine import Plain, frozen, search_copy
-from fastadv.engine.copying.twin import take_values
+from fastadv.engine import Plain
 from fastadv.engine.freeze import follow
-from fastadv.engine.precision import Options, to_half
-from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.train import (
     AWP,
@@ -34,9 +27,6 @@ from fastadv.train import (
 from fastadv.train.recipes import _common
 from fastadv.train.recipes._common import Twins, frozen_twin
 from tests import recorded
-from tests.engine.planted import Net as GuardedNet
-from tests.engine.planted import X, Y, needs_onednn, thinly
-from tests.logged import Logged
 from tests.zoo.net import module
 
 from .nets import images
@@ -159,66 +149,6 @@ def test_the_twin_of_a_compiled_model_is_compiled_and_follows_it(monkeypatch: py
     assert "compiled" in twin.notes
 
 
-def test_outside_a_run_each_twin_is_new() -> None:
-    net = Net()
-    assert frozen_twin(net) is not frozen_twin(net)
-    with Twins().in_use(), Twins().in_use():
-        pass
-    assert frozen_twin(net) is not frozen_twin(net)
-
-
-class Counting(Net):
-    """One that counts its passes in eval mode."""
-
-    calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += not self.training
-        return super().forward(x) + self.calls
-
-
-class Opaque:
-    """An object whose changes cannot be seen."""
-
-
-def test_what_cannot_be_seen_makes_a_twin_for_each_batch() -> None:
-    net = Net()
-    net.opaque = Opaque()
-    assert not Stamp(net).known
-    counting, twins = Counting(), Twins()
-    with twins.in_use():
-        assert frozen_twin(net) is not frozen_twin(net)
-        first = frozen_twin(counting)
-        first.verdict(images().x[:2])
-        assert frozen_twin(counting) is not first
-
-
-@needs_onednn
-def test_the_guard_watches_the_twin_of_a_run(monkeypatch: Any, logged: Logged) -> None:
-    """A shape of a sample is compared once, whatever the batch; a copy that is wrong is not used."""
-    agrees, seen = search_copy.guard.agrees, list[int]()
-
-    def watched(ways: Any, x: Tensor, *given: Any) -> Any:
-        seen.append(len(x))
-        return agrees(ways, x, *given)
-
-    monkeypatch.setattr(search_copy.guard, "agrees", watched)
-    data = ImageSet(torch.cat([X, X[:3]]), torch.cat([Y, Y[:3]]), 5, "noise")
-    fit(GuardedNet(), data, PGDTraining(THREAT, steps=2), epochs=2, batch_size=24)
-    assert seen == [16]
-    assert not logged.records
-    thinly(torch.neg)(monkeypatch)
-    net = GuardedNet()
-    with Twins().in_use():
-        for _ in range(2):
-            frozen_twin(net).input_gradient(X, Y)
-        assert frozen_twin(net).notes[-1].startswith("fell back to the model as given: the gradient")
-        assert len(logged.records) == 1
-        net.another = None
-        frozen_twin(net).input_gradient(X, Y)  # another twin is compared like any other
-        assert frozen_twin(net).notes[-1].startswith("fell back to the model as given: the gradient")
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_twin_that_follows_has_the_values_of_its_model(precision: Any) -> None:
     """Its gradients are those of a twin made now, for every parameter and buffer that a step changes."""
@@ -240,41 +170,6 @@ def test_a_twin_that_follows_has_the_values_of_its_model(precision: Any) -> None
     assert "folded 1 BatchNorm" in kept.notes
     for name, tensor in net.state_dict().items():
         assert torch.equal(kept.model.state_dict()[name], tensor), name
-
-
-def test_a_twin_that_follows_is_compared_again(monkeypatch: Any) -> None:
-    monkeypatch.setattr(frozen, "REFRESHES", 3)
-    compared = []
-    agrees = search_copy.guard.agrees
-    monkeypatch.setattr(search_copy.guard, "agrees", lambda *given: (compared.append(1), agrees(*given))[1])
-    twin, x = follow(Net(), "bf16"), images().x[:8]
-    for turn in range(7):
-        for _ in range(2):
-            twin.input_gradient(x, torch.zeros(8, dtype=torch.long))
-        assert len(compared) == 1 + turn // 3
-        twin.refresh()
-
-
-def test_what_a_randomized_model_draws_does_not_depend_on_a_comparison() -> None:
-    class Noisy(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x + torch.randn_like(x) / 10)
-
-    drawn = []
-    for count in (1, 2):
-        torch.manual_seed(3)
-        twin = follow(Noisy(), "fp32")
-        for _ in range(count):
-            twin.settle(images().x[:8])
-        drawn.append(torch.rand(3))
-    torch.manual_seed(3)
-    assert all(torch.equal(each, drawn[0]) for each in (*drawn, torch.rand(3)))
-    drawn = []
-    for _ in range(2):  # the first gradient is compared
-        torch.manual_seed(3)
-        twin.input_gradient(images().x[:8], torch.zeros(8, dtype=torch.long))
-        drawn.append(torch.rand(3))
-    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize(
@@ -359,17 +254,6 @@ def test_a_kept_twin_has_the_gradient_of_its_model(kind: Any, precision: Any) ->
     assert float(apart.max()) < (4 * 2**-8 * 4 if precision == "bf16" else 1e-4)
 
 
-def test_few_twins_are_kept() -> None:
-    """A recipe may attack a copy of the model in each batch."""
-    twins = Twins()
-    with twins.in_use():
-        nets = [Net() for _ in range(_common.MOST + 2)]
-        held = [frozen_twin(net) for net in nets]
-        assert len(twins._held) == _common.MOST
-        assert frozen_twin(nets[-1]) is held[-1]
-        assert frozen_twin(nets[0]) is not held[0]
-
-
 RECIPES = [PGDTraining(THREAT, steps=12), SmoothAdv(fa.L2(0.5), 0.25, noises=3, steps=12)]
 
 
@@ -409,48 +293,3 @@ def test_graphs_need_a_gpu() -> None:
         fit(Net(), images(), RECIPES[0], epochs=1, execution=Execution(cuda_graph=True))
     with pytest.raises(InputError, match="cuda_graph: expected True or False, got 1"):
         Execution(cuda_graph=1)  # type: ignore[arg-type]
-
-
-def test_what_follows_a_model_is_frozen_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Any] = []
-    monkeypatch.setattr(sys.modules["fastadv.engine.freeze"], "_freeze", lambda *args: given.append(args))
-    net = Net()
-    follow(net, "bf16", True, True)
-    assert given == [(net, Options(precision="bf16", compile=True, cuda_graph=True, follow=True))]
-
-
-def test_values_are_taken_of_every_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of one format at once, into one other format: older versions of torch mix up others."""
-    calls: list[tuple[set[torch.dtype], set[torch.dtype]]] = []
-
-    def noted(tensors: Any, values: Any) -> None:
-        calls.append(({each.dtype for each in tensors}, {each.dtype for each in values}))
-        copy_all_(tensors, values)
-
-    monkeypatch.setattr(sys.modules["fastadv.engine.copying.twin"], "copy_all_", noted)
-    net = Net()
-    net.register_buffer("wide", torch.zeros(2, dtype=torch.float64))
-    copied = copy.deepcopy(net)
-    to_half(copied, torch.bfloat16)
-    with torch.no_grad():
-        for tensor in net.state_dict().values():
-            tensor.add_(1)
-        take_values(net, copied)
-    assert all(len(kinds) == 1 for call in calls for kinds in call)
-    for name, tensor in net.state_dict().items():
-        assert torch.equal(copied.state_dict()[name], tensor.to(copied.state_dict()[name].dtype)), name
-
-
-def test_what_gains_nothing_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    measuring = sys.modules["fastadv.train.measuring"]
-    plain = measuring.prepare
-
-    def noted(model: nn.Module, **how: Any) -> Any:
-        asked.append(type(made := plain(model, **how)))
-        return made
-
-    monkeypatch.setattr(measuring, "prepare", noted)
-    for net in (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), Net()):
-        fit(net, images(), RECIPES[0], epochs=1, test_set=images())
-    assert asked == [Plain, fa.Frozen]

@@ -1,7 +1,5 @@
 """SmoothAdv against a computation by hand: what the attack ascends, its noises, and its epochs."""
 
-import math
-
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -10,7 +8,6 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.train import AWP, Optimization, SmoothAdv
 from fastadv.train.optim import first_recipes
-from tests.train.nets import assert_same, run, stopped
 from tests.train.recipes import hand
 from tests.train.test_recipes import flat_net
 
@@ -86,13 +83,3 @@ def test_the_authors_warm_up_is_a_ramp():
     recipe = SmoothAdv(fa.L2(255 / 256), 0.5)
     first = [each.threat.radius for each in first_recipes(Optimization(ramp=9), recipe, 90)]
     assert first == pytest.approx([(epoch + 1) / 10 * 255 / 256 for epoch in range(9)])
-
-
-@pytest.mark.slow
-def test_it_resumes_bit_for_bit(tmp_path):
-    settings = {"recipe": SmoothAdv(fa.L2(0.5), 0.3, 2, 2), "epochs": 3, "ramp": 1}
-    whole, reports = run(None, **settings)
-    stopped(9, run, tmp_path, **settings)
-    again, _ = run(tmp_path, resume=True, **settings)
-    assert_same(again, whole)
-    assert math.isfinite(reports[-1].loss)
