@@ -7,10 +7,8 @@ import pytest
 
 from bench.anchor import __main__ as command
 from bench.anchor.rows import Taken, rows
-from bench.anchor.ways import FROZEN, PASSES, WAYS, Way
+from bench.anchor.ways import FROZEN, PASSES, Way
 from bench.ceilings import Ceilings
-from bench.page import machines
-from bench.page.entries import PGD
 from bench.providers import LOOP
 
 
@@ -55,37 +53,3 @@ class TestRows:
         assert found[Way(FROZEN[1])]["share_of_bf16_product"] == 0.25
         assert found[Way(FROZEN[1])]["limit"] == 6.0
         assert (row["fp32_product_tflop_per_s"], row["copy_gb_per_s"]) == (10.0, 30.0)
-
-    def test_a_peer_is_compared_with_nothing(self, found):
-        assert not {"times_best", "limit", "share_of_ceiling"} & found[Way("torchattacks")].keys()
-
-
-def stored(commit="a", day=1, cpu="A", factor=1.2, **milliseconds):
-    """All rows of one run; of each provider so many ms, 2,000 where none are given."""
-    return [
-        {"what": what, "provider": way.provider, "pages_kept": way.kept, "commit": commit, "cpu": cpu,
-         "threads": 2, "torch": "2", "date": f"2026-01-0{day}T00", "p20_ms": 0.9 * ms, "p50_ms": ms,
-         "p80_ms": 1.5 * ms, "faults": 1500, "accuracy": 0.0, "times_best": factor,
-         "times_best_p20": factor - 0.1, "times_best_p80": factor + 0.1, "limit": 1.3,
-         "share_of_ceiling": 0.9, "share_of_fp32_product": 0.5, "share_of_bf16_product": 0.25,
-         "fp32_product_tflop_per_s": 0.2, "bf16_product_tflop_per_s": 0.5, "copy_gb_per_s": 20.0}
-        for what in PGD.values() for way in WAYS
-        for ms in [milliseconds.get(way.provider.replace("-", "_"), 2000.0) + way.kept]
-    ]  # fmt: skip
-
-
-NET = next(iter(PGD))
-
-
-class TestMachines:
-    def test_runs_of_one_commit_are_one_with_the_range_of_all(self):
-        (machine,) = machines.machines([*stored(factor=1.5, day=2, adv_lib=1000.0), *stored(adv_lib=500.0)])
-        row = machine[NET][Way("adv-lib")]
-        assert (row["p20_ms"], row["p50_ms"], row["p80_ms"]) == (450.0, 750.0, 1500.0)
-        assert [row[f"times_best{end}"] for end in ("_p20", "", "_p80")] == pytest.approx([1.1, 1.35, 1.6])
-        assert row["days"] == ["2026-01-01", "2026-01-02"]
-
-    def test_the_newest_commit_that_has_all_rows_counts_on_each_machine(self):
-        rows = [*stored("old", 1), *stored("new", 3), *stored("cut", 4)[:-1], *stored("b", 2, "B")]
-        found = machines.machines(rows)
-        assert [{row["commit"] for row in machines.rows(machine)} for machine in found] == [{"b"}, {"new"}]

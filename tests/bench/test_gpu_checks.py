@@ -1,28 +1,16 @@
 """The correctness stage of `make gpu` notices faults, and the launch widths that are found are used."""
 
-import json
-from contextlib import nullcontext
-from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-import fastadv as fa
-from bench import nets, pgd
-from bench.subjects import correctness, loop
-from bench.subjects.correctness import checked, misjudged, relative_error
-from bench.subjects.widths import write_tuned
-from fastadv import _waiting
-from fastadv.ops import _graphs
+from bench.subjects import correctness
+from bench.subjects.correctness import checked, misjudged
 from fastadv.ops.registration.library import CARDS
-from runs import CPU, known, session
-from tests import recorded
+from runs import CPU, session
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
-
-Args = tuple[Any, ...]
 
 
 def planted(fault):
@@ -59,54 +47,6 @@ class TestChecks:
         torch.manual_seed(0)
         with pytest.raises(AssertionError, match=message):
             checked(CARDS["linf_step"], planted(fault), self.args())
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        ("capture", "message"),
-        [
-            (recorded.capture, ""),
-            (lambda run: lambda: None, "'status_apart': "),
-            (lambda run: recorded.capture(lambda: bool(torch.ones(1)) and run()), "no step was replayed"),
-        ],
-        ids=["right", "nothing", "refused"],
-    )
-    def test_steps_that_a_graph_replays(self, capture, message, monkeypatch):
-        monkeypatch.setattr(_waiting, "AT_ONCE", set())
-        monkeypatch.setattr(_graphs, "capture", capture)
-        model, x = nets.mlp(), torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-        call = partial(fa.attacks.pgd, model, x, pgd.classes(model, x), fa.Linf(0.02), steps=20)
-        with pytest.raises(AssertionError, match=message) if message else nullcontext():
-            row = loop.compared("pgd", partial(call, stop_early=False))
-            assert (row["replays"], row["rows_apart"], row["status_apart"]) == (19, 0, 0)
-            assert row["broken"] == row["broken_by_steps"] > 0
-
-    @pytest.mark.slow
-    def test_what_a_plain_call_takes_beyond_its_replays(self, monkeypatch):
-        monkeypatch.setattr(_waiting, "AT_ONCE", set())
-        monkeypatch.setattr(_graphs, "capture", recorded.capture)
-        given = known(plain_loop=8.0, its_replays_alone=3.0)
-        rows = {row["provider"]: row for row in loop.measured(given, "mlp", 1)}
-        ours = rows[loop.OURS]
-        assert (ours["graph_kept"], ours["replays"], ours["outside_ms"]) == (True, 9, 1.0)
-        assert rows[loop.REPLAYS]["times_plain"] == 2.67
-        monkeypatch.setattr(_graphs, "capture", lambda run: 1 / 0)
-        assert not any(row.get("graph_kept") for row in loop.measured(given, "resnet18", 1))
-        with pytest.raises(AssertionError, match="no graph was kept"):
-            list(loop.measured(given, "mlp", 1))
-
-    def test_a_written_argument_is_compared(self):
-        card = CARDS["keep_best_"]
-        args = next(a for a in card.samples(CPU, torch.float32) if a[0].shape == (64, 3))
-        assert checked(card, card.reference, args) == 0.0
-        with pytest.raises(AssertionError, match="argument 0 differs"):
-            checked(card, lambda *given: None, args)
-
-    def test_relative_error(self):
-        wanted = torch.tensor([3.0, 4.0, float("nan")], dtype=torch.float64)
-        found = torch.tensor([3.0, 4.05, 1.0])
-        assert relative_error((found,), (wanted,)) == pytest.approx(0.01, rel=1e-5)
-        # of a reference of nothing, the error counts against pixels of a hundredth
-        assert relative_error((torch.full((4,), 1e-5),), (torch.zeros(4),)) == pytest.approx(1e-3, rel=1e-5)
 
     def test_verdicts_may_differ_on_the_border_alone(self):
         logits = torch.tensor([[1.0, 0.0], [1.0, 1.000001], [0.0, 1.0]])
@@ -161,35 +101,3 @@ class TestCorrectness:
     def test_a_wrong_attack_is_noticed(self, fault, message):
         with pytest.raises(AssertionError, match=message):
             list(correctness.attack(session(), "x", entry(fault)))
-
-    def test_an_inexact_op_is_noticed(self, monkeypatch):
-        monkeypatch.setattr(correctness, "checked", lambda *args: 0.01)
-        with pytest.raises(AssertionError, match=r"relative error 0\.01"):
-            list(correctness.op(session(), "project_l2"))
-
-    @pytest.mark.slow
-    def test_an_inexact_engine_is_noticed(self, monkeypatch):
-        wanted = correctness.gradients
-        monkeypatch.setattr(
-            correctness, "gradients", lambda *given: tuple(1.3 * part for part in wanted(*given))
-        )
-        for precision in ("fp32", "bf16"):
-            with pytest.raises(AssertionError, match=r"logits: relative error 0\.2"):
-                list(correctness.engine(session(), precision))
-
-
-def winner(kernel, block, gpu="H"):
-    width = None if block is None else {"BLOCK": block, "num_warps": 8}
-    return {"provider": "winner", "kernel": kernel, "width": width, "gpu": gpu}
-
-
-class TestTuned:
-    def test_winners_are_kept_by_gpu_and_kernel(self, tmp_path):
-        path = tmp_path / "tuned.json"
-        assert not write_tuned(path, [winner("a", 512, gpu="")])
-        assert write_tuned(path, [winner("a", 512), winner("b", 1024), winner("a", 256, gpu="A")])
-        assert write_tuned(path, [winner("b", None)])  # its default won
-        assert json.loads(path.read_text()) == {
-            "H": {"a": {"BLOCK": 512, "num_warps": 8}},
-            "A": {"a": {"BLOCK": 256, "num_warps": 8}},
-        }

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from bench import stage
-from bench.gpu import worker as gpu_worker
 from bench.session import Case, Skip
 from runs import ends, session
 
@@ -48,37 +47,6 @@ class TestCases:
         monkeypatch.setattr(given, "dead", lambda: True)  # a lost GPU ends the process
         assert not stage.run_stage("ops", given, rows.append)
         assert ends(rows) == {"fails": "failed"}
-
-    def test_measuring_stops_at_the_deadline(self):
-        given = session(seconds=-1.0)
-        given.seconds = 1000.0
-        assert {name: len(t) for name, t in given.times({"a": bool, "b": bool}).items()} == {"a": 1, "b": 1}
-        given = session()
-        assert len(given.times({"a": bool}, least=4)["a"]) == 4
-
-
-HERE = {"source": "s", "gpu": "g", "size": "full", "torch": "t", "triton": "3", "run": "now"}
-
-
-class TestResume:
-    @pytest.mark.parametrize(
-        ("row", "again", "skipped"),
-        [
-            ({"status": "done", "run": "before"}, False, True),
-            ({"status": "done", "run": "before"}, True, False),
-            ({"status": "failed", "run": "before"}, False, False),
-            ({"status": "skipped", "run": "before"}, False, False),
-            ({"status": "failed", "run": "now"}, True, True),
-            *(
-                ({"status": "done", "run": "before", key: "other"}, False, False)
-                for key in ("source", "gpu", "size", "torch", "triton")
-            ),
-            ({"run": "now"}, False, False),
-        ],
-    )
-    def test_what_is_left_out(self, row, again, skipped):
-        rows = [{"stage": "ops", "case": "a", **HERE, **row}]
-        assert gpu_worker.finished(iter(rows), HERE, again) == ({("ops", "a")} if skipped else set())
 
 
 MISSING = {

@@ -1,11 +1,9 @@
 """README's table, that of the benchmarks and the figures show all stored rows, those that lose too."""
 
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 
 from bench.page import anchor, bars, calls, machines, table
-from bench.page.entries import ENTRIES, Entry
+from bench.page.entries import ENTRIES
 from bench.page.rows import Rows, name
 
 STORED, MACHINES = Rows.stored(), machines.stored()
@@ -41,19 +39,6 @@ class TestPage:
         assert [name(row) for row in lost if id(row) not in shown] == []
 
 
-class TestLines:
-    entry = Entry("PGD, fp32 / bf16", "a peer", ("P*",), ("fastadv fp32", "fastadv bf16"), "times")
-
-    def test_providers_stand_side_by_side_and_losses_in_bold(self):
-        rows = Rows.of([
-            row(p50_ms=1234.0, times=0.94, share_of_ceiling=0.5),
-            row("fastadv bf16", p50_ms=0.0123, times=12.3, share_of_ceiling=0.001),
-        ])  # fmt: skip
-        assert table.line(self.entry, rows) == (
-            "| PGD, fp32 / bf16 | a peer | **0.94** / 12 | 1.2 s / 12 µs | 0.50 / – |"
-        )
-
-
 class TestFigures:
     def test_bars_are_as_long_as_the_rows_say_and_lines_span_their_turns(self):
         stored = calls.newest()
@@ -70,12 +55,3 @@ class TestFigures:
         assert [1 / low for low, _ in spans] == pytest.approx([row["most"] for row in rows])
         assert [1 / high for _, high in spans] == pytest.approx([row["least"] for row in rows])
         assert [text.get_text().split()[-2] for text in axes.texts] == [f"{row['times']:.2f}" for row in rows]
-
-    def test_a_figure_knows_its_rows(self, tmp_path):
-        shown = [[row(cpu="A")], [row(cpu="B", date="2026-01-05")]]
-        bars.save(Figure(), "a.png", shown, tmp_path)
-        assert bars.up_to_date("a.png", shown, tmp_path)
-        assert not bars.up_to_date("a.png", shown[:1], tmp_path)
-        with Image.open(tmp_path / "a.png") as picture:
-            assert picture.info["machine"] == "A, B"
-            assert picture.info["date"] == "2026-01-02 to 2026-01-05"

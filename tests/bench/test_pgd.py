@@ -1,17 +1,12 @@
 """PGD beside other libraries: every provider solves the same problem, and its memory is told."""
 
-import mmap
-import os
-import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from bench import nets, peers, pgd, providers
-from bench.subjects import attacks, memory
-from runs import session
+from bench.subjects import attacks
 
 
 def small(count=6, steps=3):
@@ -49,31 +44,3 @@ class TestProviders:
         # the sign of a gradient of zero is a matter of rounding
         assert rows.any()
         assert (far[rows].abs() > 1e-5).float().mean() < 0.002
-
-    def test_one_that_is_not_installed_costs_its_own_rows(self):
-        def absent(given):
-            raise ImportError("no such package")
-
-        chosen = {"plain loop": providers.PROVIDERS["plain loop"], "absent": absent}
-        given = session()
-        assert list(providers.made(given, small(), chosen)) == ["plain loop"]
-        assert given.notes == [
-            "absent is not installed or cannot run here; its rows are missing (ImportError: no such package)"
-        ]
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
-class TestMemory:
-    @pytest.mark.slow
-    def test_what_a_call_takes_is_seen_though_it_gives_it_back(self):
-        def call():
-            for _ in range(3):  # not from freed memory, which the process may still hold
-                np.frombuffer(mmap.mmap(-1, 64 * 2**20), np.uint8)[:] = 1
-
-        assert 60 * 2**20 < memory.grown(call) < 90 * 2**20
-        assert memory.grown(lambda: None) < 2**20
-
-    @pytest.mark.slow
-    def test_a_provider_in_its_own_process(self, monkeypatch):
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        assert 0.1 < memory.of_provider(session(), "mlp", "fastadv fp32")["peak_mib"] < 2000

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from bench import nets, pgd, problems
+from bench import nets, problems
 from bench.ceilings import Ceilings
 from bench.eager import abs as eager_abs
 from bench.eager import construct as eager_construct
@@ -18,8 +18,7 @@ from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Session
 from bench.stage import cases_of
 from bench.subjects import abs as abs_subject
-from bench.subjects import abs_kernels, attacks, construct, large, memory, op_sizes, ops, startup, training
-from bench.timing import gradient_flops
+from bench.subjects import abs_kernels, attacks, construct, large, memory, op_sizes, startup, training
 from fastadv.data.construct import CIFAR10_PAPER
 from fastadv.ops.registration.library import CARDS
 from runs import OnCPU, ends, known, ran, session
@@ -85,10 +84,14 @@ def given(monkeypatch):
     return made
 
 
+# of stages whose other cases take as long and are alike, the case that runs
+ONE = {"correctness": "op linf_step", "loop": "PGD-40 MLP"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ON_GPU)
-def test_every_case_of_make_gpu_is_done_and_its_figures_follow_from_the_times(given, stage):
-    rows = ran(given, stage)
+def test_the_cases_of_make_gpu_are_done_and_their_figures_follow_from_the_times(given, stage):
+    rows = ran(given, stage, ONE.get(stage, ""))
     found = timed(rows)
     whys = {row["why"] for row in rows if row.get("status") == "skipped"}
     assert whys <= {"widths are tuned on a GPU alone"}
@@ -149,51 +152,6 @@ def test_every_op_and_attack_has_a_case(kind):
     checked = {case.name for case in cases_of("correctness", given)}
     assert {f"op {name}" for name in CARDS} <= checked
     assert {f"attack {name}" for name in fa.attacks.ATTACKS} <= checked
-
-
-class TestFigures:
-    def test_ceilings(self, monkeypatch):
-        monkeypatch.setattr(Session, "timed", lambda self, call: 0.5)
-        found = Ceilings.measured(session())
-        # 2^14 floats read and written; two operations for each of 64^3 products
-        assert found.copy_gb_per_s == pytest.approx(2 * 4 * 2**14 / 0.5e-3 / 1e9)
-        assert found.tflops == pytest.approx(dict.fromkeys(CEILINGS.tflops, 2 * 64**3 / 0.5e-3 / 1e12))
-
-    def test_times_of_an_op_are_of_one_call(self, given, monkeypatch):
-        monkeypatch.setattr(ops, "gate", lambda session, name: None)
-        monkeypatch.setattr(given, "rotating", lambda call, sets, captured: (bool, 8))
-        problem = next(each for each in op_sizes.problems(given) if each.op == "linf_step")
-        rows = {row["provider"]: row for row in ops.measured(given, problem)}
-        assert (rows["fastadv"]["p50_ms"], rows["eager"]["p50_ms"]) == (0.5, 1.0)
-        moved = CARDS["linf_step"].bytes_moved(*problem.make(0))
-        assert rows["fastadv"]["gb_per_s"] == pytest.approx(moved / 0.5e-3 / 1e9, rel=1e-3)
-
-    @pytest.mark.slow
-    def test_pgd(self, given):
-        rows = {row["provider"]: row for row in ran(given, "attacks", "PGD MLP") if "what" in row}
-        problem = problems.problem(given, "mlp")
-        # a forward and an input gradient, of two operations a weight each
-        assert gradient_flops(problem.model, problem.x) == 2 * 2 * (784 * 256 + 256 * 10) * len(problem.x)
-        assert all(part.requires_grad for part in problem.model.parameters())
-        shares = {name for name, row in rows.items() if "share_of_ceiling" in row}
-        assert {"plain loop", "fastadv bf16, frozen once"} <= shares
-        assert not [name for name in shares if "early" in name or "alone" in name]
-        losses = [attacks.found(problem, x)["loss"] for x in (problem.x, pgd.plain(problem))]
-        assert rows["plain loop"]["loss"] == losses[1] > 1.05 * losses[0]
-
-    @pytest.mark.slow
-    def test_images_of_constructions_are_compared(self, given, monkeypatch):
-        costs = iter((3.0, 2.0, 1.0))
-        monkeypatch.setattr(construct, "once", lambda *given: {"ms_per_image": next(costs)})
-        assert [row["times_eager"] for row in construct.compared(given, "D_R")] == [1.0, 1.5, 3.0]
-
-    @pytest.mark.slow
-    def test_abs(self, given):
-        rows = {row["provider"]: row for row in abs_subject.inference(given, 2)}
-        assert rows["eager"]["same_class"] == rows["fastadv fp32"]["same_class"] == 1.0
-        shape = fa.models.abs.decoder.DecoderShape.for_images((1, 10, 10), 3, 2)
-        losses = [row["loss"] for row in abs_subject.quick_training(known(OnCPU), shape, 2, 1)]
-        assert 1 < min(losses) < max(losses) < 1.1 * min(losses)
 
 
 class TestEager:

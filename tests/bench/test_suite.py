@@ -16,10 +16,3 @@ def test_rows_compare_with_the_best_and_count_passes():
     assert found["near"]["backwards"] == 0
     known = [{"median": 0.3, "images": 3}]
     assert not any(row["no_worse"] for row in rows(toy, Threshold(), X[:3], Y[:3], "quick", 1, known))
-
-
-def test_an_equal_robust_accuracy_is_no_worse():
-    toy = Case("toy", "linf", (peer("still"),), {}, {}, radius=0.1)
-    (row,) = rows(toy, Threshold(), X[:4], Y[:4], "full", 1)
-    assert row["found"] == 0.75
-    assert row["no_worse"] is True

@@ -13,16 +13,9 @@ from tests.parity.case import Case, queries
 from tests.parity.models import Net
 from tests.parity.peers import Peer
 from tests.parity.store import STORES, stored
-from tests.parity.toy import Threshold, absent, line, peer, result, row
+from tests.parity.toy import Threshold, absent, peer, result
 
 X3, Y3 = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.05, 0.1]]), torch.tensor([0, 0, 0])
-
-
-def test_what_no_stored_row_says():
-    absent, broken = ({**row(name, 1.0), "error": "none"} for name in ("fastadv", "a"))
-    assert wall.cell(line(absent, row("a", inf))) == "**- / ∞**"
-    assert wall.cell(line(row("fastadv", 1.0), broken)) == "1 / -"
-    assert "Nowhere." in wall.page([row("fastadv", 0.1, 0.5), row("a", 0.1, 0.5)])
 
 
 def test_the_pages_show_the_stored_rows():

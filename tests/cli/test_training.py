@@ -81,9 +81,6 @@ def test_a_run_with_a_wrapped_recipe(fastadv, folder):
     assert "gamma=0.005" in recipe
 
 
-TRAIN = "train -m small_cnn -o width=2 --data digits -n 60 --epochs 1 --test-samples 20 --batch-size 20"
-
-
 def bound(part):
     return (part.func, part.keywords) if isinstance(part, partial) else (part, {})
 
