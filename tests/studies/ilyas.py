@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from fastadv.studies.ilyas2019 import pipeline, plan
-from tests.kills import killed_at
 
 TINY = plan.SCALES["tiny"]
 MINI = replace(
@@ -15,12 +14,6 @@ MINI = replace(
 def study(folder, settings=MINI, **options):
     """The pipeline in that folder."""
     return pipeline.run(settings, *pipeline.load(settings), folder, **options)
-
-
-def killed(rank, world, folder):
-    """What a process does that is killed while it makes its sets."""
-    killed_at(16, "before")
-    study(folder, stages=["nets", "sets"])
 
 
 def timeless(value):

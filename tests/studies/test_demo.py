@@ -11,44 +11,6 @@ from fastadv.errors import InputError
 from fastadv.studies import demo
 from fastadv.studies.study import TINY, Study, one_thread
 
-FOUND = {"clean": 0.5, "robust": 0.25, "samples": 8, "latent_descent": 1.5, "lower_bound": 0.125}
-
-
-def net(clean, *robust, paper):
-    return {
-        "clean": clean,
-        "robust": dict(zip(("FGSM L∞ 0.1", "PGD L2 0.4"), robust, strict=True)),
-        "paper_cifar10": dict(zip(("clean", "PGD L2 0.25"), paper, strict=True)),
-    }
-
-
-RESULT = {
-    "config": {"settings": {"size": 10}, "test": {"samples": 355}},
-    "measured": {
-        "nets": {
-            "standard": net(0.98, 0.5, 0.05, paper=(0.9525, 0.0449)),
-            "D_R": net(0.97, 0.6, 0.4, paper=(0.841, 0.483)),
-            "D_NR": net(0.9, 0.3, 0.01, paper=(0.877, 0.008)),
-            "D_rand": net(0.6, 0.2, 0.0, paper=(0.633, 0.0)),
-            "D_det": net(0.35, 0.1, 0.0, paper=(0.437, 0.0)),
-        },
-        "abs": FOUND,
-    },
-}
-
-
-def test_a_row_holds_clean_then_each_attack_then_the_paper():
-    head, standard, *_, det = demo.cells(RESULT)
-    assert [cell.split("\n") for cell in head[2:]] == [
-        ["clean"],
-        ["FGSM", "L∞ 0.1"],
-        ["PGD", "L2 0.4"],
-        ["paper*:", "clean"],
-        ["paper*:", "PGD L2"],
-    ]
-    assert standard == ["standard", "the digits", "98.0%", "50.0%", "5.0%", "95.25%", "4.49%"]
-    assert det == ["D_det", "wrong labels", "35.0%", "10.0%", "0.0%", "43.7%", "~0%"]
-
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails):

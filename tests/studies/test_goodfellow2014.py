@@ -15,9 +15,8 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014 import models, paper
-from fastadv.studies.goodfellow2014.bench import Answers, Bench, Line, Nets, answers, craft, craft_rounded
-from fastadv.studies.goodfellow2014.plan import SCALES, Beginning, plans
-from fastadv.studies.study import unwatched
+from fastadv.studies.goodfellow2014.bench import Bench, Line, answers, craft, craft_rounded
+from fastadv.studies.goodfellow2014.plan import SCALES, plans
 from fastadv.text import in_markdown
 from tests.studies.goodfellow import INFINITE
 
@@ -95,83 +94,6 @@ def test_answers_are_counted_by_hand():
     assert found.mean_confidence == pytest.approx(sum(sure) / 3)
     assert found.confidence_on_mistakes == pytest.approx((sure[1] + sure[2]) / 2)
     assert answers(nn.Flatten(), x, torch.tensor([0, 1, 1])).confidence_on_mistakes is None
-
-
-def test_classes_are_those_of_the_logits_where_all_probabilities_are_0():
-    model = models.RBF((1, 8, 8), seed=3).eval()
-    with torch.no_grad():
-        model.templates[:] = torch.arange(10.0, 110.0, 10)[:, None]
-        model.scales.fill_(1.0)
-    x = torch.full((2, 1, 8, 8), 109.0)
-    found = answers(model, x, torch.tensor([9, 0]))
-    assert found.classes.tolist() == [9, 9]
-    x = torch.full((1, 1, 8, 8), 200.0)
-    assert answers(model, x, torch.tensor([9])).error == 0
-    assert answers(model, x, torch.tensor([9])).mean_confidence == 0
-
-
-def test_agreement_is_counted_among_the_mistakes():
-    y = torch.tensor([0, 0, 0, 0, 0])
-    said = {
-        "maxout": torch.tensor([1, 2, 1, 0, 2]),
-        "softmax": torch.tensor([1, 0, 2, 1, 2]),
-        "rbf": torch.tensor([0, 2, 1, 1, 0]),
-    }
-    bench = SimpleNamespace(
-        crafted=lambda name: torch.zeros(5),
-        answers=lambda name, x: Answers(said[name], torch.ones(5), said[name] != y),
-    )
-    shares = [line.share for line in paper.agreement(bench)]
-    # wrong: maxout 0 1 2 4, softmax 0 2 3 4, rbf 1 2 3
-    assert shares == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 2, 1 / 2])
-    right = Answers(torch.tensor([0]), torch.ones(1), torch.tensor([False]))
-    bench = SimpleNamespace(crafted=lambda name: torch.zeros(1), answers=lambda name, x: right)
-    assert [line.share for line in paper.agreement(bench)] == [None] * 5  # there is nothing to count
-
-
-@pytest.mark.slow
-def test_a_large_network_stops_by_held_out_images_and_is_trained_again_on_all(tmp_path, monkeypatch):
-    runs: list[tuple[ImageSet, dict[str, Any]]] = []
-    fit = fa.train.fit
-
-    def fitting(model, images, recipe, **options):
-        runs.append((images, options))
-        return fit(model, images, recipe, **options)
-
-    monkeypatch.setattr(fa.train, "fit", fitting)
-    settings, train_set = replace(TINY, large_epochs=3, members=3, seeds=2), digits("train", 200)
-    nets = Nets(settings, train_set, tmp_path, unwatched, None)
-    model = nets["large_adversarial"]
-    assert not model.training
-    searched, past = (
-        fa.train.reports(tmp_path / name) for name in ("large_adversarial-search", "large_adversarial")
-    )
-    chosen = max(searched, key=lambda report: report.lowest)
-    assert chosen.validation_robust_accuracy
-    assert len(past) == chosen.epoch
-    (part, search), (whole, last) = runs
-    assert torch.equal(part.x, train_set.x[:140])
-    assert torch.equal(search["measuring"].validation_set.x, train_set.x[140:])
-    assert (search["epochs"], search["ending"].patience) == (3, 1)
-    assert repr(search["test_attacks"]["FGSM"].keywords["threat"]) == repr(settings.threat)
-    assert whole is train_set
-    assert search["optimization"].schedule == "cosine"
-    assert last["optimization"].schedule == Beginning("cosine", chosen.epoch / 3)
-    assert nets.told()["large_adversarial"] == {
-        "epochs": chosen.epoch,
-        "seconds": sum(report.seconds for report in [*past, *searched]),
-        "stopped": f"least adversarial error on held-out images: {1 - chosen.lowest:.1%}",
-    }
-    again = Nets(settings, train_set, tmp_path, unwatched, None)["large_adversarial"]
-    for one, other in zip(model.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, other)
-    members = list(nets["ensemble"].members)
-    assert members == [nets[name] for name in ("maxout", "member-1", "member-2")]
-    assert "ensemble" not in nets.told()
-    nets["large_adversarial-1"]
-    seeds = {options["run_dir"].name: options["seed"] for _, options in runs}
-    assert seeds["large_adversarial"] == seeds["large_adversarial-search"] == seeds["maxout"]
-    assert seeds["large_adversarial-1"] == seeds["member-1"] != seeds["maxout"]
 
 
 @pytest.mark.slow

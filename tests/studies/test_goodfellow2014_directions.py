@@ -50,13 +50,6 @@ def test_a_rotation_keeps_the_length_and_turns_by_the_angle_towards_the_gradient
     torch.testing.assert_close((rest * across).sum(1), rest.norm(dim=1) * across.norm(dim=1))
 
 
-def test_what_has_no_plane_stays():
-    x, _ = batch(3)
-    x[1] = 0
-    gradient = torch.stack([torch.zeros_like(x[0]), torch.ones_like(x[1]), -3.7 * x[2]])
-    assert torch.equal(rotated(x, gradient, 0.3), x)
-
-
 def test_errors_by_angle_on_two_classes():
     """With two classes the decision at an angle follows from the angle between x and w."""
     model = linear(SHAPE, classes=2, seed=2, scale=0.3)
@@ -152,19 +145,3 @@ def test_the_effective_number_of_pixels_in_closed_form():
     weight[0, :, 1, 1] = torch.tensor([1.0, -2.0, 0.5])
     weight[1, 0, 1, 1] = weight[1, 2, 3, 3] = 1
     assert figures.spread(weight).tolist() == pytest.approx([1, 2])
-
-
-def test_units_that_learned_come_by_their_norm_and_noise_not_at_all():
-    noise = 9 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    weight = torch.cat([noise, torch.ones(3, 1, 28, 28) * torch.tensor([0.5, 3.0, 1.0]).view(-1, 1, 1, 1)])
-    assert figures.learned(weight).tolist() == [3, 4, 2]
-
-
-def test_each_unit_is_shown_at_its_own_scale():
-    weight = torch.randn(12, 1, 3, 4) * torch.logspace(-3, 3, 12).view(-1, 1, 1, 1)
-    drawn = figures.mosaic(weight)
-    for place in range(14):
-        row, column = divmod(place, figures.ACROSS)
-        part = drawn[0, 4 * row : 4 * row + 3, 5 * column : 5 * column + 4]
-        wanted = weight[place, 0] / weight[place].abs().max() if place < 12 else torch.zeros(3, 4)
-        torch.testing.assert_close(part, wanted)

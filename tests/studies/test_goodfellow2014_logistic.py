@@ -9,12 +9,10 @@ from torch.nn.functional import softplus
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014 import logistic as study
 from fastadv.studies.goodfellow2014.logistic import CLOSED, FGSM
 
 DECAYS = (0.0025, 0.25)
-SMALL = {"radius": 0.25, "epochs": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -87,46 +85,3 @@ def test_a_row_by_hand():
     assert row["fgsm"] == pytest.approx(float((tested <= 0.1 * norm).double().mean()))
     decay = study._row(model, fa.train.WeightDecayL1(0.3), train_set, test_set, ball)
     assert decay["pull"] == 0.3
-
-
-def without_seconds(told):
-    nets = {
-        name: [{k: v for k, v in row.items() if k != "seconds"} for row in net["rows"]]
-        for name, net in told["nets"].items()
-    }
-    return nets, told["apart"]
-
-
-class Stop(Exception):
-    """In the middle of a study."""
-
-
-@pytest.mark.slow
-def test_it_goes_on_where_it_was_stopped_and_is_told_again_without_training(tmp_path, monkeypatch):
-    sets, row = (two("train"), two("test")), study._row
-    whole = study.logistic(*sets, tmp_path / "whole", **SMALL)
-    steps: list[int] = []
-
-    def stop(*given):
-        steps.append(1)
-        if len(steps) == 4:
-            raise Stop
-        return row(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(study, "_row", stop)  # between the training and the measuring of an epoch
-        with pytest.raises(Stop):
-            study.logistic(*sets, tmp_path / "stopped", **SMALL)
-    seen: list[tuple[str, int, int]] = []
-    again = study.logistic(*sets, tmp_path / "stopped", **SMALL, watch=lambda *said: seen.append(said))
-    assert without_seconds(again) == without_seconds(whole)
-    assert [done for _, done, total in seen if total == 8] == [4, 5, 6, 7, 8]
-    monkeypatch.setattr(study, "_row", None)
-    assert study.logistic(*sets, tmp_path / "whole", **SMALL) == whole
-    for other, says in (
-        ({"radius": 0.1}, r"another radius \(0\.25 there, 0\.1 here\)"),
-        ({"epochs": 1}, "expected at least the 2"),
-        ({"seed": 5}, "another"),
-    ):
-        with pytest.raises(InputError, match=says):
-            study.logistic(*sets, tmp_path / "whole", **SMALL | other)

@@ -12,7 +12,6 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.studies.ilyas2019 import pipeline
-from fastadv.studies.ilyas2019.maker import read
 from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Training
 from tests.studies.ilyas import MINI
 
@@ -68,13 +67,6 @@ def test_mistakes_of_an_early_net_are_a_training_set():
     assert found == {"epochs": 1, "early": pytest.approx(2 / 3), "images": 2, "taught": pytest.approx(1 / 3)}
 
 
-def test_an_early_net_without_mistakes_teaches_nothing():
-    base = images([1, 2], [1, 2])
-    of = maker(base, base, {"early": Says()}, {})
-    assert pipeline.early_labels(of) == {"epochs": 1, "early": 1.0, "images": 0, "taught": None}
-    assert list(of.asked) == ["early"]
-
-
 def two_classes(count, gap, seed=0, side=4):
     """Classes 0 and 1 that differ by `gap` in the first of 16 pixels; the others are noise."""
     draw = torch.Generator().manual_seed(seed)
@@ -108,19 +100,6 @@ def test_a_linear_model_learns_what_its_directions_show():
     # without any direction it says what is most frequent
     mostly = ImageSet(base.x[:5], torch.tensor([1, 1, 1, 0, 0]), 2, "mostly")
     assert pipeline.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
-
-
-def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets():
-    base, test = two_classes(100, gap=0.4), two_classes(40, gap=0.4, seed=1)
-    shifted = ImageSet(base.x, 1 - base.y, 2, "shifted")
-    of = maker(base, test, {"D_rand": Says(), "D_det": Says()}, {"D_rand": base, "D_det": shifted})
-    of.settings = replace(of.settings, push_radius=0.15, train_radius=0.25)
-    found = pipeline.leakage(of)
-    assert found["features"] > 0
-    assert found["linear"]["D"] == {"true": 1.0, "next": 0.0}
-    assert found["linear"]["D_det"] == {"true": 0.0, "next": 1.0}
-    of.settings = replace(of.settings, push_radius=0.25, train_radius=0.15)
-    assert pipeline.leakage(of)["features"] == 0
 
 
 @pytest.mark.slow
@@ -170,22 +149,3 @@ def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch):
     for title in "abcd":
         assert of.asked[f"{title} on D_det"] == (d_det, TABLE["fixed_shift"])
         assert of.asked[f"{title} on D"] == (base, Training())
-
-
-def test_adversarials_are_those_of_the_standard_net(tmp_path):
-    test = fa.data.load("digits", "test", limit=20)
-    model = fa.models.create("softmax", shape=test.shape, classes=10).eval()
-    of = maker(test, test, {"standard": model}, {})
-    of.folder, of.watch = tmp_path, lambda *given: None
-    of.settings = replace(MINI, attack_steps=8)
-    clean, attacked, fooled = pipeline._adversarials(of)
-    assert len(clean) == MINI.tested
-    was, now = read(model, clean) == clean.y, read(model, attacked) == clean.y
-    assert torch.equal(fooled, was & ~now)
-    threat = fa.L2(MINI.push_radius)
-    assert threat.contains(attacked.x, clean.x).all()
-    # the strongest points, not the first that fool it
-    wanted = fa.attacks.pgd(
-        model, clean.x, clean.y, threat, steps=8, loss="ce", stop_early=False, seed=MINI.seed
-    )
-    torch.testing.assert_close(attacked.x[fooled], wanted.x_adv[fooled])

@@ -2,21 +2,14 @@
 
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import figures, plan, report
-from fastadv.studies.ilyas2019.maker import file_name
-from tests.processes import finish, serve
-from tests.studies.ilyas import MINI, killed, study, timeless
-
-Whole = tuple[Path, dict[str, Any], list[str]]
+from tests.studies.ilyas import MINI, study, timeless
 
 
 @pytest.fixture(autouse=True)
@@ -84,29 +77,6 @@ def test_all_stages_leave_results_report_and_figures(whole):
 
 
 @pytest.mark.slow
-def test_each_set_and_net_is_what_its_name_says(whole):
-    folder, _, _ = whole
-    made = {name: fa.data.load_constructed(folder / "sets" / file_name(name)) for name in MINI.sets}
-    source = {name: one.card["config"] for name, one in made.items()}
-    weights = {name: card["model"]["hash"] for name, card in source.items()}
-    assert weights["D_R"] == weights["D_R_noise"] != weights["D_NR"]
-    assert {weights[name] for name in MINI.sets[2:]} == {weights["D_NR"]}
-    starts = ["images", "noise", "images", "noise", None, None, None, None]
-    assert [source[name].get("start") for name in MINI.sets] == starts
-    for name, card in source.items():
-        assert (card["steps"], card["seed"]) == (2, MINI.seed)
-        # within the paper's radius by the same share of it
-        radius = 0.5 if " at " in name else MINI.push_radius if name in MINI.pushed else None
-        step = MINI.invert_step_size if radius is None else MINI.push_step_size * radius / MINI.push_radius
-        assert card["step_size"] == pytest.approx(step)
-        assert card["threat"]["radius"] == (radius or "inf")
-        assert len(made[name]) == (40 if radius is None else 60)
-    nets = {path.name for path in (folder / "nets").iterdir()}
-    assert {*map(file_name, MINI.nets), "independent", "early", "early_labels"} <= nets
-    assert "small_CNN_narrow_on_D_det" in nets
-
-
-@pytest.mark.slow
 def test_a_finished_stage_is_read_and_not_made_again(copy):
     before, known = times(copy), json.loads((copy / "results.json").read_text())["measured"]
     again = study(copy, stages=["evaluate", "train"])
@@ -114,24 +84,6 @@ def test_a_finished_stage_is_read_and_not_made_again(copy):
     assert timeless(again["measured"]) == timeless(known)
     for stage in ("evaluate", "train"):
         assert again["measured"][stage]["seconds"] > known[stage]["seconds"]
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_results(whole, tmp_path):
-    said = tmp_path / "said"
-    said.mkdir()
-    tmp_path = tmp_path / "run"
-    [(code, _, err)] = finish(serve(killed, said, 1, tmp_path))
-    assert code == -signal.SIGKILL, err
-    kept = times(tmp_path)
-    assert (tmp_path / "nets" / "adversarial" / "model.safetensors") in kept
-    assert not (tmp_path / "sets" / "D_det").exists()
-    again = study(tmp_path, stages=["nets", "sets", "train"])
-    assert kept.items() <= times(tmp_path).items()
-    wanted = timeless(whole[1]["measured"])
-    assert timeless(again["measured"]) == {stage: wanted[stage] for stage in ("nets", "sets", "train")}
-    assert "Accuracy" not in (tmp_path / "report.md").read_text()
-    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_stage_without_what_it_takes_is_refused_before_any_work(tmp_path):

@@ -58,16 +58,6 @@ def test_every_net_is_measured_on_the_test_images_at_its_radii(tmp_path, monkeyp
     assert shown == {name: (net["clean"], net["robust"]["PGD L2 0.1"]) for name, net in found.items()}
 
 
-@pytest.mark.parametrize("scale", plan.SCALES)
-def test_architectures_for_transfer_are_different_nets(scale):
-    settings = plan.SCALES[scale]
-    assert settings.architecture in settings.others
-    titles = [one.title for one in settings.others]
-    nets = [(one.model, one.options) for one in settings.others]
-    assert len(set(titles)) == len(titles)
-    assert all(one not in nets[:place] for place, one in enumerate(nets))
-
-
 def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_what():
     """In ilyas2019.md, checked by hand; the paper's figures are those of its table 1 and figures 2 and 3."""
     nets = {}

@@ -1,7 +1,6 @@
 """The study of Schott et al. 2018 with tiny models: kept batch by batch, resumed, never mixed."""
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import pytest
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import figures, paper
 from fastadv.studies.schott2018.plan import Settings
-from tests.kills import killed_at
-from tests.processes import finish, serve
-from tests.studies.schott import FakeAttacks, FakeSubjects, image_set
+from tests.studies.schott import FakeSubjects, image_set
 
 SETTINGS = Settings(samples=8, models=("cnn", "binary_abs", "abs"))
 CNN = Settings(samples=8, models=("cnn",))
@@ -51,29 +48,6 @@ def test_the_result_holds_every_figure_and_is_read_again_with_resume_alone(attac
     monkeypatch.setattr(figures, "draw", lambda *given: {})
     assert study(tmp_path, resume=True)["least"] == measured["least"]
     assert attacks.calls == []
-
-
-def killed(rank, world, folder):
-    """What a process does that is killed after two cells."""
-    FakeAttacks().installed(setattr)
-    paper.BATCH_SIZE = 3
-    killed_at(4, "before")
-    study(folder, CNN)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_results(attacks, undrawn, tmp_path):
-    [(code, _, err)] = finish(serve(killed, tmp_path, 1, tmp_path / "run"))
-    assert code == -signal.SIGKILL, err
-    kept = sorted((tmp_path / "run" / "cells").glob("*/*.safetensors"))
-    assert len(kept) == 4  # of two cells with three batches each
-    before = {path: path.stat().st_mtime_ns for path in kept}
-    again = study(tmp_path / "run", CNN, resume=True)
-    assert {path: path.stat().st_mtime_ns for path in kept} == before
-    assert not list((tmp_path / "run").rglob("*.part"))
-    went_on, attacks.calls = attacks.calls, []
-    assert again["least"] == study(tmp_path / "whole", CNN)["least"]
-    assert went_on == attacks.calls[4:]
 
 
 @pytest.mark.slow

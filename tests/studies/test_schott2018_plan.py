@@ -1,7 +1,6 @@
 """What the study runs, with which arguments, and how long that takes."""
 
 import inspect
-import math
 
 import pytest
 import torch
@@ -9,19 +8,8 @@ import torch
 import fastadv as fa
 from fastadv.data import batches
 from fastadv.errors import InputError
-from fastadv.studies.schott2018 import plan
 from fastadv.studies.schott2018.plan import METHODS, THRESHOLDS, TITLES, Cell, Settings, published
-from tests.studies import schott
-from tests.studies.schott import FLIP, PUSH, image_set, linear
-
-
-def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks):
-    assert Cell("cnn", PUSH).attack(3, None).keywords["share"] == 0.5
-    assert Cell("abs", PUSH).attack(3, None).keywords["share"] == 1.0
-    assert Cell("abs", PUSH).attack(3, None).keywords["seed"] == 3
-    assert "seed" not in Cell("cnn", FLIP).attack(3, None).keywords
-    threat = Cell("cnn", FLIP).attack(3, None).keywords["threat"]
-    assert (threat.norm, threat.radius) == ("linf", math.inf)
+from tests.studies.schott import image_set, linear
 
 
 @pytest.mark.parametrize(("name", "length"), [("BIM", 1.25), ("BIM of one radius", 1.0)])
@@ -36,14 +24,6 @@ def test_how_far_the_steps_of_bim_lead(name, length):
     )
     torch.testing.assert_close(out.x_adv, expected.x_adv)
     assert (out.x_adv != other.x_adv).any()
-
-
-def test_settings_choose_cells(monkeypatch):
-    monkeypatch.setattr(plan, "METHODS", schott.METHODS)
-    cells = Settings(models=("cnn", "abs"), norms=("l2",)).cells()
-    assert [cell.name for cell in cells] == [
-        "cnn l2 Push", "cnn l2 Jolt", "abs l2 Push", "abs l2 Jolt", "abs l2 Latent descent"
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -84,20 +84,6 @@ def test_nearest_neighbors_are_those_of_each_class_and_gradients_point_to_them()
     torch.testing.assert_close(gradient.flatten(1).norm(dim=1), torch.ones(4))
 
 
-def test_nearest_neighbors_are_those_of_the_training_images(monkeypatch, tmp_path):
-    asked, images = [], digits(60)
-
-    def load(name, split, data_dir):
-        asked.append((name, split, data_dir))
-        return images
-
-    monkeypatch.setattr(subjects.fa.data, "load", load)
-    subject = Subjects(tmp_path, tmp_path, data_dir=tmp_path)["nearest_neighbor"]
-    assert asked == [("mnist", "train", tmp_path)]
-    x, y = next(fa.data.batches(images, 60))[:2]
-    assert torch.equal(subject.model(x).argmax(1), y)
-
-
 def test_missing_files_are_refused(tmp_path):
     made = Subjects(tmp_path, tmp_path)
     made.check(["nearest_neighbor", "madry"])

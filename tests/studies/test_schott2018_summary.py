@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastadv.studies.schott2018 import figures, report
+from fastadv.studies.schott2018 import report
 from fastadv.studies.schott2018.plan import NORMS, Cell, Settings
 from fastadv.studies.schott2018.work import Done
 from tests.studies.schott import FLIP, JOLT, PUSH
@@ -87,35 +87,6 @@ def test_intervals():
     assert report.median_interval(torch.tensor([1.0, 2.0])) == (1.0, 2.0)
 
 
-def test_the_overview_stars_what_lies_outside_the_interval():
-    least = of_model("cnn", "l2")
-    least["paper"] |= {"median": 2.0, "median_interval": [1.2, 3.0]}
-    least["paper"] |= {"accuracy": 0.1, "accuracy_interval": [0.05, 0.2]}
-    measured = {"least": [least], "bounds": [{"model": "cnn", "norm": "l2", "mean": 0.5}]}
-    line = report.overview(measured)[1]
-    assert line == ["L2 1.5", "CNN", "2", "1.09*", "10%", "8%", "1", "20%", "0.5"]
-    least["paper"]["median_interval"] = [1.0, None]
-    assert report.overview(measured)[1][3] == "1.09"
-    least["paper"] |= {"median": None, "median_interval": [None, None]}  # nearly all images hold
-    assert report.overview(measured)[1][2:4] == ["∞", "1.09*"]
-
-
-def test_the_table_of_attacks():
-    measured = {
-        "cells": [report.of_cell(*item) for item in OUTCOMES.items()],
-        "least": [of_model(model, "l2") for model in ("cnn", "abs")],
-    }
-    assert report.attacks(measured, "l2") == [
-        ["attack", "CNN", "ABS"],
-        ["Push", "1.5 / 40%", "0.1 / 0%"],
-        ["Shove", "2 / 60%", "-"],
-        ["Jolt", "2 / 60%", "-"],
-        ["the paper's attacks", "1 / 20%", "0.1 / 0%"],
-        ["all", "1 / 20%", "0.1 / 0%"],
-        ["published, all", "1.09 / 8%", "2.24 / 80%"],
-    ]
-
-
 def test_a_bound_that_an_attack_breaks_is_counted():
     radius = torch.tensor([0.0, 0.5, 1.1, 3.0, 2.0])
     bound = of_bound(radius)
@@ -125,8 +96,3 @@ def test_a_bound_that_an_attack_breaks_is_counted():
     assert of_bound(radius + 0.3)["broken"] == 3
     lines = report.notes({"bounds": [bound]})
     assert "CNN, L2: 2 bounds do not hold: an adversarial lies within them" in lines
-
-
-def test_the_curve_counts_what_is_wrong_already_and_what_holds():
-    across, up = figures.curve(torch.tensor([0.0, 2.0, INF, 1.0]))
-    assert (across, up) == ([0.0, 1.0, 1.0, 2.0, 2.0, INF], [0.75, 0.75, 0.5, 0.5, 0.25, 0.25])

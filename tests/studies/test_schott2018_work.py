@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +9,10 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import work
-from fastadv.studies.schott2018.plan import Cell, Method
+from fastadv.studies.schott2018.plan import Cell
 from fastadv.studies.schott2018.subjects import Subject
 from fastadv.studies.schott2018.work import Images, Work
-from tests.studies.schott import PUSH, FakeSubjects, image_set, linear
+from tests.studies.schott import PUSH, FakeSubjects, image_set
 
 INF = math.inf
 
@@ -113,58 +112,6 @@ def test_pixels_that_did_not_cross_go_back():
     distance = work.proved(subject, images, 1 - images.x)["linf"]
     assert (distance[distance.isfinite()] <= 0.5).all()
     assert distance.isfinite().any()
-
-
-def test_images_are_drawn_without_repetition_and_by_seed():
-    dataset, cpu = image_set(40), torch.device("cpu")
-    ids = Images.drawn(dataset, 40, 0, cpu).ids
-    assert sorted(ids.tolist()) == list(range(40))
-    assert torch.equal(Images.drawn(dataset, 7, 0, cpu).ids, ids[:7])
-    assert not torch.equal(Images.drawn(dataset, 40, 1, cpu).ids, ids)
-    part = Images.drawn(dataset, 7, 0, cpu)
-    assert torch.equal(part.x, dataset.x[ids[:7]])
-    assert torch.equal(part.y, dataset.y[ids[:7]])
-
-
-def test_a_transfer_knows_its_substitute(tmp_path, monkeypatch):
-    asked = []
-
-    def transfer(model, x, y, *, threat, attack, source, ids):
-        asked.append((source, attack.func, attack.keywords))
-        return SimpleNamespace(x_adv=1 - x)
-
-    monkeypatch.setattr(fa.attacks, "transfer", transfer, raising=False)
-    subjects = FakeSubjects()
-    subjects.made["transfer_cnn"] = Subject("transfer_cnn", linear())
-    own = Work(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
-    cell = Cell("cnn", Method("Transfer", "l2", "bim", {"steps": 4}, wrap="transfer"))
-    work.attack(own, subjects, cell, 3)
-    assert asked == [(subjects["transfer_cnn"].model, fa.attacks.bim, {"steps": 4, "seed": 0})]
-    with torch.no_grad():
-        subjects["transfer_cnn"].model[1].bias += 1
-    subjects.made["transfer_cnn"] = Subject("transfer_cnn", subjects["transfer_cnn"].model)
-    work.attack(own, subjects, cell, 3)
-    assert len(asked) == 2
-
-
-def test_searches_stand_around_the_attack(tmp_path, monkeypatch):
-    asked = []
-
-    def minimum_radius(model, x, y, *, threat, attack, ids):
-        asked.append((model.source, threat.norm, threat.radius, attack.func, attack.keywords))
-        return SimpleNamespace(x_adv=x)
-
-    monkeypatch.setattr(fa.attacks, "minimum_radius", minimum_radius, raising=False)
-    subjects = FakeSubjects()
-    own = Work(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
-    method = Method("BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius")
-    work.attack(own, subjects, Cell("cnn", method), 3)
-    assert asked[0][1:] == ("linf", INF, fa.attacks.bim, {"steps": 9, "seed": 0})
-    assert asked[0][0] is subjects["cnn"].model
-    unrolled = replace(method, options={"input_grad": "unrolled"})
-    work.attack(own, subjects, Cell("abs", unrolled), 3)
-    assert asked[1][0].options.input_grad == "unrolled"
-    assert asked[1][0].options.prune
 
 
 def test_logits_that_are_not_finite_are_no_error_of_the_model():

@@ -36,13 +36,6 @@ def test_recipes_have_the_settings_of_the_paper():
     assert smoothing.COPIES < smoothing.ON_GPU
 
 
-def test_decisions_are_compared_image_by_image():
-    whole = certificates([0.0, 0.3, 0.6, 1.2, 0.0], [True] * 5, 900)
-    quick = certificates([0.25, 0.25, 0.5, 1.0], [True] * 4, 90)
-    told = smoothing._compared(whole, quick)
-    assert told == {"images": 4, "decisions": 16, "different": 1, "draws": 90.0, "all_draws": 900}
-
-
 def test_lines_and_bounds_count_only_what_is_right():
     line = smoothing._line(
         "gaussian", 0.5, certificates([0.5, 0.7, 1.5, 0.0], [True, False, True, True], 9), 2
@@ -59,29 +52,6 @@ def test_lines_and_bounds_count_only_what_is_right():
     bound = smoothing._bound(Synthesis(), DIGITS, 4, smoothing.unwatched)
     assert bound["accuracy"] == {"0": 0.75, "0.5": 0.5, "1": 0.0, "1.5": 0.0, "2": 0.0}
     assert bound["radius"].tolist() == [0, 0.25, 0.5, 0.75]
-
-
-@pytest.mark.parametrize("bounded", [True, False])
-def test_each_sigma_and_each_recipe_has_a_figure(tmp_path, monkeypatch, bounded):
-    drawn = {}
-    monkeypatch.setattr(fa.figures, "curves", lambda lines, path, **more: drawn.update({path.name: lines}))
-    recipes, sigmas = tuple(smoothing.PUBLISHED), (1.0, 0.25, 0.5)
-    curves = {
-        (name, sigma): fa.Curve.from_certificates([sigma], [True], [0.0, sigma, 4 * sigma])
-        for name in recipes for sigma in sigmas
-    }  # fmt: skip
-    smoothing._figures(curves, torch.tensor([0.5]) if bounded else None, tmp_path)
-    wanted = {f"certified-{s:g}.png": {name: curves[name, s] for name in recipes} for s in sigmas}
-    wanted |= {f"certified-{n}.png": {f"σ {s:g}": curves[n, s] for s in sigmas} for n in recipes}
-    assert drawn.keys() == wanted.keys()
-    for name, lines in drawn.items():
-        bound = lines.pop(smoothing.ABS_BOUND, None)
-        assert (bound is not None) == bounded
-        assert bound is None or bound.radii[-1] == max(line.radii[-1] for line in lines.values())
-        assert lines.keys() == wanted[name].keys()
-        assert all(line is wanted[name][label] for label, line in lines.items())
-    one = {("gaussian", 0.5): curves["gaussian", 0.5]}
-    assert [*smoothing._figures(one, None, tmp_path)] == ["noise of σ 0.5"]
 
 
 @pytest.mark.parametrize("given", [{"sigmas": (0.5,) * 6}, {"sigmas": ()}, {"recipes": ()}])
