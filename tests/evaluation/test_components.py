@@ -84,26 +84,6 @@ def test_samples_name_the_component_of_the_nearest_attack() -> None:
     assert kept.component.tolist() == [1, 0, -1, 0, -1, -1]
 
 
-def test_where_a_later_attack_without_components_is_nearer_none_is_named() -> None:
-    attacks = {"staged": staged, "nearer": partial(nets.nearest, past=0.005, spare=(0,))}
-    kept = measured(batch_size=4, attacks=attacks, keep_samples=True).samples
-    assert kept is not None
-    assert kept.by.tolist() == [0, 1, 1, 1, -1, -1]
-    assert kept.component.tolist() == [1, -1, -1, -1, -1, -1]
-
-
-def test_no_component_breaks_a_sample_that_the_evaluation_does_not_count() -> None:
-    """The model was wrong there before, or holds, whatever the attack says of who was at it."""
-
-    def boasting(model, x, y, *, ids) -> AutoAttackResult:
-        return replace(staged(model, x, y, ids=ids), by=("first",) * len(x))
-
-    row = measured(attacks={"boasting": boasting}).rows[0]
-    assert row.components is not None
-    assert row.components.by_any_of(["first"]).tolist() == row.broken.tolist()
-    assert not row.broken.all()
-
-
 def test_they_are_resumed(tmp_path) -> None:
     whole = measured(batch_size=2, run_dir=tmp_path, keep_samples=True)
     (tmp_path / "part-00001-00.safetensors").unlink()

@@ -128,18 +128,6 @@ def test_a_model_with_one_answer_has_the_same_figures_for_any_draws(draws, batch
         assert (draws_of.one_draw, draws_of.majority, draws_of.worst) == pytest.approx((accuracy,) * 3)
 
 
-def test_right_means_the_label_where_another_class_was_the_goal():
-    """A model with one answer, wrong at x_adv, though not as the attack wants it."""
-
-    def elsewhere(model, x, y, *, ids):
-        return replace(nothing(model, x, y, ids=ids), x_adv=1 - x)
-
-    table = drawn(nets.Threshold(), 3, attacks={"elsewhere": elsewhere})
-    draws = table["elsewhere"].draws
-    assert table["elsewhere"].robust_accuracy == 1
-    assert (draws.worst, draws.majority) == (0, 0)
-
-
 def state() -> tuple:
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
@@ -156,17 +144,6 @@ def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
     assert first["pgd"].draws.right.equal(again["pgd"].draws.right)
     assert not first.draws.right.equal(other.draws.right)
     assert not first.draws.right[:64].equal(first.draws.right[64:128])
-
-
-@pytest.mark.slow
-def test_what_has_no_finite_logits_in_the_seeded_verdict_failed():
-    class Sick(nets.Threshold):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).masked_fill(torch.rand(len(x), 1) < 0.3, math.nan)
-
-    first = drawn(Sick(), 2, attacks={})
-    torch.rand(3)
-    assert first.failed.equal(drawn(Sick(), 2, attacks={}).failed)
 
 
 def test_each_attack_on_each_batch_has_draws_of_its_own_and_so_have_clean_samples():

@@ -1,8 +1,6 @@
 """Figures: what is drawn, and files of the kind asked for, whole or absent, without pyplot's global state."""
 
-import math
 import sys
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from matplotlib.image import imread
 
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
-from fastadv.evaluation.figures import images, style
+from fastadv.evaluation.figures import images
 from fastadv.evaluation.figures.style import INK
 from fastadv.studies.ilyas2019 import figures as ilyas
 from fastadv.studies.schott2018.figures import _panels
@@ -85,25 +83,6 @@ def test_strips_hold_each_image_in_its_place_with_its_caption(drawn):
     assert "difference × 1" in texts(drawn[1])
 
 
-def test_strips_of_different_lengths_share_one_amplification(drawn):
-    rows = [
-        figures.Strip("first", X, list("abcd"), torch.tensor([False, True, False, False]), figures.BLUE),
-        figures.Strip("faint", 0.02 * X[:2], difference=True, remark="below it"),
-        figures.Strip("strong", -0.095 * X[:3] / X[:3].max(), difference=True),
-    ]
-    figures.strips(rows, "a.png", title="a title", subtitle="a subtitle")
-    (figure,) = drawn
-    (sheet,) = figure.axes
-    assert len(sheet.images) == 9
-    assert {"a title", "a subtitle", "first", "below it", "faint × 10", "strong × 10"} <= set(texts(figure))
-    assert [text.get_color() for text in sheet.texts] == [INK, figures.BLUE, INK, INK]
-    # rows stand below each other, columns beside each other, nothing overlaps
-    boxes = [image.get_window_extent() for image in sheet.images]
-    assert all(left.x1 < right.x0 for left, right in pairwise(boxes[:4]))
-    assert boxes[0].y0 > boxes[4].y1 > boxes[4].y0 > boxes[6].y1 > 0
-    assert boxes[3].x1 <= figure.bbox.x1
-
-
 def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
     difference = torch.zeros(1, 3, 4, 4)
     difference[0, 0, 0, 0], difference[0, 2, 1, 1] = 0.1, -0.05
@@ -119,15 +98,6 @@ def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
 )
 def test_amplification_is_a_round_number_that_does_not_saturate(value, gain):
     assert images.round_down(value) == pytest.approx(gain)
-
-
-def test_labels_at_the_ends_do_not_overlap():
-    placed = style.spread([0.0, 0.001, 0.002, 0.8], 0.06)
-    assert placed == sorted(placed)
-    assert placed[0] >= 0
-    assert np.diff(placed).min() > 0.059
-    assert placed[3] == pytest.approx(0.8)
-    assert style.spread([0.5, 0.1], 0.06) == [0.5, 0.1]
 
 
 def test_curves_draw_the_points_they_are_given(drawn):
@@ -161,14 +131,6 @@ def test_the_band_between_an_attack_and_certificates_is_filled(drawn):
         figures.curves(lines, "c.png", between=("attacked", "x"))
 
 
-def test_lines_that_end_together_are_named_in_the_order_in_which_they_came_down(drawn):
-    figures.curves({"low": ([0, 1, 3], [0.9, 0, 0]), "high": ([0, 3], [0.9, 0])}, "c.png")
-    named = {
-        text.get_text(): text.xyann[1] for text in drawn[0].axes[0].texts if text.get_text() != "accuracy"
-    }
-    assert named["high"] > named["low"] + 0.05
-
-
 def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
     ilyas.bars({"standard": (0.98, 0.04), "D_R": (0.8, 0.5), "more": (0.3, 0.2)}, "PGD", "digits", "b.png")
     (axes,) = drawn[0].axes
@@ -197,35 +159,6 @@ def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
     assert texts(drawn[0])[1].startswith(
         "Bars: accuracy on digits, clean and under PGD.\nDiamonds: Ilyas et al."
     )
-
-
-def test_panels_share_the_color_of_a_model_and_references_are_dashed(drawn):
-    lines = {("l2", "cnn"): ([0, 1, 2], [1.0, 0.5, 0.0]), ("l2", "abs"): ([0, 3, math.inf], [0.9, 0.1, 0.1])}
-    lines |= {("linf", "abs"): ([0, 0.3], [0.8, 0.01])}
-    known = {("l2", "abs"): ([0, 2], [1.0, 0.3])}
-    told = {"drawn": "here", "reference": "published"}
-    assert _panels(lines, known, "x.png", "Accuracy", **told)
-    first, second = drawn[0].axes
-    mark, reference, a, b = first.lines
-    assert list(mark.get_xdata()) == [1.5, 1.5]
-    drawn_lines = (reference, a, b, *second.lines[1:])
-    assert [line.get_linestyle() for line in drawn_lines] == ["--", "-", "-", "-"]
-    wanted = [known["l2", "abs"], lines["l2", "cnn"], ([0, 3, 10], [0.9, 0.1, 0.1]), lines["linf", "abs"]]
-    found = [(list(line.get_xdata()), list(line.get_ydata())) for line in drawn_lines]
-    assert found == wanted
-    assert reference.get_color() == b.get_color() == second.lines[1].get_color() != a.get_color()
-    assert (first.get_xlim(), second.get_xlim()) == ((0, 5.0), (0, pytest.approx(0.33)))
-    assert (first.get_xlabel(), second.get_xlabel()) == ("L2 distance", "L∞ distance")
-    assert [bool("".join(t.get_text() for t in a.get_yticklabels())) for a in (first, second)] == [
-        True,
-        False,
-    ]
-    assert texts(drawn[0]) == ["Accuracy"]
-    assert key(drawn[0]) == ["CNN", "ABS", "here", "published", "distance at which the paper compares"]
-    handles = drawn[0].legends[1].legend_handles
-    assert [line.get_linestyle() for line in handles] == ["-", "--", ":"]
-    assert (first.get_ylabel(), second.get_ylabel()) == ("accuracy", "")
-    assert not _panels({}, {}, "x.png", "Accuracy", **told)
 
 
 def test_errors_are_named_and_leave_no_file(tmp_path):

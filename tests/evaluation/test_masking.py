@@ -12,10 +12,9 @@ import torch
 import fastadv as fa
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.masking import Evidence
-from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost
 from fastadv.data import ImageSet
 from fastadv.errors import NoGradientError
-from fastadv.evaluation import Table, _masking, _outcome, evaluate
+from fastadv.evaluation import Table, _masking, evaluate
 from tests.attacks.contract.conftest import shortened
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Detach, Quantize, RootAtZero
@@ -238,22 +237,6 @@ def test_what_square_loses_counts_against_it() -> None:
         assert signs(table).values["square"] == pytest.approx(0.1)
         assert ("square" in signs(table).flagged) == raised
         assert raised or table.verdict.startswith("No sign of masking")
-
-
-def test_squares_flag_is_about_the_samples_of_all_batches() -> None:
-    """The first batch alone has nothing that Square broke, and the others have it all."""
-    late = torch.arange(60) >= 50
-
-    def part(hit: torch.Tensor) -> _outcome.Part:
-        told = {"flags": [], "costs": {n: vars(Cost(10, 1, 9, g, 0.1)) for n, g in NAMES.items()}}
-        tensors = {"broken": hit, "failed.attack": hit & False, "component": torch.where(hit, 1, -1)}
-        return _outcome.Part(tensors, told)
-
-    NAMES = {"apgd-ce": 9, "square": 0}
-    parts = [part(each) for each in late.split(20)]
-    components = _outcome._components(parts)
-    assert _outcome._flags(parts, components) == (SQUARE_FLAG,)
-    assert _outcome._flags(parts[:1], _outcome._components(parts[:1])) == ()
 
 
 @pytest.mark.slow

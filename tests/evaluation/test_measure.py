@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate, measure
+from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate
 from fastadv.evaluation.named import minimizes
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
@@ -392,13 +392,3 @@ def test_samples_that_no_attack_broke():
     kept = evaluate(Threshold(), DATA, keep_samples=True).samples
     assert kept.by.tolist() == [-1] * 6
     assert kept.distances.shape == (6, 0)
-
-
-def test_only_the_samples_that_are_asked_for_count_as_work(monkeypatch):
-    works, real = [], measure.prepare
-    monkeypatch.setattr(
-        measure, "prepare", lambda *given, work, **more: works.append(work) or real(*given, work=work, **more)
-    )
-    for limit in (None, 2):
-        evaluate(Threshold(), DATA, {"pgd": pgd(0.1)}, limit=limit, indicators=False)
-    assert works == [5 * 6, 5 * 2]

@@ -19,10 +19,9 @@ from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.methods.flags import SIGNS, Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
-from fastadv.evaluation.report import chart, citations, grid, page, verdict
+from fastadv.evaluation.report import chart, citations, grid, verdict
 from fastadv.evaluation.report.pictures import gallery, hardest, magnified, png
 from fastadv.evaluation.row import Components, groups
-from fastadv.intervals import clopper_pearson
 from fastadv.text import number
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
@@ -107,17 +106,6 @@ def test_names_are_text_and_never_tags(tmp_path):
     assert len(page.each("script")) == 1
     assert json.loads(page.data["measured"])["attacks"][0]["label"] == evil
     assert page.text.count(evil) > 10
-
-
-@pytest.mark.slow
-def test_a_thousand_samples_and_classes_take_less_than_2_mb(tmp_path):
-    page = written(tmp_path, table_of(1000, (3, 32, 32), classes=1000))
-    assert len(page.source.encode()) < 2_000_000
-    assert "the worst first: 25 of 1,000 classes" in page.text
-    # large images are shown smaller
-    page = written(tmp_path, table_of(12, (3, 120, 150)))
-    assert len(page.source.encode()) < 2_000_000
-    assert "magnified 10 times; shown smaller than they are" in page.text
 
 
 LEFT_OUT = {
@@ -245,28 +233,6 @@ def test_bounds_of_wrong_samples_prove_nothing():
     assert "55.6% are proved to" in verdict.sentence(right, group, ends)
 
 
-@pytest.mark.slow
-def test_bounds_belong_to_no_norm_where_there_are_two():
-    table = table_of(9)
-    wide = replace(table.rows[0], name="wide", threat=fa.L2(2.0))
-    for rows, proved in ((table.rows, 1), ((*table.rows, wide), 0)):
-        given = replace(table, rows=rows, samples=None)
-        content = page._content(given, None, None, None, {}, torch.full((9,), 0.2))
-        assert sum("are proved to" in told for told in content["sentences"]) == proved
-        drawn = chart.chart(given, groups(rows)[0], {"wide": Curve(np.zeros(1), np.ones(1))}, None)
-        assert ("wide" in drawn.grid.head) == proved, "a curve in another norm is drawn in that alone"
-
-
-def test_the_curve_of_all_attacks_has_the_nearest_of_each_sample():
-    table = table_of(9)
-    pgd, fmn = table.rows
-    farther = replace(pgd, distance=2 * pgd.distance)
-    table = replace(table, rows=(farther, fmn))
-    drawn = chart.chart(table, groups(table.rows)[0], {}, None)
-    # at the end of the axis FMN has broken all but the third that it leaves
-    assert drawn.grid.lines[-1][1].startswith("33.3%")
-
-
 def both_kinds():
     """PGD at 0.1 and FMN at any radius on six samples of two classes, 0 1 0 1 0 1: neither breaks all."""
     table, inf, edge = table_of(6, classes=2), math.inf, 0.10001  # more than its radius, by rounding
@@ -297,24 +263,6 @@ def test_each_norm_in_plain_words(threat):
     assert told == f"20 of 30 images (67%) stay correct when {ALLOWED[threat]}."
     gray = replace(table, rows=rows, samples=replace(table.samples, x=table.samples.x[:, :1]))
     assert "pixel" in verdict.plainly(gray, groups(rows)[0])
-
-
-def test_sentences_name_attacks_by_what_they_are():
-    rows = table_of(9).rows
-    auto = replace(rows[0], name="autoattack:version=quick,radius=0.1", method="AutoAttack quick")
-    pgd, fmn = replace(rows[0], name="pgd:radius=0.1", method="pgd"), replace(rows[1], method="fmn")
-    assert verdict._called([pgd, auto, fmn]) == "pgd, AutoAttack quick and fmn"
-    mine, other = replace(auto, name="mine"), replace(pgd, name="pgd:steps=5")
-    assert verdict._called([mine, pgd, other]) == "mine (AutoAttack quick), pgd:radius=0.1 and pgd:steps=5"
-    table = replace(table_of(9), rows=(pgd, fmn))
-    (_, endless) = groups(table.rows)
-    assert verdict.sentence(table, endless, None).endswith("found by fmn."), "pgd looks for no distance"
-    assert verdict.plainly(table, endless).startswith("Half of the images are misread when each color value")
-    endless, capped = replace(pgd, threat=fa.Linf(math.inf)), replace(fmn, name="capped", threat=fa.Linf(0.3))
-    for rows, names in (((pgd, endless), "pgd"), ((capped, endless, fmn), "capped, pgd and fmn")):
-        table = replace(table, rows=rows)
-        told = verdict.sentence(table, next(one for one in groups(rows) if one.unlimited), None)
-        assert told.endswith(f"by {names}.")
 
 
 def test_each_sign_is_shown_those_that_are_raised_first_with_what_to_do():
@@ -377,27 +325,6 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
 
 
-def test_no_curve_goes_on_beyond_what_was_tried():
-    """A minimum-norm attack with a radius ends there, and a curve that was given at its last radius."""
-    table = both_kinds()
-    fmn, inside = table.rows[1], table.rows[1].distance < 0.15
-    distance = fmn.distance.where(inside, math.inf)
-    capped = replace(fmn, name="capped", threat=fa.Linf(0.15), broken=inside, distance=distance)
-    table = replace(table, rows=(fmn, capped))
-    given = {"given": Curve(np.array([0.0, 0.1, 0.2]), np.array([1.0, 0.5, 0.4]))}
-    drawn = chart.chart(table, groups(table.rows)[0], given, None)
-    assert drawn.grid.head == ["radius", "all attacks", "fmn", "capped", "given"]
-    assert [[cell.split("%")[0] for cell in line] for line in drawn.grid.lines] == [
-        ["0", "100.0", "100.0", "100.0", "100.0"], ["0.1", "66.7", "66.7", "66.7", "50.0"],
-        ["0.2", "50.0", "50.0", "-", "40.0"],
-    ]  # fmt: skip
-    drawn = chart.chart(replace(table, rows=(both_kinds().rows[0], capped)), groups([capped])[0], given, None)
-    assert [cell.split("%")[0] for cell in drawn.grid.lines[-1]] == ["0.2", "-", "40.0"], "all end there"
-    assert [mark.name for mark in drawn.marks] == ["pgd"]  # what minimizes is a line
-    short = {**given, "short": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.5]))}
-    assert chart.chart(table, groups(table.rows)[0], short, None).grid.lines[-1][-1] == "-"
-
-
 def test_each_class_under_attacks_of_both_kinds():
     """Those without a radius count within that of the others, else within their median distance."""
     table = both_kinds()
@@ -426,25 +353,3 @@ def test_each_class_under_attacks_of_both_kinds():
     heat = grid.heat(alone, None, alone.rows[0].threat)
     assert heat.head == ["no attack", "fmn within 0.25"]
     assert [(name, cells[1][0]) for name, _, cells in heat.lines] == [("0", "33.3%"), ("1", "66.7%")]
-
-
-@pytest.mark.parametrize(("proved", "left"), [(False, 2), (True, 3)])
-def test_lines_that_are_too_many_are_counted(proved, left):
-    table = table_of(9)
-    curves = {f"more {place}": Curve.from_distances([0.1]) for place in range(chart.MOST + 1)}
-    drawn = chart.chart(table, groups(table.rows)[0], curves, torch.full((9,), 0.5) if proved else None)
-    assert (len(drawn.lines), drawn.left_out) == (chart.MOST, left)
-    assert drawn.radii[-1][1] == ("0.5" if proved else "0.1"), "the axis ends where the last line does"
-
-
-def test_a_share_beside_a_curve_has_the_interval_of_its_count():
-    """29 of 100, though 0.29 * 100 is a little less in floating point."""
-    ((_, cell),) = chart._grid({"one": Curve(np.array([0.0]), np.array([0.29]))}, 100, [0.0]).lines
-    low, high = clopper_pearson(29, 100)
-    assert cell == f"29.0% [{100 * low:.1f}%, {100 * high:.1f}%]"
-
-
-def test_a_distance_that_rounding_lengthened_counts_within_its_radius_in_the_chart_too():
-    distances, radii = torch.tensor([0.1, 0.2]), np.array([0.0, 0.1, 0.2])
-    assert distances.double()[0] > 0.1
-    assert chart._curve(distances, radii).accuracy.tolist() == [1, 0.5, 0]

@@ -75,29 +75,6 @@ def test_sources_are_found_by_their_numbers(drawn):
     assert below[0] == pytest.approx(1 - base.x[4, 0].numpy() / 255, abs=1e-6)
 
 
-@pytest.mark.slow
-def test_many_classes_are_broken_into_blocks_and_thinned(drawn):
-    base = base_set(12, 1)
-    thumbnails(constructed(base), base, "a.png", per_class=5)  # each class has one sample
-    tops = [image.get_window_extent().y0 for image in drawn[0].axes[0].images]
-    assert [tops.count(top) for top in sorted(set(tops), reverse=True)] == [10, 10, 2, 2]
-    base = base_set(50, 1)
-    thumbnails(constructed(base), base, "a.png")
-    captions = [caption for _, caption, _ in shown(drawn[1])]
-    assert len(captions) == 2 * 20
-    assert (captions[0], captions[-11]) == ("n0", "n49")
-    assert "20 of 50 classes" in drawn[1].texts[1].get_text()
-
-
-def test_only_classes_that_have_sources_are_drawn(drawn):
-    base = base_set(4, 2, channels=3)
-    some = base.subset([0, 2, 4, 6])
-    thumbnails(constructed(some), some, "a.png", per_class=1)
-    assert [(image.shape, caption) for image, caption, _ in shown(drawn[0])] == [
-        ((6, 6, 3), name) for name in ("n0", "n2", "n1", "n3")
-    ]
-
-
 def test_wrong_arguments(tmp_path):
     base = base_set(3, 2)
     with pytest.raises(InputError, match="per_class"):

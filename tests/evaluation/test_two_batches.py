@@ -77,16 +77,6 @@ def test_draws_are_those_of_each_sample(order):
     assert 5 < int(table.draws.right[[*order].index(3)]) < 35
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_a_threat_that_one_batch_does_not_tell_is_not_known(first):
-    def attack(model, x, y, *, ids):
-        told = bool((ids == 0).any()) == first
-        return replace(nearest(model, x, y, ids=ids), threat=fa.Linf(0.5) if told else None)
-
-    row = evaluate(Threshold(), DATA, {"one": attack}, batch_size=3, indicators=False)["one"]
-    assert row.threat is None
-
-
 def test_a_batch_without_logits_does_not_hide_the_threat_of_the_others():
     class Sick(Threshold):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
