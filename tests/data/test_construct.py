@@ -173,19 +173,6 @@ def test_models_of_any_precision(construct, dtype, stored):
     assert (made.figures["objective_after"] < 0.9 * made.figures["objective_before"]).all()
 
 
-@pytest.mark.slow
-def test_an_inversion_searches_in_the_precision_of_a_frozen_model():
-    base = toy_base(10)
-    exact, rough = (
-        robust(fa.freeze(toy_model(), precision), base, steps=20, dtype="float32")
-        for precision in ("fp32", "bf16")
-    )
-    assert not torch.equal(exact.x, rough.x)
-    torch.testing.assert_close(
-        rough.figures["objective_after"], exact.figures["objective_after"], atol=0.1, rtol=0.1
-    )
-
-
 def test_steps_in_l0_move_whole_coordinates():
     base = toy_base(20)
     made = random_target(toy_model(), base, threat=L0(8), steps=4, step_size=None)

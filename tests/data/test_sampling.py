@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 import fastadv as fa
-from fastadv.data import ImageSet, hold_out, load
+from fastadv.data import ImageSet, hold_out
 from fastadv.data.sampling import first_samples, known_labels, sample_count
 from fastadv.errors import InputError
 from tests.evaluation.nets import Threshold, pixels
@@ -145,16 +145,6 @@ def test_the_first_samples_of_other_sets_are_taken(logged, labels):
     for count in (1, 7, 20, 60, 100, 1000):
         taken = first_samples(of(labels), count, tell=True)
         assert torch.equal(taken, torch.arange(min(count, 100)))
-    assert not logged.records
-
-
-def test_digits_and_the_order_of_a_protocol_stay(logged):
-    whole = load("digits", "test")
-    for count in (1, 10, 50, 200):
-        assert torch.equal(load("digits", "test", limit=count).x, whole.x[:count])
-    fixed = in_order(50, 50)
-    fixed.fixed_order = True
-    assert first_samples(fixed, 50).tolist() == list(range(50))
     assert not logged.records
 
 

@@ -164,17 +164,3 @@ def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) 
 def test_an_output_without_logits_is_refused_when_it_comes(output: Any) -> None:
     with pytest.raises(InputError, match=r"expected logits \[B, K\], or an output with `.logits`"):
         adapt(module(output), mean=0, std=1)(X)
-
-
-@pytest.mark.parametrize("model", [net(), HuggingFaceNet().eval()], ids=["tensor", "output"])
-@pytest.mark.usefixtures("search_copy")
-def test_the_search_copy_folds_through_it_and_the_model_is_left_as_it_is(model: nn.Module) -> None:
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    adapted = adapt(model, mean=MEAN, std=STD)
-    assert not model.training
-    frozen = fa.freeze(adapted)
-    torch.testing.assert_close(frozen(X), expected(MEAN, STD), rtol=1e-4, atol=1e-5)
-    assert "folded 3 BatchNorm" in frozen.notes
-    out = fa.attacks.pgd(adapted, X, frozen(X).argmax(1), fa.Linf(0.3), steps=5)
-    assert fa.Linf(0.3).contains(out.x_adv, X).all()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

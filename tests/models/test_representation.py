@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
 
@@ -47,21 +46,6 @@ def test_output_of_a_module(steer: bool) -> None:
     torch.testing.assert_close(representation(model, "conv")(X), expected)
     torch.testing.assert_close(representation(model, model.conv)(X), expected)
     torch.testing.assert_close(representation(model, lambda x: x * 2)(X), X.flatten(1) * 2)
-
-
-@pytest.mark.usefixtures("search_copy")
-def test_frozen_folds_and_follows() -> None:
-    model = Net(False).eval()
-    frozen = freeze(representation(model))
-    torch.testing.assert_close(frozen(X), model.features(X))
-    assert any(note == "folded 1 BatchNorm" for note in frozen.notes)
-    gradient = frozen.input_gradient(X, None, lambda z, y, targets: -z.pow(2).sum(1))[2]
-    leaf = X.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(-model.features(leaf).pow(2).sum(), leaf)
-    torch.testing.assert_close(gradient, expected)
-    with torch.no_grad():
-        model.hidden.weight.mul_(2)
-    torch.testing.assert_close(representation(model)(X), model.features(X))
 
 
 def test_what_is_not_there() -> None:

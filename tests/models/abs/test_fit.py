@@ -119,33 +119,6 @@ def test_a_warp_is_the_affine_map_of_its_draws():
     assert torch.equal(moved[~chosen], image[~chosen])
 
 
-def test_the_learning_rate_falls_to_zero_as_a_cosine():
-    data = module.read_images(drawn(), SHAPE.image)
-    run = Run(data, Settings(3, SHAPE, 4, 24, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"))
-    rates = [run.scheduler.get_last_lr()[0]]
-    for _ in range(12):
-        run.optimizer.step()
-        run.scheduler.step()
-        rates += run.scheduler.get_last_lr()
-    expected = 0.01 * (1 + torch.linspace(0, torch.pi, 13, dtype=torch.float64).cos()) / 2
-    torch.testing.assert_close(torch.tensor(rates, dtype=torch.float64), expected)
-
-
-@pytest.mark.slow
-def test_calibration_takes_as_many_images_as_it_says_with_their_labels(monkeypatch):
-    given, dataset = [], drawn()
-    monkeypatch.setattr(ABS, "calibrate", lambda self, x, y: given.append((x, y)))
-    for seed in (0, 0, 1):
-        quick(dataset, epochs=1, calibration=20, seed=seed)
-    assert [len(x) for x, _ in given] == [20, 20, 20]
-    assert torch.equal(given[0][0], given[1][0])
-    assert not torch.equal(given[0][0], given[2][0])
-    labels = {tuple(image): int(y) for image, y in zip(dataset.x.flatten(1).tolist(), dataset.y, strict=True)}
-    for x, y in given:
-        assert [labels[tuple(image)] for image in x.flatten(1).tolist()] == y.tolist()
-        assert len({tuple(image) for image in x.flatten(1).tolist()}) == 20
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool])
 def test_sets_and_labels_of_any_type_will_do(dtype):
     dataset = drawn(24)
@@ -157,54 +130,6 @@ def test_sets_and_labels_of_any_type_will_do(dtype):
     for other in (theirs, paired):
         assert torch.equal(mine.weights[0], other.weights[0])
         assert mine.options == other.options
-
-
-def recorded(monkeypatch, dataset, epochs, **options):
-    """What the networks are given in each step: [(x [n, K, C, H, W], noise [n, K, L]), ...]."""
-    steps, forward = [], VAEs.forward
-
-    def record(self, x, noise):
-        steps.append((x.clone(), noise.clone()))
-        return forward(self, x, noise)
-
-    monkeypatch.setattr(VAEs, "forward", record)
-    quick(dataset, epochs=epochs, **options)
-    return steps
-
-
-def test_every_step_draws_noise_and_warps_anew(monkeypatch):
-    x, y = images(tiny(), 40)
-    y[:] = torch.arange(40) % 2
-    y[0] = 2  # one image, which fills its column in every batch
-    steps = recorded(monkeypatch, ImageSet(x, y, 3, "one of class 2"), epochs=3)
-    assert len(steps) == 6
-    noise = torch.cat([noise.reshape(-1, 2) for _, noise in steps])
-    assert len(noise.unique(dim=0)) == len(noise)
-    assert noise.mean().abs() < 0.2
-    assert 0.8 < noise.std() < 1.2
-    alone = torch.cat([images[:, 2].flatten(1) for images, _ in steps])
-    kept = (alone == x[0].flatten()).all(1)
-    assert 0.4 < kept.float().mean() < 0.95
-    assert len(alone[~kept].unique(dim=0)) == int((~kept).sum())
-    orders = [torch.cat([images[:, 0].flatten(1) for images, _ in steps[i : i + 2]]) for i in (0, 2, 4)]
-    assert not torch.equal(orders[0], orders[1])
-
-
-@pytest.mark.slow
-def test_every_epoch_takes_its_own_beta(monkeypatch):
-    betas = []
-
-    def record(x, image, mean, log_variance, beta):
-        betas.append(beta)
-        return losses(x, image, mean, log_variance, beta)
-
-    monkeypatch.setattr(module, "losses", record)
-    model = quick(beta=(3.0, 1.0), epochs=5)
-    assert betas[::4] == [3.0, 2.0, 1.0, 1.0, 1.0]
-    assert len(betas) == 20
-    assert model.options.beta == 1.0
-    assert quick(beta=(3.0, 0.5), epochs=1).options.beta == 0.5
-    assert betas[20:] == [3.0] * 4
 
 
 @pytest.mark.slow

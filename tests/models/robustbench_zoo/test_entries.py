@@ -29,27 +29,6 @@ def test_it_holds_three_leaderboards_without_a_name_twice() -> None:
     assert len({entry.path for entry in ENTRIES}) == len(ENTRIES)
 
 
-@pytest.mark.parametrize(
-    ("path", "net", "clean", "robust", "best_known", "radius"),
-    [
-        ("cifar10/Linf/Carmon2019Unlabeled", "wrn_28_10_sub_block1", 89.69, 59.53, None, 8 / 255),
-        ("cifar10/Linf/Zhang2019Theoretically", "wrn_34_10_sub_block1", 84.92, 53.08, None, 0.031),
-        ("cifar10/Linf/Gowal2021Improving_R18_ddpm_100m", "dm_preact_resnet18", 87.35, 58.63, 58.5, 8 / 255),
-        ("cifar10/Linf/Bartoldson2024Adversarial_WRN-94-16", "dm_wrn_94_16", 93.68, 73.71, None, 8 / 255),
-        ("cifar10/L2/Wang2023Better_WRN-70-16", "dm_wrn_70_16", 95.54, 84.97, None, 0.5),
-        ("cifar100/Linf/Wang2023Better_WRN-70-16", "dm_wrn_70_16", 75.22, 42.67, 42.66, 8 / 255),
-        ("cifar100/Linf/Rice2020Overfitting", "preact_resnet18", 53.83, 18.95, None, 8 / 255),
-        ("cifar10/L2/Engstrom2019Robustness", "resnet50", 90.83, 69.24, None, 0.5),
-    ],
-)
-def test_published_figures(
-    path: str, net: str, clean: float, robust: float, best_known: float | None, radius: float
-) -> None:
-    entry = find(path)
-    assert (entry.path, entry.net.name) == (path, net)
-    assert (entry.clean, entry.robust, entry.best_known, entry.radius) == (clean, robust, best_known, radius)
-
-
 def test_figures_and_constants_are_possible() -> None:
     for entry in ENTRIES:
         assert entry.clean is not None
