@@ -8,24 +8,17 @@ import ast
 import sys
 from pathlib import Path
 
-_BRANCHES = ast.If | ast.IfExp | ast.ExceptHandler | ast.match_case
-
 
 def decisions(tree: ast.AST) -> int:
-    count = 0
-    for node in ast.walk(tree):
-        if isinstance(node, ast.BoolOp):
-            count += len(node.values) - 1
-        elif isinstance(node, ast.comprehension):
-            count += len(node.ifs)
-        else:
-            count += isinstance(node, _BRANCHES)
-    return count
+    nodes = list(ast.walk(tree))
+    operands = sum(len(node.values) - 1 for node in nodes if isinstance(node, ast.BoolOp))
+    filters = sum(len(node.ifs) for node in nodes if isinstance(node, ast.comprehension))
+    branches = ast.If | ast.IfExp | ast.ExceptHandler | ast.match_case
+    return operands + filters + sum(isinstance(node, branches) for node in nodes)
 
 
 def lines_of_code(text: str, tree: ast.AST) -> int:
-    lines = [line.strip() for line in text.splitlines()]
-    code = {number for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
+    code = {n for n, line in enumerate(text.splitlines(), 1) if line.strip() and line.strip()[0] != "#"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             code.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))

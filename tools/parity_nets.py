@@ -68,9 +68,7 @@ def train(name: str, data_dir: Path, folder: Path, say: Callable[[object], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(SMALL), choices=SMALL)
     parser.add_argument("--data-dir", type=Path, default=DATA, help="folder that holds MNIST/raw")
     options = parser.parse_args()
