@@ -3,11 +3,14 @@
 import argparse
 import enum
 import functools
+import hashlib
+import inspect
 import json
 import math
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,8 @@ from torch.utils.data import Subset, TensorDataset
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import check_described, describe, describe_data, describe_model, describe_shared
+from fastadv.runs.description import check_described, describe, describe_data, describe_model
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny
@@ -153,6 +155,32 @@ def test_a_description_is_the_same_in_every_process_and_holds_no_address():
     assert json.loads(text) == [describe(value) for value in VALUES]
     assert json.loads(text)[2] == "inf"
     assert " at 0x" not in text
+
+
+def test_the_form_is_that_of_kept_runs():
+    """Another one would refuse to go on with every run of before."""
+
+    def hashed(parts):
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def coded(function, defaults=None, others=None, cells=()):
+        source = textwrap.dedent(inspect.getsource(function))
+        name = f"{__name__}.{function.__qualname__}"
+        return f"{name} {hashed([source, defaults, others, list(cells)])}"
+
+    assert describe(scaled) == coded(scaled)
+    inner = make(2.0, keyword=torch.ones(2))
+    assert describe(inner) == coded(inner, [2.0], {"other": data_hash(torch.ones(2))}, [2.0])
+    members = {name: coded(getattr(Loss, name)) for name in ("__init__", "__call__", "method")}
+    loss = f"{__name__}.Loss {hashed([['builtins.object'], members])}"
+    assert describe(Loss(2)) == {"name": loss, "weight": 2}
+    net = nn.Sequential(nn.ReLU())
+    parts = {"": [NN + "container.Sequential", {}, [], []], "0": RELU}
+    assert describe(net) == [f"Sequential {hashed([parts, {}])}", data_hash()]
+
+
+NN = "torch.nn.modules."
+RELU = [NN + "activation.ReLU", {"inplace": False}, [], []]
 
 
 def without_source(text, name):
@@ -295,25 +323,3 @@ def test_data_sets_of_any_class_by_what_they_hold():
     ]
     assert len({describe_data(each) for each in sets}) == len(sets)
     assert describe_data(sets[0]) == describe_data(ImageSet(x.clone(), y % 2, 2, "another name"))
-
-
-def test_data_is_read_whole_by_the_first_process_and_in_part_by_the_others(monkeypatch):
-    compared = []
-    monkeypatch.setattr(processes, "world", lambda: 2)
-    monkeypatch.setattr(processes, "check_alike", compared.append)
-    monkeypatch.setattr(processes, "from_first", lambda make: "of the first")
-    x, y = torch.rand(640, 1, 2, 2), torch.zeros(640, dtype=torch.int64)
-    monkeypatch.setattr("fastadv.runs.description.describe_data", None)
-    assert describe_shared(TensorDataset(x, y)) == "of the first"
-    for place in (0, 10):  # every tenth image is compared, and every label
-        other = x.clone()
-        other[place] = 0
-        describe_shared(TensorDataset(other, y))
-    describe_shared(TensorDataset(x, y + (torch.arange(640) == 3)))
-    assert len({str(about) for about in compared}) == 4
-    describe_shared(TensorDataset(x.clone(), y))
-    assert compared[-1] == compared[0] != {"data": [640, data_hash(x, y)]}
-    scaled = TensorDataset(x, y)
-    scaled.scale = torch.tensor(2.0)
-    describe_shared(scaled)
-    assert compared[-1] != compared[0]

@@ -7,7 +7,6 @@ import pytest
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import read_json, write_json, write_text
-from fastadv.runs.folder import RunFolder
 from fastadv.runs.keeper import Keeper
 
 
@@ -36,26 +35,6 @@ def test_a_file_that_holds_another_result_is_replaced(tmp_path):
     assert read_json(tmp_path / "a.json") == "own"
 
 
-def test_without_a_folder_nothing_is_kept():
-    with Keeper(None) as keeper:
-        assert keeper.path is None
-        made = [keeper.kept("a", lambda: 1, pytest.fail, pytest.fail) for _ in range(2)]
-        assert made == [1, 1]
-        assert keeper.result("a", pytest.fail) is None
-        assert keeper.identify("a", {}) is None
-        assert keeper.begun("a", False, "a run", pytest.fail) is None
-        assert not keeper.has("a")
-
-
-def test_a_folder_goes_on_only_where_that_was_asked_for(tmp_path):
-    with Keeper(tmp_path, name="out_dir") as keeper:
-        assert keeper.begun("a.json", False, "a run", read_json) is None
-        keeper.result("a.json", partial(write_json, value=[1]))
-        assert keeper.begun("a.json", True, "a run", read_json) == [1]
-        with pytest.raises(InputError, match=r"out_dir: expected a new folder, got .*resume=True"):
-            keeper.begun("a.json", False, "a run", read_json)
-
-
 def test_a_folder_is_of_one_run(tmp_path):
     for _ in range(2):
         with Keeper(tmp_path) as keeper:
@@ -65,15 +44,6 @@ def test_a_folder_is_of_one_run(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with Keeper(tmp_path) as keeper, pytest.raises(CorruptFileError, match=r"run\.json"):
         keeper.identify("run.json", {"seed": 1})
-
-
-def test_the_folder_is_locked_until_it_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastadv.runs.folder.PATIENCE", 0.1)
-    with Keeper(tmp_path), pytest.raises(InputError, match="no other run is writing"):
-        RunFolder(tmp_path)
-    with Keeper(tmp_path, shared=True), Keeper(tmp_path, shared=True):
-        pass
-    RunFolder(tmp_path).close()
 
 
 def test_a_result_that_cannot_be_written_is_named(tmp_path):

@@ -54,36 +54,6 @@ def test_neither_the_first_net_nor_the_fourth_faults_in_its_pages_again() -> Non
     fresh, fourth = run(NETS)
     assert fresh < 100
     assert fourth < 100
-    # how much of a pass lies at the end of the heap, which glibc then gives back, differs from run to run
-    assert max(run(NETS, FASTADV_KEEP_PAGES="0")) > 500
-
-
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages.ctypes, "CDLL", lambda name: object())
-    monkeypatch.setattr(pages, "_told", [])
-    pages._mallopt.cache_clear()
-    assert not pages.keep_all_pages()
-    pages._mallopt.cache_clear()
-
-
-@pytest.mark.parametrize("answers", [(1, 1), (1, 0), (0, 1)])
-def test_the_c_library_is_told_once(answers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the numbers of glibc's malloc.h. Whether it took all of them holds from then on."""
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    told: list[tuple[int, int]] = []
-
-    def tell(*option: int) -> int:
-        told.append(option)
-        return answers[len(told) - 1]
-
-    monkeypatch.setattr(pages, "_told", [])
-    monkeypatch.setattr(pages, "_mallopt", lambda: tell)
-    for _ in range(2):
-        assert pages.keep_all_pages() == all(answers)
-        pages.keep_pages()
-    assert told == [(-4, 0), (-1, 2**31 - 1)][: len(told)]
-    assert len(told) == (2 if answers[0] else 1)
 
 
 @pytest.mark.parametrize(
