@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import fastadv as fa
-from fastadv._extras import EXTRAS
 from fastadv.cli import _doctor
-from fastadv.engine.cpu import onednn
 from fastadv.engine.rewrites import REWRITES
 from fastadv.ops.registration import library
-from fastadv.runs.card import extension_build, machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,31 +62,6 @@ def test_a_path_is_no_markup(fastadv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_rewrites_are_those_that_a_search_takes(examined, precision):
-    convolution = nn.Conv2d(64, 80, 3, padding=1)
-    net = nn.Sequential(convolution, nn.BatchNorm2d(80), nn.ELU(), nn.Flatten(), nn.Linear(1280, 99))
-    paths, taken = examined()["fast_paths"], fa.freeze(net.eval(), precision).search.form.rewriting.names
-    assert len(taken) > 4
-    assert paths["rewrites"][f"cpu {precision}"] == taken
-    assert {each.name for each in REWRITES} - set(taken) <= set(paths["not_taken"])
-
-
-@pytest.mark.slow
-def test_what_is_missing_is_named(fastadv, examined, monkeypatch):
-    monkeypatch.setattr(onednn, "available", lambda: False)
-    monkeypatch.setattr(_doctor, "op", lambda name: torch.ops.fastadv.linf_step.default)
-    found = examined()
-    paths = found["fast_paths"]
-    assert "a torch with oneDNN" in paths["not_taken"]["onednn"]
-    assert not {"winograd", "onednn"} & set(paths["rewrites"]["cpu fp32"])
-    assert (paths["direct_calls"], paths["onednn"]["bf16"]) == (False, False)
-    words = " ".join(fastadv("doctor --verbose").out.split())
-    for text in ("onednn available no", "direct_calls no", "onednn it needs"):
-        assert text in words
-
-
-@pytest.mark.slow
 def test_wrong_values_of_variables_are_told(examined, monkeypatch):
     class Extension:
         @staticmethod
@@ -123,11 +94,6 @@ def test_a_user_without_a_home(examined, refused, monkeypatch):
     refused("attack -m small_cnn --data mnist --radius 0.1", "expected a home folder for the cache, got none")
 
 
-def test_every_package_of_the_base_and_of_the_extras_is_listed():
-    extras = {{"PIL": "pillow"}.get(name, name) for name in EXTRAS}
-    assert {"torch", "numpy", "safetensors", "triton"} | extras == set(_doctor.PACKAGES)
-
-
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -144,16 +110,6 @@ def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
     assert not _doctor._cpu(advice := [])["extension"]
     assert told in advice[0]
     assert advice[0].endswith("run pip install again")
-
-
-def test_cards_say_what_built_the_extension(monkeypatch):
-    built = {"compiler": "g++ 1", "pybind11": "2", "libc": "glibc 3"}
-    monkeypatch.setitem(sys.modules, "fastadv._C", type("C", (), {"build": built}))
-    assert extension_build() == built
-    assert machine()["extension"] == "g++ 1, pybind11 2, glibc 3"
-    for older in (type("C", (), {}), None):
-        monkeypatch.setitem(sys.modules, "fastadv._C", older)
-        assert (extension_build(), machine()["extension"]) == (None, None)
 
 
 @pytest.mark.skipif(not hasattr(library.extension, "build"), reason="no extension")

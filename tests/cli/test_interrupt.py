@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import pytest
 
 import fastadv as fa
-from fastadv.cli import main
 from fastadv.cli._interrupt import stoppable
 from fastadv.cli._output import progress
 
@@ -111,25 +110,3 @@ def test_signals_that_the_caller_handles_are_left_alone(number):
         signal.raise_signal(number)
     signal.signal(number, usual)
     assert heard == [number]
-
-
-def test_other_exceptions_that_python_drops_are_reported(number, monkeypatch):
-    class Broken:
-        def __del__(self):
-            raise ValueError
-
-    dropped = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda given: dropped.append(given.exc_type))
-    with stoppable():
-        Broken()
-        finalizer(number)
-        Broken()
-    assert dropped == [ValueError, ValueError]
-
-
-def test_commands_run_in_any_thread(capsys):
-    codes = []
-    thread = threading.Thread(target=lambda: codes.append(main(["--version"])))
-    thread.start()
-    thread.join()
-    assert codes == [0]

@@ -1,10 +1,7 @@
 """What the commands print and write equals what the library's own calls give."""
 
-import ast
-import inspect
 import json
 import re
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +9,12 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli._attacks import AttackOptions, registry
+from fastadv.cli._attacks import registry
 from fastadv.cli._output import PIPE_WIDTH, print_table
-from fastadv.cli._panels import Panel
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
 from fastadv.runs.files import load_tensors
 from tests.cli.conftest import timeless
-from tests.cli.test_help import COMMANDS
 
 HEAD = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
 
@@ -40,11 +35,6 @@ def test_a_pipe_gets_prose_in_lines(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= PIPE_WIDTH
     assert sum(line.count("word") for line in lines) == 60
-
-
-def test_a_table_of_names_alone(capsys):
-    print_table("title", [["name"], ["pgd"]])
-    assert "pgd" in capsys.readouterr().out
 
 
 COUNT = 60
@@ -158,29 +148,6 @@ def test_construct_equals_the_library(fastadv, folder, net, trained, kind):
     assert torch.equal(made.y, own.y)
     torch.testing.assert_close(made.x, own.x, rtol=0, atol=1e-5)
     assert len(list((folder / "s").glob("*.safetensors"))) == 2
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_is_read_by_its_command(command):
-    command = inspect.unwrap(COMMANDS[command].callback)
-    read = read_in(command)
-    assert set(inspect.signature(command).parameters) <= read
-    for one in inspect.signature(command).parameters.values():
-        if isinstance(one.annotation, type) and issubclass(one.annotation, Panel):
-            modules = {inspect.getmodule(made) for made in (*one.annotation.__mro__[:-1], command)}
-            inside = read.union(*map(read_in, modules))
-            # `AttackOptions.given` goes through all of its fields
-            named = {each.name for each in fields(AttackOptions)} if "given" in inside else set()
-            assert {each.name for each in fields(one.annotation)} <= inside | named
-
-
-def read_in(source):
-    """The names and attributes that are read in a function or a module, also by `getattr`."""
-    tree = list(ast.walk(ast.parse(inspect.getsource(source))))
-    loaded = [node for node in tree if isinstance(getattr(node, "ctx", None), ast.Load)]
-    names = {node.id for node in loaded if isinstance(node, ast.Name)}
-    attributes = {node.attr for node in loaded if isinstance(node, ast.Attribute)}
-    return names | attributes | {node.value for node in tree if isinstance(node, ast.Constant)}
 
 
 def test_departures_name_attacks_and_rows_of_the_table_of_parity():

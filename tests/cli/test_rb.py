@@ -51,19 +51,6 @@ def test_evaluate_measures_the_entry_and_says_what_it_is_published_with(fastadv,
     assert told["measured"]["clean_accuracy"] == pytest.approx(right.float().mean().item())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "line",
-    [
-        f"attack {MODEL} -a pgd:steps=1 --radius 8/255",
-        f"train {MODEL} --recipe pgd:steps=1 --radius 8/255 --epochs 1",
-        f"construct robust {MODEL} --out sets/d --steps 1",
-    ],
-)
-def test_other_commands_take_it_too(fastadv, line):
-    fastadv(line)
-
-
 @pytest.mark.parametrize(
     ("line", "match"),
     [

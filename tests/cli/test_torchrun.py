@@ -1,9 +1,7 @@
 """Commands under torchrun: one voice, and the same result as of one process."""
 
 import json
-import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,10 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastadv.cli import _torchrun, main
-from fastadv.cli._interrupt import Interrupted
-from fastadv.cli._shared import Machine
-from fastadv.errors import InputError, LostProcessError
+from fastadv.cli import main
 from fastadv.runs.files import digest, load_tensors
 from fastadv.train import reports
 from tests.cli.conftest import timeless
@@ -103,37 +98,6 @@ def test_two_processes_construct_as_one_and_speak_once(fastadv, together):
     codes, _, err = together(f"{line} --steps 3 --out two")
     assert codes == [2, 1]
     assert err.count("another steps") == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "rank", "loud"),
-    [
-        (InputError("of this process"), 1, True),
-        (LostProcessError("of another"), 0, True),
-        (LostProcessError("of another"), 1, False),
-        (Interrupted("all are stopped"), 1, False),
-        (FloatingPointError("everywhere"), 1, False),
-    ],
-    ids=str,
-)
-def test_an_error_is_told_once(error, rank, loud, monkeypatch):
-    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(_torchrun.dist, "init_process_group", lambda backend, timeout: None)
-    left = []
-    monkeypatch.setattr(_torchrun.dist, "destroy_process_group", lambda: left.append(True))
-
-    @_torchrun.together
-    def command(machine):
-        raise error
-
-    with pytest.raises(Exception) as raised:
-        list(command(machine=Machine(device="cpu")))
-    assert logging.root.manager.disable == logging.NOTSET
-    assert left
-    assert (raised.value is error) == loud
-    if not loud:
-        assert raised.value.exit_code == (128 + signal.SIGINT if isinstance(error, Interrupted) else 1)
 
 
 KEPT = """

@@ -66,13 +66,6 @@ def test_a_recipe_with_steps_of_its_own_keeps_them():
     assert parse_recipe("smoothadv:sigma=0.5", RecipeOptions(**options, steps=3)).steps == 3
 
 
-def test_wrappers_and_norm():
-    recipe = parse_recipe("pgd", RecipeOptions(norm="l2", radius=0.5, awp=0.005))
-    assert isinstance(recipe, train.AWP)
-    assert recipe.gamma == 0.005
-    assert isinstance(recipe.recipe.threat, fa.L2)
-
-
 @pytest.mark.slow
 def test_a_run_with_a_wrapped_recipe(fastadv, folder):
     line = "train -m small_cnn -o width=2 --data digits -n 60 --recipe trades:beta=3,steps=1 --radius 0.1"
