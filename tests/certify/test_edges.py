@@ -1,7 +1,6 @@
 """Edges of certificates: where a mistake of one, or in the last digits, would go unseen."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from fastadv.certify.noise import Noise
 from fastadv.certify.sequential import lower_bound
 from fastadv.certify.smooth import Smoothed
 from fastadv.errors import InputError
-from fastadv.studies import smoothing
 from tests.certify.nets import SIGMA, halfspace, images
 
 
@@ -62,18 +60,6 @@ def test_logarithms_are_exact_enough():
     assert ratio(found) == pytest.approx(math.log(1 / alpha), abs=1e-4)
 
 
-def test_draws_and_notes_count_the_charge(monkeypatch):
-    model, data = halfspace(), images(4)
-    plain = smooth(model, data, SIGMA, n=4000, radii=[0.5])
-    monkeypatch.setattr(Noise, "charge", lambda self, elements: 0.05)
-    charged = smooth(model, data, SIGMA, n=4000, radii=[0.5])
-    far = plain.radius >= 0.5
-    assert 0 < far.sum() < 4
-    assert (charged.draws > plain.draws)[far].all()
-    (note,) = smooth(model, data, SIGMA, n=100, radii=[0.7], sequential=False).card["measured"]["notes"]
-    assert note.startswith("100 draws certify 0.596")  # without the charge 0.75
-
-
 def test_a_run_with_another_limit_is_refused(tmp_path):
     smooth(halfspace(), images(24), SIGMA, n=50, limit=20, run_dir=tmp_path)
     with pytest.raises(InputError, match="limit"):
@@ -87,12 +73,6 @@ def test_a_part_stands_for_its_own_images_alone(tmp_path):
     again = smooth(halfspace(), images(24), SIGMA, n=50, run_dir=tmp_path, resume=True)
     assert torch.equal(again.ids, torch.arange(24))
     assert torch.equal(again.radius, found.radius)
-
-
-def test_progress_ends_with_the_images():
-    calls = []
-    smooth(halfspace(), images(20), SIGMA, n=20, progress=lambda *told: calls.append(told))
-    assert [told[-2:] for told in calls][-2:] == [(16, 20), (20, 20)]
 
 
 @pytest.mark.parametrize("label", [-1, 2])
@@ -131,10 +111,3 @@ def test_an_audit_draws_what_was_certified(monkeypatch):
     seen.clear()
     assert all(each.stands for each in fa.certify.audit(found, [0, 3]))
     assert {(0, 30), (3, 30)} <= {each for several in seen for each in several}
-
-
-def test_a_study_of_fewer_images_than_it_compares(tmp_path):
-    digits = fa.data.load("digits", "test", limit=20)
-    tiny = replace(smoothing.TINY, recipes=("gaussian",), samples=3, compared=100, draws=50)
-    made = smoothing.run(tiny, digits, digits, tmp_path)["measured"]["comparison"]
-    assert (made["images"], made["decisions"]) == (3, 12)

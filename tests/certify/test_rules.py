@@ -4,7 +4,6 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -52,14 +51,6 @@ def test_every_element_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     audit(found, [0])
     assert set(seen) == {16}
     assert len(seen) >= 2
-
-
-def test_an_audit_is_of_the_same_noise() -> None:
-    x, y = images(4)
-    for more in ({"norm": fa.L1}, {"sound": False}):
-        given = (x * 0.9 + 0.04 if "sound" in more else x, y)
-        (one,) = audit(smooth(halfspace(), given, SIGMA, n=200, **more), [1])
-        assert one.hits[0] == one.hits[1]
 
 
 def test_predict_draws_noise_of_its_own() -> None:
@@ -171,15 +162,6 @@ def test_contradictions_are_measured_between_points_of_the_grid() -> None:
 
 
 @pytest.mark.slow
-def test_contradictions_of_l1_certificates_are_measured_in_l1() -> None:
-    model, (x, y) = halfspace(), images(12)
-    found, ids, away = smooth(model, (x, y), SIGMA, fa.L1, n=200), torch.arange(12), model.distance(x)
-    beyond = (x - 1.5 * (away[:, None] * NORMAL_VECTOR / 4).view_as(x)).float()  # 6 away in L1
-    assert contradictions(forged(found, 5 * away.abs()), x, beyond, ids, model=model).numel() == 0
-    assert contradictions(forged(found, 7 * away.abs()), x, beyond, ids, model=model).numel() >= 6
-
-
-@pytest.mark.slow
 def test_contradictions_are_decided_under_the_noise_of_the_certificate() -> None:
     def model(x: Tensor) -> Tensor:  # 1 where uniform noise never comes to
         far = (x - 128 / 255).abs().flatten(1).amax(1) > 0.88
@@ -193,62 +175,6 @@ def test_contradictions_are_decided_under_the_noise_of_the_certificate() -> None
     assert contradictions(gaussian, x, x, ids, model=model).tolist() == [0, 1]
 
 
-class Recorder:
-    """Two classes by the sum of the pixels; `drawn` tells the noisy copies that it was asked about."""
-
-    def __init__(self) -> None:
-        self.passes: list[Tensor] = []
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.passes.append(x.detach().flatten(1).clone())
-        return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
-
-    def drawn(self) -> set[tuple[float, ...]]:
-        copies = [tuple(row) for each in self.passes if len(each) > 1 for row in each.tolist()]
-        self.passes.clear()
-        return set(copies)
-
-
-ALIKE = images(1)[0].expand(3, 1, 4, 4), torch.zeros(3).long()  # told apart by their numbers alone
-
-
-@pytest.mark.slow
-def test_contradictions_draw_by_their_seed_and_the_number_of_the_image() -> None:
-    model = Recorder()
-    found = forged(smooth(model, ALIKE, SIGMA, n=20), 1.0)
-    model.drawn()
-
-    def drawn(*ids: int, seed: int = 0) -> set[tuple[float, ...]]:
-        x = ALIKE[0][: len(ids)]
-        contradictions(found, x, x, torch.tensor(ids), model=model, n=9, seed=seed)
-        return model.drawn()
-
-    alone = drawn(1)
-    assert len(alone) == 9
-    assert alone < drawn(2, 1)
-    assert not alone & (drawn(0) | drawn(2) | drawn(1, seed=1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"norm": fa.L1}, {"seed": 4}, {"n0": 3}, {"sigma": 0.25}], ids=str)
-def test_an_audit_draws_what_was_counted_for_the_image_and_nothing_else(more: dict[str, Any]) -> None:
-    model = Recorder()
-    found = smooth(model, ALIKE, **({"sigma": SIGMA, "n": 11, "sequential": False} | more))
-    chosen = 3 * found.card["config"]["n0"]  # copies that chose the classes
-    model.passes = [torch.cat([each for each in model.passes if len(each) > 1])[chosen:]]
-    counted, again = model.drawn(), []
-    for number in range(3):
-        (one,) = audit(found, [number])
-        again.append(model.drawn())
-        assert one.hits == (int(found.hits[number]),) * 2
-    assert set.union(*again) == counted
-    assert (len(counted), [len(each) for each in again]) == (33, [11] * 3)
-    wrong = replace(found, hits=found.hits - 1, radius=found.radius + 9)
-    (one,) = audit(wrong, [1], model=model, data=ALIKE)
-    assert not one.stands
-    assert one.hits == (int(found.hits[1]) - 1, int(found.hits[1]))
-
-
 def test_contradictions_are_sure_by_the_alpha_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = images(1)
     votes = torch.tensor([[35, 65]]).int()  # sure by 0.05, not by 1e-3
@@ -258,11 +184,3 @@ def test_contradictions_are_sure_by_the_alpha_of_the_certificate(monkeypatch: py
         with monkeypatch.context() as patch:
             patch.setattr(Smoothed, "votes", lambda *given: votes)
             assert len(contradictions(wrong, x, x, torch.arange(1), model=halfspace(), n=100)) == count
-
-
-@pytest.mark.slow
-def test_records_have_label_and_decision_by_their_names() -> None:
-    found = smooth(halfspace(), images(), SIGMA, n=50)
-    rows = found.to_dict()["certificates"]
-    assert [row["label"] for row in rows] == found.y.tolist()
-    assert [row["prediction"] for row in rows] == found.prediction.tolist() != found.y.tolist()

@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.certify import Certificates, audit, contradictions, predict, smooth
-from fastadv.certify.hiding import noise_of
 from fastadv.certify.noise import NORMAL
-from fastadv.certify.smooth import Smoothed
-from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
@@ -212,34 +209,6 @@ def test_a_run_goes_on_with_another_batch_size(tmp_path) -> None:
     again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, batch_size=4096)
     for name in ("ids", "hits", "draws", "failed"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
-
-
-def test_votes_that_fail_are_counted_over_all_looks() -> None:
-    x = torch.full((4, 1, 4, 4), 128 / 255)
-    found = smooth(Odd("NaN"), (x, torch.zeros(4, dtype=torch.long)), SIGMA, n=1000)
-    assert (found.draws > 16).all()
-    assert torch.equal(found.hits + found.failed, found.draws)
-
-
-def test_images_take_turns_and_their_votes_stay() -> None:
-    smoothed = Smoothed(prepare(halfspace(), freeze=False), noise_of(SIGMA, fa.L2), 5, 10, True)
-    levels, wanted = smoothed.levels(images(3)[0]), dict.fromkeys(range(3), 4)
-    seen, votes = list[int](), list[int]()
-    kept = []
-    for image, cast in smoothed.passes(levels, torch.arange(3), torch.zeros(3, dtype=torch.int64), wanted):
-        seen.append(image), votes.append(int(cast.sum())), kept.append(cast)
-        wanted[image] = 4 if seen.count(image) < 3 else 0
-    assert seen == [0, 1, 2] * 3
-    assert votes == [int(cast.sum()) for cast in kept] == [4] * 3 + [8] * 3 + [12] * 3
-
-
-@pytest.mark.parametrize(("norm", "sigma"), [(fa.L2, 0.5), (fa.L1, 0.5), (fa.L0, 0.8)])
-def test_the_number_of_copies_is_told_so_that_no_count_is_read(norm, sigma) -> None:
-    noise, two = noise_of(sigma, norm), torch.tensor([2, 3])
-    given = noise.levels(images(2)[0], True), two, two, two, noise.table.entries, 0, torch.float32
-    assert torch.equal(noise.copies(*given, total=5)[0], noise.copies(*given)[0])
-    with pytest.raises(RuntimeError, match="size"):  # a GPU does not look
-        noise.copies(*given, total=4)
 
 
 @pytest.mark.parametrize("kind", ["char", "float", "bool", "int"])

@@ -132,30 +132,6 @@ def test_far_from_zero_nothing_cancels():
     torch.testing.assert_close(shifted.std, plain.std, rtol=1e-6, atol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("search_copy")
-@pytest.mark.parametrize("attack", [PGD, None], ids=["attacked", "in closed form"])
-def test_features_are_those_of_the_model_as_given(attack):
-    """Its BatchNorm loses digits that a search copy, which folds it, keeps: the copy has other values."""
-    base = data(24, 2, (1, 2, 2))
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).eval()
-    base = fa.data.ImageSet((base.x * 64).round() / 64, base.y, 2, "brightness")
-    with torch.no_grad():
-        for weight in net[1].parameters():  # whose products add up to the same in any order
-            weight.mul_(64).round_().div_(64)
-        net[1].bias += 30
-        net[2].running_mean += 30
-        frozen = fa.freeze(net[:3])
-        frozen(base.x)
-        own, copied = net[:3](base.x).double(), frozen.search.once(base.x).double()
-    assert (own - copied).abs().max() > 1e-7
-    got = usefulness(net, base, fa.Linf(0.0), attack)
-    torch.testing.assert_close(got.mean, own.mean(0), rtol=0, atol=1e-12)
-    torch.testing.assert_close(got.std, own.std(0, correction=0), rtol=0, atol=1e-12)
-    if attack is not None:  # x is the whole ball, and has one value
-        torch.testing.assert_close(got.gamma, got.rho, rtol=0, atol=1e-12)
-
-
 def test_a_constant_feature_is_useless_and_has_no_gamma():
     base, net = data(), linear()
     with torch.no_grad():

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from tests.parity import models
 from tests.parity.case import Case
-from tests.parity.cases import cases_on
-from tests.parity.models import KEPT, NETS, Net, Quantized, problem, small
+from tests.parity.models import Net, Quantized, problem
 from tests.parity.peers import Peer, _peer, best_of
 from tests.parity.store import save, stored
 from tests.parity.toy import Threshold, X, Y, line, row
@@ -69,15 +68,6 @@ def test_a_peer_draws_from_generators_with_its_seed() -> None:
     assert [int(own.run(Threshold(), X, Y, inf, seed=seed)) for seed in (0, 5)] == [0, 5]
 
 
-def test_cases_have_names_of_their_own_and_are_the_same_on_all_nets_at_other_radii() -> None:
-    """The runs of a case on net after net count on it."""
-    by_net = [cases_on(net) for net in NETS]
-    assert all(len({case.name for case in cases}) == len(cases) for cases in by_net)
-    facts = [[(case.attack, case.norm, case.label) for case in cases] for cases in by_net]
-    assert all(fact == facts[0] for fact in facts)
-    assert {case.radius for case in cases_on("l2") if case.attack == "apgd"} == {0.15, 2.0, 10.0}
-
-
 def test_rows_come_back_from_the_file_and_a_new_one_replaces_its_like(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [row("b", inf, distances=[0.5, inf]), row("a", 0.5, 0.1)]
@@ -117,13 +107,6 @@ def test_of_a_net_kept_back_the_first_images_that_it_gets_right_are_attacked(
         _, x, y = problem("sp", count, Path(), Path())
         assert torch.equal(x, X[expected])
         assert torch.equal(y, Y[expected])
-
-
-@pytest.mark.parametrize("name", KEPT)
-def test_a_net_kept_back_is_of_low_confidence(name: str) -> None:
-    shape = (3, 32, 32) if NETS[name].dataset == "cifar10" else (1, 28, 28)
-    x = torch.rand(50, *shape, generator=torch.Generator().manual_seed(0))
-    assert 0.1 < small(name)(x).softmax(1).amax(1).mean() < 0.7
 
 
 def test_a_quantized_net_rounds_and_its_gradient_is_that_of_the_net() -> None:
