@@ -1,11 +1,9 @@
 """CUDA graphs: the sizes that share one, when one is captured, and which are released."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from functools import cache, partial
-from threading import Thread
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
-from weakref import ref
 
 import pytest
 import torch
@@ -85,60 +83,6 @@ def test_a_shape_is_captured_the_second_time(able, or_run, monkeypatch):
         with pytest.raises(RuntimeError, match="not allowed here"):
             replay(lambda: gpu.step)
     assert gpu.stream == "main"
-
-
-def test_all_captures_of_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = Gpu(able=True)
-    gpu.patch(monkeypatch)
-    for _ in range(3):
-        _graphs.capture(gpu.step)
-    assert gpu.streams == 1
-
-
-def test_one_thread_captures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    Gpu(able=True).patch(monkeypatch)
-    free: list[bool] = []
-
-    def step() -> None:
-        other = Thread(target=lambda: free.append(_graphs._capturing.acquire(blocking=False)))
-        other.start()
-        other.join()
-
-    _graphs.capture(step)
-    assert free == [False]
-
-
-def test_a_first_time_that_fails_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = Gpu(able=True)
-    gpu.patch(monkeypatch)
-    replay = Replay()
-    with pytest.raises(ZeroDivisionError):
-        replay(lambda: lambda: 1 / 0)  # type: ignore[arg-type,return-value]
-    replay(lambda: gpu.step)
-    assert gpu.done == ["run"]
-
-
-def test_a_step_is_not_held_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, made = Gpu(able=True), []
-    gpu.patch(monkeypatch)
-
-    def make() -> Callable[[], None]:
-        step = partial(gpu.step)
-        made.append(ref(step))
-        return step
-
-    replay = Replay()
-    for _ in range(3):
-        replay(make)
-        assert all(step() is None for step in made)
-    assert len(made) == 2
-
-
-def test_calls_alike_share_one() -> None:
-    kept: Kept[list[int]] = Kept()
-    assert kept.get("a", list) is kept.get("a", list)
-    assert kept.get("a", list) is not kept.get("b", list)
-    assert len(kept) == 2
 
 
 @pytest.mark.parametrize(

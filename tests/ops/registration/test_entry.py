@@ -1,8 +1,6 @@
 """Calls from Python go past the dispatcher only where it would do nothing but call the CPU kernel."""
 
-import importlib.util
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from fastadv import ops
 from fastadv._torch import compares_keys
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.registration import entry as entry_module
-from fastadv.ops.registration import library
 from fastadv.ops.registration.entry import entry
 from fastadv.ops.registration.library import extension
 
@@ -69,13 +66,6 @@ def test_which_arguments_go_past_the_dispatcher(kind, ways):
     call, said = ways
     call(*(PLAIN | OTHERS)[kind]())
     assert said == ["kernel" if kind in PLAIN else "dispatcher"]
-
-
-def test_where_no_graph_is_made(ways):
-    call, said = ways
-    with torch.no_grad():
-        call(torch.rand(2).requires_grad_(), nn.Parameter(torch.rand(2)))
-    assert said == ["kernel"]
 
 
 def test_an_inference_tensor(ways):
@@ -140,24 +130,6 @@ def test_a_trace_and_a_profile_hold_the_op():
     assert any(event.key == "fastadv::linf_step" for event in profiled.key_averages())
 
 
-def test_the_default_device_holds():
-    for device, default in (("cpu", "meta"), ("meta", "cpu")):
-        x = torch.rand(2, 3, device=device)
-        with torch.device(default):
-            assert ops.linf_step(x, x, x, 0.3, 0.1).device.type == device
-
-
-@pytest.mark.parametrize("mode", [torch.inference_mode, Watching])
-def test_an_import_inside_a_mode(mode):
-    spec = importlib.util.spec_from_file_location("imported_again", entry_module.__file__)
-    again = importlib.util.module_from_spec(spec)
-    with mode():
-        spec.loader.exec_module(again)
-        call = again.entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)
-        assert call(torch.rand(2)) == "dispatcher"
-    assert call(torch.rand(2)) == "kernel"
-
-
 @pytest.mark.parametrize("through", [False, True], ids=["past", "through"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
@@ -191,31 +163,3 @@ def test_all_that_an_op_writes_is_noticed(dtype):
 def test_the_way_past_can_be_closed(monkeypatch):
     monkeypatch.setenv("FASTADV_DIRECT", "0")
     assert entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)(torch.rand(2)) == "dispatcher"
-
-
-def test_tensors_of_a_gpu_go_to_its_own_kernel(monkeypatch):
-    """Which only those have whose keys are those of a dense tensor there."""
-    here, there = SimpleNamespace(is_cuda=False), SimpleNamespace(is_cuda=True)
-    monkeypatch.setattr(entry_module, "_dense_on_gpu", lambda: -7)
-
-    def called(first, keys, on_gpu="gpu"):
-        kernel = None if on_gpu is None else lambda *args: on_gpu
-        usual = lambda args, follows, dispatch_keys, dense: dense == keys  # noqa: E731
-        return entry(lambda *args: "dispatcher", lambda *args: "cpu", usual, kernel)(first, 0.5)
-
-    cpu = entry_module._DENSE
-    assert (called(there, -7), called(there, cpu)) == ("gpu", "dispatcher")
-    assert (called(here, cpu), called(here, -7)) == ("cpu", "dispatcher")
-    assert called(there, -7, on_gpu=None) == "dispatcher"
-
-
-def test_each_op_has_the_kernels_of_its_devices(monkeypatch):
-    given, cpu, cuda = [], lambda x: x + 1, lambda x: x + 2
-    monkeypatch.setattr(library, "entry", lambda op, *kernels: given.append(kernels))
-    monkeypatch.setattr(library, "_entries", {})
-    for name, kernels in {
-        "both": {library.ANYWHERE: abs, "CPU": cpu, "CUDA": cuda},
-        "one": {library.ANYWHERE: cpu},
-    }.items():
-        library._define(f"entry_test_{name}", "(Tensor x) -> Tensor", kernels)
-    assert given == [(cpu, extension.usual, cuda), (cpu, extension.usual, None)]
