@@ -1,7 +1,6 @@
 """Exact intervals, and those of the bootstrap: coverage, infinite ends, and draws from the seed."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -52,22 +51,6 @@ def test_ends_are_infinite_where_the_median_often_is():
     assert bootstrap(np.full(7, math.inf), median) == (math.inf, math.inf)
     low, high = bootstrap(np.array([1.0] * 99 + [math.inf]), median)
     assert (low, high) == (1.0, 1.0)
-
-
-@pytest.mark.slow
-def test_a_statistic_may_be_an_array():
-    rows = np.stack([VALUES, VALUES + 1], 1)
-    both = bootstrap(rows, lambda part: part.mean(0))
-    assert both.low.shape == both.high.shape == (2,)
-    assert both.low == pytest.approx([bootstrap(VALUES).low, bootstrap(VALUES).low + 1])
-    assert both.high - both.low == pytest.approx(2 * [bootstrap(VALUES).high - bootstrap(VALUES).low])
-
-
-def test_more_samples_than_are_drawn_at_once(monkeypatch):
-    whole = bootstrap(VALUES, resamples=30)
-    for block in (1000, 3):
-        monkeypatch.setattr(sys.modules["fastadv.intervals"], "BLOCK", block)
-        assert bootstrap(VALUES, resamples=30) == whole
 
 
 def test_draws_follow_from_the_seed_and_are_fresh_in_every_resample():

@@ -70,14 +70,3 @@ def test_last_bits_differ_forward_and_backward(elsewhere, name):
         # each of two orders rounds up to TERMS partial sums, of numbers up to 1, by half of eps
         torch.testing.assert_close(one, other, rtol=0, atol=TERMS**2 * torch.finfo(torch.float32).eps)
         assert one.stride() == other.stride()
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_what_is_exact_stays_exact(elsewhere, dtype):
-    whole = (wave(5, 64) * 4).round().to(dtype)
-    weight = (wave(8, 64) * 2).round().to(dtype)
-    chosen = torch.eye(64)[[3, 60, 7]].to(dtype)
-    here = linear(whole, weight), linear(wave(5, 64).to(dtype), chosen)
-    elsewhere(3)
-    assert torch.equal(linear(whole, weight), here[0])
-    assert torch.equal(linear(wave(5, 64).to(dtype), chosen), here[1])

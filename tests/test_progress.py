@@ -60,7 +60,7 @@ def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.C
 def test_autoattack_says_what_each_component_leaves(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = DATA[0], DATA[1].clone()
     y[0] = (y[0] + 1) % 10  # wrong without an attack
-    out = fa.attacks.autoattack(MODEL, x, y, BALL, version=["apgd-ce", "square"], progress=True)
+    out = fa.attacks.autoattack(MODEL, x, y, BALL, version=["apgd-ce", "apgd-dlr"], progress=True)
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == "clean: accuracy 91.7% (11 of 12 left)"
     left = 11

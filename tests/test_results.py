@@ -5,6 +5,7 @@ import copy
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from tests.engine.nets import convnet, images
 
 MODEL, (X, Y), BALL, CPU = convnet().eval(), images(), fa.Linf(0.1), {"device": "cpu"}
 SET, PAIRS = DataLoader(TensorDataset(X, Y), 4), [*zip(X, Y.tolist(), strict=True)]
+QUICK = partial(fa.attacks.autoattack, threat=BALL, version="quick")
 CALLS: dict[str, Any] = {
     "pgd": lambda: fa.attacks.pgd(lambda x: MODEL(x.round()), X, Y, fa.L2(torch.arange(6.0, **CPU), (-1, 2))),
     "fmn": lambda: fa.attacks.fmn(fa.freeze(MODEL), X, Y, fa.L0(5)),
     "minimum_norm": lambda: fa.attacks.minimum_norm(MODEL, X, Y, fa.L1(torch.inf), steps=30),
     "autoattack": lambda: fa.attacks.autoattack(MODEL, X, Y, BALL, version="quick"),
     "distal": lambda: fa.attacks.distal(MODEL, Y, (2, 8, 8), steps=2),
-    "tensors": lambda: fa.evaluate(MODEL, (X, Y), "autoattack", threat=BALL, keep_samples=True, draws=2),
-    "loader": lambda: fa.evaluate(MODEL, SET, ["fgsm", "square"], threat=BALL),
+    "tensors": lambda: fa.evaluate(MODEL, (X, Y), {"auto": QUICK}, keep_samples=True, draws=2),
+    "loader": lambda: fa.evaluate(MODEL, SET, ["fgsm", "pgd"], threat=BALL),
     "indicators": lambda: fa.attacks.indicators(MODEL, X, Y, BALL),
     "certificates": lambda: fa.certify.smooth(MODEL, (X, Y), 0.25, n=20, sound=False),
 }

@@ -8,7 +8,6 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.ops._rows import ORDERS
 from fastadv.threat import THREATS
 
 KINDS = list(THREATS.values())
@@ -169,15 +168,6 @@ def test_seed_draw_and_ids_decide_the_start(kind):
     assert not torch.equal(z[0], z[1])
 
 
-@pytest.mark.parametrize("kind", [fa.L2, fa.L1])
-def test_a_uniform_length_and_its_direction_are_drawn_apart(kind):
-    x, wide = torch.zeros(2000, 6), kind(1.0, (-9.0, 9.0))
-    away = wide.random_start(x, 3, length="uniform")
-    share = wide.distance(away, x)[:, None]
-    alike = torch.cat([share, away / share, (away / share).abs()], 1).T.corrcoef()[0, 1:]
-    assert alike.abs().max() < 0.1  # 4.5 standard deviations of the correlation of what is independent
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [fa.L2, fa.L1])
 @pytest.mark.parametrize("shape", [(1,), (3, 32, 32)])
@@ -220,19 +210,6 @@ def test_a_start_in_an_infinite_ball_is_refused_where_one_sample_has_one():
     assert threat.resized(torch.ones(3)).finite
 
 
-def test_a_box_is_covered_by_the_ball_of_some_sample():
-    x = torch.rand(2, 3)
-    covered = [fa.Linf(torch.tensor([0.1, radius])).covers(x) for radius in (0.9, 1.0, INF)]
-    assert covered == [False, True, False]
-
-
-def test_the_registry_names_every_norm_once():
-    assert {name: THREATS[name].order for name in ORDERS} == ORDERS, "what kernels know by name"
-    assert [kind.norm for kind in THREATS.values()] == list(THREATS)
-    assert len({kind.symbol for kind in THREATS.values()}) == len(THREATS)
-    assert all(getattr(fa, kind.__name__) is kind for kind in THREATS.values()), "export it from fastadv"
-
-
 @dataclass(frozen=True, eq=False)
 class Masked(fa.L2):
     mask: torch.Tensor | None = None
@@ -262,16 +239,6 @@ def test_the_description_is_that_of_the_card():
     assert fa.Linf(0.1, (-1, 1)).describe() == linf
     radii = [threat.describe()["radius"] for threat in (fa.L0(3), fa.L2(INF), fa.L2(torch.tensor(0.5)))]
     assert radii == [3.0, "inf", 0.5]
-
-
-def test_default_step_sizes():
-    assert fa.Linf(0.3).default_step_size(10, 2.5) == pytest.approx(0.075)
-    assert fa.L2(0.5).default_step_size(4) == 0.125
-    assert fa.L1(12.0).default_step_size(0, 2.5) == 30.0
-    assert fa.L1(torch.tensor([1.0, 4.0])).default_step_size(8, 2.0).tolist() == [0.25, 1.0]
-    assert fa.L0(2).default_step_size(7, 2.5) == 1.0
-    assert fa.L0(50).default_step_size(10, 2.5) == 13.0
-    assert fa.L0(torch.tensor([2.0, 50.0])).default_step_size(10, 2.5).tolist() == [1.0, 13.0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
