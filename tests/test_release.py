@@ -86,18 +86,6 @@ def test_readme_has_absolute_addresses_in_the_metadata(monkeypatch):
     assert {"version", "readme"} == {*NAMED["dynamic"]}
 
 
-def test_the_classifiers_name_the_pythons_of_the_wheels():
-    built = {name.removeprefix("cp3").removesuffix("-*") for name in PROJECT["tool"]["cibuildwheel"]["build"]}
-    classified = re.findall(r"Python :: 3\.(\d+)", "\n".join(NAMED["classifiers"]))
-    assert classified == sorted(built)
-
-
-def test_the_workflows_try_the_oldest_python_and_pin_their_actions():
-    text = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
-    assert f'python: ["{NAMED["requires-python"].removeprefix(">=")}"' in text
-    assert all(re.search(r"@[0-9a-f]{40}$", action) for action in re.findall(r"uses: (\S+)", text))
-
-
 def beside(torch, code, folder, *arguments):
     """Run the code beside that torch, and return the error."""
     (folder / "torch.py").write_text(torch)

@@ -116,16 +116,6 @@ def test_seeds_for_purposes_are_all_different():
     assert float((many.double().mean(0) - 0.5).abs().max()) < 5 * 0.5 / 2000**0.5
 
 
-def test_permutations_are_fresh_for_each_key(monkeypatch):
-    base = rng.permutation(100, 4)
-    assert not torch.equal(rng.permutation(100, 5), base)
-    assert not torch.equal(rng.permutation(100, 4, draw=1), base)
-    monkeypatch.setattr(rng, "_BLOCK", 50)
-    assert torch.equal(rng.permutation(100, 4).sort().values, torch.arange(100))
-    halves = rng.permutation(100, 4).argsort()
-    assert not torch.equal(halves[:50].argsort(), halves[50:].argsort())
-
-
 SEEDS = [-1, 2**63, None, 1.0, "1", True]
 DRAWS = [rng.bits, rng.uniform, rng.normal]
 

@@ -24,7 +24,6 @@ from .contract.conftest import shortened, spied
 from .nets import images, labeled, labels, linear, mlp, threat
 
 pytestmark = pytest.mark.slow
-NORMS = ["linf", "l2", "l1"]
 # of each component at most: these nets need few
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "pdpgd": {"steps": 20}, "square": {"queries": 100}}
 
@@ -139,12 +138,6 @@ def test_strong_is_standard_and_more_on_what_that_left(monkeypatch: pytest.Monke
     assert len(autoattack(mlp(4), x[:0], y[:0], Linf(1.0), version="strong").by) == 0
 
 
-@pytest.mark.parametrize(("passes", "given"), [(20, {}), (3, {"eot": 3})])
-def test_rand_averages_twenty_passes_unless_told_how_many(passes: int, given: dict[str, int]) -> None:
-    out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand", **given)
-    assert out.costs["apgd-ce-sharp"].backwards == passes * 10 * len(x)
-
-
 def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypatch: Any) -> None:
     calls = spied(monkeypatch, *ATTACKS)
     mask, criterion = torch.ones(4, 4, dtype=torch.bool), OutsideTopK(2)
@@ -226,17 +219,6 @@ def test_square_is_no_flag_where_gradients_break_the_same(version: Any) -> None:
     table = evaluate(model, ImageSet(x, y, 5, "noise"), {"autoattack": attack}, batch_size=6)
     assert not [flag for flag in table["autoattack"].flags if flag.startswith("square")]
     assert "square" not in table.indicators.flagged
-
-
-NAMED = ["apgd-ce", "apgd-t", "fab-t", "square"]
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_the_list_of_its_components_is_the_standard_version(norm: str) -> None:
-    listed, _, _ = run(mlp(5), threat(norm), version=NAMED)
-    whole, _, _ = run(mlp(5), threat(norm))
-    assert torch.equal(listed.x_adv, whole.x_adv)
-    assert (listed.by, listed.forwards) == (whole.by, whole.forwards)
 
 
 def test_what_a_norm_or_a_criterion_lacks_is_not_to_be_named() -> None:

@@ -1,10 +1,7 @@
 """Gradient attacks ascend "ce_sharp" unless told otherwise; what stands for a paper ascends "ce", by name."""
 
-import ast
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +10,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import losses
-from fastadv.adapters.meaning import MEANING
 from fastadv.attacks import apgd, bim, fgsm, last_iterate, mim, pgd
-from fastadv.studies.schott2018.plan import METHODS, Cell
-from fastadv.studies.study import Settings
 
 from .nets import images, seed_cpu
 
 SHARP = {attack.__name__: attack for attack in (pgd, bim, mim, fgsm, apgd)}
-PACKAGE = Path(fa.__file__).parent
 
 
 def scaled(net: nn.Module, scale: float) -> Callable[[Tensor], Tensor]:
@@ -89,31 +82,3 @@ def test_training_and_sets_ascend_cross_entropy(ascended: set[str]) -> None:
     fa.data.construct.random_target(model.eval(), data, threat=fa.L2(0.5), steps=2)
     assert ascended - {"own"} == {"ce"}
     assert signature(last_iterate).parameters["loss"].default == "ce"
-
-
-def unnamed(folder: Path) -> Iterator[str]:
-    """Where one of the five is called, or bound by `partial`, without a loss."""
-    for path in sorted(folder.rglob("*.py")):
-        for call in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(call, ast.Call):
-                continue
-            bound = call.args[:1] if isinstance(call.func, ast.Name) else []
-            names = {part.attr for part in (call.func, *bound) if isinstance(part, ast.Attribute)}
-            if names & {*SHARP} and "loss" not in {keyword.arg for keyword in call.keywords}:
-                yield f"{path.name}: {ast.unparse(call)}"
-
-
-def test_studies_name_their_loss() -> None:
-    found = list(unnamed(PACKAGE / "studies"))
-    assert [line for line in found if not line.startswith("features.py")] == []  # which gives its own
-    assert {one.keywords["loss"] for one in Settings().attacks().values()} == {"ce"}
-    methods = [Cell("cnn", method) for method in METHODS if method.attack in SHARP]
-    assert len(methods) >= 8
-    assert {cell.arguments["loss"] for cell in methods} == {"ce"}
-
-
-def test_the_adapter_ascends_what_its_package_does() -> None:
-    made: list[Any] = [make() for make in MEANING.values()]
-    seen = [one for one in made if isinstance(one, partial) and one.func in SHARP.values()]
-    assert len(seen) >= 9
-    assert {one.keywords["loss"] for one in seen if one.keywords.get("loss") != "dlr-targeted"} == {"ce"}

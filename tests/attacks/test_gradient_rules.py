@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.attacks import ATTACKS, apgd, fgsm, mim, pgd, square
+from fastadv.attacks import ATTACKS, fgsm, mim, pgd, square
 from fastadv.attacks.core import GradientCommon, GradientRule, Search, run, takes_common
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
-from tests import recorded
 
 from .nets import Case, Counted, images, labels, mlp, threat
 
@@ -105,44 +104,6 @@ def test_passes_are_counted(rules: Any, forwards: int, backwards: int) -> None:
     twice = mim(model, x, y, Linf(0.1), steps=4, eot=2, **options)
     assert twice.backwards == 2 * out.backwards
     torch.testing.assert_close(twice.x_adv, out.x_adv)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [mim, pgd])
-def test_samples_leave_and_batches_do_not_matter(method: Any) -> None:
-    model, x, y = scene(size=12)
-    options: dict[str, Any] = {"gradient": ALL, "seed": 3, "steps": 6, "restarts": 2}
-    state = torch.get_rng_state()
-    whole = method(model, x, y, Linf(0.06), **options)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert 0 < whole.success.sum() < 12
-    parts = [
-        method(model, x[i : i + 5], y[i : i + 5], Linf(0.06), ids=torch.arange(12)[i : i + 5], **options)
-        for i in range(0, 12, 5)
-    ]
-    torch.testing.assert_close(torch.cat([part.x_adv for part in parts]), whole.x_adv)
-    # each call passes two rows alone where samples end at an earlier point
-    assert sum(part.forwards for part in parts) - whole.forwards in range(2 * len(parts))
-    other = method(model, x, y, Linf(0.06), **{**options, "seed": 4})
-    assert (other.x_adv != whole.x_adv).any()
-
-
-@pytest.mark.slow
-def test_runs_side_by_side_draw_as_runs_one_by_one() -> None:
-    model, x, y = scene(size=40)  # of which no two copies fit into a full batch on the CPU
-    options: dict[str, Any] = {
-        "steps": 3, "loss": "dlr-targeted", "classes": 2, "stop_early": False, "gradient": (ALL[0], ALL[2]),
-    }  # fmt: skip
-    whole = apgd(model, x, y, Linf(0.05), **options)
-    part = apgd(model, x[:3], y[:3], Linf(0.05), **options)
-    torch.testing.assert_close(part.x_adv, whole.x_adv[:3])
-
-
-def test_steps_of_a_rule_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured = recorded.as_on_a_gpu(monkeypatch)
-    model, x, y = scene()
-    mim(model, x, y, Linf(0.03), steps=12, stop_early=False, gradient=ALL)
-    assert not captured
 
 
 class Times(GradientRule):

@@ -1,18 +1,15 @@
 """Square Attack: its squares, its schedule, and that it asks for logits alone."""
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastadv import rng
 from fastadv.attacks import sparse_rs, square
 from fastadv.attacks.square import _share, two_bumps
 from fastadv.threat import L0, THREATS, Linf
 
-from .nets import images
 from .watched import firm
 
 NORMS = ["linf", "l2", "l1"]
@@ -128,22 +125,3 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
             assert (a != b).flatten(1).any(1).all()
     for point in base:
         assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
-
-
-def test_words_drawn_ahead_are_those_of_each_query_and_not_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images that are one long row need a word for each pixel at first."""
-    drawn: list[int] = []
-    bits = rng.bits
-
-    def watched(*args: Any) -> Tensor:
-        drawn.append(bits(*args).numel())
-        return bits(*args)
-
-    monkeypatch.setattr(rng, "bits", watched)
-    model, _ = firm()
-    x = images(2, (700,))
-    ahead = square(model, x, torch.zeros(2).long(), Linf(0.1), queries=70)
-    assert max(drawn) <= 2 * 1024
-    assert len(drawn) == 4
-    monkeypatch.setattr(sys.modules[square.__module__], "AHEAD", 1)
-    assert torch.equal(square(model, x, torch.zeros(2).long(), Linf(0.1), queries=70).x_adv, ahead.x_adv)

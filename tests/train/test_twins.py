@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import Plain
 from fastadv.engine.freeze import follow
-from fastadv.errors import InputError
 from fastadv.train import (
     AWP,
     SCORE,
@@ -286,10 +285,3 @@ def test_a_run_takes_its_steps_from_graphs(monkeypatch: pytest.MonkeyPatch) -> N
         losses.append(report.loss)
     assert captured
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
-
-
-def test_graphs_need_a_gpu() -> None:
-    with pytest.raises(InputError, match="cuda_graph: expected a model on a CUDA device, got cpu"):
-        fit(Net(), images(), RECIPES[0], epochs=1, execution=Execution(cuda_graph=True))
-    with pytest.raises(InputError, match="cuda_graph: expected True or False, got 1"):
-        Execution(cuda_graph=1)  # type: ignore[arg-type]

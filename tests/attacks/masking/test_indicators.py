@@ -16,7 +16,6 @@ from fastadv.attacks.core.problem import problem
 from fastadv.attacks.masking import Evidence, choose, look, probes
 from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.attacks.methods.flags import SIGNS
-from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened
@@ -49,14 +48,6 @@ def told(*given: Evidence, count: int = 10) -> Indicators:
 
 def marked(*places: int) -> Tensor:
     return torch.zeros(10, dtype=torch.bool).index_fill_(0, torch.tensor(places), True)
-
-
-def test_what_the_results_say_is_counted_over_all_samples() -> None:
-    rises = torch.tensor([1.0, 1.0, 0.5, torch.nan, 0, 0, 0, 0, 0, 0])
-    values = told(evidence([0], unmoved=marked(8), unfinished=rises)).values
-    # sample 0 is broken, and nothing is known of sample 3
-    assert values == pytest.approx({"zero_gradient": 0.1, "incomplete": 0.15})
-    assert told(evidence([]), evidence([], unmoved=marked(1, 2, 3))).values["zero_gradient"] == 0.3
 
 
 def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
@@ -135,34 +126,6 @@ def test_results_count_as_far_as_they_are_of_this_threat() -> None:
     for foreign in (other, targeted, pgd(model, x, y, fa.Linf(0.01, box=(0.0, 2.0)), steps=2)):
         with pytest.raises(InputError, match="results: expected one of an attack in linf and this box"):
             indicators(model, x, y, small, results={"foreign": foreign})
-
-
-def test_what_was_broken_farther_away_counts_neither_as_broken_nor_as_found_by_square() -> None:
-    distance = torch.tensor([0.05, 0.08, 0.09, torch.inf]).repeat_interleave(torch.tensor([1, 1, 1, 7]))
-    wide = evidence([0, 1, 2], blind=marked(0, 1, 2), gradient=False, threat=fa.Linf(0.3))
-    found = wide.within(THREAT, distance)
-    assert found is not None
-    assert found.broken.tolist() == found.blind.tolist() == marked(0, 1).tolist()
-    assert told(evidence([]), found).values["square"] == pytest.approx(0.2)
-    for radius in (0.05, 0.3):  # nor is a rise in a smaller ball one in this
-        assert evidence([], threat=fa.Linf(radius)).within(THREAT, distance).unfinished.isnan().all()
-
-
-def test_attacks_tell_how_far_they_came_and_in_which_threat() -> None:
-    model, x, y = case()
-    out = pgd(model, x, y, THREAT, steps=100, step_size=1e-4, random_start=False, loss="ce")
-    held = out.status == Status.HELD
-    assert held.any()
-    assert torch.allclose(out.unfinished[held], torch.tensor(0.1, dtype=torch.float64), atol=0.02)
-    assert pgd(model, x, y, THREAT, steps=100, loss="ce").unfinished[held].mean() < 0.01
-    assert out.threat is not None
-    assert out.threat.radius == 0.08
-    assert pgd(model, x, y, THREAT, steps=2, targets=(y + 1) % 3).threat is None
-    assert square(model, x, y, THREAT, queries=5).unfinished.isnan().all()
-    # one that was stopped early is in doubt, whatever the model
-    found = indicators(model, x, y, THREAT, results={"pgd": out}, share=None)
-    assert found.flagged[:1] == ("incomplete",)
-    assert found.verdict.startswith("Do not trust: incomplete")
 
 
 def test_an_ordinary_net_is_clean_and_the_table_says_all() -> None:
@@ -360,15 +323,3 @@ def test_a_warning_of_autoattack_counts_for_few_samples_too() -> None:
     assert out.indicators.values["zero_gradient"] == 1
     assert out.indicators.flagged[:1] == ("zero_gradient",)
     assert float(Evidence.of(out).unmoved.sum()) == 1
-
-
-def test_of_attacks_that_break_as_many_the_one_without_soft_logits_counts() -> None:
-    rises = torch.ones(10)
-    soft, sure = (evidence([0], soft=each, unfinished=rises) for each in (True, False))
-    assert told(soft).unseen["incomplete"] == SOFT_LOGITS
-    for pair in ((soft, sure), (sure, soft)):
-        assert told(*pair).values["incomplete"] == pytest.approx(0.9)
-    # what an attack breaks without a gradient does not count
-    blind = evidence([0, 1, 2], blind=marked(0, 1, 2), unfinished=rises)
-    more = evidence([0, 1], soft=True, unfinished=rises)
-    assert told(more, blind).unseen["incomplete"] == SOFT_LOGITS

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.attacks import masked_modules
-from fastadv.attacks.methods.masked_modules import masked_within
-from fastadv.errors import InputError
 from tests.defenses import AT_INPUT, Binarize, Buckets, Defended, Detach, KWinners, MeanSparse, Quantize
 from tests.engine.planted import Changed
 
@@ -218,26 +216,6 @@ def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> Non
     ]
 
 
-def test_each_pass_of_a_part_counts_once() -> None:
-    """Also where the module around it is asked."""
-    calls: list[int] = []
-    back: list[int] = []
-
-    class Counted(Detach):
-        def forward(self, x: Tensor) -> Tensor:
-            calls.append(len(x))
-            return super().forward(x)
-
-    def note(gradient: Tensor) -> Tensor:
-        back.append(len(gradient))
-        return gradient
-
-    frozen = fa.freeze(Around(Counted(), lambda x, part: Changed.apply(x.flatten(1)[:, :3], note)))
-    assert masked_within(frozen, X, 1000) == ()
-    assert (frozen.forwards, frozen.backwards) == (sum(calls), sum(back))
-    assert back
-
-
 def test_nothing_is_left_behind() -> None:
     model = Defended(net(), before=Quantize()).train()
     before = copy.deepcopy([model.state_dict(), {name: vars(part) for name, part in model.named_modules()}])
@@ -255,19 +233,6 @@ def test_nothing_is_left_behind() -> None:
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
-
-
-@pytest.mark.parametrize(
-    "x", [X[:0], X.long(), [X], torch.tensor(1.0)], ids=["none", "ints", "list", "number"]
-)
-def test_what_is_no_batch_is_refused(x: Any) -> None:
-    with pytest.raises(InputError, match=r"masked_modules: expected at least one sample \[B, ...\]"):
-        masked_modules(net(), x)
-
-
-def test_a_function_is_refused() -> None:
-    with pytest.raises(InputError, match="got function; make the function a module"):
-        masked_modules(lambda x: x, X)
 
 
 def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:

@@ -203,22 +203,3 @@ def test_nothing_is_left_behind(at: int) -> None:
     assert functions == (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-
-
-def test_another_profiler_goes_on() -> None:
-    def profile(frame: object, event: str, argument: object) -> None:
-        pass
-
-    sys.setprofile(profile)
-    try:
-        assert not symptoms(freeze(Changed(lambda x: optimizing("autograd.grad", x))), X).optimizes
-        left = sys.getprofile()
-    finally:
-        sys.setprofile(None)
-    assert left is profile
-
-
-def test_calls_are_counted() -> None:
-    frozen = Plain(net(), eot=3)
-    symptoms(frozen, X)
-    assert (frozen.forwards, frozen.backwards) == (6 * (6 + 2 * 3), 6 * 2 * 3)
