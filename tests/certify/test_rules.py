@@ -184,3 +184,39 @@ def test_contradictions_are_sure_by_the_alpha_of_the_certificate(monkeypatch: py
         with monkeypatch.context() as patch:
             patch.setattr(Smoothed, "votes", lambda *given: votes)
             assert len(contradictions(wrong, x, x, torch.arange(1), model=halfspace(), n=100)) == count
+
+
+class Recorder:
+    """Two classes by the sum of the pixels; `drawn` tells the noisy copies that it was asked about."""
+
+    def __init__(self) -> None:
+        self.passes: list[Tensor] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.passes.append(x.detach().flatten(1).clone())
+        return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
+
+    def drawn(self) -> set[tuple[float, ...]]:
+        copies = [tuple(row) for each in self.passes if len(each) > 1 for row in each.tolist()]
+        self.passes.clear()
+        return set(copies)
+
+
+ALIKE = images(1)[0].expand(3, 1, 4, 4), torch.zeros(3).long()  # told apart by their numbers alone
+
+
+@pytest.mark.slow
+def test_contradictions_draw_by_their_seed_and_the_number_of_the_image() -> None:
+    model = Recorder()
+    found = forged(smooth(model, ALIKE, SIGMA, n=20), 1.0)
+    model.drawn()
+
+    def drawn(*ids: int, seed: int = 0) -> set[tuple[float, ...]]:
+        x = ALIKE[0][: len(ids)]
+        contradictions(found, x, x, torch.tensor(ids), model=model, n=9, seed=seed)
+        return model.drawn()
+
+    alone = drawn(1)
+    assert len(alone) == 9
+    assert alone < drawn(2, 1)
+    assert not alone & (drawn(0) | drawn(2) | drawn(1, seed=1))

@@ -48,15 +48,63 @@ def test_nearest_where_the_product_form_holds_no_digit():
     nearest(x, torch.cat([prototypes, prototypes]), torch.zeros(300))
 
 
-def test_nearest_where_every_rounding_goes_one_way():
-    """The last prototype is x itself; its products, 2^-28, round away beside a sum of 1."""
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.0, 1e6])
+def test_bounds_hold_where_every_rounding_goes_one_way(scale):
+    """p = -x: each block's sum is half an ulp of the running sum, which rounds it away."""
     x = torch.full((1, 1024), 2.0**-14)
     x[0, 0] = 1.0
-    prototypes = torch.full((140, 1024), 9.0)
-    prototypes[0] = x
-    prototypes[0, 0] -= 2.0**-9
-    prototypes[139] = x
-    nearest(x, prototypes, torch.zeros(140))
+    prototypes, bias = -x.repeat(80, 1), torch.full((80,), scale)
+    low, high = bounds(x, prototypes, bias)
+    exact = (x.double() - prototypes.double()).square().sum(1) + bias.double()
+    tiles = torch.stack([exact[:64].min(), exact[64:].min()])
+    assert bool((low[0, 0].double() <= tiles).all())
+    assert bool((high[0, 0].double() >= tiles).all())
+    assert bool((high - low <= 1e-3 + 3e-4 * scale).all()), "bounds so wide leave nothing out"
+
+
+def test_bounds_cover_the_roundings_after_the_product():
+    """With one column the product rounds once; the sums of the squares and the bias add the other errors."""
+    draw = torch.Generator().manual_seed(0)
+    x, p = torch.full((1, 1), -0.7), torch.rand(4096, 1, generator=draw)
+    bias = torch.rand(4096, generator=draw)
+    exact = (x.double() - p.double()).square().sum(1) + bias.double()
+    rounded = (x * x + p * p)[:, 0] + bias - 2 * (x * p)[:, 0]
+    worst = ((rounded - exact).abs() / ((x * x + p * p)[:, 0] + bias)).topk(8).indices
+    prototypes, biases = torch.full((8, 64, 1), 9.0), torch.zeros(8, 64)
+    prototypes[:, 0], biases[:, 0] = p[worst], bias[worst]  # one near prototype in each tile
+    low, high = bounds(x, prototypes.flatten(0, 1), biases.flatten())
+    assert bool((low[0, 0].double() <= exact[worst]).all())
+    assert bool((high[0, 0].double() >= exact[worst]).all())
+
+
+@pytest.mark.parametrize("cols", [1, 16, 1024, 100_000])
+def test_the_margin_covers_sums_one_term_at_a_time(cols):
+    """The worst order of adding: each term after the first is half an ulp of the sum and rounds away."""
+    from fastadv.ops.triton.nearest_prototype import slack
+
+    lost = (cols - 1) * 2.0**-24  # of ||x||^2, of ||p||^2 and of x.p alike, where p = -x
+    computed, exact = 4.0, 4.0 * (1 + lost)
+    margin = slack(cols) * 2.0  # of the computed magnitudes
+    assert computed + margin >= exact
+    assert margin <= 2.1 * (exact - computed) + 2e-5
+
+
+def bounds(x, prototypes, bias):
+    """(low, high) [1, 1, tiles] of one image and class, as the launcher has them computed."""
+    from fastadv.ops.triton import nearest_prototype as module
+    from fastadv.ops.triton._common import start
+
+    x, prototypes, bias = (t.to(DEVICE) for t in (x, prototypes, bias))
+    count, cols = prototypes.shape
+    tiles = -(-count // module.PROTOTYPES)
+    low, high = (torch.empty(1, 1, tiles, device=DEVICE) for _ in range(2))
+    start(
+        module.bounds_kernel, tiles, low, high, x, prototypes, bias, 1, count, cols, count * cols, count,
+        module.slack(cols), IMAGES=16, PROTOTYPES=module.PROTOTYPES, BLOCK=16, num_warps=4,
+        enable_fp_fusion=True,
+    )  # fmt: skip
+    return low.cpu(), high.cpu()
 
 
 def problem(batch=3, layers=((3, 4, 2, 1), (4, 2, 3, 2)), classes=2):

@@ -68,6 +68,15 @@ def test_a_start_outside_the_box_leaves_black_pixels_between():
         FastTraining(fa.L0(3), clamp_start=False)
 
 
+@pytest.mark.parametrize("threat", [fa.L1(1.0), fa.L2(0.5)], ids=["l1", "l2"])
+def test_starts_are_of_every_length_in_l2_and_l1(threat):
+    x, y, ids = batch()
+    model = warm_net()
+    made = FastTraining(threat, step_size=1e-6).craft(model, x, y, ids=ids, seed=SEED)
+    start = threat.random_start(x, seed=SEED, ids=ids, length="uniform")
+    torch.testing.assert_close(made, start, rtol=0, atol=3e-6)
+
+
 def test_statistics_of_both():
     """After the pass of x_adv, running statistics see one of x, which changes neither loss nor gradient."""
     x, y, ids = batch()
