@@ -321,6 +321,8 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     tried = {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}
     drawn = chart.chart(table, budget, tried, None)
     assert drawn.marks == [], "what has a curve needs no mark"
+    (mark,) = chart.chart(table, groups(table.rows)[0], {}, None).marks  # of PGD; FMN has a line
+    assert (mark.name, mark.up) == ("pgd", chart._up(5 / 6))
     (_, line) = drawn.grid.lines
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
 
