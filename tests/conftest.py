@@ -20,8 +20,8 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
-from fastadv.engine import frozen
-from fastadv.engine.pipeline import Pipeline
+from fastadv.engine import Plain, frozen
+from fastadv.engine.search_copy import SearchCopy
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
@@ -176,4 +176,11 @@ def search_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def asked_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a Frozen count what its callers ask for, without what it compares."""
-    monkeypatch.setattr(Pipeline, "count_compared", lambda *args: None)
+    prepare, compare = SearchCopy.prepare, SearchCopy.compare
+    for name, real in (("prepare", prepare), ("compare", compare)):
+        alone = lambda search, *given, real=real: real(search, *map(_uncounted, given))  # noqa: E731
+        monkeypatch.setattr(SearchCopy, name, alone)
+
+
+def _uncounted(given: object) -> object:
+    return Plain(given) if isinstance(given, Plain) else given

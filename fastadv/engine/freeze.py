@@ -14,19 +14,17 @@ from fastadv.engine.arguments import check_model
 from fastadv.engine.automatic import fastest
 from fastadv.engine.capture import CAPTURED
 from fastadv.engine.copying.fold import has_batch_norm
-from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
-from fastadv.engine.form import COMPILED, Form
+from fastadv.engine.copying.twin import as_module, twin
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.pipeline import Notes, Values
-from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32
+from fastadv.engine.plain import Plain
+from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32, to_half
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
-from fastadv.engine.rewrite import Rewriting, Subject
+from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
 from fastadv.engine.rewrites import applicable
-from fastadv.engine.search_copy import SearchCopy
+from fastadv.engine.search_copy import Notes, SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
@@ -114,59 +112,44 @@ def follow(
     return _freeze(model, Options(precision=precision, compile=compile, cuda_graph=cuda_graph, follow=True))
 
 
-def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:
-    """Freeze what was checked; `given`: the model as given, where that is made already."""
-    module = as_module(source)
-    device = device_of(module) if module is not None else None
-    dtype = dtype_of(module) if module is not None else None
-    _check_possible(source, module, device, options)
-    if given is None:
-        given = CheckedModel(twin(module, follow=options.follow) if module is not None else source, dtype)
-    stamp = None
-    if module is not None and isinstance(given.model, nn.Module) and not options.follow:
-        stamp = Stamp(module, given.model)
-    as_given, half = Form(given.model, dtype, given.sees), HALF.get(options.precision)
-    form, values = (as_given, None) if module is None else _searched(as_given, module, options)
-    if options.compile and half is None:  # what is cast is compiled afterwards
-        form = replace(form, model=torch.compile(form.model))
-    tf32, told = options.precision == "tf32", replaced(module)
+def _freeze(source: Model, options: Options) -> Frozen:
+    """Freeze what was checked."""
+    module, plain = as_module(source), Plain(source, options.eot)
+    _check_possible(source, module, plain.device, options)
+    half, told = HALF.get(options.precision), replaced(module)
+    model, rewrites = plain.model, list[Rewrite]()
+    # of statistics of a batch, what a search finds in one is not proved by a part of it
+    if isinstance(model, nn.Module) and (half is not None or not mixes_rows(model)):
+        rewrites = applicable(model, half or plain.dtype)
+        # a compiler looks at functions for itself
+        rewrites = [each for each in rewrites if each is CHANNELS_LAST or not options.compile]
     notes = {
-        "channels-last": form.channels_last,
+        "channels-last": CHANNELS_LAST in rewrites,
         f"{str(half).removeprefix('torch.')} search": half is not None,
         "not folded: no BatchNorm": module is not None and not has_batch_norm(module),
-        "TF32 search": tf32,
-        COMPILED: options.compile,
+        "TF32 search": options.precision == "tf32",
+        "compiled": options.compile,
         CAPTURED: options.cuda_graph is True,
         in_words(told): bool(told),
     }
-    search = SearchCopy(
-        form, given, Notes(tuple(note for note, holds in notes.items() if holds)), source=source,
-        options=options, as_given=as_given, narrow=tf32 or half is not None, values=values,
-    )  # fmt: skip
-    measured = partial(fastest, partial(_freeze, source, given=given), options)
-    return Frozen(
-        search, anew=partial(_freeze, source, options), stamp=stamp, device=device,
-        fastest=measured if options.precision == AUTO else None,
-    )  # fmt: skip
-
-
-def _searched(as_given: Form, module: nn.Module, options: Options) -> tuple[Form, Values | None]:
-    """Return the form of the search, and the values of its copy where that is to follow the module's."""
-    model, half = as_given.model, HALF.get(options.precision)
-    if not isinstance(model, nn.Module):
-        return as_given, None
-    dtype = half or as_given.weights
-    values: Values | None = None
-    rewrites = applicable(model, dtype)
-    if half is None and mixes_rows(model):
-        rewrites = []  # statistics of a batch: what a search finds in one is not proved by a part of it
-    if CHANNELS_LAST in rewrites or half is not None or options.follow:
+    if module is not None and (rewrites or options.precision != "fp32" or options.compile):
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
             model = twin(module, follow=options.follow, apart=options.follow)
-            values = (module, model) if options.follow else None
-            lay_out(model, CHANNELS_LAST in rewrites, apart=options.follow)
-    return replace(as_given, model=model, rewriting=Rewriting(rewrites, Subject(model, dtype))), values
+            if CHANNELS_LAST in rewrites or half is not None or options.follow:
+                lay_out(model, CHANNELS_LAST in rewrites, apart=options.follow)
+            if half is not None:
+                to_half(model, half)
+    subject = Subject(model if isinstance(model, nn.Module) else nn.Identity(), half or plain.dtype)
+    search = SearchCopy(
+        model, module, Rewriting(rewrites, subject), plain, options,
+        Notes(tuple(note for note, holds in notes.items() if holds)),
+    )  # fmt: skip
+    return Frozen(
+        plain, search, anew=partial(_freeze, source, options),
+        stamp=None if module is None or options.follow else Stamp(module),
+        fastest=partial(fastest, partial(_freeze, source), options) if options.precision == AUTO else None,
+    )  # fmt: skip
 
 
 def _anew(frozen: Frozen) -> tuple[Callable[[Model, Options], Frozen], tuple[Model, Options]]:

@@ -1,25 +1,27 @@
 """Frozen: the model as given for verdicts, and a faster copy for the search."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from threading import RLock
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv._checks import eager
 from fastadv._waiting import waits
-from fastadv.engine.arguments import check_input, indices, labels_for
-from fastadv.engine.bound import Ask
-from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
-from fastadv.engine.guard import HALVES, allowed
+from fastadv.engine.arguments import indices, labels_for
+from fastadv.engine.bound import Ask, Gradient
+from fastadv.engine.capture import CAPTURED, Captures, in_step
+from fastadv.engine.copying.fold import Refused
+from fastadv.engine.guard import allowed
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import no_gradient, with_gradient
 from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
-from fastadv.engine.room import GRADIENT, VERDICT
-from fastadv.engine.search_copy import BY_MEANS, Apart, SearchCopy
+from fastadv.engine.room import GRADIENT
+from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, Apart, SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
@@ -27,7 +29,7 @@ from fastadv.text import first_line
 
 T = TypeVar("T")
 
-CHECK_ROWS = 16
+CHECK_ROWS = ROWS
 REFRESHES = 256
 # values of a batch on a CPU, fewer of which pass as in a plain call: a gradient of an image of 32 by 32 takes
 # 24 ms so and 26 by the copy for a ResNet-18, 1.6 and 2.1 for a small CNN; with four or eight the copy gains
@@ -70,28 +72,34 @@ class Frozen(Prepared):
     """
 
     def __init__(
-        self, search: SearchCopy, *, anew: Callable[[], "Frozen"], stamp: Stamp | None = None,
-        device: torch.device | None = None,
+        self, plain: Plain, search: SearchCopy, *, anew: Callable[[], "Frozen"], stamp: Stamp | None = None,
         fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(search.given, search.source, search.options.eot, search.as_given.weights, device)
+        super().__init__(plain.checked, plain.source, plain.eot, plain.dtype, plain.device)
+        self.counts, self._plain = plain.counts, cast(Plain | None, plain)
         self.search, self.options = search, search.options
         self._fastest, self._refreshed = fastest, 0
-        self._anew, self._stamp = anew, stamp
-        self._plain: Plain | None = None
-        # whether the search copy was chosen and prepared
-        self._lock, self.settled = RLock(), fastest is None and search.plain
+        self._anew, self._stamp, self._lock = anew, stamp, RLock()
+        self.settled = fastest is None and search.idle  # whether the search copy was chosen and prepared
 
     def __copy__(self) -> "Frozen":
         """Return one that shares all but what is counted from here on."""
         made = cast(Frozen, super().__copy__())
-        made._plain = None  # which counts for this one
+        made._plain = copy(self._given())
+        made._plain.counts = made.counts
         return made
 
     @property
     def model(self) -> Model:
         self._renew()
-        return self.checked.model
+        return self._given().model
+
+    def _given(self) -> Plain:
+        """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
+        if self._plain is None:
+            self._plain = Plain(self.source, self.eot, self.counts)
+            self.checked = self._plain.checked
+        return self._plain
 
     def _renew(self) -> None:
         """Freeze the source anew where it has changed."""
@@ -103,14 +111,12 @@ class Frozen(Prepared):
             told, made, self._plain = CHANGED in self.notes, self._anew(), None
             for name in ("search", "dtype", "checked", "_device", "_fastest", "settled", "_stamp"):
                 setattr(self, name, getattr(made, name))
-            if told:
-                self.add_note(CHANGED)
-            else:
-                self.search.notes.warn(CHANGED)
+            tell = self.search.notes.add if told else self.search.notes.warn
+            tell(CHANGED)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        copies = self.checked.copies or (self._plain is not None and self._plain.writes_into_x)
+        copies = self.checked.copies or self.search.checked.copies
         return self.search.notes.texts + ((COPIES,) if copies else ())
 
     def add_note(self, note: str) -> None:
@@ -122,7 +128,7 @@ class Frozen(Prepared):
 
     @property
     def search_dtype(self) -> torch.dtype | None:
-        return self.search.form.weights
+        return self.dtype if self.search.idle else self.search.weights
 
     def describe(self) -> dict[str, Any]:
         return self.options.describe()
@@ -130,198 +136,154 @@ class Frozen(Prepared):
     def refresh(self) -> None:
         """Take the current values of a model that trains, if this was made to follow it."""
         self.search.refresh()
+        self._plain = None
         self._refreshed += 1
         if self._refreshed % REFRESHES == 0:  # what rounds little today may round more with other weights
             self.search.compared.clear()
 
-    def layout(self, x: Tensor) -> Tensor:
-        return x if self._gains_nothing(x) else self.search.form.layout(x)
+    def _copied(self, x: Tensor, kind: str = GRADIENT) -> bool:
+        """Return whether the copy answers for rows like x: not for few, nor where another is finer."""
+        search = self.search
+        few = search.ordinary and x.is_cpu and x.numel() < FEW
+        finer = (search.half and kind == LOGITS) or (search.options.compile and kind == JACOBIAN)
+        return not (search.idle or few or finer)
 
-    @eager
-    def __call__(self, x: Tensor) -> Tensor:
-        with no_gradient():
-            return self._answer(x, self._logits, Plain.__call__)
-
-    def _logits(self, x: Tensor) -> Tensor:
+    def _answer(
+        self, x: Tensor, kind: str, by_copy: Callable[[Tensor], T], by_plain: Callable[[Tensor], T]
+    ) -> T:
+        """Return an answer of the copy, which is compared first, or else of the model as given."""
         x = self._checked(x)
-        self.settle(x)
-        self.forwards += self.options.eot * len(x)
-        with self._counting():
-            return self.search.passed("logits", self.search.logits, x)
 
-    @eager
-    def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
-        direction: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        return self._answer(x, self._gradient, Plain.input_gradient, y, loss, targets, direction)
+        def compared() -> T:
+            asked = self.asked
+            if not self.search.knows(x, kind):
+                self.search.compare(Plain(self.source, counts=self.counts), x, kind)
+                self._discount(asked)
+            return by_copy(x)
 
-    def _gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with with_gradient():
-            x = self._checked(x)
-            y, targets = indices("y", y), indices("targets", targets)
-            y = labels_for(loss, y, targets)
-            self.settle(x)
-            search, passes = self.search, self.options.eot
-            self.count(passes * len(x))
-            direction = direction and passes == 1
-            step = partial(search.gradient, loss=loss, direction=direction)
-            whole = callable(loss)  # it may hold one value for each sample of the batch
-            total: Any = (0.0, 0.0, 0.0)
-            with self._counting():
-                for _ in range(passes):
-                    made = search.passed(GRADIENT, step, x, y, targets, whole=whole)
-                    if passes == 1:
-                        return made
-                    total = [one + more for one, more in zip(total, made, strict=True)]
-            value, logits, gradient = total
-            return value / passes, logits / passes, gradient / passes
+        def plainly() -> T:
+            # x may be left of a larger batch, in the layout of the search
+            return by_plain(x.contiguous())
 
-    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
-        if self.eot > 1:
-            return None
-        if self._gains_nothing(x):
-            self._renew()
-        if self._gains_nothing(x):
-            return self._kept_plain().bind(x, y, loss, targets, self)
-        return lambda points: self.input_gradient(points, y, loss, targets, True)
+        if self._copied(x, kind) and self.settle(x) and self._copied(x, kind):
+            return self._tried(compared, plainly)
+        return plainly()
 
-    @eager
-    def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self._answer(x, self._jacobian, Plain.jacobian, directions, reduce)
-
-    def _jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        with with_gradient():
-            x = self._checked(x)
-            self.settle(x)
-            self.forwards += self.options.eot * len(x)
-            with self._counting():
-                logits, gradients = self.search.passed(
-                    "jacobian", self.search.jacobian, x, directions, reduce, whole=True
-                )
-            self.backwards += self.options.eot * gradients.shape[:2].numel()
-            return logits, gradients
-
-    def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # by the model as given, where one pass serves the verdict and the gradient
-        self._renew()
-        # its graph would stay in memory while the copy is compared
-        if not self.settled:
-            return None
-        return self._kept_plain().clean_pass(x)
-
-    def _kept_plain(self) -> Plain:
-        """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
-        if self._plain is None or self.options.follow:  # in which case no stamp is looked at
-            self._plain = Plain(self.source, self.eot, self.counts)
-        return self._plain
-
-    def _gains_nothing(self, x: object) -> bool:
-        """Return whether the search is a plain call's, or loses on so few values."""
-        search, form = self.search, self.search.form
-        if search.left:
-            return True
-        if form.compiled or self.options.cuda_graph or self.dtype in HALVES:
-            return False
-        few = isinstance(x, Tensor) and x.is_cpu and x.numel() < FEW and not self.options.follow
-        chosen = not search.narrow and (self.settled or self._fastest is None)
-        loses = few and chosen and form.format == search.as_given.format
-        return loses or (self.settled and search.plain and not form.rewriting)
-
-    def searches_as_given(self, x: Tensor) -> bool:
-        return self.exact or (self.eot == 1 and self._gains_nothing(x))
-
-    def _answer(self, x: Tensor, search: Callable[..., T], plain: Callable[..., T], *more: Any) -> T:
-        """Return search(x, *more); plain(plain call, x, *more) where that is as fast, or the search fails."""
-        if self._gains_nothing(x):
-            self._renew()  # which may have found something to rewrite
-
-        def otherwise() -> T:
-            # it may be left of a larger batch, in the layout of the search
-            return plain(self._kept_plain(), check_input(x, self._device).contiguous(), *more)
-
-        return otherwise() if self._gains_nothing(x) else self._searched(partial(search, x, *more), otherwise)
-
-    def _searched(self, search: Callable[[], T], otherwise: Callable[[], T]) -> T:
-        """Return search(); where the copy fails or is not the model, `otherwise` by that, from now on."""
+    def _tried(self, by_copy: Callable[[], T], by_plain: Callable[[], T]) -> T:
+        """Return by_copy(); where the copy fails or is not the model, by_plain(), from now on."""
         asked = self.asked
         try:
-            return search()
+            return by_copy()
         except (InputError, NoGradientError):
             raise
-        except Exception as error:  # models raise anything
+        except (Exception, Refused) as error:  # models raise anything
             if in_step():
                 raise
-            why = str(error) if isinstance(error, Apart) else f"the search copy failed ({first_line(error)})"
+            why = str(error)
+            if not isinstance(error, Apart | Refused):
+                why = f"the search copy failed ({first_line(error)})"
         self._discount(asked)
-        made = otherwise()  # it raises where the copy is not to blame
+        answer = by_plain()  # it raises where the copy is not to blame
         self.search.leave(why)
-        return made
+        return answer
 
     def _discount(self, asked: tuple[int, int]) -> None:
         """Count all that was passed since so much had been asked for as passed to compare."""
         self.compared = self.forwards - asked[0], self.backwards - asked[1]
 
-    def full_batch(self, x: Tensor) -> int:
-        if x.device.type != "cpu" or not len(x):
-            return 0
-        with self._counting():
-            return self.search.full_batch(x)
+    @eager
+    def __call__(self, x: Tensor) -> Tensor:
+        def by_copy(x: Tensor) -> Tensor:
+            self.forwards += self.eot * len(x)
+            passes = [self.search.in_parts(LOGITS, self.search.logits, x) for _ in range(self.eot)]
+            return _mean(passes)
 
-    def _checked(self, x: object) -> Tensor:
+        with no_gradient():
+            return self._answer(x, LOGITS, by_copy, lambda x: self._given()(x))
+
+    @eager
+    def input_gradient(
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
+        direction: bool = False,
+    ) -> Gradient:  # fmt: skip
+        def by_copy(x: Tensor) -> Gradient:
+            classes, wanted = indices("y", y), indices("targets", targets)
+            rows = labels_for(loss, classes, wanted), wanted
+            self.count(self.eot * len(x))
+            step = partial(self.search.gradient, loss=loss, direction=direction and self.eot == 1)
+            # a loss that is a function may hold one value for each sample of the batch
+            passes = [
+                self.search.in_parts(GRADIENT, step, x, *rows, whole=callable(loss)) for _ in range(self.eot)
+            ]
+            value, logits, gradient = map(_mean, zip(*passes, strict=True))
+            return value, logits, gradient
+
+        def by_plain(x: Tensor) -> Gradient:
+            return self._given().input_gradient(x, y, loss, targets, direction)
+
+        with with_gradient():
+            return self._answer(x, GRADIENT, by_copy, by_plain)
+
+    @eager
+    def jacobian(
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        def by_copy(x: Tensor) -> tuple[Tensor, Tensor]:
+            self.forwards += self.eot * len(x)
+            logits, gradients = self.search.jacobian(x, directions, reduce, self.eot)
+            self.backwards += self.eot * gradients.shape[:2].numel()
+            return logits, gradients
+
+        with with_gradient():
+            return self._answer(x, JACOBIAN, by_copy, lambda x: self._given().jacobian(x, directions, reduce))
+
+    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
         self._renew()
-        return super()._checked(x)
+        if self.eot > 1:
+            return None
+        if not self._copied(x):
+            return self._given().bind(x, y, loss, targets, self)
+        return lambda points: self.input_gradient(points, y, loss, targets, True)
 
-    def _verdict(self, x: Tensor) -> Tensor:
-        return self.search.passed(VERDICT, partial(self.checked, stays=True), x)
+    @eager
+    def verdict(self, x: Tensor) -> Tensor:
+        self._renew()
+        return self._given().verdict(x)
 
-    @contextmanager
-    def _counting(self) -> Iterator[None]:
-        """Count what the search passes to compare."""
-        search, asked = self.search, self.asked
-        before = search.compared_forwards, search.compared_backwards
-        try:
-            yield
-        finally:
-            self.forwards += search.compared_forwards - before[0]
-            self.backwards += search.compared_backwards - before[1]
-            self._discount(asked)
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        # by the model as given, where one pass serves the verdict and the gradient
+        self._renew()
+        # its graph would stay in memory while the copy is compared
+        return self._given().clean_pass(x) if self.settled else None
+
+    def layout(self, x: Tensor) -> Tensor:
+        return self.search.layout(x) if self._copied(x) else x
+
+    def searches_as_given(self, x: Tensor) -> bool:
+        return self.exact or (self.eot == 1 and not self._copied(x))
+
+    def full_batch(self, x: Tensor) -> int:
+        return 0 if self.search.parts is None else self.search.parts.full(x)
 
     def captures(self, x: Tensor) -> Captures | None:
         if self.options.cuda_graph is False or self.eot > 1 or not waits(x.device):
             return None
         self._renew()  # a replay looks at nothing
-        search, model = self.search, self.search.form.model
-        if not (self.settled and search.knows(x) and isinstance(model, nn.Module)):
-            return None  # what may still change is not captured
-        kind, form = kind_of(cast(nn.Module, self.checked.model)), search.form
-        if kind is None:
-            return None
-
-        def alike() -> bool:
-            return search.rows_apart(x) and passes_alike(model, search.once, x)
-
-        tell = self._tell_captured if self.options.cuda_graph else None
-        return Captures(graphs_of(search), (kind, id(form)), form, alike, tell)
+        found = self.search.captures(x) if self._copied(x) else self._given().captures(x)
+        return replace(found, tell=self._tell_captured) if found and self.options.cuda_graph else found
 
     def _tell_captured(self, why: str) -> None:
         self.search.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
 
     def hold(self, apart: Tensor, verdict: Tensor) -> bool:
         """Compare the search anew where its losses are not those of the verdict."""
-        formats = self.search.formats(self.search.form, verdict.device)
-        if self.eot > 1 or BY_MEANS in self.notes or bool(apart <= 2 * allowed(verdict, formats)):
+        search = self.search
+        if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
             return False
         if not self.plain:
-            self.search.compared.clear()
+            search.compared.clear()
             if DENIED not in self.notes:
-                self.search.notes.warn(DENIED)
+                search.notes.warn(DENIED)
         return True
 
     def check(self, x: Tensor) -> bool:
@@ -338,9 +300,8 @@ class Frozen(Prepared):
                 return True
             asked = self.asked
             if self._fastest is None:
-                with self._counting():
-                    few = x[:CHECK_ROWS] if len(x) > CHECK_ROWS and self.search.rows_apart(x) else x
-                    self._searched(partial(self.search.prepare, few), lambda: self.verdict(few))
+                few = x if self.search.whole else x[:ROWS]
+                self._tried(partial(self.search.prepare, few, self._given()), lambda: self.verdict(few))
                 self.settled = True
             elif (found := self._fastest(x)) is not None:
                 best, note = found
@@ -350,3 +311,11 @@ class Frozen(Prepared):
                 self.backwards += best.backwards
             self._discount(asked)
             return self.settled
+
+    def _checked(self, x: object) -> Tensor:
+        self._renew()
+        return super()._checked(x)
+
+
+def _mean(passes: Sequence[Tensor]) -> Tensor:
+    return passes[0] if len(passes) == 1 else sum(passes[1:], passes[0]) / len(passes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import is_transformed, without_modes
-from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, is_scripted
+from fastadv.engine.copying.fold import Folds, Promises, Reads, Watch, has_batch_norm, is_scripted
 from fastadv.engine.copying.twin import device_of
 
 Run = Callable[..., Any]
@@ -22,6 +22,7 @@ Run = Callable[..., Any]
 Ways = Mapping[Any, Run]
 # ways with the names of their rewrites, in the order in which they are tried
 Found = tuple[tuple[str, Run], ...]
+NO_LAYER = Reads()
 PLAIN = (Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor))
 # what reads no value of a tensor
 METADATA = frozenset((
@@ -40,35 +41,30 @@ class Lens(TorchFunctionMode):
     used: names of the rewrites, in the order of their calls.
     """
 
-    def __init__(self, ways: Mapping[Any, Found], reads: Promises | Watch | None) -> None:
+    def __init__(self, ways: Mapping[Any, Found], reads: Reads) -> None:
         super().__init__()
         self._ways, self._reads = ways, reads
         self.used: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        reads = self._reads
-        if reads is not None and reads.open and not _is_metadata(func):
-            kept = reads.kept(func, args, kwargs)
-            if kept is not None:
-                return kept
-        ways = self._ways.get(func, ())
-        named = "weight" in kwargs or "bias" in kwargs
-        layer = reads is not None and func in Folds.layers and not named
+        if self._reads.open and not _is_metadata(func):
+            read = self._reads.read(func, args, kwargs)
+            if read is not None:
+                return read
         # a transform of torch.func knows no rule for what replaces a function
-        if not (ways or layer) or any(kind not in PLAIN for kind in types) or is_transformed():
+        if func not in self._ways or any(kind not in PLAIN for kind in types) or is_transformed():
             return func(*args, **kwargs)
-        if reads is None or not layer:
-            return self._made(func, ways, args, kwargs)
-        pair = reads.folds.pair(args)
+        reads = self._reads if func in Folds.layers and "bias" not in kwargs else NO_LAYER
+        pair = reads.pair(args)
         if pair is None:
-            return reads.made(func, args, None, self._made(func, ways, args, kwargs))
-        made = self._made(func, ways, pair.folded(args), kwargs)
+            return reads.made(func, args, None, self._run(func, args, kwargs))
+        made = self._run(func, (args[0], *pair.made, *args[3:]), kwargs)
         self.used.append(Folds.name)
         return reads.made(func, args, pair, made)
 
-    def _made(self, func: Any, ways: Found, args: Any, kwargs: Any) -> Any:
-        for name, way in ways:
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        for name, way in self._ways[func]:
             made = way(*args, **kwargs)
             if made is not NotImplemented:
                 self.used.append(name)
@@ -77,8 +73,7 @@ class Lens(TorchFunctionMode):
 
     def finish(self, logits: object, replays: bool = False) -> None:
         """Raise Refused where a folded layer was not followed by its BatchNorm, after all."""
-        if self._reads is not None:
-            self._reads.finish(logits, replays)
+        self._reads.finish(logits, replays)
 
 
 def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,41 +159,40 @@ class Rewrite:
 class Rewriting:
     """The rewrites of one model. It never changes: `without` gives another one."""
 
-    def __init__(self, rewrites: Iterable[Rewrite] = (), subject: Subject | None = None) -> None:
-        self._made = {} if subject is None else {each: each.ways(subject) for each in rewrites}
-        folded = subject is not None and any(rewrite.name == Folds.name for rewrite in self._made)
-        self.folds = Folds(subject.model) if folded and subject is not None else None
+    def __init__(self, rewrites: Iterable[Rewrite], subject: Subject) -> None:
+        self._made = {each: each.ways(subject) for each in rewrites}
+        self.folds = Folds(subject.model)
         self._arrange()
 
     def _arrange(self) -> None:
-        ways: dict[Any, list[tuple[str, Run]]] = {}
-        for rewrite, made in self._made.items():
-            for function, way in made.items():
-                ways.setdefault(function, []).append((rewrite.name, way))
-        self.ways = {function: tuple(found) for function, found in ways.items()}
         self.names = [rewrite.name for rewrite in self._made]
         self.exact = all(rewrite.exact for rewrite in self._made)
+        ways: dict[Any, Found] = dict.fromkeys(Folds.layers if Folds.name in self.names else (), ())
+        for rewrite, made in self._made.items():
+            for function, way in made.items():
+                ways[function] = (*ways.get(function, ()), (rewrite.name, way))
+        self._ways = ways
 
     def __bool__(self) -> bool:
-        return bool(self.ways) or self.folds is not None
+        return bool(self._ways)
 
     def without(self, *names: str) -> "Rewriting":
         fewer = copy(self)
         fewer._made = {rewrite: made for rewrite, made in self._made.items() if rewrite.name not in names}
-        fewer.folds = None if Folds.name in names else self.folds
         fewer._arrange()
         return fewer
 
     def lens(self) -> Lens:
         """Return what one pass is seen through."""
-        return Lens(self.ways, Promises(self.folds) if self.folds is not None else None)
+        return Lens(self._ways, Promises(self.folds) if Folds.name in self.names else Reads())
 
-    def watching(self, watch: Watch) -> Lens:
-        """Return what the pass is seen through that tells what may be folded.
+    def watching(self) -> Lens:
+        """Return what the pass is seen through that tells what is folded.
 
         Ways that round would keep what they make of weights that are not folded yet.
         """
-        return Lens(self.without(*(rewrite.name for rewrite in self._made if not rewrite.exact)).ways, watch)
+        rough = (rewrite.name for rewrite in self._made if not rewrite.exact and rewrite.name != Folds.name)
+        return Lens(self.without(*rough)._ways, Watch(self.folds))
 
     def notes(self, used: Iterable[str]) -> list[str]:
         names = set(used)

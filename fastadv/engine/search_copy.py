@@ -1,213 +1,343 @@
-"""The search copy of a frozen model: the steps by which it computes, and how they are compared."""
+"""The search copy of a frozen model: how it passes batches, and how it is compared with the model."""
 
 import logging
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import cast
+from threading import RLock
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from fastadv import losses
+from fastadv import losses, rng
 from fastadv._tf32 import rounds_as
 from fastadv.engine import guard
 from fastadv.engine.bound import Gradient
-from fastadv.engine.capture import in_step
-from fastadv.engine.copying.fold import Folds, Watch
-from fastadv.engine.form import SMALL, Form
-from fastadv.engine.guard import Format
-from fastadv.engine.pipeline import Pipeline
-from fastadv.engine.precision import HALF
-from fastadv.engine.prepared import Directions
+from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
+from fastadv.engine.copying.fold import Folds
+from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.copying.twin import take_values, unwrap
+from fastadv.engine.guard import HALVES, Format
+from fastadv.engine.layout import CHANNELS_LAST, laid_out
+from fastadv.engine.parts import Parts, mixes_rows
+from fastadv.engine.plain import Plain
+from fastadv.engine.precision import HALF, Options, no_autocast, tf32
+from fastadv.engine.prepared import Directions, Model
 from fastadv.engine.pull import pull, pull_each, pull_scaled
-from fastadv.engine.rewrite import Lens
+from fastadv.engine.rewrite import Lens, Rewriting
+from fastadv.engine.room import GRADIENT, cut, joined, ran_out, room_of, slices
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
+T = TypeVar("T")
 log = logging.getLogger("fastadv")
 
-WRONG = "the {} of the search copy differed from the model's by more than rounding"
-BY_MEANS = "randomized model: the search copy was compared with it by the mean of a few passes"
-MEASURABLE = 1e-3  # seconds of a pass, below which no note tells how long another precision takes
-SLOWER = 1.05  # than the model's own precision, above what two times of one pass differ by
-FAR = 0.8  # mean cosine, below which a search in half precision is weak
-FAR_OFF = "gradients differ from the model's, with a mean cosine of"
+LOGITS, JACOBIAN = "logits", "jacobian"  # kinds of passes beside GRADIENT
+ROWS = 16  # of a batch that are watched and compared
+# bytes a row of an activation, below which a BatchNorm takes less time than the checks of a folded one
+SMALL = 1 << 16
+WRONG = "of the search copy differed from the model's by more than rounding"
 
 
 class Apart(Exception):
     """A search copy does not answer as the model does."""
 
 
-class SearchCopy(Pipeline):
-    """Logits and gradients of the model in its `form`: steps of the pipeline."""
+class Notes:
+    """Texts for `Frozen.notes`."""
 
-    def prepare(self, x: Tensor) -> None:
-        """Pass x to see which layers may be folded, if the copy is not compiled, and then let it round."""
-        folds = self.form.rewriting.folds
-        if folds is not None and folds.unknown and not self.form.compiled:
-            self.passed("watched", partial(self._watch, folds), x, whole=True)
-        name, wide = self.options.precision, str(self.as_given.weights).removeprefix("torch.")
-        own = self._seconds(x) if self.narrow and name in HALF else 0.0
-        if self.narrow:
-            self.use_narrow()
-        if self.form.compiled:
+    def __init__(self, texts: tuple[str, ...] = ()) -> None:
+        self.texts = texts
+
+    def add(self, note: str) -> None:
+        if note not in self.texts:
+            self.texts = (*self.texts, note)
+
+    def warn(self, note: str, instead_of: str = "") -> None:
+        """Take a note that the user should see; `instead_of` is one that no longer holds."""
+        self.texts = (*(text for text in self.texts if text != instead_of), note)
+        log.warning("freeze: %s", note)
+
+
+class SearchCopy:
+    """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`.
+
+    It is compared with the model once for each dtype and shape of a sample and kind of pass, by 16 rows.
+    Where logits depend on the rest of their batch in another way than by BatchNorm, parts of a batch may
+    have other ones in the search, but not in the verdict.
+    """
+
+    def __init__(
+        self, model: Model, module: nn.Module | None, rewriting: Rewriting, plain: Plain, options: Options,
+        notes: Notes,
+    ) -> None:  # fmt: skip
+        """Search by `model`, a copy of `module` that is to be rewritten, or a function."""
+        self.model, self.module, self.rewriting, self.scoring = model, module, rewriting, rewriting
+        self.options, self.notes, self.checked = options, notes, CheckedModel(model)
+        self.dtype, half = plain.dtype, HALF.get(options.precision)
+        self.weights = half or plain.dtype  # of the copy
+        self.sees = plain.sees if half is None else lambda dtype: half
+        self.room, self.lock = room_of(plain.source), RLock()
+        self.tf32 = options.precision == "tf32"
+        self._special = options.precision != "fp32" or options.compile
+        # whether the model as given answers alone, and whether it does for few values
+        self.idle = not (rewriting or self._special)
+        self.ordinary = options.precision == "fp32" and not (options.compile or options.follow)
+        self.whole = isinstance(model, nn.Module) and mixes_rows(model)  # whether rows pass together alone
+        # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's;
+        # and those of batches in whose passes without a gradient nothing is rewritten
+        self.compared, self.bare = set[Hashable](), set[Hashable]()
+        self.parts: Parts | None = None
+
+    @property
+    def format(self) -> Format:
+        """The precision of passes; None where the weights have not exactly one."""
+        return "tf32" if self.tf32 else self.weights
+
+    @property
+    def half(self) -> bool:
+        return self.weights in HALVES
+
+    @property
+    def plain(self) -> bool:
+        """Whether its logits are those of the model as given, to the last bit."""
+        return self.idle or (self.rewriting.exact and not self._special)
+
+    @property
+    def channels_last(self) -> bool:
+        return CHANNELS_LAST.name in self.rewriting.names
+
+    def layout(self, x: Tensor) -> Tensor:
+        return laid_out(x, self.channels_last)
+
+    def leave(self, why: str) -> None:
+        """Let the model as given search alone."""
+        with self.lock:
+            if not self.idle:
+                self.idle = True
+                self.notes.warn(f"fell back to the model as given: {why}")
+
+    def prepare(self, x: Tensor, plain: Plain) -> None:
+        """Pass x to see which layers are folded, or compile."""
+        if Folds.name in self.rewriting.names:
+            plain.forwards += len(x)
+            self._forward(self._ready(x), self.rewriting.watching())
+            self._choose_folds(self.rewriting.folds, x.device)
+        self.idle = not (self.rewriting or self._special)
+        if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
-        if own > MEASURABLE and (ratio := self._seconds(x) / own) > SLOWER:
-            self.notes.add(f"{name} takes {ratio:.2f} times as long as {wide}; use precision='auto'")
+            self.model = torch.compile(self.model)
+            self.checked = CheckedModel(self.model)
+        elif isinstance(self.model, nn.Module) and x.is_cpu and not self.whole:
+            self.parts = Parts(self.model, "winograd" in self.rewriting.names)
 
-    def _seconds(self, x: Tensor) -> float:
-        """Return the time of a pass, after one that prepares kernels."""
-        taken = list[float]()
-        for _ in range(2):
-            started = time.perf_counter()
-            self.passed("timed", lambda x: self.once(x), x, whole=True)
-            if x.is_cuda:
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - started)
-        self.count_compared(2 * len(x))
-        return min(taken)
-
-    def _watch(self, folds: Folds, x: Tensor) -> None:
-        form, watch = self.form, Watch(folds)
-        self.count_compared(len(x))
-        self.forward(form.ready(x), form, form.rewriting.watching(watch))
-        folds.learn(watch)
-        if self._folding_gains(folds.widest, x.device):
-            self.scoring = self._for_scores(form)
-            self.notes.add(f"folded {len(folds)} BatchNorm")
-            # of small ones, scores read the others; a copy that follows has its own
-            if folds.widest >= SMALL and self.values is None:
-                folds.release(cast(nn.Module, self.as_given.model))
-        else:
+    def _choose_folds(self, folds: Folds, device: torch.device) -> None:
+        small = folds.widest < SMALL
+        self.scoring = self.rewriting.without(Folds.name) if small else self.rewriting
+        if small and device.type != "cpu" and not self.options.cuda_graph:
             self.notes.add("not folded: activations so small that a GPU waits for the checks")
-            self.use(form.without(Folds.name))
-            if not (self.form.rewriting or self.narrow):
-                self.use_given()
+            self.rewriting = self.scoring
+        else:
+            self.notes.add(f"folded {len(folds.pairs)} BatchNorm")
+        if self.weights != self.dtype:
+            folds.take(self._origin())
+        # of small ones, scores read the others; a copy that follows has its own
+        elif not (small or self.options.follow):
+            folds.release(self._origin())
 
-    def _folding_gains(self, widest: int, device: torch.device) -> bool:
-        """Return whether folded layers, the largest result of which takes so many bytes a row, are faster."""
-        return device.type == "cpu" or self.options.cuda_graph is True or widest >= SMALL
+    def _origin(self) -> dict[int, Tensor]:
+        """Return the tensors of the model by the ids of those of the copy."""
+        theirs, own = (
+            dict(part.named_parameters()) | dict(part.named_buffers())
+            for part in (self.module, self.model)
+            if isinstance(part, nn.Module)
+        )
+        return {id(tensor): theirs[name] for name, tensor in own.items()}
+
+    def refresh(self) -> None:
+        """Take the current values of a model that trains."""
+        if self.module is not None and not self.idle:
+            with torch.inference_mode(False), torch.no_grad():
+                self.rewriting.folds.take(take_values(self.module, unwrap(cast(nn.Module, self.model))))
+
+    def in_parts(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
+        """Return step(x, *rows) of parts in turn that are fast and fit into memory, unless `whole`."""
+        if whole or self.whole:
+            return step(x, *rows)
+        fast = self.parts.full(x) if self.parts is not None else 0
+        todo, made = slices(len(x), min(fast or len(x), self.room.most(kind, x))), list[T]()
+        while todo:
+            part = todo[0]
+            try:
+                made.append(step(x[part], *cut(part, *rows)))
+                todo = todo[1:]
+                continue
+            except Exception as error:
+                if part.stop - part.start < 2 or not ran_out(error):
+                    raise
+            # only here: the error holds on to what the pass had in memory
+            todo = self.room.halved(kind, x, todo)
+        return made[0] if len(made) == 1 else joined(made)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the mean logits of `eot` passes of x; a step of `passed`."""
-        made = list[Tensor]()
-        for _ in range(self.options.eot):
-            form = self.scoring
-            ready = form.ready(x)
-            kind = ready.dtype, ready.shape
-            # no lens where nothing was rewritten last time: on small networks it costs as much as the pass
-            lens = None if kind in self.bare else form.lens()
-            logits = self.forward(ready, form, lens)
-            if lens is not None and not lens.used:
-                self.bare.add(kind)
-            self._compare(form, lens, x, logits)
-            made.append(logits)
-        return made[0] if len(made) == 1 else sum(made[1:], made[0]) / len(made)
+        """Return the logits of one pass of x; a step of `in_parts`."""
+        ready = self._ready(x)
+        kind = ready.dtype, ready.shape
+        # no lens where nothing was rewritten last time: on small networks it costs as much as the pass
+        lens = None if kind in self.bare else self._lens(self.scoring)
+        logits = self._forward(ready, lens)
+        if lens is not None and not lens.used:
+            self.bare.add(kind)
+        return logits
 
     def gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool
     ) -> Gradient:
-        """See `Frozen.input_gradient`; a step of `passed`."""
-        form = self.form
-        leaf, lens = form.leaf(x), form.lens()
-        attached = self.forward(leaf, form, lens)
+        """See `Frozen.input_gradient`; a step of `in_parts`."""
+        leaf, attached = self._followed(x)
         # copied, since they may be a part of x itself
         logits = attached.detach().clone()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = self.backward(form, attached, leaf, by_logits)
-        self._compare(form, lens, x.detach(), logits, (by_logits, gradient))
+        gradient = self._backward(attached, leaf, by_logits)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None, passes: int
     ) -> tuple[Tensor, Tensor]:
-        """See `Frozen.jacobian`; a step of `passed`."""
-        # a compiled backward frees what the next one needs
-        form = self.form.without_compiler().without_functions() if self.form.compiled else self.form
-        leaf, lens = form.leaf(x), form.lens()
-        attached = self.forward(leaf, form, lens)
-        one = attached.detach()
-        for _ in range(self.options.eot - 1):
-            attached = attached + self.forward(leaf, form, form.lens())
-        attached = attached / self.options.eot if self.options.eot > 1 else attached
+        """See `Frozen.jacobian`."""
+        leaf, attached = self._followed(x)
+        for _ in range(passes - 1):
+            attached = attached + self._forward(leaf, self._lens())
+        attached = attached / passes if passes > 1 else attached
         logits = attached.detach().clone()
-        back = partial(self.backward, form, attached, leaf, retain_graph=True)
-        chosen, gradients, first = pull_each(x, logits, directions, reduce, back)
-        if form is self.form:
-            self._compare(form, lens, x, one, (chosen[:, :1].sum(1), first))
-        return logits, gradients
+        back = partial(self._backward, attached, leaf, retain_graph=True)
+        return logits, pull_each(x, logits, directions, reduce, back)[1]
 
-    def _compare(
-        self, form: Form, lens: Lens | None, x: Tensor, logits: Tensor,
-        pulled: tuple[Tensor, Tensor] | None = None,
-    ) -> None:  # fmt: skip
-        """Raise Apart where a pass is not the model's; one of each dtype and shape of a sample is compared.
+    def knows(self, x: Tensor, kind: str = GRADIENT) -> bool:
+        """Return whether passes of rows like x were compared with the model's; in a graph none can be."""
+        return _kind(x, kind) in self.compared or in_step() or x.is_meta or not len(x)
 
-        pulled: gradients at the logits and, from these, at x.
-        """
-        compared, kind = self.compared, (*_shape(x), pulled is not None)
-        rewritten = form is not self.as_given and (self.differs or (lens is not None and bool(lens.used)))
-        if kind in compared or not rewritten or not len(x) or x.device.type == "meta":
-            return
-        # in a graph no value can be read; its rows were compared before
-        if in_step() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-            return
-        forms, format = (form, self.reference, form.without_functions()), rounds_as(form.format, x.device)
+    def compare(self, plain: Plain, x: Tensor, kind: str) -> None:
+        """Raise Apart where passes of rows like x are not those of the model, by 16 rows."""
+        some = x.detach() if self.whole else x[:ROWS].detach()
         # what a randomized model draws next does not depend on what was compared
         with self.lock, generators_kept(x.device):
-            some = slice(guard.ROWS if len(x) > guard.ROWS and self.rows_apart(x) else len(x))
-            x, logits, pulled = x[some], logits[some], pulled and (pulled[0][some], pulled[1][some])
-            ways = guard.Ways(
-                *(partial(self._pass, each) for each in forms),
-                measured=partial(self._tell, format), by_means=partial(self.notes.add, BY_MEANS),
-            )  # fmt: skip
-            right, why = guard.same_logits(ways, x, logits, self.formats(form, x.device)), "logits"
-            if pulled is not None and right is not False:
-                right, why = guard.agrees(ways, x, *pulled, format), "gradient"
-        if right is False:
-            raise Apart(WRONG.format(why))
-        if right:  # or else there was nothing to compare, and the next pass of this kind may have something
-            compared.add(kind)
+            same, what = self._same(plain, some, kind)
+            if same is False:
+                raise Apart(f"the {what} {WRONG}")
+            if self.parts is not None and not self.parts.full(x):
+                self.parts.measure(partial(self._probe, plain), x)
+        if same:  # or else there was nothing to compare, and the next pass of this kind may have something
+            self.compared.add(_kind(x, kind))
 
-    def formats(self, form: Form, device: torch.device) -> list[Format]:
-        """Return the formats by which logits of that form and of the model as given round."""
-        return [rounds_as(each, device) for each in (self.as_given.weights, form.format)]
-
-    def _tell(self, format: Format, cosine: float) -> None:
-        """Note how near gradients in half precision are to the model's, and warn once where they are far."""
-        name = str(format).removeprefix("torch.")
-        if not any(note.startswith(f"{name} gradients") for note in self.notes.texts):
+    def _same(self, plain: Plain, x: Tensor, kind: str) -> tuple[bool | None, str]:
+        """Return whether answers at x differ by rounding alone, None where there are none; and which do."""
+        expected, gradient, found, pulled = self.in_parts("compared", partial(self._both, plain, kind), x)
+        same = guard.same_logits(found, expected, self.formats(x.device))
+        if not same or kind == LOGITS:
+            return same, "logits"
+        if self.half:
+            same, cosine = guard.same_direction(pulled, gradient)
+            name = str(self.weights).removeprefix("torch.")
             self.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
-        if cosine < FAR and not any(FAR_OFF in note for note in self.notes.texts):
-            self.notes.warn(f"{name} {FAR_OFF} {cosine:.2f}; search in another precision")
+            return same, "gradient"
 
-    def _pass(self, form: Form, x: Tensor, by_logits: Tensor | None = None) -> Tensor:
-        """Return the logits at x in that form, or the gradients [B, ...] of by_logits [B, K] @ logits."""
-        self.count_compared(len(x), 0 if by_logits is None else len(x))
-        leaf = form.leaf(x) if torch.is_grad_enabled() else form.ready(x)
-        logits = self.forward(leaf, form, form.lens())
-        if by_logits is None:
-            return logits.detach()
-        return self.backward(form, logits, leaf, by_logits.to(logits.dtype))
+        def beside(nudge: int) -> Tensor:
+            step = 2 ** (nudge % 4) * 16 * torch.finfo(x.dtype).eps * max(float(x.abs().amax()), 1e-3)
+            noise = rng.uniform(x[0].numel(), 0, torch.arange(len(x), device=x.device), nudge).view(x.shape)
+            return _answer(plain, x + (step * (noise - 0.5)).to(x.dtype), kind)[1]
 
-    def backward(
-        self, form: Form, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
+        return guard.same_gradient(pulled, gradient, rounds_as(self.format, x.device), beside), "gradient"
+
+    def _both(self, plain: Plain, kind: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return logits and gradients at x of the model as given and of the copy; x for one not asked for."""
+        expected, gradient = _answer(plain, x, kind)
+        plain.forwards += len(x)
+        if kind == LOGITS:
+            return expected, gradient, self.logits(x), x
+        with torch.enable_grad():
+            leaf, attached = self._followed(x)
+        logits = attached.detach().clone()
+        plain.backwards += len(x)
+        return expected, gradient, logits, self._backward(attached, leaf, _direction(logits))
+
+    def formats(self, device: torch.device) -> list[Format]:
+        """Return the formats by which logits of the copy and of the model as given round."""
+        return [rounds_as(each, device) for each in (self.dtype, self.format)]
+
+    def captures(self, x: Tensor) -> Captures | None:
+        """See `Frozen.captures`."""
+        model = unwrap(self.model) if isinstance(self.model, nn.Module) and self.knows(x) else None
+        kind = None if model is None else kind_of(model)
+        if model is None or kind is None:
+            return None
+        alike = partial(passes_alike, model, self.once, x)
+        return Captures(graphs_of(self), kind, (self.model, self.rewriting), alike)
+
+    def once(self, x: Tensor) -> Tensor:
+        """Return the logits of one pass of x."""
+        return self._forward(self._ready(x), self._lens())
+
+    def _probe(self, plain: Plain, x: Tensor) -> Tensor:
+        plain.forwards += len(x)
+        return self.once(x)
+
+    def _ready(self, x: Tensor) -> Tensor:
+        return self.layout(x).to(self.sees(x.dtype))
+
+    def _lens(self, rewriting: Rewriting | None = None) -> Lens | None:
+        """Return the lens of a pass; None where nothing is rewritten."""
+        rewriting = rewriting or self.rewriting
+        return rewriting.lens() if rewriting else None
+
+    def _precisely(self, device: str) -> AbstractContextManager[object]:
+        """Compute in the precision of the copy inside, whatever autocast is on around."""
+        return tf32(device) if self.tf32 else no_autocast(device)
+
+    def _forward(self, x: Tensor, lens: Lens | None) -> Tensor:
+        """Return the logits of x, which is ready, through `lens`."""
+        with self._precisely(x.device.type):
+            logits = self.checked(x, lens=lens)
+        if lens is not None:
+            # a graph may hold on to what it records
+            lens.finish(logits, replays=in_step())
+            for note in self.rewriting.notes(lens.used):
+                self.notes.add(note)
+        return logits if logits.requires_grad else logits.clone()  # as what stays
+
+    def _followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x as a leaf, and logits that follow it."""
+        leaf = self._ready(x).detach().requires_grad_()
+        return leaf, self._forward(leaf, self._lens())
+
+    def _backward(
+        self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
     ) -> Tensor:
-        """Return `pull` in the form's precision, scaled for float16, where gradients would underflow."""
+        """Return `pull` in the copy's precision, scaled for float16, where gradients would underflow."""
         # the lens is for what a checkpoint computes again
-        with form.precisely(leaf.device.type), form.lens() or nullcontext(), self.given.differentiated():
-            if form.weights != torch.float16:
+        with self._precisely(leaf.device.type), self._lens() or nullcontext(), self.checked.differentiated():
+            if self.weights != torch.float16:
                 return pull(attached, leaf, by_logits, retain_graph)
-            # samples that may depend on each other share a scale
-            return pull_scaled(attached, leaf, by_logits, retain_graph, self.room is not None)
-
-    def knows(self, x: Tensor) -> bool:
-        """Return whether gradients of rows like x were compared with the model's."""
-        return not (self.differs or self.form.rewriting) or (*_shape(x), True) in self.compared
+            # samples that depend on each other share a scale
+            return pull_scaled(attached, leaf, by_logits, retain_graph, not self.whole)
 
 
-def _shape(x: Tensor) -> tuple[torch.dtype, torch.Size, bool]:
-    """Return what batches share that are compared once; a single row takes ways of its own."""
-    return x.dtype, x.shape[1:], len(x) == 1
+def _answer(plain: Plain, x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Return the logits of the model as given, and the gradient of `_direction` where one is asked for."""
+    x = x.to(plain.sees(x.dtype)).contiguous()
+    if kind == LOGITS:
+        return plain.verdict(x), x
+    logits, gradients = plain.jacobian(x, lambda logits: _direction(logits)[:, None])
+    return logits, gradients[:, 0]
+
+
+def _direction(logits: Tensor) -> Tensor:
+    """Return a gradient at logits [B, K] in which all take part, always the same."""
+    draws = rng.uniform(logits.shape[1], 0, torch.arange(len(logits), device=logits.device))
+    return (draws - 0.5).to(logits)
+
+
+def _kind(x: Tensor, kind: str) -> Hashable:
+    """Return what passes share that are compared once; a single row takes ways of its own."""
+    return x.dtype, x.shape[1:], len(x) == 1, kind == LOGITS

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastadv.engine import form
+from fastadv.engine import search_copy as copies
 from fastadv.engine.cpu import onednn, winograd
 
 
@@ -19,4 +19,4 @@ def small_ones_too(search_copy: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def folds_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let passes without a gradient fold small networks too."""
-    monkeypatch.setattr(form, "SMALL", 0)
+    monkeypatch.setattr(copies, "SMALL", 0)

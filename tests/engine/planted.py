@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.engine import search_copy
+from fastadv.engine.copying.fold import Pair, Promises
 from fastadv.engine.cpu import onednn, thin, winograd
+from fastadv.engine.layout import VIEWS
+from fastadv.engine.search_copy import SearchCopy
 
 needs_onednn = pytest.mark.skipif(
     not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
@@ -34,7 +38,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.first(x)))
-        x = F.relu(self.second(x)).flatten(1)
+        x = F.relu(self.second(x)).view(len(x), -1)
         return self.last(F.elu(self.hidden(x)))
 
 
@@ -89,3 +93,51 @@ def wino(change: Change) -> Planted:
 def linear(change: Change) -> Planted:
     """Into the last layer of `Net`."""
     return backward(onednn._Linear, lambda found: change(found) if found.shape[1] == 64 else found)
+
+
+def folds(patch: pytest.MonkeyPatch) -> None:
+    real = Pair._folded
+    patch.setattr(Pair, "_folded", lambda *given: (1.01 * real(*given)[0], real(*given)[1]))
+
+
+def beside_the_norm(patch: pytest.MonkeyPatch) -> None:
+    """Into the gradient of what a folded BatchNorm returns."""
+    real = Promises.read
+
+    def read(*given: Any) -> Tensor | None:
+        made = real(*given)
+        return None if made is None else Changed.apply(made, torch.neg)
+
+    patch.setattr(Promises, "read", read)
+
+
+def views(patch: pytest.MonkeyPatch) -> None:
+    """In the order in which a channels-last tensor lies in memory."""
+    patch.setitem(VIEWS.replace, Tensor.view, lambda x, *shape: x.movedim(1, -1).reshape(*shape))  # type: ignore[arg-type]
+
+
+def coarsely(patch: pytest.MonkeyPatch) -> None:
+    real = SearchCopy._ready
+    patch.setattr(SearchCopy, "_ready", lambda self, x: (16 * real(self, x)).round() / 16)
+
+
+def scaled(patch: pytest.MonkeyPatch) -> None:
+    real = search_copy.pull_scaled
+    patch.setattr(search_copy, "pull_scaled", lambda *given: 2 * real(*given))
+
+
+# what is planted, the precisions in which it is there, and what differs then
+WRONG: dict[str, tuple[Planted, tuple[str, ...], str]] = {
+    "thin, by sign": (thinly(torch.neg), ("fp32", "bf16"), "gradient"),
+    "thin, zero": (thinly(torch.zeros_like), ("fp32", "bf16"), "gradient"),
+    "thin, by length": (thinly(lambda gradient: 1.5 * gradient), ("fp32", "bf16"), "gradient"),
+    "thin, by order": (thinly(lambda gradient: gradient.flip(-1)), ("fp32", "bf16"), "gradient"),
+    "onednn, by sign": (linear(torch.neg), ("fp32",), "gradient"),
+    "winograd, by sign": (wino(torch.neg), ("fp32",), "gradient"),
+    "winograd, with a gradient alone": (convolved(lambda out: 0.3 * out), ("fp32",), "logits"),
+    "fold": (folds, ("fp32",), "logits"),
+    "backward beside a BatchNorm": (beside_the_norm, ("fp32", "bf16"), "gradient"),
+    "layout": (views, ("fp32", "bf16"), "logits"),
+    "precision": (coarsely, ("fp32",), "logits"),
+    "scale": (scaled, ("fp16",), "gradient"),
+}

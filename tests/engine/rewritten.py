@@ -1,13 +1,12 @@
 """A function or model seen through rewrites, for tests."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine.copying.fold import Folds, Watch
 from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
 from fastadv.engine.rewrites import FOLD
 
@@ -36,13 +35,10 @@ class Seen:
 def folded(model: nn.Module, x: Tensor, *rewrites: Rewrite) -> Seen:
     """`model` with the pairs folded that one watched pass of x has seen."""
     seen = Seen(model.requires_grad_(False), FOLD, *rewrites)
-    folds = cast(Folds, seen.rewriting.folds)
-    watch = Watch(folds)
-    lens = seen.rewriting.watching(watch)
+    lens = seen.rewriting.watching()
     with lens:
         made = model(x)
     lens.finish(made)
-    folds.learn(watch)
     return seen
 
 

@@ -1,7 +1,6 @@
 """A frozen model that has nothing to gain answers as a plain call does, and fails as a frozen one."""
 
 import copy
-import sys
 from dataclasses import replace
 
 import pytest
@@ -10,12 +9,10 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, prepare
-from fastadv.engine.form import SMALL
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
-from fastadv.engine.rewrites import FOLD
-from fastadv.engine.search_copy import SearchCopy
+from fastadv.engine.search_copy import SMALL
 from tests.engine.nets import convnet, images
 
 
@@ -50,7 +47,7 @@ def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
             frozen(torch.rand(3, 11))
     assert frozen.notes == ("not folded: no BatchNorm",)
     frozen.input_gradient(x, y)
-    assert frozen._gains_nothing(x)
+    assert not frozen._copied(x)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -68,7 +65,7 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
             assert torch.equal(frozen(few), plain(few))
             assert torch.equal(frozen.jacobian(few, directions)[1], plain.jacobian(few, directions)[1])
         else:
-            assert frozen.search.form.weights == torch.bfloat16
+            assert frozen.search.weights == torch.bfloat16
         frozen.input_gradient(x, y)
         assert frozen.settled
         assert "folded 2 BatchNorm" in frozen.notes
@@ -81,14 +78,13 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
 def test_what_else_decides_whether_values_are_few() -> None:
     model, few = convnet().eval(), images(63)[0]
     frozen = fa.freeze(model)
-    assert frozen._gains_nothing(few)
     assert frozen.searches_as_given(few)
-    assert not frozen._gains_nothing(images(64)[0])
-    assert not frozen._gains_nothing(few.to("meta"))  # as of any other device
+    assert not frozen.searches_as_given(images(64)[0])
+    assert not frozen.searches_as_given(few.to("meta"))  # as of any other device
     assert not fa.freeze(model, eot=2).searches_as_given(few)
-    assert not fa.freeze(model, "auto")._gains_nothing(few)
-    assert not fa.freeze(model, compile=True)._gains_nothing(few)
-    assert not follow(model, "fp32")._gains_nothing(few)
+    assert not fa.freeze(model, "auto").searches_as_given(few)
+    assert not fa.freeze(model, compile=True).searches_as_given(few)
+    assert not follow(model, "fp32").searches_as_given(few)
 
 
 class Viewing(nn.Sequential):
@@ -118,7 +114,7 @@ def test_an_attack_on_few_values_is_a_plain_call(monkeypatch: pytest.MonkeyPatch
         assert one.x_adv.is_contiguous()
     of_many = frozen.layout(x)[:3]
     assert not of_many.is_contiguous()
-    monkeypatch.setattr(frozen.search, "passed", lambda *given, **more: calls.append(given))
+    monkeypatch.setattr(frozen.search, "in_parts", lambda *given, **more: calls.append(given))
     torch.testing.assert_close(frozen.input_gradient(of_many, y[:3]), plain.input_gradient(x[:3], y[:3]))
     assert torch.equal(frozen(of_many), plain(x[:3]))
     assert not calls
@@ -169,8 +165,6 @@ def test_a_model_on_two_devices_begins_on_the_first() -> None:
 def test_a_gradient_is_like_x() -> None:
     x, y = torch.rand(3, 12, dtype=torch.float16), torch.arange(3)
     assert Plain(nn.Linear(12, 4)).input_gradient(x, y)[2].dtype == torch.float16
-    half = fa.freeze(nn.Linear(12, 4).bfloat16())
-    assert half.input_gradient(x.float(), y, direction=True)[2].dtype == torch.bfloat16
 
 
 class Halving(nn.Module):
@@ -190,38 +184,15 @@ def test_writes_into_x_are_noted() -> None:
     assert frozen.notes[-1] == "given copies of x, into which the model writes"
 
 
-def test_a_gpu_does_not_fold_what_takes_no_time(search_copy: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, torch.device]] = []
-
-    def gains(search: SearchCopy, widest: int, device: torch.device) -> bool:
-        asked.append((widest, device))
-        return False
-
-    # as on a GPU, where nothing but folding is left of the rewrites of this net
-    monkeypatch.setattr(sys.modules["fastadv.engine.freeze"], "applicable", lambda model, dtype: [FOLD])
-    monkeypatch.setattr(SearchCopy, "_folding_gains", gains)
-    model, (x, y) = convnet().eval(), images()
-    frozen, plain, half = fa.freeze(model), Plain(model), fa.freeze(model, "bf16")
-    for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
-        assert torch.equal(one, other)
-    assert frozen.plain
-    assert [note for note in frozen.notes if "fold" in note] == [
-        "not folded: activations so small that a GPU waits for the checks"
-    ]
-    assert asked == [(8 * 6 * 6 * 4, torch.device("cpu"))]
-    half.input_gradient(x, y)
-    assert half.search_dtype == torch.bfloat16
-    assert not half.search.form.rewriting
-
-
-def test_where_folding_gains() -> None:
-    search = fa.freeze(convnet().eval()).search
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert search._folding_gains(0, cpu)
-    assert not search._folding_gains(SMALL - 1, gpu)
-    assert search._folding_gains(SMALL, gpu)
-    search.options = replace(search.options, cuda_graph=True)  # which waits for no check
-    assert search._folding_gains(0, gpu)
+def test_a_gpu_does_not_fold_what_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastadv.engine.search_copy.SMALL", SMALL)
+    gpu = torch.device("cuda")
+    for widest, graph, folds in ((SMALL - 1, None, False), (SMALL, None, True), (SMALL - 1, True, True)):
+        search = fa.freeze(convnet().eval()).search
+        search.options, search.rewriting.folds.widest = replace(search.options, cuda_graph=graph), widest
+        search._choose_folds(search.rewriting.folds, gpu)
+        assert ("fold" in search.rewriting.names) == folds
+        assert any("so small that a GPU waits" in note for note in search.notes.texts) != folds
 
 
 def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:

@@ -1,7 +1,6 @@
 """freeze: its options, its check of itself, and the gradient."""
 
 import copy
-import math
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -21,19 +20,12 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 X, Y = images(9, 1)
 
 
-@pytest.fixture
-def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No note tells of times, which differ from pass to pass."""
-    monkeypatch.setattr("fastadv.engine.search_copy.MEASURABLE", math.inf)
-
-
 def test_direction_is_a_positive_multiple() -> None:
     frozen = freeze(convnet())
     plain, scaled = (frozen.input_gradient(X, Y, direction=d)[2].flatten(1) for d in (False, True))
     torch.testing.assert_close(nn.functional.cosine_similarity(plain, scaled), torch.ones(9))
 
 
-@pytest.mark.usefixtures("_unmeasured")
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda frozen: pickle.loads(pickle.dumps(frozen))])
 @pytest.mark.parametrize("used", [False, True])
 def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -> None:
@@ -107,17 +99,15 @@ def test_options_crossed(precision: str, mode: str) -> None:
     assert model.training
 
 
-@pytest.mark.usefixtures("_unmeasured")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_check_passes_few_rows(precision: str) -> None:
     frozen = freeze(convnet(), precision)
-    frozen(X.repeat(5, 1, 1, 1))
-    # seven rows tell, twice, whether they depend on each other, and 16 are watched; then the first pass is
-    # compared, or two passes tell how long the model's own precision takes
-    checked = 2 * 7 + 16 + (16 if precision == "fp32" else 2 * 16)
-    assert (frozen.forwards, frozen.compared[0]) == (45 + checked, checked)
+    frozen.input_gradient(X.repeat(5, 1, 1, 1), Y.repeat(5))
+    # 16 are watched; then the copy and the model pass 16, and the copy few more to measure activations
+    checked = 16 + 2 * 16 + 3 + 3 + 2
+    assert (frozen.forwards, frozen.compared) == (45 + checked, (checked, 32))
     for count in (1, 2):
-        frozen(X)
+        frozen.input_gradient(X, Y)
         assert frozen.forwards == 45 + checked + 9 * count
 
 
@@ -162,9 +152,9 @@ def test_a_frozen_model_is_frozen_again_with_other_options() -> None:
     assert rough is not frozen
     assert rough.describe() == {"precision": "bf16", "compile": False, "eot": 1}
     assert rough.source is model
-    assert rough(X).isfinite().all()
+    assert rough.input_gradient(X, Y)[2].isfinite().all()
     assert "folded 2 BatchNorm" in rough.notes
-    assert next(rough.search.form.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert next(rough.search.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
     assert freeze(rough, "fp32").describe() == frozen.describe()
     with torch.no_grad():
         model[-1].bias.add_(5)

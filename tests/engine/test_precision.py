@@ -13,7 +13,6 @@ import fastadv as fa
 from fastadv import _tf32
 from fastadv._tf32 import has_tf32, rounds_as, switches
 from fastadv.engine.precision import tf32
-from fastadv.engine.search_copy import SearchCopy
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 from tests.zoo.net import module
@@ -174,7 +173,7 @@ def test_tf32_is_on_in_the_search_alone() -> None:
     before = products()
     assert before != "tf32"
     frozen = fa.freeze(model, "tf32")
-    search = frozen.search.form.model.seen
+    search = frozen.search.model.seen
     frozen.settle(x)
     assert not search
     frozen.input_gradient(x, y)  # compared with that of the model as given, for once
@@ -309,20 +308,3 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any) 
     found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
     assert torch.equal(found[0].x_adv, found[1].x_adv)
     assert frozen.search_dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-@pytest.mark.parametrize(
-    ("times", "told"), [((0.1, 0.2), True), ((0.1, 0.106), True), ((0.1, 0.1), False), ((1e-5, 1e-3), False)]
-)
-def test_a_precision_that_is_slower_is_noted(times, told, monkeypatch):
-    """Of a pass too short to measure nothing is said."""
-    model, (x, y) = net(), images()
-    taken = iter(times)
-    monkeypatch.setattr(SearchCopy, "_seconds", lambda self, x: next(taken))
-    frozen = fa.freeze(model, "bf16")
-    frozen.input_gradient(x, y)
-    notes = [note for note in frozen.notes if "times as long" in note]
-    assert (
-        notes
-        == [f"bf16 takes {times[1] / times[0]:.2f} times as long as float32; use precision='auto'"] * told
-    )

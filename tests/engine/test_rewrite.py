@@ -1,7 +1,7 @@
 """Functions are rewritten inside their pass and thread alone, and where a way suits."""
 
 import threading
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine import freeze, layout
-from fastadv.engine.copying.fold import Folds, Watch
 from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.cpu.onednn import LINEAR
 from fastadv.engine.cpu.thin import THIN
@@ -207,14 +206,12 @@ def test_autocast_around_is_the_librarys() -> None:
 def test_a_batch_norm_that_learns_is_not_folded(name: str) -> None:
     model = All().to(memory_format=torch.channels_last)
     rewriting = Rewriting([FOLD], Subject(model, torch.float32))
-    folds = cast(Folds, rewriting.folds)
-    watch = Watch(folds)
-    lens = rewriting.watching(watch)
+    lens = rewriting.watching()
     getattr(model.norm, name).requires_grad_()
     with lens:
-        model.norm(model.thin(images()))
-    folds.learn(watch)
-    assert len(folds) == 0
+        logits = model.norm(model.thin(images()))
+    lens.finish(logits)
+    assert not rewriting.folds.pairs
 
 
 def test_a_lens_is_of_one_thread_alone() -> None:
@@ -349,5 +346,5 @@ def test_a_model_that_views_is_searched_channels_last() -> None:
     assert "view as reshape" not in frozen.notes
     torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
     assert "view as reshape" in frozen.notes
-    assert frozen.search.form.channels_last
+    assert frozen.search.channels_last
     assert not any(note.startswith("not channels") for note in frozen.notes)

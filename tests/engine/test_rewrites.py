@@ -102,15 +102,15 @@ def same(model: nn.Module, precision: str, shape: tuple[int, ...], most: float) 
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.05), ("double", 1e-10)])
 def test_a_search_copy_is_the_model(precision: str, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    used, forward = set[str](), SearchCopy.forward
+    used, forward = set[str](), SearchCopy._forward
 
-    def watched(search: SearchCopy, x: Tensor, form: Any, lens: Any) -> Tensor:
-        logits = forward(search, x, form, lens)
-        used.update(["channels-last"] * form.channels_last, lens.used if lens else ())
+    def watched(search: SearchCopy, x: Tensor, lens: Any) -> Tensor:
+        logits = forward(search, x, lens)
+        used.update(["channels-last"] * search.channels_last, lens.used if lens else ())
         return logits
 
-    monkeypatch.setattr(SearchCopy, "forward", watched)
-    monkeypatch.setattr(SearchCopy, "_compare", lambda *given: None)  # which would hide what is wrong
+    monkeypatch.setattr(SearchCopy, "_forward", watched)
+    monkeypatch.setattr(SearchCopy, "compare", lambda *given: None)  # which would hide what is wrong
     torch.manual_seed(0)
     for make, shape in NETS.items():
         same(make(), precision, shape, most)

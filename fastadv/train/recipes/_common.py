@@ -49,7 +49,7 @@ class Twins:
 
     def __init__(self, precision: Precision = "fp32", cuda_graph: bool | None = None) -> None:
         self.precision, self.cuda_graph = precision, cuda_graph
-        self._held: dict[int, tuple[nn.Module, Stamp, Frozen, Stamp]] = {}
+        self._held: dict[int, tuple[nn.Module, Stamp, Frozen]] = {}
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -63,22 +63,19 @@ class Twins:
     def of(self, model: nn.Module) -> Prepared:
         """Return the twin of the model as it is now."""
         held = self._held.get(id(model))
-        if held is not None:
-            _, then, frozen, own = held
-            # a pass may have written attributes of the twin
-            if then.known and own.known and then.same() and own.same():
-                frozen.refresh()
-                return frozen
-        now = Stamp(model, values=False)
-        if not (now.known and registers_all(model)):
+        if held is not None and held[1].same():
+            held[2].refresh()
+            return held[2]
+        if not (Stamp(model, values=False).known and registers_all(model)):
             return Plain(model)
         compiled = compiled_call(model) is not None
         frozen = follow(model, "fp32" if compiled else self.precision, compiled, self.cuda_graph)
         self._held.pop(id(model), None)
         while len(self._held) >= MOST:
             del self._held[next(iter(self._held))]
-        own = Stamp(cast(nn.Module, frozen.model), values=False)
-        self._held[id(model)] = model, now, frozen, own
+        # a pass may write attributes of the twin; so does a compiler
+        parts = (model,) if compiled else (model, cast(nn.Module, frozen.search.model))
+        self._held[id(model)] = model, Stamp(*parts, values=False), frozen
         return frozen
 
 

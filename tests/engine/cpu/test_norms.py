@@ -96,7 +96,7 @@ def test_attention_after_batch_norm_stays_folded(order: tuple[int, ...], logged:
         logits, rows = frozen.jacobian(x, torch.eye(5).expand(count, 5, 5))
         assert rows.shape == (count, 5, 3, 12, 12)
         torch.testing.assert_close(logits, net(x).detach(), rtol=1e-3, atol=1e-5)
-        names = frozen.search.form.rewriting.names
+        names = frozen.search.rewriting.names
     assert {"fold", "channels-last"} <= set(names)
     assert not logged.records
 

@@ -102,7 +102,7 @@ def test_a_small_model_stays_exact(search_copy: None) -> None:
     x = torch.rand(64, 127)
     assert torch.equal(frozen(x), model(x).detach())
     assert frozen.exact
-    assert not frozen.search.form.rewriting  # no call of torch is looked at
+    assert not frozen.search.rewriting  # no call of torch is looked at
     assert NOTE not in frozen.notes
     folded = fa.freeze(
         nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).eval()
