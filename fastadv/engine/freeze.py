@@ -10,24 +10,23 @@ import torch
 from torch import nn
 
 from fastadv._checks import eager
-from fastadv.engine.arguments import check_model
 from fastadv.engine.automatic import fastest
 from fastadv.engine.capture import CAPTURED
-from fastadv.engine.copying.fold import has_batch_norm
 from fastadv.engine.copying.twin import as_module, twin
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
-from fastadv.engine.parts import mixes_rows
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32, to_half
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.replaced import in_words, replaced
-from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
+from fastadv.engine.rewrite import Rewriting, Subject
 from fastadv.engine.rewrites import applicable
 from fastadv.engine.search_copy import Notes, SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
+
+SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}  # notes
 
 
 @eager
@@ -87,21 +86,15 @@ def freeze(
     asked = {"precision": precision, "compile": compile, "cuda_graph": cuda_graph, "eot": eot}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
-    if isinstance(model, Frozen):
-        return model if options == model.options else _freeze(model.source, options)
-    if isinstance(model, Prepared):
-        model = model.source
-    check_model(model)
+    if isinstance(model, Frozen) and options == model.options:
+        return model
     keep_pages()
     return _freeze(model, options)
 
 
-def frozen_by_itself(model: Model | Frozen, eot: int | None = None) -> Frozen:
+def frozen_by_itself(model: Model | Prepared, eot: int) -> Frozen:
     """Freeze a model that nobody asked to freeze: nothing of the process is set."""
-    if isinstance(model, Frozen):
-        return freeze(model, eot=eot)
-    check_model(model)
-    return _freeze(model, Options(eot=1 if eot is None else eot))
+    return _freeze(model, replace(model.options if isinstance(model, Frozen) else Options(), eot=eot))
 
 
 def follow(
@@ -112,44 +105,47 @@ def follow(
     return _freeze(model, Options(precision=precision, compile=compile, cuda_graph=cuda_graph, follow=True))
 
 
-def _freeze(source: Model, options: Options) -> Frozen:
-    """Freeze what was checked."""
-    module, plain = as_module(source), Plain(source, options.eot)
+def _freeze(model: Model | Prepared, options: Options) -> Frozen:
+    plain = Plain(model, options.eot)
+    source, module = plain.source, as_module(plain.source)
     _check_possible(source, module, plain.device, options)
-    half, told = HALF.get(options.precision), replaced(module)
-    model, rewrites = plain.model, list[Rewrite]()
-    # of statistics of a batch, what a search finds in one is not proved by a part of it
-    if isinstance(model, nn.Module) and (half is not None or not mixes_rows(model)):
-        rewrites = applicable(model, half or plain.dtype)
-        # a compiler looks at functions for itself
-        rewrites = [each for each in rewrites if each is CHANNELS_LAST or not options.compile]
+    search, rewriting = _copy(plain.model, module, options, plain.dtype)
+    bpda = in_words(replaced(module))
     notes = {
-        "channels-last": CHANNELS_LAST in rewrites,
-        f"{str(half).removeprefix('torch.')} search": half is not None,
-        "not folded: no BatchNorm": module is not None and not has_batch_norm(module),
-        "TF32 search": options.precision == "tf32",
+        "channels-last": CHANNELS_LAST.name in rewriting.names,
+        SEARCHES.get(options.precision, ""): options.precision in SEARCHES,
         "compiled": options.compile,
         CAPTURED: options.cuda_graph is True,
-        in_words(told): bool(told),
+        bpda: bool(bpda),
     }
-    if module is not None and (rewrites or options.precision != "fp32" or options.compile):
-        # weights made in inference mode could not take part in a gradient
-        with torch.inference_mode(False), torch.no_grad():
-            model = twin(module, follow=options.follow, apart=options.follow)
-            if CHANNELS_LAST in rewrites or half is not None or options.follow:
-                lay_out(model, CHANNELS_LAST in rewrites, apart=options.follow)
-            if half is not None:
-                to_half(model, half)
-    subject = Subject(model if isinstance(model, nn.Module) else nn.Identity(), half or plain.dtype)
-    search = SearchCopy(
-        model, module, Rewriting(rewrites, subject), plain, options,
-        Notes(tuple(note for note, holds in notes.items() if holds)),
-    )  # fmt: skip
+    told = Notes(tuple(note for note, holds in notes.items() if holds))
     return Frozen(
-        plain, search, anew=partial(_freeze, source, options),
+        plain, SearchCopy(search, module, rewriting, plain, options, told),
+        anew=partial(_freeze, source, options),
         stamp=None if module is None or options.follow else Stamp(module),
         fastest=partial(fastest, partial(_freeze, source), options) if options.precision == AUTO else None,
     )  # fmt: skip
+
+
+def _copy(
+    given: Model, module: nn.Module | None, options: Options, dtype: torch.dtype | None
+) -> tuple[Model, Rewriting]:
+    """Return a copy for the search, and how it is rewritten; the model as given where that gains nothing."""
+    half = HALF.get(options.precision)
+    rewrites = applicable(given, half or dtype) if isinstance(given, nn.Module) else []
+    # a compiler looks at functions for itself
+    if options.compile:
+        rewrites = [each for each in rewrites if each is CHANNELS_LAST]
+    if module is None or not (rewrites or options.special):
+        return given, Rewriting((), Subject(nn.Identity(), dtype))
+    # weights made in inference mode could not take part in a gradient
+    with torch.inference_mode(False), torch.no_grad():
+        copied = twin(module, follow=options.follow, apart=options.follow)
+        if CHANNELS_LAST in rewrites or half is not None or options.follow:
+            lay_out(copied, CHANNELS_LAST in rewrites)
+        if half is not None:
+            to_half(copied, half)
+    return copied, Rewriting(rewrites, Subject(copied, half or dtype))
 
 
 def _anew(frozen: Frozen) -> tuple[Callable[[Model, Options], Frozen], tuple[Model, Options]]:

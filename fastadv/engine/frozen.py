@@ -111,8 +111,7 @@ class Frozen(Prepared):
             told, made, self._plain = CHANGED in self.notes, self._anew(), None
             for name in ("search", "dtype", "checked", "_device", "_fastest", "settled", "_stamp"):
                 setattr(self, name, getattr(made, name))
-            tell = self.search.notes.add if told else self.search.notes.warn
-            tell(CHANGED)
+            (self.search.notes.add if told else self.search.notes.warn)(CHANGED)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -142,11 +141,9 @@ class Frozen(Prepared):
             self.search.compared.clear()
 
     def _copied(self, x: Tensor, kind: str = GRADIENT) -> bool:
-        """Return whether the copy answers for rows like x: not for few, nor where another is finer."""
-        search = self.search
-        few = search.ordinary and x.is_cpu and x.numel() < FEW
-        finer = (search.half and kind == LOGITS) or (search.options.compile and kind == JACOBIAN)
-        return not (search.idle or few or finer)
+        """Return whether the copy answers for rows like x, not the model as given."""
+        few = x.is_cpu and x.numel() < FEW
+        return kind in self.search.kinds and not (few and self.search.ordinary)
 
     def _answer(
         self, x: Tensor, kind: str, by_copy: Callable[[Tensor], T], by_plain: Callable[[Tensor], T]
@@ -165,9 +162,9 @@ class Frozen(Prepared):
             # x may be left of a larger batch, in the layout of the search
             return by_plain(x.contiguous())
 
-        if self._copied(x, kind) and self.settle(x) and self._copied(x, kind):
-            return self._tried(compared, plainly)
-        return plainly()
+        if self._copied(x, kind):
+            self.settle(x)
+        return self._tried(compared, plainly) if self._copied(x, kind) else plainly()
 
     def _tried(self, by_copy: Callable[[], T], by_plain: Callable[[], T]) -> T:
         """Return by_copy(); where the copy fails or is not the model, by_plain(), from now on."""
@@ -263,17 +260,18 @@ class Frozen(Prepared):
         return self.exact or (self.eot == 1 and not self._copied(x))
 
     def full_batch(self, x: Tensor) -> int:
-        return 0 if self.search.parts is None else self.search.parts.full(x)
+        return self.search.full(x)
 
     def captures(self, x: Tensor) -> Captures | None:
         if self.options.cuda_graph is False or self.eot > 1 or not waits(x.device):
             return None
         self._renew()  # a replay looks at nothing
         found = self.search.captures(x) if self._copied(x) else self._given().captures(x)
-        return replace(found, tell=self._tell_captured) if found and self.options.cuda_graph else found
+        return found and replace(found, tell=self._tell)
 
-    def _tell_captured(self, why: str) -> None:
-        self.search.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
+    def _tell(self, why: str) -> None:
+        if self.options.cuda_graph:
+            self.search.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
 
     def hold(self, apart: Tensor, verdict: Tensor) -> bool:
         """Compare the search anew where its losses are not those of the verdict."""
@@ -282,8 +280,7 @@ class Frozen(Prepared):
             return False
         if not self.plain:
             search.compared.clear()
-            if DENIED not in self.notes:
-                search.notes.warn(DENIED)
+            search.notes.warn(DENIED)
         return True
 
     def check(self, x: Tensor) -> bool:

@@ -12,18 +12,12 @@ WIDE = 32  # channels
 EIGHT = 8  # channels that the tensor cores of a GPU take at once
 
 
-def lay_out(model: nn.Module, channels_last: bool, apart: bool = False) -> None:
-    """Lay out the four-dimensional parameters and buffers of a copy, in place, or in memory `apart`."""
-    kept = torch.channels_last if channels_last else torch.contiguous_format
-    for tensor in (each for each in (*model.parameters(), *model.buffers()) if each.ndim == 4):
-        # strides tell the layout of a single channel, too, which `contiguous` would leave as they are
-        both = tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-        if both and not apart:
-            # like a kernel of 1 by 1, which stays where the model's is
-            strides = torch.empty_like(tensor, device="meta", memory_format=kept).stride()
-            tensor.data = tensor.data.as_strided(tensor.shape, strides)
-        else:
-            tensor.data = tensor.data.to(memory_format=kept)
+def lay_out(model: nn.Module, channels_last: bool) -> None:
+    """Lay out the four-dimensional parameters and buffers of a copy, in memory of their own."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = torch.empty_like(tensor, memory_format=layout).copy_(tensor)
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:
@@ -34,35 +28,34 @@ def laid_out(x: Tensor, channels_last: bool) -> Tensor:
 
 def view_or_reshape(input: Tensor, *shape: Any, **named: Any) -> Any:
     """Replace `torch.Tensor.view` by `reshape` where the copy has another memory order than the model."""
-    if named or input.is_contiguous() or (shape and isinstance(shape[0], torch.dtype)):
+    if input.is_contiguous():
         return NotImplemented
     try:
-        return input.view(*shape)
+        return input.view(*shape, **named)
     except RuntimeError:
-        return input.reshape(*shape)
+        return input.reshape(*shape, **named)
 
 
-def _gains(part: nn.Module) -> bool:
-    """Return whether a convolution is faster so: wide ones, and Winograd's; others lose by the copies."""
-    if not isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-        return False
-    square = part.kernel_size == (3, 3) and part.stride == (1, 1)
-    return square or part.out_channels >= WIDE
+def _convolutions(model: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    return [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
 
 
 def gains_on_gpu(model: nn.Module, format: torch.dtype | str | None) -> bool:
     """Return whether a GPU convolves faster so: on tensor cores, which take channels by eights."""
-    made = [part.out_channels for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
-    on_cores = format in ("tf32", torch.bfloat16, torch.float16)
-    return on_cores and max(made, default=0) >= WIDE and all(channels % EIGHT == 0 for channels in made)
+    channels = [part.out_channels for part in _convolutions(model)]
+    by_eights = max(channels, default=0) >= WIDE and not any(count % EIGHT for count in channels)
+    return by_eights and format in ("tf32", torch.bfloat16, torch.float16)
 
 
 def _applies(subject: Subject) -> bool:
-    if not subject.convolves or subject.exact:
-        return False
-    if subject.on_cpu:
-        return any(map(_gains, subject.model.modules()))
-    return gains_on_gpu(subject.model, rounds_as(subject.dtype, subject.device))
+    """Return whether convolutions are faster so: on a CPU wide ones, and Winograd's; others lose."""
+    if not subject.on_cpu:
+        return gains_on_gpu(subject.model, rounds_as(subject.dtype, subject.device))
+    square = (3, 3), (1, 1)
+    return any(
+        part.out_channels >= WIDE or (part.kernel_size, part.stride) == square
+        for part in _convolutions(subject.model)
+    )
 
 
 CHANNELS_LAST = Rewrite("channels-last", "", _applies)

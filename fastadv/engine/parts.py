@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastadv._torch import BatchNorm, DispatchMode
 from fastadv.engine.cpu.winograd import is_wide
+from fastadv.engine.rewrite import has_conv2d
 
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
 # gain by it (a ResNet-18 with 64 images, ms: 373 in two parts, 356 whole; by the library alone 472 and 590)
@@ -46,10 +47,11 @@ class _Sizes(DispatchMode):
 
 
 class Parts:
-    """How many rows pass one search copy at once; a row of each shape and dtype is measured once."""
+    """How many rows pass one search copy at once, if it convolves; a row of each kind is measured once."""
 
     def __init__(self, model: nn.Module, winograd: bool) -> None:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
+        self._splits = has_conv2d(model) and not mixes_rows(model)
         kernels = [part.weight for part in model.modules() if isinstance(part, nn.Conv2d)]
         wide = winograd and any(kernel.dtype == torch.float32 and is_wide(kernel) for kernel in kernels)
         self._factor = 2 if wide else 1
@@ -57,8 +59,10 @@ class Parts:
 
     def measure(self, run: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """Find by how much the tensor that grows most does so with a row like x [B, ...]."""
+        key, made = (x.dtype, x.shape[1:]), []
+        if key in self._bytes_a_row or not self._splits:
+            return
         few = x[:1].expand(PROBE, *x.shape[1:]).contiguous()
-        made = []
         with torch.no_grad():
             run(few)  # for what is made once, such as transformed weights
             for rows in (few, few[:-1]):
@@ -66,7 +70,7 @@ class Parts:
                     run(rows)
                 made.append(sizes.bytes)
         growth = [more - less for more, less in zip(*made, strict=False)]
-        self._bytes_a_row[x.dtype, x.shape[1:]] = max(growth, default=0)
+        self._bytes_a_row[key] = max(growth, default=0)
 
     def full(self, x: Tensor) -> int:
         """Return how many rows like x [B, ...] to pass at once; 0 where they were not measured."""

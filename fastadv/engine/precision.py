@@ -29,6 +29,11 @@ class Options:
     eot: int = 1
     follow: bool = False
 
+    @property
+    def special(self) -> bool:
+        """Whether a copy is more than the model with functions rewritten."""
+        return self.precision != "fp32" or self.compile
+
     def asked(self) -> dict[str, Any]:
         """Return the arguments of `freeze` that ask for them."""
         return {name: value for name, value in asdict(self).items() if name != "follow"}
@@ -64,12 +69,11 @@ def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool
 def to_half(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast weights and buffers in place; those of normalization layers with statistics go to float32."""
     norms = [part for part in model.modules() if isinstance(part, NormBase)]
-    kept = {id(tensor) for part in norms for tensor in (*part.parameters(), *part.buffers())}
+    wide = {id(tensor) for part in norms for tensor in (*part.parameters(), *part.buffers())}
 
     def cast(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor.to(torch.float32 if id(tensor) in kept else dtype)
+        to = torch.float32 if id(tensor) in wide else dtype
+        return tensor.to(to) if tensor.is_floating_point() else tensor
 
     convert(model, cast)
 

@@ -42,26 +42,25 @@ def prepare(
         InputError: the model cannot be called, or `freeze` is no flag.
     """
     wanted = None if freeze is None else check_flag("freeze", freeze)
-    source = model.source if isinstance(model, Prepared) else model
-    if isinstance(model, ByRow) and model.size >= size and eot in (None, model.eot):
-        return model
-    if size or takes_ids(source):
-        return ByRow(source, 1 if eot is None else eot, size)
-    if isinstance(model, Frozen):
-        return model if eot in (None, model.eot) else frozen_by_itself(model, eot)
-    if isinstance(model, Prepared) and eot in (None, model.eot):
-        return model
-    module = None if wanted is False or (wanted is None and work < WORTH) else as_module(model)
-    if module is not None and (wanted or gains(module, work)):
-        return frozen_by_itself(model, eot)
-    return Plain(model, 1 if eot is None else eot)
+    passes = 1 if eot is None else eot
+    fitting = model if isinstance(model, Prepared) and eot in (None, model.eot) else None
+    if size or takes_ids(model.source if isinstance(model, Prepared) else model):
+        by_row = isinstance(fitting, ByRow) and fitting.size >= size
+        return fitting if fitting and by_row else ByRow(model, passes, size)
+    if fitting is not None:
+        return fitting
+    module = as_module(model)
+    if isinstance(model, Frozen) or (module is not None and gains(module, work, wanted)):
+        return frozen_by_itself(model, passes)
+    return Plain(model, passes)
 
 
-def gains(module: nn.Module, work: int) -> bool:
-    """Return whether a frozen copy is faster in so much work.
+def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
+    """Return whether a frozen copy is faster in so much work, unless it is `wanted` or not.
 
     One of linear layers alone takes 1.2 to 1.7 times as long.
     """
     device = device_of(module)
     least = WORTH if device is None or device.type == "cpu" else WORTH_ON_GPU
-    return work >= least and (has_conv2d(module) or has_batch_norm(module))
+    faster = work >= least and (has_conv2d(module) or has_batch_norm(module))
+    return faster if wanted is None else wanted

@@ -6,7 +6,7 @@ A pass is seen through a `Lens`: the user's own Python runs, and functions of to
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Any
 
 import torch
@@ -22,8 +22,7 @@ Run = Callable[..., Any]
 Ways = Mapping[Any, Run]
 # ways with the names of their rewrites, in the order in which they are tried
 Found = tuple[tuple[str, Run], ...]
-NO_LAYER = Reads()
-PLAIN = (Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor))
+PLAIN = {Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor)}
 # what reads no value of a tensor
 METADATA = frozenset((
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "storage_offset"),
@@ -43,8 +42,7 @@ class Lens(TorchFunctionMode):
 
     def __init__(self, ways: Mapping[Any, Found], reads: Reads) -> None:
         super().__init__()
-        self._ways, self._reads = ways, reads
-        self.used: list[str] = []
+        self._ways, self._reads, self.used = ways, reads, reads.used
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -53,17 +51,14 @@ class Lens(TorchFunctionMode):
             if read is not None:
                 return read
         # a transform of torch.func knows no rule for what replaces a function
-        if func not in self._ways or any(kind not in PLAIN for kind in types) or is_transformed():
+        if func not in self._ways or not PLAIN.issuperset(types) or is_transformed():
             return func(*args, **kwargs)
-        reads = self._reads if func in Folds.layers and "bias" not in kwargs else NO_LAYER
-        pair = reads.pair(args)
-        if pair is None:
-            return reads.made(func, args, None, self._run(func, args, kwargs))
-        made = self._run(func, (args[0], *pair.made, *args[3:]), kwargs)
-        self.used.append(Folds.name)
-        return reads.made(func, args, pair, made)
+        run = partial(self._run, func, kwargs)
+        if func in Folds.layers and "bias" not in kwargs:
+            return self._reads.layer(args, run)
+        return run(args)
 
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _run(self, func: Any, kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
         for name, way in self._ways[func]:
             made = way(*args, **kwargs)
             if made is not NotImplemented:
@@ -101,10 +96,10 @@ def _is_metadata(func: Any) -> bool:
 
 
 class Subject:
-    """A model as rewrites judge it, to compute in `dtype`; `exact`: no logit may change by a bit."""
+    """A model as rewrites judge it, to compute in `dtype`."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None, exact: bool = False) -> None:
-        self.model, self.dtype, self.exact = model, dtype, exact
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        self.model, self.dtype = model, dtype
 
     @cached_property
     def device(self) -> torch.device:
@@ -126,11 +121,6 @@ class Subject:
 
 def on_cpu(subject: Subject) -> bool:
     return subject.on_cpu
-
-
-def may_round(subject: Subject) -> bool:
-    """Return whether it runs on the CPU, and logits may change by rounding."""
-    return subject.on_cpu and not subject.exact
 
 
 def has_conv2d(model: nn.Module) -> bool:

@@ -50,14 +50,14 @@ class Notes:
     def __init__(self, texts: tuple[str, ...] = ()) -> None:
         self.texts = texts
 
-    def add(self, note: str) -> None:
-        if note not in self.texts:
-            self.texts = (*self.texts, note)
+    def add(self, *notes: str) -> None:
+        self.texts = tuple(dict.fromkeys((*self.texts, *notes)))
 
     def warn(self, note: str, instead_of: str = "") -> None:
-        """Take a note that the user should see; `instead_of` is one that no longer holds."""
-        self.texts = (*(text for text in self.texts if text != instead_of), note)
-        log.warning("freeze: %s", note)
+        """Take a note that the user should see once; `instead_of` is one that no longer holds."""
+        if note not in self.texts:
+            log.warning("freeze: %s", note)
+        self.texts = (*(text for text in self.texts if text not in (note, instead_of)), note)
 
 
 class SearchCopy:
@@ -75,20 +75,24 @@ class SearchCopy:
         """Search by `model`, a copy of `module` that is to be rewritten, or a function."""
         self.model, self.module, self.rewriting, self.scoring = model, module, rewriting, rewriting
         self.options, self.notes, self.checked = options, notes, CheckedModel(model)
-        self.dtype, half = plain.dtype, HALF.get(options.precision)
-        self.weights = half or plain.dtype  # of the copy
-        self.sees = plain.sees if half is None else lambda dtype: half
+        self.dtype, self.sees, half = plain.dtype, plain.sees, HALF.get(options.precision)
+        self.weights, self.half = half or plain.dtype, (half or plain.dtype) in HALVES
         self.room, self.lock = room_of(plain.source), RLock()
         self.tf32 = options.precision == "tf32"
-        self._special = options.precision != "fp32" or options.compile
-        # whether the model as given answers alone, and whether it does for few values
-        self.idle = not (rewriting or self._special)
-        self.ordinary = options.precision == "fp32" and not (options.compile or options.follow)
+        self.ordinary = not (options.special or options.follow)  # for few values the model as given is faster
+        self.kinds = {GRADIENT, JACOBIAN, LOGITS} if rewriting or options.special else set()
+        # half precision does not tell apart losses that attacks without a gradient compare; and a compiled
+        # backward frees what the next one needs
+        self.kinds -= {LOGITS if self.half else "", JACOBIAN if options.compile else ""}
         self.whole = isinstance(model, nn.Module) and mixes_rows(model)  # whether rows pass together alone
-        # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's;
-        # and those of batches in whose passes without a gradient nothing is rewritten
-        self.compared, self.bare = set[Hashable](), set[Hashable]()
+        # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
+        self.compared = set[Hashable]()
         self.parts: Parts | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether the model as given answers alone."""
+        return not self.kinds
 
     @property
     def format(self) -> Format:
@@ -96,13 +100,9 @@ class SearchCopy:
         return "tf32" if self.tf32 else self.weights
 
     @property
-    def half(self) -> bool:
-        return self.weights in HALVES
-
-    @property
     def plain(self) -> bool:
         """Whether its logits are those of the model as given, to the last bit."""
-        return self.idle or (self.rewriting.exact and not self._special)
+        return self.idle or (self.rewriting.exact and not self.options.special)
 
     @property
     def channels_last(self) -> bool:
@@ -113,38 +113,34 @@ class SearchCopy:
 
     def leave(self, why: str) -> None:
         """Let the model as given search alone."""
-        with self.lock:
-            if not self.idle:
-                self.idle = True
-                self.notes.warn(f"fell back to the model as given: {why}")
+        self.kinds = set()
+        self.notes.warn(f"fell back to the model as given: {why}")
 
     def prepare(self, x: Tensor, plain: Plain) -> None:
         """Pass x to see which layers are folded, or compile."""
         if Folds.name in self.rewriting.names:
             plain.forwards += len(x)
             self._forward(self._ready(x), self.rewriting.watching())
-            self._choose_folds(self.rewriting.folds, x.device)
-        self.idle = not (self.rewriting or self._special)
+            self._fold(self.rewriting.folds, x.is_cpu)
+        if not (self.rewriting or self.options.special):
+            self.kinds = set()
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
             self.model = torch.compile(self.model)
             self.checked = CheckedModel(self.model)
-        elif isinstance(self.model, nn.Module) and x.is_cpu and not self.whole:
+        elif x.is_cpu and isinstance(self.model, nn.Module):
             self.parts = Parts(self.model, "winograd" in self.rewriting.names)
 
-    def _choose_folds(self, folds: Folds, device: torch.device) -> None:
-        small = folds.widest < SMALL
-        self.scoring = self.rewriting.without(Folds.name) if small else self.rewriting
-        if small and device.type != "cpu" and not self.options.cuda_graph:
-            self.notes.add("not folded: activations so small that a GPU waits for the checks")
-            self.rewriting = self.scoring
-        else:
-            self.notes.add(f"folded {len(folds.pairs)} BatchNorm")
+    def _fold(self, folds: Folds, on_cpu: bool) -> None:
+        """Fold what was seen; not for scores where activations are small, for which a GPU waits, too."""
+        self.notes.add(f"folded {len(folds.pairs)} BatchNorm")
+        if folds.widest < SMALL:
+            self.scoring = self.rewriting.without(Folds.name)
+            self.rewriting = self.rewriting if on_cpu else self.scoring
+        elif self.ordinary:  # scores read no others
+            folds.release(self._origin())
         if self.weights != self.dtype:
             folds.take(self._origin())
-        # of small ones, scores read the others; a copy that follows has its own
-        elif not (small or self.options.follow):
-            folds.release(self._origin())
 
     def _origin(self) -> dict[int, Tensor]:
         """Return the tensors of the model by the ids of those of the copy."""
@@ -165,8 +161,8 @@ class SearchCopy:
         """Return step(x, *rows) of parts in turn that are fast and fit into memory, unless `whole`."""
         if whole or self.whole:
             return step(x, *rows)
-        fast = self.parts.full(x) if self.parts is not None else 0
-        todo, made = slices(len(x), min(fast or len(x), self.room.most(kind, x))), list[T]()
+        most = min(self.full(x) or len(x), self.room.most(kind, x))
+        todo, made = slices(len(x), most), list[T]()
         while todo:
             part = todo[0]
             try:
@@ -180,16 +176,13 @@ class SearchCopy:
             todo = self.room.halved(kind, x, todo)
         return made[0] if len(made) == 1 else joined(made)
 
+    def full(self, x: Tensor) -> int:
+        """Return how many rows like x [B, ...] to pass at once; 0 where that is not known."""
+        return 0 if self.parts is None else self.parts.full(x)
+
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x; a step of `in_parts`."""
-        ready = self._ready(x)
-        kind = ready.dtype, ready.shape
-        # no lens where nothing was rewritten last time: on small networks it costs as much as the pass
-        lens = None if kind in self.bare else self._lens(self.scoring)
-        logits = self._forward(ready, lens)
-        if lens is not None and not lens.used:
-            self.bare.add(kind)
-        return logits
+        return self._forward(self._ready(x), self._lens(self.scoring))
 
     def gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool
@@ -208,7 +201,7 @@ class SearchCopy:
         """See `Frozen.jacobian`."""
         leaf, attached = self._followed(x)
         for _ in range(passes - 1):
-            attached = attached + self._forward(leaf, self._lens())
+            attached = attached + self._forward(leaf, self._lens(self.rewriting))
         attached = attached / passes if passes > 1 else attached
         logits = attached.detach().clone()
         back = partial(self._backward, attached, leaf, retain_graph=True)
@@ -216,17 +209,17 @@ class SearchCopy:
 
     def knows(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether passes of rows like x were compared with the model's; in a graph none can be."""
-        return _kind(x, kind) in self.compared or in_step() or x.is_meta or not len(x)
+        return _kind(x, kind) in self.compared or in_step() or not len(x)
 
     def compare(self, plain: Plain, x: Tensor, kind: str) -> None:
         """Raise Apart where passes of rows like x are not those of the model, by 16 rows."""
-        some = x.detach() if self.whole else x[:ROWS].detach()
+        some = x.detach()[: len(x) if self.whole else ROWS]
         # what a randomized model draws next does not depend on what was compared
         with self.lock, generators_kept(x.device):
             same, what = self._same(plain, some, kind)
             if same is False:
                 raise Apart(f"the {what} {WRONG}")
-            if self.parts is not None and not self.parts.full(x):
+            if self.parts is not None:
                 self.parts.measure(partial(self._probe, plain), x)
         if same:  # or else there was nothing to compare, and the next pass of this kind may have something
             self.compared.add(_kind(x, kind))
@@ -268,27 +261,25 @@ class SearchCopy:
 
     def captures(self, x: Tensor) -> Captures | None:
         """See `Frozen.captures`."""
-        model = unwrap(self.model) if isinstance(self.model, nn.Module) and self.knows(x) else None
-        kind = None if model is None else kind_of(model)
-        if model is None or kind is None:
+        model = self.model
+        if not isinstance(model, nn.Module) or not self.knows(x):
             return None
-        alike = partial(passes_alike, model, self.once, x)
-        return Captures(graphs_of(self), kind, (self.model, self.rewriting), alike)
+        kind, alike = kind_of(unwrap(model)), partial(passes_alike, unwrap(model), self.once, x)
+        return Captures(graphs_of(self), kind, (model, self.rewriting), alike) if kind else None
 
     def once(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x."""
-        return self._forward(self._ready(x), self._lens())
+        return self._forward(self._ready(x), self._lens(self.rewriting))
 
     def _probe(self, plain: Plain, x: Tensor) -> Tensor:
         plain.forwards += len(x)
         return self.once(x)
 
     def _ready(self, x: Tensor) -> Tensor:
-        return self.layout(x).to(self.sees(x.dtype))
+        return self.layout(x).to(self.sees(x.dtype) if self.weights == self.dtype else self.weights)
 
-    def _lens(self, rewriting: Rewriting | None = None) -> Lens | None:
+    def _lens(self, rewriting: Rewriting) -> Lens | None:
         """Return the lens of a pass; None where nothing is rewritten."""
-        rewriting = rewriting or self.rewriting
         return rewriting.lens() if rewriting else None
 
     def _precisely(self, device: str) -> AbstractContextManager[object]:
@@ -302,21 +293,24 @@ class SearchCopy:
         if lens is not None:
             # a graph may hold on to what it records
             lens.finish(logits, replays=in_step())
-            for note in self.rewriting.notes(lens.used):
-                self.notes.add(note)
+            self.notes.add(*self.rewriting.notes(lens.used))
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
     def _followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it."""
         leaf = self._ready(x).detach().requires_grad_()
-        return leaf, self._forward(leaf, self._lens())
+        return leaf, self._forward(leaf, self._lens(self.rewriting))
 
     def _backward(
         self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
     ) -> Tensor:
         """Return `pull` in the copy's precision, scaled for float16, where gradients would underflow."""
         # the lens is for what a checkpoint computes again
-        with self._precisely(leaf.device.type), self._lens() or nullcontext(), self.checked.differentiated():
+        with (
+            self._precisely(leaf.device.type),
+            self._lens(self.rewriting) or nullcontext(),
+            self.checked.differentiated(),
+        ):
             if self.weights != torch.float16:
                 return pull(attached, leaf, by_logits, retain_graph)
             # samples that depend on each other share a scale

@@ -1,7 +1,6 @@
 """A frozen model that has nothing to gain answers as a plain call does, and fails as a frozen one."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -45,7 +44,7 @@ def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError, match="shapes"):
             frozen(torch.rand(3, 11))
-    assert frozen.notes == ("not folded: no BatchNorm",)
+    assert frozen.notes == ()
     frozen.input_gradient(x, y)
     assert not frozen._copied(x)
 
@@ -186,13 +185,12 @@ def test_writes_into_x_are_noted() -> None:
 
 def test_a_gpu_does_not_fold_what_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastadv.engine.search_copy.SMALL", SMALL)
-    gpu = torch.device("cuda")
-    for widest, graph, folds in ((SMALL - 1, None, False), (SMALL, None, True), (SMALL - 1, True, True)):
+    for widest, on_cpu, folds in ((SMALL - 1, False, False), (SMALL, False, True), (SMALL - 1, True, True)):
         search = fa.freeze(convnet().eval()).search
-        search.options, search.rewriting.folds.widest = replace(search.options, cuda_graph=graph), widest
-        search._choose_folds(search.rewriting.folds, gpu)
+        search.rewriting.folds.widest = widest
+        search._fold(search.rewriting.folds, on_cpu)
         assert ("fold" in search.rewriting.names) == folds
-        assert any("so small that a GPU waits" in note for note in search.notes.texts) != folds
+        assert ("fold" in search.scoring.names) == (widest == SMALL)
 
 
 def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:

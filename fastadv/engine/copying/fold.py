@@ -6,9 +6,9 @@ given. Each pass checks that this still holds (`Promises`); no trace replaces th
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import is_
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from fastadv._torch import BatchNorm, version
 # of F.batch_norm
 ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 DEFAULTS = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+Run = Callable[[tuple[Any, ...]], Tensor]
 REFUSED = "a folded layer, {}, whose result is not read by its BatchNorm alone"
 
 
@@ -40,7 +41,7 @@ class Norm(NamedTuple):
         """Read the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
         values: dict[str, Any] = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
         norm = cls(*(values[name] for name in ("running_mean", "running_var", "weight", "bias", "eps")))
-        learns = any(part is not None and part.requires_grad for part in norm[:4])
+        learns = any(getattr(part, "requires_grad", False) for part in norm)
         return None if values["training"] or norm.mean is None or learns else norm
 
     def same(self, other: "Norm | None") -> bool:
@@ -52,7 +53,7 @@ class Pair:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, norm: Norm, name: str) -> None:
         self.weight, self.bias, self.norm, self.name = weight, bias, norm, name
-        self.made = [nn.Parameter(part, False) for part in self._folded()]
+        self.made = [nn.Parameter(part, False) for part in self._folded({})]
         self._then = self._versions()
 
     def _parts(self) -> list[Tensor | None]:
@@ -62,15 +63,16 @@ class Pair:
         """Return what changes with each write into a tensor of the two, except by `tensor.data.mul_`."""
         return [(version(part), part.data_ptr()) for part in self._parts() if part is not None]
 
-    def _folded(self, origin: Mapping[int, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def _folded(self, origin: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
         """Return weight and bias of both as one, rounded once; from tensors in `origin`, by ids of these."""
-        weight, bias, mean, var, scale, shift = (
-            None if part is None else (origin or {}).get(id(part), part).double() for part in self._parts()
-        )
-        factor = (cast(Tensor, var) + self.norm.eps).rsqrt() * (1 if scale is None else scale)
-        moved = (0 if bias is None else bias) - cast(Tensor, mean)
-        moved = moved * factor + (0 if shift is None else shift)
-        both = cast(Tensor, weight) * factor.view(-1, *[1] * (self.weight.ndim - 1))
+
+        def wide(part: Tensor | None, default: int) -> Any:
+            return default if part is None else origin.get(id(part), part).double()
+
+        weight, bias, mean, var, scale, shift = map(wide, self._parts(), (0, 0, 0, 0, 1, 0))
+        factor = (var + self.norm.eps).rsqrt() * scale
+        moved = (bias - mean) * factor + shift
+        both = weight * factor.view(-1, *[1] * (weight.ndim - 1))
         return torch.empty_like(self.weight).copy_(both), moved.to(self.weight.dtype)
 
     def take(self, origin: Mapping[int, Tensor]) -> None:
@@ -102,15 +104,6 @@ class Folds:
         self.pairs: dict[int, Pair] = {}
         self.widest = 0  # bytes a row of the largest result of a layer, in the pass that was watched
 
-    def pair(self, args: tuple[Any, ...]) -> Pair | None:
-        """Return the pair of the layer that is called with these arguments."""
-        pair = self.pairs.get(id(args[1])) if len(args) > 1 else None
-        if pair is None or pair.bias is not (args[2] if len(args) > 2 else None):
-            return None
-        # BatchNorm works along the second dimension, a linear layer in [B, C, D] along the third, and a
-        # convolution in [C, D] along the first
-        return pair if args[0].ndim == pair.weight.ndim else None
-
     def take(self, origin: Mapping[int, Tensor]) -> None:
         """Fold anew from the model's tensors, by the ids of those of the copy."""
         for pair in self.pairs.values():
@@ -127,15 +120,15 @@ class Reads:
 
     open = False
 
+    def __init__(self) -> None:
+        self.used: list[str] = []  # names of rewrites
+
     def read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """Take a call; what is returned takes the place of its result."""
 
-    def pair(self, args: tuple[Any, ...]) -> Pair | None:
-        """Return the folded pair that computes a call of a layer."""
-
-    def made(self, func: Any, args: tuple[Any, ...], pair: Pair | None, made: Tensor) -> Tensor:
-        """Take what a layer returns; return what it is to return."""
-        return made
+    def layer(self, args: tuple[Any, ...], run: Run) -> Tensor:
+        """Return what a layer returns, which `run` computes for its arguments."""
+        return run(args)
 
     def finish(self, logits: object, replays: bool = False) -> None:
         """Take what the pass returns; a graph that `replays` keeps all that it made."""
@@ -145,6 +138,7 @@ class Watch(Reads):
     """Records which calls read the results of layers, in one pass."""
 
     def __init__(self, folds: Folds) -> None:
+        super().__init__()
         self.folds = folds
         # by the id of what a layer returned: that, the layer's weight and bias, and who has read it
         self._seen: dict[int, tuple[Tensor, Tensor, Tensor | None, list[Norm | None]]] = {}
@@ -153,10 +147,13 @@ class Watch(Reads):
     def open(self) -> bool:  # type: ignore[override]
         return bool(self._seen)
 
-    def made(self, func: Any, args: tuple[Any, ...], pair: Pair | None, made: Tensor) -> Tensor:
-        # a tensor made in a pass is no parameter
-        if len(args) > 1 and id(args[1]) in self.folds.names and (func is not F.linear or args[0].ndim == 2):
-            self._seen[id(made)] = made, args[1], args[2] if len(args) > 2 else None, []
+    def layer(self, args: tuple[Any, ...], run: Run) -> Tensor:
+        made = run(args)
+        x, weight, bias, *_ = *args, None, None
+        # BatchNorm works along the second dimension, a linear layer in [B, C, D] along the third, and a
+        # convolution in [C, D] along the first; a tensor made in a pass is no parameter
+        if id(weight) in self.folds.names and x.ndim == weight.ndim:
+            self._seen[id(made)] = made, weight, bias, []
         return made
 
     def read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -168,14 +165,16 @@ class Watch(Reads):
 
     def finish(self, logits: object, replays: bool = False) -> None:
         """Fold what one BatchNorm alone has read."""
-        by_weight: dict[int, list[tuple[Tensor, Tensor | None, Norm | None]]] = {}
+        self.read(None, (logits,), {})
+        by_weight: dict[int, list[tuple[Tensor, Tensor | None, list[Norm | None]]]] = {}
         for made, weight, bias, readers in self._seen.values():
-            norm = readers[0] if len(readers) == 1 and made is not logits else None
-            by_weight.setdefault(id(weight), []).append((weight, bias, norm))
+            by_weight.setdefault(id(weight), []).append((weight, bias, readers))
             self.folds.widest = max(self.folds.widest, made.nbytes // max(len(made), 1))
         for key, calls in by_weight.items():
-            weight, bias, norm = calls[0]
-            if norm is not None and all(norm.same(other[2]) and other[1] is bias for other in calls):
+            weight, bias, readers = calls[0]
+            norm = readers[0] if readers else None
+            alone = all(len(call[2]) == 1 and call[1] is bias for call in calls)
+            if norm is not None and alone and all(norm.same(call[2][0]) for call in calls):
                 self.folds.pairs[key] = Pair(weight, bias, norm, self.folds.names[key])
 
 
@@ -183,6 +182,7 @@ class Promises(Reads):
     """Results of folded layers in one pass: aliases of what their BatchNorm, their only reader, returns."""
 
     def __init__(self, folds: Folds) -> None:
+        super().__init__()
         self.folds = folds
         # by the id of what a layer returned: that, the pair, and what its BatchNorm is to return
         self._aliases: dict[int, tuple[weakref.ref[Tensor], Pair, list[Tensor]]] = {}
@@ -191,12 +191,13 @@ class Promises(Reads):
     def open(self) -> bool:  # type: ignore[override]
         return bool(self._aliases)
 
-    def pair(self, args: tuple[Any, ...]) -> Pair | None:
-        return self.folds.pair(args)
-
-    def made(self, func: Any, args: tuple[Any, ...], pair: Pair | None, made: Tensor) -> Tensor:
-        if pair is None:
-            return made
+    def layer(self, args: tuple[Any, ...], run: Run) -> Tensor:
+        x, weight, bias, *_ = *args, None, None
+        pair = self.folds.pairs.get(id(weight))
+        if pair is None or pair.bias is not bias or x.ndim != weight.ndim:
+            return run(args)
+        self.used.append(Folds.name)
+        made = run((x, *pair.made, *args[3:]))
         alias = made.view_as(made)
         self._aliases[id(alias)] = weakref.ref(alias), pair, [made]
         return alias
@@ -204,10 +205,10 @@ class Promises(Reads):
     def read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """Return what a BatchNorm returns for the result of its layer; another reader is Refused."""
         for tensor in _tensors((args, kwargs)):
-            alias, pair, made = self._aliases.get(id(tensor), (None, None, []))
-            if alias is not None and pair is not None and alias() is tensor:
-                first = func is F.batch_norm and args and args[0] is tensor
-                if first and made and pair.fresh and pair.norm.same(Norm.of(args, kwargs)):
+            alias, pair, made = self._aliases.get(id(tensor), (lambda: None, None, []))
+            if pair is not None and alias() is tensor:
+                norm = Norm.of(args, kwargs) if func is F.batch_norm and args[0] is tensor else None
+                if made and pair.fresh and pair.norm.same(norm):
                     return made.pop()
                 raise Refused(REFUSED.format(pair.name))
         return None

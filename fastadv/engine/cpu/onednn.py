@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
 from fastadv.engine.cpu.settings import are_fixed
-from fastadv.engine.rewrite import Rewrite, Subject, may_round, unseen
+from fastadv.engine.rewrite import Rewrite, Subject, on_cpu, unseen
 from fastadv.runs.card import is_intel
 
 LEAST = 1 << 19  # weights of a layer that gains
@@ -68,7 +68,7 @@ def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> An
 
 
 def _multiplies_faster(subject: Subject) -> bool:
-    return may_round(subject) and subject.dtype == torch.float32 and is_faster()
+    return on_cpu(subject) and subject.dtype == torch.float32 and is_faster()
 
 
 LINEAR = Rewrite(

@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite, Run, Subject, may_round, unseen
+from fastadv.engine.rewrite import Rewrite, Run, Subject, on_cpu, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
@@ -183,7 +183,7 @@ def available(dtype: torch.dtype | None) -> bool:
 
 
 def _applies(subject: Subject) -> bool:
-    return may_round(subject) and subject.convolves and available(subject.dtype)
+    return on_cpu(subject) and subject.convolves and available(subject.dtype)
 
 
 def _ways(subject: Subject) -> dict[Any, Run]:

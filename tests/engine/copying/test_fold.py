@@ -128,7 +128,7 @@ def sequence(channels: int, size: int) -> nn.Module:
         (sequence(5, 5), (5, 5), 1, 1),
         (sequence(5, 6), (5, 6), 1, 1),
         # which reads [5, 5] as one image of five channels, and BatchNorm reads its result as five samples
-        (nn.Sequential(nn.Conv1d(5, 5, 1), nn.BatchNorm1d(5), nn.Linear(5, 3)), (5,), 1, 0),
+        (nn.Sequential(nn.Conv1d(5, 5, 1), nn.BatchNorm1d(5), nn.Linear(5, 3)), (5,), 0, 0),
     ],
     ids=["one norm", "two norms", "square", "sequence", "no batch"],
 )
