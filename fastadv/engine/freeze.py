@@ -1,6 +1,7 @@
 """freeze: from the caller's model to a Frozen one."""
 
 import copyreg
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from fastadv.engine.capture import CAPTURED
 from fastadv.engine.copying.twin import as_module, twin
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
+from fastadv.engine.parts import mixes_rows
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32, to_half
 from fastadv.engine.prepared import Model, Prepared
@@ -25,6 +27,8 @@ from fastadv.engine.search_copy import Notes, SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
+
+log = logging.getLogger("fastadv")
 
 SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}  # notes
 
@@ -109,6 +113,8 @@ def _freeze(model: Model | Prepared, options: Options) -> Frozen:
     plain = Plain(model, options.eot)
     source, module = plain.source, as_module(plain.source)
     _check_possible(source, module, plain.device, options)
+    if options.compile:
+        log.warning("freeze: compiling; that may take a minute, and less the next time")
     search, rewriting = _copy(plain.model, module, options, plain.dtype)
     bpda = in_words(replaced(module))
     notes = {
@@ -131,13 +137,13 @@ def _copy(
     given: Model, module: nn.Module | None, options: Options, dtype: torch.dtype | None
 ) -> tuple[Model, Rewriting]:
     """Return a copy for the search, and how it is rewritten; the model as given where that gains nothing."""
-    half = HALF.get(options.precision)
-    rewrites = applicable(given, half or dtype) if isinstance(given, nn.Module) else []
-    # a compiler looks at functions for itself
-    if options.compile:
-        rewrites = [each for each in rewrites if each is CHANNELS_LAST]
-    if module is None or not (rewrites or options.special):
-        return given, Rewriting((), Subject(nn.Identity(), dtype))
+    nothing, half = Rewriting((), Subject(nn.Identity(), dtype)), HALF.get(options.precision)
+    if module is None or not isinstance(given, nn.Module):
+        return torch.compile(given) if options.compile else given, nothing
+    rewrites = applicable(given, half or dtype)
+    # of statistics of a batch, what a search finds in one is not proved by a part of it
+    if mixes_rows(given) or not (rewrites or options.special):
+        return given, nothing
     # weights made in inference mode could not take part in a gradient
     with torch.inference_mode(False), torch.no_grad():
         copied = twin(module, follow=options.follow, apart=options.follow)
@@ -145,6 +151,9 @@ def _copy(
             lay_out(copied, CHANNELS_LAST in rewrites)
         if half is not None:
             to_half(copied, half)
+    if options.compile:  # which looks at functions for itself
+        rewrites = [each for each in rewrites if each is CHANNELS_LAST]
+        return torch.compile(copied), Rewriting(rewrites, Subject(nn.Identity(), half or dtype))
     return copied, Rewriting(rewrites, Subject(copied, half or dtype))
 
 

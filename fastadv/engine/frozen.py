@@ -260,7 +260,7 @@ class Frozen(Prepared):
         return self.exact or (self.eot == 1 and not self._copied(x))
 
     def full_batch(self, x: Tensor) -> int:
-        return self.search.full(x)
+        return self.search.parts.full(x)
 
     def captures(self, x: Tensor) -> Captures | None:
         if self.options.cuda_graph is False or self.eot > 1 or not waits(x.device):
@@ -297,8 +297,8 @@ class Frozen(Prepared):
                 return True
             asked = self.asked
             if self._fastest is None:
-                few = x if self.search.whole else x[:ROWS]
-                self._tried(partial(self.search.prepare, few, self._given()), lambda: self.verdict(few))
+                prepare = partial(self.search.prepare, x[:ROWS], self._given())
+                self._tried(prepare, lambda: self.verdict(x[:ROWS]))
                 self.settled = True
             elif (found := self._fastest(x)) is not None:
                 best, note = found

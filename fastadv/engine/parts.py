@@ -51,7 +51,7 @@ class Parts:
 
     def __init__(self, model: nn.Module, winograd: bool) -> None:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
-        self._splits = has_conv2d(model) and not mixes_rows(model)
+        self._splits = has_conv2d(model)
         kernels = [part.weight for part in model.modules() if isinstance(part, nn.Conv2d)]
         wide = winograd and any(kernel.dtype == torch.float32 and is_wide(kernel) for kernel in kernels)
         self._factor = 2 if wide else 1
@@ -60,7 +60,7 @@ class Parts:
     def measure(self, run: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """Find by how much the tensor that grows most does so with a row like x [B, ...]."""
         key, made = (x.dtype, x.shape[1:]), []
-        if key in self._bytes_a_row or not self._splits:
+        if key in self._bytes_a_row or not (self._splits and x.is_cpu):
             return
         few = x[:1].expand(PROBE, *x.shape[1:]).contiguous()
         with torch.no_grad():

@@ -34,11 +34,9 @@ def pull(
     return gradient
 
 
-def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool, apart: bool) -> Tensor:
-    """Return the same in float32 for a graph in float16; `apart`: no logit depends on another sample."""
+def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool) -> Tensor:
+    """Return the same in float32 for a graph in float16, each row of which has a scale of its own."""
     largest = by_logits.abs().amax(1).nan_to_num(0.0, 0.0)
-    if not apart and len(largest):
-        largest = largest.amax().expand_as(largest)
     exponent = torch.frexp(largest).exponent.clamp(-121, 128)  # beyond -121 the factor leaves float32
     factor = torch.ldexp(torch.full_like(largest, LARGEST), -exponent)  # a power of two rounds nothing
     gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)

@@ -151,7 +151,7 @@ class Rewriting:
 
     def __init__(self, rewrites: Iterable[Rewrite], subject: Subject) -> None:
         self._made = {each: each.ways(subject) for each in rewrites}
-        self.folds = Folds(subject.model)
+        self.model, self.folds = subject.model, Folds(subject.model)
         self._arrange()
 
     def _arrange(self) -> None:

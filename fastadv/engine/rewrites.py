@@ -10,7 +10,6 @@ from fastadv.engine.cpu.onednn import LINEAR, gains
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import WINOGRAD
 from fastadv.engine.layout import CHANNELS_LAST, VIEWS
-from fastadv.engine.parts import mixes_rows
 from fastadv.engine.rewrite import Rewrite, Subject
 
 FOLD = Rewrite(Folds.name, "", lambda subject: subject.normalizes)
@@ -22,8 +21,7 @@ def applicable(model: nn.Module, dtype: torch.dtype | None) -> list[Rewrite]:
     """Return the rewrites for a model that is to compute in `dtype`."""
     subject = Subject(model, dtype)
     gain = not subject.on_cpu or subject.convolves or subject.normalizes or gains(model)
-    # where little is to be gained, looks at each call take longer; what a search finds in statistics of a
-    # batch is not proved by a part of it; and a compiler has looked at its parts
-    if not gain or mixes_rows(model) or any(map(holds_compiled, model.modules())):
+    # a compiler has looked at its parts; and where little is to be gained, looks at each call take longer
+    if not gain or any(map(holds_compiled, model.modules())):
         return []
     return [rewrite for rewrite in REWRITES if rewrite.applies(subject)]

@@ -20,7 +20,7 @@ from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import take_values, unwrap
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
-from fastadv.engine.parts import Parts, mixes_rows
+from fastadv.engine.parts import Parts
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import HALF, Options, no_autocast, tf32
 from fastadv.engine.prepared import Directions, Model
@@ -80,14 +80,14 @@ class SearchCopy:
         self.room, self.lock = room_of(plain.source), RLock()
         self.tf32 = options.precision == "tf32"
         self.ordinary = not (options.special or options.follow)  # for few values the model as given is faster
-        self.kinds = {GRADIENT, JACOBIAN, LOGITS} if rewriting or options.special else set()
+        # kinds of passes for which the copy answers, not the model as given
+        self.kinds = set() if model is plain.model else {GRADIENT, JACOBIAN, LOGITS}
         # half precision does not tell apart losses that attacks without a gradient compare; and a compiled
         # backward frees what the next one needs
         self.kinds -= {LOGITS if self.half else "", JACOBIAN if options.compile else ""}
-        self.whole = isinstance(model, nn.Module) and mixes_rows(model)  # whether rows pass together alone
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
         self.compared = set[Hashable]()
-        self.parts: Parts | None = None
+        self.parts = Parts(rewriting.model, "winograd" in rewriting.names)
 
     @property
     def idle(self) -> bool:
@@ -117,19 +117,13 @@ class SearchCopy:
         self.notes.warn(f"fell back to the model as given: {why}")
 
     def prepare(self, x: Tensor, plain: Plain) -> None:
-        """Pass x to see which layers are folded, or compile."""
+        """Pass x to see which layers are folded."""
         if Folds.name in self.rewriting.names:
             plain.forwards += len(x)
             self._forward(self._ready(x), self.rewriting.watching())
             self._fold(self.rewriting.folds, x.is_cpu)
         if not (self.rewriting or self.options.special):
             self.kinds = set()
-        if self.options.compile:
-            log.warning("freeze: compiling; that may take a minute, and less the next time")
-            self.model = torch.compile(self.model)
-            self.checked = CheckedModel(self.model)
-        elif x.is_cpu and isinstance(self.model, nn.Module):
-            self.parts = Parts(self.model, "winograd" in self.rewriting.names)
 
     def _fold(self, folds: Folds, on_cpu: bool) -> None:
         """Fold what was seen; not for scores where activations are small, for which a GPU waits, too."""
@@ -159,9 +153,9 @@ class SearchCopy:
 
     def in_parts(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
         """Return step(x, *rows) of parts in turn that are fast and fit into memory, unless `whole`."""
-        if whole or self.whole:
+        if whole:
             return step(x, *rows)
-        most = min(self.full(x) or len(x), self.room.most(kind, x))
+        most = min(self.parts.full(x) or len(x), self.room.most(kind, x))
         todo, made = slices(len(x), most), list[T]()
         while todo:
             part = todo[0]
@@ -175,10 +169,6 @@ class SearchCopy:
             # only here: the error holds on to what the pass had in memory
             todo = self.room.halved(kind, x, todo)
         return made[0] if len(made) == 1 else joined(made)
-
-    def full(self, x: Tensor) -> int:
-        """Return how many rows like x [B, ...] to pass at once; 0 where that is not known."""
-        return 0 if self.parts is None else self.parts.full(x)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x; a step of `in_parts`."""
@@ -213,14 +203,12 @@ class SearchCopy:
 
     def compare(self, plain: Plain, x: Tensor, kind: str) -> None:
         """Raise Apart where passes of rows like x are not those of the model, by 16 rows."""
-        some = x.detach()[: len(x) if self.whole else ROWS]
         # what a randomized model draws next does not depend on what was compared
         with self.lock, generators_kept(x.device):
-            same, what = self._same(plain, some, kind)
+            same, what = self._same(plain, x[:ROWS].detach(), kind)
             if same is False:
                 raise Apart(f"the {what} {WRONG}")
-            if self.parts is not None:
-                self.parts.measure(partial(self._probe, plain), x)
+            self.parts.measure(partial(self._probe, plain), x)
         if same:  # or else there was nothing to compare, and the next pass of this kind may have something
             self.compared.add(_kind(x, kind))
 
@@ -311,10 +299,8 @@ class SearchCopy:
             self._lens(self.rewriting) or nullcontext(),
             self.checked.differentiated(),
         ):
-            if self.weights != torch.float16:
-                return pull(attached, leaf, by_logits, retain_graph)
-            # samples that depend on each other share a scale
-            return pull_scaled(attached, leaf, by_logits, retain_graph, not self.whole)
+            scaled = pull_scaled if self.weights == torch.float16 else pull
+            return scaled(attached, leaf, by_logits, retain_graph)
 
 
 def _answer(plain: Plain, x: Tensor, kind: str) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,8 @@ class Stamp:
         self._held = [part for part in parts if isinstance(part, CONTAINERS)]
         self._then = list(map(_copied, self._held))
         tensors = [part for part in parts if isinstance(part, Tensor)]
+        self._placed = list(filter(_is_ordinary, tensors))
         self._counted = [tensor for tensor in tensors if values and not tensor.is_inference()]
-        self._placed = [tensor for tensor in tensors if type(tensor) in (Tensor, nn.Parameter)]
-        self._placed = [tensor for tensor in self._placed if tensor.layout == torch.strided]
         # they hold the memory that they look into
         self._elements = [torch.zeros(1, device="cpu")]
         for tensor in self._placed if values else ():
@@ -67,6 +66,10 @@ def _parts(models: tuple[nn.Module, ...]) -> list[Any]:
         if isinstance(part, CONTAINERS):
             left += part.values() if isinstance(part, dict) else part
     return list(seen.values())
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
 
 
 def _known(part: object) -> bool:
