@@ -44,20 +44,22 @@ class Frozen(Prepared):
 
     `frozen(x)`, `frozen.input_gradient` and `frozen.jacobian` use the search copy, except on a CPU for few
     values, where it is no faster; `frozen.verdict(x)` and `frozen.model` are the model as given, in eval
-    mode. The first pass of each shape and dtype is compared with the model, on 16 of its rows; where it
-    differs, the model replaces the copy, with a warning. `forwards` and `backwards` count these comparisons.
+    mode. Before the first pass of each shape and dtype the copy is compared with the model, on 16 rows; where
+    they differ, as they do for a randomized model, or the copy fails, the model replaces it from then on,
+    with a warning. `forwards` and `backwards` count these comparisons. A batch may pass the copy in parts.
 
-    It is never stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are
-    what they were. If not, `source` is frozen anew by the same options, and the counts go on; a note and, the
-    first time, a line in the log say so. So does a copy by `copy.deepcopy` or `pickle`, which counts from 0.
+    It is not stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are what
+    they were, but not into closures, arrays of NumPy and other objects that it holds. If not, `source` is
+    frozen anew by the same options, and the counts go on; a note and, the first time, a line in the log say
+    so. So does a copy by `copy.deepcopy` or `pickle`, which counts from 0.
 
     Call `fastadv.freeze` to make one; the arguments below are for the engine.
 
     Args:
+        plain: the model as given.
         search: the search copy.
         anew: freezes the source again by the same options.
         stamp: of the model as it was frozen; None where it is not looked at.
-        device: of the weights; None where there is none.
         fastest: gives the fastest way to search on a batch, and a note; None does not look for it.
 
     Example:

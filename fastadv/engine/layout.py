@@ -13,11 +13,14 @@ EIGHT = 8  # channels that the tensor cores of a GPU take at once
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> None:
-    """Lay out the four-dimensional parameters and buffers of a copy, in memory of their own."""
+    """Lay out the four-dimensional tensors of a copy; kernels of 1 by 1 stay in their memory."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim == 4:
-            tensor.data = torch.empty_like(tensor, memory_format=layout).copy_(tensor)
+    for tensor in (each for each in (*model.parameters(), *model.buffers()) if each.ndim == 4):
+        if tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+            strides = torch.empty_like(tensor, device="meta", memory_format=layout).stride()
+            tensor.data = tensor.data.as_strided(tensor.shape, strides)
+        else:
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:

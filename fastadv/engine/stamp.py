@@ -27,7 +27,9 @@ class Stamp:
         """Look at the models; `values`: those of tensors count, too."""
         parts = _parts(models)
         self.known = all(map(_known, parts))
-        self._held = [part for part in parts if isinstance(part, CONTAINERS)]
+        containers = [part for part in parts if isinstance(part, CONTAINERS)]
+        self._empty = [part for part in containers if not part]  # most, which are quicker to look at
+        self._held = [part for part in containers if part]
         self._then = list(map(_copied, self._held))
         tensors = [part for part in parts if isinstance(part, Tensor)]
         self._placed = list(filter(_is_ordinary, tensors))
@@ -43,14 +45,13 @@ class Stamp:
 
     def same(self) -> bool:
         try:
-            return self._held == self._then and self._now() == self._tensors
+            return not any(self._empty) and self._held == self._then and self._now() == self._tensors
         except Exception:  # what took a value's place may refuse to be compared with it
             return False
 
-    def _now(self) -> tuple[list[int], list[tuple[int, ...]], list[int], bytes]:
+    def _now(self) -> tuple[list[int], list[int], bytes]:
         values = torch.cat(self._elements).view(torch.uint8).numpy().tobytes()
-        places = list(map(Tensor.data_ptr, self._placed))
-        return places, list(map(Tensor.stride, self._placed)), list(map(version, self._counted)), values
+        return list(map(Tensor.data_ptr, self._placed)), list(map(version, self._counted)), values
 
 
 def _parts(models: tuple[nn.Module, ...]) -> list[Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine import freeze, search_copy
+from fastadv.engine.copying import fold
 from fastadv.engine.copying.fold import Pair
 from fastadv.engine.freeze import follow
 from tests.engine.rewritten import answers, folded
@@ -287,3 +288,26 @@ def test_unfolded_weights_take_no_memory_where_none_reads_them(precision, room, 
     if precision == "fp32":
         torch.testing.assert_close(frozen(x), given[0])
         torch.testing.assert_close(frozen.input_gradient(x, y)[2], given[1])
+
+
+@pytest.mark.parametrize("room", [0, 1], ids=["folded", "as it is"])
+def test_a_large_kernel_of_one_by_one_stays_where_the_models_is(room, monkeypatch):
+    """It has as many numbers as eight of its results: 64 x 4 x 4 from 128 channels."""
+    monkeypatch.setattr(fold, "LARGE", 0)
+    monkeypatch.setattr(fold, "MANY", 8 - room)
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.AvgPool2d(8)
+    last = nn.Conv2d(128, 64, 1), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(1024, 4)
+    model = nn.Sequential(*first, *last)
+    model(torch.rand(16, 3, 32, 32))
+    x, y = torch.rand(5, 3, 32, 32), torch.arange(5) % 4
+    frozen, expected = freeze(model.eval()), answers(model, x, y)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], expected[1])
+    search = frozen.search
+    assert (len(search.rewriting.folds.pairs), search.channels_last) == (2 - room, True)
+    kernel = search.model[4].weight
+    assert kernel.data_ptr() == model[4].weight.data_ptr()
+    assert kernel.stride() == ((128, 1, 128, 128) if room else model[4].weight.stride())
+    with torch.no_grad():
+        model[4].weight.mul_(-1.5)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
