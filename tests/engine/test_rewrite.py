@@ -14,7 +14,7 @@ from fastadv.engine.cpu.onednn import LINEAR
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import WINOGRAD
 from fastadv.engine.layout import VIEWS
-from fastadv.engine.rewrite import Lens, Rewrite, Rewriting, Subject
+from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
 from fastadv.engine.rewrites import FOLD, REWRITES, applicable
 from tests.engine.rewritten import Seen, answers, folded
 from tests.zoo.net import module
@@ -76,19 +76,6 @@ def test_every_way_is_taken() -> None:
     expected = answers(All(), x, y)
     torch.testing.assert_close(logits, expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, expected[1], rtol=1e-3, atol=1e-5)
-
-
-def test_an_exact_way_is_to_the_bit() -> None:
-    model = All(dense=False)
-    assert {way.name for way in ways() if way.exact} == EXACT
-    exact = Seen(model, *(way for way in ways() if way.exact))
-    assert exact.rewriting.exact
-    x, y = images().contiguous(), torch.arange(4)
-    assert torch.equal(answers(exact, x, y)[0], answers(model, x, y)[0])
-    assert exact.used == ["thin"]
-    for other in ways():
-        assert Seen(model, other).rewriting.exact == (other.name in EXACT)
-    assert not Seen(model, FOLD, THIN).rewriting.exact
 
 
 @pytest.mark.slow
@@ -291,25 +278,6 @@ def test_a_failure_leaves_no_lens_behind() -> None:
     assert torch._C._len_torch_function_stack() == 0
 
 
-def test_what_the_ways_call_backwards_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look takes microseconds, and small nets have no time for them."""
-    frozen, x = freeze(All()), images().requires_grad_()
-    y = torch.zeros(len(x), dtype=torch.int64)
-    frozen.input_gradient(x, y)
-    looked = []
-    given = Lens.__torch_function__
-
-    def look(lens: Lens, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        looked.append(func)
-        return given(lens, func, types, args, kwargs)
-
-    monkeypatch.setattr(Lens, "__torch_function__", look)
-    frozen.input_gradient(x, y)
-    functions = {getattr(each, "__name__", "") for each in looked}
-    assert "conv2d" in functions
-    assert not functions & {"stride", "thin_gradient.default", "movedim", "t", "mm"}
-
-
 @pytest.mark.parametrize("shape", [(2, -1), ((2, -1),), (torch.Size((2, 60)),), (4, 30), (2, 3, 20)], ids=str)
 def test_any_layout_has_a_view(shape: tuple[object, ...]) -> None:
     seen = Seen(lambda x: x.view(*shape), VIEWS)
@@ -319,21 +287,6 @@ def test_any_layout_has_a_view(shape: tuple[object, ...]) -> None:
     assert seen.used == ["views"]
     assert seen(plain).data_ptr() == plain.data_ptr()
     assert seen.used == []
-
-
-def test_views_that_torch_allows_stay_views() -> None:
-    seen = Seen(lambda x: x.view(2, 3, 20), VIEWS)
-    x = torch.randn(2, 4, 5, 3).permute(0, 3, 1, 2)
-    made = seen(x)
-    made.zero_()
-    assert not x.any()
-
-
-def test_other_dtypes_and_wrong_sizes_are_torchs() -> None:
-    x = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    assert torch.equal(Seen(lambda x: x.view(torch.int32), VIEWS)(x), x.view(torch.int32))
-    with pytest.raises(RuntimeError, match="invalid for input of size"):
-        Seen(lambda x: x.view(7, -1), VIEWS)(x)
 
 
 def test_a_model_that_views_is_searched_channels_last() -> None:
