@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv._torch import run_backward, version
-from fastadv.engine.copying.inside import WRITES, CheckedModel
+from fastadv.engine.checked import WRITES, CheckedModel
+from fastadv.engine.precision import NOTHING
 from fastadv.errors import InputError
 from fastadv.ops.registration.library import bind
 
@@ -45,7 +46,12 @@ class Bound:
                 if logits.shape != self._by_logits.shape:
                     logits = self._meet(logits, leaf)
                 self._kernel(self._value, self._by_logits, logits, y, loss, targets, True)
-                (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
+                checked = self._model is self._checked
+                with self._checked.differentiated() if checked else NOTHING:
+                    (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
+                if checked and self._checked.is_bare(len(leaf)):
+                    # what would be checked at each pass has been; whose logits lie in x is still to be seen
+                    self._model, self._by_logits = self._checked.model, self._value.new_empty(0)
                 if gradient is not None and version(points) == before:
                     self._count(len(points))
                     return self._value, logits, gradient
@@ -66,6 +72,4 @@ class Bound:
         place = leaf.untyped_storage().data_ptr()
         self._by_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
         self._copies = logits.untyped_storage().data_ptr() == place
-        if self._checked.plain:  # what it would check at each pass is checked here
-            self._model = self._checked.model
         return logits.clone() if self._copies else logits

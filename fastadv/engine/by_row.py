@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.engine.arguments import checked_logits
-from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.plain import Plain
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.room import ran_out
@@ -40,16 +39,11 @@ class ByRow(Plain):
 
     def __init__(self, model: Model | Prepared, eot: int = 1, size: int = 0) -> None:
         super().__init__(model, eot)
-        self.size, self._tells, self._inner = size, takes_ids(self.source), super().model
-        self.checked = CheckedModel(self._rows, self.dtype)
+        self.size, self._tells, self.checked.call = size, takes_ids(self.source), self._rows
         none = torch.zeros(0, dtype=torch.long, device="cpu")
         # of the last batch: its rows, their ids and places; and whose rows pass next
         self._batch, self._ids, self._places = none.float(), none, dict[int, int]()
         self._asked, self._next = none, 0
-
-    @property
-    def model(self) -> Model:
-        return self._inner
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "size": self.size}
@@ -76,13 +70,13 @@ class ByRow(Plain):
         self._next = before  # it may have tried a few rows
         return x
 
-    def _rows(self, x: Tensor) -> Any:
+    def _rows(self, model: Any, x: Tensor) -> Any:
         """Return the logits of the rows that were asked for next, over and over; an attack may pass parts."""
         count = max(1, len(self._asked))
         ids = self._asked.roll(-self._next).repeat(-(-len(x) // count))[: len(x)].to(x.device)
         self._next = (self._next + len(x)) % count
         if not self.size:
-            return self._told(x, ids)
+            return self._told(model, x, ids)
         left = [(self._places.get(number, 0), row) for row, number in enumerate(ids.tolist())]
         made, order = list[Tensor](), list[Tensor]()
         while left:  # rows of the same place pass in one batch after the other
@@ -91,14 +85,14 @@ class ByRow(Plain):
                 chosen.setdefault(place, row)
             places, rows = torch.tensor(list(chosen.items()), device=x.device).unbind(1)
             batch = self._batch.to(x.dtype).index_copy(0, places, x[rows])
-            logits = self._told(batch, self._ids.index_copy(0, places, ids[rows]))
+            logits = self._told(model, batch, self._ids.index_copy(0, places, ids[rows]))
             made.append(checked_logits(logits, self.size)[places])
             order.append(rows)
             left = [(place, row) for place, row in left if chosen[place] != row]
         return torch.cat(made)[torch.cat(order).argsort()]
 
-    def _told(self, x: Tensor, ids: Tensor) -> Any:
-        return self._inner(x, ids=ids) if self._tells else self._inner(x)  # type: ignore[call-arg]
+    def _told(self, model: Any, x: Tensor, ids: Tensor) -> Any:
+        return model(x, ids=ids) if self._tells else model(x)
 
 
 def explained(error: Exception, model: Any, x: Any) -> Exception:

@@ -27,9 +27,9 @@ from fastadv._torch import (
     sharding,
     version,
 )
-from fastadv.engine.copying.closures import reachable
-from fastadv.engine.copying.quick import FIXED, HOOKS, OWN
-from fastadv.engine.copying.strays import read_by
+from fastadv.engine.copying.copier import FIXED, HOOKS, OWN
+from fastadv.engine.copying.names import read_by
+from fastadv.engine.copying.reach import reachable
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Replay, bucket, current, nbytes, stream_of
 from fastadv.rng import generators_kept

@@ -13,9 +13,10 @@ from torch import nn
 from fastadv._checks import eager
 from fastadv.engine.automatic import fastest
 from fastadv.engine.capture import CAPTURED
-from fastadv.engine.copying.twin import as_module, twin
+from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.layout import CHANNELS_LAST, lay_out
+from fastadv.engine.module import as_module
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32, to_half
@@ -146,7 +147,7 @@ def _copy(
         return given, nothing
     # weights made in inference mode could not take part in a gradient
     with torch.inference_mode(False), torch.no_grad():
-        copied = twin(module, follow=options.follow, apart=options.follow)
+        copied = eval_copy(module, follow=options.follow, apart=options.follow)
         if CHANNELS_LAST in rewrites or half is not None or options.follow:
             lay_out(copied, CHANNELS_LAST in rewrites)
         if half is not None:

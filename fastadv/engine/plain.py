@@ -1,12 +1,13 @@
 """Plain: the model as given, in eval mode, and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastadv import losses
 from fastadv._checks import check_count
@@ -15,16 +16,17 @@ from fastadv._waiting import waits
 from fastadv.engine.arguments import check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound
 from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
-from fastadv.engine.copying.inside import GRAD_MODE, RECURRENT, CheckedModel, mentions, reads_grad_mode
-from fastadv.engine.copying.quick import eval_copy
-from fastadv.engine.copying.twin import as_module
-from fastadv.engine.cpu.norms import mend_parts
+from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
+from fastadv.engine.copying.copier import LAZY, eval_copy
+from fastadv.engine.copying.modes import on_gpu
+from fastadv.engine.module import as_module, one_dtype
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, with_gradient
 from fastadv.engine.prepared import CleanPass, Counts, Directions, Loss, Model, Prepared
 from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
-from fastadv.engine.room import GRADIENT, VERDICT, Room, cut, joined, ran_out, room_of, slices
+from fastadv.engine.room import GRADIENT, VERDICT, ran_out, room_of
+from fastadv.errors import InputError
 
 Gradient = tuple[Tensor, Tensor, Tensor]
 
@@ -32,9 +34,11 @@ Gradient = tuple[Tensor, Tensor, Tensor]
 class Plain(Prepared):
     """The model as given: its own forward in eval mode, and `autograd` to the input alone.
 
-    It rewrites, compares and times nothing. What runs is a copy of the modules in eval mode, which shares all
-    weights and follows them where they change in place. After any other change of the model make a new one,
-    as each call of an attack does. Where memory runs out, a batch passes in halves.
+    It rewrites, compares and times nothing. A module in eval mode is called as it is, once first passes of a
+    copy have shown that it writes no attribute, buffer or `.grad`; a copy of one that does takes its place.
+    One in training mode is copied: the copy is in eval mode, shares all weights and follows them where they
+    change in place. After any other change of the model make a new one, as each call of an attack does.
+    Where memory runs out, a batch passes in halves.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.
@@ -50,26 +54,30 @@ class Plain(Prepared):
     def __init__(self, model: Model | Prepared, eot: int = 1, counts: Counts | None = None) -> None:
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
-        module, dtype, device = as_module(source), None, None
-        self._unmended: list[nn.Module] = []  # parts whose gradient of a single row torch may get wrong
-        self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
-        run = source
-        self._by_grad_mode = mentions(source, GRAD_MODE)
-        if module is not None:
-            run, parts = eval_copy(module)
-            dtype, device = _format(parts)
-            self._by_grad_mode = any(map(reads_grad_mode, {type(part) for part in parts}))
-            self._unmended = parts
-        super().__init__(CheckedModel(run, dtype), source, check_count("eot", eot, 1), dtype, device)
+        module, device = as_module(source), None
+        if module is None:
+            checked = CheckedModel(source)
+        else:
+            parts = list(module.modules())
+            weights, buffers = ([*_held(parts, place)] for place in (0, 1))
+            known = known_of(module, parts)
+            copied = known.writes or _needs_copy(parts, [*weights, *buffers])
+            run = eval_copy(module, follow=None if known.writes else False) if copied else module
+            checked = CheckedModel(run, one_dtype(weights), known, uncopied=not copied)
+            device = next((each.device for each in (*weights, *buffers)), None)
+        checked.mends_rows = device is None or device.type == "cpu"
+        super().__init__(checked, source, check_count("eot", eot, 1), checked.dtype, device)
         if counts is not None:
             self.counts = counts
-        self._room: Room | None = None
+        self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
+        self._room = room_of(source)
         self._kinds: list[Any] = []  # what a graph depends on, once it was asked for
-        self._notes: tuple[str, ...] = (in_words(told),) if (told := replaced(module)) else ()
+        self._added = dict[str, None]()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self._notes
+        told = replaced(as_module(self.source))
+        return (*((in_words(told),) if told else ()), *self._added)
 
     @property
     def writes_into_x(self) -> bool:
@@ -77,22 +85,13 @@ class Plain(Prepared):
         return self.checked.copies
 
     def add_note(self, note: str) -> None:
-        self._notes = tuple(dict.fromkeys([*self._notes, note]))
+        self._added[note] = None
 
     def describe(self) -> dict[str, Any]:
         return {"plain": True, "eot": self.eot}
 
     def _verdict(self, x: Tensor) -> Tensor:
-        if parts := self._parts(VERDICT, x):
-            return torch.cat([self._verdict(x[part]) for part in parts])
-        try:
-            return self.checked(x, stays=True)
-        except Exception as error:
-            if not self._may_halve(error, x):
-                raise
-        # only here: the error holds on to what the pass had in memory
-        self._halve(VERDICT, x)
-        return self._verdict(x)
+        return self._room.passes(VERDICT, partial(self.checked, stays=True), x, apart=self._rows_apart)
 
     def __call__(self, x: Tensor) -> Tensor:
         made = [self._as_given(self._verdict, x) for _ in range(self.eot)]
@@ -105,35 +104,27 @@ class Plain(Prepared):
         with with_gradient():
             x, y, targets = self._checked(x), indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
+            step = partial(self._gradient, loss=loss, direction=direction and self.eot == 1)
             # a loss that is a function may hold one value for each sample of the batch
-            if (parts := self._parts(GRADIENT, x)) and not callable(loss):
-                rows = [cut(part, y, targets) for part in parts]
-                return joined([
-                    self.input_gradient(x[part], labels, loss, wanted, direction)
-                    for part, (labels, wanted) in zip(parts, rows, strict=True)
-                ])  # fmt: skip
-            made: list[Gradient] = []
-            try:
-                with no_autocast(x.device.type):
-                    for _ in range(self.eot):
-                        leaf = self.leaf(x)
-                        attached = self.checked(leaf)
-                        # copied, since they may be a part of x itself
-                        logits = attached.detach().clone()
-                        value, by_logits = losses.loss_and_grad(
-                            logits, cast(Tensor, y), loss, targets, direction and self.eot == 1
-                        )
-                        gradient = self._pull(leaf, attached, by_logits)
-                        if gradient.dtype != x.dtype:
-                            gradient = gradient.to(x.dtype)
-                        self.count(len(x))
-                        made.append((value, logits, gradient))
-                return made[0] if self.eot == 1 else _means(made)
-            except Exception as error:
-                if callable(loss) or not self._may_halve(error, x):
-                    raise
-        self._halve(GRADIENT, x)  # as in `_verdict`
-        return self.input_gradient(x, y, loss, targets, direction)
+            if callable(loss):
+                return step(x, y, targets)
+            return self._room.passes(GRADIENT, step, x, y, targets, apart=self._rows_apart)
+
+    def _gradient(
+        self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: Loss, direction: bool
+    ) -> Gradient:
+        made: list[Gradient] = []
+        with no_autocast(x.device.type):
+            for _ in range(self.eot):
+                leaf = self.leaf(x)
+                attached = self.checked(leaf)
+                # copied, since they may be a part of x itself
+                logits = attached.detach().clone()
+                value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
+                gradient = self._pull(leaf, attached, by_logits)
+                made.append((value, logits, gradient.to(x.dtype)))
+                self.count(len(x))
+        return made[0] if self.eot == 1 else _means(made)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
@@ -157,7 +148,7 @@ class Plain(Prepared):
     ) -> Ask | None:
         """Bind as `Prepared.bind`; where a pass fails, `otherwise` gives the gradient."""
         usual = self.eot == 1 and x.dtype == self.sees(x.dtype) == torch.float32 and not self._whole
-        if not usual or torch.is_autocast_enabled(x.device.type) or self._parts(GRADIENT, x):
+        if not (usual and self._fits(x)) or torch.is_autocast_enabled(x.device.type):
             return None
         general = (otherwise or self).input_gradient
         ask = partial(general, y=y, loss=loss, targets=targets, direction=True)
@@ -179,12 +170,11 @@ class Plain(Prepared):
         return Captures(graphs_of(self.source), kind, held, alike) if kind else None
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
-        if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
+        if self.eot > 1 or not x.shape[0]:
             return None
         with with_gradient(), no_autocast(x.device.type):
             x = self._checked(x)
-            if self._parts(GRADIENT, x):
+            if not self._fits(x):
                 return None
             leaf = self.leaf(x)
             try:
@@ -198,45 +188,35 @@ class Plain(Prepared):
 
     def leaf(self, x: Tensor) -> Tensor:
         """Return x as the model sees it, sharing its memory where it can, to follow a gradient to it."""
-        if self._unmended and x.shape[0] == 1:
-            mend_parts(self._unmended)
-            self._unmended = []
         seen = self.sees(x.dtype)
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
     def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
-        given = self.checked
+        checked = self.checked
         try:
-            with given.differentiated():
+            with checked.differentiated():
                 return pull(attached, leaf, by_logits, retain_graph, self._whole)
         except RuntimeError as error:
             whole = "use_reentrant" in str(error) and isinstance(self.model, nn.Module) and not self._whole
             if not (whole or RECURRENT in str(error)):
                 raise
         self._whole |= whole  # the copy's weights ask for none; of a function's that is not known
+        if whole and checked.uncopied:
+            checked.use_copy()
         self.forwards += len(leaf)
-        attached = given(leaf)
-        with given.differentiated():
+        attached = checked(leaf)
+        with checked.differentiated():
             return pull(attached, leaf, by_logits, retain_graph, self._whole)
 
-    def _parts(self, kind: str, x: Tensor) -> list[slice]:
-        """Return the parts in which x passes, where so many rows were too many for the memory before."""
-        if not self.halves:
-            return []
-        self._room = room_of(self.source) if self._room is None else self._room
-        most = self._room.most(kind, x)
-        return [] if most >= x.shape[0] else slices(len(x), most)
+    def _fits(self, x: Tensor) -> bool:
+        """Return whether x passes with its gradient at once, as far as is known."""
+        return not self.halves or self._room.most(GRADIENT, x) >= x.shape[0]
 
-    def _may_halve(self, error: Exception, x: Tensor) -> bool:
-        """Return whether memory ran out, and no sample depends on the statistics of its batch."""
-        mixed = isinstance(self.model, nn.Module) and mixes_rows(self.model)
-        return self.halves and ran_out(error) and len(x) > 1 and not mixed
-
-    def _halve(self, kind: str, x: Tensor) -> None:
-        assert self._room is not None
-        self._room.halved(kind, x, [slice(0, len(x))])
+    def _rows_apart(self) -> bool:
+        """Return whether no sample depends on its place in the batch or on the statistics of that."""
+        return self.halves and not (isinstance(self.model, nn.Module) and mixes_rows(self.model))
 
 
 def _means(made: list[Gradient]) -> Gradient:
@@ -244,13 +224,25 @@ def _means(made: list[Gradient]) -> Gradient:
     return value, logits, gradient
 
 
-def _format(parts: list[nn.Module]) -> tuple[torch.dtype | None, torch.device | None]:
-    """Return the floating dtype of the weights, None unless it is one, and where the first tensor lies."""
-    weights = [weight for part in parts for weight in held_by(part)[0].values() if weight is not None]
-    dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
-    buffers = (each for part in parts for each in held_by(part)[1].values() if each is not None)
-    first = weights[0] if weights else next(buffers, None)
-    return dtypes.pop() if len(dtypes) == 1 else None, None if first is None else first.device
+def _held(parts: list[nn.Module], place: int) -> Iterator[Tensor]:
+    """Yield the tensors that modules hold at a place of `held_by`: parameters, or buffers."""
+    return (each for part in parts for each in held_by(part)[place].values() if each is not None)
+
+
+def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:
+    """Return whether a model cannot be called as it is.
+
+    It learns in training mode; what scripted parts write is not seen, inference tensors are part of no graph,
+    and cuDNN differentiates recurrent layers in training mode alone.
+    """
+    kinds = {*map(type, parts)}
+    if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
+        raise InputError(LAZY)
+    if any(part.training for part in parts) or any(map(Tensor.is_inference, tensors)):
+        return True
+    if not any(issubclass(kind, torch.jit.ScriptModule | nn.RNNBase) for kind in kinds):
+        return False
+    return any(isinstance(part, torch.jit.ScriptModule) or on_gpu(part) for part in parts)
 
 
 @dataclass
@@ -275,8 +267,8 @@ class _CleanPass:
                 plain.backwards += len(self.x)
                 return value, logits, gradient if rows is None else gradient[rows]
             except Exception as error:
-                if callable(loss) or not plain._may_halve(error, self.x):
+                if callable(loss) or not ran_out(error):
                     raise
-        plain._halve(GRADIENT, self.x)  # as in `_verdict`
+        # only here: the error holds on to what the pass had in memory
         self.attached = self.logits  # lets go of the graph
         return plain.input_gradient(self.x if rows is None else self.x[rows], y, loss, targets, direction)

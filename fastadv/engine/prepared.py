@@ -14,7 +14,7 @@ from fastadv._tf32 import rounds_as
 from fastadv.engine.arguments import check_input
 from fastadv.engine.bound import Ask
 from fastadv.engine.capture import Captures
-from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.checked import CheckedModel
 from fastadv.engine.guard import allowed
 from fastadv.engine.precision import no_autocast, no_gradient
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import is_transformed, without_modes
 from fastadv.engine.copying.fold import Folds, Promises, Reads, Watch, has_batch_norm, is_scripted
-from fastadv.engine.copying.twin import device_of
+from fastadv.engine.module import device_of
 
 Run = Callable[..., Any]
 # of functions of torch, ways to compute them, which return NotImplemented where they do not suit or gain

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -71,6 +72,25 @@ class Room:
             for part in todo
             for piece in slices(part.stop - part.start, most)
         ]
+
+    def passes(
+        self, kind: str, step: Callable[..., T], x: Tensor, *rows: Tensor | None, apart: Callable[[], bool]
+    ) -> T:
+        """Return step(x, *rows), in parts where so many rows do not fit, if they may pass `apart`."""
+        todo, made = slices(len(x), self.most(kind, x)), list[T]()
+        while todo:
+            part = todo[0]
+            count = part.stop - part.start
+            try:
+                made.append(step(x, *rows) if count == len(x) else step(x[part], *cut(part, *rows)))
+                todo = todo[1:]
+                continue
+            except Exception as error:
+                if count < 2 or not ran_out(error) or not apart():
+                    raise
+            # only here: the error holds on to what the pass had in memory
+            todo = self.halved(kind, x, todo)
+        return made[0] if len(made) == 1 else joined(made)
 
 
 _known: "WeakKeyDictionary[nn.Module, Room]" = WeakKeyDictionary()

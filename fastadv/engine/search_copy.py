@@ -15,11 +15,12 @@ from fastadv._tf32 import rounds_as
 from fastadv.engine import guard
 from fastadv.engine.bound import Gradient
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
+from fastadv.engine.checked import CheckedModel
+from fastadv.engine.copying.copier import take_values
 from fastadv.engine.copying.fold import Folds
-from fastadv.engine.copying.inside import CheckedModel
-from fastadv.engine.copying.twin import take_values, unwrap
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
+from fastadv.engine.module import unwrap
 from fastadv.engine.parts import Parts
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import HALF, Options, no_autocast, tf32

@@ -14,7 +14,7 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared, prepare
-from fastadv.engine.copying.twin import device_of
+from fastadv.engine.module import device_of
 from fastadv.errors import InputError
 from fastadv.features.result import ClassMeans, Usefulness
 from fastadv.models.representation import representation

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import meant
-from fastadv.engine.copying.closures import reachable
-from fastadv.engine.copying.inside import keep_inside
-from fastadv.engine.copying.strays import read_by
-from fastadv.engine.copying.twin import twin, unwrap
+from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.copying.first_pass import bar
+from fastadv.engine.copying.names import read_by
+from fastadv.engine.copying.reach import modules_in
+from fastadv.engine.module import unwrap
 from fastadv.engine.replaced import IDENTITY, Gradient, replace_gradient
 from fastadv.errors import InputError
 
@@ -75,9 +76,9 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
     model = unwrap(model)
     chosen = _chosen(model, _checked(gradients))
     _check_apart(model, gradients)
-    copied = twin(_Together(model, list(gradients.values())), follow=False)
+    copied = eval_copy(_Together(model, list(gradients.values())), follow=False)
     made, own = copied.get_submodule("model"), dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
-    keep_inside(made, [*model.modules(), *_modules(gradients)], (), doubtful=False)
+    bar(made, model, *(each for each in gradients.values() if isinstance(each, nn.Module)))
     for name, pattern in chosen.items():
         part, gradient = made.get_submodule(name), own[pattern]
         if isinstance(gradient, nn.Module) and any(each is part for each in gradient.modules()):
@@ -110,7 +111,7 @@ def _check_apart(model: nn.Module, gradients: Mapping[str, Gradient]) -> None:
     """Refuse functions that would run modules of the caller's: those in global variables are not copied."""
     own = {id(part) for part in model.modules()}
     for pattern, gradient in gradients.items():
-        for part in (each for value in read_by(gradient) for each in reachable(value)):
+        for part in (each for value in read_by(gradient) for each in modules_in(value)):
             if id(part) in own:
                 raise InputError(
                     f"bpda: expected a gradient for {pattern!r} that is given what it runs of the model, got "
@@ -164,8 +165,3 @@ def _nothing(pattern: str, names: list[str]) -> str:
     there = f"there are {shown}" if names else "the model has no parts with names"
     there += meant(pattern, names)
     return f"expected a pattern that matches a module, got {pattern!r}, which matches none; {there}"
-
-
-def _modules(gradients: Mapping[str, Gradient]) -> list[nn.Module]:
-    nets = [each for each in gradients.values() if isinstance(each, nn.Module)]
-    return [part for net in nets for part in net.modules()]

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastadv.engine.copying.twin import twin, unwrap
+from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 
 
@@ -51,7 +52,7 @@ def representation(
         raise InputError(
             "representation: expected a model with an nn.Linear, got none; name a module whose output to use"
         )
-    shared = twin(model)
+    shared = eval_copy(model)
     return _Watched(shared, name).eval()
 
 

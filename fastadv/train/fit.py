@@ -15,7 +15,7 @@ from fastadv._checks import check_choice, check_count, check_device, check_seed,
 from fastadv._torch import sharding
 from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
-from fastadv.engine.copying.twin import dtype_of
+from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation.named import Attacks, boxes_of, named
 from fastadv.progress import Progress, check_progress

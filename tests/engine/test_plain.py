@@ -97,7 +97,8 @@ def test_the_fewest_passes() -> None:
 def test_few_frames_lie_between_an_attack_and_the_model() -> None:
     model = Seen(convnet().eval())
     pgd(model, X, labels(model.net, X), fa.Linf(1e-5), steps=3)
-    assert max(depths) <= 11
+    # the first of each kind of pass is watched, and the last is the verdict
+    assert max(depths[2:4]) <= 9
 
 
 def test_a_plain_call_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

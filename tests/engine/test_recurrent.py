@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.engine.copying import inside
+from fastadv import _tf32
+from fastadv.engine import plain
+from fastadv.engine.copying import modes
 
 
 class AsCuDNN(torch.autograd.Function):
@@ -29,12 +31,8 @@ class Rows(nn.Module):
     def __init__(self, kind, **options):
         super().__init__()
         torch.manual_seed(0)
-
-        class Layer(kind):
-            def forward(self, x):
-                return AsCuDNN.apply(super().forward(x)[0], self)
-
-        self.layers = nn.ModuleList([Layer(8, 6, batch_first=True, **options)])
+        self.layers = nn.ModuleList([kind(8, 6, batch_first=True, **options)])
+        self.layers[0].register_forward_hook(lambda layer, x, out: AsCuDNN.apply(out[0], layer))
         self.head = nn.Linear(6, 10)
 
     def forward(self, x):
@@ -57,7 +55,8 @@ WAYS = {
 
 @pytest.fixture(autouse=True)
 def _on_a_gpu(monkeypatch):
-    monkeypatch.setattr(inside, "on_gpu", lambda module: True)
+    for room in (modes, plain):
+        monkeypatch.setattr(room, "on_gpu", lambda module: True)
 
 
 @pytest.mark.slow
@@ -96,7 +95,7 @@ def test_a_layer_that_reads_its_mode_is_in_eval_mode():
 
 
 def test_cudnn_comes_back_when_the_last_thread_leaves():
-    first, second = inside.without_cudnn(), inside.without_cudnn()
+    first, second = _tf32.without_cudnn(), _tf32.without_cudnn()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -54,7 +54,7 @@ def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prep
         else:
             check_directions(net.build, x, y, found)
     # torch chooses another product of matrices where weights want a gradient, even when none is taken
-    for weight in model.parameters():
+    for weight in model.parameters() if frozen.model is not given else ():
         weight.requires_grad_(False)
     tolerance = 1e-6 if net.compiled else 0.0
     for (x, _), (_, verdict) in zip(batches, answers, strict=True):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.engine import Prepared
-from fastadv.engine.copying.twin import Bound, as_module, twin
+from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.module import Method, as_module
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
@@ -100,7 +101,7 @@ def masked_within(classifier: Prepared, x: Tensor, passes: float) -> tuple[Maske
     """Return `masked_modules` of what the model sees, in at most so many passes a sample, counted as its."""
     module = as_module(classifier.source)
     try:
-        module, x = module or Bound(nn.Identity(), classifier.model), x.to(classifier.sees(x.dtype))
+        module, x = module or Method(nn.Identity(), classifier.model), x.to(classifier.sees(x.dtype))
         found, *spent = _looked(module, x, None, passes)
     except Exception:  # modules of others, called where they do not expect it
         return ()
@@ -119,7 +120,7 @@ def _looked(
         rng.generators_kept(x.device),
         no_autocast(x.device.type),
     ):
-        copied = twin(module, follow=False)
+        copied = eval_copy(module, follow=False)
         return _look(copied if dtype is None else copied.to(dtype), x.to(dtype or x.dtype), passes)
 
 

@@ -16,8 +16,8 @@ from fastadv.data.imageset import UNIT, Box, ImageSet
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
-from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.frozen import CHECK_ROWS
+from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
 from fastadv.ops._rows import PerRow

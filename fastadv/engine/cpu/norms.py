@@ -4,28 +4,33 @@ There torch's backward mixes up the orders (PyTorch 2.13 on a CPU: wrong by 140%
 for two), as where attention over pixels follows. So the gradient is made contiguous before.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv._torch import NormBase
 from fastadv.engine.rewrite import Rewrite, on_cpu
 
 
-def mend(x: Tensor, normalized: Tensor) -> None:
-    """Let the gradient of a normalized single row come back in contiguous memory."""
-    if len(x) == 1 and x.ndim > 2 and normalized.requires_grad and x.device.type == "cpu":
-        normalized.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+def mend_graph(logits: Tensor) -> bool:
+    """Let gradients come to normalizations behind the logits in that order; return whether there are any."""
+    found, seen, waiting = False, set[Any](), [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+        if "BatchNorm" in type(node).__name__:
+            node.register_prehook(_contiguous)
+            found = True
+    return found
 
 
-def mend_parts(parts: Iterable[nn.Module]) -> None:
-    """Let all normalizations among these parts do so."""
-    for part in parts:
-        if isinstance(part, NormBase):
-            part.register_forward_hook(lambda part, args, normalized: mend(args[0], normalized))
+def _contiguous(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(each if each is None else each.contiguous() for each in gradients)
 
 
 def _mended(norm: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -33,7 +38,7 @@ def _mended(norm: Callable[..., Tensor]) -> Callable[..., Any]:
         if len(input) != 1 or input.ndim < 3 or not (input.requires_grad and torch.is_grad_enabled()):
             return NotImplemented
         normalized = norm(input, *args, **kwargs)
-        mend(input, normalized)
+        normalized.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
         return normalized
 
     return run

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv._extras import need
 from fastadv.data import ImageSet
-from fastadv.engine.copying.twin import device_of
+from fastadv.engine.module import device_of
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
 from fastadv.runs.keeper import Keeper

@@ -19,7 +19,7 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, Plain, Prepared
 from fastadv.engine.arguments import check_logits
-from fastadv.engine.copying.twin import registers_all
+from fastadv.engine.copying.copier import registers_all
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
 from fastadv.engine.stamp import Stamp

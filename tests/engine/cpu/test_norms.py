@@ -102,7 +102,7 @@ def test_attention_after_batch_norm_stays_folded(order: tuple[int, ...], logged:
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze, lambda net: Plain(lambda x: net(x))])
 def test_a_single_row_gets_the_gradient_it_gets_in_a_batch(prepared: Any, order: torch.memory_format) -> None:
     net = Attending().eval()
     x, y = torch.rand(1, 3, 12, 12).contiguous(memory_format=order), torch.tensor([1])

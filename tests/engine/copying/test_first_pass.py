@@ -2,21 +2,22 @@
 
 import functools
 import gc
-import sys
 import weakref
 from collections.abc import Callable
 from types import MethodType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import fastadv as fa
 from fastadv.engine import Plain, freeze
-from fastadv.engine.copying.closures import reachable
-from fastadv.engine.copying.inside import has_modes
-from fastadv.engine.copying.strays import may_stray
+from fastadv.engine.copying.reach import reachable
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
+from tests.zoo.state import State
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 X = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
@@ -138,11 +139,15 @@ def test_the_copy_follows_training(way: str) -> None:
     torch.testing.assert_close(frozen.verdict(X), expected)
 
 
-def test_a_compiled_function_is_copied_as_it_was_written() -> None:
-    net = Net().eval()
+def test_a_compiled_function_is_called_as_it_is_or_copied_as_it_was_written() -> None:
+    net, compiled = Net().eval(), list[object]()
     expected = net(X).detach()
-    net.forward = torch.compile(net.forward, backend=lambda *given: pytest.fail("compiled"))
-    torch.testing.assert_close(Plain(net).verdict(X), expected)
+    net.forward = torch.compile(net.forward, backend=lambda graph, x: compiled.append(graph) or graph.forward)
+    torch.testing.assert_close(Plain(net.train()).verdict(X), expected)
+    assert not compiled
+    for passes in (0, 1):  # the first is watched
+        torch.testing.assert_close(Plain(net.eval()).verdict(X), expected)
+        assert len(compiled) == passes
 
 
 def test_what_holds_no_module_stays_shared() -> None:
@@ -200,11 +205,6 @@ def by_global(net: Net) -> None:
     net.forward = lambda x: NET.last(NET.norm(NET.first(x)))
 
 
-def by_global_forward(net: Net) -> None:
-    """No part is called as a module, and none of them has a tensor."""
-    net.drop.forward = lambda x: NET.drop.__class__.forward(NET.drop, x)
-
-
 def by_weak_reference(net: Net) -> None:
     net.last.parent = weakref.ref(net)
     net.last.forward = MethodType(lambda self, x: self.parent().norm(x)[:, :3], net.last)
@@ -221,7 +221,7 @@ def by_swallowed(net: Net) -> None:
 
 
 @pytest.mark.parametrize("prepared", [Plain, freeze])
-@pytest.mark.parametrize("way", [by_global, by_global_forward, by_weak_reference, by_swallowed])
+@pytest.mark.parametrize("way", [by_global, by_weak_reference, by_swallowed])
 def test_strays_are_refused_before_they_run(way, prepared, monkeypatch):
     net = Net()
     monkeypatch.setitem(globals(), "NET", net)
@@ -236,7 +236,6 @@ def test_strays_are_refused_before_they_run(way, prepared, monkeypatch):
         for _ in range(2):
             with pytest.raises(InputError, match="of the original"):
                 call(frozen)
-    assert sys.getprofile() is None
     assert all(map(torch.equal, state(net), before))
     assert net.training
 
@@ -301,90 +300,111 @@ def test_an_unregistered_part_with_modes_may_not(part: nn.Module) -> None:
     freeze(net).verdict(X)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_modes_of_code_that_cannot_be_read_are_assumed() -> None:
-    own = Twice()
-    assert not has_modes(own)
-    own.forward = lambda x: x
-    assert has_modes(own)
-    assert has_modes(torch.jit.script(Twice()))
+def test_a_model_in_eval_mode_is_called_as_it_is() -> None:
+    net, seen = Net().eval(), list[nn.Module]()
+    net.forward = lambda x: seen.append(net) or Net.forward(net, x)
+    handle = net.last.register_forward_hook(lambda part, args, out: seen.append(part))
+    plain = Plain(net)
+    for _ in range(2):  # the first pass is watched
+        seen.clear()
+        plain.input_gradient(X, torch.zeros(6).long())
+    assert plain.model is net
+    assert seen == [net, net.last]
+    handle.remove()
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert Plain(net.train()).model is not net
 
 
-def test_another_profiler_is_left_alone() -> None:
-    def profiler(*event: object) -> None:
-        pass
+class Remembers(nn.Module):
+    """Writes what `write` says, and has logits that tell whether it did."""
 
-    sys.setprofile(profiler)
-    try:
-        freeze(Net()).verdict(X)
-        assert sys.getprofile() is profiler
-    finally:
-        sys.setprofile(None)
+    count: Tensor
 
+    def __init__(self, write: Callable[[nn.Module, Tensor], object]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.write = nn.Linear(5, 3), write
+        self.held, self.named, self.draw = [0], {"a": 0}, np.random.default_rng(0)
+        self.norm = nn.BatchNorm1d(5)
+        self.register_buffer("count", torch.zeros(1))
 
-@pytest.mark.parametrize("doubtful", [True, False])
-def test_only_the_first_pass_is_watched_and_only_where_code_may_stray(doubtful: bool) -> None:
-    profilers = []
-
-    class Net(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
-            profilers.append(sys.getprofile())
-            return super().forward(input)
-
-    class Other(Net):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(input) if STRAY is not None else input
-
-    frozen = Plain((Other if doubtful else Net)(4, 3))
-    for _ in range(3):
-        frozen.verdict(torch.rand(2, 4))
-    assert (profilers[0] is not None) == doubtful
-    assert profilers[1:] == [None, None]
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(self, x)
+        return Doubled.apply(self.net(x), self.net.weight)
 
 
-STRAY: object = nn.ReLU()
-HELD = {"net": [STRAY]}
+class Doubled(torch.autograd.Function):
+    """Fills the gradient of a weight in its backward pass, as layers do that compute theirs again."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.weight = weight
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if ctx.weight.requires_grad and ctx.weight.shape[0] == 3:
+            with torch.enable_grad():
+                (ctx.weight.sum() * gradient.square().sum()).backward()
+        return 2 * gradient, None
 
 
-def helper(x: Tensor) -> Tensor:
-    return deeper(x)
+def inner_gradient(net: nn.Module, x: Tensor) -> None:
+    with torch.enable_grad():
+        net.net(x.detach().requires_grad_()).sum().backward()
 
 
-def deeper(x: Tensor) -> Tensor:
-    return x if HELD else -x
-
-
-class Holder:
-    net = STRAY
-
-
-REFERENCE = weakref.ref(Holder)
-
-
-def imports(x: Tensor) -> Tensor:
-    from tests.engine.copying import test_inside
-
-    return test_inside.STRAY(x)
-
-
-def by_name(x: Tensor) -> Tensor:
-    return globals()["STRAY"](x)
-
-
-MAY_STRAY: dict[str, Callable[[Tensor], object]] = {
-    "global": lambda x: STRAY,
-    "container": lambda x: HELD,
-    "function of a function": helper,
-    "class": lambda x: Holder.net,
-    "weak reference": lambda x: REFERENCE(),
-    "inner function": lambda x: (lambda: STRAY)(),
-    "import": imports,
-    "name": by_name,
+WRITES: dict[str, Callable[[Any, Tensor], object]] = {
+    "nothing forward": lambda net, x: None,
+    "attribute": lambda net, x: setattr(net, "features", x),
+    "other attribute": lambda net, x: setattr(net.norm, "eps", 0.5),
+    "buffer": lambda net, x: net.count.add_(1),
+    "buffer of another": lambda net, x: setattr(net, "count", net.count + 1),
+    "list": lambda net, x: net.held.append(1),
+    "dictionary": lambda net, x: net.named.update(a=1, b=2),
+    "generator": lambda net, x: net.draw.random(),
+    "gradients": inner_gradient,
 }
 
 
-@pytest.mark.parametrize("forward", MAY_STRAY.values(), ids=MAY_STRAY)
-def test_code_that_may_stray(forward: Callable[[Tensor], object]) -> None:
-    net = Net()
-    net.forward = forward
-    assert may_stray(reachable(net))
+@pytest.mark.parametrize("kept", [False, True])  # a gradient of the caller's own
+@pytest.mark.parametrize("name", WRITES)
+def test_what_a_pass_writes_is_put_back(name: str, kept: bool) -> None:
+    model = Remembers(WRITES[name]).eval()
+    if kept:
+        model.net(X).sum().backward()
+    before = State.of(model)
+    facts = [*model.held], {**model.named}, model.draw.bit_generator.state
+    grads = [p.grad if p.grad is None else p.grad.clone() for p in model.parameters()]
+    expected = 2 * model.net(X).detach()
+    for _ in range(2):
+        torch.testing.assert_close(Plain(model).verdict(X), expected)
+        Plain(model).input_gradient(X, torch.zeros(6).long())
+        assert fa.attacks.pgd(model, X, torch.zeros(6).long(), fa.Linf(0.1), steps=3).forwards
+        before.check(model)
+        assert facts == ([*model.held], {**model.named}, model.draw.bit_generator.state)
+        for grad, weight in zip(grads, model.parameters(), strict=True):
+            assert (grad is None and weight.grad is None) or torch.equal(grad, weight.grad)
+    assert Plain(model).model is not model
+
+
+def test_a_first_pass_that_fails_leaves_nothing() -> None:
+    def fail(net: Any, x: Tensor) -> None:
+        net.features = x
+        raise ValueError("after all")
+
+    model = Remembers(fail).eval()
+    with pytest.raises(ValueError, match="after all"):
+        Plain(model).verdict(X)
+    assert not hasattr(model, "features")
+
+
+def test_a_model_in_eval_mode_need_not_be_copied() -> None:
+    class Lone(nn.Linear):
+        def __deepcopy__(self, memo: object) -> "Lone":
+            raise NotImplementedError("one of a kind")
+
+    net = Lone(5, 3).eval()
+    torch.testing.assert_close(Plain(net).verdict(X), net(X).detach())
+    with pytest.raises(InputError, match=r"one of a kind.*plain function"):
+        Plain(net.train())

@@ -1,8 +1,7 @@
-"""The twin owns no weights, has its own modes, and says so where it cannot be made."""
+"""A copy owns no weights, has its own modes, and says so where it cannot be made."""
 
 import sys
 import threading
-from collections.abc import Callable
 from types import MethodType
 
 import pytest
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import Plain, freeze
-from fastadv.engine.copying.quick import eval_copy
-from fastadv.engine.copying.twin import twin
+from fastadv.engine.copying.copier import eval_copy
 from fastadv.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -20,32 +18,6 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 def net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
-
-
-def test_buffers_that_forward_writes() -> None:
-    class Tally(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("calls", torch.zeros(1))
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return x
-
-    model = nn.Sequential(net(), Tally()).eval()
-    for prepared in (freeze, Plain):
-        prepared(model)(torch.rand(3, 6))
-    assert model[1].calls == 0
-
-
-def test_parts_share_in_the_copy_what_they_share_in_the_model() -> None:
-    parts = nn.Flatten(), nn.Flatten()
-    for part, shift, seen in zip(parts, 2 * [torch.zeros(1)], 2 * [[1]], strict=True):
-        part.register_buffer("shift", shift)
-        part.seen = seen  # type: ignore[assignment]
-    first, second = eval_copy(nn.Sequential(*parts))[0]
-    assert first.shift is second.shift is not parts[0].shift
-    assert first.seen is second.seen is not parts[0].seen
 
 
 class Writer:
@@ -311,11 +283,10 @@ def test_a_model_of_inference_mode(inside: bool) -> None:
     assert value.isfinite().all()
 
 
-@pytest.mark.parametrize("copied", [lambda model: eval_copy(model)[0], twin], ids=["quick", "twin"])
-def test_attention_multiplies_as_in_the_model(copied: Callable[[nn.Module], nn.Module]) -> None:
+def test_attention_multiplies_as_in_the_model() -> None:
     """Torch chooses the product of a transposed input by whether the weight wants a gradient."""
     attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, batch_first=True)
     attention.k_proj_weight.requires_grad_(False)
     encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, batch_first=True), attention)
-    asking = {name for name, weight in copied(encoder).named_parameters() if weight.requires_grad}
+    asking = {name for name, weight in eval_copy(encoder).named_parameters() if weight.requires_grad}
     assert asking == {"0.self_attn.in_proj_weight", "1.q_proj_weight", "1.v_proj_weight"}

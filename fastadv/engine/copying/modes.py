@@ -1,0 +1,74 @@
+"""Whether a module computes otherwise in training mode."""
+
+import inspect
+from collections.abc import Iterable
+from types import CodeType
+
+import torch
+from torch import nn
+
+from fastadv.engine.copying.reach import modules_in
+
+TRAINING = (
+    "expected a function that runs modules in eval mode, got one with {} in training mode, in which {} would "
+    "learn from the attack or draw random numbers; call its eval(), or pass the module"
+)
+
+
+def has_modes(module: nn.Module) -> bool:
+    """Return whether code of the module's class mentions `training`; True where that cannot be read."""
+    if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
+        return True
+    return _mentions_training(type(module).__mro__)
+
+
+def reads_mode(module: nn.Module) -> bool:
+    """Return whether what the module itself computes may depend on its mode."""
+    if hasattr(module, "running_mean"):  # of a scripted BatchNorm, too
+        return module.running_mean is not None
+    named = (getattr(module, name, None) for name in ("p", "dropout", "drop_prob"))
+    chances = [each for each in named if isinstance(each, int | float)]
+    if isinstance(module, nn.RNNBase) and module.num_layers == 1:
+        return False
+    # others of torch's take another way to the same values
+    same = type(module).__module__.startswith("torch.") and not isinstance(module, nn.RReLU)
+    return has_modes(module) and (any(chances) if chances else not same)
+
+
+def stays_in_training(module: nn.Module) -> bool:
+    """Return whether a copy keeps it in training mode: cuDNN differentiates no other recurrent layer."""
+    if not isinstance(module, nn.RNNBase) or reads_mode(module) or not on_gpu(module):
+        return False
+    return not _mentions_training(
+        base for base in type(module).__mro__ if not base.__module__.startswith("torch.")
+    )
+
+
+def on_gpu(module: nn.Module) -> bool:
+    return any(weight.is_cuda for weight in module.parameters(recurse=False))
+
+
+def trains(root: nn.Module, function: object) -> str | None:
+    """Return why the module `root` may not run in a function: it learns, or draws numbers unasked."""
+    for part in root.modules():
+        if part.training and reads_mode(part):
+            asked = any(
+                part in module.modules() for module in (root, *modules_in(function)) if not module.training
+            )
+            if not asked or next(part.buffers(recurse=False), None) is not None:
+                return TRAINING.format(type(root).__name__, type(part).__name__)
+    return None
+
+
+def _mentions_training(bases: Iterable[type]) -> bool:
+    bases = [base for base in bases if not issubclass(nn.Module, base)]
+    methods = [value for base in bases for name, value in vars(base).items() if name != "__init__"]
+    return any(_mentions(inspect.unwrap(method)) for method in methods if callable(method))
+
+
+def _mentions(function: object) -> bool:
+    """Return whether code of a function names `training`."""
+    code = function if isinstance(function, CodeType) else getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return False
+    return "training" in (*code.co_names, *code.co_consts) or any(map(_mentions, code.co_consts))

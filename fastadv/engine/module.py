@@ -1,0 +1,61 @@
+"""A model as a module: without wrappers, and where its weights lie."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv._torch import COMPILED_MODULE
+
+
+class Method(nn.Module):
+    """A bound method of a module, or a partial of a module or of such a method, as a module."""
+
+    def __init__(self, module: nn.Module, call: Any) -> None:
+        super().__init__()
+        self.module, self.call = module, call
+        self.training = module.training
+
+    def forward(self, x: Tensor, **more: Tensor) -> Any:
+        return self.call(x, **more)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        inner = getattr(model, COMPILED_MODULE, None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def as_module(model: object) -> nn.Module | None:
+    """Return `model` as a module without wrappers; None for a function, of which nothing is known."""
+    if isinstance(model, nn.Module):
+        return unwrap(model)
+    owner = model
+    while isinstance(owner, partial):
+        owner = owner.func
+    owner = getattr(owner, "__self__", owner)
+    if not isinstance(owner, nn.Module):
+        return None
+    return Method(owner, model)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Return the floating dtype of the parameters; None where there is not exactly one."""
+    return one_dtype(model.parameters())
+
+
+def one_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
+    dtypes = {dtype for dtype in {tensor.dtype for tensor in tensors} if dtype.is_floating_point}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Return the device of the first parameter or buffer; None for a module without either."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), None)
