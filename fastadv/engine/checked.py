@@ -1,6 +1,6 @@
 """CheckedModel: passes of the model as given. Logits are checked, and first passes are watched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -28,13 +28,13 @@ Model = Callable[[Tensor], Tensor]
 
 
 class Known:
-    """What passes of a model have shown, while its parts are of the same kinds.
+    """What passes of a model have shown, while its parts are of the same kinds, and their forwards the same.
 
     quiet: of which passes nothing is to be feared, by whether they were the model's own and had a gradient;
     writes: whether one wrote.
     """
 
-    def __init__(self, kinds: tuple[type, ...] = ()) -> None:
+    def __init__(self, kinds: tuple[Hashable, ...] = ()) -> None:
         self.kinds, self.quiet, self.writes = kinds, set[tuple[bool, bool]](), False
 
 
@@ -42,7 +42,8 @@ _known: "WeakKeyDictionary[nn.Module, Known]" = WeakKeyDictionary()
 
 
 def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
-    kinds = tuple(map(type, parts))
+    # no function itself, which may hold the model
+    kinds = tuple((type(part), id(vars(part).get("forward"))) for part in parts)
     known = _known.get(model)
     if known is None or known.kinds != kinds:
         known = _known[model] = Known(kinds)

@@ -18,7 +18,7 @@ from fastadv.engine.bound import Ask, Bound
 from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
 from fastadv.engine.copying.copier import LAZY, eval_copy
-from fastadv.engine.copying.modes import on_gpu
+from fastadv.engine.copying.modes import asks_for_gradients, on_gpu
 from fastadv.engine.module import as_module, one_dtype
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, with_gradient
@@ -55,6 +55,7 @@ class Plain(Prepared):
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module, device = as_module(source), None
+        parts: list[nn.Module] = []
         if module is None:
             checked = CheckedModel(source)
         else:
@@ -69,6 +70,7 @@ class Plain(Prepared):
         super().__init__(checked, source, check_count("eot", eot, 1), checked.dtype, device)
         if counts is not None:
             self.counts = counts
+        self._by_grad_mode = asks_for_gradients(source, parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
         self._kinds: list[Any] = []  # what a graph depends on, once it was asked for
@@ -170,7 +172,8 @@ class Plain(Prepared):
         return Captures(graphs_of(self.source), kind, held, alike) if kind else None
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        if self.eot > 1 or not x.shape[0]:
+        # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
+        if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
             return None
         with with_gradient(), no_autocast(x.device.type):
             x = self._checked(x)

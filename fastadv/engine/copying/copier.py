@@ -278,9 +278,11 @@ def take_values(model: nn.Module, copied: nn.Module) -> dict[int, Tensor]:
     own, origin = dict(_tensors(copied)), dict[int, Tensor]()
     pairs = dict[tuple[torch.dtype, torch.dtype], list[tuple[Tensor, Tensor]]]()
     for name, theirs in _tensors(model):
-        if id(own[name]) not in origin:
-            origin[id(own[name])] = theirs
-            pairs.setdefault((own[name].dtype, theirs.dtype), []).append((own[name], theirs))
+        copy_of = own[name]
+        if id(copy_of) not in origin:
+            origin[id(copy_of)] = theirs
+            if copy_of.data_ptr() != theirs.data_ptr():  # what lies in one memory follows by itself
+                pairs.setdefault((copy_of.dtype, theirs.dtype), []).append((copy_of, theirs))
     for several in pairs.values():  # older versions of torch take all for what the first are
         copy_all_(*zip(*several, strict=True))
     return origin

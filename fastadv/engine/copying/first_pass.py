@@ -34,9 +34,12 @@ def bar(copied: nn.Module, *models: nn.Module) -> None:
 
 def _barred(model: nn.Module) -> Iterator[nn.Module]:
     for part in model.modules():
-        for original in _originals.get(part, ()):
-            if (other := original()) is not None:
-                yield from (*other.modules(), *_barred(other))
+        for other in _originals_of(part):
+            yield from (*other.modules(), *_barred(other))
+
+
+def _originals_of(copied: nn.Module) -> list[nn.Module]:
+    return [model for original in _originals.get(copied, ()) if (model := original()) is not None]
 
 
 def _is_compiled(part: nn.Module) -> bool:
@@ -61,8 +64,8 @@ def stays_inside(model: object, original: bool = False) -> Iterator[None]:
             return
         others = {*modules_in(model)}.difference(own)
         bars |= {part: UNREGISTERED for part in others if part.training and has_modes(part)}
-        if not original:
-            bars |= dict.fromkeys(_barred(model), ORIGINAL)
+        for copied in _originals_of(model) if original else [model]:
+            bars |= dict.fromkeys(_barred(copied), ORIGINAL)
     elif compiled := getattr(model, COMPILED_FUNCTION, None):  # whose calls are not seen
         for value in (compiled, *read_by(compiled)):
             for part in modules_in(value):

@@ -181,11 +181,11 @@ def test_unregistered_parts_share_their_weights() -> None:
     part(x).sum().backward()
     optimizer.step()
     model.holder.shift.add_(1)
+    own = frozen.model.holder.part  # type: ignore[attr-defined]
     expected = model.eval()(x).detach()
     assert not torch.allclose(before, expected)
     torch.testing.assert_close(frozen.verdict(x), expected)
     assert all(p.requires_grad for p in part.parameters())
-    own = frozen.model.holder.part  # type: ignore[attr-defined]
     assert not any(p.requires_grad for p in own.parameters())
     assert own.training == part.training
 
