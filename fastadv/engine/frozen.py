@@ -258,9 +258,6 @@ class Frozen(Prepared):
     def layout(self, x: Tensor) -> Tensor:
         return self.search.layout(x) if self._copied(x) else x
 
-    def searches_as_given(self, x: Tensor) -> bool:
-        return self.exact or (self.eot == 1 and not self._copied(x))
-
     def full_batch(self, x: Tensor) -> int:
         return self.search.parts.full(x)
 

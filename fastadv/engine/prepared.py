@@ -192,10 +192,6 @@ class Prepared:
         """Whether the search uses the model as given itself, and no mean of several passes."""
         return self.plain and self.eot == 1
 
-    def searches_as_given(self, x: Tensor) -> bool:
-        """Tell whether that holds for rows like x, be it because a copy would lose on so few."""
-        return self.exact
-
     @property
     def plain(self) -> bool:
         """Whether the search gives the logits of the model as given, to the last bit."""

@@ -27,7 +27,7 @@ from fastadv.engine.precision import HALF, Options, no_autocast, tf32
 from fastadv.engine.prepared import Directions, Model
 from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rewrite import Lens, Rewriting
-from fastadv.engine.room import GRADIENT, cut, joined, ran_out, room_of, slices
+from fastadv.engine.room import GRADIENT, room_of
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
 
@@ -156,20 +156,7 @@ class SearchCopy:
         """Return step(x, *rows) of parts in turn that are fast and fit into memory, unless `whole`."""
         if whole:
             return step(x, *rows)
-        most = min(self.parts.full(x) or len(x), self.room.most(kind, x))
-        todo, made = slices(len(x), most), list[T]()
-        while todo:
-            part = todo[0]
-            try:
-                made.append(step(x[part], *cut(part, *rows)))
-                todo = todo[1:]
-                continue
-            except Exception as error:
-                if part.stop - part.start < 2 or not ran_out(error):
-                    raise
-            # only here: the error holds on to what the pass had in memory
-            todo = self.room.halved(kind, x, todo)
-        return made[0] if len(made) == 1 else joined(made)
+        return self.room.passes(kind, step, x, *rows, apart=lambda: True, most=self.parts.full(x))
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x; a step of `in_parts`."""

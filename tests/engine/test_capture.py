@@ -40,6 +40,9 @@ def test_what_has_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(graph.rows["x"], torch.cat([x, x[:1]])) == (x is last)
         assert graph.rows["x"].stride() == x.stride()
     assert of(graphs).take("short", {"x": X}, LEAST - 1) is None
+    taken(shared := Graphs())
+    one, other = (of(shared).take("key", {"x": X}, LEAST) for _ in range(2))  # by two threads at once
+    assert one is not other
     monkeypatch.setattr(capture, "stream_of", lambda device: "another")
     assert taken(graphs) not in first
 
