@@ -16,7 +16,7 @@ BOXES = {  # name: left, bottom, width, color of the border, what it says
     "your model": (0.1, 1.35, 1.38, INK, "any PyTorch classifier"),
     "freeze": (1.9, 1.35, 1.4, INK, "once for each model"),
     "search copy": (3.75, 2.15, 1.75, BLUE, "folded, fast layout,\nbf16 if you ask"),
-    "final check copy": (3.75, 0.45, 1.75, GREEN, "your model's own\nprecision"),
+    "final check": (3.75, 0.45, 1.75, GREEN, "your model itself,\nin eval mode"),
     "attack loop": (6.2, 2.15, 2.2, BLUE, "gradient, step, projection:\nonly samples not yet broken"),
     "proof": (6.2, 0.45, 2.2, GREEN, "does your model misread x_adv,\nand is it within the radius?"),
 }
