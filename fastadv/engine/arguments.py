@@ -1,4 +1,4 @@
-"""What a frozen model takes and what it accepts as logits."""
+"""What a prepared model takes and what it accepts as logits."""
 
 from collections.abc import Mapping
 

@@ -30,8 +30,7 @@ Model = Callable[[Tensor], Tensor]
 class Known:
     """What passes of a model have shown, while its parts are of the same kinds, and their forwards the same.
 
-    quiet: of which passes nothing is to be feared, by whether they were the model's own and had a gradient;
-    writes: whether one wrote.
+    quiet: of which passes nothing is to be feared, by (uncopied, with a gradient); writes: whether one wrote.
     """
 
     def __init__(self, kinds: tuple[Hashable, ...] = ()) -> None:
@@ -55,7 +54,7 @@ class CheckedModel:
 
     Its first pass in each grad mode is watched: it must run no modules of others. Where it writes into its
     input, it gets `copies` from then on; where a model that is the caller's own writes anything else, a copy
-    of it takes its place. So its first pass with and without a gradient is one of a copy.
+    of it takes its place. The first passes of the caller's own model are therefore made by a copy.
 
     known: what passes of that model have shown before. uncopied: whether it is the caller's own.
     """
@@ -70,13 +69,13 @@ class CheckedModel:
         self.mends_rows = False  # whether torch may get the gradient of a single row wrong
         self._pairs = False  # whether a single row passes twice
         self.kernels: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._watched = set[tuple[bool, bool]]()
+        self._watched = set[bool]()  # whether a gradient was followed in a first pass
         self._trace: Trace | None = None  # of a first pass whose backward pass is still to come
         self._seen: dict[torch.dtype, torch.dtype] = {}
 
     def is_bare(self, rows: int) -> bool:
         """Return whether passes of so many rows with a gradient need the model's own call alone."""
-        watched = (True, True) in self._watched and self._trace is None
+        watched = True in self._watched and self._trace is None
         mended = rows == 1 and self.mends_rows
         return watched and not (self.copies or self._pairs or mended) and self.kernels is nullcontext
 
@@ -114,30 +113,27 @@ class CheckedModel:
     def __call__(
         self,
         x: Tensor,
-        other: Model | None = None,
         lens: AbstractContextManager[object] | None = None,
         stays: bool = False,
     ) -> Tensor:
         """Return the logits at x; with `stays` copied, as the next pass may overwrite them."""
-        model = self.model
-        own = other is None or other is model
-        mode = own, torch.is_grad_enabled()
-        first = mode not in self._watched and x.shape[0] > 0
+        model, follows = self.model, torch.is_grad_enabled()
+        first = follows not in self._watched and x.shape[0] > 0
         given = x.clone() if first or self.copies else x
         before = version(given)
         with lens or NOTHING, self.kernels():
-            if first and own:
+            if first:
                 logits = self._first(self._pass, given)
             elif len(given) == 1 or self.call is not None:
-                logits = self._pass(other or model, given)
+                logits = self._pass(model, given)
             else:
-                logits = (other or model)(given)
+                logits = model(given)
         if version(given) != before and not self.copies:
             if not first:
                 raise InputError(WRITES)
             self.copies = True
         if first and self.model is model:
-            self._watched.add(mode)
+            self._watched.add(follows)
         logits = checked_logits(logits, x.shape[0])
         if self.mends_rows and len(x) == 1 and logits.requires_grad:
             self.mends_rows = mend_graph(logits)

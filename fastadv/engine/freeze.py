@@ -31,7 +31,8 @@ from fastadv.runs.pages import keep_pages
 
 log = logging.getLogger("fastadv")
 
-SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}  # notes
+MIXES = "searched as it is: a BatchNorm takes its statistics from the batch"  # notes
+SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}
 
 
 @eager
@@ -121,7 +122,8 @@ def _freeze(model: Model | Prepared, options: Options) -> Frozen:
     bpda = in_words(replaced(module))
     notes = {
         "channels-last": CHANNELS_LAST.name in rewriting.names,
-        SEARCHES.get(options.precision, ""): options.precision in SEARCHES,
+        SEARCHES.get(options.precision, ""): options.precision in SEARCHES and search is not plain.model,
+        MIXES: search is plain.model and isinstance(search, nn.Module) and mixes_rows(search),
         "compiled": options.compile,
         CAPTURED: options.cuda_graph is True,
         bpda: bool(bpda),

@@ -29,13 +29,12 @@ from fastadv.text import first_line
 
 T = TypeVar("T")
 
-CHECK_ROWS = ROWS
 REFRESHES = 256
 # values of a batch on a CPU, fewer of which pass as in a plain call: a gradient of an image of 32 by 32 takes
 # 24 ms so and 26 by the copy for a ResNet-18, 1.6 and 2.1 for a small CNN; with four or eight the copy gains
 FEW = 1 << 13
 COPIES = "given copies of x, into which the model writes"
-DENIED = "the losses of a search differed from the model's at the same points; passes are compared again"
+DENIED = "the losses of a search differed from the model's at the same points"
 CHANGED = "the model has changed since freeze; it was frozen again"
 
 
@@ -49,9 +48,9 @@ class Frozen(Prepared):
     with a warning. `forwards` and `backwards` count these comparisons. A batch may pass the copy in parts.
 
     It is not stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are what
-    they were, but not into closures, arrays of NumPy and other objects that it holds. If not, `source` is
+    they were, but not into closures, arrays of NumPy and other objects that it holds. Otherwise `source` is
     frozen anew by the same options, and the counts go on; a note and, the first time, a line in the log say
-    so. So does a copy by `copy.deepcopy` or `pickle`, which counts from 0.
+    so. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts from 0.
 
     Call `fastadv.freeze` to make one; the arguments below are for the engine.
 
@@ -154,10 +153,7 @@ class Frozen(Prepared):
         x = self._checked(x)
 
         def compared() -> T:
-            asked = self.asked
-            if not self.search.knows(x, kind):
-                self.search.compare(Plain(self.source, counts=self.counts), x, kind)
-                self._discount(asked)
+            self._compare(x, kind)
             return by_copy(x)
 
         def plainly() -> T:
@@ -167,6 +163,13 @@ class Frozen(Prepared):
         if self._copied(x, kind):
             self.settle(x)
         return self._tried(compared, plainly) if self._copied(x, kind) else plainly()
+
+    def _compare(self, x: Tensor, kind: str) -> None:
+        """Compare passes of the copy with those of the model, the first of each kind."""
+        asked = self.asked
+        if not self.search.knows(x, kind):
+            self.search.compare(Plain(self.source, counts=self.counts), x, kind)
+            self._discount(asked)
 
     def _tried(self, by_copy: Callable[[], T], by_plain: Callable[[], T]) -> T:
         """Return by_copy(); where the copy fails or is not the model, by_plain(), from now on."""
@@ -250,9 +253,8 @@ class Frozen(Prepared):
         return self._given().verdict(x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # by the model as given, where one pass serves the verdict and the gradient
+        # by the model as given; its graph must not stay in memory while the copy is compared
         self._renew()
-        # its graph would stay in memory while the copy is compared
         return self._given().clean_pass(x) if self.settled else None
 
     def layout(self, x: Tensor) -> Tensor:
@@ -284,7 +286,10 @@ class Frozen(Prepared):
 
     def check(self, x: Tensor) -> bool:
         # a measurement waits for the batch that is attacked
-        return self._fastest is not None or self.settle(x)
+        settled = self._fastest is not None or self.settle(x)
+        if self._fastest is None and GRADIENT in self.search.kinds:
+            self._tried(partial(self._compare, x, GRADIENT), lambda: None)
+        return settled
 
     def settle(self, x: Tensor) -> bool:
         """Choose the search copy, and prepare it, on the first batch."""

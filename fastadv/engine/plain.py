@@ -81,11 +81,6 @@ class Plain(Prepared):
         told = replaced(as_module(self.source))
         return (*((in_words(told),) if told else ()), *self._added)
 
-    @property
-    def writes_into_x(self) -> bool:
-        """Whether the model was seen to do so; it is given copies."""
-        return self.checked.copies
-
     def add_note(self, note: str) -> None:
         self._added[note] = None
 

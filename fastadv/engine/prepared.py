@@ -76,7 +76,7 @@ class Prepared:
         source: what the caller gave.
         eot: passes over which logits, losses and gradients of the search are averaged.
         dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
-        given: for the engine: the model as given, checked.
+        checked: for the engine: the model as given.
         device: where its samples must lie; None for a function, which takes them where they are.
         replayed: the graphs that a search has used, set by the search.
         counts: samples passed since the start, `forwards` and `backwards`; those of a Frozen are also its
@@ -251,7 +251,7 @@ class Prepared:
         return bool(apart > 2 * allowed(verdict, [rounds_as(self.dtype, verdict.device)]))
 
     def check(self, x: Tensor) -> bool:
-        """Call `settle` on rows that represent others."""
+        """Settle on rows that represent others, and compare them."""
         return self.settle(x)
 
     def _verdict(self, x: Tensor) -> Tensor:

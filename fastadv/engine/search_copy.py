@@ -83,9 +83,10 @@ class SearchCopy:
         self.ordinary = not (options.special or options.follow)  # for few values the model as given is faster
         # kinds of passes for which the copy answers, not the model as given
         self.kinds = set() if model is plain.model else {GRADIENT, JACOBIAN, LOGITS}
-        # half precision does not tell apart losses that attacks without a gradient compare; and a compiled
-        # backward frees what the next one needs
-        self.kinds -= {LOGITS if self.half else "", JACOBIAN if options.compile else ""}
+        if self.half:  # which does not tell apart losses that attacks without a gradient compare
+            self.kinds.discard(LOGITS)
+        if options.compile:  # a compiled backward frees what the next one needs
+            self.kinds.discard(JACOBIAN)
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
         self.compared = set[Hashable]()
         self.parts = Parts(rewriting.model, "winograd" in rewriting.names)

@@ -14,7 +14,7 @@ from fastadv.data.imageset import Boxes
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Prepared
 from fastadv.engine.by_row import FEWER
-from fastadv.engine.frozen import CHECK_ROWS
+from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
 from fastadv.runs import processes
@@ -57,8 +57,8 @@ def in_turn(
 def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes) -> None:
     """Compare the twins on the same samples in all processes, and before any attack counts its passes."""
     with processes.agreement():
-        for part in torch.split(positions, CHECK_ROWS):
-            x, _, _ = next(batches(dataset, CHECK_ROWS, order=part, workers=0, box=box))
+        for part in torch.split(positions, ROWS):
+            x, _, _ = next(batches(dataset, ROWS, order=part, workers=0, box=box))
             if frozen.check(x.to(device=frozen.device)):
                 return
 

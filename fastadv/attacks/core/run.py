@@ -72,7 +72,7 @@ def run(
         stop_early: whether a sample leaves at its first success.
         seed: of all random numbers, an integer >= 0.
         gradient: rules that make the gradients of `search.gradient`.
-        from_x: whether the rule takes its first gradient at x. A plain model then gives it and the clean
+        from_x: whether the rule takes its first gradient at x. The model as given then gives it and the clean
             verdict in one pass.
         common: the arguments of `Common`.
 
@@ -131,7 +131,7 @@ def run(
             broken=broken,
             unfinished=record.unfinished,
         )
-    if not (trial.from_x and TWO_ANSWERS in out.flags):
+    if not (trial.in_one_pass and TWO_ANSWERS in out.flags):
         return out
     # the model may answer otherwise where a gradient is followed: its clean verdict is taken without
     again = run(

@@ -13,7 +13,6 @@ from fastadv import losses
 from fastadv._waiting import may_leave, steps_ahead, surely_finite, waits
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.loop import Loop
-from fastadv.attacks.core.plan import Plan
 from fastadv.attacks.core.points import like, taken
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, of_rows, repeated
@@ -235,11 +234,10 @@ class Search(Samples[R_co]):
 
     # Searches within a search, and steps that were taken elsewhere.
 
-    def over(self, problem: Problem, record: Record, plan: Plan | None = None) -> "Search[R_co]":
+    def over(self, problem: Problem, record: Record) -> "Search[R_co]":
         """Return a search like this one over other samples, which writes their best points to `record`."""
         everyone = torch.arange(len(problem.x), device=problem.x.device)
-        plan = self.plan if plan is None else plan
-        made: Search[R_co] = Search(self.classifier, problem, everyone, record, plan, self.restart)
+        made: Search[R_co] = Search(self.classifier, problem, everyone, record, self.plan, self.restart)
         made.dtype = self.dtype
         return made
 

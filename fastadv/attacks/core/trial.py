@@ -71,11 +71,10 @@ class Trial:
         if len(x):
             classifier.begin(x, problem.ids)
             self.clean_pass = classifier.clean_pass(x) if from_x else None
-            made = self.clean_pass
-            clean = classifier.verdict(x) if made is None else made.logits
+            clean = classifier.verdict(x) if self.clean_pass is None else self.clean_pass.logits
         else:
             clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
-        self.clean, self.from_x = clean, self.clean_pass is not None
+        self.clean, self.in_one_pass = clean, self.clean_pass is not None
         check_classes("y", problem.y, clean.shape[1])
         if problem.targets is not None:
             check_classes("targets", problem.targets, clean.shape[1])

@@ -16,8 +16,8 @@ from fastadv.data.imageset import UNIT, Box, ImageSet
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
-from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.engine.module import dtype_of
+from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
 from fastadv.ops._rows import PerRow
@@ -146,7 +146,7 @@ def prepare(
 
 def _compared(frozen: Prepared, base: Base) -> Prepared:
     """Return `frozen`, with its twins compared on the same images in every process and every resumed run."""
-    frozen.check(base.fetch(torch.arange(min(CHECK_ROWS, base.count), device="cpu"))[0])
+    frozen.check(base.fetch(torch.arange(min(ROWS, base.count), device="cpu"))[0])
     return frozen
 
 

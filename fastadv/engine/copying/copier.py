@@ -61,8 +61,9 @@ class _Copy:
         others = [each for each in held if isinstance(each, nn.Module)]
         modules, named = [*parts, *others], [*named, *map(_attributes, others)]
         kinds: set[Any] = {*map(type, modules)}
-        # a `train` method of the user's own may write weights, so it meets copies of them first
+        # a `train` or `eval` of the user's own may write weights, so it meets copies of them first
         self.careful = any((kind.train, kind.eval) != (nn.Module.train, nn.Module.eval) for kind in kinds)
+        self.careful |= any(not vars(part).keys().isdisjoint(("train", "eval")) for part in modules)
         self.memo: dict[int, Any] = {}
         self.alive: list[Any] = []  # what deepcopy has copied, so that nothing else gets an id of its
         self.shared: Pairs = []

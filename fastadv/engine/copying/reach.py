@@ -51,15 +51,14 @@ def content(cell: CellType) -> object:
 def reachable(
     value: object,
     inside: Callable[[object], Iterable[Any]] = inside,
-    atoms: Collection[type] = ATOMS,
     but: Collection[int] = (),
 ) -> Iterator[object]:
-    """Yield the objects that `value` leads to, itself included, each once; none of the types `atoms`."""
+    """Yield the objects that `value` leads to, itself included, each once; none of the types ATOMS."""
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     waiting = [value]
     while waiting:
         value = waiting.pop()
-        if type(value) in atoms or id(value) in seen or id(value) in but:
+        if type(value) in ATOMS or id(value) in seen or id(value) in but:
             continue
         seen[id(value)] = value
         waiting += inside(value)

@@ -290,3 +290,11 @@ def test_attention_multiplies_as_in_the_model() -> None:
     encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, batch_first=True), attention)
     asking = {name for name, weight in eval_copy(encoder).named_parameters() if weight.requires_grad}
     assert asking == {"0.self_attn.in_proj_weight", "1.q_proj_weight", "1.v_proj_weight"}
+
+
+def test_an_eval_of_an_instance_is_called() -> None:
+    """Which leaves a defense randomized."""
+    noisy, x = nn.Sequential(nn.Dropout(0.5)).train(), torch.rand(2, 64)
+    noisy.eval = lambda: noisy  # type: ignore[method-assign]
+    plain = Plain(noisy)
+    assert not torch.equal(plain.verdict(x), plain.verdict(x))
