@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -77,7 +78,7 @@ def stays_inside(model: object, original: bool = False) -> Iterator[None]:
     thread = threading.get_ident()
 
     def before(part: nn.Module, args: Any) -> None:
-        if threading.get_ident() != thread or part in known:
+        if torch.compiler.is_compiling() or threading.get_ident() != thread or part in known:
             return
         why = bars[part].format(type(part).__name__) if part in bars else None
         if not isinstance(model, nn.Module):
