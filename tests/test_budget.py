@@ -12,13 +12,13 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 50_270,
+    "fastadv": 50_290,
     "fastadv/adapters": 600,
     "fastadv/attacks": 10_900,
     "fastadv/certify": 1_030,
     "fastadv/cli": 3_300,
     "fastadv/data": 3_350,
-    "fastadv/engine": 4_786,
+    "fastadv/engine": 4_810,
     "fastadv/evaluation": 3_420,
     "fastadv/features": 600,
     "fastadv/models": 3_650,
@@ -27,12 +27,12 @@ LINES = {
     "fastadv/studies": 4_850,
     "fastadv/threat": 550,
     "fastadv/train": 4_350,
-    "tests": 49_400,
+    "tests": 49_460,
     "bench": 6_000,
     "tools": 1_100,
 }
 WORDS = 45_000  # of README and docs
-DECISIONS = {"fastadv/attacks/core": 21.6, "fastadv/engine": 25.3}
+DECISIONS = {"fastadv/attacks/core": 21.6, "fastadv/engine": 25.4}
 
 
 @pytest.mark.parametrize("room", LINES)

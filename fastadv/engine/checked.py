@@ -1,9 +1,10 @@
 """CheckedModel: passes of the model as given. Logits are checked, and first passes are watched."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import chain
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from fastadv._torch import version
 from fastadv.engine.arguments import checked_logits
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.copying.first_pass import stays_inside
+from fastadv.engine.copying.reach import modules_in
 from fastadv.engine.copying.written import Trace
 from fastadv.engine.cpu.norms import mend_graph
 from fastadv.engine.precision import NOTHING, no_autocast
@@ -24,28 +26,40 @@ WRITES = (
     "model: expected a model that leaves x as it is, got one that writes into it; "
     "let its forward begin with x = x.clone()"
 )
+TORCH = "torch.nn.modules."  # whose parts are told nothing between calls
+CALLED = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
 Model = Callable[[Tensor], Tensor]
 
 
 class Known:
-    """What passes of a model have shown, while its parts are of the same kinds, and their forwards the same.
+    """What passes of a model have shown, while its parts, their attributes and hooks are the same.
 
     quiet: of which passes nothing is to be feared, by (uncopied, with a gradient); writes: whether one wrote.
     """
 
-    def __init__(self, kinds: tuple[Hashable, ...] = ()) -> None:
+    def __init__(self, kinds: tuple[Hashable, ...] = (), others: Iterable[nn.Module] = ()) -> None:
         self.kinds, self.quiet, self.writes = kinds, set[tuple[bool, bool]](), False
+        self._others = list(map(ref, others))  # modules that are no parts, as one in a plain list
+
+    def learns(self) -> bool:
+        """Return whether a module that `eval` does not reach is in training mode."""
+        others = (other() for other in self._others)
+        return any(other is not None and other.training for other in others)
 
 
 _known: "WeakKeyDictionary[nn.Module, Known]" = WeakKeyDictionary()
 
 
 def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
-    # no function itself, which may hold the model
-    kinds = tuple((type(part), id(vars(part).get("forward"))) for part in parts)
+    own, types = [vars(part) for part in parts], list(map(type, parts))
+    foreign = [each for each, kind in zip(own, types, strict=True) if not kind.__module__.startswith(TORCH)]
+    # no values themselves, which may hold the model
+    values = map(id, chain.from_iterable(each.values() for each in foreign))
+    hooks = (key for each in own for name in CALLED for key in each.get(name, ()))
+    kinds = *types, *values, *hooks, *(id(each.get("forward")) for each in own)
     known = _known.get(model)
-    if known is None or known.kinds != kinds:
-        known = _known[model] = Known(kinds)
+    if known is None or known.kinds != kinds or known.learns():
+        known = _known[model] = Known(kinds, {*modules_in(model)}.difference(parts))
     return known
 
 
@@ -75,7 +89,7 @@ class CheckedModel:
 
     def is_bare(self, rows: int) -> bool:
         """Return whether passes of so many rows with a gradient need the model's own call alone."""
-        watched = True in self._watched and self._trace is None
+        watched = True in self._watched
         mended = rows == 1 and self.mends_rows
         return watched and not (self.copies or self._pairs or mended) and self.kernels is nullcontext
 
@@ -132,7 +146,8 @@ class CheckedModel:
             if not first:
                 raise InputError(WRITES)
             self.copies = True
-        if first and self.model is model:
+        # a pass that may have no backward pass is watched again
+        if first and self.model is model and self._trace is None:
             self._watched.add(follows)
         logits = checked_logits(logits, x.shape[0])
         if self.mends_rows and len(x) == 1 and logits.requires_grad:
@@ -205,9 +220,9 @@ class CheckedModel:
             if RECURRENT in str(error):
                 self.kernels = without_cudnn
             raise
-        if self._trace is not None:
-            if self._trace.fills():
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            if trace.written():
                 self.use_copy()
             else:
                 self._known.quiet.add((True, True))
-            self._trace = None

@@ -89,13 +89,13 @@ class Prepared:
     backwards: int = _count("backwards")
 
     def __init__(
-        self, given: CheckedModel, source: Model, eot: int, dtype: torch.dtype | None,
+        self, checked: CheckedModel, source: Model, eot: int, dtype: torch.dtype | None,
         device: torch.device | None,
     ) -> None:  # fmt: skip
         self.source, self.eot, self.dtype = source, eot, dtype
         self.counts = Counts()
         self.compared = (0, 0)
-        self.checked, self._device = given, device
+        self.checked, self._device = checked, device
         self.replayed: Captures | None = None
 
     @property

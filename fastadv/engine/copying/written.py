@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import is_
 from types import FunctionType, MethodType
 from typing import Any
@@ -23,30 +23,27 @@ class Trace:
         held = list(reachable(copied, _held))
         # named here, since np.random takes long to import
         generators = random.Random, np.random.RandomState, np.random.Generator, torch.Generator
-        self._draws = any(isinstance(each, generators) for each in held)
-        self._weights = [each for each in held if isinstance(each, nn.Parameter)]
-        tensors = [each for each in held if isinstance(each, Tensor) and not isinstance(each, nn.Parameter)]
-        self._tensors = [(each, each.detach().clone()) for each in tensors]
+        opaque = *generators, np.ndarray, Iterator
+        self._opaque = any(isinstance(each, opaque) or getattr(type(each), "__slots__", ()) for each in held)
+        tensors = [each for each in held if isinstance(each, Tensor) and each.layout == torch.strided]
+        self._weights = [(t, (None, t.data_ptr())) for t in tensors if isinstance(t, nn.Parameter)]
+        self._tensors = [(t, t.detach().clone()) for t in tensors if not isinstance(t, nn.Parameter)]
         groups = (each if isinstance(each, CONTAINERS) else getattr(each, "__dict__", None) for each in held)
         self._groups = [(each, _members(each)) for each in groups if isinstance(each, CONTAINERS)]
 
     def written(self) -> bool:
-        """Return whether a pass has written since, or may have drawn from a generator that the model holds.
+        """Return whether a pass has written since, or may have, into what is not looked into, as a generator.
 
-        Not seen are writes into parameters in place.
+        Not seen are writes in place into parameters and sparse tensors.
         """
         return (
-            self._draws
-            or self.fills()
+            self._opaque
+            or any((each.grad, each.data_ptr()) != then for each, then in self._weights)
             or not (
                 all(_same(_members(group), members) for group, members in self._groups)
                 and all(torch.equal(*pair) for pair in self._tensors)
             )
         )
-
-    def fills(self) -> bool:
-        """Return whether a pass has filled the gradient of a weight."""
-        return any(weight.grad is not None for weight in self._weights)
 
 
 def _held(value: object) -> Iterable[Any]:

@@ -281,3 +281,18 @@ def test_ties_are_no_second_answer() -> None:
     assert out.success.tolist() == (y != 0).tolist()
     assert out.flags == ()
     assert out.zero_gradient.tolist() == (y == 0).tolist()
+
+
+def test_each_success_of_a_copy_is_proved_by_its_own_label(search_copy: None) -> None:
+    """The broken samples come last, and are decided as the label of the first."""
+    conv = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        conv.bias.copy_(torch.tensor([0.0, 1.0]))
+    model = nn.Sequential(conv, nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x = torch.cat([torch.full((2, 1, 4, 4), 1.0), torch.full((2, 1, 4, 4), 0.45)])
+    y = torch.tensor([0, 0, 1, 1])
+    out = pgd(freeze(model), x, y, Linf(0.1), steps=20, random_start=False, stop_early=True)
+    assert out.success.tolist() == [False, False, True, True]
+    plain = pgd(model, x, y, Linf(0.1), steps=20, random_start=False, stop_early=True, freeze=False)
+    assert out.forwards <= plain.forwards + 40  # to compare the copy, and to prove

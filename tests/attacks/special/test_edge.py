@@ -27,6 +27,18 @@ def in_front(name: str) -> nn.Module:
     return Defended(honest("standard"), before=Pointwise(FRONTS[name])).eval()
 
 
+def test_those_that_stay_keep_their_depth_when_others_leave() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0], [1.0]]).expand(2, 8))
+        model[1].bias.copy_(torch.tensor([0.2, 0.0]))
+    x, y = torch.zeros(4, 8), torch.zeros(4).long()
+    x[1:, 0] = 0.15  # these are nearer to the boundary
+    out = fa.attacks.bim(model, x, y, THREAT, steps=6, step_size=0.01, stop_early=True)
+    assert out.success.all()
+    assert out.distance[0] > 2 * out.distance[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FRONTS)
 def test_attacks_are_as_strong_as_without_the_front(name: str) -> None:
