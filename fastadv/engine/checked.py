@@ -55,8 +55,8 @@ def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
     foreign = [each for each, kind in zip(own, types, strict=True) if not kind.__module__.startswith(TORCH)]
     # no values themselves, which may hold the model
     values = map(id, chain.from_iterable(each.values() for each in foreign))
-    hooks = (key for each in own for name in CALLED for key in each.get(name, ()))
-    kinds = *types, *values, *hooks, *(id(each.get("forward")) for each in own)
+    hooks = (key for each in own for name in CALLED if (held := each.get(name)) for key in held)
+    kinds = *types, *values, *hooks, *(id(each["forward"]) for each in own if "forward" in each)
     known = _known.get(model)
     if known is None or known.kinds != kinds or known.learns():
         known = _known[model] = Known(kinds, {*modules_in(model)}.difference(parts))
