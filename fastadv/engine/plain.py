@@ -36,6 +36,7 @@ class Plain(Prepared):
 
     It rewrites, compares and times nothing. A module in eval mode is called as it is, once first passes of a
     copy have shown that it writes no attribute, buffer or `.grad`; a copy of one that does takes its place.
+    What it writes for batches of other sizes alone is not seen, and is written into the model itself.
     One in training mode is copied: the copy is in eval mode, shares all weights and follows them where they
     change in place. After any other change of the model make a new one, as each call of an attack does.
     Where memory runs out, a batch passes in halves.
