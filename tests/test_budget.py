@@ -18,7 +18,7 @@ LINES = {
     "fastadv/certify": 1_030,
     "fastadv/cli": 3_300,
     "fastadv/data": 3_350,
-    "fastadv/engine": 4_811,
+    "fastadv/engine": 4_814,
     "fastadv/evaluation": 3_420,
     "fastadv/features": 600,
     "fastadv/models": 3_650,

@@ -163,17 +163,17 @@ class Captures:
         return graph
 
     def _may_capture(self) -> bool:
-        known = self.graphs.alike
-        if self.kind not in known:
-            if len(known) == KINDS:
-                known.clear()
+        alike = self.graphs.alike
+        if self.kind not in alike:
+            if len(alike) == KINDS:
+                alike.clear()
                 self.graphs.forget()
-            known[self.kind] = False  # meanwhile, to other threads
+            alike[self.kind] = False  # meanwhile, to other threads
             with suppress(Exception):  # models of one batch size raise anything
-                known[self.kind] = self.alike()
-            if not known[self.kind]:
+                alike[self.kind] = self.alike()
+            if not alike[self.kind]:
                 self.refuse("two passes of the same rows differ, draw random numbers or write something")
-        return known.get(self.kind, False)
+        return alike.get(self.kind, False)
 
     def run(self, graph: Graph, make: Callable[[Rows], Step], times: int) -> bool:
         """Return whether the step could be taken so many times; else its kind is not captured again."""
@@ -202,7 +202,7 @@ def kind_of(model: nn.Module) -> Hashable | None:
     """Return what a captured pass depends on beyond the values of weights; None where there can be none."""
     if has_global_hooks() or has_modes():
         return None
-    found: list[Any] = [_switches()]
+    facts: list[Any] = [_switches()]
     devices = set[torch.device]()
     wrapped = nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharding()[0]
     for part in model.modules():
@@ -216,10 +216,10 @@ def kind_of(model: nn.Module) -> Hashable | None:
                     if not _is_plain(tensor):
                         return None
                     devices.add(tensor.device)
-                    found += [tensor.data_ptr(), tensor.dtype]
-        found += [type(part), *_attributes(part)]
-    found += map(_value, _named(model))
-    return tuple(found) if len(devices) == 1 else None
+                    facts += [tensor.data_ptr(), tensor.dtype]
+        facts += [type(part), *_attributes(part)]
+    facts += map(_value, _named(model))
+    return tuple(facts) if len(devices) == 1 else None
 
 
 def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
@@ -227,10 +227,10 @@ def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
 
     model: a copy that `run` passes and nobody else.
     """
-    few, kept = x[:FEW], (min(len(x), FEW) + 1) // 2
+    few, half = x[:FEW], (min(len(x), FEW) + 1) // 2
     with generators_kept(x.device):
         before = _states(model, x.device)
-        first, again = (run(rows)[:kept] for rows in (few, torch.cat([few[:kept], few[kept:] / 2])))
+        first, again = (run(rows)[:half] for rows in (few, torch.cat([few[:half], few[half:] / 2])))
         return torch.equal(first, again) and before == _states(model, x.device)
 
 

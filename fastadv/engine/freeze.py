@@ -91,8 +91,8 @@ def freeze(
         Athalye et al. 2018 (arXiv 1802.00420), for `eot`.
     """
     asked = {"precision": precision, "compile": compile, "cuda_graph": cuda_graph, "eot": eot}
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
+    chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    options = replace(model.options if isinstance(model, Frozen) else Options(), **chosen)
     if isinstance(model, Frozen) and options == model.options:
         return model
     keep_pages()
@@ -128,9 +128,9 @@ def _freeze(model: Model | Prepared, options: Options) -> Frozen:
         CAPTURED: options.cuda_graph is True,
         bpda: bool(bpda),
     }
-    told = Notes(tuple(note for note, holds in notes.items() if holds))
+    first_notes = Notes(tuple(note for note, holds in notes.items() if holds))
     return Frozen(
-        plain, SearchCopy(search, module, rewriting, plain, options, told),
+        plain, SearchCopy(search, module, rewriting, plain, options, first_notes),
         anew=partial(_freeze, source, options),
         stamp=None if module is None or options.follow else Stamp(module),
         fastest=partial(fastest, partial(_freeze, source), options) if options.precision == AUTO else None,
@@ -138,16 +138,16 @@ def _freeze(model: Model | Prepared, options: Options) -> Frozen:
 
 
 def _copy(
-    given: Model, module: nn.Module | None, options: Options, dtype: torch.dtype | None
+    model: Model, module: nn.Module | None, options: Options, dtype: torch.dtype | None
 ) -> tuple[Model, Rewriting]:
     """Return a copy for the search, and how it is rewritten; the model as given where that gains nothing."""
     nothing, half = Rewriting((), Subject(nn.Identity(), dtype)), HALF.get(options.precision)
-    if module is None or not isinstance(given, nn.Module):
-        return torch.compile(given) if options.compile else given, nothing
-    rewrites = applicable(given, half or dtype)
+    if module is None or not isinstance(model, nn.Module):
+        return torch.compile(model) if options.compile else model, nothing
+    rewrites = applicable(model, half or dtype)
     # of statistics of a batch, what a search finds in one is not proved by a part of it
-    if mixes_rows(given) or not (rewrites or options.special):
-        return given, nothing
+    if mixes_rows(model) or not (rewrites or options.special):
+        return model, nothing
     # weights made in inference mode could not take part in a gradient
     with torch.inference_mode(False), torch.no_grad():
         copied = eval_copy(module, follow=options.follow, apart=options.follow)

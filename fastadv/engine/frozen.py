@@ -86,16 +86,16 @@ class Frozen(Prepared):
     def __copy__(self) -> "Frozen":
         """Return one that shares all but what is counted from here on."""
         made = cast(Frozen, super().__copy__())
-        made._plain = copy(self._given())
+        made._plain = copy(self._as_plain())
         made._plain.counts = made.counts
         return made
 
     @property
     def model(self) -> Model:
         self._renew()
-        return self._given().model
+        return self._as_plain().model
 
-    def _given(self) -> Plain:
+    def _as_plain(self) -> Plain:
         """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
         if self._plain is None:
             self._plain = Plain(self.source, self.eot, self.counts)
@@ -109,10 +109,10 @@ class Frozen(Prepared):
         with self._lock:
             if self._stamp.same():  # another thread has done it meanwhile
                 return
-            told, made, self._plain = CHANGED in self.notes, self._anew(), None
+            noted, fresh, self._plain = CHANGED in self.notes, self._anew(), None
             for name in ("search", "dtype", "checked", "_device", "_fastest", "settled", "_stamp"):
-                setattr(self, name, getattr(made, name))
-            (self.search.notes.add if told else self.search.notes.warn)(CHANGED)
+                setattr(self, name, getattr(fresh, name))
+            (self.search.notes.add if noted else self.search.notes.warn)(CHANGED)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ class Frozen(Prepared):
             return _mean(passes)
 
         with no_gradient():
-            return self._answer(x, LOGITS, by_copy, lambda x: self._given()(x))
+            return self._answer(x, LOGITS, by_copy, lambda x: self._as_plain()(x))
 
     @eager
     def input_gradient(
@@ -221,7 +221,7 @@ class Frozen(Prepared):
             return value, logits, gradient
 
         def by_plain(x: Tensor) -> Gradient:
-            return self._given().input_gradient(x, y, loss, targets, direction)
+            return self._as_plain().input_gradient(x, y, loss, targets, direction)
 
         with with_gradient():
             return self._answer(x, GRADIENT, by_copy, by_plain)
@@ -237,25 +237,27 @@ class Frozen(Prepared):
             return logits, gradients
 
         with with_gradient():
-            return self._answer(x, JACOBIAN, by_copy, lambda x: self._given().jacobian(x, directions, reduce))
+            return self._answer(
+                x, JACOBIAN, by_copy, lambda x: self._as_plain().jacobian(x, directions, reduce)
+            )
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
         self._renew()
         if self.eot > 1:
             return None
         if not self._copied(x):
-            return self._given().bind(x, y, loss, targets, self)
+            return self._as_plain().bind(x, y, loss, targets, self)
         return lambda points: self.input_gradient(points, y, loss, targets, True)
 
     @eager
     def verdict(self, x: Tensor) -> Tensor:
         self._renew()
-        return self._given().verdict(x)
+        return self._as_plain().verdict(x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # by the model as given; its graph must not stay in memory while the copy is compared
         self._renew()
-        return self._given().clean_pass(x) if self.settled else None
+        return self._as_plain().clean_pass(x) if self.settled else None
 
     def layout(self, x: Tensor) -> Tensor:
         return self.search.layout(x) if self._copied(x) else x
@@ -267,7 +269,7 @@ class Frozen(Prepared):
         if self.options.cuda_graph is False or self.eot > 1 or not waits(x.device):
             return None
         self._renew()  # a replay looks at nothing
-        found = self.search.captures(x) if self._copied(x) else self._given().captures(x)
+        found = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
         return found and replace(found, tell=self._tell)
 
     def _tell(self, why: str) -> None:
@@ -301,7 +303,7 @@ class Frozen(Prepared):
                 return True
             asked = self.asked
             if self._fastest is None:
-                prepare = partial(self.search.prepare, x[:ROWS], self._given())
+                prepare = partial(self.search.prepare, x[:ROWS], self._as_plain())
                 self._tried(prepare, lambda: self.verdict(x[:ROWS]))
                 self.settled = True
             elif (found := self._fastest(x)) is not None:

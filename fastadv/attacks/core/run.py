@@ -93,14 +93,14 @@ def run(
     with no_gradient():
         check_count("restarts", restarts, 1)
         check_seed(seed)
-        classifier, given = prepare(model, x, y, threat, **common)
-        loss, within = given.margin if loss is None else loss, given.threat
+        classifier, task = prepare(model, x, y, threat, **common)
+        loss, within = task.margin if loss is None else loss, task.threat
         if minimum:
-            given = replace(given, threat=within.with_radius(inf))
+            task = replace(task, threat=within.with_radius(inf))
         rules = rules_of(gradient)
         for each in rules:
-            each.check(given.x, given.threat)
-        trial = Trial(classifier, given, from_x)
+            each.check(task.x, task.threat)
+        trial = Trial(classifier, task, from_x)
         followed = partial(follow, rules=rules) if rules else None
         plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, followed)
         clean, trial.clean_pass = trial.clean_pass, None
@@ -151,14 +151,14 @@ def prepare(
     eot = check_count("eot", arguments.pop("eot", 1), 1)
     freeze = arguments.pop("freeze", None)
     whole = check_flag("whole_batches", arguments.pop("whole_batches", False))
-    given = problem(x, y, threat, **arguments)
-    classifier = prepared(model, eot if eot > 1 else None, freeze=freeze, size=len(given.x) if whole else 0)
-    criterion = given.criterion.of(classifier.model)
-    return classifier, given if criterion is given.criterion else replace(given, criterion=criterion)
+    task = problem(x, y, threat, **arguments)
+    classifier = prepared(model, eot if eot > 1 else None, freeze=freeze, size=len(task.x) if whole else 0)
+    criterion = task.criterion.of(classifier.model)
+    return classifier, task if criterion is task.criterion else replace(task, criterion=criterion)
 
 
 def _search(
-    classifier: Prepared, given: Problem, todo: Tensor, record: Record, plan: Plan,
+    classifier: Prepared, task: Problem, todo: Tensor, record: Record, plan: Plan,
     clean: CleanPass | None = None,
 ) -> None:  # fmt: skip
     """Do all restarts on `todo` int64 [n]."""
@@ -166,7 +166,7 @@ def _search(
         index = todo[~record.success[todo]] if plan.stop_early and restart else todo
         if not len(index):
             return
-        search: Search[Any] = Search(classifier, given, index, record, plan, restart)
+        search: Search[Any] = Search(classifier, task, index, record, plan, restart)
         search.clean_pass, clean = clean, None
         try:
             plan.rule(search)

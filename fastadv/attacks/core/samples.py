@@ -52,7 +52,7 @@ class Samples(Generic[R_co]):
         # bool [n], those that are to leave
         self.leaving: Tensor | None = None
         # rows of the record, and of the caller's batch
-        self._record, self._index, self._given = record, index, index
+        self._record, self._index, self._places = record, index, index
         self.evaluations = 0
         self.forget()
         # whether samples never leave, as in a graph
@@ -117,7 +117,7 @@ class Samples(Generic[R_co]):
 
     def per_sample(self, value: V) -> V:
         """Return the rows of these samples of an argument [B] of the caller; a number stays as it is."""
-        return value[self._given] if isinstance(value, Tensor) and value.ndim else value
+        return value[self._places] if isinstance(value, Tensor) and value.ndim else value
 
     def distance(self, points: Tensor) -> Tensor:
         """Return [n] or [n, C], the distance of points from x in the norm of the threat."""
@@ -166,7 +166,7 @@ class Samples(Generic[R_co]):
         """Write the samples `left` bool [n] to the record; return int [m], who stays. Raises Over at none."""
         gone, kept = (which.nonzero().squeeze(1) for which in (left, ~left))
         self._record.put(self._index[gone], self.best.take(gone))
-        self._index, self._given = self._index[kept], self._given[kept]
+        self._index, self._places = self._index[kept], self._places[kept]
         if not len(self._index):
             raise Over
         self.problem, self.best, self._loop = self.problem.take(kept), self.best.take(kept), None

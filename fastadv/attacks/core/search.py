@@ -134,7 +134,7 @@ class Search(Samples[R_co]):
         With `direction` the gradient need be right only up to a positive factor for each sample.
         """
         clean, self.clean_pass = self.clean_pass, None
-        told = of_rows(loss, self.ids)
+        loss_of_rows = of_rows(loss, self.ids)
 
         def pull(at: Tensor) -> tuple[Tensor, ...]:
             squashed = self.problem.bounded
@@ -143,9 +143,9 @@ class Search(Samples[R_co]):
                     self.classifier, self._cast(at), self.y, loss, self.aims, squashed
                 )
             if clean is not None and 2 * len(at) >= len(clean.logits) and self._at_x(at):
-                rows = None if len(at) == len(clean.logits) else self._given
-                return clean.gradient(rows, self.y, told, self.aims, direction)
-            return self.classifier.input_gradient(self._cast(at), self.y, told, self.aims, direction)
+                rows = None if len(at) == len(clean.logits) else self._places
+                return clean.gradient(rows, self.y, loss_of_rows, self.aims, direction)
+            return self.classifier.input_gradient(self._cast(at), self.y, loss_of_rows, self.aims, direction)
 
         ask = partial(self._ask_rows, loss)
         value, logits, gradient = self.edge.around(points, pull, lambda at: self.loss_at(at, loss), ask)
@@ -246,7 +246,7 @@ class Search(Samples[R_co]):
         index = torch.arange(len(self.x), device=self.x.device).repeat(count)
         record = self.best.take(index)
         made = self.over(self.problem.take(index), record)
-        made._given = self._given[index]
+        made._places = self._places[index]
         return made, record
 
     def merge(self, found: Record) -> None:

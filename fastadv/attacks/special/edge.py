@@ -101,7 +101,7 @@ def kinks(points: Tensor, gradient: Tensor, box: Box, ask: Ask) -> tuple[Tensor,
             break
         asked = torch.where(flat[left], inside(points[left], depth, box), points[left])
         share = (flat[left] & (ask(asked, left) != 0)).flatten(1).sum(1) / count[left]
-        found = share > SHARE
-        depths[left[found]], shares[left[found]] = depth, share[found]
-        left = left[~found]
+        shows = share > SHARE
+        depths[left[shows]], shares[left[shows]] = depth, share[shows]
+        left = left[~shows]
     return depths, shares

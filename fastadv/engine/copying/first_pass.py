@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fastadv._torch import COMPILED_FUNCTION, compiled_call, holds_compiled
-from fastadv.engine.copying.modes import has_modes, trains
+from fastadv.engine.copying.modes import mentions_mode, trains
 from fastadv.engine.copying.names import read_by
 from fastadv.engine.copying.reach import modules_in
 from fastadv.errors import InputError
@@ -64,7 +64,7 @@ def stays_inside(model: object, original: bool = False) -> Iterator[None]:
             yield
             return
         others = {*modules_in(model)}.difference(own)
-        bars |= {part: UNREGISTERED for part in others if part.training and has_modes(part)}
+        bars |= {part: UNREGISTERED for part in others if part.training and mentions_mode(part)}
         for copied in _originals_of(model) if original else [model]:
             bars |= dict.fromkeys(_barred(copied), ORIGINAL)
     elif compiled := getattr(model, COMPILED_FUNCTION, None):  # whose calls are not seen

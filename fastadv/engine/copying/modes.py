@@ -19,7 +19,7 @@ TRAINING = (
 )
 
 
-def has_modes(module: nn.Module) -> bool:
+def mentions_mode(module: nn.Module) -> bool:
     """Return whether code of the module's class mentions `training`; True where that cannot be read."""
     if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
         return True
@@ -47,7 +47,7 @@ def reads_mode(module: nn.Module) -> bool:
         return False
     # others of torch's take another way to the same values
     same = type(module).__module__.startswith("torch.") and not isinstance(module, nn.RReLU)
-    return has_modes(module) and (any(chances) if chances else not same)
+    return mentions_mode(module) and (any(chances) if chances else not same)
 
 
 def stays_in_training(module: nn.Module) -> bool:
