@@ -5,7 +5,7 @@ torch fails there and not in an attack.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -100,6 +100,13 @@ def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
 def held_by(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return a module's own parameters, buffers and parts by name, of which each may be None."""
     return module._parameters, module._buffers, module._modules
+
+
+def tensors_of(parts: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the parameters and the buffers that modules hold themselves."""
+    held = [(part._parameters, part._buffers) for part in parts]
+    weights: list[Tensor] = [each for own, _ in held for each in own.values() if each is not None]
+    return weights, [each for _, buffers in held for each in buffers.values() if each is not None]
 
 
 def has_global_hooks() -> bool:

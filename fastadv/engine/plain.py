@@ -1,6 +1,6 @@
 """Plain: the model as given, in eval mode, and nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -11,7 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastadv import losses
 from fastadv._checks import check_count
-from fastadv._torch import held_by
+from fastadv._torch import tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound
@@ -61,7 +61,7 @@ class Plain(Prepared):
             checked = CheckedModel(source)
         else:
             parts = list(module.modules())
-            weights, buffers = ([*_held(parts, place)] for place in (0, 1))
+            weights, buffers = tensors_of(parts)
             known = known_of(module, parts)
             copied = known.writes or _needs_copy(parts, [*weights, *buffers])
             run = eval_copy(module, follow=None if known.writes else False) if copied else module
@@ -221,11 +221,6 @@ class Plain(Prepared):
 def _means(made: list[Gradient]) -> Gradient:
     value, logits, gradient = (sum(each[1:], each[0]) / len(made) for each in zip(*made, strict=True))
     return value, logits, gradient
-
-
-def _held(parts: list[nn.Module], place: int) -> Iterator[Tensor]:
-    """Yield the tensors that modules hold at a place of `held_by`: parameters, or buffers."""
-    return (each for part in parts for each in held_by(part)[place].values() if each is not None)
 
 
 def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:
