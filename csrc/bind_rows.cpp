@@ -78,8 +78,8 @@ void judge(const Tensor& best_x, const Tensor& best_rank, const Tensor& best_suc
           for (int64_t row = first; row < last; ++row)
             kernels.judge({best[row], rank + row, kept + row, marked + row, steep + row, past + row * noted,
                            noted, met + row},
-                          rival[row], gradient ? slopes[row] : nullptr, best.cols, from[row], from.cols, value[row], label[row],
-                          target ? target[row] : -1, margin_at_zero, stop,
+                          rival[row], gradient ? slopes[row] : nullptr, best.cols, from[row], from.cols,
+                          value[row], label[row], target ? target[row] : -1, margin_at_zero, stop,
                           {x ? center[row] : nullptr, radii[row], steps[row], {lo, hi}});
         });
   });

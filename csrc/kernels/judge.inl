@@ -1,7 +1,7 @@
 // A point judged by its logits, and kept where it is better. Its gradient, if there is one, leaves its size,
-// and moves the point where `move` has centers. Where logits are not finite the gradient says nothing, and the point goes
-// halfway to its center. With `stop`, a row that is a success stays as it is. For T the type of the gradient:
-// points are floats.
+// and moves the point where `move` has centers. Where logits are not finite the gradient says nothing, and
+// the point goes halfway to its center. With `stop`, a row that is a success stays as it is. For T the type
+// of the gradient: points are floats.
 
 // The class that is decided for: the lowest index of the largest logit.
 inline int64_t decided(const float* logits, int64_t classes) {
