@@ -31,11 +31,10 @@ from fastadv.engine.copying.copier import FIXED, HOOKS, OWN
 from fastadv.engine.copying.names import read_by
 from fastadv.engine.copying.reach import reachable
 from fastadv.errors import InputError
-from fastadv.ops._graphs import Replay, bucket, current, nbytes, stream_of
+from fastadv.ops._graphs import MEMORY, MOST, Replay, bucket, current, nbytes, stream_of
 from fastadv.rng import generators_kept
 from fastadv.text import first_line
 
-MOST, MEMORY = 32, 1 << 30  # graphs kept of a model, and their bytes
 KINDS = 4  # of which graphs are kept, as they hold on to weights that were replaced
 FEW = 16  # rows that pass twice, to see whether they pass alike
 LEAST = 8  # steps, for fewer of which capturing costs more than it gains
@@ -225,7 +224,7 @@ def kind_of(model: nn.Module) -> Hashable | None:
 def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
     """Return whether two passes of a few rows by `run`, among others, agree to the bit, and leave no trace.
 
-    model: a copy that `run` passes and nobody else.
+    model: what `run` passes.
     """
     few, half = x[:FEW], (min(len(x), FEW) + 1) // 2
     with generators_kept(x.device):

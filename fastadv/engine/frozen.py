@@ -1,6 +1,6 @@
 """Frozen: the model as given for verdicts, and a faster copy for the search."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from fastadv.engine.copying.fold import Refused
 from fastadv.engine.guard import allowed
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import no_gradient, with_gradient
-from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared
+from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared, mean_of
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, Apart, SearchCopy
 from fastadv.engine.stamp import Stamp
@@ -198,7 +198,7 @@ class Frozen(Prepared):
         def by_copy(x: Tensor) -> Tensor:
             self.forwards += self.eot * len(x)
             passes = [self.search.in_parts(LOGITS, self.search.logits, x) for _ in range(self.eot)]
-            return _mean(passes)
+            return mean_of(passes)
 
         with no_gradient():
             return self._answer(x, LOGITS, by_copy, lambda x: self._as_plain()(x))
@@ -217,7 +217,7 @@ class Frozen(Prepared):
             passes = [
                 self.search.in_parts(GRADIENT, step, x, *rows, whole=callable(loss)) for _ in range(self.eot)
             ]
-            value, logits, gradient = map(_mean, zip(*passes, strict=True))
+            value, logits, gradient = map(mean_of, zip(*passes, strict=True))
             return value, logits, gradient
 
         def by_plain(x: Tensor) -> Gradient:
@@ -287,9 +287,10 @@ class Frozen(Prepared):
         return True
 
     def check(self, x: Tensor) -> bool:
-        # a measurement waits for the batch that is attacked
-        settled = self._fastest is not None or self.settle(x)
-        if self._fastest is None and GRADIENT in self.search.kinds:
+        if self._fastest is not None:  # a measurement waits for the batch that is attacked
+            return True
+        settled = self.settle(x)
+        if GRADIENT in self.search.kinds:
             self._tried(partial(self._compare, x, GRADIENT), lambda: None)
         return settled
 
@@ -318,7 +319,3 @@ class Frozen(Prepared):
     def _checked(self, x: object) -> Tensor:
         self._renew()
         return super()._checked(x)
-
-
-def _mean(passes: Sequence[Tensor]) -> Tensor:
-    return passes[0] if len(passes) == 1 else sum(passes[1:], passes[0]) / len(passes)

@@ -1,8 +1,8 @@
 """Plain: the model as given, in eval mode, and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -22,7 +22,7 @@ from fastadv.engine.copying.modes import asks_for_gradients, on_gpu
 from fastadv.engine.module import as_module, one_dtype
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, with_gradient
-from fastadv.engine.prepared import CleanPass, Counts, Directions, Loss, Model, Prepared
+from fastadv.engine.prepared import CleanPass, Counts, Directions, Loss, Model, Prepared, mean_of
 from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.room import GRADIENT, VERDICT, ran_out, room_of
@@ -74,7 +74,6 @@ class Plain(Prepared):
         self._by_grad_mode = asks_for_gradients(source, parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
-        self._kinds: list[Any] = []  # what a graph depends on, once it was asked for
         self._added = dict[str, None]()
 
     @property
@@ -92,8 +91,7 @@ class Plain(Prepared):
         return self._room.passes(VERDICT, partial(self.checked, stays=True), x, apart=self._rows_apart)
 
     def __call__(self, x: Tensor) -> Tensor:
-        made = [self._as_given(self._verdict, x) for _ in range(self.eot)]
-        return made[0] if self.eot == 1 else sum(made[1:], made[0]) / self.eot
+        return mean_of([self._as_given(self._verdict, x) for _ in range(self.eot)])
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
@@ -122,7 +120,8 @@ class Plain(Prepared):
                 gradient = self._pull(leaf, attached, by_logits)
                 made.append((value, logits, gradient.to(x.dtype)))
                 self.count(len(x))
-        return made[0] if self.eot == 1 else _means(made)
+        value, logits, gradient = map(mean_of, zip(*made, strict=True))
+        return value, logits, gradient
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
@@ -156,16 +155,19 @@ class Plain(Prepared):
         if self.eot > 1 or not waits(x.device) or not isinstance(self.source, nn.Module):
             return None
         model = cast(nn.Module, self.model)
-        if not self._kinds:
-            self._kinds.append(kind_of(self.source))
 
         def alike() -> bool:
             # counters of its own would be those of a pass that nobody asked for
             probe = Plain(self.source, counts=self.counts)
             return isinstance(probe.model, nn.Module) and passes_alike(probe.model, probe, x)
 
-        kind, held = self._kinds[0], None if model is self.source else model  # which holds its graphs
+        kind, held = self._kind, None if model is self.source else model  # which holds its graphs
         return Captures(graphs_of(self.source), kind, held, alike) if kind else None
+
+    @cached_property
+    def _kind(self) -> Hashable | None:
+        """What its graphs depend on."""
+        return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
@@ -216,11 +218,6 @@ class Plain(Prepared):
     def _rows_apart(self) -> bool:
         """Return whether no sample depends on its place in the batch or on the statistics of that."""
         return self.halves and not (isinstance(self.model, nn.Module) and mixes_rows(self.model))
-
-
-def _means(made: list[Gradient]) -> Gradient:
-    value, logits, gradient = (sum(each[1:], each[0]) / len(made) for each in zip(*made, strict=True))
-    return value, logits, gradient
 
 
 def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:

@@ -1,6 +1,6 @@
 """Prepared: what an attack asks of a classifier, by whichever engine it is answered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,6 +50,11 @@ class CleanPass(Protocol):
         self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the same as `Prepared.input_gradient` at the rows int64 [n], None for all; once."""
+
+
+def mean_of(passes: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the results of `eot` passes."""
+    return passes[0] if len(passes) == 1 else sum(passes[1:], passes[0]) / len(passes)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from fastadv.engine import guard
 from fastadv.engine.bound import Gradient
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
-from fastadv.engine.copying.copier import take_values
+from fastadv.engine.copying.copier import origin_of, take_values
 from fastadv.engine.copying.fold import Folds
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
@@ -139,19 +139,13 @@ class SearchCopy:
             folds.take(self._origin())
 
     def _origin(self) -> dict[int, Tensor]:
-        """Return the tensors of the model by the ids of those of the copy."""
-        theirs, own = (
-            dict(part.named_parameters()) | dict(part.named_buffers())
-            for part in (self.module, self.model)
-            if isinstance(part, nn.Module)
-        )
-        return {id(tensor): theirs[name] for name, tensor in own.items()}
+        return origin_of(cast(nn.Module, self.model), cast(nn.Module, self.module))
 
     def refresh(self) -> None:
         """Take the current values of a model that trains."""
         if self.module is not None and not self.idle:
             with torch.inference_mode(False), torch.no_grad():
-                self.rewriting.folds.take(take_values(self.module, unwrap(cast(nn.Module, self.model))))
+                self.rewriting.folds.take(take_values(unwrap(cast(nn.Module, self.model)), self.module))
 
     def in_parts(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
         """Return step(x, *rows) of parts in turn that are fast and fit into memory, unless `whole`."""
@@ -245,7 +239,7 @@ class SearchCopy:
         return Captures(graphs_of(self), kind, (model, self.rewriting), alike) if kind else None
 
     def once(self, x: Tensor) -> Tensor:
-        """Return the logits of one pass of x."""
+        """Return the logits of one pass of x, rewritten like a pass with a gradient."""
         return self._forward(self._ready(x), self._lens(self.rewriting))
 
     def _probe(self, plain: Plain, x: Tensor) -> Tensor:

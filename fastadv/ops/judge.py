@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import keep_best
+from fastadv.ops._rows import like
 from fastadv.ops._samples import SHAPES, batch, layouts, per_sample
 from fastadv.ops.largest import reference as largest
 from fastadv.ops.linf_step import reference as linf_step
@@ -52,9 +53,8 @@ def reference(
     ranks.copy_(torch.where(done[:, None], ranks, noted))
     if x is not None:
         move = x, radius, step_size, lo, hi, radius_rows, step_size_rows
-        shape = -1, *[1] * (x.dim() - 1)
-        moved = torch.where(finite.view(shape), linf_step(x_adv, grad, *move), x + 0.5 * (x_adv - x))
-        x_adv.copy_(torch.where(done.view(shape), x_adv, moved))
+        moved = torch.where(like(finite, x), linf_step(x_adv, grad, *move), x + 0.5 * (x_adv - x))
+        x_adv.copy_(torch.where(like(done, x), x_adv, moved))
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:

@@ -171,7 +171,7 @@ class Samples(Generic[R_co]):
             raise Over
         self.problem, self.best, self._loop = self.problem.take(kept), self.best.take(kept), None
         self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)
-        self.edge.take(kept)
+        self.edge.depth = shapes.taken(self.edge.depth, kept)
         self.rows.take(kept)
         self.answer = None if self.answer is None else self.answer.take(kept)
         self.memory = {name: value[kept] for name, value in self.memory.items()}

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks.core.problem import Problem, check_classes
@@ -15,7 +15,6 @@ from fastadv.attacks.special.bounded_outputs import may_crowd
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
 from fastadv.engine.guard import bound
-from fastadv.engine.module import dtype_of
 from fastadv.engine.prepared import CleanPass
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS
@@ -149,10 +148,8 @@ class Trial:
 
     def _rounding(self) -> float:
         """Return by how much the logits of two passes of one x may differ."""
-        model = self.classifier.model
-        dtype = dtype_of(model) if isinstance(model, nn.Module) else None
         clean = self.clean[~self.unusable]
-        return bound(dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
+        return bound(self.classifier.dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
 
     def mixes_rows(self, x_adv: Tensor, verdict: Verdict) -> bool:
         """Return whether rows depend on each other, found out once by a verdict on x_adv."""

@@ -33,9 +33,6 @@ class Edge:
         self.met = False  # whether the search has had a gradient
         self._box = box
 
-    def take(self, kept: Tensor) -> None:
-        self.depth = None if self.depth is None else self.depth[kept]
-
     def around(
         self, points: Tensor, pull: Callable[[Tensor], Answer], alone: Callable[[Tensor], Answer], ask: Ask
     ) -> Answer:

@@ -272,18 +272,24 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*parameters(remove_duplicate=False), *buffers(remove_duplicate=False)]
 
 
-def take_values(model: nn.Module, copied: nn.Module) -> dict[int, Tensor]:
-    """Write the model's values into a copy made `apart`; return its tensors by the ids of the copy's."""
-    # looked up each time, since a change of precision replaces buffers; by all their names, since it does so
-    # one by one, and a `__deepcopy__` may part tied weights
+def origin_of(copied: nn.Module, model: nn.Module) -> dict[int, Tensor]:
+    """Return the model's tensors by the ids of those of its copy."""
+    # looked up each time, by all their names: a change of precision replaces buffers one by one, and a
+    # `__deepcopy__` may part tied weights
     own, origin = dict(_tensors(copied)), dict[int, Tensor]()
-    pairs = dict[tuple[torch.dtype, torch.dtype], list[tuple[Tensor, Tensor]]]()
     for name, theirs in _tensors(model):
-        copy_of = own[name]
-        if id(copy_of) not in origin:
-            origin[id(copy_of)] = theirs
-            if copy_of.data_ptr() != theirs.data_ptr():  # what lies in one memory follows by itself
-                pairs.setdefault((copy_of.dtype, theirs.dtype), []).append((copy_of, theirs))
+        origin.setdefault(id(own[name]), theirs)
+    return origin
+
+
+def take_values(copied: nn.Module, model: nn.Module) -> dict[int, Tensor]:
+    """Write the model's values into a copy made `apart`; return `origin_of` it."""
+    origin, held = origin_of(copied, model), {id(tensor): tensor for _, tensor in _tensors(copied)}
+    pairs = dict[tuple[torch.dtype, torch.dtype], list[tuple[Tensor, Tensor]]]()
+    for key, theirs in origin.items():
+        own = held[key]
+        if own.data_ptr() != theirs.data_ptr():  # what lies in one memory follows by itself
+            pairs.setdefault((own.dtype, theirs.dtype), []).append((own, theirs))
     for several in pairs.values():  # older versions of torch take all for what the first are
         copy_all_(*zip(*several, strict=True))
     return origin
