@@ -2,57 +2,55 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.engine.frozen import Frozen
-from fastadv.engine.precision import Options, Precision
+from fastadv.engine.precision import Precision
+from fastadv.engine.prepared import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs import processes
 
+P = TypeVar("P", bound=Prepared)
+
 ROUNDS = 3
-# the model's own precision first; on a CPU, on a GPU
-AUTOMATIC: tuple[tuple[Precision, ...], ...] = ("fp32", "bf16"), ("fp32", "tf32", "bf16", "fp16")
+PASSES = "forwards", "backwards"
+# beside the model's own; on a CPU, on a GPU
+AUTOMATIC: tuple[tuple[Precision, ...], ...] = ("bf16",), ("tf32", "bf16", "fp16")
 
 
-def fastest(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str] | None:
-    """Find the precision in which gradients at x [B, ...] take least time, and a note on it."""
+def fastest(make: Callable[[Precision], P], x: Tensor) -> tuple[P, str] | None:
+    """Find the precision in which gradients at x [B, ...] take least time, and a note on it.
+
+    make: freezes the model in a precision; InputError where it cannot be had.
+    """
     if processes.world() > 1:
         raise InputError(
             f"precision: expected one process for 'auto', got a group of {processes.world()}, each of which "
             "might choose another one; measure in one process, and pass the precision that its notes name"
         )
     with rng.torch_seeded(0, x.device):
-        ways = list(_made(make, options, x))
-        if not bool(ways[0].verdict(x).isfinite().all(1).any()):
+        ways: dict[Precision, P] = {"fp32": make("fp32")}
+        for precision in AUTOMATIC[x.is_cuda]:
+            with suppress(InputError):
+                ways[precision] = make(precision)
+        if not bool(ways["fp32"].verdict(x).isfinite().all(1).any()):
             return None
         try:
-            seconds = _seconds(ways, x)
+            seconds = _seconds(list(ways.values()), x)
         except NoGradientError:
-            return ways[0], "precision not measured: the model has no gradient"
-    best = ways[seconds.index(min(seconds))]
-    best.forwards, best.backwards = sum(way.forwards for way in ways), sum(way.backwards for way in ways)
-    times = ", ".join(
-        f"{way.options.precision} {1000 * taken:.3g}" for way, taken in zip(ways, seconds, strict=True)
-    )
-    return best, f"fastest precision: {best.options.precision} (ms for {len(x)} samples: {times})"
+            return ways["fp32"], "precision not measured: the model has no gradient"
+    name, best = list(ways.items())[seconds.index(min(seconds))]
+    best.forwards, best.backwards = (sum(getattr(way, of) for way in ways.values()) for of in PASSES)
+    times = ", ".join(f"{name} {1000 * taken:.3g}" for name, taken in zip(ways, seconds, strict=True))
+    return best, f"fastest precision: {name} (ms for {len(x)} samples: {times})"
 
 
-def _made(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> Iterator[Frozen]:
-    """Freeze the model in each precision that it can be had in; the first is its own."""
-    for place, precision in enumerate(AUTOMATIC[x.device.type == "cuda"]):
-        try:
-            yield make(replace(options, precision=precision))
-        except InputError:
-            if not place:
-                raise
-
-
-def _seconds(ways: list[Frozen], x: Tensor) -> list[float]:
+def _seconds(ways: list[P], x: Tensor) -> list[float]:
     """Return the median time of a gradient in each way."""
     y = ways[0].verdict(x).argmax(1)
     taken: list[list[float]] = [[] for _ in ways]

@@ -64,9 +64,9 @@ class ByRow(Plain):
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
         self._asked, self._next = ids if each == 1 else ids.repeat_interleave(each), 0
 
-    def _checked(self, x: object) -> Tensor:
+    def taken(self, x: object) -> Tensor:
         before = self._next
-        x = super()._checked(x)
+        x = super().taken(x)
         self._next = before  # it may have tried a few rows
         return x
 

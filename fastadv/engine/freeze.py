@@ -1,38 +1,18 @@
 """freeze: from the caller's model to a Frozen one."""
 
-import copyreg
 import logging
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from fastadv._checks import eager
-from fastadv.engine.automatic import fastest
-from fastadv.engine.capture import CAPTURED
-from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.frozen import Frozen
-from fastadv.engine.layout import CHANNELS_LAST, lay_out
-from fastadv.engine.module import as_module
-from fastadv.engine.parts import mixes_rows
-from fastadv.engine.plain import Plain
-from fastadv.engine.precision import AUTO, HALF, Options, Precision, may_take_tf32, to_half
+from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepared import Model, Prepared
-from fastadv.engine.replaced import in_words, replaced
-from fastadv.engine.rewrite import Rewriting, Subject
-from fastadv.engine.rewrites import applicable
-from fastadv.engine.search_copy import Notes, SearchCopy
-from fastadv.engine.stamp import Stamp
-from fastadv.errors import InputError
 from fastadv.runs.pages import keep_pages
 
 log = logging.getLogger("fastadv")
-
-MIXES = "searched as it is: a BatchNorm takes its statistics from the batch"  # notes
-SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}
 
 
 @eager
@@ -95,13 +75,15 @@ def freeze(
     options = replace(model.options if isinstance(model, Frozen) else Options(), **chosen)
     if isinstance(model, Frozen) and options == model.options:
         return model
+    if options.compile:
+        log.warning("freeze: compiling; that may take a minute, and less the next time")
     keep_pages()
-    return _freeze(model, options)
+    return Frozen(model, options)
 
 
 def frozen_by_itself(model: Model | Prepared, eot: int) -> Frozen:
     """Freeze a model that nobody asked to freeze: nothing of the process is set."""
-    return _freeze(model, replace(model.options if isinstance(model, Frozen) else Options(), eot=eot))
+    return Frozen(model, replace(model.options if isinstance(model, Frozen) else Options(), eot=eot))
 
 
 def follow(
@@ -109,81 +91,4 @@ def follow(
 ) -> Frozen:
     """Freeze a model that is training and keeps its parts; `Frozen.refresh` takes its current values."""
     keep_pages()
-    return _freeze(model, Options(precision=precision, compile=compile, cuda_graph=cuda_graph, follow=True))
-
-
-def _freeze(model: Model | Prepared, options: Options) -> Frozen:
-    plain = Plain(model, options.eot)
-    source, module = plain.source, as_module(plain.source)
-    _check_possible(source, module, plain.device, options)
-    if options.compile:
-        log.warning("freeze: compiling; that may take a minute, and less the next time")
-    search, rewriting = _copy(plain.model, module, options, plain.dtype)
-    bpda = in_words(replaced(module))
-    notes = {
-        "channels-last": CHANNELS_LAST.name in rewriting.names,
-        SEARCHES.get(options.precision, ""): options.precision in SEARCHES and search is not plain.model,
-        MIXES: search is plain.model and isinstance(search, nn.Module) and mixes_rows(search),
-        "compiled": options.compile,
-        CAPTURED: options.cuda_graph is True,
-        bpda: bool(bpda),
-    }
-    first_notes = Notes(tuple(note for note, holds in notes.items() if holds))
-    return Frozen(
-        plain, SearchCopy(search, module, rewriting, plain, options, first_notes),
-        anew=partial(_freeze, source, options),
-        stamp=None if module is None or options.follow else Stamp(module),
-        fastest=partial(fastest, partial(_freeze, source), options) if options.precision == AUTO else None,
-    )  # fmt: skip
-
-
-def _copy(
-    model: Model, module: nn.Module | None, options: Options, dtype: torch.dtype | None
-) -> tuple[Model, Rewriting]:
-    """Return a copy for the search, and how it is rewritten; the model as given where that gains nothing."""
-    nothing, half = Rewriting((), Subject(nn.Identity(), dtype)), HALF.get(options.precision)
-    if module is None or not isinstance(model, nn.Module):
-        return torch.compile(model) if options.compile else model, nothing
-    rewrites = applicable(model, half or dtype)
-    # of statistics of a batch, what a search finds in one is not proved by a part of it
-    if mixes_rows(model) or not (rewrites or options.special):
-        return model, nothing
-    # weights made in inference mode could not take part in a gradient
-    with torch.inference_mode(False), torch.no_grad():
-        copied = eval_copy(module, follow=options.follow, apart=options.follow)
-        if CHANNELS_LAST in rewrites or half is not None or options.follow:
-            lay_out(copied, CHANNELS_LAST in rewrites)
-        if half is not None:
-            to_half(copied, half)
-    if options.compile:  # which looks at functions for itself
-        rewrites = [each for each in rewrites if each is CHANNELS_LAST]
-        return torch.compile(copied), Rewriting(rewrites, Subject(nn.Identity(), half or dtype))
-    return copied, Rewriting(rewrites, Subject(copied, half or dtype))
-
-
-def _anew(frozen: Frozen) -> tuple[Callable[[Model, Options], Frozen], tuple[Model, Options]]:
-    return _freeze, (frozen.source, frozen.options)
-
-
-# for pickle and deepcopy, and for this class alone: a subclass would lose what it adds
-copyreg.pickle(Frozen, _anew)
-
-
-def _check_possible(
-    source: Model, module: nn.Module | None, device: torch.device | None, options: Options
-) -> None:
-    """Raise InputError where the options cannot be had of that model."""
-    if options.cuda_graph and (device is None or device.type != "cuda"):
-        raise InputError(
-            f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"
-        )
-    if options.precision == "tf32" and not may_take_tf32(module, device):
-        raise InputError(
-            "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
-            f"got {type(source).__name__} on {device}; leave the precision out"
-        )
-    if options.precision in HALF and module is None:
-        raise InputError(
-            f"freeze: expected a module for {options.precision!r}, whose copy is cast, got "
-            f"{type(source).__name__}; leave the precision out"
-        )
+    return Frozen(model, Options(precision=precision, compile=compile, cuda_graph=cuda_graph, follow=True))

@@ -1,7 +1,6 @@
 """Frozen: the model as given for verdicts, and a faster copy for the search."""
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from threading import RLock
@@ -13,13 +12,14 @@ from torch import Tensor
 from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.engine.arguments import indices, labels_for
-from fastadv.engine.bound import Ask, Gradient
+from fastadv.engine.automatic import fastest
+from fastadv.engine.bound import Ask
 from fastadv.engine.capture import CAPTURED, Captures, in_step
-from fastadv.engine.copying.fold import Refused
 from fastadv.engine.guard import allowed
+from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import no_gradient, with_gradient
-from fastadv.engine.prepared import CleanPass, Directions, Loss, Model, Prepared, mean_of
+from fastadv.engine.precision import AUTO, Options, Precision, check_possible, no_gradient, with_gradient
+from fastadv.engine.prepared import CleanPass, Counts, Directions, Gradient, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, Apart, SearchCopy
 from fastadv.engine.stamp import Stamp
@@ -52,14 +52,9 @@ class Frozen(Prepared):
     frozen anew by the same options, and the counts go on; a note and, the first time, a line in the log say
     so. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts from 0.
 
-    Call `fastadv.freeze` to make one; the arguments below are for the engine.
-
     Args:
-        plain: the model as given.
-        search: the search copy.
-        anew: freezes the source again by the same options.
-        stamp: of the model as it was frozen; None where it is not looked at.
-        fastest: gives the fastest way to search on a batch, and a note; None does not look for it.
+        model: module, or function of x [B, ...] that returns logits [B, K].
+        options: those of `fastadv.freeze`, which makes one.
 
     Example:
         >>> import fastadv as fa
@@ -72,59 +67,61 @@ class Frozen(Prepared):
         ((8,), (8, 10), (8, 1, 8, 8))
     """
 
-    def __init__(
-        self, plain: Plain, search: SearchCopy, *, anew: Callable[[], "Frozen"], stamp: Stamp | None = None,
-        fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(plain.checked, plain.source, plain.eot, plain.dtype, plain.device)
-        self.counts, self._plain = plain.counts, cast(Plain | None, plain)
-        self.search, self.options = search, search.options
-        self._fastest, self._refreshed = fastest, 0
-        self._anew, self._stamp, self._lock = anew, stamp, RLock()
-        self.settled = fastest is None and search.idle  # whether the search copy was chosen and prepared
+    def __init__(self, model: Model | Prepared, options: Options) -> None:
+        self.options, self.eot, self.counts = options, options.eot, Counts()
+        self._lock, self._refreshed = RLock(), 0
+        self._freeze(model)
 
-    def __copy__(self) -> "Frozen":
-        """Return one that shares all but what is counted from here on."""
-        made = cast(Frozen, super().__copy__())
-        made._plain = copy(self._as_plain())
-        made._plain.counts = made.counts
-        return made
-
-    @property
-    def model(self) -> Model:
-        self._renew()
-        return self._as_plain().model
-
-    def _as_plain(self) -> Plain:
-        """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
-        if self._plain is None:
-            self._plain = Plain(self.source, self.eot, self.counts)
-            self.checked = self._plain.checked
-        return self._plain
+    def _freeze(self, model: Model | Prepared) -> None:
+        """Take the model as it is now."""
+        plain = Plain(model, self.eot, self.counts)
+        module = as_module(plain.source)
+        check_possible(self.options, type(plain.source).__name__, module, plain.device)
+        self.source, self.dtype, self.device = plain.source, plain.dtype, plain.device
+        self.search, self._plain = SearchCopy(plain, self.options), cast(Plain | None, plain)
+        self._stamp = None if module is None or self.options.follow else Stamp(module)
+        self._measures = self.options.precision == AUTO
+        # whether the search copy was chosen and prepared
+        self.settled = self.search.idle and not self._measures
 
     def _renew(self) -> None:
         """Freeze the source anew where it has changed."""
         if self._stamp is None or self._stamp.same():
             return
         with self._lock:
-            if self._stamp.same():  # another thread has done it meanwhile
-                return
-            noted, fresh, self._plain = CHANGED in self.notes, self._anew(), None
-            for name in ("search", "dtype", "checked", "_device", "_fastest", "settled", "_stamp"):
-                setattr(self, name, getattr(fresh, name))
-            (self.search.notes.add if noted else self.search.notes.warn)(CHANGED)
+            if not self._stamp.same():  # or else another thread has done it meanwhile
+                noted = CHANGED in self.notes
+                self._freeze(self.source)
+                (self.search.notes.add if noted else self.search.notes.warn)(CHANGED)
+
+    def _as_plain(self) -> Plain:
+        """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
+        if self._plain is None:
+            self._plain = Plain(self.source, self.eot, self.counts)
+        return self._plain
+
+    def _now(self) -> Plain:
+        self._renew()
+        return self._as_plain()
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.source, self.options)
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        copies = self.checked.copies or self.search.checked.copies
+    def model(self) -> Model:  # type: ignore[override]
+        return self._now().model
+
+    @property
+    def as_given(self) -> Prepared:
+        return self if self.search.idle else self._as_plain()
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        copies = self._as_plain().checked.copies or self.search.checked.copies
         return self.search.notes.texts + ((COPIES,) if copies else ())
 
     def add_note(self, note: str) -> None:
         self.search.notes.add(note)
-
-    @property
-    def plain(self) -> bool:
-        return self.search.plain
 
     @property
     def search_dtype(self) -> torch.dtype | None:
@@ -132,6 +129,20 @@ class Frozen(Prepared):
 
     def describe(self) -> dict[str, Any]:
         return self.options.describe()
+
+    def sees(self, dtype: torch.dtype) -> torch.dtype:
+        return self._as_plain().sees(dtype)
+
+    def verdict(self, x: Tensor) -> Tensor:
+        return self._now().verdict(x)
+
+    def confidence(self, x: Tensor) -> Tensor:
+        return self._now().confidence(x)
+
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        # by the model as given; its graph must not stay in memory while the copy is compared
+        plain = self._now()
+        return plain.clean_pass(x) if self.settled else None
 
     def refresh(self) -> None:
         """Take the current values of a model that trains, if this was made to follow it."""
@@ -150,7 +161,7 @@ class Frozen(Prepared):
         self, x: Tensor, kind: str, by_copy: Callable[[Tensor], T], by_plain: Callable[[Tensor], T]
     ) -> T:
         """Return an answer of the copy, which is compared first, or else of the model as given."""
-        x = self._checked(x)
+        x = self._now().taken(x)
 
         def compared() -> T:
             self._compare(x, kind)
@@ -178,11 +189,11 @@ class Frozen(Prepared):
             return by_copy()
         except (InputError, NoGradientError):
             raise
-        except (Exception, Refused) as error:  # models raise anything
+        except Exception as error:  # models raise anything
             if in_step():
                 raise
             why = str(error)
-            if not isinstance(error, Apart | Refused):
+            if not isinstance(error, Apart):
                 why = f"the search copy failed ({first_line(error)})"
         self._discount(asked)
         answer = by_plain()  # it raises where the copy is not to blame
@@ -196,9 +207,8 @@ class Frozen(Prepared):
     @eager
     def __call__(self, x: Tensor) -> Tensor:
         def by_copy(x: Tensor) -> Tensor:
-            self.forwards += self.eot * len(x)
-            passes = [self.search.in_parts(LOGITS, self.search.logits, x) for _ in range(self.eot)]
-            return mean_of(passes)
+            self.forwards += len(x)
+            return self.search.in_parts(LOGITS, self.search.logits, x)
 
         with no_gradient():
             return self._answer(x, LOGITS, by_copy, lambda x: self._as_plain()(x))
@@ -211,29 +221,25 @@ class Frozen(Prepared):
         def by_copy(x: Tensor) -> Gradient:
             classes, wanted = indices("y", y), indices("targets", targets)
             rows = labels_for(loss, classes, wanted), wanted
-            self.count(self.eot * len(x))
-            step = partial(self.search.gradient, loss=loss, direction=direction and self.eot == 1)
+            self.count(len(x))
+            step = partial(self.search.gradient, loss=loss, direction=direction)
             # a loss that is a function may hold one value for each sample of the batch
-            passes = [
-                self.search.in_parts(GRADIENT, step, x, *rows, whole=callable(loss)) for _ in range(self.eot)
-            ]
-            value, logits, gradient = map(mean_of, zip(*passes, strict=True))
-            return value, logits, gradient
-
-        def by_plain(x: Tensor) -> Gradient:
-            return self._as_plain().input_gradient(x, y, loss, targets, direction)
+            return self.search.in_parts(GRADIENT, step, x, *rows, whole=callable(loss))
 
         with with_gradient():
-            return self._answer(x, GRADIENT, by_copy, by_plain)
+            return self._answer(
+                x, GRADIENT, by_copy,
+                lambda x: self._as_plain().input_gradient(x, y, loss, targets, direction),
+            )  # fmt: skip
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         def by_copy(x: Tensor) -> tuple[Tensor, Tensor]:
-            self.forwards += self.eot * len(x)
-            logits, gradients = self.search.jacobian(x, directions, reduce, self.eot)
-            self.backwards += self.eot * gradients.shape[:2].numel()
+            self.forwards += len(x)
+            logits, gradients = self.search.jacobian(x, directions, reduce)
+            self.backwards += gradients.shape[:2].numel()
             return logits, gradients
 
         with with_gradient():
@@ -242,22 +248,10 @@ class Frozen(Prepared):
             )
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
-        self._renew()
-        if self.eot > 1:
-            return None
+        plain = self._now()
         if not self._copied(x):
-            return self._as_plain().bind(x, y, loss, targets, self)
+            return plain.bind(x, y, loss, targets, self)
         return lambda points: self.input_gradient(points, y, loss, targets, True)
-
-    @eager
-    def verdict(self, x: Tensor) -> Tensor:
-        self._renew()
-        return self._as_plain().verdict(x)
-
-    def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # by the model as given; its graph must not stay in memory while the copy is compared
-        self._renew()
-        return self._as_plain().clean_pass(x) if self.settled else None
 
     def layout(self, x: Tensor) -> Tensor:
         return self.search.layout(x) if self._copied(x) else x
@@ -266,10 +260,10 @@ class Frozen(Prepared):
         return self.search.parts.full(x)
 
     def captures(self, x: Tensor) -> Captures | None:
-        if self.options.cuda_graph is False or self.eot > 1 or not waits(x.device):
+        if self.options.cuda_graph is False or not waits(x.device):
             return None
-        self._renew()  # a replay looks at nothing
-        found = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
+        plain = self._now()  # a replay looks at nothing
+        found = self.search.captures(x) if self._copied(x) else plain.captures(x)
         return found and replace(found, tell=self._tell)
 
     def _tell(self, why: str) -> None:
@@ -281,13 +275,13 @@ class Frozen(Prepared):
         search = self.search
         if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
             return False
-        if not self.plain:
+        if not search.idle:
             search.compared.clear()
             search.notes.warn(DENIED)
         return True
 
     def check(self, x: Tensor) -> bool:
-        if self._fastest is not None:  # a measurement waits for the batch that is attacked
+        if self._measures:  # which waits for the batch that is attacked
             return True
         settled = self.settle(x)
         if GRADIENT in self.search.kinds:
@@ -303,11 +297,10 @@ class Frozen(Prepared):
             if self.settled:  # another thread has done it meanwhile
                 return True
             asked = self.asked
-            if self._fastest is None:
-                prepare = partial(self.search.prepare, x[:ROWS], self._as_plain())
-                self._tried(prepare, lambda: self.verdict(x[:ROWS]))
+            if not self._measures:
+                self.search.prepare(x[:ROWS], self._as_plain())
                 self.settled = True
-            elif (found := self._fastest(x)) is not None:
+            elif (found := fastest(self._in_precision, x)) is not None:
                 best, note = found
                 best.add_note(note)
                 self.search, self.settled = best.search, True
@@ -316,6 +309,5 @@ class Frozen(Prepared):
             self._discount(asked)
             return self.settled
 
-    def _checked(self, x: object) -> Tensor:
-        self._renew()
-        return super()._checked(x)
+    def _in_precision(self, precision: Precision) -> "Frozen":
+        return Frozen(self.source, replace(self.options, precision=precision))

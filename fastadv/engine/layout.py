@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._tf32 import rounds_as
-from fastadv.engine.rewrite import Rewrite, Subject
+from fastadv.engine.rewrite import Rewrite, Subject, on_cpu
 
 WIDE = 32  # channels
 EIGHT = 8  # channels that the tensor cores of a GPU take at once
@@ -52,7 +52,7 @@ def gains_on_gpu(model: nn.Module, format: torch.dtype | str | None) -> bool:
 
 def _applies(subject: Subject) -> bool:
     """Return whether convolutions are faster so: on a CPU wide ones, and Winograd's; others lose."""
-    if not subject.on_cpu:
+    if not on_cpu(subject):
         return gains_on_gpu(subject.model, rounds_as(subject.dtype, subject.device))
     square = (3, 3), (1, 1)
     return any(
@@ -62,4 +62,4 @@ def _applies(subject: Subject) -> bool:
 
 
 CHANNELS_LAST = Rewrite("channels-last", "", _applies)
-VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: view_or_reshape}, exact=True)
+VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: view_or_reshape})

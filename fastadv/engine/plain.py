@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastadv import losses
-from fastadv._checks import check_count
+from fastadv._checks import check_count, eager
 from fastadv._torch import tensors_of
 from fastadv._waiting import waits
-from fastadv.engine.arguments import check_model, indices, labels_for
+from fastadv.engine.arguments import check_input, check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound
 from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
@@ -21,14 +21,22 @@ from fastadv.engine.copying.copier import LAZY, eval_copy
 from fastadv.engine.copying.modes import asks_for_gradients, on_gpu
 from fastadv.engine.module import as_module, one_dtype
 from fastadv.engine.parts import mixes_rows
-from fastadv.engine.precision import no_autocast, with_gradient
-from fastadv.engine.prepared import CleanPass, Counts, Directions, Loss, Model, Prepared, mean_of
+from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
+from fastadv.engine.prepared import (
+    CleanPass,
+    Counts,
+    Directions,
+    Gradient,
+    Loss,
+    Model,
+    Prepared,
+    log_confidence,
+    mean_of,
+)
 from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.room import GRADIENT, VERDICT, ran_out, room_of
 from fastadv.errors import InputError
-
-Gradient = tuple[Tensor, Tensor, Tensor]
 
 
 class Plain(Prepared):
@@ -68,16 +76,19 @@ class Plain(Prepared):
             checked = CheckedModel(run, one_dtype(weights), known, uncopied=not copied)
             device = next((each.device for each in (*weights, *buffers)), None)
         checked.mends_rows = device is None or device.type == "cpu"
-        super().__init__(checked, source, check_count("eot", eot, 1), checked.dtype, device)
-        if counts is not None:
-            self.counts = counts
+        self.source, self.checked, self.eot = source, checked, check_count("eot", eot, 1)
+        self.dtype, self.device, self.counts = checked.dtype, device, counts or Counts()
         self._by_grad_mode = asks_for_gradients(source, parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
         self._added = dict[str, None]()
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def model(self) -> Model:  # type: ignore[override]
+        return self.checked.model
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         told = replaced(as_module(self.source))
         return (*((in_words(told),) if told else ()), *self._added)
 
@@ -86,6 +97,33 @@ class Plain(Prepared):
 
     def describe(self) -> dict[str, Any]:
         return {"plain": True, "eot": self.eot}
+
+    def sees(self, dtype: torch.dtype) -> torch.dtype:
+        return self.checked.sees(dtype)
+
+    @eager
+    def verdict(self, x: Tensor) -> Tensor:
+        return self._as_given(self._verdict, x)
+
+    @eager
+    def confidence(self, x: Tensor) -> Tensor:
+        own = getattr(self.model, "confidence", None)
+        if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
+            return log_confidence(self.model, self.verdict(x)).exp()
+        return self._as_given(own, x).clone()  # as logits that stay
+
+    def taken(self, x: object) -> Tensor:
+        """Return x [B, ...] checked, once the model has met the like."""
+        x = check_input(x, self.device)
+        self.forwards += self.checked.meet(x)
+        return x
+
+    def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with no_gradient():
+            x = self.taken(x).contiguous()
+            self.forwards += x.shape[0]
+            with no_autocast(x.device.type):
+                return run(x.to(self.sees(x.dtype)))
 
     def _verdict(self, x: Tensor) -> Tensor:
         return self._room.passes(VERDICT, partial(self.checked, stays=True), x, apart=self._rows_apart)
@@ -98,7 +136,7 @@ class Plain(Prepared):
         direction: bool = False,
     ) -> Gradient:  # fmt: skip
         with with_gradient():
-            x, y, targets = self._checked(x), indices("y", y), indices("targets", targets)
+            x, y, targets = self.taken(x), indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
             step = partial(self._gradient, loss=loss, direction=direction and self.eot == 1)
             # a loss that is a function may hold one value for each sample of the batch
@@ -127,7 +165,7 @@ class Plain(Prepared):
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         with with_gradient(), no_autocast(x.device.type):
-            x = self._checked(x)
+            x = self.taken(x)
             self.forwards += self.eot * len(x)
             leaf = self.leaf(x)
             attached = self.checked(leaf)
@@ -174,7 +212,7 @@ class Plain(Prepared):
         if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
             return None
         with with_gradient(), no_autocast(x.device.type):
-            x = self._checked(x)
+            x = self.taken(x)
             if not self._fits(x):
                 return None
             leaf = self.leaf(x)

@@ -34,6 +34,11 @@ class Options:
         """Whether a copy is more than the model with functions rewritten."""
         return self.precision != "fp32" or self.compile
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The dtype of weights in half precision."""
+        return HALF.get(self.precision)
+
     def asked(self) -> dict[str, Any]:
         """Return the arguments of `freeze` that ask for them."""
         return {name: value for name, value in asdict(self).items() if name != "follow"}
@@ -59,7 +64,27 @@ class Options:
             )
 
 
-def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:
+def check_possible(
+    options: Options, name: str, module: nn.Module | None, device: torch.device | None
+) -> None:
+    """Raise InputError where the options cannot be had of a model of that name."""
+    if options.cuda_graph and (device is None or device.type != "cuda"):
+        raise InputError(
+            f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"
+        )
+    if options.precision == "tf32" and not _may_take_tf32(module, device):
+        raise InputError(
+            "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
+            f"got {name} on {device}; leave the precision out"
+        )
+    if options.half and module is None:
+        raise InputError(
+            f"freeze: expected a module for {options.precision!r}, whose copy is cast, got "
+            f"{name}; leave the precision out"
+        )
+
+
+def _may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:
     """Return whether anything of the module would be computed in TF32."""
     if module is None or device is None or not has_tf32(device):
         return False

@@ -4,7 +4,7 @@ from torch import nn
 
 from fastadv._checks import check_flag
 from fastadv.engine.by_row import ByRow, takes_ids
-from fastadv.engine.copying.fold import has_batch_norm
+from fastadv.engine.fold import has_batch_norm
 from fastadv.engine.freeze import frozen_by_itself
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.module import as_module, device_of

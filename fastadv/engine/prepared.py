@@ -1,25 +1,22 @@
 """Prepared: what an attack asks of a classifier, by whichever engine it is answered."""
 
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import eager
 from fastadv._tf32 import rounds_as
-from fastadv.engine.arguments import check_input
 from fastadv.engine.bound import Ask
 from fastadv.engine.capture import Captures
-from fastadv.engine.checked import CheckedModel
 from fastadv.engine.guard import allowed
-from fastadv.engine.precision import no_autocast, no_gradient
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
+Gradient = tuple[Tensor, Tensor, Tensor]
 Directions = Tensor | Callable[[Tensor], Tensor]
 
 
@@ -80,40 +77,30 @@ class Prepared:
     Attributes:
         source: what the caller gave.
         eot: passes over which logits, losses and gradients of the search are averaged.
-        dtype: of the weights, to which `verdict` casts x; None where there is not exactly one.
-        checked: for the engine: the model as given.
+        model: the model as given, in eval mode.
+        dtype: of its weights, to which `verdict` casts x; None where there is not exactly one.
         device: where its samples must lie; None for a function, which takes them where they are.
-        replayed: the graphs that a search has used, set by the search.
-        counts: samples passed since the start, `forwards` and `backwards`; those of a Frozen are also its
-            plain search's.
+        notes: what was done for the search, and what was not done and why.
+        counts: samples passed since the start, `forwards` and `backwards`.
         compared: how many of both a Frozen passed to compare its search with the model, which depends on the
             batches that came before.
+        replayed: the graphs that a search has used, set by the search.
     """
+
+    source: Model
+    eot: int
+    counts: Counts
+    model: Model
+    dtype: torch.dtype | None
+    device: torch.device | None
+    notes: tuple[str, ...]
+    compared = (0, 0)
+    replayed: Captures | None = None
 
     forwards: int = _count("forwards")
     backwards: int = _count("backwards")
 
-    def __init__(
-        self, checked: CheckedModel, source: Model, eot: int, dtype: torch.dtype | None,
-        device: torch.device | None,
-    ) -> None:  # fmt: skip
-        self.source, self.eot, self.dtype = source, eot, dtype
-        self.counts = Counts()
-        self.compared = (0, 0)
-        self.checked, self._device = checked, device
-        self.replayed: Captures | None = None
-
-    @property
-    def model(self) -> Model:
-        """The model as given, in eval mode."""
-        return self.checked.model
-
-    @property
-    def device(self) -> torch.device | None:
-        """Where its samples must lie."""
-        return self._device
-
-    # What an attack asks.
+    # The four questions.
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits of the search, the mean of `eot` passes, without a gradient."""
@@ -122,7 +109,7 @@ class Prepared:
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> Gradient:  # fmt: skip
         """Return a per-sample loss [B], the logits [B, K] and the gradient like x; means where `eot` > 1.
 
         A sample's gradient does not depend on its batch, non-finite values are returned as they are, and grad
@@ -134,22 +121,6 @@ class Prepared:
         mean. Raises NoGradientError where the logits do not depend on x differentiably.
         """
         raise NotImplementedError
-
-    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
-        """Return what gives `input_gradient`, with `direction`, at points [B, ...] of the samples x.
-
-        `loss` is a name in `ops.logit_loss.KINDS`. What is returned holds until the next call. None where
-        that takes more than a pass.
-        """
-
-    def captures(self, x: Tensor) -> Captures | None:
-        """Return the graphs of steps on rows like x; None where the model has none."""
-
-    def __copy__(self) -> "Prepared":
-        """Return one that shares all but what is counted from here on."""
-        made = object.__new__(type(self))
-        vars(made).update(vars(self), counts=copy(self.counts))
-        return made
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
@@ -164,48 +135,32 @@ class Prepared:
         """
         raise NotImplementedError
 
-    @eager
     def verdict(self, x: Tensor) -> Tensor:
         """Return the logits of the model as given, in eval mode and its own precision."""
-        return self._as_given(self._verdict, x)
+        raise NotImplementedError
 
-    def clean_pass(self, x: Tensor) -> CleanPass | None:
-        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
-
-    @eager
-    def confidence(self, x: Tensor) -> Tensor:
-        """Return the model's own `confidence(x)` where it has one; otherwise that of its logits."""
-        own = getattr(self.model, "confidence", None)
-        if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
-            return log_confidence(self.model, self.verdict(x)).exp()
-        return self._as_given(own, x).clone()  # as logits that stay
-
-    # What else it may want to know.
-
-    def count(self, rows: int) -> None:
-        """Count a pass of so many rows forward and backward."""
-        self.counts.forwards += rows
-        self.counts.backwards += rows
+    # Of the model as given.
 
     @property
-    def asked(self) -> tuple[int, int]:
-        """`forwards` and `backwards` without what was `compared`, the same whatever came before."""
-        return self.forwards - self.compared[0], self.backwards - self.compared[1]
+    def as_given(self) -> "Prepared":
+        """What searches on the model as given, and counts here."""
+        return self
 
     @property
     def exact(self) -> bool:
         """Whether the search uses the model as given itself, and no mean of several passes."""
-        return self.plain and self.eot == 1
+        return self.as_given is self and self.eot == 1
 
-    @property
-    def plain(self) -> bool:
-        """Whether the search gives the logits of the model as given, to the last bit."""
-        return True
+    def confidence(self, x: Tensor) -> Tensor:
+        """Return the model's own `confidence(x)` where it has one; otherwise that of its logits."""
+        raise NotImplementedError
 
-    @property
-    def search_dtype(self) -> torch.dtype | None:
-        """The precision in which the search computes; None where the weights have not exactly one."""
-        return self.dtype
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
+
+    def sees(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
+        raise NotImplementedError
 
     @property
     def input_threshold(self) -> float | None:
@@ -213,22 +168,17 @@ class Prepared:
         value = getattr(self.model, "input_threshold", None)
         return value if isinstance(value, float) else None
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was done for the search, and what was not done and why; see `add_note`."""
-        raise NotImplementedError
+    # Of the search.
 
-    def add_note(self, note: str) -> None:
-        """Add a note, unless it is there already."""
-        raise NotImplementedError
+    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
+        """Return what gives `input_gradient`, with `direction`, at points [B, ...] of the samples x.
 
-    def describe(self) -> dict[str, Any]:
-        """Return the options that can change results, for the identity of a run."""
-        raise NotImplementedError
+        `loss` is a name in `ops.logit_loss.KINDS`. What is returned holds until the next call. None where
+        that takes more than a pass.
+        """
 
-    def sees(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
-        return self.checked.sees(dtype)
+    def captures(self, x: Tensor) -> Captures | None:
+        """Return the graphs of steps on rows like x; None where the model has none."""
 
     def begin(self, x: Tensor, ids: Tensor) -> None:
         """Take a batch x [B, ...] with the ids [B] of its rows, of which those that are asked for are."""
@@ -236,7 +186,13 @@ class Prepared:
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
         """Take whose rows pass next, for a subclass that counts passes for each sample."""
 
-    # What only a Frozen has to do.
+    def settle(self, x: Tensor) -> bool:
+        """Prepare the search for rows like x; return whether nothing is left to prepare."""
+        return True
+
+    def check(self, x: Tensor) -> bool:
+        """Settle on rows that represent others, and compare them."""
+        return self.settle(x)
 
     def layout(self, x: Tensor) -> Tensor:
         """Return `x` in the layout that the search prefers, without a copy where it already has it."""
@@ -246,31 +202,41 @@ class Prepared:
         """Return the number of rows at which a pass on a CPU takes the least time for each row."""
         return 0
 
-    def settle(self, x: Tensor) -> bool:
-        """Prepare the search for rows like x; return whether nothing is left to prepare."""
-        return True
+    @property
+    def search_dtype(self) -> torch.dtype | None:
+        """The precision in which the search computes; None where the weights have not exactly one."""
+        return self.dtype
 
     def hold(self, apart: Tensor, verdict: Tensor) -> bool:
         """Return whether losses of the search differ from those of the verdict by more than rounding."""
         # either loss moves at most twice as far as a logit
         return bool(apart > 2 * allowed(verdict, [rounds_as(self.dtype, verdict.device)]))
 
-    def check(self, x: Tensor) -> bool:
-        """Settle on rows that represent others, and compare them."""
-        return self.settle(x)
+    # Of its own.
 
-    def _verdict(self, x: Tensor) -> Tensor:
-        """Return the logits of the model as given at x, which has the dtype that it sees."""
+    def count(self, rows: int) -> None:
+        """Count a pass of so many rows forward and backward."""
+        self.counts.forwards += rows
+        self.counts.backwards += rows
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Count nothing inside."""
+        before = self.forwards, self.backwards
+        try:
+            yield
+        finally:
+            self.forwards, self.backwards = before
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """`forwards` and `backwards` without what was `compared`, the same whatever came before."""
+        return self.forwards - self.compared[0], self.backwards - self.compared[1]
+
+    def add_note(self, note: str) -> None:
+        """Add a note, unless it is there already."""
         raise NotImplementedError
 
-    def _checked(self, x: object) -> Tensor:
-        x = check_input(x, self._device)
-        self.forwards += self.checked.meet(x)
-        return x
-
-    def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with no_gradient():
-            x = self._checked(x).contiguous()
-            self.forwards += x.shape[0]
-            with no_autocast(x.device.type):
-                return run(x.to(self.checked.sees(x.dtype)))
+    def describe(self) -> dict[str, Any]:
+        """Return the options that can change results, for the identity of a run."""
+        raise NotImplementedError

@@ -1,8 +1,8 @@
 """The search copy of a frozen model: how it passes batches, and how it is compared with the model."""
 
 import logging
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from threading import RLock
 from typing import Any, TypeVar, cast
@@ -13,20 +13,21 @@ from torch import Tensor, nn
 from fastadv import losses, rng
 from fastadv._tf32 import rounds_as
 from fastadv.engine import guard
-from fastadv.engine.bound import Gradient
-from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
+from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
-from fastadv.engine.copying.copier import origin_of, take_values
-from fastadv.engine.copying.fold import Folds
+from fastadv.engine.copying.copier import eval_copy, take_values
+from fastadv.engine.fold import Pair, fold
 from fastadv.engine.guard import HALVES, Format
-from fastadv.engine.layout import CHANNELS_LAST, laid_out
-from fastadv.engine.module import unwrap
-from fastadv.engine.parts import Parts
+from fastadv.engine.layout import CHANNELS_LAST, VIEWS, laid_out, lay_out
+from fastadv.engine.module import as_module, unwrap
+from fastadv.engine.parts import Parts, mixes_rows
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import HALF, Options, no_autocast, tf32
-from fastadv.engine.prepared import Directions, Model
+from fastadv.engine.precision import Options, no_autocast, tf32, to_half
+from fastadv.engine.prepared import Directions, Gradient
 from fastadv.engine.pull import pull, pull_each, pull_scaled
-from fastadv.engine.rewrite import Lens, Rewriting
+from fastadv.engine.replaced import in_words, replaced
+from fastadv.engine.rewrite import Rewrite, Rewriting
+from fastadv.engine.rewrites import FOLD, applicable
 from fastadv.engine.room import GRADIENT, room_of
 from fastadv.ops._step import may_be_narrow
 from fastadv.rng import generators_kept
@@ -36,8 +37,9 @@ log = logging.getLogger("fastadv")
 
 LOGITS, JACOBIAN = "logits", "jacobian"  # kinds of passes beside GRADIENT
 ROWS = 16  # of a batch that are watched and compared
-# bytes a row of an activation, below which a BatchNorm takes less time than the checks of a folded one
-SMALL = 1 << 16
+MIXES = "searched as it is: a BatchNorm takes its statistics from the batch"  # notes
+MEANS = "searched as it is: the mean of several passes"
+SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}
 WRONG = "of the search copy differed from the model's by more than rounding"
 
 
@@ -48,8 +50,8 @@ class Apart(Exception):
 class Notes:
     """Texts for `Frozen.notes`."""
 
-    def __init__(self, texts: tuple[str, ...] = ()) -> None:
-        self.texts = texts
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self.texts = tuple(texts)
 
     def add(self, *notes: str) -> None:
         self.texts = tuple(dict.fromkeys((*self.texts, *notes)))
@@ -69,27 +71,76 @@ class SearchCopy:
     have other ones in the search, but not in the verdict.
     """
 
-    def __init__(
-        self, model: Model, module: nn.Module | None, rewriting: Rewriting, plain: Plain, options: Options,
-        notes: Notes,
-    ) -> None:  # fmt: skip
-        """Search by `model`, a copy of `module` that is to be rewritten, or a function."""
-        self.model, self.module, self.rewriting, self.scoring = model, module, rewriting, rewriting
-        self.options, self.notes, self.checked = options, notes, CheckedModel(model)
-        self.dtype, self.sees, half = plain.dtype, plain.sees, HALF.get(options.precision)
-        self.weights, self.half = half or plain.dtype, (half or plain.dtype) in HALVES
-        self.room, self.lock = room_of(plain.source), RLock()
-        self.tf32 = options.precision == "tf32"
+    def __init__(self, plain: Plain, options: Options) -> None:
+        """Copy the model that `plain` is of, as these options say."""
+        self.model, self.module, self.options = plain.model, as_module(plain.source), options
+        self.dtype, self.sees, self.weights = plain.dtype, plain.sees, options.half or plain.dtype
+        self.half, self.tf32 = self.weights in HALVES, options.precision == "tf32"
         self.ordinary = not (options.special or options.follow)  # for few values the model as given is faster
-        # kinds of passes for which the copy answers, not the model as given
-        self.kinds = set() if model is plain.model else {GRADIENT, JACOBIAN, LOGITS}
-        if self.half:  # which does not tell apart losses that attacks without a gradient compare
-            self.kinds.discard(LOGITS)
-        if options.compile:  # a compiled backward frees what the next one needs
-            self.kinds.discard(JACOBIAN)
+        self.room, self.lock, self.pairs = room_of(plain.source), RLock(), list[Pair]()
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
         self.compared = set[Hashable]()
-        self.parts = Parts(rewriting.model, "winograd" in rewriting.names)
+        rewrites = self._rewrites()
+        # kinds of passes for which the copy answers, not the model as given
+        self.kinds = self._kinds() if rewrites or options.special else set[str]()
+        rewrites = rewrites if self.kinds else []
+        self.channels_last = CHANNELS_LAST in rewrites
+        if self.kinds and self.module is not None:
+            self.model = self._copied(self.module)
+        self._folds = FOLD in rewrites
+        self.rewriting = Rewriting(rewrites, self.weights)
+        # of what is watched alone: others would keep what they make of weights that are not folded yet
+        self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
+        if self.kinds and options.compile:
+            self.model = torch.compile(self.model)
+        self.checked = CheckedModel(self.model)
+        self.checked.mends_rows = plain.checked.mends_rows
+        self.parts = Parts(None if options.compile else self.model, "winograd" in self.rewriting.notes)
+        self.notes = Notes(self._first_notes())
+
+    def _rewrites(self) -> list[Rewrite]:
+        """Return the rewrites that the model may take."""
+        rewrites = applicable(self.model, self.weights) if isinstance(self.model, nn.Module) else []
+        # a compiler looks at functions for itself
+        return [each for each in rewrites if each is CHANNELS_LAST] if self.options.compile else rewrites
+
+    def _kinds(self) -> set[str]:
+        """Return what a copy may answer, if it gains."""
+        function, mean = not isinstance(self.model, nn.Module), self.options.eot > 1
+        # of statistics of a batch, what a search finds in one is not proved by a part of it
+        if mean or self._mixes() or (function and not self.options.compile):
+            return set()
+        kinds = {GRADIENT, JACOBIAN, LOGITS}
+        # half precision does not tell apart losses that attacks without a gradient compare; and a compiled
+        # backward frees what the next one needs
+        return kinds - ({LOGITS} if self.half else set()) - ({JACOBIAN} if self.options.compile else set())
+
+    def _mixes(self) -> bool:
+        return isinstance(self.model, nn.Module) and mixes_rows(self.model)
+
+    def _copied(self, module: nn.Module) -> nn.Module:
+        follow, half = self.options.follow, self.options.half
+        # weights made in inference mode could not take part in a gradient
+        with torch.inference_mode(False), torch.no_grad():
+            copied = eval_copy(module, follow=follow, apart=follow)
+            if self.channels_last or half is not None or follow:
+                lay_out(copied, self.channels_last)
+            if half is not None:
+                to_half(copied, half)
+        return copied
+
+    def _first_notes(self) -> list[str]:
+        options, bpda = self.options, in_words(replaced(self.module))
+        notes = {
+            "channels-last": self.channels_last,
+            SEARCHES.get(options.precision, ""): options.precision in SEARCHES and not self.idle,
+            MIXES: self._mixes(),
+            MEANS: options.eot > 1 and options.special,
+            "compiled": options.compile and not self.idle,
+            CAPTURED: options.cuda_graph is True,
+            bpda: bool(bpda),
+        }
+        return [note for note, holds in notes.items() if holds]
 
     @property
     def idle(self) -> bool:
@@ -101,15 +152,6 @@ class SearchCopy:
         """The precision of passes; None where the weights have not exactly one."""
         return "tf32" if self.tf32 else self.weights
 
-    @property
-    def plain(self) -> bool:
-        """Whether its logits are those of the model as given, to the last bit."""
-        return self.idle or (self.rewriting.exact and not self.options.special)
-
-    @property
-    def channels_last(self) -> bool:
-        return CHANNELS_LAST.name in self.rewriting.names
-
     def layout(self, x: Tensor) -> Tensor:
         return laid_out(x, self.channels_last)
 
@@ -119,33 +161,22 @@ class SearchCopy:
         self.notes.warn(f"fell back to the model as given: {why}")
 
     def prepare(self, x: Tensor, plain: Plain) -> None:
-        """Pass x to see which layers are folded."""
-        if Folds.name in self.rewriting.names:
+        """Fold what a pass of x shows."""
+        if self._folds and self.module is not None and isinstance(self.model, nn.Module):
             plain.forwards += len(x)
-            self._forward(self._ready(x), self.rewriting.watching())
-            self._fold(self.rewriting.folds, x.is_cpu)
-        if not (self.rewriting or self.options.special):
+            with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
+                self.pairs = fold(self.model, self.module, lambda: self._followed(x, self._views)[1])
+            self.notes.add(f"folded {len(self.pairs)} BatchNorm")
+        if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
-
-    def _fold(self, folds: Folds, on_cpu: bool) -> None:
-        """Fold what was seen; not for scores where activations are small, for which a GPU waits, too."""
-        self.notes.add(f"folded {len(folds.pairs)} BatchNorm")
-        if folds.widest < SMALL:
-            self.scoring = self.rewriting.without(Folds.name)
-            self.rewriting = self.rewriting if on_cpu else self.scoring
-        elif self.ordinary:  # scores read no others
-            folds.release(self._origin())
-        if self.weights != self.dtype:
-            folds.take(self._origin())
-
-    def _origin(self) -> dict[int, Tensor]:
-        return origin_of(cast(nn.Module, self.model), cast(nn.Module, self.module))
 
     def refresh(self) -> None:
         """Take the current values of a model that trains."""
         if self.module is not None and not self.idle:
             with torch.inference_mode(False), torch.no_grad():
-                self.rewriting.folds.take(take_values(unwrap(cast(nn.Module, self.model)), self.module))
+                take_values(unwrap(cast(nn.Module, self.model)), self.module)
+                for pair in self.pairs:
+                    pair.refresh()
 
     def in_parts(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
         """Return step(x, *rows) of parts in turn that are fast and fit into memory, unless `whole`."""
@@ -155,7 +186,7 @@ class SearchCopy:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x; a step of `in_parts`."""
-        return self._forward(self._ready(x), self._lens(self.scoring))
+        return self._forward(self._ready(x), self.rewriting)
 
     def gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool
@@ -169,13 +200,10 @@ class SearchCopy:
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None, passes: int
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """See `Frozen.jacobian`."""
         leaf, attached = self._followed(x)
-        for _ in range(passes - 1):
-            attached = attached + self._forward(leaf, self._lens(self.rewriting))
-        attached = attached / passes if passes > 1 else attached
         logits = attached.detach().clone()
         back = partial(self._backward, attached, leaf, retain_graph=True)
         return logits, pull_each(x, logits, directions, reduce, back)[1]
@@ -235,53 +263,41 @@ class SearchCopy:
         model = self.model
         if not isinstance(model, nn.Module) or not self.knows(x):
             return None
-        kind, alike = kind_of(unwrap(model)), partial(passes_alike, unwrap(model), self.once, x)
+        kind, alike = kind_of(unwrap(model)), partial(passes_alike, unwrap(model), self.logits, x)
         return Captures(graphs_of(self), kind, (model, self.rewriting), alike) if kind else None
-
-    def once(self, x: Tensor) -> Tensor:
-        """Return the logits of one pass of x, rewritten like a pass with a gradient."""
-        return self._forward(self._ready(x), self._lens(self.rewriting))
 
     def _probe(self, plain: Plain, x: Tensor) -> Tensor:
         plain.forwards += len(x)
-        return self.once(x)
+        return self.logits(x)
 
     def _ready(self, x: Tensor) -> Tensor:
         return self.layout(x).to(self.sees(x.dtype) if self.weights == self.dtype else self.weights)
-
-    def _lens(self, rewriting: Rewriting) -> Lens | None:
-        """Return the lens of a pass; None where nothing is rewritten."""
-        return rewriting.lens() if rewriting else None
 
     def _precisely(self, device: str) -> AbstractContextManager[object]:
         """Compute in the precision of the copy inside, whatever autocast is on around."""
         return tf32(device) if self.tf32 else no_autocast(device)
 
-    def _forward(self, x: Tensor, lens: Lens | None) -> Tensor:
-        """Return the logits of x, which is ready, through `lens`."""
+    def _forward(self, x: Tensor, rewriting: Rewriting) -> Tensor:
+        """Return the logits of x, which is ready."""
+        lens = rewriting.lens()
         with self._precisely(x.device.type):
             logits = self.checked(x, lens=lens)
         if lens is not None:
-            # a graph may hold on to what it records
-            lens.finish(logits, replays=in_step())
-            self.notes.add(*self.rewriting.notes(lens.used))
+            self.notes.add(*(note for name, note in rewriting.notes.items() if note and name in lens.used))
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
-    def _followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _followed(self, x: Tensor, rewriting: Rewriting | None = None) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it."""
         leaf = self._ready(x).detach().requires_grad_()
-        return leaf, self._forward(leaf, self._lens(self.rewriting))
+        return leaf, self._forward(leaf, self.rewriting if rewriting is None else rewriting)
 
     def _backward(
         self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
     ) -> Tensor:
         """Return `pull` in the copy's precision, scaled for float16, where gradients would underflow."""
         # the lens is for what a checkpoint computes again
-        with (
-            self._precisely(leaf.device.type),
-            self._lens(self.rewriting) or nullcontext(),
-            self.checked.differentiated(),
-        ):
+        lens = self.rewriting.lens() or nullcontext()
+        with self._precisely(leaf.device.type), lens, self.checked.differentiated():
             scaled = pull_scaled if self.weights == torch.float16 else pull
             return scaled(attached, leaf, by_logits, retain_graph)
 

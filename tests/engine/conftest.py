@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fastadv.engine import search_copy as copies
 from fastadv.engine.cpu import onednn, winograd
 
 
@@ -14,9 +13,3 @@ def small_ones_too(search_copy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "LEAST", 0)
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 8, torch.bfloat16: 8})
     monkeypatch.setattr(winograd, "LEAST_TILES", 0)
-
-
-@pytest.fixture(autouse=True)
-def folds_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let passes without a gradient fold small networks too."""
-    monkeypatch.setattr(copies, "SMALL", 0)

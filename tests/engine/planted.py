@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine import search_copy
-from fastadv.engine.copying.fold import Pair, Promises
+from fastadv.engine import fold, search_copy
 from fastadv.engine.cpu import onednn, thin, winograd
 from fastadv.engine.layout import VIEWS
 from fastadv.engine.search_copy import SearchCopy
@@ -96,19 +95,13 @@ def linear(change: Change) -> Planted:
 
 
 def folds(patch: pytest.MonkeyPatch) -> None:
-    real = Pair._folded
-    patch.setattr(Pair, "_folded", lambda *given: (1.01 * real(*given)[0], real(*given)[1]))
+    real = fold.Pair._folded
+    patch.setattr(fold.Pair, "_folded", lambda pair: (1.01 * real(pair)[0], real(pair)[1]))
 
 
 def beside_the_norm(patch: pytest.MonkeyPatch) -> None:
     """Into the gradient of what a folded BatchNorm returns."""
-    real = Promises.read
-
-    def read(*given: Any) -> Tensor | None:
-        made = real(*given)
-        return None if made is None else Changed.apply(made, torch.neg)
-
-    patch.setattr(Promises, "read", read)
+    patch.setattr(fold, "_same", lambda x: Changed.apply(x, torch.neg))
 
 
 def views(patch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
-from fastadv.engine.rewrites import FOLD
+from fastadv.engine.rewrite import Rewrite, Rewriting
 
 
 class Seen:
@@ -17,29 +16,16 @@ class Seen:
     def __init__(
         self, run: Callable[..., Any], *rewrites: Rewrite, dtype: torch.dtype = torch.float32
     ) -> None:
-        model = run if isinstance(run, nn.Module) else nn.Identity()
-        self.run, self.rewriting = run, Rewriting(rewrites, Subject(model, dtype))
-        self.used: list[str] = []
+        self.run, self.rewriting, self.used = run, Rewriting(rewrites, dtype), set[str]()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         lens = self.rewriting.lens()
+        assert lens is not None
         try:
             with lens:
-                made = self.run(*args, **kwargs)
-            lens.finish(made)
+                return self.run(*args, **kwargs)
         finally:
             self.used = lens.used
-        return made
-
-
-def folded(model: nn.Module, x: Tensor, *rewrites: Rewrite) -> Seen:
-    """`model` with the pairs folded that one watched pass of x has seen."""
-    seen = Seen(model.requires_grad_(False), FOLD, *rewrites)
-    lens = seen.rewriting.watching()
-    with lens:
-        made = model(x)
-    lens.finish(made)
-    return seen
 
 
 def answers(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

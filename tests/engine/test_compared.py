@@ -162,7 +162,7 @@ def test_a_point_outside_for_which_x_stands_denies_nothing() -> None:
         search.gradient((search.x + 0.01).clamp(0, 1))
 
     out = fa.attacks.core.run(frozen, X, y, fa.Linf(0.001), outside, loss="ce")
-    assert not frozen.plain
+    assert frozen.as_given is not frozen
     assert torch.equal(out.x_adv, X)
     assert DENIED not in frozen.notes
 

@@ -1,7 +1,5 @@
 """A frozen model that has nothing to gain answers as a plain call does, and fails as a frozen one."""
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,6 @@ from fastadv.engine import Plain, prepare
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
-from fastadv.engine.search_copy import SMALL
 from tests.engine.nets import convnet, images
 
 
@@ -26,9 +23,6 @@ def test_a_frozen_model_that_gains_nothing_answers_as_a_plain_call() -> None:
         with torch.no_grad():
             model[1].weight.data = torch.randn(4, 12)  # the next call sees it
         plain = Plain(model, counts=plain.counts)
-    before, other = frozen.forwards, copy.copy(frozen)
-    other(x)
-    assert (frozen.forwards, other.forwards) == (before, before + 1000)
     model.append(nn.BatchNorm1d(4))  # which is folded
     model.eval()
     frozen(x)
@@ -179,16 +173,6 @@ def test_writes_into_x_are_noted() -> None:
     frozen = fa.freeze(Halving())
     frozen(torch.rand(3, 12))
     assert frozen.notes[-1] == "given copies of x, into which the model writes"
-
-
-def test_a_gpu_does_not_fold_what_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastadv.engine.search_copy.SMALL", SMALL)
-    for widest, on_cpu, folds in ((SMALL - 1, False, False), (SMALL, False, True), (SMALL - 1, True, True)):
-        search = fa.freeze(convnet().eval()).search
-        search.rewriting.folds.widest = widest
-        search._fold(search.rewriting.folds, on_cpu)
-        assert ("fold" in search.rewriting.names) == folds
-        assert ("fold" in search.scoring.names) == (widest == SMALL)
 
 
 def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:

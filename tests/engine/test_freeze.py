@@ -44,14 +44,6 @@ def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -
     assert own.notes == frozen.notes
 
 
-def test_a_shallow_copy_shares_all_but_the_counts() -> None:
-    frozen = freeze(convnet())
-    same = copy.copy(frozen)
-    same.input_gradient(X, Y)
-    assert same.search is frozen.search
-    assert same.forwards > frozen.forwards == 0
-
-
 def test_channels_last_without_a_copy() -> None:
     frozen = freeze(convnet())
     x = frozen.layout(X)

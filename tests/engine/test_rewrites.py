@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastadv.engine import freeze
 from fastadv.engine.cpu import onednn, winograd
+from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rewrites import REWRITES
 from fastadv.engine.search_copy import SearchCopy
 from tests.engine.rewritten import answers
@@ -104,9 +105,13 @@ def same(model: nn.Module, precision: str, shape: tuple[int, ...], most: float) 
 def test_a_search_copy_is_the_model(precision: str, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     used, forward = set[str](), SearchCopy._forward
 
-    def watched(search: SearchCopy, x: Tensor, lens: Any) -> Tensor:
-        logits = forward(search, x, lens)
-        used.update(["channels-last"] * search.channels_last, lens.used if lens else ())
+    lens = Rewriting.lens
+
+    def watched(search: SearchCopy, x: Tensor, rewriting: Any) -> Tensor:
+        made = []
+        rewriting.lens = lambda: made.append(lens(rewriting)) or made[0]
+        logits = forward(search, x, rewriting)
+        used.update(["channels-last"] * search.channels_last, ["fold"] * bool(search.pairs), made[0].used)
         return logits
 
     monkeypatch.setattr(SearchCopy, "_forward", watched)

@@ -128,7 +128,7 @@ def test_a_copy_that_is_frozen_anew_is_compared_like_any_other(precision: Any) -
     frozen = fa.freeze(net, precision)
     frozen.input_gradient(X, Y)
     net.T = 3.0
-    assert not frozen.plain
+    assert not frozen.exact
     frozen.verdict(X)
     assert not frozen.settled
     frozen.input_gradient(X, Y)
@@ -203,13 +203,13 @@ def test_many_threads_freeze_a_changed_model_once(monkeypatch: pytest.MonkeyPatc
     net = Net().eval()
     frozen, found = fa.freeze(net), list[Tensor]()
     frozen.input_gradient(X, Y)
-    made, anew = list[int](), frozen._anew
+    made, anew = list[int](), frozen._freeze
 
-    def counting() -> Any:
+    def counting(source: Any) -> None:
         made.append(1)
-        return anew()
+        anew(source)
 
-    monkeypatch.setattr(frozen, "_anew", counting)
+    monkeypatch.setattr(frozen, "_freeze", counting)
     for turn in range(3):
         net.T = 2.0 + turn
         threads = [

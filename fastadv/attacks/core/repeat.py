@@ -1,7 +1,6 @@
 """A step taken many times: on a GPU replayed as a CUDA graph, where the model can be captured."""
 
 from collections.abc import Callable, Hashable
-from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +52,9 @@ def _replayed(search: Search, step: Any, left: int, name: Hashable, more: int) -
 
     while done < left:
         times = search.steps_ahead(left - done)
-        if not captures.run(graph, make, times):
+        with classifier.uncounted():  # rows are padded, and the capture is no step
+            replayed = captures.run(graph, make, times)
+        if not replayed:
             search.evaluations = passed
             return 0  # the steps are taken again, from the tensors of the search, which did not change
         done += times
@@ -97,8 +98,7 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
     inputs = {name: rows.get(name) for name in ("x", "y", "targets", "ids", "clean")}
     problem = replace(search.problem, threat=threat, **inputs)  # type: ignore[arg-type]
     over = search.over(problem, Record(**{name: rows[f"best.{name}"] for name in vars(search.best)}))
-    # padded rows and the capture itself do not count
-    over.classifier, over.aims = copy(search.classifier), rows.get("aims", problem.targets)
+    over.aims = rows.get("aims", problem.targets)
     over.edge.met = over.stays = True
     for name, value in options.items():
         setattr(over.rows, name, value)

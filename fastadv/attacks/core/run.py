@@ -20,7 +20,7 @@ from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
-from fastadv.engine import Plain, Prepared
+from fastadv.engine import Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.engine.precision import no_gradient
 from fastadv.engine.prepared import CleanPass
@@ -204,14 +204,11 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, ve
     if trial.denied(proved | trial.already, verdict):
         trial.report_two_answers(record.x_adv, verdict)
         index = trial.todo
-    if classifier.plain and not plan.stop_early:
+    exact = classifier.as_given
+    if exact is classifier and not plan.stop_early:
         return verdict
-    exact = classifier if classifier.plain else Plain(classifier.model, classifier.eot)
     again = Record.start(trial.problem.x)
     _search(exact, trial.problem, index, again, replace(plan, stop_early=False))
-    if exact is not classifier:
-        classifier.forwards += exact.forwards
-        classifier.backwards += exact.backwards
     record.put(index, again.take(index))
     verdict = trial.verdict(record.x_adv)
     if plan.minimum:

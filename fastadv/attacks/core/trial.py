@@ -123,7 +123,8 @@ class Trial:
         Returns whether replayed steps were those of another model; they are not replayed again.
         """
         replayed, logits = self.classifier.replayed, verdict.logits
-        if (self.classifier.plain and replayed is None) or loss not in KINDS or not len(rank):
+        plain = self.classifier.as_given is self.classifier
+        if (plain and replayed is None) or loss not in KINDS or not len(rank):
             return False
         problem, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
         held &= (x_adv != problem.x).flatten(1).any(1)

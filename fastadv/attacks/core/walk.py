@@ -1,7 +1,6 @@
 """Steps of steepest ascent from tensors alone, without a verdict: for training and for data sets."""
 
 from collections.abc import Callable, Hashable
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,7 +69,11 @@ class Walk:
             return None  # which the step refuses in words
         key = self.name, *without_rows(self.threat), None if "step_size" in rows else self.step_size
         graph = captures.take(key, rows, steps)
-        if graph is None or not captures.run(graph, partial(self._step, copy(classifier)), steps):
+        if graph is None:
+            return None
+        with classifier.uncounted():
+            replayed = captures.run(graph, partial(self._step, classifier), steps)
+        if not replayed:
             return None
         classifier.count(steps * len(passed))
         moved = graph.rows["x_adv"][: len(x_adv)].clone()

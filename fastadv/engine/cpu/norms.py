@@ -4,14 +4,9 @@ There torch's backward mixes up the orders (PyTorch 2.13 on a CPU: wrong by 140%
 for two), as where attention over pixels follows. So the gradient is made contiguous before.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from fastadv.engine.rewrite import Rewrite, on_cpu
 
 
 def mend_graph(logits: Tensor) -> bool:
@@ -31,19 +26,3 @@ def mend_graph(logits: Tensor) -> bool:
 
 def _contiguous(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     return tuple(each if each is None else each.contiguous() for each in gradients)
-
-
-def _mended(norm: Callable[..., Tensor]) -> Callable[..., Any]:
-    def run(input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if len(input) != 1 or input.ndim < 3 or not (input.requires_grad and torch.is_grad_enabled()):
-            return NotImplemented
-        normalized = norm(input, *args, **kwargs)
-        normalized.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        return normalized
-
-    return run
-
-
-NOTE = "gradients of single normalized rows made contiguous"
-WAYS = {norm: _mended(norm) for norm in (F.batch_norm, F.instance_norm)}
-NORMS = Rewrite("norms", NOTE, on_cpu, WAYS, exact=True)

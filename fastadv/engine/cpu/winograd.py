@@ -8,7 +8,7 @@ and 3.9, but 128 5.3 and 5.5. A ResNet-18 takes 0.78 of its time in float32 and 
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class _Convolution(torch.autograd.Function):
 class Winograd:
     """Convolutions of one model in the dtype `searched`; keeps up to MOST_BYTES of transformed weights."""
 
-    def __init__(self, searched: torch.dtype) -> None:
+    def __init__(self, searched: torch.dtype | None) -> None:
         self.searched = searched
         # by the id of a weight: the weight, its version, its tensor when it was transformed (kept, since
         # other weights could otherwise be allocated at the same address), and its kernels by direction
@@ -186,8 +186,8 @@ def _applies(subject: Subject) -> bool:
     return on_cpu(subject) and subject.convolves and available(subject.dtype)
 
 
-def _ways(subject: Subject) -> dict[Any, Run]:
-    return {F.conv2d: takes_settings(Winograd(cast(torch.dtype, subject.dtype)).conv2d)}
+def _ways(dtype: torch.dtype | None) -> dict[Any, Run]:
+    return {F.conv2d: takes_settings(Winograd(dtype).conv2d)}
 
 
 WINOGRAD = Rewrite(

@@ -1,6 +1,5 @@
 """Normalization of a single image, whatever the memory order of the image and of its gradient."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,69 +9,21 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine import Plain
-from fastadv.engine.cpu.norms import NORMS
-from fastadv.engine.rewrite import Subject
 from tests.engine.rewritten import answers
 from tests.logged import Logged
 
 pytestmark = pytest.mark.usefixtures("search_copy")
-WAYS = NORMS.ways(Subject(nn.Identity(), torch.float32))
-MEAN, VAR = torch.linspace(-1, 1, 6), torch.linspace(0.5, 2, 6)
-CALLS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
-    "batch": (F.batch_norm, {"running_mean": MEAN, "running_var": VAR}),
-    "batch, its own statistics": (
-        F.batch_norm,
-        {"running_mean": None, "running_var": None, "training": True},
-    ),
-    "instance": (F.instance_norm, {}),
-}
-
-
-def wide(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.double() if isinstance(value, Tensor) else value for name, value in given.items()}
-
-
-@pytest.mark.parametrize("above", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("name", CALLS)
-def test_gradients_in_any_memory_order(name: str, order: Any, above: Any) -> None:
-    norm, given = CALLS[name]
-    torch.manual_seed(0)
-    x, gradient = torch.randn(1, 6, 5, 7), torch.randn(1, 6, 5, 7)
-    leaf = x.contiguous(memory_format=order).requires_grad_()
-    made = WAYS[norm](leaf, **given)
-    (found,) = torch.autograd.grad(made, leaf, gradient.contiguous(memory_format=above))
-    exact = x.double().requires_grad_()
-    expected = norm(exact, **wide(given))
-    (slope,) = torch.autograd.grad(expected, exact, gradient.double())
-    torch.testing.assert_close(made.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.double(), slope, rtol=1e-4, atol=1e-5)
-
-
-def test_all_else_is_left_to_torch() -> None:
-    way, given = WAYS[F.batch_norm], CALLS["batch"][1]
-    several, flat = torch.randn(2, 6, 5, 7, requires_grad=True), torch.randn(1, 6, requires_grad=True)
-    assert way(several, **given) is NotImplemented
-    assert way(flat, **given) is NotImplemented
-    assert way(several[:1].detach(), **given) is NotImplemented
-    with torch.no_grad():
-        assert way(several[:1], **given) is NotImplemented
-
-
-def test_the_result_is_no_view_that_an_activation_in_place_could_not_follow() -> None:
-    leaf = torch.randn(1, 6, 5, 7, requires_grad=True)
-    made = WAYS[F.batch_norm](leaf, **CALLS["batch"][1])
-    F.relu(made, inplace=True).sum().backward()
-    assert leaf.grad is not None
 
 
 class Attending(nn.Module):
-    """Attention over the pixels of a convolution that a BatchNorm follows."""
+    """Attention over the pixels of a convolution that a normalization follows."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: Any = nn.BatchNorm2d) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.norm, self.fc = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.Linear(32, 5)
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 32, 3, padding=1), norm(32), nn.Linear(32, 5)
+        if norm is nn.InstanceNorm2d:
+            return
         self.norm.running_mean.uniform_(-0.2, 0.2)
         self.norm.running_var.uniform_(0.2, 1)
 
@@ -86,7 +37,6 @@ class Attending(nn.Module):
 def test_attention_after_batch_norm_stays_folded(order: tuple[int, ...], logged: Logged) -> None:
     net = Attending().eval()
     frozen = fa.freeze(net)
-    names: Any = None
     for count in order:
         x, y = torch.rand(count, 3, 12, 12), torch.arange(count) % 5
         found = frozen.input_gradient(x, y)[2]
@@ -96,15 +46,15 @@ def test_attention_after_batch_norm_stays_folded(order: tuple[int, ...], logged:
         logits, rows = frozen.jacobian(x, torch.eye(5).expand(count, 5, 5))
         assert rows.shape == (count, 5, 3, 12, 12)
         torch.testing.assert_close(logits, net(x).detach(), rtol=1e-3, atol=1e-5)
-        names = frozen.search.rewriting.names
-    assert {"fold", "channels-last"} <= set(names)
+    assert {"folded 1 BatchNorm", "channels-last"} <= set(frozen.notes)
     assert not logged.records
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("prepared", [Plain, fa.freeze, lambda net: Plain(lambda x: net(x))])
-def test_a_single_row_gets_the_gradient_it_gets_in_a_batch(prepared: Any, order: torch.memory_format) -> None:
-    net = Attending().eval()
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_a_single_row_gets_the_gradient_it_gets_in_a_batch(norm: Any, prepared: Any, order: Any) -> None:
+    net = Attending(norm).eval()
     x, y = torch.rand(1, 3, 12, 12).contiguous(memory_format=order), torch.tensor([1])
     expected = answers(net, torch.cat([x, x]), torch.cat([y, y]))[1][:1]
     model = prepared(net)

@@ -1,0 +1,355 @@
+"""BatchNorm is folded where it alone reads a layer; whoever else reads that gets what the model gives."""
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fastadv.engine import Plain, fold, freeze
+from fastadv.engine.freeze import follow
+from tests.engine.planted import needs_onednn
+from tests.engine.rewritten import answers
+
+pytestmark = pytest.mark.usefixtures("search_copy")
+Make = Callable[[], nn.Module]
+
+
+def seen(model: nn.Module) -> nn.Module:
+    """The model with BatchNorm statistics and weights unlike their initial ones, in eval mode and float64."""
+    torch.manual_seed(0)
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            for tensor, low in (
+                (part.weight, 0.5), (part.bias, -1.0), (part.running_var, 0.3), (part.running_mean, -1.0),
+            ):  # fmt: skip
+                if tensor is not None:
+                    tensor.data.uniform_(low, low + 2)
+    return model.double().eval()
+
+
+def net(norm: nn.Module | None = None, size: int = 48) -> nn.Sequential:
+    first = nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3) if norm is None else norm
+    return nn.Sequential(*first, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(size, 3))
+
+
+def images(count: int = 5, *shape: int) -> tuple[Tensor, Tensor]:
+    return torch.rand(count, *(shape or (2, 6, 6)), dtype=torch.float64), torch.arange(count) % 3
+
+
+def assert_same(frozen: Any, x: Tensor, y: Tensor) -> None:
+    logits, gradient = answers(frozen.source, x, y)
+    _, by_gradient, found = frozen.input_gradient(x, y)
+    for scores in (by_gradient, frozen(x)):
+        torch.testing.assert_close(scores, logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-12)
+
+
+class Shared(nn.Module):
+    """One convolution called twice."""
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(72, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(2) for _ in range(norms))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[-1](self.conv(self.norms[0](self.conv(x))))
+        return self.head(x.flatten(1))
+
+
+class Own(nn.BatchNorm2d):
+    """Whose forward may be anything."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def weighed() -> nn.Module:
+    model = net()
+    nn.utils.parametrizations.weight_norm(model[0])
+    return model
+
+
+# and how many BatchNorms are folded; the last four are none: BatchNorm works along the second dimension, a
+# linear layer in [B, C, D] along the third, a convolution in [C, D] along the first
+NETS: dict[str, tuple[Make, tuple[int, ...], int]] = {
+    "conv1d": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(18, 3)),
+        (2, 8), 1,
+    ),
+    "conv2d": (net, (2, 6, 6), 1),
+    "grouped": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(64, 3)
+        ), (4, 6, 6), 1,
+    ),
+    "linear": (
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)), (6,), 1,
+    ),
+    "shared": (lambda: Shared(1), (2, 6, 6), 0),
+    "two norms": (lambda: Shared(2), (2, 6, 6), 0),
+    "own forward": (lambda: net(Own(3)), (2, 6, 6), 0),
+    "weight norm": (weighed, (2, 6, 6), 0),
+    "sequence": (
+        lambda: nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Flatten(), nn.Linear(25, 3)), (5, 5), 0,
+    ),
+    "no batch": (lambda: nn.Sequential(nn.Conv1d(5, 5, 1), nn.BatchNorm1d(5), nn.Linear(5, 3)), (5,), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_what_is_folded(kind: str) -> None:
+    make, shape, count = NETS[kind]
+    model = seen(make())
+    frozen = freeze(model)
+    assert_same(frozen, *images(5, *shape))
+    assert f"folded {count} BatchNorm" in frozen.notes
+    assert not any("fell back" in note for note in frozen.notes)
+
+
+class Reading(nn.Module):
+    """Something else than its BatchNorm reads the result of the convolution."""
+
+    def __init__(self, read: Callable[["Reading", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(48, 3)
+        self.other, self.read = nn.BatchNorm2d(3), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(self, self.conv(x)).flatten(1))
+
+
+@torch.jit.script
+def scripted(h: Tensor) -> Tensor:
+    return h.mean((1, 2, 3))
+
+
+def in_place(net: Reading, h: Tensor) -> Tensor:
+    h.mul_(2)
+    return net.norm(h)
+
+
+def written(net: Reading, h: Tensor) -> Tensor:
+    """Into the memory of the result, which the BatchNorm reads afterwards."""
+    torch.mul(h.detach(), 2, out=h.data)
+    return net.norm(h)
+
+
+def hooked(net: Reading, h: Tensor) -> Tensor:
+    if h.requires_grad:
+        h.register_hook(Tensor.square)
+    return net.norm(h)
+
+
+# what the graph of a pass shows: nothing is folded
+SEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
+    "skip": lambda net, h: net.norm(h) + h,
+    "part": lambda net, h: net.norm(h[:, :, :2]).repeat(1, 1, 2, 1),
+    "scripted": lambda net, h: net.norm(h) * scripted(h)[:, None, None, None],
+    "twice": lambda net, h: net.norm(h) + 2 * net.norm(h),
+    "both norms": lambda net, h: net.norm(h) + 2 * net.other(h),
+    "not at all": lambda net, h: h * 2,
+    "in place": in_place,
+    "function": lambda net, h: F.batch_norm(h, net.norm.running_mean, net.norm.running_var, eps=0.5),
+}
+# what it does not show: the comparison finds it, and the model as given searches
+UNSEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
+    "number": lambda net, h: net.norm(h) * float(h.detach().max()),
+    "weight": lambda net, h: net.norm(h) * net.conv.weight.sum(),
+    "bias": lambda net, h: net.norm(h) * net.conv.bias.sum(),
+    "data": written,
+    "tensor hook": hooked,
+}
+
+
+@pytest.mark.parametrize("read", [*SEEN, *UNSEEN])
+def test_another_reader(read: str) -> None:
+    frozen = freeze(seen(Reading({**SEEN, **UNSEEN}[read])))
+    for count in (5, 3):
+        assert_same(frozen, *images(count))
+    assert f"folded {int(read in UNSEEN)} BatchNorm" in frozen.notes
+    assert any("fell back" in note for note in frozen.notes) == (read in UNSEEN)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_layer_with_hooks_is_not_folded(place: int) -> None:
+    model = seen(net())
+    model[place].register_forward_hook(lambda part, args, result: result * result.mean())
+    frozen = freeze(model)
+    assert_same(frozen, *images())
+    assert "folded 0 BatchNorm" in frozen.notes
+
+
+def test_logits_are_read_by_the_caller() -> None:
+    frozen = freeze(seen(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))))
+    assert_same(frozen, *images(5, 4))
+    logits = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    norm = nn.BatchNorm1d(3)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits, self.norm = logits, norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.logits(x)
+            self.norm(made)
+            return made
+
+    frozen = freeze(seen(Both()))
+    assert_same(frozen, *images(5, 4))
+    assert "folded 0 BatchNorm" in frozen.notes
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_checkpoint_is_folded_as_it_is_without(outside: bool) -> None:
+    def read(net: Reading, h: Tensor) -> Tensor:
+        return checkpoint(lambda h: net.norm(h).tanh(), h, use_reentrant=outside)
+
+    model, (x, y) = seen(Reading(read)), images()
+    found, expected = freeze(model).input_gradient(x, y), Plain(model).input_gradient(x, y)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_copy_with_a_slightly_wrong_fold_is_not_used(logged, monkeypatch):
+    real = fold.Pair._folded
+    monkeypatch.setattr(fold.Pair, "_folded", lambda pair: (real(pair)[0] * 1.01, real(pair)[1]))
+    model, x = seen(net()).float(), torch.rand(5, 2, 6, 6)
+    frozen = freeze(model)
+    assert torch.equal(frozen(x), model(x).detach())
+    assert frozen.exact
+    assert [record.levelname for record in logged.records] == ["WARNING"]
+
+
+class Stubborn(nn.Sequential):
+    """Keeps its BatchNorm in training mode."""
+
+    def train(self, mode: bool = True) -> "Stubborn":
+        super().train(mode)
+        self[1].training = True
+        return self
+
+
+@pytest.mark.parametrize("kind", [Stubborn, nn.Sequential])
+def test_batch_statistics_are_not_folded(kind: type[nn.Sequential]) -> None:
+    norm = nn.BatchNorm2d(3, track_running_stats=kind is Stubborn)
+    model = seen(kind(nn.Conv2d(2, 3, 3), norm, nn.Flatten(), nn.Linear(48, 3)))
+    before, x = copy.deepcopy(model), images()[0]
+    expected = copy.deepcopy(model)(x)
+    frozen = freeze(model)
+    for logits in (frozen(x), frozen.verdict(x)):
+        torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+    assert not any(note.startswith("folded") for note in frozen.notes)
+    for theirs, kept in zip(model.state_dict().values(), before.state_dict().values(), strict=True):
+        assert torch.equal(theirs, kept)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bfloat16_keeps_statistics(dtype: torch.dtype, norm: type[nn.BatchNorm2d]) -> None:
+    """x is exact in bfloat16; 0.1231 is not, and the standard deviation of 0.003 makes that show."""
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(3, affine=True, track_running_stats=True), nn.Flatten(), nn.Linear(48, 3))
+    model[0].running_mean.copy_(torch.tensor([0.1231, 0.1257, 0.1239]))
+    model[0].running_var.fill_(1.03e-5)
+    model[0].weight.data.uniform_(0.5, 2)
+    model, x = model.to(dtype).eval(), 0.125 + torch.randint(-2, 3, (6, 3, 4, 4)).to(dtype) / 256
+    expected, frozen = model(x).detach(), freeze(model, "bf16")
+    _, logits, _ = frozen.input_gradient(x, torch.arange(6) % 3)
+    assert not frozen.exact
+    assert (logits - expected).abs().max() / expected.abs().max() < 0.01
+    for name, kept in frozen.search.model.get_submodule("0").state_dict().items():  # type: ignore[attr-defined]
+        torch.testing.assert_close(kept, model[0].state_dict()[name].to(kept.dtype), rtol=1e-6, atol=0)
+        assert kept.dtype in (torch.float32, torch.int64)
+    assert frozen.search.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.usefixtures("uncollected")
+def test_copies_are_freed_with_their_last_user(precision: Any) -> None:
+    def passed(x: Tensor) -> list[weakref.ref[object]]:
+        frozen = freeze(seen(net()).float(), precision)
+        for rows in (2, 6, 6):
+            frozen.input_gradient(x[:rows], torch.zeros(rows, dtype=torch.long))
+        assert "folded 1 BatchNorm" in frozen.notes
+        copied: Any = frozen.search.model
+        parts = *copied.modules(), *copied.parameters(), *frozen.model.modules()  # type: ignore[attr-defined]
+        return [weakref.ref(each) for each in (frozen, frozen.search, *frozen.search.pairs, *parts, x)]
+
+    left = passed(torch.rand(6, 2, 6, 6))
+    assert len(left) > 8
+    assert [each() for each in left] == [None] * len(left)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_copy_that_follows_folds_the_current_values(precision: Any) -> None:
+    model = seen(net()).float()
+    frozen = follow(model, precision)
+    (x, y), most = images(), {"fp32": 1e-5, "bf16": 0.1}[precision]
+    x = x.float()
+    for _ in range(3):
+        frozen.refresh()
+        logits, gradient = answers(model, x, y)
+        _, found, by_copy = frozen.input_gradient(x, y)
+        assert (found - logits).norm() < most * logits.norm()
+        assert F.cosine_similarity(by_copy.flatten(), gradient.flatten(), dim=0) > 1 - most
+        with torch.no_grad():
+            for tensor in (*model[0].parameters(), *model[1].parameters(), model[1].running_mean):
+                tensor.mul_(1.5)
+    assert "folded 1 BatchNorm" in frozen.notes
+    assert not frozen.exact
+
+
+@pytest.mark.parametrize("room", [0, 1], ids=["folded", "as it is"])
+def test_a_large_kernel_of_one_by_one_stays_where_the_models_is(room, monkeypatch):
+    """It has as many numbers as eight of its results: 64 x 4 x 4 from 128 channels."""
+    monkeypatch.setattr(fold, "LARGE", 0)
+    monkeypatch.setattr(fold, "MANY", 8 - room)
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.AvgPool2d(8)
+    last = nn.Conv2d(128, 64, 1), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(1024, 4)
+    model = nn.Sequential(*first, *last)
+    model(torch.rand(16, 3, 32, 32))
+    x, y = torch.rand(5, 3, 32, 32), torch.arange(5) % 4
+    frozen, expected = freeze(model.eval()), answers(model, x, y)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], expected[1])
+    assert (len(frozen.search.pairs), frozen.search.channels_last) == (2 - room, True)
+    kernel = frozen.search.model[4].weight  # type: ignore[index]
+    assert (kernel.data_ptr() == model[4].weight.data_ptr()) == bool(room)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        model[4].weight.mul_(-1.5)
+    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])
+
+
+@pytest.mark.slow
+@needs_onednn
+def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten():
+    """Winograd's backward asks for what it saved, which runs the block once more, folded as before."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(32, 64, 3, stride=2, padding=1, groups=2, bias=False)
+            self.norm, self.wide = nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3, padding=1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.wide(F.relu(self.norm(self.conv(x))))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    model = seen(nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), Block(), last)).float()
+    x, y = torch.rand(32, 3, 24, 24), torch.arange(32) % 5
+    frozen, expected = freeze(model), answers(model, x, y)[1]
+    found = frozen.input_gradient(x, y)[2]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+    assert "folded 1 BatchNorm" in frozen.notes
+    assert not any("fell back" in note for note in frozen.notes)
