@@ -13,8 +13,8 @@ from fastadv.engine.copying.first_pass import bar
 from fastadv.engine.copying.names import read_by
 from fastadv.engine.copying.reach import modules_in
 from fastadv.engine.module import unwrap
-from fastadv.engine.replaced import IDENTITY, Gradient, replace_gradient
 from fastadv.errors import InputError
+from fastadv.models._replaced import IDENTITY, Gradient, replace_gradient
 
 SHOWN = 20  # names of modules in an error
 
