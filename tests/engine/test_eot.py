@@ -123,18 +123,6 @@ def test_what_draws_in_each_pass_is_searched_as_it_is(precision: str) -> None:
     assert "fell back to the model as given" in " ".join(frozen.notes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("level", [0.0, 0.02])
-@pytest.mark.usefixtures("search_copy")
-def test_a_wrong_search_copy_is_found_under_noise(level: float) -> None:
-    frozen = freeze(Noisy(level))
-    logits = frozen.search.logits
-    frozen.search.logits = lambda x: logits(x) * 1.5
-    frozen(IMAGES)
-    assert frozen.exact
-    assert "fell back" in frozen.notes[-1]
-
-
 @pytest.mark.parametrize("eot", [0, -1, 2.0, True, "3"])
 def test_bad_numbers_of_passes(eot: object) -> None:
     with pytest.raises(InputError, match="eot: expected an integer >= 1"):

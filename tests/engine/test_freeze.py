@@ -20,12 +20,6 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 X, Y = images(9, 1)
 
 
-def test_direction_is_a_positive_multiple() -> None:
-    frozen = freeze(convnet())
-    plain, scaled = (frozen.input_gradient(X, Y, direction=d)[2].flatten(1) for d in (False, True))
-    torch.testing.assert_close(nn.functional.cosine_similarity(plain, scaled), torch.ones(9))
-
-
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda frozen: pickle.loads(pickle.dumps(frozen))])
 @pytest.mark.parametrize("used", [False, True])
 def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -> None:
@@ -120,13 +114,6 @@ def test_models_in_other_formats(dtype: torch.dtype) -> None:
     assert gradient.dtype == X.dtype
     assert logits.dtype == value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(logits, model(X.to(dtype)).to(logits.dtype).detach())
-
-
-def test_functions() -> None:
-    weight = torch.randn(128, 5)
-    frozen = freeze(lambda x: x.flatten(1) @ weight)
-    assert frozen.exact
-    assert frozen.input_gradient(X, Y)[2].shape == X.shape
 
 
 def test_a_frozen_model_is_returned_where_the_options_are_its_own() -> None:
@@ -248,14 +235,6 @@ def test_compiled(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not frozen.exact
     assert "compiled" in frozen.notes
     assert not any("fell back" in note or "thin" in note for note in frozen.notes)
-
-
-@pytest.mark.slow
-def test_compiled_for_real() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5))
-    frozen = freeze(model, compile=True)
-    torch.testing.assert_close(frozen.input_gradient(X, Y)[2], answers(model, X, Y)[1])
-    assert not any("fell back" in note for note in frozen.notes)
 
 
 def test_the_verdict_can_enter_a_graph_also_when_asked_for_in_inference_mode():

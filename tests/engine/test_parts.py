@@ -130,35 +130,6 @@ def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
-    seen: list[int] = []
-    net = Net().eval()
-
-    def model(x: Tensor) -> Tensor:
-        seen.append(len(x))
-        return net(x)
-
-    fa.freeze(model)(torch.rand(500, 2, 6, 7))
-    assert seen == [500]
-    assert not fa.freeze(net, compile=True).search.parts._splits
-
-
-def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Under autocast each pass casts them, and a cast larger than the activations counted as one."""
-    monkeypatch.setattr(parts, "BYTES", 40 * 2 * 999)
-    net = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.Flatten(), nn.Linear(210, 999)).eval()
-
-    def run(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            out: Tensor = net(x)
-        return out
-
-    split, x = parts.Parts(net, winograd=False), torch.rand(3, 2, 6, 7)
-    split.measure(run, x)
-    assert split.full(x) == 40
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(not winograd.available(torch.float32), reason="convolutions are the library's here")
 def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd's tiles are larger than the image, and divided where they are made."""

@@ -92,32 +92,6 @@ def test_small_gradients_do_not_vanish(power: int) -> None:
     assert bool(((found - exact).norm(dim=1) < 4e-3 * exact.norm(dim=1)).all())
 
 
-def test_a_sure_model_has_a_gradient() -> None:
-    model, (x, _) = net(), images()
-    with torch.no_grad():
-        model[-1].weight *= 100
-    y = model(x).argmax(1)
-    exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum")).flatten(1)
-    found = fa.freeze(model, "fp16").input_gradient(x, y)[2].flatten(1).double()
-    length = exact.norm(dim=1)
-    assert float(length.min()) < 1e-3 * float(length.max())
-    some = length > 1e-30
-    alike = nn.functional.cosine_similarity(found, exact, eps=1e-300)
-    assert bool((alike[some] > 0.999).all())
-    # the length is a probability, of logits that are rounded to float16 in each layer
-    apart = (found.norm(dim=1) / length).log().abs() / model(x).abs().amax(1)
-    assert bool((apart < 4 * torch.finfo(torch.float16).eps)[some].all())
-
-
-def test_samples_that_mix_are_searched_as_they_are() -> None:
-    norm = nn.BatchNorm1d(128, track_running_stats=False)
-    model = module(lambda self, x: self.fc(self.norm(x.flatten(1))), norm=norm, fc=nn.Linear(128, 5)).eval()
-    x, y = images()
-    frozen = fa.freeze(model, "fp16")
-    assert torch.equal(frozen.input_gradient(x, y)[2], fa.engine.Plain(model).input_gradient(x, y)[2])
-    assert frozen.exact
-
-
 def test_a_logit_without_a_gradient() -> None:
     x, y = images()
     out = fa.freeze(net(), "fp16").input_gradient(x, y, lambda logits, y, targets: 0 * logits.sum(1))
@@ -200,13 +174,6 @@ def test_how_far_tf32_may_be_off(share: float, kept: bool) -> None:
     frozen = fa.freeze(Off().eval(), "tf32")
     frozen(images()[0])
     assert any("fell back" in note for note in frozen.notes) != kept
-
-
-@pytest.mark.usefixtures("on_a_gpu")
-def test_tf32_takes_models_of_several_dtypes() -> None:
-    part = net()
-    part[-1].double()
-    assert "TF32 search" in fa.freeze(part, "tf32").notes
 
 
 def test_tf32_is_for_all_that_has_it() -> None:

@@ -89,13 +89,6 @@ def test_what_is_left_to_torch(products: list[tuple[int, ...]]) -> None:
     assert seen.used == set()
 
 
-def test_few_weights_are_left_to_torch(products: list[tuple[int, ...]]) -> None:
-    seen = Seen(F.linear, LINEAR)
-    for outputs in (1023, 1024):
-        seen(torch.randn(3, 512), torch.randn(outputs, 512))
-    assert products == [(3, 512, 1024)]
-
-
 def test_a_small_model_stays_exact(search_copy: None) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(127, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
     frozen = fa.freeze(model)
@@ -131,12 +124,3 @@ def test_mkl_stays_on_intel_processors(intel, mkl, built, faster, monkeypatch):
     layer = nn.Linear(6, 5).requires_grad_(False)
     assert onednn.gains(layer) == faster
     assert (onednn.fast_linear(torch.randn(3, 6), layer.weight) is not NotImplemented) == faster
-
-
-@pytest.mark.usefixtures("_small_ones_too")
-def test_a_backward_that_is_declined_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = torch.randn(3, 6, requires_grad=True), torch.randn(5, 6)
-    out = onednn.fast_linear(x, weight)
-    monkeypatch.setattr(onednn, "LEAST", 1 << 40)
-    ones = torch.ones(3, 5)
-    torch.testing.assert_close(torch.autograd.grad(out, x, ones)[0], ones @ weight)

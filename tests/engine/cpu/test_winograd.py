@@ -1,7 +1,6 @@
 """A search copy's wide convolutions by Winograd's method are those of the model."""
 
 import copy
-import weakref
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine.cpu import winograd
-from fastadv.engine.cpu.winograd import WINOGRAD, Kernels, Winograd
+from fastadv.engine.cpu.winograd import WINOGRAD, Winograd
 from tests.engine.rewritten import Seen, answers
 
 NOTE = "convolutions by Winograd's method"
@@ -120,17 +119,6 @@ def test_changed_weights_are_followed(passes: list[tuple[int, ...]]) -> None:
     assert len(passes) == 4
 
 
-@pytest.mark.usefixtures("_narrow_ones_too")
-def test_weights_that_change_before_the_gradient_are_an_error() -> None:
-    layer = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False)
-    leaf, own = rows(2, 3, 8, 8).requires_grad_(), seen(layer)
-    out = own(leaf)
-    assert own.used == {"winograd"}
-    layer.weight.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        out.sum().backward()
-
-
 @pytest.mark.parametrize("bytes", [1, 1 << 24])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.usefixtures("_narrow_ones_too")
@@ -156,46 +144,6 @@ def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
-def test_only_the_directions_that_are_passed_are_transformed(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    real = winograd.winograd_kernels
-
-    def kernels(weight: Tensor, size: int) -> Tensor:
-        made.append(tuple(weight.shape[:2]))
-        return real(weight, size)
-
-    monkeypatch.setattr(winograd, "winograd_kernels", kernels)
-    frozen = fa.freeze(Net().eval())
-    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
-    frozen(x)
-    # the first layer is folded by then
-    assert sorted(made) == [(5, 6), (6, 3), (6, 6)]
-    made.clear()
-    frozen(x)
-    assert made == []
-    for _ in range(2):
-        frozen.input_gradient(x, y)
-        assert made == [(6, 5), (6, 6), (3, 6)]
-
-
-@pytest.mark.usefixtures("_narrow_ones_too", "uncollected")
-def test_transformed_weights_go_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    real = Kernels.of
-
-    def of(weight: Tensor) -> tuple[Kernels, ...]:
-        kernels = real(weight)
-        made.extend(weakref.ref(each) for each in kernels)
-        return kernels
-
-    monkeypatch.setattr(Kernels, "of", of)
-    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
-    fa.attacks.pgd(Net().eval(), x, y, fa.Linf(0.1), steps=2, step_size=0.1, freeze=True)
-    assert len(made) == 6  # three layers in two directions, folded
-    assert not any(each() for each in made)
-
-
-@pytest.mark.usefixtures("_narrow_ones_too")
 def test_other_weights_at_the_same_address() -> None:
     layer = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
     x, own = rows(1, 64, 4, 4), seen(layer)
@@ -205,12 +153,6 @@ def test_other_weights_at_the_same_address() -> None:
         layer.weight.data = drawn.clone()
         torch.testing.assert_close(own(x), F.conv2d(x, drawn, layer.bias, padding=1), rtol=1e-3, atol=1e-3)
         del drawn
-
-
-def test_bfloat16_is_left_to_the_library_where_onednn_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "onednn_has_bfloat16", lambda: False)
-    assert not winograd.available(torch.bfloat16)
-    assert winograd.available(torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
