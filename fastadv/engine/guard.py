@@ -4,7 +4,7 @@ Logits are not enough: a wrong backward pass changes none of them.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -20,10 +20,8 @@ ROUNDING: dict[Format, float] = {
 
 HALVES: frozenset[Format] = frozenset((torch.float16, torch.bfloat16))
 
-NUDGES = 8  # of x, to tell kinks from mistakes
-KINKS = 8  # one row in eight may have a kink that no nudge has found
-ALIKE = 0.9  # cosine from which two gradients are taken for the same direction
-LENGTH = 1.25  # the largest ratio of lengths of gradients that differ by rounding to half precision
+# of gradients across a kink: the least cosine, and the largest ratio of lengths, as in half precision
+ALIKE, LENGTH = 0.9, 1.25
 WORST = 10  # of gradients in half precision one row in ten may point anywhere and have any length
 LEAST_ALIKE, MEAN_ALIKE = 0.3, 0.8  # cosines in half precision: of all other rows, and the mean
 
@@ -55,26 +53,14 @@ def same_logits(logits: Tensor, expected: Tensor, formats: list[Format]) -> bool
     return bool(rows.any()) and bool(apart.max() <= allowed(expected[rows], formats))
 
 
-def same_gradient(
-    gradient: Tensor, expected: Tensor, format: Format, beside: Callable[[int], Tensor]
-) -> bool | None:
-    """Return whether gradients [B, ...] differ by rounding, or no more than the model's own do across a kink.
-
-    beside: gives the model's gradient at nudged x, for each number of a nudge. None where all are zero.
-    """
+def same_gradient(gradient: Tensor, expected: Tensor, format: Format) -> bool | None:
+    """Return whether gradients [B, ...] differ by rounding, or a little, as across a kink; None for zeros."""
     rows = expected.flatten(1).isfinite().all(1)
     if not bool(expected[rows].any()):
         return None
-    most, jump = bound(format) * _length(expected), torch.zeros_like(rows, dtype=torch.double)
-    apart = _length(gradient - expected)
-    off = rows & ~(apart <= most)
-    for nudge in range(NUDGES):
-        if not bool(off.any()):
-            return True
-        jump = torch.maximum(jump, _length(beside(nudge) - expected))
-        off &= ~(apart <= most + 2 * jump)
+    rounded = _length(gradient - expected) <= bound(format) * _length(expected)
     alike = (cosines(gradient, expected) >= ALIKE) & (stretch(gradient, expected) <= math.log(LENGTH))
-    return int(off.sum()) <= int(rows.sum()) // KINKS and bool(alike[off].all())
+    return bool((rounded | alike | ~rows).all())
 
 
 def same_direction(gradient: Tensor, expected: Tensor) -> tuple[bool | None, float]:

@@ -234,13 +234,7 @@ class SearchCopy:
             name = str(self.weights).removeprefix("torch.")
             self.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
             return same, "gradient"
-
-        def beside(nudge: int) -> Tensor:
-            step = 2 ** (nudge % 4) * 16 * torch.finfo(x.dtype).eps * max(float(x.abs().amax()), 1e-3)
-            noise = rng.uniform(x[0].numel(), 0, torch.arange(len(x), device=x.device), nudge).view(x.shape)
-            return _answer(plain, x + (step * (noise - 0.5)).to(x.dtype), kind)[1]
-
-        return guard.same_gradient(pulled, gradient, rounds_as(self.format, x.device), beside), "gradient"
+        return guard.same_gradient(pulled, gradient, rounds_as(self.format, x.device)), "gradient"
 
     def _both(self, plain: Plain, kind: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return logits and gradients at x of the model as given and of the copy; x for one not asked for."""
