@@ -7,7 +7,7 @@ from threading import RLock
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv._checks import eager
 from fastadv._waiting import waits
@@ -79,7 +79,8 @@ class Frozen(Prepared):
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
         self.source, self.dtype, self.device = plain.source, plain.dtype, plain.device
         self.search, self._plain = SearchCopy(plain, self.options), cast(Plain | None, plain)
-        self._stamp = None if module is None or self.options.follow else Stamp(module)
+        self._stamp = Stamp(module) if module is not None and not self.options.follow else None
+        self._parts = Stamp(module, values=False) if module is not None and self.options.follow else None
         self._measures = self.options.precision == AUTO
         # whether the search copy was chosen and prepared
         self.settled = self.search.idle and not self._measures
@@ -144,13 +145,19 @@ class Frozen(Prepared):
         plain = self._now()
         return plain.clean_pass(x) if self.settled else None
 
-    def refresh(self) -> None:
-        """Take the current values of a model that trains, if this was made to follow it."""
+    def refresh(self) -> bool:
+        """Take the current values of a model that trains, if this was made to follow it.
+
+        Returns False where parts, attributes, modes or hooks of it or of its copy have changed.
+        """
+        if self._parts is None or not self._parts.same():
+            return False
         self.search.refresh()
         self._plain = None
         self._refreshed += 1
         if self._refreshed % REFRESHES == 0:  # what rounds little today may round more with other weights
             self.search.compared.clear()
+        return True
 
     def _copied(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether the copy answers for rows like x, not the model as given."""
@@ -300,6 +307,11 @@ class Frozen(Prepared):
             if not self._measures:
                 self.search.prepare(x[:ROWS], self._as_plain())
                 self.settled = True
+                if self._parts is not None and not self.options.compile:  # as a compiler writes attributes
+                    parts = self.source, self.search.model  # into which a pass may write
+                    self._parts = Stamp(
+                        *(each for each in parts if isinstance(each, nn.Module)), values=False
+                    )
             elif (found := fastest(self._in_precision, x)) is not None:
                 best, note = found
                 best.add_note(note)

@@ -32,11 +32,10 @@ class Squeezes(nn.Module):
 
 ATTACKS = {
     "pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.2), steps=10, loss="margin"),
-    "pgd-300": partial(fa.attacks.pgd, threat=fa.Linf(0.2), steps=300, loss="margin"),
+    "pgd-60": partial(fa.attacks.pgd, threat=fa.Linf(0.2), steps=60, loss="margin"),
     "deepfool": partial(fa.attacks.deepfool, threat=fa.L2(4.0), steps=5),
     "square": partial(fa.attacks.square, threat=fa.Linf(0.2), queries=30),
     "boundary": partial(fa.attacks.boundary, threat=fa.L2(4.0), steps=5),
-    "autoattack": partial(fa.attacks.autoattack, threat=fa.Linf(0.2), version="quick"),
 }
 
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ class Twins:
 
     def __init__(self, precision: Precision = "fp32", cuda_graph: bool | None = None) -> None:
         self.precision, self.cuda_graph = precision, cuda_graph
-        self._held: dict[int, tuple[nn.Module, Stamp, Frozen]] = {}
+        self._held: dict[int, Frozen] = {}
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -62,21 +61,16 @@ class Twins:
 
     def of(self, model: nn.Module) -> Prepared:
         """Return the twin of the model as it is now."""
-        held = self._held.get(id(model))
-        if held is not None and held[1].same():
-            held[2].refresh()
-            return held[2]
-        if not (Stamp(model, values=False).known and registers_all(model)):
-            return Plain(model)
-        compiled = compiled_call(model) is not None
-        frozen = follow(model, "fp32" if compiled else self.precision, compiled, self.cuda_graph)
-        self._held.pop(id(model), None)
-        while len(self._held) >= MOST:
+        held = self._held.pop(id(model), None)
+        if held is None or not held.refresh():
+            if not (Stamp(model, values=False).known and registers_all(model)):
+                return Plain(model)
+            compiled = compiled_call(model) is not None
+            held = follow(model, "fp32" if compiled else self.precision, compiled, self.cuda_graph)
+        self._held[id(model)] = held
+        while len(self._held) > MOST:
             del self._held[next(iter(self._held))]
-        # a pass may write attributes of the twin; so does a compiler
-        parts = (model,) if compiled else (model, cast(nn.Module, frozen.search.model))
-        self._held[id(model)] = model, Stamp(*parts, values=False), frozen
-        return frozen
+        return held
 
 
 _in_use: ContextVar[Twins | None] = ContextVar("twins", default=None)
