@@ -107,6 +107,21 @@ def test_every_pass_is_counted_also_of_a_copy_that_is_wrong(wrong: bool, monkeyp
     assert frozen.compared[0] > frozen.compared[1] > 0
 
 
+@needs_onednn
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("scale", [0.01, 1e-9])
+def test_small_logits_deny_no_loss(scale: float, precision: Any) -> None:
+    """As those of an untrained net: ce_sharp scales them up, and a loss near log 5 rounds more than they."""
+    net = Net().eval()
+    with torch.no_grad():
+        for weight in net.last.parameters():
+            weight.mul_(scale)
+    frozen = fa.freeze(net, precision)
+    fa.attacks.pgd(frozen, X, net(X).argmax(1), fa.Linf(0.01), steps=3, stop_early=False)
+    assert not frozen.exact
+    assert DENIED not in frozen.notes
+
+
 def test_where_there_is_nothing_to_compare_the_next_pass_is(monkeypatch: pytest.MonkeyPatch) -> None:
     thinly(torch.neg)(monkeypatch)
     model, frozen = Net().eval(), fa.freeze(Net().eval())

@@ -17,12 +17,13 @@ from fastadv.engine import Prepared
 from fastadv.engine.guard import bound
 from fastadv.engine.prepared import CleanPass
 from fastadv.errors import InputError
-from fastadv.ops.logit_loss import KINDS
+from fastadv.ops.logit_loss import KINDS, RANGE
 from fastadv.text import threat_text
 from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
 
+EPS = 8 * torch.finfo(torch.float32).eps
 CLASSES = 1 << 20  # that a model may have of whom an empty batch tells none
 TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized; "
@@ -129,7 +130,9 @@ class Trial:
         problem, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
         held &= (x_adv != problem.x).flatten(1).any(1)
         value = graded(verdict.loss(problem, loss), logits, problem.y, loss, problem.targets)
-        apart = (value - rank).abs()
+        apart = (value - rank).abs() - EPS * value.abs()  # where all logits are nearly 0, a loss still rounds
+        if loss == "ce_sharp":  # of logits that are scaled up
+            apart *= ((logits.amax(1) - logits.amin(1)) / RANGE).clamp_max(1.0)
         if loss == "dlr":  # a share of the range of the largest logits
             top = logits.topk(min(3, logits.shape[1]), 1).values
             apart *= (top[:, 0] - top[:, -1]) / (1 + value.abs())
