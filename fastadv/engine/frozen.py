@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import RLock
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class Frozen(Prepared):
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
         self.source, self.dtype, self.device = plain.source, plain.dtype, plain.device
-        self.search, self._plain = SearchCopy(plain, self.options), cast(Plain | None, plain)
+        self.search, self._plain, self._stale = SearchCopy(plain, self.options), plain, False
         self._stamp = Stamp(module) if module is not None and not self.options.follow else None
         self._parts = Stamp(module, values=False) if module is not None and self.options.follow else None
         self._measures = self.options.precision == AUTO
@@ -97,8 +97,8 @@ class Frozen(Prepared):
 
     def _as_plain(self) -> Plain:
         """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
-        if self._plain is None:
-            self._plain = Plain(self.source, self.eot, self.counts)
+        if self._stale:  # its buffers are those of a model that has trained since
+            self._plain, self._stale = Plain(self.source, self.eot, self.counts), False
         return self._plain
 
     def _now(self) -> Plain:
@@ -118,7 +118,7 @@ class Frozen(Prepared):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        copies = self._as_plain().checked.copies or self.search.checked.copies
+        copies = self._plain.checked.copies or self.search.checked.copies
         return self.search.notes.texts + ((COPIES,) if copies else ())
 
     def add_note(self, note: str) -> None:
@@ -132,7 +132,7 @@ class Frozen(Prepared):
         return self.options.describe()
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
-        return self._as_plain().sees(dtype)
+        return self._plain.sees(dtype)
 
     def verdict(self, x: Tensor) -> Tensor:
         return self._now().verdict(x)
@@ -153,8 +153,7 @@ class Frozen(Prepared):
         if self._parts is None or not self._parts.same():
             return False
         self.search.refresh()
-        self._plain = None
-        self._refreshed += 1
+        self._stale, self._refreshed = True, self._refreshed + 1
         if self._refreshed % REFRESHES == 0:  # what rounds little today may round more with other weights
             self.search.compared.clear()
         return True
@@ -168,7 +167,8 @@ class Frozen(Prepared):
         self, x: Tensor, kind: str, by_copy: Callable[[Tensor], T], by_plain: Callable[[Tensor], T]
     ) -> T:
         """Return an answer of the copy, which is compared first, or else of the model as given."""
-        x = self._now().taken(x)
+        self._renew()
+        x = self._plain.taken(x)
 
         def compared() -> T:
             self._compare(x, kind)
@@ -255,9 +255,9 @@ class Frozen(Prepared):
             )
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
-        plain = self._now()
+        self._renew()
         if not self._copied(x):
-            return plain.bind(x, y, loss, targets, self)
+            return self._as_plain().bind(x, y, loss, targets, self)
         return lambda points: self.input_gradient(points, y, loss, targets, True)
 
     def layout(self, x: Tensor) -> Tensor:
@@ -269,8 +269,8 @@ class Frozen(Prepared):
     def captures(self, x: Tensor) -> Captures | None:
         if self.options.cuda_graph is False or not waits(x.device):
             return None
-        plain = self._now()  # a replay looks at nothing
-        found = self.search.captures(x) if self._copied(x) else plain.captures(x)
+        self._renew()  # a replay looks at nothing
+        found = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
         return found and replace(found, tell=self._tell)
 
     def _tell(self, why: str) -> None:
