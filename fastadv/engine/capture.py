@@ -18,20 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._tf32 import switches
-from fastadv._torch import (
-    compiled_call,
-    has_global_hooks,
-    has_modes,
-    held_by,
-    holds_compiled,
-    sharding,
-    version,
-)
+from fastadv._torch import has_global_hooks, has_modes, held_by, sharding, version
 from fastadv.engine.copying.copier import FIXED, HOOKS, OWN
-from fastadv.engine.copying.names import read_by
-from fastadv.engine.copying.reach import reachable
+from fastadv.engine.copying.written import Trace
+from fastadv.engine.module import is_compiled
 from fastadv.errors import InputError
-from fastadv.ops._graphs import MEMORY, MOST, Replay, bucket, current, nbytes, stream_of
+from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.rng import generators_kept
 from fastadv.text import first_line
 
@@ -71,7 +63,6 @@ class Graph:
     def __init__(self, key: Hashable, rows: Rows, holds: object) -> None:
         self.key, self.rows = key, {name: _padded(tensor) for name, tensor in rows.items()}
         self._replay, self._holds = Replay(), holds  # memory that a graph reads must stay
-        self.size = 0
 
     @property
     def bytes(self) -> int:
@@ -97,29 +88,12 @@ class Graph:
                 self._replay(lambda: step)
 
 
-class Graphs:
+class Graphs(Kept[Graph]):
     """The graphs of one owner: a model, or a search copy. They go with it."""
 
     def __init__(self) -> None:
-        self.lock, self.kept = threading.Lock(), list[Graph]()
+        super().__init__()
         self.alike: dict[Hashable, bool] = {}  # whether a model of that kind may be captured
-
-    def take(self, key: Hashable) -> Graph | None:
-        with self.lock:
-            place = next((n for n, graph in enumerate(self.kept) if graph.key == key), None)
-            return None if place is None else self.kept.pop(place)
-
-    def give_back(self, graph: Graph) -> None:
-        """Keep a graph; the oldest go beyond the limits."""
-        with self.lock:
-            self.kept.append(graph)
-            graph.size = graph.bytes  # once a call, since adding it up takes long
-            while len(self.kept) > MOST or sum(each.size for each in self.kept[:-1]) > MEMORY:
-                del self.kept[0]
-
-    def forget(self) -> None:
-        with self.lock:
-            self.kept.clear()
 
 
 _graphs: "WeakKeyDictionary[object, Graphs]" = WeakKeyDictionary()
@@ -132,7 +106,7 @@ def graphs_of(owner: object) -> Graphs:
 def release() -> None:
     """Forget all graphs, where memory ran out."""
     for graphs in list(_graphs.values()):
-        graphs.forget()
+        graphs.clear()
 
 
 @dataclass(frozen=True)
@@ -166,7 +140,7 @@ class Captures:
         if self.kind not in alike:
             if len(alike) == KINDS:
                 alike.clear()
-                self.graphs.forget()
+                self.graphs.clear()
             alike[self.kind] = False  # meanwhile, to other threads
             with suppress(Exception):  # models of one batch size raise anything
                 alike[self.kind] = self.alike()
@@ -187,12 +161,12 @@ class Captures:
 
     def give_back(self, graph: Graph) -> None:
         if self.graphs.alike.get(self.kind) is not False:  # another thread may have refused it
-            self.graphs.give_back(graph)
+            self.graphs.give_back(graph.key, graph, graph.bytes)
 
     def refuse(self, why: str) -> None:
         """Capture nothing of that kind from now on."""
         self.graphs.alike[self.kind] = False
-        self.graphs.forget()
+        self.graphs.clear()
         if self.tell is not None:
             self.tell(why)
 
@@ -206,8 +180,7 @@ def kind_of(model: nn.Module) -> Hashable | None:
     wrapped = nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharding()[0]
     for part in model.modules():
         own = vars(part)
-        compiled = holds_compiled(part) or compiled_call(part) is not None
-        if compiled or isinstance(part, wrapped) or any(own.get(name) for name in HOOKS):
+        if is_compiled(part) or isinstance(part, wrapped) or any(own.get(name) for name in HOOKS):
             return None
         for tensors in held_by(part)[:2]:
             for tensor in tensors.values():
@@ -217,7 +190,6 @@ def kind_of(model: nn.Module) -> Hashable | None:
                     devices.add(tensor.device)
                     facts += [tensor.data_ptr(), tensor.dtype]
         facts += [type(part), *_attributes(part)]
-    facts += map(_value, _named(model))
     return tuple(facts) if len(devices) == 1 else None
 
 
@@ -226,11 +198,11 @@ def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
 
     model: what `run` passes.
     """
-    few, half = x[:FEW], (min(len(x), FEW) + 1) // 2
+    few, half, trace = x[:FEW], (min(len(x), FEW) + 1) // 2, Trace(model)
     with generators_kept(x.device):
-        before = _states(model, x.device)
+        before = _drawn(x.device)
         first, again = (run(rows)[:half] for rows in (few, torch.cat([few[:half], few[half:] / 2])))
-        return torch.equal(first, again) and before == _states(model, x.device)
+        return torch.equal(first, again) and before == _drawn(x.device) and not trace.written()
 
 
 def _switches() -> Hashable:
@@ -242,28 +214,15 @@ def _switches() -> Hashable:
     )  # fmt: skip
 
 
-def _states(model: nn.Module, device: torch.device) -> list[Any]:
-    """Return what a pass may change: generators, attributes, tensors."""
-    states: list[Any] = [random.getstate(), repr(np.random.get_state())]
-    states.append(bytes(torch.get_rng_state().tolist()))
-    if device.type == "cuda":
-        states.append(bytes(torch.cuda.get_rng_state(device).tolist()))
-    for part in model.modules():
-        states += _attributes(part)
-        states += [(_value(t), id(t.grad)) for t in (*part.parameters(False), *part.buffers(False))]
-    named = _named(model)
-    return [*states, *map(_value, named), *map(_drawn, (*reachable(model), *named))]
+def _drawn(device: torch.device) -> list[Hashable]:
+    """Return the states of the generators that a pass may draw from."""
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    return [random.getstate(), repr(np.random.get_state()), *(bytes(state.tolist()) for state in states)]
 
 
 def _attributes(part: nn.Module) -> list[Hashable]:
     own = vars(part)
     return [(name, _value(own[name])) for name in own if name not in OWN]
-
-
-def _named(model: nn.Module) -> list[Any]:
-    """Return the global variables that forwards name."""
-    kinds = dict.fromkeys(type(part) for part in model.modules())
-    return [each for kind in kinds for each in read_by(kind.forward)]
 
 
 def _value(value: Any) -> Hashable:
@@ -280,17 +239,6 @@ def _value(value: Any) -> Hashable:
         return id(value), *map(_value, value.parameters())
     own = getattr(value, "__dict__", {})  # of an object of any other kind
     return id(value), *((name, held) for name, held in own.items() if isinstance(held, PLAIN))
-
-
-def _drawn(value: Any) -> object:
-    """Return the state of a generator; None of anything else."""
-    if isinstance(value, np.random.Generator):
-        return repr(value.bit_generator.state)
-    if isinstance(value, np.random.RandomState):
-        return repr(value.get_state())
-    if isinstance(value, torch.Generator):
-        return value.get_state().tolist()
-    return value.getstate() if isinstance(value, random.Random) else None
 
 
 def _is_plain(tensor: Tensor) -> bool:

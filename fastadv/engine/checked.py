@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from itertools import chain
+from itertools import chain, compress, repeat
+from operator import itemgetter
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
@@ -34,11 +35,13 @@ Model = Callable[[Tensor], Tensor]
 class Known:
     """What passes of a model have shown, while its parts, their attributes and hooks are the same.
 
-    quiet: of which passes nothing is to be feared, by (uncopied, with a gradient); writes: whether one wrote.
+    writes: whether a pass wrote into the model; copies: into x. quiet: kinds of passes that need no watching,
+    by (uncopied, with a gradient).
     """
 
     def __init__(self, kinds: tuple[Hashable, ...] = (), others: Iterable[nn.Module] = ()) -> None:
-        self.kinds, self.quiet, self.writes = kinds, set[tuple[bool, bool]](), False
+        self.kinds, self.quiet = kinds, set[tuple[bool, bool]]()
+        self.writes = self.copies = False
         self._others = list(map(ref, others))  # modules that are no parts, as one in a plain list
 
     def learns(self) -> bool:
@@ -51,12 +54,14 @@ _known: "WeakKeyDictionary[nn.Module, Known]" = WeakKeyDictionary()
 
 
 def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
-    own, types = [vars(part) for part in parts], list(map(type, parts))
-    foreign = [each for each, kind in zip(own, types, strict=True) if not kind.__module__.startswith(TORCH)]
+    held, types = list(map(vars, parts)), list(map(type, parts))
+    foreign = {kind for kind in set(types) if not kind.__module__.startswith(TORCH)}
+    own = compress(held, map(foreign.__contains__, types))
+    values = chain.from_iterable(map(dict.values, own))
+    hooks = chain.from_iterable(filter(None, chain.from_iterable(map(itemgetter(*CALLED), held))))
+    forwards = map(dict.get, held, repeat("forward"))
     # no values themselves, which may hold the model
-    values = map(id, chain.from_iterable(each.values() for each in foreign))
-    hooks = (key for each in own for name in CALLED if (held := each.get(name)) for key in held)
-    kinds = *types, *values, *hooks, *(id(each["forward"]) for each in own if "forward" in each)
+    kinds = *types, *hooks, *map(id, values), *map(id, forwards)
     known = _known.get(model)
     if known is None or known.kinds != kinds or known.learns():
         known = _known[model] = Known(kinds, {*modules_in(model)}.difference(parts))
@@ -66,9 +71,9 @@ def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
 class CheckedModel:
     """A model whose logits [B, K] are checked.
 
-    Its first pass in each grad mode is watched: it must run no modules of others. Where it writes into its
-    input, it gets `copies` from then on; where a model that is the caller's own writes anything else, a copy
-    of it takes its place. The first passes of the caller's own model are therefore made by a copy.
+    Its first pass in each grad mode is watched, until its backward pass is over: it must run no modules of
+    others. Where it writes into its input, it gets `copies` from then on. That of the caller's own model is
+    made by a copy; where it writes anything else, the copy takes the model's place.
 
     known: what passes of that model have shown before. uncopied: whether it is the caller's own.
     """
@@ -79,19 +84,25 @@ class CheckedModel:
     ) -> None:  # fmt: skip
         self.model, self.dtype, self._known, self.uncopied = model, dtype, known or Known(), uncopied
         self.call: Callable[[Model, Tensor], Any] | None = None  # instead of the model's own
-        self.copies = False
         self.mends_rows = False  # whether torch may get the gradient of a single row wrong
         self._pairs = False  # whether a single row passes twice
         self.kernels: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._watched = set[bool]()  # whether a gradient was followed in a first pass
-        self._trace: Trace | None = None  # of a first pass whose backward pass is still to come
+        # the copy that makes a first pass, whose backward pass is still to come
+        self._watched: tuple[nn.Module, Trace] | None = None
         self._seen: dict[torch.dtype, torch.dtype] = {}
+
+    @property
+    def copies(self) -> bool:
+        """Whether it is given copies of x, into which it writes."""
+        return self._known.copies
+
+    def _is_quiet(self, follows: bool) -> bool:
+        return (self.uncopied, follows) in self._known.quiet
 
     def is_bare(self, rows: int) -> bool:
         """Return whether passes of so many rows with a gradient need the model's own call alone."""
-        watched = True in self._watched
-        mended = rows == 1 and self.mends_rows
-        return watched and not (self.copies or self._pairs or mended) and self.kernels is nullcontext
+        mended = self._pairs or (rows == 1 and self.mends_rows)
+        return self._is_quiet(True) and not (self.copies or mended) and self.kernels is nullcontext
 
     def meet(self, x: Tensor) -> int:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed.
@@ -115,7 +126,7 @@ class CheckedModel:
         """Return whether the model accepts x."""
         with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type):
             try:
-                self._first(self._run, x)
+                self._watch(self._run, x)
             except Exception:  # models raise anything
                 return False
         return True
@@ -131,65 +142,56 @@ class CheckedModel:
         stays: bool = False,
     ) -> Tensor:
         """Return the logits at x; with `stays` copied, as the next pass may overwrite them."""
-        model, follows = self.model, torch.is_grad_enabled()
-        first = follows not in self._watched and x.shape[0] > 0
-        given = x.clone() if first or self.copies else x
-        before = version(given)
+        first = not self._is_quiet(torch.is_grad_enabled()) and len(x) > 0
+        rows = x.clone() if first or self.copies else x
+        before = version(rows)
         with lens or NOTHING, self.kernels():
             if first:
-                logits = self._first(self._pass, given)
-            elif len(given) == 1 or self.call is not None:
-                logits = self._pass(model, given)
+                logits = self._watch(self._pass, rows)
+            elif len(rows) == 1 or self.call is not None:
+                logits = self._pass(self.model, rows)
             else:
-                logits = model(given)
-        if version(given) != before and not self.copies:
+                logits = self.model(rows)
+        if version(rows) != before and not self.copies:
             if not first:
                 raise InputError(WRITES)
-            self.copies = True
-        # a pass that may have no backward pass is watched again
-        if first and self.model is model and self._trace is None:
-            self._watched.add(follows)
+            self._known.copies = True
         logits = checked_logits(logits, x.shape[0])
         if self.mends_rows and len(x) == 1 and logits.requires_grad:
             self.mends_rows = mend_graph(logits)
         return logits.clone() if stays else logits
 
-    def _first(self, run: Callable[[Model, Tensor], Tensor], x: Tensor) -> Tensor:
-        """Return run(model, x), a pass that is watched, unless another one of the kind was."""
-        model, kind, self._trace = self.model, (self.uncopied, torch.is_grad_enabled()), None
-        if kind in self._known.quiet:
-            return run(model, x)
-        if not self.uncopied:
-            with stays_inside(model):
-                logits = run(model, x)
-            self._known.quiet.add(kind)
-            return logits
-        try:
-            copied = eval_copy(cast(nn.Module, model), follow=None, gradients=True)
-        except InputError:  # one that cannot be copied is not watched
-            self._known.quiet.add(kind)
-            return run(model, x)
-        trace = Trace(copied)
-        with stays_inside(copied, original=True):
-            logits = run(copied, x)
-        if trace.written():
-            self.use_copy(copied)
-        elif kind[1]:
-            self._trace = trace  # its backward pass is still to come
-        else:
-            self._known.quiet.add(kind)
+    def _watch(self, run: Callable[[Model, Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return run(model, x), a first pass."""
+        model, self._watched = self.model, None
+        if self.uncopied:
+            with suppress(InputError):  # one that cannot be copied is called as it is
+                copied = eval_copy(cast(nn.Module, model), follow=None, gradients=True)
+                model, self._watched = copied, (copied, Trace(copied))
+        with stays_inside(model):
+            logits = run(model, x)
+        if self._watched is None or not torch.is_grad_enabled():
+            self._conclude(torch.is_grad_enabled())
         return logits
+
+    def _conclude(self, follows: bool) -> None:
+        """Take what a first pass has shown, which is over."""
+        watched, self._watched = self._watched, None
+        if watched is not None and watched[1].written():
+            self.use_copy(watched[0])
+        else:
+            self._known.quiet.add((self.uncopied, follows))
 
     def _run(self, model: Model, x: Tensor) -> Any:
         return model(x) if self.call is None else self.call(model, x)
 
     def use_copy(self, copied: nn.Module | None = None) -> None:
         """Go on with a copy of a model that writes."""
-        self.model = copied or eval_copy(cast(nn.Module, self.model), follow=None)
-        for weight in self.model.parameters():
+        if copied is None:
+            copied = eval_copy(cast(nn.Module, self.model), follow=None)
+        for weight in copied.parameters():
             weight.requires_grad_(False)
-        self.uncopied, self._known.writes = False, True
-        self._watched.clear()
+        self.model, self.uncopied, self._known.writes = copied, False, True
 
     def _pass(self, model: Model, x: Tensor) -> Any:
         """Return the logits of x; where one row fails, as in a model that squeezes, by two equal rows."""
@@ -220,9 +222,5 @@ class CheckedModel:
             if RECURRENT in str(error):
                 self.kernels = without_cudnn
             raise
-        trace, self._trace = self._trace, None
-        if trace is not None:
-            if trace.written():
-                self.use_copy()
-            else:
-                self._known.quiet.add((True, True))
+        if self._watched is not None:
+            self._conclude(True)

@@ -46,7 +46,7 @@ def freeze(
         cuda_graph: whether steps of bim, pgd, mim, apgd and last_iterate are captured as CUDA graphs; at most
             32 and 1 GiB of them are kept. None, the default, does so on a GPU where the model can be
             captured, as a plain call does; True says in a note where it cannot; False does not, as a model
-            needs whose class attributes or closures change between calls of last_iterate.
+            needs whose class attributes, globals or closures change between calls of last_iterate.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation. The final check is one pass.
 

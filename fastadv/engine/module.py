@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import COMPILED_MODULE
+from fastadv._torch import COMPILED_FUNCTION, COMPILED_MODULE, compiled_call, holds_compiled
 
 
 class Method(nn.Module):
@@ -31,6 +31,12 @@ def unwrap(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def is_compiled(part: nn.Module) -> bool:
+    """Return whether torch.compile made the module, its call or its forward."""
+    by_forward = hasattr(vars(part).get("forward"), COMPILED_FUNCTION)
+    return by_forward or holds_compiled(part) or compiled_call(part) is not None
 
 
 def as_module(model: object) -> nn.Module | None:

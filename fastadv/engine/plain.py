@@ -11,7 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastadv import losses
 from fastadv._checks import check_count, eager
-from fastadv._torch import tensors_of
+from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import check_input, check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound
@@ -68,7 +68,7 @@ class Plain(Prepared):
         if module is None:
             checked = CheckedModel(source)
         else:
-            parts = list(module.modules())
+            parts = parts_of(module)
             weights, buffers = tensors_of(parts)
             known = known_of(module, parts)
             copied = known.writes or _needs_copy(parts, [*weights, *buffers])

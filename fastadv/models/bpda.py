@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from fastadv._checks import meant
 from fastadv.engine.copying.copier import eval_copy
-from fastadv.engine.copying.first_pass import bar
-from fastadv.engine.copying.names import read_by
-from fastadv.engine.copying.reach import modules_in
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 from fastadv.models._replaced import IDENTITY, Gradient, replace_gradient
@@ -75,10 +72,8 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
         )
     model = unwrap(model)
     chosen = _chosen(model, _checked(gradients))
-    _check_apart(model, gradients)
     copied = eval_copy(_Together(model, list(gradients.values())), follow=False)
     made, own = copied.get_submodule("model"), dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
-    bar(made, model, *(each for each in gradients.values() if isinstance(each, nn.Module)))
     for name, pattern in chosen.items():
         part, gradient = made.get_submodule(name), own[pattern]
         if isinstance(gradient, nn.Module) and any(each is part for each in gradient.modules()):
@@ -105,19 +100,6 @@ def _checked(gradients: Any) -> Mapping[str, Gradient]:
                 f"{gradient!r}; a class is not one: make an object of it"
             )
     return gradients
-
-
-def _check_apart(model: nn.Module, gradients: Mapping[str, Gradient]) -> None:
-    """Refuse functions that would run modules of the caller's: those in global variables are not copied."""
-    own = {id(part) for part in model.modules()}
-    for pattern, gradient in gradients.items():
-        for part in (each for value in read_by(gradient) for each in modules_in(value)):
-            if id(part) in own:
-                raise InputError(
-                    f"bpda: expected a gradient for {pattern!r} that is given what it runs of the model, got "
-                    f"one that reads {type(part).__name__} from a global variable; give the network, or a "
-                    "functools.partial"
-                )
 
 
 def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, str]:

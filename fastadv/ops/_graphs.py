@@ -1,7 +1,6 @@
 """CUDA graphs: which batch sizes share one, when one is captured, and how many are kept."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
@@ -84,31 +83,36 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 class Kept(Generic[T]):
-    """At most `most` entries of at most `memory` bytes; the least recently used is dropped first."""
+    """At most `most` entries of at most `memory` bytes, each taken for a call and given back after it.
+
+    Those that were given back first are dropped first; the newest stays.
+    """
 
     def __init__(self, most: int = MOST, memory: int = MEMORY) -> None:
-        self._most, self._memory = most, memory
-        self._made: OrderedDict[Hashable, T] = OrderedDict()
-        self._sizes: dict[Hashable, int] = {}
+        self._most, self._memory, self._lock = most, memory, threading.Lock()
+        self._entries: dict[Hashable, tuple[T, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._entries)
 
     @property
     def bytes(self) -> int:
         """The memory of all entries."""
-        return sum(self._sizes.values())
+        return sum(size for _, size in self._entries.values())
 
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the entry of `key`, made on first use."""
-        if key not in self._made:
-            self._made[key], self._sizes[key] = make(), 0
-        self._made.move_to_end(key)
-        return self._made[key]
+    def take(self, key: Hashable) -> T | None:
+        """Return the entry of `key`, which is nobody else's until it is given back; None for none."""
+        with self._lock:
+            return self._entries.pop(key, (None, 0))[0]
 
-    def weigh(self, key: Hashable, size: int) -> None:
-        """Record that an entry takes `size` bytes, and drop old ones beyond the limits; the newest stays."""
-        self._sizes[key] = size
-        while len(self._made) > 1 and (len(self._made) > self._most or self.bytes > self._memory):
-            oldest, _ = self._made.popitem(last=False)
-            del self._sizes[oldest]
+    def give_back(self, key: Hashable, entry: T, size: int) -> None:
+        """Keep an entry that takes `size` bytes."""
+        with self._lock:
+            self._entries.pop(key, None)  # one that another thread has given back
+            self._entries[key] = entry, size
+            while len(self) > 1 and (len(self) > self._most or self.bytes > self._memory):
+                del self._entries[next(iter(self._entries))]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()

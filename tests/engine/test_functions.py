@@ -43,7 +43,6 @@ AROUND = {
     "compiled function": lambda net: torch.compile(lambda x: net(x), backend="eager"),
     "parts": lambda net: lambda x: net[1:](net[0](x)),
     "global": lambda net: lambda x: GLOBAL(x),
-    "compiled global": lambda net: torch.compile(lambda x: GLOBAL(x), backend="eager"),
     "scripted": lambda net: functools.partial(lambda held, x: held(x), torch.jit.script(net)),
 }
 ROADS = {

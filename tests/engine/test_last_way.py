@@ -10,14 +10,15 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
-from tests.engine.rewritten import answers
 from tests.logged import Logged
 
 pytestmark = pytest.mark.usefixtures("search_copy")
+X, Y = images(64)
+FELL = "fell back to the model as given: the search copy failed"
 
 
 class InNumpy(torch.autograd.Function):
-    """ReLU6 of sorts, whose backward pass goes through NumPy, which knows no bfloat16."""
+    """ReLU whose backward pass goes through NumPy, which knows no bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -28,154 +29,129 @@ class InNumpy(torch.autograd.Function):
         return torch.from_numpy(gradient.contiguous().numpy()).to(gradient)
 
 
-class Net(nn.Module):
-    """A convolution, and what is between that and the logits; in batches of sizes that it `takes` alone."""
+class Around(nn.Module):
+    """A net whose forward is `run(net, x)`."""
 
-    def __init__(self, between: Any, takes: Callable[[int], bool] = lambda count: True) -> None:
+    def __init__(self, net: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.fc = nn.Conv2d(3, 32, 3, padding=1), nn.Linear(32, 5)
-        self.between, self.takes = between, takes
+        self.net, self.run = net, run
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.takes(len(x)):
+        return self.run(self.net, x)
+
+
+def compiler(run: Callable[[Any, Tensor], Tensor]) -> Callable[[nn.Module], nn.Module]:
+    """Return what stands for torch.compile."""
+
+    def compiled(search: nn.Module) -> nn.Module:
+        made = Around(search, run)
+        made._orig_mod = search
+        return made
+
+    return compiled
+
+
+def dense(net: Any, x: Tensor) -> Tensor:
+    for layer in net:
+        x = layer(x)
+        if x.ndim == 4 and not x.is_contiguous():
+            raise RuntimeError("dense activations alone\nmany lines more")
+    return x
+
+
+def static(takes: Callable[[int], bool]) -> Callable[[Any, Tensor], Tensor]:
+    """As an exported model has it."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        if not takes(len(x)):
             raise ValueError(f"static batch, got {len(x)}")
-        return self.fc(self.between(self.conv(x)).mean((2, 3)))
+        return net(x)  # type: ignore[no-any-return]
+
+    return run
 
 
-def test_a_backward_that_refuses_bfloat16(logged: Logged) -> None:
-    net, x, y = Net(InNumpy.apply).eval(), torch.rand(4, 3, 7, 7), torch.arange(4)
-    frozen = fa.freeze(net, "bf16")
-    for _ in range(2):
-        gradient = frozen.input_gradient(x, y)[2]
-        torch.testing.assert_close(gradient, answers(net, x, y)[1], rtol=1e-4, atol=1e-6)
-    assert [note for note in frozen.notes if note.startswith("fell back to the model as given")]
-    assert len(logged.records) == 1
-    assert fa.attacks.pgd(frozen, x, y, fa.Linf(0.1), steps=2).x_adv.shape == x.shape
+def forward_fails(net: Any, x: Tensor) -> Tensor:
+    raise RuntimeError("BackendCompilerFailed: no\nmany lines more")
 
 
-def test_a_layout_that_the_model_refuses(logged: Logged) -> None:
-    class Dense(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            for layer in self:
-                x = layer(x)
-                if x.ndim == 4 and not x.is_contiguous():
-                    raise RuntimeError("dense activations alone\nmany lines more")
-            return x
-
-    model, (x, y) = Dense(*convnet().eval()), images()
-    frozen, plain = fa.freeze(model), fa.engine.Plain(model)
-    for _ in range(3):
-        assert torch.equal(frozen.input_gradient(x, y)[2], plain.input_gradient(x, y)[2])
-    assert frozen.asked == (18, 18)
-    why = "fell back to the model as given: the search copy failed (dense activations alone)"
-    assert [note for note in frozen.notes if "fell" in note] == [why]
-    assert len(logged.records) == 1
+def backward_fails(net: Any, x: Tensor) -> Tensor:
+    logits: Tensor = net(x)
+    if logits.requires_grad:
+        logits.register_hook(lambda gradient: forward_fails(net, gradient))
+    return logits
 
 
-def test_an_error_of_the_model_itself_stays_that(logged: Logged) -> None:
-    class Failing(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            if x.requires_grad:
-                raise RuntimeError("no gradient today")
-            return super().forward(x)
-
-    frozen = fa.freeze(Failing(*convnet()).eval(), "bf16")
-    x, y = images()
-    with pytest.raises(RuntimeError, match="no gradient today"):
-        frozen.input_gradient(x, y)
-    assert frozen.search_dtype == torch.bfloat16
-    assert not logged.records
-
-
-# as an exported model has it
-STATIC: dict[str, Callable[[int], bool]] = {
-    "one size": lambda count: count == 64,
-    "multiples of four": lambda count: count % 4 == 0,
+# what the model runs, what a compiled copy runs, and why that fails
+FAILS: dict[str, tuple[Any, Any, str]] = {
+    "a backward that refuses bfloat16": (lambda net, x: InNumpy.apply(net(x)), None, "Got unsupported"),
+    "a layout": (dense, None, "dense activations alone"),
+    "one batch size": (static(lambda rows: rows == 64), None, "static batch, got"),
+    "multiples of four": (static(lambda rows: rows % 4 == 0), None, "static batch, got"),
+    "a compiler, forwards": (None, forward_fails, "BackendCompilerFailed: no"),
+    "a compiler, backwards": (None, backward_fails, "BackendCompilerFailed: no"),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("takes", STATIC)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_models_of_one_batch_size(takes, precision, logged):
-    net = Net(torch.relu, STATIC[takes]).eval()
-    x, frozen = torch.rand(64, 3, 16, 16), fa.freeze(net, precision)
-    y = frozen.verdict(x).argmax(1)
-    tolerance = {"rtol": 1e-3, "atol": 1e-6} if precision == "fp32" else {"rtol": 1, "atol": 1e-3}
-    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(net, x, y)[1], **tolerance)
-    frozen(x)
-    for attack in (fa.attacks.pgd, fa.attacks.apgd):
-        attack(frozen, x, y, fa.Linf(1e-4), steps=3)
-    # few rows cannot be compared
-    assert "fell back to the model as given: the search copy failed (static batch" in frozen.notes[-1]
-    assert len(logged.records) == 1
-
-
-class Failing(nn.Module):
-    """Stands for a compiled module whose compiler fails, in the forward or in the backward pass."""
-
-    def __init__(self, original: nn.Module, backward: bool) -> None:
-        super().__init__()
-        self._orig_mod, self.backward = original, backward
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.backward:
-            raise RuntimeError("BackendCompilerFailed: no\nmany lines more")
-        logits = self._orig_mod(x)
-        if logits.requires_grad:
-            logits.register_hook(self.fail)
-        return logits
-
-    def fail(self, gradient: Tensor) -> None:
-        raise RuntimeError("BackendCompilerFailed: no\nmany lines more")
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("backward", [True, False])
-def test_a_compiler_that_fails(precision, backward, monkeypatch, logged) -> None:
-    model, (x, y) = convnet().eval(), images()
-    plain = fa.engine.Plain(model)
-    monkeypatch.setattr(torch, "compile", lambda search: Failing(search, backward))
-    frozen = fa.freeze(model, precision, compile=True)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        (name, each)
+        for name in FAILS
+        for each in ("fp32", "bf16", "fp16")
+        if "bf" not in name or each == "bf16"
+    ],
+)
+def test_a_copy_that_fails_is_replaced_by_the_model_as_given(
+    name: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    run, compiled, why = FAILS[name]
+    net = nn.Sequential(nn.Conv2d(2, 32, 3), nn.ELU(), nn.Flatten(), nn.Linear(1152, 5))
+    model = Around(net, run or (lambda net, x: net(x))).eval()
+    monkeypatch.setattr(torch, "compile", compiler(compiled))
+    frozen, plain = fa.freeze(model, precision, compile=compiled is not None), fa.engine.Plain(model)
     for _ in range(2):
-        assert torch.equal(frozen.input_gradient(x, y)[2], plain.input_gradient(x, y)[2])
-        assert torch.equal(frozen(x), plain(x))
-    why = "fell back to the model as given: the search copy failed (BackendCompilerFailed: no)"
-    assert logged.text.count(why) == 1
-    assert logged.text.count("freeze: compiling") == 1
+        assert torch.equal(frozen.input_gradient(X, Y)[2], plain.input_gradient(X, Y)[2])
+        assert torch.equal(frozen(X), plain(X))
+    notes = [note for note in frozen.notes if note.startswith(FELL)]
+    assert len(notes) == 1
+    assert why in notes[0]
+    assert logged.text.count(FELL) == 1
     assert "many lines" not in logged.text
+    assert fa.attacks.pgd(frozen, X, plain.verdict(X).argmax(1), fa.Linf(1e-5), steps=2).correct.all()
 
 
-class Full(nn.Module):
-    """Stands for a compiled module for whose passes memory runs out with more than three samples."""
+def test_an_error_of_the_model_itself_stays_that(logged: Logged) -> None:
+    def run(net: Any, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            raise RuntimeError("no gradient today")
+        return net(x)  # type: ignore[no-any-return]
 
-    def __init__(self, original: nn.Module) -> None:
-        super().__init__()
-        self._orig_mod = original
+    frozen = fa.freeze(Around(convnet(), run).eval(), "bf16")
+    with pytest.raises(RuntimeError, match="no gradient today"):
+        frozen.input_gradient(X, Y)
+    assert frozen.search_dtype == torch.bfloat16
+    assert not logged.records
 
-    def forward(self, x: Tensor) -> Tensor:
+
+def test_what_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out, and an argument that is wrong."""
+
+    def full(net: Any, x: Tensor) -> Tensor:
         if len(x) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self._orig_mod(x)
+        return net(x)  # type: ignore[no-any-return]
 
-
-def test_memory_that_runs_out_is_no_failure_of_the_compiler(monkeypatch) -> None:
-    model, (x, y) = convnet().eval(), images()
+    model = convnet().eval()
     plain = fa.freeze(model)
-    monkeypatch.setattr(torch, "compile", Full)
+    monkeypatch.setattr(torch, "compile", compiler(full))
     frozen = fa.freeze(model, compile=True)
-    assert frozen.settle(x[:3])
-    torch.testing.assert_close(frozen.input_gradient(x, y), plain.input_gradient(x, y))
-    assert "compiled" in frozen.notes
-    assert isinstance(frozen.search.model, Full)
-    assert not frozen.exact
-
-
-def test_an_argument_that_is_wrong_is_no_failure_of_the_compiler(monkeypatch) -> None:
-    model, (x, y) = convnet().eval(), images()
-    monkeypatch.setattr(torch, "compile", lambda search: Failing(search, backward=True))
-    frozen = fa.freeze(model, compile=True)
+    assert frozen.settle(X[:3])
+    torch.testing.assert_close(frozen.input_gradient(X, Y), plain.input_gradient(X, Y))
+    monkeypatch.setattr(torch, "compile", compiler(backward_fails))
+    wrong = fa.freeze(model, compile=True)
     with pytest.raises(InputError):
-        frozen.input_gradient(x, y + 7)
-    assert "compiled" in frozen.notes
+        wrong.input_gradient(X, Y + 7)
+    for each in (frozen, wrong):
+        assert "compiled" in each.notes
+        assert not each.exact

@@ -200,14 +200,15 @@ def test_a_substitute_may_consist_of_parts_of_the_model() -> None:
 NET = Net(Quantize(16))
 
 
-def reads(other: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
-    return other(NET.second(h))
-
-
-def test_a_function_that_runs_the_original_is_refused() -> None:
-    for gradient in (lambda h: NET.second(h), partial(reads, torch.sin)):
-        with pytest.raises(InputError, match=r"for 'hide' that is given what it runs .* reads"):
-            fa.models.bpda(NET, {"hide": gradient})
+def test_a_function_that_runs_the_original_is_refused_where_that_would_learn() -> None:
+    net = Net(Quantize(16))
+    model = fa.models.bpda(net, {"hide": lambda h: net.norm(h)})
+    expected = by_hand(net, X, Y, net.norm)
+    torch.testing.assert_close(fa.freeze(model).input_gradient(X, Y)[2], expected, rtol=1e-4, atol=1e-6)
+    net.train()
+    for prepared in (fa.freeze, fa.engine.Plain):
+        with pytest.raises(InputError, match="runs its own parts"):
+            prepared(fa.models.bpda(net, {"hide": lambda h: net.norm(h)})).input_gradient(X, Y)
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -98,11 +98,15 @@ def test_a_shape_is_captured_the_second_time(able, or_run, monkeypatch):
 def test_the_longest_unused_is_released(limits, calls, left):
     kept: Kept[str] = Kept(**limits)
     for key, size in calls:
-        kept.get(key, lambda: "first")
-        kept.weigh(key, size)
+        kept.give_back(key, kept.take(key) or "first", size)
     assert (len(kept), kept.bytes) == (len(left), sum(left.values()))
-    assert {kept.get(key, lambda: "made anew") for key in left} == {"first"}
-    assert kept.get("gone", lambda: "made anew") == "made anew"
+    assert {kept.take(key) for key in left} == {"first"}
+    assert kept.take(calls[-1][0]) is None  # until it is given back
+    for entry in ("one", "other"):  # made by two threads at once
+        kept.give_back("a", entry, 1)
+    assert len(kept) == 1
+    kept.clear()
+    assert kept.take("a") is None
 
 
 def test_shared_memory_counts_once() -> None:

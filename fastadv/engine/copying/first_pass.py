@@ -1,93 +1,59 @@
-"""Whether the first pass of a model runs modules that it should not."""
+"""Whether the first pass of a model runs modules that would learn from an attack."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from fastadv._torch import COMPILED_FUNCTION, compiled_call, holds_compiled
-from fastadv.engine.copying.modes import mentions_mode, trains
-from fastadv.engine.copying.names import read_by
+from fastadv._torch import COMPILED_FUNCTION
+from fastadv.engine.copying.modes import reads_mode
 from fastadv.engine.copying.reach import modules_in
+from fastadv.engine.module import is_compiled
 from fastadv.errors import InputError
 
-ORIGINAL = (
-    "expected a module that runs its own parts, got one whose copy runs {} of the original; "
-    "write its forward as a method that reaches every part through self"
+FUNCTION = (
+    "model: expected a function that runs modules in eval mode, got one with {} in training mode, in which "
+    "{} would learn from the attack or draw random numbers; call its eval(), or pass the module"
 )
-UNREGISTERED = (
-    "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not "
-    "change; hold parts in attributes or nn.ModuleList, or call their eval()"
+MODULE = (
+    "model: expected a module that runs its own parts, got one that runs {} in training mode, in which {} "
+    "would learn from the attack or draw random numbers; write its forward as a method that reaches every "
+    "part through self, hold parts in attributes or nn.ModuleList, or call their eval()"
 )
-# of each copy, the models whose parts must not run in it
-_originals: "WeakKeyDictionary[nn.Module, list[ref[nn.Module]]]" = WeakKeyDictionary()
-
-
-def bar(copied: nn.Module, *models: nn.Module) -> None:
-    """Let `copied` be refused where its first pass runs parts of these models."""
-    _originals[copied] = [ref(model) for model in models]
-
-
-def _barred(model: nn.Module) -> Iterator[nn.Module]:
-    for part in model.modules():
-        for other in _originals_of(part):
-            yield from (*other.modules(), *_barred(other))
-
-
-def _originals_of(copied: nn.Module) -> list[nn.Module]:
-    return [model for original in _originals.get(copied, ()) if (model := original()) is not None]
-
-
-def _is_compiled(part: nn.Module) -> bool:
-    by_forward = hasattr(vars(part).get("forward"), COMPILED_FUNCTION)
-    return by_forward or holds_compiled(part) or compiled_call(part) is not None
 
 
 @contextmanager
-def stays_inside(model: object, original: bool = False) -> Iterator[None]:
-    """Raise InputError before this thread calls a module that may not run in `model`, inside.
+def stays_inside(model: object) -> Iterator[None]:
+    """Raise InputError before this thread calls a module that learns or draws random numbers, inside.
 
-    Of a copy, these are modules of the original, which a forward may read from a global variable or a weak
-    reference, and parts in training mode that `eval` does not reach; of a function, modules in training mode.
-    A direct call of a module's `forward` is not seen, nor is what compiled code runs. With `original` a
-    copy may run modules of its original, which are in eval mode.
+    Parts of a module, which is in eval mode, may be called; others are those of its original that a closure
+    holds, or unregistered ones. A direct call of a module's `forward` is not seen, nor what compiled code
+    runs.
     """
-    known, bars = set[nn.Module](), dict[nn.Module, str]()
-    if isinstance(model, nn.Module):
-        own = list(model.modules())
-        if any(map(_is_compiled, own)):
-            yield
-            return
-        others = {*modules_in(model)}.difference(own)
-        bars |= {part: UNREGISTERED for part in others if part.training and mentions_mode(part)}
-        for copied in _originals_of(model) if original else [model]:
-            bars |= dict.fromkeys(_barred(copied), ORIGINAL)
-    elif compiled := getattr(model, COMPILED_FUNCTION, None):  # whose calls are not seen
-        for value in (compiled, *read_by(compiled)):
-            for part in modules_in(value):
-                if why := trains(part, model):
-                    raise InputError(f"model: {why}")
-        yield
-        return
-    strays: list[InputError] = []
-    thread = threading.get_ident()
+    own = {*model.modules()} if isinstance(model, nn.Module) else set[nn.Module]()
+    compiled = getattr(model, COMPILED_FUNCTION, None)
+    strays, thread = list[InputError](), threading.get_ident()
+
+    def look(root: nn.Module) -> None:
+        if root not in own and (learner := _learner(root, model)) is not None:
+            text = MODULE if isinstance(model, nn.Module) else FUNCTION
+            strays.append(InputError(text.format(type(root).__name__, type(learner).__name__)))
+            raise strays[0]
+        own.update(root.modules())
 
     def before(part: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != thread or part in known:
-            return
-        why = bars[part].format(type(part).__name__) if part in bars else None
-        if not isinstance(model, nn.Module):
-            why = trains(part, model)
-            known.update(part.modules())
-        if why is not None:
-            strays.append(InputError(f"model: {why}"))
-            raise strays[0]
+        if not torch.compiler.is_compiling() and threading.get_ident() == thread:
+            look(part)
 
+    if compiled is not None or any(map(is_compiled, own)):
+        for part in modules_in(compiled):
+            look(part)
+        yield
+        return
     hook = register_module_forward_pre_hook(before)
     try:
         yield
@@ -95,3 +61,14 @@ def stays_inside(model: object, original: bool = False) -> Iterator[None]:
         hook.remove()
     if strays:  # the model caught the error
         raise strays[0]
+
+
+def _learner(root: nn.Module, model: object) -> nn.Module | None:
+    """Return a part of `root` that learns, or draws numbers in a function where nobody asked for them."""
+    learners = [part for part in root.modules() if part.training and reads_mode(part)]
+    if not learners or isinstance(model, nn.Module):
+        return next(iter(learners), None)
+    # dropout is meant where the module around it is in eval mode
+    around = [module for module in (root, *modules_in(model)) if not module.training]
+    meant = {part for module in around for part in module.modules()}
+    return next((part for part in learners if part not in meant or [*part.buffers(recurse=False)]), None)

@@ -1,5 +1,6 @@
 """What an object leads to: attributes, members of containers, variables of functions."""
 
+import gc
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -12,40 +13,27 @@ from torch import Tensor, nn
 
 # what modules hold most often, and what leads nowhere
 ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+HOLDERS = (dict, list, tuple, set, frozenset, deque, MethodType, partial, CellType)
+LEAVES = (Tensor, type, ModuleType, Enum)
 # packages whose objects lead to no model
 FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
 
 
 def inside(value: object) -> Iterable[Any]:
     """Return what `value` leads to itself: attributes, or what a container or function holds."""
-    if isinstance(value, dict):
-        return value.values()
-    if isinstance(value, nn.Module):
-        return vars(value).values()
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return value
-    if isinstance(value, MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, partial):
-        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, HOLDERS):
+        return gc.get_referents(value)
     if isinstance(value, FunctionType):
-        cells = map(content, value.__closure__ or ())
-        return [*cells, value.__defaults__, value.__kwdefaults__, vars(value)]
-    if isinstance(value, Tensor | type | ModuleType | Enum) or package(type(value)) in FOREIGN:
+        return [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value)]
+    package = type(value).__module__.partition(".")[0]
+    if isinstance(value, LEAVES) or (package in FOREIGN and not isinstance(value, nn.Module)):
         return ()
     return getattr(value, "__dict__", {}).values()
 
 
-def package(thing: Any) -> str:
-    return str(getattr(thing, "__module__", "")).partition(".")[0]
-
-
-def content(cell: CellType) -> object:
-    """Return what a variable of a closure holds; None where it has no value yet."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
+def inside_copied(value: object) -> Iterable[Any]:
+    """Return what copy.deepcopy copies with `value`, which leaves functions as they are."""
+    return () if isinstance(value, FunctionType) else inside(value)
 
 
 def reachable(
@@ -67,7 +55,3 @@ def reachable(
 
 def modules_in(value: object) -> Iterator[nn.Module]:
     return (part for part in reachable(value) if isinstance(part, nn.Module))
-
-
-def holds_module(value: object) -> bool:
-    return next(modules_in(value), None) is not None

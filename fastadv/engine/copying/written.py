@@ -17,32 +17,31 @@ CONTAINERS = (dict, list, set, deque)
 
 
 class Trace:
-    """A copy of a model before a pass of it: attributes, containers and objects in them, and tensors."""
+    """A model before a pass of it: attributes, containers and objects in them, and tensors."""
 
-    def __init__(self, copied: nn.Module) -> None:
-        held = list(reachable(copied, _held))
+    def __init__(self, model: nn.Module) -> None:
+        held = list(reachable(model, _held))
         # named here, since np.random takes long to import
         generators = random.Random, np.random.RandomState, np.random.Generator, torch.Generator
         opaque = *generators, np.ndarray, Iterator
         self._opaque = any(isinstance(each, opaque) or getattr(type(each), "__slots__", ()) for each in held)
-        tensors = [each for each in held if isinstance(each, Tensor) and each.layout == torch.strided]
-        self._weights = [(t, (None, t.data_ptr())) for t in tensors if isinstance(t, nn.Parameter)]
-        self._tensors = [(t, t.detach().clone()) for t in tensors if not isinstance(t, nn.Parameter)]
-        groups = (each if isinstance(each, CONTAINERS) else getattr(each, "__dict__", None) for each in held)
-        self._groups = [(each, _members(each)) for each in groups if isinstance(each, CONTAINERS)]
+        tensors = {each for each in held if isinstance(each, Tensor) and each.layout == torch.strided}
+        weights = {each for each in tensors if isinstance(each, nn.Parameter)}
+        self._places = [(weight, weight.grad, weight.data_ptr()) for weight in weights]
+        self._values = [(tensor, tensor.detach().clone()) for tensor in tensors - weights]
+        groups = [each if isinstance(each, CONTAINERS) else getattr(each, "__dict__", ()) for each in held]
+        self._groups = [(group, _members(group)) for group in groups]
 
     def written(self) -> bool:
         """Return whether a pass has written since, or may have, into what is not looked into, as a generator.
 
         Not seen are writes in place into parameters and sparse tensors.
         """
-        return (
-            self._opaque
-            or any((each.grad, each.data_ptr()) != then for each, then in self._weights)
-            or not (
-                all(_same(_members(group), members) for group, members in self._groups)
-                and all(torch.equal(*pair) for pair in self._tensors)
-            )
+        return not (
+            all(weight.grad is grad and weight.data_ptr() == place for weight, grad, place in self._places)
+            and all(torch.equal(*pair) for pair in self._values)
+            and all(_same(_members(group), members) for group, members in self._groups)
+            and not self._opaque
         )
 
 

@@ -4,7 +4,6 @@ Each step is a launch a layer up, a launch a layer down and Adam; images are mad
 `bf16` weights, activations and their gradients are narrow; sums, latents and losses are single.
 """
 
-import threading
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -21,7 +20,6 @@ from fastadv.ops.triton.latent_decode import decode
 
 WORKSPACE = 1 << 29  # bytes of activations held at once
 _kept: "Kept[tuple[Fit, Replay]]" = Kept()  # buffers and graph, by stream and shapes of the call
-_lock = threading.Lock()  # cached buffers serve one call at a time
 BETA1, BETA2 = 0.9, 0.999
 _EPSILON = tl.constexpr(1e-8)
 
@@ -195,14 +193,14 @@ def launch(
         part = slice(first, min(first + count, images))
         size = part.stop - first
         if graphed:
-            with _lock, current(z.device):
+            with current(z.device):
                 alike = layers, classes, bucket(size), bf16, z.device
                 key = *alike, numbers, stream_of(z.device)
-                fit, replay = _kept.get(key, partial(_made, *alike))
+                fit, replay = _kept.take(key) or _made(*alike)
                 fit.load(x[part], z[part], weights, biases)
                 replay(partial(partial, fit.run, *numbers))
-                _kept.weigh(key, fit.nbytes + replay.reserved)
                 fit.save(loss[part], latents[part])
+                _kept.give_back(key, (fit, replay), fit.nbytes + replay.reserved)
         else:
             fit = Fit(layers, classes, size, bf16, z.device)
             fit.load(x[part], z[part], weights, biases)
