@@ -32,7 +32,7 @@ from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.description import check_described, describe, describe_shared
 from fastadv.runs.files import load_tensors, save_tensors, seal
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 from fastadv.threat import L2
 
 PART = 16  # images of a part: what a stopped run loses, and what processes take in turn

@@ -5,10 +5,11 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
@@ -129,147 +130,107 @@ def evaluate(
     if results.shard:
         o.refuse_given(OF_ALL, suite=benchmark.suite)
     named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
-    job = Job(network, images, results, benchmark, machine, named)
-    job.run()
+    radii, run_dir, place = results.check(named), results.run_dir, machine.place()
+    with interruptible(partial(kept_in, run_dir)):
+        dataset = images.load()
+        lacks = benchmark.lacks(images, len(dataset))
+        net = machine.twin(network.load(dataset, place, machine.seed))
+        table = _table(net, dataset, named, results, machine)
+        curves = {
+            label: _curve(net, dataset, one, table[label].distance, radii, machine.batch_size)
+            for label, one in named.items()
+            if radii
+        }
     if results.shard:
         rank, jobs = results.shard
-        yield {"shard": [rank, jobs], "run_dir": str(results.run_dir), "samples": len(job.table.ids)}
-        say(f"share {rank} of {jobs}, {len(job.table.ids):,} images, is kept in {results.run_dir}")
-    elif not processes.rank():  # the first process tells and writes
-        job.write()
-        low = "; ".join(found for _, found, code in job.checks if code == BELOW)
-        with ending(max((code for *_, code in job.checks), default=0), low):
-            yield job.document
-            job.show()
-
-
-@dataclass
-class Job:
-    """An evaluation: what is asked for, checked, then run, written and shown."""
-
-    network: Network
-    images: Images
-    results: Kept
-    benchmark: RobustBench
-    machine: Search
-    named: dict[str, NamedAttack]
-
-    def __post_init__(self) -> None:
-        self.radii = self.results.check(self.named)
-
-    def run(self) -> None:
-        machine, run_dir = self.machine, self.results.run_dir
-        place = machine.place()
-        with interruptible(partial(kept_in, run_dir)):
-            dataset = self.dataset = self.images.load()
-            self.lacks = self.benchmark.lacks(self.images, len(dataset))
-            self.net = machine.twin(self.network.load(dataset, place, machine.seed))
-            self.table = self._measured()
-            self.curves = {label: self._curve(one) for label, one in self.named.items() if self.radii}
-
-    def _measured(self) -> Table:
-        results, machine = self.results, self.machine
-        rank, jobs = results.shard or (None, None)
-        kept = _kept(results.run_dir) if results.resume and results.run_dir is not None and not jobs else 0
-        with progress("attacks") as tick:
-            watched = watch(self.named, len(self.dataset) // (jobs or 1), tick, kept=kept)
-            return measure(
-                self.net,
-                self.dataset,
-                watched,
-                batch_size=machine.batch_size,
-                run_dir=results.run_dir,
-                resume=results.resume,
-                keep_samples=bool(results.out or results.report),
-                indicators=results.indicators,
-                seed=machine.seed,
-                rank=rank,
-                world_size=jobs,
-            )
-
-    def _curve(self, attack: NamedAttack) -> Curve:
-        """Return the accuracy at each radius; without a gradient, an attack breaks nothing at any."""
-        distance = self.table[attack.label].distance
-        if attack.minimal:
-            return Curve.from_distances(distance, self.radii)
-        text, done = f"radii, {attack.label}", [0]
-        # a sample that was broken is not tried again, and the bar may end early
-        total = len(self.dataset) * sum(radius > 0 for radius in self.radii)
-        with progress(text) as tick:
-
-            def at(radius: float) -> Watched:
-                return Watched(attack.at(radius), text, done, total, tick)
-
-            try:
-                batch_size = self.machine.batch_size
-                return accuracy_against_radius(self.net, self.dataset, at, self.radii, batch_size=batch_size)
-            except NoGradientError:
-                return Curve.from_distances(distance, self.radii)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {
-            **self.network.config,
-            "attacks": [{"label": label, **attack.config} for label, attack in self.named.items()],
-            "data": self.dataset.describe(),
-            "batch_size": self.machine.batch_size,
-            "precision": self.machine.searched,
-        }
-
-    def write(self) -> None:
-        results, table, entry, config = self.results, self.table, self.benchmark.robustbench, self.config
-        title = f"{self.network.model} on {self.dataset.name}"
-        self.checks = checks(table, results.fail_under or {}, results.strict)
-        curves = [
+        yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
+        say(f"share {rank} of {jobs}, {len(table.ids):,} images, is kept in {run_dir}")
+        return
+    if processes.rank():
+        return  # the first process tells and writes
+    config = {
+        **network.config,
+        "attacks": [{"label": label, **one.config} for label, one in named.items()],
+        "data": dataset.describe(),
+        "batch_size": machine.batch_size,
+        "precision": machine.searched,
+    }
+    measured = table.to_dict() | {
+        "curves": [
             {**told, "radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
-            for told, curve in zip(config["attacks"], self.curves.values(), strict=False)
+            for told, curve in zip(config["attacks"], curves.values(), strict=False)
         ]
-        measured = {**table.to_dict(), "curves": curves}
-        if self.benchmark.suite is not None:
-            measured["lacks"] = self.lacks
-        self.document = card("evaluation", config, **measured)
-        if results.out is not None:
-            about = {"card": jsons.dumps(finite(self.document))}
-            save_tensors(results.out, vars(table.samples), about)
-        if entry is not None:
-            (attack,) = self.named.values()
-            write_entry(entry, table, attack, self.images.data, self.network.model, self.dataset.note)
-        if results.summary is not None:
-            write_summary(results.summary, table, f"{title}: {table.setting}", self.checks)
-        if results.report is not None:
-            names, told = self.dataset.classes, self._provenance()
-            report(
-                table,
-                results.report,
-                title=title,
-                model=self.net,
-                class_names=names,
-                curves=self.curves,
-                provenance=told,
-            )
-
-    def _provenance(self) -> dict[str, Any]:
-        config = self.config
-        attacks = {
-            label: ", ".join(f"{key}={value}" for key, value in one.config.items())
-            for label, one in self.named.items()
-        }
-        data = {key: config["data"].get(key) for key in OF_THE_DATA}
-        command = shlex.join(["fastadv", *sys.argv[1:]])
-        return {"command": command, "seed": self.machine.seed, **config, "attacks": attacks, "data": data}
-
-    def show(self) -> None:
-        results = self.results
-        print_results(self.table, self.network.model, self.dataset)
-        if self.lacks:
-            say(self.lacks)
-        for label, curve in self.curves.items():
+    }
+    if benchmark.suite is not None:
+        measured["lacks"] = lacks
+    document, title = card("evaluation", config, **measured), f"{network.model} on {dataset.name}"
+    passed = checks(table, results.fail_under or {}, results.strict)
+    if results.out is not None:
+        save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(document))})
+    if benchmark.robustbench is not None:
+        (only,) = named.values()
+        write_entry(benchmark.robustbench, table, only, images.data, network.model, dataset.note)
+    if results.summary is not None:
+        write_summary(results.summary, table, f"{title}: {table.setting}", passed)
+    if results.report is not None:
+        report(
+            table, results.report, title=title, model=net, class_names=dataset.classes, curves=curves,
+            provenance=_provenance(config, named, machine.seed),
+        )  # fmt: skip
+    low = "; ".join(found for _, found, code in passed if code == BELOW)
+    with ending(max((code for *_, code in passed), default=0), low):
+        yield document
+        print_results(table, network.model, dataset)
+        if lacks:
+            say(lacks)
+        for label, curve in curves.items():
             shares = zip(curve.radii, curve.accuracy, strict=True)
             points = ", ".join(f"{radius:g}: {percent(share)}" for radius, share in shares)
             say(f"accuracy at each radius, {label}: {points}")
-        entry = self.benchmark.robustbench
-        written = {"adversarial examples": results.out, "entry": entry, "report": results.report}
-        say_where(written | {"summary": results.summary})
+        written = {"adversarial examples": results.out, "entry": benchmark.robustbench}
+        say_where(written | {"report": results.report, "summary": results.summary})
+
+
+def _table(net: Any, dataset: Any, named: dict[str, NamedAttack], results: Kept, machine: Search) -> Table:
+    rank, jobs = results.shard or (None, None)
+    kept = _kept(results.run_dir) if results.resume and results.run_dir is not None and not jobs else 0
+    with progress("attacks") as tick:
+        watched = watch(named, len(dataset) // (jobs or 1), tick, kept=kept)
+        return measure(
+            net, dataset, watched, batch_size=machine.batch_size, run_dir=results.run_dir,
+            resume=results.resume, keep_samples=bool(results.out or results.report),
+            indicators=results.indicators, seed=machine.seed, rank=rank, world_size=jobs,
+        )  # fmt: skip
+
+
+def _curve(
+    net: Any, dataset: Any, attack: NamedAttack, distance: Tensor, radii: tuple[float, ...], batch_size: int
+) -> Curve:
+    """Return the accuracy at each radius; without a gradient, an attack breaks nothing at any."""
+    if attack.minimal:
+        return Curve.from_distances(distance, radii)
+    text, done = f"radii, {attack.label}", [0]
+    # a sample that was broken is not tried again, and the bar may end early
+    total = len(dataset) * sum(radius > 0 for radius in radii)
+    with progress(text) as tick:
+
+        def at(radius: float) -> Watched:
+            return Watched(attack.at(radius), text, done, total, tick)
+
+        try:
+            return accuracy_against_radius(net, dataset, at, radii, batch_size=batch_size)
+        except NoGradientError:
+            return Curve.from_distances(distance, radii)
+
+
+def _provenance(config: dict[str, Any], named: dict[str, NamedAttack], seed: int) -> dict[str, Any]:
+    attacks = {
+        label: ", ".join(f"{key}={value}" for key, value in one.config.items())
+        for label, one in named.items()
+    }
+    data = {key: config["data"].get(key) for key in OF_THE_DATA}
+    command = shlex.join(["fastadv", *sys.argv[1:]])
+    return {"command": command, "seed": seed, **config, "attacks": attacks, "data": data}
 
 
 def _kept(run_dir: Path) -> int:

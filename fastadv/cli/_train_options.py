@@ -9,9 +9,8 @@ from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp, parse_sche
 from fastadv.cli._shared import Machine, TrainImages, load_data
 from fastadv.data import HeldOut, hold_out, is_named
 from fastadv.train import Ending, Execution, Optimization
-from fastadv.train.ending import ACTIONS
-from fastadv.train.execution import PRECISIONS
 from fastadv.train.optim import LEARNING_RATES
+from fastadv.train.options import ACTIONS, PRECISIONS
 from fastadv.train.schedules import DEFAULT, SCHEDULES
 
 TEST_SAMPLES = 1000

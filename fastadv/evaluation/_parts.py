@@ -1,18 +1,23 @@
-"""What an evaluation has finished, attack by attack and batch by batch, in the folder of its run."""
+"""What an evaluation has finished, attack by attack and batch by batch, in the folder of its run.
+
+Shares of one evaluation, which processes that knew nothing of each other made, are put together by `merge`.
+"""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation._outcome import Part
-from fastadv.runs.files import load_tensors, save_tensors, seal, write_json
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.files import copy_file, load_tensors, read_json, save_tensors, seal, write_json, writing
+from fastadv.runs.folder import Keeper, RunFolder
+from fastadv.runs.identity import check_same
 
 IDENTITY = "evaluation.json"
 
@@ -32,9 +37,6 @@ class Parts(Keeper):
 
     identity: Any = None  # of the evaluation, as its folder says it
     seconds = 0.0  # that the parts which were read took when they were made
-
-    def __init__(self, folder: str | os.PathLike[str] | None, *, shared: bool = False) -> None:
-        super().__init__(folder, shared=shared)
 
     def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part]) -> Part:
         """Return the part `name` with the tensors `known`: read if it is there, else made and written.
@@ -66,3 +68,87 @@ class Parts(Keeper):
             return None
         self.seconds += float(tensors.get("seconds", 0.0))  # bounds tell none
         return Part(tensors, json.loads(metadata["told"]))
+
+
+def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) -> dict[str, Any]:
+    """Put the shares of an evaluation together in one folder.
+
+    `evaluate(..., run_dir=, resume=True)` with the same arguments, without a rank, then reads all and gives
+    the table of one process.
+
+    Args:
+        folders: where `evaluate(..., rank=, world_size=)` worked, one folder for each share or for several.
+        run_dir: the folder to write, which may be one of `folders`.
+
+    Returns:
+        The number of shares and of files found.
+
+    Raises:
+        InputError: a folder, or `run_dir`, holds no share or one of another evaluation; a share is missing,
+            or there twice.
+        CorruptFileError: a file is damaged or missing.
+    """
+    paths = [Path(folder) for folder in folders]
+    shares, identity = _shares(paths)
+    count = 0
+    with RunFolder(run_dir, shared=True) as opened:
+        if (opened.path / IDENTITY).is_file():  # another evaluation must not be lost
+            check_same(opened.path / IDENTITY, read_json(opened.path / IDENTITY), identity)
+        for rank, (path, share) in sorted(shares.items()):
+            for number in range(rank, share["batches"], share["world_size"]):
+                for place in range(share["attacks"]):
+                    name = f"{number:05d}-{place:02d}"
+                    _check_part(path / file_of(name), seal([identity, name]))
+                    copy_file(path / file_of(name), opened.path)
+                    count += 1
+            copy_file(path / share_of(rank), opened.path)
+        with writing(opened.path / IDENTITY):
+            write_json(opened.path / IDENTITY, identity)
+    return {"shares": len(shares), "files": count}
+
+
+def _shares(paths: Sequence[Path]) -> tuple[dict[int, tuple[Path, dict[str, Any]]], Any]:
+    """Return the folder of each share with what its file says, and the identity of the evaluation."""
+    found: dict[int, tuple[Path, dict[str, Any]]] = {}
+    identity: Any = None
+    world = 0
+    for path in paths:
+        files = sorted(path.glob("share-*.json")) if (path / IDENTITY).is_file() else []
+        if not files:
+            raise InputError(
+                f"{path}: expected a finished share of an evaluation, got none; "
+                "run its command again with --resume"
+            )
+        own = read_json(path / IDENTITY)
+        identity = own if identity is None else identity
+        check_same(path / IDENTITY, own, identity)
+        for file in files:
+            share = read_json(file)
+            world = world or share["world_size"]
+            rank = share["rank"]
+            if share["of"] != seal(identity) or share["world_size"] != world:
+                raise InputError(
+                    f"{file}: expected a share of {world} of the same evaluation, got one of "
+                    f"{share['world_size']} or of another; merge those that belong together"
+                )
+            if rank in found:
+                raise InputError(
+                    f"{file}: expected each share once, got {rank} in {found[rank][0]}, too; leave one out"
+                )
+            found[rank] = path, share
+    missing = [str(rank) for rank in range(world) if rank not in found]
+    if missing:
+        raise InputError(
+            f"folders: expected all {world} shares, got none of {', '.join(missing)}; "
+            "run the command of what is missing, with --resume, and merge again"
+        )
+    return found, identity
+
+
+def _check_part(path: Path, of: str) -> None:
+    """Raise CorruptFileError unless the file is whole, and of this part."""
+    if not path.is_file() or load_tensors(path)[1].get("of") != of:
+        raise CorruptFileError(
+            f"{path}: expected a part of this evaluation, got none or another; "
+            "run the command of its share again, with --resume"
+        )

@@ -15,8 +15,7 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
-from fastadv.evaluation._turns import in_turn
-from fastadv.evaluation.measure import check_evaluation, description, evaluate
+from fastadv.evaluation.measure import check_evaluation, description, evaluate, over_batches
 from fastadv.evaluation.named import boxes_of, criterion_of, minimizes, name_of, named
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
@@ -234,7 +233,7 @@ def accuracy_against_radius(
         return len(batch.y), left
 
     with shown(progress, "measuring the curve") as tick:
-        samples, left = zip(*in_turn(frozen, dataset, batch_size, limit, box, right, held), strict=True)
+        samples, left = zip(*over_batches(frozen, dataset, batch_size, limit, box, right, held), strict=True)
     return Curve(tried, sum(left) / sum(samples))
 
 

@@ -1,12 +1,12 @@
 """A model measured on a data set, without an attack and under attacks."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,20 @@ from torch.utils.data import Dataset
 from fastadv._checks import OnEvent, check_count, check_flag, check_on_event, knowing
 from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.attacks.core.criterion import WRONG, Criterion
+from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.certify import Certificates
+from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
+from fastadv.engine.by_row import FEWER
 from fastadv.engine.replaced import replaced
+from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
 from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts
-from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, minimizes, name_of, named
 from fastadv.evaluation.row import Samples
@@ -35,6 +38,8 @@ from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_shared
 from fastadv.text import percent
 from fastadv.threat import Threat
+
+T = TypeVar("T")
 
 
 @knowing
@@ -137,8 +142,8 @@ def evaluate(
                     "run_dir: expected a folder, in which a share of an evaluation is kept, got None"
                 )
             # before the folder is that of an evaluation that cannot be
-            batches = -(-sample_count(dataset, limit) // batch_size)
-            processes.apart(batches, rank, world_size, each="batches", size="batch_size")
+            count = -(-sample_count(dataset, limit) // batch_size)
+            processes.apart(count, rank, world_size, each="batches", size="batch_size")
         work = planned(*attacks.values()) * sample_count(dataset, limit)
         size = batch_size if check_flag("whole_batches", whole_batches) else 0
         frozen = prepare(model, work=work, freeze=freeze, size=size)
@@ -174,8 +179,71 @@ def evaluate(
             events=Events(on_event, tick, sample_count(dataset, limit) * len(attacks)),
         ).table()
         if apart:
-            parts.finished(rank or 0, world_size or 1, batches, len(attacks))
+            parts.finished(rank or 0, world_size or 1, count, len(attacks))
         return table if certificates is None else table.beside(certificates, frozen.source)
+
+
+def over_batches(
+    frozen: Prepared, dataset: Dataset[Any], batch_size: int, limit: int | None, box: Boxes,
+    criterion: Criterion, work: Callable[[int, Batch], T], own: Callable[[int], Sequence[int]] = range,
+) -> Iterator[T]:  # fmt: skip
+    """Yield what `work` makes of the number of a batch and the batch, for each of them in their order.
+
+    The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
+    and logits are checked.
+
+    box: of the data. criterion: says what is right. own: of the number of batches, which are worked on.
+    """
+    positions = first_samples(dataset, limit)
+    _check_twins(frozen, dataset, positions, box)
+    parts = torch.split(positions, batch_size)
+    with processes.agreement():
+        numbers = own(len(parts))
+    mine = [parts[k] for k in numbers[processes.rank() :: processes.world()]]
+    read = _with_verdict(frozen, dataset, mine, box, criterion)
+
+    def make(place: int) -> tuple[bool, T]:
+        batch = next(read)
+        return not bool(batch.failed.all()), work(numbers[place], batch)
+
+    usable = len(numbers) < len(parts)  # others may have finite logits
+    for finite, made in processes.in_turn(len(numbers), make):
+        usable = usable or finite
+        yield made
+    with processes.agreement():
+        if not usable:
+            raise InputError(NOT_FINITE)
+
+
+def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes) -> None:
+    """Compare the twins on the same samples in all processes, and before any attack counts its passes."""
+    with processes.agreement():
+        for part in torch.split(positions, ROWS):
+            x, _, _ = next(batches(dataset, ROWS, order=part, workers=0, box=box))
+            if frozen.check(x.to(device=frozen.device)):
+                return
+
+
+def _with_verdict(
+    frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes, criterion: Criterion
+) -> Iterator[Batch]:
+    if not parts:
+        return
+    for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts)), box=box):
+        x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
+        frozen.begin(x, ids)
+        try:
+            logits = frozen.verdict(x)
+        except Exception as error:
+            if len(x) == len(parts[0]):
+                raise
+            raise InputError(FEWER.format(error, len(x), len(parts[0]))) from error
+        if y.min() < 0 or y.max() >= logits.shape[1]:
+            raise InputError(
+                f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
+                f"got {int(y.min())} to {int(y.max())}; map the labels"
+            )
+        yield Batch(x, y, ids, criterion.right(logits, y), ~logits.isfinite().all(1))
 
 
 class Events:
@@ -226,14 +294,8 @@ class Events:
             )
 
 
-@dataclass
-class BatchOutcome:
-    """What is known of a batch. verdict: correct, failed and ids. draws: of the clean x, if several."""
-
-    verdict: dict[str, Tensor]
-    draws: dict[str, Tensor]
-    attacked: list[Part]
-    samples: Samples | None
+Measured = tuple[dict[str, Tensor], dict[str, Tensor], list[Part], Samples | None]
+"""Of a batch: its verdict, draws of the clean x, what each attack did, its samples."""
 
 
 @dataclass
@@ -262,17 +324,18 @@ class Evaluation:
 
     def table(self) -> Table:
         """Evaluate."""
-        started, done = time.perf_counter(), list[BatchOutcome]()
+        started, done = time.perf_counter(), list[Measured]()
         with self.drawing.kept(self.frozen.device or torch.device("cpu")):
             asked = self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.criterion
-            for outcome in in_turn(*asked, self.measure, self.own):
-                done.append(outcome)
+            for measured in over_batches(*asked, self.measure, self.own):
+                done.append(measured)
                 if processes.world() > 1:
-                    for name, part in zip(self.attacks, outcome.attacked, strict=True):
-                        self.events.finished(name, outcome.verdict["correct"], part)
+                    verdict, _, attacked, _ = measured
+                    for name, part in zip(self.attacks, attacked, strict=True):
+                        self.events.finished(name, verdict["correct"], part)
         return self.judge(done, started)
 
-    def measure(self, number: int, batch: Batch) -> BatchOutcome:
+    def measure(self, number: int, batch: Batch) -> Measured:
         """Measure the batch `number` without an attack, and under each; with draws its verdict is seeded."""
         draws: dict[str, Tensor] = {}
         if self.drawing.count > 1:
@@ -292,7 +355,7 @@ class Evaluation:
         for part in attacked:
             part.tensors.pop("x_adv", None)
             part.tensors = self.shelf.keep(part.tensors)
-        return BatchOutcome(self.shelf.keep(verdict), self.shelf.keep(draws), attacked, samples)
+        return self.shelf.keep(verdict), self.shelf.keep(draws), attacked, samples
 
     def attack(self, number: int, place: int, name: str, batch: Batch, verdict: dict[str, Tensor]) -> Part:
         """Run an attack on a batch, unless the folder holds what it did."""
@@ -305,20 +368,21 @@ class Evaluation:
 
         return self.parts.get(f"{number:05d}-{place:02d}", verdict, make)
 
-    def judge(self, done: Sequence[BatchOutcome], started: float) -> Table:
+    def judge(self, done: Sequence[Measured], started: float) -> Table:
         """Put the batches together."""
         frozen, drawing = self.frozen, self.drawing
+        verdicts, draws, attacked, samples = zip(*done, strict=True)
         correct, failed, ids = (
-            torch.cat([one.verdict[name] for one in done]) for name in ("correct", "failed", "ids")
+            torch.cat([one[name] for one in verdicts]) for name in ("correct", "failed", "ids")
         )
-        found = [[one.attacked[place] for one in done] for place in range(len(self.attacks))]
+        found = [*zip(*attacked, strict=True)]
         rows = tuple(
             replace(row(name, correct, minimizes(attack), parts, drawing), attack=name_of(attack))
             for (name, attack), parts in zip(self.attacks.items(), found, strict=True)
         )
         together = None
         if self.keep_samples:
-            together = Samples.together([one.samples for one in done if one.samples is not None])
+            together = Samples.together(samples)
             together.add_components([one.components for one in rows])
         signs = None
         if self.looked and rows:
@@ -330,7 +394,7 @@ class Evaluation:
         # the clock of the first process, and the parts that all have read
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))
         seconds = times[0][0] + sum(before for _, before in times)
-        told, clean = replaced(frozen.model), all_draws([one.draws for one in done], correct, drawing)
+        told, clean = replaced(frozen.model), all_draws(draws, correct, drawing)
         return Table(rows, correct, failed, ids, seconds, together, told, signs, clean)
 
 

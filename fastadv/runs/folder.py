@@ -1,14 +1,17 @@
-"""The folder of one run: locked while it is written, and cleared of half-written files."""
+"""The folder of one run: locked while it is written, cleared of half-written files, and resumed."""
 
 import logging
 import os
 import time
 import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from fastadv.errors import InputError
-from fastadv.runs.files import remove_parts
+from fastadv.runs import processes
+from fastadv.runs.files import read_json, remove_parts, write_json, writing
+from fastadv.runs.identity import check_same
 
 try:
     import fcntl
@@ -16,11 +19,25 @@ except ImportError:  # Windows: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("fastadv")
+T = TypeVar("T")
 
 PATIENCE = 2.0  # seconds to wait for the lock: another process may hold it for a moment, to clean up
 
 
-class RunFolder:
+class _Closed:
+    """What is closed at the end of a `with`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class RunFolder(_Closed):
     """A folder that a run writes: made, locked, and cleared of what killed writers left half written.
 
     The lock ends with `close`, with the object or with the process. InputError for a folder that cannot be
@@ -49,16 +66,15 @@ class RunFolder:
             raise InputError(
                 f"{name}: expected a folder that can be written, got {self.path}; choose another"
             )
-        if shared and self._locks("LOCK_EX", 0.0):  # whoever is alone at that moment cleans up first
+        alone = self._locks("LOCK_EX", 0.0 if shared else PATIENCE)
+        if alone:
             remove_parts(self.path)
-        if not self._locks("LOCK_SH" if shared else "LOCK_EX", PATIENCE):
+        if not (self._locks("LOCK_SH", PATIENCE) if shared else alone):
             self._release()
             raise InputError(
                 f"{name}: expected a folder that no other run is writing, got {self.path};"
                 " wait for the other run or choose another folder"
             )
-        if not shared:
-            remove_parts(self.path)
 
     def _locks(self, kind: str, patience: float) -> bool:
         if fcntl is None:
@@ -84,12 +100,6 @@ class RunFolder:
                 remove_parts(self.path)
             self._release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
 
 _open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()
 
@@ -102,3 +112,89 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
+
+
+class Keeper(_Closed):
+    """The folder of resumable work, locked until `close`. Without a folder nothing is kept.
+
+    Of several processes the first one holds the folder for all. `begun`, `identify`, `found` and `result` are
+    called by all together: the first one reads or writes, and all get what it read, or its error. `kept` is
+    for one process and a file of its own.
+    """
+
+    _lock: RunFolder | None = None
+
+    def __init__(
+        self, folder: str | os.PathLike[str] | None, *, name: str = "run_dir", shared: bool = False
+    ) -> None:
+        self._name = name
+
+        def hold() -> Path:
+            assert folder is not None
+            self._lock = RunFolder(folder, name=name, shared=shared)
+            return self._lock.path
+
+        self.path = None if folder is None else processes.from_first(hold)
+
+    def begun(self, file: str, resume: bool, what: str, read: Callable[[Path], T]) -> T | None:
+        """Return what a run left in `file`, None in a new folder; InputError for one without `resume`."""
+
+        def left(path: Path) -> T:
+            if not resume:
+                raise InputError(
+                    f"{self._name}: expected a new folder, got {path.parent} with {what}; "
+                    "pass resume=True or choose another"
+                )
+            return read(path)
+
+        return self.found(file, left)
+
+    def identify(self, file: str, config: Mapping[str, Any]) -> Any:
+        """Make this the folder of the run `config`, as JSON in `file`, and return that."""
+
+        def same(path: Path) -> Any:
+            if path.exists():
+                check_same(path, read_json(path), config)
+            else:
+                write_json(path, config)
+            return read_json(path)
+
+        return self.result(file, same)
+
+    def has(self, file: str) -> bool:
+        return self.path is not None and (self.path / file).exists()
+
+    def found(self, file: str, read: Callable[[Path], T]) -> T | None:
+        """Read `file`; None where it is not there."""
+        return self._in_first(file, lambda path: read(path) if path.exists() else None)
+
+    def result(self, file: str, write: Callable[[Path], T]) -> T | None:
+        """Let `write` write `file` and return what it returns; None without a folder."""
+        return self._in_first(file, lambda path: _written(path, write))
+
+    def _in_first(self, file: str, work: Callable[[Path], T | None]) -> T | None:
+        folder = self.path
+        return None if folder is None else processes.from_first(lambda: work(folder / file))
+
+    def kept(
+        self, file: str, make: Callable[[], T], write: Callable[[Path, T], None],
+        read: Callable[[Path], T | None],
+    ) -> T:  # fmt: skip
+        """Return the result in `file`, or what `make` makes, and keep that; `read` gives None for another."""
+        if self.path is None:
+            return make()
+        path = self.path / file
+        result = read(path) if path.exists() else None
+        if result is None:
+            result = make()
+            _written(path, lambda path: write(path, result))
+        return result
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _written(path: Path, write: Callable[[Path], T]) -> T:
+    with writing(path):
+        return write(path)

@@ -17,8 +17,8 @@ from fastadv.runs import processes
 from fastadv.runs.checkpoint import State, load, save
 from fastadv.runs.description import check_described
 from fastadv.runs.files import write_text
+from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
-from fastadv.runs.keeper import Keeper
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 

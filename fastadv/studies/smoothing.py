@@ -20,7 +20,7 @@ from fastadv.data import ImageSet
 from fastadv.engine.layout import lay_out
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 from fastadv.studies.study import Watch, publish, trained, unwatched
 from fastadv.text import in_markdown, percent
 

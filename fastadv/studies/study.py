@@ -14,7 +14,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.runs.card import card
 from fastadv.runs.files import write_json, write_text
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 
 RESULTS, REPORT = "results.json", "report.md"
 Watch = Callable[[str, int, int], None]

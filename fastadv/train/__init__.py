@@ -1,11 +1,8 @@
 """Training: recipes (what is minimized) and `fit` (how), with checkpoints that resume bit for bit."""
 
 from fastadv.train import augment, recipes
-from fastadv.train.ending import Ending
-from fastadv.train.execution import Execution
 from fastadv.train.fit import epochs, fit, run
-from fastadv.train.measuring import Measuring
-from fastadv.train.optim import Optimization
+from fastadv.train.options import Ending, Execution, Measuring, Optimization
 from fastadv.train.recipes import *  # noqa: F403
 from fastadv.train.report import EpochReport, reports
 from fastadv.train.schedules import Cyclic, OneCycle, Piecewise

@@ -22,9 +22,9 @@ from fastadv.train._alarms import alarm
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
-from fastadv.train.ending import Ending
 from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
+from fastadv.train.options import Ending
 from fastadv.train.recipes import Standard
 from fastadv.train.recipes.base import HALVES, innermost
 from fastadv.train.report import EpochReport, best

@@ -1,6 +1,7 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -10,20 +11,59 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv._torch import lerp_
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._share import Share, mean, whole_batch_statistics
-from fastadv.train._weights import MovingAverage
-from fastadv.train.execution import Execution
-from fastadv.train.optim import Optimization
+from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
-from fastadv.train.recipes._common import Twins
+from fastadv.train.recipes._common import Twins, put_back
 from fastadv.train.recipes.base import LossScale, take_step
 
 # steps between two checks on a GPU: each check waits for the device
 CHECK_EVERY = 64
+
+
+class MovingAverage:
+    """average = d · average + (1 - d) · weights after every batch, for the weights that are trained.
+
+    d is `decay`; after n batches at most (1 + n) / (10 + n), so that the first weights fade soon. Buffers,
+    such as the statistics of BatchNorm, are always the model's own. Averages are held in float32 at least.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay = model, decay
+        with torch.inference_mode(False):
+            self.weights = {
+                name: weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+                for name, weight in model.named_parameters()
+                if weight.requires_grad
+            }
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [weight for name, weight in self.model.named_parameters() if name in self.weights]
+
+    def update(self, count: int) -> None:
+        """Take in the weights after `count` batches."""
+        averages = list(self.weights.values())
+        with torch.no_grad():
+            current = [w.to(a.dtype) for w, a in zip(self._trained(), averages, strict=True)]
+            lerp_(averages, current, 1 - min(self.decay, (1 + count) / (10 + count)))
+
+    def restore(self, weights: dict[str, Tensor]) -> None:
+        for name, average in self.weights.items():
+            average.copy_(weights[name])
+
+    @contextmanager
+    def in_model(self) -> Iterator[None]:
+        """Put the averages into the model, inside."""
+        with torch.inference_mode(False), put_back(self._trained()):
+            with torch.no_grad():
+                for weight, average in zip(self._trained(), self.weights.values(), strict=True):
+                    weight.copy_(average)
+            yield
 
 
 class Losses:

@@ -30,9 +30,8 @@ from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
-from fastadv.train.ending import Ending
-from fastadv.train.execution import Execution, check_execution
-from fastadv.train.measuring import Measures, Measuring
+from fastadv.train.measuring import Measures
+from fastadv.train.options import Ending, Execution, Measuring, Optimization, check_execution
 from fastadv.train.recipes import RECIPES, OwnStep, Recipe
 from fastadv.train.recipes.base import check_recipe, innermost
 from fastadv.train.report import EpochReport
@@ -58,7 +57,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: Progress = False,
-    optimization: optim.Optimization = optim.Optimization(),
+    optimization: Optimization = Optimization(),
     measuring: Measuring = Measuring(),
     ending: Ending = Ending(),
     execution: Execution = Execution(),
@@ -243,7 +242,7 @@ def _recipe(recipe: Any, threat: Threat | None) -> Recipe | OwnStep:
 
 def _check_options(o: SimpleNamespace) -> None:
     check_progress(o.progress)
-    for kind in (optim.Optimization, Measuring, Ending, Execution):
+    for kind in (Optimization, Measuring, Ending, Execution):
         name = kind.__name__.lower()
         if not isinstance(given := getattr(o, name), kind):
             raise InputError(f"{name}: expected a fastadv.train.{kind.__name__}, got {type(given).__name__}")

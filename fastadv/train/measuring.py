@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv._checks import OnEvent, check_count, check_on_event
 from fastadv.attacks.core.result import classified
 from fastadv.data import batches
 from fastadv.data.imageset import Boxes
@@ -21,6 +20,7 @@ from fastadv.evaluation.measure import Evaluation, check_evaluation
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
+from fastadv.train.options import Measuring
 from fastadv.train.recipes import Crafted
 from fastadv.train.recipes._common import frozen_twin
 from fastadv.train.recipes.base import innermost
@@ -85,30 +85,6 @@ class Measure:
             x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)
             right += int(classified(frozen(x_adv), y).sum())
         return right / size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """What is measured after each epoch, in addition to `test_set` and `test_attacks`.
-
-    Args:
-        validation_set: images kept out of the training set, on which the test attacks are run, too. They then
-            decide which epoch is the best and raise alarms, and the test set only reports.
-        test_limit: how many images of the test set are tested, as `fa.evaluate` takes them; None tests all.
-        test_every: epochs from one test to the next, 1 or more; the last epoch is always tested.
-        on_event: called in the first process with each report, as a dictionary, once it is kept.
-    """
-
-    validation_set: Dataset[Any] | None = None
-    test_limit: int | None = None
-    test_every: int = 1
-    on_event: OnEvent | None = None
-
-    def __post_init__(self) -> None:
-        check_count("test_every", self.test_every, 1)
-        if self.test_limit is not None:
-            check_count("test_limit", self.test_limit, 1)
-        check_on_event(self.on_event)
 
 
 class Measures:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -12,14 +11,15 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
-from fastadv._checks import check_choice, check_count, check_flag, check_number, check_share
+from fastadv._checks import check_choice
 from fastadv._torch import NormBase
 from fastadv.errors import InputError
 from fastadv.runs.checkpoint import check_keeps
 from fastadv.threat import Threat
+from fastadv.train.options import Optimization
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes._common import check_positive
-from fastadv.train.schedules import DEFAULT, OneCycle, Schedule, find_schedule
+from fastadv.train.schedules import OneCycle, find_schedule
 
 Groups = list[dict[str, Any]]
 MakeOptimizer = Callable[[Groups], Optimizer]
@@ -29,77 +29,6 @@ Trained = TypeVar("Trained", bound=Recipe | OwnStep)
 LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adam": 1e-3, "adamw": 1e-3}
 # their parameters are scales and shifts, also where they have two dimensions or more
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-# floats in a run's identity, so that 1 and 1.0 are the same run
-FLOATS = ("momentum", "weight_decay", "warm_up", "batch_norm_momentum", "clip_norm", "max_norm", "ema")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimization:
-    """How the weights are optimized, in addition to the optimizer and its learning rate.
-
-    Args:
-        momentum: of SGD, from 0 to below 1; the first beta of Adam.
-        weight_decay: of the optimizer, 0 or more.
-        norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
-        schedule: "constant", "step" (a tenth after each third), "piecewise" (see `Piecewise`), "cosine",
-            "cyclic", "cyclic_half" (see `Cyclic`), "one_cycle", "one_cycle_momentum" (see `OneCycle`), or a
-            function of the share of training done that gives the factor on the learning rate.
-        schedule_by: "step", or "epoch": the factor is then constant within an epoch.
-        warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
-        drop_last: whether the images that do not fill a step are left out of an epoch, others in each.
-        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention.
-            None uses the model's own; it is restored afterwards.
-        clip_norm: the largest norm of all gradients together; None sets no limit.
-        max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
-            step larger ones are scaled down (pylearn2's `max_col_norm`). None sets no limit.
-        ramp: epochs, or below 1 a share of all, after each of which the radius grows by the same amount, to
-            the recipe's. From random weights, training at a large radius may stay at chance. A step size
-            keeps its ratio to radius / steps; radii of L0 are rounded up.
-        ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch
-            (early on with less, so that the first weights fade). It is tested, too, and kept as
-            ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
-
-    Source:
-        Srivastava et al. 2014, "Dropout", for `max_norm`.
-    """
-
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    norm_decay: bool = True
-    schedule: str | Schedule = DEFAULT
-    schedule_by: str = "step"
-    warm_up: float = 0.0
-    drop_last: bool = False
-    batch_norm_momentum: float | None = None
-    clip_norm: float | None = None
-    max_norm: float | None = None
-    ramp: float | None = None
-    ema: float | None = None
-
-    def __post_init__(self) -> None:
-        if check_number("momentum", self.momentum, least=0.0) >= 1:
-            raise InputError(f"momentum: expected a number from 0 to below 1, got {self.momentum!r}")
-        check_number("weight_decay", self.weight_decay, least=0.0)
-        check_flag("norm_decay", self.norm_decay)
-        find_schedule(self.schedule)
-        if self.schedule_by not in ("step", "epoch"):
-            raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
-        check_flag("drop_last", self.drop_last)
-        if self.batch_norm_momentum is not None:
-            check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
-        check_number("warm_up", self.warm_up, least=0.0)
-        for name in ("clip_norm", "max_norm"):
-            if (value := getattr(self, name)) is not None:
-                check_positive(name, value)
-        if self.ema is not None:
-            check_share("ema", self.ema)
-        if isinstance(self.ramp, float) and self.ramp < 1:
-            check_share("ramp", self.ramp)
-        elif self.ramp is not None:
-            check_count("ramp", self.ramp, 1)
-        for name in FLOATS:
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else float(value))
 
 
 def check_norms(options: Optimization, model: nn.Module) -> None:

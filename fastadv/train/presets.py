@@ -8,9 +8,7 @@ from typing import Any
 from fastadv._checks import check_choice
 from fastadv.threat import Linf, Threat
 from fastadv.train.augment import AUGMENTS, Augment
-from fastadv.train.ending import Ending
-from fastadv.train.execution import Execution
-from fastadv.train.optim import Optimization
+from fastadv.train.options import Ending, Execution, Optimization
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import OneCycle
 

@@ -42,12 +42,10 @@ def test_train_measures_and_resumes(fastadv, refused):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "settings"),
-    [("", {}), ("--prune --precision bf16 --binary", {"prune": True, "precision": "bf16", "binary": True})],
-)
-def test_infer(fastadv, model, options, settings):
-    told = fastadv(f"abs infer -m {model} --data digits --samples 20 --batch-size 12 --json {options}").json
+def test_infer(fastadv, model):
+    settings = {"prune": True, "precision": "bf16", "binary": True}
+    line = f"abs infer -m {model} --data digits --samples 20 --batch-size 12 --json"
+    told = fastadv(f"{line} --prune --precision bf16 --binary").json
     own, digits = ABS.load(model).with_options(**settings), load("digits", "test", limit=20)
     inferred = [own.infer(x) for x in digits.x.split(12)]
     right = float((torch.cat([part.loss for part in inferred]).argmin(1) == digits.y).double().mean())
@@ -64,17 +62,13 @@ def test_infer(fastadv, model, options, settings):
     [("--tight", {"tight": True}), ("--norm linf", {"norm": "linf"})],
 )
 def test_bound_equals_the_library(fastadv, model, options, settings):
-    line = f"abs bound -m {model} --data digits --samples 2 {options}"
-    told = fastadv(f"{line} --json").json["measured"]
+    told = fastadv(f"abs bound -m {model} --data digits --samples 2 --json {options}").json["measured"]
     digits = load("digits", "test", limit=2)
     radius = ABS.load(model).lower_bound(digits.x, digits.y, **settings)
     assert told["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
     assert told["standard_error"] == pytest.approx(float(radius.std()) / 2**0.5, rel=1e-4)
     assert told["median"] == pytest.approx(float(radius.quantile(0.5)), rel=1e-4)
     assert told["above_zero"] == pytest.approx(float((radius > 0).double().mean()))
-    assert ("L∞" if "norm" in settings else "L2") + " lower bound" in fastadv(
-        line.replace("--samples 2", "--samples 1")
-    ).out
 
 
 @pytest.mark.slow
@@ -82,8 +76,7 @@ def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     monkeypatch.setattr("fastadv.cli._abs.THRESHOLD", 0.8)
     descent = partial(fa.attacks.latent_descent, steps=300)
     monkeypatch.setattr(fa.attacks, "latent_descent", descent)
-    line = f"abs attack -m {model} --data digits --samples 5"
-    told = fastadv(f"{line} --json").json["measured"]
+    told = fastadv(f"abs attack -m {model} --data digits --samples 5 --json").json["measured"]
     digits = load("digits", "test", limit=5)
     table = fa.evaluate(ABS.load(model), digits, {"latent descent": descent})
     row = table["latent descent"]
@@ -93,7 +86,6 @@ def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     assert told["accuracy"] == pytest.approx(float((row.distance > 0.8).double().mean()))
     assert 0 < told["accuracy"] < 1
     assert told["attacks"][0]["forwards"] == row.forwards
-    assert f"accuracy where L2 0.8 is allowed: {told['accuracy']:.1%}" in fastadv(line).out
 
 
 @pytest.mark.slow

@@ -65,29 +65,6 @@ def test_the_component_that_broke_each_sample_is_told_and_written_and_named_by_t
     assert [each.args for each in seen] == [*stages, (LABEL, COUNT, COUNT)]
 
 
-def test_components_are_printed(fastadv, net, direct):
-    done = fastadv(f"attack {net} {LINE}")
-    lines = [line.replace("│", " ").replace("┃", " ").split() for line in done.out.splitlines()]
-    assert ["component", "samples", "broken", "forwards", "backwards", "seconds"] in lines
-    for name, cost in direct.costs.items():
-        told = [*name.split(), str(cost.samples), str(cost.broken)]
-        assert [line[: len(told)] for line in lines if line[: len(told) - 2] == name.split()] == [told]
-    assert "component" not in fastadv(f"attack {net} -n 5 --radius 0.1 -a fgsm").out
-
-
-def test_flags_are_printed(fastadv, folder):
-    (folder / "soft.py").write_text(
-        "import torch\n"
-        "def soft(shape, classes):\n"
-        "    torch.manual_seed(0)\n"
-        "    linear = torch.nn.Linear(64, 10)\n"
-        "    return torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Softmax(1))\n"
-    )
-    line = "attack -m soft:soft --data digits -n 12 -a autoattack:version=rand,eot=1 --radius 0.01"
-    said = "autoattack:version=rand,eot=1: probabilities: the output looks like probabilities"
-    assert said in " ".join(fastadv(line).out.split())
-
-
 def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     fastadv, refused, net, direct, monkeypatch
 ):

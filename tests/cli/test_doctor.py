@@ -57,11 +57,6 @@ def machine_flags():
 
 
 @pytest.mark.slow
-def test_a_path_is_no_markup(fastadv):
-    assert fastadv("doctor --data-dir sets/[red]/[/b]").out.count("sets/[red]/[/b]") == 2
-
-
-@pytest.mark.slow
 def test_wrong_values_of_variables_are_told(examined, monkeypatch):
     class Extension:
         @staticmethod
@@ -110,17 +105,6 @@ def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
     assert not _doctor._cpu(advice := [])["extension"]
     assert told in advice[0]
     assert advice[0].endswith("run pip install again")
-
-
-@pytest.mark.skipif(not hasattr(library.extension, "build"), reason="no extension")
-def test_the_extension_says_what_built_it():
-    built = library.extension.build
-    assert built["compiler"].startswith(("g++ ", "clang "))
-    assert built["standard"] == "C++20"
-    assert "-ffp-contract=off" in built["flags"]
-    assert built["python"].startswith("3.")
-    assert built["pybind11"][0].isdigit()
-    assert set(library.extension.isas()) <= set(built["targets"].split())
 
 
 BARE = """

@@ -59,13 +59,6 @@ def test_no_radius_is_needed_and_one_bounds_the_search(fastadv, net, trained):
 
 
 @pytest.mark.slow
-def test_the_norm_is_one_that_the_attack_serves(fastadv, refused, net):
-    told = fastadv(f"evaluate {net} -n 5 -a ladder_l2 --json").json
-    assert [one["label"] for one in told["measured"]["attacks"]] == ["ladder_l2 L2"]
-    refused(f"evaluate {net} -n 5 -a ladder_l2 --norm linf", "works in l2")
-
-
-@pytest.mark.slow
 def test_one_run_gives_the_accuracy_at_all_radii(fastadv, folder, net, trained):
     line = f"evaluate {net} -n {COUNT} -a ladder --radii 0.2,0,0.1,0.06 --no-indicators"
     done = fastadv(line, "--json")

@@ -101,13 +101,6 @@ def test_wrong_text_is_one_line(refused, net, text, says):
     refused(f"attack {net} -n 5 -a {text}", says)
 
 
-@pytest.mark.slow
-def test_long_names_are_not_cut(fastadv, net):
-    text = "pgd:steps=2,radius=0.1,random_start=false"
-    lines = fastadv(f"attack {net} -n 5 -a", text).out.splitlines()
-    assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == f"none{text}"
-
-
 def test_an_option_that_every_attack_overrides_has_no_effect():
     options = AttackOptions(radius=0.1, steps=7)
     assert parse_attack("pgd:steps=9", options, 0).arguments["steps"] == 9

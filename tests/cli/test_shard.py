@@ -1,12 +1,8 @@
 """Jobs that know nothing of each other share a command; merged, their files are those of one job."""
 
 import json
-import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -94,44 +90,6 @@ def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     part.write_bytes(Path("run-1-1/part-00003-01.safetensors").read_bytes())
     refused(merge.format("run-0-0 run-1-0"), "expected a part of this evaluation, got none or another", 1)
     fastadv(merge.format("set-1-0 set-0-0"))
-
-
-SLOWLY = """
-import sys, time
-from fastadv.cli import main, _output
-from fastadv.data.construct import _build
-make = _build._build_batch
-def slowly(*args, **more):
-    time.sleep(0.2)
-    print("batch", file=sys.stderr, flush=True)
-    return make(*args, **more)
-_build._build_batch = slowly
-sys.exit(main())
-"""
-
-
-@pytest.mark.slow
-def test_a_preempted_job_loses_the_shard_at_work(fastadv, folder):
-    """As SLURM does: SIGTERM within a shard, and the same command again."""
-    root = str(Path(__file__).resolve().parents[2])
-    line = f"{CONSTRUCT} --out jobs --shard 1/2"
-    job = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *line.split()], cwd=folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    seen = ""
-    while seen.count("batch\n") < 3:
-        seen += job.stderr.readline()
-    job.send_signal(signal.SIGTERM)
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 143, err
-    assert "run the same command to resume" in err
-    assert not list((folder / "jobs").glob("*.safetensors"))
-    for k in (1, 0):
-        fastadv(f"{CONSTRUCT} --out jobs --shard {k}/2")
-    fastadv(f"{CONSTRUCT} --out one")
-    assert files(folder / "jobs") == files(folder / "one")
 
 
 @pytest.mark.slow

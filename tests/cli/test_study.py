@@ -10,13 +10,11 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli import _studies, _study_ilyas
+from fastadv.cli import _studies
 from fastadv.data import construct
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import figures as ilyas_figures
 from fastadv.studies.ilyas2019 import plan as ilyas_plan
-from fastadv.studies.ilyas2019 import theory
-from fastadv.studies.study import TINY as FEW
 from tests.studies.ilyas import MINI
 from tests.studies.schott import FakeAttacks, FakeSubjects, image_set
 
@@ -129,28 +127,6 @@ def test_two_parts_of_the_study(fastadv, refused, few, folder):
     assert told["config"]["parts"] == ["agreement"]
     assert set(told["measured"]["nets"]) == {"maxout", "softmax", "rbf"}
     refused(f"{TINY} --parts agreement --seed 1", "got one with another seed")
-
-
-@pytest.mark.slow
-def test_features_prints_a_line_for_each_net(fastadv, folder, monkeypatch):
-    monkeypatch.setattr(_study_ilyas, "TINY", replace(FEW, samples=20))
-    done = fastadv("study ilyas features --tiny --run-dir run --radius 0.3")
-    for text in ("standard", "adversarial", "non-robust", "rho >= 0.1", "L2 0.3", "features.png"):
-        assert text in done.out
-    assert (folder / "run" / "features.png").stat().st_size > 0
-    told = json.loads((folder / "run" / "results.json").read_text())
-    assert (told["kind"], told["config"]["radius"]) == ("study ilyas features", 0.3)
-    assert told["measured"]["nets"]["standard"]["thresholds"] == {"rho": 0.1, "gamma": 0.0}
-
-
-@pytest.mark.slow
-def test_theory_fails_where_a_claim_does_not_hold(fastadv, folder, monkeypatch):
-    few = partial(theory.Settings, radii=(1.0,), samples=40, epochs=1, steps=1)
-    monkeypatch.setattr(theory, "Settings", few)
-    done = fastadv("study ilyas theory --run-dir run", code=1)
-    for text in ("theorem 1", "theorem 2", "theorem 3", "holds", "FAILS", "ellipses.png"):
-        assert text in done.out
-    assert (folder / "run" / "theorems.png").stat().st_size > 0
 
 
 PIPELINE = "study ilyas pipeline"

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from fastadv.train import reports
 from tests.cli.conftest import timeless
 from tests.processes import finish, program, serve
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = "-m small_cnn -o width=2 --data digits -n 61 --batch-size 16"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,21 +96,3 @@ def test_two_processes_construct_as_one_and_speak_once(fastadv, together):
     codes, _, err = together(f"{line} --steps 3 --out two")
     assert codes == [2, 1]
     assert err.count("another steps") == 1
-
-
-KEPT = """
-import weakref
-import torch.distributed as dist
-import fastadv.train
-dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-import torch._dynamo
-group = weakref.ref(dist.group.WORLD)
-dist.destroy_process_group()
-assert group() is None
-"""
-
-
-@pytest.mark.slow
-def test_nothing_keeps_a_group_that_was_destroyed():
-    """Its threads would go on while Python ends, and now and then abort the process."""
-    subprocess.run([sys.executable, "-c", KEPT], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -1,13 +1,10 @@
 """`fastadv train`: its recipes in text, what it is fed, its options as `fit` gets them, and what it tells."""
 
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import typer
-from PIL import Image
 
 import fastadv as fa
 from fastadv import train
@@ -18,9 +15,7 @@ from fastadv.data import load
 from fastadv.errors import InputError
 from fastadv.models import SmallCNN
 from fastadv.train import Optimization
-from fastadv.train.augment import crop, cutout, flip
 from fastadv.train.measuring import Measure
-from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES
 
 
@@ -52,48 +47,10 @@ def test_name_and_arguments(text, options, kind, fields):
         assert recipe.threat.radius == 0.1
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_can_be_named(name):
-    smoothed = dict.fromkeys(("gaussian", "smoothadv", "consistency"), ":sigma=0.5")
-    needed = {"hidden_fgsm": ":module=1,radius=0.1", **smoothed}.get(name, "")
-    options = RecipeOptions(radius=0.1, norm="l2" if name == "smoothadv" else None)
-    assert type(parse_recipe(name + needed, options)) is RECIPES[name]
-
-
 def test_a_recipe_with_steps_of_its_own_keeps_them():
     options = {"norm": "l2", "radius": 1.0}
     assert parse_recipe("smoothadv:sigma=0.5", RecipeOptions(**options)).steps == 10
     assert parse_recipe("smoothadv:sigma=0.5", RecipeOptions(**options, steps=3)).steps == 3
-
-
-@pytest.mark.slow
-def test_a_run_with_a_wrapped_recipe(fastadv, folder):
-    line = "train -m small_cnn -o width=2 --data digits -n 60 --recipe trades:beta=3,steps=1 --radius 0.1"
-    recipe = fastadv(line + " --awp 1/200 --epochs 1 --test-samples 20", "--json").json["config"]["recipe"]
-    assert recipe.startswith("AWP(recipe=TRADES(")
-    assert "gamma=0.005" in recipe
-
-
-def bound(part):
-    return (part.func, part.keywords) if isinstance(part, partial) else (part, {})
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("none", None),
-        ("crop_flip", [(crop, {}), (flip, {})]),
-        ("crop_flip+cutout", [(crop, {}), (flip, {}), (cutout, {})]),
-        (
-            "crop:padding=2+flip+cutout:size=8,fill=1/2",
-            [(crop, {"padding": 2}), (flip, {}), (cutout, {"size": 8, "fill": 0.5})],
-        ),
-        ("cutout:size=none,fill=1", [(cutout, {"size": None, "fill": 1})]),
-    ],
-)
-def test_names_and_arguments(text, parts):
-    parsed = parse_augment(text)
-    assert (parsed and [bound(part) for part in parsed]) == parts
 
 
 @pytest.mark.parametrize(
@@ -124,23 +81,6 @@ def test_samples_of_a_sorted_folder_are_of_all_classes(tmp_path):
     )
     assert len(load_data(str(tmp_path), limit=20).y.unique()) == 10
     assert load_data("digits", limit=20).data_hash == load("digits", "test", limit=20).data_hash
-
-
-@pytest.mark.slow
-def test_workers_change_nothing(fastadv, folder):
-    generator = np.random.default_rng(0)
-    for i in range(12):
-        path = folder / "own" / f"{i % 2}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    line = (
-        "train -m small_cnn -o width=2 --data imagefolder --data-dir own --epochs 1 --test-samples 4 --json"
-    )
-    losses = []
-    for workers in (0, 2):
-        done = fastadv(f"{line} --augment crop_flip --workers {workers}")
-        losses.append(done.json["measured"]["epochs"][0]["loss"])
-    assert losses[0] == losses[1]
 
 
 LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test-samples 20"
@@ -241,14 +181,6 @@ def test_an_alarm_is_told_in_json_and_under_the_table(fastadv, folder, monkeypat
             assert [bool(epoch["alarm"]) for epoch in epochs] == [False, True]
         else:
             assert "epoch 2: catastrophic overfitting" in " ".join(done.out.split())
-
-
-@pytest.mark.parametrize(
-    ("text", "ramp"),
-    [("2", 2), ("0.2", 0.2), ("1/5", 0.2)],
-)
-def test_a_ramp_in_words(text, ramp):
-    assert parse_ramp(text) == ramp
 
 
 @pytest.mark.parametrize("text", ["", "two", "0", "1.5", "2:3"])

@@ -91,17 +91,6 @@ def test_they_are_resumed(tmp_path) -> None:
     nets.assert_same(again, whole)
 
 
-def test_a_folder_holds_the_adversarial_examples_whether_asked_for_or_not(tmp_path) -> None:
-    measured(batch_size=2, run_dir=tmp_path)
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
-    kept = measured(batch_size=2, run_dir=tmp_path, resume=True, keep_samples=True).samples
-    direct = measured(batch_size=2, keep_samples=True).samples
-    for name, value in vars(direct).items():
-        assert torch.equal(value, getattr(kept, name)), name
-    assert len(before) == 3
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")} == before
-
-
 @pytest.mark.slow
 def test_autoattack_itself() -> None:
     with torch.random.fork_rng():

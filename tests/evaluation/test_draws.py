@@ -85,13 +85,6 @@ def test_the_chance_to_be_right_is_found(p):
     assert row.flags == ()
 
 
-def test_a_draw_for_a_whole_batch_is_one_of_many():
-    """The draws of a sample are independent also where all samples of a pass share the randomness."""
-    right = drawn(Flips(0.5, together=True), 40, batch_size=200).draws.right
-    assert right.unique().numel() == 1
-    assert 5 < int(right[0]) < 35
-
-
 def test_a_sample_that_was_not_attacked_counts_as_wrong():
     """Its x would be right in nine of ten draws, but nothing shows what an attack would do."""
 
@@ -144,19 +137,6 @@ def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
     assert first["pgd"].draws.right.equal(again["pgd"].draws.right)
     assert not first.draws.right.equal(other.draws.right)
     assert not first.draws.right[:64].equal(first.draws.right[64:128])
-
-
-def test_each_attack_on_each_batch_has_draws_of_its_own_and_so_have_clean_samples():
-    seen = []
-
-    class Noted(nets.Threshold):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(torch.rand(1).item())
-            return super().forward(x)
-
-    drawn(Noted(), 2, attacks={"nothing": nothing, "again": nothing}, batch_size=100, indicators=False)
-    # of each batch a verdict and another, which is seeded, and three times two draws
-    assert len(set(seen)) == len(seen) >= 2 * (2 + 3 * 2)
 
 
 @pytest.mark.slow

@@ -5,21 +5,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
-from fastadv.evaluation.figures import images
 from fastadv.evaluation.figures.style import INK
 from fastadv.studies.ilyas2019 import figures as ilyas
-from fastadv.studies.schott2018.figures import _panels
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 0, 3, 1])
-HEADINGS = ("strips", "of four")
 LINE = (np.linspace(0, 1, 5), np.linspace(0.9, 0.1, 5))
 
 
@@ -91,13 +87,6 @@ def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
     assert shown[0, 0] == pytest.approx([1.0, 0.5, 0.5])
     assert shown[1, 1] == pytest.approx([0.5, 0.5, 0.25])
     assert "d × 5" in texts(drawn[0])
-
-
-@pytest.mark.parametrize(
-    ("value", "gain"), [(1 / 0.3, 3), (5.0, 5), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)]
-)
-def test_amplification_is_a_round_number_that_does_not_saturate(value, gain):
-    assert images.round_down(value) == pytest.approx(gain)
 
 
 def test_curves_draw_the_points_they_are_given(drawn):
@@ -175,33 +164,3 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         with pytest.raises(InputError, match="expected"):
             wrong()
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_everything_lies_on_the_page_and_no_words_on_others(drawn):
-    ilyas.bars({"standard": (0.98, 0.04), "D_R": (0.9, 0.5)}, "PGD", "digits", "b.png")
-    figures.curves({"net": LINE, "other": (LINE[0], LINE[1] / 2)}, "a.png", title="curves")
-    lines = {("l2", "cnn"): LINE, ("l2", "abs"): LINE, ("linf", "abs"): LINE}
-    _panels(lines, {}, "a.png", "panels", drawn="here", reference="published")
-    figures.strips(attacked(X, X + 0.1, Y, Y), "a.png", title="an attack")
-    rows = [figures.Strip("first", X), figures.Strip("apart", 0.1 * X, difference=True)]
-    figures.strips(rows, "a.png", title="strips", subtitle="of four")
-    figures.strips(rows, "a.png", subtitle="of four")
-    figures.strips([figures.Strip("", 0.1 * X, difference=True)], "a.png")
-    for figure in drawn:
-        (canvas := FigureCanvasAgg(figure)).draw()
-        renderer = canvas.get_renderer()
-        words = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-        words += [text for legend in figure.legends for text in legend.get_texts()]
-        words += [
-            text for axes in figure.axes for text in axes.get_yticklabels() if not len(axes.get_xticks())
-        ]
-        words = [text for text in words if text.get_text().strip()]
-        boxes = [text.get_window_extent(renderer) for text in words]
-        page = figure.bbox.padded(1)
-        for box in (*boxes, *(axes.bbox for axes in figure.axes)):
-            assert all(page.contains(x, y) for x, y in box.corners()), box
-        headings = [box.x0 for box, text in zip(boxes, words, strict=True) if text.get_text() in HEADINGS]
-        assert headings == pytest.approx(headings[:1] * len(headings), abs=2)
-        for i, one in enumerate(boxes):
-            assert not any(one.overlaps(other) for other in boxes[:i])

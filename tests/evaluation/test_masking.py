@@ -10,14 +10,11 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.attacks.autoattack import ATTACKS
-from fastadv.attacks.masking import Evidence
 from fastadv.data import ImageSet
 from fastadv.errors import NoGradientError
 from fastadv.evaluation import Table, _masking, evaluate
-from tests.attacks.contract.conftest import shortened
 from tests.attacks.nets import images, labels, mlp
-from tests.defenses import Detach, Quantize, RootAtZero
+from tests.defenses import Detach, RootAtZero
 from tests.evaluation.nets import timeless
 
 X = images(60, dtype=torch.float32)
@@ -50,26 +47,6 @@ def test_the_verdict_is_told_everywhere() -> None:
     assert (without.indicators, without.verdict) == (None, "")
     assert without.to_dict()["indicators"] is None
     assert evaluate(NET, SET).indicators is None
-
-
-@pytest.mark.slow
-def test_of_means_over_passes_it_costs_as_small_a_share() -> None:
-    table = evaluate(fa.freeze(NET, eot=4), SET, {"long": partial(PGD, steps=300, stop_early=False)})
-    (row,) = table.rows
-    assert row.backwards == 4 * 300 * int(table.correct.sum())
-    assert signs(table).samples >= 8
-    assert signs(table).forwards + signs(table).backwards <= 0.05 * (row.forwards + row.backwards)
-
-
-@pytest.mark.slow
-def test_it_does_not_depend_on_the_batches() -> None:
-    attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
-    whole = signs(looked(attacks))
-    assert whole.samples >= 8
-    for batch_size in (25, 59):
-        parts = signs(looked(attacks, batch_size=batch_size))
-        assert parts.values == pytest.approx(whole.values, abs=1e-6)
-        assert (parts.samples, parts.unseen) == (whole.samples, whole.unseen)
 
 
 @pytest.mark.slow
@@ -114,47 +91,6 @@ def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
     assert table.verdict.startswith("No sign of masking")
 
 
-def test_the_passes_of_all_attacks_of_a_threat_are_added_up() -> None:
-    none = torch.zeros(1, dtype=torch.bool)
-
-    def spent(*given: tuple[int, float]) -> float:
-        each = [
-            Evidence(none, none, none, none.float(), True, passes, fa.Linf(radius))
-            for passes, radius in given
-        ]
-        threat = _masking._main(each)
-        assert threat is not None
-        return float(threat.radius)
-
-    assert spent((300, 0.1), (400, 0.2), (200, 0.1), (999, inf)) == 0.1
-    assert spent((300, 0.1), (400, 0.2), (99, 0.1)) == 0.2
-    assert spent((1, inf)) == inf
-    boxes = [
-        Evidence(none, none, none, none.float(), True, passes, fa.Linf(0.1, (0.0, high)))
-        for passes, high in ((300, 1.0), (200, 2.0))
-    ]
-    assert _masking._main(boxes).box == (0.0, 1.0)
-
-
-@pytest.mark.slow
-def test_square_in_a_list_of_its_own_is_no_attack_by_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it broke and PGD left is a sign, though AutoAttack looked for symptoms before."""
-    monkeypatch.setitem(ATTACKS, "square", shortened(ATTACKS["square"], {"queries": 50}))
-    listed = partial(fa.attacks.autoattack, threat=fa.Linf(0.2), version=["square"])
-    assert signs(looked({"square": listed})).unseen["square"] == "no gradient attack"
-    weak = partial(PGD, threat=fa.Linf(0.2), steps=1, step_size=1e-9, random_start=False)
-    both = signs(looked({"pgd": weak, "square": listed}))
-    assert "square" in both.flagged
-
-
-@pytest.mark.slow
-def test_a_minimum_norm_attack_alone_says_what_it_cannot() -> None:
-    table = looked({"ddn": partial(fa.attacks.ddn, threat=fa.L2(inf), steps=200)})
-    assert table.verdict.startswith("Inconclusive")
-    assert "square" in signs(table).unseen
-    assert signs(table).values["unconstrained"] == 0
-
-
 @pytest.mark.slow
 def test_an_attack_that_does_not_say_its_threat() -> None:
     def own(model: Any, x: Any, y: Any, *, ids: Any) -> Any:
@@ -178,38 +114,10 @@ def test_two_answers_are_no_clean_verdict() -> None:
         assert "randomized" in signs(table).flagged
 
 
-@pytest.mark.slow
-def test_masked_gradients_are_flagged() -> None:
-    class Round(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return NET((x * 50).round() / 50 + 0 * x)
-
-    table = evaluate(Round(), SET, {"pgd": PGD})
-    assert "zero_gradient" in signs(table).flagged
-    assert table.verdict.startswith("Do not trust: zero_gradient")
-
-
 def test_gradients_that_are_not_finite_count_without_a_probe() -> None:
     table = evaluate(torch.nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(PGD, steps=3)}, limit=7)
     assert signs(table).samples == 0
     assert signs(table).values["zero_gradient"] == 1
-
-
-@pytest.mark.slow
-def test_a_finite_radius_is_probed_however_short_its_attack() -> None:
-    attacks = {"long": partial(fa.attacks.fmn, threat=fa.Linf(inf), steps=400), "pgd": PGD}
-    assert not signs(looked(attacks)).unseen
-
-
-@pytest.mark.slow
-def test_what_square_breaks_beside_gradients_is_counted() -> None:
-    masked = torch.nn.Sequential(Quantize(50), NET)
-    square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=60)
-    table = evaluate(masked, SET, {"pgd": partial(PGD, steps=2), "square": square})
-    alone = table["square"].broken & ~table["pgd"].broken
-    assert alone.any()
-    assert signs(table).values["square"] == pytest.approx(float(alone.sum() / table.correct.sum()))
-    assert "square" in signs(table).flagged
 
 
 @pytest.mark.slow

@@ -212,15 +212,6 @@ def test_curve_equals_direct_evaluation_falls_and_spares_the_broken():
     assert seen == [(0.15, [0, 1, 2, 3]), (0.3, [1, 2, 3]), (radii[3], [2, 3]), (0.45, [2, 3])]
 
 
-def test_curve_is_monotone_even_where_the_attack_is_not():
-    def attack_for(radius):
-        return lambda model, x, y, ids: result(x, y, ids < (3 if radius < 0.2 else 1))
-
-    assert accuracy_against_radius(Threshold(), DATA, attack_for, [0.1, 0.3]).accuracy == pytest.approx(
-        [1 / 6, 1 / 6]
-    )
-
-
 def test_the_curve_of_distances_is_the_exact_step_function():
     distances = [0.2, math.inf, 0.0, 0.5, 0.2, math.nan, 0.7, math.inf]
     curve = Curve.from_distances(distances)

@@ -20,9 +20,8 @@ from fastadv.attacks.methods.flags import SIGNS, Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.report import chart, citations, grid, verdict
-from fastadv.evaluation.report.pictures import gallery, hardest, magnified, png
+from fastadv.evaluation.report.pictures import magnified, png
 from fastadv.evaluation.row import Components, groups
-from fastadv.text import number
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.evaluation.reports import Read, table_of
 
@@ -158,15 +157,6 @@ def test_inputs_that_are_no_images_and_values_that_are_no_numbers(tmp_path):
 
 
 @pytest.mark.slow
-def test_signs_that_are_raised_come_with_what_to_do(whole):
-    page = whole
-    raised = page.text.index("raised: zero_gradient")
-    unseen = page.text.index("not looked at: incomplete")
-    assert raised < page.text.index("What to do: another loss, bpda") < unseen
-    assert page.text.index("clear: square") > raised
-
-
-@pytest.mark.slow
 def test_attacks_above_and_bounds_below(whole):
     page = whole
     assert "20 of 60 samples stay correct under pgd and fmn, and 0.0% are proved to." in page.text
@@ -181,14 +171,6 @@ def test_attacks_above_and_bounds_below(whole):
     proved = {float(radius): float(share) for radius, share in shown}
     assert proved[0.0] == 100
     assert {share for radius, share in proved.items() if radius > 0.015} == {0}
-
-
-def test_the_gallery_is_at_the_median_of_what_was_broken():
-    table = table_of(9)
-    broken = table.samples.distance[table.samples.by >= 0]
-    assert gallery(table, None, None, (0.0, 1.0)).median == number(broken.median().item())
-    hard = hardest(table, None, None, (0.0, 1.0), farthest=True)  # three held, then the farthest
-    assert hard[3].told.endswith(f"broken at {number(broken.max().item())}")
 
 
 def test_a_picture_holds_the_pixels():
@@ -221,16 +203,6 @@ def test_wrong_arguments(tmp_path, monkeypatch):
         report(table, path)
     assert path.read_text() == "the last one"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "r.html"]
-
-
-def test_bounds_of_wrong_samples_prove_nothing():
-    table = table_of(9)
-    (group, *_) = groups([replace(row, correct=torch.arange(9) < 6) for row in table.rows])
-    right, radius = replace(table, correct=torch.arange(9) < 6), group.threat.radius
-    assert "66.7% are proved to" in verdict.sentence(right, group, torch.full((9,), 0.2))
-    ends = torch.full((9,), radius, dtype=torch.float64)  # a bound holds up to its end
-    ends[0] -= 1e-6
-    assert "55.6% are proved to" in verdict.sentence(right, group, ends)
 
 
 def both_kinds():

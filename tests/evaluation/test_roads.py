@@ -84,24 +84,6 @@ def test_batches_that_disagree(road):
     assert robust == pytest.approx(2 / 6, abs=1e-3)
 
 
-@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.__name__)
-def test_ten_thousand_samples(road):
-    """3,334 are wrong, and of the others 1,666 break."""
-    values = torch.tensor([0.9, 0.7, 0.55, 0.9, 0.6, 0.2]).repeat(1667)[:10_000]
-    labels = torch.tensor([1, 0, 1, 1, 0, 0]).repeat(1667)[:10_000]
-    data = ImageSet(values.view(-1, 1, 1, 1), labels, ("dark", "light"), "many")
-    parts = road(Threshold(), data, ATTACK) if road is not of_table else wide(data)
-    assert parts[1] == pytest.approx((10_000 - 3334 - 1666) / 10_000, abs=1e-3)
-
-
-def wide(data):
-    """A table of three batches, and the interval of its accuracy."""
-    row = evaluate(Threshold(), data, {"one": ATTACK}, batch_size=4096, indicators=False)["one"]
-    assert row.accuracy_interval.low == pytest.approx(0.49015, abs=1e-5)
-    assert row.accuracy_interval.high == pytest.approx(0.50985, abs=1e-5)
-    return None, row.robust_accuracy
-
-
 def test_a_result_tells_what_to_publish():
     out = ATTACK(Sick(), SICK.x, SICK.y)
     assert out.status.tolist() == [Status.FAILED, Status.ALREADY_WRONG, Status.BROKEN, Status.HELD,
@@ -126,27 +108,6 @@ def test_a_result_tells_what_to_publish():
     assert kept.success.tolist() == [True, False, False, False, True, True]
     margins = torch.tensor([-0.4, -0.6, -0.8])  # of x itself, to which x_adv falls back
     torch.testing.assert_close(kept.loss[1:4], margins)
-
-
-@pytest.mark.slow
-def test_the_sentence_of_autoattack():
-    out = fa.attacks.autoattack(Sick(), SICK.x, SICK.y, fa.Linf(0.1), version=["apgd-ce", "square"])
-    line, *flags = str(out).splitlines()
-    assert line.startswith(
-        "AutoAttack apgd-ce, square, Linf 0.1: clean 50.0%, robust 33.3% (95%: 4 to 78); apgd-ce 1;"
-    )
-    assert [flag.split(":")[0] for flag in flags].count("failed") == 2, "counted once, not by each component"
-    told = fa.attacks.autoattack(Threshold(), DATA.x, DATA.y, fa.Linf(8 / 255), version="quick")
-    assert str(told).startswith(
-        "AutoAttack quick, Linf 8/255: clean 66.7%, robust 66.7% (95%: 22 to 96); inconclusive"
-    )
-
-
-def test_a_result_that_does_not_tell_who_was_right_counts_a_failure_as_wrong():
-    status = torch.tensor([int(each) for each in Status])
-    nothing = torch.zeros(4)
-    out = AttackResult(nothing, status < 2, status, nothing, nothing, 0, 0, status < 0)
-    assert (out.clean_accuracy, out.robust_accuracy) == (0.5, 0.25)
 
 
 def test_the_median_of_a_result_is_over_all_samples_with_logits():
@@ -189,22 +150,6 @@ def test_attacks_without_a_radius_count_within_that_of_the_others():
     assert math.isnan(alone.worst_case)
     assert alone.to_dict()["worst_case"] is None
     assert not any(line[0] == "worst of all" for line in alone.cells())
-
-
-def test_the_same_samples_through_a_model_and_its_bpda():
-    """Square breaks what PGD on a cut gradient leaves, and so does PGD through the identity."""
-
-    class Cut(torch.nn.Module):
-        def forward(self, x):
-            return x.detach() * 1.0 + 0 * x
-
-    model = torch.nn.Sequential(Cut(), Threshold())
-    mended = fa.models.bpda(model, {"0": "identity"})
-    attack = partial(ATTACK, threat=fa.Linf(0.15))
-    plain, through = (of_table(each, DATA, attack) for each in (model, mended))
-    assert plain == pytest.approx((4 / 6, 4 / 6))
-    assert through == of_result(mended, DATA, attack)
-    assert through[1] < plain[1]
 
 
 def test_a_ball_that_covers_the_box_is_flagged(logged):

@@ -65,16 +65,6 @@ def test_sources_stand_above_what_was_made_of_them(drawn, shift):
     assert left[:3] == left[3:6] == left[6:9]
 
 
-def test_sources_are_found_by_their_numbers(drawn):
-    base, turned = base_set(2, 3), torch.arange(5, -1, -1)
-    whole = constructed(base)
-    part = {name: tensor[turned[:4]] for name, tensor in whole.tensors().items()}
-    thumbnails(ConstructedSet(part, whole.card), base, "a.png", per_class=1)
-    above, _, below, _ = shown(drawn[0])
-    assert above[0] == pytest.approx(base.x[4, 0].numpy() / 255, abs=1e-6)
-    assert below[0] == pytest.approx(1 - base.x[4, 0].numpy() / 255, abs=1e-6)
-
-
 def test_wrong_arguments(tmp_path):
     base = base_set(3, 2)
     with pytest.raises(InputError, match="per_class"):

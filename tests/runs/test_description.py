@@ -295,13 +295,6 @@ def test_a_model_that_was_used_is_the_same_model():
     assert describe(explained) != describe(tiny(seed=1))
 
 
-def test_what_a_function_of_a_library_encloses_is_part_of_it():
-    functions = [make(1.0), make(2.0)]
-    for function in functions:
-        function.__module__ = "torch.tools"
-    assert describe(functions[0]) != describe(functions[1])
-
-
 def test_data_sets_of_any_class_by_what_they_hold():
     x, y = torch.zeros(4, 1, 2, 2), torch.arange(4)
     other = x.clone()

@@ -7,7 +7,7 @@ import pytest
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import read_json, write_json, write_text
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 
 
 def test_what_is_there_is_read_and_all_else_made_once(tmp_path):

@@ -9,21 +9,7 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies import demo
-from fastadv.studies.study import TINY, Study, one_thread
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ValueError) if fails else one_thread(), one_thread():
-            assert torch.get_num_threads() == 1
-            if fails:
-                raise ValueError
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+from fastadv.studies.study import TINY, Study
 
 
 def test_a_stopped_run_goes_on_another_is_cleared_away_and_what_no_demo_made_is_left_alone(tmp_path):

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -15,10 +14,9 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014 import models, paper
-from fastadv.studies.goodfellow2014.bench import Bench, Line, answers, craft, craft_rounded
+from fastadv.studies.goodfellow2014.bench import Line, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.plan import SCALES, plans
 from fastadv.text import in_markdown
-from tests.studies.goodfellow import INFINITE
 
 TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
 
@@ -131,7 +129,6 @@ def test_what_cannot_work_is_refused(tmp_path):
 
 
 MANY = replace(SCALES["tiny"], members=3, seeds=2, radius=0.2, patience=7)
-BALL = fa.Linf(0.2, INFINITE)
 
 
 class Asked:
@@ -167,19 +164,3 @@ def test_each_line_crosses_the_networks_that_it_names_beside_what_the_paper_prin
         ]
         page.append(f"# {part.__name__}\n\n{in_markdown(cells, names=5)}\n")
     assert "\n".join(page) == (Path(__file__).parent / "goodfellow2014.md").read_text()
-
-
-def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path):
-    kinds = {"softmax": fa.models.SoftmaxRegression, "rbf": models.RBF, "sigmoids": models.maxout_sigmoids}
-    made = {name: kind((1, 8, 8), seed=3) for name, kind in kinds.items()}
-
-    class Made(dict[str, Any]):
-        device, settings = None, replace(MANY, tested=20)
-
-    bench = Bench(Made(made), digits("test", 40), tmp_path)  # type: ignore[arg-type]
-    x, y = digits("test", 40).x[:20], digits("test", 40).y[:20]
-    for name, loss in (("softmax", "ce"), ("rbf", "bce"), ("sigmoids", "bce")):
-        assert torch.equal(bench.crafted(name), craft(made[name], x, y, BALL, loss))
-        assert torch.equal(bench.crafted(name, boxed=True), craft(made[name], x, y, fa.Linf(0.2), loss))
-        assert bench.crafted(name) is bench.crafted(name)
-    assert torch.equal(bench.answers("rbf").classes, made["rbf"].eval()(x).argmax(1))

@@ -102,20 +102,6 @@ def test_a_linear_model_learns_what_its_directions_show():
     assert pipeline.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
 
 
-@pytest.mark.slow
-def test_the_correlation_and_its_interval():
-    pairs = [(0.1, 0.3), (0.2, 0.5), (0.3, 0.6), (0.5, 0.55)]
-    found = pipeline.correlated(pairs, 0)
-    assert found["correlation"] == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1])
-    low, high = found["interval"]
-    assert -1 <= low < found["correlation"] < high <= 1
-    straight = pipeline.correlated([(k / 10, k / 20) for k in range(8)], 0)
-    assert straight["correlation"] == pytest.approx(1)
-    assert straight["interval"] == pytest.approx([1, 1])
-    assert pipeline.correlated(pairs[:2], 0) == {"correlation": None, "interval": None}
-    assert pipeline.correlated([(0.1, 0.2)] * 3, 0)["correlation"] == 0
-
-
 class Knows(nn.Module):
     """A net that reads classes up to one, and says 0 to all others."""
 

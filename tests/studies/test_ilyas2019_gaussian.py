@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import gaussian
 from fastadv.studies.ilyas2019.theory import train
 
@@ -29,11 +28,6 @@ def test_the_loss_that_is_added_in_many_dimensions(seed):
     penalty = 1.5 / float(torch.linalg.eigvalsh(each)[0])
     found = gaussian.measured_vulnerability(each, penalty, 40, seed)
     assert found == pytest.approx(float(gaussian.vulnerability(each, penalty)), rel=1e-9)
-
-
-def test_a_penalty_that_does_not_hold_the_adversary_is_refused():
-    with pytest.raises(InputError, match="penalty: expected more than 1, one over the least"):
-        gaussian.vulnerability(torch.diag(torch.tensor([1.0, 4.0])).double(), 1.0)
 
 
 @pytest.mark.slow
@@ -89,15 +83,6 @@ def test_the_worst_point_of_a_ball_is_found_by_trying(radius):
     loss = (found * torch.linalg.solve(each, found.T).T).sum(1)
     torch.testing.assert_close(loss, losses.amax(1), rtol=1e-6, atol=0)
     assert not gaussian.worst(v, each, 0.0).any()
-
-
-@pytest.mark.slow
-def test_in_one_dimension_the_ball_moves_every_sample_outwards():
-    v = gaussian.whitened(torch.tensor([[2.0]]).double(), 100)
-    v = torch.cat([v, -v])
-    mean, learned = gaussian.fit_in_ball(5 + v, 0.7)
-    assert float(mean) == pytest.approx(5)
-    assert float(learned) == pytest.approx(float((v.abs() + 0.7).square().mean()), rel=1e-6)
 
 
 @pytest.mark.slow

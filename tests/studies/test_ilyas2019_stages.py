@@ -3,59 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
-import torch
-from torch import nn
-
-import fastadv as fa
-from fastadv.data import ImageSet
-from fastadv.studies.ilyas2019 import figures, pipeline, plan, report
-from tests.studies.ilyas import MINI
-
-
-class Line(nn.Module):
-    """Class 1 where the first pixel is above a threshold: as far away as it is from that, in L2."""
-
-    def __init__(self, threshold):
-        super().__init__()
-        self.threshold = nn.Parameter(torch.tensor(threshold))
-
-    def forward(self, x):
-        ahead = 5 * (x.flatten(1)[:, 0] - self.threshold)
-        return torch.stack([-ahead, ahead], 1)
-
-
-@pytest.mark.slow
-def test_every_net_is_measured_on_the_test_images_at_its_radii(tmp_path, monkeypatch):
-    first, y = torch.tensor([0.5, 0.8, 0.65, 0.3, 0.9, 0.1, 0.55]), torch.tensor([1, 1, 1, 0, 0, 0, 1])
-    x = torch.full((7, 1, 2, 2), 0.5)
-    x[:, 0, 0, 0] = first
-    nets = {name: Line(0.317 + 0.02 * place).eval() for place, name in enumerate(MINI.nets)}
-    drawn: list[Any] = []
-    monkeypatch.setattr(figures, "bars", lambda *given: drawn.append(given))
-    monkeypatch.setattr(fa.train, "fit", None)
-    of: Any = SimpleNamespace(
-        settings=replace(MINI, radii=(0.1, 0.25), attack_steps=20, tested=5),
-        base=None,
-        test=ImageSet(x, y, 2, "line"),
-        net=nets.__getitem__,
-        folder=tmp_path,
-        watch=lambda *given: None,
-    )
-    found = pipeline.evaluate(of)["nets"]
-    for name, net in nets.items():
-        margin = (first - net.threshold.detach()) * (2 * y - 1)
-        assert found[name]["clean"] == pytest.approx((margin > 0).double().mean().item())
-        assert found[name]["tested"] == 5
-        for radius in (0.1, 0.25):
-            held = (margin[:5] > radius).double().mean().item()
-            assert found[name]["robust"][f"PGD L2 {radius}"] == pytest.approx(held)
-    ((shown, attack, _, path),) = drawn
-    assert (attack, path) == ("PGD L2 0.1", tmp_path / "nets.png")
-    assert shown == {name: (net["clean"], net["robust"]["PGD L2 0.1"]) for name, net in found.items()}
+from fastadv.studies.ilyas2019 import plan, report
 
 
 def test_the_page_has_each_figure_in_its_column_and_says_what_was_measured_on_what():

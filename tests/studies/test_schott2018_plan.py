@@ -36,15 +36,6 @@ def test_settings_refuse(options, names):
         Settings(**options).cells()
 
 
-def test_distances_stand_in_for_logits_with_the_margin_as_loss():
-    for cell in Settings().cells():
-        if cell.method.attack in ("fgsm", "bim", "mim", "apgd", "ddn") and not cell.transfers:
-            like_distances = cell.model in ("nearest_neighbor", "binary_abs", "abs")
-            assert (cell.arguments.get("loss") == "margin") == like_distances
-        if cell.transfers:
-            assert cell.arguments["loss"] == "ce"
-
-
 def test_arguments_are_those_of_the_attacks_that_exist():
     for cell in Settings().cells():
         run = getattr(fa.attacks, cell.method.attack)

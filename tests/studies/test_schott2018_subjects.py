@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.studies.schott2018 import subjects
 from fastadv.studies.schott2018.subjects import SEARCH, NearestNeighbor, Subjects
 
@@ -82,10 +81,3 @@ def test_nearest_neighbors_are_those_of_each_class_and_gradients_point_to_them()
     leaf = (x[:4] + 0.01).requires_grad_()
     (gradient,) = torch.autograd.grad(model(leaf)[:, 0].sum(), leaf)
     torch.testing.assert_close(gradient.flatten(1).norm(dim=1), torch.ones(4))
-
-
-def test_missing_files_are_refused(tmp_path):
-    made = Subjects(tmp_path, tmp_path)
-    made.check(["nearest_neighbor", "madry"])
-    with pytest.raises(InputError, match=r"vanilla_cnn\.net"):
-        made.check(["cnn", "nearest_neighbor"])

@@ -70,14 +70,6 @@ def test_the_figures_of_a_model():
     assert found["published"] == {"median": pytest.approx(1.0868, abs=1e-4), "accuracy": 0.08}
 
 
-def test_a_median_among_images_that_hold_is_infinite():
-    assert report.median(torch.tensor([1.0, INF, INF])) == INF
-    assert report.median(torch.tensor([1.0, 2.0, INF, INF])) == INF
-    assert report.median(torch.tensor([0.0, 1.0, 2.0, INF])) == 1.5
-    cell = Cell("cnn", PUSH)
-    assert report.of_cell(*made(1.0, INF, INF, cell=cell))["median"] is None
-
-
 def test_intervals():
     low, high = report.accuracy_interval(0.8, 100)
     assert (low, high) == pytest.approx((0.711, 0.867), abs=1e-3)

@@ -23,19 +23,6 @@ def certificates(radius, right, draws):
     )  # fmt: skip
 
 
-def test_recipes_have_the_settings_of_the_paper():
-    for sigma, weight in ((0.25, 10.0), (0.5, 5.0), (1.0, 5.0)):
-        recipe, batch_size, _ = smoothing.recipe_of("consistency", sigma)
-        assert recipe == fa.train.Consistency(sigma, weight=weight, entropy=0.5, noises=2)
-        assert batch_size == 128
-    assert smoothing.recipe_of("gaussian", 0.25)[:2] == (fa.train.GaussianTraining(0.25), 256)
-    recipe, batch_size, optimization = smoothing.recipe_of("smoothadv", 0.5)
-    assert (recipe.threat.radius, recipe.sigma, recipe.noises, recipe.steps) == (255 / 256, 0.5, 4, 10)
-    assert (batch_size, optimization.ramp) == (64, 9)
-    assert smoothing.recipe_of("smoothadv", 0.5, 1)[2].ramp is None  # an epoch has no other before it
-    assert smoothing.COPIES < smoothing.ON_GPU
-
-
 def test_lines_and_bounds_count_only_what_is_right():
     line = smoothing._line(
         "gaussian", 0.5, certificates([0.5, 0.7, 1.5, 0.0], [True, False, True, True], 9), 2

@@ -13,7 +13,6 @@ from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.train.augment import (
     AUGMENTS,
-    Augmentation,
     crop,
     cutout,
     flip,
@@ -127,13 +126,6 @@ def test_parts_come_in_their_order_and_with_seeds_of_their_own():
     assert not torch.equal(results[0], results[1])
 
 
-def test_names_and_functions():
-    assert make_augment(None) is None
-    assert make_augment("shift").parts == (crop,)
-    assert make_augment(["crop_flip", "cutout"]).parts == (crop, flip, cutout)
-    assert make_augment(flip) == make_augment(["flip"]) == Augmentation((flip,))
-
-
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
@@ -180,16 +172,3 @@ def test_a_window_is_stretched_as_torch_does():
     window = fine[..., first[0] : first[0] + side, first[1] : first[1] + side]
     wanted = window[..., 15::32, 15::32]
     torch.testing.assert_close(got, wanted, rtol=0, atol=4 / 64)
-
-
-def test_windows_of_an_oblong_image_are_square_in_pixels():
-    height, width = 16, 64
-    x = torch.stack([torch.arange(height)[:, None].expand(-1, width), torch.arange(width).expand(height, -1)])
-    x = (x / width)[None].expand(50, -1, -1, -1)
-    seen = random_resized_crop(x, ids=torch.arange(50), seed=0, least=0.1, most=0.1, ratio=1.0) * width
-    # from one pixel to the next in the middle, times their number
-    tall = height * (seen[:, 0, 9, 0] - seen[:, 0, 7, 0]) / 2
-    wide = width * (seen[:, 1, 0, 33] - seen[:, 1, 0, 31]) / 2
-    side = torch.full((50,), (height * width / 10) ** 0.5)
-    torch.testing.assert_close(tall, side, rtol=1e-3, atol=0)
-    torch.testing.assert_close(wide, side, rtol=1e-3, atol=0)

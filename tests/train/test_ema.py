@@ -8,7 +8,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.train import Optimization, Standard, fit
-from fastadv.train._weights import MovingAverage
+from fastadv.train._steps import MovingAverage
 
 from .nets import images, net, run
 

@@ -183,15 +183,6 @@ def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averag
 
 
 @pytest.mark.slow
-def test_weights_within_an_epoch_are_not_written_as_the_best(tmp_path, scripted):
-    scripted([0.6, 0.5])
-    nets.stopped(4, run, tmp_path, epochs=2, checkpoint_every=1)
-    (tmp_path / "best.safetensors").unlink()
-    run(tmp_path, epochs=2, checkpoint_every=1, resume=True)
-    assert not (tmp_path / "best.safetensors").exists()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "folder"), [("warn", True), ("stop", False), ("rewind", False), ("rewind", True)]
 )
@@ -214,44 +205,6 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, 
         weights, about = fa.models.read_weights(tmp_path / "model.safetensors")
         assert same(weights, model.state_dict())
         assert about["config"]["chosen_on"] == "test_set"
-
-
-@pytest.mark.slow
-def test_classes_that_are_not_validated_on_are_named(logged):
-    run(epochs=1, validation_set=HELD_OUT.subset(HELD_OUT.y.ne(1).nonzero().flatten()))
-    assert "validation_set: no image of class 1: the best epoch is chosen without" in logged.text
-    assert "chosen on the test set" not in logged.text
-
-
-@pytest.mark.slow
-def test_a_run_that_an_alarm_ended_goes_on_where_it_is_only_to_warn(tmp_path, scripted):
-    scripted(COLLAPSE)
-    expected, _, _ = run()
-    scripted(COLLAPSE)
-    run(tmp_path, on_alarm="rewind")
-    _, _, rest = run(tmp_path, on_alarm="stop", resume=True)
-    assert rest == []
-    scripted(COLLAPSE[4:])
-    model, _, rest = run(tmp_path, resume=True)
-    assert [report.epoch for report in rest] == [5, 6]
-    assert [report.alarm for report in rest] == [None, None]
-    assert same(model.state_dict(), expected.state_dict())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{"on_alarm": "stop"}, {"patience": 1}])
-def test_an_epoch_that_was_begun_is_finished(tmp_path, scripted, options):
-    scripted(COLLAPSE)
-    _, states, _ = run()
-    scripted(COLLAPSE)
-    # after a step of the fifth epoch, after the alarm of the fourth
-    nets.stopped(10, run, tmp_path, checkpoint_every=1)
-    scripted(COLLAPSE[4:])
-    _, _, rest = run(tmp_path, resume=True, **options)
-    assert rest[0].epoch == 5
-    assert len(rest) == (1 if "patience" in options else 2)
-    if "patience" in options:
-        assert same(fa.models.read_weights(tmp_path / "model.safetensors")[0], states[1])
 
 
 @pytest.mark.slow
@@ -310,7 +263,7 @@ def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
         "best.safetensors", "checkpoint.safetensors", "ema.safetensors", "model.safetensors", "report.jsonl"
     }  # fmt: skip
     # each file is renamed into place: after one is as before the next, but for the half of that
-    moments = [f"{turn}-before" for turn in range(10)] + ["0-after", "4-after", "9-after"]
+    moments = ["0-before", "0-after", "3-before", "4-after", "9-before", "9-after"]
     succeed(program(tmp_path, "tests.train.test_ending", str(tmp_path), *moments))
     for moment in moments:
         everything(tmp_path / moment, resume=True)

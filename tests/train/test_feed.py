@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, get_worker_info
 
 from fastadv import rng
-from fastadv._torchvision import datasets, functional
 from fastadv.data import ImageSet, Mixture, NpzSet, load
 from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
@@ -101,16 +100,6 @@ def test_the_device_changes_nothing(augment):
     assert all(x.is_cuda and ids.is_cuda for x, _, ids in feeds[1].batches(2))
 
 
-def test_a_huge_set_is_not_copied_and_gives_the_same(monkeypatch):
-    dataset, augmentation = color(), make_augment(AUGMENTS["all"])
-    wanted, order = by_id(Feed(dataset, 5, augmentation, 3, CPU), 2)
-    monkeypatch.setattr("fastadv.train._feed.RESIDENT", dataset.x.nbytes - 1)
-    monkeypatch.setattr(dataset, "to", None)
-    rows, again = by_id(Feed(dataset, 5, augmentation, 3, CPU), 2)
-    same(rows, wanted)
-    assert again == order
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Two classes of eleven images of 9x8, bright in their upper or lower half."""
@@ -132,17 +121,6 @@ def test_images_on_disk_give_what_memory_gives(folder):
         rows, order = by_id(Feed(lazy, 5, augment, 3, CPU, workers), 2)
         same(rows, memory[0])
         assert order == memory[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("transform", "workers"), [(functional.pil_to_tensor, 2), (functional.to_tensor, 0)])
-def test_a_folder_of_torchvision_gives_what_memory_gives(folder, transform, workers):
-    lazy = datasets.ImageFolder(folder, transform)
-    x = torch.stack([functional.pil_to_tensor(image) for image, _ in datasets.ImageFolder(folder)])
-    memory = ImageSet(x, torch.tensor(lazy.targets), 2, "memory")
-    augment = make_augment(AUGMENTS["all"])
-    wanted = by_id(Feed(memory, 5, augment, 3, CPU), 2)[0]
-    same(by_id(Feed(lazy, 4, augment, 3, CPU, workers), 2)[0], wanted)
 
 
 def test_what_a_function_draws_from_torch_is_fresh_in_each_step_and_the_same_where_an_epoch_is_taken_up():

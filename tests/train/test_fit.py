@@ -332,12 +332,6 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint
     assert report.epoch == 2
 
 
-def test_weights_that_are_not_trained_need_not_be_finite():
-    model = net()
-    model.register_parameter("unused", nn.Parameter(torch.tensor(math.nan), requires_grad=False))
-    assert train(model, epochs=1)[0].epoch == 1
-
-
 @pytest.mark.parametrize("every", [None, 2])
 def test_weights_that_are_not_finite_reach_no_checkpoint(every, tmp_path):
     """A finite loss may have an infinite gradient; after the last step of an epoch no loss would tell."""

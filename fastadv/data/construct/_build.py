@@ -27,8 +27,8 @@ from fastadv.errors import InputError
 from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.description import check_described
+from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import agree, plain
-from fastadv.runs.keeper import Keeper
 from fastadv.threat import Threat
 
 DTYPES = ("uint8", "float32")

@@ -15,7 +15,7 @@ from fastadv.data import ImageSet
 from fastadv.engine.module import device_of
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 from fastadv.studies.goodfellow2014 import figures
 from fastadv.studies.goodfellow2014.bench import STEPS, STRONGLY_TESTED, Answers, Bench, Line, Nets, Paper
 from fastadv.studies.goodfellow2014.figures import POINTS, RADIUS, first_layer, shown, spread

@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.features.result import GAMMA, RHO, Kind
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 from fastadv.studies.ilyas2019 import digits
 from fastadv.studies.study import Settings, Study, Watch, publish, unwatched
 from fastadv.text import number, percent

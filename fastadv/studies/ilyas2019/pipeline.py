@@ -29,8 +29,8 @@ from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.runs.files import read_json, writing
+from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
-from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name, read, share
 from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training, check_stages

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv._extras import need
 from fastadv.data import ImageSet
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 from fastadv.studies.ilyas2019 import figures, gaussian
 from fastadv.studies.ilyas2019.gaussian import Check, Learned, apart
 from fastadv.studies.study import Watch, publish, unwatched

@@ -8,7 +8,7 @@ from typing import Any
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.keeper import Keeper
+from fastadv.runs.folder import Keeper
 from fastadv.studies.schott2018 import figures, report
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects

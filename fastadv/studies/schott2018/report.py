@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv.intervals import median
 from fastadv.studies.schott2018.plan import SOURCE, THRESHOLDS, TITLES, Cell, Settings, published
 from fastadv.studies.schott2018.work import Done
 from fastadv.text import finite, in_markdown, number
@@ -65,11 +65,6 @@ def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[Key, Sma
     return {key: Smallest(paper, all) for key, (paper, all) in found.items() if all is not None}
 
 
-def median(distance: Tensor) -> float:
-    """Return the median, where 0 counts for images that were wrong already, infinity for unbroken ones."""
-    return float(np.median(distance.numpy()))
-
-
 def median_interval(distance: Tensor) -> tuple[float, float]:
     """Return the 95% interval of the median, by order statistics."""
     ordered, n = distance.sort().values, len(distance)
@@ -95,7 +90,7 @@ def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
         "norm": cell.method.norm,
         "attack": cell.method.name,
         "arguments": cell.describe(),
-        "median": finite(median(distance)),
+        "median": finite(median(distance.numpy())),
         "accuracy": accuracy(distance, THRESHOLDS[cell.method.norm]),
         "seconds": done.seconds,
     }
@@ -131,7 +126,7 @@ def _figures(found: Least, norm: str) -> dict[str, Any]:
     distance = found.distance
     share = accuracy(distance, THRESHOLDS[norm])
     return {
-        "median": finite(median(distance)),
+        "median": finite(median(distance.numpy())),
         "median_interval": [finite(value) for value in median_interval(distance)],
         "accuracy": share,
         "accuracy_interval": list(accuracy_interval(share, len(distance))),

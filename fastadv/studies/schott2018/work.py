@@ -18,8 +18,8 @@ from fastadv.attacks.special.snap import snap
 from fastadv.data import ImageSet, batches
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import load_tensors, save_tensors, seal
+from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same, plain
-from fastadv.runs.keeper import Keeper
 from fastadv.studies.schott2018.plan import NORMS, Cell
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subject, Subjects
 from fastadv.threat import THREATS

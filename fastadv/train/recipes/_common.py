@@ -1,7 +1,7 @@
 """What recipes share: the twin they attack, checks of their arguments, starts, and losses."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -158,6 +158,18 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for part in norms:
             part.train()
+
+
+@contextmanager
+def put_back(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let weights change inside, and restore them bit for bit, which a subtraction would not do."""
+    before = [(weight, weight.detach().clone()) for weight in weights]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before:
+                weight.copy_(value)
 
 
 def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:

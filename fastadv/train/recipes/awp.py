@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastadv.train._weights import put_back
-from fastadv.train.recipes._common import check_loss_recipe, check_positive
+from fastadv.train.recipes._common import check_loss_recipe, check_positive, put_back
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero

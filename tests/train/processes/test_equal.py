@@ -1,6 +1,5 @@
 """Several processes train what one process trains."""
 
-import functools
 import json
 import re
 import shutil
@@ -12,7 +11,7 @@ import torch
 from fastadv.runs.files import load_tensors
 from fastadv.train import reports
 from tests.processes import Refused, finish, go, start
-from tests.train.processes.worker import CASES, CASES_OF, resumed, train
+from tests.train.processes.worker import CASES, resumed, train
 
 WORKER = "tests.train.processes.worker"
 pytestmark = pytest.mark.slow
@@ -20,31 +19,21 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What each process of so many has trained."""
-
-    @functools.cache
-    def of(world):
-        folder = tmp_path_factory.mktemp("cases")
-        go(WORKER, "every_case", folder, world)
-        return [torch.load(folder / f"cases-{world}-{rank}.pt", weights_only=True) for rank in range(world)]
-
-    return of
+    """What each of three processes has trained."""
+    folder = tmp_path_factory.mktemp("cases")
+    go(WORKER, "every_case", folder, 3)
+    return [torch.load(folder / f"cases-{rank}.pt", weights_only=True) for rank in range(3)]
 
 
-@pytest.fixture(scope="module")
-def alone():
-    return {name: train(name) for name in CASES}
-
-
-@pytest.mark.parametrize(("world", "name"), [(n, name) for n, names in CASES_OF.items() for name in names])
-def test_the_weights_of_several_processes_are_those_of_one(world, name, trained, alone):
-    first = trained(world)[0][name]
-    for others in trained(world):
-        torch.testing.assert_close(others[name]["weights"], alone[name]["weights"], rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("name", CASES)
+def test_the_weights_of_several_processes_are_those_of_one(name, trained):
+    first, alone = trained[0][name], train(name)
+    for others in trained:
+        torch.testing.assert_close(others[name]["weights"], alone["weights"], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(others[name]["weights"], first["weights"], rtol=0, atol=0)
         assert others[name]["losses"] == first["losses"]
-        assert others[name]["accuracies"] == alone[name]["accuracies"]
-        assert others[name]["losses"] == pytest.approx(alone[name]["losses"], abs=1e-9)
+        assert others[name]["accuracies"] == alone["accuracies"]
+        assert others[name]["losses"] == pytest.approx(alone["losses"], abs=1e-9)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):

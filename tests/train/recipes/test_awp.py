@@ -69,13 +69,3 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were():
     with pytest.raises(Broken):
         AWP(INNER, 0.1).step(step_at(model, check=check))
     torch.testing.assert_close(dict(model.named_parameters()), before, rtol=0, atol=0)
-
-
-def test_frozen_and_unused_weights_stay():
-    model = warm_net()
-    model[0].weight.requires_grad_(False)
-    model.register_parameter("unused", torch.nn.Parameter(torch.ones(2, 2).double()))
-    before = model[0].weight.clone()
-    AWP(Standard(), 0.05).step(step_at(model))
-    assert torch.equal(model[0].weight, before)
-    assert torch.equal(model.unused, torch.ones(2, 2).double())

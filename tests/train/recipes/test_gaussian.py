@@ -1,15 +1,12 @@
 """Gaussian training and Consistency against computations by hand, and what they teach."""
 
-from functools import cache
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import fastadv as fa
 from fastadv import rng
-from fastadv.train import Consistency, GaussianTraining, Standard
+from fastadv.train import Consistency, GaussianTraining
 from tests.train.recipes.hand import SEED, assert_same_step, batch, differ, gradients, warm_net
 from tests.zoo.net import module
 
@@ -55,30 +52,3 @@ def test_consistency_of_a_sure_net_is_finite(lead):
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.isfinite().all()
     assert gradient[0] < 0
-
-
-@cache
-def measured(recipe):
-    """Accuracy under noise, and the divergence of four noisy copies of an image from their mean."""
-    train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
-    model = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=8)
-    fa.train.fit(model, train_set, recipe, epochs=5, batch_size=64, learning_rate=0.1)
-    ids, x = torch.arange(len(test_set)), test_set.x
-    noisy = torch.cat([x + 0.5 * rng.normal(64, 9, ids, draw).view_as(x) for draw in range(4)])
-    with torch.no_grad():
-        p = model.eval()(noisy).double().softmax(1).view(4, -1, 10)
-    mean = p.mean(0)
-    apart = (mean * (mean.log() - p.log())).sum(2).mean()
-    return float((p.argmax(2) == test_set.y).double().mean()), float(apart)
-
-
-@pytest.mark.slow
-def test_a_net_learns_to_classify_noisy_images():
-    assert measured(GaussianTraining(0.5))[0] > measured(Standard())[0] + 0.2
-
-
-@pytest.mark.slow
-def test_consistency_makes_noisy_copies_alike():
-    gaussian, consistent = measured(GaussianTraining(0.5)), measured(Consistency(0.5, weight=5.0))
-    assert consistent[1] < gaussian[1] / 1.5
-    assert consistent[0] > gaussian[0] - 0.02

@@ -1,4 +1,4 @@
-"""Every recipe learns the embedded digits, and those that attack make the net robust."""
+"""Recipes that attack, each in another way, make a net robust."""
 
 from functools import cache, partial
 
@@ -10,19 +10,9 @@ import fastadv as fa
 from fastadv import train
 
 THREAT = fa.Linf(0.15)
-PLAIN = {
-    "noise": train.InputNoise(THREAT),
-    "rubbish": train.RubbishTraining(),
-    "hidden": train.HiddenFGSM(3, 0.1),
-    "smoothadv": train.SmoothAdv(fa.L2(0.3), 0.1, noises=2, steps=2),
-}
 ROBUST = {
-    "fgsm": train.FGSMTraining(THREAT),
     "pgd": train.PGDTraining(THREAT, 3),
     "trades": train.TRADES(THREAT, 3),
-    "mart": train.MART(THREAT, 3),
-    "score": train.SCORE(THREAT, 3),
-    "rs": train.FastTraining(THREAT),
     "n-fgsm": train.FastTraining(THREAT, "n-fgsm"),
     "free": train.FreeTraining(THREAT, 3),
     "awp": train.AWP(train.PGDTraining(THREAT, 3), 0.005),
@@ -46,12 +36,6 @@ def trained(recipe):
 @cache
 def standard():
     return trained(train.Standard())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", PLAIN.values(), ids=PLAIN)
-def test_it_learns(recipe):
-    assert trained(recipe)[0] > 0.9
 
 
 @pytest.mark.slow

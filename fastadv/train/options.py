@@ -1,0 +1,209 @@
+"""The options of `fit` in groups: optimization, what is measured, when a run ends, how it is carried out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from fastadv._checks import (
+    OnEvent,
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    check_on_event,
+    check_share,
+)
+from fastadv.errors import InputError
+from fastadv.train.recipes import AWP, FreeTraining
+from fastadv.train.recipes._common import check_positive
+from fastadv.train.recipes.base import owns_step
+from fastadv.train.schedules import DEFAULT, Schedule, find_schedule
+
+# floats in a run's identity, so that 1 and 1.0 are the same run
+FLOATS = ("momentum", "weight_decay", "warm_up", "batch_norm_momentum", "clip_norm", "max_norm", "ema")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How the weights are optimized, in addition to the optimizer and its learning rate.
+
+    Args:
+        momentum: of SGD, from 0 to below 1; the first beta of Adam.
+        weight_decay: of the optimizer, 0 or more.
+        norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
+        schedule: "constant", "step" (a tenth after each third), "piecewise" (see `Piecewise`), "cosine",
+            "cyclic", "cyclic_half" (see `Cyclic`), "one_cycle", "one_cycle_momentum" (see `OneCycle`), or a
+            function of the share of training done that gives the factor on the learning rate.
+        schedule_by: "step", or "epoch": the factor is then constant within an epoch.
+        warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
+        drop_last: whether the images that do not fill a step are left out of an epoch, others in each.
+        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention.
+            None uses the model's own; it is restored afterwards.
+        clip_norm: the largest norm of all gradients together; None sets no limit.
+        max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
+            step larger ones are scaled down (pylearn2's `max_col_norm`). None sets no limit.
+        ramp: epochs, or below 1 a share of all, after each of which the radius grows by the same amount, to
+            the recipe's. From random weights, training at a large radius may stay at chance. A step size
+            keeps its ratio to radius / steps; radii of L0 are rounded up.
+        ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch
+            (early on with less, so that the first weights fade). It is tested, too, and kept as
+            ema.safetensors, or read by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
+
+    Source:
+        Srivastava et al. 2014, "Dropout", for `max_norm`.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    norm_decay: bool = True
+    schedule: str | Schedule = DEFAULT
+    schedule_by: str = "step"
+    warm_up: float = 0.0
+    drop_last: bool = False
+    batch_norm_momentum: float | None = None
+    clip_norm: float | None = None
+    max_norm: float | None = None
+    ramp: float | None = None
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if check_number("momentum", self.momentum, least=0.0) >= 1:
+            raise InputError(f"momentum: expected a number from 0 to below 1, got {self.momentum!r}")
+        check_number("weight_decay", self.weight_decay, least=0.0)
+        check_flag("norm_decay", self.norm_decay)
+        find_schedule(self.schedule)
+        if self.schedule_by not in ("step", "epoch"):
+            raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
+        check_flag("drop_last", self.drop_last)
+        if self.batch_norm_momentum is not None:
+            check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
+        check_number("warm_up", self.warm_up, least=0.0)
+        for name in ("clip_norm", "max_norm"):
+            if (value := getattr(self, name)) is not None:
+                check_positive(name, value)
+        if self.ema is not None:
+            check_share("ema", self.ema)
+        if isinstance(self.ramp, float) and self.ramp < 1:
+            check_share("ramp", self.ramp)
+        elif self.ramp is not None:
+            check_count("ramp", self.ramp, 1)
+        for name in FLOATS:
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else float(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What is measured after each epoch, in addition to `test_set` and `test_attacks`.
+
+    Args:
+        validation_set: images kept out of the training set, on which the test attacks are run, too. They then
+            decide which epoch is the best and raise alarms, and the test set only reports.
+        test_limit: how many images of the test set are tested, as `fa.evaluate` takes them; None tests all.
+        test_every: epochs from one test to the next, 1 or more; the last epoch is always tested.
+        on_event: called in the first process with each report, as a dictionary, once it is kept.
+    """
+
+    validation_set: Dataset[Any] | None = None
+    test_limit: int | None = None
+    test_every: int = 1
+    on_event: OnEvent | None = None
+
+    def __post_init__(self) -> None:
+        check_count("test_every", self.test_every, 1)
+        if self.test_limit is not None:
+            check_count("test_limit", self.test_limit, 1)
+        check_on_event(self.on_event)
+
+
+ACTIONS = ("warn", "stop", "rewind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """When training ends before its last epoch, and with which weights; it needs `test_attacks`.
+
+    Args:
+        patience: epochs, 1 or more, without a better accuracy under attack (the lowest of the attacks', with
+            ema that of the averaged weights) after which training ends. The model then has the best epoch's
+            weights, also where training reaches its end. None trains to the end, and keeps the last weights.
+        on_alarm: accuracy under attack that collapses (catastrophic overfitting), or falls while the training
+            loss keeps falling (robust overfitting), is logged as a warning and reported. "warn" continues,
+            "stop" also ends training, "rewind" ends it with the best epoch's weights in the model.
+    """
+
+    patience: int | None = None
+    on_alarm: str = "warn"
+
+    def __post_init__(self) -> None:
+        if self.patience is not None:
+            check_count("patience", self.patience, 1)
+        check_choice("on_alarm", self.on_alarm, ACTIONS)
+
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is carried out: what changes speed and rounding, not what is trained.
+
+    Args:
+        precision: "fp32"; "bf16" runs the recipe under autocast and searches its examples in it; "fp16" runs
+            under autocast, with losses scaled so that their gradients stay in range (a step where they do not
+            is left out, and the scale halved). Accuracies are measured in the model's own precision.
+        workers: processes that read images from disk, 0 or more; None is up to 8 for many images. They do not
+            change the result: what a data set draws itself is keyed by (seed, epoch, sample).
+        checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
+            a `run_dir`.
+        cuda_graph: whether steps that search for examples are captured as CUDA graphs, as in `freeze`; None,
+            the default, does so on a GPU where the model can be captured.
+    """
+
+    precision: str = "fp32"
+    workers: int | None = None
+    checkpoint_every: int | None = None
+    cuda_graph: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.cuda_graph is not None:
+            check_flag("cuda_graph", self.cuda_graph)
+        if self.workers is not None:
+            check_count("workers", self.workers, 0)
+        if self.checkpoint_every is not None:
+            check_count("checkpoint_every", self.checkpoint_every, 1)
+
+
+def check_execution(
+    execution: Execution, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any
+) -> None:
+    """Raise InputError where this model cannot be trained in this way on this device."""
+    if run_dir is None and execution.checkpoint_every:
+        raise InputError(
+            "run_dir: expected a folder for the checkpoints, got None; "
+            "pass run_dir=, or leave out checkpoint_every"
+        )
+    if execution.cuda_graph and device.type != "cuda":
+        raise InputError(f"cuda_graph: expected a model on a CUDA device, got {device}; leave it out")
+    if execution.precision == "fp16":
+        _check_fp16(model, recipe, device)
+
+
+def _check_fp16(model: nn.Module, recipe: Any, device: torch.device) -> None:
+    """Raise InputError where autocast does not know fp16, or weights would round away their steps."""
+    if owns_step(recipe) and not isinstance(recipe, AWP | FreeTraining):
+        raise InputError(
+            f"precision: expected 'fp32' or 'bf16' for {type(recipe).__name__}, which takes gradients itself "
+            "that fp16 would round to zero, got 'fp16'"
+        )
+    if not torch.amp.is_autocast_available(device.type):
+        raise InputError(f"precision: expected 'fp32' on {device}, which has no autocast, got 'fp16'")
+    if any(weight.dtype != torch.float32 for weight in model.parameters() if weight.requires_grad):
+        raise InputError(
+            "precision: expected weights in float32 for 'fp16', got others; call model.float(), or leave "
+            "it out"
+        )
