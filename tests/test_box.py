@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation.report import report
 
 KINDS = {
-    "table": ((6,), (-4.0, 4.0)), "skewed": ((5,), (-3.0, 5.0)), "audio": ((1, 24), (-1.0, 1.0)),
+    "table": ((5,), (-3.0, 5.0)), "audio": ((1, 24), (-1.0, 1.0)),
     "bytes": ((3, 8, 8), (0.0, 255.0)), "gray": ((1, 8, 8), (-0.5, 0.5)),
 }  # fmt: skip
 FREE, ONE = (-math.inf, math.inf), 1.1 / 40  # no box; a sample whose logits nearly tie
@@ -97,8 +97,10 @@ def test_another_box_is_another_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recipe", [fa.train.PGDTraining, fa.train.TRADES, fa.train.FreeTraining])
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    list(zip(KINDS, cycle([fa.train.PGDTraining, fa.train.TRADES, fa.train.FreeTraining]))),
+)
 def test_training_is_that_on_the_data_in_unit(kind: str, recipe: Any) -> None:
     reports = []
     for place, threat in enumerate((fa.Linf(0.06), ball(kind))):
@@ -113,8 +115,9 @@ def test_training_is_that_on_the_data_in_unit(kind: str, recipe: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("build", [robust, non_robust, random_target, fixed_shift])
+@pytest.mark.parametrize(
+    ("kind", "build"), list(zip(KINDS, cycle([robust, non_robust, random_target, fixed_shift])))
+)
 def test_a_construction_is_that_of_the_data_in_unit(kind: str, build: Any, tmp_path: Path) -> None:
     net, model, unit, x, y = made(kind)
     (low, high), radius = KINDS[kind][1], 0.4 if build in (random_target, fixed_shift) else math.inf
@@ -132,8 +135,7 @@ def test_a_construction_is_that_of_the_data_in_unit(kind: str, build: Any, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("norm", [fa.L2, fa.L1, fa.L0])
+@pytest.mark.parametrize(("kind", "norm"), list(zip(KINDS, cycle([fa.L2, fa.L1, fa.L0]))))
 def test_certificates_are_those_of_the_data_in_unit(kind: str, norm: Any) -> None:
     (low, high), (net, model, unit, x, y) = KINDS[kind][1], made(kind, 16)
     wide, how = 1.0 if norm is fa.L0 else high - low, {"n": 200, "sequential": False}

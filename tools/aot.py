@@ -130,14 +130,14 @@ def widest_load(ptx: str) -> int:
 
 
 def pairs(found: list[tuple[torch.dtype, int, Variant]]) -> Iterator[tuple[torch.dtype, int, Variant]]:
-    """Enough of them for each variant to be compiled, and each kernel for each dtype and architecture."""
-    # one dtype for the newest architecture first
+    """Enough of them for each variant to be compiled, and each kernel for each dtype."""
+    # one dtype for the newest architecture first, the other for the other
     orders = (sorted({one[place] for one in found}, key=str) for place in (0, 1))
     places = [{value: place for place, value in enumerate(order)} for order in orders]
     met: set[Any] = set()
     for one in sorted(found, key=lambda one: (places[0][one[0]] + places[1][one[1]]) % 2 == 0):
-        dtype, arch, (variant, kernel, *_) = one
-        new = {(kernel, variant), (kernel, dtype), (kernel, arch)} - met
+        dtype, _, (variant, kernel, *_) = one
+        new = {(kernel, variant), (kernel, dtype)} - met
         if new:
             met |= new
             yield one
@@ -182,7 +182,7 @@ def main() -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one variant for each choice of words and flags, and not each dtype for each architecture",
+        help="one variant for each choice of words and flags, and not each for each architecture",
     )
     options = parser.parse_args()
     if knobs.runtime.interpret:

@@ -34,7 +34,7 @@ def test_the_tests_that_pin_a_pitfall_exist():
 def few_digits(monkeypatch, tmp_path):
     """The first of the digits alone: the blocks are only to run as they are written."""
     whole = fa.data.load
-    most = {"train": 200, "test": 20}
+    most = {"train": 200, "test": 10}
 
     def load(name: str, split: str = "train", **options: Any) -> Any:
         limit = min(most[split], options.get("limit") or most[split])

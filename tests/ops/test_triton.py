@@ -34,11 +34,12 @@ STRIDES = {
     "nearest_prototype": 7,
     "latent_fit": 21,
     "latent_decode": 10,
+    "square_bumps": 23,
 }
 # of layers that the engine rewrites on a CPU alone
 ON_CPU = {"thin_gradient", "winograd_tiles", "winograd_image"}
 # of these not even one of every shape
-STRIDED_ONLY = ("l1_step", "nearest_prototype", "latent_fit", "latent_decode", "square_bumps")
+STRIDED_ONLY = ("l1_step", "nearest_prototype", "latent_fit", "latent_decode", "square_bumps", "sparse_rs")
 
 
 @pytest.fixture(autouse=True)

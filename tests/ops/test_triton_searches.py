@@ -76,9 +76,7 @@ def test_a_row_that_cannot_be_used_moves_nothing(norm):
     ("window", "dtype", "radius"),
     [
         ((5, 7), torch.float32, 0.3),
-        ((4, 3), torch.bfloat16, 4.0),
-        ((1, 13), torch.bfloat16, 0.3),
-        ((9, 13), torch.float32, 4.0),
+        ((1, 13), torch.bfloat16, 4.0),
     ],
 )
 def test_windows_of_many_blocks(window, dtype, radius):
@@ -97,15 +95,14 @@ def test_windows_of_many_blocks(window, dtype, radius):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("leaving", [0, 3, 40])
-def test_sets_of_many_blocks(leaving):
+def test_sets_of_many_blocks():
     draw = torch.Generator().manual_seed(5)
     x, best = torch.rand(2, 3, 100, generator=draw)
     best = torch.where(torch.rand(3, 100, generator=draw) < 0.2, best, x)
     best[0, 64:], x[0, ::7], mask = 1.0, 0.0, torch.rand(3, 100, generator=draw) < 0.5
-    few = torch.tensor([leaving, 1, 0])
+    leaving, count = torch.tensor([[40, 3, 0], [40, 50, 20]])
     for chosen in (None, mask):
-        check("sparse_rs", best, x, torch.arange(3), few, torch.tensor([40, 50, 20]), 0.0, 1.0, 6, 7, chosen)
+        check("sparse_rs", best, x, torch.arange(3), leaving, count, 0.0, 1.0, 6, 7, chosen)
 
 
 def test_words_and_bumps_may_have_any_strides():

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.parity import models
 from tests.parity.case import Case
-from tests.parity.models import Net, Quantized, problem
-from tests.parity.peers import Peer, _peer, best_of
+from tests.parity.models import Quantized
+from tests.parity.peers import _peer
 from tests.parity.store import save, stored
 from tests.parity.toy import Threshold, X, Y, line, row
 from tests.parity.verdict import best, judge
@@ -44,16 +43,6 @@ def test_allowed_is_the_best_of_the_peers_and_a_margin() -> None:
     robust = [{"robust_accuracy": 0.4, "images": 25}, {"robust_accuracy": 0.2, "images": 25}]
     assert case(0.1, False).allowed(robust) == 0.2
     assert 0.24 <= case(0.1, True).allowed(robust) < 0.28
-
-
-def test_best_of_keeps_the_nearest_success_of_all_runs() -> None:
-    def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0) -> Tensor:
-        out = x.clone()
-        out[:3, 0] = torch.tensor([[0.9, 0.8, 0.3], [0.7, 0.9, 0.4], [0.8, 0.6, 0.1]])[seed]
-        return out
-
-    best = best_of(Peer("toy", "toy()", run), "l2").run(Threshold(), X, Y, inf, restarts=3)
-    assert best[:3, 0].tolist() == pytest.approx([0.7, 0.6, 0.2])
 
 
 def test_a_peer_draws_from_generators_with_its_seed() -> None:
@@ -96,17 +85,6 @@ def test_worse_is_one_percent_farther_or_two_images_more(
     ours: float, theirs: float, radius: float, worse: bool
 ) -> None:
     assert line(row("fastadv", ours, radius), row("a", theirs, radius)).worse is worse
-
-
-def test_of_a_net_kept_back_the_first_images_that_it_gets_right_are_attacked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(models, "images", lambda *given: (X, Y))
-    monkeypatch.setitem(models.NETS, "sp", Net(lambda *_: Threshold(), {}))
-    for count, expected in ((100, [0, 1, 2, 4]), (3, [0, 1, 2])):
-        _, x, y = problem("sp", count, Path(), Path())
-        assert torch.equal(x, X[expected])
-        assert torch.equal(y, Y[expected])
 
 
 def test_a_quantized_net_rounds_and_its_gradient_is_that_of_the_net() -> None:

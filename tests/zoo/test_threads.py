@@ -21,9 +21,8 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 THREADS = 4
 # folded, own backward, functions of autograd and of torch.func, hooks, layouts, wide and thin convolutions
 NAMES = (
-    "residual", "straight_through_activations", "scale_without_gradient", "functional_gradient",
-    "hook_that_reads_what_the_norm_is_given", "patches_by_view", "tiny_images_of_many_channels",
-    "subclass_with_activation", "thin_from_three_channels", "transformer_encoder",
+    "residual", "straight_through_activations", "functional_gradient",
+    "hook_that_reads_what_the_norm_is_given", "patches_by_view", "thin_from_three_channels",
 )  # fmt: skip
 
 
@@ -115,7 +114,7 @@ def test_each_thread_freezes_models_of_its_own(cases: list[Case]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], precision: str) -> None:
     """Each thread has batches of another size, which may be searched in another way."""
     with unrelated_models():
