@@ -103,14 +103,14 @@ def held_by(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """Return what `module.modules()` does, in another order and a third of its time."""
-    seen: dict[nn.Module, None] = {module: None}
+    """Return `list(module.modules())`, in a third of its time."""
+    seen: dict[nn.Module, None] = {}
     waiting = [module]
     while waiting:
-        for part in waiting.pop()._modules.values():
-            if part is not None and part not in seen:
-                seen[part] = None
-                waiting.append(part)
+        part = waiting.pop()
+        if part not in seen:
+            seen[part] = None
+            waiting += [each for each in reversed(part._modules.values()) if each is not None]
     return list(seen)
 
 

@@ -176,10 +176,10 @@ def search_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def asked_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a Frozen count what its callers ask for, without what it compares."""
-    prepare, compare = SearchCopy.prepare, SearchCopy.compare
-    for name, real in (("prepare", prepare), ("compare", compare)):
+    for holder, name in ((SearchCopy, "prepare"), (frozen, "compare")):
+        real = getattr(holder, name)
         alone = lambda search, *given, real=real: real(search, *map(_uncounted, given))  # noqa: E731
-        monkeypatch.setattr(SearchCopy, name, alone)
+        monkeypatch.setattr(holder, name, alone)
 
 
 def _uncounted(given: object) -> object:

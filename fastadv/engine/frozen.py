@@ -13,15 +13,17 @@ from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.automatic import fastest
-from fastadv.engine.bound import Ask
+from fastadv.engine.bound import Ask, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
+from fastadv.engine.clean_pass import CleanPass
+from fastadv.engine.compare import Apart, compare
 from fastadv.engine.guard import allowed
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import AUTO, Options, Precision, check_possible, no_gradient, with_gradient
-from fastadv.engine.prepared import CleanPass, Counts, Directions, Gradient, Loss, Model, Prepared
+from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT
-from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, Apart, SearchCopy
+from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
@@ -186,7 +188,7 @@ class Frozen(Prepared):
         """Compare passes of the copy with those of the model, the first of each kind."""
         asked = self.asked
         if not self.search.knows(x, kind):
-            self.search.compare(Plain(self.source, counts=self.counts), x, kind)
+            compare(self.search, Plain(self.source, counts=self.counts), x, kind)
             self._discount(asked)
 
     def _tried(self, by_copy: Callable[[], T], by_plain: Callable[[], T]) -> T:

@@ -1,7 +1,6 @@
 """Plain: the model as given, in eval mode, and nothing else."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -14,25 +13,16 @@ from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import check_input, check_model, indices, labels_for
-from fastadv.engine.bound import Ask, Bound
+from fastadv.engine.bound import Ask, Bound, Gradient
 from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
+from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.copying.copier import LAZY, eval_copy
 from fastadv.engine.copying.modes import asks_for_gradients, on_gpu
 from fastadv.engine.module import as_module, one_dtype
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
-from fastadv.engine.prepared import (
-    CleanPass,
-    Counts,
-    Directions,
-    Gradient,
-    Loss,
-    Model,
-    Prepared,
-    log_confidence,
-    mean_of,
-)
+from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, log_confidence, mean_of
 from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.room import GRADIENT, VERDICT, ran_out, room_of
@@ -155,7 +145,7 @@ class Plain(Prepared):
                 # copied, since they may be a part of x itself
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-                gradient = self._pull(leaf, attached, by_logits)
+                gradient = self.pull(leaf, attached, by_logits)
                 made.append((value, logits, gradient.to(x.dtype)))
                 self.count(len(x))
         value, logits, gradient = map(mean_of, zip(*made, strict=True))
@@ -173,7 +163,7 @@ class Plain(Prepared):
                 attached = attached + self.checked(leaf)
             attached = attached / self.eot if self.eot > 1 else attached
             logits = attached.detach().clone()
-            back = partial(self._pull, leaf, attached, retain_graph=True)
+            back = partial(self.pull, leaf, attached, retain_graph=True)
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients
@@ -223,14 +213,14 @@ class Plain(Prepared):
                     raise
                 return None
             self.forwards += x.shape[0]
-            return _CleanPass(self, x, leaf, attached, attached.detach().clone())
+            return CleanPass(self, x, leaf, attached, attached.detach().clone())
 
     def leaf(self, x: Tensor) -> Tensor:
         """Return x as the model sees it, sharing its memory where it can, to follow a gradient to it."""
         seen = self.sees(x.dtype)
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
-    def _pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+    def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
         checked = self.checked
@@ -272,32 +262,3 @@ def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:
     if not any(issubclass(kind, torch.jit.ScriptModule | nn.RNNBase) for kind in kinds):
         return False
     return any(isinstance(part, torch.jit.ScriptModule) or on_gpu(part) for part in parts)
-
-
-@dataclass
-class _CleanPass:
-    plain: Plain
-    x: Tensor
-    leaf: Tensor
-    attached: Tensor
-    logits: Tensor
-
-    def gradient(
-        self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        plain, logits = self.plain, self.logits if rows is None else self.logits[rows]
-        with with_gradient(), no_autocast(self.x.device.type):
-            value, by_logits = losses.loss_and_grad(logits, y, loss, targets, direction)
-            if rows is not None:
-                by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
-            try:
-                # in the dtype that the model sees: half precision of x may hold less
-                gradient = plain._pull(self.leaf, self.attached, by_logits)
-                plain.backwards += len(self.x)
-                return value, logits, gradient if rows is None else gradient[rows]
-            except Exception as error:
-                if callable(loss) or not ran_out(error):
-                    raise
-        # only here: the error holds on to what the pass had in memory
-        self.attached = self.logits  # lets go of the graph
-        return plain.input_gradient(self.x if rows is None else self.x[rows], y, loss, targets, direction)

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv import losses
 from fastadv._tf32 import rounds_as
-from fastadv.engine.bound import Ask
+from fastadv.engine.bound import Ask, Gradient
 from fastadv.engine.capture import Captures
+from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.guard import allowed
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
-Gradient = tuple[Tensor, Tensor, Tensor]
 Directions = Tensor | Callable[[Tensor], Tensor]
 
 
@@ -36,17 +36,6 @@ def log_confidence(model: Any, logits: Tensor) -> Tensor:
     own = getattr(model, "log_confidence", None)
     found: Tensor = own(logits) if callable(own) else logits.log_softmax(1)
     return found
-
-
-class CleanPass(Protocol):
-    """A forward pass at the clean samples that waits for its backward pass."""
-
-    logits: Tensor
-
-    def gradient(
-        self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the same as `Prepared.input_gradient` at the rows int64 [n], None for all; once."""
 
 
 def mean_of(passes: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The search copy of a frozen model: how it passes batches, and how it is compared with the model."""
+"""The search copy of a frozen model: what is copied, and how it passes batches."""
 
 import logging
 from collections.abc import Callable, Hashable, Iterable
@@ -10,9 +10,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastadv import losses, rng
+from fastadv import losses
 from fastadv._tf32 import rounds_as
-from fastadv.engine import guard
+from fastadv.engine.bound import Gradient
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copying.copier import eval_copy, take_values
@@ -23,14 +23,13 @@ from fastadv.engine.module import as_module, unwrap
 from fastadv.engine.parts import Parts, mixes_rows
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Options, no_autocast, tf32, to_half
-from fastadv.engine.prepared import Directions, Gradient
+from fastadv.engine.prepared import Directions
 from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewrite, Rewriting
 from fastadv.engine.rewrites import FOLD, applicable
 from fastadv.engine.room import GRADIENT, room_of
 from fastadv.ops._step import may_be_narrow
-from fastadv.rng import generators_kept
 
 T = TypeVar("T")
 log = logging.getLogger("fastadv")
@@ -40,11 +39,6 @@ ROWS = 16  # of a batch that are watched and compared
 MIXES = "searched as it is: a BatchNorm takes its statistics from the batch"  # notes
 MEANS = "searched as it is: the mean of several passes"
 SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}
-WRONG = "of the search copy differed from the model's by more than rounding"
-
-
-class Apart(Exception):
-    """A search copy does not answer as the model does."""
 
 
 class Notes:
@@ -66,9 +60,8 @@ class Notes:
 class SearchCopy:
     """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`.
 
-    It is compared with the model once for each dtype and shape of a sample and kind of pass, by 16 rows.
-    Where logits depend on the rest of their batch in another way than by BatchNorm, parts of a batch may
-    have other ones in the search, but not in the verdict.
+    Where logits depend on the rest of their batch in another way than by BatchNorm, parts of a batch may have
+    other ones in the search, but not in the verdict.
     """
 
     def __init__(self, plain: Plain, options: Options) -> None:
@@ -165,7 +158,7 @@ class SearchCopy:
         if self._folds and self.module is not None and isinstance(self.model, nn.Module):
             plain.forwards += len(x)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
-                self.pairs = fold(self.model, self.module, lambda: self._followed(x, self._views)[1])
+                self.pairs = fold(self.model, self.module, lambda: self.followed(x, self._views)[1])
             self.notes.add(f"folded {len(self.pairs)} BatchNorm")
         if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
@@ -192,61 +185,25 @@ class SearchCopy:
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool
     ) -> Gradient:
         """See `Frozen.input_gradient`; a step of `in_parts`."""
-        leaf, attached = self._followed(x)
+        leaf, attached = self.followed(x)
         # copied, since they may be a part of x itself
         logits = attached.detach().clone()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = self._backward(attached, leaf, by_logits)
+        gradient = self.backward(attached, leaf, by_logits)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """See `Frozen.jacobian`."""
-        leaf, attached = self._followed(x)
+        leaf, attached = self.followed(x)
         logits = attached.detach().clone()
-        back = partial(self._backward, attached, leaf, retain_graph=True)
+        back = partial(self.backward, attached, leaf, retain_graph=True)
         return logits, pull_each(x, logits, directions, reduce, back)[1]
 
     def knows(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether passes of rows like x were compared with the model's; in a graph none can be."""
-        return _kind(x, kind) in self.compared or in_step() or not len(x)
-
-    def compare(self, plain: Plain, x: Tensor, kind: str) -> None:
-        """Raise Apart where passes of rows like x are not those of the model, by 16 rows."""
-        # what a randomized model draws next does not depend on what was compared
-        with self.lock, generators_kept(x.device):
-            same, what = self._same(plain, x[:ROWS].detach(), kind)
-            if same is False:
-                raise Apart(f"the {what} {WRONG}")
-            self.parts.measure(partial(self._probe, plain), x)
-        if same:  # or else there was nothing to compare, and the next pass of this kind may have something
-            self.compared.add(_kind(x, kind))
-
-    def _same(self, plain: Plain, x: Tensor, kind: str) -> tuple[bool | None, str]:
-        """Return whether answers at x differ by rounding alone, None where there are none; and which do."""
-        expected, gradient, found, pulled = self.in_parts("compared", partial(self._both, plain, kind), x)
-        same = guard.same_logits(found, expected, self.formats(x.device))
-        if not same or kind == LOGITS:
-            return same, "logits"
-        if self.half:
-            same, cosine = guard.same_direction(pulled, gradient)
-            name = str(self.weights).removeprefix("torch.")
-            self.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
-            return same, "gradient"
-        return guard.same_gradient(pulled, gradient, rounds_as(self.format, x.device)), "gradient"
-
-    def _both(self, plain: Plain, kind: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return logits and gradients at x of the model as given and of the copy; x for one not asked for."""
-        expected, gradient = _answer(plain, x, kind)
-        plain.forwards += len(x)
-        if kind == LOGITS:
-            return expected, gradient, self.logits(x), x
-        with torch.enable_grad():
-            leaf, attached = self._followed(x)
-        logits = attached.detach().clone()
-        plain.backwards += len(x)
-        return expected, gradient, logits, self._backward(attached, leaf, _direction(logits))
+        return kind_of_pass(x, kind) in self.compared or in_step() or not len(x)
 
     def formats(self, device: torch.device) -> list[Format]:
         """Return the formats by which logits of the copy and of the model as given round."""
@@ -259,10 +216,6 @@ class SearchCopy:
             return None
         kind, alike = kind_of(unwrap(model)), partial(passes_alike, unwrap(model), self.logits, x)
         return Captures(graphs_of(self), kind, (model, self.rewriting), alike) if kind else None
-
-    def _probe(self, plain: Plain, x: Tensor) -> Tensor:
-        plain.forwards += len(x)
-        return self.logits(x)
 
     def _ready(self, x: Tensor) -> Tensor:
         return self.layout(x).to(self.sees(x.dtype) if self.weights == self.dtype else self.weights)
@@ -280,12 +233,12 @@ class SearchCopy:
             self.notes.add(*(note for name, note in rewriting.notes.items() if note and name in lens.used))
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
-    def _followed(self, x: Tensor, rewriting: Rewriting | None = None) -> tuple[Tensor, Tensor]:
+    def followed(self, x: Tensor, rewriting: Rewriting | None = None) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it."""
         leaf = self._ready(x).detach().requires_grad_()
         return leaf, self._forward(leaf, self.rewriting if rewriting is None else rewriting)
 
-    def _backward(
+    def backward(
         self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
     ) -> Tensor:
         """Return `pull` in the copy's precision, scaled for float16, where gradients would underflow."""
@@ -296,21 +249,6 @@ class SearchCopy:
             return scaled(attached, leaf, by_logits, retain_graph)
 
 
-def _answer(plain: Plain, x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Return the logits of the model as given, and the gradient of `_direction` where one is asked for."""
-    x = x.to(plain.sees(x.dtype)).contiguous()
-    if kind == LOGITS:
-        return plain.verdict(x), x
-    logits, gradients = plain.jacobian(x, lambda logits: _direction(logits)[:, None])
-    return logits, gradients[:, 0]
-
-
-def _direction(logits: Tensor) -> Tensor:
-    """Return a gradient at logits [B, K] in which all take part, always the same."""
-    draws = rng.uniform(logits.shape[1], 0, torch.arange(len(logits), device=logits.device))
-    return (draws - 0.5).to(logits)
-
-
-def _kind(x: Tensor, kind: str) -> Hashable:
+def kind_of_pass(x: Tensor, kind: str) -> Hashable:
     """Return what passes share that are compared once; a single row takes ways of its own."""
     return x.dtype, x.shape[1:], len(x) == 1, kind == LOGITS

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import Plain, guard, search_copy
+from fastadv.engine import Plain, compare, guard, search_copy
 from fastadv.engine.frozen import DENIED
 from fastadv.engine.guard import allowed
 from tests.engine.planted import WRONG, Net, X, Y, apart, convolved, needs_onednn, thinly
@@ -17,7 +17,7 @@ from tests.logged import Logged
 
 pytestmark = pytest.mark.usefixtures("small_ones_too")
 
-FELL = "fell back to the model as given: the {} " + search_copy.WRONG
+FELL = "fell back to the model as given: the {} " + compare.WRONG
 
 
 def fell_back(frozen: fa.Frozen) -> bool:

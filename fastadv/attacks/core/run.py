@@ -22,8 +22,8 @@ from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
 from fastadv.engine import Prepared
 from fastadv.engine import prepare as prepared
+from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.precision import no_gradient
-from fastadv.engine.prepared import CleanPass
 from fastadv.threat import Threat
 
 # by how much the displacement of a point is lengthened, in turn, where the model denies that it is a success

@@ -15,7 +15,7 @@ from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.special.edge import Edge
 from fastadv.engine import Prepared
-from fastadv.engine.prepared import CleanPass
+from fastadv.engine.clean_pass import CleanPass
 from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)

@@ -14,8 +14,8 @@ from fastadv.attacks.special import mixed_rows
 from fastadv.attacks.special.bounded_outputs import may_crowd
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
+from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.guard import bound
-from fastadv.engine.prepared import CleanPass
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS, RANGE
 from fastadv.text import threat_text
