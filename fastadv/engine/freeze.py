@@ -48,7 +48,8 @@ def freeze(
             captured, as a plain call does; True says in a note where it cannot; False does not, as a model
             needs whose class attributes, globals or closures change between calls of last_iterate.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
-            1), the expectation over transformation. The final check is one pass.
+            1), the expectation over transformation; with more than one the model itself searches. The final
+            check is one pass.
 
     Returns:
         A `Frozen`, which attacks and `fastadv.evaluate` take in place of the model.
