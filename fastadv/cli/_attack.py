@@ -44,7 +44,7 @@ def attack(
     searched, place = machine.searched, machine.place()
     with interruptible(NOTHING_KEPT):
         dataset = images.load()
-        net = machine.twin(network.load(dataset, place, machine.seed))
+        net = machine.frozen(network.load(dataset, place, machine.seed))
         with progress(named.label) as tick:
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
             table = evaluate(net, dataset, watched, batch_size=machine.batch_size)

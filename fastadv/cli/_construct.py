@@ -86,7 +86,7 @@ def construct(
 
     with interruptible(kept):
         dataset = images.load()
-        net = machine.twin(network.load(dataset, place, machine.seed))
+        net = machine.frozen(network.load(dataset, place, machine.seed))
         with progress(kind) as tick:
             made = build(
                 net, dataset, **settings, out_dir=out, shard_size=shard_size,

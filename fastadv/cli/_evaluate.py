@@ -134,7 +134,7 @@ def evaluate(
     with interruptible(partial(kept_in, run_dir)):
         dataset = images.load()
         lacks = benchmark.lacks(images, len(dataset))
-        net = machine.twin(network.load(dataset, place, machine.seed))
+        net = machine.frozen(network.load(dataset, place, machine.seed))
         table = _table(net, dataset, named, results, machine)
         curves = {
             label: _curve(net, dataset, one, table[label].distance, radii, machine.batch_size)

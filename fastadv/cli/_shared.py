@@ -128,7 +128,7 @@ class Search(Machine):
     def searched(self) -> str:
         return self.precision or "fp32"
 
-    def twin(self, net: nn.Module) -> nn.Module | Frozen:
+    def frozen(self, net: nn.Module) -> nn.Module | Frozen:
         """Return the model as attacks take it: by itself, or with a search copy in another precision."""
         return net if self.searched == "fp32" else freeze(net, self.searched)  # type: ignore[arg-type]
 

@@ -221,6 +221,7 @@ class Plain(Prepared):
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
     def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+        """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
         checked = self.checked

@@ -195,7 +195,7 @@ def over_batches(
     box: of the data. criterion: says what is right. own: of the number of batches, which are worked on.
     """
     positions = first_samples(dataset, limit)
-    _check_twins(frozen, dataset, positions, box)
+    _compare_first(frozen, dataset, positions, box)
     parts = torch.split(positions, batch_size)
     with processes.agreement():
         numbers = own(len(parts))
@@ -215,8 +215,8 @@ def over_batches(
             raise InputError(NOT_FINITE)
 
 
-def _check_twins(frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes) -> None:
-    """Compare the twins on the same samples in all processes, and before any attack counts its passes."""
+def _compare_first(frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes) -> None:
+    """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
     with processes.agreement():
         for part in torch.split(positions, ROWS):
             x, _, _ = next(batches(dataset, ROWS, order=part, workers=0, box=box))

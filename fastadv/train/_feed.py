@@ -20,7 +20,7 @@ from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
-from fastadv.train.recipes._common import frozen_twin
+from fastadv.train.recipes._followers import follower
 
 logger = logging.getLogger("fastadv")
 
@@ -154,7 +154,7 @@ def check_sets(
                 got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
                 raise InputError(f"augment: expected images of shape {tuple(x.shape)}, as given, got {got}")
         try:
-            classes = frozen_twin(model)(x).shape[1]
+            classes = follower(model)(x).shape[1]
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise InputError(

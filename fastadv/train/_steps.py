@@ -19,7 +19,8 @@ from fastadv.train._feed import Feed, check_classes
 from fastadv.train._share import Share, mean, whole_batch_statistics
 from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
-from fastadv.train.recipes._common import Twins, put_back
+from fastadv.train.recipes._common import put_back
+from fastadv.train.recipes._followers import Followers
 from fastadv.train.recipes.base import LossScale, take_step
 
 # steps between two checks on a GPU: each check waits for the device
@@ -127,7 +128,7 @@ class Steps:
         self.scale = LossScale(self.feed.device) if fp16 else None
         # float16 would lose activations beyond its range
         searched = cast(Precision, self.execution.precision.replace("fp16", "fp32"))
-        self.twins = Twins(searched, self.execution.cuda_graph)
+        self.followers = Followers(searched, self.execution.cuda_graph)
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
@@ -140,7 +141,7 @@ class Steps:
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
                 with (
                     rng.torch_seeded(derive("torch", epoch, step, *at.share.key), at.x.device),
-                    self.twins.in_use(),
+                    self.followers.in_use(),
                     whole_batch_statistics(at.share),
                 ):
                     take_step(recipe, at)

@@ -22,7 +22,7 @@ from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
 from fastadv.train.recipes import Crafted
-from fastadv.train.recipes._common import frozen_twin
+from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import innermost
 
 logger = logging.getLogger("fastadv")
@@ -79,7 +79,7 @@ class Measure:
             return None
         size, right = min(self.size, OWN_LIMIT), 0
         seed = rng.derive(steps.seed, "own examples")
-        frozen = frozen_twin(steps.model)
+        frozen = follower(steps.model)
         for batch in batches(self.data, BATCH_SIZE, order=first_samples(self.data, size), box=self.box):
             x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
             x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)

@@ -1,6 +1,6 @@
 """Recipes: what training minimizes, as a loss on (model, x, y), or as a step of its own.
 
-Recipes attack an eval-mode twin that shares the model's weights: the attack computes no weight gradient,
+Recipes attack an eval-mode copy that shares the model's weights: the attack computes no weight gradient,
 changes no BatchNorm statistics, and leaves the model's modes and gradients alone. The loss is that of the
 model in its own mode. FreeTraining, whose passes serve the attack too, is the exception.
 """

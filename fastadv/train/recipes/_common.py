@@ -1,9 +1,8 @@
-"""What recipes share: the twin they attack, checks of their arguments, starts, and losses."""
+"""What recipes share: checks of their arguments, starts, and losses."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,75 +12,21 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
-from fastadv._torch import NormBase, compiled_call
+from fastadv._torch import NormBase
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.engine import Frozen, Plain, Prepared
+from fastadv.engine import Prepared
 from fastadv.engine.arguments import check_logits
-from fastadv.engine.copying.copier import registers_all
-from fastadv.engine.freeze import follow
-from fastadv.engine.precision import Precision
-from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
+from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
 # size of the noise with which TRADES and MART start, of the box: at x itself, the divergence has no gradient
 NOISE = 1e-3
-MOST = 8  # twins of a run
-
-
-class Twins:
-    """The twins of the models that a run attacks: each is made once, and anew when it would be another.
-
-    It would be where modules, their attributes, modes or hooks have changed, or where tensors lie; a twin
-    follows their values. A model that leads to objects whose changes cannot be seen, or to unregistered
-    weights, has a new plain one for each batch.
-    The last MOST models have one: a recipe may make a model for each batch.
-
-    precision: the one in which twins search, but for those of compiled models.
-    cuda_graph: whether their steps are replayed from CUDA graphs, as in `freeze`.
-    """
-
-    def __init__(self, precision: Precision = "fp32", cuda_graph: bool | None = None) -> None:
-        self.precision, self.cuda_graph = precision, cuda_graph
-        self._held: dict[int, Frozen] = {}
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Let `frozen_twin` give these, inside, in this thread."""
-        before = _in_use.set(self)
-        try:
-            yield
-        finally:
-            _in_use.reset(before)
-
-    def of(self, model: nn.Module) -> Prepared:
-        """Return the twin of the model as it is now."""
-        held = self._held.pop(id(model), None)
-        if held is None or not held.refresh():
-            if not (Stamp(model, values=False).known and registers_all(model)):
-                return Plain(model)
-            compiled = compiled_call(model) is not None
-            held = follow(model, "fp32" if compiled else self.precision, compiled, self.cuda_graph)
-        self._held[id(model)] = held
-        while len(self._held) > MOST:
-            del self._held[next(iter(self._held))]
-        return held
-
-
-_in_use: ContextVar[Twins | None] = ContextVar("twins", default=None)
-
-
-def frozen_twin(model: nn.Module | Prepared) -> Prepared:
-    """Return an eval-mode twin of the model for one batch, plain outside a run; one of these as it is."""
-    if isinstance(model, Plain) or (isinstance(model, Frozen) and model.options.follow):
-        return model
-    twins = _in_use.get()
-    return Plain(model) if twins is None or isinstance(model, Prepared) else twins.of(model)
 
 
 def check_one_radius(threat: Threat) -> None:
@@ -192,12 +137,10 @@ def ascent(
     loss: Loss = "ce",
     start: Tensor | None = None,
 ) -> Tensor:
-    """Return the last of `steps` steps of steepest ascent on `loss` at the twin of `model`."""
+    """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`."""
     check_loss(loss)
     length = step_length(threat, step_size, steps, 2.5)
-    return last_iterate(
-        frozen_twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
-    )
+    return last_iterate(follower(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start)
 
 
 def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
@@ -255,8 +198,8 @@ class NearPredictions(Crafted):
         seed: int,
         distance: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the twin held fixed."""
-        frozen = frozen_twin(model)
+        """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the follower held fixed."""
+        frozen = follower(model)
         clean = frozen(x)
 
         def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:

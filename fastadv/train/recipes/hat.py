@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy
 from fastadv._checks import check_number
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
-from fastadv.train.recipes._common import check_positive, frozen_twin, logits_at
+from fastadv.train.recipes._common import check_positive, logits_at
+from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.trades import TRADES
 
 
@@ -56,7 +57,7 @@ class HAT(TRADES):
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         with torch.no_grad():
-            called = frozen_twin(self.helper)(x_adv).argmax(1)
+            called = follower(self.helper)(x_adv).argmax(1)
         loss = super().objective(model, x, y, x_adv)
         beyond = logits_at(model, x + self.far * (x_adv - x), y)
         return loss + self.gamma * cross_entropy(beyond, called)

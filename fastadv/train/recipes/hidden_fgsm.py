@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fastadv._checks import eager
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_objective, check_positive, frozen_twin, logits_at, mixture
+from fastadv.train.recipes._common import check_objective, check_positive, logits_at, mixture
+from fastadv.train.recipes._followers import follower
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class HiddenFGSM:
             seen.append(h.detach().requires_grad_())
             return seen[-1]
 
-        still = frozen_twin(model).model
+        still = follower(model).model
         assert isinstance(still, nn.Module)
         with torch.enable_grad(), entering(still, str(self.module), leaf):
             logits = logits_at(still, x, y)

@@ -13,7 +13,8 @@ from fastadv.engine import Prepared
 from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
 from fastadv.threat import L2
-from fastadv.train.recipes._common import check_positive, check_steps, frozen_twin, gaussian, step_length
+from fastadv.train.recipes._common import check_positive, check_steps, gaussian, step_length
+from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import Crafted
 from fastadv.train.recipes.standard import Standard
 
@@ -63,7 +64,7 @@ class SmoothAdv(Crafted):
         walk = Walk(self.threat, self._look, step_size, "smoothadv", self.noises)
         with torch.no_grad():
             rows = walk.rows(x.detach().clone(), x.detach(), y=y, noise=noise)
-            return walk(frozen_twin(model), rows, self.steps)
+            return walk(follower(model), rows, self.steps)
 
     def _look(self, model: Prepared, rows: Rows) -> Callable[[Tensor], Tensor]:
         return partial(self._gradient, model, rows)

@@ -1,4 +1,4 @@
-"""A run keeps the twin that it attacks, and makes another where that would be another."""
+"""A run keeps the follower that it attacks, and makes another where that would be another."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,12 +21,11 @@ from fastadv.train import (
     SmoothAdv,
     fit,
 )
-from fastadv.train.recipes import _common
-from fastadv.train.recipes._common import Twins, frozen_twin
+from fastadv.train.recipes import _followers
+from fastadv.train.recipes._followers import Followers, follower
 from tests import recorded
+from tests.train.nets import images
 from tests.zoo.net import module
-
-from .nets import images
 
 THREAT = fa.Linf(0.1)
 
@@ -55,14 +54,14 @@ class Net(nn.Module):
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The models of which a twin was made."""
+    """The models of which a copied was made."""
     models: list[object] = []
 
     def listed(model: nn.Module, *given: Any, **options: Any) -> Any:
         models.append(model)
         return follow(model, *given, **options)
 
-    monkeypatch.setattr(_common, "follow", listed)
+    monkeypatch.setattr(_followers, "follow", listed)
     return models
 
 
@@ -77,7 +76,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     ],
     ids=lambda recipe: type(recipe).__name__,
 )
-def test_a_run_makes_one_twin_and_the_same_bits(
+def test_a_run_makes_one_follower_and_the_same_bits(
     recipe: Any, precision: str, made: list[object], monkeypatch: Any
 ) -> None:
     def trained() -> dict[str, Tensor]:
@@ -88,7 +87,7 @@ def test_a_run_makes_one_twin_and_the_same_bits(
     kept = trained()
     counts = Counter(id(model) for model in made if isinstance(model, nn.Module))
     assert max(counts.values()) == 1
-    monkeypatch.setattr(Twins, "of", lambda self, model: _common.follow(model, self.precision))
+    monkeypatch.setattr(Followers, "of", lambda self, model: _followers.follow(model, self.precision))
     made.clear()
     each = trained()
     assert sum(isinstance(model, Net) for model in made) >= 2 * 4
@@ -117,35 +116,35 @@ CHANGES: dict[str, Callable[[Net], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_makes_another_twin(change: str) -> None:
-    net, twins, x = Net(), Twins(), images().x[:2]
-    with twins.in_use():
-        first = frozen_twin(net)
+def test_a_change_makes_another_follower(change: str) -> None:
+    net, followers, x = Net(), Followers(), images().x[:2]
+    with followers.in_use():
+        first = follower(net)
         with torch.no_grad():
             for tensor in (*net.parameters(), *net.buffers()):
                 tensor.add_(1)  # what is shared may change
-        assert frozen_twin(net) is first
+        assert follower(net) is first
         CHANGES[change](net)
-        second = frozen_twin(net)
+        second = follower(net)
         assert second is not first
-        assert frozen_twin(net) is second
+        assert follower(net) is second
     assert torch.equal(second.verdict(x), Plain(net).verdict(x))
 
 
 @pytest.mark.slow
-def test_the_twin_of_a_compiled_model_is_compiled_and_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_follower_of_a_compiled_model_is_compiled_and_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # the zoo has the usual backend, which takes seconds
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    net, twins, (x, y) = Net(), Twins(), (images().x[:8], torch.arange(8) % 3)
+    net, followers, (x, y) = Net(), Followers(), (images().x[:8], torch.arange(8) % 3)
     net.compile(backend="eager")
-    with twins.in_use():
+    with followers.in_use():
         for _ in range(3):
-            twin = frozen_twin(net)
-            torch.testing.assert_close(twin.input_gradient(x, y), Plain(net).input_gradient(x, y))
-            assert twin is frozen_twin(net)
+            copied = follower(net)
+            torch.testing.assert_close(copied.input_gradient(x, y), Plain(net).input_gradient(x, y))
+            assert copied is follower(net)
             with torch.no_grad():
                 net.last.weight.mul_(-2)
-    assert "compiled" in twin.notes
+    assert "compiled" in copied.notes
 
 
 @pytest.mark.parametrize(
@@ -159,8 +158,8 @@ def test_the_twin_of_a_compiled_model_is_compiled_and_follows_it(monkeypatch: py
 def test_in_what_precision_a_run_searches(
     execution: Execution, searched: set[object], monkeypatch: Any
 ) -> None:
-    seen, of = set[object](), Twins.of
-    monkeypatch.setattr(Twins, "of", lambda self, model: (seen.add(self.precision), of(self, model))[1])
+    seen, of = set[object](), Followers.of
+    monkeypatch.setattr(Followers, "of", lambda self, model: (seen.add(self.precision), of(self, model))[1])
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     fit(net, images(), FGSMTraining(THREAT), epochs=1, execution=execution)
     assert seen == searched
@@ -214,16 +213,16 @@ class Unregistered(nn.Module):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", [SharedBuffer, TiedWeights, Unregistered])
-def test_a_kept_twin_has_the_gradient_of_its_model(kind: Any, precision: Any) -> None:
+def test_a_kept_follower_has_the_gradient_of_its_model(kind: Any, precision: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net, x, y = kind(), images().x[:32], torch.arange(32) % 3
-        twins = Twins(precision)
-        with twins.in_use():
-            frozen_twin(net).input_gradient(x, y)
+        followers = Followers(precision)
+        with followers.in_use():
+            follower(net).input_gradient(x, y)
             with torch.no_grad():
                 net.change()
-            found = frozen_twin(net).input_gradient(x, y)[2]
+            found = follower(net).input_gradient(x, y)[2]
     right = Plain(net).input_gradient(x, y)[2]
     apart = (found - right).flatten(1).norm(dim=1) / right.flatten(1).norm(dim=1)
     # four layers of sums that round to 2 ** -8; a stale weight gives another direction
@@ -237,11 +236,11 @@ RECIPES = [PGDTraining(THREAT, steps=12), SmoothAdv(fa.L2(0.5), 0.25, noises=3, 
 def test_steps_from_graphs_follow_the_weights(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     captured = recorded.as_on_a_gpu(monkeypatch)
     net, draw = Net().double().eval(), torch.Generator().manual_seed(1)
-    twins, plain = Twins(), Twins(cuda_graph=False)
+    followers, plain = Followers(), Followers(cuda_graph=False)
     for batch, size in enumerate((8, 8, 8, 5, 8)):
         x = torch.rand(size, 1, 8, 8, generator=draw).double()
         made = []
-        for each in (twins, plain):
+        for each in (followers, plain):
             with each.in_use():
                 ids = torch.arange(size)
                 made.append(fa.train.craft(recipe, net, x, ids % 3, ids=ids, seed=batch))

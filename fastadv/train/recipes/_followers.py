@@ -1,0 +1,65 @@
+"""Followers: what a run attacks of the models that it trains."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import nn
+
+from fastadv._torch import compiled_call
+from fastadv.engine import Frozen, Plain, Prepared
+from fastadv.engine.copying.copier import registers_all
+from fastadv.engine.freeze import follow
+from fastadv.engine.precision import Precision
+from fastadv.engine.stamp import Stamp
+
+MOST = 8  # followers of a run
+
+
+class Followers:
+    """What a run attacks: of each model that trains a Frozen, which takes its values before each batch.
+
+    It is made anew where modules, their attributes, modes or hooks have changed, or where tensors lie. A
+    model that leads to objects whose changes cannot be seen, or to unregistered weights, is attacked plainly.
+    The last MOST models have one: a recipe may make a model for each batch.
+
+    precision: the one in which they search, but for those of compiled models.
+    cuda_graph: whether their steps are replayed from CUDA graphs, as in `freeze`.
+    """
+
+    def __init__(self, precision: Precision = "fp32", cuda_graph: bool | None = None) -> None:
+        self.precision, self.cuda_graph = precision, cuda_graph
+        self._held: dict[int, Frozen] = {}
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let `follower` give these, inside, in this thread."""
+        before = _in_use.set(self)
+        try:
+            yield
+        finally:
+            _in_use.reset(before)
+
+    def of(self, model: nn.Module) -> Prepared:
+        """Return what to attack of the model as it is now."""
+        held = self._held.pop(id(model), None)
+        if held is None or not held.refresh():
+            if not (Stamp(model, values=False).known and registers_all(model)):
+                return Plain(model)
+            compiled = compiled_call(model) is not None
+            held = follow(model, "fp32" if compiled else self.precision, compiled, self.cuda_graph)
+        self._held[id(model)] = held
+        while len(self._held) > MOST:
+            del self._held[next(iter(self._held))]
+        return held
+
+
+_in_use: ContextVar[Followers | None] = ContextVar("followers", default=None)
+
+
+def follower(model: nn.Module | Prepared) -> Prepared:
+    """Return what to attack for one batch, in eval mode; plain outside a run, and one of these as it is."""
+    if isinstance(model, Plain) or (isinstance(model, Frozen) and model.options.follow):
+        return model
+    followers = _in_use.get()
+    return Plain(model) if followers is None or isinstance(model, Prepared) else followers.of(model)
