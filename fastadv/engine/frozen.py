@@ -81,8 +81,10 @@ class Frozen(Prepared):
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
         self.source, self.dtype, self.device = plain.source, plain.dtype, plain.device
         self.search, self._plain, self._stale = SearchCopy(plain, self.options), plain, False
-        self._stamp = Stamp(module) if module is not None and not self.options.follow else None
-        self._parts = Stamp(module, values=False) if module is not None and self.options.follow else None
+        follows = self.options.follow
+        stamp = None if module is None else Stamp(module, values=not follows)
+        self._stamp: Stamp | None = None if follows else stamp
+        self._parts: Stamp | None = stamp if follows else None
         self._measures = self.options.precision == AUTO
         # whether the search copy was chosen and prepared
         self.settled = self.search.idle and not self._measures

@@ -42,17 +42,21 @@ def prepare(
         InputError: the model cannot be called, or `freeze` is no flag.
     """
     wanted = None if freeze is None else check_flag("freeze", freeze)
+    source = model.source if isinstance(model, Prepared) else model
     passes = 1 if eot is None else eot
-    fitting = model if isinstance(model, Prepared) and eot in (None, model.eot) else None
-    if size or takes_ids(model.source if isinstance(model, Prepared) else model):
-        by_row = isinstance(fitting, ByRow) and fitting.size >= size
-        return fitting if fitting and by_row else ByRow(model, passes, size)
-    if fitting is not None:
-        return fitting
+    by_row = size or takes_ids(source)
+    if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
+        return model
+    if by_row:
+        return ByRow(model, passes, size)
     module = as_module(model)
     if isinstance(model, Frozen) or (module is not None and gains(module, work, wanted)):
         return frozen_by_itself(model, passes)
     return Plain(model, passes)
+
+
+def _fits(model: Prepared, size: int) -> bool:
+    return isinstance(model, ByRow) and model.size >= size
 
 
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:

@@ -155,19 +155,20 @@ class SearchCopy:
 
     def prepare(self, x: Tensor, plain: Plain) -> None:
         """Fold what a pass of x shows."""
-        if self._folds and self.module is not None and isinstance(self.model, nn.Module):
+        if self._folds:
             plain.forwards += len(x)
+            both = cast(nn.Module, self.model), cast(nn.Module, self.module)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
-                self.pairs = fold(self.model, self.module, lambda: self.followed(x, self._views)[1])
+                self.pairs = fold(*both, lambda: self.followed(x, self._views)[1])
             self.notes.add(f"folded {len(self.pairs)} BatchNorm")
         if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
 
     def refresh(self) -> None:
         """Take the current values of a model that trains."""
-        if self.module is not None and not self.idle:
+        if not self.idle:
             with torch.inference_mode(False), torch.no_grad():
-                take_values(unwrap(cast(nn.Module, self.model)), self.module)
+                take_values(unwrap(cast(nn.Module, self.model)), cast(nn.Module, self.module))
                 for pair in self.pairs:
                     pair.refresh()
 
