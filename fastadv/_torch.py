@@ -30,6 +30,7 @@ COMPILED_MODULE = "_orig_mod"
 _C: Any = torch._C
 _mkldnn: Any = torch.ops.mkldnn
 _modules: Any = nn.modules.module
+GLOBAL_HOOKS = [name for name in vars(_modules) if name.startswith("_global_") and name.endswith("hooks")]
 
 # what the dispatcher knows of a tensor, and what it adds to that in this thread: modes and transforms
 dispatch_keys = _C._dispatch_keys
@@ -123,11 +124,7 @@ def tensors_of(parts: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
 
 def has_global_hooks() -> bool:
     """Return whether something hooks every module."""
-    return any(
-        getattr(_modules, name)
-        for name in vars(_modules)
-        if name.startswith("_global_") and name.endswith("hooks")
-    )
+    return any(map(vars(_modules).get, GLOBAL_HOOKS))
 
 
 def has_modes() -> bool:

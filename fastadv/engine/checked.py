@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain, compress, repeat
 from operator import itemgetter
+from threading import get_ident
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
@@ -87,8 +88,8 @@ class CheckedModel:
         self.mends_rows = False  # whether torch may get the gradient of a single row wrong
         self._pairs = False  # whether a single row passes twice
         self.kernels: Callable[[], AbstractContextManager[None]] = nullcontext
-        # the copy that makes a first pass, whose backward pass is still to come
-        self._watched: tuple[nn.Module, Trace] | None = None
+        # by thread, the copy that makes a first pass, whose backward pass is still to come
+        self._watched = dict[int, tuple[nn.Module, Trace]]()
         self._seen: dict[torch.dtype, torch.dtype] = {}
 
     @property
@@ -163,20 +164,21 @@ class CheckedModel:
 
     def _watch(self, run: Callable[[Model, Tensor], Tensor], x: Tensor) -> Tensor:
         """Return run(model, x), a first pass."""
-        model, self._watched = self.model, None
+        model, thread = self.model, get_ident()
+        self._watched.pop(thread, None)
         if self.uncopied:
             with suppress(InputError):  # one that cannot be copied is called as it is
                 copied = eval_copy(cast(nn.Module, model), follow=None, gradients=True)
-                model, self._watched = copied, (copied, Trace(copied))
+                model, self._watched[thread] = copied, (copied, Trace(copied))
         with stays_inside(model):
             logits = run(model, x)
-        if self._watched is None or not torch.is_grad_enabled():
+        if thread not in self._watched or not torch.is_grad_enabled():
             self._conclude(torch.is_grad_enabled())
         return logits
 
     def _conclude(self, follows: bool) -> None:
         """Take what a first pass has shown, which is over."""
-        watched, self._watched = self._watched, None
+        watched = self._watched.pop(get_ident(), None)
         if watched is not None and watched[1].written():
             self.use_copy(watched[0])
         else:
@@ -222,5 +224,5 @@ class CheckedModel:
             if RECURRENT in str(error):
                 self.kernels = without_cudnn
             raise
-        if self._watched is not None:
+        if get_ident() in self._watched:
             self._conclude(True)

@@ -118,9 +118,10 @@ def _readers(last: Any) -> "Counter[Any]":
 
 def _is_plain(part: nn.Module, forwards: set[Any]) -> bool:
     """Return whether calls of a part are those of a forward of torch alone, with parameters of its own."""
-    own = vars(part)
+    own, convolve = vars(part), getattr(type(part), "_conv_forward", part.forward)
     hooked = "forward" in own or any(own[name] for name in HOOKS)
-    return not hooked and type(part).forward in forwards and {"weight", "bias"} <= own["_parameters"].keys()
+    of_torch = type(part).forward in forwards and convolve.__module__.startswith("torch.")
+    return not hooked and of_torch and {"weight", "bias"} <= own["_parameters"].keys()
 
 
 def has_batch_norm(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import eager
+from fastadv._torch import has_global_hooks
 from fastadv._waiting import waits
 from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.automatic import fastest
@@ -164,8 +165,8 @@ class Frozen(Prepared):
 
     def _copied(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether the copy answers for rows like x, not the model as given."""
-        few = x.is_cpu and x.numel() < FEW
-        return kind in self.search.kinds and not (few and self.search.ordinary)
+        few = x.is_cpu and x.numel() < FEW and self.search.ordinary
+        return kind in self.search.kinds and not few and not has_global_hooks()
 
     def _answer(
         self, x: Tensor, kind: str, by_copy: Callable[[Tensor], T], by_plain: Callable[[Tensor], T]
@@ -286,7 +287,9 @@ class Frozen(Prepared):
         search = self.search
         if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
             return False
-        if not search.idle:
+        if DENIED in search.notes.texts:  # though it was compared again
+            search.leave(DENIED)
+        elif not search.idle:
             search.compared.clear()
             search.notes.warn(DENIED)
         return True

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import meant
 from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.copying.first_pass import bar
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 from fastadv.models._replaced import IDENTITY, Gradient, replace_gradient
@@ -74,6 +75,7 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
     chosen = _chosen(model, _checked(gradients))
     copied = eval_copy(_Together(model, list(gradients.values())), follow=False)
     made, own = copied.get_submodule("model"), dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
+    bar(made, model, *(each for each in gradients.values() if isinstance(each, nn.Module)))
     for name, pattern in chosen.items():
         part, gradient = made.get_submodule(name), own[pattern]
         if isinstance(gradient, nn.Module) and any(each is part for each in gradient.modules()):

@@ -148,7 +148,7 @@ def test_the_verdict_is_held_against_the_losses_of_the_search(monkeypatch, logge
     off.append(1)
     attack()
     assert DENIED in frozen.notes
-    attack()
+    attack()  # which compares it again
     assert fell_back(frozen)
     assert len(logged.records) == 2
     logged.records.clear()
@@ -165,6 +165,17 @@ def test_losses_may_differ_twice_as_far_as_logits(share: float, eot: int, denied
     frozen(X)
     frozen.hold(share * allowed(verdict, [torch.float32]), verdict)
     assert (DENIED in frozen.notes) == denied
+
+
+def test_a_copy_that_is_denied_twice_is_left() -> None:
+    """As one that differs for batches of another size than the comparison's."""
+    frozen = fa.freeze(Net().eval())
+    verdict, (logits, _) = frozen.verdict(X), answers(Net().eval(), X, Y)
+    for times in (1, 2):
+        assert not torch.equal(frozen(X), logits)
+        assert frozen.hold(3 * allowed(verdict, [torch.float32]), verdict)
+        assert fell_back(frozen) == (times == 2)
+    assert torch.equal(frozen(X), frozen.verdict(X))
 
 
 @needs_onednn

@@ -70,6 +70,13 @@ class Own(nn.BatchNorm2d):
         return 2 * super().forward(input)
 
 
+class Standardized(nn.Conv2d):
+    """Whose forward is torch's, but not what that calls."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, weight - weight.mean((1, 2, 3), keepdim=True), bias)
+
+
 def weighed() -> nn.Module:
     model = net()
     nn.utils.parametrizations.weight_norm(model[0])
@@ -96,6 +103,7 @@ NETS: dict[str, tuple[Make, tuple[int, ...], int]] = {
     "two norms": (lambda: Shared(2), (2, 6, 6), 0),
     "own forward": (lambda: net(Own(3)), (2, 6, 6), 0),
     "weight norm": (weighed, (2, 6, 6), 0),
+    "standardized": (lambda: nn.Sequential(Standardized(2, 3, 3), *net()[1:]), (2, 6, 6), 0),
     "sequence": (
         lambda: nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Flatten(), nn.Linear(25, 3)), (5, 5), 0,
     ),

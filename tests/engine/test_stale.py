@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
 
 import fastadv as fa
 from fastadv.engine.frozen import CHANGED
@@ -278,3 +279,22 @@ def test_a_stamp_without_values_sees_places_alone() -> None:
     assert stamp.same()
     held.whole.data = held.whole.data + 1
     assert not stamp.same()
+
+
+def test_hooks_on_every_module_are_those_of_the_model() -> None:
+    net = Net().eval()
+    frozen = fa.freeze(net)
+    frozen.input_gradient(X, Y)
+
+    def halves(part: nn.Module, args: Any, result: Any) -> Any:
+        return result / 2 if isinstance(part, nn.Conv2d) else None
+
+    hook = register_module_forward_hook(halves)
+    try:
+        logits, gradient = answers(net, X, Y)
+        _, found, pulled = frozen.input_gradient(X, Y)
+    finally:
+        hook.remove()
+    assert torch.equal(found, logits)
+    assert apart(pulled, gradient) < 1e-5
+    assert apart(frozen.input_gradient(X, Y)[1], logits) > 0.01

@@ -2,7 +2,7 @@
 
 copy.deepcopy makes it, to which each tensor stands for its copy; modules are filled one by one, a few
 microseconds each. Those that copy themselves, as scripted ones do, are given the caller's storage afterwards.
-Functions stay as they are: one that holds a part of the model runs that, which `first_pass` sees.
+Functions that hold parts of the model, such as a `forward` or a hook of the instance, are copied with it.
 """
 
 import copy
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_FUNCTION, NormBase, copy_all_, held_by
+from fastadv.engine.copying.first_pass import bar_alike
+from fastadv.engine.copying.functions import copy_functions
 from fastadv.engine.copying.modes import stays_in_training
-from fastadv.engine.copying.reach import inside_copied, reachable
+from fastadv.engine.copying.reach import reachable
 from fastadv.errors import InputError
 
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
@@ -49,7 +51,7 @@ class _Copy:
         self.model, self.follow, self.apart, self.gradients = model, follow, apart, gradients
         parts = list(model.modules())
         attributes = {part: _attributes(part) for part in parts}
-        held = list(reachable([*attributes.values()], inside_copied, but=set(map(id, parts))))
+        held = list(reachable([*attributes.values()], but=set(map(id, parts))))
         attributes |= {part: _attributes(part) for part in held if isinstance(part, nn.Module)}
         modules = [*attributes]
         scripted = {part for part in modules if isinstance(part, torch.jit.ScriptModule)}
@@ -57,6 +59,7 @@ class _Copy:
         within = {each for part in opaque for each in part.modules()}
         filled = [part for part in modules if part not in within]
         self.memo: dict[int, Any] = {id(part): object.__new__(type(part)) for part in filled}
+        self.alive: list[Any] = []  # what deepcopy has copied, so that nothing else gets an id of its
         self.shared: list[tuple[Tensor, Tensor]] = []  # tensors of one storage: the model's, the copy's
         for part in modules:
             if part not in scripted:  # those make their tensors at each look
@@ -67,8 +70,10 @@ class _Copy:
                 self.memo[id(value)] = value.detach()
             elif isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and follow):
                 self._enter(value, gradients)
+        fill = copy_functions(held, self.memo, lambda value: self._copied([value])[0])
         self.made: nn.Module
         self.made, *copied = self._copied([model, *(attributes[part] for part in filled)])
+        fill()
         for part, own in zip(filled, copied, strict=True):
             empty = {name: type(vars(part)[name])() for name in HOLDS}
             vars(self.memo[id(part)]).update(vars(part) | empty | own)
@@ -77,6 +82,8 @@ class _Copy:
         for part in opaque:
             self._adopt(part)
         self._to_eval(modules)
+        for part in modules:
+            bar_alike(self.memo.get(id(part)), part)
 
     def _share(self, module: nn.Module) -> None:
         """Enter the tensors that a module holds into the memo."""
@@ -118,6 +125,7 @@ class _Copy:
                     f"freeze: expected a module that copy.deepcopy can copy, got {type(self.model).__name__} "
                     f"({error}); {ADVICE}"
                 ) from error
+        self.alive.append(memo.pop(id(memo), None))
         self.memo = memo
         return made
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
@@ -24,6 +25,23 @@ MODULE = (
     "would learn from the attack or draw random numbers; write its forward as a method that reaches every "
     "part through self, hold parts in attributes or nn.ModuleList, or call their eval()"
 )
+ORIGINAL = (
+    "model: expected a module that runs its own parts, got one whose copy runs {} of the original; "
+    "write its forward as a method that reaches every part through self"
+)
+# of modules that are to replace others, those whose parts must not run in them
+_originals: "WeakKeyDictionary[nn.Module, list[ref[nn.Module]]]" = WeakKeyDictionary()
+
+
+def bar(copied: nn.Module, *models: nn.Module) -> None:
+    """Let `copied`, which answers otherwise, be refused where its first pass runs parts of these models."""
+    _originals[copied] = [ref(model) for model in models]
+
+
+def bar_alike(copied: nn.Module | None, model: nn.Module) -> None:
+    """Bar from a copy of a model what is barred from that."""
+    if copied is not None and model in _originals:
+        _originals[copied] = _originals[model]
 
 
 @contextmanager
@@ -35,6 +53,8 @@ def stays_inside(model: object) -> Iterator[None]:
     runs.
     """
     own = {*model.modules()} if isinstance(model, nn.Module) else set[nn.Module]()
+    originals = [original() for part in own for original in _originals.get(part, ())]
+    barred = {part for original in originals if original is not None for part in original.modules()}
     compiled = getattr(model, COMPILED_FUNCTION, None)
     strays, thread = list[InputError](), threading.get_ident()
 
@@ -46,8 +66,12 @@ def stays_inside(model: object) -> Iterator[None]:
         own.update(root.modules())
 
     def before(part: nn.Module, args: Any) -> None:
-        if not torch.compiler.is_compiling() and threading.get_ident() == thread:
-            look(part)
+        if torch.compiler.is_compiling() or threading.get_ident() != thread:
+            return
+        if part in barred:
+            strays.append(InputError(ORIGINAL.format(type(part).__name__)))
+            raise strays[0]
+        look(part)
 
     if compiled is not None or any(map(is_compiled, own)):
         for part in modules_in(compiled):

@@ -31,9 +31,9 @@ def inside(value: object) -> Iterable[Any]:
     return getattr(value, "__dict__", {}).values()
 
 
-def inside_copied(value: object) -> Iterable[Any]:
-    """Return what copy.deepcopy copies with `value`, which leaves functions as they are."""
-    return () if isinstance(value, FunctionType) else inside(value)
+def content(cell: CellType) -> object:
+    """Return what a variable of a closure holds; None where it has no value yet."""
+    return next(iter(gc.get_referents(cell)), None)
 
 
 def reachable(
@@ -55,3 +55,7 @@ def reachable(
 
 def modules_in(value: object) -> Iterator[nn.Module]:
     return (part for part in reachable(value) if isinstance(part, nn.Module))
+
+
+def holds_module(value: object) -> bool:
+    return next(modules_in(value), None) is not None

@@ -188,8 +188,8 @@ def by_swallowed(net: Net) -> None:
     net.forward = call
 
 
-# forwards that reach parts of the model in another way, of which a copy runs the original
-STRAYS: dict[str, Callable[[Net], object]] = {
+# forwards that reach parts of the model in another way: by what a copy has for itself
+CLOSURES: dict[str, Callable[[Net], object]] = {
     "closure": lambda net: setattr(net, "forward", lambda x: 2 * net.last(net.drop(net.norm(net.first(x))))),
     "default": lambda net: setattr(net, "forward", lambda x, norm=net.norm: norm(net.first(x))[:, :3]),
     "wrapper": lambda net: setattr(net, "forward", doubled(doubled(net.forward))),
@@ -197,11 +197,14 @@ STRAYS: dict[str, Callable[[Net], object]] = {
     "hook": lambda net: net.last.register_forward_hook(
         lambda part, args, out: out + net.norm(net.first(X[: len(out)]))[:, :3]
     ),
+}
+# and where a copy runs the original
+STRAYS: dict[str, Callable[[Net], object]] = {
     "global": lambda net: setattr(net, "forward", lambda x: NET.last(NET.norm(NET.first(x)))),
     "weak reference": by_weak_reference,
     "swallowed": by_swallowed,
     "while the dtype is learned": lambda net: setattr(
-        net.double(), "forward", lambda x: net.norm(x.double())
+        net.double(), "forward", lambda x: NET.norm(x.double())
     ),
 }
 
@@ -228,12 +231,26 @@ def test_strays_are_refused_before_they_run_in_training_mode(way, prepared, monk
     assert net.training
 
 
+@pytest.mark.parametrize("prepared", [Plain, freeze])
+@pytest.mark.parametrize("way", CLOSURES)
+def test_closures_in_training_mode_are_copied_with_the_model(way, prepared):
+    net = Net()
+    CLOSURES[way](net)
+    expected = net.eval()(X).detach()
+    net.train()
+    before, model = state(net), prepared(net)
+    for logits in (model.verdict(X), model(X), model.input_gradient(X, torch.arange(6) % 3)[1]):
+        torch.testing.assert_close(logits, expected)
+    assert all(map(torch.equal, state(net), before))
+    assert net.training
+
+
 @pytest.mark.parametrize("precision", [None, "fp32", "bf16"])
-@pytest.mark.parametrize("way", ["closure", "default", "wrapper", "method", "hook", "global"])
+@pytest.mark.parametrize("way", [*CLOSURES, "global"])
 def test_strays_in_eval_mode_are_the_model(way, precision, monkeypatch):
     net = Net().eval()
     monkeypatch.setitem(globals(), "NET", net)
-    STRAYS[way](net)
+    {**CLOSURES, **STRAYS}[way](net)
     model = Plain(net) if precision is None else freeze(net, precision)
     expected = net(X).detach()
     torch.testing.assert_close(model.verdict(X), expected)
