@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import COMPILED_FUNCTION, NormBase, copy_all_, held_by
+from fastadv._torch import NormBase, copy_all_, held_by
 from fastadv.engine.copying.first_pass import bar_alike
 from fastadv.engine.copying.functions import copy_functions
 from fastadv.engine.copying.modes import stays_in_training
@@ -181,9 +181,9 @@ class _Copy:
 
 
 def _attributes(part: nn.Module) -> dict[str, Any]:
-    """Return what a module holds by name, without what leads nowhere; compiled functions as written."""
+    """Return what a module holds by name, without what leads nowhere."""
     return {
-        name: value.__dict__.get(COMPILED_FUNCTION, value) if type(value) is FunctionType else value
+        name: value
         for name, value in vars(part).items()
         if not FIXED.issuperset(map(type, value) if type(value) is tuple else (type(value),))
         and (name not in OWN or value)
