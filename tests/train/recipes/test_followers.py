@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import Plain
+from fastadv.engine import Plain, frozen
 from fastadv.engine.freeze import follow
 from fastadv.train import (
     AWP,
@@ -261,3 +261,16 @@ def test_a_run_takes_its_steps_from_graphs(monkeypatch: pytest.MonkeyPatch) -> N
         losses.append(report.loss)
     assert captured
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_verdicts_of_a_follower_have_the_buffers_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "REFRESHES", 2)
+    net, x = Net(), images().x[:8]
+    kept = follow(net, "fp32")
+    for _ in range(2):
+        kept.input_gradient(x, torch.arange(8) % 3)
+        assert kept.search.compared
+        net.shift += 1
+        assert kept.refresh()
+        assert torch.equal(kept.verdict(x), Plain(net).verdict(x))
+    assert not kept.search.compared  # what rounds little today may round more tomorrow
