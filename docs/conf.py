@@ -42,6 +42,7 @@ smartquotes = False  # they make one dash of the two of an option
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|collections|enum|typing|pathlib)\..*"),
     ("py:obj", r".*\.R_co"),
+    ("py:class", r"fastadv\.engine\.(capture|prepared)\..*"),  # what the engine keeps for itself
 ]
 suppress_warnings = ["config.cache"]
 
