@@ -5,7 +5,7 @@ torch fails there and not in an attack.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -113,6 +113,17 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
             seen[part] = None
             waiting += [each for each in reversed(part._modules.values()) if each is not None]
     return list(seen)
+
+
+def nodes_of(last: Any) -> Iterator[Any]:
+    """Yield the nodes of the graph that ends with `last`, each once."""
+    seen, waiting = set[Any](), [last]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+            yield node
 
 
 def tensors_of(parts: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:

@@ -52,12 +52,12 @@ def _same(search: SearchCopy, plain: Plain, x: Tensor, kind: str) -> tuple[bool 
 
 
 def _both(search: SearchCopy, plain: Plain, kind: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return logits and gradients at x of the model as given and of the copy; x for one not asked for."""
-    given = x.to(plain.sees(x.dtype)).contiguous()
+    """Return logits and gradients at x of the model as seen and of the copy; x for one not asked for."""
+    seen = x.to(plain.sees(x.dtype)).contiguous()
     plain.forwards += len(x)
     if kind == LOGITS:
-        return plain.verdict(given), x, search.logits(x), x
-    expected, gradients = plain.jacobian(given, lambda logits: _direction(logits)[:, None])
+        return plain.verdict(seen), x, search.logits(x), x
+    expected, gradients = plain.jacobian(seen, lambda logits: _direction(logits)[:, None])
     with torch.enable_grad():
         leaf, attached = search.followed(x)
     logits = attached.detach().clone()

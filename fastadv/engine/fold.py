@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import BatchNorm
+from fastadv._torch import BatchNorm, nodes_of
 from fastadv.engine.copying.copier import HOOKS
 
 LAYERS = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)}
@@ -104,15 +104,10 @@ def _gains(layer: nn.Module, x: Tensor, result: Tensor) -> bool:
 
 
 def _readers(last: Any) -> "Counter[Any]":
-    """Return how often each result in the graph before `last` is read."""
-    readers, seen, waiting = Counter([last]), set[Any](), [last]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            before = [each for each, _ in node.next_functions]
-            readers.update(before)
-            waiting += before
+    """Return how often each result in the graph that ends with `last` is read."""
+    readers = Counter([last])
+    for node in nodes_of(last):
+        readers.update(before for before, _ in node.next_functions)
     return readers
 
 

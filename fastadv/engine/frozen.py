@@ -315,7 +315,7 @@ class Frozen(Prepared):
                 self.search.prepare(x[:ROWS], self._as_plain())
                 self.settled = True
                 if self._parts is not None and not self.options.compile:  # as a compiler writes attributes
-                    parts = self.source, self.search.model  # into which a pass may write
+                    parts = self.search.module, self.search.model  # into which a pass may write
                     self._parts = Stamp(
                         *(each for each in parts if isinstance(each, nn.Module)), values=False
                     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._tf32 import rounds_as
-from fastadv.engine.rewrite import Rewrite, Subject, on_cpu
+from fastadv.engine.rewrite import Rewrite, Subject, convolutions, on_cpu
 
 WIDE = 32  # channels
 EIGHT = 8  # channels that the tensor cores of a GPU take at once
@@ -39,13 +39,9 @@ def view_or_reshape(input: Tensor, *shape: Any, **named: Any) -> Any:
         return input.reshape(*shape, **named)
 
 
-def _convolutions(model: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
-    return [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
-
-
 def gains_on_gpu(model: nn.Module, format: torch.dtype | str | None) -> bool:
     """Return whether a GPU convolves faster so: on tensor cores, which take channels by eights."""
-    channels = [part.out_channels for part in _convolutions(model)]
+    channels = [part.out_channels for part in convolutions(model)]
     by_eights = max(channels, default=0) >= WIDE and not any(count % EIGHT for count in channels)
     return by_eights and format in ("tf32", torch.bfloat16, torch.float16)
 
@@ -57,7 +53,7 @@ def _applies(subject: Subject) -> bool:
     square = (3, 3), (1, 1)
     return any(
         part.out_channels >= WIDE or (part.kernel_size, part.stride) == square
-        for part in _convolutions(subject.model)
+        for part in convolutions(subject.model)
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastadv._torch import BatchNorm, DispatchMode
 from fastadv.engine.cpu.winograd import is_wide
+from fastadv.engine.rewrite import convolutions
 
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
 # gain by it (a ResNet-18 with 64 images, ms: 373 in two parts, 356 whole; by the library alone 472 and 590)
@@ -50,9 +51,9 @@ class Parts:
 
     def __init__(self, model: object, winograd: bool) -> None:
         """Plan for a model: `winograd` says whether its convolutions may go by that method."""
-        parts = model.modules() if isinstance(model, nn.Module) else ()
-        kernels = [part.weight for part in parts if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
-        self._splits = bool(kernels)
+        layers = convolutions(model) if isinstance(model, nn.Module) else []
+        kernels = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+        self._splits = bool(layers)
         wide = winograd and any(kernel.dtype == torch.float32 and is_wide(kernel) for kernel in kernels)
         self._factor = 2 if wide else 1
         self._bytes_a_row: dict[tuple[Any, ...], int] = {}

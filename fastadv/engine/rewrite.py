@@ -87,8 +87,12 @@ def on_cpu(subject: Subject) -> bool:
     return subject.device.type == "cpu"
 
 
+def convolutions(model: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    return [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+
+
 def has_conv2d(model: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
+    return bool(convolutions(model))
 
 
 @dataclass(frozen=True, eq=False)

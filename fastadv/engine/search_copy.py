@@ -73,7 +73,7 @@ class SearchCopy:
         self.room, self.lock, self.pairs = room_of(plain.source), RLock(), list[Pair]()
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
         self.compared = set[Hashable]()
-        rewrites = self._rewrites()
+        rewrites, self._mixes = self._rewrites(), isinstance(self.model, nn.Module) and mixes_rows(self.model)
         # kinds of passes for which the copy answers, not the model as given
         self.kinds = self._kinds() if rewrites or options.special else set[str]()
         rewrites = rewrites if self.kinds else []
@@ -101,15 +101,12 @@ class SearchCopy:
         """Return what a copy may answer, if it gains."""
         function, mean = not isinstance(self.model, nn.Module), self.options.eot > 1
         # of statistics of a batch, what a search finds in one is not proved by a part of it
-        if mean or self._mixes() or (function and not self.options.compile):
+        if mean or self._mixes or (function and not self.options.compile):
             return set()
         kinds = {GRADIENT, JACOBIAN, LOGITS}
         # half precision does not tell apart losses that attacks without a gradient compare; and a compiled
         # backward frees what the next one needs
         return kinds - ({LOGITS} if self.half else set()) - ({JACOBIAN} if self.options.compile else set())
-
-    def _mixes(self) -> bool:
-        return isinstance(self.model, nn.Module) and mixes_rows(self.model)
 
     def _copied(self, module: nn.Module) -> nn.Module:
         follow, half = self.options.follow, self.options.half
@@ -127,7 +124,7 @@ class SearchCopy:
         notes = {
             "channels-last": self.channels_last,
             SEARCHES.get(options.precision, ""): options.precision in SEARCHES and not self.idle,
-            MIXES: self._mixes(),
+            MIXES: self._mixes,
             MEANS: options.eot > 1 and options.special,
             "compiled": options.compile and not self.idle,
             CAPTURED: options.cuda_graph is True,

@@ -197,13 +197,11 @@ def test_a_layer_with_hooks_is_not_folded(place: int) -> None:
 def test_logits_are_read_by_the_caller() -> None:
     frozen = freeze(seen(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))))
     assert_same(frozen, *images(5, 4))
-    logits = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    norm = nn.BatchNorm1d(3)
 
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.logits, self.norm = logits, norm
+            self.logits, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
 
         def forward(self, x: Tensor) -> Tensor:
             made: Tensor = self.logits(x)

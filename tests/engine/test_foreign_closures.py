@@ -72,6 +72,7 @@ class Counting(nn.Module):
 
 
 BEGUN, FIRST, SECOND = list[Tensor](), threading.Event(), threading.Event()
+TRAINED = list[Tensor]()
 
 
 def test_first_passes_of_threads_that_overlap_stay_in_the_copy() -> None:
@@ -101,6 +102,3 @@ def test_what_another_thread_trains_is_its_own_matter() -> None:
 
     Plain(Beside(5, 3).eval()).input_gradient(X, Y)
     assert TRAINED
-
-
-TRAINED = list[Tensor]()

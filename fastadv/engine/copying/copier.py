@@ -221,27 +221,19 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*parameters(remove_duplicate=False), *buffers(remove_duplicate=False)]
 
 
-def origin_of(copied: nn.Module, model: nn.Module) -> dict[int, Tensor]:
-    """Return the model's tensors by the ids of those of its copy."""
+def take_values(copied: nn.Module, model: nn.Module) -> None:
+    """Write the model's values into a copy made `apart`."""
     # looked up each time, by all their names: a change of precision replaces buffers one by one, and a
     # `__deepcopy__` may part tied weights
-    own, origin = dict(_tensors(copied)), dict[int, Tensor]()
+    held, origin = dict(_tensors(copied)), dict[Tensor, Tensor]()
     for name, theirs in _tensors(model):
-        origin.setdefault(id(own[name]), theirs)
-    return origin
-
-
-def take_values(copied: nn.Module, model: nn.Module) -> dict[int, Tensor]:
-    """Write the model's values into a copy made `apart`; return `origin_of` it."""
-    origin, held = origin_of(copied, model), {id(tensor): tensor for _, tensor in _tensors(copied)}
+        origin.setdefault(held[name], theirs)
     pairs = dict[tuple[torch.dtype, torch.dtype], list[tuple[Tensor, Tensor]]]()
-    for key, theirs in origin.items():
-        own = held[key]
+    for own, theirs in origin.items():
         if own.data_ptr() != theirs.data_ptr():  # what lies in one memory follows by itself
             pairs.setdefault((own.dtype, theirs.dtype), []).append((own, theirs))
     for several in pairs.values():  # older versions of torch take all for what the first are
         copy_all_(*zip(*several, strict=True))
-    return origin
 
 
 def registers_all(module: nn.Module) -> bool:

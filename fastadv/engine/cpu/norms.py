@@ -4,24 +4,17 @@ There torch's backward mixes up the orders (PyTorch 2.13 on a CPU: wrong by 140%
 for two), as where attention over pixels follows. So the gradient is made contiguous before.
 """
 
-from typing import Any
-
 from torch import Tensor
+
+from fastadv._torch import nodes_of
 
 
 def mend_graph(logits: Tensor) -> bool:
     """Let gradients come to normalizations behind the logits in that order; return whether there are any."""
-    found, seen, waiting = False, set[Any](), [logits.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [before for before, _ in node.next_functions]
-        if "BatchNorm" in type(node).__name__:
-            node.register_prehook(_contiguous)
-            found = True
-    return found
+    norms = [node for node in nodes_of(logits.grad_fn) if "BatchNorm" in type(node).__name__]
+    for node in norms:
+        node.register_prehook(_contiguous)
+    return bool(norms)
 
 
 def _contiguous(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

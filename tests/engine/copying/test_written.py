@@ -12,11 +12,10 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import Plain, freeze
 from fastadv.errors import InputError
-from tests.engine.copying.test_first_pass import Net
+from tests.engine.copying.net import Net, X
 from tests.zoo.state import State
 
 pytestmark = pytest.mark.usefixtures("search_copy")
-X = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
 
 
 def test_a_model_in_eval_mode_is_called_as_it_is() -> None:
