@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
-from fastadv.certify.smooth import Smoothed, predict
+from fastadv.certify.smooth import predict
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.engine import Plain

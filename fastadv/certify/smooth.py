@@ -1,9 +1,8 @@
 """Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
 from fastadv.certify.hiding import noise_of
-from fastadv.certify.noise import Noise
+from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.data._batches import batches
@@ -26,7 +25,6 @@ from fastadv.engine.arguments import check_input
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops._rows import check_column
-from fastadv.ops.count_votes import count_votes_
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
@@ -35,7 +33,8 @@ from fastadv.runs.files import load_tensors, save_tensors, seal
 from fastadv.runs.folder import Keeper
 from fastadv.threat import L2
 
-PART = 16  # images of a part: what a stopped run loses, and what processes take in turn
+PART = 16  # images of a part, which a run keeps as soon as they are certified
+TOGETHER = 16  # parts that a GPU passes together: the draws of fewer images do not fill its passes
 IDENTITY = "certificates.json"
 
 
@@ -92,7 +91,8 @@ def smooth(
         seed: of all draws.
         limit: use the first samples only, as `fastadv.evaluate` does.
         batch_size: noisy copies that pass at once; those of several images share a batch.
-        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process.
+        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process,
+            on a GPU 256.
         resume: continue the run of `run_dir`.
         identity: as in `fastadv.evaluate`.
         progress: True shows a bar on stderr; a function is called with (images done, images in all).
@@ -147,17 +147,29 @@ def smooth(
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
 
-        def make(place: int) -> dict[str, Tensor]:
+        # parts whose images share passes
+        shared = min(TOGETHER, -(-len(parts) // processes.world())) if smoothed.waits else 1
+
+        def store(number: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
             return keeper.kept(
-                f"part-{place:05d}.safetensors",
-                partial(_certify, smoothed, judge, dataset, parts[place], n0),
-                lambda path, part: save_tensors(path, part, {"of": f"{of} {place}"}),
-                partial(_read, f"{of} {place}"),
+                f"part-{number:05d}.safetensors",
+                make,
+                lambda path, part: save_tensors(path, part, {"of": f"{of} {number}"}),
+                partial(_read, f"{of} {number}"),
             )
 
+        def make(place: int) -> list[dict[str, Tensor]]:
+            several = parts[place * shared :][:shared]
+            certified = cache(partial(_certify, smoothed, judge, dataset, several, n0))
+
+            def own(k: int) -> dict[str, Tensor]:
+                return certified()[k]
+
+            return [store(place * shared + k, partial(own, k)) for k in range(len(several))]
+
         done: list[dict[str, Tensor]] = []
-        for part in processes.in_turn(len(parts), make):
-            done.append(part)
+        for several in processes.in_turn(-(-len(parts) // shared), make):
+            done += several
             if tick is not None and not processes.rank():
                 tick(min(len(done) * PART, count), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
@@ -231,66 +243,11 @@ def predict(
     return torch.where(torch.tensor(sure, dtype=torch.bool, device="cpu"), classes, -1).to(x.device)
 
 
-class Smoothed:
-    """A model under noise: it passes copies of images and counts the classes they are given."""
-
-    def __init__(self, prepared: Prepared, noise: Noise, seed: int, batch_size: int, sound: bool) -> None:
-        self.prepared, self.noise, self.seed = prepared, noise, seed
-        self.batch_size, self.sound = batch_size, sound
-        self.dtype = prepared.dtype or torch.float32
-
-    def levels(self, x: Tensor) -> Tensor:
-        """Return images as whole numbers of the grid's steps, where the model is."""
-        return self.noise.levels(x.to(device=self.prepared.device), self.sound)
-
-    def votes(self, levels: Tensor, ids: Tensor, n: int, first: int = 0) -> Tensor:
-        """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
-        wanted = dict.fromkeys(range(len(levels)), n)
-        cast = dict(self.passes(levels, ids, torch.full_like(ids, first), wanted))
-        return torch.stack([cast[image] for image in wanted]) if cast else ids.new_zeros(0, 2).int()
-
-    def passes(
-        self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int]
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Pass the draws wanted of each image, copies of several images at once, and count their classes.
-
-        Yields an image and its votes so far, int32 [K] on the host, as soon as its draws are counted; what is
-        then wanted of it comes last. drawn: int64 [B], where each image's draws begin, is moved on.
-        """
-        table = self.noise.table.entries.to(levels.device)
-        queue, votes = deque(wanted), levels.new_zeros(0)
-        while queue:
-            taken, room = dict[int, int](), self.batch_size
-            while queue and room:
-                image = queue[0]
-                taken[image] = min(wanted[image], room)
-                wanted[image] -= taken[image]
-                room -= taken[image]
-                if not wanted[image]:
-                    queue.popleft()
-            images, counts = torch.tensor([[*taken], [*taken.values()]], device="cpu")
-            given = torch.stack([images, counts, ids[images], drawn[images]])
-            given = given.pin_memory() if levels.is_cuda else given  # so that its transfer waits for nothing
-            here, many, which, first = given.to(levels.device, non_blocking=True)
-            copies, rows = self.noise.copies(
-                levels[here], many, which, first, table, self.seed, self.dtype, total=self.batch_size - room
-            )
-            logits = self.prepared(copies)
-            votes = votes if votes.numel() else levels.new_zeros(len(levels), logits.shape[1])
-            count_votes_(votes, logits, here[rows])
-            drawn[images] += counts
-            if counted := [image for image in taken if not wanted[image]]:
-                known = votes.to("cpu", copy=True)
-                for image in counted:
-                    yield image, known[image]
-                    if wanted[image]:
-                        queue.append(image)
-
-
 def _certify(
-    smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, positions: Tensor, n0: int
-) -> dict[str, Tensor]:
-    """Certify the images at these positions."""
+    smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, parts: Sequence[Tensor], n0: int
+) -> list[dict[str, Tensor]]:
+    """Certify the images at the positions of these parts."""
+    positions = torch.cat([*parts])
     x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0, box=smoothed.noise.box))
     levels, y, ids = smoothed.levels(x), y.cpu(), ids.cpu()
     chosen = smoothed.votes(levels, ids, n0)
@@ -313,10 +270,12 @@ def _certify(
         if not wanted[image]:
             proved = judge.radius(int(hits[image]), made, charge)
             abstained[image], radius[image] = proved <= 0, smoothed.noise.reach(proved, elements)
-    return {
+    certified = {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
         "hits": hits, "draws": drawn - n0, "failed": failed,
     }  # fmt: skip
+    split = {name: torch.split(rows, [len(part) for part in parts]) for name, rows in certified.items()}
+    return [{name: rows[k] for name, rows in split.items()} for k in range(len(parts))]
 
 
 def _read(of: str, path: Path) -> dict[str, Tensor] | None:

@@ -3,12 +3,15 @@
 import math
 import sys
 from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv import _waiting
 from fastadv.certify import Certificates, audit, contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
 from fastadv.errors import InputError
@@ -209,6 +212,37 @@ def test_a_run_goes_on_with_another_batch_size(tmp_path) -> None:
     again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, batch_size=4096)
     for name in ("ids", "hits", "draws", "failed"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
+
+
+@pytest.mark.slow
+def test_images_of_many_parts_share_the_passes_of_a_gpu(tmp_path, monkeypatch) -> None:
+    """Certificates are the same, also of a run that was begun on a CPU; passes are fewer and fuller."""
+    monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
+    monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "TOGETHER", 2)
+    data = images(24)
+
+    def certified(folder: str, on_gpu: bool, **more) -> tuple[fa.certify.Certificates, list[int]]:
+        model, sizes = halfspace(), list[int]()
+        model.register_forward_hook(lambda part, args, logits: sizes.append(len(logits)))
+        with patch.object(_waiting, "AT_ONCE", set() if on_gpu else {"cpu"}):
+            run = partial(smooth, model, data, SIGMA, n=300, run_dir=tmp_path / folder, batch_size=512)
+            return run(**more), sizes
+
+    def stop(done: int, count: int) -> None:
+        raise KeyboardInterrupt
+
+    wanted, several = certified("cpu", on_gpu=False)
+    found, fewer = certified("gpu", on_gpu=True)
+    assert sorted(path.name for path in (tmp_path / "cpu").iterdir()) == sorted(
+        path.name for path in (tmp_path / "gpu").iterdir()
+    )
+    assert len(fewer) < 0.8 * len(several)
+    with pytest.raises(KeyboardInterrupt):
+        certified("both", on_gpu=False, progress=stop)
+    again, _ = certified("both", on_gpu=True, resume=True)
+    for name in ("ids", "hits", "draws", "radius"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+        assert torch.equal(getattr(again, name), getattr(wanted, name)), name
 
 
 @pytest.mark.parametrize("kind", ["char", "float", "bool", "int"])

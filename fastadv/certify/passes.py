@@ -1,0 +1,91 @@
+"""Passes of a model under noise: copies of several images share a batch, and their classes are counted."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from fastadv._waiting import waits
+from fastadv.certify.noise import Noise
+from fastadv.engine import Prepared
+from fastadv.ops.count_votes import count_votes_
+
+
+class Smoothed:
+    """A model under noise: it passes copies of images and counts the classes they are given."""
+
+    def __init__(self, prepared: Prepared, noise: Noise, seed: int, batch_size: int, sound: bool) -> None:
+        self.prepared, self.noise, self.seed = prepared, noise, seed
+        self.batch_size, self.sound = batch_size, sound
+        self.dtype = prepared.dtype or torch.float32
+        self.waits = prepared.device is not None and waits(prepared.device)
+
+    def levels(self, x: Tensor) -> Tensor:
+        """Return images as whole numbers of the grid's steps, where the model is."""
+        return self.noise.levels(x.to(device=self.prepared.device), self.sound)
+
+    def votes(self, levels: Tensor, ids: Tensor, n: int, first: int = 0) -> Tensor:
+        """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
+        wanted = dict.fromkeys(range(len(levels)), n)
+        cast = dict(self.passes(levels, ids, torch.full_like(ids, first), wanted))
+        return torch.stack([cast[image] for image in wanted]) if cast else ids.new_zeros(0, 2).int()
+
+    def passes(
+        self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Pass the draws wanted of each image, copies of several images at once, and count their classes.
+
+        Yields an image and its votes so far, int32 [K] on the host, as soon as its draws are counted; what is
+        then wanted of it comes last. drawn: int64 [B], where each image's draws begin, is moved on.
+        """
+        table = self.noise.table.entries.to(levels.device)
+        queue, votes = deque(wanted), levels.new_zeros(0)
+        counting = deque[tuple[list[int], Callable[[], Tensor]]]()
+        while queue:
+            taken, room = dict[int, int](), self.batch_size
+            while queue and room:
+                image = queue[0]
+                taken[image] = min(wanted[image], room)
+                wanted[image] -= taken[image]
+                room -= taken[image]
+                if not wanted[image]:
+                    queue.popleft()
+            images, counts = torch.tensor([[*taken], [*taken.values()]], device="cpu")
+            given = torch.stack([images, counts, ids[images], drawn[images]])
+            given = given.pin_memory() if levels.is_cuda else given  # so that its transfer waits for nothing
+            here, many, which, first = given.to(levels.device, non_blocking=True)
+            copies, rows = self.noise.copies(
+                levels[here], many, which, first, table, self.seed, self.dtype, total=self.batch_size - room
+            )
+            logits = self.prepared(copies)
+            votes = votes if votes.numel() else levels.new_zeros(len(levels), logits.shape[1])
+            count_votes_(votes, logits, here[rows])
+            drawn[images] += counts
+            if counted := [image for image in taken if not wanted[image]]:
+                counting.append((counted, read_later(votes)))
+            # a GPU passes other images while these are read
+            while len(counting) > (bool(queue) and self.waits):
+                counted, read = counting.popleft()
+                known = read()
+                for image in counted:
+                    yield image, known[image]
+                    if wanted[image]:
+                        queue.append(image)
+
+
+def read_later(values: Tensor) -> Callable[[], Tensor]:
+    """Copy values, as they are now, to the host; the result waits for them and returns them."""
+    if not values.is_cuda:
+        copied = values.to("cpu", copy=True)
+        return lambda: copied
+    pinned = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
+    pinned.copy_(values, non_blocking=True)
+    there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    there.record()
+
+    def read() -> Tensor:
+        there.synchronize()
+        return pinned
+
+    return read
