@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastadv._waiting import waits
 from fastadv.errors import InputError
 from fastadv.models._common import check_batch
 from fastadv.models.abs.calibrate import graded
@@ -136,8 +137,10 @@ class LatentSearch:
 
     def best(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return (loss [B, K], latents [B, K, L]), pruned where the options say so; without class factors."""
+        # a GPU descends for all classes at once in less time
+        pruned = self.options.prune and not waits(seen.device)
         with torch.no_grad():
-            return (self.pruned if self.options.prune else self.every_class)(seen.detach())
+            return (self.pruned if pruned else self.every_class)(seen.detach())
 
     def descend(
         self, seen: Tensor, start: Tensor, *, beta: float | None = None, only: slice = slice(None)

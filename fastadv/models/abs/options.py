@@ -28,7 +28,8 @@ class InferenceOptions:
         max_norm: latents with a larger L2 norm are rescaled to it after each step.
         prune: whether to skip the descent of a class that would not win even if the descent reduced its loss
             to `prune_gain` times that of its best prior sample. The class keeps the loss of that sample, and
-            no other loss changes. Classes take turns, which saves time on a CPU and costs it on a GPU.
+            no other loss changes. Classes take turns, which saves time on a CPU; a GPU, where it would cost
+            time, skips none.
         prune_gain: from 0 (no class is skipped) to 1 (a class is skipped as soon as another is better).
         precision: "fp32", or "bf16" for a latent descent in bfloat16.
         input_grad: how logits depend on x: "envelope" (exact at a converged latent, cheap) or "unrolled"

@@ -2,11 +2,12 @@
 
 import copy
 import dataclasses
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from fastadv import rng
+from fastadv import _waiting, rng
 from fastadv.errors import InputError
 from fastadv.models import ABS
 from fastadv.models.abs.decoder import DecoderShape
@@ -204,3 +205,12 @@ class TestBadInput:
         for name, value in (("steps", 0), ("steps", 2.5), ("step_size", 0.0), ("step_size", float("nan"))):
             with pytest.raises(InputError, match=f"{name}:"):
                 tiny().infer(x, **{name: value})
+
+
+def test_a_gpu_descends_for_all_classes_at_once_and_skips_none():
+    pruned = tiny(prune=True, prune_gain=1.0)
+    x, _ = images(pruned)
+    whole, skipped = pruned.with_options(prune=False)(x), pruned(x)
+    assert not torch.equal(skipped, whole)
+    with patch.object(_waiting, "AT_ONCE", set()):
+        assert torch.equal(pruned(x), whole)
