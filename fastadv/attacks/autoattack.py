@@ -14,6 +14,8 @@ from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, comp
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import Evidence, choose, look
+from fastadv.engine import prepare as prepared
+from fastadv.engine.precision import Precision
 from fastadv.threat import Threat
 
 __all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Version", "autoattack"]
@@ -33,6 +35,8 @@ def autoattack(
     version: Version | Sequence[str] = "standard",
     seed: int = 0,
     indicators: bool = True,
+    precision: Precision | None = None,
+    compile: bool | None = None,
     progress: bool = False,
     on_progress: Callable[[str, int], None] | None = None,
     **common: Unpack[core.Common],
@@ -65,6 +69,8 @@ def autoattack(
             "standard". For an attack of your own beside them use `fastadv.evaluate`.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to.
+        precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
+        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         progress: whether to write a line on stderr after each component, with the robust accuracy so far.
         on_progress: called as (component, samples left) before each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless another number is
@@ -89,6 +95,8 @@ def autoattack(
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
+        freeze = common.get("freeze")
+        model = prepared(model, common.get("eot"), freeze=freeze, precision=precision, compile=compile)
         classifier, given = prepare(model, x, y, threat, **common)
         trial = Trial(classifier, given)
         run = Run(trial, seed, on_progress, check_flag("progress", progress))

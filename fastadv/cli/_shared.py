@@ -124,13 +124,18 @@ class Search(Machine):
         None, "Precision of the search, fp32 by default. Successes are checked in the model's own precision."
     )
 
+    compile: bool | None = o.option(
+        None, "Compile the search, or never; by default on a GPU where the work is worth a minute."
+    )
+
     @property
     def searched(self) -> str:
         return self.precision or "fp32"
 
     def frozen(self, net: nn.Module) -> nn.Module | Frozen:
         """Return the model as attacks take it: by itself, or with a search copy in another precision."""
-        return net if self.searched == "fp32" else freeze(net, self.searched)  # type: ignore[arg-type]
+        plain = self.searched == "fp32" and self.compile is None
+        return net if plain else freeze(net, self.precision, compile=self.compile)
 
 
 class Budget(Panel):

@@ -1,6 +1,5 @@
 """freeze: from the caller's model to a Frozen one."""
 
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,6 @@ from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.runs.pages import keep_pages
-
-log = logging.getLogger("fastadv")
 
 
 @eager
@@ -42,7 +39,9 @@ def freeze(
             threads, too; "auto" in the one that is fastest on the first batch. A sample whose activations
             exceed the range of float16 fails. Passes without a gradient stay in the model's own precision,
             since attacks that make them compare losses that half precision does not tell apart.
-        compile: run the search copy through torch.compile (default False).
+        compile: run the search copy through torch.compile, whose result is captured like any other. None, the
+            default, does so on a GPU for calls whose work is worth more than a minute: counted from their
+            passes, samples and a sample's operations, so that all processes and resumed runs decide alike.
         cuda_graph: whether steps of bim, pgd, mim, apgd and last_iterate are captured as CUDA graphs; at most
             32 and 1 GiB of them are kept. None, the default, does so on a GPU where the model can be
             captured, as a plain call does; True says in a note where it cannot; False does not, as a model
@@ -76,8 +75,6 @@ def freeze(
     options = replace(model.options if isinstance(model, Frozen) else Options(), **chosen)
     if isinstance(model, Frozen) and options == model.options:
         return model
-    if options.compile:
-        log.warning("freeze: compiling; that may take a minute, and less the next time")
     keep_pages()
     return Frozen(model, options)
 

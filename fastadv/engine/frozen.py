@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -109,6 +109,11 @@ class Frozen(Prepared):
     def _now(self) -> Plain:
         self._renew()
         return self._as_plain()
+
+    @cached_property
+    def compiled(self) -> "Frozen":
+        """The same with a copy that is compiled."""
+        return Frozen(self.source, replace(self.options, compile=True))
 
     def __reduce__(self) -> Any:
         return type(self), (self.source, self.options)

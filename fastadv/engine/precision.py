@@ -24,7 +24,7 @@ class Options:
     """The options of `freeze`; `follow`: a model in training, whose values each `Frozen.refresh` takes."""
 
     precision: Precision = "fp32"
-    compile: bool = False
+    compile: bool | None = None  # None: where an attack plans work that is worth it
     cuda_graph: bool | None = None
     eot: int = 1
     follow: bool = False
@@ -32,7 +32,7 @@ class Options:
     @property
     def special(self) -> bool:
         """Whether a copy is more than the model with functions rewritten."""
-        return self.precision != "fp32" or self.compile
+        return self.precision != "fp32" or bool(self.compile)
 
     @property
     def half(self) -> torch.dtype | None:
@@ -45,17 +45,16 @@ class Options:
 
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run."""
-        return {name: getattr(self, name) for name in ("precision", "compile", "eot")}
+        return {"precision": self.precision, "compile": bool(self.compile), "eot": self.eot}
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise InputError(
                 f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
             )
-        if not isinstance(self.compile, bool):
-            raise InputError(f"freeze: expected True or False for compile, got {self.compile!r}")
-        if self.cuda_graph not in (None, True, False):
-            raise InputError(f"freeze: expected None, True or False for cuda_graph, got {self.cuda_graph!r}")
+        for name in ("compile", "cuda_graph"):
+            if (value := getattr(self, name)) is not None and not isinstance(value, bool):
+                raise InputError(f"freeze: expected None, True or False for {name}, got {value!r}")
         check_count("eot", self.eot, 1)
         if self.eot > 1 and self.cuda_graph:
             raise InputError(

@@ -1,16 +1,23 @@
 """prepare: which engine answers, the plain one or a frozen copy."""
 
-from torch import nn
+from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from fastadv._checks import check_flag
+from fastadv._waiting import waits
 from fastadv.engine.by_row import ByRow, takes_ids
 from fastadv.engine.fold import has_batch_norm
+from fastadv.engine.freeze import freeze as freeze_as_asked
 from fastadv.engine.freeze import frozen_by_itself
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.module import as_module, device_of
 from fastadv.engine.plain import Plain
+from fastadv.engine.precision import Precision
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_conv2d
+from fastadv.engine.worth import worth_compiling
+from fastadv.errors import InputError
 
 # Passes times samples from which a frozen copy gains more than it takes to make and to compare. On an H200
 # the first call of a frozen ResNet-18 takes 40 ms more, and 1,000 images gain 9 ms a pass; small nets gain
@@ -20,13 +27,15 @@ WORTH, WORTH_ON_GPU = 4096, 1 << 20
 
 def prepare(
     model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None,
-    size: int = 0,
+    size: int = 0, precision: Precision | None = None, compile: bool | None = None,
+    rows: Callable[[], Tensor] | None = None,
 ) -> Prepared:  # fmt: skip
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
     What was prepared before is used as it is. Otherwise a module with a convolution or BatchNorm is frozen
     where `work` is at least WORTH, on a GPU WORTH_ON_GPU, without settings of the process. Anything else
-    stays plain, and so does a model that takes the ids of its rows, or batches of one `size` alone.
+    stays plain, and so does a model that takes the ids of its rows, or batches of one `size` alone. What was
+    frozen without a word on `compile` is compiled where `rows` are known, and the work is worth it.
 
     Args:
         model: module, function or prepared.
@@ -34,25 +43,42 @@ def prepare(
         work: planned passes times samples.
         freeze: True freezes any module for any work, False none; None, the default, decides.
         size: of the batches that the model takes; 0 for any.
+        precision: as in `fastadv.freeze`; the model is frozen with it.
+        compile: the same.
+        rows: reads samples [B, ...] of the work.
 
     Returns:
         A prepared model.
 
     Raises:
-        InputError: the model cannot be called, or `freeze` is no flag.
+        InputError: the model cannot be called, `freeze` is no flag, or a copy is asked for that cannot be.
     """
     wanted = None if freeze is None else check_flag("freeze", freeze)
     source = model.source if isinstance(model, Prepared) else model
-    passes = 1 if eot is None else eot
-    by_row = size or takes_ids(source)
+    by_row = bool(size) or takes_ids(source)
+    if precision is not None or compile or (compile is False and isinstance(model, Frozen)):
+        if by_row or wanted is False:
+            why = "freeze=False" if wanted is False else "a model of ids or whole batches"
+            raise InputError(f"precision, compile: expected neither with {why}; leave them out")
+        model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
-        return model
-    if by_row:
-        return ByRow(model, passes, size)
-    module = as_module(model)
-    if isinstance(model, Frozen) or (module is not None and gains(module, work, wanted)):
-        return frozen_by_itself(model, passes)
-    return Plain(model, passes)
+        prepared = model
+    elif by_row:
+        prepared = ByRow(model, eot or 1, size)
+    elif isinstance(model, Frozen) or ((module := as_module(model)) and gains(module, work, wanted)):
+        prepared = frozen_by_itself(model, eot or 1)
+    else:
+        prepared = Plain(model, eot or 1)
+    if rows is None or compile is not None or not isinstance(prepared, Frozen):
+        return prepared
+    return _compiled_where_worth(prepared, rows, work)
+
+
+def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Frozen:
+    device = frozen.device  # None for a function
+    if frozen.options.compile is not None or device is None or not waits(device) or work < WORTH:
+        return frozen
+    return frozen.compiled if worth_compiling(frozen.as_given, rows()[:1].to(device), work) else frozen
 
 
 def _fits(model: Prepared, size: int) -> bool:

@@ -35,6 +35,7 @@ T = TypeVar("T")
 log = logging.getLogger("fastadv")
 
 LOGITS, JACOBIAN = "logits", "jacobian"  # kinds of passes beside GRADIENT
+BEFORE = CHANNELS_LAST, FOLD  # rewrites of a copy that is compiled then
 ROWS = 16  # of a batch that are watched and compared
 MIXES = "searched as it is: a BatchNorm takes its statistics from the batch"  # notes
 MEANS = "searched as it is: the mean of several passes"
@@ -84,10 +85,7 @@ class SearchCopy:
         self.rewriting = Rewriting(rewrites, self.weights)
         # of what is watched alone: others would keep what they make of weights that are not folded yet
         self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
-        if self.kinds and options.compile:
-            self.model = torch.compile(self.model)
-        self.checked = CheckedModel(self.model)
-        self.checked.mends_rows = plain.checked.mends_rows
+        self._check(plain.checked.mends_rows)
         self.parts = Parts(None if options.compile else self.model, "winograd" in self.rewriting.notes)
         self.notes = Notes(self._first_notes())
 
@@ -95,7 +93,11 @@ class SearchCopy:
         """Return the rewrites that the model may take."""
         rewrites = applicable(self.model, self.weights) if isinstance(self.model, nn.Module) else []
         # a compiler looks at functions for itself
-        return [each for each in rewrites if each is CHANNELS_LAST] if self.options.compile else rewrites
+        return [each for each in rewrites if each in BEFORE] if self.options.compile else rewrites
+
+    def _check(self, mends_rows: bool) -> None:
+        self.checked = CheckedModel(self.model)
+        self.checked.mends_rows = mends_rows
 
     def _kinds(self) -> set[str]:
         """Return what a copy may answer, if it gains."""
@@ -126,7 +128,7 @@ class SearchCopy:
             SEARCHES.get(options.precision, ""): options.precision in SEARCHES and not self.idle,
             MIXES: self._mixes,
             MEANS: options.eot > 1 and options.special,
-            "compiled": options.compile and not self.idle,
+            "compiled": bool(options.compile) and not self.idle,
             CAPTURED: options.cuda_graph is True,
             bpda: bool(bpda),
         }
@@ -151,13 +153,17 @@ class SearchCopy:
         self.notes.warn(f"fell back to the model as given: {why}")
 
     def prepare(self, x: Tensor, plain: Plain) -> None:
-        """Fold what a pass of x shows."""
+        """Fold what a pass of x shows, and compile."""
         if self._folds:
             plain.forwards += len(x)
             both = cast(nn.Module, self.model), cast(nn.Module, self.module)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
                 self.pairs = fold(*both, lambda: self.followed(x, self._views)[1])
             self.notes.add(f"folded {len(self.pairs)} BatchNorm")
+        if self.options.compile:
+            log.warning("freeze: compiling; that may take a minute, and less the next time")
+            self.model = torch.compile(self.model)
+            self._check(self.checked.mends_rows)
         if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
 

@@ -23,6 +23,7 @@ from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.by_row import FEWER
+from fastadv.engine.precision import Precision
 from fastadv.engine.replaced import replaced
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
@@ -49,7 +50,8 @@ def evaluate(
     draws: int = 1, seed: int = 0, run_dir: str | PathLike[str] | None = None, resume: bool = False,
     identity: str | None = None, indicators: bool = True, rank: int | None = None,
     world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
-    freeze: bool | None = None, whole_batches: bool = False, certificates: Certificates | None = None,
+    freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
+    whole_batches: bool = False, certificates: Certificates | None = None,
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -102,6 +104,8 @@ def evaluate(
             "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
+        precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
+        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         whole_batches: whether each pass has `batch_size` rows in their places, also of the last batch, for a
             model that takes batches of one size; False is the default.
         certificates: of the same images (`fastadv.certify.smooth`): a column of the table. Where an attack
@@ -146,7 +150,11 @@ def evaluate(
             processes.apart(count, rank, world_size, each="batches", size="batch_size")
         work = planned(*attacks.values()) * sample_count(dataset, limit)
         size = batch_size if check_flag("whole_batches", whole_batches) else 0
-        frozen = prepare(model, work=work, freeze=freeze, size=size)
+        box = boxes_of(attacks, threat, dataset=dataset)
+        frozen = prepare(
+            model, work=work, freeze=freeze, size=size, precision=precision, compile=compile,
+            rows=lambda: next(batches(dataset, 1, workers=0, box=box))[0],
+        )  # fmt: skip
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit}
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
@@ -169,7 +177,7 @@ def evaluate(
             attacks,
             batch_size,
             limit,
-            boxes_of(attacks, threat, dataset=dataset),
+            box,
             criterion_of(attacks).of(frozen.model),
             keep_samples=keep_samples or certificates is not None,
             parts=parts,

@@ -121,7 +121,8 @@ def test_a_frozen_model_is_returned_where_the_options_are_its_own() -> None:
         frozen = freeze(convnet(), **options)  # type: ignore[arg-type]
         assert freeze(frozen) is frozen
         assert freeze(frozen, **options) is frozen  # type: ignore[arg-type]
-        assert freeze(frozen, compile=False) is frozen
+        assert freeze(frozen, cuda_graph=None, compile=None) is frozen
+        assert freeze(frozen, compile=False).options.compile is False
 
 
 def test_a_frozen_model_is_frozen_again_with_other_options() -> None:

@@ -32,7 +32,8 @@ Variant = Literal["fastadv", "published"]
 COUNTS = ("steps", "queries", "restarts", "searches")
 # what other libraries call the arguments; a radius is that of the threat here
 FOREIGN = {theirs: "threat" if ours == "radius" else ours for theirs, ours in SYNONYMS.items()}
-# of an attack that has none of them, such as AutoAttack: one of its parts
+# those of AutoAttack, on average; and of an attack that has none of either
+OF_VERSION = {"quick": 500, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 UNKNOWN = 100
 
 
@@ -184,7 +185,7 @@ def takes_common(
     known = set(whole.parameters)
     placed = [name for name, parameter in own.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
     needed = {name for name in placed if fixed[name] is kinds.empty}
-    counts = [name for name in COUNTS if name in fixed]
+    counts = [name for name in (*COUNTS, "version") if name in fixed]
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -213,8 +214,11 @@ def takes_common(
         x = given.get("x")
         rows = len(x) if isinstance(x, Tensor) and not x.is_nested and x.ndim else 0
         work = passes({name: given.get(name, fixed[name]) for name in counts}) * rows
-        if work >= WORTH and not isinstance(given["model"], Prepared) and not given.get("whole_batches"):
-            given["model"] = prepare(given["model"], given.get("eot"), work=work, freeze=given.get("freeze"))
+        if work >= WORTH and not given.get("whole_batches"):
+            given["model"] = prepare(
+                given["model"], given.get("eot"), work=work, freeze=given.get("freeze"),
+                compile=given.get("compile"), rows=lambda: given["x"],
+            )  # fmt: skip
         # its own arithmetic, too, is not that of an autocast around
         with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
             try:
@@ -288,6 +292,8 @@ def _entries(text: str) -> dict[str, str]:
 
 def passes(arguments: Mapping[str, Any]) -> int:
     """Return how many gradients or queries of a sample these arguments of an attack ask for."""
+    if isinstance(version := arguments.get("version"), str):
+        return OF_VERSION.get(version, UNKNOWN)
     counts = [arguments[name] for name in COUNTS if name in arguments]
     return prod(count for count in counts if isinstance(count, int) and count > 0) if counts else UNKNOWN
 

@@ -1,6 +1,6 @@
 """The base of a construction, read by sample number, its source model and its search, checked at first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -129,12 +129,22 @@ class Search(NamedTuple):
 
 
 def prepare(
-    model: Model, dataset: Dataset[Any], threat: Threat, *, every_class: bool
+    model: Model, dataset: Dataset[Any], search: Search, options: Mapping[str, Any], *, every_class: bool
 ) -> tuple[Prepared, Base, int]:
-    """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
-    frozen = prepared(model, freeze=True)
-    base = Base(dataset, frozen.device or torch.device("cpu"), threat.box)
-    x, _ = base.fetch(torch.tensor([0], device="cpu"))
+    """Return (source model frozen, base, number of classes); InputError if model and base do not fit.
+
+    options: those of a construction.
+    """
+    base = Base(dataset, torch.device("cpu"), search.threat.box)
+
+    def first() -> Tensor:
+        return base.fetch(torch.tensor([0], device="cpu"))[0]
+
+    work = search.steps * base.count
+    asked: dict[str, Any] = {name: options.get(name) for name in ("precision", "compile")}
+    frozen = prepared(model, work=work, freeze=True, rows=first, **asked)
+    base.device = frozen.device or base.device
+    x = first()
     logits = frozen.verdict(x)
     if not logits.isfinite().all():
         raise InputError(

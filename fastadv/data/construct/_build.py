@@ -23,6 +23,7 @@ from fastadv.data.shards import (
     write_shard,
 )
 from fastadv.engine import Prepared
+from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import processes
@@ -51,6 +52,8 @@ class BuildOptions(TypedDict, total=False):
             default, keeps everything in memory.
         shard_size: samples of each shard; 1024 by default. Whatever stops a process loses at most this many
             of its samples.
+        precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
+        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         identity: a text that represents the code of a model or `module` that is a function of your own, which
             is otherwise known by its source. Needed where the source cannot be read.
         rank: for processes that do not communicate: this one builds the shards k with k % world_size == rank
@@ -64,6 +67,8 @@ class BuildOptions(TypedDict, total=False):
     dtype: str | None
     out_dir: str | PathLike[str] | None
     shard_size: int
+    precision: Precision | None
+    compile: bool | None
     identity: str | None
     rank: int | None
     world_size: int | None
@@ -126,8 +131,12 @@ def build(
     construction: Construction, base: Base, *, batch_size: int = 256, dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None, shard_size: int = 1024, identity: str | None = None,
     rank: int | None = None, world_size: int | None = None, progress: Progress = False,
+    precision: Precision | None = None, compile: bool | None = None,
 ) -> ConstructedSet:  # fmt: skip
-    """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
+    """Run `construction` over the samples of `base`; BuildOptions describes the arguments.
+
+    Its source is prepared with `precision` and `compile` already.
+    """
     with processes.agreement():
         check_count("batch_size", batch_size, 1)
         check_count("shard_size", shard_size, 1)

@@ -114,7 +114,7 @@ def _invert(
         search.check()
         if check_choice("start", start, STARTS) == "noise":
             check_finite_box("start='noise'", search.threat)
-        source, samples, classes = prepare(model, base, search.threat, every_class=True)
+        source, samples, classes = prepare(model, base, search, options, every_class=True)
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)

@@ -117,7 +117,7 @@ def _attack(
 ) -> ConstructedSet:
     with processes.agreement():
         search.check()
-        frozen, samples, classes = prepare(model, base, search.threat, every_class=name == "fixed_shift")
+        frozen, samples, classes = prepare(model, base, search, options, every_class=name == "fixed_shift")
 
     def attack(x: Tensor, y: Tensor, ids: Tensor) -> Searched:
         targets = choose(y, ids, classes).to(x.device)
