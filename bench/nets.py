@@ -6,6 +6,7 @@ images, a 3x3 convolution of stride 1 without max-pool.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 import fastadv as fa
 
@@ -114,6 +115,54 @@ def resnet18(*, tiny: bool = False) -> nn.Module:
 def resnet50(*, tiny: bool = False, side: int = 224) -> nn.Module:
     depths, width = ((1, 1, 1, 1), 4) if tiny else ((3, 4, 6, 3), 64)
     return _made(ResNet(Bottleneck, depths, 1000, small=False, width=width), (3, side, side))
+
+
+def wrn(*, tiny: bool = False) -> nn.Module:
+    """The WideResNet of the leaderboards, for 32x32 images."""
+    depth, widen = (10, 1) if tiny else (28, 10)
+    return _made(
+        fa.models.create("wide_resnet", shape=(3, 32, 32), depth=depth, widen_factor=widen), (3, 32, 32)
+    )
+
+
+class Attention(nn.Module):
+    """A block of a vision transformer: attention of heads of 64, then two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.inward, self.outward = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.heads = width // 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.inward(self.norm1(x)).unflatten(2, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        x = x + self.outward(scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+        return x + self.layers(self.norm2(x))
+
+
+class ViT(nn.Module):
+    """ViT-B/16: x [B, 3, 224, 224] to logits [B, 1000]."""
+
+    def __init__(self, side: int = 224, width: int = 768, depth: int = 12) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.first = nn.Parameter(torch.zeros(1, 1, width))
+        self.places = nn.Parameter(torch.randn(1, (side // 16) ** 2 + 1, width) * 0.02)
+        self.blocks = nn.Sequential(*(Attention(width) for _ in range(depth)), nn.LayerNorm(width))
+        self.head = nn.Linear(width, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.first.expand(len(x), -1, -1), patches], 1) + self.places
+        logits: Tensor = self.head(self.blocks(tokens)[:, 0])
+        return logits
+
+
+def vit(*, tiny: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    side, width, depth = (32, 64, 1) if tiny else (224, 768, 12)
+    return _made(ViT(side, width, depth), (3, side, side))
 
 
 def mlp() -> nn.Module:

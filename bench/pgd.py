@@ -37,9 +37,9 @@ def classes(model: nn.Module, x: Tensor) -> Tensor:
     return said
 
 
-def plain(given: Problem) -> Tensor:
+def plain(given: Problem, start: Tensor | None = None) -> Tensor:
     """The loop of the papers, written by hand: each step is a forward, an input gradient and a move."""
-    x, x_adv = given.x, given.x.clone()
+    x, x_adv = given.x, (given.x if start is None else start).clone()
     for _ in range(given.steps):
         x_adv.requires_grad_()
         loss = nn.functional.cross_entropy(given.model(x_adv), given.y, reduction="sum")

@@ -37,6 +37,8 @@ NETS = {
     "small_cnn": Net("small CNN of width 32", partial(nets.small_net, width=32), (0, 0, 256), (3, 32, 32),
                      8 / 255, 2 / 255, 20),
     "resnet18": Net("ResNet-18", nets.resnet18, (512, 4, 64), (3, 32, 32), 8 / 255, 2 / 255, 10),
+    "wrn": Net("WRN-28-10", nets.wrn, (0, 2, 0), (3, 32, 32), 8 / 255, 2 / 255, 10),
+    "vit": Net("ViT-B/16", nets.vit, (0, 2, 0), (3, 224, 224), 4 / 255, 1 / 255, 10),
     "resnet50": Net("ResNet-50", nets.resnet50, (128, 2, 0), (3, 224, 224), 4 / 255, 1 / 255, 10),
 }  # fmt: skip
 
@@ -44,7 +46,7 @@ NETS = {
 def problem(session: Session, name: str, count: int = 0) -> Problem:
     """Make one of NETS, with its own count unless one is given; without data, the model labels the images."""
     net, count = NETS[name], count or session.size(*NETS[name].counts)
-    tiny = {"tiny": True} if session.tiny and name.startswith("resnet") else {}
+    tiny = {"tiny": True} if session.tiny and name in ("resnet18", "resnet50", "wrn", "vit") else {}
     side = session.size(net.shape[1], min(net.shape[1], 32))
     called, y = net.label, None
     if name == "cnn":
