@@ -21,8 +21,7 @@ def main() -> None:
     for name, (page, inside) in anchor.sections(measured).items():
         page.write_text(table.replaced(page.read_text(), inside, name))
     if calls.newest():
-        for page in (calls.PAGE, calls.README):
-            page.write_text(table.replaced(page.read_text(), calls.text(), "calls"))
+        calls.PAGE.write_text(table.replaced(calls.PAGE.read_text(), calls.text(), "calls"))
     nets = bars.shown(calls.newest())
     bars.save(bars.draw(nets), "speed.png", nets)
 

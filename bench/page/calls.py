@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.records import RESULTS, ROOT, recorded
+from bench.records import RESULTS, recorded
 
-PAGE, README = RESULTS / "calls.md", ROOT / "README.md"
+PAGE = RESULTS / "calls.md"
 CALLS = ("FGSM", "PGD-10", "PGD-40")
 Rows = dict[tuple[str, str, int, str], dict[str, Any]]
 
@@ -46,7 +46,7 @@ def _bold(times: float) -> str:
 
 
 def text() -> str:
-    """Return what stands between the markers of both pages."""
+    """Return what stands between the markers of the page."""
     rows = newest()
     about = list(rows.values())[-1]
     held = {key: row["mib"] for key, row in rows.items() if key[1] == "memory"}
