@@ -6,7 +6,7 @@ torch fails there and not in an attack.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -74,6 +74,23 @@ def holds_compiled(module: nn.Module) -> bool:
 def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
     """Return what `module(x)` runs instead of its own call, as `nn.Module.compile` has it."""
     return module._compiled_call_impl
+
+
+def compiled_form(module: nn.Module) -> Callable[..., Any]:
+    """Return the module's call through torch.compile, which compiles it anew for each shape."""
+    call: Callable[..., Any] = torch.compile(module._call_impl, dynamic=False)
+    return call
+
+
+@contextmanager
+def called_by(module: nn.Module, call: Callable[..., Any] | None) -> Iterator[None]:
+    """Let `module(x)` run `call` inside, unless it is None."""
+    before = module._compiled_call_impl
+    module._compiled_call_impl = before if call is None else call
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = before
 
 
 def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:

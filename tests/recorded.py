@@ -87,7 +87,8 @@ def capture(run: Callable[[], None]) -> Callable[[], None]:
         # as a compiler, and as on a GPU, checks leave the values of tensors alone
         checks_nothing = patch.object(torch.compiler, "is_compiling", here)
         try:
-            with recording, checks_nothing, patch.object(library, "launch", launch):
+            generator = torch.random.fork_rng(devices=[])  # which a capture does not move
+            with generator, recording, checks_nothing, patch.object(library, "launch", launch):
                 run()
         finally:
             recording.restore()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv._waiting import waits
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
 from fastadv.data.imageset import UNIT, Boxes, Held, to_unit
@@ -120,7 +121,7 @@ class Feed:
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
     """Raise InputError unless the labels `y` of the data set `name` are classes of the model."""
-    if y.is_cuda:  # they belong to an ImageSet, and were checked; reading them again would wait for them
+    if waits(y.device):  # they belong to an ImageSet, and were checked
         return
     if y.min() < 0 or y.max() >= classes:
         raise InputError(

@@ -1,5 +1,6 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,17 +12,22 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv._torch import lerp_
+from fastadv._torch import called_by, compiled_form, lerp_
+from fastadv._waiting import waits
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
+from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._share import Share, mean, whole_batch_statistics
-from fastadv.train.options import Execution, Optimization
+from fastadv.train.optim import DeviceRates
+from fastadv.train.options import Execution, Optimization, compiles
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import put_back
 from fastadv.train.recipes._followers import Followers
-from fastadv.train.recipes.base import LossScale, take_step
+from fastadv.train.recipes.base import LossScale, owns_step
+
+logger = logging.getLogger("fastadv")
 
 # steps between two checks on a GPU: each check waits for the device
 CHECK_EVERY = 64
@@ -82,7 +88,7 @@ class Losses:
     def take(self, step: int, loss: Tensor, share: Share, of: int) -> None:
         """Record the loss of a step on `share`, in an epoch of `of` samples, and check it now and then."""
         self.values[step] = processes.add_up(mean(loss).detach().double() * (share.count / of))
-        if self.values.device.type != "cuda" or (step + 1) % CHECK_EVERY == 0:
+        if not waits(self.values.device) or (step + 1) % CHECK_EVERY == 0:
             self.check()
 
     def check(self) -> None:
@@ -115,6 +121,7 @@ class Steps:
     seed: int
     optimization: Optimization
     execution: Execution
+    rates: DeviceRates | None = None  # of the optimizer, which then reads them on the device
     ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
     # what the recipe keeps between batches, and of this process's places in a batch
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -128,23 +135,33 @@ class Steps:
         self.scale = LossScale(self.feed.device) if fp16 else None
         # float16 would lose activations beyond its range
         searched = cast(Precision, self.execution.precision.replace("fp16", "fp32"))
-        self.followers = Followers(searched, self.execution.cuda_graph)
+        self.call = compiled_form(self.model) if compiles(self.execution) else None
+        self.followers = Followers(searched, self.execution.cuda_graph, compiles(self.execution))
+        # of batches that do not fill a step, as a compiler takes long for each size
+        self.few = self.followers if self.call is None else Followers(searched, False)
+        self.refused = False
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
         """Train the batches after the first `done` of an epoch, and yield the number done after each."""
         derive = partial(rng.derive, self.seed)
         recipe = self.ramp[epoch - 1] if epoch <= len(self.ramp) else self.recipe
+        plainly = partial(run, recipe, self.rates)
+        captured = self._captured(recipe, self.feed.epoch_size // self.feed.batch_size - done)
         try:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
+                if self.rates is not None:
+                    self.rates.update()
+                full = at.share.size == self.feed.batch_size
                 with (
                     rng.torch_seeded(derive("torch", epoch, step, *at.share.key), at.x.device),
-                    self.followers.in_use(),
+                    (self.followers if full else self.few).in_use(),
                     whole_batch_statistics(at.share),
+                    called_by(self.model, self.call if full else None),
                 ):
-                    take_step(recipe, at)
+                    (captured.take if full and captured else plainly)(at)
                 self.scheduler.step()
                 if self.average is not None:
                     self.average.update(self.scheduler.last_epoch)
@@ -166,6 +183,37 @@ class Steps:
                 f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
 
+    def _captured(self, recipe: Recipe | OwnStep, left: int) -> Captured | None:
+        """Return what takes the full steps that are left of an epoch; None where they run as they are."""
+        asked, captured = self.execution.cuda_graph, None
+        if asked is not False and waits(self.feed.device) and left >= LEAST and not self.refused:
+            why = self._why_not(recipe)
+            if why is None:
+                captured = Captured(partial(run, recipe, self.rates), self.followers, self._refuse)
+            else:
+                self._refuse(why)
+        # a graph cannot be captured in another
+        self.followers.replay(asked if captured is None else False)
+        return captured
+
+    def _why_not(self, recipe: Recipe | OwnStep) -> str | None:
+        """Return why no step is captured; None where there is no reason."""
+        reasons = {
+            "the recipe has a step of its own": owns_step(recipe),
+            "several processes share a step": self.feed.world > 1,
+            "fp16 looks at the gradients of each step": self.scale is not None,
+            "the optimizer is the caller's, or its momentum moves": self.rates is None,
+            "the recipe or its loss is the caller's": not (self.execution.cuda_graph or is_fixed(recipe)),
+            "the model has hooks, or holds what may change unseen": not can_follow(self.model),
+        }
+        return next((why for why, holds in reasons.items() if holds), None)
+
+    def _refuse(self, why: str) -> None:
+        """Say once why steps run as they are, and capture their searches alone."""
+        self.refused = True
+        self.followers.replay(self.execution.cuda_graph)
+        logger.info("training: steps are not captured as CUDA graphs: %s", why)
+
     def kept(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside the model, of all processes, which call this together."""
         kept, share = {"losses": self.losses.values}, self.feed.share(0)
@@ -180,6 +228,8 @@ class Steps:
     def restore(self, state: checkpoint.State) -> None:
         """Take what a checkpoint holds, in any number of processes."""
         checkpoint.restore(state, self.model, self.optimizer, self.scheduler)
+        if self.rates is not None:
+            self.rates.prepare()
         self.losses.values.copy_(state.tensors["losses"])
         share, names = self.feed.share(0), getattr(self.recipe, "places", ())
         for name, held in checkpoint.kept(state, "recipe", self.feed.device).items():

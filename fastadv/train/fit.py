@@ -33,7 +33,7 @@ from fastadv.train.augment import Augment, make_augment
 from fastadv.train.measuring import Measures
 from fastadv.train.options import Ending, Execution, Measuring, Optimization, check_execution
 from fastadv.train.recipes import RECIPES, OwnStep, Recipe
-from fastadv.train.recipes.base import check_recipe, innermost
+from fastadv.train.recipes.base import check_recipe, innermost, owns_step
 from fastadv.train.report import EpochReport
 
 
@@ -201,11 +201,14 @@ def _begun(given: dict[str, Any]) -> Run:
             dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
             workers=o.execution.workers, dtype=dtype_of(model), drop_last=o.optimization.drop_last, box=box,
         )  # fmt: skip
+        # a step of the recipe's own reads the rate itself, and takes no fused step
+        fused = isinstance(o.optimizer, str) and not owns_step(o.recipe)
+        rates = optim.device_rates(optimizer, o.optimization, place) if fused else None
         scheduler = optim.make_schedule(optimizer, o.optimization, o.epochs, feed.steps)
         steps = Steps(
             model=model, train_set=o.train_set, feed=feed, recipe=o.recipe, ramp=ramp, optimizer=optimizer,
             scheduler=scheduler, classes=classes, seed=o.seed, optimization=o.optimization,
-            execution=o.execution,
+            execution=o.execution, rates=rates,
         )  # fmt: skip
         config = _config(steps, o, rate)
     held_out = measuring.validation_set

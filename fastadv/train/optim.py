@@ -2,17 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
 from fastadv._checks import check_choice
 from fastadv._torch import NormBase
+from fastadv._waiting import waits
 from fastadv.errors import InputError
 from fastadv.runs.checkpoint import check_keeps
 from fastadv.threat import Threat
@@ -131,6 +133,59 @@ def make_optimizer(
 
         made.register_step_post_hook(bound)
     return made
+
+
+class DeviceRates:
+    """The learning rates of an optimizer as tensors, which the fused form of its step reads.
+
+    So a CUDA graph follows a schedule, and a step has the same bits in one as outside.
+    """
+
+    def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
+        self.optimizer, self.device = optimizer, device
+        with torch.inference_mode(False):
+            self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Give the state of the optimizer, new or from a checkpoint, the form that a fused step reads."""
+        state = self.optimizer.state
+        for held in state.values():
+            held.update({k: v.to(self.device) for k, v in held.items() if isinstance(v, Tensor)})
+        for group in self.optimizer.param_groups if isinstance(self.optimizer, SGD) else ():
+            for weight in group["params"] if group["momentum"] else ():
+                # it knows no first step of some weights alone; from zero, a first one is like the others
+                if state[weight].get("momentum_buffer") is None:
+                    with torch.inference_mode(False):
+                        state[weight]["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+
+    def update(self) -> None:
+        """Take the rates of the next step."""
+        for rate, group in zip(self._rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+
+    @contextmanager
+    def in_use(self, captured: bool = False) -> Iterator[None]:
+        """Let steps of the optimizer read them, inside; `captured`: a CUDA graph records these."""
+        groups = self.optimizer.param_groups
+        before = [dict(group) for group in groups]
+        for group, rate in zip(groups, self._rates, strict=True):
+            group.update(lr=rate, fused=True)
+            if "capturable" in group:  # of Adam, which else refuses to be captured
+                group["capturable"] = captured
+        try:
+            yield
+        finally:
+            for group, values in zip(groups, before, strict=True):
+                group.update(values)
+
+
+def device_rates(optimizer: Optimizer, options: Optimization, device: torch.device) -> DeviceRates | None:
+    """Return the rates on a GPU of SGD or Adam; None where weights lie elsewhere, or their momentum moves."""
+    factor = find_schedule(options.schedule)
+    moves = isinstance(factor, OneCycle) and factor.momentum is not None
+    places = {weight.device for group in optimizer.param_groups for weight in group["params"]}
+    return DeviceRates(optimizer, device) if waits(device) and places == {device} and not moves else None
 
 
 def _check_left_alone(options: Optimization) -> None:

@@ -17,6 +17,7 @@ from fastadv._checks import (
     check_share,
 )
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.train.recipes import AWP, FreeTraining
 from fastadv.train.recipes._common import check_positive
 from fastadv.train.recipes.base import owns_step
@@ -159,23 +160,36 @@ class Execution:
             change the result: what a data set draws itself is keyed by (seed, epoch, sample).
         checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
             a `run_dir`.
-        cuda_graph: whether steps that search for examples are captured as CUDA graphs, as in `freeze`; None,
-            the default, does so on a GPU where the model can be captured.
+        cuda_graph: whether steps that a batch fills are captured as CUDA graphs: search, passes and optimizer
+            are then one launch. None, the default, does so on a GPU for a recipe of this library and an
+            optimizer by name; True also for a recipe, or a loss in it, of your own, which then must do the
+            same in every step. Others run as they are, and only their searches are captured, as in `freeze`; the
+            log says once why: the recipe owns its step, "fp16", several processes, or a model that has hooks,
+            reads values, or draws random numbers on the CPU.
+        compile: whether the model and its search go through torch.compile in steps that a batch fills, which
+            takes a minute at the start. None, the default, does not.
     """
 
     precision: str = "fp32"
     workers: int | None = None
     checkpoint_every: int | None = None
     cuda_graph: bool | None = None
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
-        if self.cuda_graph is not None:
-            check_flag("cuda_graph", self.cuda_graph)
+        for name in ("cuda_graph", "compile"):
+            if (value := getattr(self, name)) is not None:
+                check_flag(name, value)
         if self.workers is not None:
             check_count("workers", self.workers, 0)
         if self.checkpoint_every is not None:
             check_count("checkpoint_every", self.checkpoint_every, 1)
+
+
+def compiles(execution: Execution) -> bool:
+    """Return whether a run goes through torch.compile."""
+    return execution.compile is True
 
 
 def check_execution(
@@ -189,6 +203,8 @@ def check_execution(
         )
     if execution.cuda_graph and device.type != "cuda":
         raise InputError(f"cuda_graph: expected a model on a CUDA device, got {device}; leave it out")
+    if execution.compile and processes.world() > 1:
+        raise InputError(f"compile: expected one process, got {processes.world()}; leave it out")
     if execution.precision == "fp16":
         _check_fp16(model, recipe, device)
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv._torch import NormBase
+from fastadv._waiting import waits
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Prepared
@@ -77,7 +78,7 @@ def logits_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the checked logits [B, K] at x, in the model's own mode; K is more than the labels y."""
     logits = check_logits(model(x), len(x))
     # reading labels would wait for a GPU
-    if y.is_cpu and len(y) and int(y.max()) >= logits.shape[1]:
+    if not waits(y.device) and len(y) and int(y.max()) >= logits.shape[1]:
         raise InputError(
             f"model: expected a class for each label, got label {int(y.max())} and "
             f"logits {tuple(logits.shape)}; give the model more classes, in training mode, too"

@@ -23,13 +23,26 @@ class Followers:
     model that leads to objects whose changes cannot be seen, or to unregistered weights, is attacked plainly.
     The last MOST models have one: a recipe may make a model for each batch.
 
-    precision: the one in which they search, but for those of compiled models.
+    precision: the one in which they search, but for those of models that are compiled already.
     cuda_graph: whether their steps are replayed from CUDA graphs, as in `freeze`.
+    compile: whether they search through torch.compile; those of compiled models always do.
     """
 
-    def __init__(self, precision: Precision = "fp32", cuda_graph: bool | None = None) -> None:
-        self.precision, self.cuda_graph = precision, cuda_graph
+    def __init__(
+        self, precision: Precision = "fp32", cuda_graph: bool | None = None, compile: bool = False
+    ) -> None:
+        self.precision, self.cuda_graph, self.compile = precision, cuda_graph, compile
         self._held: dict[int, Frozen] = {}
+
+    @property
+    def frozen(self) -> list[Frozen]:
+        """Those that there are."""
+        return [*self._held.values()]
+
+    def replay(self, cuda_graph: bool | None) -> None:
+        """Let steps be replayed, or not, from now on."""
+        if cuda_graph != self.cuda_graph:
+            self.cuda_graph, self._held = cuda_graph, {}
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -47,7 +60,8 @@ class Followers:
             if not (Stamp(model, values=False).known and registers_all(model)):
                 return Plain(model)
             compiled = compiled_call(model) is not None
-            held = follow(model, "fp32" if compiled else self.precision, compiled, self.cuda_graph)
+            precision = "fp32" if compiled and not self.compile else self.precision
+            held = follow(model, precision, compiled or self.compile, self.cuda_graph)
         self._held[id(model)] = held
         while len(self._held) > MOST:
             del self._held[next(iter(self._held))]
