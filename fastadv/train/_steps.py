@@ -41,22 +41,20 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model, self.decay = model, decay
+        self.decay = decay
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._trained = list(trained.values())
         with torch.inference_mode(False):
             self.weights = {
                 name: weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
-                for name, weight in model.named_parameters()
-                if weight.requires_grad
+                for name, weight in trained.items()
             }
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [weight for name, weight in self.model.named_parameters() if name in self.weights]
 
     def update(self, count: int) -> None:
         """Take in the weights after `count` batches."""
         averages = list(self.weights.values())
         with torch.no_grad():
-            current = [w.to(a.dtype) for w, a in zip(self._trained(), averages, strict=True)]
+            current = [w.to(a.dtype) for w, a in zip(self._trained, averages, strict=True)]
             lerp_(averages, current, 1 - min(self.decay, (1 + count) / (10 + count)))
 
     def restore(self, weights: dict[str, Tensor]) -> None:
@@ -66,9 +64,9 @@ class MovingAverage:
     @contextmanager
     def in_model(self) -> Iterator[None]:
         """Put the averages into the model, inside."""
-        with torch.inference_mode(False), put_back(self._trained()):
+        with torch.inference_mode(False), put_back(self._trained):
             with torch.no_grad():
-                for weight, average in zip(self._trained(), self.weights.values(), strict=True):
+                for weight, average in zip(self._trained, self.weights.values(), strict=True):
                     weight.copy_(average)
             yield
 
@@ -246,11 +244,9 @@ class Steps:
         """Raise FloatingPointError for a loss, or for trained weights, that are not finite."""
         self.losses.check()
         trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
-        bad = [
-            name
-            for name, weight in self.model.named_parameters()
-            if id(weight) in trained and not weight.isfinite().all()
-        ]
+        weights = {name: w for name, w in self.model.named_parameters() if id(w) in trained}
+        finite = torch.stack([w.isfinite().all().to(self.feed.device) for w in weights.values()]).tolist()
+        bad = [name for name, well in zip(weights, finite, strict=True) if not well]
         if bad:
             raise FloatingPointError(
                 f"training: expected finite weights, got NaN or infinity in {bad[0]} "

@@ -163,7 +163,7 @@ class Execution:
         cuda_graph: whether steps that a batch fills are captured as CUDA graphs: search, passes and optimizer
             are then one launch. None, the default, does so on a GPU for a recipe of this library and an
             optimizer by name; True also for a recipe, or a loss in it, of your own, which then must do the
-            same in every step. Others run as they are, and only their searches are captured, as in `freeze`; the
+            same in every step. Others run as they are, their searches alone captured as in `freeze`, and the
             log says once why: the recipe owns its step, "fp16", several processes, or a model that has hooks,
             reads values, or draws random numbers on the CPU.
         compile: whether the model and its search go through torch.compile in steps that a batch fills, which
