@@ -93,6 +93,8 @@ class Reader:
         inside = all(first <= low and high <= last for first, last in boxes)
         for ids in torch.split(positions, self.batch_size) if len(positions) else ():
             x = data.take(ids)
+            if self.pinned and x.is_cpu:
+                x = x.pin_memory()  # from other memory, a GPU would be waited for
             if not inside or x.dtype == torch.uint8:  # to read values waits for a GPU
                 check_images(x, str(getattr(data, "name", "dataset")), self.box)
             yield x, data.labels.index_select(0, ids), ids

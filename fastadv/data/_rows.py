@@ -17,6 +17,8 @@ def fill_rows(
     rows: Tensor, positions: Tensor, counts: Sequence[int], part: Callable[[int], Tensor]
 ) -> Tensor:
     """Write into `rows` [B, ...], and return, those at `positions` [B] of parts with `counts` rows each."""
+    if len(counts) == 1:  # to look which part has a row waits for a GPU
+        return torch.index_select(part(0), 0, positions, out=rows)
     ends = torch.tensor(counts, device=positions.device).cumsum(0)
     number = torch.bucketize(positions, ends, right=True)
     for k in torch.unique(number).tolist():

@@ -124,6 +124,11 @@ class Held(Images):
 
     box = UNIT
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        raise NotImplementedError
+
     def take(self, positions: Tensor) -> Tensor:
         """Return images as they are held, uint8 or float32."""
         raise NotImplementedError
@@ -204,7 +209,6 @@ class ImageSet(Held):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all images."""
         return self._rows.nbytes
 
     @cached_property

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_share
+from fastadv._waiting import waits
 from fastadv.data.imageset import Held, ImageSet, to_unit
 from fastadv.data.npz import NpzSet
 from fastadv.errors import InputError
@@ -67,6 +68,10 @@ class Mixture(Held):
         return self.real.shape
 
     @property
+    def nbytes(self) -> int:
+        return self.real.nbytes + self.generated.nbytes
+
+    @property
     def epoch_size(self) -> int:
         """The number of images in an epoch."""
         return len(self.real)
@@ -97,11 +102,14 @@ class Mixture(Held):
         return order
 
     def take(self, positions: Tensor) -> Tensor:
-        made = positions >= len(self.real)
-        real = self.real.take(positions[~made])
-        generated = self.generated.take(positions[made] - len(self.real))
-        if real.dtype != generated.dtype:
-            real, generated = to_unit(real), to_unit(generated)
+        made, begin = positions >= len(self.real), len(self.real)
+        if waits(positions.device):  # as masks are read, each set gives all rows
+            real = self.real.take(positions.clamp(max=begin - 1))
+            generated = self.generated.take((positions - begin).clamp(min=0))
+            return torch.where(made.view(-1, *[1] * len(self.shape)), *_alike(generated, real))
+        real, generated = _alike(
+            self.real.take(positions[~made]), self.generated.take(positions[made] - begin)
+        )
         x = real.new_empty((len(positions), *self.shape))
         x[~made], x[made] = real, generated.to(x.device)
         return x
@@ -111,6 +119,11 @@ class Mixture(Held):
 
     def __repr__(self) -> str:
         return f"Mixture({self.real!r}, {self.generated!r}, fraction={float(self.share):g})"
+
+
+def _alike(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images of one dtype."""
+    return (x, other) if x.dtype == other.dtype else (to_unit(x), to_unit(other))
 
 
 def _pass_by_pass(size: int, seed: int, numbers: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from fastadv._waiting import waits
 from fastadv.data._rows import fill_rows
 from fastadv.data.imageset import Held, check_classes
 from fastadv.errors import CorruptFileError, InputError
@@ -64,6 +65,10 @@ class NpzSet(Held):
         """Hash of the check sums of all arrays that the files hold."""
         return hashlib.sha256(repr(self._sums).encode()).hexdigest()[:16]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
     def take(self, positions: Tensor) -> Tensor:
         counts = [len(part) for part in self.parts]
         rows = self.parts[0].new_empty((len(positions), *self.parts[0].shape[1:]))
@@ -72,7 +77,8 @@ class NpzSet(Held):
 
     def to(self, device: torch.device | str) -> Self:
         moved = copy(self)
-        moved.parts = [part.to(device) for part in self.parts]
+        parts = [part.to(device) for part in self.parts]
+        moved.parts = [torch.cat(parts)] if waits(parts[0].device) else parts
         moved.labels = self.labels.to(device)
         return moved
 

@@ -108,7 +108,9 @@ class Feed:
     def _reader(self) -> Reader:
         """What reads the set in every epoch."""
         data, pinned = self.dataset, self.device.type == "cuda"
-        if isinstance(data, ImageSet) and data.nbytes <= RESIDENT:
+        # on a CPU, files that are mapped stay files
+        held = isinstance(data, ImageSet) or waits(self.device)
+        if isinstance(data, Held) and held and data.nbytes <= RESIDENT:
             data = data.to(self.device)
         # the last batch has no more images for this process than a full one
         own = Share(self.batch_size, self.rank, self.world).count
