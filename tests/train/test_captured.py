@@ -1,0 +1,239 @@
+"""Steps from CUDA graphs train as steps that run as they are, to the bit, and read no value."""
+
+import importlib
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastadv as fa
+from fastadv import rng
+from fastadv.errors import InputError
+from fastadv.train import (
+    AWP,
+    MART,
+    TRADES,
+    Execution,
+    FastTraining,
+    FGSMTraining,
+    Optimization,
+    PGDTraining,
+    Standard,
+    _steps,
+    fit,
+)
+from tests import recorded
+from tests.train.nets import assert_same, images, net, stopped
+
+THREAT = fa.Linf(0.1)
+PGD = PGDTraining(THREAT, steps=2)
+ALL = Optimization(ema=0.9, clip_norm=0.5, max_norm=1.0, warm_up=0.5, norm_decay=False)
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    monkeypatch.setattr(_steps, "LEAST", 3)
+    return recorded.as_on_a_gpu(monkeypatch)
+
+
+def trained(recipe: Any, cuda_graph: bool | None = None, **options: Any) -> tuple[nn.Module, list[float]]:
+    model, execution = net(), options.pop("execution", {})
+    options = {"epochs": 2, "batch_size": 8, "augment": "crop_flip", "optimization": ALL} | options
+    reports = fit(model, images(), recipe, execution=Execution(cuda_graph=cuda_graph, **execution), **options)
+    return model, [report.loss for report in reports]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "standard": {"recipe": Standard()},
+    "pgd": {"recipe": PGD, "optimizer": "nesterov"},
+    "pgd of many steps": {"recipe": PGDTraining(fa.L2(0.5), steps=12), "optimizer": "adam"},
+    "fgsm": {"recipe": FGSMTraining(THREAT), "optimizer": "adamw"},
+    "fast": {"recipe": FastTraining(THREAT)},
+    "trades": {"recipe": TRADES(THREAT, steps=2)},
+    "mart": {"recipe": MART(THREAT, steps=2)},
+    "bf16": {"recipe": PGD, "execution": {"precision": "bf16"}},
+    "ramp": {"recipe": PGD, "optimization": Optimization(ramp=1, batch_norm_momentum=0.3, momentum=0.0)},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_is_the_same_from_graphs(case: str, captured: list[int]) -> None:
+    """With dropout, BatchNorm, and a last batch of two images."""
+    expected, losses = trained(cuda_graph=False, **CASES[case])
+    assert not captured
+    model, found = trained(**CASES[case])
+    assert_same(model, expected)
+    assert found == losses
+    assert len(captured) == 2  # one for each epoch
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 7, 11])
+def test_a_run_goes_on_where_it_stopped(stop: int, captured: list[int], tmp_path: Path) -> None:
+    """Before a capture, after it, amid replays and between epochs, with another optimizer state each."""
+    options: dict[str, Any] = {"optimizer": "adam", "run_dir": tmp_path, "execution": {"checkpoint_every": 1}}
+    expected, _ = trained(PGD, optimizer="adam")
+    stopped(stop, trained, PGD, **options)
+    model, _ = trained(PGD, resume=True, **options)
+    assert_same(model, expected)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what a GPU would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ in recorded.READS
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", ["standard", "pgd", "fast", "fgsm", "trades"])
+@pytest.mark.parametrize("cuda_graph", [None, False])
+def test_no_step_reads_a_value(case: str, cuda_graph: bool | None, captured: list[int]) -> None:
+    counts = list[int]()
+    with Reads() as reads:
+        trained(cuda_graph=cuda_graph, progress=lambda *_: counts.append(reads.count), **CASES[case])
+    steps = [after - before for before, after in pairwise(counts)]
+    assert len(steps) == 13
+    # the first step of an epoch meets the order, and the end of the one before
+    assert not any(steps[:6] + steps[7:])
+    assert steps[6]
+
+
+class Odd(nn.Module):
+    """A classifier that does, in its forward, what a graph would not repeat."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.calls, self.inner = kind, 0, net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        if not self.training:
+            return logits
+        if self.kind == "counts":
+            self.calls += 1
+        if self.kind == "python":
+            logits = logits * (1 + rng.random.random())
+        if self.kind == "reads":
+            logits = logits * float(logits.detach().abs().max().clamp(1, 2))
+        return logits
+
+
+def _hooked() -> nn.Module:
+    model = net()
+    model[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+def _loss(model: nn.Module, x: Tensor, y: Tensor, *, ids: Any = None, seed: int = 0) -> Tensor:
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def _margin(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    return -logits.gather(1, y[:, None])[:, 0]
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "step of its own": (net, {"recipe": AWP(PGD)}),
+    "recipe or its loss is the caller's": (net, {"recipe": _loss}),
+    "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=_margin)}),
+    "optimizer is the caller's": (net, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
+    "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),
+    "fp16": (net, {"precision": "fp16"}),
+    "has hooks": (_hooked, {}),
+    "changes the model": (partial(Odd, "counts"), {}),
+    "random numbers on the CPU": (partial(Odd, "python"), {}),
+    "not permitted when stream is capturing": (partial(Odd, "reads"), {}),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_is_not_captured_runs_as_it_is_and_is_told_once(
+    why: str, captured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, options = REFUSED[why]
+    recipe, precision = options.get("recipe", PGD), options.get("precision", "fp32")
+    more = {name: options[name] for name in ("optimizer", "optimization") if name in options}
+    models, lines = list[nn.Module](), list[str]()
+    monkeypatch.setattr(_steps.logger, "info", lambda text, *values: lines.append(text % values))
+    for cuda_graph in (False, None):
+        execution = Execution(precision=precision, cuda_graph=cuda_graph)
+        models.append(model := make())
+        with rng.generators_kept(rng.CPU, 0):
+            fit(model, images(), recipe, epochs=2, batch_size=8, identity="", execution=execution, **more)
+    assert_same(*models)
+    told = [line for line in lines if "not captured" in line]
+    assert len(told) == 1
+    assert why in told[0]
+
+
+def test_a_recipe_of_the_callers_is_captured_where_that_is_asked(
+    captured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = trained(_loss, cuda_graph=False, identity="")
+    module = importlib.import_module("fastadv.train.fit")
+    monkeypatch.setattr(module, "check_execution", lambda *_: None)  # which wants a GPU
+    model, _ = trained(_loss, cuda_graph=True, identity="")
+    assert_same(model, expected)
+    assert captured
+
+
+def test_a_model_that_changes_between_steps_is_seen(captured: list[int]) -> None:
+    models = []
+    for cuda_graph in (False, None):
+        model = nn.Sequential(net(), nn.Threshold(-9.0, -9.0))
+
+        def change(done: int, total: int, model: nn.Sequential = model) -> None:
+            model[1].threshold = 0.1 * (done >= 4) - 9.0 * (done < 4)
+
+        execution = Execution(cuda_graph=cuda_graph)
+        fit(model, images(), PGD, epochs=1, batch_size=8, progress=change, execution=execution)
+        models.append(model)
+    assert_same(*models)
+    assert captured
+
+
+def test_a_few_steps_are_not_captured(captured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    captured = recorded.as_on_a_gpu(monkeypatch)
+    trained(PGD)
+    assert not captured
+
+
+@pytest.mark.parametrize("case", ["standard", "pgd", "trades"])
+def test_a_compiled_run_trains_the_same(
+    case: str, captured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a backend that computes as torch does; the last batch, of another size, is compiled by none."""
+    sizes = set[int]()
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        def run(*values: Any) -> Any:
+            sizes.update(len(each) for each in values if tuple(each.shape[1:]) == (1, 8, 8))
+            return graph.forward(*values)
+
+        return run
+
+    torch.compiler.reset()  # a stand-in that recorded a compiled call left it uncompiled for good
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    expected, _ = trained(cuda_graph=False, **CASES[case])
+    assert not sizes
+    options = CASES[case] | {"execution": {"compile": True}}
+    for cuda_graph in (False, None):
+        model, _ = trained(cuda_graph=cuda_graph, **options)
+        assert_same(model, expected)
+        assert model._compiled_call_impl is None
+    assert sizes == {8}
+
+
+def test_compile_is_a_flag() -> None:
+    with pytest.raises(InputError, match="compile"):
+        Execution(compile="yes")  # type: ignore[arg-type]
