@@ -110,6 +110,9 @@ class Executing(Machine):
         None, "bf16, fp16: under autocast, fp16 with scaled losses; fp32 by default."
     )
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
+    compile: bool = o.option(False, "Run model and search through torch.compile.", "--compile")
 
     def execution(self) -> Execution:
-        return Execution(precision=self.precision or "fp32", workers=self.workers)
+        return Execution(
+            precision=self.precision or "fp32", workers=self.workers, compile=self.compile or None
+        )

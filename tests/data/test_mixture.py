@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fastadv.data import ImageSet, Mixture, NpzSet, batches
 from fastadv.errors import InputError
+from tests import recorded
 
 from .sets import toy_base
 
@@ -99,7 +100,7 @@ def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit: bool) ->
         mixture[16]
 
 
-def test_mapped_images_mix_like_those_in_memory(tmp_path: Path) -> None:
+def test_mapped_images_mix_like_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generated = made(20, seed=1)
     for name, part in (("a", slice(0, 12)), ("b", slice(12, 20))):
         image = generated.x[part].permute(0, 2, 3, 1).numpy()
@@ -109,6 +110,11 @@ def test_mapped_images_mix_like_those_in_memory(tmp_path: Path) -> None:
     assert torch.equal(order, memory.epoch_order(3, 2))
     for mine, theirs in zip(batches(mapped, 4, order), batches(memory, 4, order), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    expected, found = memory.take(order), list[torch.Tensor]()
+    recorded.as_on_a_gpu(monkeypatch)
+    moved = mapped.to("cpu")
+    recorded.capture(lambda: found.append(moved.take(order)))  # which refuses to read a value
+    assert torch.equal(found[0], expected)
 
 
 @pytest.mark.parametrize(
