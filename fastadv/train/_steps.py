@@ -1,7 +1,7 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +17,12 @@ from fastadv._waiting import waits
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
+from fastadv.text import first_line
 from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
 from fastadv.train._feed import Feed, check_classes
 from fastadv.train._share import Share, mean, whole_batch_statistics
 from fastadv.train.optim import DeviceRates
-from fastadv.train.options import Execution, Optimization, compiles
+from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import put_back
 from fastadv.train.recipes._followers import Followers
@@ -124,6 +125,7 @@ class Steps:
     # what the recipe keeps between batches, and of this process's places in a batch
     state: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, Tensor] = field(default_factory=dict)
+    untried: bool = False  # whether a compiler that nobody asked for has yet to show that it works
     learning_rate: float = 0.0  # of the last step
 
     def __post_init__(self) -> None:
@@ -133,11 +135,11 @@ class Steps:
         self.scale = LossScale(self.feed.device) if fp16 else None
         # float16 would lose activations beyond its range
         searched = cast(Precision, self.execution.precision.replace("fp16", "fp32"))
-        self.call = compiled_form(self.model) if compiles(self.execution) else None
-        self.followers = Followers(searched, self.execution.cuda_graph, compiles(self.execution))
+        self.call = compiled_form(self.model) if self.execution.compile else None
+        self.followers = Followers(searched, self.execution.cuda_graph, bool(self.execution.compile))
         # of batches that do not fill a step, as a compiler takes long for each size
         self.few = self.followers if self.call is None else Followers(searched, False)
-        self.refused = False
+        self.refused, self.untried = False, self.untried and self.call is not None
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
@@ -153,13 +155,16 @@ class Steps:
                 if self.rates is not None:
                     self.rates.update()
                 full = at.share.size == self.feed.batch_size
-                with (
-                    rng.torch_seeded(derive("torch", epoch, step, *at.share.key), at.x.device),
-                    (self.followers if full else self.few).in_use(),
-                    whole_batch_statistics(at.share),
-                    called_by(self.model, self.call if full else None),
-                ):
-                    (captured.take if full and captured else plainly)(at)
+                take = captured.take if full and captured else plainly
+                seed = derive("torch", epoch, step, *at.share.key)
+                try:
+                    self._take(take, at, seed, full)
+                except Exception as error:  # a compiler raises anything
+                    if not (full and self.untried):
+                        raise
+                    self._leave_compiler(first_line(error))
+                    self._take(take, at, seed, full)
+                self.untried = self.untried and not full
                 self.scheduler.step()
                 if self.average is not None:
                     self.average.update(self.scheduler.last_epoch)
@@ -180,6 +185,19 @@ class Steps:
                 f"(samples {_listing(ids.tolist())}); "
                 f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
+
+    def _take(self, take: Callable[[Step], None], at: Step, seed: int, full: bool) -> None:
+        with (
+            rng.torch_seeded(seed, at.x.device),
+            (self.followers if full else self.few).in_use(),
+            whole_batch_statistics(at.share),
+            called_by(self.model, self.call if full else None),
+        ):
+            take(at)
+
+    def _leave_compiler(self, why: str) -> None:
+        logger.warning("training: the model is not compiled: %s", why)
+        self.call, self.untried, self.followers.compile = None, False, False
 
     def _captured(self, recipe: Recipe | OwnStep, left: int) -> Captured | None:
         """Return what takes the full steps that are left of an epoch; None where they run as they are."""

@@ -25,13 +25,13 @@ from fastadv.runs.description import describe, describe_model, describe_shared
 from fastadv.runs.record import RunRecord
 from fastadv.threat import Threat
 from fastadv.train import optim
-from fastadv.train._feed import Feed, check_sets
+from fastadv.train._feed import Feed, check_sets, first_rows
 from fastadv.train._results import Results
 from fastadv.train._run import Epochs, Run
 from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.measuring import Measures
-from fastadv.train.options import Ending, Execution, Measuring, Optimization, check_execution
+from fastadv.train.options import Ending, Execution, Measuring, Optimization, check_execution, decided
 from fastadv.train.recipes import RECIPES, OwnStep, Recipe
 from fastadv.train.recipes.base import check_recipe, innermost, owns_step
 from fastadv.train.report import EpochReport
@@ -197,6 +197,13 @@ def _begun(given: dict[str, Any]) -> Run:
         check_execution(o.execution, model, o.recipe, place, o.run_dir)
         sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
         classes = check_sets(model, sets, augment, place, box)
+        # a run with a constant schedule may be made longer
+        untried = o.execution.compile is None
+        planned = 1 if o.optimization.schedule == "constant" else o.epochs
+        o.execution = decided(
+            o.execution, model, o.recipe, planned * sample_count(o.train_set),
+            lambda: first_rows(o.train_set, 1, box)[0].to(place),
+        )  # fmt: skip
         feed = Feed(
             dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
             workers=o.execution.workers, dtype=dtype_of(model), drop_last=o.optimization.drop_last, box=box,
@@ -208,7 +215,7 @@ def _begun(given: dict[str, Any]) -> Run:
         steps = Steps(
             model=model, train_set=o.train_set, feed=feed, recipe=o.recipe, ramp=ramp, optimizer=optimizer,
             scheduler=scheduler, classes=classes, seed=o.seed, optimization=o.optimization,
-            execution=o.execution, rates=rates,
+            execution=o.execution, rates=rates, untried=untried,
         )  # fmt: skip
         config = _config(steps, o, rate)
     held_out = measuring.validation_set
@@ -291,6 +298,7 @@ def _config(steps: Steps, o: SimpleNamespace, rate: float | None) -> dict[str, A
         "schedule": describe(optimization.schedule, model, o.identity),
         "augment": feed.augment and describe(feed.augment.parts, model, o.identity),
         "precision": steps.execution.precision,
+        "compile": bool(steps.execution.compile),
         "seed": steps.seed,
         "identity": o.identity,
     }

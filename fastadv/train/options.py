@@ -1,10 +1,11 @@
 """The options of `fit` in groups: optimization, what is measured, when a run ends, how it is carried out."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import (
@@ -16,11 +17,14 @@ from fastadv._checks import (
     check_on_event,
     check_share,
 )
+from fastadv._waiting import waits
+from fastadv.engine import Plain
+from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train.recipes import AWP, FreeTraining
 from fastadv.train.recipes._common import check_positive
-from fastadv.train.recipes.base import owns_step
+from fastadv.train.recipes.base import innermost, owns_step
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule
 
 # floats in a run's identity, so that 1 and 1.0 are the same run
@@ -167,7 +171,8 @@ class Execution:
             log says once why: the recipe owns its step, "fp16", several processes, or a model that has hooks,
             reads values, or draws random numbers on the CPU.
         compile: whether the model and its search go through torch.compile in steps that a batch fills, which
-            takes a minute at the start. None, the default, does not.
+            takes a minute at the start. None, the default, does so on one GPU for work that is worth it (see
+            `fastadv.freeze`), and trains on without where the first step fails.
     """
 
     precision: str = "fp32"
@@ -187,9 +192,20 @@ class Execution:
             check_count("checkpoint_every", self.checkpoint_every, 1)
 
 
-def compiles(execution: Execution) -> bool:
-    """Return whether a run goes through torch.compile."""
-    return execution.compile is True
+def decided(
+    execution: Execution, model: nn.Module, recipe: Any, images: int, row: Callable[[], Tensor]
+) -> Execution:
+    """Return the execution, with `compile` decided by the gradients of so many images.
+
+    row: reads a sample [1, ...] to the model's device.
+    """
+    if execution.compile is not None:
+        return execution
+    # besides the steps of a search, a training step takes about two gradients
+    gradients = images * (getattr(innermost(recipe), "steps", 0) + 2)
+    device = next(model.parameters()).device
+    worth = waits(device) and processes.world() == 1 and worth_compiling(Plain(model), row(), gradients)
+    return replace(execution, compile=worth)
 
 
 def check_execution(

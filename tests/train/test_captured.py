@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastadv as fa
 from fastadv import rng
+from fastadv.engine import worth
 from fastadv.errors import InputError
 from fastadv.train import (
     AWP,
@@ -28,6 +29,7 @@ from fastadv.train import (
     fit,
 )
 from tests import recorded
+from tests.logged import Logged
 from tests.train.nets import assert_same, images, net, stopped
 
 THREAT = fa.Linf(0.1)
@@ -235,3 +237,34 @@ def test_a_compiled_run_trains_the_same(
 def test_compile_is_a_flag() -> None:
     with pytest.raises(InputError, match="compile"):
         Execution(compile="yes")  # type: ignore[arg-type]
+
+
+def test_work_worth_a_minute_is_compiled_and_trains_on_where_a_compiler_fails(
+    captured: list[int], monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    expected, _ = trained(PGD, cuda_graph=False)
+    compiled: list[bool] = []
+
+    def fails(function: Any, **options: Any) -> Any:
+        def call(*args: Any) -> None:
+            compiled.append(True)
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    row = images()[0][0][None]
+    images_in_all = 2 * len(images())
+    gradients = images_in_all * (PGD.steps + 2)
+    monkeypatch.setattr(worth, "MINUTE", gradients * worth.operations(fa.engine.Plain(net()), row) + 1)
+    trained(PGD)
+    assert not compiled
+    monkeypatch.setattr(worth, "MINUTE", worth.MINUTE - 1)
+    trained(PGD, execution={"compile": False})
+    assert not compiled
+    model, _ = trained(PGD)
+    assert compiled
+    assert "the model is not compiled: no compiler" in logged.text
+    assert_same(model, expected)
+    with pytest.raises(RuntimeError, match="no compiler"):
+        trained(PGD, execution={"compile": True})
