@@ -68,8 +68,8 @@ def sparse_rs(
     def rule(search: core.Search[_Rows]) -> None:
         sets = _Sets(search)
 
-        def propose(query: int) -> Tensor:
-            return sets.propose(_share(query, queries, share, rescale), query)
+        def propose(search: core.Search[_Rows], query: int) -> Tensor:
+            return sets.propose(search, _share(query, queries, share, rescale), query)
 
         random_search(search, queries, sets.start, propose)
 
@@ -87,24 +87,25 @@ class _Sets:
     """Points that differ from x in as many coordinates as the ball allows, each at an end of the box."""
 
     def __init__(self, search: core.Search[_Rows]) -> None:
-        self.search, self.seed = search, rng.derive(search.seed, "sparse_rs", search.restart)
-        self.share: float | None = None  # that of `rows.leaving`
-        radius = torch.as_tensor(search.threat.radius, dtype=torch.float64, device=search.x.device)
-        most = radius.floor().clamp(max=search.x[0].numel())
-        search.rows.count = most.long().expand(len(search.x)).clone()
+        self.seed = rng.derive(search.seed, "sparse_rs", search.restart)
+        # of whom `rows.leaving` is a share
+        self.leaving: tuple[core.Search[_Rows], float] | None = None
 
-    def start(self) -> Tensor:
-        return self._exchange(self.search.x, torch.zeros_like(self.search.rows.count), 0)
+    def start(self, search: core.Search[_Rows]) -> Tensor:
+        rows, x = search.rows, search.x
+        radius = torch.as_tensor(search.threat.radius, dtype=torch.float64, device=x.device)
+        rows.count = radius.floor().clamp(max=x[0].numel()).long().expand(len(x)).clone()
+        rows.leaving = torch.zeros_like(rows.count)
+        return self._exchange(search, x, 0)
 
-    def propose(self, share: float, query: int) -> Tensor:
+    def propose(self, search: core.Search[_Rows], share: float, query: int) -> Tensor:
         """Return the best points with a share of their sets exchanged, at least one coordinate."""
-        rows = self.search.rows
-        if share != self.share:
-            self.share, rows.leaving = share, (share * rows.count).long().clamp(min=1)
-        return self._exchange(rows.best, rows.leaving, query)
+        rows, leaving = search.rows, (search, share)
+        if leaving != self.leaving:
+            self.leaving, rows.leaving = leaving, (share * rows.count).long().clamp(min=1)
+        return self._exchange(search, rows.best, query)
 
-    def _exchange(self, points: Tensor, leaving: Tensor, query: int) -> Tensor:
-        """Return `points` with `leaving` [n] coordinates back at x, others at an end: a full set."""
-        search, threat = self.search, self.search.threat
-        rest = threat.box, self.seed, query, search.problem.mask
-        return exchanged(points, search.x, search.ids, leaving, search.rows.count, *rest)
+    def _exchange(self, search: core.Search[_Rows], points: Tensor, query: int) -> Tensor:
+        """Return `points` with `rows.leaving` coordinates back at x, others at an end: a full set."""
+        rows, rest = search.rows, (search.threat.box, self.seed, query, search.problem.mask)
+        return exchanged(points, search.x, search.ids, rows.leaving, rows.count, *rest)

@@ -84,11 +84,11 @@ def square(
 
     def rule(search: core.Search[_Rows]) -> None:
         draw = _Draw(search)
-        change = CHANGES[search.threat.norm](search, draw)
+        change = CHANGES[search.threat.norm](draw)
         whole = draw.height * draw.width
 
-        def propose(query: int) -> Tensor:
-            return change.propose(_share(query - 1, queries, share, stretched) * whole, query)
+        def propose(search: core.Search[_Rows], query: int) -> Tensor:
+            return change.propose(search, _share(query - 1, queries, share, stretched) * whole, query)
 
         random_search(search, queries, change.start, propose)
 
@@ -106,23 +106,22 @@ class _Draw:
     """Images [n, C, H, W] seen in inputs of any rank, and random words for each of them."""
 
     def __init__(self, search: core.Search[_Rows]) -> None:
-        self.search = search
         self.seed = rng.derive(search.seed, "square", search.restart)
         shape = search.x.shape[1:]
         self.width = shape[-1]
         self.height = shape[-2] if len(shape) > 1 else 1
         self.channels = math.prod(shape[:-2])
         self.shape = (self.channels, self.height, self.width)
-        self._asked: tuple[int, int, int] | None = None
+        self._asked: tuple[core.Search[_Rows], int, int, int] | None = None
 
     def images(self, points: Tensor) -> Tensor:
         return points.reshape(len(points), *self.shape)
 
-    def words(self, count: int, query: int) -> Tensor:
+    def words(self, search: core.Search[_Rows], count: int, query: int) -> Tensor:
         """Return int64 [n, count] in [0, 2^32), drawn for several queries at once."""
-        ids, ahead = self.search.ids, min(AHEAD, max(WORDS // count, 1))
+        ids, ahead = search.ids, min(AHEAD, max(WORDS // count, 1))
         first = query - query % ahead
-        asked = count, first, len(ids)
+        asked = search, count, first, len(ids)
         if asked != self._asked:  # samples that leave take their rows along
             self._asked = asked
             self._words = rng.bits(count, self.seed, ids, first, ahead).view(ahead, len(ids), count)
@@ -143,24 +142,23 @@ class _Draw:
 class _Ends:
     """Linf: pixels at the ends of the ball."""
 
-    def __init__(self, search: core.Search[_Rows], draw: _Draw) -> None:
-        self.search, self.draw = search, draw
-        x, threat = search.x, search.threat
+    def __init__(self, draw: _Draw) -> None:
+        self.draw = draw
+
+    def start(self, search: core.Search[_Rows]) -> Tensor:
+        """Return vertical stripes."""
+        draw, rows, x, threat = self.draw, search.rows, search.x, search.threat
         radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
-        search.rows.upper = threat.project((x + radius).clamp(*threat.box), x)
-        search.rows.lower = threat.project((x - radius).clamp(*threat.box), x)
+        rows.upper = threat.project((x + radius).clamp(*threat.box), x)
+        rows.lower = threat.project((x - radius).clamp(*threat.box), x)
+        up = (draw.words(search, draw.channels * draw.width, 0) & 1).bool()
+        up = up.view(-1, draw.channels, 1, draw.width)
+        return torch.where(up, draw.images(rows.upper), draw.images(rows.lower)).reshape(x.shape)
 
-    def start(self) -> Tensor:
-        """Vertical stripes."""
-        draw, rows = self.draw, self.search.rows
-        up = (draw.words(draw.channels * draw.width, 0) & 1).bool().view(-1, draw.channels, 1, draw.width)
-        points = torch.where(up, draw.images(rows.upper), draw.images(rows.lower))
-        return points.reshape(self.search.x.shape)
-
-    def propose(self, pixels: float, query: int) -> Tensor:
+    def propose(self, search: core.Search[_Rows], pixels: float, query: int) -> Tensor:
         """Return the best points with one square at an end of the ball, where not all of it is already."""
-        draw, rows = self.draw, self.search.rows
-        words = draw.words(3 + draw.channels, query)
+        draw, rows = self.draw, search.rows
+        words = draw.words(search, 3 + draw.channels, query)
         return square_linf(rows.best, rows.lower, rows.upper, words, draw.shape, draw.window(pixels))
 
 
@@ -169,28 +167,26 @@ class _Bumps:
 
     order = 2
 
-    def __init__(self, search: core.Search[_Rows], draw: _Draw) -> None:
-        self.search, self.draw = search, draw
+    def __init__(self, draw: _Draw) -> None:
+        self.draw = draw
         self._window: Window | None = None
 
-    def _points(self, delta: Tensor) -> Tensor:
-        """Return x + delta [n, C, H, W], brought to the length of the radius."""
-        x, threat = self.search.x, self.search.threat
+    def start(self, search: core.Search[_Rows]) -> Tensor:
+        """Return x and tiles, brought to the length of the radius."""
+        x, threat, delta = search.x, search.threat, self._tiles(search)
         radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device)
         length = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp_min(TINY)
         moved = x + (delta * (radius / length).view(-1, 1, 1, 1)).reshape(x.shape)
         return threat.project(moved.clamp(*threat.box), x)
 
-    def start(self) -> Tensor:
-        return self._points(self._tiles())
-
-    def _tiles(self) -> Tensor:
+    def _tiles(self, search: core.Search[_Rows]) -> Tensor:
         """Return [n, C, H, W], each tile of length 1 in each channel."""
-        draw, x = self.draw, self.search.x
+        draw, x = self.draw, search.x
         side = max(min(draw.height, draw.width) // TILES, 1)
         down, right = draw.height // side, draw.width // side
-        words = draw.words((draw.channels + 1) * down * right, 0).view(-1, draw.channels + 1, down, right)
-        tiles = self._bumps((side, side))[words[:, 0] & 1]
+        words = draw.words(search, (draw.channels + 1) * down * right, 0)
+        words = words.view(-1, draw.channels + 1, down, right)
+        tiles = self._bumps((side, side), x)[words[:, 0] & 1]
         tiles = tiles[:, None] * signs(words[:, 1:]).to(x.dtype)[..., None, None]
         high, wide = down * side, right * side
         delta = torch.zeros(len(x), *draw.shape, dtype=x.dtype, device=x.device)
@@ -199,20 +195,20 @@ class _Bumps:
         grid.copy_(tiles.permute(0, 1, 2, 4, 3, 5).reshape(grid.shape))
         return delta
 
-    def propose(self, pixels: float, query: int) -> Tensor:
+    def propose(self, search: core.Search[_Rows], pixels: float, query: int) -> Tensor:
         """Return the best points with bumps in one square, which take the length of another square too."""
-        draw, x, threat = self.draw, self.search.x, self.search.threat
-        words = draw.words(5 + draw.channels, query)
-        bumps = self._bumps(draw.window(pixels, least=3, odd=True))
+        draw, x, threat = self.draw, search.x, search.threat
+        words = draw.words(search, 5 + draw.channels, query)
+        bumps = self._bumps(draw.window(pixels, least=3, odd=True), x)
         return square_bumps(
-            self.search.rows.best, x, words, bumps, draw.shape, threat.norm, threat.radius, threat.box
+            search.rows.best, x, words, bumps, draw.shape, threat.norm, threat.radius, threat.box
         )
 
-    def _bumps(self, window: Window) -> Tensor:
+    def _bumps(self, window: Window, x: Tensor) -> Tensor:
         """Return [2, height, width] of length 1: the bumps one above the other, and beside each other."""
         if window != self._window:
+            self._window = window
             values = [two_bumps(*window, beside, self.order) for beside in (False, True)]
-            self._window, x = window, self.search.x
             self._values = torch.tensor(values, dtype=x.dtype, device=x.device).view(2, *window)
         return self._values
 
@@ -222,15 +218,10 @@ class _Peaks(_Bumps):
 
     order = 1
 
-    def _points(self, delta: Tensor) -> Tensor:
-        """Return the nearest point to x + delta [n, C, ...] in ball and box."""
-        x = self.search.x
-        return self.search.threat.project(x + delta.reshape(x.shape), x)
-
-    def start(self) -> Tensor:
-        """Return a grid of tiles, each of which has the length of the box's width in each channel."""
-        delta = self._tiles() * width(self.search.threat)
-        return self._points(delta)
+    def start(self, search: core.Search[_Rows]) -> Tensor:
+        """Return the points nearest to tiles, each of the length of the box's width in each channel."""
+        x, threat = search.x, search.threat
+        return threat.project(x + (self._tiles(search) * width(threat)).reshape(x.shape), x)
 
 
 CHANGES: dict[str, type[_Ends] | type[_Bumps]] = {"linf": _Ends, "l2": _Bumps, "l1": _Peaks}

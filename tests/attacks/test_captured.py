@@ -66,8 +66,16 @@ def attack(name: str, threat: fa.Threat = LINF, **options: Any) -> Attack:
     return partial(getattr(fa.attacks, name), threat=threat, **{"steps": 20, **options})
 
 
+def queried(name: str, threat: fa.Threat, **options: Any) -> Attack:
+    return partial(getattr(fa.attacks, name), threat=threat, **{"queries": 60, **options})
+
+
 PGD, EARLY, MIM = attack("pgd", stop_early=False), attack("pgd", restarts=2), attack("mim", L2)
 LAST, APGD = attack("last_iterate", step_size=0.002), attack("apgd", steps=50)
+SQUARE = {
+    norm: queried("square", threat) for norm, threat in {"linf": LINF, "l2": L2, "l1": fa.L1(3.0)}.items()
+}
+SPARSE = queried("sparse_rs", fa.L0(6))
 RADII = {"threat": lambda y: fa.Linf(torch.linspace(0, 0.06, len(y)).roll(int(y[0])))}
 SIZES = {"step_size": lambda y: torch.linspace(0.001, 0.01, len(y)).roll(int(y[0]))}
 TARGETS = {"targets": lambda y: (y + 1) % 5}
@@ -151,6 +159,11 @@ def both(
         (Net, each(attack("apgd", steps=50), **RADII)),
         (Net, attack("apgd", L2, steps=50, loss="dlr-targeted", classes=2)),
         (Net, attack("apgd", fa.L1(3.0), steps=60)),
+        *((Net, partial(square, restarts=2)) for square in SQUARE.values()),
+        (Net, each(SQUARE["l2"], threat=lambda y: fa.L2(torch.linspace(0, 0.6, len(y))))),
+        (Net, each(SQUARE["linf"], **RADII, **TARGETS)),
+        (Net, SPARSE),
+        (lambda: fa.freeze(Net().float(), "bf16"), SQUARE["linf"]),
         (lambda: fa.freeze(Net()), attack("pgd")),
         (lambda: fa.freeze(Net().float()), attack("pgd", fa.L2(0.4))),
         (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
@@ -430,7 +443,9 @@ def test_modes_around_a_call(mode: Make, when: int, run: Attack, captured: list[
 
 
 @pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize("run", [attack("pgd"), MIM, APGD, attack("apgd", L2, steps=50)])
+@pytest.mark.parametrize(
+    "run", [attack("pgd"), MIM, APGD, attack("apgd", L2, steps=50), SQUARE["linf"], SQUARE["l2"], SPARSE]
+)
 def test_a_sample_stands_alone(run: Attack, stop_early: bool) -> None:
     model, (x, y), outs = Net(), given(7, 24), list[Tensor]()
     for size in (24, 7, 1):

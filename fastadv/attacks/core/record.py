@@ -115,7 +115,8 @@ class Steps(Rows):
 
 
 class Climb(Rows):
-    """The points of the largest loss so far, `best` [n, ...], and that `loss` [n]."""
+    """The points of the largest loss so far, `best` [n, ...], that `loss` [n], and the next `points`."""
 
+    points: Tensor
     best: Tensor
     loss: Tensor

@@ -1,57 +1,85 @@
 """A step taken many times: on a GPU replayed as a CUDA graph, where the model can be captured."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
-from fastadv.engine.capture import Rows, Step
+from fastadv.engine.capture import Captures, Rows, Step
 from fastadv.threat import Threat
 
 
-def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable, more: int = 0) -> None:
+@dataclass(frozen=True)
+class _Repeated:
+    """What `repeat` is given of a step."""
+
+    step: Callable[[Search], None]
+    name: Hashable
+    passes: tuple[int, int]
+    before: Callable[[int, Search], None] | None
+
+    def __call__(self, search: Search, number: int) -> None:
+        """Take the step as it is."""
+        if self.before is not None:
+            self.before(number, search)
+        self.step(search)
+
+
+def repeat(
+    search: Search, step: Callable[[Search], None], count: int, name: Hashable, more: int = 0,
+    passes: tuple[int, int] = (1, 1), before: Callable[[int, Search], None] | None = None,
+) -> None:  # fmt: skip
     """Take a step `count` times; samples leave in between.
 
     Args:
         search: which the step is given.
-        step: takes one gradient, and remembers tensors in `search.rows` alone, which are there at first.
+        step: remembers tensors in `search.rows` alone, which are there at first.
         count: how many steps to take.
         name: what the step does, with all that it depends on besides the search.
         more: how many of them will follow.
+        passes: of a sample in each step, forward and backward.
+        before: (number, search) makes what differs in step number 0, 1, 2 ..., such as random numbers, and
+            leaves it in `search.rows`. It is no part of a graph.
     """
-    left, single = count, False
-    while left:
-        tried = search.edge.met and not single  # the first may be the one that finds a rare search
-        done = _replayed(search, step, left, name, more) if tried else 0
-        if not done:
-            single = tried
-            step(search)
-        left -= done or 1
+    repeated, done, replays = _Repeated(step, name, passes, before), 0, True
+    while done < count:
+        # the first gradient may be the one that finds a rare search
+        tried = replays and (search.edge.met or not passes[1])
+        replayed = _replayed(search, repeated, done, count, more) if tried else 0
+        replays = bool(replayed) or not tried
+        if not replayed:
+            repeated(search, done)
+        done += replayed or 1
 
 
-def _replayed(search: Search, step: Any, left: int, name: Hashable, more: int) -> int:
+def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more: int) -> int:
     """Return how many steps were replayed by a graph, until samples leave; 0 where there is none."""
     if search.loop is None or search.leaving is not None:
         return 0
-    classifier, captures = search.classifier, search.classifier.captures(search.x)
+    classifier, captures = search.classifier, _captures(search, repeated)
     if captures is None:
         return 0
     rows, options = _rows(search), _options(search)
-    kind = name, search.plan.loss, search.plan.stop_early
+    kind = repeated.name, search.plan.loss, search.plan.stop_early
     key = *kind, *without_rows(search.threat), *sorted(options.items())
-    if (graph := captures.take(key, rows, left + more)) is None:
+    if (graph := captures.take(key, rows, count - first + more)) is None:
         return 0
     written = tuple(part for part in rows if "." in part)
-    done, size, passed = 0, len(search.x), search.evaluations
+    done, size, passed, leave = first, len(search.x), search.evaluations, False
 
     def make(static: Rows) -> Step:
-        return _step_over(_over(static, search, options), step, static, written)
+        return _step_over(_over(static, search, options), repeated.step, static, written)
 
-    while done < left:
-        times = search.steps_ahead(left - done)
+    over, before = _over(graph.rows, search, options), repeated.before
+    while done < count and not leave:
+        times = search.steps_ahead(count - done)
+        if before is not None:
+            times = 1
+            _step_over(over, partial(before, done), graph.rows, written)()
         with classifier.uncounted():  # rows are padded, and the capture is no step
             replayed = captures.run(graph, make, times)
         if not replayed:
@@ -59,15 +87,24 @@ def _replayed(search: Search, step: Any, left: int, name: Hashable, more: int) -
             return 0  # the steps are taken again, from the tensors of the search, which did not change
         done += times
         search.evaluations += times
-        if search.plan.stop_early and search.shrinks(graph.rows["best.success"][:size]):
-            break
-    classifier.count(done * size)
+        leave = search.shrinks(graph.rows["best.success"][:size])
+    forwards, backwards = repeated.passes
+    classifier.forwards += forwards * (done - first) * size
+    classifier.backwards += backwards * (done - first) * size
     for part in written:
         setattr(*_place(search, part), graph.rows[part][:size].clone())
     captures.give_back(graph)
     classifier.replayed = captures
-    search.replayed()
-    return done
+    search.replayed(leave)
+    return done - first
+
+
+def _captures(search: Search, repeated: _Repeated) -> Captures | None:
+    """Return the graphs of what answers in a step: scores in half precision are the model's own."""
+    classifier = search.classifier
+    if not repeated.passes[1] and classifier.search_dtype != classifier.dtype:
+        classifier = classifier.as_given
+    return classifier.captures(search.x)
 
 
 def _rows(search: Search) -> Rows:

@@ -145,7 +145,9 @@ class Samples(Generic[R_co]):
         return self.problem.masked(points)
 
     def shrinks(self, broken: Tensor) -> bool:
-        """Return whether the samples `broken` bool [n] leave now: on a GPU once they are half of them."""
+        """Return whether the samples `broken` bool [n] leave now: on a GPU now and then, if they are half."""
+        if not self.plan.stop_early or not may_leave(self.evaluations - 1, broken.device):
+            return False
         return 2 * int(broken.sum()) >= len(self.y) if waits(broken.device) else bool(broken.any())
 
     def drop_broken(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fastadv import losses
-from fastadv._waiting import may_leave, steps_ahead, surely_finite, waits
+from fastadv._waiting import steps_ahead, surely_finite, waits
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.points import like, taken
@@ -258,10 +258,10 @@ class Search(Samples[R_co]):
         """Return how many evaluations, at most so many, lead up to the next at which samples may leave."""
         return steps_ahead(self.evaluations, most, self.x.device) if self.plan.stop_early else most
 
-    def replayed(self) -> None:
-        """Let samples leave that steps taken elsewhere have broken; they have written the tensors."""
+    def replayed(self, leave: bool) -> None:
+        """Take note of steps that were taken elsewhere, and wrote the tensors; the samples broken `leave`."""
         self._competed, self._loop = True, None
-        if may_leave(self.evaluations - 1, self.x.device) and self.shrinks(self.best.success):
+        if leave:
             self.drop_broken()
 
     def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
@@ -346,9 +346,7 @@ class Search(Samples[R_co]):
     def _evaluated(self, judge: bool = True) -> Tensor | None:
         """Count an evaluation, and drop the samples that it has broken; return int [m], who stays, if any."""
         self.evaluations += 1
-        if not (judge and self.plan.stop_early) or self.stays:
-            return None
-        if may_leave(self.evaluations - 1, self.x.device) and self.shrinks(self.best.success):
+        if judge and not self.stays and self.shrinks(self.best.success):
             broken = self._prove()
             if bool(broken.any()):
                 return self._drop(broken)

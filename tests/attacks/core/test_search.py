@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv._waiting import surely_finite
+from fastadv._waiting import may_leave, surely_finite
 from fastadv.attacks import Status, bim, last_iterate, mim, pgd
 from fastadv.attacks.core import ConfidentlyWrong, run
-from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.search import Search
@@ -23,9 +22,9 @@ from ..nets import RADIUS, Case, convnet, images, labeled, labels, mlp, threat
 
 def test_segment_lengths() -> None:
     cuda = torch.device("cuda")
-    ends = [step + 1 for step in range(40) if searching.may_leave(step, cuda)]
+    ends = [step + 1 for step in range(40) if may_leave(step, cuda)]
     assert ends == [1, 2, 4, 8, 16, 32]
-    assert all(searching.may_leave(step, torch.device("cpu")) for step in range(40))
+    assert all(may_leave(step, torch.device("cpu")) for step in range(40))
 
 
 def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
