@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import FAILED
 from fastadv.attacks.core.trial import Trial
@@ -100,7 +102,7 @@ class Run:
     ) -> None:
         self.trial, self.seed, self.on_progress, self.progress = trial, seed, on_progress, progress
         problem = trial.problem
-        self.left = trial.todo
+        self.left, self._todo = trial.todo, trial.todo.tolist()
         self.x_adv = problem.x.clone()
         self.by = [""] * len(problem.x)
         self.not_finite = torch.zeros_like(trial.already)
@@ -153,8 +155,7 @@ class Run:
             self.note(f"{component.name}: not run, because the model has no gradient")
             self.warnings["zero_gradient"] = None
             return
-        broken = int(out.success.sum())
-        self._take(component.name, out, index)
+        broken = self._take(component.name, out, index)
         seconds = time.perf_counter() - started
         self.costs[component.name] = Cost(len(index), broken, out.forwards, out.backwards, seconds)
         self._say(f"{component.name}: robust accuracy")
@@ -162,24 +163,30 @@ class Run:
         if square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None
 
-    def _take(self, name: str, out: core.AttackResult, index: Tensor) -> None:
-        """Keep what a component found; the strongest point of the first stands for samples that hold."""
-        for place in index[out.success].tolist():
+    def _take(self, name: str, out: core.AttackResult, index: Tensor) -> int:
+        """Keep what a component found, and return how many samples it broke.
+
+        The strongest point of the first component stands for samples that hold.
+        """
+        places, broken, flat = torch.stack([index, out.success.long(), out.zero_gradient.long()]).tolist()
+        for place in compress(places, broken):
             self.by[place] = name
-        kept = out.success if self.costs else torch.ones_like(out.success)
-        self.x_adv[index[kept]] = out.x_adv[kept]
+        kept = like(out.success, out.x_adv) if self.costs else torch.ones_like(out.x_adv, dtype=torch.bool)
+        self.x_adv[index] = torch.where(kept, out.x_adv, self.x_adv[index])
         self.not_finite[index] |= out.status == core.Status.FAILED
         if out.backwards:
             self.flat[index] &= out.zero_gradient
             self.gradients = True
             if out.unfinished is not None:
                 self.unfinished[index] = torch.fmin(self.unfinished[index], out.unfinished.float())
-            if bool(out.zero_gradient.any()):
+            if any(flat):
                 self.warnings["zero_gradient"] = None
         # another component ascends another loss, and what failed is counted at the end
         told = (flag for flag in out.flags if flag != SOFT_LOGITS and not flag.startswith(FAILED))
         self.flags |= dict.fromkeys(told)
-        self.left = self.left[self.standing()[self.left]]
+        left = [place for place in self._todo if not self.by[place]]
+        self.left = torch.tensor(left, dtype=torch.int64, device=index.device)
+        return sum(broken)
 
     def standing(self) -> Tensor:
         """Return bool [B]: no component has broken the sample."""
