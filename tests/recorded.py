@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
 
 import pytest
@@ -69,6 +69,33 @@ class Recording(TorchDispatchMode):
                 for old, new in zip(tensors(out), tensors(func(*args, **kwargs)), strict=True):
                     if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would wait for a GPU: reads, lists, and rows that are chosen by masks."""
+
+    count = 0
+
+    def __enter__(self) -> Self:
+        plain = Tensor.tolist
+
+        def tolist(tensor: Tensor) -> Any:
+            self.count += 1
+            return plain(tensor)
+
+        self._patch = patch.object(Tensor, "tolist", tolist)
+        self._patch.start()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._patch.stop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masked = name.startswith("index") and any(each.dtype == torch.bool for each in tensors(args[1:2]))
+        self.count += name in READS or masked
+        return func(*args, **(kwargs or {}))
 
 
 def capture(run: Callable[[], None]) -> Callable[[], None]:

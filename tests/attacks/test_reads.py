@@ -1,0 +1,71 @@
+"""How often attacks wait for a GPU, on the recorder."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+import fastadv as fa
+from fastadv.attacks.auto import run as auto
+from fastadv.engine import capture
+from tests import recorded
+
+from .test_captured import SQUARE, Net, given
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("captured", "asked_alone", "search_copy")]
+running = sys.modules["fastadv.attacks.core.run"]
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What was captured."""
+    return recorded.as_on_a_gpu(monkeypatch)
+
+
+def reads(run: Callable[[], object]) -> int:
+    with recorded.Reads() as counted, patch.object(capture, "has_modes", bool):
+        run()
+    return counted.count
+
+
+@pytest.mark.parametrize("norm", SQUARE)
+def test_sixty_four_queries_read_four_values(norm: str, captured: list[int]) -> None:
+    model, (x, y) = Net(), given()
+    # nobody is broken, so nobody leaves
+    square = partial(SQUARE[norm], threat=type(SQUARE[norm].keywords["threat"])(1e-4))
+    square(model, x, y)  # the first call meets the model
+    none, some, more = (reads(partial(square, model, x, y, queries=count)) for count in (0, 64, 128))
+    # and one holds the replayed losses against the verdict
+    assert some - none <= 5
+    assert more - some <= 4
+    assert captured
+
+
+def test_components_follow_each_other_with_few_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component's result is read once; the next one checks its batch, and meets its labels and logits."""
+    model, (x, y), between, ended = Net(), given(size=24), list[int](), list[int]()
+    counted, attack, search = recorded.Reads(), auto.Component.run, running._search
+
+    def component(*args: Any) -> Any:
+        out = attack(*args)
+        ended.append(counted.count)
+        return out
+
+    def searched(*args: Any) -> None:
+        between.extend(counted.count - at for at in ended)
+        ended.clear()
+        search(*args)
+
+    monkeypatch.setattr(auto.Component, "run", component)
+    monkeypatch.setattr(running, "_search", searched)
+    run = partial(fa.attacks.autoattack, version=["apgd-ce", "fab", "apgd-margin"], indicators=False)
+    run(model, x, y, fa.Linf(0.01))  # the first call meets the model
+    between.clear()
+    ended.clear()
+    with counted:
+        run(model, x, y, fa.Linf(0.01))
+    assert len(between) == 2
+    assert max(between) <= 5
