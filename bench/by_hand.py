@@ -47,7 +47,7 @@ def captured(given: Problem, compiled: bool = False) -> Call:
     def move() -> None:
         x_adv.copy_(pgd.plain(step, x_adv))
 
-    replay = _captured(move) if given.x.is_cuda else move
+    replay = captured_call(move) if given.x.is_cuda else move
 
     def run() -> Tensor:
         x_adv.copy_(given.x)
@@ -58,7 +58,8 @@ def captured(given: Problem, compiled: bool = False) -> Call:
     return run
 
 
-def _captured(move: Callable[[], None]) -> Callable[[], None]:
+def captured_call(move: Callable[[], None]) -> Callable[[], None]:
+    """Return what replays a call that always does the same, after three that warm up."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

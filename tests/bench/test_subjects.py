@@ -98,7 +98,7 @@ def test_the_cases_of_make_gpu_are_done_and_their_figures_follow_from_the_times(
     assert bool(found) is (stage != "correctness")
     for row in found:
         taken = row["p50_ms"]
-        assert row["peak_mib"] == 2.0
+        assert stage == "training" or row["peak_mib"] == 2.0  # a second epoch is timed by the run itself
         for column in {"times_eager", "times_plain", "times_reference"} & row.keys():
             assert row[column] == (1.0 if stage == "construct" else 8.0 / taken)  # there, all take 4 ms
         if "share_of_ceiling" in row:
