@@ -86,6 +86,7 @@ class SearchCopy:
         # of what is watched alone: others would keep what they make of weights that are not folded yet
         self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
         self._check(plain.checked.mends_rows)
+        self.uncompiled: CheckedModel | None = None  # what is compiled, as it is
         self.parts = Parts(None if options.compile else self.model, "winograd" in self.rewriting.notes)
         self.notes = Notes(self._first_notes())
 
@@ -105,10 +106,8 @@ class SearchCopy:
         # of statistics of a batch, what a search finds in one is not proved by a part of it
         if mean or self._mixes or (function and not self.options.compile):
             return set()
-        kinds = {GRADIENT, JACOBIAN, LOGITS}
-        # half precision does not tell apart losses that attacks without a gradient compare; and a compiled
-        # backward frees what the next one needs
-        return kinds - ({LOGITS} if self.half else set()) - ({JACOBIAN} if self.options.compile else set())
+        # half precision does not tell apart losses that attacks without a gradient compare
+        return {GRADIENT, JACOBIAN} | (set() if self.half else {LOGITS})
 
     def _copied(self, module: nn.Module) -> nn.Module:
         follow, half = self.options.follow, self.options.half
@@ -162,7 +161,7 @@ class SearchCopy:
             self.notes.add(f"folded {len(self.pairs)} BatchNorm")
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
-            self.model = torch.compile(self.model)
+            self.uncompiled, self.model = self.checked, torch.compile(self.model)
             self._check(self.checked.mends_rows)
         if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
@@ -200,7 +199,8 @@ class SearchCopy:
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """See `Frozen.jacobian`."""
-        leaf, attached = self.followed(x)
+        # a compiled backward frees what the next one needs
+        leaf, attached = self.followed(x, checked=self.uncompiled)
         logits = attached.detach().clone()
         back = partial(self.backward, attached, leaf, retain_graph=True)
         return logits, pull_each(x, logits, directions, reduce, back)[1]
@@ -228,19 +228,21 @@ class SearchCopy:
         """Compute in the precision of the copy inside, whatever autocast is on around."""
         return tf32(device) if self.tf32 else no_autocast(device)
 
-    def _forward(self, x: Tensor, rewriting: Rewriting) -> Tensor:
+    def _forward(self, x: Tensor, rewriting: Rewriting, checked: CheckedModel | None = None) -> Tensor:
         """Return the logits of x, which is ready."""
         lens = rewriting.lens()
         with self._precisely(x.device.type):
-            logits = self.checked(x, lens=lens)
+            logits = (checked or self.checked)(x, lens=lens)
         if lens is not None:
             self.notes.add(*(note for name, note in rewriting.notes.items() if note and name in lens.used))
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
-    def followed(self, x: Tensor, rewriting: Rewriting | None = None) -> tuple[Tensor, Tensor]:
+    def followed(
+        self, x: Tensor, rewriting: Rewriting | None = None, checked: CheckedModel | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it."""
         leaf = self._ready(x).detach().requires_grad_()
-        return leaf, self._forward(leaf, self.rewriting if rewriting is None else rewriting)
+        return leaf, self._forward(leaf, self.rewriting if rewriting is None else rewriting, checked)
 
     def backward(
         self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False

@@ -116,13 +116,17 @@ def test_nothing_to_do(size: int, columns: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["module", "function"])
 def test_compiled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiled backward frees its intermediate results, so it can run only once."""
+    """A compiled backward frees its intermediate results, so it can run only once; the copy runs as it is."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5), nn.Tanh())
     frozen = freeze(model if kind == "module" else lambda x: model(x), compile=True)
     frozen.input_gradient(X, Y)
     torch.testing.assert_close(frozen.jacobian(X, ROWS)[1], freeze(model).jacobian(X, ROWS)[1])
     assert not any("fell back" in note for note in frozen.notes)
+    rough = freeze(convnet(), "bf16", compile=True)  # not by the model as given
+    rough.input_gradient(X, Y)
+    expected = freeze(convnet(), "bf16").jacobian(X, ROWS)[1]
+    torch.testing.assert_close(rough.jacobian(X, ROWS)[1], expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
