@@ -85,12 +85,14 @@ def compiled_form(module: nn.Module) -> Callable[..., Any]:
 @contextmanager
 def called_by(module: nn.Module, call: Callable[..., Any] | None) -> Iterator[None]:
     """Let `module(x)` run `call` inside, unless it is None."""
-    before = module._compiled_call_impl
-    module._compiled_call_impl = before if call is None else call
+    own, name = vars(module), "_compiled_call_impl"  # of the class, unless the caller has set it
+    before = {name: own[name]} if name in own else {}
+    own |= {} if call is None else {name: call}
     try:
         yield
     finally:
-        module._compiled_call_impl = before
+        own.pop(name, None)
+        own |= before
 
 
 def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
