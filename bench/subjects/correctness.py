@@ -27,6 +27,7 @@ from bench.nets import small_net
 from bench.records import ROOT
 from bench.session import Case, Row, Session, Skip
 from bench.subjects.loop import LINF, compared
+from bench.subjects.training import random_images
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]
@@ -38,6 +39,13 @@ QUICK = {"steps": 10, "queries": 100, "restarts": 1}
 TINY = {"steps": 2, "queries": 8, "restarts": 1, "directions": 1}
 # these cost the interpreter less than a second a sample; without a GPU the other ops run on the CPU
 INTERPRETED = ("linf_step", "l2_step", "keep_best_", "philox")
+THREAT = fa.Linf(RADII["linf"])
+RECIPES = {
+    "Standard": fa.train.Standard(),
+    "PGD": fa.train.PGDTraining(THREAT, steps=3),
+    "TRADES": fa.train.TRADES(THREAT, steps=3),
+    "Fast": fa.train.FastTraining(THREAT),
+}
 TESTS = ("tests/ops/test_triton.py", "tests/engine/test_capture.py")
 
 
@@ -48,8 +56,27 @@ def cases(session: Session) -> Iterator[Case]:
         yield Case(f"engine {precision}", lambda precision=precision: engine(session, precision))
     for name, entry in fa.attacks.ATTACKS.items():
         yield Case(f"attack {name}", lambda name=name, entry=entry: attack(session, name, entry))
+    for name, recipe in RECIPES.items():
+        yield Case(f"training {name}", lambda recipe=recipe: training(session, recipe))
     for path in session.size(TESTS, TESTS[-1:]):
         yield Case(f"pytest {path}", lambda path=path: pytest(session, path), needs=60)
+
+
+def training(session: Session, recipe: Any) -> Iterator[Row]:
+    """Train by captured steps and by single ones, which must give the same weights."""
+    data, weights = random_images(session.size(2048, 160)).to(session.device), list[list[Tensor]]()
+    for cuda_graph in (None, False):
+        net = small_net().to(session.device).train()
+        with repeatable(), exact_convolutions():
+            reports = fa.train.fit(
+                net, data, recipe, epochs=2, batch_size=64, seed=1,
+                execution=fa.train.Execution(cuda_graph=cuda_graph, compile=False),
+            )  # fmt: skip
+        assert torch.isfinite(torch.tensor(reports[-1].loss)), reports
+        weights.append([weight.detach() for weight in net.parameters()])
+    apart = sum(int((a != b).sum()) for a, b in zip(*weights, strict=True))
+    assert not apart, f"{apart} weights differ"
+    yield {"provider": "fastadv", "samples": len(data), "weights_apart": apart}
 
 
 def moved(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -90,6 +90,9 @@ def replays_alike(session: Session, name: str) -> Iterator[Row]:
         for attack, threat in CAPTURED:
             call = partial(getattr(fa.attacks, attack), model, x, y, threat, stop_early=stop_early, **steps)
             yield compared(f"{attack} {type(threat).__name__}{', early stop' * stop_early}", call)
+    for threat in (LINF, L2):
+        call = partial(fa.attacks.square, model, x, y, threat, queries=200)
+        yield compared(f"square {type(threat).__name__}", call)
     last = partial(fa.attacks.last_iterate, model, x, y, LINF, step_size=LINF.radius / 4, **steps)
     yield compared("last_iterate", last)
 
