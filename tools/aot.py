@@ -30,12 +30,15 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 import fastadv.ops  # noqa: F401  (fills CARDS)
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
+from fastadv.ops.triton import _row
 from fastadv.runs.card import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHES = 80, 90
 OPTIONAL = ("targets", "hidden")  # and what has one value a row, as schemas name it
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
+# samples are small: so many values of a row in registers, and one too many
+ROWS = 3072, _row.MOST, _row.MOST + 16
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 Variant = tuple[str, Any, Any, Any]  # its name, the kernel, the source and the options of the compiler
 
@@ -48,9 +51,14 @@ def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         launches.append((kernel, args, options))
 
+    shape = _row.shape
     with mock.patch.object(JITFunction, "run", run):
         for sample in card.samples(torch.device("cpu"), dtype):
-            launcher(*results_of(card, sample), *sample)
+            for cols in (0, *ROWS):
+                with mock.patch.object(
+                    _row, "shape", lambda own, chunks, cols=cols: shape(cols or own, chunks)
+                ):
+                    launcher(*results_of(card, sample), *sample)
     return launches
 
 
@@ -83,6 +91,7 @@ def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> 
         # a gradient of fewer bits than the points
         narrow = "x_adv" in signature and signature.get("grad", signature["x_adv"]) != signature["x_adv"]
         words += ["narrow"] * narrow
+        words += [f"{chosen['CHUNKS']}x{chosen['BLOCK']}"] if "CHUNKS" in chosen else []
         given = [
             name
             for name in kernel.arg_names

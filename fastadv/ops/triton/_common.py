@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastadv.ops.triton import _row
 from fastadv.ops.triton._tuned import Width, width
 
 # No fused multiply-add: products and sums round one by one, as in the references.
@@ -80,6 +81,12 @@ def edge(value, dtype: tl.constexpr):
 
 
 @triton.jit
+def inner(low, high):
+    """Return a value inside the box, for lanes past the end of a row."""
+    return clamp(tl.zeros((), tl.float32), low, high)
+
+
+@triton.jit
 def clamp(value, low, high):
     """Clamp to [lo, hi]; NaN stays NaN."""
     return tl.where(value < low, low, tl.where(value > high, high, value))
@@ -111,6 +118,18 @@ def add_towards(x, shift, dtype: tl.constexpr):
     near = rounded((origin + shift).to(tl.float32), dtype)
     over = tl.abs(near.to(tl.float64) - origin) > tl.abs(shift)
     return tl.where(over, next_towards(near, x, dtype), near)
+
+
+@triton.jit
+def shifted(x, shift, dtype: tl.constexpr):
+    """Return `add_towards` of a float32 shift, without float64."""
+    near = rounded(x + shift, dtype)
+    apart = near - x
+    # what that leaves off (Knuth's difference), so that both together are exact
+    other = apart - near
+    rest = (near - (apart - other)) - (x + other)
+    tied = (tl.abs(apart) == tl.abs(shift)) & (rest != 0) & ((rest > 0) == (apart > 0))
+    return tl.where((tl.abs(apart) > tl.abs(shift)) | tied, next_towards(near, x, dtype), near)
 
 
 def rows64(rows: Tensor | None) -> Tensor | None:
@@ -147,20 +166,29 @@ def start(kernel: Any, programs: int, out: Tensor, *args: Any, **options: Any) -
         kernel[(programs,)](out, *args, **{**OPTIONS, **options})
 
 
-def start_rows(kernel: Any, out: Tensor, *args: Any, block: int = WIDTH) -> None:
-    """Launch kernel(out, *args), one program a row of `out`, in the measured width."""
-    wide = width(kernel, out.device, Width(block, OPTIONS["num_warps"]))
-    start(kernel, len(out), out, *args, **wide._asdict())
+def start_rows(
+    kernel: Any, out: Tensor, *args: Any, block: int = WIDTH, chunks: int = 0, cols: int = 0
+) -> None:
+    """Launch kernel(out, *args), one program a row of `out`, in the measured width.
+
+    A kernel that holds rows in registers says in how many `chunks` at most (see `_row.shape`).
+    """
+    options = _row.shape(cols, chunks) if chunks else None
+    if options is None:
+        options = width(kernel, out.device, Width(block, OPTIONS["num_warps"]))._asdict()
+        options |= {"CHUNKS": 0} if chunks else {}
+    start(kernel, len(out), out, *args, **options)
 
 
 def over_rows(
-    kernel: Any, out: Tensor, inputs: Sequence[Tensor], *rest: Any, ordered: bool = False, block: int = WIDTH
+    kernel: Any, out: Tensor, inputs: Sequence[Tensor], *rest: Any, ordered: bool = False, **options: int
 ) -> None:
     """Launch kernel(out, *inputs, cols, *rest), one program a row."""
     if out.numel() == 0:
         return
     target, *inputs_ = common_layout(out, *inputs, ordered=ordered)
-    start_rows(kernel, target, *inputs_, out[0].numel(), *rest, block=block)
+    cols = out[0].numel()
+    start_rows(kernel, target, *inputs_, cols, *rest, cols=cols, **options)
     if target is not out:
         out.copy_(target)
 

@@ -1,0 +1,82 @@
+"""A row in registers, so that each input is read once; a longer one is read in every pass.
+
+A row is (chunks, source, lanes, cols). Chunks are what read(source, at, mask) gave for as many elements as
+there are lanes, four a thread; of a long row there are none. Their number follows from the row's length
+alone, and so do the bits of every result.
+"""
+
+import triton
+import triton.language as tl
+
+MOST = 6_144  # values of a row in registers: 12 a thread; of 16 in 512 threads some spill
+
+
+def shape(cols: int, chunks: int) -> dict[str, int] | None:
+    """Return the launch options of a row in registers, or None for a longer one.
+
+    It comes in `chunks` chunks at most, if 16 warps can do it.
+    """
+    warps = 4
+    while triton.cdiv(cols, 128 * warps) > chunks and warps < 16:
+        warps *= 2
+    block = 128 * warps
+    return {"BLOCK": block, "CHUNKS": triton.cdiv(cols, block), "num_warps": warps} if cols <= MOST else None
+
+
+@triton.jit
+def hold(read: tl.constexpr, source, cols, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
+    """Read a row, or leave it where it is if CHUNKS is 0."""
+    lanes = tl.arange(0, BLOCK)
+    chunks = ()
+    for i in tl.static_range(CHUNKS):
+        at = i * BLOCK + lanes
+        chunks = chunks + (read(source, at, at < cols),)  # noqa: RUF005
+    return chunks, source, lanes, cols
+
+
+@triton.jit
+def change(to: tl.constexpr, state, row):
+    """Return the row of to(part, at, state); what reads a long one gets (source, state)."""
+    chunks, source, lanes, cols = row
+    changed = ()
+    for i in tl.static_range(len(chunks)):
+        changed = changed + (to(chunks[i], i * lanes.shape[0] + lanes, state),)  # noqa: RUF005
+    return changed, (source, state), lanes, cols
+
+
+@triton.jit
+def fold(step: tl.constexpr, value, state, read: tl.constexpr, row):
+    """Return the last value = step(value, part, at, state), from chunk to chunk."""
+    chunks, source, lanes, cols = row
+    BLOCK: tl.constexpr = lanes.shape[0]
+    if len(chunks) == 0:
+        for first in range(0, cols, BLOCK):
+            at = first + lanes
+            value = step(value, read(source, at, at < cols), at, state)
+    else:
+        for i in tl.static_range(len(chunks)):
+            value = step(value, chunks[i], i * BLOCK + lanes, state)
+    return value
+
+
+@triton.jit
+def zeros(kind: tl.constexpr, row):
+    """Return zeros, one a lane."""
+    _, _, lanes, _ = row
+    return tl.zeros(lanes.shape, kind)
+
+
+@triton.jit
+def totals(terms: tl.constexpr, kind: tl.constexpr, state, read: tl.constexpr, row):
+    """Return two sums over a row, in one reduction: terms((a, b), part, at, state) adds to a and b."""
+    nothing = zeros(kind, row)
+    first, second = fold(terms, (nothing, nothing), state, read, row)
+    return tl.split(tl.sum(tl.join(first, second), axis=0))
+
+
+@triton.jit
+def clear(total, limit):
+    """Return whether a float32 sum is so far from `limit` that float64 would decide alike."""
+    within = (total < limit * (1 - 1e-4)) & (limit > 1e-25)
+    beyond = (total > limit * (1 + 1e-4)) & (total > 1e-30)
+    return (within | beyond) & (total < 1e30)
