@@ -1,9 +1,9 @@
-"""project_l2 on a GPU: one program a row (see ops/_l2.py)."""
+"""project_l2 on a GPU (see ops/project_l2.py, _l2.py, _l2_row.py): one program a row."""
 
 import triton
 import triton.language as tl
 
-from fastadv.ops.triton import _l2, _row
+from fastadv.ops.triton import _l2, _l2_row, _row
 from fastadv.ops.triton._common import edge, inner, per_row, projection_of
 
 
@@ -14,10 +14,15 @@ def project_l2_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
-    low = edge(lo, out.dtype.element_ty)
-    high = edge(hi, out.dtype.element_ty)
-    points = _row.hold(_l2.read, (x_adv + skip, x + skip, inner(low, high)), cols, BLOCK, CHUNKS)
-    _l2.project(out + skip, per_row(radius, radius_rows, row), low, high, _l2.read, points)
+    limit = per_row(radius, radius_rows, row)
+    if CHUNKS == 0:
+        _l2.project(out + skip, x_adv + skip, None, x + skip, cols, limit, limit, lo, hi, BLOCK)
+    else:
+        low = edge(lo, out.dtype.element_ty)
+        high = edge(hi, out.dtype.element_ty)
+        source = x_adv + skip, x + skip, inner(low, high)
+        points = _row.hold(_l2_row.read, source, cols, BLOCK, CHUNKS)
+        _l2_row.project(out + skip, limit, low, high, points)
 
 
 launch = projection_of(project_l2_kernel, chunks=3)
