@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fastadv.ops  # noqa: F401
+from fastadv.ops._samples import ordered
 from fastadv.ops.logit_loss import KINDS
 from fastadv.ops.registration.library import CARDS, results_of, triton_launcher
 
@@ -122,6 +123,34 @@ def test_rows_of_many_blocks(name, radius, size):
     CARDS[name].compare(out, CARDS[name].reference(*args), args)
     order = {"linf_step": float("inf"), "l2_step": 2, "l1_step": 1}[name]
     assert (out.double() - x.double()).norm(p=order) <= radius * (1 + 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (-2.0, 2.0)])
+@pytest.mark.parametrize("name", ["l2_step", "project_l2"])
+def test_l2_of_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch):
+    from fastadv.ops.triton import _row
+
+    monkeypatch.setattr(_row, "MOST", 3_072 if held else 16)
+    width, draw = high - low, torch.Generator().manual_seed(6)
+    for size, share in ((33, 0.3), (784, 0.003), (2_500, 0.05), (2_500, 0.6)):
+        x = low + width * (1.4 * torch.rand(1, size, generator=draw) - 0.2)
+        noise, grad = torch.randn(2, 1, size, generator=draw)
+        x = x.to(dtype).clamp(low, high)
+        radius = 0.6 * share * width * size**0.5
+        point = (x + share * width * noise).to(dtype)
+        point, grad, center = (part.to(DEVICE, dtype) for part in (point, grad, x))
+        args = point, center, radius, low, high
+        if name == "l2_step":
+            args = point.clamp(low, high), grad, center, radius, radius, low, high
+        out, expected = run(CARDS[name], *args), CARDS[name].reference(*args)
+        apart = (out.double() - expected.double()).abs()
+        assert bool((((ordered(out) - ordered(expected)).abs() <= 4) | (apart <= 3e-7 * width)).all())
+        assert (out.cpu().double() - x.double()).norm() <= radius * (1 + 1e-12)
+        assert low <= out.min()
+        assert out.max() <= high
 
 
 @pytest.mark.slow

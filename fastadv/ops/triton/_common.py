@@ -120,18 +120,6 @@ def add_towards(x, shift, dtype: tl.constexpr):
     return tl.where(over, next_towards(near, x, dtype), near)
 
 
-@triton.jit
-def shifted(x, shift, dtype: tl.constexpr):
-    """Return `add_towards` of a float32 shift, without float64."""
-    near = rounded(x + shift, dtype)
-    apart = near - x
-    # what that leaves off (Knuth's difference), so that both together are exact
-    other = apart - near
-    rest = (near - (apart - other)) - (x + other)
-    tied = (tl.abs(apart) == tl.abs(shift)) & (rest != 0) & ((rest > 0) == (apart > 0))
-    return tl.where((tl.abs(apart) > tl.abs(shift)) | tied, next_towards(near, x, dtype), near)
-
-
 def rows64(rows: Tensor | None) -> Tensor | None:
     """Return one float64 value per row, as the kernels read it."""
     return None if rows is None else rows.to(torch.float64).contiguous()

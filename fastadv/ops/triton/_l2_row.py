@@ -48,7 +48,7 @@ def _squares(sums, part, at, state):
     point, x = part
     t, low, high = state
     kind: tl.constexpr = free.dtype
-    x = x + t * 0.0  # or the compiler keeps what follows from x alone in registers, too
+    x = x + t * 0.0  # or the compiler keeps what follows from x alone in registers, too; so below
     below, above = _stopped(point, x, t, low, high)
     offset = tl.where(below, low, tl.where(above, high, point)).to(kind) - x.to(kind)
     square = offset * offset
@@ -71,6 +71,7 @@ def _changes(count, part, at, state):
 def _write(rounds, part, at, state):
     point, x = part
     out, cols, t, low, high = state
+    x = x + (t * 0.0).to(tl.float32)
     offset = point.to(tl.float64) - x.to(tl.float64)
     store(out, at, clamp(add_towards(x, t * offset, out.dtype.element_ty), low, high), at < cols)
     return rounds
