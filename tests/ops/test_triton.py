@@ -154,6 +154,32 @@ def test_l2_of_rows_in_registers_and_beyond(name, low, high, held, dtype, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_l0_tells_gains_apart_that_float32_does_not(dtype, held, monkeypatch):
+    from fastadv.ops.triton import _row
+
+    monkeypatch.setattr(_row, "MOST", 3_072 if held else 16)
+    draw = torch.Generator().manual_seed(7)
+    for size in (5, 2_500):
+        x, noise, share = torch.rand(3, 2, size, generator=draw)
+        near = 1e-3 * (1 + 2.0**-23 * torch.randint(0, 4, (2, size), generator=draw))
+        tiny = torch.where(share < 0.3, 1e-20 * near, near)
+        sparse = torch.where(share < 0.8, x, 2 * noise - 0.5)
+        sparse[0, 1] = torch.nan
+        for point, center in (
+            (near, 0 * x),
+            (tiny, 0 * x),
+            (sparse, x),
+            ((3 * noise).round() / 2, x.round()),
+        ):
+            for radius in (1.0, size / 3):
+                args = point.to(DEVICE, dtype), center.to(DEVICE, dtype), radius, 0.0, 1.0
+                out, expected = run(CARDS["project_l0"], *args), CARDS["project_l0"].reference(*args)
+                assert torch.equal(out.nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["project_l1", "project_l2", "project_l0"])
 @pytest.mark.parametrize("radius", [0.0, 1e-3, 2.5, 7.0])
 def test_ties_and_edges(name, radius):
