@@ -95,6 +95,11 @@ def called_by(module: nn.Module, call: Callable[..., Any] | None) -> Iterator[No
         own |= before
 
 
+def has_hooks(tensor: Tensor) -> bool:
+    """Return whether functions look at the gradient of a tensor as it is made."""
+    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
 def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Replace each parameter and buffer of the module in place, as `module.to` does."""
     module._apply(change)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastadv._torch import has_hooks
 from fastadv.engine.capture import _in_step, kind_of
 from fastadv.engine.copying.copier import registers_all
 from fastadv.engine.stamp import Stamp
@@ -33,7 +34,10 @@ def is_fixed(recipe: Recipe | OwnStep) -> bool:
 
 def can_follow(model: nn.Module) -> bool:
     """Return whether a graph of the model holds as long as a look at it tells no change."""
-    return kind_of(model) is not None and Stamp(model, values=False).known and registers_all(model)
+    return (
+        kind_of(model) is not None and Stamp(model, values=False).known and registers_all(model)
+        and not any(map(has_hooks, model.parameters()))
+    )  # fmt: skip
 
 
 def run(recipe: Recipe | OwnStep, rates: DeviceRates | None, at: Step, captured: bool = False) -> None:

@@ -135,6 +135,17 @@ def _hooked() -> nn.Module:
     return model
 
 
+def _hooked_weight(kind: str) -> nn.Module:
+    model, calls = net(), list[None]()
+
+    def grow(grad: Tensor) -> None:
+        calls.append(None)
+        (grad if grad.grad is None else grad.grad).mul_(1 + 0.1 * len(calls))
+
+    getattr(model[0].weight, kind)(grow)
+    return model
+
+
 def _loss(model: nn.Module, x: Tensor, y: Tensor, *, ids: Any = None, seed: int = 0) -> Tensor:
     return nn.functional.cross_entropy(model(x), y)
 
@@ -151,6 +162,8 @@ REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),
     "fp16": (net, {"precision": "fp16"}),
     "has hooks": (_hooked, {}),
+    "the model has hooks": (partial(_hooked_weight, "register_hook"), {}),
+    "model has hooks": (partial(_hooked_weight, "register_post_accumulate_grad_hook"), {}),
     "changes the model": (partial(Odd, "counts"), {}),
     "random numbers on the CPU": (partial(Odd, "python"), {}),
     "not permitted when stream is capturing": (partial(Odd, "reads"), {}),
