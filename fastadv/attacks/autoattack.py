@@ -95,8 +95,10 @@ def autoattack(
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
-        freeze = common.get("freeze")
-        model = prepared(model, common.get("eot"), freeze=freeze, precision=precision, compile=compile)
+        model = prepared(
+            model, common.get("eot"), freeze=common.get("freeze"), precision=precision, compile=compile,
+            size=len(x) if common.get("whole_batches") else 0,
+        )  # fmt: skip
         classifier, given = prepare(model, x, y, threat, **common)
         trial = Trial(classifier, given)
         run = Run(trial, seed, on_progress, check_flag("progress", progress))

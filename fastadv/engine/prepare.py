@@ -55,10 +55,11 @@ def prepare(
     wanted = None if freeze is None else check_flag("freeze", freeze)
     source = model.source if isinstance(model, Prepared) else model
     by_row = bool(size) or takes_ids(source)
-    if precision is not None or compile or (compile is False and isinstance(model, Frozen)):
-        if by_row or wanted is False:
-            why = "freeze=False" if wanted is False else "a model of ids or whole batches"
-            raise InputError(f"precision, compile: expected neither with {why}; leave them out")
+    special = precision is not None or compile
+    if special and (by_row or wanted is False):
+        why = "freeze=False" if wanted is False else "a model of ids or whole batches"
+        raise InputError(f"precision, compile: expected neither with {why}; leave them out")
+    if special or (compile is False and isinstance(model, Frozen)):
         model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
         prepared = model
