@@ -14,6 +14,7 @@ import fastadv as fa
 from fastadv import _waiting
 from fastadv.certify import Certificates, audit, contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
+from fastadv.certify.passes import read_later
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
@@ -243,6 +244,13 @@ def test_images_of_many_parts_share_the_passes_of_a_gpu(tmp_path, monkeypatch) -
     for name in ("ids", "hits", "draws", "radius"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
         assert torch.equal(getattr(again, name), getattr(wanted, name)), name
+
+
+def test_votes_that_are_read_later_are_those_of_now() -> None:
+    votes = torch.ones(3, dtype=torch.int32)
+    read = read_later(votes)
+    votes += 1
+    assert read().tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["char", "float", "bool", "int"])

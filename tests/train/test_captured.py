@@ -25,7 +25,9 @@ from fastadv.train import (
     Optimization,
     PGDTraining,
     Standard,
+    WeightDecayL1,
     _steps,
+    epochs,
     fit,
 )
 from tests import recorded
@@ -74,6 +76,17 @@ def test_a_run_is_the_same_from_graphs(case: str, captured: list[int]) -> None:
     assert_same(model, expected)
     assert found == losses
     assert len(captured) == 2  # one for each epoch
+
+
+def test_averages_take_in_steps_of_graphs(captured: list[int]) -> None:
+    averages = []
+    for cuda_graph in (False, None):
+        execution = Execution(cuda_graph=cuda_graph)
+        run = epochs(net(), images(), PGD, epochs=1, batch_size=8, optimization=ALL, execution=execution)
+        assert len(list(run)) == 1
+        averages.append(run.averaged())
+    assert captured
+    torch.testing.assert_close(*averages, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5, 7, 11])
@@ -157,6 +170,7 @@ def _margin(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
 REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "step of its own": (net, {"recipe": AWP(PGD)}),
     "recipe or its loss is the caller's": (net, {"recipe": _loss}),
+    "loss is the caller's": (net, {"recipe": WeightDecayL1(0.1, _loss)}),
     "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=_margin)}),
     "optimizer is the caller's": (net, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
     "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),
