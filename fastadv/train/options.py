@@ -169,7 +169,7 @@ class Execution:
             optimizer by name; True also for a recipe, or a loss in it, of your own, which then must do the
             same in every step. Others run as they are, their searches alone captured as in `freeze`, and the
             log says once why: the recipe owns its step, "fp16", several processes, or a model that has hooks,
-            reads values, or draws random numbers on the CPU.
+            reads values, draws random numbers on the CPU, or counts outside itself (which is not seen).
         compile: whether the model and its search go through torch.compile in steps that a batch fills, which
             takes a minute at the start. None, the default, does so on one GPU for work that is worth it (see
             `fastadv.freeze`), and trains on without where the first step fails.
