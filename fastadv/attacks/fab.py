@@ -1,5 +1,7 @@
 """FAB: projections onto linearized boundaries that stay near the clean sample (Croce and Hein 2020)."""
 
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Unpack
 
@@ -13,7 +15,7 @@ from fastadv.attacks.core.problem import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm, width
-from fastadv.attacks.methods.hyperplane import Rivals, largest_others, nearest_boundary
+from fastadv.attacks.methods.hyperplane import Boundary, largest_others, nearest_boundary
 from fastadv.attacks.methods.warm_start import RESTART
 from fastadv.threat import Threat
 
@@ -28,8 +30,13 @@ IDLE, NEARER, EXPLORED = 6, 0.99, 0.4
 RETURN = {"linf": 60, "l2": 30, "l1": 80}
 UNREACHABLE = 1e30  # as the lack of a hyperplane
 
+# (search, logits [n, K]) -> int64 [n, C], the classes to which boundaries are looked at
+Rivals = Callable[[core.Search, Tensor], Tensor]
+
 
 class _Rows(Interval):
+    points: Tensor
+    explores: Tensor
     idle: Tensor
     shortest: Tensor
     leaves: Tensor
@@ -109,7 +116,7 @@ def fab(
         def each_class(here: core.Search[_Rows], numbers: list[int]) -> None:
             here.rows.restart_radius = rows.restart_radius.repeat(len(numbers))
             here.rows.rival = torch.cat([rows.others[:, number, None] for number in numbers])
-            project(here, numbers, lambda logits: here.rows.rival)
+            project(here, numbers, lambda some, logits: some.rows.rival)
 
         # how near random starts are, whatever the other runs find meanwhile
         given = search.per_sample(longest)
@@ -122,28 +129,55 @@ def fab(
             rows.others = largest_others(logits, search.y, classes)
             side_by_side(search, rows.others.shape[1], each_class)
         else:
-            project(search, [0], lambda logits: largest_others(logits, search.y, classes))
+            project(search, [0], lambda some, logits: largest_others(logits, some.y, classes))
         _shorten(search)
 
     def project(search: core.Search[_Rows], numbers: list[int], rivals: Rivals) -> None:
-        points, broken, rows = _start(search, numbers), bool(search.restart), search.rows
+        rows, broken, step = search.rows, bool(search.restart), 0
+        rows.points = _start(search, numbers)
         rows.idle = torch.zeros_like(search.y)
         rows.shortest = torch.full_like(rows.restart_radius, inf)
-        rows.leaves = torch.zeros_like(search.y, dtype=torch.bool)
-        for step in range(steps):
-            points, broken = _step(search, points, broken, rivals, step)
+        rows.leaves = rows.explores = torch.zeros_like(search.y, dtype=torch.bool)
+        while step < steps and not broken:
+            broken = _approach(search, rivals, step)
+            step += 1
+        one = search.targets is not None or search.problem.criterion is not core.WRONG
+        gradients = 1 if one or step == steps else rivals(search, search.problem.clean).shape[1]
+        name = "fab", targeted, classes, bias, overshoot, backward
+        before = partial(_explore, step)
+        take = partial(_step, rivals)
+        core.repeat(search, take, steps - step, name, passes=(2, gradients), before=before)
         if not broken:
-            search.decide(points)
+            search.decide(rows.points)
 
-    def _step(
-        search: core.Search[_Rows], points: Tensor, broken: bool, rivals: Rivals, step: int
-    ) -> tuple[Tensor, bool]:
-        """Return the next points, successes drawn back towards x, and whether there has been any success."""
-        rows, near = search.rows, nearest_boundary(search, points, rivals)
-        if not broken and step:
-            points, broken = _back(search, near.look), bool(near.look.adversarial.any())
-            near = nearest_boundary(search, points, rivals) if broken else near
-        rows.leaves = (rows.idle >= IDLE) & (step < explored)
+    def _explore(first: int, number: int, search: core.Search[_Rows]) -> None:
+        """Tell step `number` after the `first` ones whether samples may leave for a corner."""
+        search.rows.explores = torch.full_like(search.rows.leaves, first + number < explored)
+
+    def _approach(search: core.Search[_Rows], rivals: Rivals, step: int) -> bool:
+        """Take a step before which there was no success; return whether there is one now."""
+        rows, near, broken = search.rows, _near(search, rivals), False
+        if step:
+            rows.points, broken = _back(search, near.look), bool(near.look.adversarial.any())
+            near = _near(search, rivals) if broken else near
+        _explore(step, 0, search)
+        _move(search, near)
+        if broken:
+            rows.points = _back(search, search.decide(rows.points))
+        return broken
+
+    def _step(rivals: Rivals, search: core.Search[_Rows]) -> None:
+        """Take a step, and draw successes back towards x."""
+        _move(search, _near(search, rivals))
+        search.rows.points = _back(search, search.decide(search.rows.points))
+
+    def _near(search: core.Search[_Rows], rivals: Rivals) -> Boundary:
+        return nearest_boundary(search, search.rows.points, lambda logits: rivals(search, logits))
+
+    def _move(search: core.Search[_Rows], near: Boundary) -> None:
+        """Project the points and x onto the boundary, and mix both."""
+        rows = search.rows
+        rows.leaves = (rows.idle >= IDLE) & rows.explores
         points, x, order = near.look.x_adv, search.x, threat.order
         lack_of_x = near.lack + (near.normal * (points - x)).flatten(1).sum(1)
         ahead_lack = torch.where(rows.leaves, UNREACHABLE, near.lack)
@@ -153,8 +187,7 @@ def fab(
         weight = (length / (length + length_of_x).clamp_min(1e-12)).clamp_max(bias)
         weight = like(torch.where(rows.leaves, 0.0, weight), x)
         ahead, ahead_of_x = (torch.cat([points, x]) + overshoot * both).chunk(2)
-        points = torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box)
-        return (_back(search, search.decide(points)), True) if broken else (points, False)
+        rows.points = torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box)
 
     def _back(search: core.Search[_Rows], look: core.Look) -> Tensor:
         """Return the points of `look`, successes drawn back; counts idle steps, anew for what leaves."""

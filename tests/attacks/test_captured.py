@@ -76,6 +76,11 @@ SQUARE = {
     norm: queried("square", threat) for norm, threat in {"linf": LINF, "l2": L2, "l1": fa.L1(3.0)}.items()
 }
 SPARSE = queried("sparse_rs", fa.L0(6))
+FAB = [
+    attack("fab", threat, targeted=targeted, restarts=2)
+    for threat in (LINF, L2, fa.L1(3.0))
+    for targeted in (True, False)
+]
 RADII = {"threat": lambda y: fa.Linf(torch.linspace(0, 0.06, len(y)).roll(int(y[0])))}
 SIZES = {"step_size": lambda y: torch.linspace(0.001, 0.01, len(y)).roll(int(y[0]))}
 TARGETS = {"targets": lambda y: (y + 1) % 5}
@@ -174,6 +179,12 @@ def test_replays_find_what_steps_find(
 ) -> None:
     monkeypatch.setattr(auto_pgd, "INTERVAL_L1", 0.5)  # several moves between two checkpoints
     both(make, partial(run, stop_early=stop_early), calls=3, counts=9)
+    assert captured
+
+
+@pytest.mark.parametrize("run", FAB)
+def test_fab_replays_what_it_steps(run: Attack, captured: list[int]) -> None:
+    both(Net, run)
     assert captured
 
 

@@ -40,15 +40,21 @@ class Loop:
     @staticmethod
     def of(search: Samples[Any]) -> "Loop | None":
         """Return the loop of the samples that are here; None where looking takes more than kernels."""
+        loss = search.plan.loss
+        if search.plan.minimum or callable(loss) or loss not in KINDS:
+            return None
+        ask = Loop.ask(search, loss)
+        return None if ask is None else Loop(search, ask)
+
+    @staticmethod
+    def ask(search: Samples[Any], loss: str) -> Ask | None:
+        """Return what gives the gradient of a loss; None where that takes more than a pass."""
         plan, problem, x = search.plan, search.problem, search.x
         usual = problem.criterion is WRONG and problem.mask is None and problem.bounded is None
         single = search.dtype == x.dtype == torch.float32 and getattr(problem.clean, "dtype", None) == x.dtype
         if not (usual and single and search.threshold is None and search.edge.depth is None):
             return None
-        if plan.minimum or plan.gradient is not None or callable(plan.loss) or plan.loss not in KINDS:
-            return None
-        ask = search.classifier.bind(x, search.y, plan.loss, search.aims)
-        return None if ask is None else Loop(search, ask)
+        return None if plan.gradient is not None else search.classifier.bind(x, search.y, loss, search.aims)
 
     def move(self, radius: PerRow, step_size: PerRow) -> Move:
         """Return a step of `ops.linf_step` for `look`; of length 0, rows without finite logits alone move."""

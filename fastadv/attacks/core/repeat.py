@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
 from fastadv.engine.capture import Captures, Rows, Step
@@ -58,7 +59,8 @@ def repeat(
 
 def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more: int) -> int:
     """Return how many steps were replayed by a graph, until samples leave; 0 where there is none."""
-    if search.loop is None or search.leaving is not None:
+    usual = Loop.ask(search, "margin") if search.plan.minimum else search.loop
+    if usual is None or search.leaving is not None:
         return 0
     classifier, captures = search.classifier, _captures(search, repeated)
     if captures is None:
@@ -86,8 +88,11 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
             search.evaluations = passed
             return 0  # the steps are taken again, from the tensors of the search, which did not change
         done += times
-        search.evaluations += times
+        search.evaluations += times * repeated.passes[0]
         leave = search.shrinks(graph.rows["best.success"][:size])
+    if search.plan.minimum and bool(graph.rows["best.not_finite"].any()):
+        search.evaluations = passed
+        return 0  # only steps that are taken as they are remember the last finite answer
     forwards, backwards = repeated.passes
     classifier.forwards += forwards * (done - first) * size
     classifier.backwards += backwards * (done - first) * size

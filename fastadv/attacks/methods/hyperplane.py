@@ -6,7 +6,6 @@ from math import inf
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fastadv.attacks.core import WRONG, Look, Search
 from fastadv.attacks.methods.geometry import like, norm, width
@@ -85,5 +84,6 @@ def largest_others(logits: Tensor, y: Tensor, classes: int | None) -> Tensor:
 
 def gains(logits: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
     """Return [n, C, K]: the directions in which a rival's logit gains on that of the label."""
-    rival, own = (one_hot(index, logits.shape[1]) for index in (rivals, y[:, None]))
-    return (rival - own).to(logits.dtype)
+    zeros = logits.new_zeros(*rivals.shape, logits.shape[1])  # torch's one_hot reads values
+    own = y[:, None, None].expand(*rivals.shape, 1)
+    return zeros.scatter(2, rivals[:, :, None], 1.0).scatter_add(2, own, -torch.ones_like(zeros[..., :1]))
