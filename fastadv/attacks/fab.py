@@ -141,6 +141,7 @@ def fab(
         while step < steps and not broken:
             broken = _approach(search, rivals, step)
             step += 1
+        assert search.problem.clean is not None
         one = search.targets is not None or search.problem.criterion is not core.WRONG
         gradients = 1 if one or step == steps else rivals(search, search.problem.clean).shape[1]
         name = "fab", targeted, classes, bias, overshoot, backward
