@@ -44,6 +44,16 @@ def test_sixty_four_queries_read_four_values(norm: str, captured: list[int]) -> 
     assert captured
 
 
+@pytest.mark.parametrize("threat", [fa.Linf(0.3), fa.L2(1.0), fa.L1(6.0)])
+def test_steps_of_fab_after_the_first_success_read_nothing(threat: fa.Threat, captured: list[int]) -> None:
+    model, (x, y) = Net(), given()
+    fab = partial(fa.attacks.fab, threat=threat, targeted=True, classes=2)
+    fab(model, x, y, steps=40)  # the first call meets the model, and captures
+    few, many = (reads(partial(fab, model, x, y, steps=count)) for count in (40, 100))
+    assert captured
+    assert many - few <= 6
+
+
 def test_components_follow_each_other_with_few_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A component's result is read once; the next one checks its batch, and meets its labels and logits."""
     model, (x, y), between, ended = Net(), given(size=24), list[int](), list[int]()

@@ -23,12 +23,6 @@ class _Repeated:
     passes: tuple[int, int]
     before: Callable[[int, Search], None] | None
 
-    def __call__(self, search: Search, number: int) -> None:
-        """Take the step as it is."""
-        if self.before is not None:
-            self.before(number, search)
-        self.step(search)
-
 
 def repeat(
     search: Search, step: Callable[[Search], None], count: int, name: Hashable, more: int = 0,
@@ -53,7 +47,9 @@ def repeat(
         replayed = _replayed(search, repeated, done, count, more) if tried else 0
         replays = bool(replayed) or not tried
         if not replayed:
-            repeated(search, done)
+            if before is not None:
+                before(done, search)
+            step(search)
         done += replayed or 1
 
 
