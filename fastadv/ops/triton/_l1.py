@@ -1,13 +1,18 @@
-"""The exact projection of a row on an L1 ball inside a box (see ops/_l1.py), for project_l1 and l1_step."""
+"""The exact projection of a row on an L1 ball inside a box (see ops/_l1.py), for project_l1 and l1_step.
+
+A row in registers is searched in float32, and from there in float64; a longer one in float64 alone.
+"""
 
 import triton
 import triton.language as tl
 
 from fastadv.ops._rows import ROUNDING
+from fastadv.ops.triton import _row
 from fastadv.ops.triton._common import add_towards, clamp, edge, load, store
 
 _ROUNDING = tl.constexpr(ROUNDING)
 _ROUNDS = tl.constexpr(200)
+_ROUNDS32 = tl.constexpr(24)  # float64 goes on from wherever float32 ends
 
 
 @triton.jit
@@ -109,3 +114,105 @@ def project(out, x_adv, grad, x, cols, ascent, radius, lo, hi, BLOCK: tl.constex
         size = _kept(tl.abs(v), room, threshold)
         shift = tl.where(v < 0, -size, size)
         store(out, at, clamp(add_towards(center, shift, dtype), edge(lo, dtype), edge(hi, dtype)), at < cols)
+
+
+@triton.jit
+def read(source, at, mask):
+    """Return (point, x); past the row's end both are `inner`."""
+    x_adv, x, inner = source
+    return tl.where(mask, load(x_adv, at, mask), inner), tl.where(mask, load(x, at, mask), inner)
+
+
+@triton.jit
+def _offset_of(part, at, state, kind: tl.constexpr):
+    """Return (v, room) as `_offset` does; coordinate `last` lies `rest` beyond its point."""
+    point, x = part
+    threshold, last, rest, lo, hi, _ = state
+    x = x + threshold.to(tl.float32) * 0.0  # or the compiler keeps what follows from x in registers, too
+    origin = x.to(kind)
+    v = (point.to(kind) - origin) + tl.where(at == last, rest, 0.0).to(kind)
+    return v, tl.where(v > 0, hi.to(kind) - origin, origin - lo.to(kind))
+
+
+@triton.jit
+def _norm_and_top(sums, part, at, state):
+    """Add to the norm of the point in the box, and to the largest |v|."""
+    norm, top = sums
+    v, room = _offset_of(part, at, state, tl.float64)
+    inside = at < state[5]
+    w = tl.abs(v)
+    return norm + tl.where(inside, _kept(w, room, 0.0), 0.0), tl.maximum(top, tl.where(inside, w, 0.0))
+
+
+@triton.jit
+def _evaluation(sums, part, at, state):
+    """Add to what `_evaluate` returns."""
+    norm, falling = sums
+    kind: tl.constexpr = norm.dtype
+    v, room = _offset_of(part, at, state, kind)
+    w = tl.abs(v)
+    threshold = state[0]
+    inside = at < state[5]
+    falls = inside & (w > threshold) & (w - threshold <= room)
+    return norm + tl.where(inside, _kept(w, room, threshold), 0.0), falling + falls.to(kind)
+
+
+@triton.jit
+def _solve(threshold, top, radius, limit, ulp, bounds, row):
+    """Return the threshold that keeps `radius`, by Newton's method inside a bracket, in the dtype of all."""
+    last, rest, lo, hi, cols = bounds
+    kind: tl.constexpr = threshold.dtype
+    below = tl.zeros_like(threshold)
+    above = top
+    rounds = 0
+    searching = top > 0
+    while searching:
+        state = threshold, last, rest, lo, hi, cols
+        norm, falling = _row.totals(_evaluation, kind, state, read, row)
+        below = tl.where(norm > radius, threshold, below)
+        above = tl.where(norm > radius, above, threshold)
+        middle = below + (above - below) / 2
+        newton = threshold + (norm - radius) / falling
+        close = tl.abs(norm - radius) <= tl.maximum(falling * top, radius) * ulp
+        searching = (close == 0) & (middle > below) & (middle < above) & (rounds < limit)
+        within = (newton > below) & (newton <= above) & (rounds % 4 != 3)
+        final = tl.where((newton >= below) & (newton <= above), newton, above)
+        threshold = tl.where(searching, tl.where(within, newton, middle), final)
+        rounds += 1
+    return threshold
+
+
+@triton.jit
+def _write(count, part, at, state):
+    out, origin_state = state
+    threshold, _, _, lo, hi, cols = origin_state
+    dtype: tl.constexpr = out.dtype.element_ty
+    v, room = _offset_of(part, at, origin_state, tl.float64)
+    size = _kept(tl.abs(v), room, threshold)
+    moved = add_towards(part[1], tl.where(v < 0, -size, size), dtype)
+    store(out, at, clamp(moved, edge(lo, dtype), edge(hi, dtype)), at < cols)
+    return count
+
+
+@triton.jit
+def project_row(out, last, rest, radius, lo, hi, row):
+    """Write row `out`: the points of `row` in registers, `last` moved by the float64 `rest`, projected."""
+    lo = tl.full((), lo, tl.float64)
+    hi = tl.full((), hi, tl.float64)
+    threshold = tl.full((), 0.0, tl.float64)
+    nothing = _row.zeros(tl.float64, row)
+    bounds = last, rest, lo, hi, row[3]
+    norm, tops = _row.fold(
+        _norm_and_top, (nothing, nothing), (threshold, last, rest, lo, hi, row[3]), read, row
+    )
+    top = tl.max(tops)
+    if tl.sum(norm) > radius * _ROUNDING:
+        near = _solve(
+            threshold.to(tl.float32), top.to(tl.float32), radius.to(tl.float32), _ROUNDS32, 2.0**-22, bounds,
+            row,
+        ).to(tl.float64)  # fmt: skip
+        near = tl.where((near >= 0) & (near <= top), near, 0.0)
+        threshold = _solve(near, top, radius, _ROUNDS, 1e-16, bounds, row)
+        # where nothing may be kept, nothing is, to the last bit
+        threshold = tl.where(radius > 0, threshold, top)
+    _row.fold(_write, 0, (out, (threshold, last, rest, lo, hi, row[3])), read, row)
