@@ -129,8 +129,8 @@ def test_rows_of_many_blocks(name, radius, size):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (-2.0, 2.0)])
-@pytest.mark.parametrize("name", ["l2_step", "project_l2"])
-def test_l2_of_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch):
+@pytest.mark.parametrize("name", ["l2_step", "project_l2", "project_l1"])
+def test_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch):
     from fastadv.ops.triton import _row
 
     monkeypatch.setattr(_row, "MOST", 3_072 if held else 16)
@@ -139,7 +139,8 @@ def test_l2_of_rows_in_registers_and_beyond(name, low, high, held, dtype, monkey
         x = low + width * (1.4 * torch.rand(1, size, generator=draw) - 0.2)
         noise, grad = torch.randn(2, 1, size, generator=draw)
         x = x.to(dtype).clamp(low, high)
-        radius = 0.6 * share * width * size**0.5
+        order = 1 if name == "project_l1" else 2
+        radius = 0.6 * share * width * size ** (1 / order)
         point = (x + share * width * noise).to(dtype)
         point, grad, center = (part.to(DEVICE, dtype) for part in (point, grad, x))
         args = point, center, radius, low, high
@@ -148,7 +149,7 @@ def test_l2_of_rows_in_registers_and_beyond(name, low, high, held, dtype, monkey
         out, expected = run(CARDS[name], *args), CARDS[name].reference(*args)
         apart = (out.double() - expected.double()).abs()
         assert bool((((ordered(out) - ordered(expected)).abs() <= 4) | (apart <= 3e-7 * width)).all())
-        assert (out.cpu().double() - x.double()).norm() <= radius * (1 + 1e-12)
+        assert (out.cpu().double() - x.double()).norm(p=order) <= radius * (1 + 1e-12)
         assert low <= out.min()
         assert out.max() <= high
 
