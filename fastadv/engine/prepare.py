@@ -54,21 +54,23 @@ def prepare(
     """
     wanted = None if freeze is None else check_flag("freeze", freeze)
     source = model.source if isinstance(model, Prepared) else model
-    by_row = bool(size) or takes_ids(source)
+    by_row, passes = bool(size) or takes_ids(source), 1 if eot is None else eot
     special = precision is not None or compile
     if special and (by_row or wanted is False):
-        why = "freeze=False" if wanted is False else "a model of ids or whole batches"
-        raise InputError(f"precision, compile: expected neither with {why}; leave them out")
+        raise InputError(
+            "precision, compile: expected neither with freeze=False or a model of ids or whole batches; leave "
+            "them out"
+        )
     if special or (compile is False and isinstance(model, Frozen)):
         model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
         prepared = model
     elif by_row:
-        prepared = ByRow(model, eot or 1, size)
+        prepared = ByRow(model, passes, size)
     elif isinstance(model, Frozen) or ((module := as_module(model)) and gains(module, work, wanted)):
-        prepared = frozen_by_itself(model, eot or 1)
+        prepared = frozen_by_itself(model, passes)
     else:
-        prepared = Plain(model, eot or 1)
+        prepared = Plain(model, passes)
     if rows is None or compile is not None or not isinstance(prepared, Frozen):
         return prepared
     return _compiled_where_worth(prepared, rows, work)

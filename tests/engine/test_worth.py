@@ -92,7 +92,7 @@ def test_options_go_with_the_call(asked: dict[str, Any], monkeypatch: pytest.Mon
     assert made.card["config"]["model"]["frozen"][name] == value
     with pytest.raises(fa.InputError, match="precision, compile: expected neither with freeze=False"):
         fa.evaluate(model, (X, y), {"own": attack}, freeze=False, **asked)
-    with pytest.raises(fa.InputError, match="expected neither with a model of ids or whole batches"):
+    with pytest.raises(fa.InputError, match="or a model of ids or whole batches"):
         fa.attacks.autoattack(model, X, y, fa.Linf(0.01), whole_batches=True, **asked)
 
 
