@@ -58,8 +58,8 @@ def prepare(
     special = precision is not None or compile
     if special and (by_row or wanted is False):
         raise InputError(
-            "precision, compile: expected neither with freeze=False or a model of ids or whole batches; leave "
-            "them out"
+            "precision, compile: expected neither with freeze=False or a model of ids or whole batches; "
+            "leave them out"
         )
     if special or (compile is False and isinstance(model, Frozen)):
         model = freeze_as_asked(model, precision, compile=compile)
