@@ -107,10 +107,10 @@ def test_a_search_copy_is_the_model(precision: str, most: float, monkeypatch: py
 
     lens = Rewriting.lens
 
-    def watched(search: SearchCopy, x: Tensor, rewriting: Any) -> Tensor:
+    def watched(search: SearchCopy, x: Tensor, rewriting: Any, *rest: Any) -> Tensor:
         made = []
         rewriting.lens = lambda: made.append(lens(rewriting)) or made[0]
-        logits = forward(search, x, rewriting)
+        logits = forward(search, x, rewriting, *rest)
         used.update(["channels-last"] * search.channels_last, ["fold"] * bool(search.pairs), made[0].used)
         return logits
 
