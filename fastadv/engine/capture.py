@@ -49,7 +49,8 @@ def in_step() -> bool:
 
 
 @contextmanager
-def _in_step() -> Iterator[None]:
+def stepping() -> Iterator[None]:
+    """Take a step of a graph inside."""
     before, _here.steps = in_step(), True
     try:
         yield
@@ -83,7 +84,7 @@ class Graph:
         def step() -> None:
             make(self.rows)()  # made here, so that the graph owns what that allocates
 
-        with current(next(iter(self.rows.values())).device), _in_step():
+        with current(next(iter(self.rows.values())).device), stepping():
             for _ in range(times):
                 self._replay(lambda: step)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import has_hooks
-from fastadv.engine.capture import _in_step, kind_of
+from fastadv.engine.capture import kind_of, stepping
 from fastadv.engine.copying.copier import registers_all
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError
@@ -97,7 +97,7 @@ class Captured:
             at, x=at.x.clone(), y=at.y.clone(), ids=at.ids.clone(), check=partial(_note, self._loss)
         )
         try:
-            with _graphs.current(at.x.device), _in_step():
+            with _graphs.current(at.x.device), stepping():
                 self._graph = _graphs.capture(partial(self._run, self._at, captured=True))
         except InputError:  # on any path
             raise

@@ -87,6 +87,13 @@ def inner(low, high):
 
 
 @triton.jit
+def read_points(source, at, mask):
+    """Return (point, x); past the row's end both are `inner`, which lies in the box."""
+    x_adv, x, inner = source
+    return tl.where(mask, load(x_adv, at, mask), inner), tl.where(mask, load(x, at, mask), inner)
+
+
+@triton.jit
 def clamp(value, low, high):
     """Clamp to [lo, hi]; NaN stays NaN."""
     return tl.where(value < low, low, tl.where(value > high, high, value))

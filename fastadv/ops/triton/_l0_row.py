@@ -87,7 +87,7 @@ def _write_tied(seen, part, at, state):
 @triton.jit
 def project(out, k, low, high, row):
     """Write row `out`: the points (point, x) of `row`, projected on k changes at most."""
-    cols = row[3]
+    cols = row[2]
     row = _row.change(_with_key, (cols, low, high), row)
     none = _row.zeros(tl.int32, row)
     # the largest key with at least k keys from it on; exactly k end the search early
@@ -96,27 +96,27 @@ def project(out, k, low, high, row):
     count = -1 + tl.zeros((), tl.int32)
     while (count != k) & (least < most):
         middle = most - (most - least) // 2
-        count = tl.sum(_row.fold(_count, none, middle.to(tl.int32), None, row))
+        count = tl.sum(_row.fold(_count, none, middle.to(tl.int32), row))
         least = tl.where(count >= k, middle, least)
         most = tl.where(count >= k, most, middle - 1)
     key = least.to(tl.int32)
     if count == k:
-        _row.fold(_write, count, (out, cols, key, low, high), None, row)
+        _row.fold(_write, count, (out, cols, key, low, high), row)
     else:
-        above = tl.sum(_row.fold(_count, none, key + 1, None, row))
+        above = tl.sum(_row.fold(_count, none, key + 1, row))
         above = tl.where(key == 0x7FFFFFFF, 0, above)
         zeros = _row.zeros(tl.uint64, row)
-        smallest, largest = _row.fold(_limits, (zeros - 1, zeros), (key, low, high), None, row)
+        smallest, largest = _row.fold(_limits, (zeros - 1, zeros), (key, low, high), row)
         lowest = tl.min(smallest)
         highest = tl.max(largest)
         while (count != k) & (lowest < highest):
             middle = highest - (highest - lowest) // 2
-            tied = _row.fold(_count_tied, none, (key, middle, low, high), None, row)
+            tied = _row.fold(_count_tied, none, (key, middle, low, high), row)
             count = above + tl.sum(tied)
             lowest = tl.where(count >= k, middle, lowest)
             highest = tl.where(count >= k, highest, middle - 1)
         beyond = tl.where(lowest == tl.zeros_like(lowest) - 1, lowest, lowest + 1)
-        tied = _row.fold(_count_tied, none, (key, beyond, low, high), None, row)
+        tied = _row.fold(_count_tied, none, (key, beyond, low, high), row)
         larger = tl.where(lowest == beyond, above, above + tl.sum(tied))
         seen = tl.zeros((), tl.int32)
-        _row.fold(_write_tied, seen, (out, cols, key, lowest, k - larger, low, high), None, row)
+        _row.fold(_write_tied, seen, (out, cols, key, lowest, k - larger, low, high), row)

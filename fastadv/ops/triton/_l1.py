@@ -117,13 +117,6 @@ def project(out, x_adv, grad, x, cols, ascent, radius, lo, hi, BLOCK: tl.constex
 
 
 @triton.jit
-def read(source, at, mask):
-    """Return (point, x); past the row's end both are `inner`."""
-    x_adv, x, inner = source
-    return tl.where(mask, load(x_adv, at, mask), inner), tl.where(mask, load(x, at, mask), inner)
-
-
-@triton.jit
 def _offset_of(part, at, state, kind: tl.constexpr):
     """Return (v, room) as `_offset` does; coordinate `last` lies `rest` beyond its point."""
     point, x = part
@@ -168,7 +161,7 @@ def _solve(threshold, top, radius, limit, ulp, bounds, row):
     searching = top > 0
     while searching:
         state = threshold, last, rest, lo, hi, cols
-        norm, falling = _row.totals(_evaluation, kind, state, read, row)
+        norm, falling = _row.totals(_evaluation, kind, state, row)
         below = tl.where(norm > radius, threshold, below)
         above = tl.where(norm > radius, above, threshold)
         middle = below + (above - below) / 2
@@ -201,10 +194,9 @@ def project_row(out, last, rest, radius, lo, hi, row):
     hi = tl.full((), hi, tl.float64)
     threshold = tl.full((), 0.0, tl.float64)
     nothing = _row.zeros(tl.float64, row)
-    bounds = last, rest, lo, hi, row[3]
-    norm, tops = _row.fold(
-        _norm_and_top, (nothing, nothing), (threshold, last, rest, lo, hi, row[3]), read, row
-    )
+    bounds = last, rest, lo, hi, row[2]
+    state = threshold, last, rest, lo, hi, row[2]
+    norm, tops = _row.fold(_norm_and_top, (nothing, nothing), state, row)
     top = tl.max(tops)
     if tl.sum(norm) > radius * _ROUNDING:
         near = _solve(
@@ -215,4 +207,4 @@ def project_row(out, last, rest, radius, lo, hi, row):
         threshold = _solve(near, top, radius, _ROUNDS, 1e-16, bounds, row)
         # where nothing may be kept, nothing is, to the last bit
         threshold = tl.where(radius > 0, threshold, top)
-    _row.fold(_write, 0, (out, (threshold, last, rest, lo, hi, row[3])), read, row)
+    _row.fold(_write, 0, (out, (threshold, last, rest, lo, hi, row[2])), row)

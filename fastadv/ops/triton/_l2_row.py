@@ -9,16 +9,9 @@ import triton.language as tl
 
 from fastadv.ops._rows import ROUNDING
 from fastadv.ops.triton import _row
-from fastadv.ops.triton._common import add_towards, clamp, load, store
+from fastadv.ops.triton._common import add_towards, clamp, store
 
 _ROUNDING = tl.constexpr(ROUNDING)
-
-
-@triton.jit
-def read(source, at, mask):
-    """Return (point, x); past the row's end both are `inner`, which lies in the box."""
-    x_adv, x, inner = source
-    return tl.where(mask, load(x_adv, at, mask), inner), tl.where(mask, load(x, at, mask), inner)
 
 
 @triton.jit
@@ -81,11 +74,11 @@ def _write(rounds, part, at, state):
 def project(out, radius, low, high, row):
     """Write row `out`, which may be x_adv: the points of `row`, projected."""
     limit = radius * radius
-    whole, boxed = _row.totals(_norms, tl.float32, (low, high), None, row)
+    whole, boxed = _row.totals(_norms, tl.float32, (low, high), row)
     whole = whole.to(tl.float64)
     boxed = boxed.to(tl.float64)
     if _row.clear(boxed, limit) == 0:
-        whole, boxed = _row.totals(_norms, tl.float64, (low, high), None, row)
+        whole, boxed = _row.totals(_norms, tl.float64, (low, high), row)
     inside = boxed <= limit * _ROUNDING
     # below the solution, even where float32 sums are off
     least = tl.sqrt(limit / whole) * (1 - 2e-6)
@@ -94,7 +87,7 @@ def project(out, radius, low, high, row):
     near = least.to(tl.float32)
     rises = inside == 0
     while rises:
-        free, held = _row.totals(_squares, tl.float32, (near, low, high), None, row)
+        free, held = _row.totals(_squares, tl.float32, (near, low, high), row)
         grown = tl.sqrt(tl.maximum(limit.to(tl.float32) - held, 0.0) / free)
         rises = (grown > near * (1 + 1e-6)) & (grown < 1)
         near = tl.where(rises, grown, near)
@@ -102,13 +95,13 @@ def project(out, radius, low, high, row):
     rounds = tl.zeros((), tl.int32)
     changes = inside == 0
     while changes:
-        free, held = _row.totals(_squares, tl.float64, (near, low, high), None, row)
+        free, held = _row.totals(_squares, tl.float64, (near, low, high), row)
         t = tl.sqrt(tl.maximum(limit - held, 0.0) / free)
         t = tl.where((t > least) & (t < float("inf")), t, least)
         t = tl.where(t > 1, 1.0, t)
         later = t.to(tl.float32)
-        count = _row.fold(_changes, _row.zeros(tl.int32, row), (near, later, low, high), None, row)
+        count = _row.fold(_changes, _row.zeros(tl.int32, row), (near, later, low, high), row)
         changes = (tl.sum(count) > 0) & (rounds < 32)
         near = later
         rounds += 1
-    _row.fold(_write, rounds, (out, row[3], t, low, high), None, row)
+    _row.fold(_write, rounds, (out, row[2], t, low, high), row)

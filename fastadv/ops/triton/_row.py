@@ -1,8 +1,7 @@
-"""A row in registers, so that each input is read once; a longer one is read in every pass.
+"""A row in registers, so that each input is read once.
 
-A row is (chunks, source, lanes, cols). Chunks are what read(source, at, mask) gave for as many elements as
-there are lanes, four a thread; of a long row there are none. Their number follows from the row's length
-alone, and so do the bits of every result.
+A row is (chunks, lanes, cols). Chunks are what read(source, at, mask) gave for as many elements as there are
+lanes, four a thread. Their number follows from the row's length alone, and so do the bits of every result.
 """
 
 import triton
@@ -25,52 +24,46 @@ def shape(cols: int, chunks: int) -> dict[str, int] | None:
 
 @triton.jit
 def hold(read: tl.constexpr, source, cols, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
-    """Read a row, or leave it where it is if CHUNKS is 0."""
+    """Read a row."""
     lanes = tl.arange(0, BLOCK)
     chunks = ()
     for i in tl.static_range(CHUNKS):
         at = i * BLOCK + lanes
         chunks = chunks + (read(source, at, at < cols),)  # type: ignore[assignment]  # noqa: RUF005
-    return chunks, source, lanes, cols
+    return chunks, lanes, cols
 
 
 @triton.jit
 def change(to: tl.constexpr, state, row):
-    """Return the row of to(part, at, state); what reads a long one gets (source, state)."""
-    chunks, source, lanes, cols = row
+    """Return the row of to(part, at, state)."""
+    chunks, lanes, cols = row
     changed = ()
     for i in tl.static_range(len(chunks)):
         changed = changed + (to(chunks[i], i * lanes.shape[0] + lanes, state),)  # type: ignore[assignment]  # noqa: RUF005
-    return changed, (source, state), lanes, cols
+    return changed, lanes, cols
 
 
 @triton.jit
-def fold(step: tl.constexpr, value, state, read: tl.constexpr, row):
+def fold(step: tl.constexpr, value, state, row):
     """Return the last value = step(value, part, at, state), from chunk to chunk."""
-    chunks, source, lanes, cols = row
-    BLOCK: tl.constexpr = lanes.shape[0]
-    if len(chunks) == 0:
-        for first in range(0, cols, BLOCK):
-            at = first + lanes
-            value = step(value, read(source, at, at < cols), at, state)
-    else:
-        for i in tl.static_range(len(chunks)):
-            value = step(value, chunks[i], i * BLOCK + lanes, state)
+    chunks, lanes, _ = row
+    for i in tl.static_range(len(chunks)):
+        value = step(value, chunks[i], i * lanes.shape[0] + lanes, state)
     return value
 
 
 @triton.jit
 def zeros(kind: tl.constexpr, row):
     """Return zeros, one a lane."""
-    _, _, lanes, _ = row
+    _, lanes, _ = row
     return tl.zeros(lanes.shape, kind)
 
 
 @triton.jit
-def totals(terms: tl.constexpr, kind: tl.constexpr, state, read: tl.constexpr, row):
+def totals(terms: tl.constexpr, kind: tl.constexpr, state, row):
     """Return two sums over a row, in one reduction: terms((a, b), part, at, state) adds to a and b."""
     nothing = zeros(kind, row)
-    first, second = fold(terms, (nothing, nothing), state, read, row)
+    first, second = fold(terms, (nothing, nothing), state, row)
     return tl.split(tl.sum(tl.join(first, second), axis=0))
 
 

@@ -4,13 +4,13 @@ import triton
 import triton.language as tl
 
 from fastadv.ops.triton import _l2, _l2_row, _row
-from fastadv.ops.triton._common import edge, inner, load, per_row, step_of
+from fastadv.ops.triton._common import edge, inner, load, per_row, read_points, step_of
 
 
 @triton.jit
 def _read(source, at, mask):
     x_adv, grad, x, center = source
-    point, origin = _l2_row.read((x_adv, x, center), at, mask)
+    point, origin = read_points((x_adv, x, center), at, mask)
     return point, load(grad, at, mask), origin
 
 
@@ -54,7 +54,7 @@ def l2_step_kernel(
         high = edge(hi, out.dtype.element_ty)
         source = x_adv + skip, grad + skip, x + skip, inner(low, high)
         parts = _row.hold(_read, source, cols, BLOCK, CHUNKS)
-        norm = tl.sqrt(tl.sum(_row.fold(_square, _row.zeros(tl.float64, parts), 0, None, parts)))
+        norm = tl.sqrt(tl.sum(_row.fold(_square, _row.zeros(tl.float64, parts), 0, parts)))
         usable = (norm > 0) & (norm < float("inf"))
         # a power of two brings the norm near one, so that no gradient leaves float32
         power = ((norm.to(tl.int64, bitcast=True) >> 52) & 0x7FF).to(tl.int32) - 1023

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from fastadv.ops.triton import _l0, _l0_row, _l2_row, _row
-from fastadv.ops.triton._common import clamp, edge, inner, load, per_row, projection_of, store
+from fastadv.ops.triton import _l0, _l0_row, _row
+from fastadv.ops.triton._common import clamp, edge, inner, load, per_row, projection_of, read_points, store
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def project_l0_kernel(
             store(out + skip, at, value, mask)
     else:
         places = x_adv + skip, x + skip, inner(low, high)
-        points = _row.hold(_l2_row.read, places, cols, BLOCK, CHUNKS)
+        points = _row.hold(read_points, places, cols, BLOCK, CHUNKS)
         _l0_row.project(out + skip, k, low, high, points)
 
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from fastadv.ops.triton import _l1, _row
-from fastadv.ops.triton._common import edge, inner, per_row, projection_of
+from fastadv.ops.triton._common import edge, inner, per_row, projection_of, read_points
 
 
 @triton.jit
@@ -20,7 +20,7 @@ def project_l1_kernel(
     else:
         dtype: tl.constexpr = out.dtype.element_ty
         source = x_adv + skip, x + skip, inner(edge(lo, dtype), edge(hi, dtype))
-        points = _row.hold(_l1.read, source, cols, BLOCK, CHUNKS)
+        points = _row.hold(read_points, source, cols, BLOCK, CHUNKS)
         _l1.project_row(out + skip, -1, tl.full((), 0.0, tl.float64), limit, lo, hi, points)
 
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from fastadv.ops.triton import _l2, _l2_row, _row
-from fastadv.ops.triton._common import edge, inner, per_row, projection_of
+from fastadv.ops.triton._common import edge, inner, per_row, projection_of, read_points
 
 
 @triton.jit
@@ -21,7 +21,7 @@ def project_l2_kernel(
         low = edge(lo, out.dtype.element_ty)
         high = edge(hi, out.dtype.element_ty)
         source = x_adv + skip, x + skip, inner(low, high)
-        points = _row.hold(_l2_row.read, source, cols, BLOCK, CHUNKS)
+        points = _row.hold(read_points, source, cols, BLOCK, CHUNKS)
         _l2_row.project(out + skip, limit, low, high, points)
 
 
