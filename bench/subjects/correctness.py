@@ -262,8 +262,8 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
     with torch.no_grad():
         y = model(x).argmax(1)
     before = [tensor.clone() for tensor in model.state_dict().values()]
-    if entry.needs:
-        raise Skip(f"needs {entry.needs}")
+    if entry.requires:
+        raise Skip(f"needs {entry.requires}")
     for norm in norms_of(entry)[: session.size(None, 1)]:
         threat = threat_of(entry, norm)
         with repeatable(), exact_convolutions():

@@ -10,8 +10,11 @@ from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.core.card import REGISTRY, Attack
-from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
+from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, Unless, WrongBy
 from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.criteria.beyond import Beyond
+from fastadv.attacks.criteria.share import Share
+from fastadv.attacks.criteria.signs import Signs
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool
@@ -45,9 +48,9 @@ from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
-    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
-    "ConfidentlyWrong", "Criterion", "Indicators", "MinimumNormResult", "OutsideTopK",
-    "Status", "WrongBy", "apgd", "autoattack",
+    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Beyond",
+    "ConfidentlyWrong", "Criterion", "Indicators", "MinimumNormResult", "OutsideTopK", "Share",
+    "Signs", "Status", "Unless", "WrongBy", "apgd", "autoattack",
     "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
     "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
@@ -55,6 +58,6 @@ __all__ = [
     "uniform_noise",
 ]  # fmt: skip
 
-ATTACKS: dict[str, Attack] = {name: card for name, card in sorted(REGISTRY.items()) if not card.needs}
+ATTACKS: dict[str, Attack] = {name: card for name, card in sorted(REGISTRY.items()) if not card.requires}
 ABS_ATTACKS: dict[str, Attack] = {"latent_descent": REGISTRY["latent_descent"]}
 SUBSTITUTE_ATTACKS: dict[str, Attack] = {"transfer": REGISTRY["transfer"]}

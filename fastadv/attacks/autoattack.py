@@ -23,7 +23,7 @@ __all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Version", "autoattack"]
 EOT = 20  # passes of "rand"
 
 
-@core.registered(random=True, paper="Croce and Hein 2020, 2021")
+@core.registered(needs="classes", random=True, paper="Croce and Hein 2020, 2021")
 @core.tested(quick={"version": "quick"})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True)
 def autoattack(

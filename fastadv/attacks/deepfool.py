@@ -10,7 +10,7 @@ from fastadv.attacks.methods.hyperplane import beyond, largest_others, nearest_b
 from fastadv.threat import Threat
 
 
-@core.registered(kind="minimum", paper="Moosavi-Dezfooli et al. 2016")
+@core.registered(needs="classes", kind="minimum", paper="Moosavi-Dezfooli et al. 2016")
 @core.tested(quick={"steps": 10}, oracle={"steps": 50})
 @core.takes_common(norms=("linf", "l2"), steps=1, candidates=1)
 def deepfool(

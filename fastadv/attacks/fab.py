@@ -49,7 +49,7 @@ class _Rows(Interval):
     share: Tensor
 
 
-@core.registered(kind="minimum", random=True, paper="Croce and Hein 2020")
+@core.registered(needs="classes", kind="minimum", random=True, paper="Croce and Hein 2020")
 @core.tested(quick={"steps": 3, "restarts": 4}, oracle={"steps": 20})
 @core.takes_common(norms=("linf", "l2", "l1"), steps=1, classes=1)
 def fab(
@@ -135,9 +135,9 @@ def fab(
     def project(search: core.Search[_Rows], numbers: list[int], rivals: Rivals) -> None:
         rows, broken, step = search.rows, bool(search.restart), 0
         rows.points = _start(search, numbers)
-        rows.idle = torch.zeros_like(search.y)
+        rows.idle = torch.zeros_like(search.ids)
         rows.shortest = torch.full_like(rows.restart_radius, inf)
-        rows.leaves = rows.explores = torch.zeros_like(search.y, dtype=torch.bool)
+        rows.leaves = rows.explores = torch.zeros_like(search.ids, dtype=torch.bool)
         while step < steps and not broken:
             broken = _approach(search, rivals, step)
             step += 1

@@ -21,7 +21,9 @@ class _Rows(Interval):
     bisections: Tensor
 
 
-@core.registered(kind="minimum", needs="a model with infer(x), such as ABS", paper="Schott et al. 2018")
+@core.registered(
+    needs="classes", kind="minimum", requires="a model with infer(x), such as ABS", paper="Schott et al. 2018"
+)
 @core.takes_common(steps=2, searches=0)
 def latent_descent(
     model: Any,
@@ -75,7 +77,7 @@ def latent_descent(
         rows.origin, rows.share = x, torch.full((len(x),), float(step_size), device=x.device)
         rows.low = rows.high = rows.walk = x
         # how many bisections each sample has begun; 0 while it walks
-        rows.bisections = torch.zeros_like(search.y)
+        rows.bisections = torch.zeros_like(search.ids)
         for step in range(1, steps + 2 * searches + 1):
             walks = like(rows.bisections == 0, rows.origin)
             points = search.drop_leaving(torch.where(walks, rows.walk, (rows.low + rows.high) / 2))

@@ -77,7 +77,7 @@ def minimum_norm(
     found, told = dict[int, str](), dict[str, None]()
 
     def rule(search: core.Search) -> None:
-        places, spent = search.per_sample(torch.arange(len(y), device=search.y.device)), 0
+        places, spent = search.per_sample(torch.arange(len(x), device=search.ids.device)), 0
         # whether it is finite: a member whose success lies beyond the caller's radius does not say so
         search.gradient(search.x)
         for one in searches(search, steps):
@@ -122,25 +122,27 @@ def searches(search: core.Search, steps: int) -> Iterator[Inner]:
     norm, problem = search.threat.norm, search.problem
     assert problem.clean is not None
     free = problem.targets is None and problem.criterion is core.WRONG
-    others = largest_others(problem.clean, search.y, None)
+    others = largest_others(problem.clean, search.y, None) if free else problem.clean[:, :0]
     rivals = min(CLASSES, others.shape[1]) if free else 1
+    linear = problem.criterion.outputs == "classes"  # whether those serve that take the model for linear
 
     first = min(FIRST, steps)
     yield Inner("fmn", partial(fmn, steps=first), first)
     if norm == "l2":
         yield Inner("ddn", partial(ddn, steps=STEPS), STEPS)
         turns = partial(superdeepfool, steps=TURNS, candidates=CLASSES)
-        yield Inner("superdeepfool", turns, TURNS * rivals)
+        if linear:
+            yield Inner("superdeepfool", turns, TURNS * rivals)
     else:
         yield Inner("fmn", partial(fmn, steps=STEPS), STEPS)
     if norm == "l0":
         yield Inner("sigma_zero", partial(sigma_zero, steps=2 * STEPS), 2 * STEPS)
     yield Inner("pdpgd", partial(pdpgd, steps=STEPS), STEPS)
-    if norm != "l0":
+    if norm != "l0" and linear:
         yield Inner("fab", partial(fab, steps=PROJECTIONS, classes=CLASSES), PROJECTIONS * rivals)
 
     # to one class after the other; that of the largest logit comes last, since most samples ended there
-    targets = list(others.roll(-1, 1).unbind(1)) if free and others.shape[1] > 1 else []
+    targets = list(others.roll(-1, 1).unbind(1)) if others.shape[1] > 1 else []
     aimed: dict[str, tuple[str, InnerAttack, int]] = {
         "l2": ("target ddn", ddn, STEPS),
         "l0": ("target pdpgd", pdpgd, STEPS),

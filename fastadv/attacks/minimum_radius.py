@@ -79,11 +79,11 @@ def minimum_radius(
         rows.most = most.floor() if whole else most
         rows.radius = start.minimum(rows.most)
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
-        rows.bisections = torch.full_like(search.y, searches)
+        rows.bisections = torch.full_like(search.ids, searches)
         while True:
             out = run_inner(attack, search, search.classifier, search.threat.with_radius(rows.radius))
             broken = merge_result(search, out)
-            rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
+            rows.bisections = rows.bisections - rows.high.isfinite().to(search.ids)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
             low = torch.where(broken, rows.low, rows.radius)
             # an attack that held at a radius may yet succeed nearer, at a larger one

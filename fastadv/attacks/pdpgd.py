@@ -73,7 +73,7 @@ def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float
     largest = ops.largest(curvature)
     metric = curvature / like(largest, curvature)
     by = (rows.share / (1 - rows.share) * step_size).to(ahead.dtype) / largest
-    away, settled = ahead, torch.zeros_like(search.y, dtype=torch.bool)
+    away, settled = ahead, torch.zeros_like(search.ids, dtype=torch.bool)
     for _ in range(ITERATIONS):
         nearer = inside(search, _proximal(search.threat.norm, away - metric * (away - ahead), by))
         nearer = torch.where(like(settled, away), away, nearer)

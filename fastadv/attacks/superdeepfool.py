@@ -24,7 +24,7 @@ class _Rows(Interval):
     far: Tensor
 
 
-@core.registered(kind="minimum", paper="Abdolahpourrostami et al. 2024")
+@core.registered(needs="classes", kind="minimum", paper="Abdolahpourrostami et al. 2024")
 @core.tested(quick={"steps": 15}, oracle={"steps": 50})
 @core.takes_common(norms=("l2",), steps=1, candidates=1, searches=0)
 def superdeepfool(
@@ -73,7 +73,7 @@ def superdeepfool(
 
     def turns(search: core.Search[_Rows]) -> None:
         rows, points = search.rows, search.x
-        rows.projected = torch.zeros_like(search.y, dtype=torch.bool)
+        rows.projected = torch.zeros_like(search.ids, dtype=torch.bool)
         rows.shortest = search.full(inf)
         for _ in range(steps):
             near = nearest_boundary(

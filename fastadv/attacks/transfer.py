@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import core
+from fastadv.attacks.core.criterion import outputs_for
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
@@ -26,7 +27,7 @@ class _Rows(Interval):
     unit: Tensor
 
 
-@core.registered(kind="minimum", knowledge="decision", needs="a substitute", paper="Schott et al. 2018")
+@core.registered(kind="minimum", knowledge="decision", requires="a substitute", paper="Schott et al. 2018")
 @core.takes_common(scales=2, searches=0)
 def transfer(
     model: core.Classifier,
@@ -69,7 +70,8 @@ def transfer(
     check_threat(threat)
     check_attack(attack)
     several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
-    sources = [prepare(one) for one in several]
+    outputs = outputs_for(common.get("criterion"), y)
+    sources = [prepare(one, outputs=outputs) for one in several]
     if not sources:
         raise InputError("source: expected a substitute or several, got an empty sequence")
     searched = partial(minimum_radius, attack=attack)

@@ -1,6 +1,7 @@
 """What a prepared model takes and what it accepts as logits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -82,8 +83,47 @@ def checked_directions(given: object, logits: Tensor) -> Tensor:
 
 def checked_logits(logits: object, size: int) -> Tensor:
     """Return what `check_logits` does, in float32 or float64."""
-    rows = check_logits(logits, size)
+    return _wide(check_logits(logits, size))
+
+
+def checked_outputs(outputs: object, size: int) -> Tensor:
+    """Return outputs of any shape as rows [B, N] in float32 or float64; of one value z a sample, (0, z).
+
+    Of one sample they may be [K], as a forward that ends in `squeeze` gives them.
+    """
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        raise InputError(
+            f"model: expected floating outputs [B, ...] with B = {size}, {_not_floating(outputs)}"
+        )
+    if size == 1 and outputs.ndim < 2:
+        outputs = outputs.reshape(1, -1)
+    if outputs.ndim == 0 or len(outputs) != size:
+        raise InputError(
+            f"model: expected floating outputs [B, ...] with B = {size}, got {tuple(outputs.shape)}"
+        )
+    rows = _wide(outputs.reshape(size, outputs.shape[1:].numel()))
+    return rows if rows.shape[1] > 1 else torch.cat([torch.zeros_like(rows), rows], 1)
+
+
+def checked_logit(logits: object, size: int) -> Tensor:
+    """Return one logit z a sample, [B] or [B, 1], as the two logits (0, z)."""
+    if isinstance(logits, Tensor) and logits.numel() != size:
+        raise InputError(
+            f"model: expected one logit for each of {size} samples, as Signs() asks with one label each, "
+            f"got {tuple(logits.shape)}; give Signs() labels [B, K], or leave it out for classes"
+        )
+    return checked_outputs(logits, size)
+
+
+def _wide(rows: Tensor) -> Tensor:
     return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+
+
+# what a search takes for outputs: the logits of two or more classes, one logit, or anything
+Outputs = Literal["classes", "logit", "any"]
+OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
+    "classes": checked_logits, "logit": checked_logit, "any": checked_outputs,
+}  # fmt: skip
 
 
 def check_logits(logits: object, size: int) -> Tensor:
@@ -96,16 +136,32 @@ def check_logits(logits: object, size: int) -> Tensor:
         return rows[None]
     single = rows is not None and rows.shape in ((size,), (size, 1), ()) and rows.numel() == size
     if rows is None or not (single or (rows.ndim == 2 and rows.shape[0] == size)):
-        got, do = type(logits).__name__, "wrap it so that it returns them"
-        if isinstance(logits, Tensor):
-            got = f"{logits.dtype} {tuple(logits.shape)}"
-        elif hasattr(logits, "logits") or (isinstance(logits, Mapping) and "logits" in logits):
-            do = "fastadv.models.adapt(model, mean=..., std=...) returns its logits"
-        raise InputError(f"model: expected floating logits [B, K] with B = {size}, got {got}; {do}")
+        told = _not_floating(logits)
+        if rows is not None and rows.ndim > 2:
+            told += "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
+        raise InputError(f"model: expected floating logits [B, K] with B = {size}, {told}")
     if single or rows.shape[1] < 2:
-        do = "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
+        do = (
+            "attack one logit z with criterion=fastadv.attacks.Signs(), a number to predict with "
+            "Beyond(distance); elsewhere return torch.cat([torch.zeros_like(z), z], dim=1)"
+        )
         if rows.numel() and not rows.is_meta and bool(((rows >= 0) & (rows <= 1)).all()):
-            do = f"all are in [0, 1]: for a probability p return torch.cat([1 - p, p], dim=1), {do}"
+            do = f"all are in [0, 1]: for a probability p return torch.cat([1 - p, p], dim=1); {do}"
         do += "" if rows.ndim == 2 else ", each with .view(-1, 1)"
         raise InputError(f"model: expected at least two classes, got logits {tuple(rows.shape)}; {do}")
     return rows
+
+
+def _not_floating(outputs: object) -> str:
+    """Say what came in place of a floating tensor, and what to do."""
+    if isinstance(outputs, Tensor):
+        return f"got {outputs.dtype} {tuple(outputs.shape)}"
+    got = f"got {type(outputs).__name__}"
+    parts = outputs if isinstance(outputs, list | tuple) else [outputs]
+    if any(isinstance(part, Mapping) and "boxes" in part for part in parts):
+        return f"{got} of boxes; detectors are not attacked: wrap the part whose outputs are one tensor"
+    if hasattr(outputs, "logits") or (isinstance(outputs, Mapping) and "logits" in outputs):
+        return f"{got}; fastadv.models.adapt(model, mean=..., std=...) returns its logits"
+    if isinstance(outputs, Mapping) and "out" in outputs:
+        return f'{got} with {", ".join(map(str, outputs))}; wrap it so that it returns the tensor "out"'
+    return f"{got}; wrap it so that it returns one tensor"

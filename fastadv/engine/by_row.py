@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.engine.arguments import checked_logits
+from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.plain import Plain
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.room import ran_out
@@ -37,8 +37,10 @@ class ByRow(Plain):
 
     halves = False  # parts of a batch would be other rows
 
-    def __init__(self, model: Model | Prepared, eot: int = 1, size: int = 0) -> None:
-        super().__init__(model, eot)
+    def __init__(
+        self, model: Model | Prepared, eot: int = 1, size: int = 0, outputs: Outputs = "classes"
+    ) -> None:
+        super().__init__(model, eot, outputs=outputs)
         self.size, self._tells, self.checked.call = size, takes_ids(self.source), self._rows
         none = torch.zeros(0, dtype=torch.long, device="cpu")
         # of the last batch: its rows, their ids and places; and whose rows pass next
@@ -47,6 +49,9 @@ class ByRow(Plain):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "size": self.size}
+
+    def taking(self, outputs: Outputs) -> Prepared:
+        return ByRow(self.source, self.eot, self.size, outputs)
 
     def bind(self, *batch: Any) -> None:
         """Bind nothing: whose rows pass next is said before each pass."""
@@ -86,7 +91,8 @@ class ByRow(Plain):
             places, rows = torch.tensor(list(chosen.items()), device=x.device).unbind(1)
             batch = self._batch.to(x.dtype).index_copy(0, places, x[rows])
             logits = self._told(model, batch, self._ids.index_copy(0, places, ids[rows]))
-            made.append(checked_logits(logits, self.size)[places])
+            checked = OUTPUTS[self.outputs](logits, self.size)
+            made.append((checked if self.outputs == "classes" else logits)[places])
             order.append(rows)
             left = [(place, row) for place, row in left if chosen[place] != row]
         return torch.cat(made)[torch.cat(order).argsort()]

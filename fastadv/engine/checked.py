@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastadv._tf32 import without_cudnn
 from fastadv._torch import version
-from fastadv.engine.arguments import checked_logits
+from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.copying.first_pass import stays_inside
 from fastadv.engine.copying.reach import modules_in
@@ -70,7 +70,7 @@ def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
 
 
 class CheckedModel:
-    """A model whose logits [B, K] are checked.
+    """A model whose outputs are checked, and returned as rows [B, K].
 
     Its first pass in each grad mode is watched, until its backward pass is over: it must run no modules of
     others. Where it writes into its input, it gets `copies` from then on. That of the caller's own model is
@@ -81,8 +81,10 @@ class CheckedModel:
 
     def __init__(
         self, model: Model, dtype: torch.dtype | None = None, known: Known | None = None,
-        uncopied: bool = False,
+        uncopied: bool = False, outputs: Outputs = "classes",
     ) -> None:  # fmt: skip
+        self.outputs, self._rows = outputs, OUTPUTS[outputs]
+        self.shape: torch.Size | None = None  # of what a sample gave last, where outputs may be any
         self.model, self.dtype, self._known, self.uncopied = model, dtype, known or Known(), uncopied
         self.call: Callable[[Model, Tensor], Any] | None = None  # instead of the model's own
         self.mends_rows = False  # whether torch may get the gradient of a single row wrong
@@ -102,7 +104,7 @@ class CheckedModel:
 
     def is_bare(self, rows: int) -> bool:
         """Return whether passes of so many rows with a gradient need the model's own call alone."""
-        mended = self._pairs or (rows == 1 and self.mends_rows)
+        mended = self._pairs or (rows == 1 and self.mends_rows) or self.outputs != "classes"
         return self._is_quiet(True) and not (self.copies or mended) and self.kernels is nullcontext
 
     def meet(self, x: Tensor) -> int:
@@ -157,7 +159,9 @@ class CheckedModel:
             if not first:
                 raise InputError(WRITES)
             self._known.copies = True
-        logits = checked_logits(logits, x.shape[0])
+        if self.outputs == "any" and isinstance(logits, Tensor):
+            self.shape = logits.shape[1:] if len(x) > 1 or logits.ndim > 1 else logits.shape
+        logits = self._rows(logits, x.shape[0])
         if self.mends_rows and len(x) == 1 and logits.requires_grad:
             self.mends_rows = mend_graph(logits)
         return logits.clone() if stays else logits

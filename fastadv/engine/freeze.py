@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from fastadv._checks import eager
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepared import Model, Prepared
@@ -79,9 +80,10 @@ def freeze(
     return Frozen(model, options)
 
 
-def frozen_by_itself(model: Model | Prepared, eot: int) -> Frozen:
+def frozen_by_itself(model: Model | Prepared, eot: int, outputs: Outputs) -> Frozen:
     """Freeze a model that nobody asked to freeze: nothing of the process is set."""
-    return Frozen(model, replace(model.options if isinstance(model, Frozen) else Options(), eot=eot))
+    options = model.options if isinstance(model, Frozen) else Options()
+    return Frozen(model, replace(options, eot=eot, outputs=outputs))
 
 
 def follow(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastadv._checks import eager
 from fastadv._torch import has_global_hooks
 from fastadv._waiting import waits
-from fastadv.engine.arguments import indices, labels_for
+from fastadv.engine.arguments import Outputs, indices, labels_for
 from fastadv.engine.automatic import fastest
 from fastadv.engine.bound import Ask, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
@@ -72,12 +72,12 @@ class Frozen(Prepared):
 
     def __init__(self, model: Model | Prepared, options: Options) -> None:
         self.options, self.eot, self.counts = options, options.eot, Counts()
-        self._lock, self._refreshed = RLock(), 0
+        self._lock, self._refreshed, self._taking = RLock(), 0, dict[str, Frozen]()
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
         """Take the model as it is now."""
-        plain = Plain(model, self.eot, self.counts)
+        plain = Plain(model, self.eot, self.counts, self.outputs)
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
         self.source, self.dtype, self.device = plain.source, plain.dtype, plain.device
@@ -103,7 +103,8 @@ class Frozen(Prepared):
     def _as_plain(self) -> Plain:
         """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
         if self._stale:  # its buffers are those of a model that has trained since
-            self._plain, self._stale = Plain(self.source, self.eot, self.counts), False
+            self._plain = Plain(self.source, self.eot, self.counts, self.outputs)
+            self._stale = False
         return self._plain
 
     def _now(self) -> Plain:
@@ -114,6 +115,19 @@ class Frozen(Prepared):
     def compiled(self) -> "Frozen":
         """The same with a copy that is compiled."""
         return Frozen(self.source, replace(self.options, compile=True))
+
+    @property
+    def outputs(self) -> Outputs:  # type: ignore[override]
+        return self.options.outputs
+
+    @property
+    def output_shape(self) -> torch.Size | None:
+        return self._plain.output_shape
+
+    def taking(self, outputs: Outputs) -> "Frozen":
+        if outputs not in self._taking:
+            self._taking[outputs] = Frozen(self.source, replace(self.options, outputs=outputs))
+        return self._taking[outputs]
 
     def __reduce__(self) -> Any:
         return type(self), (self.source, self.options)
@@ -196,7 +210,7 @@ class Frozen(Prepared):
         """Compare passes of the copy with those of the model, the first of each kind."""
         asked = self.asked
         if not self.search.knows(x, kind):
-            compare(self.search, Plain(self.source, counts=self.counts), x, kind)
+            compare(self.search, Plain(self.source, counts=self.counts, outputs=self.outputs), x, kind)
             self._discount(asked)
 
     def _tried(self, by_copy: Callable[[], T], by_plain: Callable[[], T]) -> T:

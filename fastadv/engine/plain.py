@@ -12,7 +12,7 @@ from fastadv import losses
 from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
-from fastadv.engine.arguments import check_input, check_model, indices, labels_for
+from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound, Gradient
 from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
@@ -43,6 +43,7 @@ class Plain(Prepared):
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.
         eot: passes of a randomized model over which logits, losses and gradients are averaged.
         counts: of a Frozen for which it answers.
+        outputs: what the model returns: logits of "classes", one "logit", or "any" tensor [B, ...].
 
     Raises:
         InputError: the model is neither a module nor a function, or is lazy.
@@ -50,20 +51,23 @@ class Plain(Prepared):
 
     halves = True  # whether batches may pass in parts
 
-    def __init__(self, model: Model | Prepared, eot: int = 1, counts: Counts | None = None) -> None:
+    def __init__(
+        self, model: Model | Prepared, eot: int = 1, counts: Counts | None = None,
+        outputs: Outputs = "classes",
+    ) -> None:  # fmt: skip
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module, device = as_module(source), None
         parts: list[nn.Module] = []
         if module is None:
-            checked = CheckedModel(source)
+            checked = CheckedModel(source, outputs=outputs)
         else:
             parts = parts_of(module)
             weights, buffers = tensors_of(parts)
             known = known_of(module, parts)
             copied = known.writes or _needs_copy(parts, [*weights, *buffers])
             run = eval_copy(module, follow=None if known.writes else False) if copied else module
-            checked = CheckedModel(run, one_dtype(weights), known, uncopied=not copied)
+            checked = CheckedModel(run, one_dtype(weights), known, not copied, outputs)
             device = next((each.device for each in (*weights, *buffers)), None)
         checked.mends_rows = device is None or device.type == "cpu"
         self.source, self.checked, self.eot = source, checked, check_count("eot", eot, 1)
@@ -76,6 +80,17 @@ class Plain(Prepared):
     @property
     def model(self) -> Model:  # type: ignore[override]
         return self.checked.model
+
+    @property
+    def outputs(self) -> Outputs:  # type: ignore[override]
+        return self.checked.outputs
+
+    @property
+    def output_shape(self) -> torch.Size | None:
+        return self.checked.shape
+
+    def taking(self, outputs: Outputs) -> Prepared:
+        return Plain(self.source, self.eot, outputs=outputs)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -186,7 +201,7 @@ class Plain(Prepared):
 
         def alike() -> bool:
             # counters of its own would be those of a pass that nobody asked for
-            probe = Plain(self.source, counts=self.counts)
+            probe = Plain(self.source, counts=self.counts, outputs=self.outputs)
             return isinstance(probe.model, nn.Module) and passes_alike(probe.model, probe, x)
 
         kind, held = self._kind, None if model is self.source else model  # which holds its graphs

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_count
 from fastadv._tf32 import has_tf32, switched_on
 from fastadv._torch import NormBase, convert
+from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "auto"]
@@ -28,6 +29,7 @@ class Options:
     cuda_graph: bool | None = None
     eot: int = 1
     follow: bool = False
+    outputs: Outputs = "classes"  # that the model returns
 
     @property
     def special(self) -> bool:
@@ -41,7 +43,7 @@ class Options:
 
     def asked(self) -> dict[str, Any]:
         """Return the arguments of `freeze` that ask for them."""
-        return {name: value for name, value in asdict(self).items() if name != "follow"}
+        return {name: value for name, value in asdict(self).items() if name not in ("follow", "outputs")}
 
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_flag
 from fastadv._waiting import waits
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import ByRow, takes_ids
 from fastadv.engine.fold import has_batch_norm
 from fastadv.engine.freeze import freeze as freeze_as_asked
@@ -27,7 +28,7 @@ WORTH, WORTH_ON_GPU = 4096, 1 << 16
 def prepare(
     model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None,
     size: int = 0, precision: Precision | None = None, compile: bool | None = None,
-    rows: Callable[[], Tensor] | None = None,
+    rows: Callable[[], Tensor] | None = None, outputs: Outputs = "classes",
 ) -> Prepared:  # fmt: skip
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
@@ -45,6 +46,7 @@ def prepare(
         precision: as in `fastadv.freeze`; the model is frozen with it.
         compile: the same.
         rows: reads samples [B, ...] of the work.
+        outputs: what the model returns.
 
     Returns:
         A prepared model.
@@ -53,6 +55,8 @@ def prepare(
         InputError: the model cannot be called, `freeze` is no flag, or a copy is asked for that cannot be.
     """
     wanted = None if freeze is None else check_flag("freeze", freeze)
+    if isinstance(model, Prepared) and outputs == "classes":
+        outputs = model.outputs  # of an attack within an attack
     source = model.source if isinstance(model, Prepared) else model
     by_row, passes = bool(size) or takes_ids(source), 1 if eot is None else eot
     special = precision is not None or compile
@@ -63,14 +67,16 @@ def prepare(
         )
     if special or (compile is False and isinstance(model, Frozen)):
         model = freeze_as_asked(model, precision, compile=compile)
+    if isinstance(model, Prepared) and model.outputs != outputs:
+        model = model.taking(outputs)
     if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
         prepared = model
     elif by_row:
-        prepared = ByRow(model, passes, size)
+        prepared = ByRow(model, passes, size, outputs)
     elif isinstance(model, Frozen) or ((module := as_module(model)) and gains(module, work, wanted)):
-        prepared = frozen_by_itself(model, passes)
+        prepared = frozen_by_itself(model, passes, outputs)
     else:
-        prepared = Plain(model, passes)
+        prepared = Plain(model, passes, outputs=outputs)
     if rows is None or compile is not None or not isinstance(prepared, Frozen):
         return prepared
     return _compiled_where_worth(prepared, rows, work)

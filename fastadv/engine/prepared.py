@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._tf32 import rounds_as
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, Gradient
 from fastadv.engine.capture import Captures
 from fastadv.engine.clean_pass import CleanPass
@@ -73,6 +74,7 @@ class Prepared:
         counts: samples passed since the start, `forwards` and `backwards`.
         compared: how many of both a Frozen passed to compare its search with the model, which depends on the
             batches that came before.
+        outputs: what the model returns; other outputs than logits [B, K] of classes become rows [B, K].
         replayed: the graphs that a search has used, set by the search.
     """
 
@@ -84,6 +86,7 @@ class Prepared:
     device: torch.device | None
     notes: tuple[str, ...]
     compared = (0, 0)
+    outputs: Outputs
     replayed: Captures | None = None
 
     forwards: int = _count("forwards")
@@ -129,6 +132,15 @@ class Prepared:
         raise NotImplementedError
 
     # Of the model as given.
+
+    @property
+    def output_shape(self) -> torch.Size | None:
+        """The shape of a sample's outputs, after a pass of outputs that may be any."""
+        raise NotImplementedError
+
+    def taking(self, outputs: Outputs) -> "Prepared":
+        """Return the same of a model that returns other outputs."""
+        raise NotImplementedError
 
     @property
     def as_given(self) -> "Prepared":

@@ -97,7 +97,7 @@ class SearchCopy:
         return [each for each in rewrites if each in BEFORE] if self.options.compile else rewrites
 
     def _check(self, mends_rows: bool) -> None:
-        self.checked = CheckedModel(self.model)
+        self.checked = CheckedModel(self.model, outputs=self.options.outputs)
         self.checked.mends_rows = mends_rows
 
     def _kinds(self) -> set[str]:

@@ -214,7 +214,7 @@ def accuracy_against_radius(
         processes.check_alike({**about, **asked, "torch": torch.__version__})
 
     total = sample_count(dataset, limit) * len(attacks)
-    box, right = boxes_of(attacks, dataset=dataset), criterion_of(attacks).of(frozen.model)
+    box, right = boxes_of(attacks, dataset=dataset), criterion_of(attacks).meant_by(frozen.model)
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)

@@ -178,7 +178,7 @@ def evaluate(
             batch_size,
             limit,
             box,
-            criterion_of(attacks).of(frozen.model),
+            criterion_of(attacks).meant_by(frozen.model),
             keep_samples=keep_samples or certificates is not None,
             parts=parts,
             looked=indicators and not apart,

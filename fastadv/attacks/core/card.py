@@ -26,7 +26,9 @@ class Attack:
         paper: its source.
         quick: arguments for a short run, which tests use.
         oracle: further arguments, for a run that meets the tolerance.
-        needs: what the model must be beyond a classifier; empty where any classifier will do.
+        needs: of the criterion: a "loss", a "margin", a "decision", or "classes" with logits of their own,
+            which criteria of other outputs have not. By default what `knowledge` and `kind` say.
+        requires: what the model must be beyond a classifier; empty where any classifier will do.
         tolerance: on a linear model, the largest distance at which it breaks a sample, relative to the
             distance of the boundary.
     """
@@ -40,12 +42,16 @@ class Attack:
     paper: str = ""
     quick: Mapping[str, Any] = field(default_factory=dict)
     oracle: Mapping[str, Any] = field(default_factory=dict)
-    needs: str = ""
+    needs: Literal["loss", "margin", "decision", "classes", ""] = ""
+    requires: str = ""
     tolerance: float = 1.05
 
     def __post_init__(self) -> None:
         served = self.norms or getattr(self.run, "norms", tuple(THREATS))
         object.__setattr__(self, "norms", served)
+        usual = "margin" if self.minimal else "loss"
+        usual = "decision" if self.knowledge == "decision" else usual
+        object.__setattr__(self, "needs", self.needs or usual)
 
     @property
     def minimal(self) -> bool:

@@ -11,14 +11,17 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 from torch import Tensor
 
 from fastadv._checks import SYNONYMS, check_choice, check_count, eager
-from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.card import REGISTRY
+from fastadv.attacks.core.criterion import Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
 from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import explained
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
+from fastadv.errors import InputError
 from fastadv.losses import check_loss
 from fastadv.text import radius_text
 from fastadv.threat import THREATS
@@ -204,6 +207,7 @@ def takes_common(
             check_finite_radius(given["threat"])
         if "variant" in given:
             check_choice("variant", given["variant"], get_args(Variant))
+        outputs = _take_outputs(function.__name__, given, fixed)
         loss: Any = given.get("loss", fixed.get("loss"))
         # a "-targeted" loss has classes, and a check of its own
         if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None):
@@ -217,7 +221,7 @@ def takes_common(
         if work >= WORTH and not given.get("whole_batches"):
             given["model"] = prepare(
                 given["model"], given.get("eot"), work=work, freeze=given.get("freeze"),
-                compile=given.get("compile"), rows=lambda: given["x"],
+                compile=given.get("compile"), rows=lambda: given["x"], outputs=outputs,
             )  # fmt: skip
         # its own arithmetic, too, is not that of an autocast around
         with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
@@ -241,6 +245,25 @@ def takes_common(
     others += NEAREST if {"gradient", "starts"} <= known and "stop_early" not in known else ""
     attack.__doc__ = _completed(others, inspect.getdoc(function) or "", list(whole.parameters))
     return eager(attack)
+
+
+def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) -> Outputs:
+    """Return which outputs the criterion takes; where they may be any, put its loss in place of a name."""
+    if given.get("criterion") is None:
+        return "classes"
+    given["criterion"] = criterion = check_criterion(given["criterion"]).for_labels(given.get("y"))
+    if criterion.outputs != "any":
+        return criterion.outputs
+    if attack in REGISTRY and REGISTRY[attack].needs == "classes":
+        serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.needs != "classes"))
+        raise InputError(
+            f"criterion: expected one of classes, which {attack} needs, got {criterion!r}, served by {serve}"
+        )
+    default = fixed.get("loss")
+    loss = given.get("loss", None if default is None else criterion.losses[0])
+    if isinstance(loss, str):
+        given["loss"] = criterion.loss(loss)
+    return "any"
 
 
 def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:

@@ -1,29 +1,65 @@
 """What an attack wants of the model's decision."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count, check_number, check_share
+from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv.engine import log_confidence
+from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
+from fastadv.losses import LOSSES, Loss
+
+Figures = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Criterion:
     """What counts as a success: here, a class other than y or, where targets are given, the target.
 
-    A subclass asks for more. In its methods logits are [B, K]; y and the targets, if any, are int [B].
+    A subclass asks for more. In its methods logits are [B, K]; y and the targets, if any, are int [B]. One
+    whose `outputs` are "any" takes what the model returns, or that as rows [B, N], with labels of its own.
     """
 
-    def check(self, classes: int, targeted: bool) -> None:
-        """Raise InputError where a model with that many classes can never meet it."""
+    outputs: ClassVar[Outputs] = "classes"
+    losses: ClassVar[tuple[str, ...]] = LOSSES  # by name; of other outputs the first is the default
 
-    def of(self, model: Any) -> "Criterion":
+    def meant_by(self, model: Any) -> "Criterion":
         """Return the criterion as `model` means its logits."""
         return self
+
+    def for_labels(self, y: Any) -> "Criterion":
+        """Return the criterion for labels like y."""
+        return self
+
+    def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor | None:
+        """Return y or the targets, by `name`, as the methods take them; InputError where they are none."""
+        return check_index(name, y, size, device)
+
+    def loss(self, name: str) -> Loss:
+        """Return the loss of a name among `losses`."""
+        return check_choice("loss", name, self.losses)
+
+    def reference(self, outputs: Tensor) -> Tensor:
+        """Return what takes the place of y where that is None, by the outputs at x."""
+        raise InputError("y: expected labels, got None; Beyond(distance) alone takes none")
+
+    def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        """Raise InputError where labels do not fit the outputs, or none can ever meet the criterion."""
+        check_classes("y", y, outputs.shape[1])
+        if targets is not None:
+            check_classes("targets", targets, outputs.shape[1])
+            check_targets(y, targets)
+
+    def figures(self, outputs: Tensor, y: Tensor) -> Figures:
+        """Return what a table shows beside the accuracy: by name, two sums [B, C] for each sample.
+
+        A figure is the ratio of both, added up over samples, and its mean over the C columns whose second sum
+        is not 0.
+        """
+        return {}
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return bool [B], which logits are a success."""
@@ -82,7 +118,7 @@ class ConfidentlyWrong(_OfClass):
     def __post_init__(self) -> None:
         check_share("confidence", self.confidence)
 
-    def of(self, model: Any) -> "ConfidentlyWrong":
+    def meant_by(self, model: Any) -> "ConfidentlyWrong":
         return _Told(self.confidence, model) if hasattr(model, "log_confidence") else self
 
     def told(self, logits: Tensor) -> Tensor:
@@ -157,10 +193,11 @@ class OutsideTopK(_OfClass):
     def __post_init__(self) -> None:
         check_count("k", self.k, 1)
 
-    def check(self, classes: int, targeted: bool) -> None:
-        if targeted:
+    def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        super().check(outputs, y, targets)
+        if targets is not None:
             raise InputError("criterion: expected no targets with OutsideTopK, got some; leave one out")
-        if self.k >= classes:
+        if self.k >= (classes := outputs.shape[1]):
             raise InputError(
                 f"criterion: expected k below the {classes} classes of the model, got {self.k}; "
                 "every class is among that many"
@@ -174,6 +211,53 @@ class OutsideTopK(_OfClass):
         index = y[:, None]
         others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
         return others[:, -1] - logits.gather(1, index).squeeze(1)
+
+
+@dataclass(frozen=True)
+class Unless(_OfClass):
+    """A success needs a wrong class that is not the class by which the model abstains.
+
+    A clean image on which the model abstains is not right; a table counts such samples.
+
+    Args:
+        reject: the number of the class by which the model abstains; a negative one counts from the end.
+
+    Raises:
+        InputError: `reject` is no integer, or a label or target is that class.
+    """
+
+    reject: int
+
+    def __post_init__(self) -> None:
+        check_count("reject", self.reject, -(1 << 31))
+
+    def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        super().check(outputs, y, targets)
+        if not -outputs.shape[1] <= self.reject < outputs.shape[1]:
+            raise InputError(
+                f"reject: expected one of the {outputs.shape[1]} classes of the model, got {self.reject}"
+            )
+        for name, labels in (("y", y), ("targets", targets)):
+            if labels is not None and bool((labels == self._place(outputs)).any()):
+                raise InputError(f"{name}: expected classes other than reject={self.reject}, got it")
+
+    def _place(self, logits: Tensor) -> int:
+        return self.reject % logits.shape[1]
+
+    def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return super().met(logits, y, targets) & (logits.argmax(1) != self._place(logits))
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], the largest wrong logit minus the larger of those of the label and of `reject`."""
+        if targets is not None:
+            return super().margin(logits, y, targets)
+        right = torch.stack([y, torch.full_like(y, self._place(logits))], 1)
+        wrong = logits.scatter(1, right, -torch.inf).amax(1)
+        return wrong - logits.gather(1, right).amax(1)
+
+    def figures(self, outputs: Tensor, y: Tensor) -> Figures:
+        abstained = (outputs.argmax(1) == self._place(outputs)).double()[:, None]
+        return {"abstained": (abstained, torch.ones_like(abstained))}
 
 
 WRONG = Criterion()
@@ -190,7 +274,76 @@ def check_criterion(criterion: Any) -> Criterion:
         return WRONG
     if not isinstance(criterion, Criterion):
         raise InputError(
-            f"criterion: expected None, ConfidentlyWrong(confidence), WrongBy(lead) "
-            f"or OutsideTopK(k), got {criterion!r}"
+            "criterion: expected None, ConfidentlyWrong(confidence), WrongBy(lead), OutsideTopK(k), "
+            "Unless(reject), or of other outputs Signs(), Share(least), Beyond(distance), "
+            f"got {criterion!r}"
         )
     return criterion
+
+
+def outputs_for(criterion: Criterion | None, y: Any) -> Outputs:
+    """Return which outputs a search takes for labels y."""
+    return "classes" if criterion is None else criterion.for_labels(y).outputs
+
+
+def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:
+    """Return one integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
+    if (
+        not isinstance(values, Tensor)
+        or values.shape != (size,)
+        or values.is_floating_point()
+        or values.dtype == torch.bool
+    ):
+        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], "
+            f"got {got}{_instead(name, values, size)}"
+        )
+    return on_device(name, values, device).long()
+
+
+def _instead(name: str, values: Any, size: int) -> str:
+    """Say what to do with labels that are no classes [B]."""
+    if values is None:
+        return "; without labels pass criterion=fastadv.attacks.Beyond(distance)"
+    if not isinstance(values, Tensor) or values.shape[:1] != (size,) or not size:
+        return ""
+    if values.ndim < 3 and bool(((values == 0) | (values == 1)).all()):
+        if values.ndim == 2 and values.shape[1] > 1 and bool((values.sum(1) == 1).all()):
+            return f"; of one-hot rows pass {name}.argmax(1)"
+        if values.ndim == 1 or values.shape[1] == 1:
+            return f"; for one logit pass criterion=fastadv.attacks.Signs(), for classes {name}.long()"
+        return "; for labels of which several hold pass criterion=fastadv.attacks.Signs()"
+    if values.is_floating_point():
+        return "; for numbers to predict pass criterion=fastadv.attacks.Beyond(distance)"
+    return "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
+
+
+def on_device(name: str, values: Tensor, device: torch.device) -> Tensor:
+    """Return labels that follow no gradient; InputError unless they are on the device."""
+    if values.device != device:
+        raise InputError(
+            f"{name}: expected a tensor on {device}, where x is, got {values.device}; move one to the other"
+        )
+    return values.clone() if values.is_inference() else values.detach()
+
+
+def check_classes(name: str, values: Tensor, classes: int) -> None:
+    """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
+    if not len(values):
+        return
+    least, most = torch.stack(values.aminmax()).tolist()
+    if least < 0 or most >= classes:
+        raise InputError(
+            f"{name}: expected classes 0 to {classes - 1}, which the model has, got {least} to {most}"
+        )
+
+
+def check_targets(y: Tensor, targets: Tensor) -> None:
+    """Raise InputError where the target of a sample is its label."""
+    if bool((targets == y).any()):
+        place = int((targets == y).nonzero()[0])
+        raise InputError(
+            "targets: expected a class other than the label, "
+            f"got label {int(y[place])} as target of sample {place}"
+        )

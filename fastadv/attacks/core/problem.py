@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_number
 from fastadv._waiting import surely_finite
-from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, check_index
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.special.bounded_outputs import bounded
 from fastadv.engine.arguments import plain
@@ -28,14 +28,15 @@ class Problem:
 
     Attributes:
         x: [B, ...], the clean samples.
-        y: int64 [B], labels.
+        y: int64 [B], labels; or what else the criterion takes [B, ...].
         threat: the ball and box in which points must lie.
-        targets: int64 [B], the class to reach, or None for any class but y.
+        targets: like y, what to reach, or None for anything but y.
         ids: int64 [B], sample numbers.
         criterion: what a success must fulfill beyond the class.
         mask: bool like x, True where x may change; None lets all of x change.
         clean: [B, K], the logits of the model as given at x; None before it has seen x.
         bounded: int64 [B], the interval into which outputs were squashed (`bounded_outputs.py`), or None.
+        labeled: whether y was given; else it is what the criterion makes of the outputs at x.
     """
 
     x: Tensor
@@ -47,6 +48,7 @@ class Problem:
     mask: Tensor | None = None
     clean: Tensor | None = None
     bounded: Tensor | None = None
+    labeled: bool = True
 
     def take(self, index: Tensor) -> Self:
         """Return the problem of the samples `index`, int [m] or bool [B]."""
@@ -76,12 +78,20 @@ class Problem:
 
     def right(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are right without an attack."""
-        own = type(self.criterion).right is not Criterion.right
-        return (
-            self.criterion.right(logits, self.y)
-            if own or self.targets is None
-            else logits.argmax(1) == self.y
-        )
+        criterion = self.criterion
+        own = type(criterion).right is not Criterion.right or criterion.outputs == "any"
+        return criterion.right(logits, self.y) if own or self.targets is None else logits.argmax(1) == self.y
+
+    def checked(self, logits: Tensor, shape: torch.Size | None) -> "Problem":
+        """Return the problem, which the logits at x fit; of outputs of that shape these, if y is missing."""
+        if not len(logits):
+            return self
+        outputs = logits
+        if shape is not None:  # of one number z a search takes (0, z)
+            outputs = logits[:, -max(1, shape.numel()) :].reshape(len(logits), *shape)
+        made = self if self.labeled else replace(self, y=self.criterion.reference(outputs), labeled=True)
+        made.criterion.check(outputs, made.y, made.targets)
+        return made
 
     def met(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are finite and meet the criterion."""
@@ -105,12 +115,12 @@ class Problem:
 
 
 def problem(
-    x: Tensor, y: Tensor, threat: Threat, *, targets: Tensor | None = None,
+    x: Tensor, y: Tensor | None, threat: Threat, *, targets: Tensor | None = None,
     criterion: Criterion | None = None, mask: Tensor | None = None, ids: Tensor | None = None,
 ) -> Problem:  # fmt: skip
     """Return the checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
     check_threat(threat)
-    criterion = check_criterion(criterion)
+    criterion = check_criterion(criterion).for_labels(y)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
@@ -123,20 +133,15 @@ def problem(
         raise InputError("x: expected a tensor with values, got one on meta; load it first")
     _check_values(x, threat.box)
     size = len(x)
-    if x.ndim == 3 and not (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (size,))):
+    several = y is None or (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (size,)))
+    if x.ndim == 3 and not several:
         raise InputError(
             f"x: expected a batch [B, C, H, W], got one image {list(x.shape)} and one label; add a batch "
             "dimension: x[None], and y as a tensor [1]"
         )
-    y = check_index("y", y, size, x.device)
+    labels = criterion.labels("y", y, size, x.device)
     if targets is not None:
-        targets = check_index("targets", targets, size, x.device)
-        if bool((targets == y).any()):
-            place = int((targets == y).nonzero()[0])
-            raise InputError(
-                "targets: expected a class other than the label, "
-                f"got label {int(y[place])} as target of sample {place}"
-            )
+        targets = criterion.labels("targets", targets, size, x.device)
     ids = torch.arange(size, device=x.device) if ids is None else check_index("ids", ids, size, x.device)
     if isinstance(threat.radius, Tensor) and threat.radius.ndim:
         if threat.radius.shape != (size,):
@@ -145,7 +150,11 @@ def problem(
                 f"got shape {tuple(threat.radius.shape)}"
             )
         threat = threat.with_radius(threat.radius.to(x.device))
-    return Problem(x, y, threat, targets, ids, criterion, None if mask is None else check_mask(mask, x))
+    criterion = WRONG if criterion.outputs == "logit" else criterion  # of two classes
+    # without labels the trial makes some of the outputs at x
+    y = ids.new_zeros(size, 2) if labels is None else labels
+    mask = None if mask is None else check_mask(mask, x)
+    return Problem(x, y, threat, targets, ids, criterion, mask, labeled=labels is not None)
 
 
 def check_threat(threat: Threat) -> None:
@@ -207,37 +216,6 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
     if len(x) and not bool(mask.flatten(1).any(1).all()):
         raise InputError("mask: expected a coordinate that may move in each sample, got none in some")
     return mask
-
-
-def check_classes(name: str, values: Tensor, classes: int) -> None:
-    """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
-    if not len(values):
-        return
-    least, most = torch.stack(values.aminmax()).tolist()
-    if least < 0 or most >= classes:
-        raise InputError(
-            f"{name}: expected classes 0 to {classes - 1}, which the model has, got {least} to {most}"
-        )
-
-
-def check_index(name: str, values: Tensor, size: int, device: torch.device) -> Tensor:
-    """Return one integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
-    if (
-        not isinstance(values, Tensor)
-        or values.shape != (size,)
-        or values.is_floating_point()
-        or values.dtype == torch.bool
-    ):
-        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        do = f"; of one-hot rows pass {name}.argmax(1)" if getattr(values, "ndim", 0) == 2 else ""
-        raise InputError(
-            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}{do}"
-        )
-    if values.device != device:
-        raise InputError(
-            f"{name}: expected a tensor on {device}, where x is, got {values.device}; move one to the other"
-        )
-    return (values.clone() if values.is_inference() else values.detach()).long()
 
 
 def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> StepSize:

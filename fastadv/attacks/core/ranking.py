@@ -19,7 +19,7 @@ V = TypeVar("V", Tensor, Tensor | None)
 
 def repeated(values: V, count: int = 1) -> V:
     """Return each value `count` times in a row."""
-    return values if values is None or count == 1 else values.repeat_interleave(count)
+    return values if values is None or count == 1 else values.repeat_interleave(count, 0)
 
 
 def of_rows(loss: losses.Loss, ids: Tensor) -> losses.Loss:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_count, check_flag, check_seed
 from fastadv.attacks.core.common import Classifier, Common
+from fastadv.attacks.core.criterion import outputs_for
 from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.points import like
@@ -152,8 +153,11 @@ def prepare(
     freeze = arguments.pop("freeze", None)
     whole = check_flag("whole_batches", arguments.pop("whole_batches", False))
     task = problem(x, y, threat, **arguments)
-    classifier = prepared(model, eot if eot > 1 else None, freeze=freeze, size=len(task.x) if whole else 0)
-    criterion = task.criterion.of(classifier.model)
+    classifier = prepared(
+        model, eot if eot > 1 else None, freeze=freeze, size=len(task.x) if whole else 0,
+        outputs=outputs_for(arguments.get("criterion"), y),
+    )  # fmt: skip
+    criterion = task.criterion.meant_by(classifier.model)
     return classifier, task if criterion is task.criterion else replace(task, criterion=criterion)
 
 

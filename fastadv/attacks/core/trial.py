@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core.problem import Problem, check_classes
+from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
 from fastadv.attacks.special import mixed_rows
@@ -73,19 +73,19 @@ class Trial:
             self.clean_pass = classifier.clean_pass(x) if from_x else None
             clean = classifier.verdict(x) if self.clean_pass is None else self.clean_pass.logits
         else:
-            clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
+            classes = problem.criterion.outputs == "classes"
+            width = CLASSES if classes else 2 * problem.y.shape[1:].numel()
+            clean = x.new_zeros(0, width, dtype=torch.float32)
         self.clean, self.in_one_pass = clean, self.clean_pass is not None
-        check_classes("y", problem.y, clean.shape[1])
-        if problem.targets is not None:
-            check_classes("targets", problem.targets, clean.shape[1])
-        problem.criterion.check(clean.shape[1], problem.targets is not None)
+        problem = problem.checked(clean, classifier.output_shape)
         self.already, finite = problem.judged(clean)
         self._at_x = Verdict(clean, self.already, finite)
         self.attacked, self.unusable = ~self.already, torch.zeros_like(self.already)
         if finite is not None:
             self.unusable, self.attacked = ~finite, self.attacked & finite
         self._not_finite = self.unusable
-        looks = self.unusable.all(), self.attacked.all(), self.already.any(), may_crowd(clean)
+        crowd = may_crowd(clean if problem.criterion.outputs == "classes" else clean[:, :0])
+        looks = self.unusable.all(), self.attacked.all(), self.already.any(), crowd
         unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
         if unusable and len(x):
             raise InputError(NOT_FINITE)
@@ -194,7 +194,7 @@ class Trial:
         broken = met & self.attacked if broken is None else broken
         # of rows that depend on each other the last verdict may be another
         already = self.already & met if self._mixes else self.already
-        status = torch.full_like(problem.y, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
+        status = torch.full_like(problem.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
         if within is not None:
             value = torch.where(broken, value, self._at_x.loss(problem, loss))

@@ -30,7 +30,7 @@ def reset(search: Search[Constants]) -> None:
 def begin_run(search: Search[Constants]) -> None:
     """Note the distances so far, before each run, to tell what it brings."""
     search.rows.before = search.best.distance
-    search.rows.hit = torch.zeros_like(search.y, dtype=torch.bool)
+    search.rows.hit = torch.zeros_like(search.ids, dtype=torch.bool)
 
 
 def set_first(search: Search[Constants], needed: Tensor, factor: float, constant: float | None) -> None:
@@ -73,6 +73,6 @@ def bisect_plainly(search: Search[Constants]) -> None:
 def begin_run_plainly(search: Search[Constants], last: bool) -> None:
     """Forget what the run before met. The last of ten or more runs repeats the least constant that did."""
     rows = search.rows
-    rows.hit = torch.zeros_like(search.y, dtype=torch.bool)
+    rows.hit = torch.zeros_like(search.ids, dtype=torch.bool)
     if last:
         rows.constant = torch.where(rows.high.isinf(), rows.constant, rows.high)

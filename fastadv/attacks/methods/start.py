@@ -94,7 +94,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
     """
     rows = search.rows
     if starts is not None:
-        rows.left = torch.full_like(search.y, queries - 1)
+        rows.left = torch.full_like(search.ids, queries - 1)
         look = search.decide(search.per_sample(starts).to(search.x.dtype))
         if not bool(look.adversarial.all()):
             raise InputError(
@@ -103,8 +103,8 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
             )
         rows.points = look.seen
         return queries - 1
-    rows.points, rows.left = search.x.clone(), torch.zeros_like(search.y)
-    found, cost = torch.zeros_like(search.y, dtype=torch.bool), 1
+    rows.points, rows.left = search.x.clone(), torch.zeros_like(search.ids)
+    found, cost = torch.zeros_like(search.ids, dtype=torch.bool), 1
     # samples that have a start wait for the others
     others = search.over(search.problem, search.best)
     others.rows.place = torch.arange(len(found), device=found.device)

@@ -21,7 +21,7 @@ def begin(search: Search, starts: Tensor | None) -> tuple[Tensor, Tensor]:
     The first attempt begins where the caller's points meet the boundary, and at x for samples whose point is
     not adversarial. Later ones begin at a random point within half the distance of the nearest success.
     """
-    given = torch.zeros_like(search.y, dtype=torch.bool)
+    given = torch.zeros_like(search.ids, dtype=torch.bool)
     if search.restart:
         return _anywhere(search), given
     if starts is None:

@@ -1,0 +1,1 @@
+"""Criteria of outputs that are not one class: signs, positions, distances."""

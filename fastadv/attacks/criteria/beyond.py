@@ -1,0 +1,131 @@
+"""Beyond: outputs that move further than a distance, as in regression, embeddings and verification."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from fastadv._checks import check_choice, check_number
+from fastadv.attacks.core.criterion import Criterion, on_device
+from fastadv.engine.arguments import Outputs
+from fastadv.errors import InputError
+from fastadv.losses import Loss
+
+Distance = Callable[[Tensor, Tensor], Tensor]  # (outputs [B, N], y [B, N]) -> [B], differentiable
+
+
+def _cosine(outputs: Tensor, y: Tensor) -> Tensor:
+    return 1 - cosine_similarity(outputs, y, dim=1)
+
+
+def _norm(order: float) -> Distance:
+    return lambda outputs, y: torch.linalg.vector_norm(outputs - y, order, dim=1)
+
+
+DISTANCES: dict[str, Distance] = {
+    "l2": _norm(2), "l1": _norm(1), "linf": _norm(float("inf")), "cosine": _cosine,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Beyond(Criterion):
+    """A success needs outputs further from y than a distance; with targets, outputs as near to these.
+
+    For models that predict numbers: y are the true ones, and what is within the distance of them counts as
+    right. For embeddings and verification: y are embeddings, targets those of another face or image. y=None
+    stands for the outputs at x, which then all count as right; at x itself no direction leads away more than
+    another, and the search begins with a fixed one.
+
+    There is one loss, the distance itself, "margin".
+
+    Args:
+        distance: a number >= 0, in units of the outputs; of cosines, 1 minus the similarity.
+        by: "l2" (the default), "l1", "linf", "cosine", or a function (outputs [B, N], y [B, N]) -> [B],
+            differentiable.
+
+    Raises:
+        InputError: the distance is negative, or `by` is neither.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16))
+        >>> away = fa.attacks.Beyond(0.2, by="cosine")
+        >>> out = fa.attacks.pgd(encoder, x, None, fa.Linf(0.5), criterion=away)
+        >>> cosine = torch.cosine_similarity(encoder(out.x_adv), encoder(x))
+        >>> bool((cosine < 0.8)[out.success].all())
+        True
+    """
+
+    distance: float
+    by: str | Distance = "l2"
+    outputs: ClassVar[Outputs] = "any"
+    losses: ClassVar[tuple[str, ...]] = ("margin",)
+
+    def __post_init__(self) -> None:
+        check_number("distance", self.distance, 0)
+        if not callable(self.by):
+            check_choice("by", self.by, DISTANCES, " or a function (outputs, y) -> [B]")
+
+    def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor | None:
+        if y is None:
+            return None
+        if not isinstance(y, Tensor) or y.shape[:1] != (size,) or y.is_complex():
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise InputError(
+                f"{name}: expected a tensor like the model's outputs for {size} samples, got {got}"
+            )
+        if not bool(y.isfinite().all()):
+            raise InputError(f"{name}: expected finite numbers, got NaN or infinity among them")
+        numbers = on_device(name, y, device)
+        return numbers if numbers.is_floating_point() else numbers.float()
+
+    def loss(self, name: str) -> Loss:
+        super().loss(name)
+        return self.margin
+
+    def reference(self, outputs: Tensor) -> Tensor:
+        return outputs.detach().clone()
+
+    def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        for name, other in (("y", y), ("targets", targets)):
+            alone = other is not None and len(outputs) == outputs.numel() == other.numel()
+            if other is not None and other.shape != outputs.shape and not alone:
+                raise InputError(
+                    f"{name}: expected numbers like the outputs {tuple(outputs.shape)}, "
+                    f"got {tuple(other.shape)}"
+                )
+
+    def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        apart = self._apart(outputs, y if targets is None else targets)
+        return apart > self.distance if targets is None else apart <= self.distance
+
+    def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], by how much the outputs are further from y, or nearer to the targets."""
+        if targets is not None:
+            return self.distance - self._apart(outputs, targets)
+        apart = self._apart(outputs, y) - self.distance
+        if not outputs.requires_grad:
+            return apart
+        # where outputs are those of y the distance has no gradient
+        away = _rows(outputs, y) - _rows(y, y).to(outputs)
+        mix = torch.arange(1, away.shape[1] + 1, device=away.device).to(away).cos()
+        ahead = (away * mix).sum(1)
+        return torch.where((away == 0).all(1), ahead - self.distance, apart)
+
+    def _apart(self, outputs: Tensor, y: Tensor) -> Tensor:
+        by = self.by if callable(self.by) else DISTANCES[self.by]
+        apart = by(_rows(outputs, y), _rows(y, y).to(outputs))
+        if apart.shape != outputs.shape[:1]:
+            raise InputError(
+                f"by: expected a function (outputs, y) -> [B], got a result of shape {tuple(apart.shape)}"
+            )
+        return apart
+
+
+def _rows(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return outputs as [B, N] like y; of one number z a search takes (0, z)."""
+    return outputs.reshape(len(outputs), -1)[:, -max(1, y.shape[1:].numel()) :]

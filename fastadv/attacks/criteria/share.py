@@ -1,0 +1,232 @@
+"""Share: a decision at each of many positions, as in segmentation, and how many of them must be wrong."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from fastadv._checks import check_share
+from fastadv.attacks.core.criterion import WRONG, Criterion, Figures, on_device
+from fastadv.attacks.criteria.lead import lead
+from fastadv.engine.arguments import Outputs
+from fastadv.errors import InputError
+from fastadv.losses import Loss
+
+
+class Positions(NamedTuple):
+    """Outputs at P positions: logits z [B, K, P], classes y int64 [B, P], and bool [B, P], which count."""
+
+    z: Tensor
+    y: Tensor
+    counts: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return [B], the mean of values [B, P] over the positions that count."""
+        return values.where(self.counts, 0.0).sum(1) / self.counts.sum(1)
+
+    def cross_entropy(self) -> Tensor:
+        """Return [B, P]."""
+        return cross_entropy(self.z, self.y, reduction="none")
+
+    def weighted(self, weight: Tensor) -> Tensor:
+        """Return the mean cross-entropy [B], whose gradient has the weights [B, P] of the positions.
+
+        The value has none: weights that fall with success would rank points the wrong way round.
+        """
+        each = self.cross_entropy()
+        return self.mean(each.detach() + weight * (each - each.detach()))
+
+
+@dataclass(frozen=True)
+class Share(Criterion):
+    """A success needs wrong decisions at a share of positions, each of which has a class of its own.
+
+    For dense models: outputs [B, K, ...] and y int [B, ...], such as [B, K, H, W] and [B, H, W]. One channel
+    z, [B, 1, ...] or [B, ...], counts as the logits (0, z) of the classes 0 and 1. With targets, like y, a
+    success has the target's class at that share of positions.
+
+    The losses, each a mean over positions: "masked_ce", the default, is the cross-entropy where the decision
+    is not wrong yet, and log K elsewhere; "balanced_ce" gives all classes of an image the same weight in it;
+    "ce" is the cross-entropy everywhere; "js" the Jensen-Shannon divergence of softmax and label; "cospgd"
+    weights the gradient of "ce" by the cosine of both. "margin" is the criterion's own.
+
+    Args:
+        least: the share of positions that must be wrong, above 0 and at most 1.
+        of: what is wrong at a position: a criterion of one class.
+        ignore: the label of positions that do not count; often 255.
+
+    Raises:
+        InputError: the share is outside (0, 1], or `of` is no criterion of one class.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = torch.nn.Conv2d(1, 3, 3, padding=1)
+        >>> y = model(x).argmax(1)  # [8, 8, 8], what it decides before the attack
+        >>> out = fa.attacks.pgd(model, x, y, fa.Linf(0.5), criterion=fa.attacks.Share(0.5))
+        >>> bool(((model(out.x_adv).argmax(1) != y).flatten(1).double().mean(1) >= 0.5)[out.success].all())
+        True
+
+    Source:
+        Croce et al. 2024, "Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation
+        Models" (arXiv 2306.12941), for the masked, balanced and Jensen-Shannon losses; Agnihotri et al. 2024,
+        "CosPGD" (arXiv 2302.02213).
+    """
+
+    least: float
+    of: Criterion = WRONG
+    ignore: int = -1
+    outputs: ClassVar[Outputs] = "any"
+    losses: ClassVar[tuple[str, ...]] = ("masked_ce", "ce", "balanced_ce", "js", "cospgd", "margin")
+
+    def __post_init__(self) -> None:
+        check_share("least", self.least, one=True)
+        if not isinstance(self.of, Criterion) or self.of.outputs != "classes":
+            raise InputError(f"of: expected a criterion of one class, such as WrongBy(lead), got {self.of!r}")
+        if isinstance(self.ignore, bool) or not isinstance(self.ignore, int):
+            raise InputError(f"ignore: expected an integer label, got {self.ignore!r}")
+
+    def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor:
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.shape[:1] != (size,):
+            got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise InputError(
+                f"{name}: expected one integer for each position of {size} samples, a tensor [{size}, ...], "
+                f"got {got}"
+            )
+        if y.ndim < 2:
+            raise InputError(
+                f"{name}: expected a class for each position, [{size}, ...], got one a sample; "
+                "leave out Share for classes of whole images"
+            )
+        return on_device(name, y, device).long()
+
+    def loss(self, name: str) -> Loss:
+        chosen: Loss = self.margin if super().loss(name) == "margin" else getattr(self, f"_{name}")
+        return chosen
+
+    def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        shape, size = tuple(y.shape[1:]), len(y)
+        if outputs.shape[2:] != y.shape[1:] and outputs.shape != y.shape:
+            do = ""
+            if outputs.shape[1:-1] == y.shape[1:]:
+                do = "; move the classes to dimension 1: outputs.movedim(-1, 1)"
+            elif outputs.ndim == y.ndim + 1:
+                do = "; resize the outputs inside the model"
+            raise InputError(
+                f"model: expected outputs [{size}, K{''.join(f', {n}' for n in shape)}] for labels "
+                f"{tuple(y.shape)}, got {tuple(outputs.shape)}{do}"
+            )
+        classes = self.positions(outputs, y).z.shape[1]
+        for name, labels in (("y", y), ("targets", targets)):
+            if labels is None:
+                continue
+            wrong = (labels != self.ignore) & ((labels < 0) | (labels >= classes))
+            if bool(wrong.any()):
+                raise InputError(
+                    f"{name}: expected classes 0 to {classes - 1}, or ignore={self.ignore}, "
+                    f"got {int(labels[wrong][0])}; name the label that does not count: Share(ignore=...)"
+                )
+            if bool((labels == self.ignore).flatten(1).all(1).any()):
+                raise InputError(
+                    f"{name}: expected a position that counts in each sample, got one without; leave it out"
+                )
+
+    def positions(self, outputs: Tensor, y: Tensor) -> Positions:
+        """Return the outputs, in any shape, position by position; where y is ignored the class is 0."""
+        y = y.flatten(1)
+        z = outputs.reshape(len(y), -1, y.shape[1])
+        z = torch.cat([torch.zeros_like(z), z], 1) if z.shape[1] == 1 else z
+        counts = y != self.ignore
+        return Positions(z, y.where(counts, 0), counts)
+
+    def met_at(self, at: Positions, targeted: bool = False) -> Tensor:
+        """Return bool [B, P], which positions count and are wrong, or of the class wanted."""
+        if type(self.of) is Criterion:
+            decided = at.z.argmax(1)
+            return ((decided == at.y) if targeted else (decided != at.y)) & at.counts
+        each, y = _each(at)
+        return self.of.met(each, y, y if targeted else None).view_as(at.y) & at.counts
+
+    def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        at = self.positions(outputs, y if targets is None else targets)
+        return self.met_at(at, targets is not None).sum(1) >= self._needed(at)
+
+    def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], the margin of as many positions as must be wrong."""
+        at = self.positions(outputs, y if targets is None else targets)
+        each, labels = _each(at)
+        margins = self.of.margin(each, labels, None if targets is None else labels).view(at.y.shape)
+        return lead(margins, at.counts, self._needed(at))
+
+    def figures(self, outputs: Tensor, y: Tensor) -> Figures:
+        at = self.positions(outputs, y)
+        classes = at.z.shape[1]
+        decided = one_hot(at.z.argmax(1), classes) * at.counts[:, :, None]
+        labels = one_hot(at.y, classes) * at.counts[:, :, None]
+        both = (decided & labels).sum(1).double()
+        either = (decided | labels).sum(1).double()
+        counts = at.counts.sum(1, keepdim=True).double()
+        return {"pixel accuracy": (both.sum(1, keepdim=True), counts), "mean IoU": (both, either)}
+
+    def _needed(self, at: Positions) -> Tensor:
+        """Return int64 [B], how many positions must be wrong; rounding of the product adds none."""
+        return (self.least * at.counts.sum(1) * (1 - 1e-9)).ceil().long().clamp_min(1)
+
+    # Losses: value [B] by outputs, y and targets.
+
+    def _ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self._signed(outputs, y, targets, lambda at, _: at.mean(at.cross_entropy()))
+
+    def _masked_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self._signed(outputs, y, targets, lambda at, met: at.mean(_masked(at, met, targets)))
+
+    def _balanced_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        def balanced(at: Positions, met: Tensor) -> Tensor:
+            classes = one_hot(at.y, at.z.shape[1]).where(at.counts[:, :, None], 0)
+            number = classes.sum(1)  # [B, K], of the positions of a class
+            weight = 1 / number.gather(1, at.y).clamp_min(1) / (number > 0).sum(1, keepdim=True)
+            return (weight * _masked(at, met, targets)).where(at.counts, 0.0).sum(1)
+
+        return self._signed(outputs, y, targets, balanced)
+
+    def _js(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        def divergence(at: Positions, _: Tensor) -> Tensor:
+            log_p = -at.cross_entropy()
+            p = log_p.exp()  # all other terms vanish: no logarithm of a probability that underflows
+            return at.mean(math.log(2) + (p * log_p - (1 + p) * p.log1p()) / 2)
+
+        return self._signed(outputs, y, targets, divergence)
+
+    def _cospgd(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        def weighted(at: Positions, _: Tensor) -> Tensor:
+            probability = at.z.detach().softmax(1)
+            cosine = probability.gather(1, at.y[:, None]).squeeze(1) / probability.norm(dim=1)
+            return at.weighted(cosine if targets is None else 1 - cosine)
+
+        return self._signed(outputs, y, targets, weighted)
+
+    def _signed(
+        self, outputs: Tensor, y: Tensor, targets: Tensor | None,
+        value: Callable[[Positions, Tensor], Tensor],
+    ) -> Tensor:  # fmt: skip
+        """Return what is to rise: the value away from y, or minus that of the targets."""
+        at = self.positions(outputs, y if targets is None else targets)
+        made = value(at, self.met_at(at, targets is not None))
+        return made if targets is None else -made
+
+
+def _masked(at: Positions, met: Tensor, targets: Tensor | None) -> Tensor:
+    """Return the cross-entropy [B, P], constant where it has done its work: the largest of a right decision.
+
+    So the loss rises with each position that turns wrong.
+    """
+    return at.cross_entropy().masked_fill(met, math.log(at.z.shape[1]) if targets is None else 0.0)
+
+
+def _each(at: Positions) -> tuple[Tensor, Tensor]:
+    """Return logits [B * P, K] and classes [B * P]."""
+    return at.z.movedim(1, 2).flatten(0, 1), at.y.flatten()

@@ -1,0 +1,148 @@
+"""Signs: labels of which each holds or not, as in multi-label and one-logit models."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from fastadv._checks import check_count
+from fastadv.attacks.core.criterion import Criterion, Figures, on_device
+from fastadv.attacks.criteria.lead import lead
+from fastadv.engine.arguments import Outputs
+from fastadv.errors import InputError
+from fastadv.losses import Loss
+
+IGNORED = -1  # a label that does not count
+
+
+@dataclass(frozen=True)
+class Signs(Criterion):
+    """A success needs wrong signs of the outputs, each of which says whether one label holds.
+
+    For multi-label models: outputs z [B, K] and y [B, K] of 0 and 1, where -1 is ignored. A label is right
+    where z > 0 as y says. With targets, like y, a success has all signs of the targets.
+
+    One logit a sample, [B] or [B, 1], with y [B] or [B, 1] of 0 and 1, counts as the two logits (0, z) of the
+    classes 0 and 1: all attacks serve it, with all their losses.
+
+    The losses are "margin", the default, and "ce", the sum of the labels' binary cross-entropies.
+
+    Args:
+        least: how many labels of a sample must be wrong, an integer >= 1; or "all".
+
+    Raises:
+        InputError: `least` is neither.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> y = (model(x) > 0).long()  # what it decides before the attack
+        >>> out = fa.attacks.pgd(model, x, y, fa.Linf(0.5), criterion=fa.attacks.Signs())
+        >>> out.success.all().item()
+        True
+
+    Source:
+        Song et al. 2018, "Multi-Label Adversarial Perturbations" (arXiv 1901.00546), for the multi-label
+        case.
+    """
+
+    least: int | Literal["all"] = 1
+    outputs: ClassVar[Outputs] = "any"
+    losses: ClassVar[tuple[str, ...]] = ("margin", "ce")
+
+    def __post_init__(self) -> None:
+        if self.least != "all":
+            check_count("least", self.least, 1)
+
+    def for_labels(self, y: Any) -> Criterion:
+        if not isinstance(y, Tensor) or not (y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)):
+            return self
+        if self.least not in (1, "all"):
+            raise InputError(f"least: expected 1 for one label a sample, got {self.least}")
+        return ONE_LOGIT
+
+    def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor:
+        return _signs(name, y, size, device, ignored=True)
+
+    def loss(self, name: str) -> Loss:
+        return {"margin": self.margin, "ce": _cross_entropy}[str(super().loss(name))]
+
+    def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        if outputs.shape != y.shape:
+            raise InputError(
+                f"y: expected a label for each of the outputs {tuple(outputs.shape)}, got {tuple(y.shape)}"
+            )
+        labels = y if targets is None else targets
+        if bool((labels == IGNORED).flatten(1).all(1).any()):
+            raise InputError(
+                "y: expected a label other than -1 in each sample, got one without; leave it out"
+            )
+
+    def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        if targets is not None:
+            return ~_wrong(outputs, targets).any(1)
+        return _wrong(outputs, y).sum(1) >= self._needed(y)
+
+    def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], by how far the outputs of as many labels as must be wrong are on the wrong side."""
+        labels = y if targets is None else targets
+        away, counts = _away(outputs, labels), labels.flatten(1) != IGNORED
+        return lead(away, counts, self._needed(y)) if targets is None else lead(-away, counts, counts.sum(1))
+
+    def _needed(self, y: Tensor) -> Tensor:
+        """Return int64 [B], how many labels must be wrong: all that count where they are fewer."""
+        counts = (y.flatten(1) != IGNORED).sum(1)
+        return counts if self.least == "all" else counts.clamp_max(self.least)
+
+    def figures(self, outputs: Tensor, y: Tensor) -> Figures:
+        counts = (y.flatten(1) != IGNORED).sum(1, keepdim=True).double()
+        return {"label accuracy": (counts - _wrong(outputs, y).sum(1, keepdim=True), counts)}
+
+
+@dataclass(frozen=True)
+class OneLogit(Criterion):
+    """One logit z a sample, which counts as the two logits (0, z)."""
+
+    outputs: ClassVar[Outputs] = "logit"
+
+    def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor:
+        return _signs(name, y, size, device, ignored=False).view(size)
+
+
+ONE_LOGIT = OneLogit()
+
+
+def _signs(name: str, y: Any, size: int, device: torch.device, ignored: bool) -> Tensor:
+    """Return labels of 0 and 1 as int64."""
+    if not isinstance(y, Tensor) or y.shape[:1] != (size,):
+        came = f"{tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise InputError(
+            f"{name}: expected 0 or 1 for each label of {size} samples, a tensor [{size}, K], "
+            f"or [{size}] for one logit, got {came}"
+        )
+    fits = (y == 0) | (y == 1)
+    fits = fits | (y == IGNORED) if ignored else fits
+    if not bool(fits.all()):
+        others = ", or -1 for one that does not count" if ignored else ""
+        got = y[~fits].flatten()[0].item()
+        raise InputError(f"{name}: expected labels 0 and 1{others}, got {got:g}")
+    return on_device(name, y, device).long()
+
+
+def _away(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return [B, K], the outputs with the sign by which they are wrong."""
+    return outputs.flatten(1) * (1 - 2 * y.flatten(1).to(outputs.dtype))
+
+
+def _wrong(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return bool [B, K], which labels are wrong."""
+    return ((outputs > 0).flatten(1) != (y.flatten(1) > 0)) & (y.flatten(1) != IGNORED)
+
+
+def _cross_entropy(outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    labels = y if targets is None else targets
+    each = softplus(_away(outputs, labels)).where(labels.flatten(1) != IGNORED, 0.0).sum(1)
+    return each if targets is None else -each
