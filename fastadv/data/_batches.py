@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
 from fastadv.data.folder import FolderSet
+from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
 from fastadv.errors import CorruptFileError, InputError
@@ -23,7 +25,7 @@ _WORTH_WORKERS = 256
 
 def batches(
     dataset: Dataset[Any], batch_size: int, order: Tensor | Sequence[int] | None = None, *,
-    workers: int | None = None, seed: int = 0, box: Boxes = UNIT,
+    workers: int | None = None, seed: int = 0, box: Boxes = UNIT, labels: str = CLASSES,
 ) -> Iterator[Batch]:  # fmt: skip
     """Iterate over a data set in batches; the last one may be smaller.
 
@@ -35,6 +37,8 @@ def batches(
         workers: processes that read ahead; None is up to 8 for images on disk, and none otherwise.
         seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`.
         box: (low, high), in which values of float32 must lie, or several of them by name.
+        labels: "classes", one integer an image; "any" serves tensors [B, ...] as the set has them, and of
+            images without labels [B, 0].
 
     Returns:
         An iterator of (x float32 [B, ...] in the box, y int64 [B], ids int64 [B]).
@@ -50,7 +54,7 @@ def batches(
         >>> [len(ids) for x, y, ids in fa.data.batches(digits, 8)]
         [8, 8, 4]
     """
-    raw = Reader(dataset, batch_size, workers, box=box).batches(order, seed)
+    raw = Reader(dataset, batch_size, workers, box=box, labels=labels).batches(order, seed)
     return ((to_unit(x), y, ids) for x, y, ids in raw)
 
 
@@ -59,13 +63,13 @@ class Reader:
 
     def __init__(
         self, dataset: Dataset[Any], batch_size: int, workers: int | None = None, *, kept: bool = False,
-        pinned: bool = False, box: Boxes = UNIT,
+        pinned: bool = False, box: Boxes = UNIT, labels: str = CLASSES,
     ) -> None:  # fmt: skip
         if batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
         self.size = sample_count(dataset)
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
-        self.kept, self.pinned, self.box = kept, pinned, box
+        self.kept, self.pinned, self.box, self.labels = kept, pinned, box, labels
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
 
@@ -86,7 +90,7 @@ class Reader:
 
     def _reading(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
         self._order.keys = keys
-        yield from _checked(loader, self.box)
+        yield from _checked(loader, self.box, self.labels)
 
     def _from_memory(self, data: Held, positions: Tensor) -> Iterator[Batch]:
         (low, high), boxes = data.box, self.box.values() if isinstance(self.box, Mapping) else [self.box]
@@ -105,11 +109,11 @@ class Reader:
 
     def _made(self, workers: int) -> DataLoader[Any]:
         return DataLoader(
-            _Numbered(self.dataset),
+            _Numbered(self.dataset, self.labels),
             batch_size=self.batch_size,
             sampler=self._order,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, labels=self.labels),
             pin_memory=self.pinned,
             persistent_workers=self.kept and workers > 0,
             # of its own, because the loader would draw its workers' seed from the global one
@@ -132,8 +136,8 @@ class _Order(Sampler[tuple[int, int]]):
 class _Numbered(Dataset[Any]):
     """Items with their position. A bad image comes as its error, which would lose its text in a worker."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset[Any], labels: str = CLASSES) -> None:
+        self.dataset, self.labels = dataset, labels
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
         with rng.generators_kept(rng.CPU):
@@ -156,6 +160,8 @@ class _Numbered(Dataset[Any]):
             return self.dataset.pixels(position), int(self.dataset.labels[position])
         rng.seed_all(rng.derive(seed, "sample", position))  # of what a transform draws
         item = self.dataset[position]
+        if self.labels == ANY and isinstance(item, Tensor):
+            item = item, torch.empty(0, device="cpu")
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(
                 f"sample {position}: expected a pair (image, label), got a {type(item).__name__}; "
@@ -164,7 +170,7 @@ class _Numbered(Dataset[Any]):
         return item
 
 
-def _collate(items: list[Any]) -> Any:
+def _collate(items: list[Any], labels: str = CLASSES) -> Any:
     for item in items:
         if isinstance(item, Exception):
             return item
@@ -174,18 +180,20 @@ def _collate(items: list[Any]) -> Any:
         return InputError(
             f"expected images of one shape, got {shown}; load the set with size= to resize and crop them"
         )
-    labels = {np.shape(label) for _, label, _ in items}
-    if labels != {()}:
-        shown = " and ".join(str(list(shape)) for shape in sorted(labels))
+    of_labels = {np.shape(label) for _, label, _ in items}
+    shown = " and ".join(str(list(shape)) for shape in sorted(of_labels))
+    if labels == ANY and len(of_labels) > 1:
+        return InputError(f"expected labels of one shape, got {shown}; resize or pad them")
+    if labels != ANY and of_labels != {()}:
         return InputError(
             f"expected integer labels, one for each image, got labels of shape {shown}; of probabilities "
-            "give the likeliest class"
+            "give the likeliest class; what are no classes takes a criterion, such as fa.attacks.Signs()"
         )
     with rng.CPU:  # torch's loader makes tensors on the default device
         return default_collate(items)
 
 
-def _checked(loader: DataLoader[Any], box: Boxes) -> Iterator[Batch]:
+def _checked(loader: DataLoader[Any], box: Boxes, labels: str) -> Iterator[Batch]:
     with rng.CPU:
         read = iter(loader)
     for batch in read:
@@ -194,6 +202,9 @@ def _checked(loader: DataLoader[Any], box: Boxes) -> Iterator[Batch]:
         x, y, ids = batch
         what = f"samples {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"sample {ids[0]}"
         check_images(x, what, box)
+        if labels == ANY and isinstance(y, Tensor):
+            yield x, y, ids
+            continue
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             one = y[0] if isinstance(y, list | tuple) else y
             got = one.dtype if isinstance(one, Tensor) else type(one).__name__

@@ -20,22 +20,38 @@ from torch.utils.data import (
 from fastadv.errors import InputError
 
 Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
+ANY, CLASSES = "any", "classes"  # what labels may be: tensors like each other or none, or a class each
 
 
-def as_dataset(data: Data, name: str = "dataset") -> Dataset[Any]:
-    """Return data as a set with items by number: of a loader its set, if it reads each item once."""
+def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES) -> Dataset[Any]:
+    """Return data as a set with items by number: of a loader its set, if it reads each item once.
+
+    Images without labels are a tensor [N, ...], or (x, None), where labels may be any.
+    """
+    if labels == ANY and not isinstance(data, Tensor) and _is_alone(data):
+        data = data[0]  # type: ignore[index]
+    if isinstance(data, Tensor):
+        if labels != ANY:
+            raise InputError(f"{name}: expected images and labels (x, y), got {_shown(data)} alone")
+        return TensorDataset(data.detach(), data.new_empty(len(data), 0, device="cpu"))
     if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
         if all(isinstance(each, Tensor) for each in data):
-            return _held([data], name)
+            return _held([data], name, labels)
         raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
     if isinstance(data, DataLoader) and _reads_each_once(data):
         return data.dataset
     if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
-        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0])
-        return _held(data, name) if several else data  # type: ignore[return-value, arg-type]
+        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels)
+        return _held(data, name, labels) if several else data  # type: ignore[return-value, arg-type]
     if not isinstance(data, Iterable) or isinstance(data, IterableDataset):
         return data  # what is wrong is said where its samples are counted
-    return _held(data, name)
+    return _held(data, name, labels)
+
+
+def _is_alone(data: object) -> bool:
+    """Return whether data are images without labels."""
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    return pair and isinstance(data[0], Tensor) and data[1] is None  # type: ignore[index]
 
 
 def _reads_each_once(loader: DataLoader[Any]) -> bool:
@@ -45,18 +61,20 @@ def _reads_each_once(loader: DataLoader[Any]) -> bool:
     return plain and once and len(sampler) == len(sampler.data_source) == len(loader.dataset)  # type: ignore[arg-type]
 
 
-def _is_batch(item: object) -> bool:
-    """Return whether an item is images [B, ...] and their classes int [B], and no single pair."""
+def _is_batch(item: object, labels: str) -> bool:
+    """Return whether an item is images [B, ...] and their labels, such as int [B], and no single pair."""
     if not (isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(t, Tensor) for t in item)):
         return False
     x, y = item
+    if labels == ANY:
+        return bool(x.ndim > 1 and y.ndim and len(x) == len(y))
     return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
 
 
-def _held(batches: Iterable[Any], name: str) -> Dataset[Any]:
+def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
     parts = list(batches)
     for part in parts:
-        if not _is_batch(part):
+        if not _is_batch(part, labels):
             single = isinstance(part, list | tuple) and len(part) == 2 and getattr(part[1], "ndim", 1) == 0
             do = "; add a batch dimension: (x[None], y[None])" if single else ""
             raise InputError(f"{name}: expected batches (x [B, ...], y int [B]), got {_shown(part)}{do}")

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.common import parameters_of
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
@@ -20,6 +21,7 @@ from fastadv.engine import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Components, Row, Samples
+from fastadv.evaluation.sums import Sums, sums_at
 from fastadv.threat import THREATS, Threat
 
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
@@ -98,7 +100,7 @@ def run_attack(
     result = attack(frozen, x, y, ids=ids, **options)
     for part in ("success", "status", "distance", "zero_gradient"):
         value = getattr(result, part, None)
-        if not isinstance(value, Tensor) or value.shape != y.shape:
+        if not isinstance(value, Tensor) or value.shape != ids.shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
                 f"attacks[{name!r}]: expected an AttackResult with {part} of shape ({len(y)},), got {got}"
@@ -137,8 +139,9 @@ def layers(attack: Any) -> Iterator[Any]:
 
 
 def outcome(
-    name: str, attack: Attack, frozen: Prepared, whole: Batch, keep_samples: bool, drawing: Drawing
-) -> Part:
+    name: str, attack: Attack, frozen: Prepared, whole: Batch, keep_samples: bool, drawing: Drawing,
+    criterion: Criterion = WRONG,
+) -> Part:  # fmt: skip
     """Run one attack on one batch."""
     size = len(whole.y)
     broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool, device="cpu") for _ in range(3))
@@ -159,6 +162,7 @@ def outcome(
         tensors["x_adv"] = whole.x.to("cpu", copy=True)
     usable = (~whole.failed).nonzero().flatten()
     if not len(usable):
+        tensors |= _sums(criterion, frozen, whole, whole.x)
         return part
     batch = whole.take(usable)
     started = time.perf_counter()
@@ -200,7 +204,20 @@ def outcome(
         tensors["component"][~broken] = -1
     if keep_samples:
         tensors["x_adv"][place] = result.x_adv.to("cpu", tensors["x_adv"].dtype)
+    tensors |= _sums(criterion, frozen, whole, whole.x.index_copy(0, usable, result.x_adv.to(whole.x)))
     return part
+
+
+def _sums(criterion: Criterion, frozen: Prepared, whole: Batch, x_adv: Tensor) -> dict[str, Tensor]:
+    frozen.asks_for(whole.ids)
+    found = sums_at(criterion, frozen, x_adv, whole.y)
+    return {f"sums.{key}": value for key, value in found.items()}
+
+
+def all_sums(parts: Sequence[Mapping[str, Tensor]]) -> Sums:
+    """Return the sums of all batches."""
+    names = [name for name in parts[0] if name.startswith("sums.")] if parts else []
+    return {name.removeprefix("sums."): torch.cat([part[name] for part in parts]) for name in names}
 
 
 def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
@@ -208,7 +225,7 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     x, y, ids, _, unusable = (value.cpu() for value in batch)
     correct = batch.correct.cpu()
     distances = torch.empty(len(parts), len(y), device="cpu").double()
-    x_adv, by = x.clone(), torch.full_like(y, -1)
+    x_adv, by = x.clone(), torch.full_like(ids, -1)
     distance = torch.where(correct | unusable, torch.inf, 0.0).double()
     status = torch.where(correct, int(Status.HELD), int(Status.ALREADY_WRONG))
     status[unusable] = int(Status.FAILED)
@@ -245,6 +262,7 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], d
         draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
         threat=_threat(parts),
         method=next((part.told.get("method", "") for part in parts if part.told), ""),
+        sums=all_sums([part.tensors for part in parts]),
     )
 
 

@@ -10,12 +10,20 @@ from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.common import planned
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
-from fastadv.evaluation.measure import check_evaluation, description, evaluate, over_batches
+from fastadv.evaluation.measure import (
+    check_evaluation,
+    description,
+    evaluate,
+    for_data,
+    labels_of,
+    over_batches,
+)  # fmt: skip
 from fastadv.evaluation.named import boxes_of, criterion_of, minimizes, name_of, named
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
@@ -136,7 +144,7 @@ def accuracy_against_radius(
     model: nn.Module | Prepared, dataset: Data,
     attack_for_radius: Callable[[float], Attack] | Attack | None = None, radii: Radii | None = None, *,
     minimum_norm: Attack | None = None, batch_size: int = 256, limit: int | None = None,
-    progress: Progress = False, freeze: bool | None = None,
+    progress: Progress = False, freeze: bool | None = None, criterion: Criterion | None = None,
 ) -> Curve:  # fmt: skip
     """Measure robust accuracy at each radius, with one attack for each radius or one minimum-norm run.
 
@@ -160,6 +168,7 @@ def accuracy_against_radius(
         limit: use this many samples only; None uses all.
         progress: as in `evaluate`.
         freeze: as in `evaluate`.
+        criterion: as in `evaluate`.
 
     Returns:
         A `Curve`.
@@ -189,7 +198,7 @@ def accuracy_against_radius(
         _check_reach(bound(minimum_norm, "threat"), tried)
         (row,) = evaluate(
             model, dataset, {"minimum_norm": minimum_norm}, batch_size=batch_size, limit=limit,
-            indicators=False, progress=progress, freeze=freeze,
+            indicators=False, progress=progress, freeze=freeze, criterion=criterion,
         ).rows  # fmt: skip
         return Curve.from_distances(row.distance, tried)
     if not callable(attack_for_radius) or minimum_norm is not None:
@@ -201,12 +210,16 @@ def accuracy_against_radius(
     with processes.agreement():
         tried = check_radii(radii)
         # names are for errors alone: two radii may print alike
-        attacks = named({f"radius {radius!r}": of_radius(radius) for radius in tried[tried > 0].tolist()})
-        dataset = as_dataset(dataset)
+        of_radii = {f"radius {radius!r}": of_radius(radius) for radius in tried[tried > 0].tolist()}
+        attacks = named(of_radii, criterion=criterion)
+        judged = criterion_of(attacks, criterion)
+        dataset = as_dataset(dataset, labels=labels_of(judged))
         check_evaluation(dataset, batch_size, limit)
         check_progress(progress)
         work = planned(*attacks.values()) * sample_count(dataset, limit)
-        frozen = prepare(model, work=work, freeze=freeze)
+        box = boxes_of(attacks, dataset=dataset)
+        judged = for_data(judged, dataset, box)
+        frozen = prepare(model, work=work, freeze=freeze, outputs=judged.outputs)
         about = description(frozen, attacks) if processes.world() > 1 else {}
     if about:
         about["data"] = describe_shared(dataset)
@@ -214,7 +227,7 @@ def accuracy_against_radius(
         processes.check_alike({**about, **asked, "torch": torch.__version__})
 
     total = sample_count(dataset, limit) * len(attacks)
-    box, right = boxes_of(attacks, dataset=dataset), criterion_of(attacks).meant_by(frozen.model)
+    right = judged.meant_by(frozen.model)
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_flag, check_on_event, knowing
 from fastadv.attacks.core.common import parameters_of, planned
-from fastadv.attacks.core.criterion import WRONG, Criterion
+from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.certify import Certificates
 from fastadv.data._batches import batches
-from fastadv.data.given import Data, as_dataset
+from fastadv.data.given import ANY, CLASSES, Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
@@ -28,11 +28,22 @@ from fastadv.engine.replaced import replaced
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
-from fastadv.evaluation._outcome import Attack, Batch, Part, Shelf, all_draws, nearest, outcome, row
+from fastadv.evaluation._outcome import (
+    Attack,
+    Batch,
+    Part,
+    Shelf,
+    all_draws,
+    all_sums,
+    nearest,
+    outcome,
+    row,
+)  # fmt: skip
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, minimizes, name_of, named
 from fastadv.evaluation.row import Samples
+from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import Table
 from fastadv.progress import Lines, Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
@@ -52,6 +63,7 @@ def evaluate(
     world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
     freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
     whole_batches: bool = False, certificates: Certificates | None = None,
+    criterion: Criterion | None = None,
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -66,8 +78,9 @@ def evaluate(
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K].
         dataset: of pairs (image, label), such as an `ImageSet`; the tensors (x [N, ...], y int [N]); a
-            DataLoader; or batches of such tensors. Labels are classes of the model. Values of float32 lie in
-            the box of each threat, in [0, 1] where none says another; images of uint8 become [0, 1].
+            DataLoader; or batches of such tensors. Labels are classes of the model, or what the criterion
+            takes; where it needs none, images alone will do. Values of float32 lie in the box of each threat,
+            in [0, 1] where none says another; images of uint8 become [0, 1].
         attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y, ids=...)
             -> AttackResult, such as `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
             dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone.
@@ -111,6 +124,9 @@ def evaluate(
         certificates: of the same images (`fastadv.certify.smooth`): a column of the table. Where an attack
             found a point within a certified radius, the smoothed model decides there, too, and a decision
             for another class contradicts the certificate; the verdict says so. It keeps the samples.
+        criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
+            the share of samples that are right by it. It may add figures of its own to the table. Indicators
+            and several draws are of classes alone.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -131,9 +147,13 @@ def evaluate(
         True
     """
     with processes.agreement():
-        dataset, attacks = as_dataset(dataset), named(attacks, threat)
+        attacks = named(attacks, threat, criterion=criterion)
+        judged = criterion_of(attacks, criterion)
+        dataset = as_dataset(dataset, labels=labels_of(judged))
         check_evaluation(dataset, batch_size, limit)
         drawing = Drawing(draws, seed)
+        if draws > 1 and judged.outputs != "classes":
+            raise InputError(f"draws: expected 1 with {judged!r}, got {draws}; leave it out")
         check_on_event(on_event)
         check_progress(progress)
         if resume and run_dir is None:
@@ -151,11 +171,14 @@ def evaluate(
         work = planned(*attacks.values()) * sample_count(dataset, limit)
         size = batch_size if check_flag("whole_batches", whole_batches) else 0
         box = boxes_of(attacks, threat, dataset=dataset)
+        judged = for_data(judged, dataset, box)
         frozen = prepare(
             model, work=work, freeze=freeze, size=size, precision=precision, compile=compile,
-            rows=lambda: next(batches(dataset, 1, workers=0, box=box))[0],
+            rows=lambda: _first(dataset, box, judged)[0], outputs=judged.outputs,
         )  # fmt: skip
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit}
+        if criterion is not None:
+            config["criterion"] = describe(criterion)
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
@@ -178,10 +201,10 @@ def evaluate(
             batch_size,
             limit,
             box,
-            criterion_of(attacks).meant_by(frozen.model),
+            judged.meant_by(frozen.model),
             keep_samples=keep_samples or certificates is not None,
             parts=parts,
-            looked=indicators and not apart,
+            looked=indicators and not apart and judged.outputs == "classes",
             drawing=drawing,
             own=own,
             events=Events(on_event, tick, sample_count(dataset, limit) * len(attacks)),
@@ -189,6 +212,25 @@ def evaluate(
         if apart:
             parts.finished(rank or 0, world_size or 1, count, len(attacks))
         return table if certificates is None else table.beside(certificates, frozen.source)
+
+
+def labels_of(criterion: Criterion) -> str:
+    """Return what labels of data a criterion takes."""
+    return CLASSES if criterion.outputs == "classes" else ANY
+
+
+def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
+    """Return the criterion for labels like those of the data."""
+    return (
+        criterion
+        if criterion.outputs == "classes"
+        else criterion.for_labels(_first(dataset, box, criterion)[1])
+    )
+
+
+def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first sample, with its label and number."""
+    return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
 
 
 def over_batches(
@@ -203,7 +245,7 @@ def over_batches(
     box: of the data. criterion: says what is right. own: of the number of batches, which are worked on.
     """
     positions = first_samples(dataset, limit)
-    _compare_first(frozen, dataset, positions, box)
+    _compare_first(frozen, dataset, positions, box, labels_of(criterion))
     parts = torch.split(positions, batch_size)
     with processes.agreement():
         numbers = own(len(parts))
@@ -223,11 +265,13 @@ def over_batches(
             raise InputError(NOT_FINITE)
 
 
-def _compare_first(frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes) -> None:
+def _compare_first(
+    frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes, labels: str
+) -> None:
     """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
     with processes.agreement():
         for part in torch.split(positions, ROWS):
-            x, _, _ = next(batches(dataset, ROWS, order=part, workers=0, box=box))
+            x, _, _ = next(batches(dataset, ROWS, order=part, workers=0, box=box, labels=labels))
             if frozen.check(x.to(device=frozen.device)):
                 return
 
@@ -237,8 +281,10 @@ def _with_verdict(
 ) -> Iterator[Batch]:
     if not parts:
         return
-    for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts)), box=box):
+    order, labels = torch.cat(list(parts)), labels_of(criterion)
+    for batch in batches(dataset, len(parts[0]), order=order, box=box, labels=labels):
         x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
+        known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
         frozen.begin(x, ids)
         try:
             logits = frozen.verdict(x)
@@ -246,11 +292,12 @@ def _with_verdict(
             if len(x) == len(parts[0]):
                 raise
             raise InputError(FEWER.format(error, len(x), len(parts[0]))) from error
-        if y.min() < 0 or y.max() >= logits.shape[1]:
+        if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
             raise InputError(
                 f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
                 f"got {int(y.min())} to {int(y.max())}; map the labels"
             )
+        y = fitting(criterion, logits, frozen.output_shape, known, None)
         yield Batch(x, y, ids, criterion.right(logits, y), ~logits.isfinite().all(1))
 
 
@@ -359,6 +406,8 @@ class Evaluation:
             attacked.append(self.attack(number, place, name, batch, verdict))
             if processes.world() == 1:
                 self.events.finished(name, verdict["correct"], attacked[-1])
+        sums = sums_at(self.criterion, self.frozen, batch.x, batch.y)
+        draws |= {f"sums.{key}": value for key, value in sums.items()}
         samples = nearest(batch, attacked) if self.keep_samples else None
         for part in attacked:
             part.tensors.pop("x_adv", None)
@@ -372,7 +421,7 @@ class Evaluation:
         def make() -> Part:
             with self.drawing.kept(batch.x.device, number, place + 1):
                 attack = self.events.begun(name, self.attacks[name])
-                return outcome(name, attack, self.frozen, batch, points, self.drawing)
+                return outcome(name, attack, self.frozen, batch, points, self.drawing, self.criterion)
 
         return self.parts.get(f"{number:05d}-{place:02d}", verdict, make)
 
@@ -403,7 +452,10 @@ class Evaluation:
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))
         seconds = times[0][0] + sum(before for _, before in times)
         told, clean = replaced(frozen.model), all_draws(draws, correct, drawing)
-        return Table(rows, correct, failed, ids, seconds, together, told, signs, clean)
+        return Table(
+            rows, correct, failed, ids, seconds, together, told, signs, clean, criterion=self.criterion,
+            sums=all_sums(draws),
+        )  # fmt: skip
 
 
 def description(

@@ -7,7 +7,7 @@ from typing import Any
 from fastadv._checks import check_choice
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import parameters_of
-from fastadv.attacks.core.criterion import WRONG, Criterion, decides_by_class
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
 from fastadv.attacks.core.problem import check_threat
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
@@ -17,8 +17,14 @@ from fastadv.threat import Threat
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
 
-def named(attacks: Attacks | None, threat: Threat | None = None, recipe: Any = None) -> dict[str, Attack]:
-    """Return attacks by name, with the threat, which a recipe may have, too, bound to those that lack one."""
+def named(
+    attacks: Attacks | None, threat: Threat | None = None, recipe: Any = None,
+    criterion: Criterion | None = None,
+) -> dict[str, Attack]:  # fmt: skip
+    """Return attacks by name, with the threat, which a recipe may have, too, bound to those that lack one.
+
+    A criterion is bound to all that have none bound to them.
+    """
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
     else:
@@ -41,6 +47,8 @@ def named(attacks: Attacks | None, threat: Threat | None = None, recipe: Any = N
             attack, taken = partial(attack, threat=threat), True
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
+        if criterion is not None and bound(attack, "criterion") is None:
+            attack = partial(attack, criterion=criterion)
         made[name] = attack
     taken = taken or getattr(recipe, "threat", None) is threat
     # where no other threat does, it may still say the box of the data
@@ -64,10 +72,14 @@ def boxes_of(
     return found or ({"threat": threat.box} if isinstance(threat, Threat) else own)
 
 
-def criterion_of(attacks: Mapping[str, Attack]) -> Criterion:
-    """Return the criterion of the attacks that says which samples are right; InputError for several."""
-    bound_to = [bound(attack, "criterion") for attack in attacks.values()]
-    meanings = [WRONG if decides_by_class(each) else each for each in bound_to] or [WRONG]
+def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = None) -> Criterion:
+    """Return the criterion that says which samples are right; InputError where the attacks have several."""
+    if criterion is not None:
+        check_criterion(criterion)
+    bound_to = [bound(attack, "criterion") for attack in attacks.values()] or [criterion]
+    if criterion is not None and all(each == criterion for each in bound_to):
+        return criterion
+    meanings = [WRONG if decides_by_class(each) else each for each in bound_to]
     if any(each != meanings[0] for each in meanings):
         raise InputError(
             f"attacks: expected criteria that agree on what is right without an attack, got {bound_to}; "

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv.attacks.masking.evidence import reached
 from fastadv.attacks.methods.flags import Cost
 from fastadv.evaluation.draws import Draws
+from fastadv.evaluation.sums import Sums, ratio
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.threat import Threat
 
@@ -103,6 +104,7 @@ class Row:
         threat: the ball and box of the attack, with one radius for all samples; None where that is not known.
         attack: the name of its function, whatever the row is called.
         method: the published name of an attack of `fastadv.attacks`, with the version of AutoAttack, or "".
+        sums: what the criterion counts beside the accuracy at each x_adv, such as pixels that are right.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Row:
     threat: Threat | None = field(default=None, repr=False)
     attack: str = field(default="", repr=False)
     method: str = ""
+    sums: Sums = field(default_factory=dict, repr=False)
 
     @property
     def robust_accuracy(self) -> float:
@@ -158,6 +161,11 @@ class Row:
     def mean_distance(self) -> float:
         """Mean over the BROKEN samples; NaN where there are none."""
         return self.distance[self.broken].mean().item()
+
+    @property
+    def extra(self) -> dict[str, float]:
+        """The figures that the criterion adds, such as a mean IoU, by name."""
+        return {name: ratio(sums) for name, sums in self.sums.items()}
 
     def figures(self) -> dict[str, float]:
         """Return the figures that say something, by name."""

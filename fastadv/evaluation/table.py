@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import failed_flags
 from fastadv.attacks.masking import Indicators
 from fastadv.certify import Certificates, contradictions
@@ -16,6 +17,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups
+from fastadv.evaluation.sums import Sums, ratio, worst
 from fastadv.models import Smoothed
 from fastadv.text import aligned, finite, number, percent, threat_text, with_interval
 
@@ -43,6 +45,8 @@ class Table:
         draws: the model's draws at each clean x, where there were several.
         certificates: of the smoothed model, if they were given.
         contradicted: int64 [m], ids of images whose certificate an attack disproved.
+        criterion: says which samples are right.
+        sums: what the criterion counts beside the accuracy at each clean x.
 
     Example:
         >>> from functools import partial
@@ -66,6 +70,8 @@ class Table:
     draws: Draws | None = field(default=None, repr=False)
     certificates: Certificates | None = field(default=None, repr=False)
     contradicted: Tensor | None = field(default=None, repr=False)
+    criterion: Criterion = field(default=WRONG, repr=False)
+    sums: Sums = field(default_factory=dict, repr=False)
 
     @property
     def verdict(self) -> str:
@@ -102,6 +108,16 @@ class Table:
         limited = not self.rows or any(not row.unlimited for row in self.rows)
         return self.held.double().mean().item() if limited else math.nan
 
+    @property
+    def extra(self) -> dict[str, float]:
+        """The figures that the criterion adds, without an attack, by name; each row has its own."""
+        return {name: ratio(sums) for name, sums in self.sums.items()}
+
+    @property
+    def worst_extra(self) -> dict[str, float]:
+        """The same where each sample may be that of any attack, chosen one after the other."""
+        return {name: worst([row.sums[name] for row in self.rows]) for name in self.sums if self.rows}
+
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
             if row.name == name:
@@ -119,6 +135,7 @@ class Table:
             "bpda": dict(self.replaced),
             "indicators": None if self.indicators is None else self.indicators.to_dict(),
             "draws": None if self.draws is None else self.draws.to_dict(),
+            "extra": {name: [value, self.worst_extra.get(name)] for name, value in self.extra.items()},
             "attacks": [
                 {
                     "label": row.name,
@@ -133,6 +150,7 @@ class Table:
                     "remarks": list(row.remarks),
                     "components": None if row.components is None else row.components.to_dict(),
                     "draws": None if row.draws is None else row.draws.to_dict(),
+                    "extra": row.extra,
                 }
                 for row in self.rows
             ],
@@ -168,9 +186,10 @@ class Table:
     def cells(self) -> list[list[str]]:
         """Return the table as text."""
         head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
-        head += ["failed", "unmoved", "certified"]
+        head += ["failed", "unmoved", "certified", *self.extra]
         proved = "" if self.certificates is None else percent(self.certificates.clean_accuracy)
-        lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), "", proved]]
+        first = ["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), "", proved]
+        lines = [[*first, *map(percent, self.extra.values())]]
         for row in self.rows:
             share = row.figures()
             median = number(share["median_distance"])
@@ -180,9 +199,12 @@ class Table:
             spent = f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"
             doubt = str(row.failed), str(row.unmoved)
             distances = median, number(share["mean_distance"])
-            lines.append([row.name, *shares, *distances, *spent, *doubt, self._certified(row)])
+            extra = [percent(value) for value in row.extra.values()]
+            lines.append([row.name, *shares, *distances, *spent, *doubt, self._certified(row), *extra])
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
-            lines.append(["worst of all", percent(self.worst_case), *[""] * (len(head) - 2)])
+            extra = [percent(value) for value in self.worst_extra.values()]
+            blank = [""] * (len(head) - 2 - len(extra))
+            lines.append(["worst of all", percent(self.worst_case), *blank, *extra])
         # columns of doubt, and of distances, only where there are some
         told = [any(line[place] not in ("", "-", "0") for line in lines) for place in range(len(head))]
         shown = [place for place in range(len(head)) if told[place] or place in (0, 1, 2, 5, 6, 7)]

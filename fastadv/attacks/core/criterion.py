@@ -281,6 +281,18 @@ def check_criterion(criterion: Any) -> Criterion:
     return criterion
 
 
+def fitting(
+    criterion: Criterion, logits: Tensor, shape: torch.Size | None, y: Tensor | None, targets: Tensor | None
+) -> Tensor:
+    """Return y, which the logits of outputs of that shape fit; what they make of it where it is None."""
+    outputs = logits
+    if shape is not None:  # of one number z a search takes (0, z)
+        outputs = logits[:, -max(1, shape.numel()) :].reshape(len(logits), *shape)
+    y = criterion.reference(outputs) if y is None else y
+    criterion.check(outputs, y, targets)
+    return y
+
+
 def outputs_for(criterion: Criterion | None, y: Any) -> Outputs:
     """Return which outputs a search takes for labels y."""
     return "classes" if criterion is None else criterion.for_labels(y).outputs

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_number
 from fastadv._waiting import surely_finite
-from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, check_index
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, check_index, fitting
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.special.bounded_outputs import bounded
 from fastadv.engine.arguments import plain
@@ -72,6 +72,12 @@ class Problem:
         return self.targets is None and self.criterion is WRONG and self.mask is None
 
     @property
+    def whole(self) -> bool:
+        """Whether what the criterion counts as right fails at every success, at any point of the threat."""
+        own = self.criterion is WRONG or self.criterion.outputs == "any"
+        return self.targets is None and self.mask is None and own
+
+    @property
     def margin(self) -> losses.Loss:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin
@@ -86,12 +92,8 @@ class Problem:
         """Return the problem, which the logits at x fit; of outputs of that shape these, if y is missing."""
         if not len(logits):
             return self
-        outputs = logits
-        if shape is not None:  # of one number z a search takes (0, z)
-            outputs = logits[:, -max(1, shape.numel()) :].reshape(len(logits), *shape)
-        made = self if self.labeled else replace(self, y=self.criterion.reference(outputs), labeled=True)
-        made.criterion.check(outputs, made.y, made.targets)
-        return made
+        y = fitting(self.criterion, logits, shape, self.y if self.labeled else None, self.targets)
+        return self if self.labeled else replace(self, y=y, labeled=True)
 
     def met(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are finite and meet the criterion."""

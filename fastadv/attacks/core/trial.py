@@ -221,7 +221,7 @@ class Trial:
             zero_gradient=zero_gradient,
             flags=self.flags,
             unfinished=unfinished,
-            threat=(within or problem.threat) if problem.plain else None,
+            threat=(within or problem.threat) if problem.whole else None,
             correct=self.correct,
         )
 

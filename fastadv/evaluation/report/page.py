@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -77,13 +78,15 @@ def report(
             + (" with NaN" if bounds.isnan().any() else "")
         )
     seen = margins = None
-    frozen = None if model is None else prepare(model)
+    if table.criterion.outputs == "any":  # the page shows samples by their classes
+        table = replace(table, samples=None)
+    frozen = None if model is None else prepare(model, outputs=table.criterion.outputs)
     if frozen is not None and (kept := table.samples) is not None:
         seen = _logits(frozen, kept.x_adv).argmax(1)
         logits = _logits(frozen, kept.x)
         margins = Criterion().margin(logits, kept.y, None)
-        if class_names is not None and len(class_names) != (classes := logits.shape[1]):
-            raise InputError(f"class_names: expected {classes}, got {len(class_names)}; name every class")
+        if class_names is not None and len(class_names) != (number := logits.shape[1]):
+            raise InputError(f"class_names: expected {number}, got {len(class_names)}; name every class")
     content = _content(table, seen, margins, class_names, curves or {}, bounds)
     told = _provenance(table, frozen, provenance or {})
     content |= {"title": title, "again": (provenance or {}).get("command")}

@@ -1,0 +1,50 @@
+"""Figures of a criterion beside the accuracy: sums over samples, such as those of a mean IoU."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.core.criterion import Criterion
+from fastadv.engine import Prepared
+
+Sums = Mapping[str, Tensor]  # by name, float64 [n, 2, C] on the CPU: two sums of each sample in C columns
+
+
+def sums_at(criterion: Criterion, frozen: Prepared, x: Tensor, y: Tensor) -> Sums:
+    """Return what a criterion counts at x [B, ...].
+
+    Outputs that are not finite count as wrong.
+    """
+    if type(criterion).figures is Criterion.figures:
+        return {}
+    logits = frozen.verdict(x)
+    finite = logits.isfinite().all(1)[:, None]
+    found = criterion.figures(logits.nan_to_num(), y)
+    return {
+        name: torch.stack([first * finite, second], 1).to("cpu", torch.float64)
+        for name, (first, second) in found.items()
+    }
+
+
+def ratio(sums: Tensor) -> float:
+    """Return the mean, over columns whose second sum is not 0, of the ratio of both sums over all samples."""
+    first, second = sums.sum(0)
+    counts = second > 0
+    return float((first[counts] / second[counts]).mean())
+
+
+def worst(attacks: Sequence[Tensor]) -> float:
+    """Return the least ratio found where each sample may have been attacked by any of several attacks.
+
+    One sample after the other takes the attack that lowers the ratio most, the first of equal ones; for one
+    column that is the worst case of each sample. So do Croce et al. 2024 (arXiv 2306.12941) for a mean IoU.
+    """
+    each = torch.stack(list(attacks), 1)  # [n, attacks, 2, C]
+    total = each[:, 0].sum(0)
+    for sample in each:
+        tried = total - sample[0] + sample  # [attacks, 2, C]
+        counts = tried[:, 1] > 0
+        ratios = torch.where(counts, tried[:, 0] / tried[:, 1], 0.0).sum(1) / counts.sum(1)
+        total = tried[int(ratios.argmin())]
+    return ratio(total[None])
