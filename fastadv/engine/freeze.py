@@ -87,8 +87,9 @@ def frozen_by_itself(model: Model | Prepared, eot: int, outputs: Outputs) -> Fro
 
 
 def follow(
-    model: nn.Module, precision: Precision, compile: bool = False, cuda_graph: bool | None = None
-) -> Frozen:
+    model: nn.Module, precision: Precision, compile: bool = False, cuda_graph: bool | None = None,
+    outputs: Outputs = "classes",
+) -> Frozen:  # fmt: skip
     """Freeze a model that is training and keeps its parts; `Frozen.refresh` takes its current values."""
     keep_pages()
-    return Frozen(model, Options(precision=precision, compile=compile, cuda_graph=cuda_graph, follow=True))
+    return Frozen(model, Options(precision, compile, cuda_graph, follow=True, outputs=outputs))

@@ -221,11 +221,9 @@ def labels_of(criterion: Criterion) -> str:
 
 def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
     """Return the criterion for labels like those of the data."""
-    return (
-        criterion
-        if criterion.outputs == "classes"
-        else criterion.for_labels(_first(dataset, box, criterion)[1])
-    )
+    if criterion.outputs == "classes":
+        return criterion
+    return criterion.for_labels(_first(dataset, box, criterion)[1])
 
 
 def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:

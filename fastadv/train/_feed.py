@@ -13,8 +13,10 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._waiting import waits
+from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
+from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
@@ -42,6 +44,7 @@ class Feed:
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
     drop_last: bool = False
     box: Boxes = UNIT
+    labels: str = CLASSES  # what they may be
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -114,7 +117,7 @@ class Feed:
             data = data.to(self.device)
         # the last batch has no more images for this process than a full one
         own = Share(self.batch_size, self.rank, self.world).count
-        return Reader(data, own, self.workers, kept=True, pinned=pinned, box=self.box)
+        return Reader(data, own, self.workers, kept=True, pinned=pinned, box=self.box, labels=self.labels)
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""
@@ -132,9 +135,9 @@ def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
         )
 
 
-def first_rows(dataset: Dataset[Any], count: int, box: Boxes) -> Batch:
+def first_rows(dataset: Dataset[Any], count: int, box: Boxes, labels: str = CLASSES) -> Batch:
     """Return the first images of a set, in the box, their labels and numbers: at most `count`."""
-    x, y, ids = next(Reader(dataset, count, box=box).batches())
+    x, y, ids = next(Reader(dataset, count, box=box, labels=labels).batches())
     return to_unit(x), y, ids
 
 
@@ -144,25 +147,32 @@ def check_sets(
     augment: Augmentation | None,
     device: torch.device,
     box: Boxes,
+    criterion: Criterion = WRONG,
 ) -> int:
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
+    kind = CLASSES if criterion.outputs == CLASSES else ANY
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in sets.items():
         if dataset is None:
             continue
-        x, _, ids = (tensor.to(device) for tensor in first_rows(dataset, 1, box))
+        x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1, box, kind))
         if augment is not None and name == "train_set":
             moved = augment(x, ids=ids, seed=0, epoch=1)
             if not isinstance(moved, Tensor) or moved.shape != x.shape:
                 got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
                 raise InputError(f"augment: expected images of shape {tuple(x.shape)}, as given, got {got}")
         try:
-            classes = follower(model)(x).shape[1]
+            prepared = follower(model, criterion.outputs)
+            logits = prepared(x)
+            classes = logits.shape[1]
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
                 f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
             ) from error
+        if kind == ANY:
+            fitting(criterion, logits, prepared.output_shape, criterion.labels(name, y, 1, device), None)
+            continue
         labels[name] = known_labels(dataset)
         if (known := labels[name]) is not None:
             check_classes(known, classes, name)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv._torch import called_by, compiled_form, lerp_
 from fastadv._waiting import waits
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
@@ -127,6 +128,7 @@ class Steps:
     places: dict[str, Tensor] = field(default_factory=dict)
     untried: bool = False  # whether a compiler that nobody asked for has yet to show that it works
     learning_rate: float = 0.0  # of the last step
+    criterion: Criterion = WRONG
 
     def __post_init__(self) -> None:
         decay = self.optimization.ema
@@ -273,7 +275,10 @@ class Steps:
             )
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
-        check_classes(y, self.classes)
+        if self.criterion.outputs == "classes":
+            check_classes(y, self.classes)
+        elif (known := self.criterion.labels("train_set", y, len(y), y.device)) is not None:
+            y = known
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
         return Step(

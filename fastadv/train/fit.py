@@ -17,7 +17,8 @@ from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
-from fastadv.evaluation.named import Attacks, boxes_of, named
+from fastadv.evaluation.measure import for_data, labels_of
+from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, named
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
@@ -168,15 +169,18 @@ def _begun(given: dict[str, Any]) -> Run:
     o = SimpleNamespace(**given)
     measuring: Measuring = o.measuring
     with processes.agreement():
-        o.train_set = as_dataset(o.train_set, "train_set")
-        o.test_set = None if o.test_set is None else as_dataset(o.test_set, "test_set")
         check_count("epochs", o.epochs, 1)
         check_count("batch_size", o.batch_size, 1)
         check_seed(o.seed)
         o.recipe = _recipe(o.recipe, o.threat)
         inner = innermost(o.recipe)
-        attacks = named(o.test_attacks, o.threat, inner)
+        wanted = getattr(inner, "criterion", None)
+        attacks = named(o.test_attacks, o.threat, inner, wanted)
+        criterion = criterion_of(attacks, wanted)
+        o.train_set = as_dataset(o.train_set, "train_set", labels_of(criterion))
+        o.test_set = None if o.test_set is None else as_dataset(o.test_set, "test_set", labels_of(criterion))
         box = boxes_of(attacks, o.threat, inner, o.train_set)
+        criterion = for_data(criterion, o.train_set, box)
         _check_options(o)
         model = _without_wrapper(o.model)
         sample_count(o.train_set, name="train_set")
@@ -185,7 +189,7 @@ def _begun(given: dict[str, Any]) -> Run:
                 "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
                 "validation_set=) and test_attacks=, or leave out patience and on_alarm"
             )
-        measure = Measures(o.test_set, attacks, measuring, box)
+        measure = Measures(o.test_set, attacks, measuring, box, criterion)
         rate, augment = optim.find_rate(o.optimizer, o.learning_rate), make_augment(o.augment)
         ramp = optim.first_recipes(o.optimization, o.recipe, o.epochs)
 
@@ -196,17 +200,18 @@ def _begun(given: dict[str, Any]) -> Run:
         place = next(model.parameters()).device
         check_execution(o.execution, model, o.recipe, place, o.run_dir)
         sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
-        classes = check_sets(model, sets, augment, place, box)
+        classes = check_sets(model, sets, augment, place, box, criterion)
         # a run with a constant schedule may be made longer
         untried = o.execution.compile is None
         planned = 1 if o.optimization.schedule == "constant" else o.epochs
         o.execution = decided(
             o.execution, model, o.recipe, planned * sample_count(o.train_set),
-            lambda: first_rows(o.train_set, 1, box)[0].to(place),
+            lambda: first_rows(o.train_set, 1, box, labels_of(criterion))[0].to(place),
         )  # fmt: skip
         feed = Feed(
             dataset=o.train_set, batch_size=o.batch_size, augment=augment, seed=o.seed, device=place,
             workers=o.execution.workers, dtype=dtype_of(model), drop_last=o.optimization.drop_last, box=box,
+            labels=labels_of(criterion),
         )  # fmt: skip
         # a step of the recipe's own reads the rate itself, and takes no fused step
         fused = isinstance(o.optimizer, str) and not owns_step(o.recipe)
@@ -215,7 +220,7 @@ def _begun(given: dict[str, Any]) -> Run:
         steps = Steps(
             model=model, train_set=o.train_set, feed=feed, recipe=o.recipe, ramp=ramp, optimizer=optimizer,
             scheduler=scheduler, classes=classes, seed=o.seed, optimization=o.optimization,
-            execution=o.execution, rates=rates, untried=untried,
+            execution=o.execution, rates=rates, untried=untried, criterion=criterion,
         )  # fmt: skip
         config = _config(steps, o, rate)
     held_out = measuring.validation_set

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.attacks.core.result import classified
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.data import batches
 from fastadv.data.imageset import Boxes
 from fastadv.data.sampling import first_samples
@@ -16,7 +16,7 @@ from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
-from fastadv.evaluation.measure import Evaluation, check_evaluation
+from fastadv.evaluation.measure import Evaluation, check_evaluation, labels_of
 from fastadv.runs import processes
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
@@ -40,6 +40,7 @@ class Measure:
     attacks: dict[str, Attack]
     limit: int | None
     box: Boxes
+    criterion: Criterion = WRONG
 
     def __post_init__(self) -> None:
         if self.data is not None:
@@ -68,8 +69,10 @@ class Measure:
         if self.data is None:
             return None, {}
         # the processes have the same model and data, by the check at the start of the run
-        frozen = prepare(model, work=WORTH)
-        table = Evaluation(frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box).table()
+        frozen = prepare(model, work=WORTH, outputs=self.criterion.outputs)
+        criterion = self.criterion.meant_by(frozen.model)
+        asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
+        table = Evaluation(*asked).table()
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:
@@ -79,11 +82,15 @@ class Measure:
             return None
         size, right = min(self.size, OWN_LIMIT), 0
         seed = rng.derive(steps.seed, "own examples")
-        frozen = follower(steps.model)
-        for batch in batches(self.data, BATCH_SIZE, order=first_samples(self.data, size), box=self.box):
+        criterion = self.criterion
+        frozen, order = follower(steps.model, criterion.outputs), first_samples(self.data, size)
+        kind = labels_of(criterion)
+        for batch in batches(self.data, BATCH_SIZE, order=order, box=self.box, labels=kind):
             x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
-            x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)
-            right += int(classified(frozen(x_adv), y).sum())
+            labels = criterion.labels("test_set", y, len(y), y.device)
+            assert labels is not None  # for it was trained on some
+            logits = frozen(recipe.craft(steps.model, x, labels, ids=ids, seed=seed))
+            right += int((criterion.right(logits, labels) & logits.isfinite().all(1)).sum())
         return right / size
 
 
@@ -91,8 +98,9 @@ class Measures:
     """The accuracies in a report: of the test set, and of the images held out to `judge` the run by."""
 
     def __init__(
-        self, test_set: Dataset[Any] | None, attacks: dict[str, Attack], measuring: Measuring, box: Boxes
-    ) -> None:
+        self, test_set: Dataset[Any] | None, attacks: dict[str, Attack], measuring: Measuring, box: Boxes,
+        criterion: Criterion = WRONG,
+    ) -> None:  # fmt: skip
         held_out = measuring.validation_set
         if held_out is not None and not attacks:
             raise InputError(
@@ -100,8 +108,8 @@ class Measures:
                 "pass test_attacks=, or leave out validation_set"
             )
         of_test = {} if test_set is None and held_out is not None else attacks
-        self.test = Measure(test_set, of_test, measuring.test_limit, box)
-        self.validation = None if held_out is None else Measure(held_out, attacks, None, box)
+        self.test = Measure(test_set, of_test, measuring.test_limit, box, criterion)
+        self.validation = None if held_out is None else Measure(held_out, attacks, None, box, criterion)
         self.on_event = measuring.on_event if not processes.rank() else None
         self.judge, self.every = self.validation or self.test, measuring.test_every
         self.chosen_on = ("test_set" if self.validation is None else "validation_set") if attacks else None

@@ -204,7 +204,8 @@ def decided(
     # besides the steps of a search, a training step takes about two gradients
     gradients = images * (getattr(innermost(recipe), "steps", 0) + 2)
     device = next(model.parameters()).device
-    worth = waits(device) and processes.world() == 1 and worth_compiling(Plain(model), row(), gradients)
+    plain, alone = Plain(model, outputs="any"), processes.world() == 1
+    worth = waits(device) and alone and worth_compiling(plain, row(), gradients)
     return replace(execution, compile=worth)
 
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv.engine import log_confidence
@@ -41,6 +42,10 @@ class Criterion:
     def loss(self, name: str) -> Loss:
         """Return the loss of a name among `losses`."""
         return check_choice("loss", name, self.losses)
+
+    def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return [B], what training minimizes."""
+        return cross_entropy(outputs, y, reduction="none")
 
     def reference(self, outputs: Tensor) -> Tensor:
         """Return what takes the place of y where that is None, by the outputs at x."""

@@ -87,6 +87,12 @@ class Beyond(Criterion):
         super().loss(name)
         return self.margin
 
+    def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return [B], the mean squared error for "l2", and otherwise the distance."""
+        if self.by == "l2":
+            return (_rows(outputs, y) - _rows(y, y).to(outputs)).square().mean(1)
+        return self._apart(outputs, y)
+
     def reference(self, outputs: Tensor) -> Tensor:
         return outputs.detach().clone()
 

@@ -108,6 +108,10 @@ class Share(Criterion):
         chosen: Loss = self.margin if super().loss(name) == "margin" else getattr(self, f"_{name}")
         return chosen
 
+    def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return [B], the mean cross-entropy over the positions that count."""
+        return self._ce(outputs, y, None)
+
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         shape, size = tuple(y.shape[1:]), len(y)
         if outputs.shape[2:] != y.shape[1:] and outputs.shape != y.shape:

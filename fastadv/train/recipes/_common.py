@@ -14,14 +14,15 @@ from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv._torch import NormBase
 from fastadv._waiting import waits
+from fastadv.attacks.core.criterion import Criterion, outputs_for
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Prepared
-from fastadv.engine.arguments import check_logits
+from fastadv.engine.arguments import OUTPUTS, check_logits
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
-from fastadv.train.recipes._followers import follower
+from fastadv.train.recipes._followers import follower, in_run
 from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
@@ -137,11 +138,56 @@ def ascent(
     *,
     loss: Loss = "ce",
     start: Tensor | None = None,
+    criterion: Criterion | None = None,
 ) -> Tensor:
-    """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`."""
-    check_loss(loss)
+    """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`.
+
+    With a criterion of other outputs than classes "ce" stands for its objective.
+    """
+    outputs = outputs_for(criterion, y)
+    if criterion is not None:
+        criterion = criterion.for_labels(y)
+        y = labels_for(criterion, y)
+    if criterion is not None and outputs == "any":
+        loss = partial(_rising, criterion) if loss == "ce" else loss
+        loss = criterion.loss(loss) if isinstance(loss, str) else loss
+    else:
+        check_loss(loss)
     length = step_length(threat, step_size, steps, 2.5)
-    return last_iterate(follower(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start)
+    return last_iterate(
+        follower(model, outputs), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
+    )
+
+
+def _rising(criterion: Criterion, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    return criterion.objective(outputs, y)
+
+
+def labels_for(criterion: Criterion, y: Tensor) -> Tensor:
+    """Return labels as the criterion takes them; in a run they were checked with their batch."""
+    labels = y if in_run() else criterion.labels("y", y, len(y), y.device)
+    if labels is None:
+        raise InputError("y: expected labels to train on, got None")
+    return labels
+
+
+def check_criterion(criterion: object, label_smoothing: float) -> None:
+    """Raise InputError unless a recipe can train for the criterion: one of other outputs, or None."""
+    if criterion is None:
+        return
+    if not isinstance(criterion, Criterion) or criterion.outputs == "classes":
+        raise InputError(
+            "criterion: expected None for classes, or fa.attacks.Signs(), Share(least) or Beyond(distance), "
+            f"got {criterion!r}"
+        )
+    if label_smoothing:
+        raise InputError(f"label_smoothing: expected 0 with {criterion!r}, got {label_smoothing:g}")
+
+
+def objective(criterion: Criterion, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over the batch of what training for a criterion minimizes, in the model's own mode."""
+    criterion = criterion.for_labels(y)
+    return criterion.objective(OUTPUTS[criterion.outputs](model(x), len(x)), labels_for(criterion, y)).mean()
 
 
 def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
@@ -217,11 +263,27 @@ def divergence(logits: Tensor, other: Tensor) -> Tensor:
 
 
 def mixture(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce"
-) -> Tensor:
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
+    criterion: Criterion | None = None,
+) -> Tensor:  # fmt: skip
     """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
+    if criterion is not None:
+        return _mixed(criterion, model, x, x_adv, y, weight)
     if weight == 0:
         return mean_loss(logits_at(model, x_adv, y), y, smoothing, loss)
     both = logits_at(model, torch.cat([x, x_adv]), y).tensor_split(2)
     clean, adversarial = (mean_loss(logits, y, smoothing, loss) for logits in both)
+    return weight * clean + (1 - weight) * adversarial
+
+
+def _mixed(
+    criterion: Criterion, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float
+) -> Tensor:
+    if weight == 0:
+        return objective(criterion, model, x_adv, y)
+    criterion = criterion.for_labels(y)
+    outputs = OUTPUTS[criterion.outputs](model(torch.cat([x, x_adv])), 2 * len(x))
+    clean, adversarial = (
+        criterion.objective(half, labels_for(criterion, y)).mean() for half in outputs.tensor_split(2)
+    )
     return weight * clean + (1 - weight) * adversarial

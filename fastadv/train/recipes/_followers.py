@@ -1,6 +1,6 @@
 """Followers: what a run attacks of the models that it trains."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from fastadv._torch import compiled_call
 from fastadv.engine import Frozen, Plain, Prepared
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.copying.copier import registers_all
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
@@ -32,7 +33,7 @@ class Followers:
         self, precision: Precision = "fp32", cuda_graph: bool | None = None, compile: bool = False
     ) -> None:
         self.precision, self.cuda_graph, self.compile = precision, cuda_graph, compile
-        self._held: dict[int, Frozen] = {}
+        self._held: dict[Hashable, Frozen] = {}
 
     @property
     def frozen(self) -> list[Frozen]:
@@ -53,16 +54,16 @@ class Followers:
         finally:
             _in_use.reset(before)
 
-    def of(self, model: nn.Module) -> Prepared:
+    def of(self, model: nn.Module, outputs: Outputs = "classes") -> Prepared:
         """Return what to attack of the model as it is now."""
-        held = self._held.pop(id(model), None)
+        held = self._held.pop((id(model), outputs), None)
         if held is None or not held.refresh():
             if not (Stamp(model, values=False).known and registers_all(model)):
-                return Plain(model)
+                return Plain(model, outputs=outputs)
             compiled = compiled_call(model) is not None
             precision = "fp32" if compiled and not self.compile else self.precision
-            held = follow(model, precision, compiled or self.compile, self.cuda_graph)
-        self._held[id(model)] = held
+            held = follow(model, precision, compiled or self.compile, self.cuda_graph, outputs)
+        self._held[id(model), outputs] = held
         while len(self._held) > MOST:
             del self._held[next(iter(self._held))]
         return held
@@ -71,9 +72,16 @@ class Followers:
 _in_use: ContextVar[Followers | None] = ContextVar("followers", default=None)
 
 
-def follower(model: nn.Module | Prepared) -> Prepared:
+def in_run() -> bool:
+    """Return whether a run calls, which has checked its batch."""
+    return _in_use.get() is not None
+
+
+def follower(model: nn.Module | Prepared, outputs: Outputs = "classes") -> Prepared:
     """Return what to attack for one batch, in eval mode; plain outside a run, and one of these as it is."""
     if isinstance(model, Plain) or (isinstance(model, Frozen) and model.options.follow):
         return model
     followers = _in_use.get()
-    return Plain(model) if followers is None or isinstance(model, Prepared) else followers.of(model)
+    if followers is None or isinstance(model, Prepared):
+        return Plain(model, outputs=outputs)
+    return followers.of(model, outputs)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_choice
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_objective, check_steps, mixture
+from fastadv.train.recipes._common import ascent, check_criterion, check_objective, check_steps, mixture
 from fastadv.train.recipes.base import Crafted
 
 STATISTICS = ("adversarial", "both")
@@ -35,6 +36,8 @@ class PGDTraining(Crafted):
         statistics: which images the running statistics of BatchNorm see: "adversarial", or "both": after the
             pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
             latter without saying so.
+        criterion: of a model of other outputs than classes: `fa.attacks.Signs()`, `Share(least)` or
+            `Beyond(distance)`, whose `objective` takes the place of the cross-entropy; None is classes.
 
     Example:
         >>> import fastadv as fa
@@ -57,10 +60,12 @@ class PGDTraining(Crafted):
     weight: float = 0.0
     label_smoothing: float = 0.0
     statistics: str = "adversarial"
+    criterion: Criterion | None = None
 
     def __post_init__(self) -> None:
         check_steps(self.threat, self.steps, self.step_size)
         check_objective(self.label_smoothing, weight=self.weight)
+        check_criterion(self.criterion, self.label_smoothing)
         check_choice("statistics", self.statistics, STATISTICS)
         if self.statistics == "both" and self.weight > 0:
             raise InputError(
@@ -74,10 +79,13 @@ class PGDTraining(Crafted):
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
-        return ascent(model, x, y, self.threat, self.steps, self.step_size, loss=self.loss, start=start)
+        return ascent(
+            model, x, y, self.threat, self.steps, self.step_size, loss=self.loss, start=start,
+            criterion=self.criterion,
+        )  # fmt: skip
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing)
+        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, criterion=self.criterion)
         if self.statistics == "both":  # BatchNorm sees clean images, too
             with torch.no_grad():
                 model(x)

@@ -87,7 +87,7 @@ def test_a_run_makes_one_follower_and_the_same_bits(
     kept = trained()
     counts = Counter(id(model) for model in made if isinstance(model, nn.Module))
     assert max(counts.values()) == 1
-    monkeypatch.setattr(Followers, "of", lambda self, model: _followers.follow(model, self.precision))
+    monkeypatch.setattr(Followers, "of", lambda self, model, *_: _followers.follow(model, self.precision))
     made.clear()
     each = trained()
     assert sum(isinstance(model, Net) for model in made) >= 2 * 4
@@ -159,7 +159,9 @@ def test_in_what_precision_a_run_searches(
     execution: Execution, searched: set[object], monkeypatch: Any
 ) -> None:
     seen, of = set[object](), Followers.of
-    monkeypatch.setattr(Followers, "of", lambda self, model: (seen.add(self.precision), of(self, model))[1])
+    monkeypatch.setattr(
+        Followers, "of", lambda self, model, *_: (seen.add(self.precision), of(self, model))[1]
+    )
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     fit(net, images(), FGSMTraining(THREAT), epochs=1, execution=execution)
     assert seen == searched
