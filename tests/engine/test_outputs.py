@@ -1,0 +1,75 @@
+"""What the engine takes of outputs that are no logits [B, K]."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.engine import prepare
+from fastadv.errors import InputError
+
+X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+DENSE = nn.Conv2d(3, 4, 3, padding=1).eval()
+ONE = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_outputs_of_any_shape_are_rows_whose_shape_is_known(freeze: bool) -> None:
+    prepared = prepare(DENSE, freeze=freeze, outputs="any")
+    assert torch.allclose(prepared(X), DENSE(X).flatten(1), atol=1e-5)
+    assert prepared.output_shape == (4, 8, 8)
+    value, logits, gradient = prepared.input_gradient(X, X, lambda z, y, targets: z.square().sum(1))
+    leaf = X.clone().requires_grad_()
+    DENSE(leaf).square().sum().backward()
+    assert torch.allclose(gradient, leaf.grad, atol=1e-4)
+    assert logits.shape == (6, 256)
+    assert torch.allclose(value, DENSE(X).square().flatten(1).sum(1), atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,)])
+@pytest.mark.parametrize("outputs", ["logit", "any"])
+def test_one_number_a_sample_is_the_second_of_two(shape: tuple[int, ...], outputs: str) -> None:
+    prepared = prepare(lambda x: ONE(x).view(shape), outputs=outputs)
+    assert torch.equal(prepared(X), torch.cat([torch.zeros(6, 1), ONE(X)], 1))
+    assert torch.allclose(prepared(X[:1]), prepared(X)[:1], atol=1e-6)
+
+
+def test_a_frozen_model_is_the_same_again_for_the_same_outputs() -> None:
+    frozen = fa.freeze(DENSE)
+    taken = prepare(frozen, outputs="any")
+    assert taken is prepare(frozen, outputs="any")
+    assert taken is not frozen
+    assert prepare(taken) is taken  # of an attack within an attack
+    with pytest.raises(InputError, match=r"got torch.float32 .*Share"):
+        frozen(X)
+
+
+def test_a_model_of_whole_batches_may_return_one_logit() -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        assert len(x) == 6
+        return ONE(x)
+
+    y = (ONE(X)[:, 0] > 0).long()
+    options = {"threat": fa.Linf(0.2), "criterion": fa.attacks.Signs(), "steps": 5}
+    whole = fa.attacks.pgd(model, X, y, whole_batches=True, **options)
+    assert torch.equal(whole.success, fa.attacks.pgd(ONE, X, y, **options).success)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ([{"boxes": X, "labels": X}], "boxes; detectors are not attacked"),
+        ({"out": X}, 'returns the tensor "out"'),
+        ({"logits": X}, "adapt"),
+        (X.long(), "int64"),
+        (X[:2], r"\(2, 3, 8, 8\)"),
+    ],
+)
+def test_what_is_no_tensor_of_rows_is_refused_by_name(outputs: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare(lambda x: outputs, outputs="any")(X)
+
+
+def test_several_logits_are_not_one() -> None:
+    with pytest.raises(InputError, match=r"one logit for each of 6 samples.*labels \[B, K\]"):
+        fa.attacks.pgd(DENSE, X, torch.ones(6), fa.Linf(0.1), criterion=fa.attacks.Signs())

@@ -1,0 +1,157 @@
+"""Evaluations by a criterion of other outputs than classes."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import fastadv as fa
+from fastadv.attacks import Beyond, Share, Signs, Unless
+from fastadv.errors import InputError
+from fastadv.evaluation.sums import ratio, worst
+
+X = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+torch.manual_seed(0)
+TAGS = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+DENSE = nn.Conv2d(3, 3, 3, padding=1).eval()
+PGD = partial(fa.attacks.pgd, steps=3)
+
+
+def labels(model: nn.Module) -> Tensor:
+    z = model(X)
+    return (z > 0).long() if model is TAGS else z.argmax(1)
+
+
+def test_accuracy_is_the_share_of_samples_that_are_right_by_the_criterion() -> None:
+    y = labels(TAGS)
+    y[0, 0] = 1 - y[0, 0]  # one label of one sample is wrong without an attack
+    options = {"threat": fa.Linf(0.02), "criterion": Signs()}
+    table = fa.evaluate(TAGS, (X, y), {"pgd": PGD}, **options)
+    assert table.clean_accuracy == 0.9
+    assert table["pgd"].threat.radius == 0.02
+    assert table.extra["label accuracy"] == pytest.approx(39 / 40)
+    right = (TAGS(PGD(TAGS, X, y, **options).x_adv) > 0) == (y > 0)
+    assert table["pgd"].robust_accuracy == pytest.approx(right.all(1).double().mean().item())
+    assert table["pgd"].extra["label accuracy"] == pytest.approx(right.double().mean().item())
+    assert "label accuracy" in str(table)
+    assert table.to_dict()["attacks"][0]["extra"] == table["pgd"].extra
+
+
+def test_pixels_and_mean_iou_are_those_of_a_count_by_hand() -> None:
+    y = labels(DENSE)
+    y[:, 0] = 255
+    options = {"threat": fa.Linf(0.05), "criterion": Share(1.0, ignore=255)}
+    table = fa.evaluate(DENSE, (X, y), {"pgd": PGD}, **options)
+    decided, counts = DENSE(PGD(DENSE, X, y, **options).x_adv).argmax(1), y != 255
+    extra = table["pgd"].extra
+    right = ((decided == y) & counts).sum().item()
+    assert extra["pixel accuracy"] == pytest.approx(right / counts.sum().item())
+    each = []
+    for k in range(3):
+        both = ((decided == k) & (y == k) & counts).sum().item()
+        either = (((decided == k) | (y == k)) & counts).sum().item()
+        each.append(both / either)
+    assert extra["mean IoU"] == pytest.approx(sum(each) / 3)
+    assert table.extra == {"pixel accuracy": 1.0, "mean IoU": 1.0}
+
+
+@pytest.mark.parametrize("form", ["pair", "loader", "batches"])
+def test_labels_come_in_every_form_of_data(form: str) -> None:
+    y = labels(DENSE)
+    forms = {
+        "pair": (X, y),
+        "loader": DataLoader(TensorDataset(X, y), batch_size=4),
+        "batches": [(X[:4], y[:4]), (X[4:], y[4:])],
+    }
+    table = fa.evaluate(DENSE, forms[form], {"pgd": PGD}, threat=fa.Linf(0.05), criterion=Share(0.5))
+    alone = fa.evaluate(DENSE, (X, y), {"pgd": PGD}, threat=fa.Linf(0.05), criterion=Share(0.5))
+    assert table["pgd"].extra == alone["pgd"].extra
+    assert table.n == 10
+
+
+@pytest.mark.parametrize(
+    "data", [X, (X, None), DataLoader(X, batch_size=4)], ids=["tensor", "pair", "loader"]
+)
+def test_a_criterion_without_labels_takes_images_alone(data: object) -> None:
+    options = {"threat": fa.Linf(0.02), "criterion": Beyond(0.14)}
+    table = fa.evaluate(TAGS, data, {"pgd": PGD}, **options)
+    assert table.clean_accuracy == 1
+    moved = (TAGS(PGD(TAGS, X, None, **options).x_adv) - TAGS(X)).norm(dim=1)
+    assert torch.equal(table["pgd"].broken, moved > 0.14)
+    assert 0 < table["pgd"].robust_accuracy < 1
+    with pytest.raises(InputError, match="images and labels"):
+        fa.evaluate(TAGS, X, {"pgd": PGD}, threat=fa.Linf(0.02))
+
+
+def test_one_logit_is_evaluated_as_two_classes() -> None:
+    one = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval()
+    y = (one(X) > 0).float()
+    two = nn.Sequential(one, _Two()).eval()
+    options = {"attacks": {"pgd": PGD, "deepfool": fa.attacks.deepfool}, "threat": fa.Linf(0.01)}
+    table = fa.evaluate(one, (X, y), criterion=Signs(), **options)
+    other = fa.evaluate(two, (X, y[:, 0].long()), **options)
+    assert torch.equal(table.held, other.held)
+    assert torch.equal(table["deepfool"].distance, other["deepfool"].distance)
+    assert 0 < table.worst_case < 1
+
+
+class _Two(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def test_who_abstains_is_an_error_of_its_own() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+    y = model(X)[:, :3].argmax(1)
+    options = {"threat": fa.Linf(0.05), "criterion": Unless(3)}
+    table, decided = fa.evaluate(model, (X, y), {"pgd": PGD}, **options), model(X).argmax(1)
+    assert table.clean_accuracy == pytest.approx((decided == y).double().mean().item())
+    assert 0 < table.extra["abstained"] == pytest.approx((decided == 3).double().mean().item())
+    after = model(PGD(model, X, y, **options).x_adv).argmax(1)
+    wrong = (after != y) & (after != 3) & (decided == y)
+    assert torch.equal(table["pgd"].broken, wrong)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_and_a_curve_takes_the_criterion(tmp_path: object) -> None:
+    y, half = labels(DENSE), Share(0.1)
+    options = {"threat": fa.Linf(0.01), "criterion": half, "run_dir": tmp_path, "batch_size": 4}
+    first = fa.evaluate(DENSE, (X, y), {"pgd": PGD}, **options)
+    again = fa.evaluate(DENSE, (X, y), {"pgd": PGD}, resume=True, **options)
+    assert torch.equal(first["pgd"].broken, again["pgd"].broken)
+    assert first["pgd"].extra == again["pgd"].extra
+    with pytest.raises(InputError):
+        fa.evaluate(DENSE, (X, y), {"pgd": PGD}, resume=True, **{**options, "criterion": Share(0.2)})
+    curve = fa.accuracy_against_radius(
+        DENSE, (X, y), lambda r: partial(PGD, threat=fa.Linf(r)), [0, 0.01, 0.1], criterion=half
+    )
+    assert curve.accuracy[0] == 1 > curve.accuracy[-1]
+    assert curve.accuracy[1] == first["pgd"].robust_accuracy
+
+
+def test_the_worst_of_several_attacks_is_chosen_image_by_image() -> None:
+    # two images, two classes: columns are (intersection, union)
+    one = torch.tensor([[[4.0, 0.0], [4.0, 4.0]], [[4.0, 4.0], [4.0, 4.0]]]).double()
+    other = torch.tensor([[[2.0, 2.0], [4.0, 4.0]], [[1.0, 4.0], [4.0, 4.0]]]).double()
+    assert ratio(one) == pytest.approx((8 / 8 + 4 / 8) / 2)
+    # the first image stays with either (both give 3/4 in sum), the second falls to (1, 4)
+    assert worst([one, other]) == pytest.approx((5 / 8 + 4 / 8) / 2)
+    single = [torch.rand(5, 1, 1).double() for _ in range(3)]
+    parts = [torch.cat([each, torch.ones_like(each)], 1) for each in single]
+    assert worst(parts) == pytest.approx(torch.cat(single, 1).amin(1).mean().item())
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        (labels(DENSE).float(), {}, "one integer for each position"),
+        (labels(DENSE) + 3, {}, "classes 0 to 2, or ignore=-1, got [345]"),
+        (labels(DENSE)[:, :4], {}, r"outputs \[10, K, 4, 8\]"),
+        (labels(DENSE), {"draws": 3}, "draws: expected 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(y: Tensor, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fa.evaluate(DENSE, (X, y), {"pgd": PGD}, threat=fa.Linf(0.05), criterion=Share(0.5), **options)

@@ -1,0 +1,94 @@
+"""Recipes of models with other outputs than classes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+
+import fastadv as fa
+from fastadv.attacks import Beyond, Criterion, Share, Signs, WrongBy
+from fastadv.errors import InputError
+
+X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+DRAWN = torch.Generator().manual_seed(5)
+BITS = torch.randint(2, (6, 3), generator=DRAWN)
+CLASSES = torch.randint(3, (6, 8, 8), generator=DRAWN)
+
+
+def net(*layers: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    for layer in layers:
+        layer.reset_parameters()
+    return nn.Sequential(*([nn.Flatten()] if isinstance(layers[0], nn.Linear) else []), *layers)
+
+
+def ignoring(z: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([cross_entropy(z[i : i + 1], y[i : i + 1], ignore_index=2) for i in range(6)]).mean()
+
+
+CASES = {
+    "tags": (
+        net(nn.Linear(64, 3)), BITS, Signs(),
+        lambda z, y: binary_cross_entropy_with_logits(z, y.float()),
+    ),
+    "one logit": (
+        net(nn.Linear(64, 1)), BITS[:, :1].float(), Signs(), binary_cross_entropy_with_logits,
+    ),
+    "dense": (net(nn.Conv2d(1, 3, 3, padding=1)), CLASSES, Share(0.5), cross_entropy),
+    "ignored": (net(nn.Conv2d(1, 3, 3, padding=1)), CLASSES, Share(0.5, ignore=2), ignoring),
+    "number": (net(nn.Linear(64, 1)), BITS[:, :1].float(), Beyond(0.1), mse_loss),
+    "embedding": (
+        net(nn.Linear(64, 5)), torch.rand(6, 5, generator=DRAWN), Beyond(0.1, by="cosine"),
+        lambda z, y: (1 - torch.cosine_similarity(z, y)).mean(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_loss_is_that_of_torch(case: str) -> None:
+    model, y, criterion, loss = CASES[case]
+    expected = loss(model(X), y)
+    got = fa.train.Standard(criterion=criterion)(model, X, y)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+    half = fa.train.FGSMTraining(fa.Linf(0.1), criterion=criterion)
+    leaf = X.clone().requires_grad_()
+    loss(model(leaf), y).backward()
+    x_adv = (X + 0.1 * leaf.grad.sign()).clamp(0, 1)
+    mixed = (expected + loss(model(x_adv), y)) / 2
+    assert half(model, X, y).item() == pytest.approx(mixed.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pgd_training_ascends_the_loss_that_it_minimizes(case: str) -> None:
+    model, y, criterion, loss = CASES[case]
+    recipe = fa.train.PGDTraining(fa.Linf(0.1), steps=3, criterion=criterion)
+    x_adv = fa.train.craft(recipe, model, X, y, seed=0)
+    assert (x_adv - X).abs().max() <= 0.1001
+    assert recipe(model, X, y, seed=0).item() == pytest.approx(loss(model(x_adv), y).item(), rel=1e-4)
+    assert loss(model(x_adv), y) > loss(model(X), y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_measures_by_the_criterion(case: str, tmp_path: object) -> None:
+    model, y, criterion, _ = CASES[case]
+    recipe = fa.train.PGDTraining(fa.Linf(0.02), steps=2, criterion=criterion)
+    options = {"test_set": (X, y), "test_attacks": "pgd", "threat": fa.Linf(0.02), "batch_size": 3}
+    first, last = fa.train.fit(
+        model, (X, y), recipe, epochs=2, learning_rate=0.01, run_dir=tmp_path, **options
+    )
+    assert last.loss < first.loss
+    table = fa.evaluate(model, (X, y), "pgd", threat=fa.Linf(0.02), criterion=criterion)
+    assert last.clean_accuracy == table.clean_accuracy
+    assert last.robust_accuracy["pgd"] == table["pgd"].robust_accuracy
+
+
+@pytest.mark.parametrize("criterion", [WrongBy(1.0), Criterion(), "signs"])
+def test_a_criterion_of_classes_is_none_of_a_recipe(criterion: object) -> None:
+    with pytest.raises(InputError, match="criterion: expected None for classes"):
+        fa.train.PGDTraining(fa.Linf(0.1), criterion=criterion)
+
+
+def test_labels_are_not_smoothed_for_other_outputs() -> None:
+    with pytest.raises(InputError, match="label_smoothing: expected 0"):
+        fa.train.Standard(label_smoothing=0.1, criterion=Signs())
