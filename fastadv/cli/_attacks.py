@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from fastadv.attacks import ATTACKS, Attack, AttackResult
+from fastadv.attacks import ATTACKS, Attack, AttackResult, Signs
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.losses import LOSSES
@@ -15,6 +15,7 @@ from fastadv.losses import LOSSES
 # what the command line sets where the function leaves it open
 DEFAULTS = {"steps": 40, "queries": 1000}
 GIVEN = ("model", "x", "y", "threat")
+CRITERIA = {"signs": Signs()}
 SYNTAX = (
     "An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.",
     f"Attacks that ascend a loss take loss=NAME: {', '.join(LOSSES)}. dlr works with logits of "
@@ -43,14 +44,23 @@ def help_text(example: str) -> str:
     return f"{', '.join(registry())}; or with arguments, {example}."
 
 
+def parse_criterion(name: str) -> str:
+    return o.look_up("criterion", name, CRITERIA)
+
+
 class AttackOptions(Budget, title="Attack"):
     """What the command line says for all attacks that take it; None where it says nothing."""
 
     steps: int | None = o.count(None, "Steps of attacks that take steps; 40 where they have no default.")
+    criterion: str | None = o.option(
+        None, "signs: the model has one logit, whose sign says whether the class is 1 or 0.",
+        parser=parse_criterion, metavar="NAME",
+    )  # fmt: skip
 
     @property
     def given(self) -> dict[str, Any]:
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        others = [field.name for field in fields(self) if field.name != "criterion"]
+        named = {name: getattr(self, name) for name in others}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -66,17 +76,20 @@ class NamedAttack:
     used: frozenset[str]  # the shared options that it takes
     minimal: bool
     radius: float  # inf for a minimum-norm attack without bound
+    criterion: str | None = None
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"attack": self.name, "norm": self.norm, "radius": self.radius, **self.arguments}
+        named = {"criterion": self.criterion} if self.criterion else {}
+        return {"attack": self.name, "norm": self.norm, "radius": self.radius, **self.arguments, **named}
 
     @property
     def run(self) -> Callable[..., AttackResult]:
         return self.at(self.radius)
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
-        return partial(self.function, threat=o.make_threat(self.norm, radius), **self.arguments)
+        bound = {"criterion": CRITERIA[self.criterion]} if self.criterion else {}
+        return partial(self.function, threat=o.make_threat(self.norm, radius), **self.arguments, **bound)
 
 
 def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[str, NamedAttack]:
@@ -117,8 +130,9 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     bound = "" if radius == math.inf else f" {radius:g}"
     label = text if tail else f"{name} {o.symbol(norm)}{bound}"
     return NamedAttack(
-        name, label, norm, attack.run, arguments, frozenset(shared), attack.minimal, float(radius)
-    )
+        name, label, norm, attack.run, arguments, frozenset(shared), attack.minimal, float(radius),
+        options.criterion,
+    )  # fmt: skip
 
 
 def required(parameter: inspect.Parameter) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import typer
 
-from fastadv.attacks import ATTACKS
+from fastadv.attacks import ATTACKS, Signs
 from fastadv.cli._attacks import AttackOptions, parse_attack, parse_attacks, registry
 from fastadv.cli._options import _types, nameable
 
@@ -107,3 +107,10 @@ def test_an_option_that_every_attack_overrides_has_no_effect():
     with pytest.raises(typer.BadParameter, match="--steps has no effect on pgd:steps=9"):
         parse_attacks(["pgd:steps=9"], options, 0)
     assert len(parse_attacks(["pgd:steps=9", "bim"], options, 0)) == 2
+
+
+def test_a_criterion_is_bound_to_every_attack():
+    named = parse_attack("pgd", AttackOptions(radius=0.1, criterion="signs"), 0)
+    assert named.run.keywords["criterion"] == Signs()
+    assert named.config["criterion"] == "signs"
+    assert "criterion" not in parse_attack("pgd", AttackOptions(radius=0.1), 0).run.keywords
