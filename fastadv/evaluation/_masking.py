@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, choose, look
@@ -18,6 +19,7 @@ from fastadv.data._batches import batches
 from fastadv.engine import Prepared
 from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
+from fastadv.evaluation.named import labels_of
 from fastadv.evaluation.row import Row
 from fastadv.threat import Threat
 
@@ -28,6 +30,7 @@ RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings tha
 def indicators(
     frozen: Prepared, dataset: Dataset[Any], rows: Sequence[Row],
     found: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
+    criterion: Criterion = WRONG,
 ) -> Indicators:  # fmt: skip
     """Return the indicators of an evaluation, `found` being the parts of each row.
 
@@ -45,7 +48,7 @@ def indicators(
     known = {"looked_at": ids[chosen], "correct": correct}
 
     def make() -> Part:
-        given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat)
+        given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat, criterion)
         looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
         return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(told)))
 
@@ -85,12 +88,15 @@ def _main(evidence: Sequence[Evidence]) -> Threat | None:
     return threats[max(spent, key=lambda key: (math.isfinite(key[1]), spent[key]))]
 
 
-def _problem(frozen: Prepared, dataset: Dataset[Any], places: Tensor, threat: Threat) -> Problem | None:
+def _problem(
+    frozen: Prepared, dataset: Dataset[Any], places: Tensor, threat: Threat, criterion: Criterion
+) -> Problem | None:
     if not len(places):
         return None
-    read = next(batches(dataset, len(places), order=places, box=threat.box))
+    labels = labels_of(criterion)
+    read = next(batches(dataset, len(places), order=places, box=threat.box, labels=labels))
     x, y, ids = (each.to(frozen.device) for each in read)
-    return problem(x, y, threat, ids=ids)
+    return problem(x, criterion.labels("dataset", y, len(y), y.device), threat, ids=ids)
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:

@@ -21,10 +21,9 @@ from fastadv.evaluation.measure import (
     description,
     evaluate,
     for_data,
-    labels_of,
     over_batches,
 )  # fmt: skip
-from fastadv.evaluation.named import boxes_of, criterion_of, minimizes, name_of, named
+from fastadv.evaluation.named import boxes_of, criterion_of, labels_of, minimizes, name_of, named
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes

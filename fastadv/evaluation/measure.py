@@ -18,7 +18,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.certify import Certificates
 from fastadv.data._batches import batches
-from fastadv.data.given import ANY, CLASSES, Data, as_dataset
+from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
@@ -41,7 +41,15 @@ from fastadv.evaluation._outcome import (
 )  # fmt: skip
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, minimizes, name_of, named
+from fastadv.evaluation.named import (
+    Attacks,
+    boxes_of,
+    criterion_of,
+    labels_of,
+    minimizes,
+    name_of,
+    named,
+)  # fmt: skip
 from fastadv.evaluation.row import Samples
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import Table
@@ -126,7 +134,7 @@ def evaluate(
             for another class contradicts the certificate; the verdict says so. It keeps the samples.
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
             the share of samples that are right by it. It may add figures of its own to the table. Indicators
-            and several draws are of classes alone.
+            are of classes or one logit, several draws of classes alone.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -204,7 +212,7 @@ def evaluate(
             judged.meant_by(frozen.model),
             keep_samples=keep_samples or certificates is not None,
             parts=parts,
-            looked=indicators and not apart and judged.outputs == "classes",
+            looked=indicators and not apart and judged.outputs != "any",
             drawing=drawing,
             own=own,
             events=Events(on_event, tick, sample_count(dataset, limit) * len(attacks)),
@@ -212,11 +220,6 @@ def evaluate(
         if apart:
             parts.finished(rank or 0, world_size or 1, count, len(attacks))
         return table if certificates is None else table.beside(certificates, frozen.source)
-
-
-def labels_of(criterion: Criterion) -> str:
-    """Return what labels of data a criterion takes."""
-    return CLASSES if criterion.outputs == "classes" else ANY
 
 
 def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
@@ -443,7 +446,15 @@ class Evaluation:
         if self.looked and rows:
             signs = processes.from_first(
                 lambda: masking.indicators(
-                    frozen, self.dataset, rows, found, correct, ids, self.batch_size, self.parts
+                    frozen,
+                    self.dataset,
+                    rows,
+                    found,
+                    correct,
+                    ids,
+                    self.batch_size,
+                    self.parts,
+                    self.criterion,
                 )
             )
         # the clock of the first process, and the parts that all have read

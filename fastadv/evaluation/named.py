@@ -9,6 +9,7 @@ from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
 from fastadv.attacks.core.problem import check_threat
+from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, bound, layers
@@ -86,6 +87,11 @@ def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = No
             "evaluate them one after the other"
         )
     return meanings[0]
+
+
+def labels_of(criterion: Criterion) -> str:
+    """Return what labels of data a criterion takes."""
+    return CLASSES if criterion.outputs == "classes" else ANY
 
 
 def minimizes(attack: Any) -> bool:

@@ -17,8 +17,8 @@ from fastadv.data.given import as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
-from fastadv.evaluation.measure import for_data, labels_of
-from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, named
+from fastadv.evaluation.measure import for_data
+from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, labels_of, named
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash

@@ -93,6 +93,8 @@ def test_one_logit_is_evaluated_as_two_classes() -> None:
     table = fa.evaluate(one, (X, y), criterion=Signs(), **options)
     other = fa.evaluate(two, (X, y[:, 0].long()), **options)
     assert torch.equal(table.held, other.held)
+    assert table.verdict == other.verdict
+    assert "masking" in table.verdict.lower()
     assert torch.equal(table["deepfool"].distance, other["deepfool"].distance)
     assert 0 < table.worst_case < 1
 

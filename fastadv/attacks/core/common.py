@@ -47,7 +47,9 @@ class Common(TypedDict, total=False):
         targets: int [B], the class that each sample must be taken for; a success is a decision for it. None,
             the default, accepts every class but y.
         criterion: what a success must fulfill beyond the class: `ConfidentlyWrong(confidence)`,
-            `WrongBy(lead)` or `OutsideTopK(k)`. None, the default, asks for the class alone.
+            `WrongBy(lead)`, `OutsideTopK(k)` or `Unless(reject)`. Of models with other outputs `Signs()`,
+            `Share(least)` or `Beyond(distance)`, which say what y and targets are, and which losses there
+            are. None, the default, asks for the class alone.
         mask: bool, broadcasts to x; only coordinates where it is True may change. None, the default, lets all
             of them change.
         eot: forward passes of a randomized model over which the search averages loss, logits and gradient
@@ -95,7 +97,7 @@ DEFAULTS = {
 OTHERS = """
 model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
 x: floating [B, ...] inside the box.
-y: int [B], labels.
+y: int [B], labels; or what the criterion takes.
 steps: gradients for each sample, an integer >= 1.
 starts: floating like x, adversarial points inside the box. None looks for them among blends of x and uniform
     noise, which needs a finite box. A sample without such a point counts as held.
