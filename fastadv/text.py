@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from fastadv.threat import Threat
+from fastadv.threat import Named, Threat
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -52,6 +52,8 @@ def threat_text(threat: Threat | None) -> str:
     """Name a threat: L∞ 8/255."""
     if threat is None:
         return "not known"
+    if isinstance(threat, Named):
+        return threat.text
     if isinstance(threat.radius, Tensor) and threat.radius.ndim:
         return f"{threat.symbol}, a radius for each sample"
     return f"{threat.symbol} {radius_text(threat)}" if threat.finite else f"{threat.symbol}, any radius"

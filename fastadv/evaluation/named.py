@@ -37,7 +37,7 @@ def named(attacks: Attacks | None, threat: Threat | None = None, recipe: Any = N
                 f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
         if (without := _without_threat(attack)) and threat is not None:
-            check_threat(threat)
+            check_threat(threat, maps=True)
             attack, taken = partial(attack, threat=threat), True
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")

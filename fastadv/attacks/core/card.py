@@ -27,6 +27,8 @@ class Attack:
         quick: arguments for a short run, which tests use.
         oracle: further arguments, for a run that meets the tolerance.
         needs: what the model must be beyond a classifier; empty where any classifier will do.
+        through: which maps of parameters (`fastadv.Through`) it serves: "any", those of "images" alone, of
+            which it knows that pixels have neighbors, or "none"; "", the default, is what `takes_common` says.
         tolerance: on a linear model, the largest distance at which it breaks a sample, relative to the
             distance of the boundary.
     """
@@ -41,11 +43,13 @@ class Attack:
     quick: Mapping[str, Any] = field(default_factory=dict)
     oracle: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
+    through: str = ""
     tolerance: float = 1.05
 
     def __post_init__(self) -> None:
         served = self.norms or getattr(self.run, "norms", tuple(THREATS))
         object.__setattr__(self, "norms", served)
+        object.__setattr__(self, "through", self.through or getattr(self.run, "through", "any"))
 
     @property
     def minimal(self) -> bool:
