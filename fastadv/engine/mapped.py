@@ -16,6 +16,8 @@ from fastadv.engine.prepared import Directions, Loss, Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat.through import Through
 
+VALUES = 1 << 22  # of images that pass at once
+
 
 def _of_inner(name: str) -> Any:
     """Return a property that reads the attribute of the classifier inside."""
@@ -90,7 +92,9 @@ class Mapped(Prepared):
         return gradient
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.inner(self._seen(x))
+        # images are larger than parameters, of which a search may pass many at once
+        step = max(1, VALUES // max(1, self.x[:1].numel()))
+        return torch.cat([self.inner(self._seen(part)) for part in torch.split(x, step)])
 
     def verdict(self, x: Tensor) -> Tensor:
         return self.inner.verdict(self._seen(x))

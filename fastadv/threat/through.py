@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from typing import Any, Self
 
 import torch
@@ -18,7 +19,12 @@ UNIT = 1.0, float("inf")  # radii that a name stands for
 
 @dataclass(frozen=True, eq=False)
 class Named(Threat):
-    """A threat that tables know by its name, with a radius and a box: what is left of a `Through` there."""
+    """A threat that tables know by its name, with a radius and a box: what is left of a `Through` there.
+
+    Args:
+        name: of the threat.
+        others: as in `Threat`.
+    """
 
     name: str = field(default="", kw_only=True)
 
@@ -41,10 +47,10 @@ class Named(Threat):
 def _of_ball(name: str) -> Any:
     """Return the method of this name of the ball, whose points are parameters."""
 
+    @wraps(getattr(Threat, name))
     def method(self: "Through", *args: Any, **kwargs: Any) -> Any:
         return getattr(self.ball, name)(*args, **kwargs)
 
-    method.__doc__ = getattr(Threat, name).__doc__
     return method
 
 
@@ -67,6 +73,9 @@ class Through(Named):
         still: x -> t with map(x, t) == x, bit for bit.
         box: (lo, hi) of valid images. The default is [0, 1].
         name: in tables; the default is that of the map.
+
+    Attributes:
+        radius: that of the ball.
 
     Raises:
         InputError: the ball is none, map or still cannot be called, or the box is empty.

@@ -27,8 +27,8 @@ class Attack:
         quick: arguments for a short run, which tests use.
         oracle: further arguments, for a run that meets the tolerance.
         needs: what the model must be beyond a classifier; empty where any classifier will do.
-        through: which maps of parameters (`fastadv.Through`) it serves: "any", those of "images" alone, of
-            which it knows that pixels have neighbors, or "none"; "", the default, is what `takes_common` says.
+        through: which maps of parameters (`fastadv.Through`) it serves: "any", those whose parameters
+            are "images" alone, or "none"; "", the default, is what `takes_common` says.
         tolerance: on a linear model, the largest distance at which it breaks a sample, relative to the
             distance of the boundary.
     """

@@ -200,8 +200,9 @@ def takes_common(
             except TypeError as error:
                 more = "; only model, x, y and threat go by place" if len(args) > len(placed) else ""
                 raise TypeError(f"{function.__name__}: {error}{more}") from None
-        maps = isinstance(threat := given.get("threat"), Through)
-        ball: Any = threat.ball if isinstance(threat, Through) else threat
+        ball: Any = given.get("threat")
+        if maps := isinstance(ball, Through):
+            ball = ball.ball
         if norms:
             check_norm(function.__name__, ball, norms)
         if finite:
@@ -226,7 +227,7 @@ def takes_common(
         # its own arithmetic, too, is not that of an autocast around
         with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
             try:
-                out = on_parameters(attack, **given) if maps else function(**given)  # type: ignore
+                out: R = on_parameters(attack, **given) if maps else function(**given)  # type: ignore
             except Exception as error:
                 if (told := explained(error, given["model"], x)) is error:
                     raise

@@ -96,7 +96,7 @@ def run(
         seed=seed, gradient=gradient,
     )  # fmt: skip
     if isinstance(threat, Through):
-        return on_parameters(partial(again, from_x=from_x), model, x, y, threat, **common)
+        return on_parameters(partial(again, from_x=from_x), model, x, y, threat, gradient=gradient, **common)
     with no_gradient():
         check_count("restarts", restarts, 1)
         check_seed(seed)

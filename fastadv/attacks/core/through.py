@@ -40,14 +40,14 @@ def on_parameters(
         if served == "none" or (served == "images" and t.ndim != 1 + IMAGE):
             wanted = "no map of parameters" if served == "none" else "a map of parameters [C, H, W]"
             raise InputError(
-                f"threat: expected a ball of images or {wanted} for {attack.__name__}, got {threat.name} with "
-                f"parameters {tuple(t.shape[1:])}; use apgd or grid"
+                f"threat: expected a ball of images or {wanted} for {attack.__name__}, got {threat.name}, "
+                f"whose parameters are {list(t.shape[1:])}; use apgd or grid"
             )
         if arguments.get("gradient"):
             raise InputError(
-                "gradient: expected no rules, which are made for images, with a map; leave them out"
+                f"gradient: expected no rules with {threat.name}, whose points are no images; leave them out"
             )
-        out = attack(mapped, x=t, y=y, threat=threat.ball, **arguments)
+        out: AttackResult = attack(mapped, x=t, y=y, threat=threat.ball, **arguments)
         images = threat.image(out.x_adv, task.x, task.ids)
         threat.check_images(images)
     within = None if out.threat is None else threat
