@@ -61,6 +61,8 @@ def threat_text(threat: Threat | None) -> str:
 
 def allowed_text(threat: Threat, x: Tensor | None) -> str:
     """Say to a reader who knows no norms how far a sample of x [N, ...] may change."""
+    if isinstance(threat, Named):
+        return f"they are changed within {threat.text}"
     size = 0 if x is None else x[0].numel()
     part = "value" if x is None or x.ndim != 4 else "pixel" if x.shape[1] == 1 else "color value"
     told, share = radius_text(threat), float(threat.radius) / (threat.box[1] - threat.box[0])

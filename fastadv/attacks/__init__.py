@@ -47,7 +47,8 @@ from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
-    "ABS_ATTACKS", "ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult",
+    "ABS_ATTACKS", "ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult",
+    "AutoAttackResult",
     "ConfidentlyWrong", "Criterion", "Indicators", "MinimumNormResult", "OutsideTopK",
     "Status", "WrongBy", "apgd", "autoattack",
     "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow
-from fastadv.runs.description import describe
 from fastadv.threat.base import Threat, check_box
 
 UNIT = 1.0, float("inf")  # radii that a name stands for
@@ -176,9 +175,9 @@ class Through(Named):
     resized = with_radius
 
     def describe(self) -> dict[str, Any]:
-        """Return what cards and runs know of it: the ball, and the source of the functions."""
-        code = {"map": describe(self.map), "still": describe(self.still)}
-        return {"name": self.name, "ball": self.ball.describe(), "box": list(self.box), **code}
+        """Return what a run knows of it, with functions, which `runs.description` knows by their source."""
+        functions = {"map": self.map, "still": self.still}
+        return {"name": self.name, "ball": self.ball.describe(), "box": list(self.box), **functions}
 
 
 def _drawn(function: Callable[..., Tensor], x: Tensor, ids: Tensor | None, draw: int) -> dict[str, Any]:
