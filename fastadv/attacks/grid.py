@@ -83,17 +83,16 @@ def _shares(points: int | Sequence[int], x: Tensor) -> Tensor:
     NaN stands for a parameter that stays as it is. Raises InputError for numbers that do not fit x [n, ...].
     """
     size = x[0].numel()
-    counts = [points] * size if isinstance(points, int) else list(points)
+    counts = list(points) if isinstance(points, Sequence) else [points] * size
     counts = [core.check_count("points", number, 1) for number in counts]
     if len(counts) != size or prod(counts) > MOST:
         raise InputError(
             f"points: expected one integer for each of {size} parameters, at most {MOST:,} points in all, "
             f"got {points}; grid is for few parameters"
         )
-    axes = [
-        torch.linspace(0, 1, number, device=x.device) if number > 1 else x.new_full((1,), torch.nan)
-        for number in counts
-    ]
-    made = torch.cartesian_prod(*axes).view(-1, size).to(x.dtype)
+    stays = x.new_full((1,), torch.nan)
+    lines = (torch.linspace(0, 1, number, dtype=x.dtype, device=x.device) for number in counts)
+    axes = [stays if len(line) == 1 else line for line in lines]
+    made = torch.cartesian_prod(*axes).view(-1, size)
     far = (made.nan_to_num(0.5) - 0.5).abs().sum(1)
     return made[far.argsort(descending=True, stable=True)].view(-1, *x.shape[1:])
