@@ -3,7 +3,8 @@
     import fastadv as fa
     out = fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=40, step_size=0.01)
 
-Attacks, the engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (with `data.construct`),
+Attacks, the engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`, maps such as
+`Moved` and `Patch`), models, data (with `data.construct`),
 training, evaluation (`evaluate`, `accuracy_against_radius`), certificates (`certify`), figures, and the ops
 that the kernels serve.
 """
@@ -41,12 +42,22 @@ from fastadv.evaluation.draws import Draws as _Draws
 from fastadv.evaluation.row import Components as _Components
 from fastadv.evaluation.row import Samples as _Samples
 from fastadv.ops.registration.library import backends
-from fastadv.threat import L0, L1, L2, Linf, Threat
+from fastadv.threat import L0, L1, L2, Flow, Linf, Moved, Patch, Recolored, Scaled, Threat, Through
+from fastadv.threat import Named as _Named
 
 # results are data, which torch.load reads by default: with weights_only=True
 _saved.add_safe_globals(
     [
-        *(L0, L1, L2, Linf, attacks.AttackResult, attacks.AutoAttackResult, attacks.MinimumNormResult),
+        *(
+            L0,
+            L1,
+            L2,
+            Linf,
+            _Named,
+            attacks.AttackResult,
+            attacks.AutoAttackResult,
+            attacks.MinimumNormResult,
+        ),
         *(attacks.Indicators, _Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
         *(_DistalResult, certify.Certificates),
     ]
@@ -60,10 +71,16 @@ __all__ = [
     "L2",
     "CorruptFileError",
     "Curve",
+    "Flow",
     "Frozen",
     "InputError",
     "Linf",
+    "Moved",
+    "Patch",
+    "Recolored",
+    "Scaled",
     "Threat",
+    "Through",
     "accuracy_against_radius",
     "adapters",
     "attacks",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from fastadv.threat import Threat
+from fastadv.threat import Named, Threat
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -52,6 +52,8 @@ def threat_text(threat: Threat | None) -> str:
     """Name a threat: L∞ 8/255."""
     if threat is None:
         return "not known"
+    if isinstance(threat, Named):
+        return threat.text
     if isinstance(threat.radius, Tensor) and threat.radius.ndim:
         return f"{threat.symbol}, a radius for each sample"
     return f"{threat.symbol} {radius_text(threat)}" if threat.finite else f"{threat.symbol}, any radius"
@@ -59,6 +61,8 @@ def threat_text(threat: Threat | None) -> str:
 
 def allowed_text(threat: Threat, x: Tensor | None) -> str:
     """Say to a reader who knows no norms how far a sample of x [N, ...] may change."""
+    if isinstance(threat, Named):
+        return f"they are changed within {threat.text}"
     size = 0 if x is None else x[0].numel()
     part = "value" if x is None or x.ndim != 4 else "pixel" if x.shape[1] == 1 else "color value"
     told, share = radius_text(threat), float(threat.radius) / (threat.box[1] - threat.box[0])

@@ -28,8 +28,7 @@ def attacks() -> str:
     """Return the attacks by what they ask of the model, with what a step costs."""
     cells = [["attack", "asks for", "looks for", "norms", "cost of a sample", "the paper"]]
     order = ("gradient", "score", "decision", "none")
-    cards = {**fa.attacks.ATTACKS, **fa.attacks.SUBSTITUTE_ATTACKS, **fa.attacks.ABS_ATTACKS}
-    for name, card in sorted(cards.items(), key=lambda item: (order.index(item[1].knowledge), item[0])):
+    for name, card in sorted(REGISTRY.items(), key=lambda item: (order.index(item[1].knowledge), item[0])):
         norms = ", ".join(symbol(norm) for norm in card.norms)
         cells.append([f"{{py:func}}`~fastadv.attacks.{name}`", card.knowledge, KINDS[card.kind], norms,
                       cost(card), card.paper])  # fmt: skip

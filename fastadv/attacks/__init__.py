@@ -2,7 +2,8 @@
 
 The card of an attack stands above it: what it knows, what it serves, how it is tested, and its paper.
 `ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images,
-`SUBSTITUTE_ATTACKS` those that need another model beside it.
+`SUBSTITUTE_ATTACKS` those that need another model beside it, `PARAMETER_ATTACKS` those that need a threat of
+few parameters.
 """
 
 from fastadv.attacks.apgd import apgd
@@ -24,6 +25,7 @@ from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
 from fastadv.attacks.gaussian_noise import gaussian_noise
+from fastadv.attacks.grid import grid
 from fastadv.attacks.hopskipjump import hopskipjump
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
@@ -48,11 +50,12 @@ from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
-    "ABS_ATTACKS", "ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult", "AutoAttackResult", "Beyond",
-    "ConfidentlyWrong", "Criterion", "Indicators", "MinimumNormResult", "OutsideTopK", "Share",
-    "Signs", "Status", "Unless", "WrongBy", "apgd", "autoattack",
+    "ABS_ATTACKS", "ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult",
+    "AutoAttackResult", "Beyond", "ConfidentlyWrong", "Criterion", "Indicators", "MinimumNormResult",
+    "OutsideTopK", "Share", "Signs", "Status", "Unless", "WrongBy", "apgd", "autoattack",
     "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
-    "fgsm", "fmn", "gaussian_noise", "hopskipjump", "indicators", "last_iterate", "latent_descent", "lbfgs",
+    "fgsm", "fmn", "gaussian_noise", "grid", "hopskipjump", "indicators", "last_iterate", "latent_descent",
+    "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
     "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "transfer",
     "uniform_noise",
@@ -60,4 +63,5 @@ __all__ = [
 
 ATTACKS: dict[str, Attack] = {name: card for name, card in sorted(REGISTRY.items()) if not card.requires}
 ABS_ATTACKS: dict[str, Attack] = {"latent_descent": REGISTRY["latent_descent"]}
+PARAMETER_ATTACKS: dict[str, Attack] = {"grid": REGISTRY["grid"]}
 SUBSTITUTE_ATTACKS: dict[str, Attack] = {"transfer": REGISTRY["transfer"]}

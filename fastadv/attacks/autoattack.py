@@ -15,6 +15,7 @@ from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import Evidence, choose, look
 from fastadv.engine import prepare as prepared
+from fastadv.engine.mapped import Mapped
 from fastadv.engine.precision import Precision
 from fastadv.threat import Threat
 
@@ -121,6 +122,8 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     trial, seed, warnings = run.trial, run.seed, run.warnings
     right = torch.zeros_like(out.success, device="cpu").index_fill_(0, trial.todo.cpu(), True)
     evidence = Evidence.of(out)
+    if isinstance(trial.classifier, Mapped):
+        evidence = replace(evidence, parameters=trial.problem.x.shape[1:].numel())
     chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
     told = [name for name in ("zero_gradient", "square") if name in warnings]

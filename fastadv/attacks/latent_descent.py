@@ -24,7 +24,7 @@ class _Rows(Interval):
 @core.registered(
     needs="classes", kind="minimum", requires="a model with infer(x), such as ABS", paper="Schott et al. 2018"
 )
-@core.takes_common(steps=2, searches=0)
+@core.takes_common(through="none", steps=2, searches=0)
 def latent_descent(
     model: Any,
     x: Tensor,

@@ -38,7 +38,7 @@ class _Rows(Climb):
     knowledge="score", random=True, tolerance=2.5, paper="Andriushchenko et al. 2020; Croce and Hein 2021"
 )
 @core.tested(quick={"queries": 30}, oracle={"queries": 2000})
-@core.takes_common(norms=("linf", "l2", "l1"), finite=True, queries=0)
+@core.takes_common(norms=("linf", "l2", "l1"), finite=True, through="images", queries=0)
 def square(
     model: core.Classifier,
     x: Tensor,

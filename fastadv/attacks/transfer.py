@@ -28,7 +28,7 @@ class _Rows(Interval):
 
 
 @core.registered(kind="minimum", knowledge="decision", requires="a substitute", paper="Schott et al. 2018")
-@core.takes_common(scales=2, searches=0)
+@core.takes_common(through="none", scales=2, searches=0)
 def transfer(
     model: core.Classifier,
     x: Tensor,

@@ -12,6 +12,7 @@ from fastadv.engine.fold import has_batch_norm
 from fastadv.engine.freeze import freeze as freeze_as_asked
 from fastadv.engine.freeze import frozen_by_itself
 from fastadv.engine.frozen import Frozen
+from fastadv.engine.mapped import Mapped
 from fastadv.engine.module import as_module, device_of
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Precision
@@ -54,6 +55,8 @@ def prepare(
     Raises:
         InputError: the model cannot be called, `freeze` is no flag, or a copy is asked for that cannot be.
     """
+    if isinstance(model, Mapped):  # what is inside was prepared with all that was asked, except passes
+        return model if eot in (None, model.eot) else model.over(prepare(model.inner, eot))
     wanted = None if freeze is None else check_flag("freeze", freeze)
     if isinstance(model, Prepared) and outputs == "classes":
         outputs = model.outputs  # of an attack within an attack

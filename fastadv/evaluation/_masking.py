@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.trial import TWO_ANSWERS
-from fastadv.attacks.masking import Evidence, Indicators, choose, look
+from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.methods.flags import blind, took_gradients
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.data._batches import batches
@@ -21,7 +21,7 @@ from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.named import labels_of
 from fastadv.evaluation.row import Row
-from fastadv.threat import Threat
+from fastadv.threat import Named, Threat
 
 PART = "indicators"
 RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings that count whatever their share
@@ -38,17 +38,22 @@ def indicators(
     count as far as they broke samples within its radius.
     """
     evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
+    norms = {each.threat.norm for each in evidence if each.threat is not None}
+    together = [[each for each in evidence if each.threat and each.threat.norm == norm] for norm in norms]
+    told = ["few_parameters"] * any(map(by_gradients_alone, together))
     threat = _main(evidence)
     if threat is not None:
         within = [each.within(threat, row.distance) for row, each in zip(rows, evidence, strict=True)]
         evidence = [each for each in within if each is not None]
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
     chosen = choose(evidence, correct, passes)
-    told = [name for name in RAISED if _says(rows, name)]
+    told += [name for name in RAISED if _says(rows, name)]
     known = {"looked_at": ids[chosen], "correct": correct}
 
     def make() -> Part:
-        given = None if threat is None else _problem(frozen, dataset, ids[chosen], threat, criterion)
+        given = None
+        if threat is not None and not isinstance(threat, Named):
+            given = _problem(frozen, dataset, ids[chosen], threat, criterion)
         looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
         return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(told)))
 
@@ -71,6 +76,7 @@ def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
         passes=row.forwards + row.backwards,
         threat=row.threat,
         soft=SOFT_LOGITS in row.flags,
+        parameters=max((part.told.get("parameters", 0) for part in parts), default=0),
     )
 
 

@@ -22,7 +22,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.evaluation.sums import Sums, sums_at
-from fastadv.threat import THREATS, Threat
+from fastadv.threat import THREATS, Named, Threat
 
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
@@ -189,6 +189,8 @@ def outcome(
     part.told = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
         part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]
+    if result.parameters is not None:
+        part.told["parameters"] = result.parameters.shape[1:].numel()
     skipped = result.status == int(Status.ALREADY_WRONG)
     if drawing.count > 1:
         for key, value in drawing.draw(frozen, result.x_adv, batch.y).items():
@@ -272,6 +274,8 @@ def _threat(parts: Sequence[Part]) -> Threat | None:
     if not told or told[0] is None or any(each != told[0] for each in told):
         return None
     norm, radius, *box = told[0]
+    if any("parameters" in part.told for part in parts):
+        return Named(radius, tuple(box), name=norm)
     return THREATS[norm](radius, tuple(box)) if norm in THREATS else None
 
 
@@ -292,7 +296,7 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
     flags = _said([flag for flag in part.told.get("flags", ()) if not counts(flag)] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)
     flags += failed_flags(0, sum(int(part["failed.attack"].sum()) for part in parts), samples)
-    if components is None:
+    if components is None or any("parameters" in part.told for part in parts):
         return flags
     broken = int(components.by_any_of(blind(components.costs)).sum())
     return (*flags, SQUARE_FLAG) if square_stands_out(broken, samples) else flags

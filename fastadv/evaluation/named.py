@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from fastadv._checks import check_choice
-from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks import ATTACKS, PARAMETER_ATTACKS
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
 from fastadv.attacks.core.problem import check_threat
@@ -44,7 +45,7 @@ def named(
                 f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
         if (without := _without_threat(attack)) and threat is not None:
-            check_threat(threat)
+            check_threat(threat, maps=True)
             attack, taken = partial(attack, threat=threat), True
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
@@ -98,8 +99,7 @@ def minimizes(attack: Any) -> bool:
     """Return whether it is a minimum-norm attack, perhaps with arguments bound to it: one of
     `fastadv.attacks`, or one with a `minimum` that says so.
     """
-    entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
-    known = [entry.run for each in entries for entry in each.values() if entry.minimal]
+    known = [entry.run for entry in REGISTRY.values() if entry.minimal]
     for each in layers(attack):
         if any(each is one for one in known):
             return True
@@ -109,7 +109,8 @@ def minimizes(attack: Any) -> bool:
 
 
 def _looked_up(name: str) -> Attack:
-    return ATTACKS[check_choice("attacks", name, ATTACKS)].run
+    attacks = {**ATTACKS, **PARAMETER_ATTACKS}
+    return attacks[check_choice("attacks", name, attacks)].run
 
 
 def name_of(attack: Any) -> str:

@@ -235,6 +235,14 @@ class Threat:
         self.check_step_size(step_size)
         return self._ops[0](x_adv, grad, x, self.radius, step_size, self.box)
 
+    def still(self, x: Tensor) -> Tensor:
+        """Return the parameters that leave x as it is: in a ball of images, x itself."""
+        return x
+
+    def image(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return the images of parameters t: in a ball of images, t itself."""
+        return t
+
     def support(self, weight: Tensor, x: Tensor) -> Tensor:
         """Maximize <weight, z - x> over all z in ball and box.
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS, WrongBy, bim
+from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, WrongBy, bim
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
@@ -138,6 +138,3 @@ def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
     model, x = mlp(), images(2)
     out = ATTACKS[name].run(model, x, labels(model, x), L2(5.0, (-INF, INF)), levels=10, repetitions=5)
     assert out.success.any()
-
-
-ENTRIES = {**ATTACKS, **ABS_ATTACKS, **SUBSTITUTE_ATTACKS}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 import tests.parity.peers  # noqa: F401  puts the folders of other packages on the path
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.train.recipes import RECIPES
 from tests.docs.test_pages import BLOCK, DOCS
 
@@ -133,7 +134,7 @@ def test_their_call(page, theirs, ours, told, given):
 
 def test_the_matrix_counts_what_there_is():
     text = (DOCS / "start" / "compare.md").read_text()
-    attacks = {**fa.attacks.ATTACKS, **fa.attacks.SUBSTITUTE_ATTACKS, **fa.attacks.ABS_ATTACKS}.values()
+    attacks = REGISTRY.values()
     blind = sum(card.knowledge == "decision" for card in fa.attacks.ATTACKS.values())
     for row in (
         f"| attacks | {len(attacks)} |", f"| by decisions alone | {blind} |",

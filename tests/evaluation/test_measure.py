@@ -10,6 +10,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate
@@ -255,7 +256,7 @@ def test_a_curve_from_one_minimum_norm_run():
 
 
 def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
-    monkeypatch.setitem(fa.attacks.ATTACKS, "nearest", MINIMUM)
+    monkeypatch.setitem(REGISTRY, "nearest", MINIMUM)
     curve = accuracy_against_radius(Threshold(), DATA, functools.partial(nearest, past=0.02), [0.1, 0.2])
     assert curve.accuracy == pytest.approx([4 / 6, 3 / 6])
     assert minimizes(functools.partial(functools.partial(nearest), past=0.1))
@@ -314,7 +315,7 @@ def test_a_certificate_counts_up_to_its_radius_and_radius_0_is_the_clean_accurac
 
 @pytest.mark.slow
 def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
-    monkeypatch.setitem(fa.attacks.ATTACKS, "nearest", MINIMUM)
+    monkeypatch.setitem(REGISTRY, "nearest", MINIMUM)
     table = evaluate(Threshold(), DATA, {"near": functools.partial(nearest, spare=(2,)), "pgd": pgd(0.35)})
     near, budget = table.rows
     assert near.minimum_norm

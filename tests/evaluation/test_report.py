@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import fastadv as fa
-from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.methods.flags import SIGNS, Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
@@ -249,8 +249,7 @@ def test_each_sign_is_shown_those_that_are_raised_first_with_what_to_do():
 
 def test_every_paper_has_an_entry_and_those_that_ran_are_cited():
     row = table_of(9).rows[0]
-    known = (ATTACKS | ABS_ATTACKS | SUBSTITUTE_ATTACKS).values()
-    named = set(re.findall(r"arXiv\s+(\d+\.\d+)", " ".join(attack.run.__doc__ for attack in known)))
+    named = set(re.findall(r"arXiv\s+(\d+\.\d+)", " ".join(each.run.__doc__ for each in REGISTRY.values())))
     bib = (Path(citations.__file__).parent / "papers.bib").read_text()
     assert set(re.findall(r"eprint = {(.+)}", bib)) == named
     cost = Cost(9, 3, 9, 9, 0.1)

@@ -29,6 +29,8 @@ class Attack:
         needs: of the criterion: a "loss", a "margin", a "decision", or "classes" with logits of their own,
             which criteria of other outputs have not. By default what `knowledge` and `kind` say.
         requires: what the model must be beyond a classifier; empty where any classifier will do.
+        through: which maps of parameters (`fastadv.Through`) it serves: "any", those whose parameters
+            are "images" alone, or "none"; "", the default, is what `takes_common` says.
         tolerance: on a linear model, the largest distance at which it breaks a sample, relative to the
             distance of the boundary.
     """
@@ -44,6 +46,7 @@ class Attack:
     oracle: Mapping[str, Any] = field(default_factory=dict)
     needs: Literal["loss", "margin", "decision", "classes", ""] = ""
     requires: str = ""
+    through: str = ""
     tolerance: float = 1.05
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ class Attack:
         usual = "margin" if self.minimal else "loss"
         usual = "decision" if self.knowledge == "decision" else usual
         object.__setattr__(self, "needs", self.needs or usual)
+        object.__setattr__(self, "through", self.through or getattr(self.run, "through", "any"))
 
     @property
     def minimal(self) -> bool:

@@ -16,6 +16,7 @@ from fastadv.attacks.core.criterion import Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.through import Serves, on_parameters
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import explained
@@ -24,7 +25,7 @@ from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.losses import check_loss
 from fastadv.text import radius_text
-from fastadv.threat import THREATS
+from fastadv.threat import THREATS, Through
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -148,13 +149,13 @@ def takes_common(function: Callable[P, R], /) -> Callable[P, R]: ...
 
 @overload
 def takes_common(
-    *, norms: tuple[str, ...] = ..., finite: bool = ..., **least: int
+    *, norms: tuple[str, ...] = ..., finite: bool = ..., through: Serves = ..., **least: int
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def takes_common(
     function: Callable[P, R] | None = None, /, *, norms: tuple[str, ...] = (), finite: bool = False,
-    **least: int,
+    through: Serves = "any", **least: int,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:  # fmt: skip
     """Give an attack the arguments of `Common`, or of `GradientCommon` where its `**common` is annotated so.
 
@@ -165,6 +166,7 @@ def takes_common(
         function: the attack; None, the default, returns a decorator with the options below.
         norms: of the threats that the attack serves; () leaves the check to `run`.
         finite: whether the radius must be finite.
+        through: which maps of parameters it serves (`fastadv.Through`).
         least: the smallest value of each argument that is a count, by name.
 
     Returns:
@@ -174,7 +176,7 @@ def takes_common(
         TypeError: the attack is called with arguments that it does not take.
     """
     if function is None:
-        return partial(takes_common, norms=norms, finite=finite, **least)
+        return partial(takes_common, norms=norms, finite=finite, through=through, **least)
     kinds = inspect.Parameter
     own = inspect.signature(function).parameters
     shared = [
@@ -203,10 +205,13 @@ def takes_common(
             except TypeError as error:
                 more = "; only model, x, y and threat go by place" if len(args) > len(placed) else ""
                 raise TypeError(f"{function.__name__}: {error}{more}") from None
+        ball: Any = given.get("threat")
+        if maps := isinstance(ball, Through):
+            ball = ball.ball
         if norms:
-            check_norm(function.__name__, given["threat"], norms)
+            check_norm(function.__name__, ball, norms)
         if finite:
-            check_finite_radius(given["threat"])
+            check_finite_radius(ball)
         if "variant" in given:
             check_choice("variant", given["variant"], get_args(Variant))
         outputs = _take_outputs(function.__name__, given, fixed)
@@ -228,7 +233,7 @@ def takes_common(
         # its own arithmetic, too, is not that of an autocast around
         with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
             try:
-                out = function(**given)  # type: ignore[call-arg]
+                out: R = on_parameters(attack, **given) if maps else function(**given)  # type: ignore
             except Exception as error:
                 if (told := explained(error, given["model"], x)) is error:
                     raise
@@ -239,6 +244,7 @@ def takes_common(
 
     attack.__signature__ = whole  # type: ignore[attr-defined]
     attack.norms = norms or tuple(THREATS)  # type: ignore[attr-defined]
+    attack.through = through  # type: ignore[attr-defined]
     radius = "finite" if finite else "inf or the largest distance of interest"
     served = " or ".join(THREATS[norm].__name__ for norm in norms)
     threat = f"threat: {served}; the radius is {radius},\n    a number or [B], in input units.\n"

@@ -15,7 +15,7 @@ from fastadv.attacks.core.points import taken
 from fastadv.attacks.special.bounded_outputs import bounded
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
-from fastadv.threat import THREATS, Threat
+from fastadv.threat import THREATS, Threat, Through
 from fastadv.threat.base import box_in
 
 StepSize = float | Tensor
@@ -159,10 +159,16 @@ def problem(
     return Problem(x, y, threat, targets, ids, criterion, mask, labeled=labels is not None)
 
 
-def check_threat(threat: Threat) -> None:
+def check_threat(threat: Threat, maps: bool = False) -> None:
+    """Raise InputError unless it is a threat; a map of parameters is none here unless `maps`."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.Linf, L2, L1 or L0, got {threat!r}; a radius needs a norm: fa.Linf(8 / 255)"
+        )
+    if isinstance(threat, Through) and not maps:
+        raise InputError(
+            f"threat: expected fa.Linf, L2, L1 or L0, got {threat.name}, a map of parameters, which serves "
+            "attacks and fa.evaluate alone"
         )
 
 

@@ -81,6 +81,8 @@ class AttackResult:
         correct: bool [B]; the model classifies x as y, or x is right by a criterion of your own; by finite
             logits. By default, where an attack does not tell, the samples that are HELD or BROKEN.
         attack: the name of the attack, as it is printed.
+        parameters: of a `fastadv.Through`, what x_adv are made of; `distance` is then that of these. None
+            for a ball.
 
     Example:
         >>> import fastadv as fa
@@ -107,6 +109,7 @@ class AttackResult:
     threat: Threat | None = None
     correct: Tensor = None  # type: ignore[assignment]
     attack: str = ""
+    parameters: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.correct is None:

@@ -20,12 +20,13 @@ from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
+from fastadv.attacks.core.through import on_parameters
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
 from fastadv.engine import Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.precision import no_gradient
-from fastadv.threat import Threat
+from fastadv.threat import Threat, Through
 
 # by how much the displacement of a point is lengthened, in turn, where the model denies that it is a success
 OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -91,6 +92,12 @@ def run(
         >>> tuple(out.x_adv.shape), out.forwards
         ((8, 1, 8, 8), 24)
     """
+    again = partial(
+        run, rule=rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts, stop_early=stop_early,
+        seed=seed, gradient=gradient,
+    )  # fmt: skip
+    if isinstance(threat, Through):
+        return on_parameters(partial(again, from_x=from_x), model, x, y, threat, gradient=gradient, **common)
     with no_gradient():
         check_count("restarts", restarts, 1)
         check_seed(seed)
@@ -135,13 +142,10 @@ def run(
     if not (trial.in_one_pass and TWO_ANSWERS in out.flags):
         return out
     # the model may answer otherwise where a gradient is followed: its clean verdict is taken without
-    again = run(
-        classifier, x, y, threat, rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts,
-        stop_early=stop_early, seed=seed, gradient=gradient, **common,
-    )  # fmt: skip
-    forwards, backwards = again.forwards + out.forwards, again.backwards + out.backwards
-    flags = again.flags if TWO_ANSWERS in again.flags else (TWO_ANSWERS, *again.flags)
-    return replace(again, forwards=forwards, backwards=backwards, flags=flags)
+    more = again(classifier, x, y, threat, **common)
+    forwards, backwards = more.forwards + out.forwards, more.backwards + out.backwards
+    flags = more.flags if TWO_ANSWERS in more.flags else (TWO_ANSWERS, *more.flags)
+    return replace(more, forwards=forwards, backwards=backwards, flags=flags)
 
 
 def prepare(

@@ -73,6 +73,7 @@ class Search(Samples[R_co]):
 
     def direction(self, points: Tensor) -> Tensor:
         """Return the gradient of the loss of the plan at points that need no verdict."""
+        self.classifier.asks_for(self.ids)
         _, logits, gradient = self._follow(points, self.plan.loss)
         self._mark(_finite(logits))
         return self._usable(gradient.to(self.x.dtype))

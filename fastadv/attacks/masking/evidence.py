@@ -1,5 +1,6 @@
 """What the result of one attack says about masking, sample by sample."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from fastadv.attacks.methods.flags import blind, took_gradients
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.threat import Threat
 
+FEW = 8  # parameters of a map, that a grid or noise can search
 SLACK = 1e-6  # what rounding adds to a distance
 
 
@@ -30,6 +32,7 @@ class Evidence:
     passes      forward and backward, all samples together.
     threat      as in `AttackResult`.
     soft        whether it has the flag `soft_logits`.
+    parameters  of a sample, where a map makes images of them; else 0.
     """
 
     broken: Tensor
@@ -40,6 +43,7 @@ class Evidence:
     passes: int
     threat: Threat | None
     soft: bool = False
+    parameters: int = 0
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
         """Return what it says at another radius, [N] or one number; None for another norm."""
@@ -67,6 +71,7 @@ class Evidence:
             passes=out.forwards + out.backwards,
             threat=out.threat,
             soft=SOFT_LOGITS in out.flags,
+            parameters=0 if out.parameters is None else out.parameters.shape[1:].numel(),
         )
 
 
@@ -77,3 +82,8 @@ def _without_gradients(out: AttackResult, gradient: bool) -> Tensor:
         return torch.full((len(out.status),), not gradient, device="cpu")
     late = blind(costs)
     return torch.tensor([name in late for name in by], dtype=torch.bool, device="cpu")
+
+
+def by_gradients_alone(evidence: Sequence[Evidence]) -> bool:
+    """Return whether attacks in one threat searched few parameters of a map by nothing but gradients."""
+    return bool(evidence) and all(each.gradient and 0 < each.parameters <= FEW for each in evidence)

@@ -14,7 +14,7 @@ from fastadv.attacks.core.problem import Problem, check_finite_radius
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.masking import probes
-from fastadv.attacks.masking.evidence import Evidence
+from fastadv.attacks.masking.evidence import Evidence, by_gradients_alone
 from fastadv.attacks.masking.verdict import Indicators
 from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
@@ -141,7 +141,11 @@ def look(
     """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`."""
     before = classifier.asked
     values, lower, unseen = _told(evidence, right)
+    values["few_parameters"] = float(by_gradients_alone(evidence))
     why = _hindrance(problem, len(chosen), int(right.sum()))
+    if any(each.parameters for each in evidence):
+        values.pop("square", None)  # no sign of masking here
+        why = "the threat is a map of parameters"
     if problem is None or why:
         return _known(evidence, values, _not_in(values, why) | unseen, lower)
     # what a randomized model draws follows from the seed, and the caller's generators stay

@@ -57,6 +57,10 @@ SIGNS = {
         "breaks more, the model masks its gradients",
         0.01,
     ),
+    "few_parameters": Sign(
+        "few parameters of a map were searched by gradients alone, which overstates robustness",
+        "fastadv.attacks.grid, besides",
+    ),
 }
 FLAGS = {name: f"{sign.words}; {sign.advice}" for name, sign in SIGNS.items()}
 SQUARE_FLAG = f"square: {FLAGS['square']}"

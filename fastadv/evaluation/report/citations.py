@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
-from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.evaluation.row import Row
 
 
@@ -18,11 +18,10 @@ def bibtex(rows: Sequence[Row]) -> list[str]:
 
 def _papers(row: Row) -> Iterator[str]:
     """Yield arXiv numbers. What a docstring names for L1, or a version, counts for these alone."""
-    known = ATTACKS | ABS_ATTACKS | SUBSTITUTE_ATTACKS
     parts = () if row.components is None else row.components.costs
     names = [row.method.partition(" ")[0].lower(), *(part.split()[-1].partition("-")[0] for part in parts)]
     about = [*row.method.split()[1:], row.threat.symbol if row.threat else ""]
-    for run in (known[name].run for name in names if name in known):
+    for run in (REGISTRY[name].run for name in names if name in REGISTRY):
         for clause in re.split(r";\s+", (inspect.getdoc(run) or "").partition("Source:")[2]):
             if not clause.startswith("for ") or any(word and word in clause for word in about):
                 yield from re.findall(r"arXiv\s+(\d+\.\d+)", clause)

@@ -4,14 +4,15 @@ from typing import Any, Unpack
 
 import pytest
 
-from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS, core
+from fastadv.attacks import ATTACKS, core
+from fastadv.attacks.core.card import REGISTRY
 
 from ..contract.toy import USE, tutorial
 
 
-@pytest.mark.parametrize("name", [*ATTACKS, *ABS_ATTACKS, *SUBSTITUTE_ATTACKS])
+@pytest.mark.parametrize("name", REGISTRY)
 def test_an_entry_describes_its_function(name: str) -> None:
-    entry = {**ATTACKS, **ABS_ATTACKS, **SUBSTITUTE_ATTACKS}[name]
+    entry = REGISTRY[name]
     assert entry.name == name
     assert all(f"\n    {option}: " in str(entry.run.__doc__) for option in entry.parameters)
     assert all(entry.takes(option) for option in ("targets", *entry.quick))

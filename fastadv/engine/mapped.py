@@ -1,0 +1,174 @@
+"""Mapped: a classifier of parameters, which asks another with the images that a map makes of them."""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._torch import run_backward
+from fastadv.engine.arguments import Outputs
+from fastadv.engine.bound import Gradient
+from fastadv.engine.clean_pass import CleanPass
+from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
+from fastadv.engine.prepared import Directions, Loss, Prepared
+from fastadv.errors import InputError, NoGradientError
+from fastadv.threat.through import Through
+
+VALUES = 1 << 22  # of images that pass at once
+
+
+def _of_inner(name: str) -> Any:
+    """Return a property that reads the attribute of the classifier inside."""
+    return property(lambda self: getattr(self.inner, name))
+
+
+class Mapped(Prepared):
+    """A classifier before another: t [B, ...] to the logits of images map(x, t), with gradients at t.
+
+    It is told by ids whose rows pass next, and knows the x of each. What it says of the model is what the
+    one inside says; passes are counted there, and the map counts for nothing. A search takes the general way.
+    """
+
+    eot, counts, model, dtype, device, notes, compared, search_dtype, outputs, output_shape = map(
+        _of_inner,
+        (
+            "eot", "counts", "model", "dtype", "device", "notes", "compared", "search_dtype", "outputs",
+            "output_shape",
+        ),
+    )  # fmt: skip
+    input_threshold = None  # of images
+
+    def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
+        """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""
+        self.inner, self.threat, self.x, self.ids, self.source = inner, threat, x, ids, self
+        self._sorted, self._order = ids.sort()
+        if bool((self._sorted[1:] == self._sorted[:-1]).any()):
+            raise InputError(
+                f"ids: expected each once with {threat.name}, which goes by them, got one twice; "
+                "number the rows"
+            )
+        self._asked, self._next = torch.arange(len(x), device=x.device), 0
+
+    def over(self, inner: Prepared) -> "Mapped":
+        """Return the same before another classifier."""
+        made = copy(self)
+        made.inner, made.source = inner, made
+        return made
+
+    def taking(self, outputs: Outputs) -> Prepared:
+        return self.over(self.inner.taking(outputs))
+
+    @property
+    def as_given(self) -> Prepared:
+        inner = self.inner.as_given
+        return self if inner is self.inner else self.over(inner)
+
+    def images(self, t: Tensor) -> Tensor:
+        """Return the images of parameters [n, ...] of the rows that pass next."""
+        count = max(1, len(self._asked))
+        rows = self._asked.roll(-self._next).repeat(-(-len(t) // count))[: len(t)]
+        self._next = (self._next + len(t)) % count
+        images = self.threat.image(t, self.x[rows], self.ids[rows])
+        # as a search casts points in half precision
+        return images if self.inner.sees(images.dtype) == images.dtype else images.to(t.dtype)
+
+    def _seen(self, t: Tensor) -> Tensor:
+        with no_gradient(), no_autocast(t.device.type):
+            return self.images(t.detach())
+
+    def _followed(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return t to follow a gradient to it, and the images, which do."""
+        with with_gradient(), no_autocast(t.device.type):
+            leaf = t.detach().requires_grad_()
+            return leaf, self.images(leaf)
+
+    def pull(self, leaf: Tensor, images: Tensor, by_images: Tensor, retain_graph: bool = False) -> Tensor:
+        """Return the gradient at `leaf` from that at the images."""
+        gradient = None
+        if images.requires_grad:
+            by_images = by_images.to(images.dtype)
+            (gradient,) = run_backward((images,), (by_images,), retain_graph, (leaf,))
+        if gradient is None:
+            raise NoGradientError(
+                f"map: expected images that depend on t differentiably, got others from {self.threat.name}; "
+                "use an attack without gradients, such as fastadv.attacks.grid"
+            )
+        return gradient
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # images are larger than parameters, of which a search may pass many at once
+        step = max(1, VALUES // max(1, self.x[:1].numel()))
+        return torch.cat([self.inner(self._seen(part)) for part in torch.split(x, step)])
+
+    def verdict(self, x: Tensor) -> Tensor:
+        return self.inner.verdict(self._seen(x))
+
+    def confidence(self, x: Tensor) -> Tensor:
+        return self.inner.confidence(self._seen(x))
+
+    def input_gradient(
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
+        direction: bool = False,
+    ) -> Gradient:  # fmt: skip
+        leaf, images = self._followed(x)
+        value, logits, gradient = self.inner.input_gradient(images.detach(), y, loss, targets, direction)
+        return value, logits, self.pull(leaf, images, gradient)
+
+    def jacobian(
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        leaf, images = self._followed(x)
+        logits, gradients = self.inner.jacobian(images.detach(), directions)
+        pulled = [self.pull(leaf, images, each, retain_graph=True) for each in gradients.unbind(1)]
+        return logits, torch.stack([each if reduce is None else reduce(each) for each in pulled], 1)
+
+    def clean_pass(self, x: Tensor) -> CleanPass | None:
+        leaf, images = self._followed(x)
+        inner = self.inner.clean_pass(images.detach())
+        return None if inner is None else _CleanPass(self, x, leaf, images, inner.logits, inner)
+
+    def begin(self, x: Tensor, ids: Tensor) -> None:
+        self.asks_for(ids)
+        self.inner.begin(self.x[self._asked], ids)
+
+    def asks_for(self, ids: Tensor, each: int = 1) -> None:
+        places = self._order[torch.searchsorted(self._sorted, ids)]
+        self._asked, self._next = places.repeat_interleave(each), 0
+        self.inner.asks_for(ids, each)
+
+    def sees(self, dtype: torch.dtype) -> torch.dtype:
+        return self.inner.sees(dtype)
+
+    def settle(self, x: Tensor) -> bool:
+        return self.inner.settle(self.x)
+
+    def full_batch(self, x: Tensor) -> int:
+        return self.inner.full_batch(self.x)
+
+    def hold(self, apart: Tensor, verdict: Tensor) -> bool:
+        return self.inner.hold(apart, verdict)
+
+    def add_note(self, note: str) -> None:
+        self.inner.add_note(note)
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.inner.describe(), "threat": self.threat.describe()}
+
+
+@dataclass
+class _CleanPass(CleanPass):
+    """The pass `inner` at the images `attached`, which leads on to the parameters `leaf`."""
+
+    inner: CleanPass
+
+    def gradient(
+        self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
+    ) -> Gradient:
+        value, logits, gradient = self.inner.gradient(rows, y, loss, targets, direction)
+        if rows is None:
+            return value, logits, self.plain.pull(self.leaf, self.attached, gradient)
+        every = torch.zeros_like(self.attached).index_copy_(0, rows, gradient.to(self.attached.dtype))
+        return value, logits, self.plain.pull(self.leaf, self.attached, every)[rows]

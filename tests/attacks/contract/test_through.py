@@ -1,0 +1,296 @@
+"""What every attack promises of maps of parameters: all maps and all attacks that serve them."""
+
+from functools import cache, partial
+from typing import Any, Unpack
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import AttackResult, Status, core
+from fastadv.attacks.core.card import REGISTRY
+from fastadv.errors import InputError, NoGradientError
+from fastadv.threat import THREATS, Through
+from tests.threat.test_through import MAPS
+
+from ..nets import Counted, Noisy, images, labels, mlp, seed_cpu
+from .cases import CASES, NAMED, wide
+
+SHAPE = (3, 4, 5)
+SERVING = [name for name in NAMED if "published" not in name and "linf" in NAMED[name].entry.norms]
+GRID: dict[str, Any] = {"points": (3, 3, 4)}
+
+
+@cache
+def net(dtype: torch.dtype = torch.float64) -> nn.Module:
+    seed_cpu(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ELU(), nn.Flatten(), nn.Linear(80, 12), nn.Tanh(), nn.Linear(12, 3)
+    ).double()
+    with torch.no_grad():  # all classes, near to each other
+        model[3].weight.mul_(2)
+        model[5].bias.sub_(model(images(64, SHAPE)).mean(0))
+    return model.to(dtype)
+
+
+@cache
+def rows(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    x = images(8, SHAPE, dtype=dtype)
+    y = labels(net(dtype), x)
+    y[0] = (y[0] + 1) % 3
+    return x, y
+
+
+def attacked(name: str, threat: Through, part: slice | Tensor = slice(None), **given: Any) -> AttackResult:
+    x, y = rows()
+    ids = torch.arange(8)[part]
+    if name == "grid":
+        return fa.attacks.grid(net(), x[part], y[part], threat, ids=ids, **{**GRID, **given})
+    return NAMED[name](net(), x[part], y[part], threat, ids=ids, **given)
+
+
+def check(threat: Through, out: AttackResult, x: Tensor, y: Tensor, model: Any) -> None:
+    """What the result says is what the model says of the images, and the parameters lie in the ball."""
+    t = threat.parameters(x)
+    assert out.parameters.shape == t.shape
+    assert torch.equal(out.x_adv, threat.image(out.parameters, x))
+    threat.check_images(out.x_adv)
+    assert threat.ball.contains(out.parameters, t).all()
+    assert torch.equal(out.success, labels(model, out.x_adv) != y)
+    torch.testing.assert_close(
+        out.distance[out.status == Status.BROKEN],
+        threat.distance(out.parameters, t)[out.status == Status.BROKEN].float(),
+    )
+    already = out.status == Status.ALREADY_WRONG
+    assert torch.equal(out.x_adv[already], x[already])
+    assert out.threat is threat
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("map", MAPS)
+@pytest.mark.parametrize("name", SERVING)
+def test_every_attack_serves_every_map(name: str, map: str) -> None:
+    (x, y), whole = rows(), MAPS[map](SHAPE)
+    threat = whole.with_radius(0.4 * whole.radius)
+    if NAMED[name].entry.through == "images" and len(threat.parameters(x).shape) != 4:
+        with pytest.raises(InputError, match=f"a map of parameters .* for {name}"):
+            attacked(name, threat)
+        return
+    if (name, map) == ("hopskipjump", "flow"):  # whose box has no ends
+        with pytest.raises(InputError, match="box: expected a finite one"):
+            attacked(name, threat)
+        return
+    out = attacked(name, threat)
+    check(threat, out, x, y, net())
+    assert out.status[0] == Status.ALREADY_WRONG
+    assert out.success[1:].any()
+    # whatever else is in the batch, and in whatever order
+    some = torch.tensor([6, 1, 4])
+    alone = attacked(name, threat, some)
+    torch.testing.assert_close(alone.parameters, out.parameters[some], rtol=1e-6, atol=1e-6)
+    assert torch.equal(alone.status, out.status[some])
+    still = attacked(name, threat.with_radius(0.0))
+    assert torch.equal(still.x_adv, x)
+    assert (still.status[1:] == Status.HELD).all()
+
+
+@pytest.mark.slow
+def test_grid_serves_maps_of_few_parameters() -> None:
+    threat, (x, y) = MAPS["moved"](SHAPE), rows()
+    out = attacked("grid", threat)
+    check(threat, out, x, y, net())
+    some = torch.tensor([6, 1, 4])
+    assert torch.equal(attacked("grid", threat, some).parameters, out.parameters[some])
+    assert torch.equal(attacked("grid", threat.with_radius(0.0)).x_adv, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_the_identity_has_the_bits_of_its_ball(name: str, dtype: torch.dtype) -> None:
+    case, model, x = NAMED[name], mlp(dtype=dtype), images(8, dtype=dtype)
+    y = labels(model, x)
+    y[0] = (y[0] + 1) % 3
+    for norm in case.entry.norms:
+        ball = wide(case, norm, scale=0.5)
+        alone = {"indicators": False} if case.takes("indicators") else {}
+        plain = case(model, x, y, ball, **alone)
+        out = case(model, x, y, Through(lambda x, t: t, ball, lambda x: x), **alone)
+        for field in ("x_adv", "success", "status", "loss", "distance", "zero_gradient"):
+            assert torch.equal(getattr(out, field), getattr(plain, field)), (norm, field)
+        assert torch.equal(out.parameters, out.x_adv)
+        assert plain.parameters is None
+        assert (out.forwards, out.backwards) == (plain.forwards, plain.backwards), norm
+
+
+def test_attacks_that_ask_others_of_images_refuse() -> None:
+    x, y = rows()
+    for name, card in REGISTRY.items():
+        if card.through == "none":
+            given: dict[str, Any] = {"source": net(), "attack": fa.attacks.bim} if name == "transfer" else {}
+            with pytest.raises(InputError, match=f"no map of parameters for {name}"):
+                card.run(net(), x, y, fa.Flow(0.5), **given)
+    with pytest.raises(InputError, match=r"\[C, H, W\] for square, got Moved"):
+        fa.attacks.square(net(), x, y, fa.Moved(1, 5))
+    for refused in (
+        lambda: fa.attacks.last_iterate(net(), x, y, fa.Flow(0.5), steps=1, step_size=0.1),
+        lambda: fa.attacks.indicators(net(), x, y, fa.Flow(0.5)),
+        lambda: fa.train.PGDTraining(fa.Flow(0.5)),
+    ):
+        with pytest.raises(InputError, match="got Flow, a map of parameters, which serves attacks"):
+            refused()
+
+
+class Rule(core.GradientRule):
+    def __call__(self, search: core.Search[Any], points: Tensor, ask: Any) -> Tensor:
+        return ask(points)
+
+
+def test_wrong_calls_are_answered() -> None:
+    x, y = rows()
+    pgd = partial(fa.attacks.pgd, net(), steps=2)
+    for call, message in (
+        (lambda: pgd(x, y, fa.Flow(1.0), ids=torch.arange(8) % 7), "ids: .* got one twice"),
+        (lambda: pgd(x + 1, y, fa.Flow(1.0)), r"x: expected values in the box \[0, 1\]"),
+        (lambda: pgd(x, y.double(), fa.Flow(1.0)), "y: expected"),
+        (lambda: pgd(x, y, fa.Flow(1.0), gradient=Rule()), "gradient: expected no rules with Flow"),
+        (lambda: pgd(x, y, Through(torch.add, fa.Linf(1, (-9, 9)), torch.zeros_like)), "box .* of Through"),
+        (lambda: pgd(x, y, Through(torch.add, fa.Linf(1), lambda x: x)), "bit for bit"),
+        (lambda: fa.attacks.fgsm(net(), x, y, fa.Flow(float("inf"))), "radius: expected a finite one"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+@pytest.mark.slow
+def test_passes_are_those_of_the_model() -> None:
+    x, y = rows()
+    seen: dict[str, int] = {"forward": 0, "backward": 0}
+
+    def count(name: str, n: int) -> None:
+        seen[name] += n
+
+    model = Counted(net(), partial(count, "forward"), partial(count, "backward"))
+    out = fa.attacks.fmn(model, x, y, fa.Moved(2, 15), steps=10)
+    assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
+
+
+@pytest.mark.slow
+def test_what_is_said_of_the_model_reaches_it() -> None:
+    """eot, freeze, whole batches, ids, one radius a sample, masks of parameters, and half precision."""
+    (x, y), threat = rows(), fa.Moved(2, 30)
+    noisy = Noisy(0.01, net=net())
+    out = fa.attacks.pgd(noisy, x, y, threat, steps=5, eot=3)
+    assert out.backwards % 3 == 0
+    frozen = fa.attacks.pgd(net(), x, y, threat, steps=5, freeze=True)
+    plain = fa.attacks.pgd(net(), x, y, threat, steps=5)
+    assert torch.equal(frozen.success, plain.success)
+
+    def eight(x: Tensor) -> Tensor:
+        if len(x) != 8:
+            raise ValueError("eight rows")
+        return net()(x)
+
+    whole = fa.attacks.pgd(eight, x, y, threat, steps=5, whole_batches=True)
+    assert torch.equal(whole.success, plain.success)
+    told: list[Tensor] = []
+
+    def known(x: Tensor, ids: Tensor) -> Tensor:
+        told.append(ids)
+        return net()(x) + 0 * ids[:, None]
+
+    ids = torch.arange(8) + 30
+    by_ids = fa.attacks.pgd(known, x, y, threat, steps=5, ids=ids)
+    again = fa.attacks.pgd(net(), x, y, threat, steps=5, ids=ids)
+    assert torch.equal(by_ids.x_adv, again.x_adv)
+    assert all((each >= 30).all() for each in told)
+    radii = torch.linspace(0, 1, 8)
+    each = fa.attacks.pgd(net(), x, y, threat.with_radius(radii), steps=5)
+    assert (threat.distance(each.parameters, torch.zeros(8, 3).double()) <= radii * (1 + 1e-6)).all()
+    turned = fa.attacks.pgd(net(), x, y, threat, steps=5, mask=torch.tensor([False, False, True]))
+    assert (turned.parameters[:, :2] == 0).all()
+    assert turned.parameters[1:, 2].any()
+    half = fa.attacks.pgd(net(torch.float32), x.half(), y, threat, steps=5)
+    assert half.x_adv.dtype == torch.float16
+    assert torch.equal(half.success, labels(net(torch.float32), half.x_adv.float()) != y)
+    aimed = fa.attacks.pgd(net(), x, y, threat, steps=5, targets=(y + 1) % 3)
+    assert aimed.threat is None
+    assert torch.equal(aimed.success, labels(net(), aimed.x_adv) == (y + 1) % 3)
+
+
+def test_an_attack_of_ones_own_serves_maps() -> None:
+    def step(search: core.Search) -> None:
+        look = search.gradient(search.start())
+        search.finish(search.threat.step(look.x_adv, look.gradient, search.x, 1.0))
+
+    @core.takes_common
+    def own(model: Any, x: Tensor, y: Tensor, threat: Any, **common: Unpack[core.Common]) -> AttackResult:
+        return core.run(model, x, y, threat, step, **common)
+
+    x, y = rows()
+    threat = fa.Moved(2, 15)
+    wrapped, bare = own(net(), x, y, threat), core.run(net(), x, y, threat, step)
+    assert torch.equal(wrapped.x_adv, bare.x_adv)
+    for out in (wrapped, bare):
+        check(threat, out, x, y, net())
+    assert wrapped.attack == "own"
+    with pytest.raises(InputError, match="no rules"):
+        core.run(net(), x, y, threat, step, gradient=Rule())
+
+
+def test_a_map_without_a_gradient_is_left_to_others() -> None:
+    def coarse(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where(t.view(-1, 1, 1, 1) > 0.5, 1 - x, x)
+
+    threat = Through(coarse, fa.Linf(0.9, box=(-1, 1)), lambda x: x.new_zeros(len(x), 1))
+    x, y = rows()
+    with pytest.raises(NoGradientError, match=r"map: .* from Through coarse"):
+        fa.attacks.pgd(net(), x, y, threat, steps=2)
+    out = fa.attacks.grid(net(), x, y, threat, points=21)
+    check(threat, out, x, y, net())
+    assert out.success[1:].any()
+
+
+def test_linear_models_are_solved() -> None:
+    """The corner of the box by the signs of the weights in a patch, and of all budgets."""
+    x, weight = images(6, (1, 4, 5)), images(1, (20,), seed=7)[0] - 0.5
+
+    def model(x: Tensor) -> Tensor:
+        score = x.flatten(1) @ weight
+        return torch.stack([torch.zeros_like(score) + 50, score], 1)
+
+    y = torch.zeros(6, dtype=torch.long)
+    corner = (weight > 0).double().view(4, 5)
+    out = fa.attacks.apgd(model, x, y, fa.Patch((2, 3), place=(2, 2)), steps=20)
+    assert torch.equal(out.parameters, corner[2:, 2:].expand(6, 1, 2, 3))
+    anywhere = fa.Patch((2, 3), "any")
+    out = fa.attacks.apgd(model, x, y, anywhere, steps=20)
+    t = anywhere.still(corner.expand(6, 1, 4, 5), ids=torch.arange(6))
+    assert torch.equal(out.parameters, t)
+    budgets = images(1, (1, 4, 5), seed=8)[0]
+    scaled = fa.Scaled(budgets, box=(0.0, 0.9 + 0.1 * budgets))
+    x = 0.9 * x
+    for attack in (fa.attacks.fgsm, fa.attacks.pgd, fa.attacks.apgd):
+        out = attack(model, x, y, scaled)
+        best = torch.where(weight.view(1, 4, 5) > 0, x + budgets, x - budgets)
+        best = best.clamp(torch.zeros(()).double(), 0.9 + 0.1 * budgets)
+        torch.testing.assert_close(out.x_adv, best, rtol=0, atol=1e-12)
+
+
+def test_a_patch_anywhere_is_judged_where_it_is_returned() -> None:
+    (x, y), threat = rows(), fa.Patch((2, 2), "any")
+    ids = torch.tensor([7, 11, 3, 4, 90, 2, 0, 5])
+    out = fa.attacks.pgd(net(), x, y, threat, steps=10, ids=ids)
+    assert torch.equal(threat.image(out.parameters, x, ids), out.x_adv)
+    assert torch.equal(out.success, labels(net(), out.x_adv) != y)
+    assert ((out.x_adv != x).any(1).flatten(1).sum(1) <= 4).all()
+
+
+def test_threats_of_every_norm_hold_parameters() -> None:
+    x, y = rows()
+    for norm, kind in THREATS.items():
+        threat = Through(lambda x, t: (x + t).clamp(0, 1), kind(2.0, (-1, 1)), torch.zeros_like, name=norm)
+        out = fa.attacks.pgd(net(), x, y, threat, steps=5)
+        check(threat, out, x, y, net())
+        assert str(out).startswith(f"pgd, {norm} 2: clean")

@@ -1,0 +1,84 @@
+"""Grid search: all combinations, the strongest of them, and what it takes."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv.attacks import Status
+from fastadv.errors import InputError
+
+from .nets import images, labels, mlp
+
+MODEL = mlp(inputs=3)
+
+
+def rows(size: int = 8) -> tuple[Tensor, Tensor]:
+    x = images(size, (3,), seed=4)
+    return x, labels(MODEL, x)
+
+
+def margins(x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = MODEL(x)
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.4, torch.linspace(0.05, 0.5, 8).double()], ids=str)
+def test_the_strongest_point_of_all(radius: float | Tensor) -> None:
+    """By loops over the grid, which ends where box and ball do."""
+    x, y = rows()
+    threat = fa.Linf(radius)
+    reach = torch.as_tensor(radius, dtype=x.dtype).view(-1, 1)
+    low, high = (x - reach).clamp_min(0), (x + reach).clamp_max(1)
+    best = torch.full((8,), -torch.inf, dtype=x.dtype)
+    for shares in product(torch.linspace(0, 1, 3), torch.linspace(0, 1, 4), torch.linspace(0, 1, 5)):
+        best = torch.maximum(best, margins(low + (high - low) * torch.stack(shares), y))
+    out = fa.attacks.grid(MODEL, x, y, threat, points=(3, 4, 5), stop_early=False)
+    torch.testing.assert_close(margins(out.x_adv, y), best, rtol=0, atol=1e-6)
+    assert torch.equal(out.success, best > 0)
+    assert threat.contains(out.x_adv, x).all()
+    assert (out.forwards, out.backwards) == (8 * 60 + 16, 0)
+    soon = fa.attacks.grid(MODEL, x, y, threat, points=(3, 4, 5))
+    assert torch.equal(soon.success, out.success)
+    assert soon.forwards < out.forwards or not out.success.any()
+    assert soon.forwards >= 60 * int((~out.success).sum())
+
+
+def test_one_point_leaves_a_parameter_as_it_is() -> None:
+    x, y = rows()
+    out = fa.attacks.grid(MODEL, x, y, fa.Linf(0.5), points=(1, 9, 1))
+    assert torch.equal(out.x_adv[:, ::2], x[:, ::2])
+    assert out.success.any()
+    none = fa.attacks.grid(MODEL, x, y, fa.Linf(0.5), points=1)
+    assert torch.equal(none.x_adv, x)
+    assert (none.status == Status.HELD).all()
+
+
+def test_mates_and_targets() -> None:
+    x, y = rows()
+    out = fa.attacks.grid(MODEL, x, y, fa.Linf(0.4), points=7)
+    some = torch.tensor([5, 0, 3])
+    alone = fa.attacks.grid(MODEL, x[some], y[some], fa.Linf(0.4), points=7)
+    assert torch.equal(alone.x_adv, out.x_adv[some])
+    aimed = fa.attacks.grid(MODEL, x, y, fa.Linf(0.4), points=7, targets=(y + 1) % 3)
+    assert torch.equal(aimed.success, labels(MODEL, aimed.x_adv) == (y + 1) % 3)
+
+
+def test_wrong_arguments() -> None:
+    x, y = rows()
+    for points, message in (
+        ((5, 5), "one integer for each of 3 parameters"),
+        (200, "at most 1,048,576 points"),
+        ((5, 0, 5), "points: expected an integer >= 1"),
+        (2.5, "points"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fa.attacks.grid(MODEL, x, y, fa.Linf(0.1), points=points)
+    with pytest.raises(InputError, match="expected one of Linf, which grid serves"):
+        fa.attacks.grid(MODEL, x, y, fa.L2(0.1))
+    with pytest.raises(InputError, match="radius: expected a finite one"):
+        fa.attacks.grid(MODEL, x, y, fa.Linf(float("inf")))

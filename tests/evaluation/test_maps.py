@@ -1,0 +1,108 @@
+"""Tables of attacks in maps of parameters: rows by their names, what is said of gradients alone, resuming."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.threat import Through
+
+pytestmark = pytest.mark.slow
+
+
+def digits() -> tuple[torch.nn.Module, ImageSet]:
+    x = fa.data.load("digits", "test").x[:30]
+    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+    with torch.no_grad():
+        return model, ImageSet(x, model(x).argmax(1), 10, "digits")
+
+
+def lighter(x: Tensor, t: Tensor) -> Tensor:
+    return (x + t.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def darker(x: Tensor, t: Tensor) -> Tensor:
+    return (x - t.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def none(x: Tensor) -> Tensor:
+    return x.new_zeros(len(x), 1)
+
+
+def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
+    model, data = digits()
+    apgd = partial(fa.attacks.apgd, steps=5)
+    alone = fa.evaluate(model, data, {"apgd": apgd}, threat=fa.Moved(1, 15), batch_size=16)
+    assert "few_parameters" in alone.verdict
+    assert alone.verdict.startswith("Do not trust: ")
+    assert "fastadv.attacks.grid" in alone.verdict
+    both = fa.evaluate(model, data, {"apgd": apgd, "grid": "grid"}, threat=fa.Moved(1, 15), keep_samples=True)
+    assert "few_parameters" not in both.verdict
+    assert "square" not in both.indicators.flagged
+    assert "30 samples, Moved 1 px, 15°; accuracy" in str(both)
+    rows = json.loads(json.dumps(both.to_dict()))["attacks"]
+    assert [(row["norm"], row["radius"]) for row in rows] == [("Moved 1 px, 15°", 1.0)] * 2
+    assert both["grid"].robust_accuracy <= both["apgd"].robust_accuracy < 1
+    broken = both.samples.success
+    with torch.no_grad():
+        assert torch.equal(model(both.samples.x_adv).argmax(1) != data.y, broken)
+    fa.evaluation.report(both, tmp_path / "report.html", model=model)
+    assert "changed within Moved 1 px, 15°" in (tmp_path / "report.html").read_text()
+    # a flow has many parameters, and a ball has none
+    for threat in (fa.Flow(0.3), fa.Linf(0.05)):
+        assert "few_parameters" not in fa.evaluate(model, data, {"apgd": apgd}, threat=threat).verdict
+    each = fa.evaluate(
+        model, data, {"map": partial(apgd, threat=fa.Flow(0.3)), "ball": apgd}, threat=fa.Linf(0.1)
+    )
+    assert [row.threat.norm for row in each.rows] == ["Flow", "linf"]
+    assert "Flow 0.3" in str(each)
+
+
+def test_another_map_never_resumes(tmp_path: Path) -> None:
+    model, data = digits()
+
+    def evaluated(threat: Through, folder: str = "a", resume: bool = True) -> fa.evaluation.Table:
+        attacks = {"pgd": partial(fa.attacks.pgd, steps=3, threat=threat)}
+        return fa.evaluate(model, data, attacks, run_dir=tmp_path / folder, resume=resume, batch_size=16)
+
+    for threat, others in (
+        (fa.Moved(1, 15), [fa.Moved(1, 16), fa.Moved(1, 15).with_radius(0.5), fa.Flow(1.0)]),
+        (fa.Scaled(torch.full((1, 8, 8), 0.1)), [fa.Scaled(torch.full((1, 8, 8), 0.2))]),
+        (fa.Patch((2, 2), "any"), [fa.Patch((2, 2), "any", seed=1), fa.Patch((2, 3), "any")]),
+        (
+            Through(lighter, fa.Linf(0.1, (-1, 1)), none, name="own"),
+            [Through(darker, fa.Linf(0.1, (-1, 1)), none, name="own")],
+        ),
+    ):
+        folder = threat.name
+        first = evaluated(threat, folder, resume=False)
+        again = evaluated(threat, folder)
+        assert again.rows[0].threat.text == first.rows[0].threat.text == threat.text
+        assert torch.equal(again.rows[0].broken, first.rows[0].broken)
+        assert again.verdict == first.verdict
+        for other in others:
+            with pytest.raises(InputError, match="expected the run that wrote it"):
+                evaluated(other, folder)
+
+
+def test_autoattack_and_curves() -> None:
+    model, data = digits()
+    table = fa.evaluate(model, data, {"aa": partial(fa.attacks.autoattack, version=["apgd-ce", "square"])},
+                        threat=fa.Moved(1, 10), limit=5)  # fmt: skip
+    assert "few_parameters" in table.verdict
+    assert not any("square" in flag for flag in table.rows[0].flags)
+    out = fa.attacks.autoattack(model, data.x, data.y, fa.Moved(1, 10), version=["apgd-ce"])
+    assert "few_parameters" in str(out)
+
+    def attack(radius: float) -> partial[fa.attacks.AttackResult]:
+        return partial(fa.attacks.pgd, threat=fa.Flow(radius), steps=4)
+
+    curve = fa.accuracy_against_radius(model, data, attack, [0.0, 0.2, 0.6], limit=20)
+    assert curve.accuracy[0] == 1.0
+    assert curve.accuracy[2] < curve.accuracy[0]
