@@ -12,7 +12,7 @@ import fastadv as fa
 
 DOCS = Path(__file__).parents[2] / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9]*.md"))
-GUIDES = ("evaluate", "outputs", "radii", "blackbox", "honest", "speed", "sets", "abs", "issues")
+GUIDES = ("evaluate", "outputs", "threats", "radii", "blackbox", "honest", "speed", "sets", "abs", "issues")
 PAGES = [
     DOCS / "cheatsheet.md",
     *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
