@@ -49,8 +49,13 @@ class Loop:
     @staticmethod
     def ask(search: Samples[Any], loss: str) -> Ask | None:
         """Return what gives the gradient of a loss; None where that takes more than a pass."""
+        return Loop.bound(search, loss) if search.problem.criterion is WRONG else None
+
+    @staticmethod
+    def bound(search: Samples[Any], loss: str) -> Ask | None:
+        """Return the same whatever the criterion: it shows whether steps may be replayed."""
         plan, problem, x = search.plan, search.problem, search.x
-        usual = problem.criterion is WRONG and problem.mask is None and problem.bounded is None
+        usual = problem.mask is None and problem.bounded is None
         single = search.dtype == x.dtype == torch.float32 and getattr(problem.clean, "dtype", None) == x.dtype
         if not (usual and single and search.threshold is None and search.edge.depth is None):
             return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
@@ -55,14 +56,13 @@ def repeat(
 
 def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more: int) -> int:
     """Return how many steps were replayed by a graph, until samples leave; 0 where there is none."""
-    usual = Loop.ask(search, "margin") if search.plan.minimum else search.loop
-    if usual is None or search.leaving is not None:
+    if search.leaving is not None or not _may_replay(search):
         return 0
     classifier, captures = search.classifier, _captures(search, repeated)
     if captures is None:
         return 0
     rows, options = _rows(search), _options(search)
-    kind = repeated.name, search.plan.loss, search.plan.stop_early
+    kind = repeated.name, search.plan.loss, search.plan.stop_early, search.problem.criterion
     key = *kind, *without_rows(search.threat), *sorted(options.items())
     if (graph := captures.take(key, rows, count - first + more)) is None:
         return 0
@@ -86,7 +86,8 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
         done += times
         search.evaluations += times * repeated.passes[0]
         leave = search.shrinks(graph.rows["best.success"][:size])
-    if search.plan.minimum and bool(graph.rows["best.not_finite"].any()):
+    general = search.plan.minimum or search.problem.criterion is not WRONG
+    if general and bool(graph.rows["best.not_finite"].any()):
         search.evaluations = passed
         return 0  # only steps that are taken as they are remember the last finite answer
     forwards, backwards = repeated.passes
@@ -98,6 +99,14 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
     classifier.replayed = captures
     search.replayed(leave)
     return done - first
+
+
+def _may_replay(search: Search) -> bool:
+    """Return whether a step depends on nothing but rows, and reads nothing: in a loop, or the general way."""
+    criterion, loss = search.problem.criterion, search.plan.loss
+    if criterion.outputs == "any":  # whose losses are its methods; another function may hold anything
+        return getattr(loss, "__self__", None) is criterion and Loop.bound(search, "margin") is not None
+    return (Loop.ask(search, "margin") if search.plan.minimum else search.loop) is not None
 
 
 def _captures(search: Search, repeated: _Repeated) -> Captures | None:
