@@ -33,7 +33,7 @@ class _Rows(Ascents):
 def apgd(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 100,

@@ -21,7 +21,7 @@ WAY = 1.25
 def bim(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 10,

@@ -61,7 +61,7 @@ class _Walk(Starts):
 def boundary(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     queries: int | None = None,

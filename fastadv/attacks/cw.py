@@ -77,7 +77,7 @@ class _Rows(Moments, Constants):
 def cw(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int | None = None,

@@ -29,7 +29,7 @@ class _Rows(core.Rows):
 def ddn(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 1000,

@@ -30,7 +30,7 @@ class _Rows(Constants):
 def ead(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 1000,

@@ -16,7 +16,7 @@ from fastadv.threat import Threat
 def fgsm(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     restarts: int = 1,

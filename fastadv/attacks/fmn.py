@@ -50,7 +50,7 @@ def _onto_ball_then_box(search: core.Search[_Ball], points: Tensor) -> Tensor:
 def fmn(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 1000,

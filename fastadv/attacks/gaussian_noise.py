@@ -19,7 +19,7 @@ GAUSSIAN = Noise("gaussian_noise", rng.normal, scaled)
 def gaussian_noise(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     levels: int = 100,

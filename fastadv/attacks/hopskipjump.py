@@ -62,7 +62,7 @@ class _Hops(Starts):
 def hopskipjump(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     queries: int | None = None,

@@ -42,7 +42,7 @@ class _Rows(Constants):
 def lbfgs(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int,

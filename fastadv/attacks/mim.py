@@ -26,7 +26,7 @@ class _Rows(Steps):
 def mim(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 10,

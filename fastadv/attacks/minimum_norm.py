@@ -43,7 +43,7 @@ class MinimumNormResult(core.AttackResult):
 def minimum_norm(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 1000,

@@ -34,7 +34,7 @@ class _Rows(Interval):
 def minimum_radius(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     attack: InnerAttack,

@@ -24,7 +24,7 @@ class _Rows(core.Rows):
 def nes(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     queries: int = 10_000,

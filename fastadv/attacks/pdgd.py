@@ -22,7 +22,7 @@ FIRST_WEIGHT, FIRST_STEP, LAST_STEP = 0.3, 1.0, 0.01
 def pdgd(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 500,

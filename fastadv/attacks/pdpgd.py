@@ -24,7 +24,7 @@ ITERATIONS, SETTLED = 5, 0.01
 def pdpgd(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 500,

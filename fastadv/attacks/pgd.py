@@ -18,7 +18,7 @@ from fastadv.threat import Threat
 def pgd(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 40,

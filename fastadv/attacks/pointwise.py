@@ -44,7 +44,7 @@ class _Pixels(Starts):
 def pointwise(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     queries: int | None = None,

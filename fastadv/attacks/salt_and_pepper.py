@@ -20,7 +20,7 @@ from fastadv.threat import Threat
 def salt_and_pepper(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     levels: int = 100,

@@ -32,7 +32,7 @@ class _Rows(Moments):
 def sigma_zero(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     steps: int = 1000,

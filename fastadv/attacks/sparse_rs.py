@@ -32,7 +32,7 @@ class _Rows(Climb):
 def sparse_rs(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     queries: int = 10_000,

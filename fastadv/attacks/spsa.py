@@ -20,7 +20,7 @@ from fastadv.threat import Threat
 def spsa(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     queries: int,

@@ -42,7 +42,7 @@ class _Rows(Climb):
 def square(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     queries: int = 5000,

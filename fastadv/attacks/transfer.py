@@ -32,7 +32,7 @@ class _Rows(Interval):
 def transfer(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     source: core.Classifier | Sequence[core.Classifier],

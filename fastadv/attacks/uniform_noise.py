@@ -18,7 +18,7 @@ UNIFORM = Noise("uniform_noise", signed, scaled)
 def uniform_noise(
     model: core.Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     *,
     levels: int = 100,

@@ -35,7 +35,7 @@ OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 def run(
     model: Classifier,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     threat: Threat,
     rule: Rule[R],
     *,
@@ -149,7 +149,7 @@ def run(
 
 
 def prepare(
-    model: Classifier, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
+    model: Classifier, x: Tensor, y: Tensor | None, threat: Threat, **common: Unpack[Common]
 ) -> tuple[Prepared, Problem]:
     """Return the prepared model and the checked problem of a call."""
     arguments: dict[str, Any] = dict(common)

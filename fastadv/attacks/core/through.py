@@ -22,7 +22,7 @@ IMAGE = 3  # axes of the parameters of a sample that are an image
 
 
 def on_parameters(
-    attack: Callable[..., Any], /, model: Model | Prepared, x: Tensor, y: Tensor, threat: Through, *,
+    attack: Callable[..., Any], /, model: Model | Prepared, x: Tensor, y: Tensor | None, threat: Through, *,
     eot: int = 1, freeze: bool | None = None, whole_batches: bool = False, **arguments: Any,
 ) -> AttackResult:  # fmt: skip
     """Return the result of an attack on the parameters of a map, with their images as x_adv.
