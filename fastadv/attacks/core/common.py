@@ -19,7 +19,7 @@ from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.through import Serves, on_parameters
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.arguments import Outputs
-from fastadv.engine.by_row import explained
+from fastadv.engine.by_row import explained, takes_ids
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
@@ -271,7 +271,21 @@ def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) 
     loss = given.get("loss", None if default is None else criterion.losses[0])
     if isinstance(loss, str):
         given["loss"] = criterion.loss(loss)
+    elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
+        given["loss"] = _of_outputs(loss, criterion)
     return "any"
+
+
+def _of_outputs(loss: Callable[..., Tensor], criterion: Criterion) -> Callable[..., Tensor]:
+    """Return a loss of rows [B, N] that gives the caller's own the outputs in their shape."""
+
+    def value(rows: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return loss(criterion.in_shape(rows, y), y, targets)
+
+    def value_of_rows(rows: Tensor, y: Tensor, targets: Tensor | None, ids: Tensor) -> Tensor:
+        return loss(criterion.in_shape(rows, y), y, targets, ids=ids)
+
+    return value_of_rows if takes_ids(loss) else value
 
 
 def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:

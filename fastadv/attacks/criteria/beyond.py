@@ -87,6 +87,9 @@ class Beyond(Criterion):
         super().loss(name)
         return self.margin
 
+    def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
+        return _rows(rows, y).view_as(y)
+
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean squared error for "l2", and otherwise the distance."""
         if self.by == "l2":

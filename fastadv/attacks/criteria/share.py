@@ -108,6 +108,9 @@ class Share(Criterion):
         chosen: Loss = self.margin if super().loss(name) == "margin" else getattr(self, f"_{name}")
         return chosen
 
+    def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
+        return rows.reshape(len(y), -1, *y.shape[1:])
+
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean cross-entropy over the positions that count."""
         return self._ce(outputs, y, None)
@@ -124,7 +127,8 @@ class Share(Criterion):
                 f"model: expected outputs [{size}, K{''.join(f', {n}' for n in shape)}] for labels "
                 f"{tuple(y.shape)}, got {tuple(outputs.shape)}{do}"
             )
-        classes = self.positions(outputs, y).z.shape[1]
+        at = self.positions(outputs, y)
+        classes = at.z.shape[1]
         for name, labels in (("y", y), ("targets", targets)):
             if labels is None:
                 continue
@@ -138,6 +142,7 @@ class Share(Criterion):
                 raise InputError(
                     f"{name}: expected a position that counts in each sample, got one without; leave it out"
                 )
+        self.of.check(*_each(at), None)
 
     def positions(self, outputs: Tensor, y: Tensor) -> Positions:
         """Return the outputs, in any shape, position by position; where y is ignored the class is 0."""

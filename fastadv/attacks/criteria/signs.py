@@ -70,6 +70,9 @@ class Signs(Criterion):
     def loss(self, name: str) -> Loss:
         return {"margin": self.margin, "ce": _cross_entropy}[str(super().loss(name))]
 
+    def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
+        return rows.view_as(y)
+
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean binary cross-entropy over the labels that count."""
         return _cross_entropy(outputs, y, None) / (y.flatten(1) != IGNORED).sum(1)

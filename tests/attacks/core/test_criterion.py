@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Status, WrongBy
+from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Share, Status, WrongBy
 from fastadv.attacks.core import Criterion
 from fastadv.errors import InputError
 from tests.attacks.masking.nets import honest
@@ -97,3 +97,28 @@ def test_one_evaluation_has_one_meaning_of_right() -> None:
     attacks = [partial(fa.attacks.fgsm, threat=THREAT, criterion=each) for each in (Far(0.7), None)]
     with pytest.raises(InputError, match="expected criteria that agree on what is right"):
         fa.evaluate(honest("standard"), TEST, dict(zip("ab", attacks, strict=True)))
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_loss_of_ones_own_gets_the_outputs_in_their_shape(numbered: bool) -> None:
+    model, seen = torch.nn.Conv2d(1, 3, 3, padding=1), set()
+    y = model(X).argmax(1)
+
+    def loss(z: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        seen.add(tuple(z.shape[1:]))
+        return z.logsumexp(1).mean((1, 2))
+
+    def loss_of_rows(z: Tensor, y: Tensor, targets: Tensor | None, ids: Tensor) -> Tensor:
+        seen.add(tuple(ids.shape))
+        return loss(z, y, targets)
+
+    own = loss_of_rows if numbered else loss
+    out = fa.attacks.bim(model, X, y, THREAT, criterion=Share(0.9), loss=own, steps=2)
+    assert seen - {(len(X),)} == {(3, 8, 8)}
+    assert torch.allclose(out.loss, loss(model(out.x_adv), y, None), atol=1e-5)
+
+
+def test_a_criterion_at_positions_is_checked_by_the_classes_there() -> None:
+    model = torch.nn.Conv2d(1, 3, 3, padding=1)
+    with pytest.raises(InputError, match="expected k below the 3 classes"):
+        fa.attacks.pgd(model, X, model(X).argmax(1), THREAT, criterion=Share(0.5, of=OutsideTopK(3)))
