@@ -32,13 +32,9 @@ class Mapped(Prepared):
     one inside says; passes are counted there, and the map counts for nothing. A search takes the general way.
     """
 
-    eot, counts, model, dtype, device, notes, compared, search_dtype, outputs, output_shape = map(
-        _of_inner,
-        (
-            "eot", "counts", "model", "dtype", "device", "notes", "compared", "search_dtype", "outputs",
-            "output_shape",
-        ),
-    )  # fmt: skip
+    eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
+    notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
+    outputs, output_shape = map(_of_inner, ("outputs", "output_shape"))
     input_threshold = None  # of images
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
