@@ -103,10 +103,6 @@ class Through(Named):
     random_start = _of_ball("random_start")
     distance = _of_ball("distance")
     default_step_size = _of_ball("default_step_size")
-    check_step_size = _of_ball("check_step_size")
-    check_length = _of_ball("check_length")
-    support = _of_ball("support")
-    rounded = _of_ball("rounded")
 
     def __post_init__(self) -> None:
         if not isinstance(self.ball, Threat) or isinstance(self.ball, Named):
