@@ -152,9 +152,6 @@ class Mapped(Prepared):
     def add_note(self, note: str) -> None:
         self.inner.add_note(note)
 
-    def describe(self) -> dict[str, Any]:
-        return {**self.inner.describe(), "threat": self.threat.describe()}
-
 
 @dataclass
 class _CleanPass(CleanPass):
