@@ -32,14 +32,11 @@ class Mapped(Prepared):
     one inside says; passes are counted there, and the map counts for nothing. A search takes the general way.
     """
 
-    eot, counts, model, dtype, device, notes, compared, search_dtype, outputs, output_shape = map(
-        _of_inner,
-        (
-            "eot", "counts", "model", "dtype", "device", "notes", "compared", "search_dtype", "outputs",
-            "output_shape",
-        ),
-    )  # fmt: skip
+    eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
+    notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
+    outputs, output_shape = map(_of_inner, ("outputs", "output_shape"))
     input_threshold = None  # of images
+    draw = 0  # of a map that makes random choices
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
         """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""
@@ -68,10 +65,11 @@ class Mapped(Prepared):
 
     def images(self, t: Tensor) -> Tensor:
         """Return the images of parameters [n, ...] of the rows that pass next."""
-        count = max(1, len(self._asked))
-        rows = self._asked.roll(-self._next).repeat(-(-len(t) // count))[: len(t)]
+        rows, count = self._asked, max(1, len(self._asked))
+        if self._next or len(t) != count:  # a part of them, or all over again
+            rows = rows.roll(-self._next).repeat(-(-len(t) // count))[: len(t)]
         self._next = (self._next + len(t)) % count
-        images = self.threat.image(t, self.x[rows], self.ids[rows])
+        images = self.threat.image(t, self.x[rows], self.ids[rows], self.draw)
         # as a search casts points in half precision
         return images if self.inner.sees(images.dtype) == images.dtype else images.to(t.dtype)
 
@@ -153,9 +151,6 @@ class Mapped(Prepared):
 
     def add_note(self, note: str) -> None:
         self.inner.add_note(note)
-
-    def describe(self) -> dict[str, Any]:
-        return {**self.inner.describe(), "threat": self.threat.describe()}
 
 
 @dataclass

@@ -55,8 +55,6 @@ def prepare(
     Raises:
         InputError: the model cannot be called, `freeze` is no flag, or a copy is asked for that cannot be.
     """
-    if isinstance(model, Mapped):  # what is inside was prepared with all that was asked, except passes
-        return model if eot in (None, model.eot) else model.over(prepare(model.inner, eot))
     wanted = None if freeze is None else check_flag("freeze", freeze)
     if isinstance(model, Prepared) and outputs == "classes":
         outputs = model.outputs  # of an attack within an attack
@@ -72,6 +70,8 @@ def prepare(
         model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared) and model.outputs != outputs:
         model = model.taking(outputs)
+    if isinstance(model, Mapped):  # what is inside was prepared with all that was asked, except passes
+        return model if eot in (None, model.eot) else model.over(prepare(model.inner, eot))
     if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
         prepared = model
     elif by_row:

@@ -25,9 +25,6 @@ def Flow(radius: PerRow, *, box: tuple[float, float] = (0.0, 1.0)) -> Through:
     Returns:
         A `Through` of images [B, C, H, W].
 
-    Raises:
-        InputError: the radius is negative or NaN, or the box is empty.
-
     Source:
         Xiao et al. 2018, "Spatially Transformed Adversarial Examples" (arXiv 1801.02612), equation 1.
     """

@@ -56,9 +56,8 @@ def Patch(
     if not high - low < float("inf"):
         raise InputError(f"box: expected a finite one, which a patch may fill, got {box}")
     paste = _Paste((height, width), where, check_seed(seed))
-    at = "" if place is None else " at any place" if place == "any" else f" at {place[0]}, {place[1]}"
     ball = _Everything(high - low, (low, high))
-    name = f"Patch {height}x{width}{at}"
+    name = f"Patch {height}x{width}" + (f" at {place}" if place else "")
     return Through(paste, ball, paste.still, box=box, name=name)
 
 
@@ -75,36 +74,33 @@ class _Paste:
     place: Place
     seed: int
 
-    def __call__(self, x: Tensor, t: Tensor, ids: Tensor, draw: int = 0) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, ids: Tensor | None = None, draw: int = 0) -> Tensor:
         return x.flatten(2).scatter(2, self._pixels(x, ids, draw), t.flatten(2)).view_as(x)
 
-    def still(self, x: Tensor, ids: Tensor, draw: int = 0) -> Tensor:
+    def still(self, x: Tensor, ids: Tensor | None = None, draw: int = 0) -> Tensor:
         return x.flatten(2).gather(2, self._pixels(x, ids, draw)).view(*x.shape[:2], *self.size)
 
-    def _pixels(self, x: Tensor, ids: Tensor, draw: int) -> Tensor:
+    def _pixels(self, x: Tensor, ids: Tensor | None, draw: int) -> Tensor:
         """Return int64 [B, C, h * w], the numbers of the pixels of the patch."""
         columns, rows = (line.long().flatten() for line in pixels_of(x))
-        (top, left), (height, width) = self._corner(x, ids, draw), self.size
-        down, right = top[:, None, None] + rows[:height, None], left[:, None, None] + columns[:width]
+        ids = torch.arange(len(x), device=x.device) if ids is None else ids
+        top, left = (corner[:, None, None] for corner in self._corner(x, ids, draw))
+        down, right = top + rows[: self.size[0], None], left + columns[: self.size[1]]
         return (down * x.shape[3] + right).flatten(1).unsqueeze(1).expand(-1, x.shape[1], -1)
 
     def _corner(self, x: Tensor, ids: Tensor, draw: int) -> tuple[Tensor, Tensor]:
-        """Return the row and the column int64 [B] of the upper left pixel."""
-        room = [side - own for side, own in zip(x.shape[2:], self.size, strict=True)]
-        place = [side // 2 for side in room] if self.place is None else self.place
-        if min(room) < 0 or (place != "any" and any(at > most for at, most in zip(place, room, strict=True))):
+        """Return the row and the column, int64 [B], of the upper left pixel."""
+        height, width = (side - own for side, own in zip(x.shape[2:], self.size, strict=True))
+        if self.place == "any" and min(height, width) >= 0:
+            row, column = (rng.derive(self.seed, f"patch {side}") for side in ("row", "column"))
+            return rng.integers(height + 1, row, ids, draw), rng.integers(width + 1, column, ids, draw)
+        top, left = self.place if isinstance(self.place, tuple) else (height // 2, width // 2)
+        if not (0 <= top <= height and 0 <= left <= width):
             raise InputError(
                 f"size: expected a patch inside images of {x.shape[2]} by {x.shape[3]} pixels, "
                 f"got {self.size[0]} by {self.size[1]} at {self.place or 'the center'}"
             )
-        if place == "any":
-            seeds = (rng.derive(self.seed, f"patch {side}") for side in ("row", "column"))
-            top, left = (
-                rng.integers(most + 1, seed, ids, draw) for most, seed in zip(room, seeds, strict=True)
-            )
-        else:
-            top, left = (torch.full_like(ids, at) for at in place)
-        return top, left
+        return torch.full_like(ids, top), torch.full_like(ids, left)
 
 
 def _pair(name: str, values: Sequence[int], least: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from fastadv.threat.base import Threat, check_box
 UNIT = 1.0, float("inf")  # radii that a name stands for
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Named(Threat):
     """A threat that tables know by its name, with a radius and a box: what is left of a `Through` there.
 
@@ -34,6 +34,9 @@ class Named(Threat):
     @property
     def symbol(self) -> str:  # type: ignore[override]
         return self.name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.text})"
 
     @property
     def text(self) -> str:
@@ -53,7 +56,7 @@ def _of_ball(name: str) -> Any:
     return method
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Through(Named):
     """All images map(x, t) of parameters t in a ball around those that leave x as it is.
 
@@ -103,10 +106,6 @@ class Through(Named):
     random_start = _of_ball("random_start")
     distance = _of_ball("distance")
     default_step_size = _of_ball("default_step_size")
-    check_step_size = _of_ball("check_step_size")
-    check_length = _of_ball("check_length")
-    support = _of_ball("support")
-    rounded = _of_ball("rounded")
 
     def __post_init__(self) -> None:
         if not isinstance(self.ball, Threat) or isinstance(self.ball, Named):

@@ -79,3 +79,12 @@ def test_components_follow_each_other_with_few_reads(monkeypatch: pytest.MonkeyP
         run(model, x, y, fa.Linf(0.01))
     assert len(between) == 2
     assert max(between) <= 5
+
+
+@pytest.mark.parametrize("threat", [fa.Moved(0.01, 0.01), fa.Patch((1, 1), "any"), fa.Flow(1e-4)], ids=repr)
+def test_steps_through_a_map_read_nothing(threat: fa.Threat, captured: list[int]) -> None:
+    model, (x, y) = Net(), given()
+    pgd = partial(fa.attacks.pgd, threat=threat.with_radius(1e-5))  # nobody is broken
+    pgd(model, x, y, steps=4)
+    few, many = (reads(partial(pgd, model, x, y, steps=count)) for count in (20, 84))
+    assert many - few <= 4  # after each sixteenth step
