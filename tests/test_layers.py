@@ -40,7 +40,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 # Rooms within a room, from the bottom up; the files beside them stand above.
-INNER = {"attacks": ["special", "core", "methods"]}
+INNER = {"attacks": ["special", "core", "criteria", "methods"]}
 
 
 def room_of(path: Path) -> str:
