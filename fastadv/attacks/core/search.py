@@ -156,7 +156,7 @@ class Search(Samples[R_co]):
 
     def _ask_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Tensor:
         """Return the gradient of a loss at points of the rows int64 [m] alone."""
-        loss = "margin" if callable(loss) else loss  # it may hold a value for each sample
+        loss = self.problem.margin if callable(loss) else loss  # it may hold a value for each sample
         self.classifier.asks_for(self.ids[rows])
         y, aims = self.y[rows], taken(self.aims, rows)
         gradient = self.classifier.input_gradient(self._cast(points), y, loss, aims, True)[2]
