@@ -3,7 +3,7 @@
 The card of an attack stands above it: what it knows, what it serves, how it is tested, and its paper.
 `ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images,
 `SUBSTITUTE_ATTACKS` those that need another model beside it, `PARAMETER_ATTACKS` those that need a threat of
-few parameters.
+few parameters, `DENSE_ATTACKS` those that need a class at each position.
 """
 
 from fastadv.attacks.apgd import apgd
@@ -41,6 +41,8 @@ from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.pointwise import pointwise
 from fastadv.attacks.salt_and_pepper import salt_and_pepper
+from fastadv.attacks.sea import sea
+from fastadv.attacks.segpgd import segpgd
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.spsa import spsa
@@ -50,18 +52,19 @@ from fastadv.attacks.transfer import transfer
 from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
-    "ABS_ATTACKS", "ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack", "AttackResult",
-    "AutoAttackResult", "Beyond", "ConfidentlyWrong", "Criterion", "Indicators", "MinimumNormResult",
-    "OutsideTopK", "Share", "Signs", "Status", "Unless", "WrongBy", "apgd", "autoattack",
+    "ABS_ATTACKS", "ATTACKS", "DENSE_ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack",
+    "AttackResult", "AutoAttackResult", "Beyond", "ConfidentlyWrong", "Criterion", "Indicators",
+    "MinimumNormResult", "OutsideTopK", "Share", "Signs", "Status", "Unless", "WrongBy", "apgd", "autoattack",
     "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
     "fgsm", "fmn", "gaussian_noise", "grid", "hopskipjump", "indicators", "last_iterate", "latent_descent",
     "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
-    "salt_and_pepper", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool", "transfer",
-    "uniform_noise",
+    "salt_and_pepper", "sea", "segpgd", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool",
+    "transfer", "uniform_noise",
 ]  # fmt: skip
 
 ATTACKS: dict[str, Attack] = {name: card for name, card in sorted(REGISTRY.items()) if not card.requires}
 ABS_ATTACKS: dict[str, Attack] = {"latent_descent": REGISTRY["latent_descent"]}
 PARAMETER_ATTACKS: dict[str, Attack] = {"grid": REGISTRY["grid"]}
+DENSE_ATTACKS: dict[str, Attack] = {name: REGISTRY[name] for name in ("sea", "segpgd")}
 SUBSTITUTE_ATTACKS: dict[str, Attack] = {"transfer": REGISTRY["transfer"]}

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
+from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project, stages
 from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm
 from fastadv.attacks.methods.hyperplane import DUAL, gains, largest_others
@@ -84,7 +84,7 @@ def apgd(
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
     if starts is not None:
         check_starts("apgd", starts, x, threat)
-    stages = _stages(steps, threat.norm == "l1")
+    parts = stages(steps, LARGER if threat.norm == "l1" else ())
 
     def rule(search: core.Search[_Rows]) -> None:
         if not rounds:
@@ -98,17 +98,17 @@ def apgd(
         side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
 
     def ascend(search: core.Search[_Rows], draws: list[int]) -> None:
-        first = stages[0][0]
+        first = parts[0][0]
         if starts is None or search.restart:
             points = _random_start(search, draws, first)
         else:
             points = project(search, search.per_sample(starts).to(search.x.dtype), first)
             points = search.classifier.layout(points)
-        for number, (factor, moves) in enumerate(stages):
+        for number, (factor, moves) in enumerate(parts):
             if number:
                 points = project(search, search.rows.top, factor)
             if threat.norm == "l1":
-                Sparse(search, factor, moves, len(stages) > 1).run(points)
+                Sparse(search, factor, moves, len(parts) > 1).run(points)
             else:
                 Dense(search, moves, rho).run(points)
 
@@ -129,14 +129,6 @@ def _targets(loss: losses.Loss, classes: int | None, common: core.Common) -> tup
     if common.get("targets") is not None:
         raise InputError(f"loss: expected {base!r} where targets are given, got {loss!r}, which chooses them")
     return losses.check_loss(base), CLASSES if classes is None else core.check_count("classes", classes, 1)
-
-
-def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:
-    """Return (radius over that of the threat, moves) of each part of a run."""
-    early = 3 * steps // 10 if larger else 0
-    if not early:
-        return [(1.0, steps)]
-    return [*((factor, early) for factor in LARGER), (1.0, steps - len(LARGER) * early)]
 
 
 def _others(search: core.Search[_Rows]) -> Tensor:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from fastadv._checks import check_choice
-from fastadv.attacks import ATTACKS, PARAMETER_ATTACKS
+from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
@@ -109,7 +109,7 @@ def minimizes(attack: Any) -> bool:
 
 
 def _looked_up(name: str) -> Attack:
-    attacks = {**ATTACKS, **PARAMETER_ATTACKS}
+    attacks = {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}
     return attacks[check_choice("attacks", name, attacks)].run
 
 

@@ -82,7 +82,7 @@ class Threat:
         """Return the same ball and box at another radius."""
         return replace(self, radius=radius)
 
-    def resized(self, radius: Tensor) -> Self:
+    def resized(self, radius: PerRow) -> Self:
         """Return the same ball and box at other radii, without checking them, which would wait for a GPU."""
         part = copy(self)
         object.__setattr__(part, "radius", radius)

@@ -263,7 +263,8 @@ def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) 
     if criterion.outputs != "any":
         return criterion.outputs
     if attack in REGISTRY and REGISTRY[attack].needs == "classes":
-        serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.needs != "classes"))
+        cards = sorted(REGISTRY.items())
+        serve = ", ".join(name for name, card in cards if card.needs != "classes" and not card.requires)
         raise InputError(
             f"criterion: expected one of classes, which {attack} needs, got {criterion!r}, served by {serve}"
         )

@@ -75,6 +75,10 @@ class Criterion:
         decided = logits.argmax(1)
         return decided != y if targets is None else decided == targets
 
+    def strength(self, value: Tensor, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], by which points compete in a budget: here the value [B] of the attack's loss there."""
+        return value
+
     def right(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return bool [B], which logits count as right without an attack: those that are no success."""
         return ~self.met(logits, y, None)

@@ -364,7 +364,7 @@ class Search(Samples[R_co]):
             distance = keep_nearest(self.best, self.x, candidate, success, self.threat.order)
             look.distance = distance if candidate is look.x_adv else self.distance(look.x_adv)
         else:
-            strength = self._strength(look, loss)
+            strength = self.strength(look, loss)
             if self._stay_broken():
                 strength = torch.where(like(self.best.success, strength), torch.nan, strength)
             keep_strongest(self.best, candidate, success, strength, finite)
@@ -373,15 +373,17 @@ class Search(Samples[R_co]):
         """Return whether samples may be broken that have not left yet: their points stay as they are."""
         return self.plan.stop_early and waits(self.x.device)
 
-    def _strength(self, look: Look, loss: losses.Loss | None) -> Tensor:
-        """Return [n] or [n, C] by the loss of the plan, whatever `loss` the look was taken with."""
+    def strength(self, look: Look, loss: losses.Loss | None) -> Tensor:
+        """Return [n] or [n, C], by which points compete, whatever `loss` the look was taken with."""
         shape = look.logits.shape[:-1]
         if isinstance(look, ScoredLook) and loss == self.plan.loss and self.aims is self.targets:
             value = look.loss
         else:
             value = loss_of(look.logits, self.y, self.plan.loss, self.targets, self.ids)
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
-        return graded(value.flatten(), look.logits.flatten(0, -2), y, self.plan.loss, targets).view(shape)
+        logits = look.logits.flatten(0, -2)
+        value = graded(value.flatten(), logits, y, self.plan.loss, targets)
+        return self.problem.criterion.strength(value, logits, y, targets).view(shape)
 
     def _candidate(self, points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the points; those nearest to x that look the same to a model that binarizes its input."""

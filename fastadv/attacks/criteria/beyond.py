@@ -119,11 +119,13 @@ class Beyond(Criterion):
         apart = self._apart(outputs, y) - self.distance
         if not outputs.requires_grad:
             return apart
-        # where outputs are those of y the distance has no gradient
-        away = _rows(outputs, y) - _rows(y, y).to(outputs)
+        # where outputs are those of y, up to the rounding of another batch, the distance has no gradient
+        rows = _rows(y, y).to(outputs)
+        away = _rows(outputs, y) - rows
+        alike = away.abs().amax(1) <= torch.finfo(away.dtype).eps ** 0.5 * rows.abs().amax(1)
         mix = torch.arange(1, away.shape[1] + 1, device=away.device).to(away).cos()
         ahead = (away * mix).sum(1)
-        return torch.where((away == 0).all(1), ahead - self.distance, apart)
+        return torch.where(alike, ahead - self.distance, apart)
 
     def _apart(self, outputs: Tensor, y: Tensor) -> Tensor:
         by = self.by if callable(self.by) else DISTANCES[self.by]

@@ -164,6 +164,12 @@ class Share(Criterion):
         at = self.positions(outputs, y if targets is None else targets)
         return self.met_at(at, targets is not None).sum(1) >= self._needed(at)
 
+    def strength(self, value: Tensor, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], the share of positions that are wrong; where that is equal, the loss decides."""
+        at = self.positions(outputs, y if targets is None else targets)
+        wrong = self.met_at(at, targets is not None).sum(1)
+        return (wrong + 0.5 + value.atan() / math.pi) / at.counts.sum(1)
+
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the margin of as many positions as must be wrong."""
         at = self.positions(outputs, y if targets is None else targets)
@@ -188,10 +194,10 @@ class Share(Criterion):
     # Losses: value [B] by outputs, y and targets.
 
     def _ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self._signed(outputs, y, targets, lambda at, _: at.mean(at.cross_entropy()))
+        return self.signed(outputs, y, targets, lambda at, _: at.mean(at.cross_entropy()))
 
     def _masked_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self._signed(outputs, y, targets, lambda at, met: at.mean(_masked(at, met, targets)))
+        return self.signed(outputs, y, targets, lambda at, met: at.mean(_masked(at, met, targets)))
 
     def _balanced_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         def balanced(at: Positions, met: Tensor) -> Tensor:
@@ -200,7 +206,7 @@ class Share(Criterion):
             weight = 1 / number.gather(1, at.y).clamp_min(1) / (number > 0).sum(1, keepdim=True)
             return (weight * _masked(at, met, targets)).where(at.counts, 0.0).sum(1)
 
-        return self._signed(outputs, y, targets, balanced)
+        return self.signed(outputs, y, targets, balanced)
 
     def _js(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         def divergence(at: Positions, _: Tensor) -> Tensor:
@@ -208,7 +214,7 @@ class Share(Criterion):
             p = log_p.exp()  # all other terms vanish: no logarithm of a probability that underflows
             return at.mean(math.log(2) + (p * log_p - (1 + p) * p.log1p()) / 2)
 
-        return self._signed(outputs, y, targets, divergence)
+        return self.signed(outputs, y, targets, divergence)
 
     def _cospgd(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         def weighted(at: Positions, _: Tensor) -> Tensor:
@@ -216,9 +222,9 @@ class Share(Criterion):
             cosine = probability.gather(1, at.y[:, None]).squeeze(1) / probability.norm(dim=1)
             return at.weighted(cosine if targets is None else 1 - cosine)
 
-        return self._signed(outputs, y, targets, weighted)
+        return self.signed(outputs, y, targets, weighted)
 
-    def _signed(
+    def signed(
         self, outputs: Tensor, y: Tensor, targets: Tensor | None,
         value: Callable[[Positions, Tensor], Tensor],
     ) -> Tensor:  # fmt: skip
@@ -226,6 +232,16 @@ class Share(Criterion):
         at = self.positions(outputs, y if targets is None else targets)
         made = value(at, self.met_at(at, targets is not None))
         return made if targets is None else -made
+
+
+def share_for(attack: str, criterion: Criterion | None) -> Share:
+    """Return the criterion of an attack of classes at positions; InputError unless it is a Share."""
+    if not isinstance(criterion, Share):
+        raise InputError(
+            f"criterion: expected Share(least), as {attack} attacks a class at each position, got "
+            f"{criterion!r}; pass criterion=fastadv.attacks.Share(least), or attack other outputs with pgd"
+        )
+    return criterion
 
 
 def _masked(at: Positions, met: Tensor, targets: Tensor | None) -> Tensor:

@@ -134,7 +134,7 @@ def _signs(name: str, y: Any, size: int, device: torch.device, ignored: bool) ->
     fits = fits | (y == IGNORED) if ignored else fits
     if not bool(fits.all()):
         others = ", or -1 for one that does not count" if ignored else ""
-        got = y[~fits].flatten()[0].item()
+        got = float(y[~fits].flatten()[0])
         raise InputError(f"{name}: expected labels 0 and 1{others}, got {got:g}")
     return on_device(name, y, device).long()
 

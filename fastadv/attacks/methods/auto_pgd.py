@@ -5,11 +5,12 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from fastadv import ops
 from fastadv._waiting import waits
 from fastadv.attacks.core import GradientLook, Rows, ScoredLook, Search, repeat
 from fastadv.attacks.methods.geometry import like
+from fastadv.losses import Loss
 from fastadv.ops.keep_best import keep_best_
+from fastadv.threat import Threat
 
 MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
 # checkpoints, as shares of the steps: the first interval, by how much each is shorter, the shortest
@@ -46,19 +47,30 @@ class Ascents(Rows):
     density: Tensor
 
 
-def project(search: Search[Ascents], points: Tensor, factor: float) -> Tensor:
-    """Return the nearest points in the box and the ball of `factor` times the radius; 1 but for L1."""
+def stages(steps: int, larger: tuple[float, ...]) -> list[tuple[float, int]]:
+    """Return (radius over that of the threat, moves) of each part of a run, larger balls first."""
+    early = 3 * steps // 10
+    if not early:
+        return [(1.0, steps)]
+    return [*((factor, early) for factor in larger), (1.0, steps - len(larger) * early)]
+
+
+def ball(search: Search[Ascents], factor: float) -> Threat:
+    """Return the threat of `factor` times the radius."""
     threat = search.threat
-    if factor == 1:
-        return threat.project(points, search.x)
-    return ops.project_l1(points, search.x, threat.radius * factor, threat.box)
+    return threat if factor == 1 else threat.resized(threat.radius * factor)
+
+
+def project(search: Search[Ascents], points: Tensor, factor: float) -> Tensor:
+    """Return the nearest points in the box and the ball of `factor` times the radius."""
+    return ball(search, factor).project(points, search.x)
 
 
 class Stage:
-    """`moves` steps in the ball of `factor` times the radius."""
+    """`moves` steps in the ball of `factor` times the radius, along a loss; None is that of the plan."""
 
-    def __init__(self, search: Search[Ascents], factor: float, moves: int) -> None:
-        self.search, self.factor, self.moves = search, factor, moves
+    def __init__(self, search: Search[Ascents], factor: float, moves: int, loss: Loss | None = None) -> None:
+        self.search, self.factor, self.moves, self.loss = search, factor, moves, loss
 
     def run(self, points: Tensor) -> None:
         self.begin(points)
@@ -77,7 +89,7 @@ class Stage:
         if first == 0:
             self._move(0)
         alike = range(max(first, 1), min(end, self.moves - 1))
-        step, name = lambda search: self._over(search)._move(1), (type(self), self.factor)
+        step, name = lambda search: self._over(search)._move(1), (type(self), self.factor, self.loss)
         repeat(self.search, step, len(alike), name, self.moves - end)
         if end == self.moves > 1:
             self._move(end - 1)
@@ -96,7 +108,7 @@ class Stage:
         self._stand(look)
         rows.before, rows.top = look.x_adv.clone(), look.x_adv.clone()
         rows.top_gradient = torch.zeros_like(rows.top)
-        rows.loss = search.rank(look).to(search.best.rank.dtype)
+        rows.loss = self.value(look).to(search.best.rank.dtype)
         rows.top_loss, rows.rises = torch.full_like(rows.loss, -torch.inf), torch.zeros_like(rows.loss)
         self._keep_top(look)
 
@@ -112,11 +124,15 @@ class Stage:
         """Adapt the steps at a checkpoint, `interval` steps after the last one."""
         raise NotImplementedError
 
+    def value(self, look: ScoredLook) -> Tensor:
+        """Return [n], by what the steps adapt: it should rise."""
+        return self.search.rank(look)
+
     def radius(self) -> Tensor:
-        """Return float64 [n]; 1 under a radius of zero, where nothing moves but a step has a length."""
+        """Return float64 [n], that of the ball, positive so that a step has a length."""
         search = self.search
         length: Tensor = torch.as_tensor(search.threat.radius, dtype=torch.float64, device=search.x.device)
-        return torch.where(length > 0, length, 1.0).expand(len(search.x))
+        return self.factor * torch.where(length > 0, length, 1.0).expand(len(search.x))
 
     def go_back(self, samples: Tensor) -> None:
         rows = self.search.rows
@@ -125,9 +141,9 @@ class Stage:
         rows.gradient = torch.where(samples, rows.top_gradient, rows.gradient)
 
     def _move(self, move: int) -> None:
-        search, rows = self.search, self.search.rows
+        rows = self.search.rows
         look = self._evaluate(self.step(move), last=move == self.moves - 1)
-        loss = search.rank(look).to(rows.loss.dtype)
+        loss = self.value(look).to(rows.loss.dtype)
         rows.rises += loss > rows.loss
         self._stand(look)
         rows.loss = loss
@@ -142,8 +158,8 @@ class Stage:
         # points of a larger ball are no candidates
         judge = self.factor == 1
         if last:
-            return self.search.score(points, judge=judge)
-        return self.search.gradient(points, judge=judge)
+            return self.search.score(points, self.loss, judge)
+        return self.search.gradient(points, self.loss, judge)
 
     def _keep_top(self, look: ScoredLook) -> None:
         rows = self.search.rows
@@ -156,8 +172,10 @@ class Stage:
 class Dense(Stage):
     """Linf and L2: steps along the whole gradient, with momentum (Croce & Hein 2020, algorithm 1)."""
 
-    def __init__(self, search: Search[Ascents], moves: int, rho: float) -> None:
-        super().__init__(search, 1.0, moves)
+    def __init__(
+        self, search: Search[Ascents], moves: int, rho: float, factor: float = 1.0, loss: Loss | None = None
+    ) -> None:
+        super().__init__(search, factor, moves, loss)
         self.rho = rho
 
     def begin(self, points: Tensor) -> None:
@@ -173,11 +191,12 @@ class Dense(Stage):
     def step(self, move: int) -> Tensor:
         """Return a step along the gradient, mixed with the step before, both projected."""
         rows, search = self.search.rows, self.search
-        points = search.threat.step(rows.points, rows.gradient, search.x, rows.step_size)
+        threat = ball(search, self.factor)
+        points = threat.step(rows.points, rows.gradient, search.x, rows.step_size)
         if move:
             # points' = points + weight (stepped - points) + (1 - weight) (points - before)
             ahead = rows.before.neg_().add_(rows.points, alpha=2)
-            points = search.threat.project(ahead.lerp_(points, MOMENTUM), search.x)
+            points = threat.project(ahead.lerp_(points, MOMENTUM), search.x)
         rows.before = rows.points
         return points
 
@@ -204,7 +223,7 @@ class Sparse(Stage):
     def begin(self, points: Tensor) -> None:
         super().begin(points)
         rows = self.search.rows
-        rows.longest = rows.step_size = self.factor * self.radius()
+        rows.longest = rows.step_size = self.radius()
         rows.nonzero = self._nonzero(rows.points)
         rows.density = rows.nonzero / rows.points[0].numel() / SHRINK
         if not self.started:

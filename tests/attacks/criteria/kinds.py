@@ -1,0 +1,104 @@
+"""A small model for each criterion, and what counts as a success, by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import Beyond, Criterion, Share, Signs, Unless
+
+from ..nets import images, seed_cpu
+
+IGNORE = 9
+Judge = Callable[[Tensor, Any], Tensor]  # (outputs, labels) -> bool [B]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`met` says which outputs are a success against y, `reached` which have come to the targets."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor | None
+    criterion: Criterion
+    met: Judge
+    targets: Tensor | None = None
+    reached: Judge | None = None
+
+    def labels(self, index: Tensor) -> Tensor | None:
+        return None if self.y is None else self.y[index]
+
+
+def _wrong_signs(outputs: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([((z > 0) != (row == 1)) & (row != -1) for z, row in zip(outputs, y, strict=True)])
+
+
+def _wrong_share(outputs: Tensor, y: Tensor) -> Tensor:
+    counts = y != IGNORE
+    wrong = (outputs.argmax(1) != y) & counts
+    return wrong.flatten(1).sum(1) / counts.flatten(1).sum(1)
+
+
+def _right_share(outputs: Tensor, y: Tensor) -> Tensor:
+    counts = y != IGNORE
+    return ((outputs.argmax(1) == y) & counts).flatten(1).sum(1) / counts.flatten(1).sum(1)
+
+
+def _away(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).square().flatten(1).sum(1).sqrt()
+
+
+def _cosine(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs * y).sum(1) / (outputs.norm(dim=1) * y.norm(dim=1))
+
+
+def _net(out: int) -> nn.Sequential:
+    seed_cpu(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, out)).double()
+    with torch.no_grad():
+        net[3].weight.mul_(4)
+    return net.eval()
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    x = images(6)
+    tags, dense, numbers = _net(4), nn.Sequential(nn.Conv2d(1, 3, 3, padding=1)).double().eval(), _net(2)
+    with torch.no_grad():
+        held, seen, at_x = (tags(x) > 0).long(), dense(x).argmax(1), numbers(x)
+        classes = tags(x).argmax(1)
+    held[:, 0] = -1
+    flipped = torch.where(held == -1, held, 1 - held)
+    flipped[:, 1:3] = held[:, 1:3]
+    y = seen.clone()
+    y[:, 0, :2] = IGNORE
+    none = torch.full_like(seen[:1], 0).expand_as(seen).clone()
+    none[:, 0, :2] = IGNORE
+    reject = 3
+    known = torch.where(classes == reject, 0, classes)
+    return {
+        "signs": Kind(
+            tags, x, held, Signs(), lambda z, y: _wrong_signs(z, y).any(1),
+            flipped, lambda z, t: ~_wrong_signs(z, t).any(1),
+        ),
+        "all signs": Kind(
+            tags, x, held, Signs("all"), lambda z, y: (_wrong_signs(z, y) | (y == -1)).all(1)
+        ),
+        "share": Kind(
+            dense, x, y, Share(0.5, ignore=IGNORE), lambda z, y: _wrong_share(z, y) >= 0.5,
+            none, lambda z, t: _right_share(z, t) >= 0.5,
+        ),
+        "numbers": Kind(
+            numbers, x, at_x + 0.1, Beyond(0.3), lambda z, y: _away(z, y) > 0.3,
+            at_x + 0.3, lambda z, t: _away(z, t) <= 0.3,
+        ),
+        "embeddings": Kind(
+            numbers, x, None, Beyond(0.1, by="cosine"), lambda z, _: _cosine(z, at_x[: len(z)]) < 0.9
+        ),
+        "unless": Kind(
+            tags, x, known, Unless(reject), lambda z, y: (z.argmax(1) != y) & (z.argmax(1) != reject)
+        ),
+    }  # fmt: skip

@@ -1,0 +1,171 @@
+"""Share by hand on an image of two by two positions, and what other libraries got wrong."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import Share, WrongBy
+from fastadv.errors import InputError
+
+# three classes; position (0, 0) is wrong, (1, 1) is ignored, the others are right
+Z = torch.tensor(
+    [[[2.0, 1.0], [0.5, 9.0]], [[1.0, 1.5], [-1.0, 0.0]], [[0.0, -2.0], [0.25, 3.0]]], dtype=torch.float64
+)[None]
+Y = torch.tensor([[[1, 1], [0, 255]]])
+TARGETS = torch.tensor([[[0, 2], [2, 255]]])  # reached at (0, 0)
+SHARE = Share(0.5, ignore=255)
+
+
+def by_hand(labels: Tensor) -> tuple[Any, Any, Any, Any]:
+    """Softmax [3, 3] of the three positions that count, its classes, and cross-entropies and margins."""
+    z = Z[0].numpy().reshape(3, 4)[:, :3]
+    y = labels[0].numpy().reshape(4)[:3]
+    p = np.exp(z) / np.exp(z).sum(0)
+    own = z[y, range(3)]
+    others = np.array([max(np.delete(z[:, i], y[i])) for i in range(3)])
+    return p, y, -np.log(p[y, range(3)]), others - own
+
+
+def divergence(p: Any, y: int) -> float:
+    label = np.eye(3)[y]
+    middle = (p + label) / 2
+    return float((p * np.log(p / middle)).sum() / 2 + np.log(1 / middle[y]) / 2)
+
+
+def expected(loss: str, targets: bool) -> float:
+    p, y, ce, margins = by_hand(TARGETS if targets else Y)
+    sign = -1 if targets else 1
+    masked = np.array([0.0 if targets else np.log(3), ce[1], ce[2]])
+    values = {
+        "ce": ce.mean(),
+        "cospgd": ce.mean(),
+        "masked_ce": masked.mean(),
+        # classes 1, 1, 0; of the targets 0, 2, 2
+        "balanced_ce": (masked[0] + (masked[1] + masked[2]) / 2) / 2
+        if targets
+        else ((masked[0] + masked[1]) / 2 + masked[2]) / 2,
+        "js": np.mean([divergence(p[:, i], y[i]) for i in range(3)]),
+    }
+    if loss == "margin":  # two of three: the largest is met, the second is lacking
+        return float(np.sort(-margins if targets else margins)[1]) / 2
+    return sign * float(values[loss])
+
+
+@pytest.mark.parametrize("targets", [False, True])
+@pytest.mark.parametrize("loss", Share.losses)
+def test_values(loss: str, targets: bool) -> None:
+    value = SHARE.loss(loss)(Z, Y, TARGETS if targets else None)  # type: ignore[operator]
+    assert float(value) == pytest.approx(expected(loss, targets), abs=1e-12)
+
+
+@pytest.mark.parametrize("targets", [False, True])
+@pytest.mark.parametrize("loss", ["ce", "masked_ce", "cospgd"])
+def test_weights_of_positions(loss: str, targets: bool) -> None:
+    """Each is that of the cross-entropy's gradient there."""
+    z = Z.clone().requires_grad_()
+    SHARE.loss(loss)(z, Y, TARGETS if targets else None).sum().backward()  # type: ignore[operator]
+    p, y, _, _ = by_hand(TARGETS if targets else Y)
+    cosine = p[y, range(3)] / np.sqrt((p**2).sum(0))
+    weight = {
+        "ce": np.ones(3),
+        "masked_ce": np.array([0, 1, 1]),
+        "cospgd": 1 - cosine if targets else cosine,
+    }[loss]
+    gradient = (-1 if targets else 1) * weight * (p - np.eye(3)[y].T) / 3
+    assert z.grad is not None
+    np.testing.assert_allclose(z.grad[0].numpy().reshape(3, 4)[:, :3], gradient, atol=1e-12)
+    assert (z.grad[0, :, 1, 1] == 0).all()
+
+
+def test_what_is_met_and_what_ranks() -> None:
+    assert Share(1 / 3, ignore=255).met(Z, Y, None).all()
+    assert not Share(0.34, ignore=255).met(Z, Y, None).any()
+    assert not Share(0.2, of=WrongBy(1.5), ignore=255).met(Z, Y, None).any()
+    for value in (-1e9, 0.0, 1e9):
+        strength = SHARE.strength(torch.tensor([value]), Z, Y, None)
+        assert 1 / 3 - 1e-6 <= float(strength) <= 2 / 3 + 1e-6
+
+
+def test_figures() -> None:
+    """A hand count: class 0 is at two places, and right at one; class 1 has one of two, class 2 none."""
+    figures = SHARE.figures(Z, Y)
+    right, count = figures["pixel accuracy"]
+    assert (right.tolist(), count.tolist()) == ([[2]], [[3]])
+    both, either = figures["mean IoU"]
+    assert (both.tolist(), either.tolist()) == ([[1, 1, 0]], [[2, 2, 0]])
+
+
+def test_figures_of_many_images() -> None:
+    draw = torch.Generator().manual_seed(0)
+    z, y = torch.randn(5, 4, 6, 7, generator=draw), torch.randint(-1, 3, (5, 6, 7), generator=draw)
+    both, either = Share(0.5).figures(z, y)["mean IoU"]
+    decided = z.argmax(1)[y >= 0].numpy()
+    labels = y[y >= 0].numpy()
+    for label in range(4):
+        here, there = decided == label, labels == label
+        assert both.sum(0)[label] == (here & there).sum()
+        assert either.sum(0)[label] == (here | there).sum()
+
+
+def test_one_channel_is_two() -> None:
+    z, y = torch.randn(2, 1, 3, 3), torch.randint(0, 2, (2, 3, 3))
+    two = torch.cat([torch.zeros_like(z), z], 1)
+    for name in Share.losses:
+        loss = Share(0.5).loss(name)
+        assert torch.equal(loss(z, y, None), loss(two, y, None))  # type: ignore[operator]
+        assert torch.equal(loss(z[:, 0], y, None), loss(two, y, None))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("far", [1e3, 1e30])
+def test_losses_where_a_softmax_underflows(far: float) -> None:
+    """Others' JS is NaN at a probability of 0."""
+    z = torch.tensor([[[far], [0.0]]], requires_grad=True)
+    for name in Share.losses:
+        for label in (0, 1):
+            value = Share(1.0).loss(name)(z, torch.tensor([[label]]), None)  # type: ignore[operator]
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+            assert value.isfinite().all(), name
+            assert gradient.isfinite().all(), name
+
+
+def test_ignored_positions_are_neither_right_nor_wrong() -> None:
+    """Whatever the model says there, nothing changes; half of the others is half of them."""
+    other = Z.clone()
+    other[:, :, 1, 1] = torch.tensor([-5.0, 5.0, 0.0])
+    for name in Share.losses:
+        loss = SHARE.loss(name)
+        assert torch.equal(loss(Z, Y, None), loss(other, Y, None))  # type: ignore[operator]
+    assert torch.equal(
+        SHARE.strength(Z[:, 0, 0, 0], Z, Y, None), SHARE.strength(Z[:, 0, 0, 0], other, Y, None)
+    )
+    for name, (first, second) in SHARE.figures(Z, Y).items():
+        assert torch.equal(first, SHARE.figures(other, Y)[name][0])
+        assert torch.equal(second, SHARE.figures(other, Y)[name][1])
+
+
+def test_a_label_without_a_class_is_named() -> None:
+    """Others clamp 255 to the last class."""
+    model, x = nn.Conv2d(1, 3, 1), torch.rand(2, 1, 4, 4)
+    y = model(x).argmax(1)
+    y[0, 0, 0] = 255
+    for attack in (fa.attacks.pgd, fa.attacks.sea, fa.attacks.segpgd):
+        with pytest.raises(
+            InputError, match=r"y: expected classes 0 to 2, or ignore=-1, got 255; .*Share\(ignore"
+        ):
+            attack(model, x, y, fa.Linf(0.1), criterion=Share(0.5))
+        assert attack(model, x, y, fa.Linf(0.1), steps=1, criterion=Share(0.5, ignore=255)).correct.all()
+
+
+def test_a_kink_at_the_edge_of_the_box() -> None:
+    """A ReLU in front has no derivative at 0, where all pixels lie."""
+    net = nn.Sequential(nn.Hardtanh(0, 1), nn.Conv2d(1, 2, 1))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        net[1].bias.copy_(torch.tensor([0.0, 0.1]))
+    x = torch.zeros(1, 1, 3, 3)
+    out = fa.attacks.bim(net, x, net(x).argmax(1), fa.Linf(0.2), criterion=Share(1.0))
+    assert out.success.all()
