@@ -6,6 +6,7 @@ from fastadv.train.options import Ending, Execution, Measuring, Optimization
 from fastadv.train.recipes import *  # noqa: F403
 from fastadv.train.report import EpochReport, reports
 from fastadv.train.schedules import Cyclic, OneCycle, Piecewise
+from fastadv.train.universal import UniversalResult
 
 __all__ = [
     "Cyclic",
@@ -16,6 +17,7 @@ __all__ = [
     "OneCycle",
     "Optimization",
     "Piecewise",
+    "UniversalResult",
     "augment",
     "epochs",
     "fit",
