@@ -62,7 +62,7 @@ _saved.add_safe_globals(
             attacks.MinimumNormResult,
         ),
         *(attacks.Indicators, _Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
-        *(_DistalResult, certify.Certificates, train.UniversalResult),
+        *(_DistalResult, certify.Certificates, train.UniversalResult, attacks.Criterion),
     ]
 )
 
