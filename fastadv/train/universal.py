@@ -50,7 +50,6 @@ class _State:
     halved: bool = True  # at the last checkpoint
     losses: list[float] = field(default_factory=list)
     spoiled: int = 0  # gradients that were not finite
-    passed: list[int] = field(default_factory=lambda: [0, 0])  # forwards and backwards
     points: dict[str, Tensor] = field(default_factory=dict)  # now, a step before, the top and its gradient
 
     def save(self, path: Path, config: dict[str, Any]) -> None:
@@ -78,12 +77,13 @@ class _Ascent:
     attack: str
     epochs: int
     origin: Tensor  # [1, ...], the center of the ball
+    checks: int  # epochs in which clean samples pass
     state: _State
 
     def epoch(self, number: int, tick: Tick | None) -> None:
         """Take a step for each batch of an epoch, counted from 0."""
         state, feed, steps = self.state, self.feed, self.feed.steps
-        sums, before = torch.zeros(2, dtype=torch.float64, device=feed.device), self.classifier.asked
+        sums = torch.zeros(2, dtype=torch.float64, device=feed.device)
         for step, (x, y, ids) in enumerate(feed.batches(number)):
             count = feed.share(step).count
             own = self.origin.new_zeros(self.origin.numel() + 2, dtype=torch.float64)
@@ -99,8 +99,6 @@ class _Ascent:
             self._step(number * steps + step, gradient)
             done = number * steps + step + 1
             tell(tick, f"epoch {number + 1} of {self.epochs}", done, self.epochs * steps)
-        passed = [now - then for now, then in zip(self.classifier.asked, before, strict=True)]
-        state.passed = [sum(each) for each in zip(state.passed, *processes.tell(passed), strict=True)]
 
     def _look(self, number: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return the sums over samples of their losses, of 1, and of their gradients, in float64.
@@ -112,7 +110,7 @@ class _Ascent:
         wanted = None if self.targets is None else self.targets[ids]
         meant = WRONG if self.criterion.outputs == "logit" else self.criterion
         classifier.begin(x, ids)
-        if known is None or not number:
+        if number < self.checks:
             clean = classifier.verdict(x)
             known = fitting(meant, clean, classifier.output_shape, known, wanted)
             self._check_center(x, ids)
@@ -272,7 +270,8 @@ def universal(
         asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
         processes.check_alike(config | asked)
     through = as_map(threat)
-    x, _, ids = (each.to(device) for each in first())
+    x, y, ids = (each.to(device) for each in first())
+    checks = epochs if y.shape[1:] == (0,) else 1  # without labels, outputs at x take their place
     origin = through.parameters(x, ids)
     if Threat.covers(through.ball, origin):  # also where the ball says that it means to
         origin = torch.full_like(origin, sum(through.ball.box) / 2)
@@ -283,7 +282,7 @@ def universal(
             state = _State(float(threat.default_step_size(1, FIRST_STEP[attack])), points=points)
         state.points = {name: each.to(device) for name, each in state.points.items()}
         judged, wanted = judged.meant_by(classifier.model), None if targets is None else targets.to(device)
-        ascent = _Ascent(classifier, feed, through, judged, wanted, attack, epochs, origin, state)
+        ascent = _Ascent(classifier, feed, through, judged, wanted, attack, epochs, origin, checks, state)
         for number in range(len(state.losses), epochs):
             ascent.epoch(number, tick)
             keeper.result(CHECKPOINT, partial(state.save, config=config))
@@ -297,15 +296,16 @@ def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> 
     state, feed = ascent.state, ascent.feed
     attacks = {"universal": partial(result.func, targets=ascent.targets)}
     table = evaluate(ascent.classifier, dataset, attacks, batch_size=feed.batch_size, indicators=False)
-    row, lost, looks = table["universal"], state.spoiled, feed.epoch_size * ascent.epochs
-    flag = f"{lost} of {looks} gradients were not finite, and counted for nothing"
+    row, size, lost = table["universal"], feed.epoch_size, state.spoiled
+    looks = size * ascent.epochs * ascent.classifier.eot
+    flag = f"{lost} of {size * ascent.epochs} gradients were not finite, and counted for nothing"
     return replace(
         result,
         clean_accuracy=table.clean_accuracy,
         robust_accuracy=row.robust_accuracy,
         losses=tuple(state.losses),
-        forwards=state.passed[0] + feed.epoch_size + row.forwards,
-        backwards=state.passed[1] + row.backwards,
+        forwards=looks + size * (1 + ascent.checks) + row.forwards,
+        backwards=looks + row.backwards,
         flags=(*row.flags, *([flag] if lost else [])),
     )
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs.files import load_tensors
 from fastadv.train import UniversalResult
+from tests.processes import Refused, go, tell
 from tests.train.nets import stopped
 
 universal = fa.attacks.universal
@@ -333,3 +335,46 @@ def test_any_map_of_parameters():
     own = fa.Through(lambda x, t: t, fa.Linf(0.1), still=lambda x: x)
     with pytest.raises(InputError, match=r"whose still\(x\) differ"):
         universal(model, data, own)
+
+
+def cases() -> dict[str, partial[UniversalResult]]:
+    """Of 33 samples the last one is alone in its batch: one of two processes has none there."""
+    model, x = net().double(), images(33)
+    data = x, model(x.double()).argmax(1)
+    doubled = Doubled(model)
+    options = {"epochs": 4, "batch_size": 16}
+    return {
+        "ball": partial(universal, doubled, data, fa.L2(0.5), **options),
+        "patch": partial(universal, doubled, data, fa.Patch((3, 3), place="any"), attack="pgd", **options),
+        "wrong": partial(universal, doubled, (x, data[1] + 3), fa.L2(0.5), **options),
+    }
+
+
+class Doubled(Spoiled):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.double())
+
+
+def in_processes(folder: Path, rank: int) -> None:
+    """What each of two processes does."""
+    given = cases()
+    torch.save([given[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
+    tell(folder, rank, {"wrong": given["wrong"], "alike": partial(given["ball"], seed=rank)})
+    stopped(7, given["ball"], run_dir=folder / "run")
+
+
+def test_several_processes_find_what_one_finds(tmp_path):
+    go(__name__, "in_processes", tmp_path, 2)
+    first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=False) for rank in (0, 1))
+    alone = [cases()[name]() for name in ("ball", "patch")]
+    resumed = cases()["ball"](run_dir=tmp_path / "run", resume=True)
+    for mine, other, one in zip([*first, resumed], [*second, resumed], [*alone, alone[0]], strict=True):
+        same(mine, other)
+        torch.testing.assert_close(mine.parameters, one.parameters, rtol=0, atol=1e-6)
+        assert mine.losses == pytest.approx(one.losses, abs=1e-6)
+        assert (mine.robust_accuracy, mine.forwards, mine.backwards) == (
+            one.robust_accuracy, one.forwards, one.backwards,
+        )  # fmt: skip
+    refused = Refused(tmp_path)
+    refused.alike("alike", "seed")
+    assert "y: expected classes 0 to 2" in refused.said[0]["wrong"]
