@@ -6,6 +6,9 @@ The card of an attack stands above it: what it knows, what it serves, how it is 
 few parameters, `DENSE_ATTACKS` those that need a class at each position.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
@@ -60,8 +63,10 @@ __all__ = [
     "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
     "salt_and_pepper", "sea", "segpgd", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool",
-    "transfer", "uniform_noise",
+    "transfer", "uniform_noise", "universal",
 ]  # fmt: skip
+
+universal: Callable[..., Any]  # of `fastadv/train/universal.py`: it reads data sets, which know of attacks
 
 ATTACKS: dict[str, Attack] = {name: card for name, card in sorted(REGISTRY.items()) if not card.requires}
 ABS_ATTACKS: dict[str, Attack] = {"latent_descent": REGISTRY["latent_descent"]}

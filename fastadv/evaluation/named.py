@@ -52,7 +52,8 @@ def named(
         if criterion is not None and bound(attack, "criterion") is None:
             attack = partial(attack, criterion=criterion)
         made[name] = attack
-    taken = taken or getattr(recipe, "threat", None) is threat
+    has = [getattr(recipe, "threat", None), *(bound(each, "threat") for each in made.values())]
+    taken = taken or any(each is threat for each in has)
     # where no other threat does, it may still say the box of the data
     idle = boxes_of(made, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
     if threat is not None and idle and not taken:

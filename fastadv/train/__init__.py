@@ -3,6 +3,7 @@
 from fastadv.train import augment, recipes
 from fastadv.train.fit import epochs, fit, run
 from fastadv.train.options import Ending, Execution, Measuring, Optimization
+from fastadv.train.perturbation import UniversalResult
 from fastadv.train.recipes import *  # noqa: F403
 from fastadv.train.report import EpochReport, reports
 from fastadv.train.schedules import Cyclic, OneCycle, Piecewise
@@ -16,6 +17,7 @@ __all__ = [
     "OneCycle",
     "Optimization",
     "Piecewise",
+    "UniversalResult",
     "augment",
     "epochs",
     "fit",

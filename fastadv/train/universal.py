@@ -1,0 +1,318 @@
+"""universal: one perturbation for a whole data set."""
+
+import json
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastadv._checks import check_choice, check_count, check_flag, check_seed, knowing
+from fastadv.attacks import core
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
+from fastadv.attacks.core.problem import check_finite_radius, check_norm
+from fastadv.attacks.methods.auto_pgd import FIRST, MOMENTUM, SHORTER, SHORTEST
+from fastadv.data.given import Data, as_dataset
+from fastadv.data.sampling import sample_count
+from fastadv.engine import Prepared, prepare
+from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
+from fastadv.errors import InputError, NoGradientError
+from fastadv.evaluation import evaluate
+from fastadv.evaluation.measure import for_data
+from fastadv.evaluation.named import labels_of
+from fastadv.progress import Progress, Tick, check_progress, shown, tell
+from fastadv.runs import processes
+from fastadv.runs.card import card
+from fastadv.runs.description import check_described, describe, describe_shared
+from fastadv.runs.files import load_tensors, save_tensors
+from fastadv.runs.folder import Keeper
+from fastadv.runs.identity import check_same
+from fastadv.threat import Threat, Through
+from fastadv.train._feed import Feed, first_rows
+from fastadv.train.perturbation import Towards, UniversalResult, as_map
+
+CHECKPOINT, PARAMETERS = "checkpoint.safetensors", "parameters.safetensors"
+FIRST_STEP = {"apgd": 2.0, "pgd": 0.8}  # over the radius
+RISING = 0.75  # the share of epochs that must raise the loss, as of steps in `fastadv.attacks.apgd`
+
+
+@dataclass
+class _State:
+    """Where an ascent stands after an epoch."""
+
+    step_size: float
+    halved: bool = True  # at the last checkpoint
+    losses: list[float] = field(default_factory=list)
+    spoiled: int = 0  # gradients that were not finite
+    points: dict[str, Tensor] = field(default_factory=dict)  # now, a step before, the top and its gradient
+
+    def save(self, path: Path, config: dict[str, Any]) -> None:
+        plain = {name: value for name, value in vars(self).items() if name != "points"}
+        apart = {name: each.clone() for name, each in self.points.items()}  # several may be one tensor
+        save_tensors(path, apart, {"state": json.dumps({"config": config, **plain})})
+
+    @classmethod
+    def load(cls, path: Path, config: dict[str, Any]) -> "_State":
+        points, metadata = load_tensors(path)
+        plain = json.loads(metadata["state"])
+        check_same(path, plain.pop("config"), config)
+        return cls(points=points, **plain)
+
+
+@dataclass
+class _Ascent:
+    """Steps along the gradients of batches."""
+
+    classifier: Prepared
+    feed: Feed
+    map: Through
+    criterion: Criterion
+    targets: Tensor | None  # of each sample of the data
+    attack: str
+    epochs: int
+    origin: Tensor  # [1, ...], the center of the ball
+    checks: int  # epochs in which clean samples pass
+    state: _State
+
+    def epoch(self, number: int, tick: Tick | None) -> None:
+        """Take a step for each batch of an epoch, counted from 0."""
+        state, feed, steps = self.state, self.feed, self.feed.steps
+        sums = torch.zeros(2, dtype=torch.float64, device=feed.device)
+        for step, (x, y, ids) in enumerate(feed.batches(number)):
+            count = feed.share(step).count
+            own = self.origin.new_zeros(self.origin.numel() + 2, dtype=torch.float64)
+            with nullcontext() if number else processes.agreement():
+                if count:
+                    own += self._look(number, x[:count], y[:count].to(x.device), ids[:count])
+            parts = processes.add_up(own)
+            gradient, sums = parts[2:].view_as(self.origin).to(self.origin), sums + parts[:2]
+            if step == steps - 1:
+                loss, finite = sums.tolist()
+                state.spoiled += feed.epoch_size - int(finite)
+                gradient = self._close(loss / max(finite, 1.0), gradient)
+            self._step(number * steps + step, gradient)
+            done = number * steps + step + 1
+            tell(tick, f"epoch {number + 1} of {self.epochs}", done, self.epochs * steps)
+
+    def _look(self, number: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        """Return the sums over samples of their losses, of 1, and of their gradients, in float64.
+
+        A sample whose gradient is not finite counts for nothing.
+        """
+        classifier, now = self.classifier, self.state.points["now"]
+        known = self.criterion.labels("data", None if y.shape[1:] == (0,) else y, len(x), x.device)
+        wanted = None if self.targets is None else self.targets[ids]
+        meant = WRONG if self.criterion.outputs == "logit" else self.criterion
+        classifier.begin(x, ids)
+        if number < self.checks:
+            clean = classifier.verdict(x)
+            known = fitting(meant, clean, classifier.output_shape, known, wanted)
+            self._check_center(x, ids)
+        with with_gradient(), no_autocast(x.device.type):
+            leaf = now.expand(len(x), *now.shape[1:]).clone().requires_grad_()
+            images = self.map.image(leaf, x, ids, number + 1)
+        if not images.requires_grad:
+            raise NoGradientError(f"map: expected images that depend on t, got others from {self.map.name}")
+        classifier.asks_for(ids)
+        loss = "margin" if meant is WRONG else meant.margin
+        value, _, by_images = classifier.input_gradient(images.detach(), known, loss, wanted)
+        (gradient,) = torch.autograd.grad(images, leaf, by_images)
+        rows = torch.cat([value[:, None], torch.ones_like(value)[:, None], gradient.flatten(1)], 1)
+        return rows.where(rows.isfinite().all(1, keepdim=True), 0.0).sum(0, dtype=torch.float64)
+
+    def _check_center(self, x: Tensor, ids: Tensor) -> None:
+        """Raise InputError unless parameters in the ball around the center are in that of each sample."""
+        still = self.map.parameters(x, ids)
+        if not (bool((still == self.origin).all()) or Threat.covers(self.map.ball, still)):
+            raise InputError(
+                f"threat: expected parameters that leave all samples as they are, got {self.map.name}, whose "
+                "still(x) differ; give the ball a radius that holds all of its box"
+            )
+
+    def _close(self, loss: float, gradient: Tensor) -> Tensor:
+        """End an epoch of this mean loss, before its last step; return the gradient for that."""
+        state, points = self.state, self.state.points
+        if not state.losses or loss > max(state.losses):
+            points["top"], points["gradient"] = points["now"], gradient
+        state.losses.append(loss)
+        moves = len(state.losses) - 1
+        interval = _checkpoints(self.epochs - 1).get(moves)
+        if self.attack == "pgd" or interval is None:
+            return gradient
+        rises = sum(after > before for before, after in pairwise(state.losses[moves - interval :]))
+        stuck = max(state.losses) <= max(state.losses[: moves - interval + 1])
+        state.halved = rises <= RISING * interval or (stuck and not state.halved)
+        if not state.halved:
+            return gradient
+        state.step_size /= 2
+        points["now"] = points["top"]
+        return points["gradient"]
+
+    def _step(self, move: int, gradient: Tensor) -> None:
+        points, now, ball = self.state.points, self.state.points["now"], self.map.ball
+        left = 1.0 if self.attack == "apgd" else 1 - move / (self.epochs * self.feed.steps)
+        ahead = ball.step(now, gradient, self.origin, self.state.step_size * left)
+        if self.attack == "apgd" and move:
+            ahead = ball.project((2 * now - points["before"]).lerp(ahead, MOMENTUM), self.origin)
+        points["before"], points["now"] = now, ahead
+
+
+def _checkpoints(moves: int) -> dict[int, int]:
+    """Return after how many moves the step may be halved, with the number of moves since the last time."""
+    interval, shorter, shortest = (max(int(share * moves), 1) for share in (FIRST, SHORTER, SHORTEST))
+    intervals, done = dict[int, int](), interval
+    while done < moves:
+        intervals[done] = interval
+        interval = max(interval - shorter, shortest)
+        done += interval
+    return intervals
+
+
+@knowing
+def universal(
+    model: nn.Module | core.Classifier, data: Data | Tensor, threat: Threat, *, attack: str = "apgd",
+    epochs: int = 10, batch_size: int = 128, targets: int | Tensor | None = None,
+    criterion: Criterion | None = None, seed: int = 0, run_dir: str | PathLike[str] | None = None,
+    resume: bool = False, identity: str | None = None, progress: Progress = False,
+) -> UniversalResult:  # fmt: skip
+    """Find one perturbation that turns as many samples of a data set wrong as it can.
+
+    It lies in the ball around zero, and is added to every image, within the box; of a map of parameters, such
+    as `fa.Patch`, it is one t for all. Each step ascends along the sum of the gradients of a batch, which is
+    a function of (seed, epoch), as are the places of a patch; the loss is the margin of the criterion. "apgd"
+    has the momentum and the halvings of `apgd`, decided by the mean losses of epochs; the step of "pgd" falls
+    to zero in a straight line. What is returned is the perturbation of the epoch with the highest mean loss.
+    With all samples in one batch, both are the steps of an attack on that batch.
+
+    Its accuracies on `data`, on which it was found, are lower than on other data. What to publish is its
+    accuracy on held-out data: `fa.evaluate(model, test_set, {"universal": out})`.
+
+    The processes of a process group share each batch, and all return the same; up to rounding it is that of
+    one process.
+
+    Args:
+        model: a module or Frozen; x [B, ...] to logits [B, K], or what else the criterion takes.
+        data: as `fa.evaluate` takes it.
+        threat: Linf or L2, of one finite radius; or a map of parameters in such a ball.
+        attack: "apgd" or "pgd".
+        epochs: passes through the data, 1 or more.
+        batch_size: samples of a step.
+        targets: a class, wanted of all samples that are not of it; or a tensor as long as the data, with the
+            target of each. None wants anything but y.
+        criterion: what a success must fulfill; None asks for a wrong class.
+        seed: of the order of samples.
+        run_dir: a folder for a checkpoint after each epoch, and at the end for parameters.safetensors, with a
+            card. None writes nothing.
+        resume: continue a stopped run of `run_dir`, to the same result.
+        identity: a text that represents the code of your own model and criterion, which are otherwise known
+            by their source. Needed where a source cannot be read.
+        progress: True shows a bar on stderr; a function is called with (steps done, steps) after every step.
+
+    Returns:
+        A `fastadv.train.UniversalResult`: the perturbation, and an attack with it.
+
+    Raises:
+        InputError: an argument cannot work, or the folder holds another run.
+        NoGradientError: the model has no gradient.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits, test_set = fa.data.load("digits"), fa.data.load("digits", "test")
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> out = fa.attacks.universal(model, digits, fa.Linf(0.3), epochs=3)
+        >>> table = fa.evaluate(model, test_set, {"universal": out})
+        >>> table["universal"].robust_accuracy < table.clean_accuracy
+        True
+
+    Source:
+        Moosavi-Dezfooli et al. 2017, "Universal Adversarial Perturbations" (arXiv 1610.08401); Shafahi et al.
+        2020, "Universal Adversarial Training" (arXiv 1811.11304), for steps along the gradients of batches.
+    """
+    with processes.agreement():
+        ball = threat.ball if isinstance(threat, Through) else threat
+        check_norm("universal", ball, ("linf", "l2"))
+        ball.check_one_radius()
+        check_finite_radius(ball)
+        check_choice("attack", attack, FIRST_STEP)
+        check_count("epochs", epochs, 1)
+        check_count("batch_size", batch_size, 1)
+        check_seed(seed)
+        check_progress(progress)
+        if check_flag("resume", resume) and run_dir is None:
+            raise InputError("run_dir: expected the folder of the run to resume, got None; pass run_dir=")
+        criterion = check_criterion(criterion)
+        labels = labels_of(criterion)
+        dataset = as_dataset(data, "data", labels)
+        size = sample_count(dataset, name="data")
+        if targets is not None and not isinstance(targets, Tensor):
+            criterion, targets = Towards(criterion, targets), None
+        judged = for_data(criterion, dataset, threat.box)
+        if targets is not None:
+            targets = judged.labels("targets", targets, size, targets.device)
+        first = partial(first_rows, dataset, 1, threat.box, labels)
+        classifier = prepare(model, work=epochs * size, rows=lambda: first()[0], outputs=judged.outputs)
+        device = classifier.device or torch.device("cpu")
+        feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
+        about = {"model": classifier, "threat": threat.describe(), "targets": targets, "criterion": criterion}
+        config = {name: describe(value, identity=identity) for name, value in about.items()}
+        config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+        config["identity"] = identity
+        if run_dir is not None:
+            check_described(config)
+    config["data"] = describe_shared(dataset)
+    if processes.world() > 1:
+        asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
+        processes.check_alike(config | asked)
+    through = as_map(threat)
+    x, y, ids = (each.to(device) for each in first())
+    checks = epochs if y.shape[1:] == (0,) else 1  # without labels, outputs at x take their place
+    origin = through.parameters(x, ids)
+    if Threat.covers(through.ball, origin):  # also where the ball says that it means to
+        origin = torch.full_like(origin, sum(through.ball.box) / 2)
+    with Keeper(run_dir) as keeper, closing(feed), shown(progress, "perturbing") as tick, no_gradient():
+        state = keeper.begun(CHECKPOINT, resume, "a checkpoint", partial(_State.load, config=config))
+        if state is None:
+            points = dict.fromkeys(("now", "before", "top", "gradient"), origin)
+            state = _State(float(threat.default_step_size(1, FIRST_STEP[attack])), points=points)
+        state.points = {name: each.to(device) for name, each in state.points.items()}
+        judged, wanted = judged.meant_by(classifier.model), None if targets is None else targets.to(device)
+        ascent = _Ascent(classifier, feed, through, judged, wanted, attack, epochs, origin, checks, state)
+        for number in range(len(state.losses), epochs):
+            ascent.epoch(number, tick)
+            keeper.result(CHECKPOINT, partial(state.save, config=config))
+        result = _judged(UniversalResult(state.points["top"][0], threat, criterion), ascent, dataset)
+        keeper.result(PARAMETERS, partial(_save, result, config))
+    return result
+
+
+def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> UniversalResult:
+    """Return the perturbation with what it does to the data."""
+    state, feed = ascent.state, ascent.feed
+    attacks = {"universal": partial(result.func, targets=ascent.targets)}
+    table = evaluate(ascent.classifier, dataset, attacks, batch_size=feed.batch_size, indicators=False)
+    row, size, lost = table["universal"], feed.epoch_size, state.spoiled
+    looks = size * ascent.epochs * ascent.classifier.eot
+    flag = f"{lost} of {size * ascent.epochs} gradients were not finite, and counted for nothing"
+    return replace(
+        result,
+        clean_accuracy=table.clean_accuracy,
+        robust_accuracy=row.robust_accuracy,
+        losses=tuple(state.losses),
+        forwards=looks + size * (1 + ascent.checks) + row.forwards,
+        backwards=looks + row.backwards,
+        flags=(*row.flags, *([flag] if lost else [])),
+    )
+
+
+def _save(result: UniversalResult, config: dict[str, Any], path: Path) -> None:
+    names = ("clean_accuracy", "robust_accuracy", "losses", "forwards", "backwards", "flags")
+    measured = {name: getattr(result, name) for name in names}
+    save_tensors(
+        path, {"parameters": result.parameters}, {"card": json.dumps(card("universal", config, **measured))}
+    )

@@ -1,0 +1,380 @@
+"""One perturbation for a data set: against closed forms, against attacks on one sample, and resumed."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.runs.files import load_tensors
+from fastadv.train import UniversalResult
+from tests.processes import Refused, go, tell
+from tests.train.nets import stopped
+
+universal = fa.attacks.universal
+WIDE = (-9.0, 9.0)
+pytestmark = pytest.mark.slow
+
+
+def net(classes: int = 3, width: int = 16, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = nn.Flatten(), nn.Linear(36, width), nn.Tanh(), nn.Linear(width, classes)
+        return nn.Sequential(*layers).eval()
+
+
+def images(count: int = 40, seed: int = 0) -> Tensor:
+    return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def labeled(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, model(x).detach().argmax(1)
+
+
+def margin(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
+
+
+def linear(weight: Tensor) -> nn.Module:
+    """Two classes: the second where <weight, x> > 0."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([-weight.flatten(), weight.flatten()]) / 2)
+    return model
+
+
+def same(first: UniversalResult, second: UniversalResult) -> None:
+    assert torch.equal(first.parameters, second.parameters)
+    for name in ("losses", "clean_accuracy", "robust_accuracy", "forwards", "backwards", "flags"):
+        assert getattr(first, name) == getattr(second, name), name
+
+
+@pytest.mark.parametrize("make", [fa.Linf, fa.L2])
+def test_of_one_sample_it_is_the_one_of_apgd(make):
+    """From the same start with the same steps; around zero no rounding differs."""
+    model, x = net(), torch.zeros(1, 1, 6, 6)
+    y, threat = model(x).argmax(1), make(0.5, box=WIDE)
+    out = universal(model, (x, y), threat, epochs=30)
+    alone = fa.attacks.apgd(model, x, y, threat, steps=29, loss="margin", starts=x, stop_early=False)
+    torch.testing.assert_close(out.parameters, alone.x_adv[0], rtol=0, atol=0)
+    assert max(out.losses) == alone.loss.item()
+
+
+@pytest.mark.parametrize("make", [fa.Linf, fa.L2])
+def test_of_one_sample_it_is_the_one_of_shrinking_steps(make):
+    model, x = net(), images(1)
+    y, threat = model(x).argmax(1), make(0.5, box=WIDE)
+    out = universal(model, (x, y), threat, attack="pgd", epochs=10)
+    points, best = x, (-math.inf, x)
+    for k in range(10):
+        best = max(best, (margin(model(points), y).item(), points), key=lambda each: each[0])
+        size = 0.8 * 0.5 * (1 - k / 10)
+        points = fa.attacks.last_iterate(
+            model, x, y, threat, steps=1, step_size=size, loss="margin", start=points
+        )
+    torch.testing.assert_close(out.parameters, (best[1] - x)[0], rtol=0, atol=1e-6)
+    assert max(out.losses) == pytest.approx(best[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("attack", ["apgd", "pgd"])
+@pytest.mark.parametrize(("make", "order"), [(fa.Linf, 1), (fa.L2, 2)])
+def test_of_a_linear_model_it_is_the_optimum(attack, make, order):
+    weight = torch.linspace(-1, 1, 36).view(1, 6, 6) + 0.01
+    model, x = linear(weight), images() * 0.2 + 0.4
+    x = x[(x * weight).sum((1, 2, 3)) > 0]
+    y = torch.ones(len(x), dtype=torch.long)
+    out = universal(model, (x, y), make(0.1), attack=attack, epochs=4, batch_size=16)
+    best = -weight.sign() if order == 1 else -weight / weight.norm()
+    torch.testing.assert_close(out.parameters, 0.1 * best, rtol=1e-5, atol=1e-6)
+    broken = (x * weight).sum((1, 2, 3)) < 0.1 * weight.norm(order)
+    assert out.clean_accuracy == 1
+    assert out.success_rate == pytest.approx(broken.double().mean().item())
+
+
+def test_it_is_inside_and_of_radius_zero_nothing():
+    model, x = net(), images()
+    data = labeled(model, x)
+    still = universal(model, data, fa.Linf(0.0), epochs=2)
+    assert torch.equal(still.apply(x), x)
+    assert still.success_rate == 0
+    for threat in (fa.Linf(1 / 255), fa.L2(0.5), fa.Linf(0.3, box=(-1, 2))):
+        out = universal(model, data, threat, epochs=2, batch_size=16)
+        assert threat.contains(out.apply(x), x).all()
+        assert out.parameters.abs().max() > 0
+        assert torch.equal(out.apply(x), torch.cat([out.apply(one[None]) for one in x]))
+
+
+def test_every_gradient_is_taken_inside_the_box():
+    """At images, not at x + t, which the model would never see."""
+    model, seen = net(), []
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    universal(model, labeled(model, images()), fa.Linf(0.5), epochs=3, batch_size=16)
+    assert all(bool(((x >= 0) & (x <= 1)).all()) for x in seen)
+
+
+def test_steps_shrink():
+    """The last step of "pgd" is one of the smallest: the public code never shortens any."""
+    weight = torch.ones(1, 6, 6)
+    # of a radius that no step reaches, what is left of each step can be read from the sum
+    out = universal(
+        linear(weight),
+        (images(8) + 1, torch.ones(8).long()),
+        fa.Linf(1.0, WIDE),
+        attack="pgd",
+        epochs=2,
+        batch_size=4,
+    )
+    lengths = [0.8 * (1 - k / 4) for k in range(3)]
+    assert out.parameters.mean().item() == pytest.approx(-min(1.0, sum(lengths)), abs=1e-6)
+
+
+def test_it_goes_on_after_most_samples_are_wrong():
+    weight = torch.ones(1, 6, 6)
+    x = torch.cat([torch.full((9, 1, 6, 6), 0.05), torch.full((1, 1, 6, 6), 0.29)])
+    out = universal(linear(weight), (x, torch.ones(10).long()), fa.Linf(0.3, WIDE), epochs=6, batch_size=5)
+    assert out.robust_accuracy == 0
+
+
+def test_the_order_of_the_data_and_the_global_seeds_change_nothing():
+    model, x = net().double(), images()
+    data = labeled(model, x.double())
+    data = x, data[1]
+    before = torch.get_rng_state()
+    first = universal(model, data, fa.L2(0.5), epochs=4, batch_size=64)
+    assert torch.equal(torch.get_rng_state(), before)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
+    other = universal(model, tuple(each[order] for each in data), fa.L2(0.5), epochs=4, batch_size=64)
+    torch.testing.assert_close(first.parameters, other.parameters, rtol=0, atol=1e-6)
+    small = partial(universal, model, data, fa.L2(0.5), epochs=4, batch_size=16)
+    same(small(), small())
+    assert not torch.equal(small().parameters, small(seed=1).parameters)
+
+
+def test_the_model_stays_as_it_is():
+    model = net().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    universal(model, labeled(net(), images()), fa.Linf(0.1), epochs=1)
+    assert model.training
+    assert all(weight.grad is None for weight in model.parameters())
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+class Spoiled(nn.Module):
+    """Logits are NaN for one image."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        bad = (x[:, :, :1, :1] > 0.9).flatten(1)
+        return torch.where(bad, torch.nan, self.inner(x))
+
+
+def test_a_sample_without_a_gradient_spoils_no_other():
+    x = images() * 0.5
+    model = Spoiled(net())
+    y = net()(x).argmax(1)
+    bad = x[:1].clone()
+    bad[:, :, 0, 0] = 1.0
+    data = torch.cat([x, bad]), torch.cat([y, y[:1]])
+    out = universal(model, data, fa.L2(0.2), epochs=4, batch_size=64)
+    alone = universal(model, (x, y), fa.L2(0.2), epochs=4, batch_size=64)
+    torch.testing.assert_close(out.parameters, alone.parameters, rtol=0, atol=1e-5)
+    assert any("4 of 164 gradients were not finite" in flag for flag in out.flags)
+    assert out.clean_accuracy == pytest.approx(40 / 41)
+
+
+def test_a_target_is_reached_from_all_other_classes():
+    model, x = net(), images(200)
+    data = labeled(model, x)
+    target = int(data[1].bincount(minlength=3).argmin())
+    out = universal(model, data, fa.Linf(0.5), targets=target, epochs=5)
+    after, others = model(out.apply(x)).argmax(1), data[1] != target
+    assert out.robust_accuracy == pytest.approx(1 - (others & (after == target)).double().mean().item())
+    assert (after == target).double().mean() > 0.9
+    held_out = labeled(model, images(50, seed=1))
+    assert 0 < fa.evaluate(model, held_out, {"towards": out})["towards"].success_rate <= 1
+    each = torch.where(data[1] == target, (target + 1) % 3, target)
+    each_own = universal(model, data, fa.Linf(0.5), targets=each, epochs=5)
+    reached = (model(each_own.apply(x)).argmax(1) == each).double().mean().item()
+    assert each_own.robust_accuracy == pytest.approx(1 - reached)
+
+
+def test_other_outputs_by_a_criterion():
+    model, x = net(4), images()
+    held_out, threat = images(seed=1), fa.Linf(0.3)
+    y = (model(x) > 0).long()
+    signs = universal(model, (x, y), threat, criterion=fa.attacks.Signs(2), epochs=4)
+    wrong = ((model(signs.apply(x)) > 0).long() != y).sum(1) >= 2
+    assert signs.robust_accuracy == pytest.approx(1 - wrong.double().mean().item())
+    assert signs.success_rate > 0
+    away = universal(model, x, threat, criterion=fa.attacks.Beyond(0.2), epochs=4)
+    moved = (model(away.apply(x)) - model(x)).norm(dim=1) > 0.2
+    assert away.clean_accuracy == 1
+    assert away.success_rate == pytest.approx(moved.double().mean().item())
+    table = fa.evaluate(model, held_out, {"universal": away}, criterion=fa.attacks.Beyond(0.2))
+    assert table["universal"].success_rate > 0.5
+    one = nn.Sequential(net(1), nn.Flatten(0))
+    logit = universal(one, (x, (one(x) > 0).long()), threat, criterion=fa.attacks.Signs(), epochs=4)
+    assert logit.success_rate > 0
+
+
+def test_evaluate_judges_it_on_held_out_data():
+    model = net()
+    out = universal(model, labeled(model, images()), fa.Linf(0.3), epochs=4)
+    x, y = labeled(model, images(50, seed=1))
+    row = fa.evaluate(model, (x, y), {"universal": out})["universal"]
+    assert row.robust_accuracy == (model(out.apply(x)).argmax(1) == y).double().mean().item()
+    assert row.threat.radius == 0.3
+    shifted = universal(model, (x - 0.5, y), fa.Linf(0.3, box=(-0.5, 0.5)), epochs=1)
+    assert len(fa.evaluate(model, (x - 0.5, y), {"universal": shifted}).rows) == 1
+    result = out(model, x, y)
+    assert torch.equal(result.x_adv[result.correct], out.apply(x)[result.correct])
+
+
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
+    model = net()
+    arguments = model, labeled(model, images()), fa.Linf(0.2)
+    options = {"epochs": 6, "batch_size": 16}
+    whole = universal(*arguments, **options)
+    stopped(7, universal, *arguments, **options, run_dir=tmp_path)
+    with pytest.raises(InputError, match="pass resume=True"):
+        universal(*arguments, **options, run_dir=tmp_path)
+    with pytest.raises(InputError, match="another seed"):
+        universal(*arguments, **options, run_dir=tmp_path, resume=True, seed=1)
+    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), whole)
+    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), whole)
+    parameters, about = load_tensors(tmp_path / "parameters.safetensors")
+    assert torch.equal(parameters["parameters"], whole.parameters)
+    assert "clean_accuracy" in about["card"]
+
+
+def test_a_result_is_data(tmp_path):
+    model = net()
+    out = universal(model, labeled(model, images()), fa.Linf(0.2), epochs=1)
+    torch.save(out, tmp_path / "universal.pt")
+    same(torch.load(tmp_path / "universal.pt", weights_only=True), out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threat": fa.L0(3)}, "threat: expected one of Linf, L2"),
+        ({"threat": fa.Linf(math.inf)}, "radius: expected a finite"),
+        ({"threat": fa.Linf(torch.ones(40))}, "threat: expected one radius"),
+        ({"attack": "fgsm"}, "attack: expected one of apgd, pgd"),
+        ({"epochs": 0}, "epochs: expected an integer >= 1"),
+        ({"targets": 7}, "targets: expected classes 0 to 2"),
+        ({"targets": torch.zeros(3).long()}, "targets: expected one integer for each of 40"),
+        ({"resume": True}, "run_dir: expected the folder"),
+        ({"data": (images() * 2, torch.zeros(40).long())}, "rescale them"),
+        ({"data": (images(), torch.full((40,), 5))}, "y: expected classes 0 to 2"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    model = net()
+    given = {"data": labeled(model, images()), "threat": fa.Linf(0.1)} | arguments
+    with pytest.raises(InputError, match=message):
+        universal(model, **given)
+
+
+def test_a_patch_changes_its_place_alone():
+    model, x = net(), images()
+    data = labeled(model, x)
+    out = universal(model, data, fa.Patch((3, 2), place=(1, 2)), epochs=8, batch_size=16)
+    assert out.parameters.shape == (1, 3, 2)
+    made = out.apply(x)
+    assert torch.equal(made[:, :, 1:4, 2:4], out.parameters.expand(len(x), 1, 3, 2))
+    outside = torch.ones(6, 6, dtype=torch.bool)
+    outside[1:4, 2:4] = False
+    assert torch.equal(made[..., outside], x[..., outside])
+    assert out.robust_accuracy == (model(made).argmax(1) == data[1]).double().mean().item() < 0.9
+    held_out = labeled(model, images(50, seed=1))
+    table = fa.evaluate(model, held_out, {"patch": out}, threat=out.threat)
+    assert (
+        table["patch"].robust_accuracy
+        == (model(out.apply(held_out[0])).argmax(1) == held_out[1]).double().mean()
+    )
+
+
+def test_a_patch_at_any_place_goes_by_ids(tmp_path):
+    model, x = net(), images()
+    arguments = model, labeled(model, x), fa.Patch((3, 3), place="any")
+    options = {"epochs": 4, "batch_size": 16}
+    out = universal(*arguments, **options)
+    ids = torch.tensor([7, 3])
+    assert torch.equal(out.apply(x[ids], ids), out.apply(x)[ids])
+    places = {
+        tuple((made != one).nonzero().amin(0).tolist()) for made, one in zip(out.apply(x), x, strict=True)
+    }
+    assert len(places) > 5
+    stopped(7, universal, *arguments, **options, run_dir=tmp_path)
+    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), out)
+
+
+def test_any_map_of_parameters():
+    model, x = net(), images()
+    data = labeled(model, x)
+
+    def brighter(x: Tensor, t: Tensor) -> Tensor:
+        return (x + t.view(-1, 1, 1, 1)).clamp(0, 1)
+
+    threat = fa.Through(brighter, fa.Linf(0.3, box=(-1, 1)), still=lambda x: x.new_zeros(len(x), 1))
+    out = universal(model, data, threat, epochs=6)
+    shifts = torch.linspace(-0.3, 0.3, 61)
+    best = max(margin(model((x + shift).clamp(0, 1)), data[1]).mean().item() for shift in shifts)
+    assert max(out.losses) == pytest.approx(best, abs=0.05)
+    moved = universal(model, data, fa.Moved(pixels=1, degrees=10), epochs=6)
+    assert moved.apply(x).shape == x.shape
+    own = fa.Through(lambda x, t: t, fa.Linf(0.1), still=lambda x: x)
+    with pytest.raises(InputError, match=r"whose still\(x\) differ"):
+        universal(model, data, own)
+
+
+def cases() -> dict[str, partial[UniversalResult]]:
+    """Of 33 samples the last one is alone in its batch: one of two processes has none there."""
+    model, x = net().double(), images(33)
+    data = x, model(x.double()).argmax(1)
+    doubled = Doubled(model)
+    options = {"epochs": 4, "batch_size": 16}
+    return {
+        "ball": partial(universal, doubled, data, fa.L2(0.5), **options),
+        "patch": partial(universal, doubled, data, fa.Patch((3, 3), place="any"), attack="pgd", **options),
+        "wrong": partial(universal, doubled, (x, data[1] + 3), fa.L2(0.5), **options),
+    }
+
+
+class Doubled(Spoiled):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.double())
+
+
+def in_processes(folder: Path, rank: int) -> None:
+    """What each of two processes does."""
+    given = cases()
+    torch.save([given[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
+    tell(folder, rank, {"wrong": given["wrong"], "alike": partial(given["ball"], seed=rank)})
+    stopped(7, given["ball"], run_dir=folder / "run")
+
+
+def test_several_processes_find_what_one_finds(tmp_path):
+    go(__name__, "in_processes", tmp_path, 2)
+    first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=False) for rank in (0, 1))
+    alone = [cases()[name]() for name in ("ball", "patch")]
+    resumed = cases()["ball"](run_dir=tmp_path / "run", resume=True)
+    for mine, other, one in zip([*first, resumed], [*second, resumed], [*alone, alone[0]], strict=True):
+        same(mine, other)
+        torch.testing.assert_close(mine.parameters, one.parameters, rtol=0, atol=1e-6)
+        assert mine.losses == pytest.approx(one.losses, abs=1e-6)
+        assert (mine.robust_accuracy, mine.forwards, mine.backwards) == (
+            one.robust_accuracy, one.forwards, one.backwards,
+        )  # fmt: skip
+    refused = Refused(tmp_path)
+    refused.alike("alike", "seed")
+    assert "y: expected classes 0 to 2" in refused.said[0]["wrong"]
