@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.criterion import check_index
+from fastadv.attacks.core.labels import check_index
 from fastadv.attacks.core.problem import check_finite_box
 from fastadv.engine import prepare
 from fastadv.errors import InputError

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastadv._checks import check_count
 from fastadv.attacks import AttackResult, core
-from fastadv.attacks.core.criterion import WRONG, Criterion, check_classes
+from fastadv.attacks.core.criterion import WRONG, Criterion
+from fastadv.attacks.core.labels import check_classes
 from fastadv.engine.arguments import check_input
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_choice, check_count, check_number, check_share
+from fastadv.attacks.core.labels import check_classes, check_index, check_targets
 from fastadv.engine import log_confidence
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
@@ -309,66 +310,3 @@ def fitting(
 def outputs_for(criterion: Criterion | None, y: Any) -> Outputs:
     """Return which outputs a search takes for labels y."""
     return "classes" if criterion is None else criterion.for_labels(y).outputs
-
-
-def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:
-    """Return one integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
-    if (
-        not isinstance(values, Tensor)
-        or values.shape != (size,)
-        or values.is_floating_point()
-        or values.dtype == torch.bool
-    ):
-        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(
-            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], "
-            f"got {got}{_instead(name, values, size)}"
-        )
-    return on_device(name, values, device).long()
-
-
-def _instead(name: str, values: Any, size: int) -> str:
-    """Say what to do with labels that are no classes [B]."""
-    if values is None:
-        return "; without labels pass criterion=fastadv.attacks.Beyond(distance)"
-    if not isinstance(values, Tensor) or values.shape[:1] != (size,) or not size:
-        return ""
-    if values.ndim < 3 and bool(((values == 0) | (values == 1)).all()):
-        if values.ndim == 2 and values.shape[1] > 1 and bool((values.sum(1) == 1).all()):
-            return f"; of one-hot rows pass {name}.argmax(1)"
-        if values.ndim == 1 or values.shape[1] == 1:
-            return f"; for one logit pass criterion=fastadv.attacks.Signs(), for classes {name}.long()"
-        return "; for labels of which several hold pass criterion=fastadv.attacks.Signs()"
-    if values.is_floating_point():
-        return "; for numbers to predict pass criterion=fastadv.attacks.Beyond(distance)"
-    return "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
-
-
-def on_device(name: str, values: Tensor, device: torch.device) -> Tensor:
-    """Return labels that follow no gradient; InputError unless they are on the device."""
-    if values.device != device:
-        raise InputError(
-            f"{name}: expected a tensor on {device}, where x is, got {values.device}; move one to the other"
-        )
-    return values.clone() if values.is_inference() else values.detach()
-
-
-def check_classes(name: str, values: Tensor, classes: int) -> None:
-    """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
-    if not len(values):
-        return
-    least, most = torch.stack(values.aminmax()).tolist()
-    if least < 0 or most >= classes:
-        raise InputError(
-            f"{name}: expected classes 0 to {classes - 1}, which the model has, got {least} to {most}"
-        )
-
-
-def check_targets(y: Tensor, targets: Tensor) -> None:
-    """Raise InputError where the target of a sample is its label."""
-    if bool((targets == y).any()):
-        place = int((targets == y).nonzero()[0])
-        raise InputError(
-            "targets: expected a class other than the label, "
-            f"got label {int(y[place])} as target of sample {place}"
-        )

@@ -10,7 +10,8 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_number
 from fastadv._waiting import surely_finite
-from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, check_index, fitting
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
+from fastadv.attacks.core.labels import check_index
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.special.bounded_outputs import bounded
 from fastadv.engine.arguments import plain

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fastadv._checks import check_choice, check_number
-from fastadv.attacks.core.criterion import Criterion, on_device
+from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss

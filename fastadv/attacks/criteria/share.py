@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from fastadv._checks import check_share
-from fastadv.attacks.core.criterion import WRONG, Criterion, Figures, on_device
+from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
+from fastadv.attacks.core.labels import on_device
 from fastadv.attacks.criteria.lead import lead
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError

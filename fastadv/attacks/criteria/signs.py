@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.criterion import Criterion, Figures, on_device
+from fastadv.attacks.core.criterion import Criterion, Figures
+from fastadv.attacks.core.labels import on_device
 from fastadv.attacks.criteria.lead import lead
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
