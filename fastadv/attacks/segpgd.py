@@ -57,7 +57,8 @@ def segpgd(
         >>> model = torch.nn.Conv2d(1, 3, 3, padding=1)
         >>> y = model(x).argmax(1)  # [8, 8, 8]
         >>> out = fa.attacks.segpgd(model, x, y, fa.Linf(0.5), criterion=fa.attacks.Share(0.5))
-        >>> bool(out.success.all())
+        >>> wrong = (model(out.x_adv).argmax(1) != y).flatten(1).double().mean(1)
+        >>> bool((wrong >= 0.5)[out.success].all())
         True
 
     Source:

@@ -39,7 +39,7 @@ def Moved(pixels: float, degrees: float, *, box: tuple[float, float] = (0.0, 1.0
     Example:
         >>> import torch, fastadv as fa
         >>> x = torch.tensor([[[[0.0, 1.0, 0.0]]]])
-        >>> fa.Moved(1, 15).image(torch.tensor([[1.0, 0.0, 0.0]]), x)
+        >>> fa.Moved(1, 15).image(torch.tensor([[1.0, 0.0, 0.0]]), x).round()
         tensor([[[[0., 0., 1.]]]])
 
     Source:

