@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from fastadv.ops._rows import PerRow, like
+from fastadv.ops._rows import PerRow
 from fastadv.threat.base import check_box
 from fastadv.threat.linf import Linf
 from fastadv.threat.moved import pixels_of, sampled
-from fastadv.threat.through import Through, straight
+from fastadv.threat.through import Through
 
 
 def Flow(radius: PerRow, *, box: tuple[float, float] = (0.0, 1.0)) -> Through:
@@ -38,9 +37,7 @@ class _Flow:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         columns, rows = pixels_of(x)
-        image = sampled(x, columns + t[:, 0], rows + t[:, 1], "border")
-        image = straight(image.clamp(*self.box), image)
-        return torch.where(like((t == 0).flatten(1).all(1), x), straight(x, image), image)
+        return sampled(x, t, columns + t[:, 0], rows + t[:, 1], "border", self.box)
 
 
 def _still(x: Tensor) -> Tensor:

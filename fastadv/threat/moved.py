@@ -61,15 +61,12 @@ class _Move:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         shift, angle = t[:, :2] * self.pixels, t[:, 2] * math.radians(self.degrees)
         cos, sin = like(angle.cos(), x[:, 0]), like(angle.sin(), x[:, 0])
-        right, down = pixels_of(x)
-        right = right - right.mean() - like(shift[:, 0], x[:, 0])
-        down = down - down.mean() - like(shift[:, 1], x[:, 0])
+        columns, rows = pixels_of(x)
+        across, below = (x.shape[3] - 1) / 2, (x.shape[2] - 1) / 2
         # where a pixel comes from: back by the shift, and then by the angle
-        where = torch.stack([cos * right + sin * down, cos * down - sin * right])
-        image = sampled(x, where[0] + (x.shape[3] - 1) / 2, where[1] + (x.shape[2] - 1) / 2, "zeros")
-        image = straight(image.clamp(*self.box), image)
-        # coordinates are rounded: only so x is itself to the bit
-        return torch.where(like((t == 0).all(1), x), straight(x, image), image)
+        right, down = columns - across - like(shift[:, 0], x[:, 0]), rows - below - like(shift[:, 1], x[:, 0])
+        columns, rows = cos * right + sin * down + across, cos * down - sin * right + below
+        return sampled(x, t, columns, rows, "zeros", self.box)
 
 
 def _still(x: Tensor) -> Tensor:
@@ -85,9 +82,14 @@ def pixels_of(x: Tensor) -> tuple[Tensor, Tensor]:
     return columns.view(1, 1, -1), rows.view(1, -1, 1)
 
 
-def sampled(x: Tensor, columns: Tensor, rows: Tensor, beyond: str) -> Tensor:
-    """Return x [B, C, H, W] between its pixels, at columns and rows [B, H, W], bilinear."""
+def sampled(
+    x: Tensor, t: Tensor, columns: Tensor, rows: Tensor, beyond: str, box: tuple[float, float]
+) -> Tensor:
+    """Return x [B, C, H, W] between its pixels, at columns and rows [B, H, W], bilinear; x where t is 0."""
     # of pixels as areas, in which a side of one pixel has a place, too
     places = [(2 * place + 1) / size - 1 for place, size in ((columns, x.shape[3]), (rows, x.shape[2]))]
     grid = torch.stack([place.expand(len(x), *x.shape[2:]) for place in places], -1)
-    return grid_sample(x, grid, padding_mode=beyond, align_corners=False)
+    image = grid_sample(x, grid, padding_mode=beyond, align_corners=False)
+    # coordinates are rounded: only so x is itself to the bit
+    still = like((t == 0).flatten(1).all(1), x)
+    return straight(torch.where(still, x, image.clamp(*box)), image)
