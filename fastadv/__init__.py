@@ -33,6 +33,7 @@ from fastadv import (
     rng,
     train,
 )  # fmt: skip
+from fastadv.attacks.criteria.signs import OneLogit as _OneLogit
 from fastadv.attacks.distal import DistalResult as _DistalResult
 from fastadv.attacks.methods.flags import Cost as _Cost
 from fastadv.engine import Frozen, freeze
@@ -51,18 +52,12 @@ attacks.universal = _universal
 # results are data, which torch.load reads by default: with weights_only=True
 _saved.add_safe_globals(
     [
-        *(
-            L0,
-            L1,
-            L2,
-            Linf,
-            _Named,
-            attacks.AttackResult,
-            attacks.AutoAttackResult,
-            attacks.MinimumNormResult,
-        ),
-        *(attacks.Indicators, _Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
-        *(_DistalResult, certify.Certificates, train.UniversalResult, attacks.Criterion),
+        *(L0, L1, L2, Linf, _Named),
+        *(attacks.AttackResult, attacks.AutoAttackResult, attacks.MinimumNormResult, attacks.Indicators),
+        *(_Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
+        *(_DistalResult, certify.Certificates, train.UniversalResult),
+        *(attacks.Criterion, attacks.ConfidentlyWrong, attacks.WrongBy, attacks.OutsideTopK),
+        *(attacks.Unless, attacks.Signs, attacks.Share, attacks.Beyond, _OneLogit),
     ]
 )
 

@@ -182,34 +182,6 @@ def test_replays_find_what_steps_find(
     assert captured
 
 
-def dense(self: Net, x: Tensor) -> Tensor:
-    return self.parts[0](x.double()).float()
-
-
-OTHERS = {
-    "signs": (Net, lambda z: (z > 0).long(), fa.attacks.Signs()),
-    "share": (made(dense), lambda z: z.argmax(1), fa.attacks.Share(0.4)),
-    "beyond": (Net, lambda z: None, fa.attacks.Beyond(0.2)),
-}
-
-
-@pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize("run", [attack("pgd"), attack("apgd", steps=50), attack("mim", L2)])
-@pytest.mark.parametrize("case", OTHERS)
-def test_other_outputs_are_replayed_the_general_way(
-    case: str, run: Attack, stop_early: bool, captured: list[int]
-) -> None:
-    make, labels, criterion = OTHERS[case]
-
-    def judged(model: Any, x: Tensor, y: Tensor) -> Any:
-        with torch.no_grad():
-            y = labels(make()(x))
-        return run(model, x, y, criterion=criterion, stop_early=stop_early)
-
-    both(make, judged, calls=3, counts=9)
-    assert captured
-
-
 @pytest.mark.parametrize("run", FAB)
 def test_fab_replays_what_it_steps(run: Attack, captured: list[int]) -> None:
     both(Net, run)
