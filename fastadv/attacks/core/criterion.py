@@ -60,8 +60,12 @@ class Criterion:
         """Raise InputError where labels do not fit the outputs, or none can ever meet the criterion."""
         check_classes("y", y, outputs.shape[1])
         if targets is not None:
+            self.check_targeted()
             check_classes("targets", targets, outputs.shape[1])
             check_targets(y, targets)
+
+    def check_targeted(self) -> None:
+        """Raise InputError where it takes no targets."""
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         """Return what a table shows beside the accuracy: by name, two sums [B, C] for each sample.
@@ -209,13 +213,14 @@ class OutsideTopK(_OfClass):
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         super().check(outputs, y, targets)
-        if targets is not None:
-            raise InputError("criterion: expected no targets with OutsideTopK, got some; leave one out")
         if self.k >= (classes := outputs.shape[1]):
             raise InputError(
                 f"criterion: expected k below the {classes} classes of the model, got {self.k}; "
                 "every class is among that many"
             )
+
+    def check_targeted(self) -> None:
+        raise InputError("criterion: expected no targets with OutsideTopK, got some; leave one out")
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return ~(logits.topk(self.k, 1).indices == y[:, None]).any(1)

@@ -128,11 +128,12 @@ class Share(Criterion):
                 f"model: expected outputs [{size}, K{''.join(f', {n}' for n in shape)}] for labels "
                 f"{tuple(y.shape)}, got {tuple(outputs.shape)}{do}"
             )
-        at = self.positions(outputs, y)
-        classes = at.z.shape[1]
-        for name, labels in (("y", y), ("targets", targets)):
-            if labels is None:
-                continue
+        classes = self.positions(outputs, y).z.shape[1]
+        if targets is not None:
+            self.of.check_targeted()
+        for name, labels in (("y", y), ("targets", y if targets is None else targets)):
+            if labels.shape != y.shape:
+                raise InputError(f"{name}: expected {tuple(y.shape)} like y, got {tuple(labels.shape)}")
             wrong = (labels != self.ignore) & ((labels < 0) | (labels >= classes))
             if bool(wrong.any()):
                 raise InputError(
@@ -143,7 +144,9 @@ class Share(Criterion):
                 raise InputError(
                     f"{name}: expected a position that counts in each sample, got one without; leave it out"
                 )
-        self.of.check(*_each(at), None)
+            each, of_each = _each(self.positions(outputs, labels))
+            counts = (labels != self.ignore).flatten()
+            self.of.check(each[counts], of_each[counts], None)
 
     def positions(self, outputs: Tensor, y: Tensor) -> Positions:
         """Return the outputs, in any shape, position by position; where y is ignored the class is 0."""

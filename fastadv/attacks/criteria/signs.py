@@ -79,11 +79,13 @@ class Signs(Criterion):
         return _cross_entropy(outputs, y, None) / (y.flatten(1) != IGNORED).sum(1)
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
-        if outputs.shape != y.shape:
-            raise InputError(
-                f"y: expected a label for each of the outputs {tuple(outputs.shape)}, got {tuple(y.shape)}"
-            )
-        labels = y if targets is None else targets
+        labels, name = (y, "y") if targets is None else (targets, "targets")
+        for found in (y, labels):
+            if outputs.shape != found.shape:
+                raise InputError(
+                    f"{name}: expected a label for each of the outputs {tuple(outputs.shape)}, "
+                    f"got {tuple(found.shape)}"
+                )
         if bool((labels == IGNORED).flatten(1).all(1).any()):
             raise InputError(
                 "y: expected a label other than -1 in each sample, got one without; leave it out"
@@ -131,6 +133,7 @@ def _signs(name: str, y: Any, size: int, device: torch.device, ignored: bool) ->
             f"{name}: expected 0 or 1 for each label of {size} samples, a tensor [{size}, K], "
             f"or [{size}] for one logit, got {came}"
         )
+    y = y if y.is_floating_point() else y.long()  # of which -1 is not 255
     fits = (y == 0) | (y == 1)
     fits = fits | (y == IGNORED) if ignored else fits
     if not bool(fits.all()):

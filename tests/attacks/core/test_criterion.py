@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Share, Status, WrongBy
+from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Share, Signs, Status, Unless, WrongBy
 from fastadv.attacks.core import Criterion
 from fastadv.errors import InputError
 from tests.attacks.masking.nets import honest
@@ -122,3 +122,24 @@ def test_a_criterion_at_positions_is_checked_by_the_classes_there() -> None:
     model = torch.nn.Conv2d(1, 3, 3, padding=1)
     with pytest.raises(InputError, match="expected k below the 3 classes"):
         fa.attacks.pgd(model, X, model(X).argmax(1), THREAT, criterion=Share(0.5, of=OutsideTopK(3)))
+
+
+def test_what_a_criterion_at_positions_cannot_take_is_refused_there() -> None:
+    model = torch.nn.Conv2d(1, 3, 3, padding=1)
+    y = model(X).argmax(1)
+    with pytest.raises(InputError, match="no targets with OutsideTopK"):
+        fa.attacks.pgd(model, X, y, THREAT, targets=(y + 1) % 3, criterion=Share(0.5, of=OutsideTopK(1)))
+    with pytest.raises(InputError, match="targets: expected"):
+        fa.attacks.pgd(model, X, y, THREAT, targets=y[:, :4], criterion=Share(0.5))
+    void = y.clamp_min(1)
+    void[:, 0] = 255  # which stands for no class, not for the one that rejects
+    out = fa.attacks.pgd(model, X, void, THREAT, steps=2, criterion=Share(0.5, of=Unless(0), ignore=255))
+    assert len(out.success) == len(X)
+
+
+def test_a_byte_of_255_is_no_label_that_is_ignored() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    y = (model(X) > 0).to(torch.uint8)
+    y[:, 0] = 255
+    with pytest.raises(InputError, match="0 and 1, or -1 .*, got 255"):
+        fa.attacks.pgd(model, X, y, THREAT, criterion=Signs())
