@@ -9,7 +9,7 @@ from torch import Tensor
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize
 from fastadv.attacks.core.record import Steps
-from fastadv.attacks.criteria.share import share_for
+from fastadv.attacks.criteria.share import Positions, share_for
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.threat import Threat
 
@@ -69,10 +69,11 @@ def segpgd(
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
     def loss(outputs: Tensor, y: Tensor, targets: Tensor | None, weight: Tensor) -> Tensor:
-        each = weight[:, None]
-        return criterion.signed(
-            outputs, y, targets, lambda at, met: at.weighted(torch.where(met, each, 1 - each))
-        )
+        def weighted(at: Positions) -> Tensor:
+            wrong, each = criterion.met_at(at, targets is not None), weight[:, None]
+            return at.weighted(torch.where(wrong, each, 1 - each))
+
+        return criterion.signed(outputs, y, targets, weighted)
 
     def step(search: core.Search[_Rows]) -> None:
         rows = search.rows

@@ -80,9 +80,12 @@ class Criterion:
         decided = logits.argmax(1)
         return decided != y if targets is None else decided == targets
 
-    def strength(self, value: Tensor, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B], by which points compete in a budget: here the value [B] of the attack's loss there."""
-        return value
+    def decisions(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Return, of several decisions, how many are as wanted and how many must be, int [B]; None of one.
+
+        Points of a sample compete by the first, before the loss.
+        """
+        return None
 
     def right(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return bool [B], which logits count as right without an attack: those that are no success."""

@@ -23,6 +23,7 @@ class Look:
             x_adv.
         logits: [n, K] or [n, C, K].
         adversarial: bool [n] or [n, C]; whether the logits are finite and meet the criterion.
+        count: [n] or [n, C], how many of several decisions are as wanted; None where there is one.
         distance: [n] or [n, C], from x; set in a minimum-norm attack, where points compete.
     """
 
@@ -30,6 +31,7 @@ class Look:
     seen: Tensor
     logits: Tensor
     adversarial: Tensor
+    count: Tensor | None = field(init=False, default=None)
     distance: Tensor = field(init=False)
 
     def take(self, kept: Tensor) -> Self:

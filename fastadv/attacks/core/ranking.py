@@ -1,5 +1,6 @@
 """How the points of a sample rank against each other, and how the best is kept."""
 
+import math
 from functools import partial
 from typing import TypeVar
 
@@ -45,6 +46,11 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
     index = y[:, None]
     other = logits.scatter(1, index, -torch.inf).amax(1)
     return torch.where(value > 0, value, other - logits.gather(1, index).squeeze(1))
+
+
+def ranked(value: Tensor, count: Tensor | None) -> Tensor:
+    """Return by what points compete: how many decisions are as wanted, and the loss where that is equal."""
+    return value if count is None else count + 0.5 + value.atan() / math.pi
 
 
 def strongest(rank: Tensor, success: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLo
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.points import like, taken
 from fastadv.attacks.core.problem import Problem
-from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, of_rows, repeated
+from fastadv.attacks.core.ranking import (
+    graded,
+    keep_nearest,
+    keep_strongest,
+    loss_of,
+    of_rows,
+    ranked,
+    repeated,
+)
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.special import bounded_outputs
@@ -335,7 +343,13 @@ class Search(Samples[R_co]):
             self._stand_in(look, finite)
         shape = look.logits.shape[:-1]
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
-        look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
+        criterion = self.problem.criterion
+        if (decisions := criterion.decisions(logits, y, targets)) is None:
+            look.adversarial = criterion.met(logits, y, targets).view(shape)
+        else:
+            look.count, look.adversarial = (
+                part.view(shape) for part in (decisions[0], decisions[0] >= decisions[1])
+            )
         if finite is not None:
             finite = finite.view(shape)
             look.adversarial = look.adversarial & finite
@@ -383,7 +397,7 @@ class Search(Samples[R_co]):
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         logits = look.logits.flatten(0, -2)
         value = graded(value.flatten(), logits, y, self.plan.loss, targets)
-        return self.problem.criterion.strength(value, logits, y, targets).view(shape)
+        return ranked(value.view(shape), look.count)
 
     def _candidate(self, points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the points; those nearest to x that look the same to a model that binarizes its input."""

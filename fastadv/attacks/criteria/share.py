@@ -159,20 +159,18 @@ class Share(Criterion):
     def met_at(self, at: Positions, targeted: bool = False) -> Tensor:
         """Return bool [B, P], which positions count and are wrong, or of the class wanted."""
         if type(self.of) is Criterion:
-            decided = at.z.argmax(1)
+            decided = at.z.max(1).indices  # as argmax, which is several times slower on a CPU
             return ((decided == at.y) if targeted else (decided != at.y)) & at.counts
         each, y = _each(at)
         return self.of.met(each, y, y if targeted else None).view_as(at.y) & at.counts
 
-    def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    def decisions(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         at = self.positions(outputs, y if targets is None else targets)
-        return self.met_at(at, targets is not None).sum(1) >= self._needed(at)
+        return self.met_at(at, targets is not None).sum(1), self._needed(at)
 
-    def strength(self, value: Tensor, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B], the share of positions that are wrong; where that is equal, the loss decides."""
-        at = self.positions(outputs, y if targets is None else targets)
-        wrong = self.met_at(at, targets is not None).sum(1)
-        return (wrong + 0.5 + value.atan() / math.pi) / at.counts.sum(1)
+    def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        met, needed = self.decisions(outputs, y, targets)
+        return met >= needed
 
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the margin of as many positions as must be wrong."""
@@ -198,22 +196,21 @@ class Share(Criterion):
     # Losses: value [B] by outputs, y and targets.
 
     def _ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self.signed(outputs, y, targets, lambda at, _: at.mean(at.cross_entropy()))
+        return self.signed(outputs, y, targets, lambda at: at.mean(at.cross_entropy()))
 
     def _masked_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self.signed(outputs, y, targets, lambda at, met: at.mean(_masked(at, met, targets)))
+        return self.signed(outputs, y, targets, lambda at: at.mean(self._masked(at, targets)))
 
     def _balanced_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        def balanced(at: Positions, met: Tensor) -> Tensor:
-            classes = one_hot(at.y, at.z.shape[1]).where(at.counts[:, :, None], 0)
-            number = classes.sum(1)  # [B, K], of the positions of a class
+        def balanced(at: Positions) -> Tensor:
+            number = at.z.new_zeros(at.z.shape[:2]).scatter_add_(1, at.y, at.counts.to(at.z))  # of each class
             weight = 1 / number.gather(1, at.y).clamp_min(1) / (number > 0).sum(1, keepdim=True)
-            return (weight * _masked(at, met, targets)).where(at.counts, 0.0).sum(1)
+            return (weight * self._masked(at, targets)).where(at.counts, 0.0).sum(1)
 
         return self.signed(outputs, y, targets, balanced)
 
     def _js(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        def divergence(at: Positions, _: Tensor) -> Tensor:
+        def divergence(at: Positions) -> Tensor:
             log_p = -at.cross_entropy()
             p = log_p.exp()  # all other terms vanish: no logarithm of a probability that underflows
             return at.mean(math.log(2) + (p * log_p - (1 + p) * p.log1p()) / 2)
@@ -221,21 +218,27 @@ class Share(Criterion):
         return self.signed(outputs, y, targets, divergence)
 
     def _cospgd(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        def weighted(at: Positions, _: Tensor) -> Tensor:
+        def weighted(at: Positions) -> Tensor:
             probability = at.z.detach().softmax(1)
-            cosine = probability.gather(1, at.y[:, None]).squeeze(1) / probability.norm(dim=1)
+            cosine = probability.gather(1, at.y[:, None]).squeeze(1) / probability.square().sum(1).sqrt()
             return at.weighted(cosine if targets is None else 1 - cosine)
 
         return self.signed(outputs, y, targets, weighted)
 
     def signed(
-        self, outputs: Tensor, y: Tensor, targets: Tensor | None,
-        value: Callable[[Positions, Tensor], Tensor],
-    ) -> Tensor:  # fmt: skip
+        self, outputs: Tensor, y: Tensor, targets: Tensor | None, value: Callable[[Positions], Tensor]
+    ) -> Tensor:
         """Return what is to rise: the value away from y, or minus that of the targets."""
-        at = self.positions(outputs, y if targets is None else targets)
-        made = value(at, self.met_at(at, targets is not None))
+        made = value(self.positions(outputs, y if targets is None else targets))
         return made if targets is None else -made
+
+    def _masked(self, at: Positions, targets: Tensor | None) -> Tensor:
+        """Return the cross-entropy [B, P]; where it has done its work, the largest of a right decision.
+
+        So the loss rises with each position that turns wrong.
+        """
+        done, most = self.met_at(at, targets is not None), math.log(at.z.shape[1])
+        return at.cross_entropy().masked_fill(done, most if targets is None else 0.0)
 
 
 def share_for(attack: str, criterion: Criterion | None) -> Share:
@@ -246,14 +249,6 @@ def share_for(attack: str, criterion: Criterion | None) -> Share:
             f"{criterion!r}; pass criterion=fastadv.attacks.Share(least), or attack other outputs with pgd"
         )
     return criterion
-
-
-def _masked(at: Positions, met: Tensor, targets: Tensor | None) -> Tensor:
-    """Return the cross-entropy [B, P], constant where it has done its work: the largest of a right decision.
-
-    So the loss rises with each position that turns wrong.
-    """
-    return at.cross_entropy().masked_fill(met, math.log(at.z.shape[1]) if targets is None else 0.0)
 
 
 def _each(at: Positions) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Share, WrongBy
+from fastadv.attacks.core.ranking import ranked
 from fastadv.errors import InputError
 
 # three classes; position (0, 0) is wrong, (1, 1) is ignored, the others are right
@@ -85,9 +86,10 @@ def test_what_is_met_and_what_ranks() -> None:
     assert Share(1 / 3, ignore=255).met(Z, Y, None).all()
     assert not Share(0.34, ignore=255).met(Z, Y, None).any()
     assert not Share(0.2, of=WrongBy(1.5), ignore=255).met(Z, Y, None).any()
-    for value in (-1e9, 0.0, 1e9):
-        strength = SHARE.strength(torch.tensor([value]), Z, Y, None)
-        assert 1 / 3 - 1e-6 <= float(strength) <= 2 / 3 + 1e-6
+    met, needed = SHARE.decisions(Z, Y, None)
+    assert (met.tolist(), needed.tolist()) == ([1], [2])
+    for value in (-1e9, 0.0, 1e9):  # the loss decides between equal counts alone
+        assert 1 <= float(ranked(torch.tensor([value]), met)) <= 2
 
 
 def test_figures() -> None:
@@ -139,9 +141,7 @@ def test_ignored_positions_are_neither_right_nor_wrong() -> None:
     for name in Share.losses:
         loss = SHARE.loss(name)
         assert torch.equal(loss(Z, Y, None), loss(other, Y, None))  # type: ignore[operator]
-    assert torch.equal(
-        SHARE.strength(Z[:, 0, 0, 0], Z, Y, None), SHARE.strength(Z[:, 0, 0, 0], other, Y, None)
-    )
+    assert torch.equal(SHARE.decisions(Z, Y, None)[0], SHARE.decisions(other, Y, None)[0])
     for name, (first, second) in SHARE.figures(Z, Y).items():
         assert torch.equal(first, SHARE.figures(other, Y)[name][0])
         assert torch.equal(second, SHARE.figures(other, Y)[name][1])
