@@ -52,8 +52,8 @@ def named(
         if criterion is not None and bound(attack, "criterion") is None:
             attack = partial(attack, criterion=criterion)
         made[name] = attack
-    has = [getattr(recipe, "threat", None), *(bound(each, "threat") for each in made.values())]
-    taken = taken or any(each is threat for each in has)
+    # such as a universal perturbation, which is in one threat
+    taken = taken or any(getattr(each, "threat", None) is threat for each in (recipe, *made.values()))
     # where no other threat does, it may still say the box of the data
     idle = boxes_of(made, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
     if threat is not None and idle and not taken:

@@ -54,8 +54,11 @@ class UniversalResult:
 
     def apply(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return x [B, ...] with the perturbation, in the box; a patch lies where `ids` of samples say."""
-        x, t = check_input(x, None), self.parameters
-        return as_map(self.threat).image(t.to(x).expand(len(x), *t.shape), x, ids)
+        x = check_input(x, None)
+        t = self.parameters.to(x)
+        if isinstance(self.threat, Through):
+            return self.threat.image(t.expand(len(x), *t.shape), x, ids)
+        return self.threat.project(x + t, x)
 
     @property
     def func(self) -> Any:

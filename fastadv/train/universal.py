@@ -311,8 +311,6 @@ def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> 
 
 
 def _save(result: UniversalResult, config: dict[str, Any], path: Path) -> None:
-    names = ("clean_accuracy", "robust_accuracy", "losses", "forwards", "backwards", "flags")
-    measured = {name: getattr(result, name) for name in names}
-    save_tensors(
-        path, {"parameters": result.parameters}, {"card": json.dumps(card("universal", config, **measured))}
-    )
+    measured = {name: value for name, value in vars(result).items() if isinstance(value, int | float | tuple)}
+    about = {"card": json.dumps(card("universal", config, **measured))}
+    save_tensors(path, {"parameters": result.parameters}, about)
