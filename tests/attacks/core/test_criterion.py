@@ -141,5 +141,5 @@ def test_a_byte_of_255_is_no_label_that_is_ignored() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     y = (model(X) > 0).to(torch.uint8)
     y[:, 0] = 255
-    with pytest.raises(InputError, match="0 and 1, or -1 .*, got 255"):
+    with pytest.raises(InputError, match=r"0 and 1, or -1 .*, got 255"):
         fa.attacks.pgd(model, X, y, THREAT, criterion=Signs())
