@@ -160,14 +160,22 @@ class _Numbered(Dataset[Any]):
             return self.dataset.pixels(position), int(self.dataset.labels[position])
         rng.seed_all(rng.derive(seed, "sample", position))  # of what a transform draws
         item = self.dataset[position]
-        if self.labels == ANY and isinstance(item, Tensor):
-            item = item, torch.empty(0, device="cpu")
+        if self.labels == ANY:
+            return _any_labels(item)
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(
                 f"sample {position}: expected a pair (image, label), got a {type(item).__name__}; "
                 "pick the two with fa.data.pairs(dataset, image=..., label=...)"
             )
         return item
+
+
+def _any_labels(item: Any) -> Any:
+    """Return an image and its label as a tensor, of no value where there is none."""
+    if isinstance(item, tuple | list) and len(item) == 1:
+        item = item[0]
+    image, label = (item, torch.empty(0, device="cpu")) if isinstance(item, Tensor) else item
+    return image, label if isinstance(label, Tensor) else torch.as_tensor(np.array(label))
 
 
 def _collate(items: list[Any], labels: str = CLASSES) -> Any:

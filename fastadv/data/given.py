@@ -26,14 +26,14 @@ ANY, CLASSES = "any", "classes"  # what labels may be: tensors like each other o
 def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES) -> Dataset[Any]:
     """Return data as a set with items by number: of a loader its set, if it reads each item once.
 
-    Images without labels are a tensor [N, ...], or (x, None), where labels may be any.
+    Images without labels are a tensor [N, ...], (x, None) or batches of images, where labels may be any.
     """
-    if labels == ANY and not isinstance(data, Tensor) and _is_alone(data):
-        data = data[0]  # type: ignore[index]
+    if labels == ANY and isinstance(data, tuple | list) and len(data) == 2 and data[1] is None:
+        data = data[0]
     if isinstance(data, Tensor):
         if labels != ANY:
             raise InputError(f"{name}: expected images and labels (x, y), got {_shown(data)} alone")
-        return TensorDataset(data.detach(), data.new_empty(len(data), 0, device="cpu"))
+        return _held([data], name, labels)
     if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
         if all(isinstance(each, Tensor) for each in data):
             return _held([data], name, labels)
@@ -42,16 +42,12 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
         return data.dataset
     if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
         several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels)
+        if several and labels == ANY and not isinstance(data[0], Tensor):  # nobody sees whether a batch
+            several = data[0][0].ndim != 3  # is an image [C, H, W] with C labels
         return _held(data, name, labels) if several else data  # type: ignore[return-value, arg-type]
     if not isinstance(data, Iterable) or isinstance(data, IterableDataset):
         return data  # what is wrong is said where its samples are counted
     return _held(data, name, labels)
-
-
-def _is_alone(data: object) -> bool:
-    """Return whether data are images without labels."""
-    pair = isinstance(data, tuple | list) and len(data) == 2
-    return pair and isinstance(data[0], Tensor) and data[1] is None  # type: ignore[index]
 
 
 def _reads_each_once(loader: DataLoader[Any]) -> bool:
@@ -63,6 +59,8 @@ def _reads_each_once(loader: DataLoader[Any]) -> bool:
 
 def _is_batch(item: object, labels: str) -> bool:
     """Return whether an item is images [B, ...] and their labels, such as int [B], and no single pair."""
+    if labels == ANY and isinstance(item, Tensor):
+        return item.ndim > 3
     if not (isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(t, Tensor) for t in item)):
         return False
     x, y = item
@@ -73,6 +71,8 @@ def _is_batch(item: object, labels: str) -> bool:
 
 def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
     parts = list(batches)
+    if labels == ANY:
+        parts = [(x, torch.empty(len(x), 0, device="cpu")) if isinstance(x, Tensor) else x for x in parts]
     for part in parts:
         if not _is_batch(part, labels):
             single = isinstance(part, list | tuple) and len(part) == 2 and getattr(part[1], "ndim", 1) == 0

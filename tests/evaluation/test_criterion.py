@@ -1,5 +1,6 @@
 """Evaluations by a criterion of other outputs than classes."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -171,3 +172,61 @@ def test_a_table_is_loaded_as_data(criterion: fa.attacks.Criterion, tmp_path: Pa
     loaded = torch.load(tmp_path / "table.pt", weights_only=True)
     assert loaded.criterion == criterion
     assert str(loaded) == str(table)
+
+
+class Items(torch.utils.data.Dataset):
+    """Items made one by one."""
+
+    def __init__(self, make: Callable[[int], object]) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, place: int) -> object:
+        return self.make(place)
+
+
+TAGGED = labels(TAGS)
+FORMS = {
+    "pairs of an image and as many labels": [(X[i], TAGGED[i, :3]) for i in range(10)],
+    "arrays": Items(lambda i: (X[i], TAGGED[i, :3].numpy())),
+    "lists": Items(lambda i: (X[i], TAGGED[i, :3].tolist())),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_items_of_a_set_are_not_taken_for_batches(form: str) -> None:
+    tags = nn.Sequential(TAGS, nn.Linear(4, 3)).eval()
+    tags[1].load_state_dict({"weight": torch.eye(3, 4), "bias": torch.zeros(3)})
+    options = {"attacks": {"pgd": PGD}, "threat": fa.Linf(0.02), "criterion": Signs()}
+    table = fa.evaluate(tags, FORMS[form], **options)
+    assert table.n == 10
+    assert table["pgd"].extra == fa.evaluate(tags, (X, TAGGED[:, :3]), **options)["pgd"].extra
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TensorDataset(X),
+        (X[:4], X[4:], X[:0]),
+        iter([X[:4], X[4:]]),
+        DataLoader(X, batch_size=4, drop_last=True),
+    ],
+    ids=["set", "tuple", "iterator", "loader"],
+)
+def test_images_alone_come_in_every_form(data: object) -> None:
+    table = fa.evaluate(TAGS, data, {"pgd": PGD}, threat=fa.Linf(0.02), criterion=Beyond(0.1))
+    assert table.clean_accuracy == 1
+    assert table.n == (8 if isinstance(data, DataLoader) else 10)
+
+
+def test_masks_may_be_pictures() -> None:
+    image = pytest.importorskip("PIL.Image")
+    y = labels(DENSE)
+    pictures = Items(lambda i: (X[i], image.fromarray(y[i].byte().numpy())))
+    options = {"attacks": {"pgd": PGD}, "threat": fa.Linf(0.05), "criterion": Share(0.5)}
+    assert (
+        fa.evaluate(DENSE, pictures, **options)["pgd"].extra
+        == fa.evaluate(DENSE, (X, y), **options)["pgd"].extra
+    )
