@@ -279,6 +279,7 @@ class Steps:
             check_classes(y, self.classes)
         elif (known := self.criterion.labels("train_set", y, len(y), y.device)) is not None:
             y = known
+            self.criterion.check_labels("train_set", y, self.classes)
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
         return Step(

@@ -64,6 +64,9 @@ class Criterion:
             check_classes("targets", targets, outputs.shape[1])
             check_targets(y, targets)
 
+    def check_labels(self, name: str, y: Tensor, width: int) -> None:
+        """Raise InputError where labels cannot be those of outputs of so many values a sample."""
+
     def check_targeted(self) -> None:
         """Raise InputError where it takes no targets."""
 

@@ -27,7 +27,7 @@ class Positions(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """Return [B], the mean of values [B, P] over the positions that count."""
-        return values.where(self.counts, 0.0).sum(1) / self.counts.sum(1)
+        return values.where(self.counts, 0.0).sum(1) / self.counts.sum(1).clamp_min(1)
 
     def cross_entropy(self) -> Tensor:
         """Return [B, P]."""
@@ -128,18 +128,12 @@ class Share(Criterion):
                 f"model: expected outputs [{size}, K{''.join(f', {n}' for n in shape)}] for labels "
                 f"{tuple(y.shape)}, got {tuple(outputs.shape)}{do}"
             )
-        classes = self.positions(outputs, y).z.shape[1]
         if targets is not None:
             self.of.check_targeted()
         for name, labels in (("y", y), ("targets", y if targets is None else targets)):
             if labels.shape != y.shape:
                 raise InputError(f"{name}: expected {tuple(y.shape)} like y, got {tuple(labels.shape)}")
-            wrong = (labels != self.ignore) & ((labels < 0) | (labels >= classes))
-            if bool(wrong.any()):
-                raise InputError(
-                    f"{name}: expected classes 0 to {classes - 1}, or ignore={self.ignore}, "
-                    f"got {int(labels[wrong][0])}; name the label that does not count: Share(ignore=...)"
-                )
+            self.check_labels(name, labels, outputs.shape[1:].numel())
             if bool((labels == self.ignore).flatten(1).all(1).any()):
                 raise InputError(
                     f"{name}: expected a position that counts in each sample, got one without; leave it out"
@@ -147,6 +141,15 @@ class Share(Criterion):
             each, of_each = _each(self.positions(outputs, labels))
             counts = (labels != self.ignore).flatten()
             self.of.check(each[counts], of_each[counts], None)
+
+    def check_labels(self, name: str, y: Tensor, width: int) -> None:
+        classes = max(2, width // max(1, y.shape[1:].numel()))
+        wrong = (y != self.ignore) & ((y < 0) | (y >= classes))
+        if bool(wrong.any()):
+            raise InputError(
+                f"{name}: expected classes 0 to {classes - 1}, or ignore={self.ignore}, "
+                f"got {int(y[wrong][0])}; name the label that does not count: Share(ignore=...)"
+            )
 
     def positions(self, outputs: Tensor, y: Tensor) -> Positions:
         """Return the outputs, in any shape, position by position; where y is ignored the class is 0."""

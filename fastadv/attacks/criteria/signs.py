@@ -76,7 +76,7 @@ class Signs(Criterion):
 
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean binary cross-entropy over the labels that count."""
-        return _cross_entropy(outputs, y, None) / (y.flatten(1) != IGNORED).sum(1)
+        return _cross_entropy(outputs, y, None) / (y.flatten(1) != IGNORED).sum(1).clamp_min(1)
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         labels, name = (y, "y") if targets is None else (targets, "targets")

@@ -171,7 +171,7 @@ def labels_for(criterion: Criterion, y: Tensor) -> Tensor:
     return labels
 
 
-def check_criterion(criterion: object, label_smoothing: float) -> None:
+def check_criterion(criterion: object, label_smoothing: float, loss: str = "ce") -> None:
     """Raise InputError unless a recipe can train for the criterion: one of other outputs, or None."""
     if criterion is None:
         return
@@ -180,8 +180,9 @@ def check_criterion(criterion: object, label_smoothing: float) -> None:
             "criterion: expected None for classes, or fa.attacks.Signs(), Share(least) or Beyond(distance), "
             f"got {criterion!r}"
         )
-    if label_smoothing:
-        raise InputError(f"label_smoothing: expected 0 with {criterion!r}, got {label_smoothing:g}")
+    for name, value, usual in (("label_smoothing", label_smoothing, 0.0), ("loss", loss, "ce")):
+        if value != usual:
+            raise InputError(f"{name}: expected {usual!r} with {criterion!r}, got {value!r}; leave it out")
 
 
 def objective(criterion: Criterion, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class FGSMTraining(Crafted):
     def __post_init__(self) -> None:
         check_one_radius(self.threat)
         check_objective(self.label_smoothing, self.loss, self.weight)
-        check_criterion(self.criterion, self.label_smoothing)
+        check_criterion(self.criterion, self.label_smoothing, self.loss)
         step_length(self.threat, None)  # there is none for an infinite radius
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:

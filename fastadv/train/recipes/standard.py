@@ -32,7 +32,7 @@ class Standard:
 
     def __post_init__(self) -> None:
         check_objective(self.label_smoothing, self.loss)
-        check_criterion(self.criterion, self.label_smoothing)
+        check_criterion(self.criterion, self.label_smoothing, self.loss)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None

@@ -89,6 +89,29 @@ def test_a_criterion_of_classes_is_none_of_a_recipe(criterion: object) -> None:
         fa.train.PGDTraining(fa.Linf(0.1), criterion=criterion)
 
 
-def test_labels_are_not_smoothed_for_other_outputs() -> None:
-    with pytest.raises(InputError, match="label_smoothing: expected 0"):
-        fa.train.Standard(label_smoothing=0.1, criterion=Signs())
+@pytest.mark.parametrize("option", [{"label_smoothing": 0.1}, {"loss": "bce"}])
+def test_what_is_of_classes_alone_is_refused(option: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(option))}: expected"):
+        fa.train.Standard(criterion=Signs(), **option)
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "criterion"),
+    [
+        (net(nn.Conv2d(1, 3, 3, padding=1)), CLASSES, Share(0.5, ignore=-1)),
+        (net(nn.Linear(64, 3)), BITS, Signs()),
+    ],
+)
+def test_a_sample_without_labels_teaches_nothing(model: nn.Module, y: Tensor, criterion: Criterion) -> None:
+    recipe, part = fa.train.Standard(criterion=criterion), y.clone()
+    part[2:] = -1
+    assert recipe(model, X, part).item() == pytest.approx(recipe(model, X[:2], y[:2]).item() / 3, rel=1e-5)
+    recipe(model, X, part).backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_a_label_out_of_range_is_named_wherever_it_is() -> None:
+    model, y = net(nn.Conv2d(1, 3, 3, padding=1)), CLASSES.clone()
+    y[5, 0, 0] = 7
+    with pytest.raises(InputError, match=r"train_set: expected classes 0 to 2.*got 7"):
+        fa.train.fit(model, (X, y), fa.train.Standard(criterion=Share(0.5)), epochs=1, batch_size=2)
