@@ -11,7 +11,7 @@ from fastadv import attacks
 from fastadv._checks import SEEDS
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
+from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._panels import Panel, add, group
 from fastadv.cli._shared import Images, Machine, RunFolder, Source, TrainImages, load_data, make_device
@@ -208,8 +208,8 @@ def attack(synthesis: Synthesis, images: FewImages, batch_size: o.BatchSize = 10
     with interruptible(NOTHING_KEPT):
         net, dataset = synthesis.load(), images.load()
         with progress(label) as tick:
-            run = Watched(attacks.latent_descent, label, [0], len(dataset), tick)
-            table = evaluate(net, dataset, {label: run}, batch_size=batch_size, indicators=False)
+            run = {label: attacks.latent_descent}
+            table = evaluate(net, dataset, run, batch_size=batch_size, indicators=False, progress=tick)
     row = table[label]
     allowed = float((row.distance > THRESHOLD).double().mean())
     measured = {
