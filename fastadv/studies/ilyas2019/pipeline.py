@@ -27,7 +27,6 @@ import fastadv as fa
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
-from fastadv.errors import InputError
 from fastadv.runs.files import read_json, writing
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
@@ -215,13 +214,6 @@ def run(
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
         maker = Maker(settings, base, test, path, watch, device)
-        for stage in chosen:
-            for taken in TAKES.get(stage, ()):
-                if taken not in known and taken not in chosen:
-                    raise InputError(
-                        f"{path}: expected the finished stage {taken}, which the stage {stage} takes, got "
-                        "none; run that first, or both"
-                    )
 
         def write() -> dict[str, Any]:
             measured = {stage: known[stage] for stage in STAGES if stage in known}
@@ -311,12 +303,3 @@ RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
     "galleries": galleries,
     "transfer": transfer,
 }
-TAKES = {
-    "sets": ("nets",),
-    "train": ("nets", "sets"),
-    "evaluate": ("nets", "sets", "train"),
-    "controls": ("nets", "sets", "train"),
-    "galleries": ("nets", "sets"),
-    "transfer": ("nets", "sets"),
-}
-"""The stages whose nets and sets a stage takes."""
