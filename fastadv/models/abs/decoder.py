@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -130,35 +131,21 @@ def decode(
 
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
     """Return the shape of decoders with these layers, weights [K, cin, cout, k, k] and biases [K, cout]."""
-    if not len(weights) == len(biases) == len(strides) >= 1:
+    fits = len(weights) == len(biases) == len(strides) >= 1 and all(
+        w.ndim == 5 and w.shape[3] == w.shape[4] and b.shape == (w.shape[0], w.shape[2])
+        for w, b in zip(weights, biases, strict=True)
+    )
+    fits = fits and {len(w) for w in weights} == {max(2, len(weights[0]))}
+    if not (fits and all(one.shape[2] == after.shape[1] for one, after in pairwise(weights))):
+        shapes = [[tuple(part.shape) for part in parts] for parts in (weights, biases)]
         raise InputError(
-            "decoder: expected as many weights as biases and strides, "
-            f"got {len(weights)}, {len(biases)} and {len(strides)}"
+            "decoder: expected as many weights [K, cin, cout, k, k] as biases [K, cout] and strides, of two "
+            "classes or more, each layer to take the channels that the one before gives, got weights "
+            f"{shapes[0]}, biases {shapes[1]} and strides {list(strides)}"
         )
-    for weight, bias in zip(weights, biases, strict=True):
-        if (
-            weight.ndim != 5
-            or weight.shape[3] != weight.shape[4]
-            or bias.shape != (weight.shape[0], weight.shape[2])
-        ):
-            raise InputError(
-                "decoder: expected weights [K, cin, cout, k, k] and biases [K, cout], "
-                f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
-            )
-        if not bool(weight.isfinite().all() and bias.isfinite().all()):
-            raise InputError(
-                "decoder: expected finite weights, got NaN or infinite ones; "
-                "train again or read an undamaged file"
-            )
+    if not all(bool(part.isfinite().all()) for part in (*weights, *biases)):
+        raise InputError(
+            "decoder: expected finite weights, got NaN or infinite ones; train again, or read a whole file"
+        )
     channels = (*(w.shape[1] for w in weights), weights[-1].shape[2])
-    if (
-        any(weights[i].shape[2] != weights[i + 1].shape[1] for i in range(len(weights) - 1))
-        or len({len(w) for w in weights}) > 1
-    ):
-        raise InputError(
-            "decoder: expected each layer to take the channels that the one before gives, "
-            f"got shapes {[tuple(w.shape) for w in weights]}"
-        )
-    if len(weights[0]) < 2:
-        raise InputError("decoder: expected two classes or more, got one")
     return DecoderShape(channels, tuple(w.shape[3] for w in weights), tuple(strides))
