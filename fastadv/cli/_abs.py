@@ -52,11 +52,8 @@ class Synthesis(Panel, title="Model"):
     def config(self) -> dict[str, Any]:
         return {"model": str(self.model), "binary": self.binary, "seed": self.seed}
 
-    def load(self, *, seed_used: bool = False, **options: Any) -> ABS:
-        """Load the model, with these options, from a file of `abs train` or the authors' folder.
-
-        seed_used: the command also uses the seed for something else.
-        """
+    def load(self, *, seed_used: bool = False, **options: Any) -> ABS:  # the seed: for something else, too
+        """Load the model from a file of `abs train` or the authors' folder, with these options."""
         path, seed, place = self.model, self.seed, make_device(self.device)
         if path.is_dir():
             model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)

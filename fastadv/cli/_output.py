@@ -71,10 +71,7 @@ def finite(value: Any) -> Any:
 def print_table(
     title: str, cells: Sequence[Sequence[str]], notes: Sequence[str] = (), *, breaks: Sequence[int] = ()
 ) -> None:
-    """Print a table. cells[0] is the head; columns of numbers are aligned to the right.
-
-    notes: lines below the table. breaks: numbers of the lines after which a rule is drawn.
-    """
+    """Print a table, cells[0] its head, a rule after the lines `breaks`, and the notes below it."""
     made = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
     for place, column in enumerate(zip(*cells, strict=True)):
         numbers = all(_is_number(cell) for cell in column[1:])

@@ -98,10 +98,7 @@ class Always(Panel):
 
 
 def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
-    """Spread out the panels of `command`, and `Always`, and give it --json where it yields a document.
-
-    The options of a panel take the place of the argument that is one.
-    """
+    """Spread out the panels of `command`, and `Always`, and give it --json where it yields a document."""
     if inspect.isgeneratorfunction(inspect.unwrap(command)):
         command = _with_json(command)
     taken = inspect.signature(command).parameters.values()

@@ -28,10 +28,7 @@ def fill_rows(
 
 
 class MappedRows:
-    """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole.
-
-    `chosen`: of `picked` rows, whose they are, and their positions int64 [N] there; None: all in the files.
-    """
+    """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole."""
 
     chosen: tuple["MappedRows", Tensor] | None = None
 

@@ -56,14 +56,7 @@ class NamedImages(FolderSet):
 def imagenet(
     root: Path, split: str, size: int | None, preprocessing: str = "Res256Crop224", ids: str | None = None
 ) -> NamedImages:
-    """Read validation images of ImageNet, root/val/nXXXXXXXX/*.JPEG, lazily and in the order of a list.
-
-    preprocessing: one of `PREPROCESSINGS`; each entry of RobustBench names its own, which decides the size.
-    ids: a file with one CLASS/FILENAME in each line; None takes the 5,000 images of RobustBench.
-
-    Labels are the places of the class folders in alphabetical order. InputError for another split, a size,
-    other class folders than the 1,000 of ImageNet, and an image that is missing or named twice.
-    """
+    """Read root/val/nXXXXXXXX/*.JPEG lazily, in the order of the file `ids`, or RobustBench's 5,000."""
     if split != "test":
         raise InputError(f"imagenet: the named images are of the validation set, got split {split!r}")
     if size is not None:
@@ -135,11 +128,7 @@ SUPER_CLASSES = {
 
 
 def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
-    """Return the nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily.
-
-    Images are 224x224 unless `size` is given. Classes outside the nine are left out. InputError unless the
-    split has exactly 1,000 class folders, because the ranges count them in sorted order.
-    """
+    """Return the nine super-classes of root/{train,val}/nXXXXXXXX/*, lazily, at 224x224 or `size`."""
     folder, _ = split_folder(root, split)
     folders = class_folders(folder)
     if len(folders) != 1000:

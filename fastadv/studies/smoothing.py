@@ -88,10 +88,7 @@ def run(
     synthesis: Any = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train, certify, compare and draw; what is in the folder is not done again.
-
-    synthesis: an ABS model whose bounds are drawn beside the certificates; None leaves them out.
-    """
+    """Train, certify, compare and draw; the folder keeps what is done. synthesis: an ABS, or None."""
     if not (settings.recipes and 1 <= len(settings.sigmas) <= SIGMAS):
         raise InputError(f"sigmas: expected 1 to {SIGMAS} and a recipe, the lines of figures, got {settings}")
     lines, curves, comparison = list[dict[str, Any]](), dict[tuple[str, float], Curve](), dict[str, Any]()

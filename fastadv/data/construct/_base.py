@@ -131,10 +131,7 @@ class Search(NamedTuple):
 def prepare(
     model: Model, dataset: Dataset[Any], search: Search, options: Mapping[str, Any], *, every_class: bool
 ) -> tuple[Prepared, Base, int]:
-    """Return (source model frozen, base, number of classes); InputError if model and base do not fit.
-
-    options: those of a construction.
-    """
+    """Return (source frozen, base, number of classes); InputError if model and base do not fit."""
     base = Base(dataset, torch.device("cpu"), search.threat.box)
 
     def first() -> Tensor:

@@ -130,11 +130,7 @@ def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
 
 
 def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
-    """Return the radius [B] at which the losses of the worst case meet.
-
-    The latents that minimize another class's clipped misfit depend on the radius, so descents at the latest
-    radius and bisections take turns.
-    """
+    """Return the radius [B] at which the worst losses meet: descents and bisections take turns."""
     own = torch.arange(len(y), device=y.device), y
     decoders, beta = search.decoders, search.options.beta
     divergence = beta / 2 * latents[own].square().sum(1)

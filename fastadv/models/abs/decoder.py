@@ -20,10 +20,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """A chain of unpadded transposed convolutions, ELU between them and a sigmoid at the end.
-
-    The size is 1x1 at first; a layer takes size n to (n - 1) * stride + kernel.
-    """
+    """Unpadded transposed convolutions, ELU between them and a sigmoid at the end, from 1x1."""
 
     channels: tuple[int, ...] = (8, 32, 16, 16, 1)
     kernels: tuple[int, ...] = (4, 5, 5, 4)

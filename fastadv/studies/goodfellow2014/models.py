@@ -1,7 +1,4 @@
-"""The networks of the paper: maxout, RBF, quadratic units, a sigmoid for each class, and an ensemble.
-
-Commands take them as `-m fastadv.studies.goodfellow2014.models:RBF`.
-"""
+"""The networks of the paper; commands take them as `-m fastadv.studies.goodfellow2014.models:RBF`."""
 
 import math
 from collections.abc import Iterable

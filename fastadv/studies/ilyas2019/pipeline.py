@@ -1,13 +1,4 @@
-"""The paper's experiment from the first net to its controls, as one resumable run in a folder.
-
-Section 3.3, and what the discussion asked for (distill.pub/2019/advex-bugs-discussion):
-
-- Do the images of D_rand and D_det fool a net that they were not made with?
-- Do their labels leak through robust features? D_det tells: its robust features speak for another class than
-  its labels, so that what a net gains from them speaks against the true class (Goh, response 2).
-- Do wrong labels teach without any perturbation? (Wallace, response 6)
-- What does an architecture learn from D_det of a net, and what of that net fools it?
-"""
+"""Section 3.3 as one resumable run, and controls of distill.pub/2019/advex-bugs-discussion."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,12 +49,8 @@ def fooling(maker: Maker) -> dict[str, Any]:
 
 
 def leakage(maker: Maker) -> dict[str, Any]:
-    """Return how a linear model on provably robust features, taught by each set, reads the test images.
-
-    Features are projections on class means and principal components of the images; those are kept that stay
-    useful for some class under any perturbation of the sets' radius. `true`: share of the true class, `next`:
-    of the one after it, which robust features stand for in D_det. `net` is what the trained nets say.
-    """
+    """Return how a linear model on provably robust features, taught by each set, reads the test set."""
+    # after Goh, response 2 of the discussion: in D_det robust features speak for the class after the true one
     base, test, pushed = maker.base, maker.test, maker.settings.pushed
     directions = robust_directions(base, fa.L2(maker.settings.push_radius))
     sets: dict[str, ImageSet] = {"D": base} | {name: maker.set(name) for name in pushed}
