@@ -66,7 +66,6 @@ class Noise:
 
     @property
     def width(self) -> float:
-        """Half the width of uniform noise."""
         return math.sqrt(3) * self.sigma
 
     @cached_property
@@ -76,12 +75,10 @@ class Noise:
 
     @property
     def step(self) -> float:
-        """The step of the grid, in input units."""
         return self.grid[1] / (LEVELS * self.steps)
 
     @cached_property
     def table(self) -> "Table":
-        """The alias table of the noise, in steps of the grid."""
         return _table(self)
 
     def charge(self, elements: int) -> float:

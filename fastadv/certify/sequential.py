@@ -83,7 +83,6 @@ class Fixed:
         return self.n - drawn
 
     def radius(self, hits: int, drawn: int, charge: float) -> float:
-        """Return the radius that is certified."""
         low = clopper_pearson(hits, drawn, level=1 - 2 * self.alpha).low
         return self.noise.radius(low - charge)
 
@@ -96,12 +95,10 @@ class Sequential:
         self.looks = schedule(n)
 
     def decisions(self, hits: int, drawn: int, charge: float) -> NDArray[Any]:
-        """Return what `decided` says of each radius."""
         needed = [self.noise.probability(radius) + charge for radius in self.radii]
         return decided(hits, drawn, needed, self.alpha)
 
     def more(self, hits: int, drawn: int, charge: float) -> int:
-        """Return how many draws to make now, 0 where all is decided."""
         if drawn and self.decisions(hits, drawn, charge).all():
             return 0
         return next((look - drawn for look in self.looks if look > drawn), 0)

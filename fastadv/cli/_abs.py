@@ -90,7 +90,6 @@ def measure(model: ABS, dataset: Any, text: str, size: int = 100) -> dict[str, f
 
 
 def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
-    """Print a table of what was measured, grouped by the part of the work it belongs to."""
     cells = [["", "measured", "value"]]
     for part, values in measured.items():
         for name, value in values.items():

@@ -15,7 +15,6 @@ NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first
 
 
 def kept_in(run_dir: Path | None) -> str:
-    """Return what a command that is stopped now says of its results."""
     if run_dir is None:
         return NOTHING_KEPT
     if not any(run_dir.rglob("*.safetensors")):
@@ -24,7 +23,6 @@ def kept_in(run_dir: Path | None) -> str:
 
 
 def print_results(table: Table, model: str, dataset: Any) -> None:
-    """Print the table of an evaluation, with what must be known to read it."""
     notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
     print_table(f"{model} on {table.n:,} images of {dataset.name}", table.cells(), notes)
     for name, cells in table.details().items():

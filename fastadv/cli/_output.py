@@ -44,7 +44,6 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def say_where(written: Mapping[str, Path | None], width: int = 0) -> None:
-    """Print a line for each file that was written: what it is, and where."""
     for what, path in written.items():
         if path is not None:
             say(f"{what:<{width}} {path}" if width else f"{what} in {path}")
@@ -60,7 +59,6 @@ def write_json(value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Replace NaN and infinities in `value` by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -142,7 +142,6 @@ class Budget(Panel):
 
 
 def make_device(text: str | None) -> torch.device:
-    """Find the device of that name; by default the GPU where there is one."""
     if text is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

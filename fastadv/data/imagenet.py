@@ -90,7 +90,6 @@ def _robustbench(folder: Path, classes: list[str]) -> list[str]:
 
 
 def _listed(path: Path, classes: list[str]) -> list[str]:
-    """Return the names in a file of the user."""
     if not path.is_file():
         raise InputError(f"imagenet: expected a file of ids, one CLASS/FILENAME a line, got none at {path}")
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

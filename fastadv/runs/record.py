@@ -74,7 +74,6 @@ class RunRecord(Keeper):
 
 
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the entries of report.jsonl."""
     path = Path(folder) / REPORT
     try:
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -67,7 +67,6 @@ TINY = Settings(  # every part in seconds; the figures mean nothing
 
 
 def recipe_of(name: str, sigma: float, epochs: int = 90) -> tuple[Any, int, fa.train.Optimization]:
-    """Return a recipe with the paper's settings, its batch size and optimization."""
     usual = fa.train.Optimization(**TRAINING)
     if name == "gaussian":
         return fa.train.GaussianTraining(sigma), 256, usual
@@ -178,7 +177,6 @@ def _compared(whole: Certificates, quick: Certificates) -> dict[str, Any]:
 
 
 def _bound(synthesis: Any, test_set: ImageSet, count: int, watch: Watch) -> dict[str, Any]:
-    """Return what ABS certifies by itself, and what that takes."""
     x, y, _ = next(fa.data.batches(test_set, count))
     started, radii = time.perf_counter(), list[torch.Tensor]()
     for place in range(0, len(x), 10):
@@ -195,7 +193,6 @@ def _bound(synthesis: Any, test_set: ImageSet, count: int, watch: Watch) -> dict
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the cells of the study's table."""
     measured = result["measured"]
     cells = [["training", "σ", "average radius", "published", *(f"at {r:g}" for r in SHOWN), "ms a pass"]]
     for line in measured["lines"]:
@@ -213,7 +210,6 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """Return the results as a page in Markdown."""
     measured, config = result["measured"], result["config"]
     lines = [
         "# Randomized smoothing\n",

@@ -123,7 +123,6 @@ class Search(NamedTuple):
         return self.threat.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
 
     def told(self) -> dict[str, Any]:
-        """Return the steps as the card says them."""
         size = "20 * radius / steps" if self.step_size is None else float(self.step_size)
         return {"steps": self.steps, "step_size": size}
 

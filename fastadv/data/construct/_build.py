@@ -194,7 +194,6 @@ def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
 def _config(
     construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None
 ) -> dict[str, Any]:
-    """Return what the set is, for its card and its identity."""
     return plain(
         {
             "construction": construction.name,

@@ -110,7 +110,6 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
 
 
 def make_card(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the card of a constructed set: its configuration, and what was `measured` on it."""
     return card("constructed set", config, **measured(tensors, len(config["classes"])))
 
 

@@ -45,7 +45,6 @@ ROUNDING = 1e-5
 
 
 def lower_bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
-    """Return the radius [B]; see ABS.lower_bound."""
     norms = ("l2", "linf", "l0") if search.options.binary else ("l2", "linf")
     if norm not in norms:
         known = "l2, linf or, for Binary ABS, l0"

@@ -107,7 +107,6 @@ class Decoders(nn.Module):
         return self.weights[0].dtype
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return `decode` of latents [B, K, L]; InputError for another shape."""
         if latents.ndim != 3 or latents.shape[1:] != (self.classes, self.latents):
             raise InputError(
                 f"latents: expected [B, {self.classes}, {self.latents}], got {tuple(latents.shape)}"

@@ -114,7 +114,6 @@ class LatentSearch:
         return loss * self.factors if self.options.binary else loss
 
     def infer(self, x: Tensor) -> Inference:
-        """Losses, latents and reconstructions of images x [B, C, H, W]; see ABS.infer."""
         with torch.no_grad():
             parts = []
             for seen in torch.split(self.observed(x), CHUNK):
@@ -164,7 +163,6 @@ class LatentSearch:
         return self.prior.nearest(seen, self.decoders, self.options.beta)
 
     def every_class(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (loss [B, K], latents [B, K, L]) of a descent for every class."""
         return self.descend(seen, self.start(seen)[1])
 
     def pruned(self, seen: Tensor) -> tuple[Tensor, Tensor]:

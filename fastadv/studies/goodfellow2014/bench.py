@@ -124,7 +124,6 @@ class Answers:
 
     @property
     def confidence_on_mistakes(self) -> float | None:
-        """None without mistakes."""
         return float(self.confidence[self.wrong].double().mean()) if self.wrong.any() else None
 
 

@@ -145,7 +145,6 @@ class Sigmoids(EachOnItsOwn):
 
 
 def maxout_sigmoids(shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, **options: Any) -> Sigmoids:
-    """Return `Sigmoids` on a maxout network with these options."""
     return Sigmoids(Maxout(shape, classes, **options))
 
 

@@ -249,7 +249,6 @@ def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
 
 
 def rotation(model: nn.Module, x: Tensor, y: Tensor, degrees: Sequence[float]) -> list[float]:
-    """Return the errors of `model` on x [N, ...] rotated by each angle towards the gradient of the loss."""
     frozen = fa.freeze(model)
     gradient = frozen.input_gradient(x, y, direction=True)[2]
     return [_error(frozen, rotated(x, gradient, math.radians(angle)), y) for angle in degrees]

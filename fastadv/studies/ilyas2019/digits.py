@@ -30,8 +30,6 @@ CLEARLY_ABOVE_CHANCE = 0.2
 
 @dataclass(frozen=True)
 class Net:
-    """A net of the study: the set it was trained on, the net itself, and its figures."""
-
     name: str
     learned: ImageSet
     model: nn.Module

@@ -263,7 +263,6 @@ def third(covariance: Tensor, radii: tuple[float, ...], seed: int, where: str = 
 
 
 def fallen(values: Sequence[float]) -> int:
-    """Return how many of the values are not larger than the one before."""
     return sum(later <= earlier for earlier, later in pairwise(values))
 
 

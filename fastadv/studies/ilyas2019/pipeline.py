@@ -152,7 +152,6 @@ def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
 def judged(
     maker: Maker, net: str, attacks: Mapping[str, Any], folder: str | None = None, **options: Any
 ) -> fa.evaluation.Table:
-    """Evaluate a net on the first test images, and keep the result."""
     return fa.evaluate(
         maker.net(net), maker.test, attacks, limit=maker.settings.tested, resume=True, indicators=False,
         run_dir=maker.folder / "evaluation" / (folder or net), **options,
@@ -262,7 +261,6 @@ def evaluate(maker: Maker) -> dict[str, Any]:
 
 
 def control(maker: Maker) -> dict[str, Any]:
-    """Return the controls of the discussion: other nets, leakage, labels without perturbations."""
     return {"fooling": fooling(maker), "leakage": leakage(maker), "early": early_labels(maker)}
 
 

@@ -22,7 +22,6 @@ MARGIN = 1.05  # of the box around samples and their balls
 
 
 def unlikelihood(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Return [B], minus the log-likelihood of each sample in its own class, as the logits have it."""
     return -logits.gather(1, y[:, None]).squeeze(1)
 
 

@@ -176,7 +176,6 @@ class Cell:
         return self.method.wrap == "transfer"
 
     def attack(self, seed: int, substitute: nn.Module | None) -> Attack:
-        """Return the attack as (model, x, y, ids=ids) -> AttackResult."""
         run = getattr(fa.attacks, self.method.attack)
         threat = THREATS[self.method.norm](math.inf)
         given = self.arguments | _seed(run, seed)

@@ -54,8 +54,6 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What became of all images."""
-
     tensors: TENSORS
     seconds: float
 
