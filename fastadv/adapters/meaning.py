@@ -1,7 +1,4 @@
-"""What the arguments of torchattacks' classes mean here.
-
-Budgets go to the last step, as there.
-"""
+"""What the arguments of torchattacks' classes mean here. Budgets go to the last step, as there."""
 
 from collections.abc import Callable
 from functools import partial

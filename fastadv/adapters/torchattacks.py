@@ -50,7 +50,6 @@ class Attack:
 
     @property
     def ours(self) -> Any:
-        """Return what the attributes mean here."""
         return type(self)._make(**{name: getattr(self, name) for name in self._own})
 
     def __repr__(self) -> str:
@@ -142,7 +141,6 @@ def _craft(
     kind: Callable[..., Any], model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None,
     **options: Any,
 ) -> Any:  # fmt: skip
-    """Return its points."""
     if threat.box != (0.0, 1.0):
         raise InputError(f"threat: expected the box (0, 1), which torchattacks clamps to, got {threat.box}")
     takes = inspect.signature(kind).parameters

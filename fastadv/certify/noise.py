@@ -66,7 +66,6 @@ class Noise:
 
     @property
     def width(self) -> float:
-        """Half the width of uniform noise."""
         return math.sqrt(3) * self.sigma
 
     @cached_property
@@ -76,12 +75,10 @@ class Noise:
 
     @property
     def step(self) -> float:
-        """The step of the grid, in input units."""
         return self.grid[1] / (LEVELS * self.steps)
 
     @cached_property
     def table(self) -> "Table":
-        """The alias table of the noise, in steps of the grid."""
         return _table(self)
 
     def charge(self, elements: int) -> float:
@@ -103,10 +100,7 @@ class Noise:
         return NORMAL.cdf(radius / self.sigma)
 
     def levels(self, x: Tensor, sound: bool = True) -> Tensor:
-        """Return images as whole numbers of steps, int32; InputError for others, unless they may be rounded.
-
-        sound: images must lie on the grid of 1 / 255 of the box, as 8-bit images divided by 255 do.
-        """
+        """Return images as whole numbers of steps, int32; InputError off the grid of 1/255 where `sound`."""
         (low, high), (origin, wide) = box_in(self.box, x.dtype), self.grid
         coarse = (x.double() - origin) / wide * LEVELS
         if not sound and bool(((coarse * self.steps).abs() < 1 << 30).all()):  # with noise below 2^31
@@ -151,14 +145,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class Table:
-    """An alias table (`fastadv.ops.noisy_copies`), and a bound on its distance from the distribution.
+    """An alias table (`fastadv.ops.noisy_copies`), and a bound on its distance from the distribution."""
 
-    entries: int64 [2^b]. center: the column of zero. charge: of the total variation of one element.
-    """
-
-    entries: Tensor
-    center: int
-    charge: float
+    entries: Tensor  # int64 [2^b]
+    center: int  # the column of zero
+    charge: float  # of the total variation of one element
 
 
 @cache

@@ -34,11 +34,8 @@ class Smoothed:
     def passes(
         self, levels: Tensor, ids: Tensor, drawn: Tensor, wanted: dict[int, int]
     ) -> Iterator[tuple[int, Tensor]]:
-        """Pass the draws wanted of each image, copies of several images at once, and count their classes.
-
-        Yields an image and its votes so far, int32 [K] on the host, as soon as its draws are counted; what is
-        then wanted of it comes last. drawn: int64 [B], where each image's draws begin, is moved on.
-        """
+        """Yield an image and its votes, int32 [K] on the host, as soon as the draws wanted are counted."""
+        # drawn [B], where each image's draws begin, moves on; what is then wanted of an image comes last
         table = self.noise.table.entries.to(levels.device)
         queue, votes = deque(wanted), levels.new_zeros(0)
         counting = deque[tuple[list[int], Callable[[], Tensor]]]()

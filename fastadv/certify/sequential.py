@@ -11,8 +11,7 @@ p for which it did not are a confidence sequence; and the lower end of it holds 
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,32 +33,15 @@ def schedule(n: int) -> tuple[int, ...]:
     return tuple(looks)
 
 
-class Decision(NamedTuple):
-    """Whole numbers that decide after some draws: `accept` hits or more say yes, `reject` or fewer say no."""
+def decided(hits: Any, draws: int, probability: Any, alpha: float) -> NDArray[Any]:
+    """Return 1 where a probability is at least this one, -1 where it is less, 0 where that is open.
 
-    accept: int
-    reject: int
-
-
-@cache
-def thresholds(probability: float, alpha: float, looks: tuple[int, ...]) -> dict[int, Decision]:
-    """Return the test whether a probability is at least this one, by numbers of draws, `looks`.
-
-    `alpha` bounds the error of an answer, over all looks. Where no hits decide, it is (draws + 1, -1).
+    `alpha` bounds the error of an answer, over all numbers of draws after which one asks.
     """
-    draws = np.asarray(looks)
-    if probability >= 1:
-        return {look: Decision(look + 1, look) for look in looks}
-    bound = -math.log(alpha) + SLACK
-
-    def beyond(hits: NDArray[Any]) -> NDArray[Any]:
-        return log_ratio(hits, draws, probability) >= bound
-
-    # the ratio falls in the hits up to about N p, and rises from there on
-    middle = np.clip(np.floor(draws * probability).astype(np.int64), 0, draws)
-    accept = _first(beyond, middle, draws + 1)
-    reject = draws - _first(lambda misses: beyond(draws - misses), draws - middle, draws + 1)
-    return {look: Decision(int(a), int(r)) for look, a, r in zip(looks, accept, reject, strict=True)}
+    hits, probability = np.asarray(hits), np.asarray(probability, dtype=np.float64)
+    possible = probability < 1
+    beyond = log_ratio(hits, draws, np.where(possible, probability, 0.5)) >= SLACK - math.log(alpha)
+    return np.where(possible, beyond * np.sign(hits - draws * probability), -1)
 
 
 def log_ratio(hits: Any, draws: Any, probability: Any) -> NDArray[Any]:
@@ -86,17 +68,6 @@ def lower_bound(hits: int, draws: int, alpha: float) -> float:
     return low
 
 
-def _first(holds: Any, low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
-    """Return for each place the first number from `low` to `high` for which it holds; it holds at `high`."""
-    low, high = low.copy(), high.copy()
-    while (low < high).any():
-        middle = (low + high) // 2
-        found = holds(np.minimum(middle, high))
-        high = np.where(found, middle, high)
-        low = np.where(found, low, np.minimum(middle + 1, high))
-    return high
-
-
 def _lgamma(values: Any) -> Any:
     return torch.lgamma(torch.as_tensor(values, device="cpu").clamp(min=0.5)).numpy()
 
@@ -112,7 +83,6 @@ class Fixed:
         return self.n - drawn
 
     def radius(self, hits: int, drawn: int, charge: float) -> float:
-        """Return the radius that is certified."""
         low = clopper_pearson(hits, drawn, level=1 - 2 * self.alpha).low
         return self.noise.radius(low - charge)
 
@@ -124,21 +94,19 @@ class Sequential:
         self.noise, self.radii, self.n, self.alpha = noise, radii, n, alpha
         self.looks = schedule(n)
 
-    def decisions(self, drawn: int, charge: float) -> list[Decision]:
-        """Return the tests of the radii after these draws."""
+    def decisions(self, hits: int, drawn: int, charge: float) -> NDArray[Any]:
         needed = [self.noise.probability(radius) + charge for radius in self.radii]
-        return [thresholds(p, self.alpha, self.looks)[drawn] for p in needed]
+        return decided(hits, drawn, needed, self.alpha)
 
     def more(self, hits: int, drawn: int, charge: float) -> int:
-        """Return how many draws to make now, 0 where all is decided."""
-        if drawn and all(not one.reject < hits < one.accept for one in self.decisions(drawn, charge)):
+        if drawn and self.decisions(hits, drawn, charge).all():
             return 0
         return next((look - drawn for look in self.looks if look > drawn), 0)
 
     def radius(self, hits: int, drawn: int, charge: float) -> float:
         """Return the radius that is certified: of the confidence sequence, and of the tests."""
-        proved = zip(self.radii, self.decisions(drawn, charge), strict=True)
-        tested = max((radius for radius, one in proved if hits >= one.accept), default=0.0)
+        answers = zip(self.radii, self.decisions(hits, drawn, charge), strict=True)
+        tested = max((radius for radius, answer in answers if answer > 0), default=0.0)
         return max(tested, self.noise.radius(lower_bound(hits, drawn, self.alpha) - charge))
 
 

@@ -246,7 +246,6 @@ def predict(
 def _certify(
     smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, parts: Sequence[Tensor], n0: int
 ) -> list[dict[str, Tensor]]:
-    """Certify the images at the positions of these parts."""
     positions = torch.cat([*parts])
     x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0, box=smoothed.noise.box))
     levels, y, ids = smoothed.levels(x), y.cpu(), ids.cpu()
@@ -284,7 +283,6 @@ def _read(of: str, path: Path) -> dict[str, Tensor] | None:
 
 
 def _checked(radii: Any) -> tuple[float, ...]:
-    """Return the radii to decide on."""
     if not isinstance(radii, Iterable) or not (given := tuple(radii)):
         raise InputError(f"radii: expected numbers, such as (0.25, 0.5), or None for a ladder, got {radii!r}")
     return tuple(check_number("radii", radius, 0) for radius in given)

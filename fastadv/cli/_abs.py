@@ -11,7 +11,7 @@ from fastadv import attacks
 from fastadv._checks import SEEDS
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
+from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._panels import Panel, add, group
 from fastadv.cli._shared import Images, Machine, RunFolder, Source, TrainImages, load_data, make_device
@@ -52,11 +52,8 @@ class Synthesis(Panel, title="Model"):
     def config(self) -> dict[str, Any]:
         return {"model": str(self.model), "binary": self.binary, "seed": self.seed}
 
-    def load(self, *, seed_used: bool = False, **options: Any) -> ABS:
-        """Load the model, with these options, from a file of `abs train` or the authors' folder.
-
-        seed_used: the command also uses the seed for something else.
-        """
+    def load(self, *, seed_used: bool = False, **options: Any) -> ABS:  # the seed: for something else, too
+        """Load the model from a file of `abs train` or the authors' folder, with these options."""
         path, seed, place = self.model, self.seed, make_device(self.device)
         if path.is_dir():
             model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)
@@ -93,7 +90,6 @@ def measure(model: ABS, dataset: Any, text: str, size: int = 100) -> dict[str, f
 
 
 def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
-    """Print a table of what was measured, grouped by the part of the work it belongs to."""
     cells = [["", "measured", "value"]]
     for part, values in measured.items():
         for name, value in values.items():
@@ -208,8 +204,8 @@ def attack(synthesis: Synthesis, images: FewImages, batch_size: o.BatchSize = 10
     with interruptible(NOTHING_KEPT):
         net, dataset = synthesis.load(), images.load()
         with progress(label) as tick:
-            run = Watched(attacks.latent_descent, label, [0], len(dataset), tick)
-            table = evaluate(net, dataset, {label: run}, batch_size=batch_size, indicators=False)
+            run = {label: attacks.latent_descent}
+            table = evaluate(net, dataset, run, batch_size=batch_size, indicators=False, progress=tick)
     row = table[label]
     allowed = float((row.distance > THRESHOLD).double().mean())
     measured = {

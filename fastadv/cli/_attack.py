@@ -1,21 +1,26 @@
 """`fastadv attack`: one attack on a model."""
 
+import inspect
 import json as jsons
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
+from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import finite, progress, say_where
 from fastadv.cli._shared import Images, Network, Search
-from fastadv.evaluation import Row, evaluate
+from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
+
+KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
 class FirstImages(Images):
@@ -45,21 +50,32 @@ def attack(
     with interruptible(NOTHING_KEPT):
         dataset = images.load()
         net = machine.frozen(network.load(dataset, place, machine.seed))
+        run, kept = named.run, list[dict[str, Tensor]]()
         with progress(named.label) as tick:
-            watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
-            table = evaluate(net, dataset, watched, batch_size=machine.batch_size)
+            run = run if out is None else _keeping(run, kept)
+            table = evaluate(net, dataset, {named.label: run}, batch_size=machine.batch_size, progress=tick)
         told = {"data": dataset.describe(), "batch_size": machine.batch_size, "precision": searched}
         result = card("attack", {**network.config, **named.config, **told}, **table.to_dict())
         if out is not None:
-            _write(out, watched[named.label], table.rows[0], result)
+            tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
+            if (components := table.rows[0].components) is not None:
+                tensors["component"] = components.by[~table.failed]
+            save_tensors(out, tensors, {"card": jsons.dumps(finite(result))})
     yield result
     print_results(table, network.model, dataset)
     say_where({"adversarial examples": out})
 
 
-def _write(path: Path, watched: Watched, row: Row, result: dict[str, Any]) -> None:
-    tensors = {name: torch.cat([kept[name] for kept in watched.kept]) for name in watched.kept[0]}
-    if row.components is not None:
-        places = {name: place for place, name in enumerate(row.components.costs)}
-        tensors["component"] = torch.tensor([places.get(name, -1) for name in watched.by])
-    save_tensors(path, tensors, {"card": jsons.dumps(finite(result))})
+def _keeping(run: Callable[..., Any], kept: list[dict[str, Tensor]]) -> Callable[..., Any]:
+    """Return the attack, which adds the samples and results of each batch to `kept`."""
+
+    @wraps(run)
+    def attack(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, **options: Any) -> Any:
+        result = run(model, x, y, ids=ids, **options)
+        parts = {"x": x, "x_adv": result.x_adv, "y": y, "ids": ids}
+        parts |= {name: getattr(result, name) for name in KEPT}
+        kept.append({name: part.cpu() for name, part in parts.items()})
+        return result
+
+    attack.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+    return attack

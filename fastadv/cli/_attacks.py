@@ -106,11 +106,7 @@ def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[s
 
 
 def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
-    """Parse the attack that `text` names: NAME or NAME:key=value,key=value.
-
-    The keys are arguments of its function, norm and radius. `options` hold where it takes them and `text`
-    does not say otherwise.
-    """
+    """Parse NAME or NAME:key=value,key=value; `options` hold where it takes them and `text` says nothing."""
     name, _, tail = text.partition(":")
     attack, where = registry()[o.look_up("attack", name, registry())], f"attack {text!r}"
     takes = {key: one for key, one in attack.parameters.items() if o.nameable(one)}

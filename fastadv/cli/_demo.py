@@ -7,7 +7,7 @@ from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import note, print_table, progress, say, say_where
+from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.studies import demo as study
 from fastadv.studies.ilyas2019.plan import SOURCE
 from fastadv.studies.study import RESULTS, SIZES, TINY
@@ -26,16 +26,13 @@ def demo(
     Trains a standard and a robust network, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a
     network on each; then trains an ABS, attacks it and bounds it.
 
-    Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes; a
-    finished run starts over.
+    Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes.
     """
     if tiny and size is not None:
         o.refuse("--tiny has a size of its own; leave out --size.")
     size = 10 if size is None else size
     o.look_up("size", str(size), map(str, SIZES))
     settings = replace(TINY if tiny else SIZES[size], seed=seed)
-    if study.unfinished(settings, out):
-        note(f"resuming the run that was stopped in {out}")
     kept = f"finished parts are kept in {out}; run the same command to resume"
     with interruptible(kept), progress("digits") as bar:
         result = study.run(settings, out, bar.named)

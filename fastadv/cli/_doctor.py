@@ -62,7 +62,6 @@ def _summary(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _served(backends: dict[str, dict[str, str]]) -> dict[str, list[str]]:
-    """Return the ops by what serves them."""
     kinds = dict.fromkeys((by, device) for each in backends.values() for device, by in each.items())
     return {f"{by} on {at}:": [op for op, each in backends.items() if each[at] == by] for by, at in kinds}
 
@@ -162,7 +161,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def fast_paths() -> dict[str, Any]:
-    """Find which ways a search takes here, JSON-able."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rewrites = {
         f"{device} {name}": [each.name for each in applicable(_net(device), dtype)]

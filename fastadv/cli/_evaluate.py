@@ -14,7 +14,7 @@ from torch import Tensor
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import Watched, ending, kept_in, print_results, watch
+from fastadv.cli._measure import ending, kept_in, print_results
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, write_entry
@@ -28,7 +28,7 @@ from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation.curve import check_radii
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import read_json, save_tensors
+from fastadv.runs.files import save_tensors
 from fastadv.text import percent
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
@@ -193,13 +193,12 @@ def evaluate(
 
 def _table(net: Any, dataset: Any, named: dict[str, NamedAttack], results: Kept, machine: Search) -> Table:
     rank, jobs = results.shard or (None, None)
-    kept = _kept(results.run_dir) if results.resume and results.run_dir is not None and not jobs else 0
+    attacks = {label: one.run for label, one in named.items()}
     with progress("attacks") as tick:
-        watched = watch(named, len(dataset) // (jobs or 1), tick, kept=kept)
         return measure(
-            net, dataset, watched, batch_size=machine.batch_size, run_dir=results.run_dir,
+            net, dataset, attacks, batch_size=machine.batch_size, run_dir=results.run_dir,
             resume=results.resume, keep_samples=bool(results.out or results.report),
-            indicators=results.indicators, seed=machine.seed, rank=rank, world_size=jobs,
+            indicators=results.indicators, seed=machine.seed, rank=rank, world_size=jobs, progress=tick,
         )  # fmt: skip
 
 
@@ -209,16 +208,11 @@ def _curve(
     """Return the accuracy at each radius; without a gradient, an attack breaks nothing at any."""
     if attack.minimal:
         return Curve.from_distances(distance, radii)
-    text, done = f"radii, {attack.label}", [0]
-    # a sample that was broken is not tried again, and the bar may end early
-    total = len(dataset) * sum(radius > 0 for radius in radii)
-    with progress(text) as tick:
-
-        def at(radius: float) -> Watched:
-            return Watched(attack.at(radius), text, done, total, tick)
-
+    with progress(f"radii, {attack.label}") as tick:
         try:
-            return accuracy_against_radius(net, dataset, at, radii, batch_size=batch_size)
+            return accuracy_against_radius(
+                net, dataset, attack.at, radii, batch_size=batch_size, progress=tick
+            )
         except NoGradientError:
             return Curve.from_distances(distance, radii)
 
@@ -231,10 +225,3 @@ def _provenance(config: dict[str, Any], named: dict[str, NamedAttack], seed: int
     data = {key: config["data"].get(key) for key in OF_THE_DATA}
     command = shlex.join(["fastadv", *sys.argv[1:]])
     return {"command": command, "seed": seed, **config, "attacks": attacks, "data": data}
-
-
-def _kept(run_dir: Path) -> int:
-    """Return how many samples went through an attack in the run that is to go on."""
-    path = run_dir / IDENTITY
-    size: int = read_json(path)["batch_size"] if path.exists() else 0
-    return size * len(list(run_dir.glob("part-*.safetensors")))

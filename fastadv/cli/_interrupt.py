@@ -18,7 +18,6 @@ class Interrupted(Exception):
 
 
 def epochs_kept(folder: Path) -> str:
-    """Return the message of an interrupted command that resumes by itself."""
     return f"finished epochs are kept in {folder}; the same command resumes"
 
 

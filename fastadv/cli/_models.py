@@ -23,7 +23,6 @@ def parse_model(text: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuse an entry of the zoo that is named without rb: before it."""
     known = {text.lower() for entry in robustbench_entries() for text in (entry.name, entry.path)}
     if name.lower() in known:
         o.refuse(f"--model {name}: expected {ZOO} before an entry of RobustBench's zoo; give {ZOO}{name}.")

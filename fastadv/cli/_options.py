@@ -29,7 +29,6 @@ def refuse(text: str) -> NoReturn:
 
 
 def refuse_given(why: str, **options: object) -> None:
-    """Refuse each of these options that is given, and say why."""
     for name, value in options.items():
         if value is not None:
             refuse(f"--{name.replace('_', '-')} {why}")
@@ -48,7 +47,6 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def split_names(text: str | None) -> tuple[str, ...] | None:
-    """Split names at the commas; None for no text."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -91,7 +89,6 @@ def _writable(path: Path, place: Path) -> Path:
 
 
 def _parse_checked(check: Callable[[str], object], text: str) -> Path:
-    """Parse the name of a file to write of a kind whose `check` runs before the work."""
     with usage():
         check(text)
     return parse_out(text)
@@ -192,7 +189,6 @@ def usage() -> Iterator[None]:
 
 
 def make_threat(norm: str, radius: float) -> Threat:
-    """Make the threat of that norm in the box (0, 1)."""
     return THREATS[norm](radius)
 
 

@@ -44,7 +44,6 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def say_where(written: Mapping[str, Path | None], width: int = 0) -> None:
-    """Print a line for each file that was written: what it is, and where."""
     for what, path in written.items():
         if path is not None:
             say(f"{what:<{width}} {path}" if width else f"{what} in {path}")
@@ -60,7 +59,6 @@ def write_json(value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Replace NaN and infinities in `value` by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -71,10 +69,7 @@ def finite(value: Any) -> Any:
 def print_table(
     title: str, cells: Sequence[Sequence[str]], notes: Sequence[str] = (), *, breaks: Sequence[int] = ()
 ) -> None:
-    """Print a table. cells[0] is the head; columns of numbers are aligned to the right.
-
-    notes: lines below the table. breaks: numbers of the lines after which a rule is drawn.
-    """
+    """Print a table, cells[0] its head, a rule after the lines `breaks`, and the notes below it."""
     made = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
     for place, column in enumerate(zip(*cells, strict=True)):
         numbers = all(_is_number(cell) for cell in column[1:])

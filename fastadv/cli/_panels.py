@@ -98,10 +98,7 @@ class Always(Panel):
 
 
 def with_panels(command: Callable[..., Any]) -> Callable[..., None]:
-    """Spread out the panels of `command`, and `Always`, and give it --json where it yields a document.
-
-    The options of a panel take the place of the argument that is one.
-    """
+    """Spread out the panels of `command`, and `Always`, and give it --json where it yields a document."""
     if inspect.isgeneratorfunction(inspect.unwrap(command)):
         command = _with_json(command)
     taken = inspect.signature(command).parameters.values()
@@ -147,14 +144,12 @@ def _with_json(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
 
 
 def add(app: typer.Typer, command: Callable[..., Any], example: str) -> None:
-    """Add a command to `app`, with an example below its help."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(" ".join(part.split()) for part in paragraphs)  # the terminal's width breaks lines
     app.command(help=text, epilog=f"Example: {example}", add_help_option=False)(with_panels(command))
 
 
 def group(help: str, **more: Any) -> typer.Typer:
-    """Make a group of commands, with the options that each command has."""
     made = typer.Typer(help=help, no_args_is_help=True, **more)
     made.callback(add_help_option=False)(with_panels(lambda: None))
     return made

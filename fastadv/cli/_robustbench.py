@@ -64,10 +64,7 @@ class RobustBench(Panel, title="RobustBench"):
 def write_entry(
     path: Path, table: Table, attack: NamedAttack, data: str, model: str, note: str | None
 ) -> None:
-    """Write the entry of the suite's result.
-
-    The footnote says which gradients were replaced, and the `note` of the data set.
-    """
+    """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
     row, threat = table[attack.label], o.make_threat(attack.norm, attack.radius)
     accuracies = table.clean_accuracy, row.robust_accuracy
     footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))

@@ -75,10 +75,7 @@ class Network(Panel, title="Model"):
         return {"model": self.model, "options": self.option, "weights": self.weights and str(self.weights)}
 
     def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
-        """Load the model, made for the images and classes of `dataset`, in eval mode on the device.
-
-        A user's own factory gets those of shape, classes and seed that it takes. fresh: untrained is wanted.
-        """
+        """Load the model for `dataset`, in eval mode on the device. fresh: untrained is wanted."""
         name, own = self.model, o.pairs(self.option or [], "--option")
         offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
         if name.startswith(ZOO):
@@ -145,7 +142,6 @@ class Budget(Panel):
 
 
 def make_device(text: str | None) -> torch.device:
-    """Find the device of that name; by default the GPU where there is one."""
     if text is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

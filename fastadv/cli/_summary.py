@@ -41,7 +41,6 @@ def checks(table: Table, limits: Mapping[str, float], strict: bool) -> list[Chec
 
 
 def write_summary(path: Path, table: Table, title: str, passed: Sequence[Check]) -> None:
-    """Write JUnit's XML where the name ends in .xml, else Markdown."""
     if path.suffix.lower() != ".xml":
         lines = [f"{'**Failed:** ' if code else ''}{found}" for _, found, code in passed]
         write_text(path, "\n\n".join([f"### {title}", in_markdown(table.cells()), *lines]) + "\n")

@@ -92,7 +92,6 @@ def train(
 
 
 def _test_attacks(options: RecipeOptions, seed: int) -> dict[str, Any] | None:
-    """Choose PGD-10 in the given threat: the meaning of the robust accuracy in a report."""
     if options.radius is None:
         return None
     tested = AttackOptions(norm=options.norm, radius=options.radius, steps=TEST_STEPS)

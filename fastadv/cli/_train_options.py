@@ -34,7 +34,6 @@ class TrainingImages(TrainImages):
     augment: str = o.option("none", AUGMENT_HELP, metavar="NAME+NAME")
 
     def to_train_on(self, seed: int) -> tuple[Any, HeldOut | None]:
-        """Load the images to train on, and those held out; None for none."""
         dataset = self.load()
         if self.validation is None:
             return dataset, None
@@ -44,7 +43,6 @@ class TrainingImages(TrainImages):
         return held_out.rest, held_out
 
     def to_test_on(self) -> Any:
-        """Load the test set; None where there is none."""
         if self.test_data is None and not is_named(self.data):
             if self.test_samples is not None:
                 o.refuse(f"--test-samples has no effect: {self.data} has no test split; name --test-data.")

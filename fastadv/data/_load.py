@@ -25,12 +25,10 @@ _OPTIONS = {"imagenet": ("preprocessing", "ids")}
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` knows."""
     return _NAMES
 
 
 def is_named(text: str) -> bool:
-    """Return whether a text is the name of a data set, perhaps with options."""
     return text.partition(":")[0] in _NAMES
 
 
@@ -51,7 +49,6 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _parse(text: str) -> tuple[str, dict[str, str]]:
-    """Return the name of a data set and its options; InputError for others."""
     name, _, tail = text.partition(":")
     check_choice("data set", name, _NAMES)
     known, options = _OPTIONS.get(name, ()), {}
@@ -174,7 +171,6 @@ def load_folder(folder: str | os.PathLike[str]) -> ImageSet:
 
 
 def is_set(folder: str | os.PathLike[str]) -> bool:
-    """Return whether `load_folder` knows the folder."""
     return any((Path(folder) / name).is_file() for name in (INDEX, IMAGES))
 
 

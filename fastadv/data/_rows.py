@@ -28,10 +28,7 @@ def fill_rows(
 
 
 class MappedRows:
-    """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole.
-
-    `chosen`: of `picked` rows, whose they are, and their positions int64 [N] there; None: all in the files.
-    """
+    """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole."""
 
     chosen: tuple["MappedRows", Tensor] | None = None
 
@@ -66,7 +63,6 @@ class MappedRows:
         return map(self.take, torch.split(torch.arange(len(self), device="cpu"), count))
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return the rows at `positions`, int64 [B], in memory."""
         if self.chosen is not None:
             whole, chosen = self.chosen
             return whole.take(chosen[positions.cpu()])
@@ -78,7 +74,6 @@ class MappedRows:
         return rows
 
     def joined(self) -> Tensor:
-        """Return all rows, in memory."""
         rows = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         done = 0
         for part in self.pieces():

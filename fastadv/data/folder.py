@@ -21,12 +21,10 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", "
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Return the sub-folders of `root`, sorted by name, without hidden ones."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder and its sub-folders, sorted."""
     images = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     return sorted(path for path in images if not path.name.startswith("."))
 

@@ -56,14 +56,7 @@ class NamedImages(FolderSet):
 def imagenet(
     root: Path, split: str, size: int | None, preprocessing: str = "Res256Crop224", ids: str | None = None
 ) -> NamedImages:
-    """Read validation images of ImageNet, root/val/nXXXXXXXX/*.JPEG, lazily and in the order of a list.
-
-    preprocessing: one of `PREPROCESSINGS`; each entry of RobustBench names its own, which decides the size.
-    ids: a file with one CLASS/FILENAME in each line; None takes the 5,000 images of RobustBench.
-
-    Labels are the places of the class folders in alphabetical order. InputError for another split, a size,
-    other class folders than the 1,000 of ImageNet, and an image that is missing or named twice.
-    """
+    """Read root/val/nXXXXXXXX/*.JPEG lazily, in the order of the file `ids`, or RobustBench's 5,000."""
     if split != "test":
         raise InputError(f"imagenet: the named images are of the validation set, got split {split!r}")
     if size is not None:
@@ -97,7 +90,6 @@ def _robustbench(folder: Path, classes: list[str]) -> list[str]:
 
 
 def _listed(path: Path, classes: list[str]) -> list[str]:
-    """Return the names in a file of the user."""
     if not path.is_file():
         raise InputError(f"imagenet: expected a file of ids, one CLASS/FILENAME a line, got none at {path}")
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -135,11 +127,7 @@ SUPER_CLASSES = {
 
 
 def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
-    """Return the nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily.
-
-    Images are 224x224 unless `size` is given. Classes outside the nine are left out. InputError unless the
-    split has exactly 1,000 class folders, because the ranges count them in sorted order.
-    """
+    """Return the nine super-classes of root/{train,val}/nXXXXXXXX/*, lazily, at 224x224 or `size`."""
     folder, _ = split_folder(root, split)
     folders = class_folders(folder)
     if len(folders) != 1000:

@@ -122,7 +122,6 @@ class Mixture(Held):
 
 
 def _alike(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images of one dtype."""
     return (x, other) if x.dtype == other.dtype else (to_unit(x), to_unit(other))
 
 

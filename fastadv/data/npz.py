@@ -118,8 +118,6 @@ def _open(path: Path) -> tuple[Tensor, Tensor, list[list[int]]]:
 
 
 class _Array:
-    """One array of an npz file: what its header says, and its values."""
-
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         self.info = archive.getinfo(name)
         with archive.open(name) as file:

@@ -65,13 +65,7 @@ def mnist(root: Path, split: str, download: bool) -> ImageSet:
 
 
 def cifar10(root: Path, split: str, download: bool, limit: int | None = None) -> ImageSet:
-    """CIFAR-10, x uint8 [N, 3, 32, 32], from cifar-10-batches-py or cifar10/{train,test}/CLASS in `root`.
-
-    The original, which comes first, is in its canonical order. The JPEG copies have lost that order: they
-    take one image of each class in turn, and the set's name and note say that they are copies, on which
-    accuracies are a little lower. InputError if neither is there and a download is not possible;
-    CorruptFileError for damaged files.
-    """
+    """Return x uint8 [N, 3, 32, 32], from cifar-10-batches-py, or copies in cifar10/{train,test}/CLASS."""
     original_is_there = (root / "cifar-10-batches-py").is_dir()
     if not original_is_there and (root / "cifar10" / split).is_dir():
         return _copies(root / "cifar10" / split, split, limit)
@@ -146,10 +140,7 @@ def read_original(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def digits(split: str) -> ImageSet:
-    """Return the embedded digits (UCI, 1998; license in digits.txt): x float32 [N, 1, 8, 8] in sixteenths.
-
-    Every fifth of a class is for testing.
-    """
+    """Return the embedded digits, x float32 [N, 1, 8, 8] in sixteenths; a fifth is for testing."""
     with files("fastadv.data").joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
         x = torch.from_numpy(stored["images"]).float().div_(16).unsqueeze_(1)
         y = torch.from_numpy(stored["labels"]).long()

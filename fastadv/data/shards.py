@@ -1,7 +1,4 @@
-"""Sharded storage: one data set as safetensors files of fixed sample ranges, with an index written last.
-
-Each shard carries its configuration and digest: it can be verified, and told from one of another set.
-"""
+"""A data set as safetensors files of fixed sample ranges, each of which can be verified, and an index."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -109,7 +109,6 @@ def _constants(source: Any) -> tuple[list[float], list[float]]:
 
 
 def _settings(source: Any) -> dict[str, Any]:
-    """Return what the source says about the values of pixels."""
     if isinstance(source, Mapping):
         return dict(source)
     names = [name for name in dir(source) if name.startswith("do_") or name in _READ]

@@ -43,7 +43,6 @@ def _commit() -> str:
 
 @cache
 def version_of(package: str) -> str | None:
-    """Return the version that is installed; None for none."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -100,7 +99,6 @@ def machine() -> dict[str, Any]:
 
 
 def card(kind: str, config: Mapping[str, Any], **measured: Any) -> dict[str, Any]:
-    """Return the card of one result: its kind, configuration with seeds, machine, and what was measured."""
     return {
         "kind": kind,
         "format": FORMAT,

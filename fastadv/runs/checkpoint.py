@@ -68,7 +68,6 @@ def _parts(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load(path: Path) -> State:
-    """Read a checkpoint. CorruptFileError for a damaged or foreign file."""
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != FORMAT or "state" not in metadata:
         raise CorruptFileError(

@@ -35,15 +35,8 @@ _UNREAD = re.compile(r"\(no source of ([^)]+)\)")
 
 
 def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
-    """Describe `value` as JSON that is the same in every process.
-
-    Tensors by their hash, functions and classes by name, source and what they enclose, dataclasses by their
-    fields, modules by their parts and weights, other objects by their own `describe` or by class and
-    attributes. Devices do not count, nor do globals that a function reads.
-
-    trained: the model in training, whose weights do not count.
-    identity: stands for the code of the caller's own functions and classes, which are then known by name.
-    """
+    """Describe `value` as JSON that is the same in every process; devices and globals do not count."""
+    # weights in training do not count; an identity stands for the caller's code, which then counts by name
     return _Description([] if trained is None else [trained], identity).of(value)
 
 

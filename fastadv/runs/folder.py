@@ -38,19 +38,12 @@ class _Closed:
 
 
 class RunFolder(_Closed):
-    """A folder that a run writes: made, locked, and cleared of what killed writers left half written.
-
-    The lock ends with `close`, with the object or with the process. InputError for a folder that cannot be
-    made or written, or that another run is writing.
-
-    name: the argument that named the folder, for errors.
-    shared: several processes fill the folder side by side, each with files of its own.
-    """
+    """A folder that a run writes: made, locked until it closes or dies, and cleared of half-written files."""
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir", shared: bool = False) -> None:
         if not isinstance(path, str | os.PathLike):
             raise InputError(f"{name}: expected the path of a folder, got {path!r}")
-        self.path, self._shared = Path(path), shared
+        self.path, self._shared = Path(path), shared  # shared: several processes write files of their own
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
@@ -115,12 +108,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Keeper(_Closed):
-    """The folder of resumable work, locked until `close`. Without a folder nothing is kept.
-
-    Of several processes the first one holds the folder for all. `begun`, `identify`, `found` and `result` are
-    called by all together: the first one reads or writes, and all get what it read, or its error. `kept` is
-    for one process and a file of its own.
-    """
+    """The folder of resumable work, which the first process holds for all; None keeps nothing."""
 
     _lock: RunFolder | None = None
 
@@ -136,6 +124,7 @@ class Keeper(_Closed):
 
         self.path = None if folder is None else processes.from_first(hold)
 
+    # all processes call `begun`, `identify`, `found` and `result` together, one `kept` for a file of its own
     def begun(self, file: str, resume: bool, what: str, read: Callable[[Path], T]) -> T | None:
         """Return what a run left in `file`, None in a new folder; InputError for one without `resume`."""
 

@@ -17,10 +17,7 @@ NAMED = 3  # differences that an error tells
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Return a few numbers that tell functions apart by their outputs [B, ...] on the same inputs.
-
-    `again` are those of a second call: a random function has no probe. `dtype` says how far two may differ.
-    """
+    """Return a few numbers that tell functions apart by their outputs [B, ...]; a random one has none."""
     flat = outputs.detach().double().cpu().flatten(1)
     finite = flat.isfinite().all(1)
     spread = float(flat[finite].square().mean().sqrt()) if finite.any() else 0.0

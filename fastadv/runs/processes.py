@@ -1,7 +1,4 @@
-"""The processes of one run, as torchrun starts them: who they are, and what they tell each other.
-
-With one process, where no process group is initialized, nothing here does anything.
-"""
+"""The processes of one run, as torchrun starts them; with one process nothing here does anything."""
 
 import operator
 import re
@@ -101,10 +98,7 @@ def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
 
 
 def apart(count: int, rank: int | None, world_size: int | None, each: str, size: str) -> range:
-    """Return which of `count` pieces of work a process does that knows nothing of the others; all by default.
-
-    InputError, which calls a piece `each` and what sets its size `size`, in a process group, too.
-    """
+    """Return which of `count` pieces of work are those of a process that knows no other; all by default."""
     if world() > 1 and (rank, world_size) != (None, None):
         raise InputError(
             "rank, world_size: expected none in a process group, whose processes share the work by "

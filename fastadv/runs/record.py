@@ -24,10 +24,7 @@ CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 
 
 class RunRecord(Keeper):
-    """What `train.fit` and `ABS.fit` keep of the run `config`. Without a folder that is `reports` alone.
-
-    `stopped` is the checkpoint of a stopped run, or None; its epochs are in `reports` from the start.
-    """
+    """What `train.fit` and `ABS.fit` keep of the run `config`; `stopped` is its checkpoint, or None."""
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
         if check_flag("resume", resume) and run_dir is None:
@@ -77,7 +74,6 @@ class RunRecord(Keeper):
 
 
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the entries of report.jsonl."""
     path = Path(folder) / REPORT
     try:
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

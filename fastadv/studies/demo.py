@@ -1,6 +1,5 @@
 """The demo: the studies of two papers on the embedded digits."""
 
-import shutil
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -11,52 +10,37 @@ import torch
 
 import fastadv as fa
 from fastadv._extras import need
-from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Attack
-from fastadv.runs.card import card
-from fastadv.runs.files import read_json, write_json
+from fastadv.runs.folder import Keeper
 from fastadv.studies.ilyas2019 import digits as ilyas
 from fastadv.studies.ilyas2019.plan import printed
-from fastadv.studies.study import RESULTS, Settings, Study, Watch, one_thread, unwatched
+from fastadv.studies.study import Settings, Study, Watch, one_thread, publish, unwatched
 from fastadv.text import finite
 
-PARTS, SETTINGS = ("nets", "sets", "abs"), "settings.json"
 EXPLAINED = (2, 3, 8)
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
-    """Do both studies, draw their figures, and write results.json."""
+    """Do both studies, draw their figures, and write results.json; what the folder holds is kept."""
     need("matplotlib")
-    _prepare(folder, settings)
     started = time.perf_counter()
-    with one_thread():
+    with Keeper(folder) as keeper, one_thread():
         study = Study(settings, folder)
         nets = {net.name: net for net in ilyas.nets(study, watch)}
         model, explained = synthesis(study, watch)
         drawn = ilyas.draw(study, nets, folder / "figures")
         drawn |= draw_synthesis(study, model, folder / "figures")
-    sets = {"train": study.base.describe(), "test": study.test.describe()}
-    result = card(
-        "demo",
-        {"settings": settings.as_json(), **sets},
-        nets={name: ilyas.measured(net) for name, net in nets.items()},
-        abs=explained,
-        figures=drawn,
-        folder=str(folder),
-        seconds=time.perf_counter() - started,
-    )
-    write_json(folder / RESULTS, result)
-    return result
-
-
-def unfinished(settings: Settings, folder: Path) -> bool:
-    """Tell whether `run` would resume an interrupted run."""
-    if (folder / RESULTS).exists() or not any((folder / part).exists() for part in PARTS):
-        return False
-    try:
-        return bool(read_json(folder / SETTINGS) == settings.as_json())
-    except (FileNotFoundError, CorruptFileError):
-        return False
+        sets = {"train": study.base.describe(), "test": study.test.describe()}
+        return publish(
+            keeper,
+            "demo",
+            {"settings": settings.as_json(), **sets},
+            nets={name: ilyas.measured(net) for name, net in nets.items()},
+            abs=explained,
+            figures=drawn,
+            folder=str(folder),
+            seconds=time.perf_counter() - started,
+        )
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
@@ -80,22 +64,6 @@ def notes(result: dict[str, Any]) -> list[str]:
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
     return [*ilyas.findings(measured["nets"], attack), *synthesis_found(measured["abs"], attack)]
-
-
-def _prepare(folder: Path, settings: Settings) -> None:
-    """Clear away a run that is finished or had other settings. Only what a demo made is removed."""
-    if unfinished(settings, folder):
-        return
-    own = [folder / part for part in PARTS if (folder / part).exists()]
-    if own and not (folder / SETTINGS).exists():
-        raise InputError(
-            f"{folder}: expected a new folder or one that a demo made, got one with other nets or sets; "
-            "choose another folder"
-        )
-    (folder / RESULTS).unlink(missing_ok=True)
-    for part in own:
-        shutil.rmtree(part)
-    write_json(folder / SETTINGS, settings.as_json())
 
 
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:

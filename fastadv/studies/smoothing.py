@@ -67,7 +67,6 @@ TINY = Settings(  # every part in seconds; the figures mean nothing
 
 
 def recipe_of(name: str, sigma: float, epochs: int = 90) -> tuple[Any, int, fa.train.Optimization]:
-    """Return a recipe with the paper's settings, its batch size and optimization."""
     usual = fa.train.Optimization(**TRAINING)
     if name == "gaussian":
         return fa.train.GaussianTraining(sigma), 256, usual
@@ -88,10 +87,7 @@ def run(
     synthesis: Any = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train, certify, compare and draw; what is in the folder is not done again.
-
-    synthesis: an ABS model whose bounds are drawn beside the certificates; None leaves them out.
-    """
+    """Train, certify, compare and draw; the folder keeps what is done. synthesis: an ABS, or None."""
     if not (settings.recipes and 1 <= len(settings.sigmas) <= SIGMAS):
         raise InputError(f"sigmas: expected 1 to {SIGMAS} and a recipe, the lines of figures, got {settings}")
     lines, curves, comparison = list[dict[str, Any]](), dict[tuple[str, float], Curve](), dict[str, Any]()
@@ -181,7 +177,6 @@ def _compared(whole: Certificates, quick: Certificates) -> dict[str, Any]:
 
 
 def _bound(synthesis: Any, test_set: ImageSet, count: int, watch: Watch) -> dict[str, Any]:
-    """Return what ABS certifies by itself, and what that takes."""
     x, y, _ = next(fa.data.batches(test_set, count))
     started, radii = time.perf_counter(), list[torch.Tensor]()
     for place in range(0, len(x), 10):
@@ -198,7 +193,6 @@ def _bound(synthesis: Any, test_set: ImageSet, count: int, watch: Watch) -> dict
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the cells of the study's table."""
     measured = result["measured"]
     cells = [["training", "σ", "average radius", "published", *(f"at {r:g}" for r in SHOWN), "ms a pass"]]
     for line in measured["lines"]:
@@ -216,7 +210,6 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """Return the results as a page in Markdown."""
     measured, config = result["measured"], result["config"]
     lines = [
         "# Randomized smoothing\n",

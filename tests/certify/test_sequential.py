@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fastadv.certify.sequential import log_ratio, lower_bound, schedule, thresholds
+from fastadv.certify.sequential import decided, log_ratio, lower_bound, schedule
 
 
 def binomial(count: int, p: float) -> np.ndarray:
@@ -19,13 +19,13 @@ def binomial(count: int, p: float) -> np.ndarray:
 
 def errors(needed: float, p: float, alpha: float, looks: tuple[int, ...]) -> tuple[float, float]:
     """Return how often the test ever says yes, and no, exactly, where p is the probability of a hit."""
-    test, going, before = thresholds(needed, alpha, looks), np.ones(1), 0
+    going, before = np.ones(1), 0
     yes = no = 0.0
     for look in looks:
         going, before = np.convolve(going, binomial(look - before, p)), look
-        accept, reject = test[look]
-        yes, no = yes + going[accept:].sum(), no + going[: reject + 1].sum()
-        going[accept:] = going[: reject + 1] = 0
+        answers = decided(np.arange(look + 1), look, needed, alpha)
+        yes, no = yes + going[answers > 0].sum(), no + going[answers < 0].sum()
+        going[answers != 0] = 0
     return yes, no
 
 
@@ -50,28 +50,21 @@ def test_far_from_the_probability_asked_for_few_draws_decide(p: float) -> None:
     assert sum(errors(0.841, p, 1e-3, early)) > 0.85
 
 
-def test_thresholds_are_the_least_that_reach_the_bound() -> None:
-    looks = (1, 7, 16, 100, 333)
-    for needed in (0.5, 0.8, 0.97):
-        for look, (accept, reject) in thresholds(needed, 0.01, looks).items():
-            hits = np.arange(look + 1)
-            beyond = log_ratio(hits, look, needed) >= -math.log(0.01) + 1e-6
-            above = hits[beyond & (hits > look * needed)]
-            below = hits[beyond & (hits < look * needed)]
-            assert accept == (above.min() if len(above) else look + 1)
-            assert reject == (below.max() if len(below) else -1)
-            # written out: the mixture over the likelihood
-            for k in {accept, accept - 1} & set(range(look + 1)):
+def test_answers_are_those_of_the_mixture_over_the_likelihood() -> None:
+    for look in (1, 7, 16, 100, 150):
+        for needed in (0.5, 0.8, 0.97):
+            answers = decided(np.arange(look + 1), look, needed, 0.01)
+            for k in range(look + 1):
                 mixture = math.gamma(k + 0.5) / math.gamma(0.5) * math.exp(
                     math.lgamma(look - k + 0.5) - math.lgamma(0.5) - math.lgamma(look + 1)
-                ) if k < 170 else None  # fmt: skip
-                if mixture is not None:
-                    ratio = mixture / (needed**k * (1 - needed) ** (look - k))
-                    assert (ratio >= 100) == (k >= accept)
+                )  # fmt: skip
+                ratio = mixture / (needed**k * (1 - needed) ** (look - k))
+                assert answers[k] == (0 if ratio < 100 else 1 if k > look * needed else -1)
 
 
 def test_a_probability_of_one_or_more_is_refused_at_once() -> None:
-    assert all(test == (look + 1, look) for look, test in thresholds(1.0, 0.1, (5, 10)).items())
+    assert (decided(np.arange(6), 5, 1.0, 0.1) == -1).all()
+    assert decided(10, 10, [1.0, 1.1, 0.2], 0.1).tolist() == [-1, -1, 1]
 
 
 def test_lower_bound_is_the_largest_probability_that_is_refused() -> None:
@@ -83,9 +76,9 @@ def test_lower_bound_is_the_largest_probability_that_is_refused() -> None:
             <= -math.log(1e-3) + 1e-5
             <= log_ratio(hits, draws, low) + 2e-5
         )
-        # the same question, asked by thresholds
-        assert hits >= thresholds(low * 0.999, 1e-3, (draws,))[draws].accept
-        assert hits < thresholds(min(low * 1.001, 0.999999), 1e-3, (draws,))[draws].accept
+        # the same question, asked of a probability
+        assert decided(hits, draws, low * 0.999, 1e-3) == 1
+        assert decided(hits, draws, min(low * 1.001, 0.999999), 1e-3) < 1
     assert lower_bound(0, 10, 0.01) == 0
     assert lower_bound(1000, 1000, 1e-3) > lower_bound(990, 1000, 1e-3) > lower_bound(99, 100, 1e-3)
 

@@ -12,6 +12,7 @@ from fastadv.cli import _attack, _evaluate
 from fastadv.data import load
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
+from fastadv.progress import Lines
 from fastadv.runs.files import load_tensors
 
 COUNT = 32
@@ -33,7 +34,7 @@ def direct(trained):
 
 def shown(monkeypatch, command):
     """What the progress bar of a command would show: texts, done, total."""
-    bar = Mock(spec=["named"])
+    bar = Mock(spec=Lines)
     monkeypatch.setattr(command, "progress", lambda text: nullcontext(bar))
     return bar.named.call_args_list
 
@@ -61,8 +62,11 @@ def test_the_component_that_broke_each_sample_is_told_and_written_and_named_by_t
     done = fastadv(f"attack {net} {LINE} --batch-size {COUNT} --out a.safetensors --json")
     told_and_written(done, "a.safetensors", direct)
     costs = {name: cost.samples for name, cost in direct.costs.items()}
-    stages = [(f"{LABEL}: {name} on {n} of {COUNT}", COUNT - n, COUNT) for name, n in costs.items()]
-    assert [each.args for each in seen] == [*stages, (LABEL, COUNT, COUNT)]
+    begun, *stages, last = [each.args[0] for each in seen]
+    assert begun == LABEL
+    assert stages == [f"{LABEL}: {name}, {n} left" for name, n in costs.items()]
+    assert last.startswith(f"{LABEL}: robust accuracy ")
+    assert seen[-1].args[1:] == (COUNT, COUNT)
 
 
 def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
@@ -84,8 +88,7 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     seen = shown(monkeypatch, _evaluate)
     done = fastadv(f"evaluate {net} {LINE} --run-dir run --resume --out resumed.safetensors --json")
     assert len(calls) == 4
-    assert {each.args[2] for each in seen} == {COUNT}
-    assert min(each.args[1] for each in seen) >= COUNT // 2
+    assert seen[0].args[1:] == (COUNT // 2, COUNT)  # what the folder holds is done
     written = told_and_written(done, "resumed.safetensors", direct)
     assert written.keys() >= {"x_adv", "component", "by", "status", "distances"}
     assert torch.equal(written["status"], direct.status)

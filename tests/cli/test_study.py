@@ -24,13 +24,21 @@ def nets(folder):
 
 
 @pytest.mark.slow
-def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figures_when_stopped(
-    fastadv, folder, monkeypatch
+def test_it_shows_six_nets_and_goes_on_to_the_same_figures_when_stopped(
+    fastadv, refused, folder, monkeypatch
 ):
     def weights():
         return (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
 
+    with monkeypatch.context() as patch:
+        patch.setattr(construct, "non_robust", Mock(side_effect=KeyboardInterrupt))
+        done = fastadv("demo --tiny --out d", code=130)
+    assert done.err.count("\n") == 1
+    assert "kept in d" in done.err
+    kept = weights()
+    assert not (folder / "d" / "results.json").exists()
     done = fastadv("demo --tiny --out d")
+    assert weights() == kept
     shown = "standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det", "Ilyas et al. 2019", "CIFAR-10"
     for name in shown:
         assert name in done.out
@@ -39,19 +47,9 @@ def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figur
     for path in drawn:
         assert str(path.relative_to(folder)) in done.out
         assert path.read_bytes().startswith(b"\x89PNG")
-    first, finished = nets(folder / "d"), weights()
-    with monkeypatch.context() as patch:
-        patch.setattr(construct, "non_robust", Mock(side_effect=KeyboardInterrupt))
-        done = fastadv("demo --tiny --out d", code=130)
-    assert done.err.count("\n") == 1
-    assert "kept in d" in done.err
-    kept = weights()
-    assert kept != finished
-    assert not (folder / "d" / "results.json").exists()
-    done = fastadv("demo --tiny --out d --json")
-    assert "resuming" in done.err
-    assert weights() == kept
-    assert done.json["measured"]["nets"] == nets(folder / "d") == first
+    first = nets(folder / "d")
+    assert fastadv("demo --tiny --out d --json").json["measured"]["nets"] == nets(folder / "d") == first
+    refused("demo --tiny --out d --seed 1", "choose another folder")
 
 
 SCHOTT = "study schott --data-dir . --models cnn,abs --norms l2 --samples 4 --run-dir run"
@@ -157,7 +155,6 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
         ("ilyas features --radius inf", "radius: expected a finite number > 0"),
         ("ilyas pipeline --scale huge", "no scale 'huge'; there are tiny, cpu, paper"),
         ("ilyas pipeline --stages nets,set", "got set"),
-        ("ilyas pipeline --stages transfer", "ilyas2019: expected the finished stage nets"),
     ],
 )
 def test_bad_arguments(refused, folder, line, says):

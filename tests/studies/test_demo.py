@@ -1,4 +1,4 @@
-"""The demo's table and sentences from figures made by hand, its folder, and its one thread."""
+"""The demo's table and sentences from figures made by hand, and what it measures."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,34 +7,8 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.studies import demo
 from fastadv.studies.study import TINY, Study
-
-
-def test_a_stopped_run_goes_on_another_is_cleared_away_and_what_no_demo_made_is_left_alone(tmp_path):
-    parts = [tmp_path / part for part in demo.PARTS]
-    for part in parts:
-        part.mkdir()
-        with pytest.raises(InputError, match="another folder"):
-            demo._prepare(tmp_path, TINY)
-        part.rmdir()
-    demo._prepare(tmp_path, TINY)
-    assert not demo.unfinished(TINY, tmp_path)  # nothing was done yet
-    for made in parts:
-        made.mkdir()
-    (tmp_path / "mine.txt").touch()
-    assert demo.unfinished(TINY, tmp_path)
-    demo._prepare(tmp_path, TINY)
-    assert all(part.exists() for part in parts)
-    other = type(TINY)(seed=1)
-    assert not demo.unfinished(other, tmp_path)
-    (tmp_path / "results.json").touch()
-    assert not demo.unfinished(TINY, tmp_path)
-    demo._prepare(tmp_path, other)
-    assert not any(part.exists() for part in parts)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["mine.txt", "settings.json"]
-
 
 SAID = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
 

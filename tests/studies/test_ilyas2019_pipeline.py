@@ -86,20 +86,6 @@ def test_a_finished_stage_is_read_and_not_made_again(copy):
         assert again["measured"][stage]["seconds"] > known[stage]["seconds"]
 
 
-def test_a_stage_without_what_it_takes_is_refused_before_any_work(tmp_path):
-    for asked, gone in (
-        (["sets"], "nets"),
-        (["train", "nets"], "sets"),
-        (["controls", "nets", "sets"], "train"),
-        (["evaluate", "nets", "sets"], "train"),
-        (["galleries", "nets"], "sets"),
-        (["transfer", "nets"], "sets"),
-    ):
-        with pytest.raises(InputError, match=f"finished stage {gone}, which the stage {asked[0]} takes"):
-            study(tmp_path, stages=asked)
-        assert not list(tmp_path.rglob("*.safetensors"))
-
-
 @pytest.mark.slow
 def test_another_seed_or_scale_is_refused_and_named(copy):
     for other, says in (

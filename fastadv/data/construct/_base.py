@@ -123,7 +123,6 @@ class Search(NamedTuple):
         return self.threat.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
 
     def told(self) -> dict[str, Any]:
-        """Return the steps as the card says them."""
         size = "20 * radius / steps" if self.step_size is None else float(self.step_size)
         return {"steps": self.steps, "step_size": size}
 
@@ -131,10 +130,7 @@ class Search(NamedTuple):
 def prepare(
     model: Model, dataset: Dataset[Any], search: Search, options: Mapping[str, Any], *, every_class: bool
 ) -> tuple[Prepared, Base, int]:
-    """Return (source model frozen, base, number of classes); InputError if model and base do not fit.
-
-    options: those of a construction.
-    """
+    """Return (source frozen, base, number of classes); InputError if model and base do not fit."""
     base = Base(dataset, torch.device("cpu"), search.threat.box)
 
     def first() -> Tensor:

@@ -133,10 +133,7 @@ def build(
     rank: int | None = None, world_size: int | None = None, progress: Progress = False,
     precision: Precision | None = None, compile: bool | None = None,
 ) -> ConstructedSet:  # fmt: skip
-    """Run `construction` over the samples of `base`; BuildOptions describes the arguments.
-
-    Its source is prepared with `precision` and `compile` already.
-    """
+    """Run `construction`, whose source is prepared, over `base`; BuildOptions describes the arguments."""
     with processes.agreement():
         check_count("batch_size", batch_size, 1)
         check_count("shard_size", shard_size, 1)
@@ -197,7 +194,6 @@ def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
 def _config(
     construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None
 ) -> dict[str, Any]:
-    """Return what the set is, for its card and its identity."""
     return plain(
         {
             "construction": construction.name,

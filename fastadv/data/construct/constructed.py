@@ -110,18 +110,11 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
 
 
 def make_card(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the card of a constructed set: its configuration, and what was `measured` on it."""
     return card("constructed set", config, **measured(tensors, len(config["classes"])))
 
 
 def measured(tensors: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """Return the figures of a set that holds `tensors`, as they stand on its card.
-
-    label_counts: images of each of the `classes`; kept_label: share of images whose training label is the
-    base label; fooling_rate: share to which the source model gives the training label; objective_before,
-    objective_after: mean of what the search lowered, over the samples where it is finite; non_finite: the
-    number of samples where it is not.
-    """
+    """Return the figures of a set that holds `tensors`, as they stand on its card; see docs/data.md."""
     labels = tensors["labels"]
     return {
         "samples": len(labels),

@@ -45,7 +45,6 @@ ROUNDING = 1e-5
 
 
 def lower_bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
-    """Return the radius [B]; see ABS.lower_bound."""
     norms = ("l2", "linf", "l0") if search.options.binary else ("l2", "linf")
     if norm not in norms:
         known = "l2, linf or, for Binary ABS, l0"
@@ -130,11 +129,7 @@ def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
 
 
 def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
-    """Return the radius [B] at which the losses of the worst case meet.
-
-    The latents that minimize another class's clipped misfit depend on the radius, so descents at the latest
-    radius and bisections take turns.
-    """
+    """Return the radius [B] at which the worst losses meet: descents and bisections take turns."""
     own = torch.arange(len(y), device=y.device), y
     decoders, beta = search.decoders, search.options.beta
     divergence = beta / 2 * latents[own].square().sum(1)

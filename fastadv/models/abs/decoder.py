@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """A chain of unpadded transposed convolutions, ELU between them and a sigmoid at the end.
-
-    The size is 1x1 at first; a layer takes size n to (n - 1) * stride + kernel.
-    """
+    """Unpadded transposed convolutions, ELU between them and a sigmoid at the end, from 1x1."""
 
     channels: tuple[int, ...] = (8, 32, 16, 16, 1)
     kernels: tuple[int, ...] = (4, 5, 5, 4)
@@ -109,7 +107,6 @@ class Decoders(nn.Module):
         return self.weights[0].dtype
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return `decode` of latents [B, K, L]; InputError for another shape."""
         if latents.ndim != 3 or latents.shape[1:] != (self.classes, self.latents):
             raise InputError(
                 f"latents: expected [B, {self.classes}, {self.latents}], got {tuple(latents.shape)}"
@@ -130,35 +127,21 @@ def decode(
 
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
     """Return the shape of decoders with these layers, weights [K, cin, cout, k, k] and biases [K, cout]."""
-    if not len(weights) == len(biases) == len(strides) >= 1:
+    fits = len(weights) == len(biases) == len(strides) >= 1 and all(
+        w.ndim == 5 and w.shape[3] == w.shape[4] and b.shape == (w.shape[0], w.shape[2])
+        for w, b in zip(weights, biases, strict=True)
+    )
+    fits = fits and {len(w) for w in weights} == {max(2, len(weights[0]))}
+    if not (fits and all(one.shape[2] == after.shape[1] for one, after in pairwise(weights))):
+        shapes = [[tuple(part.shape) for part in parts] for parts in (weights, biases)]
         raise InputError(
-            "decoder: expected as many weights as biases and strides, "
-            f"got {len(weights)}, {len(biases)} and {len(strides)}"
+            "decoder: expected as many weights [K, cin, cout, k, k] as biases [K, cout] and strides, of two "
+            "classes or more, each layer to take the channels that the one before gives, got weights "
+            f"{shapes[0]}, biases {shapes[1]} and strides {list(strides)}"
         )
-    for weight, bias in zip(weights, biases, strict=True):
-        if (
-            weight.ndim != 5
-            or weight.shape[3] != weight.shape[4]
-            or bias.shape != (weight.shape[0], weight.shape[2])
-        ):
-            raise InputError(
-                "decoder: expected weights [K, cin, cout, k, k] and biases [K, cout], "
-                f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
-            )
-        if not bool(weight.isfinite().all() and bias.isfinite().all()):
-            raise InputError(
-                "decoder: expected finite weights, got NaN or infinite ones; "
-                "train again or read an undamaged file"
-            )
+    if not all(bool(part.isfinite().all()) for part in (*weights, *biases)):
+        raise InputError(
+            "decoder: expected finite weights, got NaN or infinite ones; train again, or read a whole file"
+        )
     channels = (*(w.shape[1] for w in weights), weights[-1].shape[2])
-    if (
-        any(weights[i].shape[2] != weights[i + 1].shape[1] for i in range(len(weights) - 1))
-        or len({len(w) for w in weights}) > 1
-    ):
-        raise InputError(
-            "decoder: expected each layer to take the channels that the one before gives, "
-            f"got shapes {[tuple(w.shape) for w in weights]}"
-        )
-    if len(weights[0]) < 2:
-        raise InputError("decoder: expected two classes or more, got one")
     return DecoderShape(channels, tuple(w.shape[3] for w in weights), tuple(strides))

@@ -200,8 +200,6 @@ def fit(
 
 
 class Run:
-    """A training run: its networks and optimizer. `tick` is called after every step."""
-
     tick: Tick | None = None
 
     def __init__(self, images: Images, settings: Settings, device: torch.device) -> None:
@@ -220,7 +218,6 @@ class Run:
         )
 
     def go(self, record: RunRecord) -> None:
-        """Train the epochs still to do, writing a checkpoint after each."""
         if record.stopped is not None:
             checkpoint.restore(record.stopped, self.net, self.optimizer, self.scheduler)
             logger.info("resumed at epoch %d", len(record.reports) + 1)

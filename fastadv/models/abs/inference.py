@@ -101,12 +101,7 @@ class LatentSearch:
     factors: Tensor
 
     def observed(self, x: Tensor) -> Tensor:
-        """Return the image as the model sees it, in the model's precision.
-
-        That is x, or for Binary ABS x set to 0 and 1 at the threshold 0.5, with a gradient that passes
-        straight through. A sample with NaN stays NaN, and so does all that is inferred from it. InputError
-        for another shape, for pixels outside [0, 1] and for a batch in which every sample holds NaN.
-        """
+        """Return the image as the model sees it, in its precision; InputError for other shapes and pixels."""
         x = check_batch(x, self.decoders.shape.image)
         if x.numel() and not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             _check_pixels(x.detach())
@@ -119,7 +114,6 @@ class LatentSearch:
         return loss * self.factors if self.options.binary else loss
 
     def infer(self, x: Tensor) -> Inference:
-        """Losses, latents and reconstructions of images x [B, C, H, W]; see ABS.infer."""
         with torch.no_grad():
             parts = []
             for seen in torch.split(self.observed(x), CHUNK):
@@ -169,16 +163,10 @@ class LatentSearch:
         return self.prior.nearest(seen, self.decoders, self.options.beta)
 
     def every_class(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (loss [B, K], latents [B, K, L]) of a descent for every class."""
         return self.descend(seen, self.start(seen)[1])
 
     def pruned(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (loss [B, K], latents [B, K, L]) of descents for the classes that may still win.
-
-        They take turns in the order of their prior losses.
-        A class is skipped, and keeps its best prior sample, where `prune_gain` times the loss of that sample
-        is not below the best loss so far. The losses of the others are those of `every_class`.
-        """
+        """Return (loss [B, K], latents [B, K, L]); classes that cannot win keep their best prior sample."""
         loss, latents = self.start(seen)
         factors = self.factors if self.options.binary else torch.ones_like(self.factors)
         order = (loss * factors).argsort(dim=1)

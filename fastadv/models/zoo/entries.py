@@ -17,17 +17,13 @@ RADIUS = {"Linf": 8 / 255, "L2": 0.5}
 
 @dataclass(frozen=True)
 class Net:
-    """A built-in model with options, and how the zoo names its weights.
-
-    rename: pairs of a pattern and its replacement, from our names to the zoo's.
-    unused: a copy of `block1` in the file under this name, which the net never passes.
-    """
+    """A built-in model with options, and how the zoo names its weights."""
 
     name: str
     create: str
     options: Mapping[str, Any]
-    rename: tuple[tuple[str, str], ...]
-    unused: str | None = None
+    rename: tuple[tuple[str, str], ...]  # patterns over our names, and what the zoo has in their place
+    unused: str | None = None  # a copy of `block1` in the file under this name, which the net never passes
 
 
 @dataclass(frozen=True)

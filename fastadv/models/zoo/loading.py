@@ -75,7 +75,6 @@ def load(entry: Entry, path: Path) -> nn.Module:
 
 
 def zoo_name(net: Net, name: str) -> str:
-    """Return how the zoo names a tensor of our state dict."""
     for pattern, replacement in net.rename:
         name = re.sub(pattern, replacement, name)
     return name

@@ -124,7 +124,6 @@ class Answers:
 
     @property
     def confidence_on_mistakes(self) -> float | None:
-        """None without mistakes."""
         return float(self.confidence[self.wrong].double().mean()) if self.wrong.any() else None
 
 
@@ -176,11 +175,7 @@ def craft(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf, loss: str = "
 
 
 def craft_rounded(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf) -> Tensor:
-    """FGSM's point as usually written: by the gradient of the cross-entropy as the dtype of x rounds it.
-
-    It has p - 1 for the right class. Where p rounds to 1 that is 0, or some 1e-8 however small the other
-    probabilities are, and the gradient points anywhere. `craft` takes it from the logits, unrounded.
-    """
+    """FGSM's point as usually written, by a gradient in which the dtype of x has rounded p - 1."""
     moved = []
     for part, labels in zip(torch.split(x, BATCH_SIZE), torch.split(y, BATCH_SIZE), strict=True):
         leaf = part.detach().clone().requires_grad_()

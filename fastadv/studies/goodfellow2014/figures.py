@@ -130,7 +130,6 @@ def trace(radii: Tensor, logits: Tensor, images: Tensor, label: int, path: Path)
 
 
 def _name_lines(axes: "Axes", last: Tensor, colors: dict[int, str], y: int) -> None:
-    """Write each line's class at its right end."""
     low, high = axes.get_ylim()
     ends = ((last - low) / (high - low)).tolist()
     for k, (end, place) in enumerate(zip(ends, style.spread(ends, 0.052), strict=True)):

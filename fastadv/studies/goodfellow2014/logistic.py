@@ -1,8 +1,4 @@
-"""Section 5: logistic regression of two digits, trained against FGSM, in closed form, and with L1 decay.
-
-FGSM is exact for a linear model: its worst case lowers each margin by radius · |w|₁. Adversarial training
-subtracts that inside the loss, where it fades once the margin is large; L1 decay adds it to the loss.
-"""
+"""Section 5: logistic regression of two digits, trained against FGSM, in closed form, and with L1 decay."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -54,16 +50,7 @@ def logistic(
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
-    """Train logistic regression on two classes in every way, and measure it after each epoch.
-
-    Runs lie in `folder`, where a stopped study goes on. As in the paper, no box cuts the ball.
-
-    nets     for each recipe its `rows`, one for each epoch (see `_row`), and its `seconds` for an epoch, the
-             median
-    apart    the largest difference of a weight between FGSM training and the closed form, beside the largest
-             weight; in float64 it is rounding
-    faster   how many times longer an epoch of FGSM training takes than one of the closed form
-    """
+    """Train logistic regression in every way, in no box, and measure it after each epoch; runs resume."""
     nets: dict[str, dict[str, Any]] = {}
     weights: dict[str, Tensor] = {}
     ball = fa.Linf(radius, box=NO_BOX)
@@ -102,7 +89,7 @@ def logistic(
         "classes": list(train_set.classes),
         "radius": radius,
         "nets": nets,
-        "apart": float(apart),
+        "apart": float(apart),  # of FGSM training and the closed form, beside the largest weight
         "faster": nets[FGSM]["seconds"] / nets[CLOSED]["seconds"],
     }
 
@@ -111,14 +98,7 @@ def _row(
     model: fa.models.LogisticRegression, recipe: fa.train.Recipe, train_set: ImageSet, test_set: ImageSet,
     ball: fa.Linf,
 ) -> dict[str, float]:  # fmt: skip
-    """Return what one epoch led to.
-
-    clean, fgsm  errors on the test set, as it is and under FGSM with the radius
-    norm         |w|₁
-    margin       the mean of y (w x + b) over the training set
-    pull         the derivative by |w|₁, with the margins as they are, of what the recipe adds to the plain
-                 loss: c for L1 decay
-    """
+    """Return what one epoch led to: errors on the test set, and the margins and weights of training."""
     radius = float(ball.radius)
     attacks = {"fgsm": partial(fa.attacks.fgsm, threat=ball, loss="ce")}
     table = fa.evaluate(model, test_set, attacks, batch_size=4096, indicators=False)
@@ -134,7 +114,7 @@ def _row(
     return {
         "clean": 1 - table.clean_accuracy,
         "fgsm": 1 - table["fgsm"].robust_accuracy,
-        "norm": norm,
-        "margin": float(margin.mean()),
-        "pull": pull,
+        "norm": norm,  # |w|₁
+        "margin": float(margin.mean()),  # y (w x + b) over the training set
+        "pull": pull,  # the derivative by |w|₁ of what the recipe adds to the plain loss
     }

@@ -1,7 +1,4 @@
-"""The networks of the paper: maxout, RBF, quadratic units, a sigmoid for each class, and an ensemble.
-
-Commands take them as `-m fastadv.studies.goodfellow2014.models:RBF`.
-"""
+"""The networks of the paper; commands take them as `-m fastadv.studies.goodfellow2014.models:RBF`."""
 
 import math
 from collections.abc import Iterable
@@ -148,7 +145,6 @@ class Sigmoids(EachOnItsOwn):
 
 
 def maxout_sigmoids(shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, **options: Any) -> Sigmoids:
-    """Return `Sigmoids` on a maxout network with these options."""
     return Sigmoids(Maxout(shape, classes, **options))
 
 

@@ -224,11 +224,7 @@ def _error(frozen: fa.Frozen, x: Tensor, y: Tensor) -> float:
 
 
 def reuse(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat, *, seed: int = 0) -> float:
-    """Return the share of errors when each image takes the FGSM steps of OTHERS others, drawn by its place.
-
-    The step of one image ascends the loss of that image's own label. 46.2% in a line that the paper's source
-    leaves out.
-    """
+    """Return the share of errors when each image takes the FGSM steps of OTHERS others, drawn at random."""
     frozen, places = fa.freeze(model), torch.arange(len(x), device=x.device)
     gradient = frozen.input_gradient(x, y, direction=True)[2]
     errors = []
@@ -253,16 +249,13 @@ def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
 
 
 def rotation(model: nn.Module, x: Tensor, y: Tensor, degrees: Sequence[float]) -> list[float]:
-    """Return the errors of `model` on x [N, ...] rotated by each angle towards the gradient of the loss."""
     frozen = fa.freeze(model)
     gradient = frozen.input_gradient(x, y, direction=True)[2]
     return [_error(frozen, rotated(x, gradient, math.radians(angle)), y) for angle in degrees]
 
 
 def trace(model: nn.Module, x: Tensor, y: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return radii [N], the logits [N, K] where x [C, H, W] lies so far along its FGSM direction, in no box,
-    and the images of these that the figure shows. The direction ascends the loss of the label y.
-    """
+    """Return radii [N], logits [N, K] so far along the FGSM direction of x, and the images that are drawn."""
     frozen, label = fa.freeze(model), torch.full((1,), y, device=x.device)
     sign = frozen.input_gradient(x[None], label, direction=True)[2].sign()
     radii = RADIUS * torch.arange(-POINTS, POINTS + 1, dtype=torch.float64) / POINTS

@@ -1,8 +1,4 @@
-"""Ilyas et al. 2019, "Adversarial examples are not bugs, they are features", in small.
-
-A standard and an adversarially trained net, the four sets D_R, D_NR, D_rand and D_det built from them, and
-for each set a fresh net trained on it in the ordinary way. Every part resumes.
-"""
+"""The study in small: two nets, the four sets made with them, a net taught by each; all resumes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,8 +30,6 @@ CLEARLY_ABOVE_CHANCE = 0.2
 
 @dataclass(frozen=True)
 class Net:
-    """A net of the study: the set it was trained on, the net itself, and its figures."""
-
     name: str
     learned: ImageSet
     model: nn.Module

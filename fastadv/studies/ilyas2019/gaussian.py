@@ -38,10 +38,7 @@ def whitened(covariance: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 def vulnerability(covariance: Tensor, penalty: float) -> Tensor:
-    """Return tr[(I + (C Sigma - I)^-1)^2] - d: what the adversary adds to twice the loss at the truth.
-
-    Theorem 1. InputError unless the penalty exceeds one over the least eigenvalue.
-    """
+    """Return tr[(I + (C Sigma - I)^-1)^2] - d, what the adversary adds to twice the loss (theorem 1)."""
     values = torch.linalg.eigvalsh(covariance)
     if not penalty * float(values.min()) > 1:
         raise InputError(
@@ -53,10 +50,7 @@ def vulnerability(covariance: Tensor, penalty: float) -> Tensor:
 
 
 def robust_covariance(covariance: Tensor, penalty: float) -> Tensor:
-    """Sigma / 2 + I / C + sqrt(Sigma / C + Sigma^2 / 4): the covariance learned under that penalty.
-
-    Theorem 2; the mean learned is the true one. Without an adversary the penalty is infinite.
-    """
+    """Return Sigma / 2 + I / C + sqrt(Sigma / C + Sigma^2 / 4), learned under that penalty (theorem 2)."""
     if penalty == math.inf:
         return covariance
     values, vectors = torch.linalg.eigh(covariance)
@@ -85,11 +79,7 @@ def alignment(mean: Tensor, covariance: Tensor) -> Tensor:
 
 
 def least_alignment(covariance: Tensor) -> Tensor:
-    """Return the least `alignment` over all means, 2 sqrt(s t) / (s + t) for the extreme eigenvalues s and t.
-
-    That is Kantorovich's inequality; the mean that attains it is sqrt(s) u + sqrt(t) w, with their
-    eigenvectors. Theorem 3 says that it grows when the covariance is learned robustly.
-    """
+    """Return the least `alignment` over means, 2 sqrt(s t) / (s + t), s and t the extreme eigenvalues."""
     values = torch.linalg.eigvalsh(covariance)
     cosine: Tensor = 2 * (values[0] * values[-1]).sqrt() / (values[0] + values[-1])
     return cosine
@@ -273,7 +263,6 @@ def third(covariance: Tensor, radii: tuple[float, ...], seed: int, where: str = 
 
 
 def fallen(values: Sequence[float]) -> int:
-    """Return how many of the values are not larger than the one before."""
     return sum(later <= earlier for earlier, later in pairwise(values))
 
 

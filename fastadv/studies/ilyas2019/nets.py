@@ -1,7 +1,4 @@
-"""The architectures that D_det is taught to, beside those of `fa.models`: VGG, DenseNet and Inception.
-
-They are for 32x32 images; because of the mean over the image, others do as well.
-"""
+"""VGG, DenseNet and Inception for 32x32 images, beside the networks of `fa.models`."""
 
 from functools import partial
 from typing import Any
@@ -72,11 +69,7 @@ def _before(channels: int, width: int, kernel: int) -> nn.Sequential:
 
 
 class DenseNet(Features):
-    """DenseNet-BC without dropout (Huang et al. 2017): every layer sees what all before it in its block give.
-
-    Three blocks of (depth - 4) / 6 layers, each of which adds `growth` channels; between blocks half of the
-    channels and a quarter of the pixels are left.
-    """
+    """DenseNet-BC of three blocks, without dropout (Huang et al. 2017)."""
 
     def __init__(
         self,

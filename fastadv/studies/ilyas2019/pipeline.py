@@ -1,13 +1,4 @@
-"""The paper's experiment from the first net to its controls, as one resumable run in a folder.
-
-Section 3.3, and what the discussion asked for (distill.pub/2019/advex-bugs-discussion):
-
-- Do the images of D_rand and D_det fool a net that they were not made with?
-- Do their labels leak through robust features? D_det tells: its robust features speak for another class than
-  its labels, so that what a net gains from them speaks against the true class (Goh, response 2).
-- Do wrong labels teach without any perturbation? (Wallace, response 6)
-- What does an architecture learn from D_det of a net, and what of that net fools it?
-"""
+"""Section 3.3 as one resumable run, and controls of distill.pub/2019/advex-bugs-discussion."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +18,6 @@ import fastadv as fa
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
-from fastadv.errors import InputError
 from fastadv.runs.files import read_json, writing
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
@@ -59,12 +49,8 @@ def fooling(maker: Maker) -> dict[str, Any]:
 
 
 def leakage(maker: Maker) -> dict[str, Any]:
-    """Return how a linear model on provably robust features, taught by each set, reads the test images.
-
-    Features are projections on class means and principal components of the images; those are kept that stay
-    useful for some class under any perturbation of the sets' radius. `true`: share of the true class, `next`:
-    of the one after it, which robust features stand for in D_det. `net` is what the trained nets say.
-    """
+    """Return how a linear model on provably robust features, taught by each set, reads the test set."""
+    # after Goh, response 2 of the discussion: in D_det robust features speak for the class after the true one
     base, test, pushed = maker.base, maker.test, maker.settings.pushed
     directions = robust_directions(base, fa.L2(maker.settings.push_radius))
     sets: dict[str, ImageSet] = {"D": base} | {name: maker.set(name) for name in pushed}
@@ -166,7 +152,6 @@ def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
 def judged(
     maker: Maker, net: str, attacks: Mapping[str, Any], folder: str | None = None, **options: Any
 ) -> fa.evaluation.Table:
-    """Evaluate a net on the first test images, and keep the result."""
     return fa.evaluate(
         maker.net(net), maker.test, attacks, limit=maker.settings.tested, resume=True, indicators=False,
         run_dir=maker.folder / "evaluation" / (folder or net), **options,
@@ -215,13 +200,6 @@ def run(
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
         maker = Maker(settings, base, test, path, watch, device)
-        for stage in chosen:
-            for taken in TAKES.get(stage, ()):
-                if taken not in known and taken not in chosen:
-                    raise InputError(
-                        f"{path}: expected the finished stage {taken}, which the stage {stage} takes, got "
-                        "none; run that first, or both"
-                    )
 
         def write() -> dict[str, Any]:
             measured = {stage: known[stage] for stage in STAGES if stage in known}
@@ -283,7 +261,6 @@ def evaluate(maker: Maker) -> dict[str, Any]:
 
 
 def control(maker: Maker) -> dict[str, Any]:
-    """Return the controls of the discussion: other nets, leakage, labels without perturbations."""
     return {"fooling": fooling(maker), "leakage": leakage(maker), "early": early_labels(maker)}
 
 
@@ -311,12 +288,3 @@ RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
     "galleries": galleries,
     "transfer": transfer,
 }
-TAKES = {
-    "sets": ("nets",),
-    "train": ("nets", "sets"),
-    "evaluate": ("nets", "sets", "train"),
-    "controls": ("nets", "sets", "train"),
-    "galleries": ("nets", "sets"),
-    "transfer": ("nets", "sets"),
-}
-"""The stages whose nets and sets a stage takes."""

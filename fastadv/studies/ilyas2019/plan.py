@@ -107,26 +107,16 @@ FEW_EPOCHS = TABLE | {"random_target": Training(learning_rate=0.01, augmented=Fa
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the pipeline depends on. Radii and step sizes are L2, in input units, images in [0, 1].
-
-    data, size, images   the set by its name, its side where it is resized, how many images (None: all).
-    inverted             how many of these the inverted sets are made from (None: all). Their nets train for
-                         more epochs, so that they take as many steps as on all.
-    architecture         of the nets that sets are made with and taught to; `others` are for transfer.
-    near                 whether D_rand and D_det are also made within the paper's own radius.
-    tested               test images under attack, None for all; without an attack all are read.
-    early_epochs         of the net whose mistakes are a training set of their own.
-    training             of nets on sets of these constructions; on others as on the images.
-    """
+    """All that the pipeline depends on. Radii and step sizes are L2, in input units, images in [0, 1]."""
 
     scale: str
     data: str
-    architecture: Architecture
-    others: tuple[Architecture, ...]
-    size: int | None = None
-    images: int | None = None
-    inverted: int | None = None
-    tested: int | None = None
+    architecture: Architecture  # of the nets that sets are made with and taught to
+    others: tuple[Architecture, ...]  # for transfer
+    size: int | None = None  # of the images, where they are resized
+    images: int | None = None  # None: all
+    inverted: int | None = None  # the first images, of which the inverted sets are made, None: all
+    tested: int | None = None  # test images under attack, None: all
     epochs: int = 150
     batch_size: int = 128
     augment: str | None = "crop_flip"
@@ -138,10 +128,10 @@ class Settings:
     push_radius: float = float(CIFAR10_PAPER["d_rand"]["threat"].radius)
     push_steps: int = CIFAR10_PAPER["d_rand"]["steps"]
     push_step_size: float = CIFAR10_PAPER["d_rand"]["step_size"]
-    near: bool = False
+    near: bool = False  # whether D_rand and D_det are also made within the paper's own radius
     radii: tuple[float, ...] = (0.25, 0.5)
     attack_steps: int = 100
-    early_epochs: int = 2
+    early_epochs: int = 2  # of the net whose mistakes are a training set of their own
     training: Mapping[str, Training] = field(default_factory=lambda: TABLE)
     seed: int = 0
 

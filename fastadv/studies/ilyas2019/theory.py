@@ -1,8 +1,4 @@
-"""Section 4: two Gaussian classes learned by maximum likelihood, plain and robust, and the three theorems.
-
-Every claim is checked on samples whose mean and covariance are exact, so that no sampling error hides a wrong
-formula. The same classes are learned by the library's adversarial training.
-"""
+"""Section 4: the three theorems on two Gaussian classes, checked on samples of exact mean and covariance."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -26,7 +22,6 @@ MARGIN = 1.05  # of the box around samples and their balls
 
 
 def unlikelihood(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Return [B], minus the log-likelihood of each sample in its own class, as the logits have it."""
     return -logits.gather(1, y[:, None]).squeeze(1)
 
 
@@ -98,15 +93,11 @@ SIZE = 6  # dimensions in which the closed forms are checked as well
 
 @dataclass(frozen=True)
 class Settings:
-    """The true classes, in two dimensions so that they can be drawn, and the radii of the adversary.
-
-    deviations: along the axes of the covariance; angle: of the first axis, in degrees. Radii are in the units
-    of the classes. epochs and steps are of adversarial training.
-    """
+    """The true classes, in two dimensions so that they can be drawn, and the radii of the adversary."""
 
     mean: tuple[float, float] = (4.0, 2.0)
-    deviations: tuple[float, float] = (5.0, 1.0)
-    angle: float = -25.0
+    deviations: tuple[float, float] = (5.0, 1.0)  # along the axes of the covariance
+    angle: float = -25.0  # of the first axis, in degrees
     radii: tuple[float, ...] = (1.0, 5.0, 10.0)
     samples: int = 1000
     epochs: int = 150

@@ -79,29 +79,18 @@ DEAR = ("nearest_neighbor", *SYNTHESES)
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """An attack of the study.
+    """An attack of the study."""
 
-    name       as the tables call it
-    attack     its name in `fastadv.attacks`
-    arguments  for it; `dear` replaces some of them on ABS and nearest neighbors, where a pass costs more
-    wrap       what turns it into an attack that looks for the nearest adversarial: "minimum_radius", or
-               "transfer" from the authors' substitute; empty where it is one already
-    today      whether the paper did not have it
-    only       the models it is for
-    options    of ABS's inference during the search
-    length     of all steps together, in radii; 0: the attack's own
-    """
-
-    name: str
+    name: str  # as the tables call it
     norm: str
-    attack: str
+    attack: str  # its name in `fastadv.attacks`
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    dear: Mapping[str, Any] = field(default_factory=dict)
-    wrap: str = ""
-    today: bool = False
+    dear: Mapping[str, Any] = field(default_factory=dict)  # arguments on models whose passes cost more
+    wrap: str = ""  # "minimum_radius" or "transfer", where the attack does not look for the nearest itself
+    today: bool = False  # whether the paper did not have it
     only: tuple[str, ...] = MODELS
-    options: Mapping[str, Any] = field(default_factory=dict)
-    length: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)  # of ABS's inference during the search
+    length: float = 0.0  # of all steps together, in radii; 0: the attack's own
 
 
 # The paper runs gradient attacks on nearest neighbors and on ABS with numerical gradients, 1,568 passes each.
@@ -187,7 +176,6 @@ class Cell:
         return self.method.wrap == "transfer"
 
     def attack(self, seed: int, substitute: nn.Module | None) -> Attack:
-        """Return the attack as (model, x, y, ids=ids) -> AttackResult."""
         run = getattr(fa.attacks, self.method.attack)
         threat = THREATS[self.method.norm](math.inf)
         given = self.arguments | _seed(run, seed)

@@ -97,7 +97,6 @@ def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
 
 
 def of_model(norm: str, model: str, found: Smallest) -> dict[str, Any]:
-    """Return the figures of a model under the paper's attacks and under all, beside the published ones."""
     known = published()[norm, model]
     return {
         "model": model,
@@ -214,5 +213,4 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def distance(value: float | None) -> str:
-    """Return a distance to three digits; infinite where it is None."""
     return "∞" if value is None else number(value)

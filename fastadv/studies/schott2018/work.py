@@ -54,8 +54,6 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What became of all images."""
-
     tensors: TENSORS
     seconds: float
 
@@ -147,11 +145,7 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:
 
 
 def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
-    """Return x_adv [B, ...] and distances [B] of the points `found`, judged by the model as published.
-
-    For a binary model each pixel first goes back to its value in x, or to the threshold if it crossed that
-    (Schott et al. 2018): the model sees the same image, and the perturbation is smaller.
-    """
+    """Return x_adv and its distances [B] of the points `found`, judged by the model as published."""
     x, y = images.x, images.y
     exact, threshold = fa.freeze(subject.model), subject.threshold
 
@@ -168,6 +162,7 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
             break
         clean, far = x[todo], found[todo]
         points = far if share == 1 else (clean + share * (far - clean)).clamp(0, 1)
+        # a binary model sees the same image where a pixel goes back to x, or to the threshold that it crossed
         points = points if threshold is None else snap(clean, points, threshold)
         broken = wrong(points, y[todo])
         x_adv[todo[broken]] = points[broken]
