@@ -88,7 +88,7 @@ def test_a_criterion_without_labels_takes_images_alone(data: object) -> None:
 
 
 def test_one_logit_is_evaluated_as_two_classes() -> None:
-    torch.manual_seed(1)
+    torch.manual_seed(5)
     one = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval()
     y = (one(X) > 0).float()
     two = nn.Sequential(one, _Two()).eval()
