@@ -343,13 +343,12 @@ class Search(Samples[R_co]):
             self._stand_in(look, finite)
         shape = look.logits.shape[:-1]
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
-        criterion = self.problem.criterion
+        logits, criterion = look.logits.flatten(0, -2), self.problem.criterion
         if (decisions := criterion.decisions(logits, y, targets)) is None:
-            look.adversarial = criterion.met(logits, y, targets).view(shape)
+            met = criterion.met(logits, y, targets)
         else:
-            look.count, look.adversarial = (
-                part.view(shape) for part in (decisions[0], decisions[0] >= decisions[1])
-            )
+            met, look.count = decisions[0] >= decisions[1], decisions[0].view(shape)
+        look.adversarial = met.view(shape)
         if finite is not None:
             finite = finite.view(shape)
             look.adversarial = look.adversarial & finite
