@@ -19,6 +19,7 @@ def Scaled(radius: Tensor, box: tuple[End, End] = (0.0, 1.0)) -> Through:
 
     The parameters t [B, ...] are the changes over their budgets: all lie in [-1, 1], which are the ball
     `Linf(1)`. A success at distance 0.5 takes half of every budget. A feature of budget 0 does not change.
+    In half precision x_adv is rounded, which may add half an ulp to a budget.
 
     Args:
         radius: the budgets, like one sample; finite, >= 0.

@@ -109,30 +109,32 @@ def as_map(threat: Threat) -> Through:
 class Towards(Criterion):
     """A success has the one class that is wanted of all samples which are not of it."""
 
-    of: Criterion
+    inside: Criterion
     target: int
 
     def __post_init__(self) -> None:
         check_count("targets", self.target, 0)
-        if self.of.outputs != "classes":
-            raise InputError(f"targets: expected a tensor like the labels for {self.of!r}, got {self.target}")
+        if self.inside.outputs != "classes":
+            raise InputError(
+                f"targets: expected a tensor like the labels for {self.inside!r}, got {self.target}"
+            )
 
     def meant_by(self, model: Any) -> Criterion:
-        return replace(self, of=self.of.meant_by(model))
+        return replace(self, inside=self.inside.meant_by(model))
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         check_classes("targets", y.new_tensor([self.target]), outputs.shape[1])
         others = y != self.target
-        self.of.check(outputs[others], y[others], self._wanted(y[others]))
+        self.inside.check(outputs[others], y[others], self._wanted(y[others]))
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self.of.met(logits, y, self._wanted(y)) & (y != self.target)
+        return self.inside.met(logits, y, self._wanted(y)) & (y != self.target)
 
     def right(self, logits: Tensor, y: Tensor) -> Tensor:
-        return self.of.right(logits, y)
+        return self.inside.right(logits, y)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self.of.margin(logits, y, self._wanted(y)).where(y != self.target, -1.0)
+        return self.inside.margin(logits, y, self._wanted(y)).where(y != self.target, -1.0)
 
     def _wanted(self, y: Tensor) -> Tensor:
         return torch.full_like(y, self.target)

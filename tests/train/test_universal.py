@@ -409,3 +409,12 @@ def test_several_processes_find_what_one_finds(tmp_path):
     refused = Refused(tmp_path)
     refused.alike("alike", "seed")
     assert "y: expected classes 0 to 2" in refused.said[0]["wrong"]
+
+
+def test_a_perturbation_towards_a_class_stands_beside_other_attacks():
+    digits = fa.data.load("digits", "test", limit=20)
+    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+    out = fa.attacks.universal(model, digits, fa.Linf(0.2), epochs=1, targets=2)
+    attacks = {"universal": out, "pgd": partial(fa.attacks.pgd, steps=2)}
+    table = fa.evaluate(model, digits, attacks, threat=fa.Linf(0.2))
+    assert [row.name for row in table.rows] == ["universal", "pgd"]

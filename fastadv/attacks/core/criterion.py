@@ -290,7 +290,8 @@ WRONG = Criterion()
 
 def decides_by_class(criterion: Any) -> bool:
     """Return whether what is right is the class y; None stands for any wrong class."""
-    return criterion is None or type(criterion) is Criterion or isinstance(criterion, _OfClass)
+    inside = getattr(criterion, "inside", criterion)
+    return inside is None or type(inside) is Criterion or isinstance(inside, _OfClass)
 
 
 def check_criterion(criterion: Any) -> Criterion:
