@@ -10,8 +10,8 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.labels import check_index
 from fastadv.attacks.core.problem import check_finite_box
+from fastadv.attacks.special.labels import check_index
 from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import Linf

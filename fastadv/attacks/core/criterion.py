@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_choice, check_count, check_number, check_share
-from fastadv.attacks.core.labels import check_classes, check_index, check_targets
+from fastadv.attacks.special.labels import check_classes, check_index, check_targets
 from fastadv.engine import log_confidence
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError

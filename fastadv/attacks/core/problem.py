@@ -11,9 +11,9 @@ from fastadv import losses
 from fastadv._checks import check_number
 from fastadv._waiting import surely_finite
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
-from fastadv.attacks.core.labels import check_index
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.special.bounded_outputs import bounded
+from fastadv.attacks.special.labels import check_index
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat, Through

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from fastadv._checks import check_choice, check_number
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.core.labels import on_device
+from fastadv.attacks.special.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss

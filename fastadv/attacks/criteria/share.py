@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from fastadv._checks import check_share
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
-from fastadv.attacks.core.labels import on_device
 from fastadv.attacks.criteria.lead import lead
+from fastadv.attacks.special.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss

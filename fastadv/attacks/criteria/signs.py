@@ -9,8 +9,8 @@ from torch.nn.functional import softplus
 
 from fastadv._checks import check_count
 from fastadv.attacks.core.criterion import Criterion, Figures
-from fastadv.attacks.core.labels import on_device
 from fastadv.attacks.criteria.lead import lead
+from fastadv.attacks.special.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss
