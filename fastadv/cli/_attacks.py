@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from fastadv.attacks import ATTACKS, Attack, AttackResult, Signs
 from fastadv.cli import _options as o
@@ -44,18 +44,13 @@ def help_text(example: str) -> str:
     return f"{', '.join(registry())}; or with arguments, {example}."
 
 
-def parse_criterion(name: str) -> str:
-    return o.look_up("criterion", name, CRITERIA)
-
-
 class AttackOptions(Budget, title="Attack"):
     """What the command line says for all attacks that take it; None where it says nothing."""
 
     steps: int | None = o.count(None, "Steps of attacks that take steps; 40 where they have no default.")
-    criterion: str | None = o.option(
-        None, "signs: the model has one logit, whose sign says whether the class is 1 or 0.",
-        parser=parse_criterion, metavar="NAME",
-    )  # fmt: skip
+    criterion: Literal["signs"] | None = o.option(
+        None, "signs: the model has one logit, whose sign says whether the class is 1 or 0."
+    )
 
     @property
     def given(self) -> dict[str, Any]:

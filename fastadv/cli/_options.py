@@ -56,8 +56,7 @@ def look_up(what: str, name: str, known: Iterable[str], more: str = "") -> str:
     return name
 
 
-def parse_norm(text: str) -> str:
-    return look_up("norm", text, THREATS)
+parse_norm = partial(look_up, "norm", known=THREATS)
 
 
 def parse_data_dir(text: str) -> Path:

@@ -103,19 +103,12 @@ class FolderSet(Images):
         return (3, self.size, self.size) if self.size else tuple(read_image(self.paths[0]).shape)
 
     @cached_property
-    def _sizes(self) -> dict[Path, int]:
-        """Sizes of files that were asked for, which subsets share: each file is asked once."""
-        return {}
-
-    @cached_property
     def data_hash(self) -> str:
         """Hash of names, file sizes, labels and `size`; not of the pixels, which stay on disk."""
         digest = hashlib.sha256(repr(self.size).encode())
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
             name = path.relative_to(self.root).as_posix()
-            if path not in self._sizes:
-                self._sizes[path] = path.stat().st_size
-            digest.update(f"{name} {self._sizes[path]} {label}\n".encode())
+            digest.update(f"{name} {path.stat().st_size} {label}\n".encode())
         return digest.hexdigest()[:16]
 
     def subset(self, positions: Tensor | Sequence[int]) -> Self:
@@ -125,7 +118,6 @@ class FolderSet(Images):
             raise InputError(f"{self.name}: expected at least one position, got none")
         part = object.__new__(type(self))
         whole = ("shape", "data_hash")  # what was cached of all images
-        part._sizes = self._sizes
         vars(part).update({key: value for key, value in vars(self).items() if key not in whole})
         part.paths = [self.paths[i] for i in index.tolist()]
         part.labels = self.labels[index]

@@ -199,7 +199,10 @@ def usefulness(
     Source:
         Ilyas et al. 2019 (arXiv 1905.02175), section 2.
     """
-    chosen = _check(dataset, threat, limit, batch_size)
+    check_threat(threat)
+    threat.check_one_radius()
+    check_count("batch_size", batch_size, 1)
+    chosen = first_samples(dataset, limit, tell=True)
     check_progress(progress)
     first = next(batches(dataset, 2, box=threat.box))[0]
     width, columns, frozen, classes = _features(model, module, features, first)
@@ -246,13 +249,6 @@ def usefulness(
         forwards=frozen.forwards,
         backwards=frozen.backwards,
     )
-
-
-def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> Tensor:
-    check_threat(threat)
-    threat.check_one_radius()
-    check_count("batch_size", batch_size, 1)
-    return first_samples(dataset, limit, tell=True)
 
 
 def _features(

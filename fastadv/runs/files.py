@@ -114,23 +114,18 @@ def seal(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    # imported here, because most work needs no files
-    from safetensors.torch import save
-
-    return save(dict(tensors), dict(metadata))
-
-
 def save_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write named tensors as safetensors, atomically, with hashes; equal contents make equal files."""
+    from safetensors.torch import save  # imported here, because most work needs no files
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     entry = {"metadata": dict(metadata or {}), "digest": digest(plain)}
     text = json.dumps(entry | {"seal": seal(entry)}, sort_keys=True)
     with atomic_write(path) as part:
         # not save_file, which writes through a temporary file of its own that a kill would leave behind
-        part.write_bytes(serialize(plain, {_ENTRY: text}))
+        part.write_bytes(save(plain, {_ENTRY: text}))
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -127,12 +127,10 @@ def _invert(
         def distance(reached: Tensor) -> Tensor:
             return torch.linalg.vector_norm(reached - goal, dim=1)  # type: ignore[no-any-return]
 
-        def closeness(reached: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            return -distance(reached)
-
         images = last_iterate(
-            features, center, None, search.threat, steps=search.steps, step_size=search.length, loss=closeness
-        )
+            features, center, None, search.threat, steps=search.steps, step_size=search.length,
+            loss=lambda reached, y, targets: -distance(reached),
+        )  # fmt: skip
         return y, center, images, lambda images: distance(features.verdict(images))
 
     settings = {

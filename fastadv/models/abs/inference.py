@@ -26,11 +26,6 @@ def class_losses(x: Tensor, reconstruction: Tensor, latents: Tensor, beta: float
     return (squared_misfit(x, reconstruction) + beta / 2 * latents.square().sum(2)) / x.shape[1:].numel()
 
 
-def with_gradient_of(value: Tensor, function: Tensor) -> Tensor:
-    """Return `value`, bit for bit, with the gradient of `function`: a finite number minus itself is zero."""
-    return value + (function - function.detach())
-
-
 def adam_step(
     latents: Tensor,
     gradient: Tensor,
@@ -198,7 +193,7 @@ class LatentSearch:
             descended, _ = unrolled(seen, start, self.decoders, self.options)
             # A class that pruning skipped stays at its start, where both gradients are the same.
             function = torch.where((latents == start).all(2), function, descended)
-        return with_gradient_of(loss, function)
+        return loss + (function - function.detach())  # bit for bit: a finite number minus itself is zero
 
 
 def _check_pixels(x: Tensor) -> None:
