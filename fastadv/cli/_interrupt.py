@@ -32,12 +32,8 @@ def interruptible(kept: Callable[[], str] | str) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does; `check_stop` raises it again.
-
-    Python drops an exception that leaves a finalizer or the callback of a weak reference, where a signal may
-    happen to arrive, and goes on. Signals that the caller ignores or handles are left to it; in a thread
-    other than the main one Python handles none.
-    """
+    """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does; what the caller handles is left to it."""
+    # Python drops an exception that leaves a finalizer, where a signal may arrive: `check_stop` repeats it
     main = threading.current_thread() is threading.main_thread()
     ours = {number: usual for number, usual in STOPS.items() if main and signal.getsignal(number) == usual}
     hook = sys.unraisablehook

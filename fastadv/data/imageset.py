@@ -77,18 +77,15 @@ def check_classes(y: Tensor, classes: Sequence[str] | int, what: str) -> tuple[s
 
 
 class Images(Dataset[tuple[Tensor, Any]]):
-    """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results.
-
-    Attributes:
-        fixed_order: whether the first images represent the whole set when only some are asked for, because
-            the order is that of a published set or a protocol, or has the classes in turn.
-    """
+    """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results."""
 
     labels: Tensor
     classes: tuple[str, ...]
     name: str
     note: str
-    fixed_order = False
+    fixed_order = (
+        False  # whether the first images stand for all, as in published sets and with classes in turn
+    )
 
     @property
     def num_classes(self) -> int:

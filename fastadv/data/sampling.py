@@ -48,11 +48,8 @@ def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "d
 def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool = False) -> Tensor:
     """Return the positions [N] of the samples that stand for the set, at most `limit`, in their order.
 
-    They are the first ones. Where the set is sorted, as many are drawn instead, each class by its share, with
-    a fixed seed. Sorted means that a random order has so few of some class less than once in 100,000 times,
-    or that less than half of the first ones would be left if no class had more than its share. Where labels
-    are not known without reading images, and in sets with `fixed_order`, the first ones are taken.
-    tell: log a warning where they are drawn.
+    They are the first ones. Where the set is sorted and its labels are known, as many are drawn instead, each
+    class by its share, with a fixed seed; `tell` logs that.
     """
     count = sample_count(dataset, limit)
     size = sample_count(dataset)
@@ -147,7 +144,7 @@ def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sorted(labels: Tensor, count: int) -> bool:
-    """Return whether the first `count` labels are of too few classes: see `first_samples`."""
+    """Return whether a random order has so few of a class once in 100,000 times, or half is out of share."""
     numbers, sizes = _classes(labels)
     here, whole = torch.bincount(numbers[:count], minlength=len(sizes)).double(), len(labels)
     few = here * whole < sizes * count

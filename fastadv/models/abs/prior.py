@@ -28,11 +28,7 @@ def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
 
 
 class PriorBank(nn.Module):
-    """Prior samples: latents, and their images [K, S, D] under the decoder of each class.
-
-    The images are decoded at first use, and again after the latents or the decoders have changed. Copies
-    share them: they are the largest thing that an ABS holds (250 MB for MNIST), and attacks copy their model.
-    """
+    """Prior samples: latents, and their images [K, S, D] under each decoder, which copies share (250 MB)."""
 
     latents: Tensor
 

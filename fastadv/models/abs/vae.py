@@ -21,11 +21,7 @@ def encoder_layers(size: int, width: int, latents: int) -> list[tuple[int, int, 
 
 
 class VAEs(nn.Module):
-    """Encoder and decoder of every class side by side; those of class k see column k of the batch alone.
-
-    BatchNorm and ELU follow every convolution but the last of each half. Where they do, there is no bias:
-    it would cancel.
-    """
+    """Encoder and decoder of every class side by side; those of class k see column k of the batch alone."""
 
     def __init__(self, shape: DecoderShape, classes: int, width: int, seed: int) -> None:
         super().__init__()

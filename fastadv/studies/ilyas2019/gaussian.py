@@ -90,12 +90,9 @@ def _robust(values: Tensor, penalty: float) -> Tensor:
 
 
 def worst(v: Tensor, covariance: Tensor, radius: float) -> Tensor:
-    """Return delta [n, d] with ||delta|| <= radius that maximizes (v + delta)' Sigma^-1 (v + delta), exactly.
-
-    It is (k I - Sigma^-1)^-1 Sigma^-1 v, with k above the largest eigenvalue of Sigma^-1 such that its length
-    is the radius (a trust-region problem). v is float64 [n, d], and no row of it is 0 in the direction of the
-    least eigenvalue of Sigma, where two answers would be equally good.
-    """
+    """Return delta [n, d] with ||delta|| <= radius that maximizes (v + delta)' Sigma^-1 (v + delta)."""
+    # (k I - Sigma^-1)^-1 Sigma^-1 v, with k above the largest eigenvalue of Sigma^-1 such that its length is
+    # the radius (a trust-region problem); a row that is 0 along the least eigenvalue of Sigma would have two
     if radius == 0:
         return torch.zeros_like(v)
     values, vectors = torch.linalg.eigh(covariance)
@@ -113,12 +110,8 @@ def worst(v: Tensor, covariance: Tensor, radius: float) -> Tensor:
 
 
 def fit_in_ball(signed: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Return (mean [d], covariance [d, d]) of robust maximum likelihood on the samples y x [n, d], in a ball.
-
-    At the solution the gradient of the robust loss is that of the plain loss at the worst points. So mean and
-    covariance are those of their own worst points, which is iterated. Steps grow shorter, since at the
-    solution some samples may have two worst points. InputError where that does not settle.
-    """
+    """Return (mean [d], covariance [d, d]) of robust maximum likelihood on samples y x [n, d], in a ball."""
+    # at the solution both are those of their own worst points; steps grow shorter, as some samples have two
     mean = signed.mean(0)
     covariance = _spread(signed - mean)
     for round in range(ROUNDS):

@@ -105,11 +105,7 @@ def _after(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Sequen
 
 
 class Inception(Features):
-    """The small Inception network of Zhang et al. 2017: blocks of a 1x1 and a parallel 3x3 convolution.
-
-    Twice a convolution with stride 2 and a parallel max-pool halve the image. `width` is a sixth of the
-    channels of the first convolution; all others follow.
-    """
+    """The small Inception network of Zhang et al. 2017; the first convolution has 6 * `width` channels."""
 
     def __init__(
         self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 16, seed: int | None = 0
