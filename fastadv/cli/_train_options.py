@@ -1,5 +1,6 @@
 """The options of `fastadv train` in groups, and what `fit` takes of each."""
 
+from dataclasses import fields
 from typing import Any, Literal
 
 from fastadv.cli import _options as o
@@ -82,13 +83,9 @@ class Optimizing(Panel, title="Optimization"):
     )
 
     def optimization(self) -> Optimization:
-        ramp = None if self.ramp is None else parse_ramp(self.ramp)
-        return Optimization(
-            momentum=self.momentum, weight_decay=self.weight_decay, norm_decay=self.norm_decay,
-            schedule=parse_schedule(self.schedule), schedule_by=self.schedule_by, warm_up=self.warm_up or 0,
-            drop_last=self.drop_last, batch_norm_momentum=self.batch_norm_momentum,
-            clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
-        )  # fmt: skip
+        parsed: dict[str, Any] = {"schedule": parse_schedule(self.schedule), "warm_up": self.warm_up or 0.0}
+        parsed["ramp"] = None if self.ramp is None else parse_ramp(self.ramp)
+        return Optimization(**{each.name: getattr(self, each.name) for each in fields(Optimization)} | parsed)
 
 
 class EndingOptions(Panel, title="Ending"):
