@@ -9,6 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks import AttackResult
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import load
 from fastadv.evaluation import Curve
 from fastadv.runs.files import load_tensors
@@ -28,8 +29,10 @@ def attacks(monkeypatch):
     RUNS.clear()
     entry = fa.attacks.Attack(ladder, kind="minimum", norms=("l2", "linf"), random=True, paper="a paper")
     monkeypatch.setitem(fa.attacks.ATTACKS, "ladder", entry)
+    monkeypatch.setitem(REGISTRY, "ladder", entry)
     only = fa.attacks.Attack(ladder, kind="minimum", norms=("l2",))
     monkeypatch.setitem(fa.attacks.ATTACKS, "ladder_l2", only)
+    monkeypatch.setitem(REGISTRY, "ladder_l2", only)
 
 
 def measured(trained, **options):

@@ -1,1 +1,1 @@
-"""What a search does about models that are not like others."""
+"""What a search does about models and labels that are not like others."""
