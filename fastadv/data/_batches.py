@@ -174,7 +174,9 @@ def _any_labels(item: Any) -> Any:
     """Return an image and its label as a tensor, of no value where there is none."""
     if isinstance(item, tuple | list) and len(item) == 1:
         item = item[0]
-    image, label = (item, torch.empty(0, device="cpu")) if isinstance(item, Tensor) else item
+    image, label = (item, None) if isinstance(item, Tensor) else item
+    if label is None:
+        label = torch.empty(0, device="cpu")
     return image, label if isinstance(label, Tensor) else torch.as_tensor(np.array(label))
 
 

@@ -30,6 +30,8 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
     """
     if labels == ANY and isinstance(data, tuple | list) and len(data) == 2 and data[1] is None:
         data = data[0]
+        if not isinstance(data, Tensor):
+            raise InputError(f"{name}: expected images as a tensor, got {_shown(data)}; use torch.as_tensor")
     if isinstance(data, Tensor):
         if labels != ANY:
             raise InputError(f"{name}: expected images and labels (x, y), got {_shown(data)} alone")

@@ -160,8 +160,9 @@ def evaluate(
         dataset = as_dataset(dataset, labels=labels_of(judged))
         check_evaluation(dataset, batch_size, limit)
         drawing = Drawing(draws, seed)
-        if draws > 1 and judged.outputs != "classes":
-            raise InputError(f"draws: expected 1 with {judged!r}, got {draws}; leave it out")
+        if judged.outputs != "classes" and (draws > 1 or certificates is not None):
+            given = "draws" if draws > 1 else "certificates"
+            raise InputError(f"{given}: expected none with {judged!r}, as they are of classes; leave it out")
         check_on_event(on_event)
         check_progress(progress)
         if resume and run_dir is None:

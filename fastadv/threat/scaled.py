@@ -47,12 +47,14 @@ def Scaled(radius: Tensor, box: tuple[End, End] = (0.0, 1.0)) -> Through:
         )
     if not bool((radius.isfinite() & (radius >= 0)).all()):
         raise InputError("radius: expected finite budgets >= 0, got others among them")
+    if len(box) != 2:
+        raise InputError(f"box: expected a pair (lo, hi), got {box!r}")
     low, high = (_end(value, radius) for value in box)
     if not bool((low < high).all()):
         raise InputError("box: expected lo < hi for each feature, got an empty range among them")
     scale = _Scale(radius.detach(), low, high)
     whole = float(low.min()), float(high.max())
-    return Through(scale, Linf(1.0, (-1.0, 1.0)), torch.zeros_like, box=whole, name="Scaled")
+    return Through(scale, Linf(1.0, (-1.0, 1.0)), scale.still, box=whole, name="Scaled")
 
 
 def _end(value: Any, radius: Tensor) -> Tensor:
@@ -67,6 +69,13 @@ class _Scale:
     radius: Tensor
     low: Tensor
     high: Tensor
+
+    def still(self, x: Tensor) -> Tensor:
+        if x.shape[1:] == self.radius.shape and not bool(
+            ((x >= self.low.to(x)) & (x <= self.high.to(x))).all()
+        ):
+            raise InputError("x: expected each feature in its own range of the box, got others among them")
+        return torch.zeros_like(x)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         if x.shape[1:] != self.radius.shape:

@@ -5,6 +5,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from math import inf
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class _Ascent:
             if step == steps - 1:
                 loss, finite = sums.tolist()
                 state.spoiled += feed.epoch_size - int(finite)
-                gradient = self._close(loss / max(finite, 1.0), gradient)
+                gradient = self._close(loss / finite if finite else -inf, gradient)
             self._step(number * steps + step, gradient)
             done = number * steps + step + 1
             tell(tick, f"epoch {number + 1} of {self.epochs}", done, self.epochs * steps)

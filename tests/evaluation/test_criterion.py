@@ -154,7 +154,7 @@ def test_the_worst_of_several_attacks_is_chosen_image_by_image() -> None:
         (labels(DENSE).float(), {}, "one integer for each position"),
         (labels(DENSE) + 3, {}, "classes 0 to 2, or ignore=-1, got [345]"),
         (labels(DENSE)[:, :4], {}, r"outputs \[10, K, 4, 8\]"),
-        (labels(DENSE), {"draws": 3}, "draws: expected 1"),
+        (labels(DENSE), {"draws": 3}, "draws: expected none"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(y: Tensor, options: dict, message: str) -> None:

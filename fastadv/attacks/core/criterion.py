@@ -28,6 +28,11 @@ class Criterion:
     outputs: ClassVar[Outputs] = "classes"
     losses: ClassVar[tuple[str, ...]] = LOSSES  # by name; of other outputs the first is the default
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it calls none of the caller's functions, which may read values."""
+        return type(self).__module__.startswith("fastadv.")
+
     def meant_by(self, model: Any) -> "Criterion":
         """Return the criterion as `model` means its logits."""
         return self
@@ -165,6 +170,7 @@ class ConfidentlyWrong(_OfClass):
 @dataclass(frozen=True)
 class _Told(ConfidentlyWrong):
     model: Any
+    fixed = False
 
     def told(self, logits: Tensor) -> Tensor:
         return log_confidence(self.model, logits)
@@ -258,6 +264,8 @@ class Unless(_OfClass):
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         super().check(outputs, y, targets)
+        if outputs.shape[1] < 3:
+            raise InputError("criterion: expected three classes or more with Unless, got a model of two")
         if not -outputs.shape[1] <= self.reject < outputs.shape[1]:
             raise InputError(
                 f"reject: expected one of the {outputs.shape[1]} classes of the model, got {self.reject}"

@@ -153,7 +153,10 @@ def problem(
                 f"got shape {tuple(threat.radius.shape)}"
             )
         threat = threat.with_radius(threat.radius.to(x.device))
-    criterion = WRONG if criterion.outputs == "logit" else criterion  # of two classes
+    if criterion.outputs == "any" and not size:  # no sample meets anything
+        labels, targets = ids, None if targets is None else ids
+    if criterion.outputs == "logit" or not size:  # of two classes
+        criterion = WRONG
     # without labels the trial makes some of the outputs at x
     y = ids.new_zeros(size, 2) if labels is None else labels
     mask = None if mask is None else check_mask(mask, x)

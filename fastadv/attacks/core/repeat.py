@@ -105,7 +105,8 @@ def _may_replay(search: Search) -> bool:
     """Return whether a step depends on nothing but rows, and reads nothing: in a loop, or the general way."""
     criterion, loss = search.problem.criterion, search.plan.loss
     if criterion.outputs == "any":  # whose losses are its methods; another function may hold anything
-        return getattr(loss, "__self__", None) is criterion and Loop.bound(search, "margin") is not None
+        own = getattr(loss, "__self__", None) is criterion and criterion.fixed
+        return own and Loop.bound(search, "margin") is not None
     return (Loop.ask(search, "margin") if search.plan.minimum else search.loop) is not None
 
 

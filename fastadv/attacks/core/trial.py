@@ -48,7 +48,8 @@ class Verdict:
     def loss(self, problem: Problem, loss: losses.Loss) -> Tensor:
         """Return the loss [B] of an attack, computed once."""
         if self._loss is None:
-            self._loss = loss_of(self.logits, problem.y, loss, problem.targets, problem.ids)
+            losses_of = loss_of if len(problem.y) else lambda logits, *_: logits.new_zeros(0)
+            self._loss = losses_of(self.logits, problem.y, loss, problem.targets, problem.ids)
         return self._loss
 
 
@@ -73,9 +74,7 @@ class Trial:
             self.clean_pass = classifier.clean_pass(x) if from_x else None
             clean = classifier.verdict(x) if self.clean_pass is None else self.clean_pass.logits
         else:
-            classes = problem.criterion.outputs == "classes"
-            width = CLASSES if classes else 2 * problem.y.shape[1:].numel()
-            clean = x.new_zeros(0, width, dtype=torch.float32)
+            clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
         self.clean, self.in_one_pass = clean, self.clean_pass is not None
         problem = problem.checked(clean, classifier.output_shape)
         self.already, finite = problem.judged(clean)

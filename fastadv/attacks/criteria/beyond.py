@@ -71,6 +71,10 @@ class Beyond(Criterion):
         if not callable(self.by):
             check_choice("by", self.by, DISTANCES, " or a function (outputs, y) -> [B]")
 
+    @property
+    def fixed(self) -> bool:
+        return super().fixed and not callable(self.by)
+
     def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor | None:
         if y is None:
             return None

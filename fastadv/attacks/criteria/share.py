@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -48,7 +48,7 @@ class Share(Criterion):
 
     For dense models: outputs [B, K, ...] and y int [B, ...], such as [B, K, H, W] and [B, H, W]. One channel
     z, [B, 1, ...] or [B, ...], counts as the logits (0, z) of the classes 0 and 1. With targets, like y, a
-    success has the target's class at that share of positions.
+    success has the target's class at that share of the positions where both count.
 
     The losses, each a mean over positions: "masked_ce", the default, is the cross-entropy where the decision
     is not wrong yet, and log K elsewhere; "balanced_ce" gives all classes of an image the same weight in it;
@@ -112,6 +112,14 @@ class Share(Criterion):
     def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
         return rows.reshape(len(y), -1, *y.shape[1:])
 
+    @property
+    def fixed(self) -> bool:
+        return super().fixed and self.of.fixed
+
+    def meant_by(self, model: Any) -> "Share":
+        inner = self.of.meant_by(model)
+        return self if inner is self.of else replace(self, of=inner)
+
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean cross-entropy over the positions that count."""
         return self._ce(outputs, y, None)
@@ -134,13 +142,17 @@ class Share(Criterion):
             if labels.shape != y.shape:
                 raise InputError(f"{name}: expected {tuple(y.shape)} like y, got {tuple(labels.shape)}")
             self.check_labels(name, labels, outputs.shape[1:].numel())
-            if bool((labels == self.ignore).flatten(1).all(1).any()):
+            if bool((self._labels(y, labels) == self.ignore).flatten(1).all(1).any()):
                 raise InputError(
                     f"{name}: expected a position that counts in each sample, got one without; leave it out"
                 )
             each, of_each = _each(self.positions(outputs, labels))
             counts = (labels != self.ignore).flatten()
             self.of.check(each[counts], of_each[counts], None)
+
+    def _labels(self, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return y, or the targets where y counts."""
+        return y if targets is None else targets.where(y != self.ignore, self.ignore)
 
     def check_labels(self, name: str, y: Tensor, width: int) -> None:
         classes = max(2, width // max(1, y.shape[1:].numel()))
@@ -168,7 +180,7 @@ class Share(Criterion):
         return self.of.met(each, y, y if targeted else None).view_as(at.y) & at.counts
 
     def decisions(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        at = self.positions(outputs, y if targets is None else targets)
+        at = self.positions(outputs, self._labels(y, targets))
         return self.met_at(at, targets is not None).sum(1), self._needed(at)
 
     def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
@@ -177,7 +189,7 @@ class Share(Criterion):
 
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the margin of as many positions as must be wrong."""
-        at = self.positions(outputs, y if targets is None else targets)
+        at = self.positions(outputs, self._labels(y, targets))
         each, labels = _each(at)
         margins = self.of.margin(each, labels, None if targets is None else labels).view(at.y.shape)
         return lead(margins, at.counts, self._needed(at))
@@ -232,7 +244,7 @@ class Share(Criterion):
         self, outputs: Tensor, y: Tensor, targets: Tensor | None, value: Callable[[Positions], Tensor]
     ) -> Tensor:
         """Return what is to rise: the value away from y, or minus that of the targets."""
-        made = value(self.positions(outputs, y if targets is None else targets))
+        made = value(self.positions(outputs, self._labels(y, targets)))
         return made if targets is None else -made
 
     def _masked(self, at: Positions, targets: Tensor | None) -> Tensor:

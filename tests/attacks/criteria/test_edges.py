@@ -1,0 +1,105 @@
+"""Criteria at their edges: no samples, ignored positions with targets, what a model means, three classes."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import Beyond, ConfidentlyWrong, Share, Signs, Unless
+from fastadv.errors import InputError
+from fastadv.evaluation.sums import sums_at
+
+X = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+DENSE = nn.Conv2d(1, 3, 3, padding=1)
+TAGS = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+for each in (DENSE, TAGS[1]):
+    torch.manual_seed(0)
+    each.reset_parameters()
+INFINITE = fa.L2(math.inf)
+
+
+@pytest.mark.parametrize("run", [fa.attacks.pgd, partial(fa.attacks.fmn, threat=INFINITE)])
+@pytest.mark.parametrize(
+    ("model", "y", "criterion"),
+    [
+        (DENSE, DENSE(X).argmax(1), Share(0.3)),
+        (TAGS, (TAGS(X) > 0).long(), Signs()),
+        (TAGS, None, Beyond(0.1)),
+    ],
+)
+def test_no_samples_are_no_error(model: nn.Module, y: Tensor | None, criterion: object, run: object) -> None:
+    options = {} if isinstance(run, partial) else {"threat": fa.Linf(0.1)}
+    out = run(model, X[:0], None if y is None else y[:0], criterion=criterion, **options)
+    assert out.success.shape == (0,)
+    assert out.x_adv.shape == (0, 1, 6, 6)
+
+
+def test_targets_do_not_count_where_labels_are_ignored() -> None:
+    y, share = DENSE(X).argmax(1), Share(1.0, ignore=255)
+    y[:, 1:] = 255
+    targets = (DENSE(X).argmax(1) + 1) % 3
+    out = fa.attacks.pgd(DENSE, X, y, fa.Linf(1.0), targets=targets, criterion=share, steps=40)
+    reached = (DENSE(out.x_adv).argmax(1) == targets)[:, :1].flatten(1).all(1)
+    assert torch.equal(out.success, reached)
+
+
+class Sigmoids(nn.Conv2d):
+    """A model that means a sigmoid by each logit."""
+
+    def log_confidence(self, logits: Tensor) -> Tensor:
+        return nn.functional.logsigmoid(logits)
+
+
+def test_a_criterion_at_positions_asks_what_the_model_means() -> None:
+    model = Sigmoids(1, 3, 3, padding=1)
+    model.load_state_dict(DENSE.state_dict())
+    y, sure = DENSE(X).argmax(1), Share(0.1, of=ConfidentlyWrong(0.5))
+    out = fa.attacks.pgd(model, X, y, fa.Linf(1.0), criterion=sure, steps=20)
+    best = model(out.x_adv).sigmoid().scatter(1, y[:, None], 0.0).amax(1)
+    wrong = (best >= 0.5) & (model(out.x_adv).argmax(1) != y)
+    assert torch.equal(out.success, wrong.flatten(1).double().mean(1) >= 0.1)
+    assert out.success.any()
+
+
+def test_who_abstains_needs_a_third_class() -> None:
+    two = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    with pytest.raises(InputError, match="three classes or more with Unless"):
+        fa.attacks.pgd(two, X, torch.zeros(4).long(), fa.Linf(0.1), criterion=Unless(1))
+
+
+def test_outputs_that_are_not_finite_count_as_wrong() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(x.mean((1, 2, 3))[:, None, None, None] > 0.5, torch.nan, DENSE(x))
+
+    x, y = torch.cat([X[:1] * 0.1, X[1:2] * 0.1 + 0.8]), DENSE(X[:2]).argmax(1)
+    prepared = fa.engine.prepare(Broken(), outputs="any")
+    sums = sums_at(Share(0.5), prepared, x, y)["pixel accuracy"]
+    assert sums[1].flatten().tolist() == [0.0, 36.0]
+    assert sums[0, 0] == (DENSE(x[:1]).argmax(1) == y[:1]).sum()
+
+
+@pytest.mark.parametrize("options", [{"draws": 3}, {"certificates": object()}])
+def test_what_is_of_classes_is_refused_beside_other_outputs(options: dict[str, object]) -> None:
+    y = DENSE(X).argmax(1)
+    with pytest.raises(InputError, match=f"{next(iter(options))}: expected none"):
+        fa.evaluate(DENSE, (X, y), "pgd", threat=fa.Linf(0.1), criterion=Share(0.5), **options)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "fixed"),
+    [
+        (Signs(), True),
+        (Share(0.5, of=ConfidentlyWrong(0.6)), True),
+        (Share(0.5, of=ConfidentlyWrong(0.6)).meant_by(Sigmoids(1, 3, 3)), False),
+        (Beyond(0.1), True),
+        (Beyond(0.1, by=lambda z, y: (z - y).norm(dim=1)), False),
+    ],
+)
+def test_what_calls_the_callers_functions_is_not_replayed(
+    criterion: fa.attacks.Criterion, fixed: bool
+) -> None:
+    assert criterion.fixed is fixed
