@@ -1,5 +1,6 @@
 """SEA: three runs in balls that shrink, of which the worst is kept."""
 
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Share
+from fastadv.attacks.methods import auto_pgd
 from fastadv.errors import InputError
 from fastadv.threat import Linf
 
@@ -96,3 +98,28 @@ def test_losses_are_names() -> None:
     with pytest.raises(InputError, match=r"loss: expected .* cospgd, .*got 'dlr'"):
         sea(losses=("dlr",))
     assert torch.equal(sea(steps=0).x_adv, case()[1])
+
+
+def test_a_stage_begins_where_the_last_one_had_most_wrong(monkeypatch):
+    torch.manual_seed(0)
+    model, x = torch.nn.Conv2d(1, 3, 3, padding=1), torch.rand(1, 1, 6, 6)
+    y, seen, starts = model(x).argmax(1), [], []
+
+    def wrong(points):
+        with torch.no_grad():
+            return int(
+                (torch.nn.functional.conv2d(points, model.weight, model.bias, padding=1).argmax(1) != y).sum()
+            )
+
+    def project(search, points, factor):
+        starts.append((wrong(points), list(seen)))
+        seen.clear()
+        return auto_pgd.project(search, points, factor)
+
+    monkeypatch.setattr(sys.modules["fastadv.attacks.sea"], "project", project)
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(wrong(inputs[0].detach())))
+    share = fa.attacks.Share(1.0)
+    fa.attacks.sea(model, x, y, fa.Linf(0.05), steps=40, losses=("ce",), criterion=share)
+    for start, before in starts[1:]:
+        assert start == max(before)
+    assert len(starts) == 3

@@ -418,3 +418,26 @@ def test_a_perturbation_towards_a_class_stands_beside_other_attacks():
     attacks = {"universal": out, "pgd": partial(fa.attacks.pgd, steps=2)}
     table = fa.evaluate(model, digits, attacks, threat=fa.Linf(0.2))
     assert [row.name for row in table.rows] == ["universal", "pgd"]
+
+
+@pytest.mark.parametrize("changed", [{"criterion": fa.attacks.WrongBy(0.5)}, {"targets": 3}])
+def test_another_question_is_another_run(changed, tmp_path):
+    digits = fa.data.load("digits", "test", limit=20)
+    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+    fa.attacks.universal(model, digits, fa.Linf(0.1), epochs=1, run_dir=tmp_path)
+    with pytest.raises(InputError):
+        fa.attacks.universal(model, digits, fa.Linf(0.1), epochs=1, run_dir=tmp_path, resume=True, **changed)
+
+
+def test_every_epoch_draws_anew():
+    draws = []
+
+    def paste(x, t, draw):
+        draws.append(draw)
+        return (x + t).clamp(0, 1)
+
+    digits = fa.data.load("digits", "test", limit=20)
+    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+    threat = fa.Through(paste, fa.Linf(0.1, box=(-1, 1)), still=torch.zeros_like)
+    fa.attacks.universal(model, digits, threat, epochs=3)
+    assert {*draws} == {0, 1, 2, 3}  # the first of them to judge

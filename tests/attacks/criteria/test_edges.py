@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks import Beyond, ConfidentlyWrong, Share, Signs, Unless
+from fastadv.attacks import Beyond, ConfidentlyWrong, Share, Signs, Unless, WrongBy
 from fastadv.errors import InputError
 from fastadv.evaluation.sums import sums_at
 
@@ -103,3 +103,29 @@ def test_what_calls_the_callers_functions_is_not_replayed(
     criterion: fa.attacks.Criterion, fixed: bool
 ) -> None:
     assert criterion.fixed is fixed
+
+
+def test_positions_that_are_ignored_never_meet_a_lead() -> None:
+    logits = torch.tensor([[[[5.0, 0.0, 0.0, 0.0]], [[0.0, 5.0, 5.0, 5.0]]]])  # class 0, then 1 three times
+    y = torch.tensor([[[0, 0, 255, 255]]])
+    for share, met in ((0.5, True), (0.6, False)):
+        assert Share(share, of=WrongBy(1.0), ignore=255).met(logits, y, None).item() is met
+
+
+def test_of_points_with_as_many_wrong_the_loss_decides() -> None:
+    y = DENSE(X).argmax(1)
+    share = Share(1.0)
+    way = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1, 1, 1)
+    near, far = X, (X + 1e-4 * way).clamp(0, 1)
+    losses = [share.loss("ce")(DENSE(each), y, None) for each in (near, far)]
+    stronger = (losses[1] > losses[0])[:, None, None, None]
+    assert stronger.unique().numel() == 2  # a test of both orders
+    assert torch.equal(DENSE(far).argmax(1), y)
+
+    def rule(search: fa.attacks.core.Search) -> None:
+        for points in (near, far):
+            search.score(points.clone())
+
+    loss = share.loss("ce")
+    out = fa.attacks.core.run(DENSE, X, y, fa.Linf(0.1), rule, criterion=share, loss=loss)
+    assert torch.equal(out.x_adv, torch.where(stronger, far, near))
