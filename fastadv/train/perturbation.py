@@ -58,7 +58,7 @@ class UniversalResult:
         t = self.parameters.to(x)
         if isinstance(self.threat, Through):
             return self.threat.image(t.expand(len(x), *t.shape), x, ids)
-        return self.threat.project(x + t, x)
+        return _added(x, t, self.threat)
 
     @property
     def func(self) -> Any:
@@ -82,12 +82,20 @@ def perturbed(
         if isinstance(threat, Through):  # of which the search knows parameters alone
             search.decide(t.expand_as(search.x))
         else:
-            search.decide(search.threat.project(search.x + t, search.x))
+            search.decide(_added(search.x, t, search.threat))
 
     if targets is not None and ids is not None:
         targets = targets.to(ids.device)[ids]
     out = core.run(model, x, y, threat, rule, criterion=criterion, targets=targets, ids=ids)
     return replace(out, attack="universal")
+
+
+def _added(x: Tensor, t: Tensor, threat: Threat) -> Tensor:
+    if x.shape[1:] != t.shape:
+        raise InputError(
+            f"x: expected samples like the perturbation {tuple(t.shape)}, got {tuple(x.shape[1:])}"
+        )
+    return threat.project(x + t, x)
 
 
 def as_map(threat: Threat) -> Through:

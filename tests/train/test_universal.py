@@ -441,3 +441,10 @@ def test_every_epoch_draws_anew():
     threat = fa.Through(paste, fa.Linf(0.1, box=(-1, 1)), still=torch.zeros_like)
     fa.attacks.universal(model, digits, threat, epochs=3)
     assert {*draws} == {0, 1, 2, 3}  # the first of them to judge
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 64)])
+def test_a_perturbation_of_another_shape_is_not_spread(shape):
+    result = UniversalResult(torch.zeros(1, 8, 8), fa.Linf(0.1))
+    with pytest.raises(InputError, match=r"like the perturbation \(1, 8, 8\)"):
+        result.apply(torch.rand(shape))
