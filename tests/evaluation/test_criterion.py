@@ -231,3 +231,10 @@ def test_masks_may_be_pictures() -> None:
         fa.evaluate(DENSE, pictures, **options)["pgd"].extra
         == fa.evaluate(DENSE, (X, y), **options)["pgd"].extra
     )
+
+
+def test_a_clean_accuracy_by_another_criterion_is_another_run(tmp_path: Path) -> None:
+    y = labels(DENSE)
+    fa.evaluate(DENSE, (X, y), criterion=Share(0.5), run_dir=tmp_path)
+    with pytest.raises(InputError):
+        fa.evaluate(DENSE, (X, y), criterion=Share(0.6), run_dir=tmp_path, resume=True)

@@ -46,3 +46,11 @@ def test_a_lead_is_the_last_of_as_many_as_are_needed_or_what_they_lack() -> None
     margins, counts = tensor([[3.0, 1.0, -1.0, 9.0]]).expand(3, 4), tensor([[True, True, True, False]])
     found = lead(margins, counts.expand(3, 4), tensor([1, 2, 3]))
     assert found.tolist() == pytest.approx([3.0, 1.0, -1 / 3])
+
+
+def test_labels_that_are_ignored_are_in_no_mean() -> None:
+    outputs, y = tensor([[1.0, -2.0, 3.0]]), tensor([[0, -1, 1]])
+    right, counts = Signs().figures(outputs, y)["label accuracy"]
+    assert (right.item(), counts.item()) == (1.0, 2.0)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs[:, ::2], y[:, ::2].float())
+    assert Signs().objective(outputs, y).item() == pytest.approx(expected.item())

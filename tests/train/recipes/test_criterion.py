@@ -115,3 +115,11 @@ def test_a_label_out_of_range_is_named_wherever_it_is() -> None:
     y[5, 0, 0] = 7
     with pytest.raises(InputError, match=r"train_set: expected classes 0 to 2.*got 7"):
         fa.train.fit(model, (X, y), fa.train.Standard(criterion=Share(0.5)), epochs=1, batch_size=2)
+
+
+def test_the_weight_is_that_of_clean_images() -> None:
+    model, y, criterion, loss = CASES["tags"]
+    recipe = fa.train.FGSMTraining(fa.Linf(0.1), weight=0.25, criterion=criterion)
+    x_adv = fa.train.craft(recipe, model, X, y)
+    expected = 0.25 * loss(model(X), y) + 0.75 * loss(model(x_adv), y)
+    assert recipe(model, X, y).item() == pytest.approx(expected.item(), rel=1e-5)
