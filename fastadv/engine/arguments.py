@@ -35,7 +35,6 @@ def plain(x: Tensor) -> Tensor:
 
 
 def check_model(model: object) -> None:
-    """Raise InputError unless `model` can be called as a classifier."""
     if isinstance(model, type):
         raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
     if not callable(model):
@@ -153,7 +152,6 @@ def check_logits(logits: object, size: int) -> Tensor:
 
 
 def _not_floating(outputs: object) -> str:
-    """Say what came in place of a floating tensor, and what to do."""
     if isinstance(outputs, Tensor):
         return f"got {outputs.dtype} {tuple(outputs.shape)}"
     got = f"got {type(outputs).__name__}"

@@ -165,7 +165,6 @@ class Captures:
             self.graphs.give_back(graph.key, graph, graph.bytes)
 
     def refuse(self, why: str) -> None:
-        """Capture nothing of that kind from now on."""
         self.graphs.alike[self.kind] = False
         self.graphs.clear()
         if self.tell is not None:

@@ -91,7 +91,6 @@ class SearchCopy:
         self.notes = Notes(self._first_notes())
 
     def _rewrites(self) -> list[Rewrite]:
-        """Return the rewrites that the model may take."""
         rewrites = applicable(self.model, self.weights) if isinstance(self.model, nn.Module) else []
         # a compiler looks at functions for itself
         return [each for each in rewrites if each in BEFORE] if self.options.compile else rewrites
@@ -198,7 +197,6 @@ class SearchCopy:
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """See `Frozen.jacobian`."""
         # a compiled backward frees what the next one needs
         leaf, attached = self.followed(x, checked=self.uncompiled)
         logits = attached.detach().clone()
@@ -214,7 +212,6 @@ class SearchCopy:
         return [rounds_as(each, device) for each in (self.dtype, self.format)]
 
     def captures(self, x: Tensor) -> Captures | None:
-        """See `Frozen.captures`."""
         model = self.model
         if not isinstance(model, nn.Module) or not self.knows(x):
             return None

@@ -217,7 +217,6 @@ def _sums(criterion: Criterion, frozen: Prepared, whole: Batch, x_adv: Tensor) -
 
 
 def all_sums(parts: Sequence[Mapping[str, Tensor]]) -> Sums:
-    """Return the sums of all batches."""
     names = [name for name in parts[0] if name.startswith("sums.")] if parts else []
     return {name.removeprefix("sums."): torch.cat([part[name] for part in parts]) for name in names}
 

@@ -23,7 +23,6 @@ IDENTITY = "evaluation.json"
 
 
 def file_of(name: str) -> str:
-    """Return the file of the part `name`."""
     return f"part-{name}.safetensors" if name[0].isdigit() else f"{name}.safetensors"
 
 

@@ -379,7 +379,6 @@ class Evaluation:
     shelf: Shelf = field(default_factory=Shelf)
 
     def table(self) -> Table:
-        """Evaluate."""
         started, done = time.perf_counter(), list[Measured]()
         with self.drawing.kept(self.frozen.device or torch.device("cpu")):
             asked = self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.criterion
@@ -479,6 +478,5 @@ def description(
 
 
 def check_evaluation(dataset: Dataset[Any], batch_size: int, limit: int | None) -> None:
-    """Raise InputError for an evaluation that cannot work."""
     check_count("batch_size", batch_size, 1)
     first_samples(dataset, limit, tell=True)

@@ -41,7 +41,6 @@ def can_follow(model: nn.Module) -> bool:
 
 
 def run(recipe: Recipe | OwnStep, rates: DeviceRates | None, at: Step, captured: bool = False) -> None:
-    """Take a step."""
     with nullcontext() if rates is None else rates.in_use(captured):
         take_step(recipe, at)
 

@@ -34,7 +34,6 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def check_norms(options: Optimization, model: nn.Module) -> None:
-    """Raise InputError for options of BatchNorm where the model has none."""
     if options.batch_norm_momentum is not None and not batch_norms(model):
         raise InputError(
             "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "

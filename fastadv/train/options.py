@@ -212,7 +212,6 @@ def decided(
 def check_execution(
     execution: Execution, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any
 ) -> None:
-    """Raise InputError where this model cannot be trained in this way on this device."""
     if run_dir is None and execution.checkpoint_every:
         raise InputError(
             "run_dir: expected a folder for the checkpoints, got None; "

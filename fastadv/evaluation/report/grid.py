@@ -81,7 +81,6 @@ class Heat:
 
 
 def class_name(label: int, classes: Sequence[str] | None) -> str:
-    """Name a class by its place among `classes`, else by its number."""
     return str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
 
 

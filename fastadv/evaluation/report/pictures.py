@@ -111,7 +111,6 @@ def hardest(
 
 
 def is_image(x: Tensor) -> bool:
-    """Return whether x [N, ...] are gray or color images."""
     return x.ndim == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) > 0
 
 

@@ -37,7 +37,6 @@ class Followers:
 
     @property
     def frozen(self) -> list[Frozen]:
-        """Those that there are."""
         return [*self._held.values()]
 
     def replay(self, cuda_graph: bool | None) -> None:
