@@ -86,10 +86,7 @@ def checked_logits(logits: object, size: int) -> Tensor:
 
 
 def checked_outputs(outputs: object, size: int) -> Tensor:
-    """Return outputs of any shape as rows [B, N] in float32 or float64; of one value z a sample, (0, z).
-
-    Of one sample they may be [K], as a forward that ends in `squeeze` gives them.
-    """
+    """Return outputs as rows [B, N] in float32 or float64; of one value z a sample, (0, z)."""
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         raise InputError(
             f"model: expected floating outputs [B, ...] with B = {size}, {_not_floating(outputs)}"
@@ -126,10 +123,7 @@ OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
 
 
 def check_logits(logits: object, size: int) -> Tensor:
-    """Return `logits`; InputError unless they are floating [B, K] with B = `size` and K >= 2.
-
-    Of one sample they may be [K], as a forward that ends in `squeeze` gives them.
-    """
+    """Return `logits`; InputError unless they are floating [B, K], or [K] of one sample, with K >= 2."""
     rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
     if rows is not None and size == 1 and rows.ndim == 1 and len(rows) > 1:
         return rows[None]

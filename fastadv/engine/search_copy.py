@@ -59,11 +59,9 @@ class Notes:
 
 
 class SearchCopy:
-    """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`.
+    """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`."""
 
-    Where logits depend on the rest of their batch in another way than by BatchNorm, parts of a batch may have
-    other ones in the search, but not in the verdict.
-    """
+    # where logits depend on the rest of a batch, parts may have others in the search, not in the verdict
 
     def __init__(self, plain: Plain, options: Options) -> None:
         """Copy the model that `plain` is of, as these options say."""

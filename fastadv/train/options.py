@@ -195,10 +195,7 @@ class Execution:
 def decided(
     execution: Execution, model: nn.Module, recipe: Any, images: int, row: Callable[[], Tensor]
 ) -> Execution:
-    """Return the execution, with `compile` decided by the gradients of so many images.
-
-    row: reads a sample [1, ...] to the model's device.
-    """
+    """Return the execution, with `compile` decided by the gradients of so many images, rows like `row`."""
     if execution.compile is not None:
         return execution
     # besides the steps of a search, a training step takes about two gradients

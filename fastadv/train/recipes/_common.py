@@ -138,10 +138,7 @@ def ascent(
     start: Tensor | None = None,
     criterion: Criterion | None = None,
 ) -> Tensor:
-    """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`.
-
-    With a criterion of other outputs than classes "ce" stands for its objective.
-    """
+    """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`."""
     outputs = outputs_for(criterion, y)
     if criterion is not None:
         criterion = criterion.for_labels(y)
