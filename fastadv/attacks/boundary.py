@@ -43,8 +43,8 @@ class _Walk(Starts):
 
     spherical: Tensor
     source: Tensor
-    on_sphere: Tensor  # [n, 100]
-    nearer: Tensor
+    on_sphere: Tensor  # [n, 100], answers about points on the sphere
+    nearer: Tensor  # [n, 30], about steps towards x
     sphere: Tensor  # the point of a step on the sphere
     met: Tensor  # whether its candidate was adversarial
 
@@ -209,7 +209,7 @@ def _ours(
 ) -> core.Rule[_OurRows]:
     """Return a walk along the boundary by `candidates` points a step."""
     # All but one are random spherical steps, so far out or in that about half are adversarial. The sum of
-    # their directions, each times its answer less the mean, leads deeper; the last goes there, then to x.
+    # their directions, each times its answer less the mean, leads deeper; the last goes there, then nearer.
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows = search.rows

@@ -42,11 +42,11 @@ class _Hops(Starts):
     """What the steps know of each sample."""
 
     reach: Tensor  # the distance before the last bisection
-    update: Tensor  # the step, of length `size`
+    update: Tensor  # [n, ...], along which a step of that `size` goes
     size: Tensor
-    answers: Tensor
-    directions: Tensor
-    products: Tensor
+    answers: Tensor  # of the probes, summed
+    directions: Tensor  # of the probes, summed
+    products: Tensor  # of both, summed
     done: Tensor  # the step, or the queries, have ended
 
 

@@ -30,9 +30,9 @@ class _Pixels(Starts):
     untried: Tensor  # [n, D], yet to try
     index: Tensor  # [n, 1] of the one that is tried
     failed: Tensor  # its value that has failed
-    halvings: Tensor
-    bisects: Tensor
-    improved: Tensor
+    halvings: Tensor  # how often it was bisected
+    bisects: Tensor  # whether the passes do
+    improved: Tensor  # whether this one has brought something
 
 
 @core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=10)

@@ -36,11 +36,10 @@ Model = Callable[[Tensor], Tensor]
 class Known:
     """What passes of a model have shown, while its parts, their attributes and hooks are the same."""
 
-    # `writes` into the model, `copies` into x; `quiet`, by (uncopied, with a gradient), need no watching
-
     def __init__(self, kinds: tuple[Hashable, ...] = (), others: Iterable[nn.Module] = ()) -> None:
+        # quiet: what needs no watching, (uncopied, with a gradient)
         self.kinds, self.quiet = kinds, set[tuple[bool, bool]]()
-        self.writes = self.copies = False
+        self.writes = self.copies = False  # into the model; into x
         self._others = list(map(ref, others))  # modules that are no parts, as one in a plain list
 
     def learns(self) -> bool:

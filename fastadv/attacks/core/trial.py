@@ -49,11 +49,7 @@ class Verdict:
 
 
 class Trial:
-    """A problem with the model's verdict on its clean samples.
-
-    `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that
-    the model gets right and whose logits are finite; `clean` are the logits [B, K] at x.
-    """
+    """A problem with the model's verdict on its clean samples."""
 
     def __init__(self, classifier: Prepared, problem: Problem, from_x: bool = False) -> None:
         """Pass x once; `from_x`: the first gradient will be taken at x, and needs no pass of its own."""
@@ -88,6 +84,7 @@ class Trial:
         classifier.settle(x)
         # only now: it may change the layout that the search copy prefers
         self.problem = problem.seen(classifier.layout(x), clean, crowds)
+        # the model gets them right, by finite logits
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 
     @property

@@ -23,7 +23,7 @@ class Walk:
     threat: Threat
     look: Look  # makes what asks a model for the gradient
     step_size: StepSize
-    name: Hashable = None  # of all that `look` depends on besides the rows; None for no graph
+    name: Hashable = None  # what `look` does, with all it depends on besides the rows; None for no graph
     copies: int = 1  # points that `look` passes for each sample
 
     def rows(self, x_adv: Tensor, x: Tensor, **others: Tensor | None) -> Rows:

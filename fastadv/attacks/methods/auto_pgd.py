@@ -34,11 +34,11 @@ class Ascents(Rows):
     top_loss: Tensor
     rises: Tensor  # the steps since the last checkpoint that raised the loss
     step_size: Tensor
-    checked: Tensor
-    halved: Tensor
-    longest: Tensor
-    nonzero: Tensor
-    density: Tensor
+    checked: Tensor  # dense: the loss at the last checkpoint
+    halved: Tensor  # dense: whose steps were halved there
+    longest: Tensor  # sparse: the longest step
+    nonzero: Tensor  # sparse: how many coordinates have moved
+    density: Tensor  # sparse: of the next step
 
 
 def stages(steps: int, larger: tuple[float, ...]) -> list[tuple[float, int]]:
@@ -208,7 +208,7 @@ class Sparse(Stage):
 
     def __init__(self, search: Search[Ascents], factor: float, moves: int, started: bool) -> None:
         super().__init__(search, factor, moves)
-        self.started = started
+        self.started = started  # whether the start shows how many coordinates to move; else `DENSITY`
 
     def begin(self, points: Tensor) -> None:
         super().begin(points)

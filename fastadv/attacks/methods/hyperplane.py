@@ -24,11 +24,11 @@ DUAL = {inf: 1.0, 2.0: 2.0, 1.0: inf}
 class Boundary:
     """To first order, the boundary of a success nearest to points: {z: <normal, z - point> = lack}."""
 
-    look: Look
+    look: Look  # the model's answer at the points
     lack: Tensor  # [n], negative beyond the boundary
     normal: Tensor  # [n, ...]
-    size: Tensor
-    distance: Tensor
+    size: Tensor  # [n], the dual norm of the normal
+    distance: Tensor  # [n], |lack| / size; 0 where that is not defined
 
 
 def nearest_boundary(search: Search, points: Tensor, rivals: Rivals, crossed: bool = False) -> Boundary:

@@ -32,8 +32,8 @@ class Sizes(Rows):
     noise: Tensor
     size: Tensor
     low: Tensor  # the largest that failed
-    most: Tensor
-    limited: Tensor
+    most: Tensor  # the largest size there is
+    limited: Tensor  # whether the radius sets that
 
 
 @dataclass(frozen=True)
