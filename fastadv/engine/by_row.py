@@ -19,7 +19,6 @@ FEWER = (
 
 
 def takes_ids(function: Any) -> bool:
-    """Return whether a model or a loss has an argument `ids`."""
     function = getattr(function, "forward", function) if isinstance(function, nn.Module) else function
     while inner := getattr(function, "func", getattr(function, "__func__", None)):
         function = inner

@@ -117,7 +117,6 @@ class CheckedModel:
         return passed
 
     def _takes(self, x: Tensor) -> bool:
-        """Return whether the model accepts x."""
         with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type):
             try:
                 self._watch(self._run, x)

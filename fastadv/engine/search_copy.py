@@ -64,7 +64,6 @@ class SearchCopy:
     # where logits depend on the rest of a batch, parts may have others in the search, not in the verdict
 
     def __init__(self, plain: Plain, options: Options) -> None:
-        """Copy the model that `plain` is of, as these options say."""
         self.model, self.module, self.options = plain.model, as_module(plain.source), options
         self.dtype, self.sees, self.weights = plain.dtype, plain.sees, options.half or plain.dtype
         self.half, self.tf32 = self.weights in HALVES, options.precision == "tf32"
@@ -224,7 +223,6 @@ class SearchCopy:
         return tf32(device) if self.tf32 else no_autocast(device)
 
     def _forward(self, x: Tensor, rewriting: Rewriting, checked: CheckedModel | None = None) -> Tensor:
-        """Return the logits of x, which is ready."""
         lens = rewriting.lens()
         with self._precisely(x.device.type):
             logits = (checked or self.checked)(x, lens=lens)

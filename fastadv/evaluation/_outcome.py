@@ -45,7 +45,6 @@ class Batch(NamedTuple):
         return self.right & ~self.failed
 
     def take(self, kept: Tensor) -> "Batch":
-        """Return the samples `kept`, an index of the batch."""
         return Batch(*(value[kept] for value in self))
 
 

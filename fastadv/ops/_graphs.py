@@ -91,7 +91,6 @@ class Kept(Generic[T]):
 
     @property
     def bytes(self) -> int:
-        """The memory of all entries."""
         return sum(size for _, size in self._entries.values())
 
     def take(self, key: Hashable) -> T | None:
@@ -100,7 +99,6 @@ class Kept(Generic[T]):
             return self._entries.pop(key, (None, 0))[0]
 
     def give_back(self, key: Hashable, entry: T, size: int) -> None:
-        """Keep an entry that takes `size` bytes."""
         with self._lock:
             self._entries.pop(key, None)  # one that another thread has given back
             self._entries[key] = entry, size

@@ -77,7 +77,7 @@ def may_be(points: Tensor, gradient: Tensor, box: Box) -> bool:
 
 def kinks(points: Tensor, gradient: Tensor, box: Box, ask: Ask) -> tuple[Tensor, Tensor]:
     """Return the depths [n] at which rows show derivatives that they lack on a bound, and their share."""
-    # both are 0 where none is missing; nothing passes the model unless more than `SHARE` are exactly 0
+    # both are 0 where none is missing; rows pass the model where more than `SHARE` are exactly 0
     bound = (points == box[0]) | (points == box[1])
     flat = bound & (gradient == 0)
     count = bound.flatten(1).sum(1).clamp_min(1)

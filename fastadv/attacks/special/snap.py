@@ -8,7 +8,7 @@ from torch import Tensor
 
 def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Tensor:
     """Return the points nearest to x whose coordinates lie on the sides of the threshold where x_adv's do."""
-    # (Schott et al. 2018) above is what a model in any of the `dtypes` finds at the threshold or above it
+    # above is what a model in any of the `dtypes` finds at the threshold or above it (Schott et al. 2018)
     dtypes = dtypes or (x.dtype,)
     at, below = _sides(threshold, x.dtype, dtypes)
     compared = _coarsest(*dtypes)

@@ -23,7 +23,6 @@ WIDTH = 1024
 
 
 def is_interpreted() -> bool:
-    """Return whether kernels run in Triton's interpreter."""
     knobs = getattr(triton, "knobs", None)  # since 3.4
     return os.environ.get("TRITON_INTERPRET") == "1" if knobs is None else bool(knobs.runtime.interpret)
 

@@ -21,7 +21,6 @@ def shape(cols: int, chunks: int) -> dict[str, int] | None:
 
 @triton.jit
 def hold(read: tl.constexpr, source, cols, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
-    """Read a row."""
     lanes = tl.arange(0, BLOCK)
     chunks = ()
     for i in tl.static_range(CHUNKS):
