@@ -28,15 +28,13 @@ BENDS = 4.0
 
 
 class Exploration(Moments):
-    """`away` [n, ...] is the displacement; `balance` [n] is the logarithm of the distance's weight over the
-    hinge's, `share` its mean weight, `steepest` the largest element of a gradient, `bend` the hinge's width.
-    """
+    """What `primal_dual` knows of the samples besides their displacement `away` [n, ...]."""
 
     away: Tensor
-    balance: Tensor
-    share: Tensor
-    steepest: Tensor
-    bend: Tensor
+    balance: Tensor  # [n], the logarithm of the distance's weight over the hinge's
+    share: Tensor  # its mean weight
+    steepest: Tensor  # the largest element of a gradient
+    bend: Tensor  # the hinge's width
 
 
 def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
@@ -118,13 +116,9 @@ def primal_dual(
     loss: losses.Loss | None,
     exploring: int = 0,
 ) -> None:
-    """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere.
-
-    `descend` takes the force, the gradient of the loss in a fixed size, and the length of the step [n], and
-    returns the next displacements. Steps are in units of the least distance of a success so far, or of the
-    width of the box while that is less. A success exerts no force. In L0 it does, and all steps are in widths
-    of the box. The first `exploring` steps go another way, and these go on from there.
-    """
+    """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere."""
+    # steps are in units of the least distance of a success so far, or of the box's width, as always in L0;
+    # there alone a success exerts a force
     rows, sparse = search.rows, search.threat.norm == "l0"
     points = search.start()
     rows.unit = torch.full_like(search.best.rank, width(search.threat))

@@ -140,11 +140,8 @@ def _others(search: core.Search[_Rows]) -> Tensor:
 
 
 def _random_start(search: core.Search[_Rows], draws: list[int], factor: float) -> Tensor:
-    """Return [n, ...], points near the surface of the ball: noise of full length, in L1 projected on it.
-
-    Each of equally many samples in turn has one of the `draws`. For L1 the box does not clip the noise first:
-    many of the largest coordinates, which the projection keeps, would then be the same.
-    """
+    """Return [n, ...], noise of full length, in L1 projected on the ball; equally many by each of `draws`."""
+    # for L1 the box does not clip the noise first: the largest coordinates, which are kept, would be the same
     x, threat = search.x, search.threat
     draw = rng.uniform if threat.norm == "linf" else rng.normal
     parts = zip(draws, search.ids.chunk(len(draws)), strict=True)

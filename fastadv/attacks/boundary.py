@@ -39,18 +39,14 @@ ADAPTATION, CONVERGED = 1.5, 1e-7
 
 
 class _Walk(Starts):
-    """The two sizes [n], and the last answers: 0 or 1, and NaN for those yet to come.
-
-    They are [n, 100] about points on the sphere, [n, 30] about steps towards x. `sphere` [n, ...] is the
-    point of a step there, and `met` bool [n] whether its candidate was adversarial.
-    """
+    """The two sizes [n], and the last answers, 0 or 1, NaN for those yet to come."""
 
     spherical: Tensor
     source: Tensor
-    on_sphere: Tensor
-    nearer: Tensor
-    sphere: Tensor
-    met: Tensor
+    on_sphere: Tensor  # [n, 100], answers about points on the sphere
+    nearer: Tensor  # [n, 30], about steps towards x
+    sphere: Tensor  # the point of a step on the sphere
+    met: Tensor  # whether its candidate was adversarial
 
 
 @core.registered(
@@ -120,11 +116,8 @@ def boundary(
 
 
 def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_step: float) -> core.Rule[_Walk]:
-    """Return a random walk along the boundary (Brendel et al. 2018, algorithm 1 and section 2).
-
-    The numbers that the paper leaves open are those of the authors' foolbox 3. Unlike there, each sample
-    draws for itself.
-    """
+    """Return a random walk along the boundary (Brendel et al. 2018, algorithm 1 and section 2)."""
+    # numbers that the paper leaves open are those of the authors' foolbox 3
 
     def rule(search: core.Search[_Walk]) -> None:
         rows = search.rows
@@ -214,13 +207,9 @@ class _OurRows(Starts):
 def _ours(
     starts: Tensor | None, queries: int, candidates: int, spherical_step: float, source_step: float
 ) -> core.Rule[_OurRows]:
-    """Return a walk along the boundary by `candidates` points a step.
-
-    All but one are random spherical steps. The sum of their directions, each times its answer less the mean
-    answer, leads deeper among adversarial points. The last candidate is a spherical step that way and then a
-    source step; the walk moves there if it is adversarial. The box makes answers one-sided, so random steps
-    end farther from x or nearer until about half of them are adversarial.
-    """
+    """Return a walk along the boundary by `candidates` points a step."""
+    # All but one are random spherical steps, so far out or in that about half are adversarial. The sum of
+    # their directions, each times its answer less the mean, leads deeper; the last goes there, then nearer.
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows = search.rows

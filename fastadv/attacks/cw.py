@@ -25,11 +25,9 @@ LEAST_TAU, SHRINK, SOLVED = 1 / 256, 0.9, 1e-4
 
 
 class TanhSpace:
-    """z = center + half * tanh(w), where half is `wider` than that of the box by a share.
+    """z = center + half * tanh(w), where half is `wider` than that of the box by a share; w without one."""
 
-    `inside` is the share of the way from the center at which the w of a point is taken: where it is 1, that
-    of an edge of a box that is not wider is infinite. Where an edge of the box is infinite, z = w.
-    """
+    # at an edge w is infinite: that of a point is taken at the share `inside` of the way from the center
 
     def __init__(self, threat: Threat, wider: float = 0.0, inside: float = 1.0) -> None:
         self.low, self.high = threat.box

@@ -174,11 +174,9 @@ def _ours(
 
 
 def _needed(search: core.Search[_OurRows], look: core.GradientLook, weight: float) -> Tensor:
-    """Return [n], the constant that a linear model needs: that for the L1 norm plus that for the square.
-
-    The first moves the steepest pixels to the edge of the box, so that the last of them decides, or one of
-    `FLATTEST` times the largest gradient where the last has less.
-    """
+    """Return [n], the constant that a linear model needs: that for the L1 norm plus that for the square."""
+    # The first moves the steepest pixels to the edge of the box, so that the last of them decides, or one of
+    # `FLATTEST` times the largest gradient where the last has less.
     low, high = search.threat.box
     room = torch.where(look.gradient > 0, high - search.x, search.x - low).clamp_max(FAR).flatten(1)
     # in float64, where the squares of huge and tiny gradients have room

@@ -78,10 +78,7 @@ def grid(
 
 
 def _shares(points: int | Sequence[int], x: Tensor) -> Tensor:
-    """Return [G, ...], where the points of the grid lie between the ends, those far from the middle first.
-
-    NaN stands for a parameter that stays as it is. Raises InputError for numbers that do not fit x [n, ...].
-    """
+    """Return [G, ...], where the points of the grid lie between the ends, those far from the middle first."""
     size = x[0].numel()
     counts = list(points) if isinstance(points, Sequence) else [points] * size
     counts = [core.check_count("points", number, 1) for number in counts]

@@ -39,18 +39,15 @@ BLOCK = 1 << 17
 
 
 class _Hops(Starts):
-    """The distance before the last bisection, `reach`; the `update` [n, ...] of a step and its `size`; the
-    sums of the probes' answers, directions and products; `done` bool [n]: the step, or the queries, have
-    ended.
-    """
+    """What the steps know of each sample."""
 
-    reach: Tensor
-    update: Tensor
+    reach: Tensor  # the distance before the last bisection
+    update: Tensor  # [n, ...], along which a step of that `size` goes
     size: Tensor
-    answers: Tensor
-    directions: Tensor
-    products: Tensor
-    done: Tensor
+    answers: Tensor  # of the probes, summed
+    directions: Tensor  # of the probes, summed
+    products: Tensor  # of both, summed
+    done: Tensor  # the step, or the queries, have ended
 
 
 @core.registered(knowledge="decision", kind="minimum", random=True, paper="Chen et al. 2020", tolerance=1.25)
@@ -138,11 +135,7 @@ def _bisections(search: core.Search) -> int:
 
 
 def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
-    """Set `rows.update` to the estimated gradient at length 1, or to its signs in Linf (equation 16).
-
-    A probe lies delta from the boundary, in a random direction: reach / D. A direction counts by its answer,
-    1 or -1, less the mean answer.
-    """
+    """Set `rows.update` to the estimated gradient at length 1, or to its signs in Linf (equation 16)."""
     rows, size = search.rows, search.x[0].numel()
     seed = rng.derive(search.seed, "hopskipjump", search.restart, step)
     # the search copy could not tell closer probes apart
@@ -217,11 +210,9 @@ class _OurRows(Starts):
 
 
 def _ours(starts: Tensor | None, queries: int, steps: int | None, directions: int) -> core.Rule[_OurRows]:
-    """Return steps along the boundary by an estimate of its normal that each step betters.
-
-    Known is in L2 the direction away from x, and in Linf the last estimate. Probes are orthogonal to it, and
-    bisection finds by which angle they turn it. Their center moves along it until the answers balance.
-    """
+    """Return steps along the boundary by an estimate of its normal that each step betters."""
+    # Probes are orthogonal to the direction away from x, in Linf to the last estimate; bisection finds the
+    # angle by which they turn it. Their center moves along it until the answers balance.
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows = search.rows

@@ -95,9 +95,8 @@ def _proximal(kind: str, away: Tensor, by: Tensor) -> Tensor:
 
 
 def _two_thirds(size: Tensor, by: Tensor) -> Tensor:
-    """Return the least of (z - size)^2 / 2 + by * z^(2/3): the largest root t = z^(1/3) of t^4 - size * t +
-    2 by / 3, by Ferrari and Cardano; 0 where there is none.
-    """
+    """Return argmin over z of (z - size)^2 / 2 + by * z^(2/3); 0 where it has no root."""
+    # the largest root t = z^(1/3) of t^4 - size * t + 2 by / 3, by Ferrari and Cardano
     half, third = size.square() / 2, 8 * by / 9
     first = (half + (half.square() - third**3).sqrt()) ** (1 / 3)
     square = first + third / first

@@ -25,17 +25,14 @@ HALVINGS = 10
 
 
 class _Pixels(Starts):
-    """The coordinates [n, D] yet to try in this pass; the `index` [n, 1] of the one that is tried, its value
-    that has failed, and how often it was bisected; whether the passes bisect, and this one has brought
-    something.
-    """
+    """The coordinates of a pass over the changed ones."""
 
-    untried: Tensor
-    index: Tensor
-    failed: Tensor
-    halvings: Tensor
-    bisects: Tensor
-    improved: Tensor
+    untried: Tensor  # [n, D], yet to try
+    index: Tensor  # [n, 1] of the one that is tried
+    failed: Tensor  # its value that has failed
+    halvings: Tensor  # how often it was bisected
+    bisects: Tensor  # whether the passes do
+    improved: Tensor  # whether this one has brought something
 
 
 @core.registered(knowledge="decision", kind="minimum", random=True, paper="Schott et al. 2018", tolerance=10)
@@ -86,12 +83,9 @@ def pointwise(
 
 
 def _rule(starts: Tensor | None, queries: int | None) -> core.Rule[_Pixels]:
-    """Return passes over the changed coordinates, each of which goes back to x where a success lasts.
-
-    After a success the random order begins anew; a pass without one is the last (Schott et al. 2018, section
-    5). In L2 further passes then bisect between x and the value of each coordinate, as in the authors'
-    foolbox 1.
-    """
+    """Return passes over the changed coordinates, each of which goes back to x where a success lasts."""
+    # A pass without a success is the last (Schott et al. 2018, section 5). In L2 further ones bisect between
+    # x and the value of each coordinate, as in the authors' foolbox 1.
 
     def rule(search: core.Search[_Pixels]) -> None:
         rows = search.rows
@@ -179,13 +173,9 @@ class _OurRows(Starts):
 
 
 def _ours(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_OurRows]:
-    """Return `restarts` runs at once that take coordinates back to x, and add noise where none will go.
-
-    At first a quarter of the coordinates left goes back, half as many after each failure, and in the first
-    pass twice as many after each success. In L2 they then go half of their way, a quarter and so on. With the
-    queries left, a run adds fresh noise to its best point and takes back as before; it goes on from where
-    that ends, unless that is farther.
-    """
+    """Return `restarts` runs at once that take coordinates back to x, and add noise where none will go."""
+    # At first a quarter of the coordinates left goes back, half as many after each failure, in the first pass
+    # twice as many after a success; in L2 then half of their way, a quarter and so on.
 
     def rule(search: core.Search[_OurRows]) -> None:
         first = _begin(search, starts, restarts)
@@ -201,13 +191,9 @@ def _ours(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_OurR
 
 
 def _begin(search: core.Search[_OurRows], starts: Tensor | None, runs: int) -> int:
-    """Let each run begin at x, or at the caller's starts; return the queries spent.
-
-    Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`. With 1 and 0,
-    `rows.changed` says where that is not x, and `rows.left` which coordinates it has yet to try. `rows.best`
-    is where it comes back to, at distance `rows.least`. `rows.stage` is how often the part that goes back has
-    been halved, and inf where it adds noise.
-    """
+    """Let each run begin at x, or at the caller's starts; return the queries spent."""
+    # `changed` says where points are not x, `left` what is yet to try; `stage` is how often the part that
+    # goes back has been halved, inf where noise is added
     rows = search.rows
     rows.points = search.x
     if starts is not None:

@@ -245,10 +245,9 @@ def two_bumps(height: int, width: int, beside: bool, order: int = 2) -> tuple[fl
 
 
 def _bump(height: int, width: int, order: int) -> Tensor:
-    """Return [height, width] of length 1, a sum of squares around the middle: of sides 1, 3, 5 ... and
-    heights 1, 1/4, 1/9 ... (Andriushchenko et al. 2020, section 3.4), or 1, 1/16, 1/81 ... for L1 (Croce &
-    Hein 2021, appendix).
-    """
+    """Return [height, width] of length 1, a sum of squares around the middle, of sides 1, 3, 5 and so on."""
+    # heights 1, 1/4, 1/9 ... (Andriushchenko et al. 2020, section 3.4), or 1, 1/16, 1/81 ... for L1 (Croce &
+    # Hein 2021, appendix)
     bump = torch.zeros(height, width, device="cpu")
     top, left = height // 2, width // 2
     for n in range(max(height // 2, width // 2) + 1):

@@ -115,7 +115,6 @@ def transfer(
 
 
 def _check_classes(sources: Sequence[Prepared], x: Tensor, classes: int) -> None:
-    """Raise InputError where a substitute has more or fewer classes than the model."""
     for number, substitute in enumerate(sources):
         found = substitute.verdict(x[:1]).shape[1]
         if found != classes:

@@ -82,7 +82,14 @@ def _fastadv(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, by the arguments of the process or these, and return the exit code."""
+    """Run the command line.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+
+    Returns:
+        The exit code, 0 for success, 1 where the work failed, 2 for bad usage.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="fastadv: %(message)s", level=logging.WARNING)
     # a model can then be named as module:function of a file in the working folder

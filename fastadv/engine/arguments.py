@@ -35,7 +35,6 @@ def plain(x: Tensor) -> Tensor:
 
 
 def check_model(model: object) -> None:
-    """Raise InputError unless `model` can be called as a classifier."""
     if isinstance(model, type):
         raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
     if not callable(model):
@@ -87,10 +86,7 @@ def checked_logits(logits: object, size: int) -> Tensor:
 
 
 def checked_outputs(outputs: object, size: int) -> Tensor:
-    """Return outputs of any shape as rows [B, N] in float32 or float64; of one value z a sample, (0, z).
-
-    Of one sample they may be [K], as a forward that ends in `squeeze` gives them.
-    """
+    """Return outputs as rows [B, N] in float32 or float64; of one value z a sample, (0, z)."""
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         raise InputError(
             f"model: expected floating outputs [B, ...] with B = {size}, {_not_floating(outputs)}"
@@ -127,10 +123,7 @@ OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
 
 
 def check_logits(logits: object, size: int) -> Tensor:
-    """Return `logits`; InputError unless they are floating [B, K] with B = `size` and K >= 2.
-
-    Of one sample they may be [K], as a forward that ends in `squeeze` gives them.
-    """
+    """Return `logits`; InputError unless they are floating [B, K], or [K] of one sample, with K >= 2."""
     rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
     if rows is not None and size == 1 and rows.ndim == 1 and len(rows) > 1:
         return rows[None]
@@ -153,7 +146,6 @@ def check_logits(logits: object, size: int) -> Tensor:
 
 
 def _not_floating(outputs: object) -> str:
-    """Say what came in place of a floating tensor, and what to do."""
     if isinstance(outputs, Tensor):
         return f"got {outputs.dtype} {tuple(outputs.shape)}"
     got = f"got {type(outputs).__name__}"

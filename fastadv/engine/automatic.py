@@ -24,10 +24,7 @@ AUTOMATIC: tuple[tuple[Precision, ...], ...] = ("bf16",), ("tf32", "bf16", "fp16
 
 
 def fastest(make: Callable[[Precision], P], x: Tensor) -> tuple[P, str] | None:
-    """Find the precision in which gradients at x [B, ...] take least time, and a note on it.
-
-    make: freezes the model in a precision; InputError where it cannot be had.
-    """
+    """Find the precision in which gradients at x [B, ...] take least time, and a note on it."""
     if processes.world() > 1:
         raise InputError(
             f"precision: expected one process for 'auto', got a group of {processes.world()}, each of which "

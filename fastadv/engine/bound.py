@@ -17,10 +17,9 @@ Ask = Callable[[Tensor], Gradient]
 
 
 class Bound:
-    """Loss, logits and gradient of a plain model, in tensors that the next call overwrites.
+    """Loss, logits and gradient of a plain model, in tensors that the next call overwrites."""
 
-    Where a pass fails, `otherwise` takes its place from then on: it says why, or mends.
-    """
+    # where a pass fails, `otherwise` takes its place from then on: it says why, or mends
 
     def __init__(
         self, checked: CheckedModel, leaf: Callable[[Tensor], Tensor], count: Callable[[int], None],

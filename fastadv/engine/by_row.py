@@ -19,7 +19,6 @@ FEWER = (
 
 
 def takes_ids(function: Any) -> bool:
-    """Return whether a model or a loss has an argument `ids`."""
     function = getattr(function, "forward", function) if isinstance(function, nn.Module) else function
     while inner := getattr(function, "func", getattr(function, "__func__", None)):
         function = inner
@@ -28,12 +27,9 @@ def takes_ids(function: Any) -> bool:
 
 
 class ByRow(Plain):
-    """The model as given, for one that knows more of a row than x.
+    """The model as given, for one that knows more of a row than x: its number, or its place in the batch."""
 
-    An attack passes the rows that are still to be broken. If the model has an argument `ids`, it gets their
-    sample numbers. With a `size` it sees batches of that size alone, in which each row keeps its place; those
-    that were not asked for are filled with the rows of `begin`, and do not count.
-    """
+    # with a `size` it sees batches of that size alone; rows of `begin` fill those that were not asked for
 
     halves = False  # parts of a batch would be other rows
 

@@ -112,17 +112,13 @@ def release() -> None:
 
 @dataclass(frozen=True)
 class Captures:
-    """The graphs of a model as it is now. Each is taken for a whole call, and then given back.
-
-    kind: what the model is, beyond the values of its weights; `holds` what its graphs read; `alike` says
-    whether it can be captured, before the first; `tell` is told why not, if somebody asked for graphs.
-    """
+    """The graphs of a model as it is now, each taken for a whole call, and then given back."""
 
     graphs: Graphs
-    kind: Hashable
-    holds: object
-    alike: Callable[[], bool]
-    tell: Callable[[str], None] | None = None
+    kind: Hashable  # what the model is, beyond the values of its weights
+    holds: object  # what its graphs read
+    alike: Callable[[], bool]  # whether it can be captured, before the first
+    tell: Callable[[str], None] | None = None  # is told why not, if somebody asked for graphs
 
     def take(self, key: Hashable, rows: Rows, steps: int) -> Graph | None:
         """Return the graph of a step for such rows, filled with them; None where so few `steps` need none."""
@@ -165,7 +161,6 @@ class Captures:
             self.graphs.give_back(graph.key, graph, graph.bytes)
 
     def refuse(self, why: str) -> None:
-        """Capture nothing of that kind from now on."""
         self.graphs.alike[self.kind] = False
         self.graphs.clear()
         if self.tell is not None:
@@ -195,10 +190,7 @@ def kind_of(model: nn.Module) -> Hashable | None:
 
 
 def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
-    """Return whether two passes of a few rows by `run`, among others, agree to the bit, and leave no trace.
-
-    model: what `run` passes.
-    """
+    """Return whether two passes of a few rows by `run`, among others, agree to the bit, without trace."""
     few, half, trace = x[:FEW], (min(len(x), FEW) + 1) // 2, Trace(model)
     with generators_kept(x.device):
         before = _drawn(x.device)

@@ -34,15 +34,12 @@ Model = Callable[[Tensor], Tensor]
 
 
 class Known:
-    """What passes of a model have shown, while its parts, their attributes and hooks are the same.
-
-    writes: whether a pass wrote into the model; copies: into x. quiet: kinds of passes that need no watching,
-    by (uncopied, with a gradient).
-    """
+    """What passes of a model have shown, while its parts, their attributes and hooks are the same."""
 
     def __init__(self, kinds: tuple[Hashable, ...] = (), others: Iterable[nn.Module] = ()) -> None:
+        # quiet: what needs no watching, (uncopied, with a gradient)
         self.kinds, self.quiet = kinds, set[tuple[bool, bool]]()
-        self.writes = self.copies = False
+        self.writes = self.copies = False  # into the model; into x
         self._others = list(map(ref, others))  # modules that are no parts, as one in a plain list
 
     def learns(self) -> bool:
@@ -70,14 +67,10 @@ def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
 
 
 class CheckedModel:
-    """A model whose outputs are checked, and returned as rows [B, K].
+    """A model whose outputs are checked, and returned as rows [B, K]."""
 
-    Its first pass in each grad mode is watched, until its backward pass is over: it must run no modules of
-    others. Where it writes into its input, it gets `copies` from then on. That of the caller's own model is
-    made by a copy; where it writes anything else, the copy takes the model's place.
-
-    known: what passes of that model have shown before. uncopied: whether it is the caller's own.
-    """
+    # Its first pass in each grad mode is watched, until its backward pass is over. Where it writes into its
+    # input, it gets `copies`; where it writes anything else, a copy takes the place of the caller's own.
 
     def __init__(
         self, model: Model, dtype: torch.dtype | None = None, known: Known | None = None,
@@ -108,11 +101,9 @@ class CheckedModel:
         return self._is_quiet(True) and not (self.copies or mended) and self.kernels is nullcontext
 
     def meet(self, x: Tensor) -> int:
-        """Learn in which dtype the model sees inputs like x; return how many rows that passed.
-
-        It may prepare images in float32 and go on otherwise, so x is cast to the dtype of the weights only
-        where it is refused as it is: by two rows, or by all, since some models take one batch size alone.
-        """
+        """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
+        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
+        # is: by two rows, or by all, since some models take one batch size alone.
         own = self.dtype
         if own in (None, x.dtype) or x.dtype in self._seen or not len(x):
             return 0
@@ -126,7 +117,6 @@ class CheckedModel:
         return passed
 
     def _takes(self, x: Tensor) -> bool:
-        """Return whether the model accepts x."""
         with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type):
             try:
                 self._watch(self._run, x)

@@ -44,7 +44,6 @@ class Pair:
         return weight * factor.view(-1, *[1] * (weight.ndim - 1)), bias * factor + shift
 
     def refresh(self) -> None:
-        """Fold the current values of the model."""
         for own, folded in zip((self._layer.weight, self._layer.bias), self._folded(), strict=True):
             own.copy_(folded)
 

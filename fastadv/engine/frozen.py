@@ -76,7 +76,6 @@ class Frozen(Prepared):
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
-        """Take the model as it is now."""
         plain = Plain(model, self.eot, self.counts, self.outputs)
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)

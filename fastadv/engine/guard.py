@@ -39,10 +39,8 @@ def allowed(logits: Tensor, formats: Iterable[Format]) -> Tensor:
 
 
 def same_logits(logits: Tensor, expected: Tensor, formats: list[Format]) -> bool | None:
-    """Return whether logits [B, K] differ by rounding alone; None where none are finite.
-
-    A shift of a row changes no decision, and rows may overflow in half precision.
-    """
+    """Return whether logits [B, K] differ by rounding alone; None where none are finite."""
+    # a shift of a row changes no decision, and rows may overflow in half precision
     rows = expected.isfinite().all(1)
     if not bool(rows.any()):
         return None

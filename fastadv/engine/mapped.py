@@ -26,11 +26,9 @@ def _of_inner(name: str) -> Any:
 
 
 class Mapped(Prepared):
-    """A classifier before another: t [B, ...] to the logits of images map(x, t), with gradients at t.
+    """A classifier before another: t [B, ...] to the logits of images map(x, t), with gradients at t."""
 
-    It is told by ids whose rows pass next, and knows the x of each. What it says of the model is what the
-    one inside says; passes are counted there, and the map counts for nothing. A search takes the general way.
-    """
+    # it is told by ids whose rows pass next; passes are counted inside, and the map counts for nothing
 
     eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
     notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))

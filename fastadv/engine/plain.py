@@ -265,11 +265,9 @@ class Plain(Prepared):
 
 
 def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:
-    """Return whether a model cannot be called as it is.
-
-    It learns in training mode; what scripted parts write is not seen, inference tensors are part of no graph,
-    and cuDNN differentiates recurrent layers in training mode alone.
-    """
+    """Return whether a model cannot be called as it is."""
+    # it learns in training mode, where alone cuDNN differentiates recurrent layers; what scripted parts write
+    # is not seen, and inference tensors are part of no graph
     kinds = {*map(type, parts)}
     if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
         raise InputError(LAZY)

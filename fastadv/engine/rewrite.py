@@ -25,10 +25,7 @@ PLAIN = {Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor)}
 
 
 class Lens(TorchFunctionMode):
-    """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
-
-    used: names of the rewrites that took a call.
-    """
+    """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it."""
 
     def __init__(self, ways: Mapping[Any, Found]) -> None:
         super().__init__()
@@ -97,17 +94,14 @@ def has_conv2d(model: nn.Module) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """One thing that a search copy may compute in another way.
-
-    note: what `Frozen.notes` say once it was used. replace: ways, or what makes them for a dtype. needs:
-    what the machine must have, beyond a CPU.
-    """
+    """One thing that a search copy may compute in another way."""
 
     name: str
-    note: str
+    note: str  # what `Frozen.notes` say once it was used
     applies: Callable[[Subject], bool]
+    # ways, or what makes them for a dtype
     replace: Ways | Callable[[torch.dtype | None], Ways] = field(default_factory=dict)
-    needs: str = ""
+    needs: str = ""  # what the machine must have, beyond a CPU
 
 
 class Rewriting:

@@ -77,10 +77,7 @@ class Room:
         self, kind: str, step: Callable[..., T], x: Tensor, *rows: Tensor | None, apart: Callable[[], bool],
         most: int = 0,
     ) -> T:  # fmt: skip
-        """Return step(x, *rows), in parts where so many rows do not fit, if they may pass `apart`.
-
-        No part has more rows than `most`, unless that is 0.
-        """
+        """Return step(x, *rows), in parts of `most` rows or what fits, if they may pass `apart`."""
         todo, made = slices(len(x), min(most or len(x), self.most(kind, x))), list[T]()
         while todo:
             part = todo[0]

@@ -59,14 +59,11 @@ class Notes:
 
 
 class SearchCopy:
-    """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`.
+    """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`."""
 
-    Where logits depend on the rest of their batch in another way than by BatchNorm, parts of a batch may have
-    other ones in the search, but not in the verdict.
-    """
+    # where logits depend on the rest of a batch, parts may have others in the search, not in the verdict
 
     def __init__(self, plain: Plain, options: Options) -> None:
-        """Copy the model that `plain` is of, as these options say."""
         self.model, self.module, self.options = plain.model, as_module(plain.source), options
         self.dtype, self.sees, self.weights = plain.dtype, plain.sees, options.half or plain.dtype
         self.half, self.tf32 = self.weights in HALVES, options.precision == "tf32"
@@ -91,7 +88,6 @@ class SearchCopy:
         self.notes = Notes(self._first_notes())
 
     def _rewrites(self) -> list[Rewrite]:
-        """Return the rewrites that the model may take."""
         rewrites = applicable(self.model, self.weights) if isinstance(self.model, nn.Module) else []
         # a compiler looks at functions for itself
         return [each for each in rewrites if each in BEFORE] if self.options.compile else rewrites
@@ -198,7 +194,6 @@ class SearchCopy:
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """See `Frozen.jacobian`."""
         # a compiled backward frees what the next one needs
         leaf, attached = self.followed(x, checked=self.uncompiled)
         logits = attached.detach().clone()
@@ -214,7 +209,6 @@ class SearchCopy:
         return [rounds_as(each, device) for each in (self.dtype, self.format)]
 
     def captures(self, x: Tensor) -> Captures | None:
-        """See `Frozen.captures`."""
         model = self.model
         if not isinstance(model, nn.Module) or not self.knows(x):
             return None
@@ -229,7 +223,6 @@ class SearchCopy:
         return tf32(device) if self.tf32 else no_autocast(device)
 
     def _forward(self, x: Tensor, rewriting: Rewriting, checked: CheckedModel | None = None) -> Tensor:
-        """Return the logits of x, which is ready."""
         lens = rewriting.lens()
         with self._precisely(x.device.type):
             logits = (checked or self.checked)(x, lens=lens)

@@ -16,12 +16,10 @@ OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.
 
 
 class Stamp:
-    """The parts, attributes, modes and hooks of models, where their tensors lie, and their values.
+    """The parts, attributes, modes and hooks of models, where their tensors lie, and their values."""
 
-    It sees each write that torch counts, and on a CPU others, such as `parameter.data.mul_(2)`, into the
-    first, middle or last element of a tensor. It does not see what changes inside of other objects, arrays of
-    NumPy and closures; `known` is False where a model holds such things.
-    """
+    # It sees writes that torch counts, and on a CPU others, such as `parameter.data.mul_(2)`, into the first,
+    # middle or last element. What is inside of other objects, arrays of NumPy and closures is not `known`.
 
     def __init__(self, *models: nn.Module, values: bool = True) -> None:
         """Look at the models; `values`: those of tensors count, too."""

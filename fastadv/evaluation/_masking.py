@@ -32,11 +32,8 @@ def indicators(
     found: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
     criterion: Criterion = WRONG,
 ) -> Indicators:  # fmt: skip
-    """Return the indicators of an evaluation, `found` being the parts of each row.
-
-    Samples are probed at the threat on which the attacks spent most passes, and all attacks of that norm
-    count as far as they broke samples within its radius.
-    """
+    """Return the indicators of an evaluation, `found` being the parts of each row."""
+    # at the threat on which attacks spent most passes; all of that norm count within its radius
     evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
     norms = {each.threat.norm for each in evidence if each.threat is not None}
     together = [[each for each in evidence if each.threat and each.threat.norm == norm] for norm in norms]

@@ -45,31 +45,24 @@ class Batch(NamedTuple):
         return self.right & ~self.failed
 
     def take(self, kept: Tensor) -> "Batch":
-        """Return the samples `kept`, an index of the batch."""
         return Batch(*(value[kept] for value in self))
 
 
 @dataclass
 class Part:
-    """The outcome of one attack on one batch: tensors on the CPU, and what it says in words, JSON-able.
-
-    `told` may hold flags, remarks, the threat (norm, radius, box) and the costs of components; the tensor
-    `component` is then a place among these.
-    """
+    """The outcome of one attack on one batch: tensors on the CPU, and what it says in words, JSON-able."""
 
     tensors: dict[str, Tensor]
-    told: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)  # flags, remarks, the threat, the costs of components
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
 
 class Shelf:
-    """Copies tensors into blocks of their own.
+    """Copies tensors into blocks of their own."""
 
-    A small result that stays where a batch made it splits the memory which the pass of that batch leaves, so
-    that the next passes need more: what a long stream takes then grows with it.
-    """
+    # small results between batches split the memory which their passes leave, and the next need more
 
     def __init__(self) -> None:
         self._block, self._used = torch.empty(0, dtype=torch.uint8, device="cpu"), 0
@@ -92,10 +85,8 @@ class Shelf:
 def run_attack(
     name: str, attack: Attack, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor
 ) -> AttackResult:
-    """Call an attack, and check that it answered for every sample.
-
-    AutoAttack leaves out its indicators: those of an evaluation are over all attacks and batches.
-    """
+    """Call an attack, and check that it answered for every sample."""
+    # indicators of an evaluation are over all attacks and batches
     options = {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
     result = attack(frozen, x, y, ids=ids, **options)
     for part in ("success", "status", "distance", "zero_gradient"):
@@ -217,7 +208,6 @@ def _sums(criterion: Criterion, frozen: Prepared, whole: Batch, x_adv: Tensor) -
 
 
 def all_sums(parts: Sequence[Mapping[str, Tensor]]) -> Sums:
-    """Return the sums of all batches."""
     names = [name for name in parts[0] if name.startswith("sums.")] if parts else []
     return {name.removeprefix("sums."): torch.cat([part[name] for part in parts]) for name in names}
 

@@ -23,7 +23,6 @@ IDENTITY = "evaluation.json"
 
 
 def file_of(name: str) -> str:
-    """Return the file of the part `name`."""
     return f"part-{name}.safetensors" if name[0].isdigit() else f"{name}.safetensors"
 
 
@@ -39,11 +38,8 @@ class Parts(Keeper):
     seconds = 0.0  # that the parts which were read took when they were made
 
     def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part]) -> Part:
-        """Return the part `name` with the tensors `known`: read if it is there, else made and written.
-
-        A part that was written with another `known`, as by a randomized model, is made again, and so is one
-        that another evaluation left. Those of batches, which begin with a number, are in files `part-NAME`.
-        """
+        """Return the part `name` with the tensors `known`: read if it is there, else made and written."""
+        # made again where it has another `known`, as by a randomized model, or another evaluation left it
         of = seal([self.identity, name])
 
         def whole() -> Part:

@@ -86,10 +86,8 @@ class Drawing:
         return rng.generators_kept(device, rng.derive(self.seed, "draws", *counters) if counters else None)
 
     def draw(self, frozen: Prepared, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Classify x [B, ...] `count` times by the model as given; the tensors of TENSORS, each [B].
-
-        Each draw is a pass by itself: a model may draw once for a whole batch.
-        """
+        """Classify x [B, ...] `count` times by the model as given; the tensors of TENSORS, each [B]."""
+        # each draw is a pass by itself: a model may draw once for a whole batch
         votes = torch.zeros(len(y), 1, device=y.device)
         for _ in range(self.count):
             logits = frozen.verdict(x)

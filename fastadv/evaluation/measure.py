@@ -239,13 +239,8 @@ def over_batches(
     frozen: Prepared, dataset: Dataset[Any], batch_size: int, limit: int | None, box: Boxes,
     criterion: Criterion, work: Callable[[int, Batch], T], own: Callable[[int], Sequence[int]] = range,
 ) -> Iterator[T]:  # fmt: skip
-    """Yield what `work` makes of the number of a batch and the batch, for each of them in their order.
-
-    The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
-    and logits are checked.
-
-    box: of the data. criterion: says what is right. own: of the number of batches, which are worked on.
-    """
+    """Yield what `work` makes of the number of a batch and the batch, for each of them in their order."""
+    # whole batches, as one process would take them, since rounding may depend on the size
     positions = first_samples(dataset, limit)
     _compare_first(frozen, dataset, positions, box, labels_of(criterion))
     parts = torch.split(positions, batch_size)
@@ -304,10 +299,7 @@ def _with_verdict(
 
 
 class Events:
-    """Add up what each attack has done so far, and tell it after every batch.
-
-    on_event: called in the first process alone. tick: shows the sum over all attacks, of `total`.
-    """
+    """Add up what each attack has done so far, and tell it after every batch, in the first process alone."""
 
     def __init__(self, on_event: OnEvent | None = None, tick: Tick | None = None, total: int = 0) -> None:
         self._on_event = None if processes.rank() else on_event
@@ -357,12 +349,7 @@ Measured = tuple[dict[str, Tensor], dict[str, Tensor], list[Part], Samples | Non
 
 @dataclass
 class Evaluation:
-    """A model under attacks: every batch is measured and attacked, and all of them are judged.
-
-    The arguments are those of `evaluate`, checked, in processes that are known to be called alike. box: of
-    the data. criterion: says what is right. looked: whether signs of masking are looked for. own: of all
-    batches, which are worked on.
-    """
+    """A model under attacks: every batch is measured and attacked, and all of them are judged."""
 
     frozen: Prepared
     dataset: Dataset[Any]
@@ -373,14 +360,13 @@ class Evaluation:
     criterion: Criterion = WRONG
     keep_samples: bool = False
     parts: Parts = field(default_factory=lambda: Parts(None))
-    looked: bool = False
+    looked: bool = False  # whether signs of masking are looked for
     drawing: Drawing = ONE_DRAW
-    own: Callable[[int], Sequence[int]] = range
+    own: Callable[[int], Sequence[int]] = range  # of all batches, which are worked on
     events: Events = field(default_factory=Events)
     shelf: Shelf = field(default_factory=Shelf)
 
     def table(self) -> Table:
-        """Evaluate."""
         started, done = time.perf_counter(), list[Measured]()
         with self.drawing.kept(self.frozen.device or torch.device("cpu")):
             asked = self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.criterion
@@ -480,6 +466,5 @@ def description(
 
 
 def check_evaluation(dataset: Dataset[Any], batch_size: int, limit: int | None) -> None:
-    """Raise InputError for an evaluation that cannot work."""
     check_count("batch_size", batch_size, 1)
     first_samples(dataset, limit, tell=True)

@@ -23,10 +23,7 @@ def named(
     attacks: Attacks | None, threat: Threat | None = None, recipe: Any = None,
     criterion: Criterion | None = None,
 ) -> dict[str, Attack]:  # fmt: skip
-    """Return attacks by name, with the threat, which a recipe may have, too, bound to those that lack one.
-
-    A criterion is bound to all that have none bound to them.
-    """
+    """Return attacks by name, with the threat, or the recipe's, and the criterion bound where none is."""
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
     else:
@@ -64,10 +61,8 @@ def named(
 def boxes_of(
     attacks: Mapping[str, Attack], threat: Threat | None = None, recipe: Any = None, dataset: Any = None
 ) -> dict[str, Box]:
-    """Return the boxes in which the data must lie, by the names of their threats.
-
-    They are those of the attacks and the recipe, or else that of `threat`, or else the data set's own.
-    """
+    """Return the boxes in which the data must lie, by the names of their threats."""
+    # those of the attacks and the recipe, or else that of `threat`, or else the data set's own
     threats = {f"attacks[{name!r}]": bound(attack, "threat") for name, attack in attacks.items()}
     threats["the recipe"] = getattr(recipe, "threat", None)
     found = {name: each.box for name, each in threats.items() if isinstance(each, Threat)}
@@ -97,9 +92,7 @@ def labels_of(criterion: Criterion) -> str:
 
 
 def minimizes(attack: Any) -> bool:
-    """Return whether it is a minimum-norm attack, perhaps with arguments bound to it: one of
-    `fastadv.attacks`, or one with a `minimum` that says so.
-    """
+    """Return whether it is a minimum-norm attack: one of `fastadv.attacks`, or with a `minimum`."""
     known = [entry.run for entry in REGISTRY.values() if entry.minimal]
     for each in layers(attack):
         if any(each is one for one in known):

@@ -36,12 +36,8 @@ def entry(
     dataset: str, architecture: str, clean_accuracy: float, accuracy: float, threat: Threat, *,
     unreliable: bool = False, about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make the entry of a model for RobustBench, its fields in RobustBench's order, None where not given.
-
-    Accuracies are shares; `accuracy` is that under `autoattack(version="standard")` in `threat`. unreliable:
-    whether AutoAttack raised a flag. about: fields of `SAID`. A data set of RobustBench has the radii of its
-    tables; InputError for others.
-    """
+    """Make the entry of a model for RobustBench, its fields in RobustBench's order, None where not given."""
+    # its data sets have the radii of its tables
     radii = {norm: radius for (name, norm), radius in RADII.items() if name == dataset}
     if radii and not isclose(threat.radius, radii.get(threat.norm.lower(), 0.0), rel_tol=1e-6):
         tables = " and ".join(f"{norm} {radius:.4g}" for norm, radius in radii.items())

@@ -12,10 +12,7 @@ Sums = Mapping[str, Tensor]  # by name, float64 [n, 2, C] on the CPU: two sums o
 
 
 def sums_at(criterion: Criterion, frozen: Prepared, x: Tensor, y: Tensor) -> Sums:
-    """Return what a criterion counts at x [B, ...].
-
-    Outputs that are not finite count as wrong.
-    """
+    """Return what a criterion counts at x [B, ...]; outputs that are not finite count as wrong."""
     if type(criterion).figures is Criterion.figures:
         return {}
     logits = frozen.verdict(x)
@@ -35,11 +32,9 @@ def ratio(sums: Tensor) -> float:
 
 
 def worst(attacks: Sequence[Tensor]) -> float:
-    """Return the least ratio found where each sample may have been attacked by any of several attacks.
-
-    One sample after the other takes the attack that lowers the ratio most, the first of equal ones; for one
-    column that is the worst case of each sample. So do Croce et al. 2024 (arXiv 2306.12941) for a mean IoU.
-    """
+    """Return the least ratio found where each sample may have been attacked by any of several attacks."""
+    # One sample after the other takes the attack that lowers the ratio most; so do Croce et al. 2024 (arXiv
+    # 2306.12941) for a mean IoU.
     each = torch.stack(list(attacks), 1)  # [n, attacks, 2, C]
     total = each[:, 0].sum(0)
     for sample in each:

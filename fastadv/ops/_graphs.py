@@ -48,10 +48,7 @@ def capture(run: Callable[[], None]) -> Callable[[], None]:
 
 
 class Replay:
-    """Run a step once, which compiles its kernels, capture it the second time, and replay it from then on.
-
-    Raises RuntimeError if it cannot be captured; with `or_run` it runs each time. `reserved`: bytes it took.
-    """
+    """Run a step once, capture it the second time, and replay it from then on; `or_run` if it cannot be."""
 
     def __init__(self, or_run: bool = False) -> None:
         self._or_run, self._calls, self.reserved = or_run, 0, 0
@@ -83,10 +80,7 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 class Kept(Generic[T]):
-    """At most `most` entries of at most `memory` bytes, each taken for a call and given back after it.
-
-    Those that were given back first are dropped first; the newest stays.
-    """
+    """At most `most` entries of at most `memory` bytes, each taken for a call and given back after it."""
 
     def __init__(self, most: int = MOST, memory: int = MEMORY) -> None:
         self._most, self._memory, self._lock = most, memory, threading.Lock()
@@ -97,7 +91,6 @@ class Kept(Generic[T]):
 
     @property
     def bytes(self) -> int:
-        """The memory of all entries."""
         return sum(size for _, size in self._entries.values())
 
     def take(self, key: Hashable) -> T | None:
@@ -106,7 +99,6 @@ class Kept(Generic[T]):
             return self._entries.pop(key, (None, 0))[0]
 
     def give_back(self, key: Hashable, entry: T, size: int) -> None:
-        """Keep an entry that takes `size` bytes."""
         with self._lock:
             self._entries.pop(key, None)  # one that another thread has given back
             self._entries[key] = entry, size

@@ -9,11 +9,9 @@ from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 def project(
     point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
 ) -> Tensor:
-    """Return argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point`.
-
-    With w = |point - x| and c the room before the edge of the box, |z - x| = clamp(w - t, 0, c), with one
-    threshold t >= 0 a row. After 64 halvings of [0, max w] it is right to the last bit, on the feasible side.
-    """
+    """Return argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point`."""
+    # with w = |point - x| and c the room, |z - x| = clamp(w - t, 0, c); after 64 halvings of [0, max w] the
+    # threshold t is right to the last bit, on the feasible side
     v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)
     w, room = v.abs(), torch.where(v > 0, high, -low)

@@ -9,11 +9,9 @@ from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 def project(
     point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
 ) -> Tensor:
-    """Return argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi, for a float64 `point`.
-
-    It is x + clamp(t * v, lo - x, hi - x), v = point - x, with one t in (0, 1] a row. From radius / ||v|| on,
-    solve for t as if no further coordinate met the box: each round adds a clamped coordinate or ends.
-    """
+    """Return argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi, for a float64 `point`."""
+    # x + clamp(t * v, lo - x, hi - x), v = point - x, with one t in (0, 1] a row: from radius / ||v|| on,
+    # solve for t as if no further coordinate met the box; each round adds a clamped coordinate or ends
     v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)
     square = column(radius, radius_rows, v).square()

@@ -256,10 +256,7 @@ class Threat:
         return self._gain(along.abs(), room, radius)
 
     def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
-        """Maximize <size, away> [B] over 0 <= away <= room with ||away|| <= radius [B, 1].
-
-        All are float64 [B, D]; room is 0 where size is.
-        """
+        """Maximize <size, away> over 0 <= away <= room with ||away|| <= radius, float64 [B, D]."""
         raise NotImplementedError
 
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:

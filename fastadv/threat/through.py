@@ -190,8 +190,6 @@ def _drawn(function: Callable[..., Tensor], x: Tensor, ids: Tensor | None, draw:
 
 
 def straight(values: Tensor, moved: Tensor) -> Tensor:
-    """Return the values, with the gradient of what `moved` would be without a limit.
-
-    A gradient that ends at a limit would hold parameters beyond it, where a random start may put them.
-    """
+    """Return the values, with the gradient of what `moved` would be without a limit."""
+    # one that ends at a limit would hold parameters beyond it, where a random start may put them
     return values.detach() + (moved - moved.detach())

@@ -25,18 +25,9 @@ _REGULAR = (
 
 
 def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
-    """Describe what the last report shows, each kind once in a run: its name, what was seen, what to do.
-
-    - Catastrophic overfitting: accuracy under the strongest attack is less than half of its best, while the
-      recipe's own examples are classified as well as then; where it crafts none, the training loss tells.
-      Or it never rose: for the second epoch in a row at least a quarter of the recipe's own examples are
-      classified, and hardly any of the attack's.
-    - Robust overfitting: for the third epoch in a row it is well below its best, and the loss is lower.
-
-    tested: images that judge the run; a difference that chance explains is no fall.
-    Source: Wong, Rice, Kolter 2020 (arXiv 2001.03994), section 5.2; Rice, Wong, Kolter 2020 (arXiv
-    2002.11569).
-    """
+    """Describe what the last report shows, each kind once in a run: its name, what was seen, what to do."""
+    # a difference that chance explains among the images `tested` is no fall
+    # Wong, Rice, Kolter 2020 (arXiv 2001.03994), section 5.2; Rice, Wong, Kolter 2020 (arXiv 2002.11569)
     said = {report.alarm.partition(":")[0] for report in past if report.alarm}
     *before, now = comparable(past) or past
     if not before or now.lowest < 0 or CATASTROPHIC in said:

@@ -41,7 +41,6 @@ def can_follow(model: nn.Module) -> bool:
 
 
 def run(recipe: Recipe | OwnStep, rates: DeviceRates | None, at: Step, captured: bool = False) -> None:
-    """Take a step."""
     with nullcontext() if rates is None else rates.in_use(captured):
         take_step(recipe, at)
 
@@ -51,15 +50,10 @@ def _note(noted: Tensor, loss: Tensor) -> None:
 
 
 class Captured:
-    """Takes the full steps of an epoch, from a CUDA graph where that can be.
+    """Takes the full steps of an epoch, from a CUDA graph where that can be."""
 
-    The first step runs as it is, and so does the second, which is watched. The third is captured, which runs
-    nothing, and replayed for its own batch; so are all others. A graph reads weights, buffers and rates in
-    place; a batch is copied to where it reads one, and torch's generator has its seed from outside. Seeds of
-    the recipe are numbers in it, so each epoch has its own.
-
-    run: takes a step as it is. refuse: is told why none can be captured.
-    """
+    # The first step runs as it is, the second is watched, the third captured and replayed. A graph reads
+    # weights, buffers and rates in place; seeds of the recipe are numbers in it, so each epoch has its own.
 
     def __init__(self, run: Callable[..., None], followers: Followers, refuse: Callable[[str], None]) -> None:
         self._run, self._followers, self._refuse = run, followers, refuse

@@ -70,12 +70,10 @@ class Feed:
 
     @property
     def epoch_size(self) -> int:
-        """How many images an epoch has."""
         return self._all - (self._all % self.batch_size if self.drop_last else 0)
 
     @property
     def steps(self) -> int:
-        """The number of steps in an epoch."""
         return math.ceil(self.epoch_size / self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
@@ -109,7 +107,6 @@ class Feed:
 
     @cached_property
     def _reader(self) -> Reader:
-        """What reads the set in every epoch."""
         data, pinned = self.dataset, self.device.type == "cuda"
         # on a CPU, files that are mapped stay files
         held = isinstance(data, ImageSet) or waits(self.device)
@@ -125,7 +122,6 @@ class Feed:
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
-    """Raise InputError unless the labels `y` of the data set `name` are classes of the model."""
     if waits(y.device):  # they belong to an ImageSet, and were checked
         return
     if y.min() < 0 or y.max() >= classes:

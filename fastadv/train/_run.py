@@ -181,10 +181,7 @@ class Epochs(Iterator[EpochReport]):
         return next(self._reports)
 
     def averaged(self) -> dict[str, Tensor]:
-        """Copy the moving average of the weights so far, as a state dict.
-
-        Raises InputError for a run without `ema`.
-        """
+        """Copy the moving average of the weights so far, as a state dict; InputError without `ema`."""
         steps = self._run.steps
         if steps.average is None:
             raise InputError(

@@ -19,11 +19,9 @@ _SIGNATURE = inspect.signature(functional.batch_norm)
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of one process: every `world`-th sample of a batch of `size`, from `rank` on.
+    """The rows of one process: every `world`-th sample of a batch of `size`, from `rank` on."""
 
-    A place in the batch thus has the same owner in a smaller last batch. An owner without a sample there
-    passes the first one with weight zero.
-    """
+    # an owner without a sample in a smaller last batch passes the first one with weight zero
 
     size: int
     rank: int = 0

@@ -36,11 +36,9 @@ CHECK_EVERY = 64
 
 
 class MovingAverage:
-    """average = d · average + (1 - d) · weights after every batch, for the weights that are trained.
+    """average = d · average + (1 - d) · weights after every batch, for the weights that are trained."""
 
-    d is `decay`; after n batches at most (1 + n) / (10 + n), so that the first weights fade soon. Buffers,
-    such as the statistics of BatchNorm, are always the model's own. Averages are held in float32 at least.
-    """
+    # d is at most (1 + n) / (10 + n) after n batches: first weights fade soon; buffers are the model's own
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

@@ -179,7 +179,6 @@ class Augmentation:
         return x
 
     def key(self, place: int, seed: int, epoch: int) -> int:
-        """Return the seed that a part gets in an epoch."""
         return rng.derive(seed, "augment", epoch, place)
 
 

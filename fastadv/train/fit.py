@@ -239,7 +239,6 @@ def _begun(given: dict[str, Any]) -> Run:
 
 
 def _recipe(recipe: Any, threat: Threat | None) -> Recipe | OwnStep:
-    """Return the recipe, made of the threat if it is a name."""
     if not isinstance(recipe, str):
         check_recipe(recipe)
         return recipe  # type: ignore[no-any-return]

@@ -34,7 +34,6 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def check_norms(options: Optimization, model: nn.Module) -> None:
-    """Raise InputError for options of BatchNorm where the model has none."""
     if options.batch_norm_momentum is not None and not batch_norms(model):
         raise InputError(
             "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
@@ -102,10 +101,8 @@ def make_optimizer(
     *,
     kept: bool = False,
 ) -> Optimizer:
-    """Make the optimizer of the parameters that require a gradient; a function is tried on copies first.
-
-    With `max_norm`, each of its steps ends with the weights inside that bound. kept: in a checkpoint.
-    """
+    """Make the optimizer of the parameters that require a gradient; a function is tried on copies first."""
+    # with `max_norm`, each of its steps ends with the weights inside that bound
     groups, momentum = _groups(model, options.norm_decay), options.momentum
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
     made: Optimizer
@@ -136,10 +133,9 @@ def make_optimizer(
 
 
 class DeviceRates:
-    """The learning rates of an optimizer as tensors, which the fused form of its step reads.
+    """The learning rates of an optimizer as tensors, which the fused form of its step reads."""
 
-    So a CUDA graph follows a schedule, and a step has the same bits in one as outside.
-    """
+    # so a CUDA graph follows a schedule, and a step has the same bits in one as outside
 
     def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
         self.optimizer, self.device = optimizer, device

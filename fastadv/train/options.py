@@ -195,10 +195,7 @@ class Execution:
 def decided(
     execution: Execution, model: nn.Module, recipe: Any, images: int, row: Callable[[], Tensor]
 ) -> Execution:
-    """Return the execution, with `compile` decided by the gradients of so many images.
-
-    row: reads a sample [1, ...] to the model's device.
-    """
+    """Return the execution, with `compile` decided by the gradients of so many images, rows like `row`."""
     if execution.compile is not None:
         return execution
     # besides the steps of a search, a training step takes about two gradients
@@ -212,7 +209,6 @@ def decided(
 def check_execution(
     execution: Execution, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any
 ) -> None:
-    """Raise InputError where this model cannot be trained in this way on this device."""
     if run_dir is None and execution.checkpoint_every:
         raise InputError(
             "run_dir: expected a folder for the checkpoints, got None; "

@@ -99,10 +99,8 @@ def _added(x: Tensor, t: Tensor, threat: Threat) -> Tensor:
 
 
 def as_map(threat: Threat) -> Through:
-    """Return the threat as a map of parameters; of a ball they are what is added to an image.
-
-    Their gradient is that of the image, also where the box stops it: it leads back into the box.
-    """
+    """Return the threat as a map of parameters; of a ball they are what is added to an image."""
+    # their gradient is that of the image, also where the box stops it: it leads back into the box
     if isinstance(threat, Through):
         return threat
 

@@ -15,23 +15,15 @@ from fastadv.train.schedules import OneCycle
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What a paper trained, as far as `fit` can do the same.
-
-    model, options: the built-in network with its options; None where the caller brings it.
-    recipe, arguments: its name and arguments beside `threat`.
-    augment: names of augmentations, or a pair of name and arguments.
-    generated: the share of generated or extra images in each batch, which the caller brings.
-    clean, robust: published accuracies in percent; robust is under `judge`.
-    source: where the settings stand. differs: what is not as there.
-    """
+    """What a paper trained, as far as `fit` can do the same."""
 
     paper: str
-    source: str
+    source: str  # where the settings stand
     data: str
-    model: str | None
+    model: str | None  # the built-in network; None where the caller brings it
     options: Mapping[str, Any] = field(default_factory=dict)
     recipe: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # beside `threat`
     threat: Threat = field(default_factory=lambda: Linf(8 / 255))
     epochs: int
     batch_size: int
@@ -41,11 +33,11 @@ class Preset:
     execution: Execution = Execution()
     ending: Ending = Ending()
     augment: tuple[str | tuple[str, Mapping[str, Any]], ...] = ("crop", "flip")
-    generated: float | None = None
-    clean: float
-    robust: float
+    generated: float | None = None  # the share of generated or extra images, which the caller brings
+    clean: float  # published accuracy in percent
+    robust: float  # the same under `judge`
     judge: str = "AutoAttack"
-    differs: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()  # what is not as in `source`
 
     def make_augment(self) -> list[Augment]:
         made: list[Augment] = []

@@ -102,10 +102,8 @@ class _Ascent:
             tell(tick, f"epoch {number + 1} of {self.epochs}", done, self.epochs * steps)
 
     def _look(self, number: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
-        """Return the sums over samples of their losses, of 1, and of their gradients, in float64.
-
-        A sample whose gradient is not finite counts for nothing.
-        """
+        """Return the sums over samples of their losses, of 1, and of their gradients, in float64."""
+        # a sample whose gradient is not finite counts for nothing
         classifier, now = self.classifier, self.state.points["now"]
         known = self.criterion.labels("data", None if y.shape[1:] == (0,) else y, len(x), x.device)
         wanted = None if self.targets is None else self.targets[ids]

@@ -119,7 +119,6 @@ class Run:
         self._say("clean: accuracy")
 
     def _say(self, name: str) -> None:
-        """Say how many samples are left, where the caller asked for it."""
         if self.progress and not processes.rank():
             left, size = len(self.left), len(self.by)
             say(f"{name} {percent(left / max(1, size))} ({left} of {size} left)")
@@ -166,10 +165,7 @@ class Run:
             self.warnings["square"] = None
 
     def _take(self, name: str, out: core.AttackResult, index: Tensor) -> int:
-        """Keep what a component found, and return how many samples it broke.
-
-        The strongest point of the first component stands for samples that hold.
-        """
+        """Keep what a component found, the first one for samples that hold, too; return how many it broke."""
         places, broken, flat = torch.stack([index, out.success.long(), out.zero_gradient.long()]).tolist()
         for place in compress(places, broken):
             self.by[place] = name

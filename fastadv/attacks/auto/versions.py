@@ -19,7 +19,6 @@ ALL, NEAREST = 20, 30  # up to so many other classes all are targets; of more, t
 
 
 def check_version(version: Version | Sequence[str]) -> None:
-    """Raise InputError unless it is a version, or a list of different names of components."""
     wanted, listed = f"one of {', '.join(VERSIONS)}", f"a list of the names {', '.join(NAMES)}"
     if isinstance(version, str):
         if version not in VERSIONS:
@@ -36,7 +35,6 @@ def check_version(version: Version | Sequence[str]) -> None:
 
 
 def components(version: Version | Sequence[str], run: Run) -> list[Component]:
-    """Return the components of a version, for the norm, classes, targets and criterion of a run."""
     problem = run.trial.problem
     sparse, free = problem.threat.norm == "l1", aims(run)
     classes = run.trial.clean.shape[1] - 1

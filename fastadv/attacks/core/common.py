@@ -326,7 +326,6 @@ def _completed(others: str, text: str, names: list[str]) -> str:
 
 
 def _arguments(kind: type) -> str:
-    """Return the part of a docstring that describes the arguments."""
     text = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
     return f"{dedent(text)}\n"
 

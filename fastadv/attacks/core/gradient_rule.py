@@ -43,7 +43,6 @@ GradientRules = GradientRule | Sequence[GradientRule]
 
 
 def rules_of(gradient: Any) -> tuple[GradientRule, ...]:
-    """Return the checked rules as a tuple."""
     rules = tuple(gradient) if isinstance(gradient, Sequence) else (gradient,)
     for place, rule in enumerate(rules):
         if not isinstance(rule, GradientRule):

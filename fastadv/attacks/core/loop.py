@@ -18,11 +18,9 @@ STAY: Move = None, 0.0, 0.0, 0.0, 0.0, None, None
 
 
 class Loop:
-    """Looks at points of the samples that are here, by kernels that are bound to their tensors.
+    """Looks at points of the samples that are here, by kernels that are bound to their tensors."""
 
-    A row whose logits are not finite is marked, and wins nothing. A row that is broken is left alone in an
-    attack with `stop_early`, so that the result does not depend on when it leaves.
-    """
+    # a broken row is left alone with `stop_early`, so that the result does not depend on when it leaves
 
     def __init__(self, search: Samples[Any], ask: Ask) -> None:
         """Bind the tensors of a search, of which no reference is kept: it holds the loop."""
@@ -70,11 +68,8 @@ class Loop:
     def look(
         self, points: Tensor, move: Move = STAY, first: Ask | None = None, met: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, logits and gradient at points [n, ...], which are judged, and then `move` in place.
-
-        `first` takes the gradient in place of the model. `met` bool [n] becomes which of the points are
-        adversarial. Only the logits stay as they are.
-        """
+        """Return loss, logits and gradient, or `first` in its place, at points [n, ...]; then `move` them."""
+        # `met` bool [n] becomes which of the points are adversarial
         value, logits, gradient = (first or self._ask)(points)
         if gradient.dtype != points.dtype and not may_be_narrow(gradient, points):
             gradient = gradient.to(points.dtype)

@@ -16,17 +16,14 @@ class Over(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How to search, and which point of a sample is the best.
+    """How to search, and which point of a sample is the best."""
 
-    In a search for the `minimum` successes rank by their distance to x; otherwise successes come first, then
-    the larger `loss`. `gradient` takes the place of `Search.input_gradient`, where gradient rules make it.
-    """
-
-    minimum: bool
+    minimum: bool  # successes rank by their distance to x, not by the loss
     loss: losses.Loss
     stop_early: bool
     rule: Callable[[Any], None]
     rows: Callable[[], Rows]
     restarts: int
     seed: int
+    # in place of `Search.input_gradient`, where gradient rules make it
     gradient: Callable[[Any, Tensor, losses.Loss], tuple[Tensor, Tensor, Tensor]] | None = None

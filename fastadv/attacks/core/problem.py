@@ -121,7 +121,6 @@ def problem(
     x: Tensor, y: Tensor | None, threat: Threat, *, targets: Tensor | None = None,
     criterion: Criterion | None = None, mask: Tensor | None = None, ids: Tensor | None = None,
 ) -> Problem:  # fmt: skip
-    """Return the checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
     check_threat(threat)
     criterion = check_criterion(criterion).for_labels(y)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
@@ -208,15 +207,12 @@ def check_finite_radius(threat: Threat) -> None:
 
 
 def check_finite_box(name: str, threat: Threat) -> None:
-    """Raise InputError unless both ends of the box are finite, which the attack of that name needs."""
     if not all(map(math.isfinite, threat.box)):
         raise InputError(f"box: expected a finite one, whose ends {name} uses, got {threat.box}")
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """Return the mask as bool like x. Raises InputError unless it is bool, on x's device, broadcasts to x's
-    shape, and leaves each sample a coordinate to move.
-    """
+    """Return the mask as bool like x; InputError unless it is bool, fits, and lets each sample move."""
     got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     wanted = f"mask: expected a bool tensor that broadcasts to x {tuple(x.shape)}, True where x may move"
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.device != x.device:

@@ -70,10 +70,7 @@ def keep_nearest(best: Record, x: Tensor, points: Tensor, success: Tensor, order
 def keep_strongest(
     best: Record, points: Tensor, success: Tensor, rank: Tensor, finite: Tensor | None = None
 ) -> None:
-    """Keep successes first, then the highest rank; never a failure whose rank is NaN or that is not `finite`.
-
-    points [n, ...] with success and rank [n], or [n, C, ...] with [n, C]; finite like them, None for all.
-    """
+    """Keep successes first, then the highest rank; never a failure of rank NaN or that is not `finite`."""
     rank = rank if finite is None else torch.where(finite, rank, torch.nan)
     rank = torch.where(success & rank.isnan(), -torch.inf, rank)
     if rank.ndim == 2:

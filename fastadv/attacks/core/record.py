@@ -15,25 +15,18 @@ TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of
 
 @dataclass(eq=False)
 class Record:
-    """The best point of each sample, and what was met on the way.
-
-    Points compete by `rank` [n]: the loss of x_adv, or minus its distance. `refuted`: the model as given once
-    denied a success that the search copy saw. `largest_gradient` is the largest absolute element so far, NaN
-    where one was NaN, -inf for none. `ranks` [n, 2 + TAIL]: the number of gradients, the first rank, the
-    last.
-    """
+    """The best point of each sample by `rank` [n], and what was met on the way."""
 
     x_adv: Tensor
-    rank: Tensor
+    rank: Tensor  # the loss of x_adv, or minus its distance
     success: Tensor
-    refuted: Tensor
+    refuted: Tensor  # the model as given denied a success of the search copy
     not_finite: Tensor
-    largest_gradient: Tensor
-    ranks: Tensor
+    largest_gradient: Tensor  # of all elements; NaN where one was, -inf for none
+    ranks: Tensor  # [n, 2 + TAIL]: the number of gradients, the first rank, the last
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
-        """Return the record of samples x of which nothing is known yet."""
         size, wide = x.shape[0], torch.promote_types(x.dtype, torch.float32)
         success, refuted, not_finite = torch.zeros((3, size), dtype=torch.bool, device=x.device).unbind()
         rank, largest = torch.full((2, size), -torch.inf, dtype=wide, device=x.device).unbind()
@@ -62,7 +55,6 @@ class Record:
         return ((self.rank - before) / (self.rank - first)).masked_fill_(self.rank == first, 0.0)
 
     def take(self, index: Tensor) -> "Record":
-        """Return a copy of the rows `index`, int [m] or bool [n]."""
         return Record(*(taken(value, index) for value in vars(self).values()))
 
     def put(self, index: Tensor, rows: "Record") -> None:

@@ -151,7 +151,6 @@ def run(
 def prepare(
     model: Classifier, x: Tensor, y: Tensor | None, threat: Threat, **common: Unpack[Common]
 ) -> tuple[Prepared, Problem]:
-    """Return the prepared model and the checked problem of a call."""
     arguments: dict[str, Any] = dict(common)
     eot = check_count("eot", arguments.pop("eot", 1), 1)
     freeze = arguments.pop("freeze", None)
@@ -184,10 +183,8 @@ def _search(
 
 
 def _overshoot(trial: Trial, record: Record, verdict: Verdict) -> Verdict:
-    """Lengthen the displacement of successes on the boundary, which rounding denies, until it does not.
-
-    After each change a fresh verdict on all samples counts: no randomized model is asked until it agrees.
-    """
+    """Lengthen the displacement of successes on the boundary, which rounding denies, until it does not."""
+    # a fresh verdict counts after each change: no randomized model is asked until it agrees
     problem, x = trial.problem, trial.problem.x
     for share in OVERSHOOTS:
         denied = record.success & ~verdict.met
@@ -202,10 +199,8 @@ def _overshoot(trial: Trial, record: Record, verdict: Verdict) -> Verdict:
 
 
 def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, verdict: Verdict) -> Verdict:
-    """Attack the doubtful samples on the model as given, without early stop; return the new verdict.
-
-    All samples take part where the model gives two answers for one x: no early success can then be trusted.
-    """
+    """Attack the doubtful samples on the model as given, without early stop; return the new verdict."""
+    # all take part where the model gives two answers for one x: no early success can then be trusted
     classifier, index = trial.classifier, doubtful.nonzero().squeeze(1)
     # every success of such a search is one that the model as given has seen
     proved = record.success & (classifier.exact or plan.stop_early)
@@ -227,10 +222,8 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, ve
 
 
 def _put_back(trial: Trial, record: Record, verdict: Verdict, within: Threat) -> tuple[Verdict, Tensor]:
-    """Put samples that are not broken back to x; return a verdict on what is returned, and who is broken.
-
-    Where rows depend on each other that changes the verdict on the others, of which more may go back in turn.
-    """
+    """Put samples that are not broken back to x; return the verdict on what is left, and who is broken."""
+    # where rows depend on each other, that changes the verdict on others, of which more may go back in turn
     x = trial.problem.x
     while True:
         broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)

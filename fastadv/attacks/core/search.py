@@ -320,10 +320,7 @@ class Search(Samples[R_co]):
             self.best.not_finite.logical_or_(~finite.view(len(finite), -1).all(1))
 
     def _stand_in(self, look: GradientLook | JacobianLook, finite: Tensor | None) -> None:
-        """Let a look repeat the last answer where its logits are not `finite` bool [n].
-
-        So a rule steps over what is not finite. Where there was no answer yet, the gradient leads to x.
-        """
+        """Let a look repeat the last answer where its logits are not `finite`; a first one leads to x."""
         before, self.answer = self.answer, None if self.stays else look  # a graph would hold on to it
         if finite is None:
             return

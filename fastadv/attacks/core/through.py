@@ -25,10 +25,7 @@ def on_parameters(
     attack: Callable[..., Any], /, model: Model | Prepared, x: Tensor, y: Tensor | None, threat: Through, *,
     eot: int = 1, freeze: bool | None = None, whole_batches: bool = False, **arguments: Any,
 ) -> AttackResult:  # fmt: skip
-    """Return the result of an attack on the parameters of a map, with their images as x_adv.
-
-    The model is prepared before, with what was asked for it. Other arguments go to the attack.
-    """
+    """Return the result of an attack on the parameters of a map, with their images as x_adv."""
     served = getattr(attack, "through", "any")
     with no_gradient():
         about = {name: arguments[name] for name in ("targets", "criterion", "ids") if name in arguments}

@@ -33,15 +33,11 @@ TWO_ANSWERS = (
 
 @dataclass(eq=False)
 class Verdict:
-    """What the model as given says of points [B, ...]: logits [B, K], and which of them meet the criterion.
-
-    `finite` tells whose logits are finite; None where all surely are. `distance` [B] is from x, None where
-    it is not known.
-    """
+    """What the model as given says of points [B, ...], and which of them meet the criterion."""
 
     logits: Tensor
     met: Tensor
-    finite: Tensor | None
+    finite: Tensor | None  # of the logits; None where all surely are
     distance: Tensor | None = None
     _loss: Tensor | None = None
 
@@ -54,16 +50,10 @@ class Verdict:
 
 
 class Trial:
-    """A problem with the model's verdict on its clean samples.
-
-    `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that
-    the model gets right and whose logits are finite; `clean` are the logits [B, K] at x.
-    """
+    """A problem with the model's verdict on its clean samples."""
 
     def __init__(self, classifier: Prepared, problem: Problem, from_x: bool = False) -> None:
-        """Pass x once. Raises InputError on labels that the model lacks, or where no logits are finite.
-        from_x: whether the first gradient will be taken at x, which then needs no pass of its own.
-        """
+        """Pass x once; `from_x`: the first gradient will be taken at x, and needs no pass of its own."""
         self.classifier, x = classifier, problem.x
         self.flags: tuple[str, ...] = ()
         self._before = classifier.forwards, classifier.backwards
@@ -93,6 +83,7 @@ class Trial:
         classifier.settle(x)
         # only now: it may change the layout that the search copy prefers
         self.problem = problem.seen(classifier.layout(x), clean, crowds)
+        # the model gets them right, by finite logits
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 
     @property
@@ -101,10 +92,7 @@ class Trial:
         return self.classifier.forwards - self._before[0], self.classifier.backwards - self._before[1]
 
     def verdict(self, x_adv: Tensor) -> Verdict:
-        """Return what the model as given says of x_adv, by one pass if there was anything to attack.
-
-        Only the rows `todo` may differ from x. Those outside the threat are first overwritten by x.
-        """
+        """Return what the model as given says of x_adv; samples outside the threat are first put to x."""
         if not len(self.todo):
             return self._at_x
         distance: Tensor | None
@@ -118,10 +106,7 @@ class Trial:
         return Verdict(logits, *self.problem.judged(logits), distance)
 
     def hold(self, x_adv: Tensor, rank: Tensor, verdict: Verdict, loss: losses.Loss) -> bool:
-        """Hold the verdict at x_adv against the losses [B] by which a search ranked these points.
-
-        Returns whether replayed steps were those of another model; they are not replayed again.
-        """
+        """Return whether replayed steps were those of another model, by the losses that ranked x_adv."""
         replayed, logits = self.classifier.replayed, verdict.logits
         plain = self.classifier.as_given is self.classifier
         if (plain and replayed is None) or loss not in KINDS or not len(rank):
@@ -181,11 +166,7 @@ class Trial:
         zero_gradient: Tensor, unfinished: Tensor, within: Threat | None = None,
         broken: Tensor | None = None,
     ) -> AttackResult:  # fmt: skip
-        """Return the result for x_adv, given the verdict on it, after which no row has moved.
-
-        `not_finite` marks samples that met a NaN or infinity. An attack for the minimum names the threat
-        `within` which a success counts, and who is `broken` there.
-        """
+        """Return the result for x_adv by the verdict on it; for the minimum, with who is broken `within`."""
         problem, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
         failed = not_finite | self._not_finite
         if verdict.finite is not None:

@@ -18,21 +18,13 @@ Look = Callable[[Prepared, Rows], Callable[[Tensor], Tensor]]
 
 @dataclass(frozen=True)
 class Walk:
-    """Projected steps along a gradient, on a GPU replayed from a CUDA graph where the model can be captured.
-
-    Args:
-        threat: in which a step is taken; radii of single samples are in the rows, as `Walk.rows` gives them.
-        look: makes what asks a model for the gradient.
-        step_size: a number, or one value a sample.
-        name: what `look` does, with all that it depends on besides the rows; None if no graph may have it.
-        copies: points that `look` passes for each sample.
-    """
+    """Projected steps along a gradient, on a GPU replayed from a CUDA graph where there can be one."""
 
     threat: Threat
-    look: Look
+    look: Look  # makes what asks a model for the gradient
     step_size: StepSize
-    name: Hashable = None
-    copies: int = 1
+    name: Hashable = None  # what `look` does, with all it depends on besides the rows; None for no graph
+    copies: int = 1  # points that `look` passes for each sample
 
     def rows(self, x_adv: Tensor, x: Tensor, **others: Tensor | None) -> Rows:
         """Return all that has one row a sample; `x_adv` is what the steps change."""
@@ -41,7 +33,6 @@ class Walk:
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def __call__(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor:
-        """Take the steps, and return the last points."""
         step = self._step(classifier, rows)
         for done in range(steps):
             if done == 1:  # the first one has met the model, and checked the arguments

@@ -5,11 +5,8 @@ from torch import Tensor
 
 
 def lead(margins: Tensor, counts: Tensor, needed: Tensor) -> Tensor:
-    """Return [B], positive where at least `needed` int64 [B] of the margins [B, P] that count are.
-
-    Where they are, it is the smallest of that many; else the mean of what they lack, so that the gradient is
-    one of all decisions that are still to change, and not of a single one.
-    """
+    """Return [B], positive where at least `needed` int64 [B] of the margins [B, P] that count are."""
+    # elsewhere the mean of what they lack, whose gradient is one of all decisions that are still to change
     order = margins.where(counts, -torch.inf).sort(1, descending=True).values
     last = order.gather(1, needed[:, None] - 1).squeeze(1)
     among = torch.arange(order.shape[1], device=order.device) < needed[:, None]

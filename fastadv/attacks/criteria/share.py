@@ -34,10 +34,8 @@ class Positions(NamedTuple):
         return cross_entropy(self.z, self.y, reduction="none")
 
     def weighted(self, weight: Tensor) -> Tensor:
-        """Return the mean cross-entropy [B], whose gradient has the weights [B, P] of the positions.
-
-        The value has none: weights that fall with success would rank points the wrong way round.
-        """
+        """Return the mean cross-entropy [B], whose gradient has the weights [B, P] of the positions."""
+        # the value has none: weights that fall with success would rank points the wrong way round
         each = self.cross_entropy()
         return self.mean(each.detach() + weight * (each - each.detach()))
 
@@ -248,10 +246,7 @@ class Share(Criterion):
         return made if targets is None else -made
 
     def _masked(self, at: Positions, targets: Tensor | None) -> Tensor:
-        """Return the cross-entropy [B, P]; where it has done its work, the largest of a right decision.
-
-        So the loss rises with each position that turns wrong.
-        """
+        """Return the cross-entropy [B, P]; where it has done its work, the largest of a right decision."""
         done, most = self.met_at(at, targets is not None), math.log(at.z.shape[1])
         return at.cross_entropy().masked_fill(done, most if targets is None else 0.0)
 

@@ -22,28 +22,17 @@ def reached(distance: Tensor, radius: float | Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """One attack on N samples; tensors [N], on the CPU.
+    """One attack on N samples; tensors [N], on the CPU."""
 
-    broken      bool; it broke the sample, which was right before.
-    blind       bool; it did so without a gradient.
-    unmoved     bool; right, not broken, and all gradients were zero, or one was not finite.
-    unfinished  float; as in `AttackResult`, NaN where it is not known.
-    gradient    whether it took gradients.
-    passes      forward and backward, all samples together.
-    threat      as in `AttackResult`.
-    soft        whether it has the flag `soft_logits`.
-    parameters  of a sample, where a map makes images of them; else 0.
-    """
-
-    broken: Tensor
-    blind: Tensor
-    unmoved: Tensor
-    unfinished: Tensor
-    gradient: bool
-    passes: int
+    broken: Tensor  # bool; it broke the sample, which was right before
+    blind: Tensor  # bool; it did so without a gradient
+    unmoved: Tensor  # bool; right, not broken; all gradients zero, or one not finite
+    unfinished: Tensor  # as in `AttackResult`, NaN where it is not known
+    gradient: bool  # whether it took gradients
+    passes: int  # forward and backward, all samples together
     threat: Threat | None
-    soft: bool = False
-    parameters: int = 0
+    soft: bool = False  # whether it has the flag `soft_logits`
+    parameters: int = 0  # of a sample, where a map makes images of them
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
         """Return what it says at another radius, [N] or one number; None for another norm."""

@@ -210,10 +210,8 @@ def _known(
 
 
 def _hidden(classifier: Prepared, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:
-    """Return the modules that hide their gradient, and 1 where there are any, else how much is missing.
-
-    A gradient that is known to be another's is not compared with the logits. None where it cannot be.
-    """
+    """Return the modules that hide their gradient, and 1 where there are any, else how much is missing."""
+    # a gradient that is known to be another's is not compared with the logits: None
     masked = {each.name: str(each) for each in masked_within(classifier, problem.x, probes.NAMING)}
     if masked or replaced(classifier.model) or classifier.input_threshold is not None:
         return masked, float(bool(masked))

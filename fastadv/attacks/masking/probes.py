@@ -65,14 +65,11 @@ def wrong_gradients(classifier: Prepared, problem: Problem) -> Tensor:
 
 
 def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float:
-    """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none.
-
-    On the way from x to a random image, the change of a random sum of the logits less the gradients on the
-    way, added up, leaves something over. Where a part of the gradient is missing, that goes the same way in
-    both halves: the mean product of the two, over the mean square of the changes, is the share. Kinks leave
-    over what is small, randomness and rounding with a straight-through gradient what turns round. The least
-    counts, of ways of two lengths, and of all samples together and their median.
-    """
+    """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none."""
+    # On the way to a random image, the change less the gradients added up leaves something over. Where a part
+    # of the gradient is missing it goes the same way in both halves: the mean product over the mean square of
+    # the changes is the share. Kinks leave over little, randomness and rounding what changes its sign. The
+    # least counts, of ways of two lengths, and of all samples together and their median.
     x, (low, high), shares = problem.x, problem.threat.box, []
     for draw, length in enumerate(WAYS):
         chance = rng.uniform(x[0].numel(), seed, problem.ids, 2 * draw).view(x.shape).to(x)
@@ -104,12 +101,9 @@ def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float
 
 
 def bounded_outputs(classifier: Prepared, x: Tensor) -> float:
-    """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs where many crowd.
-
-    It is the rank correlation of the distance from that end with the norm of the gradient, if norms are small
-    beside those in the middle, to which blends of samples lead. Outputs may also crowd because a net was
-    trained until they did. Its gradients are small there, too, but in no order.
-    """
+    """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs where many crowd."""
+    # It is the rank correlation of the distance from that end with the norm of the gradient. Where a net was
+    # trained until its outputs crowd, gradients are small there, too, but in no order.
     points = torch.cat([x.lerp(x.roll(1, 0), part) for part in BLENDS])
     logits = classifier.verdict(points)
     low, high = logits[logits.isfinite().all(1)].aminmax()

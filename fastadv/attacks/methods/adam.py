@@ -17,11 +17,7 @@ class Moments(Rows):
 
 
 def adam(rows: Moments, gradient: Tensor, step: int | Tensor, least: float = 0.0) -> Tensor:
-    """Return the direction of Adam for gradients [n, ...] at step number `step`; step 0 begins anew.
-
-    `least` is what papers call epsilon; with 0 the length of gradients cancels out. A tensor of steps [n]
-    leaves it to the caller to set the moments of samples that begin anew to zero.
-    """
+    """Return the direction of Adam for gradients [n, ...]; step 0 begins anew, with [n] the caller does."""
     if isinstance(step, int) and not step:
         rows.mean, rows.square = torch.zeros_like(gradient), torch.zeros_like(gradient)
     first, second = (_grown(decay, step, gradient) for decay in (FIRST_DECAY, SECOND_DECAY))

@@ -23,28 +23,22 @@ ROUNDING = 1e-6
 
 
 class Ascents(Rows):
-    """What a stage knows of the samples.
-
-    `before` is where a sample stood a step ago and `loss` its loss there; `top`, `top_gradient` and
-    `top_loss` are its strongest point; `rises` counts the steps since the last checkpoint that raised the
-    loss. Dense stages remember who was `halved` and the loss `checked` at the last checkpoint; sparse ones
-    the `longest` step, how many coordinates are `nonzero`, and the `density` of the next step.
-    """
+    """What a stage knows of the samples."""
 
     points: Tensor
     gradient: Tensor
-    before: Tensor
-    loss: Tensor
-    top: Tensor
+    before: Tensor  # where a sample stood a step ago
+    loss: Tensor  # there
+    top: Tensor  # its strongest point
     top_gradient: Tensor
     top_loss: Tensor
-    rises: Tensor
+    rises: Tensor  # the steps since the last checkpoint that raised the loss
     step_size: Tensor
-    checked: Tensor
-    halved: Tensor
-    longest: Tensor
-    nonzero: Tensor
-    density: Tensor
+    checked: Tensor  # dense: the loss at the last checkpoint
+    halved: Tensor  # dense: whose steps were halved there
+    longest: Tensor  # sparse: the longest step
+    nonzero: Tensor  # sparse: how many coordinates have moved
+    density: Tensor  # sparse: of the next step
 
 
 def stages(steps: int, larger: tuple[float, ...]) -> list[tuple[float, int]]:
@@ -56,7 +50,6 @@ def stages(steps: int, larger: tuple[float, ...]) -> list[tuple[float, int]]:
 
 
 def ball(search: Search[Ascents], factor: float) -> Threat:
-    """Return the threat of `factor` times the radius."""
     threat = search.threat
     return threat if factor == 1 else threat.resized(threat.radius * factor)
 
@@ -211,14 +204,11 @@ class Dense(Stage):
 
 
 class Sparse(Stage):
-    """L1: steps in the coordinates with the largest gradients (Croce & Hein 2021, algorithm 1).
-
-    `started` says that the start shows how many coordinates to move; otherwise that is `DENSITY`.
-    """
+    """L1: steps in the coordinates with the largest gradients (Croce & Hein 2021, algorithm 1)."""
 
     def __init__(self, search: Search[Ascents], factor: float, moves: int, started: bool) -> None:
         super().__init__(search, factor, moves)
-        self.started = started
+        self.started = started  # whether the start shows how many coordinates to move; else `DENSITY`
 
     def begin(self, points: Tensor) -> None:
         super().begin(points)

@@ -12,17 +12,14 @@ RAISE, LOWER = 10.0, 4.0
 
 
 class Constants(Interval):
-    """`constant` [n] lies between `low` and `high`. `hit` bool [n]: its run met a success. `before` [n]: the
-    least distance when its run began.
-    """
+    """The `constant` [n] of each sample, between `low` and `high`."""
 
     constant: Tensor
-    hit: Tensor
-    before: Tensor
+    hit: Tensor  # its run met a success
+    before: Tensor  # the least distance when its run began
 
 
 def reset(search: Search[Constants]) -> None:
-    """Forget what is known of the constants, before the first run."""
     search.rows.low = search.full(0.0)
     search.rows.high = torch.full_like(search.rows.low, torch.inf)
 
@@ -48,11 +45,7 @@ def force(search: Search[Constants], look: ScoredLook) -> Tensor:
 
 
 def bisect(search: Search[Constants]) -> Tensor:
-    """Set the next constants, after each run. Returns bool [n], True where the search has finished.
-
-    A constant is `rows.hit` or not, by whether its run met a success. Between two that differ the next one
-    lies at their geometric mean. A sample is done when a hit brought no shorter distance.
-    """
+    """Set the next constants, after each run; return bool [n], who is done: no hit came nearer."""
     rows = search.rows
     rows.high = torch.where(rows.hit, rows.constant, rows.high)
     rows.low = torch.where(rows.hit, rows.low, rows.constant)

@@ -28,11 +28,8 @@ def estimated_ascent(
     name: str, draw: Callable[..., Tensor], steps: int, directions: int, probe: float,
     loss: losses.Loss | None, move: Move,
 ) -> Rule:  # fmt: skip
-    """Return `steps` moves from x along estimates of the gradient of the loss; None is the margin.
-
-    `draw` is of `rng`, and gives the directions, by a seed of this name. Probes may lie outside ball and box,
-    and are no candidates; the points that they lead to are.
-    """
+    """Return `steps` moves from x along estimates of the gradient of the loss; None is the margin."""
+    # probes may lie outside ball and box, and are no candidates; the points that they lead to are
 
     def rule(search: Search) -> None:
         measure = search.problem.margin if loss is None else loss

@@ -16,12 +16,8 @@ Runs = Callable[[Search, list[int]], None]
 
 
 def side_by_side(search: Search, count: int, runs: Runs) -> None:
-    """Perform `count` independent runs on each sample, and keep the best.
-
-    `runs` is called with the search itself and one number, or with a search of as many copies of its samples
-    as it gets numbers, all in turn. With `stop_early` a sample leaves after the first run that breaks it.
-    Batches become as full as is fastest only after the first runs have removed the samples that break easily.
-    """
+    """Perform `count` independent runs on each sample, on copies of samples in turn; keep the best."""
+    # batches become as full as is fastest only after first runs have removed the samples that break easily
     full = FULL.get(search.x.device.type, FULL_ELSEWHERE)
     first = 0
     while first < count:

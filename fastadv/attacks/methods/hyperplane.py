@@ -22,24 +22,17 @@ DUAL = {inf: 1.0, 2.0: 2.0, 1.0: inf}
 
 @dataclass(frozen=True, eq=False)
 class Boundary:
-    """To first order, the boundary of a success that is nearest to points: {z: <normal, z - point> = lack}.
+    """To first order, the boundary of a success nearest to points: {z: <normal, z - point> = lack}."""
 
-    normal is like the points [n, ...]; lack [n] is negative beyond the boundary. size [n] is the dual norm of
-    the normal, distance [n] = |lack| / size; 0 where that is not defined. `look` is the model's answer there.
-    """
-
-    look: Look
-    lack: Tensor
-    normal: Tensor
-    size: Tensor
-    distance: Tensor
+    look: Look  # the model's answer at the points
+    lack: Tensor  # [n], negative beyond the boundary
+    normal: Tensor  # [n, ...]
+    size: Tensor  # [n], the dual norm of the normal
+    distance: Tensor  # [n], |lack| / size; 0 where that is not defined
 
 
 def nearest_boundary(search: Search, points: Tensor, rivals: Rivals, crossed: bool = False) -> Boundary:
-    """Return the nearest boundary between the label and its rivals, or that of a criterion's margin.
-
-    Where the one that was `crossed` is asked for, successes have that of the first rival.
-    """
+    """Return the nearest boundary of label and rivals; of successes, the first rival's if `crossed`."""
     if search.targets is not None or search.problem.criterion is not WRONG:
         one = search.gradient(points, search.problem.margin)
         look: Look = one

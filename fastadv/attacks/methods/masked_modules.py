@@ -330,11 +330,7 @@ class _Call:
         ]
 
     def _jumped(self, move: list[Tensor], change: Tensor) -> bool:
-        """Return whether the gradients on the way of a move do not explain the change.
-
-        Where they are not all zero, a few points may have missed the kinks that matter: many decide, if the
-        passes suffice.
-        """
+        """Return whether the gradients on the way do not explain the change; few points may miss kinks."""
         part = self._explained(move, change, POINTS)
         if part == 0 or part > EXPLAINED:
             return part == 0

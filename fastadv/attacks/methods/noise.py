@@ -27,15 +27,13 @@ CORRECTIONS = 4
 
 
 class Sizes(Rows):
-    """The smallest `noise` that is a success, its `size`, the largest that failed, the `most`, and whether
-    the radius sets that.
-    """
+    """The smallest `noise` that is a success, and its `size`."""
 
     noise: Tensor
     size: Tensor
-    low: Tensor
-    most: Tensor
-    limited: Tensor
+    low: Tensor  # the largest that failed
+    most: Tensor  # the largest size there is
+    limited: Tensor  # whether the radius sets that
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,9 @@ def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
 
 
 def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
-    """Return the rule that looks for the smallest noise that is a success, with levels * repetitions queries.
-
-    Until there is one, noises pass the model, `repetitions` at once: of the size of the radius, or of all
-    sizes up to the farthest point where that is nearer. A success is made smaller by sections. Then fresh
-    noises just smaller than the best so far are tried.
-    """
+    """Return the rule for the smallest noise that is a success, with levels * repetitions queries."""
+    # Until there is one, noises pass at once: of the size of the radius, or of all sizes up to the farthest
+    # point where that is nearer. A success is made smaller by sections; fresh noises just smaller follow.
 
     bounded = not noise.whole and (isinstance(threat.radius, Tensor) or threat.finite)
 
@@ -118,11 +113,8 @@ def _keep(search: Search[Sizes], tried: Tensor, sizes: Tensor, narrows: Tensor, 
 
 
 def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:
-    """Return x + s * noise [n, C, ...], clamped to the box, with s such that its distance d(s) is `sizes`.
-
-    The box cuts off more of a longer displacement, so d(s) / s falls, and s <- s * size / d(s) comes near
-    the size without exceeding it. Where the box has no room for the size, the points are corners.
-    """
+    """Return x + s * noise [n, C, ...], clamped to the box, with s such that its distance d(s) is `sizes`."""
+    # the box cuts off more of a longer displacement, so s <- s * size / d(s) comes near without exceeding it
     x, (low, high) = search.x.unsqueeze(1), search.threat.box
     if search.problem.mask is not None:
         noise = noise.where(search.problem.mask.unsqueeze(1), 0.0)

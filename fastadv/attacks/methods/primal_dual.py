@@ -20,14 +20,11 @@ PAST = 0.9  # the share of the past in the mean of weights
 
 
 class Lagrangian(Moments):
-    """`away` [n, ...] is the displacement in widths of the box. One number a sample: `dual`, the logarithm of
-    the weight of the loss over that of the distance, and `share`, the mean weight of the distance; with that
-    of the loss it adds up to 1.
-    """
+    """The displacement `away` [n, ...] in widths of the box, and numbers [n]."""
 
     away: Tensor
-    dual: Tensor
-    share: Tensor
+    dual: Tensor  # the logarithm of the weight of the loss over that of the distance
+    share: Tensor  # the mean weight of the distance; that of the loss is the rest
 
 
 Primal = Callable[[Search[Lagrangian], Tensor, float, int], Tensor]
@@ -37,11 +34,8 @@ def primal_dual(
     search: Search[Lagrangian], primal: Primal, *, steps: int, step_size: float, ratio: float,
     loss: losses.Loss | None,
 ) -> None:  # fmt: skip
-    """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only.
-
-    `primal` takes the gradient [n, ...] of softplus(-loss), the length of the step and its number, and
-    returns the next displacements, all in widths of the box.
-    """
+    """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only."""
+    # `primal` takes the gradient [n, ...] of softplus(-loss), the length of the step and its number
     rows, unit = search.rows, width(search.threat)
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
     rows.dual = search.full(-log(ratio))

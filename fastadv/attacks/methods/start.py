@@ -27,14 +27,12 @@ BLENDS = (1.0, 0.5)
 
 
 class Starts(Interval):
-    """Adversarial `points` [n, ...], the queries `left` int64 [n] to each sample, the `far` end of the way to
-    the boundary, and the `place` int64 [n] of each sample among those that look for a start.
-    """
+    """Adversarial `points` [n, ...], and what their search has left."""
 
     points: Tensor
-    left: Tensor
-    far: Tensor
-    place: Tensor
+    left: Tensor  # int64 [n], the queries to each sample
+    far: Tensor  # the end of the way to the boundary
+    place: Tensor  # int64 [n], of each sample among those that look for a start
 
 
 def check_starts(name: str, starts: Any, x: Any, threat: Threat) -> None:
@@ -86,12 +84,9 @@ def box_noise(search: Search, draw: int) -> Tensor:
 
 
 def find_start(search: Search[Starts], starts: Tensor | None, queries: int, noise: Noise = blends) -> int:
-    """Set `rows.points` [n, ...] to adversarial points, and `rows.left` int64 [n] to the queries not spent.
-
-    The points are the caller's `starts`, or else the nearest of a round of `noise`. A sample without one has
-    another round, until its queries or 10,000 are spent; then it leaves. Returns the queries left to a sample
-    whose first round held a start. Raises InputError where a start of the caller is not adversarial.
-    """
+    """Set `rows.points` to adversarial points, `rows.left` to queries; return those at a first start."""
+    # the caller's `starts`, or the nearest of a round of `noise`; a sample without one has another, until its
+    # queries or 10,000 are spent
     rows = search.rows
     if starts is not None:
         rows.left = torch.full_like(search.ids, queries - 1)
@@ -137,10 +132,8 @@ def spend(search: Search[Starts], cost: int, left: int) -> int:
 
 
 def to_boundary(search: Search[Starts], halvings: int, left: int, straight: bool = False) -> int:
-    """Move the adversarial `rows.points` towards x until they lie on the boundary, by bisection.
-
-    In Linf they are clipped to smaller balls, unless the way is to be `straight`. Returns what is `left`.
-    """
+    """Move the adversarial `rows.points` onto the boundary, by bisection; return what is `left`."""
+    # in Linf they are clipped to smaller balls, unless the way is to be `straight`
     rows = search.rows
     left = spend(search, halvings, left)
     rows.far = rows.points

@@ -28,26 +28,17 @@ OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, la
 
 @dataclass(frozen=True)
 class Symptoms:
-    """Signs that gradient attacks cannot judge a model; all False, and 0, for one without them.
+    """Signs that gradient attacks cannot judge a model; all False, and 0, for one without them."""
 
-    `randomized`: passes on the same samples, or most of their gradients, differ by more than rounding.
-    `probabilities`: rows of the output are >= 0 and sum to 1, as after a softmax. `zero_gradient`: the share
-    of samples at which the gradient of the cross-entropy is zero in all coordinates, and not for its scale
-    alone; 1 where the model cuts the graph. `optimizes`: a forward pass computes gradients or fits latents.
-    """
-
-    randomized: bool
-    probabilities: bool
-    zero_gradient: float
-    optimizes: bool
+    randomized: bool  # passes, or most of their gradients, differ by more than rounding
+    probabilities: bool  # rows of the output are >= 0 and sum to 1, as after a softmax
+    zero_gradient: float  # the share of samples without a gradient; 1 where the graph is cut
+    optimizes: bool  # a forward pass computes gradients or fits latents
 
 
 def symptoms(model: Model | Prepared, x: Tensor) -> Symptoms:
-    """Look for signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples.
-
-    They are four of the five about which AutoAttack warns (Croce and Hein 2020); the fifth takes an attack.
-    x passes forward six times, and 2 * `eot` times forward and backward. Generators are not changed.
-    """
+    """Look for signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples."""
+    # four of the five about which AutoAttack warns (Croce and Hein 2020); the fifth takes an attack
     classifier = prepare(model)
     with generators_kept(x.device):
         verdicts = torch.stack([classifier.verdict(x) for _ in range(PASSES)])

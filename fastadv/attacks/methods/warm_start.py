@@ -16,11 +16,9 @@ RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}
 
 
 def begin(search: Search, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the first points [n, ...], and bool [n], which of them come from `starts`, [B, ...].
-
-    The first attempt begins where the caller's points meet the boundary, and at x for samples whose point is
-    not adversarial. Later ones begin at a random point within half the distance of the nearest success.
-    """
+    """Return the first points [n, ...], and bool [n], which of them come from `starts`, [B, ...]."""
+    # Where the caller's points meet the boundary, and at x where they are not adversarial; on restarts at a
+    # random point within half the distance of the nearest success.
     given = torch.zeros_like(search.ids, dtype=torch.bool)
     if search.restart:
         return _anywhere(search), given

@@ -23,10 +23,7 @@ Answer = tuple[Tensor, ...]
 
 
 class Edge:
-    """Where a search takes gradients: at its points or, once they show a kink there, a little inside.
-
-    `depth`, [n] widths of the box, says how far inside; it is None where there is no kink.
-    """
+    """Where a search takes gradients: at its points or, once they show a kink there, a little inside."""
 
     def __init__(self, box: Box) -> None:
         self.depth: Tensor | None = None
@@ -36,10 +33,8 @@ class Edge:
     def around(
         self, points: Tensor, pull: Callable[[Tensor], Answer], alone: Callable[[Tensor], Answer], ask: Ask
     ) -> Answer:
-        """Return what `pull` says of points [n, ...], with the gradient last, which may be one inside.
-
-        `alone` says the same without a gradient. `ask` gives gradients of single rows, to find a kink.
-        """
+        """Return what `pull` says of points [n, ...], with the gradient last, which may be one inside."""
+        # `alone` says the same without a gradient; `ask` gives gradients of single rows, to find a kink
         at = self._inside(points)
         *said, gradient = pull(at)
         if self._meets(points, gradient, ask):
@@ -81,11 +76,8 @@ def may_be(points: Tensor, gradient: Tensor, box: Box) -> bool:
 
 
 def kinks(points: Tensor, gradient: Tensor, box: Box, ask: Ask) -> tuple[Tensor, Tensor]:
-    """Return the depths [n] at which rows show derivatives that they lack on a bound, and how many.
-
-    How many is a share [n] of a row's coordinates on a bound. Both are 0 where none is missing. Nothing
-    passes the model unless the gradient is exactly 0 in more than `SHARE` of these coordinates.
-    """
+    """Return the depths [n] at which rows show derivatives that they lack on a bound, and their share."""
+    # both are 0 where none is missing; rows pass the model where more than `SHARE` are exactly 0
     bound = (points == box[0]) | (points == box[1])
     flat = bound & (gradient == 0)
     count = bound.flatten(1).sum(1).clamp_min(1)

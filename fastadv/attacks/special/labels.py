@@ -25,7 +25,6 @@ def check_index(name: str, values: Any, size: int, device: torch.device) -> Tens
 
 
 def _instead(name: str, values: Any, size: int) -> str:
-    """Say what to do with labels that are no classes [B]."""
     if values is None:
         return "; without labels pass criterion=fastadv.attacks.Beyond(distance)"
     if not isinstance(values, Tensor) or values.shape[:1] != (size,) or not size:
@@ -51,7 +50,6 @@ def on_device(name: str, values: Tensor, device: torch.device) -> Tensor:
 
 
 def check_classes(name: str, values: Tensor, classes: int) -> None:
-    """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
     if not len(values):
         return
     least, most = torch.stack(values.aminmax()).tolist()

@@ -7,12 +7,8 @@ from torch import Tensor
 
 
 def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Tensor:
-    """Return the points nearest to x whose coordinates lie on the same sides of the threshold as x_adv's.
-
-    Coordinates that did not cross it go back to x; the others go to the threshold, or just below it (Schott
-    et al. 2018). They are above where a model that works in any of the `dtypes`, to which it casts x and the
-    threshold, finds them at the threshold or above.
-    """
+    """Return the points nearest to x whose coordinates lie on the sides of the threshold where x_adv's do."""
+    # above is what a model in any of the `dtypes` finds at the threshold or above it (Schott et al. 2018)
     dtypes = dtypes or (x.dtype,)
     at, below = _sides(threshold, x.dtype, dtypes)
     compared = _coarsest(*dtypes)

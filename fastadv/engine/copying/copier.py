@@ -34,12 +34,9 @@ FIXED |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 def eval_copy(
     model: nn.Module, follow: bool | None = True, apart: bool = False, gradients: bool = False
 ) -> nn.Module:
-    """Return a copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
-
-    What cannot be copied, such as a lock, is shared. So are all buffers, with `follow` False those that are
-    statistics, and with None none. With `apart` a write into tensors of the one does not count as one into
-    the other's; with `gradients` weights ask for theirs as the model's do.
-    """
+    """Return a copy of `model` in eval mode that shares its parameters and asks for no weight gradient."""
+    # buffers are shared with `follow`, with False those that are statistics, with None none; with `apart` a
+    # write into the one does not count as one into the other; with `gradients` weights ask for theirs
     with torch.inference_mode(False), torch.no_grad():
         return _Copy(model, follow, apart, gradients).made
 

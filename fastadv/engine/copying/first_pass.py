@@ -46,12 +46,8 @@ def bar_alike(copied: nn.Module | None, model: nn.Module) -> None:
 
 @contextmanager
 def stays_inside(model: object) -> Iterator[None]:
-    """Raise InputError before this thread calls a module that learns or draws random numbers, inside.
-
-    Parts of a module, which is in eval mode, may be called; others are those of its original that a closure
-    holds, or unregistered ones. A direct call of a module's `forward` is not seen, nor what compiled code
-    runs.
-    """
+    """Raise InputError before this thread calls a module that learns or draws random numbers, inside."""
+    # parts of a module in eval mode may be called; a direct call of `forward` or in compiled code is not seen
     own = {*model.modules()} if isinstance(model, nn.Module) else set[nn.Module]()
     originals = [original() for part in own for original in _originals.get(part, ())]
     barred = {part for original in originals if original is not None for part in original.modules()}

@@ -21,11 +21,8 @@ class Deferred:
 def copy_functions(
     values: list[object], memo: dict[int, Any], copied: Callable[[Any], Any]
 ) -> Callable[[], None]:
-    """Enter copies of the functions among `values` that lead to a module into deepcopy's `memo`.
-
-    They share with their originals the code, globals and all variables that lead to no module. A compiled
-    function is copied as it was written. What is returned fills them in, by `copied` for what they hold.
-    """
+    """Enter copies of functions that lead to a module into deepcopy's `memo`; return what fills them in."""
+    # they share code, globals and all variables that lead to no module; a compiled one is copied as written
     functions = [each for each in values if isinstance(each, FunctionType) and holds_module(each)]
     cells: dict[int, tuple[CellType, CellType]] = {}
     deferred: list[tuple[Deferred, Callable[..., Any]]] = []

@@ -33,10 +33,8 @@ class Trace:
         self._groups = [(group, _members(group)) for group in groups]
 
     def written(self) -> bool:
-        """Return whether a pass has written since, or may have, into what is not looked into, as a generator.
-
-        Not seen are writes in place into parameters and sparse tensors.
-        """
+        """Return whether a pass has written since, or may have, into what is not looked into: a generator."""
+        # writes in place into parameters and sparse tensors are not seen
         return not (
             all(weight.grad is grad and weight.data_ptr() == place for weight, grad, place in self._places)
             and all(torch.equal(*pair) for pair in self._values)

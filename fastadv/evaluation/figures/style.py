@@ -75,10 +75,7 @@ def accuracy_axis(axes: "Axes", right: float, below: str) -> None:
 
 
 def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str, str, str]]) -> None:
-    """Write the key in one line, so many inches from the upper left corner: (name, marker, color) of each.
-
-    A marker may be a line, "-", "--" or ":", as well.
-    """
+    """Write the key in one line, so many inches from the upper left corner: (name, marker or line, color)."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
@@ -114,10 +111,7 @@ def leader(color: str, gap: float = 0) -> dict[str, Any]:
 
 
 def name_end(axes: "Axes", name: str, end: float, height: float, color: str, **how: Any) -> None:
-    """Name a line that ends at the right at `end`, at `height`; a thin leader joins them where they differ.
-
-    Both are fractions of the axes' height.
-    """
+    """Name a line that ends at the right at `end`, at `height`, in axes; a leader joins both."""
     inches = axes.bbox.width / axes.figure.dpi
     axes.annotate(
         name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",

@@ -56,10 +56,7 @@ class Chart:
 
 
 def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tensor | None) -> Chart | None:
-    """Return the drawing for the norm of a group; None where one radius alone was measured.
-
-    curves: by the names of attacks, or by others; those of attacks in another norm are left out.
-    """
+    """Return the drawing for the norm of a group; None where one radius alone was measured."""
     if group.threat is None:
         return None
     rows = [row for row in table.rows if comparable(row.threat, group.threat)]

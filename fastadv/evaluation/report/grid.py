@@ -81,16 +81,12 @@ class Heat:
 
 
 def class_name(label: int, classes: Sequence[str] | None) -> str:
-    """Name a class by its place among `classes`, else by its number."""
     return str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
 
 
 def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> Heat | None:
-    """Return the accuracy of each class without an attack and under each; None without labels.
-
-    An attack of that norm counts within the radius of `threat`; another without a radius of its own counts
-    within its median distance.
-    """
+    """Return the accuracy of each class without an attack and under each; None without labels."""
+    # within the radius of `threat`; an attack of another norm without one, within its median distance
     if table.samples is None or not table.rows:
         return None
     y = table.samples.y

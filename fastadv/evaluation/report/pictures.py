@@ -86,11 +86,8 @@ def hardest(
     table: Table, margins: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float],
     *, farthest: bool,
 ) -> list[Hard] | str:  # fmt: skip
-    """Return the samples that held by the largest margin, or why there are none.
-
-    margins: [n], of x, the largest logit of another class less that of the label. farthest: after those that
-    held, those broken farthest; distances must then be of one norm.
-    """
+    """Return the samples that held by the largest margin, or why there are none."""
+    # after those that held, those broken `farthest`
     kept = table.samples
     if kept is None:
         return "the table keeps no samples; evaluate with keep_samples=True"
@@ -111,7 +108,6 @@ def hardest(
 
 
 def is_image(x: Tensor) -> bool:
-    """Return whether x [N, ...] are gray or color images."""
     return x.ndim == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) > 0
 
 

@@ -31,10 +31,7 @@ if compares_keys:
 
 
 def entry(op: Run, kernel: Run, usual: Callable[..., bool], on_gpu: Run | None = None) -> Run:
-    """Return a callable for `op` that runs a kernel directly where the dispatcher would only do that.
-
-    `usual` is the extension's: it looks at the arguments. `on_gpu` is the kernel for CUDA tensors.
-    """
+    """Return a callable for `op` that runs a kernel directly where the dispatcher would only do that."""
     if os.environ.get("FASTADV_DIRECT") == "0" or not compares_keys:
         return op
 

@@ -232,10 +232,7 @@ def op(name: str) -> Callable[..., torch.Tensor]:
 
 
 def bind(name: str, device: torch.device) -> Callable[..., None]:
-    """Return the op's kernel for a device as kernel(*results, *arguments), which checks none of them.
-
-    The arguments must be of the kinds that the kernel serves; the dispatcher sees nothing of the call.
-    """
+    """Return the op's kernel for a device as kernel(*results, *arguments), which checks none of them."""
     card = CARDS[name]
     launcher = {"cpu": cpu_launcher, "cuda": triton_launcher}.get(device.type)
     kernel = (launcher and launcher(card)) or partial(_written, card)

@@ -23,7 +23,6 @@ WIDTH = 1024
 
 
 def is_interpreted() -> bool:
-    """Return whether kernels run in Triton's interpreter."""
     knobs = getattr(triton, "knobs", None)  # since 3.4
     return os.environ.get("TRITON_INTERPRET") == "1" if knobs is None else bool(knobs.runtime.interpret)
 
@@ -164,10 +163,7 @@ def start(kernel: Any, programs: int, out: Tensor, *args: Any, **options: Any) -
 def start_rows(
     kernel: Any, out: Tensor, *args: Any, block: int = WIDTH, chunks: int = 0, cols: int = 0
 ) -> None:
-    """Launch kernel(out, *args), one program a row of `out`, in the measured width.
-
-    A kernel that holds rows in registers says in how many `chunks` at most (see `_row.shape`).
-    """
+    """Launch kernel(out, *args), one program a row of `out`, in the measured width, or in registers."""
     options = _row.shape(cols, chunks) if chunks else None
     if options is None:
         options = width(kernel, out.device, Width(block, OPTIONS["num_warps"]))._asdict()

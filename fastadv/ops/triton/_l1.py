@@ -31,11 +31,8 @@ def ahead(point, upward, lo, hi):
 
 @triton.jit
 def _offset(x_adv, grad, x, ascent, lo, hi, at, mask):
-    """Return (x, v, room): v = x_adv + ascent - x, and how far |v| may grow before the box stops it.
-
-    `ascent` is (level, last, rest): coordinates steeper than `level` go to the edge of the box, and so do
-    those as steep at a lower index than `last`, which itself goes by `rest`.
-    """
+    """Return (x, v, room): v = x_adv + ascent - x, and how far |v| may grow before the box stops it."""
+    # steeper coordinates than `level` go to the edge, so do as steep ones before `last`, which goes by `rest`
     center = load(x, at, mask)
     origin = center.to(tl.float64)
     point = load(x_adv, at, mask).to(tl.float64)

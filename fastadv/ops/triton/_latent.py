@@ -219,11 +219,8 @@ def up(
     out: Tensor, source: Tensor, weight: Tensor, bias: Tensor, layer: Layer, kind: str, bf16: bool,
     x: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Write one layer's output for source [K, B, side, side, cin] and weight [K, k, k, cin, cout].
-
-    "elu" gives [K, B, h, h, cout], "sigmoid" images [K, B, C, h, h], and "gradient" [K, B, h, h, C] that of
-    ‖image − x‖² with respect to what the sigmoid takes.
-    """
+    """Write one layer's output for source [K, B, side, side, cin] and weight [K, k, k, cin, cout]."""
+    # "gradient": that of ‖image − x‖² with respect to what the sigmoid takes
     classes, images = out.shape[:2]
     tile = blocks(layer.channels, layer.width, False, bf16)
     span = triton.cdiv(layer.out_side, layer.stride)

@@ -11,10 +11,7 @@ MOST = 4_096  # values of a row in registers: of 12 a thread some spill in 512 t
 
 
 def shape(cols: int, chunks: int) -> dict[str, int] | None:
-    """Return the launch options of a row in registers, or None for a longer one.
-
-    It comes in `chunks` chunks at most, if 16 warps can do it.
-    """
+    """Return the launch options of a row in registers, in `chunks` at most, or None for a longer one."""
     warps = 4 if cols <= 1024 else 8  # with 4, three chunks spill where rows are not aligned
     while triton.cdiv(cols, 128 * warps) > chunks and warps < 16:
         warps *= 2
@@ -24,7 +21,6 @@ def shape(cols: int, chunks: int) -> dict[str, int] | None:
 
 @triton.jit
 def hold(read: tl.constexpr, source, cols, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
-    """Read a row."""
     lanes = tl.arange(0, BLOCK)
     chunks = ()
     for i in tl.static_range(CHUNKS):

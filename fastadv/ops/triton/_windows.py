@@ -17,7 +17,6 @@ def placed(words, height, width, tall, wide, middle: tl.constexpr = False):
 
 @triton.jit
 def inside(window, at, width):
-    """Return whether pixels lie in the window."""
     top, left, tall, wide = window
     down = at // width - top
     right = at % width - left

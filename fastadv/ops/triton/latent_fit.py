@@ -119,7 +119,6 @@ class Fit:
 
     @property
     def nbytes(self) -> int:
-        """Return the memory of the buffers."""
         moments = self.mean, self.square, self.grad
         layers = *self.weights, *self.biases, *self.hidden, *self.gradients
         return nbytes((self.x, self.z, *moments, *layers, self.images, self.loss))

@@ -32,7 +32,6 @@ NOISE = 1e-3
 
 
 def check_one_radius(threat: Threat) -> None:
-    """Raise InputError unless `threat` is a ball of one radius for all samples."""
     check_threat(threat)
     threat.check_one_radius()
 
@@ -52,7 +51,6 @@ def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
 
 
 def check_positive(name: str, value: float) -> float:
-    """Return the number; InputError unless it is above 0."""
     if (number := check_number(name, value)) <= 0:
         raise InputError(f"{name}: expected a number > 0, got {value!r}")
     return number
@@ -140,10 +138,7 @@ def ascent(
     start: Tensor | None = None,
     criterion: Criterion | None = None,
 ) -> Tensor:
-    """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`.
-
-    With a criterion of other outputs than classes "ce" stands for its objective.
-    """
+    """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`."""
     outputs = outputs_for(criterion, y)
     if criterion is not None:
         criterion = criterion.for_labels(y)

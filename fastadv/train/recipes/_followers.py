@@ -18,16 +18,10 @@ MOST = 8  # followers of a run
 
 
 class Followers:
-    """What a run attacks: of each model that trains a Frozen, which takes its values before each batch.
+    """What a run attacks: of each model that trains a Frozen, which takes its values before each batch."""
 
-    It is made anew where modules, their attributes, modes or hooks have changed, or where tensors lie. A
-    model that leads to objects whose changes cannot be seen, or to unregistered weights, is attacked plainly.
-    The last MOST models have one: a recipe may make a model for each batch.
-
-    precision: the one in which they search, but for those of models that are compiled already.
-    cuda_graph: whether their steps are replayed from CUDA graphs, as in `freeze`.
-    compile: whether they search through torch.compile; those of compiled models always do.
-    """
+    # Made anew where parts, modes or hooks have changed, or where tensors lie; a model whose changes cannot
+    # be seen is attacked plainly. The last MOST models have one: a recipe may make one for each batch.
 
     def __init__(
         self, precision: Precision = "fp32", cuda_graph: bool | None = None, compile: bool = False
@@ -37,7 +31,6 @@ class Followers:
 
     @property
     def frozen(self) -> list[Frozen]:
-        """Those that there are."""
         return [*self._held.values()]
 
     def replay(self, cuda_graph: bool | None) -> None:

@@ -31,12 +31,10 @@ class Recipe(Protocol):
 
 
 class LossScale:
-    """The factor on each loss before its backward pass; gradients are divided by it.
+    """The factor on each loss before its backward pass; gradients are divided by it."""
 
-    A step whose gradients are not all finite is left out and halves the factor; after 2,000 others in a row
-    it doubles. All processes see the gradients of the whole batch, and so decide alike. `values` holds the
-    factor and the steps since it changed, as a checkpoint keeps them.
-    """
+    # A step with gradients that are not finite is left out and halves it; after 2,000 others in a row it
+    # doubles. All processes see the gradients of the whole batch, and decide alike.
 
     def __init__(self, device: torch.device) -> None:
         with torch.inference_mode(False):
@@ -209,11 +207,7 @@ def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
 
 
 def seed_of(seed: int | None, ids: Tensor | None) -> int:
-    """Return the seed of a call to a recipe.
-
-    None without ids is a fresh one, drawn from torch's generator: with a fixed one, each batch of a loop
-    would get the same noise. None with ids is 0.
-    """
+    """Return the seed of a call to a recipe: without seed and ids a fresh one, so that batches differ."""
     if seed is not None:
         return seed
     return int(torch.randint(1 << 62, (), device="cpu")) if ids is None else 0
