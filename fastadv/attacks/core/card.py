@@ -62,6 +62,11 @@ class Attack:
         return self.kind == "minimum"
 
     @property
+    def serves_all(self) -> bool:
+        """Whether it takes every criterion and every model."""
+        return self.needs != "classes" and not self.requires
+
+    @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of the function by name, including those that all attacks share."""
         return inspect.signature(self.run).parameters

@@ -262,9 +262,8 @@ def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) 
     given["criterion"] = criterion = check_criterion(given["criterion"]).for_labels(given.get("y"))
     if criterion.outputs != "any":
         return criterion.outputs
-    if attack in REGISTRY and REGISTRY[attack].needs == "classes":
-        cards = sorted(REGISTRY.items())
-        serve = ", ".join(name for name, card in cards if card.needs != "classes" and not card.requires)
+    if getattr(REGISTRY.get(attack), "needs", "loss") == "classes":
+        serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))
         raise InputError(
             f"criterion: expected one of classes, which {attack} needs, got {criterion!r}, served by {serve}"
         )

@@ -141,6 +141,8 @@ def problem(
             f"x: expected a batch [B, C, H, W], got one image {list(x.shape)} and one label; add a batch "
             "dimension: x[None], and y as a tensor [1]"
         )
+    if criterion.outputs == "any" and not size:  # no sample meets anything
+        return problem(x, torch.zeros(0, dtype=torch.long, device=x.device), threat, mask=mask)
     labels = criterion.labels("y", y, size, x.device)
     if targets is not None:
         targets = criterion.labels("targets", targets, size, x.device)
@@ -152,9 +154,7 @@ def problem(
                 f"got shape {tuple(threat.radius.shape)}"
             )
         threat = threat.with_radius(threat.radius.to(x.device))
-    if criterion.outputs == "any" and not size:  # no sample meets anything
-        labels, targets = ids, None if targets is None else ids
-    if criterion.outputs == "logit" or not size:  # of two classes
+    if criterion.outputs == "logit":  # of two classes
         criterion = WRONG
     # without labels the trial makes some of the outputs at x
     y = ids.new_zeros(size, 2) if labels is None else labels
