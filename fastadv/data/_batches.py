@@ -177,7 +177,7 @@ def _any_labels(item: Any) -> Any:
     image, label = (item, None) if isinstance(item, Tensor) else item
     if label is None:
         label = torch.empty(0, device="cpu")
-    return image, label if isinstance(label, Tensor) else torch.as_tensor(np.array(label))
+    return image, label if isinstance(label, Tensor) else torch.as_tensor(np.array(label), device="cpu")
 
 
 def _collate(items: list[Any], labels: str = CLASSES) -> Any:

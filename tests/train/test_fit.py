@@ -159,7 +159,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     assert about["config"]["recipe"] == {
         "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
         "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0, "label_smoothing": 0.0,
-        "statistics": "adversarial",
+        "statistics": "adversarial", "criterion": None,
     }  # fmt: skip
     assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
 
