@@ -18,7 +18,7 @@ from fastadv._checks import check_choice, check_count, check_flag, check_seed, k
 from fastadv.attacks import core
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
-from fastadv.attacks.methods.auto_pgd import FIRST, MOMENTUM, SHORTER, SHORTEST
+from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
@@ -164,13 +164,7 @@ class _Ascent:
 
 def _checkpoints(moves: int) -> dict[int, int]:
     """Return after how many moves the step may be halved, with the number of moves since the last time."""
-    interval, shorter, shortest = (max(int(share * moves), 1) for share in (FIRST, SHORTER, SHORTEST))
-    intervals, done = dict[int, int](), interval
-    while done < moves:
-        intervals[done] = interval
-        interval = max(interval - shorter, shortest)
-        done += interval
-    return intervals
+    return {end: interval for _, end, interval in spans(moves) if end < moves}
 
 
 @knowing

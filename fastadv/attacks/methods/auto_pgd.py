@@ -1,5 +1,6 @@
 """The stages of Auto-PGD: ascent in one ball, with steps that adapt their own length."""
 
+from collections.abc import Iterator
 from copy import copy
 
 import torch
@@ -14,7 +15,7 @@ from fastadv.threat import Threat
 
 MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
 # checkpoints, as shares of the steps: the first interval, by how much each is shorter, the shortest
-FIRST, SHORTER, SHORTEST = 0.22, 0.03, 0.06
+DENSE = 0.22, 0.03, 0.06
 # for L1: the interval, the share of coordinates that move first, what counts as sparser, how fast steps
 # shrink, and how far
 INTERVAL_L1, DENSITY, SPARSER, SHRINK, LEAST_STEP = 0.04, 0.2, 0.95, 1.5, 0.1
@@ -49,6 +50,16 @@ def stages(steps: int, larger: tuple[float, ...]) -> list[tuple[float, int]]:
     return [*((factor, early) for factor in larger), (1.0, steps - len(larger) * early)]
 
 
+def spans(moves: int, shares: tuple[float, float, float] = DENSE) -> Iterator[tuple[int, int, int]]:
+    """Yield (first move, end, interval) up to each checkpoint; the last span may end before its interval."""
+    interval, shorter, shortest = (max(int(share * moves), 1) for share in shares)
+    done = 0
+    while done < moves:
+        end = min(done + interval, moves)
+        yield done, end, interval
+        done, interval = end, max(interval - shorter, shortest)
+
+
 def ball(search: Search[Ascents], factor: float) -> Threat:
     threat = search.threat
     return threat if factor == 1 else threat.resized(threat.radius * factor)
@@ -67,15 +78,10 @@ class Stage:
 
     def run(self, points: Tensor) -> None:
         self.begin(points)
-        interval, shorter, shortest = self.intervals()
-        done = 0
-        while done < self.moves:
-            checkpoint = min(done + interval, self.moves)
-            self._go(done, checkpoint)
-            done = checkpoint
-            if done < self.moves:
+        for first, end, interval in spans(self.moves, self.shares()):
+            self._go(first, end)
+            if end < self.moves:
                 self.check(interval)
-                interval = max(interval - shorter, shortest)
 
     def _go(self, first: int, end: int) -> None:
         """Make the moves `first` to `end` - 1."""
@@ -105,8 +111,8 @@ class Stage:
         rows.top_loss, rows.rises = torch.full_like(rows.loss, -torch.inf), torch.zeros_like(rows.loss)
         self._keep_top(look)
 
-    def intervals(self) -> tuple[int, int, int]:
-        """Steps to the first checkpoint, by how many less it is to each of the next, and the least."""
+    def shares(self) -> tuple[float, float, float]:
+        """Return the first interval between checkpoints, by how much each is shorter, and the shortest."""
         raise NotImplementedError
 
     def step(self, move: int) -> Tensor:
@@ -177,9 +183,8 @@ class Dense(Stage):
         rows.step_size = 2 * self.radius()
         rows.checked, rows.halved = rows.top_loss.clone(), torch.ones_like(self.search.best.success)
 
-    def intervals(self) -> tuple[int, int, int]:
-        first, shorter, shortest = (max(int(share * self.moves), 1) for share in (FIRST, SHORTER, SHORTEST))
-        return first, shorter, shortest
+    def shares(self) -> tuple[float, float, float]:
+        return DENSE
 
     def step(self, move: int) -> Tensor:
         """Return a step along the gradient, mixed with the step before, both projected."""
@@ -220,9 +225,8 @@ class Sparse(Stage):
             rows.density = torch.full_like(rows.density, DENSITY)
             rows.nonzero = torch.full_like(rows.nonzero, rows.points[0].numel())
 
-    def intervals(self) -> tuple[int, int, int]:
-        interval = max(int(INTERVAL_L1 * self.moves), 1)
-        return interval, 0, interval
+    def shares(self) -> tuple[float, float, float]:
+        return INTERVAL_L1, 0, INTERVAL_L1
 
     def step(self, move: int) -> Tensor:
         """Return a step of equal length in each of the coordinates that move."""
