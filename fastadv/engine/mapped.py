@@ -34,7 +34,6 @@ class Mapped(Prepared):
     notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
     outputs, output_shape = map(_of_inner, ("outputs", "output_shape"))
     input_threshold = None  # of images
-    draw = 0  # of a map that makes random choices
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
         """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""
@@ -67,7 +66,7 @@ class Mapped(Prepared):
         if self._next or len(t) != count:  # a part of them, or all over again
             rows = rows.roll(-self._next).repeat(-(-len(t) // count))[: len(t)]
         self._next = (self._next + len(t)) % count
-        images = self.threat.image(t, self.x[rows], self.ids[rows], self.draw)
+        images = self.threat.image(t, self.x[rows], self.ids[rows])
         # as a search casts points in half precision
         return images if self.inner.sees(images.dtype) == images.dtype else images.to(t.dtype)
 
