@@ -126,6 +126,7 @@ class Table:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON, in which a radius is null where there is none."""
+        worst_extra = self.worst_extra
         return {
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
@@ -135,7 +136,7 @@ class Table:
             "bpda": dict(self.replaced),
             "indicators": None if self.indicators is None else self.indicators.to_dict(),
             "draws": None if self.draws is None else self.draws.to_dict(),
-            "extra": {name: [value, self.worst_extra.get(name)] for name, value in self.extra.items()},
+            "extra": {name: [value, worst_extra.get(name)] for name, value in self.extra.items()},
             "attacks": [
                 {
                     "label": row.name,
