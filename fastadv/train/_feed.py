@@ -20,6 +20,7 @@ from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
+from fastadv.evaluation.named import labels_of
 from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
@@ -146,7 +147,7 @@ def check_sets(
     criterion: Criterion = WRONG,
 ) -> int:
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
-    kind = CLASSES if criterion.outputs == CLASSES else ANY
+    kind = labels_of(criterion)
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in sets.items():
         if dataset is None:

@@ -279,7 +279,6 @@ def _mixed(
         return objective(criterion, model, x_adv, y)
     criterion = criterion.for_labels(y)
     outputs = OUTPUTS[criterion.outputs](model(torch.cat([x, x_adv])), 2 * len(x))
-    clean, adversarial = (
-        criterion.objective(half, labels_for(criterion, y)).mean() for half in outputs.tensor_split(2)
-    )
+    labels = labels_for(criterion, y)
+    clean, adversarial = (criterion.objective(half, labels).mean() for half in outputs.tensor_split(2))
     return weight * clean + (1 - weight) * adversarial
