@@ -83,9 +83,8 @@ class Images(Dataset[tuple[Tensor, Any]]):
     classes: tuple[str, ...]
     name: str
     note: str
-    fixed_order = (
-        False  # whether the first images stand for all, as in published sets and with classes in turn
-    )
+    # whether the first images stand for all, as in published sets and with classes in turn
+    fixed_order = False
 
     @property
     def num_classes(self) -> int:
