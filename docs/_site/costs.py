@@ -24,7 +24,15 @@ class Unbreakable(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits [B, K]."""
-        return 0.01 * self.last(x.flatten(1)) + self.lead
+        return self.last(x.flatten(1)) + self.lead
+
+
+class Positions(Unbreakable):
+    """Class 0 at each of two positions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits [B, K, 2]."""
+        return super().forward(x)[..., None].expand(-1, -1, 2)
 
 
 def cost(attack: fa.attacks.Attack) -> str:
@@ -34,6 +42,8 @@ def cost(attack: fa.attacks.Attack) -> str:
         return "-"
     once, twice = (_passes(attack, unit, n) for n in (COUNTED[unit], 2 * COUNTED[unit]))
     ahead, back = (round((b - a) / COUNTED[unit]) for a, b in zip(once, twice, strict=True))
+    if not ahead:  # the number only bounds what others spend
+        return "-"
     told = [f"{ahead} forward"] + [f"{back} backward"] * bool(back)
     return f"{' + '.join(told)} a {unit.removesuffix('s') if unit == 'steps' else 'query'}"
 
@@ -46,7 +56,9 @@ def _passes(attack: fa.attacks.Attack, unit: str, count: int) -> tuple[float, fl
     full = {"stop_early": False} if attack.takes("stop_early") else {}
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(SAMPLES, 1, 4, 4, generator=generator)
-    y = torch.zeros(SAMPLES, dtype=torch.long)
+    model, y = Unbreakable(), torch.zeros(SAMPLES, dtype=torch.long)
     arguments = {**attack.quick, **once, **full, unit: count}
-    out = attack.run(Unbreakable(), x, y, THREATS[norm](radius), **arguments)
+    if attack.requires == "a class at each position":
+        model, y, arguments["criterion"] = Positions(), y[:, None].expand(-1, 2), fa.attacks.Share(1.0)
+    out = attack.run(model, x, y, THREATS[norm](radius), **arguments)
     return out.forwards / SAMPLES, out.backwards / SAMPLES
