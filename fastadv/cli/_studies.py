@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from fastadv import models
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._measure import ending
@@ -29,6 +30,7 @@ from fastadv.studies.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
 from fastadv.studies.schott2018.subjects import Subjects
 from fastadv.studies.study import REPORT, RESULTS, SIZES, TINY
 
+BUDGET = "Seconds after which the run stops as if interrupted, and says what is left."
 OFFICIAL = "abs_official"  # the authors' weights, beside the data sets
 
 study_app = typer.Typer()
@@ -196,7 +198,12 @@ def theory(
 def pipeline(
     machine: Machine,
     scale: str = o.option(
-        "tiny", "tiny: the embedded digits; cpu: part of CIFAR-10 and narrow networks; paper: for a GPU."
+        "tiny",
+        "tiny: the embedded digits; cpu: part of CIFAR-10 and narrow networks; gpu: ResNet-18 at "
+        "full width, in minutes; paper: the paper's own settings, in days.",
+    ),
+    architecture: str | None = o.option(
+        None, "A built-in network instead of the scale's, with images of CIFAR-10: resnet50.", metavar="NAME"
     ),
     stages: str | None = o.option(
         None, f"Some of {', '.join(of_plan.STAGES)}; by default all.", metavar="NAMES"
@@ -205,6 +212,7 @@ def pipeline(
     run_dir: Path = o.folder(
         Path("ilyas2019"), "Folder for networks, sets and results; a stopped run resumes."
     ),
+    budget: int | None = o.count(None, BUDGET),
 ) -> Iterator[Any]:
     """Build D_R, D_NR, D_rand and D_det, and measure what networks learn from them (section 3).
 
@@ -216,11 +224,16 @@ def pipeline(
     chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)
     o.look_up("scale", scale, of_plan.SCALES)
     settings = replace(of_plan.SCALES[scale], seed=machine.seed)
+    if architecture is not None:
+        o.look_up("network", architecture, models.names())
+        settings = replace(settings, architecture=of_plan.on_cifar10(architecture, architecture))
     base, test = of_pipeline.load(settings, data_dir)
     place = machine.place()
     kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command resumes"
     with interruptible(kept), progress("pipeline") as bar:
-        result = of_pipeline.run(settings, base, test, run_dir, bar.named, stages=chosen, device=place)
+        result = of_pipeline.run(
+            settings, base, test, run_dir, bar.named, stages=chosen, device=place, budget=budget
+        )
     yield result
     for title, cells in of_report.tables(result).items():
         print_table(title, cells)

@@ -1,5 +1,6 @@
 """What the studies share: progress, training and the results; settings and data of those on the digits."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.runs.card import card
+from fastadv.runs.description import describe_set
 from fastadv.runs.files import write_json, write_text
 from fastadv.runs.folder import Keeper
+from fastadv.runs.identity import check_same
+from fastadv.runs.record import CHECKPOINT
 
-RESULTS, REPORT = "results.json", "report.md"
+RESULTS, REPORT, WEIGHTS = "results.json", "report.md", "model.safetensors"
+SECONDS = "seconds"  # of each piece of work, beside what was measured
 Watch = Callable[[str, int, int], None]
 """A function that is called with (what is being done, done, total)."""
 Report = Callable[[dict[str, Any]], str]
@@ -25,6 +30,34 @@ Report = Callable[[dict[str, Any]], str]
 
 def unwatched(what: str, done: int, total: int) -> None:
     """Ignore progress."""
+
+
+class Spent(Exception):
+    """The seconds of a run are spent: it stops where an interrupted one would."""
+
+
+def limited(watch: Watch, budget: float | None) -> Watch:
+    """Return `watch`, which raises Spent from `budget` seconds on; None never does."""
+    if budget is None:
+        return watch
+    end = time.monotonic() + budget
+
+    def watched(what: str, done: int, total: int) -> None:
+        watch(what, done, total)
+        if time.monotonic() >= end:
+            raise Spent
+
+    return watched
+
+
+@contextmanager
+def timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    """Add the time inside to that of earlier runs: what is only read again has cost what it cost before."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - began
 
 
 def publish(
@@ -54,9 +87,17 @@ def trained(
     options: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> nn.Module:
-    """Train a network of `fa.models`; training that was interrupted in the folder resumes."""
+    """Train a network of `fa.models`; training that was interrupted in the folder resumes.
+
+    Weights without a checkpoint were brought there from another machine: they are taken as they are.
+    """
     shape, classes = images.shape, images.num_classes
     net = fa.models.create(model, shape=shape, classes=classes, seed=seed, **(options or {}))
+    if (path := folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
+        there = fa.models.load_weights(net, path)["config"]
+        here = {"seed": seed, "epochs": training["epochs"], "data": describe_set(images)}
+        check_same(path, {key: there[key] for key in here}, here)
+        return net.to(training.get("device")).eval()
     fa.train.fit(net, images, recipe, run_dir=folder, resume=True, seed=seed, **training)
     return net.eval()
 

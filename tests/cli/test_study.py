@@ -139,7 +139,7 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
         assert text in done.out
     assert "Leakage" not in done.out
     told = fastadv(f"{PIPELINE} --stages sets --run-dir run --json").json
-    assert list(told["measured"]) == ["nets", "sets", "train", "evaluate", "galleries"]
+    assert list(told["measured"]) == ["nets", "sets", "train", "evaluate", "galleries", "seconds"]
     assert told == json.loads((folder / "run" / "results.json").read_text())
     refused(f"{PIPELINE} --stages sets --seed 1 --run-dir run", "another seed (0 there, 1 here)")
 
@@ -153,7 +153,8 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
         ("goodfellow --scale tiny --parts fgsm,fgms", "parts: expected some of fgsm"),
         ("ilyas features --radius a", "number"),
         ("ilyas features --radius inf", "radius: expected a finite number > 0"),
-        ("ilyas pipeline --scale huge", "no scale 'huge'; there are tiny, cpu, paper"),
+        ("ilyas pipeline --scale huge", "no scale 'huge'; there are tiny, cpu, gpu, paper"),
+        ("ilyas pipeline --scale gpu --architecture resnet19", "did you mean 'resnet18'"),
         ("ilyas pipeline --stages nets,set", "got set"),
     ],
 )

@@ -42,7 +42,7 @@ def times(folder):
 def test_all_stages_leave_results_report_and_figures(whole):
     folder, result, seen = whole
     measured = result["measured"]
-    assert tuple(measured) == plan.STAGES
+    assert tuple(measured) == (*plan.STAGES, "seconds")
     assert list(measured["evaluate"]["nets"]) == list(MINI.nets)
     for net in measured["evaluate"]["nets"].values():
         assert list(net["robust"]) == ["PGD L2 0.2", "PGD L2 0.4"]
@@ -82,8 +82,9 @@ def test_a_finished_stage_is_read_and_not_made_again(copy):
     again = study(copy, stages=["evaluate", "train"])
     assert times(copy) == before
     assert timeless(again["measured"]) == timeless(known)
-    for stage in ("evaluate", "train"):
-        assert again["measured"][stage]["seconds"] > known[stage]["seconds"]
+    grown = {work.partition(":")[0] for work, took in again["measured"]["seconds"].items()
+             if took > known["seconds"][work]}  # fmt: skip
+    assert grown == {"evaluate", "train"}
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class Maker:
                 chosen.model, images, recipe, self.place("net", name), seed=rng.derive(s.seed, f"net {name}"),
                 options=chosen.options, epochs=training.epochs or s.epochs, batch_size=s.batch_size,
                 learning_rate=training.learning_rate, device=self.device,
-                optimization=fa.train.Optimization(schedule=training.schedule),
+                optimization=fa.train.Optimization(schedule=training.schedule or s.schedule),
                 augment=s.augment if training.augmented else None,
                 execution=fa.train.Execution(precision=s.precision),
                 progress=partial(self.watch, f"training {name}"),

@@ -1,8 +1,7 @@
 """Section 3.3 as one resumable run, and controls of distill.pub/2019/advex-bugs-discussion."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -18,17 +17,34 @@ import fastadv as fa
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
-from fastadv.runs.files import read_json, writing
+from fastadv.models.shards import split_weights
+from fastadv.runs.files import read_json, save_tensors, writing
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
+from fastadv.runs.record import REPORT
 from fastadv.studies.ilyas2019 import figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name, read, share
 from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training, check_stages
-from fastadv.studies.study import RESULTS, Watch, load_images, one_thread, publish, unwatched
+from fastadv.studies.study import (
+    RESULTS,
+    SECONDS,
+    WEIGHTS,
+    Spent,
+    Watch,
+    limited,
+    load_images,
+    one_thread,
+    publish,
+    timed,
+    unwatched,
+)
 
 DIRECTIONS = 64  # candidates for robust features
 MEASURED = 1000  # images on which their margin is measured
 FEWEST = 3  # points that a correlation is told of
+KEPT = 64  # images of each set in a small file of their own
+Known = dict[str, Any]
+"""What is known of a stage."""
 
 
 def fooling(maker: Maker) -> dict[str, Any]:
@@ -187,8 +203,12 @@ def run(
     *,
     stages: Iterable[str] = STAGES,
     device: torch.device | None = None,
+    budget: float | None = None,
 ) -> dict[str, Any]:
-    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md."""
+    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md.
+
+    After `budget` seconds the run stops as if interrupted; "left" says what was asked for and is not done.
+    """
     chosen, path = check_stages(stages), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     need("matplotlib")
@@ -199,48 +219,59 @@ def run(
             # other architectures may be added: their nets have cards of their own
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
-        maker = Maker(settings, base, test, path, watch, device)
+        maker = Maker(settings, base, test, path, limited(watch, budget), device)
+
+        left = list(settings.work(chosen))
 
         def write() -> dict[str, Any]:
-            measured = {stage: known[stage] for stage in STAGES if stage in known}
+            measured = {key: known[key] for key in (*STAGES, SECONDS) if key in known}
+            measured |= {"left": [titled(*work) for work in left]} if left else {}
             return publish(keeper, "study ilyas pipeline", config, report.markdown, **measured)
 
-        result = write()
         # nets this small gain nothing from a second thread
-        with one_thread() if settings.scale == "tiny" else nullcontext():
-            for stage in chosen:
-                began = time.perf_counter()
-                # a stage that is only read again has cost what it cost before
-                before = known.get(stage, {}).get("seconds", 0.0)
-                done = RUN[stage](maker)
-                known[stage] = {**done, "seconds": before + time.perf_counter() - began}
-                result = write()
-    return result
+        with one_thread() if settings.scale == "tiny" else nullcontext(), suppress(Spent):
+            while left:
+                stage, names = left[0]
+                with timed(known.setdefault(SECONDS, {}), titled(stage, names)):
+                    known[stage] = RUN[stage](maker, names, known.get(stage, {}))
+                del left[0]
+                write()
+        return write()
 
 
-def trained(maker: Maker, names: Iterable[str]) -> dict[str, Any]:
-    found = {}
+def titled(stage: str, names: Iterable[str]) -> str:
+    return f"{stage}: {', '.join(names)}".rstrip(": ")
+
+
+# Each stage returns what is known after it: what was known before, and what it found of some nets or sets.
+
+
+def trained(maker: Maker, names: Iterable[str], before: Known) -> Known:
+    found = dict(before)
     for name in names:
         maker.net(name)
-        past = fa.train.reports(maker.place("net", name))
-        seconds = sum(epoch.seconds for epoch in past)
-        found[name] = {"epochs": len(past), "loss": past[-1].loss, "seconds": seconds}
+        place = maker.place("net", name)
+        if (place / REPORT).exists():  # not where the weights came from another machine
+            past = fa.train.reports(place)
+            losses, seconds = ([getattr(epoch, key) for epoch in past] for key in ("loss", "seconds"))
+            found[name] = {"epochs": len(past), "losses": losses, "seconds": sum(seconds)}
+        if name in SOURCES:
+            split_weights(place / WEIGHTS, maker.folder / "weights", name)
     return found
 
 
-def sets(maker: Maker) -> dict[str, Any]:
-    return {name: maker.set(name).card["measured"] for name in maker.settings.sets}
+def sets(maker: Maker, names: Iterable[str], before: Known) -> Known:
+    return before | {name: maker.set(name).card["measured"] for name in names}
 
 
-def evaluate(maker: Maker) -> dict[str, Any]:
-    """Return every net on the test images: all of them without an attack, the first ones under PGD in L2."""
-    s = maker.settings
-    found: dict[str, dict[str, Any]] = {}
+def evaluate(maker: Maker, names: Iterable[str], before: Known) -> Known:
+    """Attack nets: on all test images without an attack, on the first ones under PGD in L2."""
+    s, found = maker.settings, dict(before.get("nets", {}))
     attacks = {
         s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, loss="ce", seed=s.seed)
         for r in s.radii
     }
-    for name in s.nets:
+    for name in names:
         net, what = maker.net(name), f"attacking {name}"
         maker.watch(what, 0, 1)
         clean = fa.evaluate(net, maker.test).clean_accuracy
@@ -254,37 +285,42 @@ def evaluate(maker: Maker) -> dict[str, Any]:
             "flags": [flag for row in table.rows for flag in row.flags],
         }
     main = s.attack(s.radii[0])
-    drawn = {name: (line["clean"], line["robust"][main]) for name, line in found.items()}
+    drawn = {name: (found[name]["clean"], found[name]["robust"][main]) for name in s.nets if name in found}
     with writing(path := maker.folder / "nets.png"):
         figures.bars(drawn, main, maker.test.name, path)
     return {"nets": found, "figures": {"all nets": "nets.png"}}
 
 
-def control(maker: Maker) -> dict[str, Any]:
+def control(maker: Maker, *_: object) -> Known:
     return {"fooling": fooling(maker), "leakage": leakage(maker), "early": early_labels(maker)}
 
 
-def galleries(maker: Maker) -> dict[str, Any]:
-    files = {name: f"{file_name(name)}.png" for name in maker.settings.sets}
-    for name, file in files.items():
+def galleries(maker: Maker, names: Iterable[str], before: Known) -> Known:
+    """Draw sets, and keep their first images as they are."""
+    drawn = dict(before.get("figures", {}))
+    for name in names:
+        base, made, file = maker.images(name), maker.set(name), f"{file_name(name)}.png"
         with writing(path := maker.folder / file):
-            figures.gallery(name, maker.images(name), maker.set(name), path)
-    return {"figures": {f"{name} beside its source": file for name, file in files.items()}}
+            figures.gallery(name, base, made, path)
+        few = {"x": made.x[:KEPT], "y": made.y[:KEPT], "source": base.x[:KEPT], "label": base.y[:KEPT]}
+        save_tensors(maker.folder / "images" / f"{file_name(name)}.safetensors", few)
+        drawn[f"{name} beside its source"] = file
+    return {"figures": drawn}
 
 
-def transfer(maker: Maker) -> dict[str, Any]:
+def transfer(maker: Maker, *_: object) -> Known:
     found = transferred(maker)
     with writing(path := maker.folder / "transfer.png"):
         figures.transfer(found, path, maker.settings.architecture.title)
     return {**found, "figures": {"transfer and D_det": "transfer.png"}}
 
 
-RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
-    "nets": lambda maker: trained(maker, SOURCES),
+RUN: Mapping[str, Callable[[Maker, Sequence[str], Known], Known]] = {
+    "nets": trained,
     "sets": sets,
-    "train": lambda maker: trained(maker, maker.settings.sets),
+    "train": trained,
     "evaluate": evaluate,
-    "controls": control,
     "galleries": galleries,
+    "controls": control,
     "transfer": transfer,
 }

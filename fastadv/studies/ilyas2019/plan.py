@@ -1,6 +1,6 @@
 """What the pipeline runs at each scale: sets, networks and their training; and what the paper reports."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -75,7 +75,8 @@ def adversary(settings: Any) -> fa.train.PGDTraining:
     )
 
 
-STAGES = ("nets", "sets", "train", "evaluate", "controls", "galleries", "transfer")
+STAGES = ("nets", "sets", "train", "evaluate", "galleries", "controls", "transfer")
+LAST = ("controls", "transfer")  # which need all nets and sets
 SOURCES = ("standard", "adversarial")
 NETS = "fastadv.studies.ilyas2019.nets"
 
@@ -95,7 +96,7 @@ class Training:
 
     learning_rate: float = 0.1
     augmented: bool = True  # by the augmentation of the scale
-    schedule: str = "step"
+    schedule: str | None = None  # None: that of the scale
     epochs: int | None = None  # None: those of the scale
 
 
@@ -120,6 +121,7 @@ class Settings:
     epochs: int = 150
     batch_size: int = 128
     augment: str | None = "crop_flip"
+    schedule: str = "step"
     precision: str = "fp32"
     train_radius: float = 0.5
     train_steps: int = 7
@@ -133,6 +135,7 @@ class Settings:
     attack_steps: int = 100
     early_epochs: int = 2  # of the net whose mistakes are a training set of their own
     training: Mapping[str, Training] = field(default_factory=lambda: TABLE)
+    chains: tuple[tuple[str, ...], ...] = ()  # nets whose stages come before those of others; (): all at once
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -140,7 +143,8 @@ class Settings:
 
     @property
     def sets(self) -> tuple[str, ...]:
-        return tuple(name for name, kind in KINDS.items() if self.near or not kind.near)
+        chosen = {name for chain in self.chains for name in chain} or KINDS
+        return tuple(name for name, kind in KINDS.items() if name in chosen and (self.near or not kind.near))
 
     @property
     def pushed(self) -> tuple[str, ...]:
@@ -151,6 +155,16 @@ class Settings:
         """The nets that are attacked: those that sets are made with, and one taught by each set."""
         return (*SOURCES, *self.sets)
 
+    def work(self, stages: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the stages in the order in which they run, each with the nets or sets that it is about."""
+        chosen, about = check_stages(stages), {"nets": SOURCES, "evaluate": self.nets}
+        for chain in self.chains or (self.nets,):
+            for stage in chosen:
+                names = tuple(name for name in about.get(stage, self.sets) if name in chain)
+                if names and stage not in LAST:
+                    yield stage, names
+        yield from ((stage, ()) for stage in chosen if stage in LAST)
+
     def attack(self, radius: float) -> str:
         return f"PGD L2 {radius:g}"
 
@@ -158,9 +172,20 @@ class Settings:
         return plain(asdict(self))
 
 
-def _on_cifar10(title: str, model: str, **options: Any) -> Architecture:
+def on_cifar10(title: str, model: str, **options: Any) -> Architecture:
+    """Return a model of `fa.models` that takes images of CIFAR-10 in [0, 1]."""
     return Architecture(title, model, {**options, "normalize": "cifar10"})
 
+
+WIDE = (
+    on_cifar10("small CNN", "small_cnn", width=64),
+    on_cifar10("VGG-16", f"{NETS}:vgg", depth=16),
+    on_cifar10("DenseNet-100", f"{NETS}:densenet", depth=100),
+    on_cifar10("Inception", f"{NETS}:inception"),
+    on_cifar10("WRN-16-4", "wide_resnet", depth=16, widen_factor=4),
+    on_cifar10("PreAct-ResNet-18", "preact_resnet18"),
+    on_cifar10("ResNet-18", "resnet18"),
+)
 
 SCALES = {
     "tiny": Settings(
@@ -175,35 +200,31 @@ SCALES = {
         push_steps=40, push_step_size=0.12, radii=(0.2, 0.4), attack_steps=20, early_epochs=1,
     ),
     "cpu": Settings(
-        "cpu", "cifar10", _on_cifar10("ResNet-18", "resnet18", width=16),
+        "cpu", "cifar10", on_cifar10("ResNet-18", "resnet18", width=16),
         (
-            _on_cifar10("small CNN", "small_cnn", width=32),
-            _on_cifar10("VGG-11", f"{NETS}:vgg", depth=11, width=16),
-            _on_cifar10("DenseNet-22", f"{NETS}:densenet", depth=22, growth=12),
-            _on_cifar10("Inception", f"{NETS}:inception", width=6),
-            _on_cifar10("WRN-10-2", "wide_resnet", depth=10, widen_factor=2),
-            _on_cifar10("PreAct-ResNet-18", "preact_resnet18", width=16),
-            _on_cifar10("ResNet-18, narrow", "resnet18", width=8),
-            _on_cifar10("ResNet-18", "resnet18", width=16),
+            on_cifar10("small CNN", "small_cnn", width=32),
+            on_cifar10("VGG-11", f"{NETS}:vgg", depth=11, width=16),
+            on_cifar10("DenseNet-22", f"{NETS}:densenet", depth=22, growth=12),
+            on_cifar10("Inception", f"{NETS}:inception", width=6),
+            on_cifar10("WRN-10-2", "wide_resnet", depth=10, widen_factor=2),
+            on_cifar10("PreAct-ResNet-18", "preact_resnet18", width=16),
+            on_cifar10("ResNet-18, narrow", "resnet18", width=8),
+            on_cifar10("ResNet-18", "resnet18", width=16),
         ),
         inverted=10_000, tested=1000, epochs=15, precision="bf16", invert_steps=150, invert_step_size=0.2,
         push_radius=1.0, push_steps=20, push_step_size=0.2, near=True, training=FEW_EPOCHS,
     ),
+    "gpu": Settings(
+        "gpu", "cifar10", on_cifar10("ResNet-18", "resnet18"), WIDE, tested=2000, epochs=20,
+        schedule="one_cycle", precision="bf16", invert_steps=200, invert_step_size=0.2, training=FEW_EPOCHS,
+        chains=(("standard", "D_rand", "D_det"), ("adversarial", "D_R", "D_NR")),
+    ),
     "paper": Settings(
-        "paper", "cifar10", _on_cifar10("ResNet-50", "resnet50"),
-        (
-            _on_cifar10("small CNN", "small_cnn", width=64),
-            _on_cifar10("VGG-16", f"{NETS}:vgg", depth=16),
-            _on_cifar10("DenseNet-100", f"{NETS}:densenet", depth=100),
-            _on_cifar10("Inception", f"{NETS}:inception"),
-            _on_cifar10("WRN-16-4", "wide_resnet", depth=16, widen_factor=4),
-            _on_cifar10("PreAct-ResNet-18", "preact_resnet18"),
-            _on_cifar10("ResNet-18", "resnet18"),
-            _on_cifar10("ResNet-50", "resnet50"),
-        ),
+        "paper", "cifar10", on_cifar10("ResNet-50", "resnet50"),
+        (*WIDE, on_cifar10("ResNet-50", "resnet50")),
     ),
 }  # fmt: skip
-"""The embedded digits, in a minute or two; CIFAR-10 on the cores of a desktop; the paper's own, for a GPU."""
+"""The digits, in a minute or two; CIFAR-10 on two cores, or in minutes on a GPU; the paper's own, in days."""
 
 
 def check_stages(stages: Iterable[str]) -> tuple[str, ...]:

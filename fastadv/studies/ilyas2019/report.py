@@ -3,7 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv.studies.ilyas2019.plan import KINDS, PAPER_ATTACK, SOURCE, SOURCES, TRANSFER, paper, printed
+from fastadv.studies.ilyas2019.plan import (
+    KINDS,
+    PAPER_ATTACK,
+    SOURCE,
+    SOURCES,
+    STAGES,
+    TRANSFER,
+    paper,
+    printed,
+)
+from fastadv.studies.study import SECONDS
 from fastadv.text import in_markdown, number, percent
 
 Cells = list[list[str]]
@@ -105,7 +115,10 @@ def notes(result: Result) -> list[str]:
         lines.append(_early(found["early"]))
     if found := measured.get("transfer"):
         lines.append(_correlation(found))
-    return lines
+    if spent := measured.get(SECONDS):
+        told = "; ".join(f"{work}: {took:,.0f} s" for work, took in spent.items())
+        lines.append(f"time: {told}; {sum(spent.values()) / 60:.0f} minutes in all")
+    return [*lines, *(f"left by the budget: {work}" for work in measured.get("left", ()))]
 
 
 def _early(early: Result) -> str:
@@ -130,22 +143,21 @@ def _correlation(found: Result) -> str:
 
 
 def markdown(result: Result) -> str:
-    config, measured = result["config"], result["measured"]
+    config = result["config"]
     parts = [f"# Ilyas et al. 2019 at the scale {config['scale']}"]
     for title, cells in tables(result).items():
         parts += [f"## {title}", in_markdown(cells)]
     parts.append("\n".join(f"- {note}" for note in notes(result)))
     parts += [f"![{what}]({file})" for what, file in figures(result).items()]
-    minutes, machine = sum(stage["seconds"] for stage in measured.values()) / 60, result["machine"]
+    machine = result["machine"]
     where = f"{machine['gpu'] or machine['cpu']}, torch {machine['torch']}, {config['precision']}"
-    done = ", ".join(measured) or "none"
-    parts.append(f"Stages: {done}; {minutes:.0f} minutes, {where}, {result['date']}")
+    parts.append(f"{where}, {result['date']}")
     return "\n\n".join(parts) + "\n"
 
 
 def figures(result: Result) -> dict[str, str]:
     """Return the figures drawn so far, by what they show: names of files in the run's folder."""
     drawn: dict[str, str] = {}
-    for stage in result["measured"].values():
-        drawn |= stage.get("figures", {})
+    for stage in STAGES:
+        drawn |= result["measured"].get(stage, {}).get("figures", {})
     return drawn
