@@ -17,6 +17,7 @@ from fastadv.cli._shared import Machine, load_data
 from fastadv.data._load import data_folder
 from fastadv.models import ABS
 from fastadv.studies import smoothing as study
+from fastadv.studies import training as of_training
 from fastadv.studies.goodfellow2014 import paper
 from fastadv.studies.goodfellow2014.plan import SCALES
 from fastadv.studies.ilyas2019 import features as of_features
@@ -154,6 +155,35 @@ def smoothing(
     say_where({**result["measured"]["figures"], "the report": run_dir / REPORT}, width=24)
 
 
+def training(
+    machine: Machine,
+    scale: str = o.option(
+        "tiny",
+        "tiny: the embedded digits; cpu: part of CIFAR-10 and a narrow network; gpu: ResNet-18.",
+    ),
+    data_dir: o.DataDir = None,
+    run_dir: Path = o.folder(Path("training"), "Folder for all results; an interrupted run resumes."),
+    budget: int | None = o.count(None, BUDGET),
+) -> Iterator[Any]:
+    """Adversarial training on CIFAR-10 by PGD-10, N-FGSM and TRADES, judged by AutoAttack.
+
+    Prints accuracy and seconds of each recipe beside published rows. Where the package autoattack of its
+    authors is installed, it attacks the same images. An interrupted command resumes.
+    """
+    o.look_up("scale", scale, of_training.SCALES)
+    settings, place = replace(of_training.SCALES[scale], seed=machine.seed), machine.place()
+    with interruptible(epochs_kept(run_dir)), progress("study") as bar:
+        train_set = load_data(settings.data, "train", data_dir, settings.images)
+        test_set = load_data(settings.data, "test", data_dir)
+        result = of_training.run(
+            settings, train_set, test_set, run_dir, bar.named, device=place, budget=budget
+        )
+    yield result
+    print_table("Adversarial training", of_training.table(result), of_training.notes(result))
+    say("")
+    say_where({"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}, width=24)
+
+
 def features(
     radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255."),
     run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for networks, figure and results.json."),
@@ -248,6 +278,7 @@ def pipeline(
 add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")
 add(study_app, goodfellow, "fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")
 add(study_app, smoothing, "fastadv study smoothing --data-dir data --run-dir runs/smoothing")
+add(study_app, training, "fastadv study training --scale gpu --data-dir data --run-dir runs/training")
 add(ilyas_app, features, "fastadv study ilyas features --run-dir runs/features")
 add(ilyas_app, theory, "fastadv study ilyas theory --run-dir runs/theory")
 add(ilyas_app, pipeline, "fastadv study ilyas pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019")

@@ -17,13 +17,12 @@ LARGEST = 15 * 2**20  # bytes of the tensors of a part, unless a single one has 
 def split_weights(path: Path, folder: Path, name: str, largest: int = LARGEST) -> None:
     """Write the weights in `path` as NAME-00001-of-00003.safetensors and so on, each with their card."""
     tensors, metadata = load_tensors(path)
-    parts, size = [dict[str, Tensor]()], 0
-    for key, tensor in tensors.items():
-        size += tensor.nbytes
-        if parts[-1] and size > largest:
-            parts.append({})
-            size = tensor.nbytes
-        parts[-1][key] = tensor
+    parts = list[dict[str, Tensor]]()
+    for key, tensor in sorted(tensors.items(), key=lambda item: (-item[1].nbytes, item[0])):
+        room = (part for part in parts if sum(t.nbytes for t in (tensor, *part.values())) <= largest)
+        if (part := next(room, None)) is None:
+            parts.append(part := {})
+        part[key] = tensor
     for k, part in enumerate(parts, 1):
         save_tensors(folder / f"{name}-{k:05d}-of-{len(parts):05d}.safetensors", part, metadata)
 

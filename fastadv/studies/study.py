@@ -1,8 +1,8 @@
 """What the studies share: progress, training and the results; settings and data of those on the digits."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -50,14 +50,26 @@ def limited(watch: Watch, budget: float | None) -> Watch:
     return watched
 
 
-@contextmanager
-def timed(seconds: dict[str, float], what: str) -> Iterator[None]:
-    """Add the time inside to that of earlier runs: what is only read again has cost what it cost before."""
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - began
+def work_off(
+    work: Mapping[str, Callable[[], None]],
+    seconds: dict[str, float],
+    write: Callable[[Sequence[str]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Do pieces of work until seconds are spent; after each, and at the end, `write` gets what is left.
+
+    The time of each is added to that of earlier runs: what is only read again has cost what it cost before.
+    """
+    left = list(work)
+    with suppress(Spent):
+        while left:
+            began, what = time.perf_counter(), left[0]
+            try:
+                work[what]()
+            finally:
+                seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - began
+            del left[0]
+            write(left)
+    return write(left)
 
 
 def publish(

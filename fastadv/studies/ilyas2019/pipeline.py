@@ -1,7 +1,7 @@
 """Section 3.3 as one resumable run, and controls of distill.pub/2019/advex-bugs-discussion."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -29,14 +29,13 @@ from fastadv.studies.study import (
     RESULTS,
     SECONDS,
     WEIGHTS,
-    Spent,
     Watch,
     limited,
     load_images,
     one_thread,
     publish,
-    timed,
     unwatched,
+    work_off,
 )
 
 DIRECTIONS = 64  # candidates for robust features
@@ -221,22 +220,18 @@ def run(
             known = there["measured"]
         maker = Maker(settings, base, test, path, limited(watch, budget), device)
 
-        left = list(settings.work(chosen))
-
-        def write() -> dict[str, Any]:
+        def write(left: Sequence[str]) -> dict[str, Any]:
             measured = {key: known[key] for key in (*STAGES, SECONDS) if key in known}
-            measured |= {"left": [titled(*work) for work in left]} if left else {}
+            measured |= {"left": left} if left else {}
             return publish(keeper, "study ilyas pipeline", config, report.markdown, **measured)
 
+        def do(stage: str, names: Sequence[str]) -> None:
+            known[stage] = RUN[stage](maker, names, known.get(stage, {}))
+
+        work = {titled(*part): partial(do, *part) for part in settings.work(chosen)}
         # nets this small gain nothing from a second thread
-        with one_thread() if settings.scale == "tiny" else nullcontext(), suppress(Spent):
-            while left:
-                stage, names = left[0]
-                with timed(known.setdefault(SECONDS, {}), titled(stage, names)):
-                    known[stage] = RUN[stage](maker, names, known.get(stage, {}))
-                del left[0]
-                write()
-        return write()
+        with one_thread() if settings.scale == "tiny" else nullcontext():
+            return work_off(work, known.setdefault(SECONDS, {}), write)
 
 
 def titled(stage: str, names: Iterable[str]) -> str:
