@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
-from fastadv.data.folder import FolderSet
+from fastadv.data.folder import FolderSet, how_to_resize
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
@@ -113,7 +113,7 @@ class Reader:
             batch_size=self.batch_size,
             sampler=self._order,
             num_workers=workers,
-            collate_fn=partial(_collate, labels=self.labels),
+            collate_fn=partial(_collate, labels=self.labels, resize=how_to_resize()),
             pin_memory=self.pinned,
             persistent_workers=self.kept and workers > 0,
             # of its own, because the loader would draw its workers' seed from the global one
@@ -180,16 +180,14 @@ def _any_labels(item: Any) -> Any:
     return image, label if isinstance(label, Tensor) else torch.as_tensor(np.array(label), device="cpu")
 
 
-def _collate(items: list[Any], labels: str = CLASSES) -> Any:
+def _collate(items: list[Any], labels: str = CLASSES, resize: str = "") -> Any:
     for item in items:
         if isinstance(item, Exception):
             return item
     shapes = {tuple(image.shape) for image, _, _ in items}
     if len(shapes) > 1:
         shown = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
-        return InputError(
-            f"expected images of one shape, got {shown}; load the set with size= to resize and crop them"
-        )
+        return InputError(f"expected images of one shape, got {shown}; {resize}")
     of_labels = {np.shape(label) for _, label, _ in items}
     shown = " and ".join(str(list(shape)) for shape in sorted(of_labels))
     if labels == ANY and len(of_labels) > 1:
