@@ -17,6 +17,21 @@ SYNONYMS = {
     **dict.fromkeys(("eps", "epsilon"), "radius"),
     **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
     **dict.fromkeys(("iters", "n_iter", "num_steps", "nb_iter", "max_iter", "iterations"), "steps"),
+    **dict.fromkeys(("num_random_init", "nb_random_init", "n_restarts", "random_restarts"), "restarts"),
+    **dict.fromkeys(("rand_init", "random_init"), "random_start"),
+}
+# what is another argument, or another call, here; {} is the value
+ELSEWHERE = {
+    "targeted": "targets=, the class that each sample is to reach",
+    "norm": "threat=fa.Linf(radius), or fa.L2, fa.L1, fa.L0",
+    **dict.fromkeys(("confidence", "kappa"), "criterion=fa.attacks.WrongBy({})"),
+    "rel_stepsize": "step_size={} * radius",
+    **dict.fromkeys(("clip_values", "bounds"), "threat=fa.Linf(radius, box={})"),
+    "batch_size": "fa.evaluate(model, dataset, ..., batch_size={})",
+    "device": "model.to({!r}) before the call",
+    "precision": "fa.freeze(model, precision={!r}) for the model",
+    "verbose": "progress=True in fa.evaluate, or print(out) after the attack",
+    "minimal": "fa.attacks.minimum_norm, which finds the least change",
 }
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,7 +139,8 @@ def knowing(function: Callable[P, R]) -> Callable[P, R]:
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs.keys() - known.keys():
             radius = "threat" in known and SYNONYMS.get(name, name) == "radius"
-            told = f"; write threat=fa.Linf({kwargs[name]})" if radius else meant(name, known)
+            write = "threat=fa.Linf({})" if radius else ELSEWHERE.get(name)
+            told = f"; write {write.format(kwargs[name])}" if write else meant(name, known)
             raise TypeError(f"{function.__name__}: no argument {name!r}{told}")
         return function(*args, **kwargs)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 
 from torch import Tensor
 
-from fastadv._checks import SYNONYMS, check_choice, check_count, eager
+from fastadv._checks import ELSEWHERE, SYNONYMS, check_choice, check_count, eager
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.criterion import Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
@@ -199,7 +199,8 @@ def takes_common(
         given: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
         # fewer where there were too many by place, or one was given twice
         if len(given) < len(args) + len(kwargs) or not needed <= given.keys() <= known:
-            _check_foreign(function.__name__, kwargs, norms)
+            foreign = {name: kwargs[name] for name in kwargs.keys() - known}
+            _check_foreign(function.__name__, foreign, norms)
             try:
                 whole.bind(*args, **kwargs)  # names what is wrong
             except TypeError as error:
@@ -295,6 +296,9 @@ def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]
         value, here = given[name], FOREIGN[name]
         value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
         write.append(f"threat=fa.{kind.__name__}({value})" if here == "threat" else f"{here}={value}")
+    for name in [name for name in ELSEWHERE if name in given and not (names and name == "norm")]:
+        names.append(name)
+        write.append(ELSEWHERE[name].format(given[name]))
     if names:
         raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 
