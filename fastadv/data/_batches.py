@@ -19,6 +19,7 @@ from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
+NO_CLASSES = "what are no classes takes a criterion, such as fa.attacks.Signs()"
 # Fewer images than this are read before worker processes have started.
 _WORTH_WORKERS = 256
 
@@ -195,7 +196,7 @@ def _collate(items: list[Any], labels: str = CLASSES, resize: str = "") -> Any:
     if labels != ANY and of_labels != {()}:
         return InputError(
             f"expected integer labels, one for each image, got labels of shape {shown}; of probabilities "
-            "give the likeliest class; what are no classes takes a criterion, such as fa.attacks.Signs()"
+            f"give the likeliest class; {NO_CLASSES}"
         )
     with rng.CPU:  # torch's loader makes tensors on the default device
         return default_collate(items)
@@ -216,5 +217,5 @@ def _checked(loader: DataLoader[Any], box: Boxes, labels: str) -> Iterator[Batch
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             one = y[0] if isinstance(y, list | tuple) else y
             got = one.dtype if isinstance(one, Tensor) else type(one).__name__
-            raise InputError(f"{what}: expected integer labels [B], got {got}")
+            raise InputError(f"{what}: expected integer labels [B], got {got}; convert them; {NO_CLASSES}")
         yield x, y.long(), ids
