@@ -35,7 +35,9 @@ VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUD
 
 
 def doctor(
-    data_dir: Path | None = o.option(None, "Folder of the sets; else FASTADV_DATA, else the user's cache."),
+    data_dir: Path | None = o.option(
+        None, "Folder of the sets; else FASTADV_DATA, else the user's cache.", metavar="FOLDER"
+    ),
     verbose: bool = o.option(False, "Show all of it, to paste into an issue.", "--verbose", "-v"),
 ) -> Iterator[Any]:
     """Show what runs fastadv here, what is missing, and what to do.

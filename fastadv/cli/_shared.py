@@ -59,7 +59,7 @@ class Network(Panel, title="Model"):
     model: Any = o.option(
         ...,
         f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, {ZOO}NAME for an entry of RobustBench's "
-        "zoo, or your own as package.module:function.",
+        "zoo, or your own as package.module:function, which returns a model of images in [0, 1].",
         "--model", "-m", parser=parse_model, metavar="NAME",
     )  # fmt: skip
     option: list[str] | None = o.option(
