@@ -142,7 +142,7 @@ def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
 
 
 FOREIGN = {
-    "targeted": (True, "targets=, the class"), "norm": ("Linf", "threat=fa.Linf(radius), or"),
+    "targeted": (True, "targets=, the class"), "norm": ("Linf", "threat=fa.Linf(radius)"),
     "confidence": (0.5, "criterion=fa.attacks.WrongBy(0.5)"), "num_random_init": (2, "restarts=2"),
     "rand_init": (False, "random_start=False"), "rel_stepsize": (0.1, "step_size=0.1 * radius"),
     "clip_values": ((0, 1), "threat=fa.Linf(radius, box=(0, 1))"), "verbose": (True, "progress=True in"),

@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 
 from torch import Tensor
 
-from fastadv._checks import ELSEWHERE, SYNONYMS, check_choice, check_count, eager
+from fastadv._checks import FOREIGN, check_choice, check_count, eager
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.criterion import Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
@@ -34,8 +34,6 @@ Classifier = Model | Prepared
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
-# what other libraries call the arguments; a radius is that of the threat here
-FOREIGN = {theirs: "threat" if ours == "radius" else ours for theirs, ours in SYNONYMS.items()}
 # those of AutoAttack, on average; and of an attack that has none of either
 OF_VERSION = {"quick": 500, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 UNKNOWN = 100
@@ -293,12 +291,9 @@ def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]
     """Raise TypeError for names of other libraries, which says what to write here."""
     kind, write = THREATS.get(str(given.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
     for name in (names := [name for name in FOREIGN if name in given]):
-        value, here = given[name], FOREIGN[name]
+        value = given[name]
         value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
-        write.append(f"threat=fa.{kind.__name__}({value})" if here == "threat" else f"{here}={value}")
-    for name in [name for name in ELSEWHERE if name in given and not (names and name == "norm")]:
-        names.append(name)
-        write.append(ELSEWHERE[name].format(given[name]))
+        write.append(FOREIGN[name].format(value, ball=kind.__name__))
     if names:
         raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 
