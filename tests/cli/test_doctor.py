@@ -109,7 +109,6 @@ def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
 
 @pytest.mark.slow
 def test_torchvision_is_tried_as_the_users_own_code_imports_it(fastadv, refused, folder, monkeypatch):
-    """An own model that dies of it is told the same."""
     (folder / "torchvision").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(folder))
     fails = "raise RuntimeError('operator torchvision::nms does not exist')"
