@@ -109,11 +109,11 @@ def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
 
 @pytest.mark.slow
 def test_torchvision_is_tried_as_the_users_own_code_imports_it(fastadv, refused, folder, monkeypatch):
-    (folder / "torchvision").mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    (folder / "stub" / "torchvision").mkdir(parents=True)
+    monkeypatch.setenv("PYTHONPATH", str(folder / "stub"))
     fails = "raise RuntimeError('operator torchvision::nms does not exist')"
     for source, imports in (("", True), (fails, False)):
-        (folder / "torchvision" / "__init__.py").write_text(source)
+        (folder / "stub" / "torchvision" / "__init__.py").write_text(source)
         _doctor._torchvision.cache_clear()
         assert _doctor._torchvision()["imports"] is imports
     cure = "operator torchvision::nms does not exist): it is built for another torch; install both with one"
