@@ -17,6 +17,22 @@ SYNONYMS = {
     **dict.fromkeys(("eps", "epsilon"), "radius"),
     **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
     **dict.fromkeys(("iters", "n_iter", "num_steps", "nb_iter", "max_iter", "iterations"), "steps"),
+    **dict.fromkeys(("num_random_init", "nb_random_init", "n_restarts", "random_restarts"), "restarts"),
+    **dict.fromkeys(("rand_init", "random_init"), "random_start"),
+}
+# what to write for arguments of other libraries; {} is the value
+FOREIGN = {
+    **{name: "threat=fa.{ball}({})" if ours == "radius" else ours + "={}" for name, ours in SYNONYMS.items()},
+    "targeted": "targets=, the class that each sample is to reach",
+    "norm": "threat=fa.{ball}(radius)",
+    **dict.fromkeys(("confidence", "kappa"), "criterion=fa.attacks.WrongBy({})"),
+    "rel_stepsize": "step_size={} * radius",
+    **dict.fromkeys(("clip_values", "bounds"), "threat=fa.{ball}(radius, box={})"),
+    "batch_size": "fa.evaluate(model, dataset, ..., batch_size={})",
+    "device": "model.to({!r}) before the call",
+    "precision": "fa.freeze(model, precision={!r}) for the model",
+    "verbose": "progress=True in fa.evaluate, or print(out) after the attack",
+    "minimal": "fa.attacks.minimum_norm, which finds the least change",
 }
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -123,8 +139,9 @@ def knowing(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs.keys() - known.keys():
-            radius = "threat" in known and SYNONYMS.get(name, name) == "radius"
-            told = f"; write threat=fa.Linf({kwargs[name]})" if radius else meant(name, known)
+            write = FOREIGN.get(name, "").format(kwargs[name], ball="Linf")
+            helps = write.split("=")[0].split(".")[0] in known  # it names an argument of the function
+            told = f"; write {write}" if helps else meant(name, known)
             raise TypeError(f"{function.__name__}: no argument {name!r}{told}")
         return function(*args, **kwargs)
 

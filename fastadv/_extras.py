@@ -25,6 +25,12 @@ def lacks(package: str) -> str:
     return f"{needs} {package}, which is not installed: pip install {PIP.get(package, package)}"
 
 
+def unfit(error: object) -> str:
+    """Return what to do where torchvision does not import beside this torch."""
+    cure = "install both with one command from pytorch.org"
+    return f"torchvision does not import ({error}): it is built for another torch; {cure}"
+
+
 def need(package: str) -> None:
     """Raise MissingExtraError, which names the command that helps, where a package is missing."""
     if told := lacks(package):

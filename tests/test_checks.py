@@ -28,7 +28,8 @@ def test_what_was_meant(given, near):
 
 
 def test_an_argument_that_a_function_does_not_have():
-    for name, says in (("epsilon", r"write threat=fa\.Linf\(0\.1\)$"), ("limits", "did you mean 'limit'")):
+    for name, says in (("epsilon", r"write threat=fa\.Linf\(0\.1\)$"), ("limits", "did you mean 'limit'"),
+                       ("device", r"write model\.to\(0\.1\) before the call$")):  # fmt: skip
         with pytest.raises(TypeError, match=f"evaluate: no argument '{name}'; {says}"):
             fa.evaluate(None, None, **{name: 0.1})
 

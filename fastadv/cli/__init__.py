@@ -18,6 +18,7 @@ import typer
 
 import fastadv
 from fastadv._checks import meant
+from fastadv._extras import unfit
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
 from fastadv.cli._certify import certify
@@ -142,6 +143,8 @@ def _report(error: Exception, debug: Debug) -> int:
         return _fail(f"{text}{stop} Try '{path} --help'.", getattr(error, "exit_code", 2), debug)
     if isinstance(error, EXPECTED):
         return _fail(str(error), 1, debug)
+    if "operator torchvision::" in str(error):  # a model of the user's imports it
+        return _fail(unfit(error), 1, debug)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
 
 

@@ -140,7 +140,7 @@ def train(
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if is_named(images.data):
-            test_set = load_data(images.data, None, images.data_dir, test_samples)
+            test_set = load_data(images.data, None, images.data_dir, test_samples, size=images.size)
             for name, binary in (("abs", False), ("binary_abs", True)):
                 measured[name] = measure(model.with_options(binary=binary), test_set, f"testing {name}")
     yield card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured)

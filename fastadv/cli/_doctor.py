@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv._extras import EXTRAS, lacks
+from fastadv._extras import EXTRAS, lacks, unfit
 from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.cli import _options as o
@@ -33,7 +35,9 @@ VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUD
 
 
 def doctor(
-    data_dir: Path | None = o.option(None, "Folder of the sets; else FASTADV_DATA, else the user's cache."),
+    data_dir: Path | None = o.option(
+        None, "Folder of the sets; else FASTADV_DATA, else the user's cache.", metavar="FOLDER"
+    ),
     verbose: bool = o.option(False, "Show all of it, to paste into an issue.", "--verbose", "-v"),
 ) -> Iterator[Any]:
     """Show what runs fastadv here, what is missing, and what to do.
@@ -95,7 +99,7 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "data": data,
     }
     if packages["torchvision"] and not vision["imports"]:
-        advice.append(f"torchvision does not import ({vision['error']}): reinstall it for this PyTorch")
+        advice.append(unfit(vision["error"]))
     if data["folder"] and not data["sets"]:
         advice.append(
             f"no MNIST or CIFAR-10 in {data['folder']}: name their folder with --data-dir or "
@@ -192,12 +196,13 @@ def _net(device: str) -> nn.Module:
     return nn.Sequential(*convolved, nn.Flatten(), nn.Linear(1024, 64)).to(device).eval()
 
 
+@cache
 def _torchvision() -> dict[str, Any]:
-    try:
-        from fastadv import _torchvision as _  # noqa: F401  # it mends what a torch without CUDA lacks
-    except Exception as error:
-        return {"imports": False, "error": " ".join(str(error).split())[:200]}
-    return {"imports": True, "error": None}
+    """Import it in a fresh process, as the user's own code would: fastadv itself mends what it needs."""
+    command = [sys.executable, "-c", "import torchvision"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = asked.stderr.strip().splitlines() if asked.returncode else []
+    return {"imports": not asked.returncode, "error": lines[-1][:200] if lines else None}
 
 
 def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:

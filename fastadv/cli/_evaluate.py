@@ -66,8 +66,8 @@ class Kept(Panel, title="Results"):
     )  # fmt: skip
     indicators: bool = o.option(
         True,
-        "Look for signs of masked gradients, on 8 to 200 images; on more than 8 only within 5% of the passes "
-        "reach; the last line says whether the accuracies can be trusted.",
+        "Look for signs of masked gradients on 8 to 200 images: as many as 5% more passes allow. "
+        "The last line says whether the accuracies can be trusted.",
         "--indicators/--no-indicators",
     )
     strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
@@ -119,8 +119,8 @@ def evaluate(
     Minimum-norm attacks need no --radius; it limits which successes count. One run serves all --radii.
 
     With --strict the exit code is 3 if gradients may be masked, or if that could not be checked; with
-    --fail-under it is 4 if an accuracy is too low, doubt or not. torchrun turns both into 1, like every code
-    except 0: read "verdict" in the output of --json.
+    --fail-under it is 4 if an accuracy is too low, doubt or not. Under torchrun both codes become 1:
+    read "verdict" in the output of --json.
 
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 

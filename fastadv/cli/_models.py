@@ -10,6 +10,7 @@ from fastadv import data as sets
 from fastadv import models as library
 from fastadv.cli import _options as o
 from fastadv.cli._output import note, print_table, say
+from fastadv.models.hub import SOURCES
 from fastadv.models.zoo.entries import SHAPE, Entry, find, robustbench_entries
 
 ZOO = "rb:"
@@ -55,10 +56,10 @@ def models(
     ),
     norm: Literal["linf", "l2"] | None = o.option(None, "Only entries ranked in this norm."),
 ) -> Iterator[Any]:
-    """List the models that -m takes: the built-in ones, and the entries of RobustBench's zoo as rb:NAME.
+    """List the models that -m takes: built-in, from timm and torchvision, and RobustBench's zoo as rb:NAME.
 
-    Each entry has its published accuracies in percent: clean, under AutoAttack, and under all known attacks
-    if that is lower. --json also reports its network, and where RobustBench keeps its weights.
+    Each entry of the zoo has its published accuracies in percent: clean, under AutoAttack, and under all
+    known attacks if that is lower. --json also reports its network, and where RobustBench keeps its weights.
     """
     found = [
         entry
@@ -71,7 +72,8 @@ def models(
     built_in = {} if data or norm else {"built_in": library.names()}
     yield {**built_in, "zoo": {entry.path: _told(entry) for entry in found}}
     if built_in:
-        say(f"-m {', '.join(library.names())}, or your own as package.module:function")
+        others = ", ".join(f"{source}:NAME" for source in SOURCES)
+        say(f"-m {', '.join(library.names())}, {others}, or your own as package.module:function")
     cells = [["-m", "clean", "AutoAttack", "best known"]]
     for entry in found:
         shares = (entry.clean, entry.robust, entry.best_known)

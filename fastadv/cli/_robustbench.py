@@ -43,9 +43,10 @@ class RobustBench(Panel, title="RobustBench"):
                 "writes the result of --suite robustbench: give that, too.", robustbench=self.robustbench
             )
             return texts or ["fgsm", "pgd"], options
-        o.refuse_given("is set by --suite robustbench; leave it out.", split=images.split)
-        if "ids=" in images.data:
-            o.refuse("--suite robustbench has its own list of images: leave out ids.")
+        o.refuse_given("is set by --suite robustbench; leave it out.", split=images.split, size=images.size)
+        for own in ("ids=", "size="):
+            if own in images.data:
+                o.refuse(f"--suite robustbench has its own images: leave out {own}")
         if texts:
             o.refuse("--suite robustbench runs autoattack: leave out --attack.")
         for name in options.given.keys() - {"norm"}:

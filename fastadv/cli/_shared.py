@@ -32,15 +32,16 @@ class Source(Panel, title="Images"):
 
     data: str = o.option(
         ...,
-        f"{', '.join(sets.names())}, or the folder of a constructed set. Some take options: "
-        "imagenet:preprocessing=Crop288.",
+        f"{', '.join(sets.names())}, or the folder of a constructed set. Options follow a colon: "
+        "imagefolder:size=32, imagenet:preprocessing=Crop288.",
         "--data", "-d",
     )  # fmt: skip
     data_dir: o.DataDir = None
+    size: int | None = o.count(None, "Resize images to N x N; of files, the shorter side, then crop.")
 
     def load(self) -> Any:
         split, samples = getattr(self, "split", None), getattr(self, "samples", None)
-        return load_data(self.data, split, self.data_dir, samples, default=self.part)
+        return load_data(self.data, split, self.data_dir, samples, default=self.part, size=self.size)
 
 
 class TrainImages(Source):
@@ -58,7 +59,7 @@ class Network(Panel, title="Model"):
     model: Any = o.option(
         ...,
         f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, {ZOO}NAME for an entry of RobustBench's "
-        "zoo, or your own as package.module:function.",
+        "zoo, or your own as package.module:function, which returns a model of images in [0, 1].",
         "--model", "-m", parser=parse_model, metavar="NAME",
     )  # fmt: skip
     option: list[str] | None = o.option(
@@ -161,13 +162,14 @@ def load_data(
     limit: int | None = None,
     *,
     default: o.Split = "test",
+    size: int | None = None,
 ) -> Any:
     """Load the data set of that name, its part `default` without a `split`; or the set in that folder."""
     if sets.is_named(data):
-        return sets.load(data, split or default, data_dir=data_dir, limit=limit)
+        return sets.load(data, split or default, data_dir=data_dir, size=size, limit=limit)
     if not is_set(data):
         o.look_up("data set", data, sets.names(), ", and the folder of a constructed set")
-    o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split)
+    o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split, size=size)
     made = sets.load_folder(data)
     return made if limit is None or limit >= len(made) else made.subset(first_samples(made, limit, tell=True))
 

@@ -44,7 +44,9 @@ def schott(
     models: str | None = o.option(None, f"Some of {', '.join(MODELS)}; by default all.", metavar="NAMES"),
     norms: str | None = o.option(None, f"Some of {', '.join(NORMS)}; by default all.", metavar="NAMES"),
     data_dir: Path | None = o.option(
-        None, f"Folder of MNIST/ and {OFFICIAL}/, the authors' .net files; else FASTADV_DATA, else a cache."
+        None,
+        f"Folder of MNIST/ and {OFFICIAL}/, the authors' .net files; else FASTADV_DATA, else a cache.",
+        metavar="FOLDER",
     ),
     run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
     resume: bool = o.option(False, "Resume the run in --run-dir, or add to it.", "--resume"),

@@ -50,7 +50,7 @@ class TrainingImages(TrainImages):
             note(f"{self.data} has no test split: name one with --test-data to see accuracies")
             return None
         samples = self.test_samples or TEST_SAMPLES
-        return load_data(self.test_data or self.data, None, self.data_dir, samples)
+        return load_data(self.test_data or self.data, None, self.data_dir, samples, size=self.size)
 
 
 class Optimizing(Panel, title="Optimization"):

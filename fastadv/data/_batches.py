@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
-from fastadv.data.folder import FolderSet
+from fastadv.data.folder import FolderSet, how_to_resize
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
@@ -19,6 +19,7 @@ from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
+NO_CLASSES = "what are no classes takes a criterion, such as fa.attacks.Signs()"
 # Fewer images than this are read before worker processes have started.
 _WORTH_WORKERS = 256
 
@@ -113,7 +114,7 @@ class Reader:
             batch_size=self.batch_size,
             sampler=self._order,
             num_workers=workers,
-            collate_fn=partial(_collate, labels=self.labels),
+            collate_fn=partial(_collate, labels=self.labels, resize=how_to_resize()),
             pin_memory=self.pinned,
             persistent_workers=self.kept and workers > 0,
             # of its own, because the loader would draw its workers' seed from the global one
@@ -180,16 +181,14 @@ def _any_labels(item: Any) -> Any:
     return image, label if isinstance(label, Tensor) else torch.as_tensor(np.array(label), device="cpu")
 
 
-def _collate(items: list[Any], labels: str = CLASSES) -> Any:
+def _collate(items: list[Any], labels: str = CLASSES, resize: str = "") -> Any:
     for item in items:
         if isinstance(item, Exception):
             return item
     shapes = {tuple(image.shape) for image, _, _ in items}
     if len(shapes) > 1:
         shown = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
-        return InputError(
-            f"expected images of one shape, got {shown}; load the set with size= to resize and crop them"
-        )
+        return InputError(f"expected images of one shape, got {shown}; {resize}")
     of_labels = {np.shape(label) for _, label, _ in items}
     shown = " and ".join(str(list(shape)) for shape in sorted(of_labels))
     if labels == ANY and len(of_labels) > 1:
@@ -197,7 +196,7 @@ def _collate(items: list[Any], labels: str = CLASSES) -> Any:
     if labels != ANY and of_labels != {()}:
         return InputError(
             f"expected integer labels, one for each image, got labels of shape {shown}; of probabilities "
-            "give the likeliest class; what are no classes takes a criterion, such as fa.attacks.Signs()"
+            f"give the likeliest class; {NO_CLASSES}"
         )
     with rng.CPU:  # torch's loader makes tensors on the default device
         return default_collate(items)
@@ -218,5 +217,5 @@ def _checked(loader: DataLoader[Any], box: Boxes, labels: str) -> Iterator[Batch
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             one = y[0] if isinstance(y, list | tuple) else y
             got = one.dtype if isinstance(one, Tensor) else type(one).__name__
-            raise InputError(f"{what}: expected integer labels [B], got {got}")
+            raise InputError(f"{what}: expected integer labels [B], got {got}; convert them; {NO_CLASSES}")
         yield x, y.long(), ids

@@ -20,7 +20,7 @@ from fastadv.runs.files import load_torch, user_cache
 _FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
 _NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", *_FILES)
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
-# what can follow a name: imagenet:preprocessing=Crop288
+# what can follow a name: imagenet:preprocessing=Crop288; of the other sets imagefolder:size=32
 _OPTIONS = {"imagenet": ("preprocessing", "ids")}
 
 
@@ -51,11 +51,11 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
 def _parse(text: str) -> tuple[str, dict[str, str]]:
     name, _, tail = text.partition(":")
     check_choice("data set", name, _NAMES)
-    known, options = _OPTIONS.get(name, ()), {}
+    known, options = _OPTIONS.get(name, ("size",)), {}
     for part in tail.split(",") if tail else ():
         key, equals, value = part.partition("=")
         if key not in known or not equals or not value or key in options:
-            expected = f"each of {', '.join(known)} at most once, as KEY=VALUE" if known else "no options"
+            expected = f"each of {', '.join(known)} at most once, as KEY=VALUE"
             raise InputError(f"{name}: expected {expected}, got {part!r}")
         options[key] = value
     return name, options
@@ -81,9 +81,10 @@ def load(
 
     Args:
         name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "imagefolder",
-            "restricted_imagenet", "imagenet", which takes options: "imagenet:preprocessing=Crop288,ids=FILE"
-            (see `data.imagenet`).
-        split: "train" or "test"; the named images of ImageNet are only for testing.
+            "restricted_imagenet", "imagenet". Options follow: "imagefolder:size=32" is `size`, and
+            "imagenet:preprocessing=Crop288,ids=FILE" selects and prepares images.
+        split: "train" or "test"; the named images of ImageNet are only for testing. Of class folders that are
+            not split, a fifth of each class, told by the names of the files, is the test set.
         data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last
             three; None takes the environment variable FASTADV_DATA, else a folder in the user's cache, into
             which mnist, cifar10, cifar100 and svhn are downloaded.
@@ -106,6 +107,10 @@ def load(
         ((100, 1, 10, 10), 10)
     """
     name, options = _parse(name)
+    if (told := options.pop("size", None)) is not None:
+        if size is not None or not told.isdecimal():
+            raise InputError(f"{name}: expected one size, a whole number, got {told!r} and {size}")
+        size = int(told)
     check_choice("split", split, ("train", "test"))
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:

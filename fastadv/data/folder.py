@@ -13,9 +13,13 @@ from torch import Tensor
 from fastadv._extras import need
 from fastadv.data.imageset import Images, ImageSet, check_positions, to_unit
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.card import instruction
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Groups = Sequence[tuple[str, Sequence[Path]]]
+"""For each class its name and its files."""
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
 
@@ -57,6 +61,11 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
     return to_tensor(rgb)
 
 
+def how_to_resize() -> str:
+    given = instruction("load the set with size=32", "give --size 32")
+    return f"{given}, or another number, to resize and crop them"
+
+
 def _eight_bits(image: "Image") -> "Image":
     """Return the image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255."""
     if image.mode in ("I", "F"):
@@ -81,9 +90,8 @@ class FolderSet(Images):
     fixed_order = True
 
     def __init__(
-        self, root: Path, groups: Sequence[tuple[str, Sequence[Path]]], name: str, *, size: int | None = None,
-        note: str = "",
-    ) -> None:  # fmt: skip
+        self, root: Path, groups: Groups, name: str, *, size: int | None = None, note: str = ""
+    ) -> None:
         empty = [group for group, files in groups if not files]
         if empty or not groups:
             what = f"classes without any: {', '.join(empty[:5])}" if groups else "no class folders"
@@ -136,7 +144,7 @@ class FolderSet(Images):
             if image.shape != first.shape:
                 raise InputError(
                     f"{self.paths[position]}: expected an image of shape {list(first.shape)}, as the first, "
-                    f"got {list(image.shape)}; load the set with size= to resize and crop them"
+                    f"got {list(image.shape)}; {how_to_resize()}"
                 )
             x[position] = image
         held = ImageSet(x, self.labels, self.classes, self.name, note=self.note)
@@ -150,6 +158,7 @@ class FolderSet(Images):
         return f"FolderSet({self.name!r}, {len(self)} images below {self.root}, {self.num_classes} classes)"
 
 
+HELD_OUT = "a fifth of each class, by the names of the files, is for testing: there is no train/ and test/"
 _SPLITS = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -164,12 +173,29 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
     expected = " or ".join(f"{name}/" for name in _SPLITS[split])
     raise InputError(
         f"{root}: expected a folder {expected} for the {split} split, "
-        f"got only {', '.join(p.name for p in named)}"
+        f"got only {', '.join(p.name for p in named)}; move images there, or name {named[0]}, of which "
+        "imagefolder holds out a fifth"
     )
+
+
+def part_of(groups: Groups, root: Path, split: str) -> Groups:
+    """Return of each class, its name and its files, the fifth that is held out for testing, or the rest."""
+    if single := [name for name, files in groups if len(files) == 1]:
+        raise InputError(
+            f"{root}: expected two images or more of each class, to hold out one for testing, got one of "
+            f"{', '.join(single[:5])}; add images, or sort them into train/CLASS/ and test/CLASS/"
+        )
+    parts = []
+    for name, files in groups:
+        shuffled = sorted(files, key=lambda file: hashlib.sha256(f"{name}/{file.name}".encode()).digest())
+        held_out = set(shuffled[: max(1, len(files) // 5)])
+        parts.append((name, [file for file in files if (file in held_out) == (split == "test")]))
+    return parts
 
 
 def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), or of root/CLASS/*, lazily."""
     folder, bare = split_folder(root, split)
-    groups = [(path.name, images_in(path)) for path in class_folders(folder)]
-    return FolderSet(folder, groups, f"{root.name} {'(not split)' if bare else split}", size=size)
+    groups: Groups = [(path.name, images_in(path)) for path in class_folders(folder)]
+    groups = part_of(groups, folder, split) if bare else groups
+    return FolderSet(folder, groups, f"{root.name} {split}", size=size, note=HELD_OUT if bare else "")

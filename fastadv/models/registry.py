@@ -103,7 +103,11 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     try:
         given = inspect.signature(make).bind(**kwargs)
     except TypeError as error:
-        raise InputError(f"model {name!r} takes {inspect.signature(make)}, got {kwargs}: {error}") from error
+        inside = "; let it return a model of images in [0, 1], fastadv.models.Normalized(model, mean, std)"
+        raise InputError(
+            f"model {name!r} takes {inspect.signature(make)}, got {kwargs}: {error}"
+            f"{inside if 'normalize' in kwargs else ''}"
+        ) from error
     if normalize is not None:
         given.apply_defaults()
         _check_normalize(normalize, given.arguments["shape"])

@@ -18,6 +18,7 @@ from fastadv.engine.rewrite import has_conv2d
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
+from fastadv.runs.card import instruction
 from fastadv.train._alarms import alarm
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
@@ -100,6 +101,9 @@ class Run:
                 with fast_layout(self.steps):
                     while self._is_left():
                         yield self._epoch()
+            elif not processes.rank():
+                read = instruction(f"; fa.train.reports({str(self.record.path)!r}) reads its epochs", "")
+                logger.warning("the run in %s is finished: nothing is trained%s", self.record.path, read)
             alarmed = self.ending.on_alarm == "rewind" and self.done[-1].alarm is not None
             self.results.finish(self.done, alarmed or self.ending.patience is not None, again=left)
 

@@ -111,7 +111,7 @@ def fit(
         execution: precision, workers, checkpoints within an epoch: see `Execution`.
 
     Returns:
-        The list of the `EpochReport` of each epoch that it trained.
+        The list of the `EpochReport` of each epoch that it trained: none, which is logged, of a finished run.
 
     Raises:
         InputError: an argument cannot work, or the folder cannot be written or holds another run; at the

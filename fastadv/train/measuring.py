@@ -19,6 +19,7 @@ from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import Evaluation, check_evaluation
 from fastadv.evaluation.named import labels_of
 from fastadv.runs import processes
+from fastadv.runs.card import instruction
 from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
@@ -125,8 +126,8 @@ class Measures:
         if self.chosen_on == "test_set" and not processes.rank():
             logger.warning(
                 "the best epoch is chosen on the test set, so its accuracy under attack there is optimistic; "
-                "hold images out with Measuring(validation_set=...), or --validation N"
-            )
+                "hold images out with %s", instruction("Measuring(validation_set=...)", "--validation N"),
+            )  # fmt: skip
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
         measured = self.test(steps)

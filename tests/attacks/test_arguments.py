@@ -1,5 +1,6 @@
 """Each attack refuses what it cannot use, in words that say what it expected."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -138,3 +139,21 @@ def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
     model, x = mlp(), images(2)
     out = ATTACKS[name].run(model, x, labels(model, x), L2(5.0, (-INF, INF)), levels=10, repetitions=5)
     assert out.success.any()
+
+
+FOREIGN = {
+    "targeted": (True, "targets=, the class"), "norm": ("Linf", "threat=fa.Linf(radius)"),
+    "confidence": (0.5, "criterion=fa.attacks.WrongBy(0.5)"), "num_random_init": (2, "restarts=2"),
+    "rand_init": (False, "random_start=False"), "rel_stepsize": (0.1, "step_size=0.1 * radius"),
+    "clip_values": ((0, 1), "threat=fa.Linf(radius, box=(0, 1))"), "verbose": (True, "progress=True in"),
+    "batch_size": (9, "fa.evaluate(model, dataset, ..., batch_size=9)"), "minimal": (True, "fa.attacks.mini"),
+    "device": ("cpu", "model.to('cpu')"), "precision": ("bf16", "fa.freeze(model, precision='bf16')"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_arguments_of_other_libraries_are_told_what_to_write(name: str) -> None:
+    model, x, y = labeled(mlp(), images(2))
+    value, told = FOREIGN[name]
+    with pytest.raises(TypeError, match=re.escape(f"bim: no argument {name}; write {told}")):
+        ATTACKS["bim"].run(model, x, y, Linf(0.1), **{name: value})

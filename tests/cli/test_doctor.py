@@ -107,6 +107,23 @@ def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
     assert advice[0].endswith("run pip install again")
 
 
+@pytest.mark.slow
+def test_torchvision_is_tried_as_the_users_own_code_imports_it(fastadv, refused, folder, monkeypatch):
+    (folder / "stub" / "torchvision").mkdir(parents=True)
+    monkeypatch.setenv("PYTHONPATH", str(folder / "stub"))
+    fails = "raise RuntimeError('operator torchvision::nms does not exist')"
+    for source, imports in (("", True), (fails, False)):
+        (folder / "stub" / "torchvision" / "__init__.py").write_text(source)
+        _doctor._torchvision.cache_clear()
+        assert _doctor._torchvision()["imports"] is imports
+    cure = "operator torchvision::nms does not exist): it is built for another torch; install both with one"
+    assert cure in advice(fastadv("doctor --json").json, "pytorch.org")
+    assert f"to do  torchvision does not import (RuntimeError: {cure}" in fastadv("doctor").out
+    _doctor._torchvision.cache_clear()
+    (folder / "mynet.py").write_text(source)
+    refused("evaluate -m mynet:resnet18 --data digits --radius 0.1", cure, code=1)
+
+
 BARE = """
 import os, sys
 sys.path[:0] = [{stub!r}, {root!r}]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import typer
+from PIL import Image
 
 import fastadv as fa
 from fastadv import train
@@ -81,6 +82,21 @@ def test_samples_of_a_sorted_folder_are_of_all_classes(tmp_path):
     )
     assert len(load_data(str(tmp_path), limit=20).y.unique()) == 10
     assert load_data("digits", limit=20).data_hash == load("digits", "test", limit=20).data_hash
+
+
+def test_photographs_of_several_sizes_are_resized_in_both_sets(fastadv, refused, folder):
+    for k, kind in enumerate(["cat", "dog"] * 6):
+        (folder / "pets" / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8 + k), (20 * k, 0, 0)).save(folder / "pets" / kind / f"{k}.png")
+    line = "train -m small_cnn -o width=2 --epochs 1 --data-dir pets"
+    refused(f"{line} --data imagefolder", "give --size 32, or another number, to resize and crop them")
+    sized = ("imagefolder:size=8", "imagefolder --size 8")
+    one, other = (fastadv(f"{line} --data {more} --json").json for more in sized)
+    assert one["config"]["data"] == other["config"]["data"]
+    assert one["config"]["data"]["shape"] == [3, 8, 8]
+    assert one["config"]["data"]["name"] == "pets train"
+    assert one["measured"]["epochs"][0]["clean_accuracy"] is not None
+    refused(f"{line} --data imagefolder:size=8 --size 9", "expected one size, a whole number, got '8' and 9")
 
 
 LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test-samples 20"

@@ -31,10 +31,10 @@ def folder(tmp_path: Path) -> Path:
     """Two classes of five images of 6x5."""
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
+        (tmp_path / "train" / name).mkdir(parents=True)
         for i in range(5):
             Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(
-                tmp_path / name / f"{i}.png"
+                tmp_path / "train" / name / f"{i}.png"
             )
     return tmp_path
 
@@ -91,12 +91,12 @@ def test_workers_change_nothing_and_the_global_generator_is_left_alone(folder: P
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, workers: int) -> None:
-    Image.new("RGB", (9, 9)).save(folder / "a" / "9.png")
+    Image.new("RGB", (9, 9)).save(folder / "train" / "a" / "9.png")
     with pytest.raises(InputError, match=r"one shape, got \[3, 6, 5\], \[3, 9, 9\]; load the set with size="):
         list(batches(load("imagefolder", data_dir=folder), 20, workers=workers))
     resized = load("imagefolder", data_dir=folder, size=4)
     assert next(batches(resized, 20))[0].shape == (11, 3, 4, 4)
-    broken = folder / "b" / "3.png"
+    broken = folder / "train" / "b" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(CorruptFileError, match=r"3\.png: expected a whole image file") as caught:
         list(batches(resized, 4, workers=workers))
@@ -113,6 +113,7 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, worker
         (torch.zeros(3, 4, 4), 0.5, "integer labels"),
         (torch.zeros(3, 4, 4), torch.tensor([1]), r"integer labels, .* got labels of shape \[1\]"),
         (torch.zeros(3, 4, 4), "cat", "integer labels.*str"),
+        (torch.zeros(3, 4, 4), torch.tensor(True), r"got torch\.bool; convert them; .* a criterion, such as"),
         (torch.zeros(3, 4, 4), [0.2, 0.8], r"labels of shape \[2\]; of probabilities"),
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],

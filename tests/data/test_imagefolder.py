@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastadv.data import FolderSet, load
+from fastadv.data import FolderSet, batches, load
 from fastadv.errors import CorruptFileError, InputError
 
 
@@ -45,27 +45,42 @@ def test_classes_come_by_turns_and_images_are_what_the_files_hold(root: Path) ->
     assert read(root, limit=2).labels.tolist() == [0, 1]
 
 
-def test_the_test_split_is_test_or_val_or_the_bare_folder(root: Path) -> None:
+def test_the_test_split_is_test_or_val(root: Path) -> None:
     assert len(read(root, "test")) == 2
     (root / "test").rename(root / "val")
     assert len(read(root, "test")) == 2
-    train, test = read(root / "train", "train"), read(root / "train", "test")
-    assert train.name == test.name == "train (not split)"
-    assert train.data_hash == test.data_hash == read(root).data_hash
     (root / "val").rename(root / "elsewhere")
-    with pytest.raises(InputError, match="folder test/ or val/ for the test split, got only train"):
+    with pytest.raises(InputError, match=r"got only train; .* name .*/pets/train, of which"):
         read(root, "test")
 
 
+def test_of_class_folders_alone_a_fifth_is_held_out_by_name(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    for name, count in {"a": 15, "b": 2}.items():
+        for k in range(count):
+            paint(root / name / f"{k}.png", k)
+    train, test = read(root), read(root, "test")
+    assert (train.name, test.name) == ("pets train", "pets test")
+    held_out = {path.relative_to(root).as_posix() for path in test.paths}
+    assert held_out == {"a/0.png", "a/2.png", "a/8.png", "b/0.png"}
+    assert len(train) == 13
+    assert not {*train.paths} & {*test.paths}
+    assert train.note == test.note == test.subset([0]).note
+    assert "a fifth of each class" in test.note
+    (root / "b" / "1.png").unlink()
+    with pytest.raises(InputError, match=r"two images or more of each class, .* got one of b; add"):
+        read(root)
+
+
 def test_other_modes_become_rgb_and_size_resizes_and_cuts_out_the_center(tmp_path: Path) -> None:
-    paint(tmp_path / "a" / "gray.png", 51, (10, 5), mode="L")
+    paint(tmp_path / "train" / "a" / "gray.png", 51, (10, 5), mode="L")
     image = read(tmp_path, size=4)[0][0]
     assert image.shape == (3, 4, 4)
     torch.testing.assert_close(image, torch.full((3, 4, 4), 0.2))
     # Left half black, right half white: the cut keeps the middle.
     wide = Image.new("L", (20, 10))
     wide.paste(255, (10, 0, 20, 10))
-    wide.save(tmp_path / "a" / "gray.png")
+    wide.save(tmp_path / "train" / "a" / "gray.png")
     image = read(tmp_path, size=10)[0][0]
     assert torch.equal(image[0, 0], torch.tensor([0.0] * 5 + [1.0] * 5))
 
@@ -124,4 +139,9 @@ def test_images_read_into_memory_are_those_on_disk(root: Path) -> None:
     paint(root / "train" / "b" / "2.png", 3, (9, 6))
     with pytest.raises(InputError, match=r"2\.png: expected an image of shape \[3, 6, 6\].*6, 9\].*size="):
         read(root).in_memory()
-    assert read(root, size=4).in_memory().shape == (3, 4, 4)
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"of one shape, got .* load the set with size=32, or"):
+            list(batches(read(root), 5, workers=workers))
+    sized = load("imagefolder:size=4", "train", root)
+    assert isinstance(sized, FolderSet)
+    assert sized.in_memory().shape == read(root, size=4).in_memory().shape == (3, 4, 4)

@@ -25,12 +25,18 @@ def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         ("imagenet:level=3", {}, "each of preprocessing, ids at most once, as KEY=VALUE, got 'level=3'"),
         ("imagenet:ids=a,ids=b", {}, "at most once, as KEY=VALUE, got 'ids=b'"),
         ("imagenet:ids=", {}, "got 'ids='"),
-        ("cifar10:severity=3", {}, "cifar10: expected no options, got 'severity=3'"),
+        ("cifar10:severity=3", {}, "cifar10: expected each of size at most once, .* got 'severity=3'"),
+        ("imagefolder:size=big", {}, "imagefolder: expected one size, a whole number, got 'big' and None"),
+        ("digits:size=9", {"size": 8}, "digits: expected one size, a whole number, got '9' and 8"),
     ],
 )
 def test_bad_options_are_refused(name: str, arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         load(name, **{"split": "test"} | arguments)
+
+
+def test_a_size_may_stand_in_the_name() -> None:
+    assert load("digits:size=10", limit=3).data_hash == load("digits", size=10, limit=3).data_hash
 
 
 def test_a_limit_keeps_the_first() -> None:

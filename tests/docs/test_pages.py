@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import fastadv as fa
 
@@ -112,6 +113,18 @@ def test_the_blocks_of_a_page_run(path, given, monkeypatch, tmp_path):
     for name, value in ALONE.items():  # as torchrun starts one process
         monkeypatch.setenv(name, value)
     run(path, BLOCK, **given)
+
+
+@pytest.mark.slow
+def test_the_page_on_robustbench(given, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, x, y = given["model"].eval(), given["x"], given["y"]
+    out = fa.attacks.pgd(model, x, y, fa.Linf(8 / 255), steps=5)
+    save_file({"x": x, "y": y, "x_adv": out.x_adv}, "adv.safetensors")
+    monkeypatch.setattr(fa.models, "robustbench", lambda name, weights: model)
+    run(DOCS / "robustbench.md", BLOCK)
+    told = f"clean {out.clean_accuracy:.1%}, robust {out.robust_accuracy:.1%}, 0 outside"
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -86,5 +86,7 @@ def test_normalize_is_refused_where_it_has_no_meaning(own: str) -> None:
     for name in ("small_cnn", "softmax"):  # gray images by default
         with pytest.raises(InputError, match=r"shape \(3, height, width\) for cifar10, got \(1, "):
             models.create(name, normalize="cifar10")
+    with pytest.raises(InputError, match=r"images in \[0, 1\], fastadv\.models\.Normalized"):
+        models.create(f"{own}:build", normalize="cifar10")
     # an argument of that name of a user's own factory is the user's
     assert models.create(f"{own}:scaled", normalize=2).in_features == 2

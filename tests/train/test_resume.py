@@ -74,9 +74,11 @@ def fit_of(folder, **options):
     return fa.train.epochs(net(), images(), pgd(), run_dir=folder, **grouped(**settings))
 
 
-def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(whole):
+def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(whole, logged):
     model, rest = run(whole[2], resume=True)
     assert rest == []
+    read = f"fa.train.reports('{whole[2]}') reads its epochs"
+    assert logged.text == f"the run in {whole[2]} is finished: nothing is trained; {read}"
     assert_same(model, whole[0])
     with pytest.raises(InputError, match="resume=True"):
         run(whole[2])

@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overlo
 
 from torch import Tensor
 
-from fastadv._checks import SYNONYMS, check_choice, check_count, eager
+from fastadv._checks import FOREIGN, check_choice, check_count, eager
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.criterion import Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
@@ -34,8 +34,6 @@ Classifier = Model | Prepared
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
-# what other libraries call the arguments; a radius is that of the threat here
-FOREIGN = {theirs: "threat" if ours == "radius" else ours for theirs, ours in SYNONYMS.items()}
 # those of AutoAttack, on average; and of an attack that has none of either
 OF_VERSION = {"quick": 500, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 UNKNOWN = 100
@@ -199,7 +197,8 @@ def takes_common(
         given: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
         # fewer where there were too many by place, or one was given twice
         if len(given) < len(args) + len(kwargs) or not needed <= given.keys() <= known:
-            _check_foreign(function.__name__, kwargs, norms)
+            foreign = {name: kwargs[name] for name in kwargs.keys() - known}
+            _check_foreign(function.__name__, foreign, norms)
             try:
                 whole.bind(*args, **kwargs)  # names what is wrong
             except TypeError as error:
@@ -292,9 +291,9 @@ def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]
     """Raise TypeError for names of other libraries, which says what to write here."""
     kind, write = THREATS.get(str(given.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
     for name in (names := [name for name in FOREIGN if name in given]):
-        value, here = given[name], FOREIGN[name]
+        value = given[name]
         value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
-        write.append(f"threat=fa.{kind.__name__}({value})" if here == "threat" else f"{here}={value}")
+        write.append(FOREIGN[name].format(value, ball=kind.__name__))
     if names:
         raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 

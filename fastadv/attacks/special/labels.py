@@ -33,7 +33,8 @@ def _instead(name: str, values: Any, size: int) -> str:
         if values.ndim == 2 and values.shape[1] > 1 and bool((values.sum(1) == 1).all()):
             return f"; of one-hot rows pass {name}.argmax(1)"
         if values.ndim == 1 or values.shape[1] == 1:
-            return f"; for one logit pass criterion=fastadv.attacks.Signs(), for classes {name}.long()"
+            column = name if values.ndim == 1 else f"{name}[:, 0]"
+            return f"; for one logit pass criterion=fastadv.attacks.Signs(), for classes {column}.long()"
         return "; for labels of which several hold pass criterion=fastadv.attacks.Signs()"
     if values.is_floating_point():
         return "; for numbers to predict pass criterion=fastadv.attacks.Beyond(distance)"
