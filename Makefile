@@ -43,7 +43,7 @@ $(STAMP)-docs: $(STAMP)
 	$(INSTALL) '.[docs]'
 	touch $@
 
-docs: $(STAMP)-docs  ## the documentation site, in build/site/index.html: warnings are errors, its examples run
+docs: $(STAMP)-docs  ## the documentation site, in build/site/index.html, in a few minutes: warnings are errors, its examples run
 	$(SPHINX) --builder html docs build/site
 	$(SPHINX) --builder doctest docs build/doctest
 

@@ -1,4 +1,4 @@
-"""In one layout PyTorch's gradient of a single image through BatchNorm is wrong on a CPU. This is plain torch.
+"""In one layout torch's gradient of a single image through BatchNorm is wrong on a CPU. This is plain torch.
 
 The report to PyTorch is in examples/7_single_image_gradient.md.
 """

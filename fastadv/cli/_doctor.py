@@ -142,8 +142,8 @@ def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
         advice.append("the GPU runs the references: install triton")
     if not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
         advice.append(
-            f"torch {torch.__version__} is built for CPUs and leaves the NVIDIA GPU idle: install the build for "
-            "CUDA that pytorch.org names"
+            f"torch {torch.__version__} is built for CPUs and leaves the NVIDIA GPU idle: "
+            "install the build for CUDA that pytorch.org names"
         )
     fault = None
     if triton is not None:

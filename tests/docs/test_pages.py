@@ -65,8 +65,8 @@ def given():
     constant = fa.train.Optimization(schedule="constant")
     fa.train.fit(model, train, fa.train.Standard(), epochs=2, batch_size=32, optimization=constant)
     return {
-        "fa": fa, "torch": torch, "model": model.eval(), "train": train, "test": test, "x": test.x, "y": test.y,
-        "session": Session(model),
+        "fa": fa, "torch": torch, "model": model.eval(), "train": train, "test": test,
+        "x": test.x, "y": test.y, "session": Session(model),
     }  # fmt: skip
 
 
