@@ -43,7 +43,7 @@ $(STAMP)-docs: $(STAMP)
 	$(INSTALL) '.[docs]'
 	touch $@
 
-docs: $(STAMP)-docs  ## the documentation site, in build/site/index.html: warnings are errors, its examples run; 5 to 20 minutes on two cores
+docs: $(STAMP)-docs  ## the documentation site, in build/site/index.html: warnings are errors, its examples run; about five minutes on two cores
 	$(SPHINX) --builder html docs build/site
 	$(SPHINX) --builder doctest docs build/doctest
 

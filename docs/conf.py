@@ -28,7 +28,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "myst_nb",
-    "_site",
+    "_site.extension",
 ]
 source_suffix = {
     ".md": "myst-nb",

@@ -1,1 +1,1 @@
-"""README's table of speed, that of the benchmarks page, and their figures, from stored rows."""
+"""README's line of speed, the table of the benchmarks page, and their figure, from stored rows."""

@@ -1,4 +1,4 @@
-"""Write the tables of README, bench/results/pgd.md and calls.md, and a figure, from stored rows.
+"""Write the tables of bench/results/pgd.md and calls.md, a line of README, and a figure, from stored rows.
 
     python -m bench.page
 

@@ -55,12 +55,12 @@ def draw(nets: Sequence[Sequence[dict[str, Any]]]) -> "Figure":
             axes.plot([low, high], [center] * 2, color=FAINT, linewidth=1, zorder=4)
             axes.annotate(
                 f"{duration(row['ms'])}, {row['times']:.2f} ×", (max(high, share, 1), center),
-                xytext=(4, -0.5), textcoords="offset points", va="center", fontsize=7, color=INK,
+                xytext=(4, -0.5), textcoords="offset points", va="center", fontsize=8, color=INK,
             )  # fmt: skip
     row = nets[0][0]
     told = f"shorter is better; ×: how many times as fast; lines: all turns. {row['cpu']}, "
     told += f"{row['threads']} threads, {row['date']}"
-    figure.text(LEFT / WIDE, 0.25 / height, told, fontsize=7.5, color=INK, va="center")
+    figure.text(LEFT / WIDE, 0.25 / height, told, fontsize=8, color=INK, va="center")
     return figure
 
 

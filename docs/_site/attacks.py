@@ -3,8 +3,7 @@
 import inspect
 from collections import defaultdict
 from pathlib import Path
-
-from sphinx.application import Sphinx
+from typing import TYPE_CHECKING
 
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
@@ -12,11 +11,14 @@ from fastadv.cli._options import symbol
 from fastadv.text import in_markdown
 from fastadv.threat import THREATS
 
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
 ASKS = {"gradient": "gradients", "score": "scores", "decision": "decisions", "none": "nothing of the model"}
 LOOKS = {"budget": "within a radius", "minimum": "the nearest"}
 
 
-def write_pages(app: Sphinx) -> None:
+def write_pages(app: "Sphinx") -> None:
     """Write a page for each attack into a folder that git ignores: the event `builder-inited`."""
     folder = Path(app.srcdir, "api", "attacks")
     folder.mkdir(exist_ok=True)

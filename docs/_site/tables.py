@@ -1,11 +1,8 @@
-"""The directive `registry`: a table of what the library has, made from its registries at each build."""
+"""Tables of what the library has, made from its registries at each build."""
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
-
-from docutils import nodes
-from sphinx.util.docutils import SphinxDirective
+from typing import Any
 
 import fastadv as fa
 import fastadv.threat
@@ -109,17 +106,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "speed": speed,
 }
-
-
-class Table(SphinxDirective):
-    """Parse the Markdown of a table where the directive stands."""
-
-    required_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {}
-
-    def run(self) -> list[nodes.Node]:
-        """Return the nodes of the table."""
-        return self.parse_text_to_nodes(TABLES[self.arguments[0]](), allow_section_headings=True)
 
 
 def _first_line(kind: Any) -> str:

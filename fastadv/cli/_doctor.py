@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,11 @@ def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
     triton = packages["triton"]
     if torch.cuda.is_available() and triton is None:
         advice.append("the GPU runs the references: install triton")
+    if not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
+        advice.append(
+            f"torch {torch.__version__} is built for CPUs and leaves the NVIDIA GPU idle: "
+            "install the build for CUDA that pytorch.org names"
+        )
     fault = None
     if triton is not None:
         try:

@@ -1,4 +1,4 @@
-"""README's table, that of the benchmarks and the figures show all stored rows, those that lose too."""
+"""README's line, the table of the benchmarks and the figure show all stored rows, those that lose too."""
 
 import pytest
 

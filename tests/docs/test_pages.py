@@ -1,6 +1,7 @@
 """The tutorials of the site and the blocks of its other pages run as they stand, on few digits."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,13 @@ import fastadv as fa
 
 DOCS = Path(__file__).parents[2] / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9]*.md"))
-GUIDES = ("evaluate", "outputs", "threats", "radii", "blackbox", "honest", "speed", "sets", "abs", "issues")
-PAGES = [
+GUIDES = ("evaluate", "honest", "sets", "abs", "issues")
+FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
+    *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),
+]
+PAGES = [
+    *FOLLOWERS,
     *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
     DOCS / "processes.md",
     DOCS / "certify.md",
@@ -61,8 +66,8 @@ def given():
     constant = fa.train.Optimization(schedule="constant")
     fa.train.fit(model, train, fa.train.Standard(), epochs=2, batch_size=32, optimization=constant)
     return {
-        "fa": fa, "torch": torch, "model": model.eval(), "test": test, "x": test.x, "y": test.y,
-        "session": Session(model),
+        "fa": fa, "torch": torch, "model": model.eval(), "train": train, "test": test,
+        "x": test.x, "y": test.y, "session": Session(model),
     }  # fmt: skip
 
 
@@ -112,7 +117,15 @@ def test_the_blocks_of_a_page_run(path, given, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, value in ALONE.items():  # as torchrun starts one process
         monkeypatch.setenv(name, value)
-    run(path, BLOCK, **given)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    run(path, BLOCK, **given | {"model": deepcopy(given["model"])})
+
+
+def test_a_page_says_what_its_blocks_follow():
+    names = (DOCS / "start" / "quickstart.md").read_text()
+    assert all(f"{name} = " in names for name in ("model", "train", "test", "x, y"))
+    assert [path.stem for path in FOLLOWERS if "[Quickstart](" not in path.read_text()] == []
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Normalization of a single image, whatever the memory order of the image and of its gradient."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +76,12 @@ def test_an_attack_on_one_image_climbs_its_own_loss() -> None:
     among = fa.attacks.fgsm(net, x.repeat(3, 1, 1, 1), y.repeat(3), fa.Linf(0.01))
     torch.testing.assert_close(alone.x_adv, among.x_adv[:1])
     assert not net.norm._forward_hooks
+
+
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="torch may have mended it")
+def test_the_report_to_torch_shows_what_runs():
+    report = Path(__file__).parents[3] / "examples" / "7_single_image_gradient.md"
+    found: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", report.read_text(), re.DOTALL)[0], found)
+    torch.testing.assert_close(found["right"], found["gradient"], rtol=1e-4, atol=1e-4)
+    assert (found["wrong"] - found["gradient"]).abs().max() > 1

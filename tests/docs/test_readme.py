@@ -1,0 +1,50 @@
+"""README is short, its blocks run one after another, and what they print is what it shows."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.attacks.core.card import REGISTRY
+from tests.docs.test_pages import BLOCK
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+SHOWN = re.compile(r"```text\n(.*?)```", re.DOTALL)
+NUMBER = re.compile(r"[\d.,]*\d")
+TOLERANCE = 4  # in points of a percentage: another machine trains a slightly different network
+
+
+def form(line: str) -> str:
+    """The line without its numbers and the widths of its columns."""
+    return " ".join(NUMBER.sub("0", line).split())
+
+
+def shares(line: str) -> list[float]:
+    return [float(share) for share in re.findall(r"([\d.]+)%", line)]
+
+
+def test_it_is_short_and_counts_what_there_is():
+    assert len(README.splitlines()) <= 120
+    assert f"AutoAttack and {len(REGISTRY) - 1} other attacks" in README
+    assert {"make demo", "make test"} <= {line.partition("  ")[0] for line in README.splitlines()}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_blocks_run_in_order_and_print_what_it_shows(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    names = {"quick": partial(fa.attacks.autoattack, version="quick")}
+    for code in BLOCK.findall(README):
+        exec(code.replace('"autoattack"', '{"autoattack": quick}'), names)
+    printed = iter(capsys.readouterr().out.splitlines())
+    shown = [line for text in SHOWN.findall(README) for line in text.splitlines() if line != "..."]
+    assert len(shown) == 7
+    for line in shown:
+        found = next((other for other in printed if form(other) == form(line)), None)
+        assert found, f"{line} is not what runs"
+        assert shares(found) == pytest.approx(shares(line), abs=TOLERANCE)
