@@ -10,8 +10,9 @@ docs/adapters.md says what differs. The package itself is needed only for `wrap`
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
+from os import PathLike
 from typing import Any, cast
 
 import torch
@@ -20,10 +21,15 @@ from torch import Tensor, nn
 from fastadv import attacks, rng
 from fastadv.adapters.foreign import Foreign, one_radius
 from fastadv.adapters.meaning import INSTEAD, MEANING
+from fastadv.attacks.special.training import moves_all
 from fastadv.engine import prepare
+from fastadv.engine.module import device_of
 from fastadv.errors import InputError
 from fastadv.models import Normalized
+from fastadv.runs.files import atomic_write
 from fastadv.threat import Threat
+
+NEVER = attacks.WrongBy(1e30)  # with which an attack goes on to the strongest point
 
 
 class Attack:
@@ -57,6 +63,8 @@ class Attack:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images like `images`; in a targeted mode `labels` mean what that mode says."""
+        if isinstance(self.model, nn.Module):
+            images = images.to(device=device_of(self.model))
         if self._normalized is None:
             return self._found(self.model, images, labels)
         mean, std = (torch.as_tensor(v, device="cpu").to(images).view(-1, 1, 1) for v in self._normalized)
@@ -74,8 +82,39 @@ class Attack:
         run = self.ours
         if "seed" in inspect.signature(run.func).parameters and run.keywords.get("seed") is None:
             given["seed"] = rng.fresh_seed()  # from torch's generator, which governs torchattacks
-        self.result = result = cast(attacks.AttackResult, run(model, x, y, **given))
-        return result.x_adv
+        before = moves_all.set(moves := "stop_early" in run.keywords)  # as theirs do, right or wrong
+        try:
+            self.result = result = cast(attacks.AttackResult, run(model, x, y, **given))
+            left = (result.status == attacks.Status.ALREADY_WRONG).nonzero().squeeze(1)
+            if not (moves and len(left)):
+                return result.x_adv
+            given |= {"targets": given["targets"][left]} if "targets" in given else {}
+            moved = run(model, x[left], y[left], ids=left, criterion=NEVER, **given).x_adv
+            return result.x_adv.index_copy(0, left, moved)
+        finally:
+            moves_all.reset(before)
+
+    def save(
+        self, data_loader: Iterable[Any], save_path: str | PathLike[str], verbose: bool = True,
+        save_predictions: bool = False, save_clean_inputs: bool = False,
+    ) -> None:  # fmt: skip
+        """Attack the batches of a loader, and write the file of torchattacks; nothing is printed.
+
+        By torch.save, on the CPU, images in [0, 1]: "adv_inputs", "labels", "save_type"; and, where asked
+        for, "preds" and "clean_inputs".
+        """
+        mean, std = (torch.tensor(v, device="cpu").view(-1, 1, 1) for v in self._normalized or ([0.0], [1.0]))
+        names = ["adv_inputs", "labels", *["preds"] * save_predictions, *["clean_inputs"] * save_clean_inputs]
+        rows = list[dict[str, Tensor]]()
+        for x, y in data_loader:
+            adv = self(x, y)
+            preds = prepare(self.model).verdict(adv).argmax(1).cpu()
+            images, clean = (each.cpu() * std + mean for each in (adv, x))
+            part = {"adv_inputs": images, "labels": y.cpu(), "preds": preds, "clean_inputs": clean}
+            rows.append({name: part[name] for name in names})
+        written = {name: torch.cat([row[name] for row in rows]) for name in names}
+        with atomic_write(save_path) as path:
+            torch.save({**written, "save_type": "float"}, path)
 
     def set_mode_default(self) -> None:
         """Look for any wrong class."""

@@ -34,7 +34,7 @@ def pgd(
 
     z <- project(z + step_size * ascent direction), where the direction is that of the threat's norm: the sign
     of the gradient for Linf, the gradient over its length for L2. The strongest of all points met is kept,
-    not the last.
+    not the last. Misclassified x come back unchanged: to train, take `fastadv.train.craft`.
 
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size and

@@ -1,5 +1,6 @@
 """Classifiers of torchvision, timm and Hugging Face as models of images in [0, 1]."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ _KNOWN_STEPS = {
 }
 # other settings of image processors that change the values of pixels, each in its own way
 _STRANGE = ("include_top", "rescale_offset")
-_READ = ("mean", "std", "image_mean", "image_std", "rescale_factor", *_STRANGE)
+_READ = ("mean", "std", "num_classes", "image_mean", "image_std", "rescale_factor", *_STRANGE)
 
 _ADVICE = "pass mean= and std= for images in [0, 1] (mean=0, std=1 if the model normalizes them itself)"
 
@@ -40,7 +41,8 @@ def adapt(
 
     The constants come from `mean` and `std`, else from `preprocessing`, else from the `pretrained_cfg` or
     `default_cfg` that a timm model carries. Those belong to timm's published weights: give your own where you
-    trained with others. Images must have the size that the model wants: resize and crop before the attack.
+    trained with others. A warning says where such a model has another number of classes. Images must have
+    the size that the model wants: resize and crop before the attack.
 
         adapt(torchvision.models.resnet50(weights=w), w)                # w: ResNet50_Weights.IMAGENET1K_V2
         adapt(timm.create_model("convnext_tiny", pretrained=True))
@@ -78,16 +80,24 @@ def adapt(
                 f"mean: expected that of images in [0, 1], got {mean}; divide mean and std by 255"
             )
         return Normalized(Logits(model), means, _numbers("std", std))
-    source = _carried(model) if preprocessing is None else preprocessing
+    source = carried(model) if preprocessing is None else preprocessing
     if source is None:
         raise InputError(
             f"adapt: expected the normalization of images, which {type(model).__name__} does not state; pass "
             f"torchvision's weights enum or Hugging Face's image processor, or {_ADVICE}"
         )
+    own = getattr(model, "num_classes", None) or getattr(getattr(model, "config", None), "num_labels", None)
+    theirs = None if preprocessing is not None else _settings(source).get("num_classes")
+    if own and theirs and own != theirs:
+        warnings.warn(
+            f"adapt: expected a model of {theirs} classes, as the weights have whose mean and std it names, "
+            f"got one of {own}; if it was trained with others, pass mean= and std=",
+            stacklevel=2,
+        )
     return Normalized(Logits(model), *_constants(source))
 
 
-def _carried(model: nn.Module) -> Any:
+def carried(model: nn.Module) -> Any:
     """Return timm's configuration, which the model or its Hugging Face configuration holds, or None."""
     holders = (model, getattr(model, "config", None))
     held = [getattr(holder, name, None) for holder in holders for name in ("pretrained_cfg", "default_cfg")]

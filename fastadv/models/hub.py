@@ -9,7 +9,7 @@ from fastadv._checks import check_choice, meant
 from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.models._common import first_weights
-from fastadv.models.adapt import adapt
+from fastadv.models.adapt import adapt, carried
 from fastadv.models.normalized import STATISTICS
 
 SOURCES = ("timm", "torchvision")
@@ -44,4 +44,4 @@ def create_from(
     except (RuntimeError, TypeError, ValueError) as error:
         hint = "" if name in known else meant(name, known)
         raise InputError(f"model '{source}:{name}': {error}{hint}") from error
-    return adapt(net, **told)
+    return adapt(net, **(told or {"preprocessing": carried(net)}))

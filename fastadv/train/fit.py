@@ -46,7 +46,7 @@ def fit(
     *,
     epochs: int,
     threat: Threat | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     optimizer: str | optim.MakeOptimizer = "sgd",
     learning_rate: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None,
@@ -77,13 +77,14 @@ def fit(
 
     Args:
         model: a module; x [B, ...] to logits [B, K]. Its weights are changed.
-        train_set: as `fa.evaluate` takes data, in the recipe's box, too; of a DataLoader, its set alone.
+        train_set: as `fa.evaluate` takes data, in the recipe's box, too; of a DataLoader, its set and its
+            batch size: the order is that of the seed.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
             name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score", "fast",
             "free", "noise" or "robust_logistic".
         epochs: passes through `train_set`, 1 or more.
         threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's.
-        batch_size: images of a step, 1 or more.
+        batch_size: images of a step, 1 or more; None is that of a DataLoader, otherwise 128.
         optimizer: "sgd", "nesterov", "adam", "adamw", or a function of groups of parameters that makes one,
             such as partial(torch.optim.RMSprop, lr=0.01): momentum and weight decay are then its own.
         learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
@@ -170,6 +171,8 @@ def _begun(given: dict[str, Any]) -> Run:
     measuring: Measuring = o.measuring
     with processes.agreement():
         check_count("epochs", o.epochs, 1)
+        if o.batch_size is None:
+            o.batch_size = getattr(o.train_set, "batch_size", None) or 128
         check_count("batch_size", o.batch_size, 1)
         check_seed(o.seed)
         o.recipe = _recipe(o.recipe, o.threat)

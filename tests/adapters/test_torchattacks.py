@@ -24,6 +24,7 @@ SHORT = {
     "EADL1": {"max_iterations": 20, "binary_search_steps": 2, "initial_const": 10.0},
 }
 MINIMUM = {"CW", "DeepFool", "EADL1"}
+LEAVE = {*MINIMUM, "APGD", "APGDT", "FAB", "Square", "AutoAttack"}  # what is wrong already
 
 
 def call(name: str, model: nn.Module, **options):
@@ -47,7 +48,9 @@ def test_every_class_breaks_images_inside_its_budget(name):
         order = 2 if name == "PGDL2" else inf
         assert (adv - x).flatten(1).norm(order, dim=1).max() <= EPS * (1 + 1e-6)
     assert (atk.result.status == Status.BROKEN).sum() >= 2
-    assert torch.equal(adv[-1], x[-1])  # it was wrong already
+    assert atk.result.status[-1] == Status.ALREADY_WRONG
+    assert torch.equal(adv[-1], x[-1]) == (name in LEAVE)
+    assert (adv != x).flatten(1).any(1)[:-1].sum() >= 2
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -57,9 +60,12 @@ def test_pgd_is_ours_with_the_same_steps():
     atk = torchattacks.PGD(model, EPS, ALPHA, 3, random_start=False)
     options = {"random_start": False, "loss": "ce", "stop_early": False}
     ours = partial(fa.attacks.pgd, steps=3, step_size=ALPHA, **options)
-    assert torch.equal(atk(x, y), ours(model, x, y, fa.Linf(EPS)).x_adv)
+    right = slice(0, -1)  # the last is wrong already, and moves all the same
+    assert torch.equal(atk(x, y)[right], ours(model, x, y, fa.Linf(EPS)).x_adv[right])
+    loss = nn.functional.cross_entropy
+    assert loss(model.eval()(atk(x, y)[-1:]), y[-1:]) > loss(model(x[-1:]), y[-1:]) + 0.02
     atk.eps = EPS / 2
-    assert torch.equal(atk(x, y), ours(model, x, y, fa.Linf(EPS / 2)).x_adv)
+    assert torch.equal(atk(x, y)[right], ours(model, x, y, fa.Linf(EPS / 2)).x_adv[right])
     assert repr(atk) == f"PGD(eps={EPS / 2}, alpha={ALPHA}, steps=3, random_start=False)"
 
 
@@ -106,6 +112,27 @@ def test_normalized_images():
     back = adv * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
     assert (back - x).abs().max() <= EPS + 1e-6
     assert (back - x).abs().max() > EPS / 2
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_save_writes_the_file_of_torchattacks(tmp_path, capsys, normalized):
+    model, x, y = problem()
+    atk, place = torchattacks.PGD(model, EPS, ALPHA, 2), nn.Identity()
+    if normalized:
+        place = fa.models.Normalized(place, [0.5], [0.25])
+        atk.set_normalization_used([0.5], [0.25])
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(place(x), y), 5)
+    path = tmp_path / "a.pt"
+    atk.save(batches, save_path=path, save_predictions=True, save_clean_inputs=True)
+    saved = torch.load(path, weights_only=True)
+    assert [*saved] == ["adv_inputs", "labels", "preds", "clean_inputs", "save_type"]
+    torch.testing.assert_close(saved["clean_inputs"], x)
+    assert fa.Linf(EPS + 1e-6, box=(-1e-6, 1 + 1e-6)).contains(saved["adv_inputs"], x).all()
+    assert torch.equal(saved["labels"], y)
+    assert torch.equal(saved["preds"], model.eval()(place(saved["adv_inputs"])).argmax(1))
+    atk.save(batches, str(path))
+    assert [*torch.load(path, weights_only=True)] == ["adv_inputs", "labels", "save_type"]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_is_refused():

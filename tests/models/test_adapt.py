@@ -1,5 +1,6 @@
 """Classifiers of other packages: where their constants stand, what their outputs are, what is refused."""
 
+import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,20 @@ TIMM = {"mean": tuple(MEAN), "std": tuple(STD), "input_size": (3, 224, 224)}
 )
 def test_the_constants_are_found(model: nn.Module, preprocessing: Any) -> None:
     torch.testing.assert_close(adapt(model, preprocessing).eval()(X), expected(MEAN, STD))
+
+
+@pytest.mark.parametrize("model", [TimmNet(num_classes=5), HuggingFaceNet(SimpleNamespace(num_labels=5))])
+def test_other_classes_than_those_of_the_carried_constants_warn(model: nn.Module) -> None:
+    holder: Any = getattr(model, "config", model)
+    holder.pretrained_cfg = TIMM | {"num_classes": 5}
+    adapt(model)
+    holder.pretrained_cfg = TIMM | {"num_classes": 1000}
+    with pytest.warns(UserWarning, match="1000 classes.*got one of 5; .*mean= and std=") as caught:
+        torch.testing.assert_close(adapt(model).eval()(X), expected(MEAN, STD))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings(action="error"):
+        adapt(model, mean=0, std=1)
+        adapt(model, TIMM)
 
 
 def test_constants_may_be_given_and_come_before_what_a_model_carries() -> None:

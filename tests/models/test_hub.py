@@ -54,7 +54,8 @@ def timm(monkeypatch):
         if name != "tiny":
             raise RuntimeError(f"Unknown model ({name})")
         net = Net(3, num_classes)
-        net.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+        net.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "num_classes": 1000}
+        net.num_classes = num_classes
         return net
 
     package = ModuleType("timm")

@@ -280,7 +280,12 @@ def test_tensors_and_a_loader_are_the_set_that_they_hold():
     for given in (pairs, (x, y), DataLoader(pairs, 5, shuffle=True)):
         net = nn.Linear(4, 2)
         net.load_state_dict({"weight": torch.ones(2, 4), "bias": torch.zeros(2)})
-        fit(net, given, loss, epochs=2, batch_size=5, test_set=given)
+        size = {} if isinstance(given, DataLoader) else {"batch_size": 5}  # a loader brings its own
+        fit(net, given, loss, epochs=2, test_set=given, **size)
         weights.append(net.weight.detach().clone())
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
+    sizes = [(DataLoader(pairs, 5), {"batch_size": 3}, 3), (pairs, {}, 128), (DataLoader(pairs, 5), {}, 5)]
+    sizes.append((DataLoader(pairs, batch_sampler=[[0, 1], [2]]), {}, 128))
+    for given, size, expected in sizes:
+        assert epochs(nn.Linear(4, 2), given, loss, epochs=1, **size)._run.steps.feed.batch_size == expected

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,14 +50,27 @@ def test_the_examples_alone():
 @pytest.mark.slow
 def test_the_page_runs():
     """Plain PyTorch as it stands; each other framework where it is installed, and else its syntax."""
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     importlib.import_module("fastadv._torchvision")  # which Lightning imports, too
     with torch.random.fork_rng(devices=[]):
         for package, code in BLOCKS:
             made = compile(code, str(PAGE), "exec")
             if not package or importlib.util.find_spec(package):
                 exec(made, names)
-    assert [package for package, _ in BLOCKS] == ["", "", "", "lightning", "accelerate"]
-    loss = names["loss"]
+    assert [package for package, _ in BLOCKS] == ["", "", "", "", "lightning", "accelerate"]
+    loss, average = names["loss"], names["average"]
     assert isinstance(loss, torch.Tensor)
     assert loss.isfinite()
+    assert average.n_averaged == len(names["loader"])
+    assert all(weight.isfinite().all() for weight in average.parameters())
+
+
+@pytest.mark.parametrize("name", ["pgd", "trades", "smoothadv"])
+def test_examples_do_not_depend_on_autocast(name):
+    x, y, _ = batch()
+    model, made = net().train(), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            made.append(train.craft(LOSSES[name], model, x, y, seed=0))
+    assert made[1].dtype == torch.float32
+    assert torch.equal(*made)

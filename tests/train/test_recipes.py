@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import re
 import weakref
 from math import inf, nan
 
@@ -14,6 +15,8 @@ import fastadv as fa
 from fastadv import train
 from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, PGDTraining, Standard
+from fastadv.train.recipes import Crafted, base
+from fastadv.train.recipes.base import innermost, owns_step
 
 from .nets import images, net
 from .recipes import hand
@@ -108,6 +111,27 @@ def test_settings_outside_their_ranges_are_named(name):
 def test_settings_that_one_recipe_refuses(field, make):
     with pytest.raises(InputError, match=f"{field}: expected"):
         make()
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if hasattr(innermost(RECIPES[name]), "threat")])
+def test_images_outside_the_box_are_refused_as_by_attacks(name, monkeypatch):
+    (x, y, ids), recipe, model = batch(), RECIPES[name], nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    y, optimizer = y.clamp(max=1), torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def call(x):
+        at = train.Step(model=model, optimizer=optimizer, x=x, y=y, ids=ids, seed=0, epoch=1)
+        return recipe.step(at) if owns_step(recipe) else recipe(model, x, y)
+
+    calls = [call, lambda x: train.craft(recipe, model, x, y)]
+    for wrong in (4 * x - 2, x.clone().fill_(nan), (255 * x).to(torch.uint8)):
+        with pytest.raises(InputError) as told:
+            fa.attacks.pgd(model, wrong, y, THREAT)
+        for refuses in calls[: 1 + isinstance(innermost(recipe), Crafted)]:
+            with pytest.raises(InputError, match="^" + re.escape(str(told.value))):
+                refuses(wrong)
+    call(x)
+    monkeypatch.setattr(base, "waits", lambda device: True)  # as of a GPU: the first batch alone is read
+    call(4 * x - 2)
 
 
 @every_loss

@@ -17,6 +17,7 @@ from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.through import Serves, on_parameters
+from fastadv.attacks.special.training import warn_of_training
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import explained, takes_ids
@@ -222,6 +223,7 @@ def takes_common(
             if name in given and not (given[name] is None and _takes_none(own[name])):
                 check_count(name, given[name], smallest)
         x = given.get("x")
+        warn_of_training(function.__name__, given)
         rows = len(x) if isinstance(x, Tensor) and not x.is_nested and x.ndim else 0
         work = passes({name: given.get(name, fixed[name]) for name in counts}) * rows
         if work >= WORTH and not given.get("whole_batches"):

@@ -123,17 +123,7 @@ def problem(
 ) -> Problem:  # fmt: skip
     check_threat(threat)
     criterion = check_criterion(criterion).for_labels(y)
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
-        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
-        raise InputError(
-            f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
-            + ("pass its x_adv" if hasattr(x, "x_adv") else arrays)
-        )
-    x = plain(x)
-    if x.device.type == "meta":
-        raise InputError("x: expected a tensor with values, got one on meta; load it first")
-    _check_values(x, threat.box)
+    x = check_images(x, threat.box)
     size = len(x)
     several = y is None or (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (size,)))
     if x.ndim == 3 and not several:
@@ -160,6 +150,23 @@ def problem(
     y = ids.new_zeros(size, 2) if labels is None else labels
     mask = None if mask is None else check_mask(mask, x)
     return Problem(x, y, threat, targets, ids, criterion, mask, labeled=labels is not None)
+
+
+def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Tensor:
+    """Return images [B, ...] detached; InputError for others, or `values` outside the box, which are read."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
+        raise InputError(
+            f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
+            + ("pass its x_adv" if hasattr(x, "x_adv") else arrays)
+        )
+    x = plain(x)
+    if x.device.type == "meta":
+        raise InputError("x: expected a tensor with values, got one on meta; load it first")
+    if values:
+        _check_values(x, box)
+    return x
 
 
 def check_threat(threat: Threat, maps: bool = False) -> None:

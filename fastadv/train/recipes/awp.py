@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.train.recipes._common import check_loss_recipe, check_positive, put_back
-from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
+from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, check_images
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
 
@@ -64,6 +64,7 @@ class AWP(OwnStep):
         recipe = self.recipe
         if not isinstance(recipe, Crafted):
             return lambda: recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+        check_images(recipe, at.model, at.x)
         with at.autocast():
             x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
         return lambda: recipe._loss(at.model, at.x, at.y, x_adv, at.ids, at.seed)

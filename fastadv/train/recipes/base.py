@@ -4,14 +4,18 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, cast
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastadv._checks import eager
+from fastadv._waiting import waits
+from fastadv.attacks.core import problem
 from fastadv.errors import InputError
 from fastadv.train._share import Share, mean
+from fastadv.train.recipes._followers import in_run
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE, GROWTH_EVERY = 2.0**16, 2000  # those of torch.amp.GradScaler
@@ -213,6 +217,17 @@ def seed_of(seed: int | None, ids: Tensor | None) -> int:
     return int(torch.randint(1 << 62, (), device="cpu")) if ids is None else 0
 
 
+_met: "WeakSet[nn.Module]" = WeakSet()  # models whose first images were checked
+
+
+def check_images(recipe: object, model: nn.Module, x: Tensor) -> None:
+    """Raise InputError for images outside the box of the recipe's threat; a run has checked its own."""
+    if not in_run() and (threat := getattr(recipe, "threat", None)) is not None:
+        # reading values waits for a GPU: there the first batch of a model stands for the others
+        problem.check_images(x, threat.box, values=not waits(x.device) or model not in _met)
+        _met.add(model)
+
+
 def innermost(recipe: object) -> object:
     while hasattr(recipe, "recipe"):
         recipe = recipe.recipe
@@ -247,7 +262,8 @@ def craft(
         x_adv, like x.
 
     Raises:
-        InputError: the recipe crafts no examples apart from its step, such as Standard and FreeTraining.
+        InputError: the recipe crafts no examples apart from its step, such as Standard and FreeTraining; or
+            images lie outside the box.
 
     Example:
         >>> import fastadv as fa
@@ -265,6 +281,7 @@ def craft(
             f"recipe: expected one that crafts examples, got {type(inner).__name__}; for example "
             "fa.train.PGDTraining"
         )
+    check_images(inner, model, x)
     return inner.craft(model, x, y, ids=ids, seed=seed_of(seed, ids))
 
 
@@ -287,6 +304,7 @@ class Crafted:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         """Return the mean loss over the batch. See `seed_of` for a call without ids or seed."""
+        check_images(self, model, x)
         seed = seed_of(seed, ids)
         return self._loss(model, x, y, self.craft(model, x, y, ids=ids, seed=seed), ids, seed)
 

@@ -9,7 +9,7 @@ from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import check_finite, check_objective, logits_at, mean_loss, step_length
-from fastadv.train.recipes.base import OwnStep, Step
+from fastadv.train.recipes.base import OwnStep, Step, check_images
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class FreeTraining(OwnStep):
         step_length(self.threat, self.step_size)
 
     def step(self, at: Step) -> Tensor:
+        check_images(self, at.model, at.x)
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))

@@ -10,6 +10,7 @@ from fastadv.errors import InputError
 from fastadv.models import LogisticRegression, SoftmaxRegression
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import check_finite, check_objective, logits_at, mean_loss
+from fastadv.train.recipes.base import check_images
 
 # exponent of the threat's norm: exponent of its dual norm
 DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}
@@ -52,6 +53,7 @@ class RobustLogistic:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
+        check_images(self, model, x)
         reach = self.threat.radius * torch.linalg.vector_norm(_normal(model), DUAL[self.threat.order])
         logits = logits_at(model, x, y)
         # cross-entropy sees the difference of two logits alone, which the attack lessens by `reach`

@@ -1,0 +1,53 @@
+"""A warning where a model seems to train on what attacks return."""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from contextvars import ContextVar
+from math import inf
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from fastadv._torch import parts_of, version
+from fastadv.engine import Frozen, Prepared
+from fastadv.engine.copying.reach import modules_in
+
+# writes into a weight by one step of an optimizer, at most; and calls that came a step apart, which tell
+WRITES, STEPS = 8, 3
+# of the part with a model's last weight: the weight's version, and how many calls in a row came a step apart
+_seen: "WeakKeyDictionary[nn.Module, tuple[float, float]]" = WeakKeyDictionary()
+# whether the caller moves every image, also those that an attack leaves alone
+moves_all: ContextVar[bool] = ContextVar("moves_all", default=False)
+
+
+def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
+    """Warn once for a model in training mode with gradients, or with a step between each of four calls."""
+    model = given["model"]
+    if isinstance(model, Frozen) and "ids" not in given:  # with which this library calls
+        model = model.source
+    if isinstance(model, Prepared) or moves_all.get():
+        return
+    parts = reversed(next(map(parts_of, modules_in(model)), []))
+    # the last part with weights has the mode of the model, which wrappers around it need not have
+    part = next((part for part in parts if next(part.parameters(False), None) is not None), None)
+    if part is None or (weight := next(part.parameters(False))).is_inference():
+        return
+    before, steps = _seen.get(part, (inf, 0.0))
+    steps = steps + 1 if 0 < version(weight) - before <= WRITES else min(steps, 0.0)
+    learns = part.training and weight.grad is not None
+    told = learns or steps == STEPS
+    _seen[part] = version(weight), -inf if told else steps  # -inf stays
+    if not told or steps == -inf:
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastadv."):
+        level, frame = level + 1, frame.f_back
+    sign = "is in training mode and has gradients" if learns else "takes a step of training between calls"
+    warnings.warn(
+        f"{attack}: expected a model to evaluate, got one that {sign}; an attack leaves misclassified images "
+        "clean. To train, use fa.train.craft(recipe, model, x, y), or the recipe itself as the loss; to "
+        "evaluate, call model.eval() first",
+        stacklevel=level,
+    )
