@@ -11,11 +11,13 @@ from fastadv.attacks import ATTACKS, Attack, AttackResult, Signs
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.losses import LOSSES
+from fastadv.text import threat_text
 
 # what the command line sets where the function leaves it open
 DEFAULTS = {"steps": 40, "queries": 1000}
 GIVEN = ("model", "x", "y", "threat")
 CRITERIA = {"signs": Signs()}
+TITLED = ("steps", "norm", "radius", "version")  # arguments that a title says at its beginning
 SYNTAX = (
     "An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.",
     f"Attacks that ascend a loss take loss=NAME: {', '.join(LOSSES)}. dlr works with logits of "
@@ -79,8 +81,20 @@ class NamedAttack:
         return {"attack": self.name, "norm": self.norm, "radius": self.radius, **self.arguments, **named}
 
     @property
+    def title(self) -> str:
+        """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
+        steps = {**{key: one.default for key, one in ATTACKS[self.name].parameters.items()}, **self.arguments}
+        name = self.name.upper() if len(self.name) <= 5 else self.name  # acronyms
+        name = f"AutoAttack {steps['version']}" if name == "autoattack" else name
+        name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
+        own = [each for each in self.label.partition(":")[2].split(",") if each.split("=")[0] not in TITLED]
+        return ", ".join([name, threat_text(o.make_threat(self.norm, self.radius)), *filter(None, own)])
+
+    @property
     def run(self) -> Callable[..., AttackResult]:
-        return self.at(self.radius)
+        run = self.at(self.radius)
+        run.title = self.title  # type: ignore[attr-defined]
+        return run
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
         bound = {"criterion": CRITERIA[self.criterion]} if self.criterion else {}

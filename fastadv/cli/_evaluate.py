@@ -64,6 +64,9 @@ class Kept(Panel, title="Results"):
         "without --shard gives the table.",
         parser=o.parse_shard, metavar="I/N",
     )  # fmt: skip
+    draws: int = o.count(
+        1, "Classify each image, and its x_adv, so many times: for a model that answers at random.", "--draws"
+    )
     indicators: bool = o.option(
         True,
         "Look for signs of masked gradients on 8 to 200 images: as many as 5% more passes allow. "
@@ -197,7 +200,7 @@ def _table(net: Any, dataset: Any, named: dict[str, NamedAttack], results: Kept,
     with progress("attacks") as tick:
         return measure(
             net, dataset, attacks, batch_size=machine.batch_size, run_dir=results.run_dir,
-            resume=results.resume, keep_samples=bool(results.out or results.report),
+            resume=results.resume, keep_samples=bool(results.out or results.report), draws=results.draws,
             indicators=results.indicators, seed=machine.seed, rank=rank, world_size=jobs, progress=tick,
         )  # fmt: skip
 

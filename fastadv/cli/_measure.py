@@ -22,13 +22,20 @@ def kept_in(run_dir: Path | None) -> str:
     return f"kept in {run_dir}: add --resume to continue"
 
 
+def spoken(text: str) -> str:
+    """Say advice in the words of the command line."""
+    text = text.replace("give fa.models.bpda", "give -m a function that returns fa.models.bpda")
+    return text.replace("draws=20", "--draws 20")
+
+
 def print_results(table: Table, model: str, dataset: Any) -> None:
     notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
-    print_table(f"{model} on {table.n:,} images of {dataset.name}", table.cells(), notes)
+    title = f"{model} on {table.n:,} images of {dataset.name}"
+    print_table(f"{table.headline} {title}".lstrip(), table.cells(), [*map(spoken, notes)])
     for name, cells in table.details().items():
         print_table(name, cells)
     if table.indicators is not None:
-        say(table.verdict)
+        say(spoken(table.verdict))
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Panel:
 
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
-MOST = 12  # options that --help shows: of a command that has more, what is required and these
+MOST = 13  # options that --help shows: of a command that has more, what is required and these
 COMMON = {
     *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
     *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "sigma", "draws", "sound"),

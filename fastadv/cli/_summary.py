@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from fastadv._checks import check_share
 from fastadv.cli import _options as o
-from fastadv.cli._measure import DOUBTFUL
+from fastadv.cli._measure import DOUBTFUL, spoken
 from fastadv.evaluation import Table
 from fastadv.runs.files import write_text
 from fastadv.text import in_markdown, percent
@@ -36,18 +36,20 @@ def checks(table: Table, limits: Mapping[str, float], strict: bool) -> list[Chec
         made.append((f"{name} accuracy >= {limit:g}", found, 0 if good else BELOW))
     if (signs := table.indicators) is not None:
         name = "no sign of masking" if signs.clean or strict else "verdict on masking, not required"
-        made.append((name, table.verdict, DOUBTFUL if strict and not signs.clean else 0))
+        made.append((name, spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
     return made
 
 
 def write_summary(path: Path, table: Table, title: str, passed: Sequence[Check]) -> None:
     if path.suffix.lower() != ".xml":
-        lines = [f"{'**Failed:** ' if code else ''}{found}" for _, found, code in passed]
-        write_text(path, "\n\n".join([f"### {title}", in_markdown(table.cells()), *lines]) + "\n")
+        lines = ["**Failed:** " * bool(code) + found.replace("\n", "  \n") for _, found, code in passed]
+        head = " ".join(filter(None, ["###", table.headline, title]))
+        write_text(path, "\n\n".join([head, in_markdown(table.cells()), *lines]) + "\n")
         return
     cases = [(*each, 0.0) for each in passed]
     for row in table.rows:
-        cases.append((row.name, f"accuracy {percent(row.figures()['robust_accuracy'])}", 0, row.seconds))
+        share = f"{'at most ' * bool(table.headline)}{percent(row.figures()['robust_accuracy'])}"
+        cases.append((row.name, f"accuracy {share}", 0, row.seconds))
     suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
     suite.set("failures", str(sum(bool(code) for _, _, code, _ in cases)))
     for name, found, code, seconds in cases:

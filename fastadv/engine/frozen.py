@@ -128,6 +128,10 @@ class Frozen(Prepared):
             self._taking[outputs] = Frozen(self.source, replace(self.options, outputs=outputs))
         return self._taking[outputs]
 
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())
+        return "\n- ".join([f"Frozen({type(self.source).__name__}, {told})", *self.notes])
+
     def __reduce__(self) -> Any:
         return type(self), (self.source, self.options)
 

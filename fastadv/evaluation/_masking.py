@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,10 @@ from fastadv.data._batches import batches
 from fastadv.engine import Prepared
 from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
+from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.named import labels_of
 from fastadv.evaluation.row import Row
+from fastadv.text import percent
 from fastadv.threat import Named, Threat
 
 PART = "indicators"
@@ -30,21 +32,21 @@ RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings tha
 def indicators(
     frozen: Prepared, dataset: Dataset[Any], rows: Sequence[Row],
     found: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
-    criterion: Criterion = WRONG,
+    criterion: Criterion = WRONG, remarks: Sequence[str] = (), eot: int = 1,
 ) -> Indicators:  # fmt: skip
-    """Return the indicators of an evaluation, `found` being the parts of each row."""
+    """Return the indicators of an evaluation, `found` being the parts of each row, with the largest eot."""
     # at the threat on which attacks spent most passes; all of that norm count within its radius
     evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
     norms = {each.threat.norm for each in evidence if each.threat is not None}
-    together = [[each for each in evidence if each.threat and each.threat.norm == norm] for norm in norms]
-    told = ["few_parameters"] * any(map(by_gradients_alone, together))
+    alike = [[each for each in evidence if each.threat and each.threat.norm == norm] for norm in norms]
+    raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
     threat = _main(evidence)
     if threat is not None:
         within = [each.within(threat, row.distance) for row, each in zip(rows, evidence, strict=True)]
         evidence = [each for each in within if each is not None]
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
     chosen = choose(evidence, correct, passes)
-    told += [name for name in RAISED if _says(rows, name)]
+    raised += [name for name in RAISED if _says(rows, name)]
     known = {"looked_at": ids[chosen], "correct": correct}
 
     def make() -> Part:
@@ -52,9 +54,15 @@ def indicators(
         if threat is not None and not isinstance(threat, Named):
             given = _problem(frozen, dataset, ids[chosen], threat, criterion)
         looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
-        return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(told)))
+        return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
 
-    return Indicators(**kept.get(PART, known, make).told)
+    told = Indicators(**kept.get(PART, known, make).told)
+    drawn = [row.draws for row in rows if row.draws is not None]
+    if drawn and eot > 1 and "randomized" in told.flagged:
+        share = f"{percent(Draws.together(drawn).one_draw)} of one draw"
+        remarks = [f"Randomized: {share} ({drawn[0].count} draws, eot={eot}).", *remarks]
+        told = replace(told, lower={**told.lower, "randomized": 0.0})
+    return replace(told, remarks=remarks)
 
 
 def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion
-from fastadv.attacks.core.result import FAILED, failed_flags
+from fastadv.attacks.core.result import FAILED, LABELS, failed_flags, label_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.engine import Prepared
@@ -24,6 +24,7 @@ from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.evaluation.sums import Sums, sums_at
 from fastadv.threat import THREATS, Named, Threat
 
+FEW = 8  # images; where there are fewer, a model may well see one class in all
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 Attack = Callable[..., AttackResult]
@@ -38,6 +39,7 @@ class Batch(NamedTuple):
     ids: Tensor
     right: Tensor
     failed: Tensor
+    logits: Tensor
 
     @property
     def correct(self) -> Tensor:
@@ -212,9 +214,19 @@ def all_sums(parts: Sequence[Mapping[str, Tensor]]) -> Sums:
     return {name.removeprefix("sums."): torch.cat([part[name] for part in parts]) for name in names}
 
 
+def remarks(correct: Tensor, parts: Sequence[Mapping[str, Tensor]]) -> list[str]:
+    """Return what casts doubt on labels or model without an attack; correct [n], parts of each batch."""
+    seen = torch.stack([part["seen"] for part in parts]).sum(0)  # images of each class, as the model sees it
+    flags = label_flags(int(correct.sum()), len(correct), len(seen))
+    found = [flag.removeprefix(LABELS).capitalize() for flag in flags]
+    if int((seen > 0).sum()) == 1 and len(correct) >= FEW and not bool(correct.all()):
+        found.append("The model predicts one class for all images.")
+    return found
+
+
 def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     """Return the samples of a batch, each with the nearest of its adversarial examples; no components yet."""
-    x, y, ids, _, unusable = (value.cpu() for value in batch)
+    x, y, ids, _, unusable, _ = (value.cpu() for value in batch)
     correct = batch.correct.cpu()
     distances = torch.empty(len(parts), len(y), device="cpu").double()
     x_adv, by = x.clone(), torch.full_like(ids, -1)
@@ -281,7 +293,7 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
     """Return the flags of the batches; what counts samples is about all of them."""
 
     def counts(flag: str) -> bool:
-        return flag == SQUARE_FLAG or flag.startswith(FAILED)
+        return flag == SQUARE_FLAG or flag.startswith((FAILED, LABELS))
 
     flags = _said([flag for flag in part.told.get("flags", ()) if not counts(flag)] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)

@@ -16,7 +16,7 @@ from fastadv.text import percent
 TENSORS = {"right": torch.int64, "voted": torch.bool}
 FIGURES = ("one_draw", "majority", "worst")
 RANDOMIZED = (
-    "randomized: the model gives two answers for one x, and one of them decided; fa.evaluate(..., draws=20) "
+    "randomized: the model gives two answers for one x, and one of them decided; draws=20 of evaluate "
     "reports the accuracy of one draw, of the majority and of the worst draw"
 )
 NOTE = (

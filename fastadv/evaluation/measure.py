@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_flag, check_on_event, knowing
+from fastadv.attacks.autoattack import EOT
 from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
@@ -35,8 +36,10 @@ from fastadv.evaluation._outcome import (
     Shelf,
     all_draws,
     all_sums,
+    bound,
     nearest,
     outcome,
+    remarks,
     row,
 )  # fmt: skip
 from fastadv.evaluation._parts import IDENTITY, Parts
@@ -295,7 +298,9 @@ def _with_verdict(
                 f"got {int(y.min())} to {int(y.max())}; map the labels"
             )
         y = fitting(criterion, logits, frozen.output_shape, known, None)
-        yield Batch(x, y, ids, criterion.right(logits, y), ~logits.isfinite().all(1))
+        right, failed = criterion.right(logits, y), ~logits.isfinite().all(1)
+        logits = logits if criterion.outputs == "classes" else logits.new_zeros(len(x), 1)
+        yield Batch(x, y, ids, right, failed, logits)
 
 
 class Events:
@@ -319,12 +324,8 @@ class Events:
 
     def finished(self, name: str, correct: Tensor, part: Part) -> None:
         """Tell that an attack is done with a batch; correct: bool [B], without an attack."""
-        counts = (
-            len(correct),
-            int(correct.sum()),
-            int((correct & ~part["broken"]).sum()),
-            float(part["seconds"]),
-        )
+        left = int((correct & ~part["broken"]).sum())
+        counts = len(correct), int(correct.sum()), left, float(part["seconds"])
         done = self._done.get(name, 0) + torch.tensor(counts, dtype=torch.float64, device="cpu")
         self._done[name] = done
         samples, clean, robust, seconds = done.tolist()
@@ -396,6 +397,9 @@ class Evaluation:
                 self.events.finished(name, verdict["correct"], attacked[-1])
         sums = sums_at(self.criterion, self.frozen, batch.x, batch.y)
         draws |= {f"sums.{key}": value for key, value in sums.items()}
+        classes = batch.logits.shape[1]
+        seen = batch.logits.argmax(1).cpu().bincount(minlength=classes)
+        draws["seen"] = seen if self.criterion.outputs == "classes" else seen[:0]
         samples = nearest(batch, attacked) if self.keep_samples else None
         for part in attacked:
             part.tensors.pop("x_adv", None)
@@ -421,28 +425,24 @@ class Evaluation:
             torch.cat([one[name] for one in verdicts]) for name in ("correct", "failed", "ids")
         )
         found = [*zip(*attacked, strict=True)]
+        titles = [getattr(attack, "title", "") for attack in self.attacks.values()]
         rows = tuple(
-            replace(row(name, correct, minimizes(attack), parts, drawing), attack=name_of(attack))
-            for (name, attack), parts in zip(self.attacks.items(), found, strict=True)
+            replace(row(name, correct, minimizes(one), parts, drawing), attack=name_of(one), heading=title)
+            for (name, one), title, parts in zip(self.attacks.items(), titles, found, strict=True)
         )
         together = None
         if self.keep_samples:
             together = Samples.together(samples)
             together.add_components([one.components for one in rows])
-        signs = None
+        said, signs = remarks(correct, draws), None
         if self.looked and rows:
+            given = frozen, self.dataset, rows, found, correct, ids, self.batch_size, self.parts
+            eots = [
+                bound(each, "eot") or EOT * (bound(each, "version") == "rand")
+                for each in self.attacks.values()
+            ]
             signs = processes.from_first(
-                lambda: masking.indicators(
-                    frozen,
-                    self.dataset,
-                    rows,
-                    found,
-                    correct,
-                    ids,
-                    self.batch_size,
-                    self.parts,
-                    self.criterion,
-                )
+                lambda: masking.indicators(*given, self.criterion, said, max(frozen.eot, *eots))
             )
         # the clock of the first process, and the parts that all have read
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))
@@ -450,7 +450,7 @@ class Evaluation:
         told, clean = replaced(frozen.model), all_draws(draws, correct, drawing)
         return Table(
             rows, correct, failed, ids, seconds, together, told, signs, clean, criterion=self.criterion,
-            sums=all_sums(draws),
+            sums=all_sums(draws), remarks=said,
         )  # fmt: skip
 
 

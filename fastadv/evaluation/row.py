@@ -105,6 +105,7 @@ class Row:
         attack: the name of its function, whatever the row is called.
         method: the published name of an attack of `fastadv.attacks`, with the version of AutoAttack, or "".
         sums: what the criterion counts beside the accuracy at each x_adv, such as pixels that are right.
+        heading: what tables and reports call it instead of the name; "" for none.
     """
 
     name: str
@@ -125,6 +126,12 @@ class Row:
     attack: str = field(default="", repr=False)
     method: str = ""
     sums: Sums = field(default_factory=dict, repr=False)
+    heading: str = field(default="", repr=False)
+
+    @property
+    def title(self) -> str:
+        """What tables and reports call it."""
+        return self.heading or self.name
 
     @property
     def robust_accuracy(self) -> float:

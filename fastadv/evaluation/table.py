@@ -1,7 +1,7 @@
 """The result of an evaluation: its attacks side by side, the worst of them, and what must be known."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -47,6 +47,7 @@ class Table:
         contradicted: int64 [m], ids of images whose certificate an attack disproved.
         criterion: says which samples are right.
         sums: what the criterion counts beside the accuracy at each clean x.
+        remarks: what casts doubt on labels or model without an attack; they begin the verdict.
 
     Example:
         >>> from functools import partial
@@ -72,10 +73,18 @@ class Table:
     contradicted: Tensor | None = field(default=None, repr=False)
     criterion: Criterion = field(default=WRONG, repr=False)
     sums: Sums = field(default_factory=dict, repr=False)
+    remarks: Sequence[str] = field(default=(), repr=False)
+
+    @property
+    def headline(self) -> str:
+        """What comes before any robust accuracy where a sign of masking is raised; "" where none is."""
+        lead = "" if self.indicators is None else self.indicators.lead
+        unknown = not lead or math.isnan(self.worst_case)
+        return lead if unknown else f"{lead} At most {percent(self.worst_case)}."
 
     @property
     def verdict(self) -> str:
-        """Whether the robust accuracies can be trusted, in one line; "" without indicators."""
+        """Whether the robust accuracies can be trusted; "" without indicators."""
         if self.contradicted is not None and len(self.contradicted):
             return f"Do not trust the certificates: {self._disproved()}"
         return "" if self.indicators is None else self.indicators.verdict
@@ -201,7 +210,7 @@ class Table:
             doubt = str(row.failed), str(row.unmoved)
             distances = median, number(share["mean_distance"])
             extra = [percent(value) for value in row.extra.values()]
-            lines.append([row.name, *shares, *distances, *spent, *doubt, self._certified(row), *extra])
+            lines.append([row.title, *shares, *distances, *spent, *doubt, self._certified(row), *extra])
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
             extra = [percent(value) for value in self.worst_extra.values()]
             blank = [""] * (len(head) - 2 - len(extra))
@@ -238,11 +247,12 @@ class Table:
         if self.contradicted is not None and len(self.contradicted):
             notes.append(f"contradiction: {self._disproved()}")
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
+        notes += self.remarks if self.indicators is None else ()
         for row in self.rows:
-            notes += [f"{row.name}: {remark}" for remark in (*row.flags, *row.remarks)]
+            notes += [f"{row.title}: {remark}" for remark in (*row.flags, *row.remarks)]
             if row.unmoved:
                 notes.append(
-                    f"unmoved: {row.name} met only zero gradients on {row.unmoved} samples; "
+                    f"unmoved: {row.title} met only zero gradients on {row.unmoved} samples; "
                     "the model may mask its gradients, and the accuracy may be too high"
                 )
         return notes
@@ -250,14 +260,15 @@ class Table:
     def __str__(self) -> str:
         parts = [f"\n{name}\n{aligned(cells)}" for name, cells in self.details().items()]
         end = ["", self.verdict] if self.verdict else []
-        return "\n".join([aligned(self.cells()), *self.notes(), *parts, *end])
+        return "\n".join([*filter(None, [self.headline]), aligned(self.cells()), *self.notes(), *parts, *end])
 
     def details(self) -> dict[str, list[list[str]]]:
         """Return more tables: of the draws, and of the components of each attack that has some."""
-        parts = {row.name: row.components.cells() for row in self.rows if row.components is not None}
+        parts = {row.title: row.components.cells() for row in self.rows if row.components is not None}
         if self.draws is None:
             return parts
-        drawn = [("none", self.draws), *((row.name, row.draws) for row in self.rows if row.draws is not None)]
+        drawn = [("none", self.draws)]
+        drawn += [(row.title, row.draws) for row in self.rows if row.draws is not None]
         if len(drawn) > 2:
             drawn.append(("worst of all", Draws.together([draws for _, draws in drawn])))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}

@@ -46,6 +46,11 @@ class EpochReport:
     validation_ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
     tested: bool = True
 
+    def __repr__(self) -> str:
+        known = {k: v for k, v in vars(self).items() if v not in (None, {}) and v is not True}
+        told = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in known.items())
+        return f"EpochReport({', '.join(told)})"
+
     @property
     def lowest(self) -> float:
         """Accuracy under the strongest attack, on the validation set where there is one; -1 without any."""

@@ -29,7 +29,7 @@ def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
     lines = (folder / "a.md").read_text().splitlines()
     assert lines[0] == "### small_cnn on digits test: 4 samples, L∞ 0.05"
     assert [line.split("|")[1].strip() for line in lines if line.startswith("|")][3:5] == [
-        "fgsm L∞ 0.05", "pgd:steps=5",
+        "FGSM, L∞ 0.05", "PGD-5, L∞ 0.05",
     ]  # fmt: skip
     assert lines[-3].endswith("is at least 0")
     assert lines[-1].startswith("**Failed:** Inconclusive")

@@ -26,13 +26,43 @@ def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
     line = f"evaluate {net} -n 20 -a pgd:steps=20,step_size=0.0001 --radius 0.02"
     fastadv(line)
     done = fastadv(f"{line} --strict", code=3)
-    verdict = done.out.splitlines()[-1]
-    assert verdict.startswith("Do not trust: incomplete")
+    verdict = "\n".join(done.out.splitlines()[-3:])
+    assert verdict.startswith("Do not trust (1 sign).\nincomplete: ")
+    assert verdict.endswith("Next: more steps")
+    assert done.out.startswith("Not a robust accuracy: the loss still rises at the end. At most ")
     assert done.err == ""
     assert fastadv(f"{line} --strict --json", code=3).json["measured"]["indicators"]["verdict"] == verdict
     few = fastadv(f"evaluate {net} -n 4 -a pgd:steps=300,stop_early=false --radius 0.05 --strict", code=3)
     assert few.out.splitlines()[-1].startswith("Inconclusive, no flag so far")
     refused(f"{line} --strict --no-indicators", "--strict is about the indicators")
+
+
+OWN = """import fastadv as fa, torch
+class Rounds(fa.models.SmallCNN):
+    forward = lambda self, x: super(Rounds, self).forward((8 * x).round() / 8)
+class Noisy(fa.models.SmallCNN):
+    forward = lambda self, x: super(Noisy, self).forward(x + 0.1 * torch.randn_like(x))
+"""
+
+
+@pytest.mark.slow
+def test_masked_and_randomized_models(fastadv, folder, net):
+    (folder / "own.py").write_text(OWN)
+    masked, noisy = (f"evaluate {net.replace('small_cnn', own)} -n 60" for own in ("own:Rounds", "own:Noisy"))
+    lead = "Not a robust accuracy: gradients are masked. At most "
+    done = fastadv(f"{masked} -a pgd:steps=9,loss=ce --radius 8/255 --summary a.md")
+    assert done.out.startswith(lead)
+    assert "│ PGD-9, L∞ 8/255, loss=ce │" in done.out
+    assert "give -m a function that returns fa.models.bpda(model, " in done.out.splitlines()[-2]
+    assert (folder / "a.md").read_text().startswith(f"### {lead}")
+    fastadv(f"{masked} -a pgd --radius 0.1 --summary a.xml")
+    assert ">accuracy at most " in (folder / "a.xml").read_text()
+    once = fastadv(f"{noisy} --radius 0.05 -a pgd:steps=5 --strict", code=3)
+    assert once.out.endswith("classify each sample several times (--draws 20)\n")
+    for attack in ("pgd:steps=40,stop_early=false,eot=3", "autoattack:version=rand"):
+        done = fastadv(f"{noisy} --radius 0.05 -a {attack} --draws 5 --strict")
+        told = r"Randomized: [\d.]+% of one draw \(5 draws, eot=(3|20)\)\. No other sign of masking .*"
+        assert re.fullmatch(told, done.out.splitlines()[-1])
 
 
 @pytest.mark.slow

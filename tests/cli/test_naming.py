@@ -109,6 +109,14 @@ def test_an_option_that_every_attack_overrides_has_no_effect():
     assert len(parse_attacks(["pgd:steps=9", "bim"], options, 0)) == 2
 
 
+def test_titles_are_those_of_papers():
+    for text, title in {
+        "pgd:steps=7,norm=l2,radius=1,restarts=2": "PGD-7, L2 1, restarts=2", "fgsm": "FGSM, L∞ 8/255",
+        "autoattack:version=quick": "AutoAttack quick, L∞ 8/255", "square": "square, L∞ 8/255",
+    }.items():  # fmt: skip
+        assert parse_attack(text, AttackOptions(radius=8 / 255), 0).run.title == title
+
+
 def test_a_criterion_is_bound_to_every_attack():
     named = parse_attack("pgd", AttackOptions(radius=0.1, criterion="signs"), 0)
     assert named.run.keywords["criterion"] == Signs()

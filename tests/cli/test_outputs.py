@@ -94,9 +94,9 @@ def test_evaluate_equals_the_library(fastadv, folder, net, trained):
     printed = fastadv(line).out
     rows = [line.split("│") for line in printed.splitlines() if line.startswith("│")]
     cells = {line[1].strip(): line for line in rows}
-    assert list(cells) == ["none", "fgsm L2 0.3", "pgd:loss=margin", "worst of all"]
+    assert list(cells) == ["none", "FGSM, L2 0.3", "PGD-3, L2 0.3, loss=margin", "worst of all"]
     row = table["fgsm L2 0.3"]
-    assert [cell.strip() for cell in cells["fgsm L2 0.3"][2:6]] == [
+    assert [cell.strip() for cell in cells["FGSM, L2 0.3"][2:6]] == [
         f"{row.robust_accuracy:.1%}",
         f"{row.success_rate:.1%}",
         f"{row.forwards:,}",

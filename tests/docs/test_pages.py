@@ -141,6 +141,19 @@ def test_the_page_on_robustbench(given, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_on_masked_gradients(capsys):
+    """It prints about what it shows: training rounds otherwise on another machine."""
+    run(DOCS / "masked.md", BLOCK)
+    told, found = (
+        [float(each) for row in re.findall(r"\n *(?:none|pgd) " + r" +([\d.]+)%" * 3, text) for each in row]
+        for text in ((DOCS / "masked.md").read_text(), capsys.readouterr().out)
+    )
+    assert len(told) == 6
+    assert found == pytest.approx(told, abs=10)
+
+
+@pytest.mark.slow
 def test_the_page_on_transfer(capsys):
     """Tuned gradients transfer better from the CNN, and no worse to it."""
     run(DOCS / "transfer.md", BLOCK)

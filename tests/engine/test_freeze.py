@@ -116,6 +116,13 @@ def test_models_in_other_formats(dtype: torch.dtype) -> None:
     torch.testing.assert_close(logits, model(X.to(dtype)).to(logits.dtype).detach())
 
 
+def test_it_shows_its_options_and_notes() -> None:
+    frozen = freeze(convnet())
+    first, *notes = str(frozen).splitlines()
+    assert first == "Frozen(Sequential, precision='fp32', compile=False, eot=1)"
+    assert notes == [f"- {note}" for note in frozen.notes] != []
+
+
 def test_a_frozen_model_is_returned_where_the_options_are_its_own() -> None:
     for options in ({}, {"precision": "bf16"}, {"precision": "bf16", "eot": 2}):
         frozen = freeze(convnet(), **options)  # type: ignore[arg-type]

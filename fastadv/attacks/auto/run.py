@@ -4,7 +4,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import compress
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem
-from fastadv.attacks.core.result import FAILED
+from fastadv.attacks.core.result import FAILED, LABELS
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
@@ -83,16 +83,25 @@ class AutoAttackResult(core.AttackResult):
 
     @property
     def verdict(self) -> str:
-        """The conclusion of the indicators in one line; "" where they were not asked for."""
+        """The conclusion of the indicators; "" where they were not asked for."""
         return "" if self.indicators is None else self.indicators.verdict
 
-    def sentences(self) -> list[str]:
-        """Return the parts of one line: the accuracies, what each component broke, and the verdict."""
-        told = replace(self, attack=f"AutoAttack {self.version}")
+    @property
+    def lead(self) -> str:
+        return (self.indicators.lead if self.indicators else "") or super().lead
+
+    def __str__(self) -> str:
+        signs = self.indicators.flagged if self.indicators else ()
+        others = [flag for flag in self.flags if flag.partition(":")[0] not in signs]
+        return "\n".join(["; ".join(self.sentences()), *others, *[self.verdict] * bool(signs)])
+
+    def sentences(self, name: str = "") -> list[str]:
+        """Return the parts of one line: accuracies, what each component broke, a verdict of one line."""
         number = Counter(self.by)
         parts = [f"{name} {number[name]}" for name in self.costs if number[name]]
-        verdict = self.verdict[:1].lower() + self.verdict[1:]
-        return [*core.AttackResult.sentences(told), *filter(None, [", ".join(parts), verdict])]
+        verdict = "" if "\n" in self.verdict else self.verdict[:1].lower() + self.verdict[1:]
+        first = super().sentences(name or f"AutoAttack {self.version}")
+        return [*first, *filter(None, [", ".join(parts), verdict])]
 
 
 class Run:
@@ -180,7 +189,7 @@ class Run:
             if any(flat):
                 self.warnings["zero_gradient"] = None
         # another component ascends another loss, and what failed is counted at the end
-        told = (flag for flag in out.flags if flag != SOFT_LOGITS and not flag.startswith(FAILED))
+        told = (f for f in out.flags if f != SOFT_LOGITS and not f.startswith((FAILED, LABELS)))
         self.flags |= dict.fromkeys(told)
         left = [place for place in self._todo if not self.by[place]]
         self.left = torch.tensor(left, dtype=torch.int64, device=index.device)

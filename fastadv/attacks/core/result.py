@@ -15,7 +15,10 @@ NOT_FINITE = (
     "model: expected finite logits, got NaN or infinity for every sample; check its weights and the scale of "
     "x; give a class that is never predicted the logit -1e30, not -inf"
 )
-FAILED = "failed: "  # how flags begin that count samples
+FAILED, LABELS = "failed: ", "labels: "  # how flags begin that count samples
+ZERO_SHARE = 0.05  # of the samples, which may have no gradient without a sign of masking
+LEAD = "Not a robust accuracy: {}."
+DENYING = ("the model gives two answers", "mixed_rows: ")  # how flags begin that deny a robust accuracy
 
 
 class Status(IntEnum):
@@ -47,6 +50,19 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
         "the accuracy may be too high": met,
     }
     return tuple(flag for flag, samples in flags.items() if samples)
+
+
+def label_flags(right: int, count: int, classes: int = 0) -> tuple[str, ...]:
+    """Return a flag where no sample was right before the attack, or fewer than by chance among `classes`."""
+    if not right:
+        who, wrong = "all {} were" if count > 1 else "the sample was", "misclassified" if classes else "wrong"
+        told = f"{who.format(count)} {wrong} before the attack: nothing was attacked"
+    # of a thousand batches of guesses, one has so few
+    elif 0 < right * classes < count and clopper_pearson(right, count, level=0.998).high < 1 / classes:
+        told = f"{right} of {count} were right before the attack, fewer than chance, 1 in {classes}, allows"
+    else:
+        return ()
+    return (f"{LABELS}{told}; are labels and model of one kind?",)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,6 +147,15 @@ class AttackResult:
         return float(self.held.double().mean())
 
     @property
+    def lead(self) -> str:
+        """What comes before a robust accuracy that signs of masking deny; "" where there are none."""
+        flat, right = int((self.held & self.zero_gradient).sum()), int(self.correct.sum())
+        if flat and clopper_pearson(flat, right).low > ZERO_SHARE:
+            return LEAD.format(f"every gradient was zero on {flat} of {right} samples")
+        told = [flag.partition(";")[0] for flag in self.flags if flag.startswith(DENYING)]
+        return LEAD.format(told[0]) if told else ""
+
+    @property
     def accuracy_interval(self) -> Interval:
         """The exact 95% interval of the robust accuracy (Clopper and Pearson)."""
         if not len(self.held):
@@ -149,9 +174,9 @@ class AttackResult:
     def __str__(self) -> str:
         return "\n".join(["; ".join(self.sentences()), *self.flags])
 
-    def sentences(self) -> list[str]:
+    def sentences(self, name: str = "") -> list[str]:
         """Return the parts of one line that reports the attack, the accuracies first."""
-        name, count = self.attack or "attack", len(self.status)
+        name, count = name or self.attack or "attack", len(self.status)
         if not count:
             return [f"{name}: no samples"]
         clean = f"clean {percent(self.clean_accuracy)}"
@@ -160,6 +185,8 @@ class AttackResult:
             found, already = number_of[Status.BROKEN], number_of[Status.ALREADY_WRONG]
             return [f"{name}: {clean}, {found} of {count - already} samples led to what was asked for"]
         about = f"{name}, {threat_text(self.threat).replace('∞', 'inf')}: {clean}"
+        if self.threat.finite and self.lead:
+            return [f"{self.lead} {about}, robust at most {percent(self.robust_accuracy)}"]
         if self.threat.finite:
             interval = f"(95%: {ends(*self.accuracy_interval)})"
             return [f"{about}, robust {percent(self.robust_accuracy)} {interval}"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, loss_of
-from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
+from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags, label_flags
 from fastadv.attacks.special import mixed_rows
 from fastadv.attacks.special.bounded_outputs import may_crowd
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
@@ -185,6 +185,9 @@ class Trial:
             unusable = int(self.unusable.sum())
             failures = int(((status == Status.FAILED) & ~self.unusable).sum())
             self.flags += failed_flags(unusable, failures, len(status))
+        if self.some_already and problem.targets is None and not bool(self.unusable.any()):
+            classes = self.clean.shape[1] * (problem.criterion.outputs == "classes")
+            self.flags += label_flags(int(self.attacked.sum()), len(status), classes)
         if loss == "ce" and within is None and problem.targets is None:
             held = status == Status.HELD
             self.flags += (SOFT_LOGITS,) * are_soft(verdict.logits[held], problem.y[held])

@@ -28,6 +28,7 @@ from fastadv.threat import Threat
 
 SAMPLES = 200  # at most, that are looked at
 LEAST = 8  # samples; fewer say nothing
+FEWER = f"fewer than {LEAST} samples that the model gets right"
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 SEEN = 32  # samples whose symptoms are looked for
 BY_LEFT = ("incomplete", "square")  # told by what attacks left, be it for a weak loss
@@ -251,6 +252,8 @@ def _told(
     known = least[least.isfinite()]
     if len(least) and not len(known):
         return values, lower, {"incomplete": "no attack that records its losses"}
+    if count < LEAST:
+        return values, lower, {"incomplete": FEWER}
     # over all samples: where few hold, an attack that goes on cannot change much
     return values | {"incomplete": float(known.sum()) / max(count, 1)}, lower, {}
 
@@ -258,7 +261,7 @@ def _told(
 def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
     """Return why samples cannot be probed; "" where they can."""
     if min(right, chosen) < LEAST:
-        return f"fewer than {LEAST} samples that the model gets right"
+        return FEWER
     if problem is not None and not problem.plain:
         return "the attack wants more than any wrong class"
     return "no attack states its threat" if problem is None else ""

@@ -1,9 +1,10 @@
-"""The indicators of an evaluation, and the line they come to."""
+"""The indicators of an evaluation, and the verdict they come to."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from fastadv.attacks.core.result import LEAD
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.text import percent
 
@@ -23,7 +24,9 @@ class Indicators:
         backwards: samples for which an input gradient was computed for it.
         masked: by name, the modules that hide their gradient: what kind it is, and what to do.
         lower: by name, the lower end of the 95% interval of a share of samples, which counts instead of the
-            value; 0 for Square where attacks by gradients break as many that it leaves, but for chance.
+            value; 0 for Square where attacks by gradients break as many that it leaves, but for chance, and
+            for a randomized model that was attacked and judged as one.
+        remarks: what must be known first, such as that the model predicts one class for all images.
     """
 
     values: Mapping[str, float]
@@ -33,10 +36,11 @@ class Indicators:
     backwards: int = 0
     masked: Mapping[str, str] = field(default_factory=dict)
     lower: Mapping[str, float] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
     @property
     def flagged(self) -> tuple[str, ...]:
-        """The indicators above their limit; a share of samples by the lower end of its interval."""
+        """The indicators above their limit, the strongest first; a share by the lower end of its interval."""
         counted = {**self.values, **self.lower}
         return tuple(name for name in SIGNS if counted.get(name, 0.0) > SIGNS[name].limit)
 
@@ -45,9 +49,8 @@ class Indicators:
         """What to do about each that is flagged."""
         told = {name: SIGNS[name].advice for name in self.flagged}
         if self.masked and "incorrect_gradient" in told:
-            more = len(self.masked) - SHOWN
-            rest = [f"masked_modules lists {more} more"] * (more > 0)
-            told["incorrect_gradient"] = "; ".join([*list(self.masked.values())[:SHOWN], *rest])
+            named, more = [*self.masked.values()], len(self.masked) - SHOWN
+            told["incorrect_gradient"] = "; ".join([*named[:SHOWN], *[f"and {more} more"] * (more > 0)])
         if "edge_kink" in told:
             share = percent(self.values["edge_kink"])
             told["edge_kink"] = (
@@ -61,19 +64,31 @@ class Indicators:
         return not self.flagged and not self.unseen
 
     @property
+    def lead(self) -> str:
+        """What comes before a robust accuracy where a sign is raised; "" where none is."""
+        return next((LEAD.format(SIGNS[name].words.partition(":")[0]) for name in self.flagged), "")
+
+    @property
     def verdict(self) -> str:
-        """The conclusion in one line: no sign, what is flagged and what to do, or what did not run."""
+        """No sign, or what did not run, in one line; or a line for each sign, and what to do next."""
+        first = "".join(f"{remark} " for remark in self.remarks)
         probed = f" ({self.samples} samples probed)" if self.samples else ""
         if self.flagged:
-            flags, advice = ", ".join(self.flagged), "; ".join(self.advice.values())
-            return f"Do not trust: {flags}{probed}; next: {advice}"
+            count = f"{len(self.flagged)} sign{'s' * (len(self.flagged) > 1)}"
+            lines = [f"{name}: {SIGNS[name].words}" for name in self.flagged]
+            next_step = f"Next: {self.advice[self.flagged[0]]}"
+            return "\n".join([f"{first}Do not trust ({count}).", *lines, next_step])
         if not self.unseen:
-            return f"{CLEAN}{probed}"
+            clean = CLEAN.replace("sign", "other sign") if self.values.get("randomized") else CLEAN
+            alone = self.values.get("square", 0.0) if self.lower.get("square") == 0 else 0.0
+            chance = f"; Square broke {percent(alone)} that gradients did not, within chance" if alone else ""
+            return f"{first}{clean}{probed}{chance}"
         reasons: dict[str, list[str]] = {}
         for name, why in self.unseen.items():
             reasons.setdefault(why, []).append(name)
-        told = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in reasons.items())
-        return f"Inconclusive, no flag so far{probed}; these checks did not run: {told}"
+        groups = {why: ", ".join(each) for why, each in reasons.items() if len(each) <= SHOWN}
+        told = (f"{groups.get(why, f'{len(each)} checks')} ({why})" for why, each in reasons.items())
+        return f"{first}Inconclusive, no flag so far{probed}; did not run: {'; '.join(told)}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same indicators with these flagged, whatever their value."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fastadv.attacks.core.result import ZERO_SHARE
 from fastadv.attacks.special import mixed_rows
 from fastadv.intervals import clopper_pearson
 
@@ -18,10 +19,13 @@ class Sign:
     limit: float = 0.0
 
 
+# those that say most come first: what hides a gradient, then what follows from it
 SIGNS = {
-    "randomized": Sign(
-        "two passes of the same samples differ, or their gradients do",
-        'use version="rand", or bpda for the modules that masked_modules names',
+    "mixed_rows": Sign(mixed_rows.WORDS, mixed_rows.ADVICE),
+    "incorrect_gradient": Sign(
+        "gradients are masked: a module hides its own, or a part is missing",
+        "put the step that cuts the gradient into a module, and replace its gradient with bpda",
+        0.01,
     ),
     "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
     "bounded_outputs": Sign(
@@ -29,27 +33,19 @@ SIGNS = {
         "return the logits: attack the model without the sigmoid, tanh or clamp at its end",
         0.6,
     ),
-    "edge_kink": Sign(
-        "the derivative is 0 on a bound of the box, but not a little inside",
-        "attacks of this library look a little inside; for others leave out the ReLU or clamp in front",
-        0.05,
+    "randomized": Sign(
+        "two passes of the same samples differ, or their gradients do",
+        'average gradients over passes (eot=20, or autoattack with version="rand"), and classify each sample '
+        "several times (draws=20)",
     ),
-    "mixed_rows": Sign(mixed_rows.WORDS, mixed_rows.ADVICE),
     "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
     "zero_gradient": Sign(
         "the gradient is zero or not finite for some samples",
-        "another loss, bpda for the modules that masked_modules names, or square, which needs no gradient",
-        0.05,
+        "another loss, or square, which needs no gradient",
+        ZERO_SHARE,
     ),
-    "incorrect_gradient": Sign(
-        "part of the gradient is missing, or a module hides its gradient",
-        "put the step that cuts the gradient into a module, and replace its gradient with bpda",
-        0.01,
-    ),
-    "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
     "unconstrained": Sign(
-        "an attack with no limit on the radius fails on some samples",
-        "use bpda, or square, which needs no gradient",
+        "an attack with no limit on the radius fails on some samples", "square, which needs no gradient"
     ),
     "square": Sign(
         "Square broke samples that gradient attacks did not",
@@ -61,6 +57,12 @@ SIGNS = {
         "few parameters of a map were searched by gradients alone, which overstates robustness",
         "fastadv.attacks.grid, besides",
     ),
+    "edge_kink": Sign(
+        "the derivative is 0 on a bound of the box, but not a little inside",
+        "attacks of this library look a little inside; for others leave out the ReLU or clamp in front",
+        0.05,
+    ),
+    "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
 }
 FLAGS = {name: f"{sign.words}; {sign.advice}" for name, sign in SIGNS.items()}
 SQUARE_FLAG = f"square: {FLAGS['square']}"

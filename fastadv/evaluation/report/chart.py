@@ -59,11 +59,13 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     """Return the drawing for the norm of a group; None where one radius alone was measured."""
     if group.threat is None:
         return None
+    titles = {row.name: row.title for row in table.rows}
+    curves = {titles.get(name, name): curve for name, curve in curves.items()}
     rows = [row for row in table.rows if comparable(row.threat, group.threat)]
-    others = {row.name for row in table.rows} - {row.name for row in rows}
+    others = {row.title for row in table.rows} - {row.title for row in rows}
     minimal = [row for row in rows if row.minimum_norm]
     drawn = {
-        name: curve for name, curve in curves.items() if name not in others | {row.name for row in minimal}
+        name: curve for name, curve in curves.items() if name not in others | {row.title for row in minimal}
     }
     budgets = [row for row in rows if row.threat is not None and row.threat.finite and not row.minimum_norm]
     if not minimal and not drawn and bounds is None:
@@ -79,7 +81,7 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     if minimal and len(rows) > 1:
         known["all attacks"] = _curve(group.nearest(table.rows), radii[radii <= max(map(_reach, minimal))])
     if len(minimal) > 1 or len(rows) == 1:
-        known |= {row.name: _curve(row.distance, radii[radii <= _reach(row)]) for row in minimal}
+        known |= {row.title: _curve(row.distance, radii[radii <= _reach(row)]) for row in minimal}
     known |= drawn
     left_out = max(0, len(known) - MOST + (bounds is not None))
     known = dict(list(known.items())[: MOST - (bounds is not None)])
@@ -89,11 +91,11 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     lines = [_line(name, curve, table.n, right, name in drawn) for name, curve in known.items()]
     marks = [
         Mark(
-            row.name, _across(float(row.threat.radius), right), _up(row.robust_accuracy),
+            row.title, _across(float(row.threat.radius), right), _up(row.robust_accuracy),
             *(_up(end) for end in row.accuracy_interval),
         )
         for row in budgets
-        if row.threat is not None and row.name not in drawn
+        if row.threat is not None and row.title not in drawn
     ]  # fmt: skip
     first = next(iter(known.values()))
     between = _polygon(first, proved, right) if proved is not None and first is not proved else ""
@@ -101,7 +103,7 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
         group.threat.symbol, lines, marks, between,
         [(_across(at, right), f"{at:.2g}") for at in _ticks(right)],
         [(_up(share), f"{share:.0%}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)],
-        _grid(known, table.n, told.tolist()),
+        _grid(known, table.n, told.tolist(), doubt=bool(table.headline)),
         left_out,
     )  # fmt: skip
 
@@ -154,7 +156,7 @@ def _ticks(right: float) -> NDArray[np.float64]:
     return np.arange(0, right * (1 + 1e-9), step)
 
 
-def _grid(known: Mapping[str, Curve], samples: int, radii: Sequence[float]) -> Grid:
+def _grid(known: Mapping[str, Curve], samples: int, radii: Sequence[float], doubt: bool) -> Grid:
     """Return the same as a table, at these radii."""
     lines = []
     for radius in radii:
@@ -164,6 +166,9 @@ def _grid(known: Mapping[str, Curve], samples: int, radii: Sequence[float]) -> G
                 cells.append("-")
                 continue
             share = curve.at(radius)
-            cells.append(with_interval(percent, share, clopper_pearson(round(share * samples), samples)))
+            sure = with_interval(percent, share, clopper_pearson(round(share * samples), samples))
+            cells.append(percent(share) if doubt else sure)
         lines.append([f"{radius:.4g}", *cells])
-    return Grid("Accuracy at each radius, with its 95% interval", ["radius", *known], lines)
+    return Grid(
+        "Accuracy at each radius" + ", with its 95% interval" * (not doubt), ["radius", *known], lines
+    )

@@ -27,8 +27,9 @@ class Grid:
 
 def attacks(table: Table) -> Grid:
     """Return each attack with its accuracy and distances, and the worst of several."""
-    head = ["attack", "threat", "accuracy [95%]", "broken", "median distance", "mean of the broken"]
-    lines = [_line(row) for row in table.rows]
+    shares = "accuracy, at most" if table.headline else "accuracy [95%]"
+    head = ["attack", "threat", shares, "broken", "median distance", "mean of the broken"]
+    lines = [_line(row, bool(table.headline)) for row in table.rows]
     if len(lines) > 1 and not math.isnan(table.worst_case):
         lines.append(["worst of all", "", percent(table.worst_case), "", "", ""])
     lines.insert(0, ["no attack", "", percent(table.clean_accuracy), "", "", ""])
@@ -37,16 +38,17 @@ def attacks(table: Table) -> Grid:
     return Grid("Accuracy over all samples, and how far the attacks had to go", head, lines)
 
 
-def _line(row: Row) -> list[str]:
+def _line(row: Row, doubt: bool) -> list[str]:
     told = row.figures()
     middle = number(told["median_distance"])
     if row.minimum_norm:
         middle = with_interval(number, row.median_distance, row.median_interval)
     middle = middle.replace("inf", "∞")
+    sure = with_interval(percent, row.robust_accuracy, row.accuracy_interval)
     return [
-        row.name,
+        row.title,
         threat_text(row.threat),
-        "-" if row.unlimited else with_interval(percent, row.robust_accuracy, row.accuracy_interval),
+        "-" if row.unlimited else percent(row.robust_accuracy) if doubt else sure,
         percent(row.success_rate),
         middle,
         number(told["mean_distance"]),
@@ -56,7 +58,7 @@ def _line(row: Row) -> list[str]:
 def costs(table: Table) -> Grid:
     """Return what each attack and the look for signs of masking took."""
     lines = [
-        [row.name, f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"] for row in table.rows
+        [row.title, f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"] for row in table.rows
     ]
     if table.indicators is not None:
         seen = table.indicators
@@ -110,12 +112,12 @@ def _cell(share: float) -> tuple[str, int]:
 def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
     """Return the name of a column and bool [n], what the attack broke within the radius that counts."""
     if row.threat is None:
-        return row.name, row.broken
+        return row.title, row.broken
     own = float(row.threat.radius)
     if threat is not None and threat.finite and comparable(row.threat, threat):
         radius = float(threat.radius)
     else:
         radius = own if row.threat.finite else row.median_distance
     if own <= radius < math.inf:
-        return row.name, row.broken
-    return f"{row.name} within {number(radius)}", row.broken & reached(row.distance, radius)
+        return row.title, row.broken
+    return f"{row.title} within {number(radius)}", row.broken & reached(row.distance, radius)

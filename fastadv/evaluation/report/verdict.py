@@ -28,7 +28,8 @@ def plainly(table: Table, group: Group) -> str:
     if not group.unlimited:
         right = int(group.held(table.rows).sum())
         share = "" if table.n == 100 else f" ({percent(right / table.n, 0)})"
-        return f"{right:,} of {table.n:,} {things}{share} stay correct when {allowed_text(group.threat, x)}."
+        most = f"{'At most ' if table.headline else ''}{right:,} of {table.n:,} {things}{share}"
+        return f"{most} stay correct when {allowed_text(group.threat, x)}."
     known = _known(table, group)
     if not (len(known) and math.isfinite(middle := median(known))):
         return f"Fewer than half of the {things} were misread after a change of any size."
@@ -41,9 +42,10 @@ def _called(rows: Sequence[Row]) -> str:
     names = []
     for row in rows:
         kind = row.method.partition(" ")[0].lower()
+        own = row.title.partition(", ")[0] if row.title != row.name else row.method
         alone = kind and row.name.startswith(kind) and sum(each.method == row.method for each in rows) == 1
-        told = f"{row.name} ({row.method})" if kind == "autoattack" else row.name
-        names.append(row.method if alone else told)
+        told = f"{row.title} ({row.method})" if kind == "autoattack" else row.title
+        names.append(own if alone else told)
     *first, last = names
     under = f"{', '.join(first)} and {last}" if first else last
     return under if len(names) <= NAMED else f"{len(names)} attacks"
@@ -58,11 +60,11 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     held = group.held(table.rows)
     right = int(held.sum())
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
+    share = percent(right / table.n)
+    sure = f"Robust accuracy {share} (95% interval {low} to {high})"
+    begun = f"At most {share}" if table.headline else sure
     where = f"within {threat_text(group.threat)}" if group.threat else UNTOLD
-    told = (
-        f"Robust accuracy {percent(right / table.n)} (95% interval {low} to {high}) {where}: "
-        f"{right:,} of {table.n:,} samples stay correct under {under}"
-    )
+    told = f"{begun} {where}: {right:,} of {table.n:,} samples stay correct under {under}"
     if bounds is None or group.threat is None:
         return f"{told}."
     proved = (table.correct & (bounds >= float(group.threat.radius))).double().mean().item()

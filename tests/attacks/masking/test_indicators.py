@@ -225,7 +225,8 @@ def test_flags_of_others_are_raised_whatever_their_value() -> None:
     assert plain.clean
     raised = plain.with_flags(["square"])
     assert raised.flagged == ("square",)
-    assert raised.verdict == f"Do not trust: square; next: {SIGNS['square'].advice}"
+    says = SIGNS["square"]
+    assert raised.verdict == f"Do not trust (1 sign).\nsquare: {says.words}\nNext: {says.advice}"
     assert Indicators({}, {"square": "why"}).with_flags(["square"]).unseen == {}
     by_chance = Indicators({"square": 0.02}, lower={"square": 0.0})
     assert by_chance.flagged == ()
@@ -257,7 +258,9 @@ def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     masked = nn.Sequential(Quantize(50), model)
     flagged = autoattack(masked, x[:20], y[:20], THREAT, version="rand", eot=1)
     assert "zero_gradient" in flagged.indicators.flagged
-    assert flagged.verdict.startswith("Do not trust: ")
+    assert flagged.verdict.startswith("Do not trust (")
+    assert str(flagged).startswith(f"{flagged.indicators.lead} AutoAttack rand, Linf")
+    assert str(flagged).endswith(f"\n{flagged.verdict}")
     empty = autoattack(model, x[:0], y[:0], THREAT)
     assert empty.verdict.startswith("Inconclusive")
 

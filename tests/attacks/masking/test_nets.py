@@ -38,5 +38,7 @@ def test_a_broken_defense_raises_its_flag(name: str) -> None:
     torch.manual_seed(0)  # of nine places of a crop, one leaves no digit that is right
     indicators = found(name, make())
     assert flag in indicators.flagged
-    assert indicators.verdict.startswith("Do not trust: ")
-    assert indicators.advice[flag] in indicators.verdict
+    first, *each, last = indicators.verdict.splitlines()
+    assert first == f"Do not trust ({len(each)} sign{'s' * (len(each) > 1)})."
+    assert [line.partition(": ")[0] for line in each] == [*indicators.flagged]
+    assert last == f"Next: {next(iter(indicators.advice.values()))}"

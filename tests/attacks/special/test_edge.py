@@ -70,7 +70,7 @@ def test_evaluate_and_autoattack_and_training_see_it() -> None:
     for name, attack in attacks.items():
         left, wanted = (fa.evaluate(each, TEST, {name: attack}, limit=60) for each in (model, net))
         assert abs(left[name].robust_accuracy - wanted[name].robust_accuracy) <= 0.02
-        assert "Do not trust: edge_kink" in left.verdict
+        assert "Do not trust (1 sign).\nedge_kink: " in left.verdict
         assert "89.6% of the coordinates on a bound" in left.verdict
         assert "edge_kink" not in wanted.verdict
     options = {"epochs": 1, "learning_rate": 1e-12, "test_set": TEST, "test_attacks": "pgd", "threat": THREAT}
