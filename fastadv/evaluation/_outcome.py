@@ -14,9 +14,10 @@ from torch import Tensor
 from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion
-from fastadv.attacks.core.result import FAILED, LABELS, failed_flags, label_flags
+from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
+from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.engine import Prepared
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws

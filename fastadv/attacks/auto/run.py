@@ -16,7 +16,7 @@ from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem
-from fastadv.attacks.core.result import FAILED, LABELS
+from fastadv.attacks.core.result import FAILED
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
@@ -24,6 +24,7 @@ from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
 from fastadv.attacks.methods.inner import InnerAttack, call_attack
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pdpgd import pdpgd
+from fastadv.attacks.special.labels import LABELS
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared

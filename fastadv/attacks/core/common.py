@@ -292,7 +292,7 @@ def _of_outputs(loss: Callable[..., Tensor], criterion: Criterion) -> Callable[.
 def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:
     """Raise TypeError for names of other libraries, which says what to write here."""
     kind, write = THREATS.get(str(given.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
-    for name in (names := [name for name in FOREIGN if name in given]):
+    for name in (names := sorted(FOREIGN.keys() & given.keys(), key=list(FOREIGN).index)):
         value = given[name]
         value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
         write.append(FOREIGN[name].format(value, ball=kind.__name__))

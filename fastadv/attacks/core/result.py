@@ -15,7 +15,7 @@ NOT_FINITE = (
     "model: expected finite logits, got NaN or infinity for every sample; check its weights and the scale of "
     "x; give a class that is never predicted the logit -1e30, not -inf"
 )
-FAILED, LABELS = "failed: ", "labels: "  # how flags begin that count samples
+FAILED = "failed: "  # how flags begin that count samples
 ZERO_SHARE = 0.05  # of the samples, which may have no gradient without a sign of masking
 LEAD = "Not a robust accuracy: {}."
 DENYING = ("the model gives two answers", "mixed_rows: ")  # how flags begin that deny a robust accuracy
@@ -50,19 +50,6 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
         "the accuracy may be too high": met,
     }
     return tuple(flag for flag, samples in flags.items() if samples)
-
-
-def label_flags(right: int, count: int, classes: int = 0) -> tuple[str, ...]:
-    """Return a flag where no sample was right before the attack, or fewer than by chance among `classes`."""
-    if not right:
-        who, wrong = "all {} were" if count > 1 else "the sample was", "misclassified" if classes else "wrong"
-        told = f"{who.format(count)} {wrong} before the attack: nothing was attacked"
-    # of a thousand batches of guesses, one has so few
-    elif 0 < right * classes < count and clopper_pearson(right, count, level=0.998).high < 1 / classes:
-        told = f"{right} of {count} were right before the attack, fewer than chance, 1 in {classes}, allows"
-    else:
-        return ()
-    return (f"{LABELS}{told}; are labels and model of one kind?",)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,10 +137,10 @@ class AttackResult:
     def lead(self) -> str:
         """What comes before a robust accuracy that signs of masking deny; "" where there are none."""
         flat, right = int((self.held & self.zero_gradient).sum()), int(self.correct.sum())
-        if flat and clopper_pearson(flat, right).low > ZERO_SHARE:
-            return LEAD.format(f"every gradient was zero on {flat} of {right} samples")
-        told = [flag.partition(";")[0] for flag in self.flags if flag.startswith(DENYING)]
-        return LEAD.format(told[0]) if told else ""
+        masked = clopper_pearson(flat, max(right, 1)).low > ZERO_SHARE
+        told = [f"every gradient was zero on {flat} of {right} samples"] * masked
+        told += [flag.partition(";")[0] for flag in self.flags if flag.startswith(DENYING)]
+        return "".join(map(LEAD.format, told[:1]))
 
     @property
     def accuracy_interval(self) -> Interval:
@@ -185,11 +172,10 @@ class AttackResult:
             found, already = number_of[Status.BROKEN], number_of[Status.ALREADY_WRONG]
             return [f"{name}: {clean}, {found} of {count - already} samples led to what was asked for"]
         about = f"{name}, {threat_text(self.threat).replace('∞', 'inf')}: {clean}"
-        if self.threat.finite and self.lead:
-            return [f"{self.lead} {about}, robust at most {percent(self.robust_accuracy)}"]
         if self.threat.finite:
-            interval = f"(95%: {ends(*self.accuracy_interval)})"
-            return [f"{about}, robust {percent(self.robust_accuracy)} {interval}"]
+            robust, interval = percent(self.robust_accuracy), f"(95%: {ends(*self.accuracy_interval)})"
+            plain = f"{about}, robust {robust} {interval}"
+            return [f"{self.lead} {about}, robust at most {robust}" if self.lead else plain]
         finite = self.correct | (self.status != Status.FAILED)
         middle = number(median(self.distance[finite].double().cpu().numpy())) if bool(finite.any()) else "-"
         right = int(self.correct.sum())

@@ -9,9 +9,10 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, loss_of
-from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags, label_flags
+from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
 from fastadv.attacks.special import mixed_rows
 from fastadv.attacks.special.bounded_outputs import may_crowd
+from fastadv.attacks.special.labels import label_flags
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
 from fastadv.engine.clean_pass import CleanPass

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
+from fastadv.intervals import clopper_pearson
+
+LABELS = "labels: "  # how flags of `label_flags` begin
 
 
 def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:
@@ -68,3 +71,16 @@ def check_targets(y: Tensor, targets: Tensor) -> None:
             "targets: expected a class other than the label, "
             f"got label {int(y[place])} as target of sample {place}"
         )
+
+
+def label_flags(right: int, count: int, classes: int = 0) -> tuple[str, ...]:
+    """Return a flag where no sample was right before the attack, or fewer than by chance among `classes`."""
+    if not right:
+        who, wrong = "all {} were" if count > 1 else "the sample was", "misclassified" if classes else "wrong"
+        told = f"{who.format(count)} {wrong} before the attack: nothing was attacked"
+    # of a thousand batches of guesses, one has so few
+    elif 0 < right * classes < count and clopper_pearson(right, count, level=0.998).high < 1 / classes:
+        told = f"{right} of {count} were right before the attack, fewer than chance, 1 in {classes}, allows"
+    else:
+        return ()
+    return (f"{LABELS}{told}; are labels and model of one kind?",)
