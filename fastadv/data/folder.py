@@ -197,5 +197,11 @@ def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), or of root/CLASS/*, lazily."""
     folder, bare = split_folder(root, split)
     groups: Groups = [(path.name, images_in(path)) for path in class_folders(folder)]
-    groups = part_of(groups, folder, split) if bare else groups
+    groups, train = part_of(groups, folder, split) if bare else groups, root / "train"
+    others = {path.name for path in class_folders(train)} if train.is_dir() else {name for name, _ in groups}
+    if differ := sorted(others ^ {name for name, _ in groups}):
+        raise InputError(
+            f"{folder}: expected the class folders of {train}, whose places are the labels, got other ones: "
+            f"{', '.join(differ[:5])} in one alone; add the folders, or name {folder} itself"
+        )
     return FolderSet(folder, groups, f"{root.name} {split}", size=size, note=HELD_OUT if bare else "")
