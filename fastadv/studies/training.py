@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def run(
     config = plain(asdict(s)) | {"train": train_set.describe(), "test": test_set.describe()}
     options = {"width": s.width} | ({} if s.data == "digits" else {"normalize": s.data})
 
+    @cache
     def net(name: str) -> nn.Module:
         make, rate, _ = RECIPES[name]
         model = trained(
@@ -97,7 +98,8 @@ def run(
         if there is not None:
             check_same(folder / RESULTS, there["config"], config)
         known: dict[str, Any] = {} if there is None else there["measured"]
-        lines = known.setdefault("nets", {})
+        # in their order, which a file of results does not keep
+        lines = {name: known["nets"][name] for name in RECIPES if name in known.get("nets", {})}
 
         def train(name: str) -> None:
             net(name)
@@ -106,10 +108,10 @@ def run(
 
         def attack(name: str, count: int, key: str) -> None:
             model = fa.freeze(net(name), "bf16" if s.precision == "bf16" else None)
-            watch(f"attacking {name}", 0, 1)
             found = fa.evaluate(
                 model, test_set, {"AutoAttack": partial(fa.attacks.autoattack, version=s.version)},
                 threat=THREAT, limit=count, run_dir=folder / name / key, resume=True,
+                progress=partial(watch, f"attacking {name}"),
             )  # fmt: skip
             row = found["AutoAttack"]
             lines[name][key] = {
