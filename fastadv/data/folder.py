@@ -167,9 +167,8 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
     named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
     if not named:
         return root, True
-    for name in _SPLITS[split]:
-        if root / name in named:
-            return root / name, False
+    if found := [root / name for name in _SPLITS[split] if root / name in named]:
+        return found[0], False
     expected = " or ".join(f"{name}/" for name in _SPLITS[split])
     raise InputError(
         f"{root}: expected a folder {expected} for the {split} split, "
@@ -198,10 +197,9 @@ def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     folder, bare = split_folder(root, split)
     groups: Groups = [(path.name, images_in(path)) for path in class_folders(folder)]
     groups, train = part_of(groups, folder, split) if bare else groups, root / "train"
-    others = {path.name for path in class_folders(train)} if train.is_dir() else {name for name, _ in groups}
-    if differ := sorted(others ^ {name for name, _ in groups}):
+    theirs = {path.name for path in class_folders(train if train.is_dir() else folder)}
+    if differ := sorted(theirs ^ {name for name, _ in groups}):
         raise InputError(
-            f"{folder}: expected the class folders of {train}, whose places are the labels, got other ones: "
-            f"{', '.join(differ[:5])} in one alone; add the folders, or name {folder} itself"
+            f"{folder}: expected the classes of {train}, got {', '.join(differ[:5])} in one alone; add images"
         )
     return FolderSet(folder, groups, f"{root.name} {split}", size=size, note=HELD_OUT if bare else "")

@@ -98,13 +98,11 @@ def run(
         if there is not None:
             check_same(folder / RESULTS, there["config"], config)
         known: dict[str, Any] = {} if there is None else there["measured"]
-        # in their order, which a file of results does not keep
-        lines = {name: known["nets"][name] for name in RECIPES if name in known.get("nets", {})}
+        lines = {name: known["nets"][name] for name in RECIPES if name in known.get("nets", {})}  # in order
 
         def train(name: str) -> None:
             net(name)
-            past = fa.train.reports(folder / name)
-            lines.setdefault(name, {})["trained"] = sum(epoch.seconds for epoch in past)
+            lines.setdefault(name, {})["trained"] = sum(e.seconds for e in fa.train.reports(folder / name))
 
         def attack(name: str, count: int, key: str) -> None:
             model = fa.freeze(net(name), "bf16" if s.precision == "bf16" else None)

@@ -45,10 +45,9 @@ def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastadv."):
         level, frame = level + 1, frame.f_back
     sign = "is in training mode and has gradients" if learns else "takes a step of training between calls"
-    first = "call model.eval() first" if learns else "fa.evaluate does not warn"
     warnings.warn(
         f"{attack}: expected a model to evaluate, got one that {sign}; an attack leaves misclassified images "
         "clean. To train, use fa.train.craft(recipe, model, x, y), or the recipe itself as the loss; to "
-        f"evaluate, {first}",
+        f"evaluate, {'call model.eval() first' if learns else 'fa.evaluate does not warn'}",
         stacklevel=level,
     )

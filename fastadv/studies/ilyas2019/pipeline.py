@@ -164,11 +164,10 @@ def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
 def judged(
     maker: Maker, net: str, attacks: Mapping[str, Any], folder: str | None = None, **options: Any
 ) -> fa.evaluation.Table:
-    what = f"attacking {net}" + (f" for {folder}" if folder else "")
     return fa.evaluate(
         maker.net(net), maker.test, attacks, limit=maker.settings.tested, resume=True, indicators=False,
         run_dir=maker.folder / "evaluation" / (folder or net),
-        progress=partial(maker.watch, what), **options,
+        progress=partial(maker.watch, f"attacking {net}{f' for {folder}' if folder else ''}"), **options,
     )  # fmt: skip
 
 
