@@ -27,7 +27,7 @@ def theirs(monkeypatch):
 
     class AutoAttack:
         def __init__(self, model, **options):
-            asked.append(options)
+            asked.append(options | {"model": model})
 
         def run_standard_evaluation(self, x, y, bs):
             asked.append((x, y))
@@ -51,6 +51,8 @@ def test_three_recipes_are_trained_and_attacked(tmp_path, theirs, logged):
     for name, net in nets.items():
         model = fa.models.create("small_cnn", shape=TRAIN.shape, classes=10, width=4)
         fa.models.load_weights(model, tmp_path / name / "ema.safetensors")
+        if name == "PGD-10":  # the averaged weights are attacked
+            assert torch.equal(theirs[0]["model"](theirs[1][0]), model.eval()(theirs[1][0]))
         alone = fa.evaluate(model.eval(), TEST, limit=TINY.tested)
         assert net["tested"]["clean"] == alone.clean_accuracy
         assert net["tested"]["robust"] <= net["tested"]["clean"]
