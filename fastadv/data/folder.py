@@ -167,9 +167,8 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
     named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
     if not named:
         return root, True
-    for name in _SPLITS[split]:
-        if root / name in named:
-            return root / name, False
+    if found := [root / name for name in _SPLITS[split] if root / name in named]:
+        return found[0], False
     expected = " or ".join(f"{name}/" for name in _SPLITS[split])
     raise InputError(
         f"{root}: expected a folder {expected} for the {split} split, "
@@ -197,5 +196,10 @@ def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), or of root/CLASS/*, lazily."""
     folder, bare = split_folder(root, split)
     groups: Groups = [(path.name, images_in(path)) for path in class_folders(folder)]
-    groups = part_of(groups, folder, split) if bare else groups
+    groups, train = part_of(groups, folder, split) if bare else groups, root / "train"
+    theirs = {path.name for path in class_folders(train if train.is_dir() else folder)}
+    if differ := sorted(theirs ^ {name for name, _ in groups}):
+        raise InputError(
+            f"{folder}: expected the classes of {train}, got {', '.join(differ[:5])} in one alone; add images"
+        )
     return FolderSet(folder, groups, f"{root.name} {split}", size=size, note=HELD_OUT if bare else "")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.runs.card import card
-from fastadv.runs.description import describe_set
+from fastadv.runs.description import describe, describe_set
 from fastadv.runs.files import write_json, write_text
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
@@ -66,7 +66,7 @@ def work_off(
             try:
                 work[what]()
             finally:
-                seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - began
+                seconds[what] = seconds.pop(what, 0.0) + time.perf_counter() - began
             del left[0]
             write(left)
     return write(left)
@@ -106,9 +106,10 @@ def trained(
     shape, classes = images.shape, images.num_classes
     net = fa.models.create(model, shape=shape, classes=classes, seed=seed, **(options or {}))
     if (path := folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
-        there = fa.models.load_weights(net, path)["config"]
-        here = {"seed": seed, "epochs": training["epochs"], "data": describe_set(images)}
-        check_same(path, {key: there[key] for key in here}, here)
+        there = fa.models.load_weights(net, path).get("config", {})
+        here = {"seed": seed, "data": describe_set(images), "recipe": describe(recipe, net, None)}
+        here |= {key: training[key] for key in ("epochs", "batch_size", "learning_rate") if key in training}
+        check_same(path, {key: there.get(key) for key in here}, here)
         return net.to(training.get("device")).eval()
     fa.train.fit(net, images, recipe, run_dir=folder, resume=True, seed=seed, **training)
     return net.eval()

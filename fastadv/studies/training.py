@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def run(
     config = plain(asdict(s)) | {"train": train_set.describe(), "test": test_set.describe()}
     options = {"width": s.width} | ({} if s.data == "digits" else {"normalize": s.data})
 
+    @cache
     def net(name: str) -> nn.Module:
         make, rate, _ = RECIPES[name]
         model = trained(
@@ -97,19 +98,18 @@ def run(
         if there is not None:
             check_same(folder / RESULTS, there["config"], config)
         known: dict[str, Any] = {} if there is None else there["measured"]
-        lines = known.setdefault("nets", {})
+        lines = {name: known["nets"][name] for name in RECIPES if name in known.get("nets", {})}  # in order
 
         def train(name: str) -> None:
             net(name)
-            past = fa.train.reports(folder / name)
-            lines.setdefault(name, {})["trained"] = sum(epoch.seconds for epoch in past)
+            lines.setdefault(name, {})["trained"] = sum(e.seconds for e in fa.train.reports(folder / name))
 
         def attack(name: str, count: int, key: str) -> None:
             model = fa.freeze(net(name), "bf16" if s.precision == "bf16" else None)
-            watch(f"attacking {name}", 0, 1)
             found = fa.evaluate(
                 model, test_set, {"AutoAttack": partial(fa.attacks.autoattack, version=s.version)},
                 threat=THREAT, limit=count, run_dir=folder / name / key, resume=True,
+                progress=partial(watch, f"attacking {name}"),
             )  # fmt: skip
             row = found["AutoAttack"]
             lines[name][key] = {

@@ -135,6 +135,17 @@ def test_save_writes_the_file_of_torchattacks(tmp_path, capsys, normalized):
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_reaches_its_target_already_is_moved_towards_it():
+    model, x, _ = problem()
+    decided = model.eval()(x).argmax(1)
+    targets = torch.cat([(decided[:1] + 1) % 2, decided[1:]])
+    atk = torchattacks.PGD(model, EPS, ALPHA, 3, random_start=False)
+    atk.set_mode_targeted_by_label()
+    loss = partial(nn.functional.cross_entropy, target=targets, reduction="none")
+    assert len(set(targets[1:].tolist())) > 1
+    assert (loss(model(atk(x, targets))) < loss(model(x))).all()
+
+
 def test_what_is_refused():
     model, x, y = problem()
     with pytest.raises(fa.InputError, match=r"torchattacks\.OnePixel.*sparse_rs"):

@@ -77,7 +77,13 @@ def test_each_form_of_the_loop_warns_once_at_the_users_line(form, training):
     if form == "pgd":  # without gradients, too
         assert warned(pgd, training, cleared=True)[0] == [3]
     assert (caught[0].category, caught[0].filename) == (UserWarning, __file__)
-    assert {"fa.train.craft(recipe,", "model.eval()"} <= {*str(caught[0].message).split()}
+    to_evaluate = "model.eval()" if training else "fa.evaluate"
+    assert {"fa.train.craft(recipe,", to_evaluate} <= {*str(caught[0].message).split()}
+
+
+def test_a_lazy_module_is_refused_as_before():
+    with pytest.raises(fa.InputError, match="lazy"):
+        pgd(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), torch.rand(2, 1, 3, 3), torch.arange(2))
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -1,9 +1,12 @@
 """`fastadv demo` and `fastadv study`: what they print, write and refuse."""
 
 import json
+import time
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -13,6 +16,7 @@ import fastadv as fa
 from fastadv.cli import _studies
 from fastadv.data import construct
 from fastadv.errors import InputError
+from fastadv.studies import study
 from fastadv.studies.ilyas2019 import figures as ilyas_figures
 from fastadv.studies.ilyas2019 import plan as ilyas_plan
 from tests.studies.ilyas import MINI
@@ -176,3 +180,12 @@ def test_a_tiny_study_of_smoothing_keeps_what_is_given(fastadv, monkeypatch):
     fastadv(f"study smoothing --tiny {line}", code=2)
     given = {"samples": 3, "draws": 50, "epochs": 2, "sigmas": (0.25, 1.0), "recipes": ("smoothadv",)}
     assert asked == [study.TINY, replace(study.TINY, **given, seed=4, precision="bf16")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["training", "ilyas pipeline"])
+def test_a_budget_reaches_the_study(fastadv, folder, monkeypatch, command):
+    hours = SimpleNamespace(monotonic=partial(next, count(0, 3600)), perf_counter=time.perf_counter)
+    monkeypatch.setattr(study, "time", hours)
+    left = fastadv(f"study {command} --budget 60 --run-dir {folder / 'runs'} --json").json["measured"]["left"]
+    assert len(left) > 5

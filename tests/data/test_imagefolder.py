@@ -54,6 +54,12 @@ def test_the_test_split_is_test_or_val(root: Path) -> None:
         read(root, "test")
 
 
+def test_labels_of_the_test_split_are_those_of_train(root: Path) -> None:
+    (root / "test" / "a").rename(root / "test" / "c")
+    with pytest.raises(InputError, match=r"pets/test: .* of .*pets/train, got a, c in one alone"):
+        read(root, "test")
+
+
 def test_of_class_folders_alone_a_fifth_is_held_out_by_name(tmp_path: Path) -> None:
     root = tmp_path / "pets"
     for name, count in {"a": 15, "b": 2}.items():

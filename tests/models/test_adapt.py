@@ -110,7 +110,7 @@ def test_other_classes_than_those_of_the_carried_constants_warn(model: nn.Module
     assert caught[0].filename == __file__
     with warnings.catch_warnings(action="error"):
         adapt(model, mean=0, std=1)
-        adapt(model, TIMM)
+        adapt(model, TIMM | {"num_classes": 1000})
 
 
 def test_constants_may_be_given_and_come_before_what_a_model_carries() -> None:

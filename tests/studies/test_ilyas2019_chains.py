@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fastadv.cli import main
 from fastadv.errors import InputError
@@ -82,8 +83,16 @@ def test_sets_are_made_again_from_weights_in_parts(whole, tmp_path):
     again = study(tmp_path, CHAINED, stages=["nets", "sets"])["measured"]
     assert again["sets"] == whole[1]["measured"]["sets"]
     assert again["nets"] == {}
-    with pytest.raises(InputError, match=r"another epochs \(1 there, 2 here\)"):
-        study(shutil.copytree(tmp_path / "nets", tmp_path / "b" / "nets").parent, replace(CHAINED, epochs=2))
+    other = shutil.copytree(tmp_path / "nets", tmp_path / "b" / "nets").parent
+    changes = {"epochs": 2, "batch_size": 7, "train_radius": 0.3, "seed": 1}
+    for (key, value), told in zip(changes.items(), ("epochs", "batch_size", "recipe", "seed"), strict=True):
+        with pytest.raises(InputError, match=f"another {told}.* there, "):
+            study(other, replace(CHAINED, **{key: value}), stages=["nets"])
+    (other / "results.json").unlink()
+    path = other / "nets" / "standard" / "model.safetensors"
+    save_file(load_tensors(path)[0], path)  # without a card
+    with pytest.raises(InputError, match=r"another batch_size \(None there, 64 here\)"):
+        study(other, CHAINED, stages=["nets"])
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def theirs(monkeypatch):
 
     class AutoAttack:
         def __init__(self, model, **options):
-            asked.append(options)
+            asked.append(options | {"model": model})
 
         def run_standard_evaluation(self, x, y, bs):
             asked.append((x, y))
@@ -39,13 +39,20 @@ def theirs(monkeypatch):
 
 
 @pytest.mark.slow
-def test_three_recipes_are_trained_and_attacked(tmp_path, theirs):
-    result = training.run(TINY, TRAIN, TEST, tmp_path)
+def test_three_recipes_are_trained_and_attacked(tmp_path, theirs, logged):
+    seen = []
+    result = training.run(TINY, TRAIN, TEST, tmp_path, lambda *told: seen.append(told))
+    assert {told for told in seen if "attacking PGD-10" in told} >= {
+        ("attacking PGD-10", n, n) for n in (8, 12)
+    }
+    assert "nothing is trained" not in logged.text
     nets = result["measured"]["nets"]
     assert list(nets) == ["PGD-10", "N-FGSM", "TRADES"]
     for name, net in nets.items():
         model = fa.models.create("small_cnn", shape=TRAIN.shape, classes=10, width=4)
         fa.models.load_weights(model, tmp_path / name / "ema.safetensors")
+        if name == "PGD-10":  # the averaged weights are attacked
+            assert torch.equal(theirs[0]["model"](theirs[1][0]), model.eval()(theirs[1][0]))
         alone = fa.evaluate(model.eval(), TEST, limit=TINY.tested)
         assert net["tested"]["clean"] == alone.clean_accuracy
         assert net["tested"]["robust"] <= net["tested"]["clean"]
@@ -74,3 +81,6 @@ def test_a_budget_leaves_the_last_work(tmp_path, monkeypatch):
     measured = training.run(TINY, TRAIN, TEST, tmp_path)["measured"]
     assert "left" not in measured
     assert json.loads((tmp_path / "results.json").read_text())["measured"] == measured
+    again = training.run(TINY, TRAIN, TEST, tmp_path)["measured"]  # in order, though the file sorts
+    assert [*again["nets"]] == [*training.RECIPES]
+    assert [*again["seconds"]][:3] == ["train PGD-10", "attack PGD-10", "train N-FGSM"]

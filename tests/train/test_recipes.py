@@ -130,6 +130,8 @@ def test_images_outside_the_box_are_refused_as_by_attacks(name, monkeypatch):
             with pytest.raises(InputError, match="^" + re.escape(str(told.value))):
                 refuses(wrong)
     call(x)
+    with pytest.raises(InputError):  # on a CPU each batch is read
+        call(4 * x - 2)
     monkeypatch.setattr(base, "waits", lambda device: True)  # as of a GPU: the first batch alone is read
     call(4 * x - 2)
 

@@ -32,7 +32,7 @@ def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
     parts = reversed(next(map(parts_of, modules_in(model)), []))
     # the last part with weights has the mode of the model, which wrappers around it need not have
     part = next((part for part in parts if next(part.parameters(False), None) is not None), None)
-    if part is None or (weight := next(part.parameters(False))).is_inference():
+    if part is None or nn.parameter.is_lazy(weight := next(part.parameters(False))) or weight.is_inference():
         return
     before, steps = _seen.get(part, (inf, 0.0))
     steps = steps + 1 if 0 < version(weight) - before <= WRITES else min(steps, 0.0)
@@ -48,6 +48,6 @@ def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
     warnings.warn(
         f"{attack}: expected a model to evaluate, got one that {sign}; an attack leaves misclassified images "
         "clean. To train, use fa.train.craft(recipe, model, x, y), or the recipe itself as the loss; to "
-        "evaluate, call model.eval() first",
+        f"evaluate, {'call model.eval() first' if learns else 'fa.evaluate does not warn'}",
         stacklevel=level,
     )

@@ -148,15 +148,12 @@ def transferred(maker: Maker) -> dict[str, Any]:
 
 def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
     """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
-    s, test, what = maker.settings, maker.test, "attacking standard for transfer"
+    s, test = maker.settings, maker.test
     attack = partial(
         fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, loss="ce", stop_early=False,
         seed=s.seed,
     )  # fmt: skip
-    maker.net("standard")
-    maker.watch(what, 0, 1)
     table = judged(maker, "standard", {s.attack(s.push_radius): attack}, "transfer", keep_samples=True)
-    maker.watch(what, 1, 1)
     kept = table.samples
     assert kept is not None
     x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
@@ -169,7 +166,8 @@ def judged(
 ) -> fa.evaluation.Table:
     return fa.evaluate(
         maker.net(net), maker.test, attacks, limit=maker.settings.tested, resume=True, indicators=False,
-        run_dir=maker.folder / "evaluation" / (folder or net), **options,
+        run_dir=maker.folder / "evaluation" / (folder or net),
+        progress=partial(maker.watch, f"attacking {net}{f' for {folder}' if folder else ''}"), **options,
     )  # fmt: skip
 
 
@@ -267,11 +265,8 @@ def evaluate(maker: Maker, names: Iterable[str], before: Known) -> Known:
         for r in s.radii
     }
     for name in names:
-        net, what = maker.net(name), f"attacking {name}"
-        maker.watch(what, 0, 1)
-        clean = fa.evaluate(net, maker.test).clean_accuracy
+        clean = fa.evaluate(maker.net(name), maker.test).clean_accuracy
         table = judged(maker, name, attacks)
-        maker.watch(what, 1, 1)
         found[name] = {
             "clean": clean,
             "tested": table.n,
