@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing
 from fastadv._torch import sharding
@@ -172,7 +172,7 @@ def _begun(given: dict[str, Any]) -> Run:
     with processes.agreement():
         check_count("epochs", o.epochs, 1)
         if o.batch_size is None:
-            o.batch_size = getattr(o.train_set, "batch_size", None) or 128
+            o.batch_size = (isinstance(o.train_set, DataLoader) and o.train_set.batch_size) or 128
         check_count("batch_size", o.batch_size, 1)
         check_seed(o.seed)
         o.recipe = _recipe(o.recipe, o.threat)

@@ -71,7 +71,7 @@ def given(monkeypatch) -> dict[str, Any]:
     names = {
         "fa": fa, "torch": torch, "np": np, "inf": inf, "eps": 1e-3, "alpha": 2e-4, "mean": [0.0] * 3,
         "std": [1.0] * 3, "model": model, "x": x, "y": y, "targets": (y + 1) % 10,
-        "test": fa.data.ImageSet(x, y, 10, "x"),
+        **dict.fromkeys(("train", "test"), fa.data.ImageSet(x, y, 10, "x")),
         "dataset": SimpleNamespace(mean=torch.zeros(3), std=torch.ones(3)),
     }  # fmt: skip
     exec(BLOCK.findall((DOCS / "transfer.md").read_text())[0], names)

@@ -53,6 +53,7 @@ def test_one_chain_is_finished_before_the_next(whole):
     assert set(measured["evaluate"]["nets"]) == {*FIRST, *SECOND}
     assert set(measured["train"]) == {"D_rand", "D_det", "D_R", "D_NR"}
     assert len(measured["nets"]["adversarial"]["losses"]) == MINI.epochs
+    assert measured["train"]["D_R"]["epochs"] == 2  # as many steps on 40 images as on 60
     assert "left" not in measured
     assert len(measured["galleries"]["figures"]) == 4
     kept, _ = load_tensors(folder / "images" / "D_R.safetensors")
@@ -107,6 +108,11 @@ def test_weights_in_parts_are_whole_again(whole, tmp_path, capsys):
     assert main(["merge", str(a), "--out", str(tmp_path)]) == 2
     assert f"expected each of {len(parts)} parts of net once" in " ".join(capsys.readouterr().err.split())
     assert main(["merge", str(a), str(b), "--out", str(tmp_path)]) == 0
+    split_weights(path.parents[1] / "D_rand" / path.name, other := tmp_path / "other", "net", largest=1000)
+    (other / parts[1].name).rename(b / parts[1].name)
+    assert main(["merge", str(a), str(b), "--out", str(tmp_path / "mixed")]) == 1
+    assert "expected parts of the same weights" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "mixed").exists()
     (tensors, card), (wanted, known) = (
         read_weights(each) for each in (tmp_path / "net" / "model.safetensors", path)
     )

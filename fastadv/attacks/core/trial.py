@@ -12,7 +12,7 @@ from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
 from fastadv.attacks.special import mixed_rows
 from fastadv.attacks.special.bounded_outputs import may_crowd
-from fastadv.attacks.special.labels import label_flags
+from fastadv.attacks.special.labels import label_flags, warn_of_probabilities
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
 from fastadv.engine.clean_pass import CleanPass
@@ -79,6 +79,7 @@ class Trial:
         unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
         if unusable and len(x):
             raise InputError(NOT_FINITE)
+        warn_of_probabilities(clean, classifier.outputs, problem.criterion.outputs == "classes")
         right = self.attacked if problem.plain else problem.right(clean)
         self.correct = right if finite is None else right & finite
         classifier.settle(x)

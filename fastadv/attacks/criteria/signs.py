@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from fastadv._checks import check_count
 from fastadv.attacks.core.criterion import Criterion, Figures
 from fastadv.attacks.criteria.lead import lead
-from fastadv.attacks.special.labels import on_device
+from fastadv.attacks.special.labels import on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss
@@ -74,8 +74,13 @@ class Signs(Criterion):
     def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
         return rows.view_as(y)
 
+    def right(self, logits: Tensor, y: Tensor) -> Tensor:
+        warn_of_probabilities(logits)
+        return super().right(logits, y)
+
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean binary cross-entropy over the labels that count."""
+        warn_of_probabilities(outputs, reads=not outputs.is_cuda)
         return _cross_entropy(outputs, y, None) / (y.flatten(1) != IGNORED).sum(1).clamp_min(1)
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
@@ -120,6 +125,14 @@ class OneLogit(Criterion):
 
     def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor:
         return _signs(name, y, size, device, ignored=False).view(size)
+
+    def right(self, logits: Tensor, y: Tensor) -> Tensor:
+        warn_of_probabilities(logits, "logit")
+        return super().right(logits, y)
+
+    def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
+        warn_of_probabilities(outputs, "logit", reads=not outputs.is_cuda)
+        return super().objective(outputs, y)
 
 
 ONE_LOGIT = OneLogit()

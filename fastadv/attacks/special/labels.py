@@ -1,5 +1,6 @@
 """What labels must be, and what to do with others."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
 LABELS = "labels: "  # how flags of `label_flags` begin
+FEW = 8  # outputs, which may lie in [0, 1] by chance
 
 
 def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:
@@ -84,3 +86,16 @@ def label_flags(right: int, count: int, classes: int = 0) -> tuple[str, ...]:
     else:
         return ()
     return (f"{LABELS}{told}; are labels and model of one kind?",)
+
+
+def warn_of_probabilities(outputs: Tensor, kind: str = "any", reads: bool = True) -> None:
+    """Warn of outputs whose sign is to decide, if only probabilities are such: on both sides of a half."""
+    if kind == "classes" or not reads or outputs.numel() < FEW:  # reading values waits for a GPU
+        return
+    z = outputs[:, 1] if kind == "logit" else outputs  # (0, z)
+    if 0 <= z.min() < 0.5 < z.max() <= 1:
+        warnings.warn(
+            "model: expected logits, of which those above 0 mean yes, got outputs that all lie in [0, 1]; if "
+            "they are probabilities, leave the sigmoid out of the model",
+            stacklevel=3,
+        )

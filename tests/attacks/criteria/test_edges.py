@@ -1,6 +1,7 @@
 """Criteria at their edges: no samples, ignored positions with targets, what a model means, three classes."""
 
 import math
+import warnings
 from functools import partial
 
 import pytest
@@ -129,3 +130,22 @@ def test_of_points_with_as_many_wrong_the_loss_decides() -> None:
     loss = share.loss("ce")
     out = fa.attacks.core.run(DENSE, X, y, fa.Linf(0.1), rule, criterion=share, loss=loss)
     assert torch.equal(out.x_adv, torch.where(stronger, far, near))
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_probabilities_are_told_from_logits_whose_sign_decides(labels):
+    torch.manual_seed(0)
+    net, x, signs = nn.Sequential(nn.Flatten(), nn.Linear(16, labels)), torch.rand(20, 1, 4, 4), Signs()
+    with torch.no_grad():
+        net[1].bias -= net(x).mean(0)
+    y = (net(x) > 0).long()
+    for call in (
+        lambda model: fa.attacks.pgd(model, x, y, fa.Linf(0.1), steps=1, criterion=signs),
+        lambda model: fa.evaluate(model, (x, y), criterion=signs),
+        lambda model: fa.train.PGDTraining(fa.Linf(0.1), steps=1, criterion=signs)(model, x, y),
+    ):
+        with pytest.warns(UserWarning, match=r"outputs that all lie in \[0, 1\]; if they are probabilities"):
+            call(nn.Sequential(net, nn.Sigmoid()).eval())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            call(net.eval())
