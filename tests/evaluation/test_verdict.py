@@ -9,7 +9,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import Indicators
-from fastadv.attacks.core.result import label_flags
+from fastadv.attacks.special.labels import label_flags
 from fastadv.evaluation import evaluate
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Quantize
