@@ -10,7 +10,7 @@ from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
 LABELS = "labels: "  # how flags of `label_flags` begin
-FEW = 8  # outputs, which may lie in [0, 1] by chance
+FEW = 32  # outputs, which may lie in [0, 1] by chance
 
 
 def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:

@@ -135,7 +135,7 @@ def test_of_points_with_as_many_wrong_the_loss_decides() -> None:
 @pytest.mark.parametrize("labels", [1, 3])
 def test_probabilities_are_told_from_logits_whose_sign_decides(labels):
     torch.manual_seed(0)
-    net, x, signs = nn.Sequential(nn.Flatten(), nn.Linear(16, labels)), torch.rand(20, 1, 4, 4), Signs()
+    net, x, signs = nn.Sequential(nn.Flatten(), nn.Linear(16, labels)), torch.rand(40, 1, 4, 4), Signs()
     with torch.no_grad():
         net[1].bias -= net(x).mean(0)
     y = (net(x) > 0).long()
