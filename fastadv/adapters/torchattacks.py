@@ -104,15 +104,15 @@ class Attack:
         for, "preds" and "clean_inputs".
         """
         mean, std = (torch.tensor(v, device="cpu").view(-1, 1, 1) for v in self._normalized or ([0.0], [1.0]))
-        names = ["adv_inputs", "labels", *["preds"] * save_predictions, *["clean_inputs"] * save_clean_inputs]
         rows = list[dict[str, Tensor]]()
         for x, y in data_loader:
             adv = self(x, y)
-            preds = prepare(self.model).verdict(adv).argmax(1).cpu()
-            images, clean = (each.cpu() * std + mean for each in (adv, x))
-            part = {"adv_inputs": images, "labels": y.cpu(), "preds": preds, "clean_inputs": clean}
-            rows.append({name: part[name] for name in names})
-        written = {name: torch.cat([row[name] for row in rows]) for name in names}
+            rows.append({"adv_inputs": adv.cpu() * std + mean, "labels": y.cpu()})
+            if save_predictions:
+                rows[-1]["preds"] = prepare(self.model).verdict(adv).argmax(1).cpu()
+            if save_clean_inputs:
+                rows[-1]["clean_inputs"] = x.cpu() * std + mean
+        written = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         with atomic_write(save_path) as path:
             torch.save({**written, "save_type": "float"}, path)
 
