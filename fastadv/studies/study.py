@@ -15,7 +15,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.runs.card import card
 from fastadv.runs.description import describe, describe_set
-from fastadv.runs.files import write_json, write_text
+from fastadv.runs.files import read_json, write_json, write_text
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
 from fastadv.runs.record import CHECKPOINT
@@ -70,6 +70,15 @@ def work_off(
             del left[0]
             write(left)
     return write(left)
+
+
+def known_in(keeper: Keeper, config: Mapping[str, Any], *but: str) -> dict[str, Any]:
+    """Return what a run of this configuration measured in the folder; entries `but` may differ."""
+    if (there := keeper.found(RESULTS, read_json)) is None or keeper.path is None:
+        return {}
+    pair = ({**one, **dict.fromkeys(but)} for one in (there["config"], config))
+    check_same(keeper.path / RESULTS, *pair)
+    return dict(there["measured"])
 
 
 def publish(

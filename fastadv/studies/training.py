@@ -14,10 +14,9 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.data.sampling import first_samples
-from fastadv.runs.files import read_json
 from fastadv.runs.folder import Keeper
-from fastadv.runs.identity import check_same, plain
-from fastadv.studies.study import RESULTS, SECONDS, Watch, limited, publish, trained, unwatched, work_off
+from fastadv.runs.identity import plain
+from fastadv.studies.study import SECONDS, Watch, known_in, limited, publish, trained, unwatched, work_off
 from fastadv.text import in_markdown, percent
 from fastadv.train.presets import PRESETS
 
@@ -94,10 +93,7 @@ def run(
         return model
 
     with Keeper(folder) as keeper:
-        there = keeper.found(RESULTS, read_json)
-        if there is not None:
-            check_same(folder / RESULTS, there["config"], config)
-        known: dict[str, Any] = {} if there is None else there["measured"]
+        known = known_in(keeper, config)
         lines = {name: known["nets"][name] for name in RECIPES if name in known.get("nets", {})}  # in order
 
         def train(name: str) -> None:

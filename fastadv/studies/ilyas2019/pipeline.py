@@ -18,18 +18,17 @@ from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.models.shards import split_weights
-from fastadv.runs.files import read_json, save_tensors, writing
+from fastadv.runs.files import save_tensors, writing
 from fastadv.runs.folder import Keeper
-from fastadv.runs.identity import check_same
 from fastadv.runs.record import REPORT
 from fastadv.studies.ilyas2019 import figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name, read, share
 from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training, check_stages
 from fastadv.studies.study import (
-    RESULTS,
     SECONDS,
     WEIGHTS,
     Watch,
+    known_in,
     limited,
     load_images,
     one_thread,
@@ -210,12 +209,8 @@ def run(
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     need("matplotlib")
     with Keeper(path) as keeper:
-        known: dict[str, Any] = {}
-        there = keeper.found(RESULTS, read_json)
-        if there is not None:
-            # other architectures may be added: their nets have cards of their own
-            check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
-            known = there["measured"]
+        # other architectures may be added: their nets have cards of their own
+        known = known_in(keeper, config, "others")
         maker = Maker(settings, base, test, path, limited(watch, budget), device)
 
         def write(left: Sequence[str]) -> dict[str, Any]:
