@@ -209,8 +209,8 @@ def run(
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     need("matplotlib")
     with Keeper(path) as keeper:
-        # other architectures may be added: their nets have cards of their own
-        known = known_in(keeper, config, "others")
+        # the order may change, and other architectures be added: their nets have cards of their own
+        known = known_in(keeper, config, "others", "chains")
         maker = Maker(settings, base, test, path, limited(watch, budget), device)
 
         def write(left: Sequence[str]) -> dict[str, Any]:

@@ -75,6 +75,8 @@ def adversary(settings: Any) -> fa.train.PGDTraining:
     )
 
 
+CHAINS = (("standard", "D_rand", "D_det"), ("adversarial", "D_R", "D_NR"))
+"""The nets of the paper's main text: first those that a standard net is enough for."""
 STAGES = ("nets", "sets", "train", "evaluate", "galleries", "controls", "transfer")
 LAST = ("controls", "transfer")  # which need all nets and sets
 SOURCES = ("standard", "adversarial")
@@ -213,11 +215,12 @@ SCALES = {
         ),
         inverted=10_000, tested=1000, epochs=15, precision="bf16", invert_steps=150, invert_step_size=0.2,
         push_radius=1.0, push_steps=20, push_step_size=0.2, near=True, training=FEW_EPOCHS,
+        chains=(*CHAINS, tuple(name for name in KINDS if name not in SETS)),
     ),
     "gpu": Settings(
         "gpu", "cifar10", on_cifar10("ResNet-18", "resnet18"), WIDE, tested=2000, epochs=20,
         schedule="one_cycle", precision="bf16", invert_steps=200, invert_step_size=0.2, training=FEW_EPOCHS,
-        chains=(("standard", "D_rand", "D_det"), ("adversarial", "D_R", "D_NR")),
+        chains=CHAINS,
     ),
     "paper": Settings(
         "paper", "cifar10", on_cifar10("ResNet-50", "resnet50"),
