@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -55,21 +55,24 @@ def work_off(
     seconds: dict[str, float],
     write: Callable[[Sequence[str]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Do pieces of work until seconds are spent; after each, and at the end, `write` gets what is left.
+    """Do pieces of work until seconds are spent; after each, and when interrupted, `write` gets what is left.
 
     The time of each is added to that of earlier runs: what is only read again has cost what it cost before.
     """
     left = list(work)
-    with suppress(Spent):
-        while left:
-            began, what = time.perf_counter(), left[0]
-            try:
-                work[what]()
-            finally:
-                seconds[what] = seconds.pop(what, 0.0) + time.perf_counter() - began
+    stopped: BaseException | None = None
+    while left and stopped is None:
+        began, what = time.perf_counter(), left[0]
+        try:
+            work[what]()
             del left[0]
-            write(left)
-    return write(left)
+        except (Spent, KeyboardInterrupt) as stop:
+            stopped = stop
+        seconds[what] = seconds.pop(what, 0.0) + time.perf_counter() - began
+        result = write(left)
+    if isinstance(stopped, KeyboardInterrupt):
+        raise stopped
+    return result
 
 
 def known_in(keeper: Keeper, config: Mapping[str, Any], *but: str) -> dict[str, Any]:

@@ -147,7 +147,8 @@ FOREIGN = {
     "rand_init": (False, "random_start=False"), "rel_stepsize": (0.1, "step_size=0.1 * radius"),
     "clip_values": ((0, 1), "threat=fa.Linf(radius, box=(0, 1))"), "verbose": (True, "progress=True in"),
     "batch_size": (9, "fa.evaluate(model, dataset, ..., batch_size=9)"), "minimal": (True, "fa.attacks.mini"),
-    "device": ("cpu", "model.to('cpu')"), "precision": ("bf16", "fa.freeze(model, precision='bf16')"),
+    "kappa": (0.5, "criterion=fa.attacks.WrongBy(0.5)"), "device": ("cpu", "model.to('cpu')"),
+    "precision": ("bf16", "fa.freeze(model, precision='bf16')"),
 }  # fmt: skip
 
 
@@ -157,3 +158,6 @@ def test_arguments_of_other_libraries_are_told_what_to_write(name: str) -> None:
     value, told = FOREIGN[name]
     with pytest.raises(TypeError, match=re.escape(f"bim: no argument {name}; write {told}")):
         ATTACKS["bim"].run(model, x, y, Linf(0.1), **{name: value})
+    if name in ("targeted", "verbose", "minimal"):
+        with pytest.raises(TypeError, match=f"bim: no argument {name}; write nothing for {name}"):
+            ATTACKS["bim"].run(model, x, y, Linf(0.1), **{name: False})

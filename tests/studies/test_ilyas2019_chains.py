@@ -77,6 +77,19 @@ def test_a_spent_budget_leaves_what_the_same_command_then_does(whole, tmp_path, 
 
 
 @pytest.mark.slow
+def test_ctrl_c_keeps_the_seconds_of_the_work_that_it_stopped(tmp_path):
+    def stopped(what, done, total):
+        if what == "building D_det":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, CHAINED, watch=stopped)
+    measured = json.loads((tmp_path / "results.json").read_text())["measured"]
+    assert measured["left"] == WORK[1:]
+    assert measured["seconds"].keys() == set(WORK[:2])
+
+
+@pytest.mark.slow
 def test_sets_are_made_again_from_weights_in_parts(whole, tmp_path):
     parts = sorted((whole[0] / "weights").iterdir())
     assert [path.name for path in parts] == [f"{n}-00001-of-00001.safetensors" for n in plan.SOURCES[::-1]]
