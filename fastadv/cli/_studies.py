@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from fastadv import models
+from fastadv._checks import check_some
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._measure import ending
@@ -253,7 +254,7 @@ def pipeline(
     other architectures. A single stage uses what is in --run-dir. An interrupted command resumes.
     """
     names = o.split_names(stages)
-    chosen = of_plan.check_stages(of_plan.STAGES if names is None else names)
+    chosen = check_some("stages", of_plan.STAGES if names is None else names, of_plan.STAGES)
     o.look_up("scale", scale, of_plan.SCALES)
     settings = replace(of_plan.SCALES[scale], seed=machine.seed)
     if architecture is not None:

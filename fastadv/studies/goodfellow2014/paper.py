@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv._checks import check_some
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.engine.module import device_of
@@ -290,12 +291,7 @@ def run(
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Do these parts in `folder`: write results.json, report.md and figures there, and return the results."""
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
-        raise InputError(
-            f"parts: expected some of {', '.join(PARTS)}, got {unknown[0] if unknown else 'none'!r}"
-        )
-    parts = tuple(dict.fromkeys(parts))
+    parts = check_some("parts", parts, PARTS)
     need("matplotlib")
     with Keeper(folder) as keeper:
         nets = Nets(settings, train_set, folder / "nets", watch, device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
 import fastadv as fa
+from fastadv._checks import check_some
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
@@ -23,7 +24,7 @@ from fastadv.runs.folder import Keeper
 from fastadv.runs.record import REPORT
 from fastadv.studies.ilyas2019 import figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name, read, share
-from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training, check_stages
+from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training
 from fastadv.studies.study import (
     SECONDS,
     WEIGHTS,
@@ -205,7 +206,7 @@ def run(
 
     After `budget` seconds the run stops as if interrupted; "left" says what was asked for and is not done.
     """
-    chosen, path = check_stages(stages), Path(folder)
+    chosen, path = check_some("stages", stages, STAGES), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     need("matplotlib")
     with Keeper(path) as keeper:

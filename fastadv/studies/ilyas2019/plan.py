@@ -7,11 +7,10 @@ from typing import Any
 from torch import nn
 
 import fastadv as fa
-from fastadv._checks import check_seed
+from fastadv._checks import check_seed, check_some
 from fastadv.data import ConstructedSet, ImageSet, construct
 from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.engine import Prepared
-from fastadv.errors import InputError
 from fastadv.runs.identity import plain
 
 
@@ -159,7 +158,7 @@ class Settings:
 
     def work(self, stages: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the stages in the order in which they run, each with the nets or sets that it is about."""
-        chosen, about = check_stages(stages), {"nets": SOURCES, "evaluate": self.nets}
+        chosen, about = check_some("stages", stages, STAGES), {"nets": SOURCES, "evaluate": self.nets}
         for chain in self.chains or (self.nets,):
             for stage in chosen:
                 names = tuple(name for name in about.get(stage, self.sets) if name in chain)
@@ -228,15 +227,6 @@ SCALES = {
     ),
 }  # fmt: skip
 """The digits, in a minute or two; CIFAR-10 on two cores, or in minutes on a GPU; the paper's own, in days."""
-
-
-def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
-    """Return the stages in the order in which they run; InputError for an unknown one, or none."""
-    wanted = set(stages)
-    unknown = sorted(wanted - set(STAGES))
-    if unknown or not wanted:
-        raise InputError(f"stages: expected some of {', '.join(STAGES)}, got {', '.join(unknown) or 'none'}")
-    return tuple(stage for stage in STAGES if stage in wanted)
 
 
 SOURCE = "Ilyas et al. 2019, ResNet-50 on CIFAR-10, PGD L2 0.25"

@@ -19,8 +19,7 @@ from typing import Any
 from torch import nn
 
 import fastadv as fa
-from fastadv._checks import check_count, check_seed
-from fastadv.errors import InputError
+from fastadv._checks import check_count, check_seed, check_some
 from fastadv.threat import THREATS
 
 SOURCE = "Schott et al. 2018, figure 2, from github.com/jonasrauber/analysis-by-synthesis"
@@ -211,12 +210,7 @@ class Settings:
         check_count("samples", self.samples, 1)
         check_seed(self.seed)
         for name, known in (("models", MODELS), ("norms", NORMS)):
-            given = getattr(self, name)
-            unknown = [value for value in given if value not in known]
-            if unknown or not given:
-                raise InputError(
-                    f"{name}: expected some of {', '.join(known)}, got {', '.join(given) or 'none'}"
-                )
+            check_some(name, getattr(self, name), known)
 
     def cells(self) -> list[Cell]:
         chosen = [method for method in METHODS if method.norm in self.norms]
