@@ -23,7 +23,7 @@ SYNONYMS = {
 # what to write for arguments of other libraries; {} is the value
 FOREIGN = {
     **{name: "threat=fa.{ball}({})" if ours == "radius" else ours + "={}" for name, ours in SYNONYMS.items()},
-    "targeted": "targets=, the class that each sample is to reach",
+    "targeted": "targets=, the class that each sample is to reach (for False, nothing)",
     "norm": "threat=fa.{ball}(radius)",
     **dict.fromkeys(("confidence", "kappa"), "criterion=fa.attacks.WrongBy({})"),
     "rel_stepsize": "step_size={} * radius",

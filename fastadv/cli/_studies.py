@@ -253,8 +253,7 @@ def pipeline(
     attacks all networks. Then come the controls of the discussion, a gallery of each set, and transfer to
     other architectures. A single stage uses what is in --run-dir. An interrupted command resumes.
     """
-    names = o.split_names(stages)
-    chosen = check_some("stages", of_plan.STAGES if names is None else names, of_plan.STAGES)
+    chosen = check_some("stages", o.split_names(stages) or of_plan.STAGES, of_plan.STAGES)
     o.look_up("scale", scale, of_plan.SCALES)
     settings = replace(of_plan.SCALES[scale], seed=machine.seed)
     if architecture is not None:

@@ -295,8 +295,7 @@ def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]
     for name in (names := sorted(FOREIGN.keys() & given.keys(), key=list(FOREIGN).index)):
         value = given[name]
         value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
-        unasked = value is False and "{" not in FOREIGN[name]
-        write.append(f"nothing for {name}" if unasked else FOREIGN[name].format(value, ball=kind.__name__))
+        write.append(FOREIGN[name].format(value, ball=kind.__name__))
     if names:
         raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 
