@@ -119,8 +119,6 @@ def test_parts_of_the_tiny_study_add_up(tmp_path):
 
 def test_what_cannot_work_is_refused(tmp_path):
     sets = digits("train", 50), digits("test", 10)
-    with pytest.raises(InputError, match=r"parts: expected some of fgsm.*got fgms"):
-        paper.run(TINY, *sets, tmp_path, parts=("fgms",))
     with pytest.raises(InputError, match="validation: expected fewer than the 50 training images, got 60"):
         paper.run(TINY, *sets, tmp_path)
     bench = SimpleNamespace(nets={"maxout": None}, settings=TINY, y=torch.tensor([3, 5]))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from fastadv.errors import InputError
 from fastadv.features.result import Kind
 from fastadv.studies.ilyas2019 import features, gaussian, theory
 from fastadv.studies.study import TINY
@@ -55,11 +54,6 @@ def test_features_of_both_nets_are_measured_and_kept(tmp_path):
             assert far["rho"] == near["rho"]
             if far["gamma"] is not None:
                 assert sum(far["gamma"]) < sum(near["gamma"])
-
-
-def test_the_radius_of_features_is_finite(tmp_path):
-    with pytest.raises(InputError, match="radius: expected a finite number > 0, got inf"):
-        features.run(TINY, tmp_path, radius=float("inf"))
 
 
 def test_medians_are_over_features_each_for_the_class_that_it_serves_best():
