@@ -11,7 +11,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.studies.ilyas2019 import pipeline
+from fastadv.studies.ilyas2019 import controls, pipeline
 from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Training
 from tests.studies.ilyas import MINI
 
@@ -49,7 +49,7 @@ def test_fooling_counts_images_whose_label_was_changed():
     made: Any = images([1, 2, 3, 4, 5], [1, 2, 7, 7, 5])
     made.original_labels = torch.tensor([0, 2, 3, 4, 4])  # the second keeps its label
     made.figures = {"predicted": torch.tensor([1, 2, 7, 0, 5])}
-    found = pipeline.fooling(maker(made, made, {"independent": Says()}, {"D_rand": made, "D_det": made}))
+    found = controls.fooling(maker(made, made, {"independent": Says()}, {"D_rand": made, "D_det": made}))
     assert found["D_det"]["source"] == {"label": 3 / 4, "true": 0.0}
     # it reads 1, 2, 3, 4, 5: the first and the last as the set says, the third and fourth as they were
     assert found["D_rand"]["independent"] == {"label": 0.5, "true": 0.5}
@@ -58,7 +58,7 @@ def test_fooling_counts_images_whose_label_was_changed():
 def test_mistakes_of_an_early_net_are_a_training_set():
     base, test = images([1, 2, 3, 4], [1, 5, 3, 6]), images([1, 2, 3], [1, 2, 4])
     of = maker(base, test, {"early": Says(), "early labels": Says(add=1)}, {})
-    found = pipeline.early_labels(of)
+    found = controls.early_labels(of)
     learned, training = of.asked["early labels"]
     assert learned.y.tolist() == [2, 4]
     assert torch.equal(learned.x, base.x[[1, 3]])
@@ -80,26 +80,26 @@ def two_classes(count, gap, seed=0, side=4):
 def test_robust_directions_are_those_that_no_perturbation_turns():
     base = two_classes(400, gap=0.4)
     # half the gap is 0.2: a smaller ball cannot turn the first pixel, a larger one can
-    kept = pipeline.robust_directions(base, fa.L2(0.15))
+    kept = controls.robust_directions(base, fa.L2(0.15))
     assert len(kept)
     torch.testing.assert_close(kept[:, 0].abs(), torch.ones(len(kept)), rtol=0, atol=0.02)
     torch.testing.assert_close(kept.norm(dim=1), torch.ones(len(kept)))
-    assert len(pipeline.robust_directions(base, fa.L2(0.25))) == 0
+    assert len(controls.robust_directions(base, fa.L2(0.25))) == 0
     # those of both means, and the first of a hundred principal components
-    kept = pipeline.robust_directions(two_classes(200, gap=0.4, side=10), fa.L2(0.15))
+    kept = controls.robust_directions(two_classes(200, gap=0.4, side=10), fa.L2(0.15))
     assert len(kept) == 3
 
 
 def test_a_linear_model_learns_what_its_directions_show():
     base, test = two_classes(400, gap=0.4), two_classes(200, gap=0.4, seed=1)
     directions = torch.eye(16)
-    assert (pipeline.linear_model(base, test, directions[:1]) == test.y).double().mean() > 0.99
-    assert 0.3 < (pipeline.linear_model(base, test, directions[1:2]) == test.y).double().mean() < 0.7
+    assert (controls.linear_model(base, test, directions[:1]) == test.y).double().mean() > 0.99
+    assert 0.3 < (controls.linear_model(base, test, directions[1:2]) == test.y).double().mean() < 0.7
     flipped = ImageSet(base.x, 1 - base.y, 2, "flipped")
-    assert (pipeline.linear_model(flipped, test, directions[:1]) == test.y).double().mean() < 0.01
+    assert (controls.linear_model(flipped, test, directions[:1]) == test.y).double().mean() < 0.01
     # without any direction it says what is most frequent
     mostly = ImageSet(base.x[:5], torch.tensor([1, 1, 1, 0, 0]), 2, "mostly")
-    assert pipeline.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
+    assert controls.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
 
 
 class Knows(nn.Module):

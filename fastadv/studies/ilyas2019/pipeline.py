@@ -1,4 +1,4 @@
-"""Section 3.3 as one resumable run, and controls of distill.pub/2019/advex-bugs-discussion."""
+"""Section 3.3 as one resumable run, with the transfer of figure 3."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,116 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch import Tensor
 
 import fastadv as fa
 from fastadv._checks import check_some
 from fastadv._extras import need
 from fastadv.data import ImageSet
-from fastadv.data.imageset import to_unit
 from fastadv.models.shards import split_weights
 from fastadv.runs.files import save_tensors, writing
 from fastadv.runs.folder import Keeper
 from fastadv.runs.record import REPORT
-from fastadv.studies.ilyas2019 import figures, report
+from fastadv.studies import study
+from fastadv.studies.ilyas2019 import controls, figures, report
 from fastadv.studies.ilyas2019.maker import Maker, file_name, read, share
 from fastadv.studies.ilyas2019.plan import SOURCES, STAGES, Settings, Training
-from fastadv.studies.study import (
-    SECONDS,
-    WEIGHTS,
-    Watch,
-    known_in,
-    limited,
-    load_images,
-    one_thread,
-    publish,
-    unwatched,
-    work_off,
-)
 
-DIRECTIONS = 64  # candidates for robust features
-MEASURED = 1000  # images on which their margin is measured
 FEWEST = 3  # points that a correlation is told of
 KEPT = 64  # images of each set in a small file of their own
 Known = dict[str, Any]
 """What is known of a stage."""
-
-
-def fooling(maker: Maker) -> dict[str, Any]:
-    """Return how many of the images whose label is not their own get which label from two standard nets."""
-    independent, found = maker.net("independent"), {}
-    for name in maker.settings.pushed:
-        made = maker.set(name)
-        changed = made.y != made.original_labels
-        seen = {"source": made.figures["predicted"], "independent": read(independent, made)}
-        found[name] = {
-            who: {
-                "label": share(labels == made.y, changed),
-                "true": share(labels == made.original_labels, changed),
-            }
-            for who, labels in seen.items()
-        }
-    return found
-
-
-def leakage(maker: Maker) -> dict[str, Any]:
-    """Return how a linear model on provably robust features, taught by each set, reads the test set."""
-    # after Goh, response 2 of the discussion: in D_det robust features speak for the class after the true one
-    base, test, pushed = maker.base, maker.test, maker.settings.pushed
-    directions = robust_directions(base, fa.L2(maker.settings.push_radius))
-    sets: dict[str, ImageSet] = {"D": base} | {name: maker.set(name) for name in pushed}
-    linear = {name: _answers(linear_model(made, test, directions), test) for name, made in sets.items()}
-    nets = {name: _answers(read(maker.net(name), test), test) for name in pushed}
-    return {"features": len(directions), "linear": linear, "net": nets}
-
-
-def early_labels(maker: Maker) -> dict[str, Any]:
-    """Return what a net learns from the images alone that an early net mislabels, with these labels."""
-    base, test, epochs = maker.base, maker.test, maker.settings.early_epochs
-    early = maker.taught("early", base, Training(schedule="constant", epochs=epochs))
-    said = read(early, base)
-    wrong = (said != base.y).nonzero().squeeze(1)
-    taught = None
-    if len(wrong):
-        name = f"{base.name}, mislabeled"
-        mislabeled = ImageSet(base.x[wrong], said[wrong], base.classes, name, note=base.note)
-        net = maker.taught("early labels", mislabeled, Training(augmented=False))
-        taught = share(read(net, test) == test.y)
-    accuracy = share(read(early, test) == test.y)
-    return {"epochs": epochs, "early": accuracy, "images": len(wrong), "taught": taught}
-
-
-def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
-    """Return unit directions [F, D] of features useful for some class against any perturbation."""
-    x = to_unit(base.x).flatten(1)
-    means = torch.stack([x[base.y == k].mean(0) for k in sorted(set(base.y.tolist()))]) - x.mean(0)
-    principal = torch.linalg.eigh(torch.cov(x.T).double())[1].T.flip(0)[:DIRECTIONS].float()
-    directions = normalize(torch.cat([means, principal]))
-    count, size = directions.shape
-    projection, readout = nn.Linear(size, count, bias=False), nn.Linear(count, base.num_classes)
-    projection.weight.data.copy_(directions)
-    model = nn.Sequential(nn.Flatten(), projection, readout)
-    picked = base.subset(range(min(len(base), MEASURED)))
-    gamma = fa.features.usefulness(model, picked, threat, batch_size=1024).gamma  # exact: they are linear
-    return directions[(gamma > 0).any(1)]
-
-
-def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor:
-    """Return [N], the classes of the test images by least squares on one-hot labels of `taught`."""
-
-    def features(images: ImageSet) -> Tensor:  # and 1, [N, F + 1]
-        values = (to_unit(images.x).flatten(1) @ directions.T).double()
-        return torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], 1)
-
-    labels = one_hot(taught.y, taught.num_classes).double()
-    weights = torch.linalg.lstsq(features(taught), labels).solution
-    scores: Tensor = features(test) @ weights
-    return scores.argmax(1)
-
-
-def _answers(said: Tensor, test: ImageSet) -> dict[str, float]:
-    return {"true": share(said == test.y), "next": share(said == (test.y + 1) % test.num_classes)}
 
 
 def transferred(maker: Maker) -> dict[str, Any]:
@@ -187,7 +96,7 @@ def _correlation(points: NDArray[Any]) -> float:
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
-    found = partial(load_images, settings.data, data_dir=data_dir, size=settings.size)
+    found = partial(study.load_images, settings.data, data_dir=data_dir, size=settings.size)
     return found("train", limit=settings.images), found("test")
 
 
@@ -196,7 +105,7 @@ def run(
     base: ImageSet,
     test: ImageSet,
     folder: str | PathLike[str],
-    watch: Watch = unwatched,
+    watch: study.Watch = study.unwatched,
     *,
     stages: Iterable[str] = STAGES,
     device: torch.device | None = None,
@@ -211,21 +120,21 @@ def run(
     need("matplotlib")
     with Keeper(path) as keeper:
         # the order may change, and other architectures be added: their nets have cards of their own
-        known = known_in(keeper, config, "others", "chains")
-        maker = Maker(settings, base, test, path, limited(watch, budget), device)
+        known = study.known_in(keeper, config, "others", "chains")
+        maker = Maker(settings, base, test, path, study.limited(watch, budget), device)
 
         def write(left: Sequence[str]) -> dict[str, Any]:
-            measured = {key: known[key] for key in (*STAGES, SECONDS) if key in known}
+            measured = {key: known[key] for key in (*STAGES, study.SECONDS) if key in known}
             measured |= {"left": left} if left else {}
-            return publish(keeper, "study ilyas pipeline", config, report.markdown, **measured)
+            return study.publish(keeper, "study ilyas pipeline", config, report.markdown, **measured)
 
         def do(stage: str, names: Sequence[str]) -> None:
             known[stage] = RUN[stage](maker, names, known.get(stage, {}))
 
         work = {titled(*part): partial(do, *part) for part in settings.work(chosen)}
         # nets this small gain nothing from a second thread
-        with one_thread() if settings.scale == "tiny" else nullcontext():
-            return work_off(work, known.setdefault(SECONDS, {}), write)
+        with study.one_thread() if settings.scale == "tiny" else nullcontext():
+            return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
 
 
 def titled(stage: str, names: Iterable[str]) -> str:
@@ -245,7 +154,7 @@ def trained(maker: Maker, names: Iterable[str], before: Known) -> Known:
             losses, seconds = ([getattr(epoch, key) for epoch in past] for key in ("loss", "seconds"))
             found[name] = {"epochs": len(past), "losses": losses, "seconds": sum(seconds)}
         if name in SOURCES:
-            split_weights(place / WEIGHTS, maker.folder / "weights", name)
+            split_weights(place / study.WEIGHTS, maker.folder / "weights", name)
     return found
 
 
@@ -278,7 +187,8 @@ def evaluate(maker: Maker, names: Iterable[str], before: Known) -> Known:
 
 
 def control(maker: Maker, *_: object) -> Known:
-    return {"fooling": fooling(maker), "leakage": leakage(maker), "early": early_labels(maker)}
+    found = controls.fooling(maker), controls.leakage(maker), controls.early_labels(maker)
+    return dict(zip(("fooling", "leakage", "early"), found, strict=True))
 
 
 def galleries(maker: Maker, names: Iterable[str], before: Known) -> Known:
