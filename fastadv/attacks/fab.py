@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from typing import Unpack
 
 import torch
@@ -108,7 +108,9 @@ def fab(
         restart_radius = check_step_size(restart_radius, x, "restart_radius")
     longest = torch.as_tensor(restart_radius, device=x.device if isinstance(x, Tensor) else None)
 
-    explored = min(EXPLORED * steps, steps - RETURN[threat.norm])
+    # a box with an infinite end has no corner
+    corners = isfinite(threat.box[1] - threat.box[0])
+    explored = min(EXPLORED * steps, steps - RETURN[threat.norm]) if corners else 0
 
     def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, fab
+from fastadv.attacks import ConfidentlyWrong, Status, fab
 from fastadv.ops import to_hyperplane
 from fastadv.threat import L2, THREATS
 
@@ -207,3 +207,14 @@ def test_a_box_as_wide_as_float32(norm: str) -> None:
     # five widths of a box may be more than a number holds, though nobody gave a restart_radius
     net, widest = certain(linear(3)).double(), THREATS[norm](torch.inf, (0.0, 1e308))
     assert fab(net, x, labels(net, x), widest, steps=3, restarts=2).x_adv.isfinite().all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_in_a_box_without_an_end_nothing_leaves_for_its_corner(norm: str) -> None:
+    net, x = mlp(), images(6)
+    y = labels(net, x)
+    for box in ((-torch.inf, torch.inf), (-10.0, torch.inf)):
+        for targets in (None, (y + 1) % 3):
+            out = fab(net, x, y, THREATS[norm](torch.inf, box), targets=targets)
+            assert out.distance[out.success].max() < 100
+            assert not (out.status == Status.FAILED).any()
