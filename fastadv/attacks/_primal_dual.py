@@ -59,7 +59,7 @@ def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
         change = max(DUAL_STEP, DUAL_WAY / steps) * (
             1 - (1 - LAST_EXPLORING_STEP / DUAL_STEP) * step / max(steps - 1, 1)
         )
-        rows.balance = rows.balance + torch.where(look.adversarial, change, -change)
+        rows.balance = rows.balance + torch.where(look.adversarial, change, -change).to(rows.balance)
         rows.balance.clamp_(-math.log(EXTREME), math.log(EXTREME))
         rows.share = torch.lerp(rows.balance.sigmoid(), rows.share, PAST)
 

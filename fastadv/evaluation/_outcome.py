@@ -144,7 +144,7 @@ def outcome(
         "distance": torch.full((size,), torch.nan, dtype=torch.float64, device="cpu"),
         "failed.attack": failed,
         "unmoved": unmoved,
-        "unfinished": torch.full((size,), torch.nan, device="cpu"),
+        "unfinished": torch.full((size,), torch.nan, dtype=torch.float32, device="cpu"),
         "component": torch.full((size,), -1, device="cpu"),
         "cost": torch.zeros(2, dtype=torch.int64, device="cpu"),
         "seconds": torch.zeros(1, dtype=torch.float64, device="cpu"),
@@ -245,7 +245,10 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     return Samples(x, x_adv, y, ids, success, status, distance, by, component, distances.T.contiguous())
 
 
-def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], drawing: Drawing) -> Row:
+def row(
+    name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], drawing: Drawing,
+    remarks: Sequence[str] = (),
+) -> Row:  # fmt: skip
     """Return one attack over all batches."""
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
     forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
@@ -262,7 +265,7 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], d
         seconds=sum(float(part["seconds"]) for part in parts),
         minimum_norm=minimum_norm,
         flags=_flags(parts, components),
-        remarks=_said(part.told.get("remarks", ()) for part in parts),
+        remarks=(*remarks, *_said(part.told.get("remarks", ()) for part in parts)),
         components=components,
         draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
         threat=_threat(parts),

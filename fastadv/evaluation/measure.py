@@ -46,6 +46,7 @@ from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.named import (
     Attacks,
+    asks_more,
     boxes_of,
     criterion_of,
     labels_of,
@@ -106,7 +107,7 @@ def evaluate(
             `Row.draws`). These passes are not counted among those of an attack.
         seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,
             also under attack. The generators are restored afterwards. A generator of the model's own is not
-            seeded.
+            seeded. That of an attack is bound to it: partial(fa.attacks.pgd, seed=1).
         run_dir: a folder in which each attack's result on each batch is kept as soon as it is there. A
             stopped evaluation loses at most one batch of one attack. None keeps nothing.
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments.
@@ -427,9 +428,10 @@ class Evaluation:
         found = [*zip(*attacked, strict=True)]
         titles = [getattr(attack, "title", "") for attack in self.attacks.values()]
         rows = tuple(
-            replace(row(name, correct, minimizes(one), parts, drawing), attack=name_of(one), heading=title)
+            replace(row(name, correct, minimizes(one), parts, drawing, asks_more(one)),
+                    attack=name_of(one), heading=title)
             for (name, one), title, parts in zip(self.attacks.items(), titles, found, strict=True)
-        )
+        )  # fmt: skip
         together = None
         if self.keep_samples:
             together = Samples.together(samples)

@@ -70,6 +70,16 @@ def boxes_of(
     return found or ({"threat": threat.box} if isinstance(threat, Threat) else own)
 
 
+def asks_more(attack: Attack) -> tuple[str, ...]:
+    """Say what a success takes, where the class decides what is right and a wrong class is not enough."""
+    wanted = bound(attack, "criterion")
+    if bound(attack, "targets") is not None:
+        wanted = "the target"
+    elif wanted in (None, WRONG) or not decides_by_class(wanted):
+        return ()
+    return (f"a success is {wanted}; samples that are wrong otherwise count as robust",)
+
+
 def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = None) -> Criterion:
     """Return the criterion that says which samples are right; InputError where the attacks have several."""
     if criterion is not None:

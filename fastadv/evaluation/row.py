@@ -135,7 +135,7 @@ class Row:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of ALL samples that are classified correctly without the attack and under it."""
+        """Share of ALL samples that are right without the attack and that it did not break."""
         return (self.correct & ~self.broken).double().mean().item()
 
     @property

@@ -171,6 +171,30 @@ def test_renderings():
     assert "-" in str(wrong).splitlines()[3]
 
 
+def test_what_a_success_takes_is_told_where_a_wrong_class_is_not_enough():
+    asked = {"k": {"criterion": fa.attacks.WrongBy(0.5)}, "t": {"targets": (1 - DATA.y)[:4]}}
+    asked["plain"] = {"criterion": fa.attacks.core.WRONG}
+    attacks = {
+        name: functools.partial(fa.attacks.pgd, threat=fa.Linf(0.1), **given) for name, given in asked.items()
+    }
+    table = fa.evaluate(Threshold(), DATA.subset(range(4)), attacks, indicators=False)
+    assert [row.remarks for row in table.rows] == [
+        (f"a success is {wanted}; samples that are wrong otherwise count as robust",)
+        for wanted in ("WrongBy(lead=0.5)", "the target")
+    ] + [()]
+
+
+def test_a_default_dtype_of_float64_changes_nothing():
+    before = str(fa.evaluate(Threshold(), DATA, ["pgd"], threat=fa.Linf(0.1)).rows)
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = str(fa.evaluate(Threshold(), DATA, ["pgd"], threat=fa.Linf(0.1)).rows)
+        assert fa.attacks.pdpgd(Threshold(), DATA.x, DATA.y, fa.L2(math.inf), steps=9).success.any()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert before.partition("seconds")[0] == after.partition("seconds")[0]
+
+
 def test_bad_input_is_named():
     model = Threshold()
     empty = torch.utils.data.TensorDataset(torch.rand(0, 1, 1, 1), torch.zeros(0, dtype=torch.long))
