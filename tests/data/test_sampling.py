@@ -169,17 +169,18 @@ def test_a_set_that_is_empty_or_unnumbered_is_refused(given, got):
 
 
 def test_labels_that_are_known_without_reading_images():
-    y = torch.tensor([2, 0, 1])
+    x, y = torch.zeros(1), torch.tensor([2, 0, 1])
     tensors = TensorDataset(torch.zeros(3, 1), y)
     assert torch.equal(known_labels(tensors), y)
     assert known_labels(Subset(tensors, [2, 0])).tolist() == [1, 2]
 
     class Listed(list):
-        targets, target_transform = [1, 0], None
+        targets, target_transform = [1, 2], None
 
-    assert known_labels(Listed([0, 0])).tolist() == [1, 0]
+    assert known_labels(Listed([(x, 1), (x, 2)])).tolist() == [1, 2]
+    assert known_labels(Listed([(x, 1), (x, 0)])) is None  # as where a subclass maps what it inherits
     Listed.target_transform = abs
-    assert known_labels(Listed([0, 0])) is None
+    assert known_labels(Listed([(x, 1), (x, 2)])) is None
     assert known_labels([0, 0]) is None
     assert known_labels(TensorDataset(torch.zeros(3, 1), y / 2)) is None
 

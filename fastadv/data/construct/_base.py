@@ -12,6 +12,7 @@ from fastadv._checks import check_choice, check_count, check_number, check_seed
 from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
+from fastadv.data.given import as_dataset
 from fastadv.data.imageset import UNIT, Box, ImageSet
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
@@ -35,6 +36,7 @@ class Base:
     """Samples of `dataset`, a map-style Dataset of (image in the box, label), on `device`."""
 
     def __init__(self, dataset: Dataset[Any], device: torch.device, box: Box = UNIT) -> None:
+        dataset = as_dataset(dataset, "base")
         self.count = sample_count(dataset, name="base")
         self.dataset, self.device, self.box = dataset, device, box
         self.name = str(getattr(dataset, "name", type(dataset).__name__))
