@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
@@ -38,6 +40,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 OnEvent = Callable[[Mapping[str, Any]], None]
 """What `fa.evaluate` and `fa.train.Measuring` tell the numbers of a run."""
+
+
+def warn(text: str) -> None:
+    """Warn, at the line outside the library that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastadv."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def check_count(name: str, value: Any, least: int) -> int:

@@ -7,23 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    TensorDataset,
-    default_collate,
-)  # fmt: skip
+from torch.utils import data as torch_data
 
+from fastadv import rng
 from fastadv.errors import InputError
 
-Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
+Data = torch_data.Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
 ANY, CLASSES = "any", "classes"  # what labels may be: tensors like each other or none, or a class each
 
 
-def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES) -> Dataset[Any]:
+def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES) -> torch_data.Dataset[Any]:
     """Return data as a set with items by number: of a loader its set, if it reads each item once.
 
     Images without labels are a tensor [N, ...], (x, None) or batches of images, where labels may be any.
@@ -40,23 +33,33 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
         if all(isinstance(each, Tensor) for each in data):
             return _held([data], name, labels)
         raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
-    if isinstance(data, DataLoader) and _reads_each_once(data):
-        return data.dataset
-    if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
+    if isinstance(data, torch_data.DataLoader) and (read := read_by(data)) is not None and not data.drop_last:
+        return read
+    if hasattr(data, "__getitem__") and not isinstance(data, torch_data.IterableDataset):
         several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels)
         if several and labels == ANY and not isinstance(data[0], Tensor):  # nobody sees whether a batch
             several = data[0][0].ndim != 3  # is an image [C, H, W] with C labels
         return _held(data, name, labels) if several else data  # type: ignore[return-value, arg-type]
-    if not isinstance(data, Iterable) or isinstance(data, IterableDataset):
+    if not isinstance(data, Iterable) or isinstance(data, torch_data.IterableDataset):
         return data  # what is wrong is said where its samples are counted
     return _held(data, name, labels)
 
 
-def _reads_each_once(loader: DataLoader[Any]) -> bool:
-    plain = loader.collate_fn is default_collate and not loader.drop_last and loader.batch_size is not None
-    sampler: Any = loader.sampler
-    once = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not sampler.replacement)
-    return plain and once and len(sampler) == len(sampler.data_source) == len(loader.dataset)  # type: ignore[arg-type]
+def read_by(loader: torch_data.DataLoader[Any]) -> torch_data.Dataset[Any] | None:
+    """Return the set of which a loader reads each item once, but for what fills no batch; None of another."""
+    if (
+        loader.collate_fn is not torch_data.default_collate
+        or type(loader.batch_sampler) is not torch_data.BatchSampler
+    ):
+        return None
+    sampler: Any = loader.batch_sampler.sampler
+    if type(sampler) is torch_data.SubsetRandomSampler:
+        return torch_data.Subset(loader.dataset, list(sampler.indices))
+    once = type(sampler) is torch_data.SequentialSampler or (
+        type(sampler) is torch_data.RandomSampler and not sampler.replacement
+    )
+    sizes = {len(each) for each in (sampler, sampler.data_source, loader.dataset)} if once else ()  # type: ignore[arg-type]
+    return loader.dataset if len(sizes) == 1 else None
 
 
 def _is_batch(item: object, labels: str) -> bool:
@@ -71,8 +74,9 @@ def _is_batch(item: object, labels: str) -> bool:
     return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
 
 
-def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
-    parts = list(batches)
+def _held(batches: Iterable[Any], name: str, labels: str) -> torch_data.Dataset[Any]:
+    with rng.generators_kept(rng.CPU, 0):  # from which a loader draws its order
+        parts = list(batches)
     if labels == ANY:
         parts = [(x, torch.empty(len(x), 0, device="cpu")) if isinstance(x, Tensor) else x for x in parts]
     for part in parts:
@@ -94,7 +98,7 @@ def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
         x = images.pop()
         done -= len(x)
         whole[done : done + len(x)] = x
-    return TensorDataset(whole, y)
+    return torch_data.TensorDataset(whole, y)
 
 
 def _shown(value: object) -> str:

@@ -1,13 +1,12 @@
 """Classifiers of torchvision, timm and Hugging Face as models of images in [0, 1]."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_share
+from fastadv._checks import check_share, warn
 from fastadv.errors import InputError
 from fastadv.models.normalized import Normalized
 
@@ -89,10 +88,9 @@ def adapt(
     own = getattr(model, "num_classes", None) or getattr(getattr(model, "config", None), "num_labels", None)
     theirs = None if preprocessing is not None else _settings(source).get("num_classes")
     if own and theirs and own != theirs:
-        warnings.warn(
+        warn(
             f"adapt: expected a model of {theirs} classes, as the weights have whose mean and std it names, "
             f"got one of {own}; if it was trained with others, pass mean= and std=",
-            stacklevel=2,
         )
     return Normalized(Logits(model), *_constants(source))
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing
+from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing, warn
 from fastadv._torch import sharding
-from fastadv.data.given import as_dataset
+from fastadv.data.given import as_dataset, read_by
 from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
@@ -77,8 +78,9 @@ def fit(
 
     Args:
         model: a module; x [B, ...] to logits [B, K]. Its weights are changed.
-        train_set: as `fa.evaluate` takes data, in the recipe's box, too; of a DataLoader, its set and its
-            batch size: the order is that of the seed.
+        train_set: as `fa.evaluate` takes data, in the recipe's box, too; of a DataLoader, its set, batch size
+            and drop_last: the order is that of the seed. One with weights or a collate_fn of its own is read
+            once, with a warning.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
             name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score", "fast",
             "free", "noise" or "robust_logistic".
@@ -165,14 +167,30 @@ def epochs(
     return Epochs(_begun(given.arguments))
 
 
+def _take_loader(o: SimpleNamespace) -> None:
+    """Put in the place of a DataLoader its set, its batch size, and whether it drops a rest."""
+    loader, batches = o.train_set, o.train_set.batch_sampler
+    o.batch_size = getattr(batches, "batch_size", None) if o.batch_size is None else o.batch_size
+    if (read := read_by(loader)) is not None:
+        o.train_set = read
+        o.optimization = replace(o.optimization, drop_last=batches.drop_last or o.optimization.drop_last)
+        return
+    warn(
+        "train_set: this DataLoader has a sampler or collate_fn of its own; it is read once, and each epoch "
+        "has the images of this one pass, also those of random transforms; better pass its dataset, with "
+        "batch_size= and augment=",
+    )
+
+
 def _begun(given: dict[str, Any]) -> Run:
     """Check what is asked, the arguments of `fit` by name, and set up the run."""
     o = SimpleNamespace(**given)
     measuring: Measuring = o.measuring
     with processes.agreement():
         check_count("epochs", o.epochs, 1)
-        if o.batch_size is None:
-            o.batch_size = (isinstance(o.train_set, DataLoader) and o.train_set.batch_size) or 128
+        if isinstance(o.train_set, DataLoader):
+            _take_loader(o)
+        o.batch_size = 128 if o.batch_size is None else o.batch_size
         check_count("batch_size", o.batch_size, 1)
         check_seed(o.seed)
         o.recipe = _recipe(o.recipe, o.threat)
@@ -182,6 +200,9 @@ def _begun(given: dict[str, Any]) -> Run:
         criterion = criterion_of(attacks, wanted)
         o.train_set = as_dataset(o.train_set, "train_set", labels_of(criterion))
         o.test_set = None if o.test_set is None else as_dataset(o.test_set, "test_set", labels_of(criterion))
+        if (held_out := measuring.validation_set) is not None:
+            held_out = as_dataset(held_out, "validation_set", labels_of(criterion))
+            measuring = replace(measuring, validation_set=held_out)
         box = boxes_of(attacks, o.threat, inner, o.train_set)
         criterion = for_data(criterion, o.train_set, box)
         _check_options(o)
@@ -226,7 +247,6 @@ def _begun(given: dict[str, Any]) -> Run:
             execution=o.execution, rates=rates, untried=untried, criterion=criterion,
         )  # fmt: skip
         config = _config(steps, o, rate)
-    held_out = measuring.validation_set
     config["data"] = describe_shared(o.train_set)
     config["validation_set"] = None if held_out is None else describe_shared(held_out)
     if processes.world() > 1:

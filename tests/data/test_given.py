@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 
 import fastadv as fa
 from fastadv.data.given import as_dataset
@@ -37,20 +37,27 @@ def test_all_forms_are_the_same_set(given: Any) -> None:
 def test_a_loader_that_reads_its_set_once_is_not_read() -> None:
     for shuffle in (False, True):
         assert as_dataset(DataLoader(PAIRS, 4, shuffle=shuffle)) is PAIRS
+    assert as_dataset(DataLoader(PAIRS, batch_sampler=BatchSampler(RandomSampler(PAIRS), 4, False))) is PAIRS
+    part: Any = as_dataset(DataLoader(PAIRS, 4, sampler=SubsetRandomSampler([1, 7])))
+    assert (part.dataset, part.indices) == (PAIRS, [1, 7])
 
 
 @pytest.mark.parametrize(
     ("loader", "count"),
     [
         (DataLoader(PAIRS, 4, drop_last=True), 8),
-        (DataLoader(PAIRS, 4, sampler=SubsetRandomSampler([1, 7])), 2),
+        (DataLoader(PAIRS, 4, sampler=RandomSampler(PAIRS, num_samples=5)), 5),
         (DataLoader(PAIRS, 4, collate_fn=lambda items: (torch.zeros(len(items), 2), Y[: len(items)])), 11),
     ],
 )
 def test_any_other_loader_is_read_as_it_is(loader: Any, count: int) -> None:
+    before = torch.get_rng_state()
     dataset: Any = as_dataset(loader)
     assert dataset is not PAIRS
     assert len(dataset) == count
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)  # whatever was drawn before, the order is the same
+    assert torch.equal(dataset.tensors[1], as_dataset(loader).tensors[1])  # type: ignore[attr-defined]
 
 
 PEAK = """

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils import data as torch_data
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, get_worker_info
 
 from fastadv import rng
@@ -286,6 +287,47 @@ def test_tensors_and_a_loader_are_the_set_that_they_hold():
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
     sizes = [(DataLoader(pairs, 5), {"batch_size": 3}, 3), (pairs, {}, 128), (DataLoader(pairs, 5), {}, 5)]
-    sizes.append((DataLoader(pairs, batch_sampler=[[0, 1], [2]]), {}, 128))
     for given, size, expected in sizes:
         assert epochs(nn.Linear(4, 2), given, loss, epochs=1, **size)._run.steps.feed.batch_size == expected
+
+
+class Drawn(Dataset):
+    """Twelve images with a random transform."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, place):
+        return torch.rand(4), place % 2
+
+
+def seen_of(loader, **options):
+    """The images of three epochs on a loader, and the sizes of their steps."""
+    steps = []
+
+    def spy(model, x, y, *, ids=None, seed=0):
+        steps.append(x.clone())
+        return loss(model, x, y)
+
+    fit(nn.Linear(4, 2), loader, spy, epochs=3, **options)
+    return len(torch.cat(steps).unique(dim=0)), [len(x) for x in steps[: len(steps) // 3]]
+
+
+def test_each_epoch_reads_the_set_of_a_loader_anew():
+    data = Drawn()
+    in_batches = DataLoader(
+        data, batch_sampler=torch_data.BatchSampler(torch_data.RandomSampler(data), 5, False)
+    )
+    assert seen_of(DataLoader(data, 5, shuffle=True)) == (36, [5, 5, 2])
+    assert seen_of(DataLoader(data, 5, shuffle=True, drop_last=True)) == (30, [5, 5])
+    assert seen_of(in_batches) == (36, [5, 5, 2])
+    assert seen_of(DataLoader(data, 5, sampler=torch_data.SubsetRandomSampler(range(6)))) == (18, [5, 1])
+
+
+def test_a_loader_that_is_read_once_is_told():
+    data = Drawn()
+    weighted = DataLoader(data, 5, sampler=torch_data.WeightedRandomSampler(torch.ones(12), 12))
+    for loader in (weighted, DataLoader(data, 5, collate_fn=lambda items: torch_data.default_collate(items))):
+        with pytest.warns(UserWarning, match="train_set: this DataLoader has a sampler .* read once") as told:
+            assert seen_of(loader) == (12, [5, 5, 2])
+        assert told[0].filename == __file__

@@ -1,11 +1,11 @@
 """What labels must be, and what to do with others."""
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastadv._checks import warn
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
@@ -94,8 +94,7 @@ def warn_of_probabilities(outputs: Tensor, kind: str = "any", reads: bool = True
         return
     z = outputs[:, 1] if kind == "logit" else outputs  # (0, z)
     if 0 <= z.min() < 0.5 < z.max() <= 1:
-        warnings.warn(
+        warn(
             "model: expected logits, of which those above 0 mean yes, got outputs that all lie in [0, 1]; if "
             "they are probabilities, leave the sigmoid out of the model",
-            stacklevel=3,
         )

@@ -1,7 +1,5 @@
 """A warning where a model seems to train on what attacks return."""
 
-import sys
-import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
 from math import inf
@@ -10,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from fastadv._checks import warn
 from fastadv._torch import parts_of, version
 from fastadv.engine import Frozen, Prepared
 from fastadv.engine.copying.reach import modules_in
@@ -41,13 +40,9 @@ def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
     _seen[part] = version(weight), -inf if told else steps  # -inf stays
     if not told or steps == -inf:
         return
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastadv."):
-        level, frame = level + 1, frame.f_back
     sign = "is in training mode and has gradients" if learns else "takes a step of training between calls"
-    warnings.warn(
+    warn(
         f"{attack}: expected a model to evaluate, got one that {sign}; an attack leaves misclassified images "
         "clean. To train, use fa.train.craft(recipe, model, x, y), or the recipe itself as the loss; to "
         f"evaluate, {'call model.eval() first' if learns else 'fa.evaluate does not warn'}",
-        stacklevel=level,
     )
