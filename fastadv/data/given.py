@@ -1,6 +1,7 @@
 """What callers hand over as data: a set, two tensors, a loader, or batches."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import reduce
 from typing import Any
 
@@ -33,7 +34,7 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
         if all(isinstance(each, Tensor) for each in data):
             return _held([data], name, labels)
         raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
-    if isinstance(data, torch_data.DataLoader) and (read := read_by(data)) is not None and not data.drop_last:
+    if isinstance(data, torch_data.DataLoader) and (read := read_by(data)) is not None:
         return read
     if hasattr(data, "__getitem__") and not isinstance(data, torch_data.IterableDataset):
         several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels)
@@ -45,20 +46,20 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
     return _held(data, name, labels)
 
 
-def read_by(loader: torch_data.DataLoader[Any]) -> torch_data.Dataset[Any] | None:
-    """Return the set of which a loader reads each item once, but for what fills no batch; None of another."""
-    if (
-        loader.collate_fn is not torch_data.default_collate
-        or type(loader.batch_sampler) is not torch_data.BatchSampler
+def read_by(loader: torch_data.DataLoader[Any], *, rest: bool = True) -> torch_data.Dataset[Any] | None:
+    """Return the set of which a loader reads each item once, also the `rest`; None of another loader."""
+    batches: Any = loader.batch_sampler
+    plain = loader.collate_fn is torch_data.default_collate and type(batches) is torch_data.BatchSampler
+    if not plain or (rest and batches.drop_last):
+        return None
+    sampler, kind = batches.sampler, type(batches.sampler)
+    if kind is torch_data.SubsetRandomSampler:
+        return torch_data.Subset(loader.dataset, np.asarray(sampler.indices).tolist())
+    if kind is not torch_data.SequentialSampler and (
+        kind is not torch_data.RandomSampler or sampler.replacement
     ):
         return None
-    sampler: Any = loader.batch_sampler.sampler
-    if type(sampler) is torch_data.SubsetRandomSampler:
-        return torch_data.Subset(loader.dataset, list(sampler.indices))
-    once = type(sampler) is torch_data.SequentialSampler or (
-        type(sampler) is torch_data.RandomSampler and not sampler.replacement
-    )
-    sizes = {len(each) for each in (sampler, sampler.data_source, loader.dataset)} if once else ()  # type: ignore[arg-type]
+    sizes = {len(each) for each in (sampler, sampler.data_source, loader.dataset)}  # type: ignore[arg-type]
     return loader.dataset if len(sizes) == 1 else None
 
 
@@ -75,7 +76,8 @@ def _is_batch(item: object, labels: str) -> bool:
 
 
 def _held(batches: Iterable[Any], name: str, labels: str) -> torch_data.Dataset[Any]:
-    with rng.generators_kept(rng.CPU, 0):  # from which a loader draws its order
+    drawn = isinstance(batches, torch_data.DataLoader)  # its order, by torch's generator
+    with rng.generators_kept(rng.CPU, rng.derive(0, name)) if drawn else nullcontext():
         parts = list(batches)
     if labels == ANY:
         parts = [(x, torch.empty(len(x), 0, device="cpu")) if isinstance(x, Tensor) else x for x in parts]

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
+from numbers import Real
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -237,7 +238,7 @@ def _held(values: Iterable[Any]) -> Iterator[Tensor | Pieces]:
             yield value
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
             yield torch.from_numpy(np.ascontiguousarray(value))
-        elif isinstance(value, list | tuple | range) and all(isinstance(each, int | float) for each in value):
+        elif isinstance(value, list | tuple | range) and all(isinstance(each, Real) for each in value):
             yield torch.tensor(value, device="cpu")
         elif isinstance(value, list | tuple):
             yield from _held(value)

@@ -72,7 +72,7 @@ def work_off(
         result = write(left)
     if isinstance(stopped, KeyboardInterrupt):
         raise stopped
-    return result
+    return result if work else write(left)
 
 
 def known_in(keeper: Keeper, config: Mapping[str, Any], *but: str) -> dict[str, Any]:

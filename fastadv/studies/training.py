@@ -174,7 +174,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     lines += [
         f"{name}: {net['tested']['verdict']}" for name, net in measured["nets"].items() if "tested" in net
     ]
-    return [*lines, *(f"left by the budget: {work}" for work in measured.get("left", ()))]
+    return [*lines, *(f"left: {work}" for work in measured.get("left", ()))]
 
 
 def report(result: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing, warn
 from fastadv._torch import sharding
@@ -170,16 +170,17 @@ def epochs(
 def _take_loader(o: SimpleNamespace) -> None:
     """Put in the place of a DataLoader its set, its batch size, and whether it drops a rest."""
     loader, batches = o.train_set, o.train_set.batch_sampler
-    o.batch_size = getattr(batches, "batch_size", None) if o.batch_size is None else o.batch_size
-    if (read := read_by(loader)) is not None:
+    size = getattr(batches, "batch_size", None)
+    o.batch_size = size if o.batch_size is None and isinstance(size, int) else o.batch_size
+    if (read := read_by(loader, rest=False)) is not None:
         o.train_set = read
         o.optimization = replace(o.optimization, drop_last=batches.drop_last or o.optimization.drop_last)
-        return
-    warn(
-        "train_set: this DataLoader has a sampler or collate_fn of its own; it is read once, and each epoch "
-        "has the images of this one pass, also those of random transforms; better pass its dataset, with "
-        "batch_size= and augment=",
-    )
+    elif not isinstance(loader.dataset, IterableDataset):
+        warn(
+            "train_set: this DataLoader has a sampler or collate_fn of its own; it is read once, and each "
+            "epoch has the images of this one pass, also those of random transforms; better pass its "
+            "dataset, with batch_size= and augment="
+        )
 
 
 def _begun(given: dict[str, Any]) -> Run:
@@ -188,6 +189,7 @@ def _begun(given: dict[str, Any]) -> Run:
     measuring: Measuring = o.measuring
     with processes.agreement():
         check_count("epochs", o.epochs, 1)
+        _check_options(o)
         if isinstance(o.train_set, DataLoader):
             _take_loader(o)
         o.batch_size = 128 if o.batch_size is None else o.batch_size
@@ -205,7 +207,6 @@ def _begun(given: dict[str, Any]) -> Run:
             measuring = replace(measuring, validation_set=held_out)
         box = boxes_of(attacks, o.threat, inner, o.train_set)
         criterion = for_data(criterion, o.train_set, box)
-        _check_options(o)
         model = _without_wrapper(o.model)
         sample_count(o.train_set, name="train_set")
         if not attacks and o.ending != Ending():

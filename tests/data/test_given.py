@@ -4,9 +4,11 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import SubsetRandomSampler as Some
 
 import fastadv as fa
 from fastadv.data.given import as_dataset
@@ -38,14 +40,22 @@ def test_a_loader_that_reads_its_set_once_is_not_read() -> None:
     for shuffle in (False, True):
         assert as_dataset(DataLoader(PAIRS, 4, shuffle=shuffle)) is PAIRS
     assert as_dataset(DataLoader(PAIRS, batch_sampler=BatchSampler(RandomSampler(PAIRS), 4, False))) is PAIRS
-    part: Any = as_dataset(DataLoader(PAIRS, 4, sampler=SubsetRandomSampler([1, 7])))
-    assert (part.dataset, part.indices) == (PAIRS, [1, 7])
+    for places in ([1, 7], np.array([1, 7]), torch.tensor([1, 7])):  # a number of NumPy has no identity
+        part: Any = as_dataset(DataLoader(PAIRS, 4, sampler=Some(places)))  # type: ignore[arg-type]
+        assert (part.dataset, part.indices) == (PAIRS, [1, 7])
+
+
+def test_two_streams_of_random_images_differ() -> None:
+    held: Any = [as_dataset((torch.rand(5, 4), torch.arange(5)) for _ in range(2)) for _ in range(2)]
+    assert not torch.equal(held[0].tensors[0], held[1].tensors[0])
 
 
 @pytest.mark.parametrize(
     ("loader", "count"),
     [
         (DataLoader(PAIRS, 4, drop_last=True), 8),
+        (DataLoader(PAIRS, batch_sampler=BatchSampler(SequentialSampler(PAIRS), 4, True)), 8),
+        (DataLoader(PAIRS, 4, sampler=RandomSampler(PAIRS, replacement=True)), 11),
         (DataLoader(PAIRS, 4, sampler=RandomSampler(PAIRS, num_samples=5)), 5),
         (DataLoader(PAIRS, 4, collate_fn=lambda items: (torch.zeros(len(items), 2), Y[: len(items)])), 11),
     ],

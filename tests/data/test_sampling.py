@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import IterableDataset, Subset, TensorDataset
@@ -179,6 +180,16 @@ def test_labels_that_are_known_without_reading_images():
 
     assert known_labels(Listed([(x, 1), (x, 2)])).tolist() == [1, 2]
     assert known_labels(Listed([(x, 1), (x, 0)])) is None  # as where a subclass maps what it inherits
+    assert known_labels(Listed([(x, 1), (x, 2), (x, 0)])) is None  # of three the labels of two
+
+    class Drawn(Listed):
+        def __getitem__(self, place):
+            torch.rand(1)
+            raise RuntimeError("an image that nobody asked for")
+
+    before, Drawn.targets = torch.get_rng_state(), np.array([1, 2], np.uint16)
+    assert known_labels(Drawn([0, 0])).tolist() == [1, 2]
+    assert torch.equal(torch.get_rng_state(), before)
     Listed.target_transform = abs
     assert known_labels(Listed([(x, 1), (x, 2)])) is None
     assert known_labels([0, 0]) is None

@@ -51,6 +51,8 @@ def test_one_chain_is_finished_before_the_next(whole):
     folder, result = whole
     measured = result["measured"]
     assert list(measured["seconds"]) == WORK
+    with pytest.raises(InputError, match=r"stages: expected some of nets.* got none"):
+        study(folder, CHAINED, stages=[])
     assert set(measured["evaluate"]["nets"]) == {*FIRST, *SECOND}
     assert set(measured["train"]) == {"D_rand", "D_det", "D_R", "D_NR"}
     assert len(measured["nets"]["adversarial"]["losses"]) == MINI.epochs
@@ -70,7 +72,7 @@ def test_a_spent_budget_leaves_what_the_same_command_then_does(whole, tmp_path, 
     left = part["measured"]["left"]
     assert 0 < len(left) < len(WORK)
     assert left == WORK[-len(left) :]
-    assert f"left by the budget: {left[0]}" in (tmp_path / "report.md").read_text()
+    assert f"left: {left[0]}" in (tmp_path / "report.md").read_text()
     (path := tmp_path / "results.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path, CHAINED, watch=Mock(side_effect=KeyboardInterrupt))

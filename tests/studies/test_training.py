@@ -77,7 +77,7 @@ def test_a_budget_leaves_the_last_work(tmp_path, monkeypatch):
     left = training.run(TINY, TRAIN, TEST, tmp_path, budget=4)["measured"]["left"]
     assert left[-1] == "attack PGD-10 on 12 images"
     assert "train PGD-10" not in left
-    assert f"left by the budget: {left[0]}" in (tmp_path / "report.md").read_text()
+    assert f"left: {left[0]}" in (tmp_path / "report.md").read_text()
     measured = training.run(TINY, TRAIN, TEST, tmp_path)["measured"]
     assert "left" not in measured
     assert json.loads((tmp_path / "results.json").read_text())["measured"] == measured

@@ -1,5 +1,6 @@
 """What a run is fed: the same images for any batch size, device, storage and number of workers."""
 
+import inspect
 import multiprocessing
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from fastadv import rng
 from fastadv.data import ImageSet, Mixture, NpzSet, load
 from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
-from fastadv.train import Execution, epochs, fit
+from fastadv.train import Execution, Optimization, epochs, fit
 from fastadv.train._feed import Feed
 from fastadv.train._share import Share
 from fastadv.train.augment import cutout, make_augment
@@ -321,6 +322,7 @@ def test_each_epoch_reads_the_set_of_a_loader_anew():
     assert seen_of(DataLoader(data, 5, shuffle=True)) == (36, [5, 5, 2])
     assert seen_of(DataLoader(data, 5, shuffle=True, drop_last=True)) == (30, [5, 5])
     assert seen_of(in_batches) == (36, [5, 5, 2])
+    assert seen_of(DataLoader(data, 5), optimization=Optimization(drop_last=True)) == (30, [5, 5])
     assert seen_of(DataLoader(data, 5, sampler=torch_data.SubsetRandomSampler(range(6)))) == (18, [5, 1])
 
 
@@ -330,4 +332,5 @@ def test_a_loader_that_is_read_once_is_told():
     for loader in (weighted, DataLoader(data, 5, collate_fn=lambda items: torch_data.default_collate(items))):
         with pytest.warns(UserWarning, match="train_set: this DataLoader has a sampler .* read once") as told:
             assert seen_of(loader) == (12, [5, 5, 2])
-        assert told[0].filename == __file__
+        place = inspect.getsourcelines(seen_of)
+        assert (told[0].filename, told[0].lineno) == (__file__, place[1] + len(place[0]) - 2)

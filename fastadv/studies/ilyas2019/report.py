@@ -118,7 +118,7 @@ def notes(result: Result) -> list[str]:
     if spent := measured.get(SECONDS):
         told = "; ".join(f"{work}: {took:,.0f} s" for work, took in spent.items())
         lines.append(f"time: {told}; {sum(spent.values()) / 60:.0f} minutes in all")
-    return [*lines, *(f"left by the budget: {work}" for work in measured.get("left", ()))]
+    return [*lines, *(f"left: {work}" for work in measured.get("left", ()))]
 
 
 def _early(early: Result) -> str:
