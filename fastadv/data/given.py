@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import data as torch_data
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import sampler as samplers
 
 from fastadv import rng
 from fastadv.errors import InputError
 
-Data = torch_data.Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
+Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
 ANY, CLASSES = "any", "classes"  # what labels may be: tensors like each other or none, or a class each
 
 
-def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES) -> torch_data.Dataset[Any]:
+def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES) -> Dataset[Any]:
     """Return data as a set with items by number: of a loader its set, if it reads each item once.
 
     Images without labels are a tensor [N, ...], (x, None) or batches of images, where labels may be any.
@@ -34,30 +35,28 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
         if all(isinstance(each, Tensor) for each in data):
             return _held([data], name, labels)
         raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
-    if isinstance(data, torch_data.DataLoader) and (read := read_by(data)) is not None:
+    if isinstance(data, DataLoader) and (read := read_by(data)) is not None:
         return read
-    if hasattr(data, "__getitem__") and not isinstance(data, torch_data.IterableDataset):
+    if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
         several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels)
         if several and labels == ANY and not isinstance(data[0], Tensor):  # nobody sees whether a batch
             several = data[0][0].ndim != 3  # is an image [C, H, W] with C labels
         return _held(data, name, labels) if several else data  # type: ignore[return-value, arg-type]
-    if not isinstance(data, Iterable) or isinstance(data, torch_data.IterableDataset):
+    if not isinstance(data, Iterable) or isinstance(data, IterableDataset):
         return data  # what is wrong is said where its samples are counted
     return _held(data, name, labels)
 
 
-def read_by(loader: torch_data.DataLoader[Any], *, rest: bool = True) -> torch_data.Dataset[Any] | None:
+def read_by(loader: DataLoader[Any], *, rest: bool = True) -> Dataset[Any] | None:
     """Return the set of which a loader reads each item once, also the `rest`; None of another loader."""
     batches: Any = loader.batch_sampler
-    plain = loader.collate_fn is torch_data.default_collate and type(batches) is torch_data.BatchSampler
+    plain = loader.collate_fn is default_collate and type(batches) is samplers.BatchSampler
     if not plain or (rest and batches.drop_last):
         return None
     sampler, kind = batches.sampler, type(batches.sampler)
-    if kind is torch_data.SubsetRandomSampler:
-        return torch_data.Subset(loader.dataset, np.asarray(sampler.indices).tolist())
-    if kind is not torch_data.SequentialSampler and (
-        kind is not torch_data.RandomSampler or sampler.replacement
-    ):
+    if kind is samplers.SubsetRandomSampler:
+        return Subset(loader.dataset, np.asarray(sampler.indices).tolist())
+    if kind is not samplers.SequentialSampler and (kind is not samplers.RandomSampler or sampler.replacement):
         return None
     sizes = {len(each) for each in (sampler, sampler.data_source, loader.dataset)}  # type: ignore[arg-type]
     return loader.dataset if len(sizes) == 1 else None
@@ -75,8 +74,8 @@ def _is_batch(item: object, labels: str) -> bool:
     return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
 
 
-def _held(batches: Iterable[Any], name: str, labels: str) -> torch_data.Dataset[Any]:
-    drawn = isinstance(batches, torch_data.DataLoader)  # its order, by torch's generator
+def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
+    drawn = isinstance(batches, DataLoader)  # its order, by torch's generator
     with rng.generators_kept(rng.CPU, rng.derive(0, name)) if drawn else nullcontext():
         parts = list(batches)
     if labels == ANY:
@@ -100,7 +99,7 @@ def _held(batches: Iterable[Any], name: str, labels: str) -> torch_data.Dataset[
         x = images.pop()
         done -= len(x)
         whole[done : done + len(x)] = x
-    return torch_data.TensorDataset(whole, y)
+    return TensorDataset(whole, y)
 
 
 def _shown(value: object) -> str:

@@ -247,7 +247,7 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
 
 def row(
     name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], drawing: Drawing,
-    remarks: Sequence[str] = (),
+    more: Sequence[str] = (),
 ) -> Row:  # fmt: skip
     """Return one attack over all batches."""
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
@@ -265,7 +265,7 @@ def row(
         seconds=sum(float(part["seconds"]) for part in parts),
         minimum_norm=minimum_norm,
         flags=_flags(parts, components),
-        remarks=(*remarks, *_said(part.told.get("remarks", ()) for part in parts)),
+        remarks=(*more, *_said(part.told.get("remarks", ()) for part in parts)),
         components=components,
         draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
         threat=_threat(parts),

@@ -17,6 +17,7 @@ from fastadv.cli import _studies
 from fastadv.data import construct
 from fastadv.errors import InputError
 from fastadv.studies import study
+from fastadv.studies.goodfellow2014.paper import PARTS
 from fastadv.studies.ilyas2019 import figures as ilyas_figures
 from fastadv.studies.ilyas2019 import plan as ilyas_plan
 from tests.studies.ilyas import MINI
@@ -154,9 +155,9 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(fastadv, refused, fo
         ("schott --models cnn,vgg", "vgg"),
         ("schott --norms l2,l3", "l3"),
         ("goodfellow --scale huge", "no scale 'huge'; there are tiny, cpu, paper"),
-        ("goodfellow --scale tiny --parts fgsm,fgms", "parts: expected some of fgsm"),
+        ("goodfellow --scale tiny --parts fgsm,fgms", f"parts: expected some of {', '.join(PARTS)}, got fgm"),
         ("ilyas features --radius a", "number"),
-        ("ilyas features --radius inf", "radius: expected a finite number > 0"),
+        ("ilyas features --radius inf", "radius: expected a finite number > 0, got inf"),
         ("ilyas pipeline --scale huge", "no scale 'huge'; there are tiny, cpu, gpu, paper"),
         ("ilyas pipeline --scale gpu --architecture resnet19", "did you mean 'resnet18'"),
         ("ilyas pipeline --stages nets,set", "got set"),

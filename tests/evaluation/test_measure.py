@@ -174,9 +174,8 @@ def test_renderings():
 def test_what_a_success_takes_is_told_where_a_wrong_class_is_not_enough():
     asked = {"k": {"criterion": fa.attacks.WrongBy(0.5)}, "t": {"targets": (1 - DATA.y)[:4]}}
     asked["plain"] = {"criterion": fa.attacks.core.WRONG}
-    attacks = {
-        name: functools.partial(fa.attacks.pgd, threat=fa.Linf(0.1), **given) for name, given in asked.items()
-    }
+    near = functools.partial(fa.attacks.pgd, threat=fa.Linf(0.1))
+    attacks = {name: functools.partial(near, **given) for name, given in asked.items()}
     table = fa.evaluate(Threshold(), DATA.subset(range(4)), attacks, indicators=False)
     assert [row.remarks for row in table.rows] == [
         (f"a success is {wanted}; samples that are wrong otherwise count as robust",)

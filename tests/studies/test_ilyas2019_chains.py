@@ -73,6 +73,7 @@ def test_a_spent_budget_leaves_what_the_same_command_then_does(whole, tmp_path, 
     assert 0 < len(left) < len(WORK)
     assert left == WORK[-len(left) :]
     assert f"left: {left[0]}" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["measured"]["left"] == left
     (path := tmp_path / "results.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path, CHAINED, watch=Mock(side_effect=KeyboardInterrupt))

@@ -288,15 +288,13 @@ def test_tensors_and_a_loader_are_the_set_that_they_hold():
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
     sizes = [(DataLoader(pairs, 5), {"batch_size": 3}, 3), (pairs, {}, 128), (DataLoader(pairs, 5), {}, 5)]
+    sizes.append((DataLoader(pairs, batch_sampler=[[0, 1], [2]]), {}, 128))
     for given, size, expected in sizes:
         assert epochs(nn.Linear(4, 2), given, loss, epochs=1, **size)._run.steps.feed.batch_size == expected
 
 
-class Drawn(Dataset):
-    """Twelve images with a random transform."""
-
-    def __len__(self):
-        return 12
+class Drawn(TensorDataset):
+    """Images with a random transform."""
 
     def __getitem__(self, place):
         return torch.rand(4), place % 2
@@ -315,19 +313,17 @@ def seen_of(loader, **options):
 
 
 def test_each_epoch_reads_the_set_of_a_loader_anew():
-    data = Drawn()
-    in_batches = DataLoader(
-        data, batch_sampler=torch_data.BatchSampler(torch_data.RandomSampler(data), 5, False)
-    )
+    data = Drawn(torch.zeros(12))
+    batches = torch_data.BatchSampler(torch_data.RandomSampler(data), 5, False)
     assert seen_of(DataLoader(data, 5, shuffle=True)) == (36, [5, 5, 2])
     assert seen_of(DataLoader(data, 5, shuffle=True, drop_last=True)) == (30, [5, 5])
-    assert seen_of(in_batches) == (36, [5, 5, 2])
+    assert seen_of(DataLoader(data, batch_sampler=batches)) == (36, [5, 5, 2])
     assert seen_of(DataLoader(data, 5), optimization=Optimization(drop_last=True)) == (30, [5, 5])
     assert seen_of(DataLoader(data, 5, sampler=torch_data.SubsetRandomSampler(range(6)))) == (18, [5, 1])
 
 
 def test_a_loader_that_is_read_once_is_told():
-    data = Drawn()
+    data = Drawn(torch.zeros(12))
     weighted = DataLoader(data, 5, sampler=torch_data.WeightedRandomSampler(torch.ones(12), 12))
     for loader in (weighted, DataLoader(data, 5, collate_fn=lambda items: torch_data.default_collate(items))):
         with pytest.warns(UserWarning, match="train_set: this DataLoader has a sampler .* read once") as told:

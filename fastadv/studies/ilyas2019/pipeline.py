@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fastadv as fa
-from fastadv._checks import check_some
 from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.models.shards import split_weights
@@ -115,7 +114,7 @@ def run(
 
     After `budget` seconds the run stops as if interrupted; "left" says what was asked for and is not done.
     """
-    chosen, path = check_some("stages", stages, STAGES), Path(folder)
+    parts, path = tuple(settings.work(stages)), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     need("matplotlib")
     with Keeper(path) as keeper:
@@ -131,7 +130,7 @@ def run(
         def do(stage: str, names: Sequence[str]) -> None:
             known[stage] = RUN[stage](maker, names, known.get(stage, {}))
 
-        work = {titled(*part): partial(do, *part) for part in settings.work(chosen)}
+        work = {titled(*part): partial(do, *part) for part in parts}
         # nets this small gain nothing from a second thread
         with study.one_thread() if settings.scale == "tiny" else nullcontext():
             return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
@@ -187,8 +186,8 @@ def evaluate(maker: Maker, names: Iterable[str], before: Known) -> Known:
 
 
 def control(maker: Maker, *_: object) -> Known:
-    found = controls.fooling(maker), controls.leakage(maker), controls.early_labels(maker)
-    return dict(zip(("fooling", "leakage", "early"), found, strict=True))
+    fooling, leakage = controls.fooling(maker), controls.leakage(maker)
+    return {"fooling": fooling, "leakage": leakage, "early": controls.early_labels(maker)}
 
 
 def galleries(maker: Maker, names: Iterable[str], before: Known) -> Known:
