@@ -119,7 +119,7 @@ def measured(session: Session, name: str, count: int) -> Iterator[Row]:
     nets = {provider: copy.deepcopy(given.model) for provider in PROVIDERS}
     ways = {provider: make(replace(given, model=nets[provider])) for provider, make in PROVIDERS.items()}
     _, graphs, steps = replayed(ways[OURS])
-    kept = bool(graphs) and graphs[0] in graphs_of(nets[OURS]).kept
+    kept = bool(graphs) and graphs[0] in graphs_of(nets[OURS])
     if kept:
         ways[REPLAYS] = partial(graphs[0].run, lambda rows: bool, steps)
     rows = [*session.compare(ways, LOOP, "times_plain")]

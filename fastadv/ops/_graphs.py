@@ -89,6 +89,9 @@ class Kept(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, entry: object) -> bool:
+        return any(entry is kept for kept, _ in self._entries.values())
+
     @property
     def bytes(self) -> int:
         return sum(size for _, size in self._entries.values())
