@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 # modules of bench/subjects/, in the order in which they run; on a GPU with the most seconds of each
 ON_GPU = {
-    "loop": 100, "correctness": 150, "limits": 200, "training": 120, "autoattack": 200, "ops": 120,
+    "loop": 100, "correctness": 150, "limits": 200, "training": 180, "autoattack": 200, "ops": 120,
     "certify": 60, "abs": 60, "construct": 60, "attacks": 120,
 }  # fmt: skip
 ON_CPU = ("ops", "attacks", "training", "construct", "certify", "memory", "abs", "large", "startup")
