@@ -21,7 +21,6 @@ from fastadv.cli._robustbench import RobustBench, write_entry
 from fastadv.cli._shared import Images, Network, Search
 from fastadv.cli._summary import BELOW, checks, parse_limits, write_summary
 from fastadv.cli._torchrun import together
-from fastadv.errors import NoGradientError
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation._parts import IDENTITY
@@ -208,16 +207,10 @@ def _table(net: Any, dataset: Any, named: dict[str, NamedAttack], results: Kept,
 def _curve(
     net: Any, dataset: Any, attack: NamedAttack, distance: Tensor, radii: tuple[float, ...], batch_size: int
 ) -> Curve:
-    """Return the accuracy at each radius; without a gradient, an attack breaks nothing at any."""
     if attack.minimal:
         return Curve.from_distances(distance, radii)
     with progress(f"radii, {attack.label}") as tick:
-        try:
-            return accuracy_against_radius(
-                net, dataset, attack.at, radii, batch_size=batch_size, progress=tick
-            )
-        except NoGradientError:
-            return Curve.from_distances(distance, radii)
+        return accuracy_against_radius(net, dataset, attack.at, radii, batch_size=batch_size, progress=tick)
 
 
 def _provenance(config: dict[str, Any], named: dict[str, NamedAttack], seed: int) -> dict[str, Any]:

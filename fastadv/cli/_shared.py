@@ -16,7 +16,7 @@ from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
 from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
 from fastadv.models.hub import SOURCES
 from fastadv.models.registry import factory
@@ -126,14 +126,22 @@ class Search(Machine):
         None, "Compile the search, or never; by default on a GPU where the work is worth a minute."
     )
 
+    freeze: bool | None = o.option(
+        None, "Search on a frozen copy, or never; by default where the work is long enough."
+    )
+
     @property
     def searched(self) -> str:
         return self.precision or "fp32"
 
-    def frozen(self, net: nn.Module) -> nn.Module | Frozen:
-        """Return the model as attacks take it: by itself, or with a search copy in another precision."""
-        plain = self.searched == "fp32" and self.compile is None
-        return net if plain else freeze(net, self.precision, compile=self.compile)
+    def frozen(self, net: nn.Module) -> nn.Module | Prepared:
+        """Return the model as attacks take it: by itself, as it is for good, or with a search copy."""
+        asked = self.searched != "fp32" or self.compile is not None
+        if self.freeze is False:
+            if asked:
+                o.refuse("--no-freeze goes with neither --precision nor --compile; leave one of them out.")
+            return Plain(net)
+        return freeze(net, self.precision, compile=self.compile) if asked or self.freeze else net
 
 
 class Budget(Panel):

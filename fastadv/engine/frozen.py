@@ -37,6 +37,7 @@ REFRESHES = 256
 # 24 ms so and 26 by the copy for a ResNet-18, 1.6 and 2.1 for a small CNN; with four or eight the copy gains
 FEW = 1 << 13
 COPIES = "given copies of x, into which the model writes"
+NO_GRADIENT = "it has no gradient at the first samples, by which a copy is compared"
 DENIED = "the losses of a search differed from the model's at the same points"
 CHANGED = "the model has changed since freeze; it was frozen again"
 
@@ -221,14 +222,13 @@ class Frozen(Prepared):
         asked = self.asked
         try:
             return by_copy()
-        except (InputError, NoGradientError):
-            raise
         except Exception as error:  # models raise anything
-            if in_step():
+            cut = isinstance(error, NoGradientError)
+            if in_step() or (isinstance(error, InputError) and not cut):
                 raise
             why = str(error)
             if not isinstance(error, Apart):
-                why = f"the search copy failed ({first_line(error)})"
+                why = NO_GRADIENT if cut else f"the search copy failed ({first_line(error)})"
         self._discount(asked)
         answer = by_plain()  # it raises where the copy is not to blame
         self.search.leave(why)

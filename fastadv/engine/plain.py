@@ -14,7 +14,7 @@ from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound, Gradient
-from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
+from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
 from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.copying.copier import LAZY, eval_copy
@@ -26,7 +26,17 @@ from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, l
 from fastadv.engine.pull import pull, pull_each
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.room import GRADIENT, VERDICT, ran_out, room_of
-from fastadv.errors import InputError
+from fastadv.errors import InputError, NoGradientError
+from fastadv.text import first_line
+
+REFUSES = (
+    "model: expected logits that depend on x differentiably, got a model whose {} pass raises where a "
+    "gradient is followed ({}); mend it, or use an attack without gradients"
+)
+
+
+class Refusal(NoGradientError, RuntimeError):
+    """A model that raises an error of its own where a gradient is followed, and answers otherwise."""
 
 
 class Plain(Prepared):
@@ -156,7 +166,7 @@ class Plain(Prepared):
         with no_autocast(x.device.type):
             for _ in range(self.eot):
                 leaf = self.leaf(x)
-                attached = self.checked(leaf)
+                attached = self.followed(leaf)
                 # copied, since they may be a part of x itself
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
@@ -173,9 +183,9 @@ class Plain(Prepared):
             x = self.taken(x)
             self.forwards += self.eot * len(x)
             leaf = self.leaf(x)
-            attached = self.checked(leaf)
+            attached = self.followed(leaf)
             for _ in range(self.eot - 1):
-                attached = attached + self.checked(leaf)
+                attached = attached + self.followed(leaf)
             attached = attached / self.eot if self.eot > 1 else attached
             logits = attached.detach().clone()
             back = partial(self.pull, leaf, attached, retain_graph=True)
@@ -223,9 +233,9 @@ class Plain(Prepared):
             leaf = self.leaf(x)
             try:
                 attached = self.checked(leaf)
-            except Exception as error:
-                if not ran_out(error):
-                    raise
+            except InputError:
+                raise
+            except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
                 return None
             self.forwards += x.shape[0]
             return CleanPass(self, x, leaf, attached, attached.detach().clone())
@@ -235,6 +245,18 @@ class Plain(Prepared):
         seen = self.sees(x.dtype)
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
+    def followed(self, leaf: Tensor) -> Tensor:
+        """Return the logits [B, K] at a leaf; Refusal where the model refuses to be followed."""
+        try:
+            return self.checked(leaf)
+        except Exception as error:  # models raise anything
+            if not _by_following(error):
+                raise
+            refusal = error
+        with torch.no_grad():
+            self.checked(leaf.detach())  # it raises where the gradient is not to blame
+        raise Refusal(REFUSES.format("forward", first_line(refusal))) from refusal
+
     def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         if by_logits.dtype != attached.dtype:
@@ -243,10 +265,12 @@ class Plain(Prepared):
         try:
             with checked.differentiated():
                 return pull(attached, leaf, by_logits, retain_graph, self._whole)
-        except RuntimeError as error:
+        except Exception as error:  # models raise anything
             whole = "use_reentrant" in str(error) and isinstance(self.model, nn.Module) and not self._whole
             if not (whole or RECURRENT in str(error)):
-                raise
+                if not _by_following(error):
+                    raise
+                raise Refusal(REFUSES.format("backward", first_line(error))) from error
         self._whole |= whole  # the copy's weights ask for none; of a function's that is not known
         if whole and checked.uncopied:
             checked.use_copy()
@@ -262,6 +286,12 @@ class Plain(Prepared):
     def _rows_apart(self) -> bool:
         """Return whether no sample depends on its place in the batch or on the statistics of that."""
         return self.halves and not (isinstance(self.model, nn.Module) and mixes_rows(self.model))
+
+
+def _by_following(error: Exception) -> bool:
+    """Return whether an error may be that of a model that has no gradient."""
+    # what a capture does not allow raises anything
+    return not (isinstance(error, InputError) or ran_out(error) or in_step())
 
 
 def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:

@@ -26,6 +26,7 @@ from fastadv.evaluation.sums import Sums, sums_at
 from fastadv.threat import THREATS, Named, Threat
 
 FEW = 8  # images; where there are fewer, a model may well see one class in all
+NOT_RUN = "zero_gradient: the attack could not run"
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 Attack = Callable[..., AttackResult]
@@ -102,8 +103,13 @@ def run_attack(
     return result
 
 
-def _not_possible(attack: Attack, batch: Batch, forwards: int, error: NoGradientError) -> AttackResult:
-    """Return the result of an attack that needs a gradient where the model has none: it broke nothing."""
+def attempted(name: str, attack: Attack, frozen: Prepared, batch: Batch) -> AttackResult:
+    """Run an attack; one that needs a gradient where there is none breaks nothing, and a flag says so."""
+    before = frozen.forwards
+    try:
+        return run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
+    except NoGradientError as error:
+        told, forwards = f"{NOT_RUN} ({error})", frozen.forwards - before
     right, threat = batch.correct, bound(attack, "threat")
     return AttackResult(
         x_adv=batch.x,
@@ -114,7 +120,7 @@ def _not_possible(attack: Attack, batch: Batch, forwards: int, error: NoGradient
         forwards=forwards,
         backwards=0,
         zero_gradient=right,
-        flags=(f"zero_gradient: the attack could not run ({error})",),
+        flags=(told,),
         threat=threat if isinstance(threat, Threat) else None,
     )
 
@@ -160,11 +166,8 @@ def outcome(
         return part
     batch = whole.take(usable)
     started = time.perf_counter()
-    before, compared = frozen.forwards, frozen.compared
-    try:
-        result = run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
-    except NoGradientError as error:
-        result = _not_possible(attack, batch, frozen.forwards - before, error)
+    compared = frozen.compared
+    result = attempted(name, attack, frozen, batch)
     right = batch.correct
     success = right & result.success
     distance = torch.where(success, result.distance.to(torch.float64), torch.inf).masked_fill(~right, 0.0)

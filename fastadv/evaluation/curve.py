@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import Criterion
@@ -15,7 +16,7 @@ from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, Batch, bound, run_attack
+from fastadv.evaluation._outcome import NOT_RUN, Attack, Batch, attempted, bound
 from fastadv.evaluation.measure import (
     check_evaluation,
     description,
@@ -199,6 +200,7 @@ def accuracy_against_radius(
             model, dataset, {"minimum_norm": minimum_norm}, batch_size=batch_size, limit=limit,
             indicators=False, progress=progress, freeze=freeze, criterion=criterion,
         ).rows  # fmt: skip
+        _warn_of(row.flags)
         return Curve.from_distances(row.distance, tried)
     if not callable(attack_for_radius) or minimum_norm is not None:
         raise InputError(
@@ -236,8 +238,9 @@ def accuracy_against_radius(
         first = tried.size - len(attacks)
         for place, (name, attack) in enumerate(attacks.items(), start=first):
             if len(alive.y):
-                result = run_attack(name, attack, frozen, alive.x, alive.y, alive.ids)
+                result = attempted(name, attack, frozen, alive)
                 alive = alive.take(~result.success)
+                _warn_of(getattr(result, "flags", ()))
             left[place] = len(alive.y)
             # the batches before this one are done, or about to be in the other processes
             done = number * batch_size * len(attacks) + (place + 1 - first) * len(batch.y)
@@ -247,6 +250,14 @@ def accuracy_against_radius(
     with shown(progress, "measuring the curve") as tick:
         samples, left = zip(*over_batches(frozen, dataset, batch_size, limit, box, right, held), strict=True)
     return Curve(tried, sum(left) / sum(samples))
+
+
+def _warn_of(flags: Sequence[str]) -> None:
+    """Warn of an attack that could not run, of which a curve says nothing."""
+    if any(flag.startswith(NOT_RUN) for flag in flags):
+        warn(
+            "accuracy_against_radius: the model has no gradient, so that the attack broke nothing; use square"
+        )
 
 
 def _check_reach(threat: Any, radii: NDArray[np.float64] | None) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -147,16 +147,28 @@ class Pieces(Protocol):
     def take(self, positions: Tensor) -> Tensor: ...
 
 
-def data_hash(*tensors: Tensor | Pieces) -> str:
+def data_hash(*values: Any) -> str:
     """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes, read piece by piece."""
     digest = hashlib.sha256()
-    for tensor in tensors:
+    for tensor in _flat(values):
+        if not isinstance(tensor, Tensor | Pieces):  # as a state dict of quantized parts holds
+            digest.update(repr(tensor).encode())
+            continue
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         for rows in (tensor,) if isinstance(tensor, Tensor) else tensor.pieces():
             for piece in _pieces(rows.detach()):
                 # viewed as bytes, because NumPy has no bfloat16
                 digest.update(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the values, and those of containers among them; quantized tensors as the numbers they mean."""
+    for value in values:
+        if isinstance(value, list | tuple | dict):
+            yield from _flat(value.items() if isinstance(value, dict) else value)
+        else:
+            yield value.dequantize() if isinstance(value, Tensor) and value.is_quantized else value
 
 
 def _pieces(rows: Tensor) -> Iterator[Tensor]:

@@ -25,6 +25,7 @@ from fastadv.engine import Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation import evaluate
+from fastadv.evaluation._outcome import NOT_RUN
 from fastadv.evaluation.measure import for_data
 from fastadv.evaluation.named import labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
@@ -120,7 +121,10 @@ class _Ascent:
             raise NoGradientError(f"map: expected images that depend on t, got others from {self.map.name}")
         classifier.asks_for(ids)
         loss = "margin" if meant is WRONG else meant.margin
-        value, _, by_images = classifier.input_gradient(images.detach(), known, loss, wanted)
+        try:
+            value, _, by_images = classifier.input_gradient(images.detach(), known, loss, wanted)
+        except NoGradientError:
+            return torch.zeros(leaf[0].numel() + 2, dtype=torch.float64, device=x.device)
         (gradient,) = torch.autograd.grad(images, leaf, by_images)
         rows = torch.cat([value[:, None], torch.ones_like(value)[:, None], gradient.flatten(1)], 1)
         return rows.where(rows.isfinite().all(1, keepdim=True), 0.0).sum(0, dtype=torch.float64)
@@ -212,7 +216,7 @@ def universal(
 
     Raises:
         InputError: an argument cannot work, or the folder holds another run.
-        NoGradientError: the model has no gradient.
+        NoGradientError: images of the map do not depend on its parameters differentiably.
 
     Example:
         >>> import fastadv as fa
@@ -291,7 +295,9 @@ def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> 
     table = evaluate(ascent.classifier, dataset, attacks, batch_size=feed.batch_size, indicators=False)
     row, size, lost = table["universal"], feed.epoch_size, state.spoiled
     looks = size * ascent.epochs * ascent.classifier.eot
-    flag = f"{lost} of {size * ascent.epochs} gradients were not finite, and counted for nothing"
+    flag = f"{lost} of {size * ascent.epochs} gradients were not finite or missing, and counted for nothing"
+    if lost == size * ascent.epochs:
+        flag = f"{NOT_RUN} (no sample has a gradient; use an attack on each sample, such as square)"
     return replace(
         result,
         clean_accuracy=table.clean_accuracy,

@@ -365,7 +365,10 @@ class _Call:
         if not made.requires_grad or len(made) != len(weights):
             return None
         self.backwards += 1
-        found = torch.autograd.grad(made, leaves, weights.to(made), allow_unused=True)
+        try:
+            found = torch.autograd.grad(made, leaves, weights.to(made), allow_unused=True)
+        except RuntimeError:  # a backward pass that is not there
+            return None
         if all(each is None for each in found):
             return None
         return [
