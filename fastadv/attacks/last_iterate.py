@@ -10,8 +10,9 @@ from fastadv import losses
 from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
+from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat, from_bytes
 from fastadv.attacks.core.walk import Walk
+from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
@@ -66,11 +67,13 @@ def last_iterate(
     core.check_count("steps", steps, 0)
     check_threat(threat)
     losses.check_loss(loss)
-    classifier = prepare(model)
+    classifier, x = prepare(model), from_bytes(x, threat.box)
     for name, value in (("x", x), ("start", x if start is None else start)):
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != x.shape:
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
+    if isinstance(loss, str) and y is not None:
+        y = check_index("y", y, len(x), x.device)
     with torch.inference_mode(False), torch.no_grad():
         if not isinstance(step_size, Tensor) or not waits(step_size.device):
             step_size = check_step_size(step_size, x)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
+from fastadv.attacks.special.labels import instead
 from fastadv.data.folder import FolderSet, how_to_resize
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
@@ -19,7 +20,6 @@ from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
-NO_CLASSES = "what are no classes takes a criterion, such as fa.attacks.Signs()"
 # Fewer images than this are read before worker processes have started.
 _WORTH_WORKERS = 256
 
@@ -194,12 +194,20 @@ def _collate(items: list[Any], labels: str = CLASSES, resize: str = "") -> Any:
     if labels == ANY and len(of_labels) > 1:
         return InputError(f"expected labels of one shape, got {shown}; resize or pad them")
     if labels != ANY and of_labels != {()}:
-        return InputError(
-            f"expected integer labels, one for each image, got labels of shape {shown}; of probabilities "
-            f"give the likeliest class; {NO_CLASSES}"
-        )
+        do = _instead([label for _, label, _ in items]) if len(of_labels) == 1 else ""
+        return InputError(f"expected integer labels, one for each image, got labels of shape {shown}{do}")
     with rng.CPU:  # torch's loader makes tensors on the default device
         return default_collate(items)
+
+
+def _instead(labels: list[Any]) -> str:
+    """Return what to pass in place of labels of one shape, as the end of an error."""
+    try:
+        y = torch.stack([torch.as_tensor(each, device="cpu") for each in labels])
+    except (TypeError, ValueError, RuntimeError):  # no numbers
+        return ""
+    y = y[0] if y.ndim == 3 else y  # a list of batches, each taken for an image
+    return instead("y", y, len(y))
 
 
 def _checked(loader: DataLoader[Any], box: Boxes, labels: str) -> Iterator[Batch]:
@@ -217,5 +225,6 @@ def _checked(loader: DataLoader[Any], box: Boxes, labels: str) -> Iterator[Batch
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             one = y[0] if isinstance(y, list | tuple) else y
             got = one.dtype if isinstance(one, Tensor) else type(one).__name__
-            raise InputError(f"{what}: expected integer labels [B], got {got}; convert them; {NO_CLASSES}")
+            do = instead("y", y, len(ids)) or "; convert them"
+            raise InputError(f"{what}: expected integer labels [B], got {got}{do}")
         yield x, y.long(), ids

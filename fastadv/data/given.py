@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torch.utils.data import sampler as samplers
 
 from fastadv import rng
+from fastadv.attacks.special.labels import instead
 from fastadv.errors import InputError
 
 Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
@@ -38,7 +39,7 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
     if isinstance(data, DataLoader) and (read := read_by(data)) is not None:
         return read
     if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
-        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels)
+        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels, told=True)
         if several and labels == ANY and not isinstance(data[0], Tensor):  # nobody sees whether a batch
             several = data[0][0].ndim != 3  # is an image [C, H, W] with C labels
         return _held(data, name, labels) if several else data  # type: ignore[return-value, arg-type]
@@ -62,8 +63,11 @@ def read_by(loader: DataLoader[Any], *, rest: bool = True) -> Dataset[Any] | Non
     return loader.dataset if len(sizes) == 1 else None
 
 
-def _is_batch(item: object, labels: str) -> bool:
-    """Return whether an item is images [B, ...] and their labels, such as int [B], and no single pair."""
+def _is_batch(item: object, labels: str, told: bool = False) -> bool:
+    """Return whether an item is images [B, ...] and their labels, such as int [B], and no single pair.
+
+    With `told` labels of more axes are also those of a batch, which says what to do with them.
+    """
     if labels == ANY and isinstance(item, Tensor):
         return item.ndim > 3
     if not (isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(t, Tensor) for t in item)):
@@ -71,6 +75,8 @@ def _is_batch(item: object, labels: str) -> bool:
     x, y = item
     if labels == ANY:
         return bool(x.ndim > 1 and y.ndim and len(x) == len(y))
+    if told and y.ndim > 1:
+        return len(x) == len(y)
     return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
 
 
@@ -83,8 +89,8 @@ def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
     for part in parts:
         if not _is_batch(part, labels):
             single = isinstance(part, list | tuple) and len(part) == 2 and getattr(part[1], "ndim", 1) == 0
-            others = "; labels that are no classes take criterion=, such as fa.attacks.Signs()"
-            do = "; add a batch dimension: (x[None], y[None])" if single else others * _is_batch(part, ANY)
+            others = instead("y", part[1], len(part[0])) if _is_batch(part, ANY) else ""
+            do = "; add a batch dimension: (x[None], y[None])" if single else others
             raise InputError(f"{name}: expected batches (x [B, ...], y int [B]), got {_shown(part)}{do}")
     shapes = {tuple(x.shape[1:]) for x, _ in parts}
     if len(shapes) != 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv.attacks.special.labels import instead
 from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
@@ -169,6 +170,7 @@ class ImageSet(Held):
         if ndim not in (None, len(x.shape)) or y.ndim != 1 or len(x) != len(y):
             raise InputError(
                 f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}"
+                + (instead("y", y, len(x)) if y.ndim > 1 else "")
             )
         if x.shape.numel() == 0:
             raise InputError(

@@ -14,7 +14,7 @@ from fastadv._checks import FOREIGN, check_choice, check_count, eager
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.criterion import Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
-from fastadv.attacks.core.problem import check_finite_radius, check_norm
+from fastadv.attacks.core.problem import check_finite_radius, check_norm, from_bytes
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.through import Serves, on_parameters
 from fastadv.attacks.special.training import warn_of_training
@@ -26,7 +26,7 @@ from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.losses import check_loss
 from fastadv.text import radius_text
-from fastadv.threat import THREATS, Through
+from fastadv.threat import THREATS, Threat, Through
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -206,6 +206,8 @@ def takes_common(
                 more = "; only model, x, y and threat go by place" if len(args) > len(placed) else ""
                 raise TypeError(f"{function.__name__}: {error}{more}") from None
         ball: Any = given.get("threat")
+        if isinstance(ball, Threat):
+            given["x"] = from_bytes(given["x"], ball.box)
         if maps := isinstance(ball, Through):
             ball = ball.ball
         if norms:

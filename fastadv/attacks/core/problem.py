@@ -152,8 +152,21 @@ def problem(
     return Problem(x, y, threat, targets, ids, criterion, mask, labeled=labels is not None)
 
 
+def from_bytes(x: Any, box: tuple[float, float]) -> Any:
+    """Return images of uint8 as float32 in [0, 1], as data sets serve them, and others as they are."""
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
+        return x
+    if box != (0, 1):
+        raise InputError(
+            f"x: expected floating values in the box [{box[0]:g}, {box[1]:g}], got uint8, which is served in "
+            "[0, 1]; convert x yourself, or give the threat the box (0, 1)"
+        )
+    return x.float().div_(255)
+
+
 def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Tensor:
     """Return images [B, ...] detached; InputError for others, or `values` outside the box, which are read."""
+    x = from_bytes(x, box)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
+from fastadv.attacks.core.problem import check_images
 from fastadv.engine import Prepared
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.module import Method, as_module
@@ -89,7 +90,8 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
             f"masked_modules: expected a torch.nn.Module, whose parts have names, got "
             f"{type(model).__name__}; make the function a module"
         )
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim or not len(x):
+    x = check_images(x, (0, 1), values=False)
+    if not len(x):
         raise InputError("masked_modules: expected at least one sample [B, ...]; give a few tens")
     try:
         return _looked(module, x, torch.float64, inf)[0]

@@ -10,6 +10,7 @@ from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
 LABELS = "labels: "  # how flags of `label_flags` begin
+ROUNDING = 0.01  # of the sum of a row of probabilities, in half precision, too
 FEW = 32  # outputs, which may lie in [0, 1] by chance
 
 
@@ -24,24 +25,37 @@ def check_index(name: str, values: Any, size: int, device: torch.device) -> Tens
         got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
             f"{name}: expected one integer for each of {size} samples, a tensor [{size}], "
-            f"got {got}{_instead(name, values, size)}"
+            f"got {got}{instead(name, values, size)}"
         )
     return on_device(name, values, device).long()
 
 
-def _instead(name: str, values: Any, size: int) -> str:
+def instead(name: str, values: Any, size: int) -> str:
+    """Return what to pass in place of labels that are no classes, as the end of an error; "" if unknown."""
     if values is None:
         return "; without labels pass criterion=fastadv.attacks.Beyond(distance)"
-    if not isinstance(values, Tensor) or values.shape[:1] != (size,) or not size:
+    known = isinstance(values, Tensor) and values.shape[:1] == (size,) and not values.is_complex()
+    if not known or not values.numel():
         return ""
-    if values.ndim < 3 and bool(((values == 0) | (values == 1)).all()):
-        if values.ndim == 2 and values.shape[1] > 1 and bool((values.sum(1) == 1).all()):
-            return f"; of one-hot rows pass {name}.argmax(1)"
-        if values.ndim == 1 or values.shape[1] == 1:
-            column = name if values.ndim == 1 else f"{name}[:, 0]"
-            return f"; for one logit pass criterion=fastadv.attacks.Signs(), for classes {column}.long()"
+    floats, two = values.is_floating_point(), bool(((values == 0) | (values == 1)).all())
+    rows = values.ndim == 2 and values.shape[1] > 1
+    shares = values.double().sum(1) if rows and bool((values >= 0).all()) else values.new_zeros(1).double()
+    if bool(((shares - 1).abs() < ROUNDING).all()):
+        return (
+            f"; of {'one-hot rows pass' if two else 'soft labels pass the likeliest class,'} {name}.argmax(1)"
+        )
+    if values.shape[1:].numel() == 1:
+        squeezed = {1: name, 2: f"{name}.squeeze(1)"}.get(values.ndim, f"{name}.flatten()")
+        classes = f"for classes pass {squeezed}{'.long()' * (floats or values.dtype == torch.bool)}"
+        if two:
+            return f"; {classes}, for one logit criterion=fastadv.attacks.Signs()"
+        if not floats:
+            return f"; {classes}"
+        numbers = "for numbers to predict pass criterion=fastadv.attacks.Beyond(distance)"
+        return f"; {classes}, {numbers}" if bool((values == values.round()).all()) else f"; {numbers}"
+    if rows and two:
         return "; for labels of which several hold pass criterion=fastadv.attacks.Signs()"
-    if values.is_floating_point():
+    if floats:
         return "; for numbers to predict pass criterion=fastadv.attacks.Beyond(distance)"
     return "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
 

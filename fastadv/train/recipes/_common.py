@@ -17,6 +17,7 @@ from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import Criterion, outputs_for
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
+from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.arguments import OUTPUTS, check_logits
 from fastadv.errors import InputError
@@ -76,6 +77,8 @@ def check_objective(label_smoothing: float, loss: str = "ce", weight: float = 0.
 def logits_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the checked logits [B, K] at x, in the model's own mode; K is more than the labels y."""
     logits = check_logits(model(x), len(x))
+    if y.ndim != 1 and not (y.is_floating_point() and y.shape == logits.shape):  # of soft labels
+        check_index("y", y, len(y), y.device)
     # reading labels would wait for a GPU
     if not waits(y.device) and len(y) and int(y.max()) >= logits.shape[1]:
         raise InputError(

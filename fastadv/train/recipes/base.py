@@ -220,12 +220,15 @@ def seed_of(seed: int | None, ids: Tensor | None) -> int:
 _met: "WeakSet[nn.Module]" = WeakSet()  # models whose first images were checked
 
 
-def check_images(recipe: object, model: nn.Module, x: Tensor) -> None:
-    """Raise InputError for images outside the box of the recipe's threat; a run has checked its own."""
-    if not in_run() and (threat := getattr(recipe, "threat", None)) is not None:
-        # reading values waits for a GPU: there the first batch of a model stands for the others
-        problem.check_images(x, threat.box, values=not waits(x.device) or model not in _met)
-        _met.add(model)
+def check_images(recipe: object, model: nn.Module, x: Tensor) -> Tensor:
+    """Return images; InputError outside the box of the recipe's threat. A run has checked its own."""
+    if in_run() or (threat := getattr(recipe, "threat", None)) is None:
+        return x
+    # reading values waits for a GPU: there the first batch of a model stands for the others
+    images: Tensor = problem.from_bytes(x, threat.box)
+    problem.check_images(images, threat.box, values=not waits(x.device) or model not in _met)
+    _met.add(model)
+    return images
 
 
 def innermost(recipe: object) -> object:
@@ -281,7 +284,7 @@ def craft(
             f"recipe: expected one that crafts examples, got {type(inner).__name__}; for example "
             "fa.train.PGDTraining"
         )
-    check_images(inner, model, x)
+    x = check_images(inner, model, x)
     return inner.craft(model, x, y, ids=ids, seed=seed_of(seed, ids))
 
 
@@ -304,7 +307,7 @@ class Crafted:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         """Return the mean loss over the batch. See `seed_of` for a call without ids or seed."""
-        check_images(self, model, x)
+        x = check_images(self, model, x)
         seed = seed_of(seed, ids)
         return self._loss(model, x, y, self.craft(model, x, y, ids=ids, seed=seed), ids, seed)
 

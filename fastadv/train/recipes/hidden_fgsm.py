@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import eager
+from fastadv.attacks.special.labels import check_index
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
 from fastadv.train.recipes._common import check_objective, check_positive, logits_at, mixture
@@ -63,7 +64,7 @@ class HiddenFGSM:
 
     def _direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the sign of the gradient at h."""
-        seen: list[Tensor] = []
+        y, seen = check_index("y", y, len(x), x.device), list[Tensor]()
 
         def leaf(h: Tensor) -> Tensor:
             seen.append(h.detach().requires_grad_())

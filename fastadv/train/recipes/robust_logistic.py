@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from fastadv.attacks.special.labels import check_index
 from fastadv.errors import InputError
 from fastadv.models import LogisticRegression, SoftmaxRegression
 from fastadv.threat import Threat
@@ -53,7 +54,8 @@ class RobustLogistic:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        check_images(self, model, x)
+        x = check_images(self, model, x)
+        y = check_index("y", y, len(x), x.device)
         reach = self.threat.radius * torch.linalg.vector_norm(_normal(model), DUAL[self.threat.order])
         logits = logits_at(model, x, y)
         # cross-entropy sees the difference of two logits alone, which the attack lessens by `reach`

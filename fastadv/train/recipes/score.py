@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from fastadv.attacks.special.labels import check_index
 from fastadv.train.recipes._common import NearPredictions, logits_at
 
 
@@ -34,6 +35,7 @@ class SCORE(NearPredictions):
         return self.away(model, x, y, ids, seed, squared)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        y = check_index("y", y, len(x), x.device)
         clean, adversarial = logits_at(model, x, y), logits_at(model, x_adv, y)
         classes = clean.shape[1]
         right = (1 - self.label_smoothing) * one_hot(y, classes).to(clean) + self.label_smoothing / classes

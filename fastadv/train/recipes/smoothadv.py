@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv.attacks.core.walk import Walk
+from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
@@ -59,6 +60,7 @@ class SmoothAdv(Crafted):
         check_count("noises", self.noises, 1)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        y = check_index("y", y, len(x), x.device)
         noise = gaussian(x, self.sigma, self.noises, ids, seed).transpose(0, 1)
         step_size = step_length(self.threat, self.step_size, self.steps, 2.0)
         walk = Walk(self.threat, self._look, step_size, "smoothadv", self.noises)
