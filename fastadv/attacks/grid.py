@@ -12,6 +12,7 @@ from fastadv.attacks import core
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
+POINTS = {1: (201,), 2: (31, 31), 3: (5, 5, 31)}  # by the number of parameters
 MOST = 1 << 20  # points of a grid
 CHUNK = 32  # candidates of a sample in a pass; the first passes have fewer, as most samples leave there
 
@@ -32,7 +33,7 @@ def grid(
     y: Tensor,
     threat: Threat,
     *,
-    points: int | Sequence[int] = (5, 5, 31),
+    points: int | Sequence[int] | None = None,
     stop_early: bool = True,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:
@@ -45,7 +46,8 @@ def grid(
     Args:
         threat: of few parameters in Linf, such as `fa.Moved`; the radius is finite, a number or [B].
         points: values of each parameter, one integer >= 1 for all, or one for each; 1 leaves it as it is. The
-            product is at most 2^20. (5, 5, 31) are those of the paper for two shifts and an angle.
+            product is at most 2^20. None takes 201 for one parameter, (31, 31) for two, and for three those
+            of the paper for two shifts and an angle, (5, 5, 31).
         stop_early: whether a sample stays for further points only until its first success; False looks at
             the whole grid for its strongest point.
 
@@ -77,9 +79,14 @@ def grid(
     return core.run(model, x, y, threat, rule, rows=_Rows, stop_early=stop_early, **common)
 
 
-def _shares(points: int | Sequence[int], x: Tensor) -> Tensor:
+def _shares(points: int | Sequence[int] | None, x: Tensor) -> Tensor:
     """Return [G, ...], where the points of the grid lie between the ends, those far from the middle first."""
     size = x[0].numel()
+    if points is None and (points := POINTS.get(size)) is None:
+        raise InputError(
+            f"points: expected a number for each of {size} parameters, as the default is for up to three, "
+            f"got None; pass points=, at most {MOST:,} in all, or search with nes or apgd"
+        )
     counts = list(points) if isinstance(points, Sequence) else [points] * size
     counts = [core.check_count("points", number, 1) for number in counts]
     if len(counts) != size or prod(counts) > MOST:

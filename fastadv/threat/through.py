@@ -126,7 +126,8 @@ class Through(Named):
     def image(self, t: Tensor, x: Tensor, ids: Tensor | None = None, draw: int = 0) -> Tensor:
         """Return the images of parameters t at x, in the dtype of x."""
         wide = torch.promote_types(torch.promote_types(t.dtype, x.dtype), torch.float32)
-        image = self.map(x.to(wide), t.to(wide), **_drawn(self.map, x, ids, draw))
+        # copies, into which a map may write
+        image = self.map(x.to(wide, copy=True), t.to(wide, copy=True), **_drawn(self.map, x, ids, draw))
         if not isinstance(image, Tensor) or image.shape != x.shape:
             got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise InputError(f"map: expected images like x {tuple(x.shape)} from {self.name}, got {got}")
@@ -134,7 +135,7 @@ class Through(Named):
 
     def parameters(self, x: Tensor, ids: Tensor | None = None, draw: int = 0) -> Tensor:
         """Return still(x); InputError unless its images are x, bit for bit, and x are images of the box."""
-        t = self.still(x, **_drawn(self.still, x, ids, draw))
+        t = self.still(x.clone(), **_drawn(self.still, x, ids, draw))
         if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim < 2 or len(t) != len(x):
             got = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
             raise InputError(f"still: expected floating parameters [{len(x)}, ...], got {got}")

@@ -25,6 +25,7 @@ from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._followers import follower
+from fastadv.train.recipes.base import is_missing
 
 logger = logging.getLogger("fastadv")
 
@@ -168,7 +169,8 @@ def check_sets(
                 f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
             ) from error
         if kind == ANY:
-            fitting(criterion, logits, prepared.output_shape, criterion.labels(name, y, 1, device), None)
+            known = criterion.labels(name, None if is_missing(y) else y, 1, device)
+            fitting(criterion, logits, prepared.output_shape, known, None)
             continue
         labels[name] = known_labels(dataset)
         if (known := labels[name]) is not None:

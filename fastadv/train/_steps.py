@@ -27,7 +27,7 @@ from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import put_back
 from fastadv.train.recipes._followers import Followers
-from fastadv.train.recipes.base import LossScale, owns_step
+from fastadv.train.recipes.base import LossScale, is_missing, owns_step
 
 logger = logging.getLogger("fastadv")
 
@@ -275,8 +275,8 @@ class Steps:
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         if self.criterion.outputs == "classes":
             check_classes(y, self.classes)
-        elif (known := self.criterion.labels("train_set", y, len(y), y.device)) is not None:
-            y = known
+        elif not is_missing(y):
+            y = cast(Tensor, self.criterion.labels("train_set", y, len(y), y.device))
             self.criterion.check_labels("train_set", y, self.classes)
         share = self.feed.share(step)
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)

@@ -25,7 +25,7 @@ from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
 from fastadv.train.recipes import Crafted
 from fastadv.train.recipes._followers import follower
-from fastadv.train.recipes.base import innermost
+from fastadv.train.recipes.base import innermost, labels_or_outputs
 
 logger = logging.getLogger("fastadv")
 
@@ -89,8 +89,9 @@ class Measure:
         kind = labels_of(criterion)
         for batch in batches(self.data, BATCH_SIZE, order=order, box=self.box, labels=kind):
             x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
+            y = labels_or_outputs(criterion, steps.model, x, y)
             labels = criterion.labels("test_set", y, len(y), y.device)
-            assert labels is not None  # for it was trained on some
+            assert labels is not None
             logits = frozen(recipe.craft(steps.model, x, labels, ids=ids, seed=seed))
             right += int((criterion.right(logits, labels) & logits.isfinite().all(1)).sum())
         return right / size

@@ -38,10 +38,11 @@ def on_parameters(
         mapped = Mapped(inner, threat, task.x, task.ids)
         t = threat.parameters(task.x, task.ids)
         if served == "none" or (served == "images" and t.ndim != 1 + IMAGE):
-            wanted = "no map of parameters" if served == "none" else "a map of parameters [C, H, W]"
+            wanted = "" if served == "none" else ", or a map whose parameters are images [C, H, W]"
+            blind = "grid" if t[0].numel() <= 3 else "nes"
             raise InputError(
-                f"threat: expected a ball of images or {wanted} for {attack.__name__}, got {threat.name}, "
-                f"whose parameters are {list(t.shape[1:])}; use apgd or grid"
+                f"threat: expected a ball{wanted} for {attack.__name__}, got {threat.name} of parameters "
+                f"{list(t.shape[1:])}; use apgd or, without gradients, {blind}"
             )
         if arguments.get("gradient"):
             raise InputError(

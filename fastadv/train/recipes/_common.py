@@ -24,7 +24,14 @@ from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
-from fastadv.train.recipes.base import Crafted, Recipe, is_loss, owns_step
+from fastadv.train.recipes.base import (
+    Crafted,
+    Recipe,
+    is_loss,
+    is_missing,
+    labels_or_outputs,
+    owns_step,
+)  # fmt: skip
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
@@ -77,7 +84,9 @@ def check_objective(label_smoothing: float, loss: str = "ce", weight: float = 0.
 def logits_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the checked logits [B, K] at x, in the model's own mode; K is more than the labels y."""
     logits = check_logits(model(x), len(x))
-    if y.ndim != 1 and not (y.is_floating_point() and y.shape == logits.shape):  # of soft labels
+    if not isinstance(y, Tensor):
+        check_index("y", y, len(x), x.device)
+    elif y.ndim != 1 and not (y.is_floating_point() and y.shape == logits.shape):  # of soft labels
         check_index("y", y, len(y), y.device)
     # reading labels would wait for a GPU
     if not waits(y.device) and len(y) and int(y.max()) >= logits.shape[1]:
@@ -142,12 +151,16 @@ def ascent(
     criterion: Criterion | None = None,
 ) -> Tensor:
     """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`."""
+    if unlabeled := is_missing(y):
+        y = labels_or_outputs(criterion, model, x, y)
     outputs = outputs_for(criterion, y)
     if criterion is not None:
         criterion = criterion.for_labels(y)
         y = labels_for(criterion, y)
     if criterion is not None and outputs == "any":
-        loss = partial(_rising, criterion) if loss == "ce" else loss
+        # at x itself the distance to the outputs there has no gradient, nor its square
+        rising = criterion.margin if unlabeled else partial(_rising, criterion)
+        loss = rising if loss == "ce" else loss
         loss = criterion.loss(loss) if isinstance(loss, str) else loss
     else:
         check_loss(loss)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.train.recipes._common import check_loss_recipe, check_positive, put_back
-from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, check_images
+from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, check_images, labels_or_outputs
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
 
@@ -67,7 +67,8 @@ class AWP(OwnStep):
         check_images(recipe, at.model, at.x)
         with at.autocast():
             x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-        return lambda: recipe._loss(at.model, at.x, at.y, x_adv, at.ids, at.seed)
+        y = labels_or_outputs(getattr(recipe, "criterion", None), at.model, at.x, at.y)
+        return lambda: recipe._loss(at.model, at.x, y, x_adv, at.ids, at.seed)
 
     def _ascent(self, at: Step, loss_at: Callable[[], Tensor]) -> dict[nn.Parameter, Tensor]:
         """Compute v for each weight."""

@@ -13,9 +13,11 @@ from torch.optim import Optimizer
 from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.attacks.core import problem
+from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.train._share import Share, mean
-from fastadv.train.recipes._followers import in_run
+from fastadv.train.recipes._followers import follower, in_run
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE, GROWTH_EVERY = 2.0**16, 2000  # those of torch.amp.GradScaler
@@ -222,13 +224,33 @@ _met: "WeakSet[nn.Module]" = WeakSet()  # models whose first images were checked
 
 def check_images(recipe: object, model: nn.Module, x: Tensor) -> Tensor:
     """Return images; InputError outside the box of the recipe's threat. A run has checked its own."""
-    if in_run() or (threat := getattr(recipe, "threat", None)) is None:
+    if in_run():
         return x
+    threat = getattr(recipe, "threat", None)
+    images: Tensor = problem.from_bytes(x, (0, 1) if threat is None else threat.box)
+    if threat is None:
+        return images
     # reading values waits for a GPU: there the first batch of a model stands for the others
-    images: Tensor = problem.from_bytes(x, threat.box)
     problem.check_images(images, threat.box, values=not waits(x.device) or model not in _met)
     _met.add(model)
     return images
+
+
+def is_missing(y: Tensor | None) -> bool:
+    """Return whether there are no labels; those of a set of images alone are [B, 0]."""
+    return y is None or (isinstance(y, Tensor) and y.shape[1:] == (0,))
+
+
+def labels_or_outputs(
+    criterion: Criterion | None, model: nn.Module | Prepared, x: Tensor, y: Tensor | None
+) -> Tensor:
+    """Return y; where there is none, what the criterion makes of the outputs at x, in eval mode."""
+    if not is_missing(y):
+        return cast(Tensor, y)
+    criterion = WRONG if criterion is None else criterion
+    prepared = follower(model, criterion.outputs)
+    outputs = prepared(x)
+    return fitting(criterion, outputs, prepared.output_shape, None, None)
 
 
 def innermost(recipe: object) -> object:
@@ -307,9 +329,10 @@ class Crafted:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         """Return the mean loss over the batch. See `seed_of` for a call without ids or seed."""
-        x = check_images(self, model, x)
-        seed = seed_of(seed, ids)
-        return self._loss(model, x, y, self.craft(model, x, y, ids=ids, seed=seed), ids, seed)
+        x, seed = check_images(self, model, x), seed_of(seed, ids)
+        x_adv = self.craft(model, x, y, ids=ids, seed=seed)
+        y = labels_or_outputs(getattr(self, "criterion", None), model, x, y)
+        return self._loss(model, x, y, x_adv, ids, seed)
 
     def _loss(
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int

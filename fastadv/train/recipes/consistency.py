@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from fastadv._checks import check_count, check_number
 from fastadv.losses import log_mean
 from fastadv.train.recipes._common import check_positive, gaussian, logits_at
-from fastadv.train.recipes.base import seed_of
+from fastadv.train.recipes.base import check_images, seed_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Consistency:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
+        x = check_images(self, model, x)
         noise = gaussian(x, self.sigma, self.noises, ids, seed_of(seed, ids))
         logits = logits_at(model, (x + noise).flatten(0, 1), y)
         each = logits.log_softmax(1).view(*noise.shape[:2], -1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastadv.train.recipes._common import check_positive, gaussian, logits_at
-from fastadv.train.recipes.base import seed_of
+from fastadv.train.recipes.base import check_images, seed_of
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,6 @@ class GaussianTraining:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
+        x = check_images(self, model, x)
         (noise,) = gaussian(x, self.sigma, 1, ids, seed_of(seed, ids))
         return cross_entropy(logits_at(model, x + noise, y), y)

@@ -56,6 +56,7 @@ class HiddenFGSM:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
+        x = check_images(self, model, x)
         move = self.radius * self._direction(model, x, y)
         if self.weight > 0:  # the clean half of the batch comes first
             move = torch.cat([torch.zeros_like(move), move])

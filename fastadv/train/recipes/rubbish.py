@@ -14,7 +14,7 @@ from fastadv.train.recipes._common import (
     logits_at,
     running_statistics,
 )
-from fastadv.train.recipes.base import Recipe, seed_of
+from fastadv.train.recipes.base import Recipe, check_images, seed_of
 from fastadv.train.recipes.standard import Standard
 
 
@@ -50,6 +50,7 @@ class RubbishTraining:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
+        x = check_images(self, model, x)
         seed = seed_of(seed, ids)
         # first, because it moves the running statistics, which the noise's backward pass needs as they are
         loss = self.recipe(model, x, y, ids=ids, seed=seed)

@@ -12,6 +12,7 @@ from fastadv.train.recipes._common import (
     mean_loss,
     objective,
 )
+from fastadv.train.recipes.base import check_images, labels_or_outputs
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Standard:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
+        x = check_images(self, model, x)
         if self.criterion is not None:
-            return objective(self.criterion, model, x, y)
+            return objective(self.criterion, model, x, labels_or_outputs(self.criterion, model, x, y))
         return mean_loss(logits_at(model, x, y), y, self.label_smoothing, self.loss)
