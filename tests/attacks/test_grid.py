@@ -1,6 +1,8 @@
 """Grid search: all combinations, the strongest of them, and what it takes."""
 
+from collections.abc import Callable
 from itertools import product
+from math import prod
 
 import pytest
 import torch
@@ -82,3 +84,47 @@ def test_wrong_arguments() -> None:
         fa.attacks.grid(MODEL, x, y, fa.L2(0.1))
     with pytest.raises(InputError, match="radius: expected a finite one"):
         fa.attacks.grid(MODEL, x, y, fa.Linf(float("inf")))
+
+
+def brightened(x: Tensor, t: Tensor) -> Tensor:
+    """Write into both, as a map may."""
+    return x.add_(t.mul_(0.5).sum(1).view(-1, 1)).clamp_(0, 1)
+
+
+def brighter(x: Tensor, t: Tensor) -> Tensor:
+    return (x + (0.5 * t).sum(1).view(-1, 1)).clamp(0, 1)
+
+
+def through(count: int, map: Callable[[Tensor, Tensor], Tensor] = brighter) -> fa.Through:
+    return fa.Through(map, fa.Linf(0.6, box=(-1, 1)), still=lambda x: x.new_zeros(len(x), count))
+
+
+@pytest.mark.parametrize(("count", "points"), [(1, (201,)), (2, (31, 31)), (3, (5, 5, 31))])
+def test_the_default_of_one_to_three_parameters(count: int, points: tuple[int, ...]) -> None:
+    x, y = rows()
+    threat = through(count)
+    out = fa.attacks.grid(MODEL, x, y, threat, stop_early=False)
+    named = fa.attacks.grid(MODEL, x, y, threat, points=points, stop_early=False)
+    assert torch.equal(out.x_adv, named.x_adv)
+    assert out.forwards == 8 * (prod(points) + 2)
+    coarse = fa.attacks.grid(MODEL, x, y, threat, points=5, stop_early=False)
+    assert not (coarse.success & ~out.success).any()
+
+
+@pytest.mark.parametrize("threat", [through(4), fa.Scaled(torch.full((3, 2), 0.1))], ids=["map", "table"])
+def test_more_parameters_need_points(threat: fa.Through) -> None:
+    x = torch.rand(4, 3, 2) if threat.name == "Scaled" else rows(4)[0]
+    y = x.flatten(1)[:, :3].argmax(1)
+    with pytest.raises(InputError, match=r"points: expected a number for each of [46] .* pass points="):
+        fa.attacks.grid(lambda z: z.flatten(1)[:, :3], x, y, threat)
+
+
+@pytest.mark.parametrize("search", [fa.attacks.pgd, fa.attacks.grid, fa.attacks.deepfool])
+def test_a_map_works_on_copies(search: Callable[..., fa.attacks.AttackResult]) -> None:
+    x, y = rows()
+    before = x.clone()
+    out = search(MODEL, x, y, through(2, brightened))
+    assert torch.equal(x, before)
+    expected = search(MODEL, x, y, through(2))
+    assert torch.equal(out.x_adv, expected.x_adv)
+    assert torch.equal(through(2, brightened).image(out.parameters, x), out.x_adv)

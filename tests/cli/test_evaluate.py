@@ -21,6 +21,33 @@ def test_the_last_line_is_the_verdict(fastadv, net):
     assert "masking" not in fastadv(f"evaluate {net} -n 5 -a fgsm --radius 0.05 --no-indicators").out
 
 
+DETACHED = """import torch
+class Detached(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = torch.nn.Conv2d(1, 4, 3), torch.nn.Linear(144, 10)
+    def forward(self, x):
+        return self.last(self.conv(x.detach()).flatten(1))
+def make():
+    torch.manual_seed(0)
+    return Detached()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["attack", "evaluate"])
+def test_a_model_without_a_gradient_freezes_or_not(fastadv, refused, folder, monkeypatch, command):
+    (folder / "detached.py").write_text(DETACHED)
+    monkeypatch.syspath_prepend(folder)
+    line = f"{command} -m detached:make --data digits -n 60 -a square:queries=100 --radius 0.1"
+    told = [timeless(fastadv(f"{line} {flag} --json").json["measured"]) for flag in ("", "--no-freeze")]
+    assert told[0] == told[1]
+    assert told[0]["attacks"][0]["robust_accuracy"] < told[0]["clean_accuracy"]
+    assert fastadv(f"{command} -m detached:make --data digits -n 220 -a pgd --radius 0.1").out
+    for option in ("--precision bf16", "--compile"):
+        refused(f"{line} --no-freeze {option}", "--no-freeze goes with neither --precision nor --compile")
+
+
 @pytest.mark.slow
 def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
     line = f"evaluate {net} -n 20 -a pgd:steps=20,step_size=0.0001 --radius 0.02"

@@ -14,6 +14,7 @@ from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
 from fastadv.train.recipes._common import check_objective, check_positive, logits_at, mixture
 from fastadv.train.recipes._followers import follower
+from fastadv.train.recipes.base import check_images
 
 
 @dataclass(frozen=True)
