@@ -8,6 +8,7 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.methods.ascent import legs
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project, stages
 from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm
@@ -84,22 +85,23 @@ def apgd(
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
     if starts is not None:
         check_starts("apgd", starts, x, threat)
-    parts = stages(steps, LARGER if threat.norm == "l1" else ())
-
     def rule(search: core.Search[_Rows]) -> None:
         if not rounds:
-            return ascend(search, [search.restart])
+            for draw, moves in legs(search, steps):
+                ascend(search, [draw], moves, fresh=draw > 0)
+            return
 
         def runs(here: core.Search[_Rows], numbers: list[int]) -> None:
             here.aims = torch.cat([search.rows.others[:, number] for number in numbers])
-            ascend(here, [number * restarts + search.restart for number in numbers])
+            ascend(here, [number * restarts + search.restart for number in numbers], steps, search.restart > 0)
 
         search.rows.others = nearest_classes(search) if nearest else _others(search)
         side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
 
-    def ascend(search: core.Search[_Rows], draws: list[int]) -> None:
+    def ascend(search: core.Search[_Rows], draws: list[int], moves: int, fresh: bool) -> None:
+        parts = stages(moves, LARGER if threat.norm == "l1" else ())
         first = parts[0][0]
-        if starts is None or search.restart:
+        if starts is None or fresh:
             points = _random_start(search, draws, first)
         else:
             points = project(search, search.per_sample(starts).to(search.x.dtype), first)
@@ -119,8 +121,12 @@ def apgd(
     )  # fmt: skip
 
 
-def _targets(loss: losses.Loss, classes: int | None, common: core.Common) -> tuple[losses.Loss, int]:
+def _targets(
+    loss: losses.Loss | None, classes: int | None, common: core.Common
+) -> tuple[losses.Loss | None, int]:
     """Return the loss without "-targeted", and through how many classes it goes: 0 without it."""
+    if loss is None:
+        return None, 0
     if not isinstance(loss, str) or not loss.endswith(TARGETED):
         if classes is not None:
             raise InputError(f'classes: expected None unless the loss ends in "{TARGETED}", got {classes!r}')

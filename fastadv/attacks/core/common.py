@@ -219,7 +219,7 @@ def takes_common(
         outputs = _take_outputs(function.__name__, given, fixed)
         loss: Any = given.get("loss", fixed.get("loss"))
         # a "-targeted" loss has classes, and a check of its own
-        if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None):
+        if "loss" in own and "classes" not in own and loss is not None:
             check_loss(loss)
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):
@@ -264,6 +264,8 @@ def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) 
         return "classes"
     given["criterion"] = criterion = check_criterion(given["criterion"]).for_labels(given.get("y"))
     if criterion.outputs != "any":
+        if type(criterion) is not Criterion and criterion.outputs == "classes" and fixed.get("loss"):
+            given.setdefault("loss", None)  # what the criterion raises
         return criterion.outputs
     if getattr(REGISTRY.get(attack), "needs", "loss") == "classes":
         serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))

@@ -110,6 +110,15 @@ class Criterion:
         other = logits.scatter(1, index, -torch.inf).amax(1)
         return other - own if targets is None else own - other
 
+    def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], what an ascent raises by default: the margin, or what leads to a success more surely."""
+        return self.margin(logits, y, targets)
+
+    def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return int64 [B, C], the classes to which an ascent may lead, the largest logit first."""
+        others = logits.scatter(1, y[:, None], -torch.inf)
+        return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
+
 
 class _OfClass(Criterion):
     """A criterion that asks for more than a wrong class; what is right is the class all the same."""
@@ -243,6 +252,15 @@ class OutsideTopK(_OfClass):
         others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
         return others[:, -1] - logits.gather(1, index).squeeze(1)
 
+    def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], the mean of what the k largest other logits lack; the margin where they lack nothing."""
+        index, margin = y[:, None], self.margin(logits, y, None)
+        others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
+        return torch.where(margin > 0, margin, (others - logits.gather(1, index)).clamp_max(0).mean(1))
+
+    def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
+        return y.new_zeros(len(y), 0)  # none of several classes decides
+
 
 @dataclass(frozen=True)
 class Unless(_OfClass):
@@ -287,6 +305,24 @@ class Unless(_OfClass):
         right = torch.stack([y, torch.full_like(y, self._place(logits))], 1)
         wrong = logits.scatter(1, right, -torch.inf).amax(1)
         return wrong - logits.gather(1, right).amax(1)
+
+    def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], by how much a wrong class leads over the label; above 0, what it has of the margin."""
+        # The margin alone would stop between the classes, where the model abstains. From there on the loss is
+        # positive and rises with the margin, which is still negative.
+        margin, place = self.margin(logits, y, targets), self._place(logits)
+        if targets is None:
+            right = torch.stack([y, torch.full_like(y, place)], 1)
+            wrong = logits.scatter(1, right, -torch.inf).amax(1)
+        else:
+            wrong = logits.gather(1, targets[:, None]).squeeze(1)
+        lead = wrong - logits.gather(1, y[:, None]).squeeze(1)
+        beyond = torch.where(margin > 0, 1 + margin, 1 / (1 - margin.clamp_max(0)))
+        return torch.where(lead > 0, beyond, lead)
+
+    def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
+        place = torch.full_like(y, self._place(logits))[:, None]
+        return super().rivals(logits.scatter(1, place, -torch.inf), y)[:, :-1]
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         abstained = (outputs.argmax(1) == self._place(outputs)).double()[:, None]

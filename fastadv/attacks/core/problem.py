@@ -83,6 +83,11 @@ class Problem:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin
 
+    @property
+    def leading(self) -> losses.Loss:
+        """The loss [B] that an ascent raises by default."""
+        return "margin" if self.criterion is WRONG else self.criterion.leading
+
     def right(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are right without an attack."""
         criterion = self.criterion

@@ -102,6 +102,7 @@ def run(
         check_count("restarts", restarts, 1)
         check_seed(seed)
         classifier, task = prepare(model, x, y, threat, **common)
+        raised: losses.Loss = (task.margin if minimum else task.leading) if loss is None else loss
         loss, within = task.margin if loss is None else loss, task.threat
         if minimum:
             task = replace(task, threat=within.with_radius(inf))
@@ -110,7 +111,7 @@ def run(
             each.check(task.x, task.threat)
         trial = Trial(classifier, task, from_x)
         followed = partial(follow, rules=rules) if rules else None
-        plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed, followed)
+        plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, followed)
         clean, trial.clean_pass = trial.clean_pass, None
         while True:
             record, classifier.replayed = Record.start(trial.problem.x), None

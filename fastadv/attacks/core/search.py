@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 
 from fastadv import losses
 from fastadv._waiting import steps_ahead, surely_finite, waits
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.points import like, taken
@@ -50,12 +51,13 @@ class Search(Samples[R_co]):
     automatically.
     """
 
-    def start(self, random_start: bool = False) -> Tensor:
-        """Return x or, in a restart and with `random_start`, draw number `restart` from ball and box."""
-        if not (random_start or self.restart):
+    def start(self, random_start: bool = False, draw: int | None = None) -> Tensor:
+        """Return x for draw 0, unless `random_start`, or a draw from ball and box; None is `restart`."""
+        draw = self.restart if draw is None else draw
+        if not (random_start or draw):
             self._start = self.x.clone()
             return self._start
-        points = self.threat.random_start(self.x, self.seed, self.ids, draw=self.restart)
+        points = self.threat.random_start(self.x, self.seed, self.ids, draw=draw)
         return self.classifier.layout(self.problem.masked(points))
 
     def gradient(
@@ -78,6 +80,13 @@ class Search(Samples[R_co]):
         value, logits, gradient = self._follow(seen, loss)
         look = GradientLook(points, seen, logits, logits, value, self._usable(self._wide(gradient, narrow)))
         return self._judge(look, loss, judge)
+
+    @property
+    def led(self) -> bool:
+        """Whether the steps follow what a criterion of one class raises by default."""
+        criterion = self.problem.criterion
+        own = type(criterion) is not Criterion and criterion.outputs == "classes"
+        return own and self.plan.loss == criterion.leading
 
     def direction(self, points: Tensor) -> Tensor:
         """Return the gradient of the loss of the plan at points that need no verdict."""

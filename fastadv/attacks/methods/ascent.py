@@ -1,6 +1,6 @@
 """Steepest ascent with a budget, which fgsm, bim, pgd and mim share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -15,10 +15,19 @@ from fastadv.threat import Threat
 Direction = Callable[[Search, Tensor], Tensor]
 
 
+# under a criterion: the attempts that share the steps; the first and the last step of each, in radii
+LEGS, LONGEST, SHORTEST = 2, 2.0, 0.02
+
+
 def ascent(
-    steps: int, step_size: StepSize, random_start: bool = False, direction: Direction | None = None
-) -> Rule:
-    """Return `steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
+    steps: int, step_size: StepSize, random_start: bool = False, direction: Direction | None = None,
+    shorten: bool = False,
+) -> Rule:  # fmt: skip
+    """Return `steps` steps along the gradient, or a direction made of it, each projected on ball and box.
+
+    Where they follow the margin of a criterion by default, two attempts share them (`legs`). With `shorten` the
+    steps of each then fall from two radii to a fiftieth: short ones alone end between the classes.
+    """
 
     def step(search: Search[Steps]) -> None:
         assert direction is not None
@@ -28,12 +37,35 @@ def ascent(
         rows.points = search.threat.step_(look.x_adv, along, search.x, rows.step_size)
 
     def rule(search: Search[Steps]) -> None:
-        search.rows.step_size = search.per_sample(step_size)
-        search.rows.points = search.start(random_start)
-        repeat(search, Search.ascend if direction is None else step, steps, ("ascent", direction))
-        search.finish(search.rows.points)
+        for draw, moves in legs(search, steps):
+
+            def length(number: int, search: Search[Steps], moves: int = moves) -> None:
+                factor = LONGEST * (SHORTEST / LONGEST) ** (number / moves)
+                search.rows.step_size = search.threat.default_step_size(1, factor)
+
+            search.rows.step_size = search.per_sample(step_size)
+            search.rows.points = search.start(random_start, draw)
+            take, name = Search.ascend if direction is None else step, ("ascent", direction)
+            repeat(search, take, moves, name, before=length if shorten and search.led else None)
+            search.finish(search.rows.points)
 
     return rule
+
+
+def legs(search: Search, steps: int) -> Iterator[tuple[int, int]]:
+    """Yield (number of its start, steps) of each attempt of a run: one, or two where a criterion leads.
+
+    Of the two the first leads to the likeliest class that would meet it, the second to the next one.
+    """
+    if not search.led or steps < LEGS:
+        yield search.restart, steps
+        return
+    for leg in range(LEGS):
+        search.rows, number, problem = search.plan.rows(), LEGS * search.restart + leg, search.problem
+        if problem.targets is None and problem.clean is not None:
+            rivals = problem.criterion.rivals(problem.clean, search.y)
+            search.aims = rivals[:, number % rivals.shape[1]] if rivals.shape[1] else None
+        yield number, (steps + LEGS - 1 - leg) // LEGS
 
 
 def step_size_for(
