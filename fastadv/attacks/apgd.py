@@ -85,6 +85,7 @@ def apgd(
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
     if starts is not None:
         check_starts("apgd", starts, x, threat)
+
     def rule(search: core.Search[_Rows]) -> None:
         if not rounds:
             for draw, moves in legs(search, steps):
@@ -93,7 +94,9 @@ def apgd(
 
         def runs(here: core.Search[_Rows], numbers: list[int]) -> None:
             here.aims = torch.cat([search.rows.others[:, number] for number in numbers])
-            ascend(here, [number * restarts + search.restart for number in numbers], steps, search.restart > 0)
+            ascend(
+                here, [number * restarts + search.restart for number in numbers], steps, search.restart > 0
+            )
 
         search.rows.others = nearest_classes(search) if nearest else _others(search)
         side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)

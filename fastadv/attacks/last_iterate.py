@@ -12,6 +12,7 @@ from fastadv._waiting import waits
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat, from_bytes
 from fastadv.attacks.core.walk import Walk
+from fastadv.attacks.special.bounded_outputs import met_bounded, unbent
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.capture import Rows
@@ -85,12 +86,30 @@ def last_iterate(
             labels, ask = targets if y is None else y, None
             if checked and labels is not None and not callable(loss) and loss in KINDS:
                 ask = model.bind(rows["x"], labels, loss, targets)
-            checked.append(True)  # by the first gradient
             general = partial(model.input_gradient, y=y, loss=loss, targets=targets, direction=True)
-            return lambda points: (ask or general)(points)[2]
+            if checked:
+                return squashed[0] if squashed else lambda points: (ask or general)(points)[2]
+            checked.append(True)  # by the first gradient
 
-        checked: list[bool] = []
+            def first(points: Tensor) -> Tensor:
+                _, logits, gradient = general(points)
+                named = isinstance(loss, str) and loss in KINDS
+                if labels is None or not named or (interval := met_bounded(model, logits)) is None:
+                    return gradient
+                squashed.append(partial(_unbent, model, labels, loss, targets, interval))
+                walk.name = None  # it reads values
+                return squashed[0](points)
+
+            return first
+
+        checked, squashed = list[bool](), list[Callable[[Tensor], Tensor]]()
 
         # a loss that is a function may hold one value for each sample
         walk = Walk(threat, look, step_size, ("last_iterate", loss) if isinstance(loss, str) else None)
         return walk(classifier, walk.rows(x_adv, x, y=y, targets=targets), steps)
+
+
+def _unbent(
+    model: Prepared, y: Tensor, loss: losses.Loss, targets: Tensor | None, interval: Tensor, points: Tensor
+) -> Tensor:
+    return unbent(model, points, y, loss, targets, interval)[2]

@@ -63,7 +63,13 @@ def mim(
         Dong et al. 2018, "Boosting Adversarial Attacks with Momentum" (arXiv 1710.06081), equations 6 and 7.
     """
     check_number("decay", decay, 0)
-    rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay), step_size is None)
+    rule = ascent(
+        steps,
+        step_size_for(threat, x, steps, 1.0, step_size),
+        random_start,
+        Momentum(decay),
+        step_size is None,
+    )
     return core.run(
         model, x, y, threat, rule, rows=_Rows, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
         from_x=not random_start, **common,

@@ -111,7 +111,7 @@ class Criterion:
         return other - own if targets is None else own - other
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B], what an ascent raises by default: the margin, or what leads to a success more surely."""
+        """Return [B], what an ascent raises by default: the margin, or what leads to a success better."""
         return self.margin(logits, y, targets)
 
     def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ class OutsideTopK(_OfClass):
         return others[:, -1] - logits.gather(1, index).squeeze(1)
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B], the mean of what the k largest other logits lack; the margin where they lack nothing."""
+        """Return [B], the mean of what the k largest other logits lack, or the margin where it is > 0."""
         index, margin = y[:, None], self.margin(logits, y, None)
         others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
         return torch.where(margin > 0, margin, (others - logits.gather(1, index)).clamp_max(0).mean(1))

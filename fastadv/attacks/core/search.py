@@ -156,9 +156,10 @@ class Search(Samples[R_co]):
 
         def pull(at: Tensor) -> tuple[Tensor, ...]:
             squashed = self.problem.bounded
-            if squashed is not None and loss in bounded_outputs.LOSSES:
+            if squashed is not None and (loss in bounded_outputs.LOSSES or self.led):
+                exact = self.plan.minimum and loss == "margin"
                 return bounded_outputs.unbent(
-                    self.classifier, self._cast(at), self.y, loss, self.aims, squashed
+                    self.classifier, self._cast(at), self.y, loss, self.aims, squashed, exact
                 )
             if clean is not None and 2 * len(at) >= len(clean.logits) and self._at_x(at):
                 rows = None if len(at) == len(clean.logits) else self._places

@@ -10,13 +10,14 @@ from fastadv import losses
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
-from fastadv.attacks.special import mixed_rows
+from fastadv.attacks.special import bounded_outputs, mixed_rows
 from fastadv.attacks.special.bounded_outputs import may_crowd
 from fastadv.attacks.special.labels import label_flags, warn_of_probabilities
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
 from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.guard import bound
+from fastadv.engine.mapped import Mapped
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS, RANGE
 from fastadv.text import threat_text
@@ -25,6 +26,7 @@ from fastadv.threat import Threat
 log = logging.getLogger("fastadv")
 
 EPS = 8 * torch.finfo(torch.float32).eps
+LOOKS = 8  # samples that tell whether outputs are squashed
 CLASSES = 1 << 20  # that a model may have of whom an empty batch tells none
 TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized; "
@@ -163,6 +165,18 @@ class Trial:
             self.classifier.add_note(flag)
             log.warning("attack: %s", flag)
 
+    def _is_bounded(self) -> bool:
+        """Return whether gradients that the attack took fall off towards ends of the outputs."""
+        problem, few = self.problem, self.todo[:LOOKS]
+        if not self.passed[1] or not len(few) or problem.criterion.outputs != "classes":
+            return False
+        if isinstance(self.classifier, Mapped) or not bounded_outputs.looks_bounded(
+            self.clean[~self.unusable]
+        ):
+            return False
+        x, ids = problem.x[few], problem.ids[few]
+        return bounded_outputs.falls_off(self.classifier, x, ids) > bounded_outputs.LIMIT
+
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, not_finite: Tensor,
         zero_gradient: Tensor, unfinished: Tensor, within: Threat | None = None,
@@ -190,6 +204,8 @@ class Trial:
         if self.some_already and problem.targets is None and not bool(self.unusable.any()):
             classes = self.clean.shape[1] * (problem.criterion.outputs == "classes")
             self.flags += label_flags(int(self.attacked.sum()), len(status), classes)
+        if self._is_bounded():
+            self.flags += (bounded_outputs.FLAG,)
         if loss == "ce" and within is None and problem.targets is None:
             held = status == Status.HELD
             self.flags += (SOFT_LOGITS,) * are_soft(verdict.logits[held], problem.y[held])

@@ -16,7 +16,7 @@ from fastadv.threat import Threat
 Look = Callable[[Prepared, Rows], Callable[[Tensor], Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Walk:
     """Projected steps along a gradient, on a GPU replayed from a CUDA graph where there can be one."""
 

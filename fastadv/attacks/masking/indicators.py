@@ -20,6 +20,7 @@ from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
+from fastadv.attacks.special.bounded_outputs import falls_off
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.engine import Prepared
 from fastadv.engine.replaced import replaced
@@ -161,7 +162,7 @@ def look(
             values["optimizes"] = float(probes.wrong_gradients(classifier, problem.take(few)).float().mean())
         least = problem.take(few[:LEAST])
         classifier.asks_for(least.ids)
-        squashed = 0.0 if values["probabilities"] else probes.bounded_outputs(classifier, least.x)
+        squashed = 0.0 if values["probabilities"] else falls_off(classifier, least.x)
         values |= {"bounded_outputs": squashed, "edge_kink": probes.edge_kink(classifier, least)}
         values["mixed_rows"] = float(probes.rows_mix(classifier, least))
         classifier.asks_for(least.ids)

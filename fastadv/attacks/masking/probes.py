@@ -14,6 +14,7 @@ from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.special import edge, mixed_rows
+from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared
 from fastadv.engine.guard import bound
@@ -31,10 +32,6 @@ SYMPTOMS, ENDS = 14, 10
 BROKEN = SYMPTOMS + 2
 # a search begins with a point of its own, and ends with a proof
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
-# of the way from a sample to another; outputs of each whose gradients are compared there
-BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
-# what is near an end of the range of all outputs, the share that must be, and how small their gradients are
-NEAR, CROWD, SMALL = 0.05, 0.03, 0.25
 # and at each of the few samples on which the gradient itself is checked
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * (2 + len(edge.DEPTHS)) + 3
 
@@ -98,42 +95,6 @@ def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float
         size, product = size[told], product[told]
         shares += [float(product.sum() / size.sum()), float((product / size).median())]
     return min(max(min(shares), 0.0), 1.0)
-
-
-def bounded_outputs(classifier: Prepared, x: Tensor) -> float:
-    """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs where many crowd."""
-    # It is the rank correlation of the distance from that end with the norm of the gradient. Where a net was
-    # trained until its outputs crowd, gradients are small there, too, but in no order.
-    points = torch.cat([x.lerp(x.roll(1, 0), part) for part in BLENDS])
-    logits = classifier.verdict(points)
-    low, high = logits[logits.isfinite().all(1)].aminmax()
-    ends = [(each - low).abs() <= NEAR * (high - low) for each in (logits, low + high - logits)]
-    if all(float(end.float().mean()) < CROWD for end in ends):
-        return 0.0
-    picks = torch.linspace(0, logits.shape[1] - 1, min(OUTPUTS, logits.shape[1]), device="cpu").long()
-    order = logits.argsort(1)[:, picks.to(logits.device)]
-    directions = torch.nn.functional.one_hot(order, logits.shape[1]).to(logits)
-    try:
-        logits, sizes = classifier.jacobian(
-            points, directions, lambda gradient: gradient.flatten(1).norm(dim=1)
-        )
-    except NoGradientError:
-        return 0.0
-    place, sizes = (logits.gather(1, order) - low) / (high - low), sizes.double()
-    middle = sizes[(place - 0.5).abs() < 0.4]
-    usual = float(middle.median() if len(middle) else sizes.max())
-    found = [0.0]
-    for end in (place, 1 - place):
-        near = end <= NEAR
-        if int(near.sum()) > CROWD * near.numel() and (small := float(sizes[near].median())) < SMALL * usual:
-            # exactly nothing has no order
-            found.append(1.0 if small < 1e-3 * usual else _rank_correlation(end[near], sizes[near]))
-    return max(found)
-
-
-def _rank_correlation(one: Tensor, other: Tensor) -> float:
-    ranks = torch.stack([each.argsort().argsort().double() for each in (one, other)])
-    return float(torch.corrcoef(ranks)[0, 1])
 
 
 def edge_kink(classifier: Prepared, problem: Problem) -> float:

@@ -25,8 +25,8 @@ def ascent(
 ) -> Rule:  # fmt: skip
     """Return `steps` steps along the gradient, or a direction made of it, each projected on ball and box.
 
-    Where they follow the margin of a criterion by default, two attempts share them (`legs`). With `shorten` the
-    steps of each then fall from two radii to a fiftieth: short ones alone end between the classes.
+    Where they follow the margin of a criterion by default, two attempts share them (`legs`). With `shorten`
+    the steps of each then fall from two radii to a fiftieth: short ones alone end between the classes.
     """
 
     def step(search: Search[Steps]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastadv.attacks.core.result import ZERO_SHARE
-from fastadv.attacks.special import mixed_rows
+from fastadv.attacks.special import bounded_outputs, mixed_rows
 from fastadv.intervals import clopper_pearson
 
 SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
@@ -28,11 +28,7 @@ SIGNS = {
         0.01,
     ),
     "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
-    "bounded_outputs": Sign(
-        "outputs are squashed into an interval, at whose ends gradients fall off",
-        "return the logits: attack the model without the sigmoid, tanh or clamp at its end",
-        0.6,
-    ),
+    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE, bounded_outputs.LIMIT),
     "randomized": Sign(
         "two passes of the same samples differ, or their gradients do",
         'average gradients over passes (eot=20, or autoattack with version="rand"), and classify each sample '

@@ -4,24 +4,38 @@ A sigmoid or tanh of each logit leaves the decision as it was. But where it satu
 the gradient, and a search follows the outputs in the middle of the interval, whatever their classes.
 In [0, 1] and [-1, 1] the loss is that of the logits before a sigmoid or tanh. In another interval, whose ends
 are not known, it is the margin, of which both outputs count alike: no squashing changes the direction of an
-output's own gradient. A row's own outputs tell the interval, where most of them crowd at its ends.
+output's own gradient. A row's own outputs tell the interval, where some of them crowd at its ends. A result
+has a flag wherever gradients fall off towards ends, since not all of that can be undone.
 """
 
 import math
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._waiting import waits
 from fastadv.engine import Prepared
+from fastadv.errors import NoGradientError
 from fastadv.ops._rows import like
 
 LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as they are
 UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
 FEWEST = 5  # classes, of fewer a crowd is chance
-END, CROWD = 0.1, 0.5  # of a known interval: what is near an end, and the share of outputs that must be
+END, CROWD = 0.1, 0.2  # of a known interval: what is near an end, and the share of outputs that must be, two
+# or more
 MOST, NEAR = 0.7, 0.02  # of another: the share of outputs at one end, and of the range what is near it
 LEAST = 1e-7  # the distance from an end that float32 still tells
+# of the way from a sample to another; outputs of each whose gradients are compared there
+BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
+# what is near an end of a range; the share of the outputs of one class that makes a look due, and of all that
+# the sign asks for; how small their gradients are
+CLOSE, DUE, DUE_ALL, SMALL = 0.05, 0.1, 0.03, 0.25
+LIMIT = 0.6
+WORDS = "outputs are squashed into an interval, at whose ends gradients fall off"
+ADVICE = "return the logits: attack the model without the sigmoid, tanh or clamp at its end"
+FLAG = f"bounded_outputs: {WORDS}; {ADVICE}"
 
 
 def may_crowd(logits: Tensor) -> Tensor:
@@ -38,14 +52,28 @@ def bounded(logits: Tensor) -> Tensor | None:
         return None
     rows = logits.sort(1).values
     low, high, at_an_end = _ends(rows)
+    fewest = max(CROWD * rows.shape[1], 2)
     unit, symmetric = (
-        (start <= low) & (high <= 1) & (((rows <= start + END) | (rows >= 1 - END)).float().mean(1) >= CROWD)
+        (start <= low) & (high <= 1) & (((rows <= start + END) | (rows >= 1 - END)).sum(1) >= fewest)
         for start in (0, -1)
     )
     symmetric &= ~unit
     unknown = at_an_end & ~unit & ~symmetric
     found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
     return found if bool(found.any()) else None
+
+
+_straight = WeakSet[Prepared]()  # whose first outputs did not crowd
+
+
+def met_bounded(classifier: Prepared, logits: Tensor) -> Tensor | None:
+    """Return `bounded` of a batch in training. Reading waits for a GPU: there the first batch decides."""
+    if classifier in _straight:
+        return None
+    found = bounded(logits) if bool(may_crowd(logits)) else None
+    if found is None and waits(logits.device):
+        _straight.add(classifier)
+    return found
 
 
 def _ends(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,30 +83,139 @@ def _ends(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return low, high, torch.minimum(lower - low, high - upper) <= NEAR * (high - low)
 
 
+def inverse(logits: Tensor, interval: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits before a sigmoid or tanh of rows in [0, 1] or [-1, 1], and their derivatives."""
+    low = torch.where(interval == SYMMETRIC, -1.0, 0.0).to(logits)[:, None]
+    share = (logits - low) / (1 - low)
+    known = (interval[:, None] % UNKNOWN > 0) & ((share >= 0) & (share <= 1)).all(1, keepdim=True)
+    share = share.clamp(LEAST, 1 - LEAST)
+    before, steep = share.logit() / (1 - low), 1 / (share * (1 - share) * (1 - low).square())
+    return torch.where(known, before, logits), torch.where(known, steep.detach(), 1.0)
+
+
 def unbent(
-    classifier: Prepared, points: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, interval: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return loss, logits and gradient at points [n, ...] of rows whose outputs lie in the `interval` [n]."""
-    apart = like(interval == UNKNOWN, points)
+    classifier: Prepared, points: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, interval: Tensor,
+    exact: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return loss, logits and gradient at points [n, ...] of rows whose outputs lie in the `interval` [n].
+
+    The gradient is right up to a positive factor, and the loss is that of the outputs as they are. `exact`
+    gives the loss of the logits with its gradient; in another interval both outputs count as the steeper.
+    """
+    apart, sizes = like(interval == UNKNOWN, points), list[Tensor]()
 
     def directions(logits: Tensor) -> Tensor:
         """Return [n, C, K]: what is to rise and, where both are to count alike, what is to fall."""
-        low = torch.where(interval == SYMMETRIC, -1.0, 0.0).to(logits)[:, None]
-        share = (logits - low) / (1 - low)
-        known = (interval[:, None] % UNKNOWN > 0) & ((share >= 0) & (share <= 1)).all(1, keepdim=True)
-        share = share.clamp(LEAST, 1 - LEAST)
-        inverse = share.logit() / (1 - low)  # of tanh it is half as large
-        by = losses.loss_and_grad(torch.where(known, inverse, logits), y, loss, aims, True)[1]
-        by = torch.where(known, by * LEAST / (share * (1 - share)), by)
+        before, steep = inverse(logits, interval)
+        by = losses.loss_and_grad(before, y, loss, aims, not exact)[1] * steep
+        sizes.append(
+            by.abs().amax(1).clamp_min(torch.finfo(by.dtype).tiny)
+        )  # no factor leaves half precision
+        by = by / sizes[0][:, None]
         if not bool(apart.any()):
             return by[:, None]
-        margin = losses.loss_and_grad(logits, y, "margin", aims)[1]
+        margin = losses.loss_and_grad(logits, y, loss if callable(loss) else "margin", aims)[1]
         both = torch.stack([margin.clamp_min(0), margin.clamp_max(0)], 1)
         return torch.where(apart.view(-1, 1, 1), both, torch.stack([by, torch.zeros_like(by)], 1))
 
     logits, gradients = classifier.jacobian(points, directions)
+    units, length = _units(gradients)
+    if exact:
+        units, gradients = units * like(length.amax(1), units), gradients * like(sizes[0], gradients)
+    gradient = torch.where(apart, units.sum(1), gradients[:, 0])
+    seen = inverse(logits, interval)[0] if exact else logits
+    return losses.loss_value(seen, y, loss, aims), logits, gradient
+
+
+def _units(gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return gradients [n, C, ...] of length 1, or 0 where they are, and their lengths [n, C]."""
     largest = gradients.flatten(2).abs().amax(2).clamp_min(torch.finfo(gradients.dtype).tiny)
     units = gradients / like(largest, gradients)  # whose squares are in the range of the dtype
-    units = units / like(units.flatten(2).norm(dim=2).clamp_min(0.5), units)
-    gradient = torch.where(apart, units.sum(1), gradients[:, 0])
-    return losses.loss_value(logits, y, loss, aims), logits, gradient
+    length = units.flatten(2).norm(dim=2).clamp_min(0.5)
+    return units / like(length, units), length * largest
+
+
+def ways(logits: Tensor, classes: Tensor, interval: Tensor) -> Tensor:
+    """Return [n, C, K], the directions whose gradients `normals` takes, of some classes int64 [n, C]."""
+    one = torch.zeros(*classes.shape, logits.shape[1]).to(logits).scatter_(2, classes[:, :, None], 1.0)
+    return one * inverse(logits, interval)[1][:, None]
+
+
+def normals(logits: Tensor, gradients: Tensor, classes: Tensor, interval: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the leads of the first class over the others [n, C - 1], and the gradients of their negatives.
+
+    In another interval all outputs count as the steepest of them, which is squashed least.
+    """
+    units, length = _units(gradients)
+    evened = units * like(length.amax(1), units)
+    gradients = torch.where(like(interval == UNKNOWN, gradients), evened, gradients)
+    before = inverse(logits, interval)[0].gather(1, classes)
+    return before[:, :1] - before[:, 1:], gradients[:, 1:] - gradients[:, :1]
+
+
+# The sign: whether gradients fall off towards an end of the outputs where many crowd.
+
+
+def looks_bounded(logits: Tensor) -> bool:
+    """Return whether so many outputs of a class are near the least or the largest one that a look is due."""
+    if len(logits) < FEWEST:
+        return False
+    low, high = logits.aminmax(dim=0)
+    near = CLOSE * (high - low)
+    shares = torch.stack([logits <= low + near, logits >= high - near]).float().mean(1)
+    return float(shares.amax()) > DUE + 2 / len(logits)
+
+
+def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> float:
+    """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs where many crowd."""
+    # It is the rank correlation of the distance from that end with the norm of the gradient. Where a net was
+    # trained until its outputs crowd, gradients are small there, too, but in no order.
+    points = torch.cat([x.lerp(x.roll(1, 0), part) for part in BLENDS])
+    if ids is not None:
+        classifier.asks_for(ids.repeat(len(BLENDS)))
+    logits = classifier.verdict(points)
+    ends = logits[logits.isfinite().all(1)]
+    if not len(ends):
+        return 0.0
+    picks = torch.linspace(0, logits.shape[1] - 1, min(OUTPUTS, logits.shape[1]), device="cpu").long()
+    order = logits.argsort(1)[:, picks.to(logits.device)]
+    # each class may have an interval of its own
+    intervals = [torch.stack([end.expand(logits.shape[1]) for end in (ends.amin(), ends.amax())])]
+    intervals += [torch.stack([ends.amin(0), ends.amax(0)])]
+    due = [each for each in intervals if _crowds(logits, each)]
+    if not due:
+        return 0.0
+    directions = torch.nn.functional.one_hot(order, logits.shape[1]).to(logits)
+    try:
+        logits, sizes = classifier.jacobian(
+            points, directions, lambda gradient: gradient.flatten(1).norm(dim=1)
+        )
+    except NoGradientError:
+        return 0.0
+    return max(_falls_off(logits, sizes.double(), order, each) for each in due)
+
+
+def _crowds(logits: Tensor, interval: Tensor) -> bool:
+    ends = ((logits - end).abs() <= CLOSE * (interval[1] - interval[0]) for end in interval)
+    return any(float(end.float().mean()) >= DUE_ALL for end in ends)
+
+
+def _falls_off(logits: Tensor, sizes: Tensor, order: Tensor, interval: Tensor) -> float:
+    low, high = interval[0][order], interval[1][order]
+    place, found = (logits.gather(1, order) - low) / (high - low), [0.0]
+    middle = sizes[(place - 0.5).abs() < 0.4]
+    usual = float(middle.median() if len(middle) else sizes.max())
+    for end in (place, 1 - place):
+        near = end <= CLOSE
+        if (
+            int(near.sum()) > DUE_ALL * near.numel()
+            and (small := float(sizes[near].median())) < SMALL * usual
+        ):
+            # exactly nothing has no order
+            found.append(1.0 if small < 1e-3 * usual else _rank_correlation(end[near], sizes[near]))
+    return max(found)
+
+
+def _rank_correlation(one: Tensor, other: Tensor) -> float:
+    ranks = torch.stack([each.argsort().argsort().double() for each in (one, other)])
+    return float(torch.corrcoef(ranks)[0, 1])

@@ -17,6 +17,7 @@ from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import Criterion, outputs_for
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
+from fastadv.attacks.special.bounded_outputs import inverse, met_bounded
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.arguments import OUTPUTS, check_logits
@@ -260,9 +261,12 @@ class NearPredictions(Crafted):
         """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the follower held fixed."""
         frozen = follower(model)
         clean = frozen(x)
+        interval = met_bounded(frozen, clean)
 
         def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            return distance(clean, logits)
+            if interval is None:
+                return distance(clean, logits)
+            return distance(*(inverse(outputs, interval)[0] for outputs in (clean, logits)))
 
         start = self.begin(x, ids, seed)
         return ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
