@@ -110,7 +110,8 @@ random_start: whether the first attempt, too, starts at a random point of ball a
 loss: "ce", "ce_sharp", "margin", "dlr", "cw", "bce" (see `fastadv.ops.logit_loss`),
     or a function (logits, y, targets) -> [B]; it is maximized. "ce" is the published choice. The default,
     "ce_sharp", first scales logits whose range is below 8 up to it, and breaks more where they are nearly
-    alike.
+    alike. With a criterion of one class the default is its margin: half of the steps then lead to the
+    likeliest class that would meet it, half to the next one.
 stop_early: whether a sample stops at its first success; False searches on for its strongest point.
 seed: of all random numbers, an integer >= 0.
 """
@@ -219,7 +220,8 @@ def takes_common(
         outputs = _take_outputs(function.__name__, given, fixed)
         loss: Any = given.get("loss", fixed.get("loss"))
         # a "-targeted" loss has classes, and a check of its own
-        if "loss" in own and "classes" not in own and loss is not None:
+        led = loss is None and given.get("criterion") is not None
+        if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None) and not led:
             check_loss(loss)
         for name, smallest in least.items():
             if name in given and not (given[name] is None and _takes_none(own[name])):

@@ -32,7 +32,7 @@ BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
 # what is near an end of a range; the share of the outputs of one class that makes a look due, and of all that
 # the sign asks for; how small their gradients are
 CLOSE, DUE, DUE_ALL, SMALL = 0.05, 0.1, 0.03, 0.25
-LIMIT = 0.6
+FEW, LIMIT = 50, 0.6  # outputs in all, of fewer nothing is said; the sign is above the limit
 WORDS = "outputs are squashed into an interval, at whose ends gradients fall off"
 ADVICE = "return the logits: attack the model without the sigmoid, tanh or clamp at its end"
 FLAG = f"bounded_outputs: {WORDS}; {ADVICE}"
@@ -158,11 +158,11 @@ def normals(logits: Tensor, gradients: Tensor, classes: Tensor, interval: Tensor
 
 def looks_bounded(logits: Tensor) -> bool:
     """Return whether so many outputs of a class are near the least or the largest one that a look is due."""
-    if len(logits) < FEWEST:
+    if logits.numel() < FEW:
         return False
     low, high = logits.aminmax(dim=0)
     near = CLOSE * (high - low)
-    shares = torch.stack([logits <= low + near, logits >= high - near]).float().mean(1)
+    shares = torch.stack([logits < low + near, logits > high - near]).float().mean(1)
     return float(shares.amax()) > DUE + 2 / len(logits)
 
 
@@ -196,7 +196,7 @@ def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> flo
 
 
 def _crowds(logits: Tensor, interval: Tensor) -> bool:
-    ends = ((logits - end).abs() <= CLOSE * (interval[1] - interval[0]) for end in interval)
+    ends = ((logits - end).abs() < CLOSE * (interval[1] - interval[0]) for end in interval)
     return any(float(end.float().mean()) >= DUE_ALL for end in ends)
 
 

@@ -1,8 +1,9 @@
 """Outputs squashed into an interval: attacks find what they find on the logits, or a sign says why not."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid, logsigmoid, mse_loss, one_hot, relu6, softsign
 
 import fastadv as fa
-from fastadv.attacks.special.bounded_outputs import SYMMETRIC, UNIT, UNKNOWN, bounded, falls_off, unbent
+from fastadv.attacks.special.bounded_outputs import (
+    SYMMETRIC,
+    UNIT,
+    UNKNOWN,
+    bounded,
+    falls_off,
+    inverse,
+    unbent,
+)
 from fastadv.engine import Plain
 from fastadv.rng import generators_kept
 from tests.attacks.masking.nets import HONEST, honest
@@ -161,3 +170,68 @@ def test_the_interval_of_a_row_is_told_by_its_own_outputs() -> None:
     assert found.tolist() == [UNIT, SYMMETRIC, UNKNOWN, 0, 0, 0]
     assert bounded(rows[3:]) is None
     assert bounded(torch.tensor([[1.0, 1.01, 1.02, 9.0]])) is None  # of few classes that is chance
+
+
+NEAREST: dict[str, Callable[..., fa.attacks.AttackResult]] = {
+    "cw": partial(fa.attacks.cw, steps=40, searches=3), "deepfool": fa.attacks.deepfool,
+    "superdeepfool": fa.attacks.superdeepfool, "fab": partial(fa.attacks.fab, steps=40),
+    "lbfgs": partial(fa.attacks.lbfgs, steps=30), "ead": partial(fa.attacks.ead, steps=40, searches=3),
+    "fmn": partial(fa.attacks.fmn, steps=100),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEAREST)
+@pytest.mark.parametrize("net", ["standard", "trained through it"])
+def test_a_sigmoid_hides_no_near_success(name: str, net: str) -> None:
+    model, x, y = trained("sigmoid") if net.startswith("trained") else honest(net), TEST.x[:40], TEST.y[:40]
+    threat = fa.L1(torch.inf) if name == "ead" else fa.L2(torch.inf)
+    plain, squashed = (NEAREST[name](each, x, y, threat) for each in (model, behind("sigmoid", model)))
+    assert plain.flags == ()
+    assert squashed.distance.median() == pytest.approx(float(plain.distance.median()), rel=0.05)
+    assert squashed.success.sum() >= plain.success.sum()
+
+
+FLAGGED = {each: HEADS[each] for each in ("tanh", "arctangent", "softsign", "clamp")}
+FLAGGED |= {"scaled": lambda z: torch.linspace(0.9, 1.1, 10) * torch.tanh(z)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", FLAGGED)
+@pytest.mark.parametrize("attack", [fa.attacks.fgsm, NEAREST["deepfool"]])
+def test_a_result_behind_another_head_has_a_flag(
+    head: str, attack: Callable[..., fa.attacks.AttackResult]
+) -> None:
+    squashed = Defended(honest("standard"), after=Pointwise(FLAGGED[head])).eval()
+    threat = THREAT if attack is fa.attacks.fgsm else fa.L2(torch.inf)
+    assert any(flag.startswith("bounded_outputs") for flag in attack(squashed, TEST.x, TEST.y, threat).flags)
+    assert attack(honest("standard"), TEST.x, TEST.y, threat).flags == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe", [fa.train.PGDTraining, fa.train.FGSMTraining, fa.train.MART, fa.train.TRADES]
+)
+def test_what_recipes_craft_behind_a_sigmoid(recipe: Callable[..., Any]) -> None:
+    net = honest("standard")
+    left = [
+        float(
+            (net(fa.train.craft(recipe(THREAT), each, TEST.x, TEST.y, seed=0)).argmax(1) == TEST.y)
+            .float()
+            .mean()
+        )
+        for each in (net, behind("sigmoid", net))
+    ]
+    assert left[1] <= left[0] + 0.04
+
+
+def test_inverses_and_their_derivatives() -> None:
+    z = torch.randn(4, 6, dtype=torch.float64)
+    for head, interval in ((torch.sigmoid, UNIT), (torch.tanh, SYMMETRIC)):
+        leaf = head(z).requires_grad_()
+        before, steep = inverse(leaf, torch.full((4,), interval))
+        torch.testing.assert_close(before, z)
+        torch.testing.assert_close(torch.autograd.grad(before.sum(), leaf)[0], steep)
+    same = inverse(z, torch.zeros(4, dtype=torch.long))
+    assert torch.equal(same[0], z)
+    assert torch.equal(same[1], torch.ones_like(z))

@@ -1,0 +1,111 @@
+"""What an ascent raises under a criterion of one class: its margin, or what leads to a success better."""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Unless, WrongBy
+from fastadv.attacks.core import Criterion
+from fastadv.rng import generators_kept
+
+TEST = fa.data.load("digits", "test", limit=80)
+X, Y, THREAT = TEST.x, TEST.y, fa.Linf(0.15)
+
+
+@cache
+def net(classes: int = 10) -> nn.Module:
+    """A small net; with eleven classes the last is that of noise."""
+    data = fa.data.load("digits", "train")
+    with generators_kept(torch.device("cpu"), 0):
+        model = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, classes)
+        )
+        x, y = data.x.float(), data.y
+        if classes > 10:
+            x, y = torch.cat([x, torch.rand(700, 1, 8, 8)]), torch.cat([y, torch.full((700,), 10)])
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        for _ in range(15):
+            for rows in torch.randperm(len(x)).split(64):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+    return model.eval()
+
+
+def abstains(x: Tensor) -> Tensor:
+    """Answer "none of these" where the confidence is below 0.6."""
+    z = net()(x)
+    return torch.cat([z, z.amax(1, keepdim=True) + 10 * (0.6 - z.softmax(1).amax(1, keepdim=True))], 1)
+
+
+def near(x: Tensor) -> Tensor:
+    """Answer so where the two largest logits are nearer than 1."""
+    z = net()(x)
+    return torch.cat([z, z.topk(2, 1).values[:, 1:] + 1], 1)
+
+
+CASES: dict[str, tuple[Callable[[Tensor], Tensor], Criterion]] = {
+    "confidence": (abstains, Unless(10)), "lead": (near, Unless(-1)),
+    "background": (lambda x: net(11)(x), Unless(10)), "top 2": (lambda x: net()(x), OutsideTopK(2)),
+    "wrong by 2": (lambda x: net()(x), WrongBy(2.0)), "sure": (lambda x: net()(x), ConfidentlyWrong(0.9)),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_pgd_is_almost_as_strong_as_several_attacks(name: str) -> None:
+    model, criterion = CASES[name]
+    pgd, bim, square, auto = (
+        run(model, X, Y, THREAT, criterion=criterion).robust_accuracy
+        for run in (
+            fa.attacks.pgd, fa.attacks.bim, partial(fa.attacks.square, queries=200),
+            partial(fa.attacks.autoattack, version="quick", indicators=False),
+        )
+    )  # fmt: skip
+    assert pgd <= min(square, auto) + 0.05
+    assert bim <= pgd + 0.12
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_loss_that_is_named_stays(name: str) -> None:
+    model, criterion = CASES[name]
+    named = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, loss="margin", steps=4, stop_early=False)
+    wanted = fa.losses.loss_value(model(named.x_adv).detach(), Y, "margin")
+    torch.testing.assert_close(named.loss, wanted)
+    own = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, steps=4, stop_early=False)
+    held = ~own.success
+    wanted = criterion.margin(model(own.x_adv).detach(), Y, None)
+    torch.testing.assert_close(own.loss[held], wanted[held])
+
+
+@pytest.mark.parametrize("attack", [fa.attacks.fgsm, fa.attacks.mim, fa.attacks.pgd, fa.attacks.apgd])
+def test_targets_are_aimed_at(attack: Callable[..., fa.attacks.AttackResult]) -> None:
+    targets = (Y + 1) % 10
+    out = attack(abstains, X, Y, fa.Linf(0.4), criterion=Unless(10), targets=targets)
+    met = abstains(out.x_adv).argmax(1) == targets
+    assert torch.equal(met, out.success)
+    assert met.any()
+
+
+def test_a_sample_does_not_depend_on_its_mates() -> None:
+    whole = fa.attacks.pgd(abstains, X, Y, THREAT, criterion=Unless(10), steps=6, ids=torch.arange(len(X)))
+    few = torch.tensor([3, 17, 40])
+    part = fa.attacks.pgd(abstains, X[few], Y[few], THREAT, criterion=Unless(10), steps=6, ids=few)
+    torch.testing.assert_close(part.x_adv, whole.x_adv[few])
+
+
+def test_what_leads_by_hand() -> None:
+    z = torch.tensor([[3.0, 1, 0, 2], [1, 3, 0, 5], [1, 3, 0, 2]])
+    y = torch.zeros(3, dtype=torch.long)
+    unless = Unless(3)
+    assert unless.leading(z, y, None).tolist() == [-2, pytest.approx(1 / 3), 2]
+    assert (unless.margin(z, y, None) > 0).tolist() == [False, False, True]
+    assert unless.leading(z, y, y + 2).tolist() == [-3, -1, -1]
+    assert unless.rivals(z, y).tolist() == [[1, 2], [1, 2], [1, 2]]
+    z = torch.tensor([[3.0, 1, 0, 2], [1, 3, 0, 5]])
+    assert OutsideTopK(2).leading(z, y[:2], None).tolist() == [-1.5, 2]
+    assert OutsideTopK(2).rivals(z, y[:2]).shape == (2, 0)
