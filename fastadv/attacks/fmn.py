@@ -137,6 +137,7 @@ def _to_boundary(search: core.Search[_Ball], look: core.GradientLook) -> Tensor:
 # the first step, over the width of the box
 FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
 OUR_LAST_GAMMA = 0.02
+SEVERAL = 0.2  # in Linf, over the radius, where a success takes several decisions; 2 reaches any corner
 # the share of the steps that may look for the first success as in the paper, in L2 and L1
 PATIENCE = 0.05
 
@@ -191,7 +192,8 @@ def _ascend(
     if search.threat.norm != "linf":
         assert step_size is not None
         return advance(look.x_adv, look.gradient, search.x, decay * step_size)
-    length = 2 * search.rows.radius if step_size is None else torch.full_like(search.rows.radius, step_size)
+    radius, share = search.rows.radius, SEVERAL if search.problem.several else 2
+    length = share * radius if step_size is None else torch.full_like(radius, step_size)
     return look.x_adv + look.gradient.sign() * like(decay * length, look.x_adv)
 
 

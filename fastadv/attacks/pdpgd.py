@@ -45,7 +45,8 @@ def pdpgd(
     Args:
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
         step_size: the first step, > 0, in units of the least distance of a success so far, at most the width
-            of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it is the
+            of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0, and in Linf 0.1 where a
+            success takes several decisions. Except in Linf it is the
             first of those that refine. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3, and 0.1 in L1. Except in Linf it is that
             of the steps that refine. In "published" it is divided by that of the loss, and None is 0.01.
@@ -54,6 +55,7 @@ def pdpgd(
         Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.
     """
     published = variant == "published"
+    usual = step_size is None and threat.norm == "linf"
     step_size = positive("step_size", step_size, STEP if published else FIRST_STEP[threat.norm])
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT[threat.norm])
 
@@ -62,7 +64,7 @@ def pdpgd(
 
     if published:
         return core.run(model, x, y, threat, rule, rows=Lagrangian, minimum=True, **common)
-    ours = _ours(threat.norm, steps, step_size, weight, loss)
+    ours = _ours(threat.norm, steps, step_size, SEVERAL if usual else step_size, weight, loss)
     return core.run(model, x, y, threat, ours, rows=_primal_dual.Displacements, minimum=True, **common)
 
 
@@ -109,6 +111,7 @@ def _two_thirds(size: Tensor, by: Tensor) -> Tensor:
 
 FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
 FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
+SEVERAL = 0.1  # in Linf, where a success takes several decisions
 LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
 # the share of the steps that explore by proximal Adam; how many at least refine, unless fewer than the last
 # number, or than that share, were left to explore
@@ -116,12 +119,15 @@ ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
 REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
 
 
-def _ours(norm: str, steps: int, step_size: float, weight: float, loss: losses.Loss | None) -> core.Rule:
+def _ours(
+    norm: str, steps: int, step_size: float, several: float, weight: float, loss: losses.Loss | None
+) -> core.Rule:
     exploring = _exploring(norm, steps)
 
     def rule(search: core.Search) -> None:
+        first = several if search.problem.several else step_size
         _primal_dual.primal_dual(
-            search, _descend_ours, steps=steps, step_size=step_size, last_step=LAST_STEP[norm], weight=weight,
+            search, _descend_ours, steps=steps, step_size=first, last_step=LAST_STEP[norm], weight=weight,
             loss=loss, exploring=exploring,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv.attacks.masking.evidence import reached
 from fastadv.attacks.methods.flags import Cost
 from fastadv.evaluation.draws import Draws
-from fastadv.evaluation.sums import Sums, ratio
+from fastadv.evaluation.sums import Sums, figure
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.threat import Threat
 
@@ -172,7 +172,7 @@ class Row:
     @property
     def extra(self) -> dict[str, float]:
         """The figures that the criterion adds, such as a mean IoU, by name."""
-        return {name: ratio(sums) for name, sums in self.sums.items()}
+        return {name: figure(name, sums) for name, sums in self.sums.items()}
 
     def figures(self) -> dict[str, float]:
         """Return the figures that say something, by name."""

@@ -5,21 +5,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.criterion import ERRORS, Criterion
 from fastadv.engine import Prepared
+from fastadv.text import number, percent
 
 Sums = Mapping[str, Tensor]  # by name, float64 [n, 2, C] on the CPU: two sums of each sample in C columns
 
 
 def sums_at(criterion: Criterion, frozen: Prepared, x: Tensor, y: Tensor) -> Sums:
-    """Return what a criterion counts at x [B, ...]; outputs that are not finite count as wrong."""
+    """Return what a criterion counts at x [B, ...]; those that are not finite are wrong, or in no error."""
     if type(criterion).figures is Criterion.figures:
         return {}
     logits = frozen.verdict(x)
     finite = logits.isfinite().all(1)[:, None]
     found = criterion.figures(logits.nan_to_num(), y)
     return {
-        name: torch.stack([first * finite, second], 1).to("cpu", torch.float64)
+        name: torch.stack([first * finite, second * (finite | (name not in ERRORS))], 1).to("cpu").double()
         for name, (first, second) in found.items()
     }
 
@@ -31,8 +32,21 @@ def ratio(sums: Tensor) -> float:
     return float((first[counts] / second[counts]).mean())
 
 
-def worst(attacks: Sequence[Tensor]) -> float:
-    """Return the least ratio found where each sample may have been attacked by any of several attacks."""
+def figure(name: str, sums: Tensor) -> float:
+    """Return the figure of that name."""
+    return float(ratio(sums) ** ERRORS.get(name, 1.0))
+
+
+def figure_text(name: str, value: float) -> str:
+    """Write the figure of that name."""
+    return number(value) if name in ERRORS else percent(value)
+
+
+def worst(attacks: Sequence[Tensor], name: str = "") -> float:
+    """Return the worst figure found where each sample may have been attacked by any of several attacks."""
+    if name in ERRORS:  # of one column, where it is the worst of each sample
+        each = torch.stack(list(attacks))
+        return figure(name, each.gather(0, each[:, :, :1].argmax(0)[None].expand(1, -1, 2, -1))[0])
     # One sample after the other takes the attack that lowers the ratio most; so do Croce et al. 2024 (arXiv
     # 2306.12941) for a mean IoU.
     each = torch.stack(list(attacks), 1)  # [n, attacks, 2, C]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 from typing import Any, Self
 
 import torch
@@ -17,11 +18,11 @@ from fastadv.errors import InputError
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups
-from fastadv.evaluation.sums import Sums, ratio, worst
+from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
 from fastadv.text import aligned, finite, number, percent, threat_text, with_interval
 
-SHARES_OF = "accuracy over all samples, broken over the initially correct"
+SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
 
 
@@ -120,12 +121,12 @@ class Table:
     @property
     def extra(self) -> dict[str, float]:
         """The figures that the criterion adds, without an attack, by name; each row has its own."""
-        return {name: ratio(sums) for name, sums in self.sums.items()}
+        return {name: figure(name, sums) for name, sums in self.sums.items()}
 
     @property
     def worst_extra(self) -> dict[str, float]:
         """The same where each sample may be that of any attack, chosen one after the other."""
-        return {name: worst([row.sums[name] for row in self.rows]) for name in self.sums if self.rows}
+        return {name: worst([row.sums[name] for row in self.rows], name) for name in self.sums if self.rows}
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -195,11 +196,11 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """Return the table as text."""
-        head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
-        head += ["failed", "unmoved", "certified", *self.extra]
+        head = ["attack", self.criterion.counted, "broken", "median", "mean"]
+        head += ["forwards", "backwards", "seconds", "failed", "unmoved", "certified", *self.extra]
         proved = "" if self.certificates is None else percent(self.certificates.clean_accuracy)
         first = ["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), "", proved]
-        lines = [[*first, *map(percent, self.extra.values())]]
+        lines = [[*first, *starmap(figure_text, self.extra.items())]]
         for row in self.rows:
             share = row.figures()
             median = number(share["median_distance"])
@@ -209,10 +210,10 @@ class Table:
             spent = f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"
             doubt = str(row.failed), str(row.unmoved)
             distances = median, number(share["mean_distance"])
-            extra = [percent(value) for value in row.extra.values()]
+            extra = [*starmap(figure_text, row.extra.items())]
             lines.append([row.title, *shares, *distances, *spent, *doubt, self._certified(row), *extra])
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
-            extra = [percent(value) for value in self.worst_extra.values()]
+            extra = [*starmap(figure_text, self.worst_extra.items())]
             blank = [""] * (len(head) - 2 - len(extra))
             lines.append(["worst of all", percent(self.worst_case), *blank, *extra])
         # columns of doubt, and of distances, only where there are some
@@ -229,7 +230,15 @@ class Table:
     def notes(self) -> list[str]:
         """Return what must be known to read the figures."""
         distances = any(not math.isnan(row.figures()["median_distance"]) for row in self.rows)
-        notes = [f"{self.setting}; {SHARES_OF}{DISTANCES_OF * distances}"]
+        counted = self.criterion.counted
+        counted = counted if counted == "accuracy" else f'"{counted}"'
+        notes = [f"{self.setting}; {counted} {SHARES_OF}{DISTANCES_OF * distances}"]
+        ended = any(bool((row.broken | ~row.correct).any()) for row in self.rows)
+        if self.sums and self.criterion.whole and ended:
+            notes.append(
+                f"{', '.join(self.sums)}: attacks can reach worse, since a search ends at its first success; "
+                f"criterion={self.criterion.whole} searches on"
+            )
         if not torch.equal(self.ids.cpu(), torch.arange(self.n, device="cpu")):
             notes.append(
                 "not the first samples, but one process's share, or drawn by class as the set is sorted"

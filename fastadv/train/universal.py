@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_flag, check_seed, knowing
 from fastadv.attacks import core
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
@@ -40,8 +41,11 @@ from fastadv.train._feed import Feed, first_rows
 from fastadv.train.perturbation import Towards, UniversalResult, as_map
 
 CHECKPOINT, PARAMETERS = "checkpoint.safetensors", "parameters.safetensors"
+SUMS, TINY = 6, 1e-300  # sums over samples besides that of gradients; what is divided by at least
 FIRST_STEP = {"apgd": 2.0, "pgd": 0.8}  # over the radius
-RISING = 0.75  # the share of epochs that must raise the loss, as of steps in `fastadv.attacks.apgd`
+RISING = 0.75  # the share of epochs that must raise the score, as of steps in `fastadv.attacks.apgd`
+SOFT = 0.1  # the margin at which a sample weighs a quarter, over the mean size of all margins at first
+ASCENT = 25  # epochs from one start; where there are more, further ascents begin at random points
 
 
 @dataclass
@@ -51,8 +55,10 @@ class _State:
     step_size: float
     halved: bool = True  # at the last checkpoint
     losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    soft: float = 0.0  # by which margins are soft; 0 before the first step
     spoiled: int = 0  # gradients that were not finite
-    points: dict[str, Tensor] = field(default_factory=dict)  # now, a step before, the top and its gradient
+    points: dict[str, Tensor] = field(default_factory=dict)  # now, before, best; top of an ascent
 
     def save(self, path: Path, config: dict[str, Any]) -> None:
         plain = {name: value for name, value in vars(self).items() if name != "points"}
@@ -78,6 +84,7 @@ class _Ascent:
     targets: Tensor | None  # of each sample of the data
     attack: str
     epochs: int
+    seed: int
     origin: Tensor  # [1, ...], the center of the ball
     checks: int  # epochs in which clean samples pass
     state: _State
@@ -85,25 +92,32 @@ class _Ascent:
     def epoch(self, number: int, tick: Tick | None) -> None:
         """Take a step for each batch of an epoch, counted from 0."""
         state, feed, steps = self.state, self.feed, self.feed.steps
-        sums = torch.zeros(2, dtype=torch.float64, device=feed.device)
+        sums = torch.zeros(SUMS, dtype=torch.float64, device=feed.device)
+        if number and number == self._ascent(number)[0]:
+            self._begin(number)
         for step, (x, y, ids) in enumerate(feed.batches(number)):
             count = feed.share(step).count
-            own = self.origin.new_zeros(self.origin.numel() + 2, dtype=torch.float64)
+            own = self.origin.new_zeros(self.origin.numel() + SUMS, dtype=torch.float64)
             with nullcontext() if number else processes.agreement():
                 if count:
                     own += self._look(number, x[:count], y[:count].to(x.device), ids[:count])
             parts = processes.add_up(own)
-            gradient, sums = parts[2:].view_as(self.origin).to(self.origin), sums + parts[:2]
+            gradient = (parts[SUMS:] / parts[0].clamp_min(TINY)).view_as(self.origin).to(self.origin)
+            sums = sums + parts[:SUMS]
+            if not state.soft:
+                _, count, _, size, *_ = parts[:SUMS].tolist()
+                state.soft = SOFT * size / max(count, 1) or TINY
             if step == steps - 1:
-                loss, finite = sums.tolist()
+                _, finite, loss, _, score, scored = sums.tolist()
                 state.spoiled += feed.epoch_size - int(finite)
-                gradient = self._close(loss / finite if finite else -inf, gradient)
-            self._step(number * steps + step, gradient)
+                state.losses.append(loss / finite if finite else -inf)
+                gradient = self._close(score / scored if scored else -inf, gradient)
+            self._step(number, step, gradient)
             done = number * steps + step + 1
             tell(tick, f"epoch {number + 1} of {self.epochs}", done, self.epochs * steps)
 
     def _look(self, number: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
-        """Return the sums over samples of their losses, of 1, and of their gradients, in float64."""
+        """Return sums over samples, in float64: of `SUMS` numbers, and of their weighted gradients."""
         # a sample whose gradient is not finite counts for nothing
         classifier, now = self.classifier, self.state.points["now"]
         known = self.criterion.labels("data", None if y.shape[1:] == (0,) else y, len(x), x.device)
@@ -121,12 +135,19 @@ class _Ascent:
             raise NoGradientError(f"map: expected images that depend on t, got others from {self.map.name}")
         classifier.asks_for(ids)
         loss = "margin" if meant is WRONG else meant.margin
+        soft = self.state.soft
         try:
             value, _, by_images = classifier.input_gradient(images.detach(), known, loss, wanted)
         except NoGradientError:
-            return torch.zeros(leaf[0].numel() + 2, dtype=torch.float64, device=x.device)
+            return torch.zeros(leaf[0].numel() + SUMS, dtype=torch.float64, device=x.device)
         (gradient,) = torch.autograd.grad(images, leaf, by_images)
-        rows = torch.cat([value[:, None], torch.ones_like(value)[:, None], gradient.flatten(1)], 1)
+        # the mean of m / (soft + |m|) is to rise, nearly the share of samples that are wrong: those far from
+        # any boundary hardly count. The first step, which looks for what is far, weighs all alike
+        margin, ones = value.double(), torch.ones_like(value, dtype=torch.float64)
+        weight = (soft / (soft + margin.abs())).square() if soft else ones
+        score = margin / (soft + margin.abs()) if soft else 0 * ones
+        numbers = torch.stack([weight, ones, margin, margin.abs(), score, ones * bool(soft)], 1)
+        rows = torch.cat([numbers, weight[:, None] * gradient.flatten(1)], 1)
         return rows.where(rows.isfinite().all(1, keepdim=True), 0.0).sum(0, dtype=torch.float64)
 
     def _check_center(self, x: Tensor, ids: Tensor) -> None:
@@ -138,18 +159,36 @@ class _Ascent:
                 "still(x) differ; give the ball a radius that holds all of its box"
             )
 
-    def _close(self, loss: float, gradient: Tensor) -> Tensor:
-        """End an epoch of this mean loss, before its last step; return the gradient for that."""
+    def _ascent(self, number: int) -> tuple[int, int]:
+        """Return the first epoch of the ascent to which an epoch belongs, and that of the next one."""
+        ascents = max(1, self.epochs // ASCENT)
+        place = ((number + 1) * ascents - 1) // self.epochs
+        first, end = (self.epochs * k // ascents for k in (place, place + 1))
+        return first, end
+
+    def _begin(self, number: int) -> None:
+        """Begin an ascent at a random point, as others end in other local optima."""
+        ball, state, seed = self.map.ball, self.state, rng.derive(self.seed, "universal")
+        ids = torch.tensor([number], device=self.origin.device)
+        state.points["now"] = ball.random_start(self.origin, seed=seed, ids=ids)
+        state.step_size, state.halved = float(ball.default_step_size(1, FIRST_STEP[self.attack])), True
+
+    def _close(self, score: float, gradient: Tensor) -> Tensor:
+        """End an epoch of this mean score, before its last step; return the gradient for that."""
         state, points = self.state, self.state.points
-        if not state.losses or loss > max(state.losses):
+        first, end = self._ascent(len(state.scores))
+        scores = state.scores[first:]
+        if not scores or score > max(scores):
             points["top"], points["gradient"] = points["now"], gradient
-        state.losses.append(loss)
-        moves = len(state.losses) - 1
-        interval = _checkpoints(self.epochs - 1).get(moves)
+        if not state.scores or score > max(state.scores):
+            points["best"] = points["now"]
+        state.scores.append(score)
+        scores, moves = [*scores, score], len(scores)
+        interval = _checkpoints(end - first - 1).get(moves)
         if self.attack == "pgd" or interval is None:
             return gradient
-        rises = sum(after > before for before, after in pairwise(state.losses[moves - interval :]))
-        stuck = max(state.losses) <= max(state.losses[: moves - interval + 1])
+        rises = sum(after > before for before, after in pairwise(scores[moves - interval :]))
+        stuck = max(scores) <= max(scores[: moves - interval + 1])
         state.halved = rises <= RISING * interval or (stuck and not state.halved)
         if not state.halved:
             return gradient
@@ -157,9 +196,11 @@ class _Ascent:
         points["now"] = points["top"]
         return points["gradient"]
 
-    def _step(self, move: int, gradient: Tensor) -> None:
+    def _step(self, number: int, step: int, gradient: Tensor) -> None:
         points, now, ball = self.state.points, self.state.points["now"], self.map.ball
-        left = 1.0 if self.attack == "apgd" else 1 - move / (self.epochs * self.feed.steps)
+        (first, end), steps = self._ascent(number), self.feed.steps
+        move = (number - first) * steps + step
+        left = 1.0 if self.attack == "apgd" else 1 - move / ((end - first) * steps)
         ahead = ball.step(now, gradient, self.origin, self.state.step_size * left)
         if self.attack == "apgd" and move:
             ahead = ball.project((2 * now - points["before"]).lerp(ahead, MOMENTUM), self.origin)
@@ -182,10 +223,12 @@ def universal(
 
     It lies in the ball around zero, and is added to every image, within the box; of a map of parameters, such
     as `fa.Patch`, it is one t for all. Each step ascends along the sum of the gradients of a batch, which is
-    a function of (seed, epoch), as are the places of a patch; the loss is the margin of the criterion. "apgd"
-    has the momentum and the halvings of `apgd`, decided by the mean losses of epochs; the step of "pgd" falls
-    to zero in a straight line. What is returned is the perturbation of the epoch with the highest mean loss.
-    With all samples in one batch, both are the steps of an attack on that batch.
+    a function of (seed, epoch), as are the places of a patch. The loss is the margin m of the criterion; a
+    sample weighs as the derivative of m / (s + |m|), where s is a tenth of the mean |m| at first: those far
+    from any boundary hardly count. "apgd" has the momentum and the halvings of `apgd`, decided by the mean of
+    m / (s + |m|) in each epoch; the step of "pgd" falls to zero in a straight line. From 50 epochs on there
+    are several ascents of 25 or more, all but the first from random points. What is returned is the
+    perturbation of the epoch with the highest such mean.
 
     Its accuracies on `data`, on which it was found, are lower than on other data. What to publish is its
     accuracy on held-out data: `fa.evaluate(model, test_set, {"universal": out})`.
@@ -275,15 +318,17 @@ def universal(
     with Keeper(run_dir) as keeper, closing(feed), shown(progress, "perturbing") as tick, no_gradient():
         state = keeper.begun(CHECKPOINT, resume, "a checkpoint", partial(_State.load, config=config))
         if state is None:
-            points = dict.fromkeys(("now", "before", "top", "gradient"), origin)
+            points = dict.fromkeys(("now", "before", "best", "top", "gradient"), origin)
             state = _State(float(threat.default_step_size(1, FIRST_STEP[attack])), points=points)
         state.points = {name: each.to(device) for name, each in state.points.items()}
         judged, wanted = judged.meant_by(classifier.model), None if targets is None else targets.to(device)
-        ascent = _Ascent(classifier, feed, through, judged, wanted, attack, epochs, origin, checks, state)
+        ascent = _Ascent(
+            classifier, feed, through, judged, wanted, attack, epochs, seed, origin, checks, state
+        )
         for number in range(len(state.losses), epochs):
             ascent.epoch(number, tick)
             keeper.result(CHECKPOINT, partial(state.save, config=config))
-        result = _judged(UniversalResult(state.points["top"][0], threat, criterion), ascent, dataset)
+        result = _judged(UniversalResult(state.points["best"][0], threat, criterion), ascent, dataset)
         keeper.result(PARAMETERS, partial(_save, result, config))
     return result
 

@@ -277,7 +277,8 @@ def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) 
     default = fixed.get("loss")
     loss = given.get("loss", None if default is None else criterion.losses[0])
     if isinstance(loss, str):
-        given["loss"] = criterion.loss(loss)
+        least = REGISTRY.get(attack) is not None and REGISTRY[attack].kind == "minimum"
+        given["loss"] = criterion.margin if least and loss == "margin" else criterion.loss(loss)
     elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
         given["loss"] = _of_outputs(loss, criterion)
     return "any"

@@ -15,6 +15,7 @@ from fastadv.errors import InputError
 from fastadv.losses import LOSSES, Loss
 
 Figures = dict[str, tuple[Tensor, Tensor]]
+ERRORS = {"MAE": 1.0, "RMSE": 0.5}  # figures that are no shares, but rise: the power of their ratio
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,20 @@ class Criterion:
 
     outputs: ClassVar[Outputs] = "classes"
     losses: ClassVar[tuple[str, ...]] = LOSSES  # by name; of other outputs the first is the default
+
+    @property
+    def counted(self) -> str:
+        """What tables call the share of samples that are right."""
+        return "accuracy"
+
+    @property
+    def whole(self) -> str:
+        """The criterion under which no search ends before the figures are at their worst; "" for this one."""
+        return ""
+
+    def several(self, targeted: bool) -> bool:
+        """Return whether a success takes several decisions at once, which long steps turn one by one."""
+        return False
 
     @property
     def fixed(self) -> bool:
@@ -79,7 +94,7 @@ class Criterion:
         """Return what a table shows beside the accuracy: by name, two sums [B, C] for each sample.
 
         A figure is the ratio of both, added up over samples, and its mean over the C columns whose second sum
-        is not 0.
+        is not 0; of `ERRORS` the power that stands there.
         """
         return {}
 

@@ -85,8 +85,13 @@ class Problem:
 
     @property
     def leading(self) -> losses.Loss:
-        """The loss [B] that an ascent raises by default."""
+        """The loss [B] that searches for the strongest point raise by default."""
         return "margin" if self.criterion is WRONG else self.criterion.leading
+
+    @property
+    def several(self) -> bool:
+        """Whether a success takes several decisions at once."""
+        return self.criterion.several(self.targets is not None)
 
     def right(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are right without an attack."""

@@ -1,5 +1,6 @@
 """Beyond: outputs that move further than a distance, as in regression, embeddings and verification."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fastadv._checks import check_choice, check_number
-from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.criterion import ERRORS, Criterion, Figures
 from fastadv.attacks.special.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
@@ -40,10 +41,11 @@ class Beyond(Criterion):
     stands for the outputs at x, which then all count as right; at x itself no direction leads away more than
     another, and the search begins with a fixed one.
 
-    There is one loss, the distance itself, "margin".
+    There is one loss, the distance itself, "margin", whatever the tolerance. A search for the strongest point
+    ends at its first success all the same: an infinite distance asks for the largest error.
 
     Args:
-        distance: a number >= 0, in units of the outputs; of cosines, 1 minus the similarity.
+        distance: a number >= 0, in units of the outputs; of cosines, 1 minus the similarity; may be infinite.
         by: "l2" (the default), "l1", "linf", "cosine", or a function (outputs [B, N], y [B, N]) -> [B],
             differentiable.
 
@@ -67,9 +69,17 @@ class Beyond(Criterion):
     losses: ClassVar[tuple[str, ...]] = ("margin",)
 
     def __post_init__(self) -> None:
-        check_number("distance", self.distance, 0)
+        check_number("distance", self.distance, 0, finite=False)
         if not callable(self.by):
             check_choice("by", self.by, DISTANCES, " or a function (outputs, y) -> [B]")
+
+    @property
+    def counted(self) -> str:
+        return f"within {self.distance:g}"
+
+    @property
+    def whole(self) -> str:
+        return "" if self.distance == math.inf else "Beyond(inf)"
 
     @property
     def fixed(self) -> bool:
@@ -90,7 +100,7 @@ class Beyond(Criterion):
 
     def loss(self, name: str) -> Loss:
         super().loss(name)
-        return self.margin
+        return self.leading
 
     def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
         return _rows(rows, y).view_as(y)
@@ -119,9 +129,14 @@ class Beyond(Criterion):
 
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], by how much the outputs are further from y, or nearer to the targets."""
+        away = self.leading(outputs, y, targets)
+        return away - self.distance if targets is None else self.distance + away
+
+    def leading(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], how far outputs are from y, or minus how far from the targets, to full precision."""
         if targets is not None:
-            return self.distance - self._apart(outputs, targets)
-        apart = self._apart(outputs, y) - self.distance
+            return -self._apart(outputs, targets)
+        apart = self._apart(outputs, y)
         if not outputs.requires_grad:
             return apart
         # where outputs are those of y, up to the rounding of another batch, the distance has no gradient
@@ -130,7 +145,16 @@ class Beyond(Criterion):
         alike = away.abs().amax(1) <= torch.finfo(away.dtype).eps ** 0.5 * rows.abs().amax(1)
         mix = torch.arange(1, away.shape[1] + 1, device=away.device).to(away).cos()
         ahead = (away * mix).sum(1)
-        return torch.where(alike, ahead - self.distance, apart)
+        return torch.where(alike, ahead, apart)
+
+    def figures(self, outputs: Tensor, y: Tensor) -> Figures:
+        """Return the errors of all numbers; cosines have none."""
+        if self.by == "cosine":
+            return {}
+        error = (_rows(outputs, y) - _rows(y, y).to(outputs)).double()
+        count = torch.full_like(error[:, :1], error.shape[1])
+        sums = error.abs().sum(1, keepdim=True), error.square().sum(1, keepdim=True)
+        return {name: (each, count) for name, each in zip(ERRORS, sums, strict=True)}
 
     def _apart(self, outputs: Tensor, y: Tensor) -> Tensor:
         by = self.by if callable(self.by) else DISTANCES[self.by]

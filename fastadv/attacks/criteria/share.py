@@ -1,4 +1,4 @@
-"""Share: a decision at each of many positions, as in segmentation, and how many of them must be wrong."""
+"""Share: one of many decisions, as of tags or at positions of a mask, and how many of them must be wrong."""
 
 import math
 from collections.abc import Callable
@@ -12,10 +12,11 @@ from torch.nn.functional import cross_entropy, one_hot
 from fastadv._checks import check_share
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
 from fastadv.attacks.criteria.lead import lead
-from fastadv.attacks.special.labels import on_device
+from fastadv.attacks.special.labels import on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss
+from fastadv.text import percent
 
 
 class Positions(NamedTuple):
@@ -47,6 +48,9 @@ class Share(Criterion):
     For dense models: outputs [B, K, ...] and y int [B, ...], such as [B, K, H, W] and [B, H, W]. One channel
     z, [B, 1, ...] or [B, ...], counts as the logits (0, z) of the classes 0 and 1. With targets, like y, a
     success has the target's class at that share of the positions where both count.
+
+    For tags: outputs z [B, L] and y [B, L] of 0 and 1, one channel at L positions: a tag is yes where z > 0.
+    `Share(1.0)` makes as many wrong as it can, where `Signs` stops at the first.
 
     The losses, each a mean over positions: "masked_ce", the default, is the cross-entropy where the decision
     is not wrong yet, and log K elsewhere; "balanced_ce" gives all classes of an image the same weight in it;
@@ -89,7 +93,20 @@ class Share(Criterion):
         if isinstance(self.ignore, bool) or not isinstance(self.ignore, int):
             raise InputError(f"ignore: expected an integer label, got {self.ignore!r}")
 
+    @property
+    def counted(self) -> str:
+        return "not all wrong" if self.least == 1 else f"under {percent(self.least, 0)} wrong"
+
+    @property
+    def whole(self) -> str:
+        return "" if self.least == 1 else "Share(1.0)"
+
+    def several(self, targeted: bool) -> bool:
+        return True
+
     def labels(self, name: str, y: Any, size: int, device: torch.device) -> Tensor:
+        if isinstance(y, Tensor) and y.ndim == 2 and bool(((y == 0) | (y == 1) | (y == self.ignore)).all()):
+            y = y.long()  # tags, as of a binary cross-entropy
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.shape[:1] != (size,):
             got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise InputError(
@@ -118,8 +135,15 @@ class Share(Criterion):
         inner = self.of.meant_by(model)
         return self if inner is self.of else replace(self, of=inner)
 
+    def right(self, logits: Tensor, y: Tensor) -> Tensor:
+        if logits.shape[1:].numel() == y.shape[1:].numel():
+            warn_of_probabilities(logits)
+        return super().right(logits, y)
+
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean cross-entropy over the positions that count."""
+        if outputs.numel() == y.numel():
+            warn_of_probabilities(outputs, reads=not outputs.is_cuda)
         return self._ce(outputs, y, None)
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
@@ -200,6 +224,8 @@ class Share(Criterion):
         both = (decided & labels).sum(1).double()
         either = (decided | labels).sum(1).double()
         counts = at.counts.sum(1, keepdim=True).double()
+        if y.ndim == 2 and outputs.numel() == y.numel():
+            return {"label accuracy": (both.sum(1, keepdim=True), counts)}
         return {"pixel accuracy": (both.sum(1, keepdim=True), counts), "mean IoU": (both, either)}
 
     def _needed(self, at: Positions) -> Tensor:

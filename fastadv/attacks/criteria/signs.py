@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.criterion import Criterion, Figures
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.criteria.lead import lead
 from fastadv.attacks.special.labels import on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
@@ -57,6 +57,15 @@ class Signs(Criterion):
     def __post_init__(self) -> None:
         if self.least != "all":
             check_count("least", self.least, 1)
+
+    @property
+    def counted(self) -> str:
+        if self.least == 1:
+            return "accuracy"
+        return "not all tags wrong" if self.least == "all" else f"under {self.least} tags wrong"
+
+    def several(self, targeted: bool) -> bool:
+        return targeted or self.least != 1
 
     def for_labels(self, y: Any) -> Criterion:
         if not isinstance(y, Tensor) or not (y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)):
@@ -111,10 +120,6 @@ class Signs(Criterion):
         """Return int64 [B], how many labels must be wrong: all that count where they are fewer."""
         counts = (y.flatten(1) != IGNORED).sum(1)
         return counts if self.least == "all" else counts.clamp_max(self.least)
-
-    def figures(self, outputs: Tensor, y: Tensor) -> Figures:
-        counts = (y.flatten(1) != IGNORED).sum(1, keepdim=True).double()
-        return {"label accuracy": (counts - _wrong(outputs, y).sum(1, keepdim=True), counts)}
 
 
 @dataclass(frozen=True)

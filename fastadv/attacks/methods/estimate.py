@@ -32,7 +32,7 @@ def estimated_ascent(
     # probes may lie outside ball and box, and are no candidates; the points that they lead to are
 
     def rule(search: Search) -> None:
-        measure = search.problem.margin if loss is None else loss
+        measure = search.problem.leading if loss is None else loss
         points = search.start()
         for step in range(steps):
             shape = (len(points), directions, *points.shape[1:])

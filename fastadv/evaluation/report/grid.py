@@ -27,7 +27,7 @@ class Grid:
 
 def attacks(table: Table) -> Grid:
     """Return each attack with its accuracy and distances, and the worst of several."""
-    shares = "accuracy, at most" if table.headline else "accuracy [95%]"
+    shares = table.criterion.counted + (", at most" if table.headline else " [95%]")
     head = ["attack", "threat", shares, "broken", "median distance", "mean of the broken"]
     lines = [_line(row, bool(table.headline)) for row in table.rows]
     if len(lines) > 1 and not math.isnan(table.worst_case):
