@@ -1,7 +1,7 @@
 """Signs of masked gradients in an evaluation: what its attacks say together, and probes of some samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv.attacks.core.criterion import WRONG, Criterion
+from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
+from fastadv.attacks.masking.evidence import unguided
 from fastadv.attacks.methods.flags import blind, took_gradients
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.data._batches import batches
 from fastadv.engine import Prepared
-from fastadv.evaluation._outcome import Part
+from fastadv.evaluation._outcome import Part, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.named import labels_of
@@ -33,17 +34,21 @@ def indicators(
     frozen: Prepared, dataset: Dataset[Any], rows: Sequence[Row],
     found: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
     criterion: Criterion = WRONG, remarks: Sequence[str] = (), eot: int = 1,
+    asked: Collection[Criterion] = (),
 ) -> Indicators:  # fmt: skip
     """Return the indicators of an evaluation, `found` being the parts of each row, with the largest eot."""
-    # at the threat on which attacks spent most passes; all of that norm count within its radius
-    evidence = [_evidence(row, parts) for row, parts in zip(rows, found, strict=True)]
+    # `criterion` says which samples are right, and those that are `asked` of attacks what a success is
+    # at the threat and goal on which attacks spent most passes; all of that norm count within its radius
+    goals = {repr(each): each for each in (one.meant_by(frozen.model) for one in asked)}
+    evidence = [_evidence(row, parts, criterion, goals) for row, parts in zip(rows, found, strict=True)]
     norms = {each.threat.norm for each in evidence if each.threat is not None}
     alike = [[each for each in evidence if each.threat and each.threat.norm == norm] for norm in norms]
     raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
-    threat = _main(evidence)
+    main = _main(evidence)
+    threat, goal = (None, ANY_WRONG) if main is None else (main.threat, main.goal)
     if threat is not None:
         within = [each.within(threat, row.distance) for row, each in zip(rows, evidence, strict=True)]
-        evidence = [each for each in within if each is not None]
+        evidence = [each for each in within if each is not None and each.goal.like(goal)]
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
     chosen = choose(evidence, correct, passes)
     raised += [name for name in RAISED if _says(rows, name)]
@@ -52,7 +57,7 @@ def indicators(
     def make() -> Part:
         given = None
         if threat is not None and not isinstance(threat, Named):
-            given = _problem(frozen, dataset, ids[chosen], threat, criterion)
+            given = _problem(frozen, dataset, ids, chosen, threat, criterion, goal)
         looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
         return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
 
@@ -65,10 +70,14 @@ def indicators(
     return replace(told, remarks=remarks)
 
 
-def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
+def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping[str, Criterion]) -> Evidence:
     """Return what all batches of one attack say."""
+    # a criterion that an attack keeps to itself is not known here
+    told, usual = wanted_of(parts), WRONG if judged.outputs == "classes" else judged
+    criterion = goals.get(told) if told else usual
     whole = {name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack")}
-    gradient = took_gradients(row.backwards, None if row.components is None else row.components.costs)
+    costs = None if row.components is None else row.components.costs
+    gradient = took_gradients(row.backwards, costs)
     unseeing = torch.full_like(row.broken, not gradient)
     if row.components is not None and gradient:
         unseeing = row.components.by_any_of(blind(row.components.costs))
@@ -79,35 +88,44 @@ def _evidence(row: Row, parts: Sequence[Part]) -> Evidence:
         unfinished=torch.cat([part["unfinished"] for part in parts]),
         gradient=gradient,
         passes=row.forwards + row.backwards,
-        threat=row.threat,
+        threat=None if criterion is None else row.threat,
         soft=SOFT_LOGITS in row.flags,
         parameters=max((part.told.get("parameters", 0) for part in parts), default=0),
+        unguided=unguided(gradient, costs, bool((row.correct & ~row.broken).any())),
+        goal=Goal(criterion or usual, of_all(parts, "targets"), of_all(parts, "mask")),
     )
 
 
-def _main(evidence: Sequence[Evidence]) -> Threat | None:
-    """Return the threat with most passes; one of a finite radius where there is any."""
-    spent: dict[tuple[Any, ...], int] = {}
-    threats: dict[tuple[Any, ...], Threat] = {}
-    for each in evidence:
-        if each.threat is not None:
-            key = (each.threat.norm, each.threat.radius, each.threat.box)
-            spent[key] = spent.get(key, 0) + each.passes
-            threats[key] = each.threat
-    if not spent:
-        return None
-    return threats[max(spent, key=lambda key: (math.isfinite(key[1]), spent[key]))]
+def _main(evidence: Sequence[Evidence]) -> Evidence | None:
+    """Return one in the threat with most passes; any wrong class, and a finite radius, come first."""
+    told = [(each, each.threat) for each in evidence if each.threat is not None]
+
+    def weight(one: tuple[Evidence, Threat]) -> tuple[bool, bool, int]:
+        goal, ball = one[0].goal, repr(one[1])
+        alike = (each.passes for each, threat in told if repr(threat) == ball and each.goal.like(goal))
+        return goal.whole, math.isfinite(one[1].radius), sum(alike)
+
+    return max(told, key=weight, default=(None, None))[0]
 
 
 def _problem(
-    frozen: Prepared, dataset: Dataset[Any], places: Tensor, threat: Threat, criterion: Criterion
-) -> Problem | None:
-    if not len(places):
+    frozen: Prepared, dataset: Dataset[Any], ids: Tensor, chosen: Tensor, threat: Threat,
+    judged: Criterion, goal: Goal,
+) -> Problem | None:  # fmt: skip
+    """Return the problem of the samples `chosen` int64 [m] of the `ids` int64 [N]."""
+    if not len(chosen):
         return None
-    labels = labels_of(criterion)
-    read = next(batches(dataset, len(places), order=places, box=threat.box, labels=labels))
-    x, y, ids = (each.to(frozen.device) for each in read)
-    return problem(x, criterion.labels("dataset", y, len(y), y.device), threat, ids=ids)
+    labels = labels_of(judged)
+    read = next(batches(dataset, len(chosen), order=ids[chosen], box=threat.box, labels=labels))
+    x, y, numbers = (each.to(frozen.device) for each in read)
+    known = judged.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
+    targets = None if goal.targets is None else goal.targets[chosen].to(y.device)
+    mask = goal.mask if goal.mask is None or len(goal.mask) == 1 else goal.mask[chosen]
+    made = problem(
+        x, known, threat, targets=targets, criterion=goal.criterion, ids=numbers,
+        mask=None if mask is None else mask.to(x.device),
+    )  # fmt: skip
+    return made if made.labeled else made.checked(frozen.verdict(x), frozen.output_shape)
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:

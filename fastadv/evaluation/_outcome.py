@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.common import parameters_of
-from fastadv.attacks.core.criterion import WRONG, Criterion
+from fastadv.attacks.core.criterion import WRONG, Criterion, Goal
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
@@ -103,14 +103,17 @@ def run_attack(
     return result
 
 
-def attempted(name: str, attack: Attack, frozen: Prepared, batch: Batch) -> AttackResult:
+def attempted(
+    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion = WRONG
+) -> AttackResult:
     """Run an attack; one that needs a gradient where there is none breaks nothing, and a flag says so."""
     before = frozen.forwards
     try:
         return run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
     except NoGradientError as error:
         told, forwards = f"{NOT_RUN} ({error})", frozen.forwards - before
-    right, threat = batch.correct, bound(attack, "threat")
+    right, threat, mask = batch.correct, bound(attack, "threat"), bound(attack, "mask")
+    criterion = (judged.outputs == "classes" and bound(attack, "criterion")) or judged
     return AttackResult(
         x_adv=batch.x,
         success=~right,
@@ -122,6 +125,7 @@ def attempted(name: str, attack: Attack, frozen: Prepared, batch: Batch) -> Atta
         zero_gradient=right,
         flags=(told,),
         threat=threat if isinstance(threat, Threat) else None,
+        goal=Goal(criterion, bound(attack, "targets"), None if mask is None else mask.expand_as(batch.x)),
     )
 
 
@@ -167,7 +171,7 @@ def outcome(
     batch = whole.take(usable)
     started = time.perf_counter()
     compared = frozen.compared
-    result = attempted(name, attack, frozen, batch)
+    result = attempted(name, attack, frozen, batch, criterion)
     right = batch.correct
     success = right & result.success
     distance = torch.where(success, result.distance.to(torch.float64), torch.inf).masked_fill(~right, 0.0)
@@ -186,6 +190,9 @@ def outcome(
     part.told = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
         part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]
+    tensors |= _asked(result.goal, place, size)
+    if result.goal.criterion.outputs == "classes" and result.goal.criterion != WRONG:
+        part.told["criterion"] = repr(result.goal.criterion)
     if result.parameters is not None:
         part.told["parameters"] = result.parameters.shape[1:].numel()
     skipped = result.status == int(Status.ALREADY_WRONG)
@@ -205,6 +212,36 @@ def outcome(
         tensors["x_adv"][place] = result.x_adv.to("cpu", tensors["x_adv"].dtype)
     tensors |= _sums(criterion, frozen, whole, whole.x.index_copy(0, usable, result.x_adv.to(whole.x)))
     return part
+
+
+def _asked(goal: Goal, place: Tensor, size: int) -> dict[str, Tensor]:
+    """Return the targets [n, ...] and the mask [1 or n, ...] of a batch, known of the samples at `place`."""
+    found = {}
+    for name, given in (("targets", goal.targets), ("mask", goal.mask)):
+        if given is not None and name == "mask" and bool((given == given[:1]).all()):
+            found[name] = given[:1].to("cpu", copy=True)
+        elif given is not None:
+            whole = torch.zeros(size, *given.shape[1:], dtype=given.dtype, device="cpu")
+            found[name] = whole.index_copy(0, place, given.cpu())
+    return found
+
+
+def wanted_of(parts: Sequence[Part]) -> str:
+    """Return the criterion of classes that was asked for; "" for any wrong class."""
+    return next((part.told["criterion"] for part in parts if "criterion" in part.told), "")
+
+
+def of_all(parts: Sequence[Part], name: str) -> Tensor | None:
+    """Return the targets [N, ...] or the mask [1 or N, ...] of all batches; None without."""
+    known = [part[name] for part in parts if name in part.tensors]
+    if not known:
+        return None
+    first = known[0]
+    if name == "mask" and len(first) == 1 and all(torch.equal(each, first) for each in known):
+        return first
+    blank = torch.zeros_like(first[:1])  # of a batch without a sample to attack
+    every = ((part.tensors.get(name, blank), len(part["broken"])) for part in parts)
+    return torch.cat([each.expand(size, *first.shape[1:]) for each, size in every])
 
 
 def _sums(criterion: Criterion, frozen: Prepared, whole: Batch, x_adv: Tensor) -> dict[str, Tensor]:
@@ -255,7 +292,7 @@ def row(
     """Return one attack over all batches."""
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
     forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
-    components = _components(parts)
+    components, targets, mask = _components(parts), of_all(parts, "targets"), of_all(parts, "mask")
     return Row(
         name=name,
         correct=correct,
@@ -272,6 +309,8 @@ def row(
         components=components,
         draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
         threat=_threat(parts),
+        asked=", ".join(filter(None, [wanted_of(parts), "the target" * (targets is not None)])),
+        moving=1.0 if mask is None else float(mask.double().mean()),
         method=next((part.told.get("method", "") for part in parts if part.told), ""),
         sums=all_sums([part.tensors for part in parts]),
     )

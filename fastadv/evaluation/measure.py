@@ -217,7 +217,7 @@ def evaluate(
             judged.meant_by(frozen.model),
             keep_samples=keep_samples or certificates is not None,
             parts=parts,
-            looked=indicators and not apart and judged.outputs != "any",
+            looked=indicators and not apart,
             drawing=drawing,
             own=own,
             events=Events(on_event, tick, sample_count(dataset, limit) * len(attacks)),
@@ -443,8 +443,9 @@ class Evaluation:
                 bound(each, "eot") or EOT * (bound(each, "version") == "rand")
                 for each in self.attacks.values()
             ]
+            asked = [each for one in self.attacks.values() if (each := bound(one, "criterion")) is not None]
             signs = processes.from_first(
-                lambda: masking.indicators(*given, self.criterion, said, max(frozen.eot, *eots))
+                lambda: masking.indicators(*given, self.criterion, said, max(frozen.eot, *eots), asked)
             )
         # the clock of the first process, and the parts that all have read
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))

@@ -13,6 +13,7 @@ from fastadv.attacks.methods.flags import Cost
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.sums import Sums, figure
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
+from fastadv.text import percent, threat_text
 from fastadv.threat import Threat
 
 # figures of a row, in the order in which they are told
@@ -106,6 +107,8 @@ class Row:
         method: the published name of an attack of `fastadv.attacks`, with the version of AutoAttack, or "".
         sums: what the criterion counts beside the accuracy at each x_adv, such as pixels that are right.
         heading: what tables and reports call it instead of the name; "" for none.
+        asked: what a success had to be besides any wrong class, such as a target; "" for nothing.
+        moving: the share of the values of x that a mask let change; 1 without one.
     """
 
     name: str
@@ -127,6 +130,20 @@ class Row:
     method: str = ""
     sums: Sums = field(default_factory=dict, repr=False)
     heading: str = field(default="", repr=False)
+    asked: str = ""
+    moving: float = 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether any wrong class at any point of the threat was a success."""
+        return not self.asked and self.moving == 1
+
+    @property
+    def within(self) -> str:
+        """The threat and the part of x that was searched, in words."""
+        digits = 0 if self.moving >= 0.1 else 1
+        part = f" on {percent(self.moving, digits)} of the values" if self.moving < 1 else ""
+        return f"{threat_text(self.threat)}{part}"
 
     @property
     def title(self) -> str:
@@ -191,6 +208,11 @@ class Group:
     rows: tuple[Row, ...]
 
     @property
+    def whole(self) -> bool:
+        """Whether the threat is known, and any wrong class at any point of it was a success."""
+        return self.threat is not None and self.rows[0].whole
+
+    @property
     def unlimited(self) -> bool:
         """Whether the attacks had no budget."""
         return self.threat is not None and not self.threat.finite
@@ -199,7 +221,8 @@ class Group:
         """Return those of all attacks whose distances are comparable with those of the group."""
         if self.threat is None:
             return list(self.rows)
-        return [row for row in rows if comparable(row.threat, self.threat)]
+        asked = _asked(self.rows[0])
+        return [row for row in rows if comparable(row.threat, self.threat) and _asked(row) == asked]
 
     def nearest(self, rows: Sequence[Row]) -> Tensor:
         """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
@@ -211,6 +234,10 @@ class Group:
         if self.threat is None or self.unlimited:
             return held
         return held & ~reached(self.nearest(rows), self.threat.radius)
+
+
+def _asked(row: Row) -> tuple[str, float]:
+    return row.asked, row.moving
 
 
 def _distance(row: Row) -> Tensor:
@@ -230,6 +257,7 @@ def groups(rows: Sequence[Row]) -> list[Group]:
     found: dict[object, list[Row]] = {}
     for row in rows:
         threat = row.threat
-        found.setdefault(threat and (threat.norm, float(threat.radius), threat.box), []).append(row)
+        ball = threat and (threat.norm, float(threat.radius), threat.box, *_asked(row))
+        found.setdefault(ball, []).append(row)
     every = [Group(rows[0].threat, tuple(rows)) for rows in found.values()]
-    return sorted(every, key=lambda one: (one.threat is None or one.unlimited, one.threat is None))
+    return sorted(every, key=lambda one: (one.unlimited or not one.whole, not one.whole))

@@ -20,7 +20,7 @@ from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
-from fastadv.text import aligned, finite, number, percent, threat_text, with_interval
+from fastadv.text import aligned, finite, number, percent, with_interval
 
 SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
@@ -153,6 +153,7 @@ class Table:
                     "attack": row.attack,
                     "norm": row.threat and row.threat.norm,
                     "radius": row.threat and finite(float(row.threat.radius)),
+                    "moving": row.moving,
                     **{name: finite(value) for name, value in row.figures().items()},
                     "minimum_norm": row.minimum_norm,
                     "median_interval": [*map(finite, row.median_interval)] if row.minimum_norm else None,
@@ -190,7 +191,7 @@ class Table:
     def _certified(self, row: Row) -> str:
         """Return the certified accuracy within the radius of an attack, "-" for one of another norm."""
         proved, threat = self.certificates, row.threat
-        if proved is None or threat is None or type(threat) is not proved.noise.norm:
+        if proved is None or threat is None or not row.whole or type(threat) is not proved.noise.norm:
             return "-" if proved is not None else ""
         return percent(proved.accuracy(float(threat.radius)))
 
@@ -224,7 +225,7 @@ class Table:
     @property
     def setting(self) -> str:
         """What the figures are of, such as "50 samples, L∞ 0.1"."""
-        threats = dict.fromkeys(threat_text(row.threat) for row in self.rows if row.threat is not None)
+        threats = dict.fromkeys(row.within for row in self.rows if row.threat is not None)
         return ", ".join([f"{self.n} samples", *threats])
 
     def notes(self) -> list[str]:

@@ -1,6 +1,6 @@
 """What an attack wants of the model's decision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -193,7 +193,7 @@ class ConfidentlyWrong(_OfClass):
 
 @dataclass(frozen=True)
 class _Told(ConfidentlyWrong):
-    model: Any
+    model: Any = field(repr=False)
     fixed = False
 
     def told(self, logits: Tensor) -> Tensor:
@@ -345,6 +345,33 @@ class Unless(_OfClass):
 
 
 WRONG = Criterion()
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """What a success must meet, what it must reach [B, ...], and where x [B, ...] may change.
+
+    No targets stand for anything but y, no mask for everywhere.
+    """
+
+    criterion: Criterion = WRONG
+    targets: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether what the criterion counts as right fails at every success, at any point of the threat."""
+        own = self.criterion is WRONG or self.criterion.outputs == "any"
+        return own and self.targets is None and self.mask is None
+
+    def like(self, other: "Goal") -> bool:
+        """Return whether a success of the one is one of the other."""
+        pairs = (self.targets, other.targets), (self.mask, other.mask)
+        alike = (a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+        return self.criterion == other.criterion and all(alike)
+
+
+ANY_WRONG = Goal()
 
 
 def decides_by_class(criterion: Any) -> bool:

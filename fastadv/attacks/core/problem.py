@@ -73,12 +73,6 @@ class Problem:
         return self.targets is None and self.criterion is WRONG and self.mask is None
 
     @property
-    def whole(self) -> bool:
-        """Whether what the criterion counts as right fails at every success, at any point of the threat."""
-        own = self.criterion is WRONG or self.criterion.outputs == "any"
-        return self.targets is None and self.mask is None and own
-
-    @property
     def margin(self) -> losses.Loss:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin

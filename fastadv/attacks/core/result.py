@@ -7,6 +7,7 @@ from math import nan
 
 from torch import Tensor
 
+from fastadv.attacks.core.criterion import ANY_WRONG, Goal
 from fastadv.intervals import Interval, clopper_pearson, median
 from fastadv.text import ends, number, percent, threat_text
 from fastadv.threat import Threat
@@ -76,8 +77,7 @@ class AttackResult:
             The model is flat there, or it masks its gradients.
         unfinished: [B]; the share of the rise of the loss that came with the last tenth of the gradients, at
             most ten; 0 where it did not rise, NaN where that is not known.
-        threat: the threat in which any wrong class is a success; None where targets, a criterion or a mask
-            were given.
+        threat: in which the attack searched; None where an attack of your own does not tell.
         flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
             that gives two answers for one x because it is randomized, another a model whose logits depend on
             the rest of the batch.
@@ -86,6 +86,8 @@ class AttackResult:
         attack: the name of the attack, as it is printed.
         parameters: of a `fastadv.Through`, what x_adv are made of; `distance` is then that of these. None
             for a ball.
+        goal: what a success had to meet, its `criterion`; to reach, its `targets`; and where x was allowed to
+            change, its `mask`. The last two are None for anything but y, and for everywhere.
 
     Example:
         >>> import fastadv as fa
@@ -113,6 +115,7 @@ class AttackResult:
     correct: Tensor = None  # type: ignore[assignment]
     attack: str = ""
     parameters: Tensor | None = None
+    goal: Goal = ANY_WRONG
 
     def __post_init__(self) -> None:
         if self.correct is None:
@@ -168,7 +171,7 @@ class AttackResult:
             return [f"{name}: no samples"]
         clean = f"clean {percent(self.clean_accuracy)}"
         number_of = Counter(self.status.tolist())
-        if self.threat is None:
+        if self.threat is None or not self.goal.whole:
             found, already = number_of[Status.BROKEN], number_of[Status.ALREADY_WRONG]
             return [f"{name}: {clean}, {found} of {count - already} samples led to what was asked for"]
         about = f"{name}, {threat_text(self.threat).replace('∞', 'inf')}: {clean}"

@@ -51,5 +51,4 @@ def on_parameters(
         out: AttackResult = attack(mapped, x=t, y=y, threat=threat.ball, **arguments)
         images = threat.image(out.x_adv, task.x, task.ids)
         threat.check_images(images)
-    within = None if out.threat is None else threat
-    return replace(out, x_adv=images, parameters=out.x_adv, threat=within)
+    return replace(out, x_adv=images, parameters=out.x_adv, threat=threat)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv.attacks.core.criterion import Goal
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
@@ -222,8 +223,9 @@ class Trial:
             zero_gradient=zero_gradient,
             flags=self.flags,
             unfinished=unfinished,
-            threat=(within or problem.threat) if problem.whole else None,
+            threat=within or problem.threat,
             correct=self.correct,
+            goal=Goal(problem.criterion, problem.targets, problem.mask),
         )
 
 

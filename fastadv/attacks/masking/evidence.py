@@ -1,13 +1,14 @@
 """What the result of one attack says about masking, sample by sample."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from fastadv.attacks.core.criterion import ANY_WRONG, Goal
 from fastadv.attacks.core.result import AttackResult, Status
-from fastadv.attacks.methods.flags import blind, took_gradients
+from fastadv.attacks.methods.flags import Cost, blind, took_gradients
 from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.threat import Threat
 
@@ -33,6 +34,8 @@ class Evidence:
     threat: Threat | None
     soft: bool = False  # whether it has the flag `soft_logits`
     parameters: int = 0  # of a sample, where a map makes images of them
+    unguided: bool = False  # whether it searched without gradients, if only in a part
+    goal: Goal = ANY_WRONG
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
         """Return what it says at another radius, [N] or one number; None for another norm."""
@@ -50,7 +53,8 @@ class Evidence:
         nothing = torch.zeros_like(broken)
         failed = (out.status == Status.FAILED).cpu()
         unmoved = (out.status == Status.HELD).cpu() & out.zero_gradient.cpu()
-        rises, gradient = out.unfinished, took_gradients(out.backwards, getattr(out, "costs", None))
+        costs = getattr(out, "costs", None)
+        rises, gradient = out.unfinished, took_gradients(out.backwards, costs)
         return cls(
             broken=broken,
             blind=broken & _without_gradients(out, gradient),
@@ -61,7 +65,14 @@ class Evidence:
             threat=out.threat,
             soft=SOFT_LOGITS in out.flags,
             parameters=0 if out.parameters is None else out.parameters.shape[1:].numel(),
+            unguided=unguided(gradient, costs, bool(out.held.any())),
+            goal=out.goal,
         )
+
+
+def unguided(gradient: bool, costs: Mapping[str, Cost] | None, held: bool) -> bool:
+    """Return whether an attack searched without gradients, too, or its components left nothing to search."""
+    return not gradient or (costs is not None and (bool(blind(costs)) or not held))
 
 
 def _without_gradients(out: AttackResult, gradient: bool) -> Tensor:

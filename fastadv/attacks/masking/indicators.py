@@ -10,12 +10,14 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_count, check_seed, check_share, eager
 from fastadv.attacks.core.common import Classifier
+from fastadv.attacks.core.criterion import WRONG, decides_by_class
+from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.problem import Problem, check_finite_radius
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence, by_gradients_alone
-from fastadv.attacks.masking.verdict import Indicators
+from fastadv.attacks.masking.verdict import STAND_IN, Indicators
 from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
@@ -33,6 +35,7 @@ FEWER = f"fewer than {LEAST} samples that the model gets right"
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 SEEN = 32  # samples whose symptoms are looked for
 BY_LEFT = ("incomplete", "square")  # told by what attacks left, be it for a weak loss
+OF_CLASSES = ("probabilities", "bounded_outputs", "unconstrained")
 
 
 @eager
@@ -105,7 +108,8 @@ def indicators(
                     f"results[{name!r}]: expected an AttackResult of these {len(x)} samples, got another; "
                     "pass results of the attacks on x"
                 )
-        found = [Evidence.of(out).within(problem.threat, out.distance.cpu()) for out in results.values()]
+        whole = [out for out in results.values() if out.goal.whole]
+        found = [Evidence.of(out).within(problem.threat, out.distance.cpu()) for out in whole]
         evidence = [each for each in found if each is not None]
         if results and not evidence:
             raise InputError(
@@ -144,10 +148,15 @@ def look(
     before = classifier.asked
     values, lower, unseen = _told(evidence, right)
     values["few_parameters"] = float(by_gradients_alone(evidence))
-    why = _hindrance(problem, len(chosen), int(right.sum()))
+    why, broken = _hindrance(problem, len(chosen), int(right.sum())), together(evidence, len(right))
+    known = bool(replaced(classifier.model)) or classifier.input_threshold is not None
+    guided = not any(each.unguided for each in evidence)
+    classes = problem is None or problem.criterion.outputs == "classes"
     if any(each.parameters for each in evidence):
         values.pop("square", None)  # no sign of masking here
         why = "the threat is a map of parameters"
+    elif known and guided:
+        unseen["square"] = STAND_IN
     if problem is None or why:
         return _known(evidence, values, _not_in(values, why) | unseen, lower)
     # what a randomized model draws follows from the seed, and the caller's generators stay
@@ -156,36 +165,50 @@ def look(
         classifier.begin(problem.x, problem.ids)
         classifier.asks_for(problem.ids[few])
         if raised is None:
-            raised = [name for name, seen in vars(symptoms(classifier, problem.x[few])).items() if seen]
+            asked = None if classes else (problem.margin, problem.y[few], taken(problem.targets, few))
+            looks = vars(symptoms(classifier, problem.x[few], asked))
+            raised = [name for name, seen in looks.items() if seen]
         values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
         if "optimizes" in raised:
             values["optimizes"] = float(probes.wrong_gradients(classifier, problem.take(few)).float().mean())
         least = problem.take(few[:LEAST])
         classifier.asks_for(least.ids)
-        squashed = 0.0 if values["probabilities"] else falls_off(classifier, least.x)
+        skipped = not classes or values["probabilities"]
+        squashed = 0.0 if skipped else falls_off(classifier, least.x)
         values |= {"bounded_outputs": squashed, "edge_kink": probes.edge_kink(classifier, least)}
         values["mixed_rows"] = float(probes.rows_mix(classifier, least))
         classifier.asks_for(least.ids)
-        masked, missing = _hidden(classifier, least, seed)
+        masked, missing = _hidden(classifier, least, seed, known)
         if missing is not None:
             values["incorrect_gradient"] = missing
-        held = ~together(evidence, len(right))[chosen]
+        alone = guided and (known or not values["randomized"])
+        alone = alone and (known or probes.stands_in(classifier, least, seed))
+        held = ~broken[chosen]
         blind = all(each.gradient and not bool(each.blind.any()) for each in evidence)
         seen: Counter[str] = Counter()
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
             part = problem.take(index.to(problem.x.device))
             classifier.asks_for(part.ids)
-            seen["zero_gradient"] += int(probes.without_gradient(classifier, part.x, part.y).sum())
+            loss = "ce" if part.criterion is WRONG else part.margin
+            flat = probes.without_gradient(classifier, part.x, part.y, loss, part.targets, part.mask)
+            seen["zero_gradient"] += int(flat.sum())
             left = part.take(held[index].nonzero().squeeze(1).to(problem.x.device))
-            if probes.bounded(problem):
+            if classes and probes.bounded(problem):
                 draws = rng.derive(seed, "indicators unconstrained")
-                seen["unconstrained"] += int((~probes.broken_without_radius(classifier, left, draws)).sum())
+                still = left if decides_by_class(problem.criterion) else part
+                seen["unconstrained"] += int((~probes.broken_without_radius(classifier, still, draws)).sum())
             if blind and problem.threat.finite:
                 draws = rng.derive(seed, "indicators square")
                 seen["square"] += int(probes.broken_by_square(classifier, left, draws).sum())
     for name, marked in seen.items():
         values[name] = max(marked / len(chosen), values.get(name, 0.0))
         lower[name] = max(at_least(marked, len(chosen)), lower.get(name, 0.0))
+    if alone and lower.get("square", 0.0) <= SIGNS["square"].limit:  # a short look does not stand for it
+        values.pop("square", None)
+        unseen["square"] = STAND_IN
+    if not classes:
+        values = {name: value for name, value in values.items() if name not in OF_CLASSES}
+        unseen |= dict.fromkeys(OF_CLASSES, "they need classes")
     unseen = {name: why for name, why in unseen.items() if name not in values}
     unseen |= _not_in({**values, **unseen}, _absent(problem))
     spent = classifier.asked[0] - before[0], classifier.asked[1] - before[1]
@@ -211,11 +234,13 @@ def _known(
     return Indicators(values, {**unseen, **soft}, lower=lower, **told)
 
 
-def _hidden(classifier: Prepared, problem: Problem, seed: int) -> tuple[dict[str, str], float | None]:
+def _hidden(
+    classifier: Prepared, problem: Problem, seed: int, known: bool
+) -> tuple[dict[str, str], float | None]:
     """Return the modules that hide their gradient, and 1 where there are any, else how much is missing."""
     # a gradient that is known to be another's is not compared with the logits: None
     masked = {each.name: str(each) for each in masked_within(classifier, problem.x, probes.NAMING)}
-    if masked or replaced(classifier.model) or classifier.input_threshold is not None:
+    if masked or known:
         return masked, float(bool(masked))
     if not probes.bounded(problem):
         return masked, None
@@ -263,9 +288,7 @@ def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
     """Return why samples cannot be probed; "" where they can."""
     if min(right, chosen) < LEAST:
         return FEWER
-    if problem is not None and not problem.plain:
-        return "the attack wants more than any wrong class"
-    return "no attack states its threat" if problem is None else ""
+    return "no attack states its threat, or criterion" if problem is None else ""
 
 
 def _absent(problem: Problem) -> str:

@@ -3,6 +3,8 @@
 Sources: Pintor et al. 2022, Indicators of Attack Failure; Croce & Hein 2020.
 """
 
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -11,13 +13,16 @@ from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv.attacks.core.problem import Problem
+from fastadv.attacks.methods.inner import call_attack
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.special import edge, mixed_rows
 from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS
 from fastadv.attacks.square import square
-from fastadv.engine import Prepared
+from fastadv.engine import Prepared, prepare
+from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.guard import bound
+from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
 from fastadv.threat import Linf
 
@@ -25,6 +30,9 @@ LONG_STEPS = 40  # of PGD at the radius
 FREE_STEPS = 20  # of PGD without a radius
 QUERIES = 30  # of Square
 WAY, OFF = 0.01, 0.1  # a way by this share of the margin; the gradient may be off by this share of the change
+# where a stand-in is looked for, of the way to a random image; the ways there, in float64 and float32; and
+# the part of the change that its gradient is off by
+BETWEEN, SHORT, FLOAT32, APART = 0.1, 1e-6, 1e-3, 0.2
 WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
 NAMING = 100  # passes in which modules that hide their gradient are looked for
 # passes of all looks at a sample that holds, and at one that is broken
@@ -33,32 +41,72 @@ BROKEN = SYMPTOMS + 2
 # a search begins with a point of its own, and ends with a proof
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 # and at each of the few samples on which the gradient itself is checked
-CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * (2 + len(edge.DEPTHS)) + 3
+CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * len(edge.DEPTHS) + 11
 
 
-def without_gradient(classifier: Prepared, x: Tensor, y: Tensor) -> Tensor:
-    """Return bool [B]: the gradient of the cross-entropy is zero in all coordinates, or not finite."""
+def _at(classifier: Prepared, problem: Problem, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the margin [B] at x and its gradient, zero where the mask allows no change."""
+    value, _, gradient = classifier.input_gradient(x, problem.y, problem.margin, problem.targets, direction)
+    return value, gradient if problem.mask is None else gradient.where(problem.mask, 0.0)
+
+
+def without_gradient(
+    classifier: Prepared, x: Tensor, y: Tensor, loss: losses.Loss = "ce", targets: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Return bool [B]: the gradient of a loss is zero in all values that may move, or not finite."""
     try:
-        gradient = classifier.input_gradient(x, y, "ce")[2].flatten(1)
+        gradient = classifier.input_gradient(x, y, loss, targets)[2]
     except NoGradientError:
         return torch.ones(len(x), dtype=torch.bool, device="cpu")
+    gradient = (gradient if mask is None else gradient.where(mask, 0.0)).flatten(1)
     return ((gradient == 0).all(1) | ~gradient.isfinite().all(1)).cpu()
 
 
 def wrong_gradients(classifier: Prepared, problem: Problem) -> Tensor:
     """Return bool [B]: a short way along the gradient of the margin, the loss does not change as it says."""
-    x, y, wide = problem.x, problem.y, (slice(None), *[None] * (problem.x.ndim - 1))
     try:
-        value, _, gradient = classifier.input_gradient(x, y, "margin")
+        return ~(_off(classifier, problem, WAY) <= OFF)
     except NoGradientError:
-        return torch.ones(len(x), dtype=torch.bool, device="cpu")
+        return torch.ones(len(problem.x), dtype=torch.bool, device="cpu")
+
+
+def _off(classifier: Prepared, problem: Problem, way: float) -> Tensor:
+    """Return [B], by what part the change of the margin, on a `way` of it along its gradient, is another."""
+    x, y, wide = problem.x, problem.y, (slice(None), *[None] * (problem.x.ndim - 1))
+    value, gradient = _at(classifier, problem, x)
     length = gradient.flatten(1).square().sum(1)
-    moved = (x + (WAY * value.abs() / length)[wide] * gradient).clamp(*problem.threat.box)
+    moved = (x + (way * value.abs() / length)[wide] * gradient).clamp(*problem.threat.box)
     expected = (gradient * (moved - x)).flatten(1).sum(1)
-    found = losses.loss_value(classifier.verdict(moved), y, "margin") - losses.loss_value(
-        classifier.verdict(x), y, "margin"
-    )
-    return (~((found / expected - 1).abs() <= OFF)).cpu()
+    ends = (classifier.verdict(at) for at in (moved, x))
+    there, here = (losses.loss_value(each, y, problem.margin, problem.targets) for each in ends)
+    return ((there - here) / expected - 1).abs().cpu()
+
+
+def stands_in(classifier: Prepared, problem: Problem, seed: int) -> bool:
+    """Return whether the gradient is that of something else, as where a rounding has that of the identity."""
+    # At points between the samples and random images, where no kink is met but by chance, and on a way so
+    # short that a step function stays: in float64 where a copy of the model computes in it.
+    x, (low, high) = problem.x, problem.threat.box
+    if not bounded(problem):
+        return False
+    chance = rng.uniform(x[0].numel(), seed, problem.ids).view(x.shape).to(x)
+    between = replace(problem, x=x.lerp(low + (high - low) * chance, BETWEEN))
+    module = as_module(classifier.source)
+    with suppress(Exception):  # code that names a dtype, devices without float64
+        if module is not None:
+            wide = eval_copy(module, follow=False).double()
+            exact = prepare(wide, outputs=classifier.outputs, freeze=False)
+            off = _off(exact, replace(between, x=between.x.double()), SHORT)
+            classifier.forwards += exact.forwards
+            classifier.backwards += exact.backwards
+            return bool(off.nanmedian() > APART)
+    if torch.finfo(classifier.dtype or x.dtype).eps > torch.finfo(torch.float32).eps:
+        return False
+    try:
+        return bool(_off(classifier.as_given, between, FLOAT32).nanmedian() > APART)
+    except NoGradientError:
+        return False
 
 
 def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float:
@@ -102,7 +150,7 @@ def edge_kink(classifier: Prepared, problem: Problem) -> float:
 
     def gradient(points: Tensor, rows: Tensor) -> Tensor:
         classifier.asks_for(problem.ids[rows])
-        return classifier.input_gradient(points, problem.y[rows], "margin", None, True)[2]
+        return _at(classifier, problem.take(rows), points, direction=True)[1]
 
     x, every = problem.x, torch.arange(len(problem.x), device=problem.x.device)
     try:
@@ -121,7 +169,7 @@ def rows_mix(classifier: Prepared, problem: Problem) -> bool:
 
 
 def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
-    """Return bool [B]: PGD on the margin in the whole box succeeds."""
+    """Return bool [B]: PGD on the margin in the whole box finds a wrong class."""
     low, high = box = problem.threat.box
     whole = Linf(high - low, box)
     try:
@@ -138,10 +186,7 @@ def broken_by_square(classifier: Prepared, problem: Problem, seed: int) -> Tenso
     """Return bool [B]: a short random search succeeds; in L0 that is Sparse-RS."""
     # the limit of the sign was chosen with squares that shrink as AutoAttack's do
     search = sparse_rs if problem.threat.norm == "l0" else partial(square, rescale=False)
-    out = search(
-        classifier, problem.x, problem.y, problem.threat, queries=QUERIES, seed=seed, ids=problem.ids
-    )
-    return out.success.cpu()
+    return call_attack(search, classifier, problem, queries=QUERIES, seed=seed).success.cpu()
 
 
 def bounded(problem: Problem) -> bool:

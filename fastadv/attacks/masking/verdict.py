@@ -10,6 +10,7 @@ from fastadv.text import percent
 
 CLEAN = "No sign of masking"
 SHOWN = 3  # modules in a verdict
+STAND_IN = "the gradient is a stand-in; run square"  # why Square beside gradient attacks is missing
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ class Indicators:
         for name, why in self.unseen.items():
             reasons.setdefault(why, []).append(name)
         groups = {why: ", ".join(each) for why, each in reasons.items() if len(each) <= SHOWN}
+        begun = f": {STAND_IN}" if reasons.pop(STAND_IN, None) else ", no flag so far"
         told = (f"{groups.get(why, f'{len(each)} checks')} ({why})" for why, each in reasons.items())
-        return f"{first}Inconclusive, no flag so far{probed}; did not run: {'; '.join(told)}"
+        return f"{first}Inconclusive{begun}{probed}{'; did not run: ' * bool(reasons)}{'; '.join(told)}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same indicators with these flagged, whatever their value."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import NoGradientError
+from fastadv.losses import Loss
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.rng import generators_kept
 
@@ -25,6 +26,8 @@ ONE = 1e-5
 # Functions of Python whose call in a forward pass means that it optimizes something.
 OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, latent_fit.__code__}
 
+Asked = tuple[Loss, Tensor, Tensor | None]  # loss, labels and targets of outputs that are no logits
+
 
 @dataclass(frozen=True)
 class Symptoms:
@@ -36,7 +39,7 @@ class Symptoms:
     optimizes: bool  # a forward pass computes gradients or fits latents
 
 
-def symptoms(model: Model | Prepared, x: Tensor) -> Symptoms:
+def symptoms(model: Model | Prepared, x: Tensor, asked: Asked | None = None) -> Symptoms:
     """Look for signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples."""
     # four of the five about which AutoAttack warns (Croce and Hein 2020); the fifth takes an attack
     classifier = prepare(model)
@@ -44,25 +47,28 @@ def symptoms(model: Model | Prepared, x: Tensor) -> Symptoms:
         verdicts = torch.stack([classifier.verdict(x) for _ in range(PASSES)])
         # not the first pass: `verdict` watches that one itself
         optimizes = _optimizes(classifier, x)
-        zero, scrambled = _gradients(classifier, x, verdicts[0])
+        asked_for = asked or ("ce", verdicts[0].nan_to_num().argmax(1), None)
+        zero, scrambled = _gradients(classifier, x, *asked_for)
         return Symptoms(
-            randomized=_randomized(classifier, verdicts) or scrambled,
-            probabilities=_probabilities(classifier, verdicts[0]),
+            randomized=_randomized(classifier, verdicts, centered=asked is None) or scrambled,
+            probabilities=asked is None and _probabilities(classifier, verdicts[0]),
             zero_gradient=zero,
             optimizes=optimizes,
         )
 
 
-def _randomized(classifier: Prepared, verdicts: Tensor) -> bool:
+def _randomized(classifier: Prepared, verdicts: Tensor, centered: bool) -> bool:
     finite = verdicts.isfinite().all(2)
     if not bool((finite == finite[0]).all()):
         return True
     kept = verdicts[:, finite[0]].double()
     if not kept.numel():
         return False
-    centered = kept - kept.mean(2, keepdim=True)
-    size = centered.norm(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    units, eps = centered / size, torch.finfo(classifier.dtype or torch.float32).eps
+    # of logits the direction counts
+    away = kept - kept.mean(2, keepdim=True) if centered else kept
+    size = away.norm(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    size = size if centered else size.amax(0, keepdim=True)
+    units, eps = away / size, torch.finfo(classifier.dtype or torch.float32).eps
     rounding = (8 * eps * kept.norm(dim=2) / size.squeeze(2)).amax(0)
     apart = (units[:, None] - units).norm(dim=3).amax((0, 1))
     return bool((apart > rounding.clamp_min(APART)).any())
@@ -75,11 +81,11 @@ def _probabilities(classifier: Prepared, logits: Tensor) -> bool:
     return bool(len(rows)) and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() <= slack).all())
 
 
-def _gradients(classifier: Prepared, x: Tensor, logits: Tensor) -> tuple[float, bool]:
+def _gradients(classifier: Prepared, x: Tensor, loss: Loss, y: Tensor, aims: Any) -> tuple[float, bool]:
     """Return the share of gradients that are zero, and whether most are others in a second pass."""
-    y = logits.nan_to_num().argmax(1)
     try:
-        first, second = (classifier.input_gradient(x, y, direction=True)[2].flatten(1) for _ in range(2))
+        pair = (classifier.input_gradient(x, y, loss, aims, direction=True)[2] for _ in range(2))
+        first, second = (each.flatten(1) for each in pair)
     except NoGradientError:
         return 1.0, False
     apart = (first - second).norm(dim=1) > SCRAMBLED * first.norm(dim=1)

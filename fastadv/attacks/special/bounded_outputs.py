@@ -32,6 +32,7 @@ BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
 # what is near an end of a range; the share of the outputs of one class that makes a look due, and of all that
 # the sign asks for; how small their gradients are
 CLOSE, DUE, DUE_ALL, SMALL = 0.05, 0.1, 0.03, 0.25
+ONE = 1e-5  # by how much a sum of probabilities may differ from 1
 FEW, LIMIT = 50, 0.6  # outputs in all, of fewer nothing is said; the sign is above the limit
 WORDS = "outputs are squashed into an interval, at whose ends gradients fall off"
 ADVICE = "return the logits: attack the model without the sigmoid, tanh or clamp at its end"
@@ -169,7 +170,8 @@ def looks_bounded(logits: Tensor) -> bool:
 def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> float:
     """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs where many crowd."""
     # It is the rank correlation of the distance from that end with the norm of the gradient. Where a net was
-    # trained until its outputs crowd, gradients are small there, too, but in no order.
+    # trained until its outputs crowd, gradients are small there, too, but in no order. Log probabilities are
+    # logits but for one number a row, which takes the gradient of the largest: of them the lower end counts.
     points = torch.cat([x.lerp(x.roll(1, 0), part) for part in BLENDS])
     if ids is not None:
         classifier.asks_for(ids.repeat(len(BLENDS)))
@@ -192,7 +194,9 @@ def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> flo
         )
     except NoGradientError:
         return 0.0
-    return max(_falls_off(logits, sizes.double(), order, each) for each in due)
+    sizes = sizes.double().where(order >= (classifier.outputs == "logit"), torch.nan)  # of (0, z) the second
+    told = _log_probabilities(logits)
+    return max(_falls_off(logits, sizes, order, each, told) for each in due)
 
 
 def _crowds(logits: Tensor, interval: Tensor) -> bool:
@@ -200,12 +204,21 @@ def _crowds(logits: Tensor, interval: Tensor) -> bool:
     return any(float(end.float().mean()) >= DUE_ALL for end in ends)
 
 
-def _falls_off(logits: Tensor, sizes: Tensor, order: Tensor, interval: Tensor) -> float:
-    low, high = interval[0][order], interval[1][order]
-    place, found = (logits.gather(1, order) - low) / (high - low), [0.0]
+def _log_probabilities(logits: Tensor) -> bool:
+    """Return whether the exponentials of each finite row add up to 1, but for their rounding."""
+    rows = logits[logits.isfinite().all(1)]
+    held = (each for each in (torch.bfloat16, torch.float16) if torch.equal(rows.to(each).to(rows), rows))
+    slack = max(ONE, 4 * torch.finfo(next(held, torch.float32)).eps)
+    return bool(((rows.double().exp().sum(1) - 1).abs() <= slack).all())
+
+
+def _falls_off(logits: Tensor, sizes: Tensor, order: Tensor, interval: Tensor, told: bool) -> float:
+    low, high, kept = interval[0][order], interval[1][order], ~sizes.isnan()
+    place, sizes = ((logits.gather(1, order) - low) / (high - low))[kept], sizes[kept]
+    found = [0.0]
     middle = sizes[(place - 0.5).abs() < 0.4]
     usual = float(middle.median() if len(middle) else sizes.max())
-    for end in (place, 1 - place):
+    for end in (place, *[1 - place] * (not told)):
         near = end <= CLOSE
         if (
             int(near.sum()) > DUE_ALL * near.numel()

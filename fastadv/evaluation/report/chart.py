@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv.attacks.masking.evidence import SLACK
 from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.report.grid import Grid
-from fastadv.evaluation.row import Group, Row, comparable
+from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.text import percent, with_interval
@@ -57,11 +57,11 @@ class Chart:
 
 def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tensor | None) -> Chart | None:
     """Return the drawing for the norm of a group; None where one radius alone was measured."""
-    if group.threat is None:
+    if group.threat is None or not group.whole:
         return None
     titles = {row.name: row.title for row in table.rows}
     curves = {titles.get(name, name): curve for name, curve in curves.items()}
-    rows = [row for row in table.rows if comparable(row.threat, group.threat)]
+    rows = group.same(table.rows)
     others = {row.title for row in table.rows} - {row.title for row in rows}
     minimal = [row for row in rows if row.minimum_norm]
     drawn = {

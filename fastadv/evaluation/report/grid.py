@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv.attacks.masking.evidence import reached
 from fastadv.evaluation.row import Row, comparable
 from fastadv.evaluation.table import Table
-from fastadv.text import number, percent, threat_text, with_interval
+from fastadv.text import number, percent, with_interval
 from fastadv.threat import Threat
 
 MOST = 25  # classes that are shown
@@ -47,7 +47,7 @@ def _line(row: Row, doubt: bool) -> list[str]:
     sure = with_interval(percent, row.robust_accuracy, row.accuracy_interval)
     return [
         row.title,
-        threat_text(row.threat),
+        row.within,
         "-" if row.unlimited else percent(row.robust_accuracy) if doubt else sure,
         percent(row.success_rate),
         middle,

@@ -111,7 +111,8 @@ def _content(
     main = grouped[0].threat if grouped else None
     norms: dict[object, Group] = {}
     for group in grouped:
-        norms.setdefault(group.threat and (group.threat.norm, group.threat.box), group)
+        threat = group.threat if group.whole else None
+        norms.setdefault(threat and (threat.norm, threat.box), group)
     alone = len(norms) == 1
     bounds = bounds if alone else None
     unit = table.samples is None or bool(((table.samples.x >= 0) & (table.samples.x <= 1)).all())

@@ -12,7 +12,7 @@ from fastadv.attacks.methods.flags import SIGNS
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
-from fastadv.text import allowed_text, number, percent, threat_text
+from fastadv.text import allowed_text, number, percent
 
 UNTOLD = "in a threat that the attacks do not tell"
 NAMED = 4  # attacks that a sentence names
@@ -23,7 +23,7 @@ def plainly(table: Table, group: Group) -> str:
     """Say the same as `sentence` to a reader who knows no norms; "" where the threat is not known."""
     x = None if table.samples is None else table.samples.x
     things = "images" if x is not None and x.ndim == 4 and x.shape[1] in (1, 3) else "samples"
-    if group.threat is None:
+    if group.threat is None or not group.whole:
         return ""
     if not group.unlimited:
         right = int(group.held(table.rows).sum())
@@ -63,9 +63,9 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     share = percent(right / table.n)
     sure = f"Robust accuracy {share} (95% interval {low} to {high})"
     begun = f"At most {share}" if table.headline else sure
-    where = f"within {threat_text(group.threat)}" if group.threat else UNTOLD
+    where = f"within {group.rows[0].within}" if group.threat else UNTOLD
     told = f"{begun} {where}: {right:,} of {table.n:,} samples stay correct under {under}"
-    if bounds is None or group.threat is None:
+    if bounds is None or group.threat is None or not group.whole:
         return f"{told}."
     proved = (table.correct & (bounds >= float(group.threat.radius))).double().mean().item()
     return f"{told}, and {percent(proved)} are proved to."

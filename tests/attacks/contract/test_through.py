@@ -215,7 +215,8 @@ def test_what_is_said_of_the_model_reaches_it() -> None:
     assert half.x_adv.dtype == torch.float16
     assert torch.equal(half.success, labels(net(torch.float32), half.x_adv.float()) != y)
     aimed = fa.attacks.pgd(net(), x, y, threat, steps=5, targets=(y + 1) % 3)
-    assert aimed.threat is None
+    assert aimed.threat is threat
+    assert not aimed.goal.whole
     assert torch.equal(aimed.success, labels(net(), aimed.x_adv) == (y + 1) % 3)
 
 

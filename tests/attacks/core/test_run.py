@@ -197,7 +197,8 @@ class TestWhichPointIsKept:
         def rule(search: Search) -> None:
             search.finish(at(search, 0.4)[:, 0].index_fill(0, torch.tensor(1), torch.nan))
 
-        assert on_line(rule, mask=torch.ones(4) > 0).threat is None  # any wrong class, but not anywhere
+        masked = on_line(rule, mask=torch.ones(4) > 0)
+        assert (masked.threat is None, masked.goal.whole) == (False, False)  # any wrong class, not anywhere
         assert on_line(rule).status.tolist() == [Status.HELD, Status.FAILED, Status.HELD]
 
     def test_a_nearer_success_of_an_earlier_restart_stays(self) -> None:

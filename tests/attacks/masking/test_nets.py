@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.attacks.masking.verdict import CLEAN
+from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
 from fastadv.errors import NoGradientError
 
 from .nets import DEFENSES, HONEST, honest
@@ -27,8 +27,10 @@ def found(name: str, model: object) -> fa.attacks.Indicators:
 def test_an_honest_net_raises_no_flag(name: str) -> None:
     indicators = found(name, honest(name))
     assert indicators.flagged == ()
-    assert indicators.verdict.startswith(CLEAN)
-    assert indicators.clean
+    # its rounding has the gradient of the identity, which no attack without gradients has made up for
+    replaced = name == "quantization-aware"
+    assert indicators.verdict.startswith(f"Inconclusive: {STAND_IN}" if replaced else CLEAN)
+    assert indicators.clean != replaced
 
 
 @pytest.mark.slow
