@@ -57,7 +57,7 @@ def sea(
     threat: Threat,
     *,
     steps: int = 300,
-    losses: Sequence[str] = ("balanced_ce", "masked_ce", "js"),
+    losses: Sequence[str] = ("bounded_margin", "balanced_ce", "masked_ce", "js"),
     restarts: int = 1,
     stop_early: bool = False,
     seed: int = 0,
@@ -73,8 +73,8 @@ def sea(
     Args:
         y: int [B, ...], a class for each position.
         steps: moves in each run; 0 returns the start. 300 as in the paper.
-        losses: names of the criterion's losses, a run for each; ("js",) is one run. For the worst mean IoU
-            over images, have a result of each run.
+        losses: names of the criterion's losses, a run for each; ("js",) is one run, and the paper's are
+            those after the first. For the worst mean IoU over images, have a result of each run.
         restarts: how often all runs are made; those after the first begin at random points.
         stop_early: whether a sample stops where the share of `criterion` is wrong; False makes as many
             positions wrong as it can.

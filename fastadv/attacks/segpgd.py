@@ -40,8 +40,8 @@ def segpgd(
     """Maximize the cross-entropy at positions by `pgd`, of those that are not wrong yet at first.
 
     At step t of T, from 0, the cross-entropy of a position has the weight t / 2T in the gradient where the
-    decision is wrong, and 1 - t / 2T elsewhere. The point with the most wrong positions is kept, not the
-    last.
+    decision is wrong, and 1 - t / 2T elsewhere, over the square of 1 plus itself. The point with the most
+    wrong positions is kept, not the last.
 
     Args:
         y: int [B, ...], a class for each position.
@@ -71,7 +71,8 @@ def segpgd(
     def loss(outputs: Tensor, y: Tensor, targets: Tensor | None, weight: Tensor) -> Tensor:
         def weighted(at: Positions) -> Tensor:
             wrong, each = criterion.met_at(at, targets is not None), weight[:, None]
-            return at.weighted(torch.where(wrong, each, 1 - each))
+            near = 1 / (1 + at.cross_entropy().detach()).square()  # else far positions outweigh those at hand
+            return at.weighted(torch.where(wrong, each, 1 - each) * near)
 
         return criterion.signed(outputs, y, targets, weighted)
 

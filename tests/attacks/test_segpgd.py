@@ -22,9 +22,12 @@ def by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int, s
     for t in range(1, steps + 1):
         z = points[-1].clone().requires_grad_()
         logits = model(z)
-        each = nn.functional.cross_entropy(logits, labels, reduction="none")
+        own = logits.gather(1, labels[:, None])
+        away = (logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own[:, 0]).detach().abs() * counts
+        unit = 0.15 * away.sum((1, 2), keepdim=True) / counts.sum((1, 2), keepdim=True)
+        each = nn.functional.cross_entropy(logits / unit[:, None], labels, reduction="none")
         share = (t - 1) / (2 * steps)
-        weight = torch.where(logits.argmax(1) == labels, 1 - share, share) * counts
+        weight = torch.where(logits.argmax(1) == labels, 1 - share, share) * counts / (1 + each.detach()) ** 2
         (gradient,) = torch.autograd.grad((weight * each).sum(), z)
         moved = points[-1] + size * gradient.sign()
         points.append(torch.minimum(torch.maximum(moved, x - radius), x + radius).clamp(0, 1))

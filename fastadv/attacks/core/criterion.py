@@ -72,6 +72,10 @@ class Criterion:
         """Return [B], what training minimizes."""
         return cross_entropy(outputs, y, reduction="none")
 
+    def rising(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], what the attack of adversarial training raises."""
+        return self.objective(outputs, y)
+
     def reference(self, outputs: Tensor) -> Tensor:
         """Return what takes the place of y where that is None, by the outputs at x."""
         raise InputError("y: expected labels, got None; Beyond(distance) alone takes none")

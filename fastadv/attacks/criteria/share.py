@@ -10,21 +10,42 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from fastadv._checks import check_share
+from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
 from fastadv.attacks.criteria.lead import lead
-from fastadv.attacks.special.labels import on_device, warn_of_probabilities
+from fastadv.attacks.special.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
+from fastadv.attacks.special.straightened import straightened
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss
 from fastadv.text import percent
 
+UNIT = 0.15  # of the mean distance from a decision: the unit in which losses see the logits
+LEAST = 1e-20
+
 
 class Positions(NamedTuple):
-    """Outputs at P positions: logits z [B, K, P], classes y int64 [B, P], and bool [B, P], which count."""
+    """Outputs at P positions: logits z [B, K, P], classes y int64 [B, P], and bool [B, P], which count.
+
+    Losses see `seen`, which are z, or z in units of their own, so that no position falls out of the gradient.
+    """
 
     z: Tensor
     y: Tensor
     counts: Tensor
+    seen: Tensor
+
+    def margins(self) -> Tensor:
+        """Return [B, P], by how much the largest other logit, as losses see it, exceeds that of the class."""
+        index = self.y[:, None]
+        other = self.seen.scatter(1, index, -torch.inf).amax(1)
+        return other - self.seen.gather(1, index).squeeze(1)
+
+    def scaled(self) -> "Positions":
+        """Return positions whose logits losses see in units of the mean distance from a decision."""
+        at = self._replace(seen=straightened(self.z))
+        unit = (UNIT * self.mean(at.margins().detach().abs())).clamp_min(LEAST)[:, None, None]
+        return at._replace(seen=(at.seen - at.seen.detach().amax(1, keepdim=True)) / unit)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return [B], the mean of values [B, P] over the positions that count."""
@@ -32,7 +53,7 @@ class Positions(NamedTuple):
 
     def cross_entropy(self) -> Tensor:
         """Return [B, P]."""
-        return cross_entropy(self.z, self.y, reduction="none")
+        return cross_entropy(self.seen, self.y, reduction="none")
 
     def weighted(self, weight: Tensor) -> Tensor:
         """Return the mean cross-entropy [B], whose gradient has the weights [B, P] of the positions."""
@@ -52,10 +73,13 @@ class Share(Criterion):
     For tags: outputs z [B, L] and y [B, L] of 0 and 1, one channel at L positions: a tag is yes where z > 0.
     `Share(1.0)` makes as many wrong as it can, where `Signs` stops at the first.
 
-    The losses, each a mean over positions: "masked_ce", the default, is the cross-entropy where the decision
-    is not wrong yet, and log K elsewhere; "balanced_ce" gives all classes of an image the same weight in it;
-    "ce" is the cross-entropy everywhere; "js" the Jensen-Shannon divergence of softmax and label; "cospgd"
-    weights the gradient of "ce" by the cosine of both. "margin" is the criterion's own.
+    The losses, each a mean over positions: "bounded_margin", the default, is m / (1 + |m|) of the margin m,
+    and half of that where the decision is wrong; "masked_ce" is the cross-entropy where it is not wrong yet,
+    and log K elsewhere; "balanced_ce" gives all classes of an image the same weight in it; "ce" is the
+    cross-entropy everywhere; "js" the Jensen-Shannon divergence of softmax and label; "cospgd" weights the
+    gradient of "ce" by the cosine of both. These see the logits of an image in units of 0.15 of its mean
+    margin; the unit of the first is the margin at the share that must be wrong, where that is smaller. So
+    neither their scale nor a sigmoid or tanh at the end changes much. "margin" is the criterion's own.
 
     Args:
         least: the share of positions that must be wrong, above 0 and at most 1.
@@ -84,7 +108,9 @@ class Share(Criterion):
     of: Criterion = WRONG
     ignore: int = -1
     outputs: ClassVar[Outputs] = "any"
-    losses: ClassVar[tuple[str, ...]] = ("masked_ce", "ce", "balanced_ce", "js", "cospgd", "margin")
+    losses: ClassVar[tuple[str, ...]] = (
+        "bounded_margin", "masked_ce", "ce", "balanced_ce", "js", "cospgd", "margin",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_share("least", self.least, one=True)
@@ -111,7 +137,7 @@ class Share(Criterion):
             got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise InputError(
                 f"{name}: expected one integer for each position of {size} samples, a tensor [{size}, ...], "
-                f"got {got}"
+                f"got {got}{of_one_hot(name) if are_one_hot(y, self.ignore) else ''}"
             )
         if y.ndim < 2:
             raise InputError(
@@ -135,22 +161,36 @@ class Share(Criterion):
         inner = self.of.meant_by(model)
         return self if inner is self.of else replace(self, of=inner)
 
-    def right(self, logits: Tensor, y: Tensor) -> Tensor:
-        if logits.shape[1:].numel() == y.shape[1:].numel():
-            warn_of_probabilities(logits)
-        return super().right(logits, y)
-
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean cross-entropy over the positions that count."""
-        if outputs.numel() == y.numel():
-            warn_of_probabilities(outputs, reads=not outputs.is_cuda)
-        return self._ce(outputs, y, None)
+        if not waits(outputs.device):
+            self._check_binary("y", outputs, y)
+        at = self.positions(outputs, y)
+        return at.mean(at.cross_entropy())
+
+    def rising(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self._ce(outputs, y, targets)
+
+    def _check_binary(self, name: str, outputs: Tensor, y: Tensor) -> None:
+        """Raise InputError, or warn, where outputs whose signs decide are of another kind."""
+        if outputs.numel() != y.numel():
+            return
+        if are_one_hot(y, self.ignore):
+            raise InputError(
+                f"{name}: expected a class for each position, got one-hot masks {tuple(y.shape)}"
+                f"{of_one_hot(name)}"
+            )
+        warn_of_probabilities(outputs)
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         shape, size = tuple(y.shape[1:]), len(y)
         if outputs.shape[2:] != y.shape[1:] and outputs.shape != y.shape:
             do = ""
-            if outputs.shape[1:-1] == y.shape[1:]:
+            if y.shape[1] == 1 and outputs.shape[2:] == y.shape[2:]:
+                do = "; masks have no channel: pass y.squeeze(1)"
+            elif are_one_hot(y, self.ignore):
+                do = of_one_hot("y")
+            elif outputs.shape[1:-1] == y.shape[1:]:
                 do = "; move the classes to dimension 1: outputs.movedim(-1, 1)"
             elif outputs.ndim == y.ndim + 1:
                 do = "; resize the outputs inside the model"
@@ -163,6 +203,7 @@ class Share(Criterion):
         for name, labels in (("y", y), ("targets", y if targets is None else targets)):
             if labels.shape != y.shape:
                 raise InputError(f"{name}: expected {tuple(y.shape)} like y, got {tuple(labels.shape)}")
+            self._check_binary(name, outputs, labels)
             self.check_labels(name, labels, outputs.shape[1:].numel())
             if bool((self._labels(y, labels) == self.ignore).flatten(1).all(1).any()):
                 raise InputError(
@@ -191,7 +232,7 @@ class Share(Criterion):
         z = outputs.reshape(len(y), -1, y.shape[1])
         z = torch.cat([torch.zeros_like(z), z], 1) if z.shape[1] == 1 else z
         counts = y != self.ignore
-        return Positions(z, y.where(counts, 0), counts)
+        return Positions(z, y.where(counts, 0), counts, z)
 
     def met_at(self, at: Positions, targeted: bool = False) -> Tensor:
         """Return bool [B, P], which positions count and are wrong, or of the class wanted."""
@@ -212,9 +253,14 @@ class Share(Criterion):
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the margin of as many positions as must be wrong."""
         at = self.positions(outputs, self._labels(y, targets))
-        each, labels = _each(at)
-        margins = self.of.margin(each, labels, None if targets is None else labels).view(at.y.shape)
-        return lead(margins, at.counts, self._needed(at))
+        return lead(self._margins(at, targets is not None), at.counts, self._needed(at))
+
+    def _margins(self, at: Positions, targeted: bool) -> Tensor:
+        """Return [B, P], of the criterion at each position."""
+        if type(self.of) is Criterion:
+            return -at.margins() if targeted else at.margins()
+        each, y = _each(at)
+        return self.of.margin(each, y, y if targeted else None).view(at.y.shape)
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         at = self.positions(outputs, y)
@@ -233,6 +279,18 @@ class Share(Criterion):
         return (self.least * at.counts.sum(1) * (1 - 1e-9)).ceil().long().clamp_min(1)
 
     # Losses: value [B] by outputs, y and targets.
+
+    def _bounded_margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        at = self.positions(outputs, self._labels(y, targets))
+        margins = self._margins(at._replace(seen=straightened(at.z)), targets is not None)
+        with torch.no_grad():
+            mean = at.mean(margins.abs())
+            order = margins.where(at.counts, -torch.inf).sort(1, descending=True).values
+            last = order.gather(1, self._needed(at)[:, None] - 1).squeeze(1).abs()
+            unit = torch.minimum(last, UNIT * mean).maximum(mean / 100).clamp_min(LEAST)
+        each = margins / unit[:, None]
+        each = each / (1 + each.abs())
+        return at.mean(torch.where(each > 0, each / 2, each))
 
     def _ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return self.signed(outputs, y, targets, lambda at: at.mean(at.cross_entropy()))
@@ -258,7 +316,7 @@ class Share(Criterion):
 
     def _cospgd(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         def weighted(at: Positions) -> Tensor:
-            probability = at.z.detach().softmax(1)
+            probability = at.seen.detach().softmax(1)
             cosine = probability.gather(1, at.y[:, None]).squeeze(1) / probability.square().sum(1).sqrt()
             return at.weighted(cosine if targets is None else 1 - cosine)
 
@@ -268,7 +326,7 @@ class Share(Criterion):
         self, outputs: Tensor, y: Tensor, targets: Tensor | None, value: Callable[[Positions], Tensor]
     ) -> Tensor:
         """Return what is to rise: the value away from y, or minus that of the targets."""
-        made = value(self.positions(outputs, self._labels(y, targets)))
+        made = value(self.positions(outputs, self._labels(y, targets)).scaled())
         return made if targets is None else -made
 
     def _masked(self, at: Positions, targets: Tensor | None) -> Tensor:

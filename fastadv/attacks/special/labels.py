@@ -59,6 +59,19 @@ def instead(name: str, values: Any, size: int) -> str:
     return f"; for numbers to predict pass {beyond}" if floats else f"; for classes at positions pass {share}"
 
 
+def are_one_hot(y: Any, ignore: int) -> bool:
+    """Return whether y are masks [B, K, ...] of several classes with one 1 at each position that counts."""
+    if not isinstance(y, Tensor) or y.ndim < 3 or y.shape[1] < 2:
+        return False
+    ones, zeros, ignored = (y == 1).sum(1), (y == 0).sum(1), (y == ignore).all(1)
+    one_hot = ((ones == 1) & (zeros == y.shape[1] - 1)) | ignored
+    return bool(one_hot.all()) and int((y == 1).movedim(1, 0).flatten(1).any(1).sum()) > 1
+
+
+def of_one_hot(name: str) -> str:
+    return f"; of one-hot masks pass {name}.argmax(1)"
+
+
 def on_device(name: str, values: Tensor, device: torch.device) -> Tensor:
     """Return labels that follow no gradient; InputError unless they are on the device."""
     if values.device != device:

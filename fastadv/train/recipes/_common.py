@@ -160,7 +160,7 @@ def ascent(
         y = labels_for(criterion, y)
     if criterion is not None and outputs == "any":
         # at x itself the distance to the outputs there has no gradient, nor its square
-        rising = criterion.margin if unlabeled else partial(_rising, criterion)
+        rising = criterion.leading if unlabeled else criterion.rising
         loss = rising if loss == "ce" else loss
         loss = criterion.loss(loss) if isinstance(loss, str) else loss
     else:
@@ -169,10 +169,6 @@ def ascent(
     return last_iterate(
         follower(model, outputs), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
     )
-
-
-def _rising(criterion: Criterion, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-    return criterion.objective(outputs, y)
 
 
 def labels_for(criterion: Criterion, y: Tensor) -> Tensor:

@@ -21,14 +21,15 @@ TARGETS = torch.tensor([[[0, 2], [2, 255]]])  # reached at (0, 0)
 SHARE = Share(0.5, ignore=255)
 
 
-def by_hand(labels: Tensor) -> tuple[Any, Any, Any, Any]:
-    """Softmax [3, 3] of the three positions that count, its classes, and cross-entropies and margins."""
+def by_hand(labels: Tensor) -> tuple[Any, Any, Any, Any, float]:
+    """Softmax [3, 3] of the three positions that count, classes, cross-entropies, margins, and the unit."""
     z = Z[0].numpy().reshape(3, 4)[:, :3]
     y = labels[0].numpy().reshape(4)[:3]
-    p = np.exp(z) / np.exp(z).sum(0)
     own = z[y, range(3)]
-    others = np.array([max(np.delete(z[:, i], y[i])) for i in range(3)])
-    return p, y, -np.log(p[y, range(3)]), others - own
+    margins = np.array([max(np.delete(z[:, i], y[i])) for i in range(3)]) - own
+    unit = 0.15 * abs(margins).mean()
+    p = np.exp(z / unit) / np.exp(z / unit).sum(0)
+    return p, y, -np.log(p[y, range(3)]), margins, unit
 
 
 def divergence(p: Any, y: int) -> float:
@@ -38,7 +39,7 @@ def divergence(p: Any, y: int) -> float:
 
 
 def expected(loss: str, targets: bool) -> float:
-    p, y, ce, margins = by_hand(TARGETS if targets else Y)
+    p, y, ce, margins, unit = by_hand(TARGETS if targets else Y)
     sign = -1 if targets else 1
     masked = np.array([0.0 if targets else np.log(3), ce[1], ce[2]])
     values = {
@@ -53,6 +54,10 @@ def expected(loss: str, targets: bool) -> float:
     }
     if loss == "margin":  # two of three: the largest is met, the second is lacking
         return float(np.sort(-margins if targets else margins)[1]) / 2
+    if loss == "bounded_margin":  # two of three must be wrong
+        m = sign * margins
+        m = m / min(abs(np.sort(m)[1]), unit)
+        return float(np.where(m > 0, 0.5, 1) @ (m / (1 + abs(m)))) / 3
     return sign * float(values[loss])
 
 
@@ -69,14 +74,14 @@ def test_weights_of_positions(loss: str, targets: bool) -> None:
     """Each is that of the cross-entropy's gradient there."""
     z = Z.clone().requires_grad_()
     SHARE.loss(loss)(z, Y, TARGETS if targets else None).sum().backward()  # type: ignore[operator]
-    p, y, _, _ = by_hand(TARGETS if targets else Y)
+    p, y, _, _, unit = by_hand(TARGETS if targets else Y)
     cosine = p[y, range(3)] / np.sqrt((p**2).sum(0))
     weight = {
         "ce": np.ones(3),
         "masked_ce": np.array([0, 1, 1]),
         "cospgd": 1 - cosine if targets else cosine,
     }[loss]
-    gradient = (-1 if targets else 1) * weight * (p - np.eye(3)[y].T) / 3
+    gradient = (-1 if targets else 1) * weight * (p - np.eye(3)[y].T) / 3 / unit
     assert z.grad is not None
     np.testing.assert_allclose(z.grad[0].numpy().reshape(3, 4)[:, :3], gradient, atol=1e-12)
     assert (z.grad[0, :, 1, 1] == 0).all()
