@@ -75,7 +75,8 @@ def fmn(
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
         step_size: the Euclidean length of the first step, > 0, in input units; None is the width of the box
             (1 if that is infinite), as in the authors' code. In "fastadv" None is 50 widths in L0; in Linf
-            the length is that of each coordinate, and None is twice the ball's radius.
+            the length is that of each coordinate, and None is twice the ball's radius, or a fifth of
+            it where a success takes several decisions.
         gamma: the first share by which the radius shrinks and grows, in (0, 1).
 
     Example:

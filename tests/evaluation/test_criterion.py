@@ -32,13 +32,104 @@ def test_accuracy_is_the_share_of_samples_that_are_right_by_the_criterion() -> N
     options = {"threat": fa.Linf(0.02), "criterion": Signs()}
     table = fa.evaluate(TAGS, (X, y), {"pgd": PGD}, **options)
     assert table.clean_accuracy == 0.9
+    assert table.extra == {}  # a search that ends at the first wrong label lowers no mean over labels
     assert table["pgd"].threat.radius == 0.02
-    assert table.extra["label accuracy"] == pytest.approx(39 / 40)
     right = (TAGS(PGD(TAGS, X, y, **options).x_adv) > 0) == (y > 0)
     assert table["pgd"].robust_accuracy == pytest.approx(right.all(1).double().mean().item())
+    options["criterion"] = Share(1.0)
+    table = fa.evaluate(TAGS, (X, y.float()), {"pgd": PGD}, **options)
+    assert table.extra == {"label accuracy": pytest.approx(39 / 40)}
+    right = (TAGS(PGD(TAGS, X, y, **options).x_adv) > 0) == (y > 0)
     assert table["pgd"].extra["label accuracy"] == pytest.approx(right.double().mean().item())
     assert "label accuracy" in str(table)
     assert table.to_dict()["attacks"][0]["extra"] == table["pgd"].extra
+
+
+@pytest.mark.parametrize(
+    ("criterion", "counted"),
+    [
+        (Signs("all"), "not all tags wrong"), (Signs(2), "under 2 tags wrong"), (Share(1.0), "not all wrong"),
+        (Share(0.75), "under 75% wrong"), (Beyond(0.5), "within 0.5"), (Signs(), "accuracy"),
+    ],
+)  # fmt: skip
+def test_a_share_of_samples_says_what_it_counts(criterion: fa.attacks.Criterion, counted: str) -> None:
+    y = TAGS(X).detach() if isinstance(criterion, Beyond) else labels(TAGS)
+    table = fa.evaluate(TAGS, (X, y), {"pgd": PGD}, threat=fa.Linf(0.02), criterion=criterion)
+    assert table.cells()[0][1] == counted
+    assert f"{counted} " in str(table).splitlines()[0]
+
+
+def by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int = 40) -> Tensor:
+    """Sign steps on the sum of all binary cross-entropies; return the labels [B, K] that are left right."""
+    away, entropy = torch.zeros_like(x), nn.functional.binary_cross_entropy_with_logits
+    for _ in range(steps):
+        value = entropy(
+            model((x + away.requires_grad_()).clamp(0, 1)),
+            y.clamp_min(0).double(),
+            weight=(y >= 0).double(),
+            reduction="sum",
+        )
+        (gradient,) = torch.autograd.grad(value, away)
+        away = (away.detach() + radius / 8 * gradient.sign()).clamp(-radius, radius)
+    return ((model((x + away).clamp(0, 1)) > 0) == (y > 0))[y >= 0]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("attack", ["pgd", "apgd"])
+def test_a_tagger_is_no_better_than_by_hand(attack: str, ignored: bool) -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 24), nn.ReLU(), nn.Linear(24, 5)).double().eval()
+    x = torch.rand(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    y = (net(x.double()) > 0).long()
+    y[::2, 1] = -1 if ignored else 1 - y[::2, 1]
+    model = nn.Sequential(Doubled(), net).eval()
+    table = fa.evaluate(model, (x, y), attack, threat=fa.Linf(0.03), criterion=Share(1.0))
+    right = by_hand(model, x, y, 0.03).double().mean().item()
+    stops = fa.evaluate(model, (x, y.clamp_min(0)), attack, threat=fa.Linf(0.03), criterion=Signs())
+    assert 0.05 < right < 0.95
+    assert table[attack].extra["label accuracy"] <= right + 0.02
+    assert "attacks can reach worse" not in str(table)
+    assert "label accuracy" not in str(stops)
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def test_tags_are_trained_by_their_cross_entropies() -> None:
+    tags, outputs = torch.tensor([[1, 0, -1], [0, 1, 1]]), torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.0, -1.0]])
+    each = nn.functional.binary_cross_entropy_with_logits(
+        outputs, tags.clamp_min(0).float(), reduction="none"
+    )
+    each = each.where(tags >= 0, 0.0).sum(1) / (tags >= 0).sum(1)
+    torch.testing.assert_close(Share(1.0).objective(outputs, tags), each)
+    chances = torch.linspace(0, 1, 40).view(10, 4)
+    with pytest.warns(UserWarning, match="all lie in"):
+        Share(1.0).objective(chances, (chances > 0.5).long())
+    with pytest.raises(InputError, match="one integer for each position"):
+        Share(1.0).labels("y", chances, 10, chances.device)
+
+
+@pytest.mark.parametrize("tolerance", [10.0, 1e9, 1e30, float("inf")])
+@pytest.mark.parametrize("attack", ["pgd", "apgd", "mim", "square", "spsa"])
+def test_the_error_of_numbers_does_not_depend_on_the_tolerance(attack: str, tolerance: float) -> None:
+    torch.manual_seed(2)
+    numbers = nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.Tanh(), nn.Linear(12, 2)).eval()
+    y = numbers(X).detach() + 0.1
+    cost = {"square": {"queries": 120}, "spsa": {"queries": 300}}
+    call = partial(getattr(fa.attacks, attack), **cost.get(attack, {"steps": 10}))
+    options = {"attacks": {attack: call}, "threat": fa.Linf(0.05)}
+    near = fa.evaluate(numbers, (X, y), criterion=Beyond(5.0), **options)
+    table = fa.evaluate(numbers, (X, y), criterion=Beyond(tolerance), **options)
+    assert table[attack].extra == near[attack].extra
+    assert table.extra["MAE"] == pytest.approx(0.1) == table.extra["RMSE"]
+    assert table[attack].extra["RMSE"] >= table[attack].extra["MAE"] > 0.11
+    assert table.cells()[1][-2:] == ["0.1", "0.1"]
+    assert "attacks can reach worse" not in str(table)
+    stopped = fa.evaluate(numbers, (X, y), criterion=Beyond(0.15), **options)
+    assert "MAE, RMSE: attacks can reach worse" in str(stopped)
+    assert "criterion=Beyond(inf)" in str(stopped)
 
 
 def test_pixels_and_mean_iou_are_those_of_a_count_by_hand() -> None:

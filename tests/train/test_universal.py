@@ -141,6 +141,55 @@ def test_steps_become_shorter(attack):
     assert out.parameters.mean().item() == pytest.approx(0.3, abs=0.05)
 
 
+def ascent_by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, share: float, steps: int) -> Tensor:
+    """Sign steps on the mean cross-entropy of all images, from zero."""
+    t = torch.zeros_like(x[:1])
+    for _ in range(steps):
+        value = nn.functional.cross_entropy(model((x + t.requires_grad_()).clamp(0, 1)), y)
+        (gradient,) = torch.autograd.grad(value, t)
+        t = (t.detach() + share * radius * gradient.sign()).clamp(-radius, radius)
+    return t
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Tensor, Tensor]:
+    train = fa.data.load("digits", limit=400)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    fa.train.fit(model, train, fa.train.Standard(), epochs=30)
+    return model.eval(), train.x, train.y
+
+
+@pytest.mark.parametrize("attack", ["apgd", "pgd"])
+@pytest.mark.parametrize("radius", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("batch_size", [400, 128])
+def test_it_is_as_strong_as_steps_on_the_mean_loss(digits, attack, radius, batch_size):
+    model, x, y = digits
+    found = [ascent_by_hand(model, x, y, radius, share, 100) for share in (0.1, 0.25)]
+    least = min((model((x + t).clamp(0, 1)).argmax(1) == y).double().mean().item() for t in found)
+    out = universal(model, (x, y), fa.Linf(radius), attack=attack, epochs=100, batch_size=batch_size)
+    assert out.robust_accuracy <= least
+    assert len(out.losses) == 100
+
+
+def test_the_scale_of_the_logits_changes_nothing(digits):
+    model, x, y = digits
+    plain = universal(model, (x, y), fa.Linf(0.2), epochs=10)
+    for scale in (64.0, 1 / 64):
+        scaled = universal(nn.Sequential(model, Times(scale)), (x, y), fa.Linf(0.2), epochs=10)
+        torch.testing.assert_close(scaled.parameters, plain.parameters, rtol=0, atol=1e-5)
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * self.factor
+
+
 def test_it_goes_on_after_most_samples_are_wrong():
     x = torch.cat([torch.full((9, 1, 6, 6), 0.05), torch.full((1, 1, 6, 6), 0.29)])
     data, threat = (x, torch.ones(10).long()), fa.Linf(0.3, WIDE)

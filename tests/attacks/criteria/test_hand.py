@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import tensor
 
-from fastadv.attacks import Beyond, Signs, Unless
+from fastadv.attacks import Beyond, Share, Signs, Unless
 from fastadv.attacks.criteria.lead import lead
+from fastadv.evaluation.sums import figure, worst
 
 
 @pytest.mark.parametrize("reject", [1, -2])
@@ -48,9 +49,40 @@ def test_a_lead_is_the_last_of_as_many_as_are_needed_or_what_they_lack() -> None
     assert found.tolist() == pytest.approx([3.0, 1.0, -1 / 3])
 
 
+def test_a_lead_keeps_what_is_wrong_and_lets_go_of_what_is_far_beyond() -> None:
+    """Without the second the first would turn back; the value is that of the hard lead."""
+    margins = tensor([[0.1, -0.5, -2.0], [9.0, 0.5, 2.0]], requires_grad=True)
+    found = lead(margins, torch.ones(2, 3, dtype=torch.bool), tensor([3, 3]))
+    assert found.tolist() == pytest.approx([-2.5 / 3, 0.5])
+    (gradient,) = torch.autograd.grad(found.sum(), margins)
+    assert 0 < gradient[0, 0] < gradient[0, 1] < gradient[0, 2] == pytest.approx(1 / 3)
+    assert gradient[1, 0] < gradient[1, 2] < gradient[1, 1] == 1
+    (alone,) = torch.autograd.grad(lead(margins, torch.ones(2, 3).bool(), tensor([1, 1])).sum(), margins)
+    assert alone.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+
+
+def test_errors_of_numbers_are_means_over_all_of_them() -> None:
+    outputs, y = tensor([[1.0, -2.0], [0.0, 4.0]]), torch.zeros(2, 2)
+    sums = {name: torch.stack(pair, 1) for name, pair in Beyond(1.0).figures(outputs, y).items()}
+    assert figure("MAE", sums["MAE"]) == pytest.approx(7 / 4)
+    assert figure("RMSE", sums["RMSE"]) == pytest.approx((21 / 4) ** 0.5)
+    other = {name: torch.stack(pair, 1) for name, pair in Beyond(1.0).figures(outputs.flip(0), y).items()}
+    assert worst([sums["MAE"], other["MAE"]], "MAE") == pytest.approx(2.0)  # the larger error of each sample
+    assert Beyond(1.0, by="cosine").figures(outputs, y) == {}
+
+
+@pytest.mark.parametrize("by", ["l2", "l1", "linf", "cosine"])
+def test_no_tolerance_rounds_the_loss_away(by: str) -> None:
+    outputs, y = tensor([[3.0, 4.0], [3.0, 4.01]], requires_grad=True), tensor([[1.0, 2.0], [1.0, 2.0]])
+    for targets in (None, y + 1):
+        near, far = (Beyond(d, by=by).loss("margin")(outputs, y, targets) for d in (0.5, 1e9))  # type: ignore[operator]
+        assert torch.equal(near, far)
+        assert near[0] != near[1]
+
+
 def test_labels_that_are_ignored_are_in_no_mean() -> None:
     outputs, y = tensor([[1.0, -2.0, 3.0]]), tensor([[0, -1, 1]])
-    right, counts = Signs().figures(outputs, y)["label accuracy"]
+    right, counts = Share(1.0).figures(outputs, y)["label accuracy"]
     assert (right.item(), counts.item()) == (1.0, 2.0)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs[:, ::2], y[:, ::2].float())
     assert Signs().objective(outputs, y).item() == pytest.approx(expected.item())
