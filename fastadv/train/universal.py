@@ -84,7 +84,6 @@ class _Ascent:
     targets: Tensor | None  # of each sample of the data
     attack: str
     epochs: int
-    seed: int
     origin: Tensor  # [1, ...], the center of the ball
     checks: int  # epochs in which clean samples pass
     state: _State
@@ -105,8 +104,7 @@ class _Ascent:
             gradient = (parts[SUMS:] / parts[0].clamp_min(TINY)).view_as(self.origin).to(self.origin)
             sums = sums + parts[:SUMS]
             if not state.soft:
-                _, count, _, size, *_ = parts[:SUMS].tolist()
-                state.soft = SOFT * size / max(count, 1) or TINY
+                state.soft = SOFT * float(parts[3] / parts[1].clamp_min(1)) or TINY
             if step == steps - 1:
                 _, finite, loss, _, score, scored = sums.tolist()
                 state.spoiled += feed.epoch_size - int(finite)
@@ -163,12 +161,11 @@ class _Ascent:
         """Return the first epoch of the ascent to which an epoch belongs, and that of the next one."""
         ascents = max(1, self.epochs // ASCENT)
         place = ((number + 1) * ascents - 1) // self.epochs
-        first, end = (self.epochs * k // ascents for k in (place, place + 1))
-        return first, end
+        return self.epochs * place // ascents, self.epochs * (place + 1) // ascents
 
     def _begin(self, number: int) -> None:
         """Begin an ascent at a random point, as others end in other local optima."""
-        ball, state, seed = self.map.ball, self.state, rng.derive(self.seed, "universal")
+        ball, state, seed = self.map.ball, self.state, rng.derive(self.feed.seed, "universal")
         ids = torch.tensor([number], device=self.origin.device)
         state.points["now"] = ball.random_start(self.origin, seed=seed, ids=ids)
         state.step_size, state.halved = float(ball.default_step_size(1, FIRST_STEP[self.attack])), True
@@ -322,9 +319,7 @@ def universal(
             state = _State(float(threat.default_step_size(1, FIRST_STEP[attack])), points=points)
         state.points = {name: each.to(device) for name, each in state.points.items()}
         judged, wanted = judged.meant_by(classifier.model), None if targets is None else targets.to(device)
-        ascent = _Ascent(
-            classifier, feed, through, judged, wanted, attack, epochs, seed, origin, checks, state
-        )
+        ascent = _Ascent(classifier, feed, through, judged, wanted, attack, epochs, origin, checks, state)
         for number in range(len(state.losses), epochs):
             ascent.epoch(number, tick)
             keeper.result(CHECKPOINT, partial(state.save, config=config))

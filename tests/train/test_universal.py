@@ -153,7 +153,7 @@ def ascent_by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, share:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[nn.Module, Tensor, Tensor]:
-    train = fa.data.load("digits", limit=400)
+    train = fa.data.load("digits", limit=200)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -161,16 +161,17 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
     return model.eval(), train.x, train.y
 
 
-@pytest.mark.parametrize("attack", ["apgd", "pgd"])
-@pytest.mark.parametrize("radius", [0.1, 0.2, 0.3])
-@pytest.mark.parametrize("batch_size", [400, 128])
+@pytest.mark.parametrize(
+    ("attack", "radius", "batch_size"),
+    [("apgd", 0.1, 200), ("pgd", 0.2, 100), ("apgd", 0.3, 100), ("pgd", 0.3, 200)],
+)
 def test_it_is_as_strong_as_steps_on_the_mean_loss(digits, attack, radius, batch_size):
     model, x, y = digits
-    found = [ascent_by_hand(model, x, y, radius, share, 100) for share in (0.1, 0.25)]
+    found = [ascent_by_hand(model, x, y, radius, share, 50) for share in (0.1, 0.25)]
     least = min((model((x + t).clamp(0, 1)).argmax(1) == y).double().mean().item() for t in found)
-    out = universal(model, (x, y), fa.Linf(radius), attack=attack, epochs=100, batch_size=batch_size)
+    out = universal(model, (x, y), fa.Linf(radius), attack=attack, epochs=50, batch_size=batch_size)
     assert out.robust_accuracy <= least
-    assert len(out.losses) == 100
+    assert len(out.losses) == 50
 
 
 def test_the_scale_of_the_logits_changes_nothing(digits):
