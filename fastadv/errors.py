@@ -4,6 +4,11 @@
 class InputError(ValueError):
     """An argument that cannot be used: shape, dtype, device, range, label or option."""
 
+    @property
+    def argument(self) -> str:
+        """The name with which the message begins."""
+        return str(self).partition(":")[0]
+
 
 class NoGradientError(InputError):
     """A model whose logits do not depend on its input differentiably, although a gradient is needed."""

@@ -20,9 +20,8 @@ from fastadv.data._batches import batches
 from fastadv.engine import Prepared
 from fastadv.evaluation._outcome import Part, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
-from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.named import labels_of
-from fastadv.evaluation.row import Row
+from fastadv.evaluation.row import Row, worst_draws
 from fastadv.text import percent
 from fastadv.threat import Named, Threat
 
@@ -62,10 +61,10 @@ def indicators(
         return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
 
     told = Indicators(**kept.get(PART, known, make).told)
-    drawn = [row.draws for row in rows if row.draws is not None]
-    if drawn and eot > 1 and "randomized" in told.flagged:
-        share = f"{percent(Draws.together(drawn).one_draw)} of one draw"
-        remarks = [f"Randomized: {share} ({drawn[0].count} draws, eot={eot}).", *remarks]
+    drawn = worst_draws(rows)
+    if drawn is not None and eot > 1 and "randomized" in told.flagged:
+        one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"
+        remarks = [f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot}).", *remarks]
         told = replace(told, lower={**told.lower, "randomized": 0.0})
     return replace(told, remarks=remarks)
 

@@ -15,7 +15,7 @@ from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, Goal
 from fastadv.attacks.core.result import FAILED, failed_flags
-from fastadv.attacks.core.trial import TWO_ANSWERS
+from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.engine import Prepared
@@ -25,12 +25,17 @@ from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.evaluation.sums import Sums, sums_at
 from fastadv.threat import THREATS, Named, Threat
 
+REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 FEW = 8  # images; where there are fewer, a model may well see one class in all
 NOT_RUN = "zero_gradient: the attack could not run"
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 Attack = Callable[..., AttackResult]
-"""(model, x, y, ids=ids) -> AttackResult; such as partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
+"""(model, x, y) or (model, x, y, ids=ids) -> AttackResult; partial(fa.attacks.pgd, threat=fa.Linf(0.3))."""
+
+
+Counted = Callable[[Tensor], dict[str, Tensor]]
+"""Of points x_adv [B, ...] of a batch: `counted_at`."""
 
 
 class Batch(NamedTuple):
@@ -42,6 +47,7 @@ class Batch(NamedTuple):
     right: Tensor
     failed: Tensor
     logits: Tensor
+    drawn: Tensor  # bool [B], right in some draw of x, where there are several
 
     @property
     def correct(self) -> Tensor:
@@ -89,10 +95,11 @@ class Shelf:
 def run_attack(
     name: str, attack: Attack, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor
 ) -> AttackResult:
-    """Call an attack, and check that it answered for every sample."""
+    """Call an attack, with `ids` if it takes them, and check that it answered for every sample."""
+    options: dict[str, Any] = {"ids": ids} if takes(attack, "ids") else {}
     # indicators of an evaluation are over all attacks and batches
-    options = {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
-    result = attack(frozen, x, y, ids=ids, **options)
+    options |= {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
+    result = attack(frozen, x, y, **options)
     for part in ("success", "status", "distance", "zero_gradient"):
         value = getattr(result, part, None)
         if not isinstance(value, Tensor) or value.shape != ids.shape:
@@ -129,6 +136,12 @@ def attempted(
     )
 
 
+def takes(attack: Attack, name: str) -> bool:
+    """Return whether an attack can be called with an argument of this name, as far as it tells."""
+    known = parameters_of(attack, wrapped=False)
+    return not known or name in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
+
+
 def bound(attack: Any, name: str) -> Any:
     """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
     partials = (each for each in layers(attack) if isinstance(each, partial) and name in each.keywords)
@@ -142,36 +155,45 @@ def layers(attack: Any) -> Iterator[Any]:
         attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
 
 
-def outcome(
-    name: str, attack: Attack, frozen: Prepared, whole: Batch, keep_samples: bool, drawing: Drawing,
-    criterion: Criterion = WRONG,
-) -> Part:  # fmt: skip
-    """Run one attack on one batch."""
+def untouched(whole: Batch, keep_samples: bool) -> Part:
+    """Return the outcome of an attack that did nothing."""
     size = len(whole.y)
-    broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool, device="cpu") for _ in range(3))
+    none = torch.zeros(size, dtype=torch.bool, device="cpu")
     tensors = {
-        "broken": broken,
+        "broken": none,
         "distance": torch.full((size,), torch.nan, dtype=torch.float64, device="cpu"),
-        "failed.attack": failed,
-        "unmoved": unmoved,
+        "failed.attack": none.clone(),
+        "unmoved": none.clone(),
         "unfinished": torch.full((size,), torch.nan, dtype=torch.float32, device="cpu"),
         "component": torch.full((size,), -1, device="cpu"),
         "cost": torch.zeros(2, dtype=torch.int64, device="cpu"),
         "seconds": torch.zeros(1, dtype=torch.float64, device="cpu"),
     }
-    if drawing.count > 1:
-        tensors |= {f"draws.{key}": broken.new_zeros(size, dtype=dtype) for key, dtype in TENSORS.items()}
-    part = Part(tensors)
     if keep_samples:
         tensors["x_adv"] = whole.x.to("cpu", copy=True)
+    return Part(tensors)
+
+
+def outcome(
+    name: str, attack: Attack, frozen: Prepared, whole: Batch, keep_samples: bool, several: bool, at: Counted,
+    judged: Criterion = WRONG,
+) -> Part:  # fmt: skip
+    """Run one attack on one batch; `several`: on all samples that are right in some draw."""
+    size, part = len(whole.y), untouched(whole, keep_samples)
+    tensors = part.tensors
+    broken, failed, unmoved = (tensors[name] for name in ("broken", "failed.attack", "unmoved"))
     usable = (~whole.failed).nonzero().flatten()
     if not len(usable):
-        tensors |= _sums(criterion, frozen, whole, whole.x)
+        tensors |= at(whole.x)
         return part
     batch = whole.take(usable)
     started = time.perf_counter()
     compared = frozen.compared
-    result = attempted(name, attack, frozen, batch, criterion)
+    held = right_at_times.set(batch.ids[batch.right | batch.drawn] if several else None)
+    try:
+        result = attempted(name, attack, frozen, batch, judged)
+    finally:
+        right_at_times.reset(held)
     right = batch.correct
     success = right & result.success
     distance = torch.where(success, result.distance.to(torch.float64), torch.inf).masked_fill(~right, 0.0)
@@ -196,10 +218,8 @@ def outcome(
     if result.parameters is not None:
         part.told["parameters"] = result.parameters.shape[1:].numel()
     skipped = result.status == int(Status.ALREADY_WRONG)
-    if drawing.count > 1:
-        for key, value in drawing.draw(frozen, result.x_adv, batch.y).items():
-            tensors[f"draws.{key}"][place] = value.masked_fill(skipped, 0).cpu()
-    elif TWO_ANSWERS in part.told["flags"] or (len(usable) == size and bool((right & skipped).any())):
+    twice = TWO_ANSWERS in part.told["flags"] or (len(usable) == size and bool((right & skipped).any()))
+    if twice and not several:
         part.told["flags"].append(RANDOMIZED)
     if isinstance(result, AutoAttackResult):
         part.told["method"] = f"AutoAttack {result.version}"
@@ -210,7 +230,7 @@ def outcome(
         tensors["component"][~broken] = -1
     if keep_samples:
         tensors["x_adv"][place] = result.x_adv.to("cpu", tensors["x_adv"].dtype)
-    tensors |= _sums(criterion, frozen, whole, whole.x.index_copy(0, usable, result.x_adv.to(whole.x)))
+    tensors |= at(whole.x.index_copy(0, usable, result.x_adv.to(whole.x)))
     return part
 
 
@@ -244,10 +264,15 @@ def of_all(parts: Sequence[Part], name: str) -> Tensor | None:
     return torch.cat([each.expand(size, *first.shape[1:]) for each, size in every])
 
 
-def _sums(criterion: Criterion, frozen: Prepared, whole: Batch, x_adv: Tensor) -> dict[str, Tensor]:
-    frozen.asks_for(whole.ids)
-    found = sums_at(criterion, frozen, x_adv, whole.y)
-    return {f"sums.{key}": value for key, value in found.items()}
+def counted_at(
+    x_adv: Tensor, frozen: Prepared, y: Tensor, ids: Tensor, criterion: Criterion, drawing: Drawing,
+    number: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return what counts at points x_adv [B, ...] of the batch `number`: sums of the criterion, and draws."""
+    frozen.asks_for(ids)
+    found = {f"sums.{key}": value for key, value in sums_at(criterion, frozen, x_adv, y).items()}
+    drawn = drawing.draw(frozen, x_adv, y, ids, number) if drawing.count > 1 else {}
+    return found | {f"draws.{key}": value.cpu() for key, value in drawn.items()}
 
 
 def all_sums(parts: Sequence[Mapping[str, Tensor]]) -> Sums:
@@ -267,7 +292,7 @@ def remarks(correct: Tensor, parts: Sequence[Mapping[str, Tensor]]) -> list[str]
 
 def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     """Return the samples of a batch, each with the nearest of its adversarial examples; no components yet."""
-    x, y, ids, _, unusable, _ = (value.cpu() for value in batch)
+    x, y, ids, _, unusable, *_ = (value.cpu() for value in batch)
     correct = batch.correct.cpu()
     distances = torch.empty(len(parts), len(y), device="cpu").double()
     x_adv, by = x.clone(), torch.full_like(ids, -1)
@@ -287,12 +312,14 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
 
 def row(
     name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], drawing: Drawing,
-    more: Sequence[str] = (),
+    more: Sequence[str] = (), clean: Draws | None = None,
 ) -> Row:  # fmt: skip
-    """Return one attack over all batches."""
+    """Return one attack over all batches; clean: the draws at each x."""
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
     forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
     components, targets, mask = _components(parts), of_all(parts, "targets"), of_all(parts, "mask")
+    verdict = correct & ~whole["broken"]
+    refused = next((part.told["refused"] for part in parts if "refused" in part.told), "")
     return Row(
         name=name,
         correct=correct,
@@ -303,11 +330,13 @@ def row(
         forwards=forwards,
         backwards=backwards,
         seconds=sum(float(part["seconds"]) for part in parts),
-        minimum_norm=minimum_norm,
+        minimum_norm=minimum_norm and not refused,
         flags=_flags(parts, components),
         remarks=(*more, *_said(part.told.get("remarks", ()) for part in parts)),
         components=components,
-        draws=all_draws([part.tensors for part in parts], correct & ~whole["broken"], drawing),
+        draws=None if refused else all_draws([one.tensors for one in parts], verdict, drawing),
+        clean=None if refused else clean,
+        refused=refused,
         threat=_threat(parts),
         asked=", ".join(filter(None, [wanted_of(parts), "the target" * (targets is not None)])),
         moving=1.0 if mask is None else float(mask.double().mean()),

@@ -17,9 +17,10 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation._outcome import Part
 from fastadv.runs.files import copy_file, load_tensors, read_json, save_tensors, seal, write_json, writing
 from fastadv.runs.folder import Keeper, RunFolder
-from fastadv.runs.identity import check_same
+from fastadv.runs.identity import Where, check_same, plain, short
 
 IDENTITY = "evaluation.json"
+GROWS = ("attacks", "samples", "data")  # what an evaluation may have more of, and yet be the same
 
 
 def file_of(name: str) -> str:
@@ -35,12 +36,28 @@ class Parts(Keeper):
     """The parts of an evaluation; each process keeps those that it makes."""
 
     identity: Any = None  # of the evaluation, as its folder says it
+    places: Mapping[str, int] = {}  # of the attacks in its folder, by name
     seconds = 0.0  # that the parts which were read took when they were made
 
-    def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part]) -> Part:
+    def grow(self, config: Mapping[str, Any]) -> None:
+        """Make this the folder of the evaluation `config`, which may have more attacks or samples."""
+
+        def grown(path: Path) -> Any:
+            if not path.exists():
+                write_json(path, config)
+            elif (whole := _joined(path, read_json(path), plain(config))) != read_json(path):
+                write_json(path, whole)
+            return read_json(path)
+
+        self.identity = self.result(IDENTITY, grown)
+        there = [name for name, _ in (self.identity or config)["attacks"]]
+        self.places = {name: there.index(name) for name, _ in config["attacks"]}
+
+    def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part], data: str = "") -> Part:
         """Return the part `name` with the tensors `known`: read if it is there, else made and written."""
         # made again where it has another `known`, as by a randomized model, or another evaluation left it
-        of = seal([self.identity, name])
+        asked = None if self.identity is None else [self.identity["attacks"][k] for k in self.places.values()]
+        of = _seal(self.identity, name, asked)
 
         def whole() -> Part:
             part = make()
@@ -48,22 +65,78 @@ class Parts(Keeper):
             return part
 
         def write(path: Path, part: Part) -> None:
-            save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of})
+            save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of, "data": data})
 
-        return self.kept(file_of(name), whole, write, partial(self._read, of, known))
+        return self.kept(file_of(name), whole, write, partial(self._read, of, data, known))
 
     def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
         """Write that the share `rank` of `world_size` is done."""
         done = {"rank": rank, "world_size": world_size, "batches": batches, "attacks": attacks}
         self.result(share_of(rank), lambda path: write_json(path, {**done, "of": seal(self.identity)}))
 
-    def _read(self, of: str, known: Mapping[str, Tensor], path: Path) -> Part | None:
+    def _read(self, of: str, data: str, known: Mapping[str, Tensor], path: Path) -> Part | None:
         tensors, metadata = load_tensors(path)
-        same = all(key in tensors and torch.equal(tensors[key], known[key]) for key in known)
-        if not same or metadata.get("of") != of:
+        if metadata.get("of") != of:
+            return None
+        if metadata["data"] != data:
+            raise InputError(
+                f"{path}: expected the run that wrote it, got one with another dataset= (samples or labels "
+                "that are there are others here); add those after them, or choose another folder"
+            )
+        if not all(key in tensors and torch.equal(tensors[key], known[key]) for key in known):
             return None
         self.seconds += float(tensors.get("seconds", 0.0))  # bounds tell none
         return Part(tensors, json.loads(metadata["told"]))
+
+
+def _joined(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an evaluation that is in a folder with what `config` has more; InputError for another."""
+    if "samples" not in stored:
+        raise InputError(
+            f"{path}: expected an evaluation that this version began, got one of an earlier version; "
+            "finish it there, or choose another folder"
+        )
+    there, asked = dict(stored["attacks"]), dict(config["attacks"])
+    (count,), before = config["samples"], stored["samples"]
+
+    def fixed(of: Mapping[str, Any], attacks: Mapping[str, Any], limit: int) -> dict[str, Any]:
+        both = {name: attacks[name] for name in there.keys() & asked.keys()}
+        return {key: of[key] for key in of if key not in GROWS} | {"attacks": both, "limit": limit}
+
+    enough = count in before or count > before[-1]
+    same = fixed(stored, there, before[-1]), fixed(config, asked, before[-1] if enough else count)
+    check_same(path, *same, told=_in_words)
+    more = [[name, asked[name]] for name in asked if name not in there]
+    samples = before if count in before else [*before, count]
+    return {**stored, "attacks": [*stored["attacks"], *more], "samples": samples, "data": config["data"]}
+
+
+def _in_words(where: Where, stored: Any, now: Any) -> str:
+    """Tell an entry that differs by the argument of `evaluate`, or of an attack."""
+    top, *inner = where
+    if top == "model":
+        return f"model (the model's {'weights' if inner == ['weights'] else 'code or options'})"
+    there, here = ("not given" if value is None else short(value) for value in (stored, now))
+    values = f"({there} there, {here} here)"
+    if top == "search" and inner:
+        return f"{inner[0]}= {values}"
+    if top != "attacks" or not inner:
+        return f"{top}= {values}"
+    name, *inner = (each for each in inner if each != "keywords")
+    if not inner or inner[0] in ("function", "class", "name"):
+        return f"attack by the name {name!r} (its code in attacks=)"
+    named = "argument" if inner[0] == "args" else f"{inner[0]}="
+    part = f"{inner[-1]}: " if len(inner) > 1 else ""
+    return f"{named} of {name!r} ({part}{values[1:]}"
+
+
+def _seal(identity: Any, name: str, asked: Any = None) -> str:
+    """Return what says whose part `name` is: one of an attack on a batch, or of all attacks `asked` for."""
+    if identity is None:
+        return ""
+    place = name.partition("-")[2]
+    base = {key: value for key, value in identity.items() if key not in GROWS}
+    return seal([base, identity["attacks"][int(place)] if place else asked, name])
 
 
 def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) -> dict[str, Any]:
@@ -94,7 +167,7 @@ def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) 
             for number in range(rank, share["batches"], share["world_size"]):
                 for place in range(share["attacks"]):
                     name = f"{number:05d}-{place:02d}"
-                    _check_part(path / file_of(name), seal([identity, name]))
+                    _check_part(path / file_of(name), _seal(identity, name))
                     copy_file(path / file_of(name), opened.path)
                     count += 1
             copy_file(path / share_of(rank), opened.path)

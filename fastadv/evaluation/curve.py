@@ -225,6 +225,7 @@ def accuracy_against_radius(
     if about:
         about["data"] = describe_shared(dataset)
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
+        about["frozen"] = frozen.describe()
         processes.check_alike({**about, **asked, "torch": torch.__version__})
 
     total = sample_count(dataset, limit) * len(attacks)

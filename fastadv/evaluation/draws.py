@@ -6,22 +6,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
 from fastadv.engine import Prepared
+from fastadv.engine.by_row import ByRow
 from fastadv.text import percent
 
-TENSORS = {"right": torch.int64, "voted": torch.bool}
+TENSORS = ("right", "voted", "early")
 FIGURES = ("one_draw", "majority", "worst")
+SHARED = 4  # samples of a pass: a model may draw once for all of them, such as a shift or a size
 RANDOMIZED = (
     "randomized: the model gives two answers for one x, and one of them decided; draws=20 of evaluate "
     "reports the accuracy of one draw, of the majority and of the worst draw"
 )
 NOTE = (
-    "worst: correct in the verdict and in every draw; "
-    "samples that are wrong before an attack are not attacked and count as wrong in every draw"
+    "accuracy: of one draw, the mean over draws of all samples; each that is right in any draw was attacked; "
+    "worst: right in the verdict and in every draw"
 )
 
 
@@ -29,9 +31,8 @@ NOTE = (
 class Draws:
     """Each of n samples classified `count` times by a model that may be randomized.
 
-    A draw with logits that are not finite is wrong. A sample that an attack found wrong already was not
-    attacked: nothing shows that it is robust, and all its draws count as wrong. Right always means classified
-    as y, also where an attack has targets or a criterion of its own.
+    A draw with logits that are not finite is wrong. Every sample that is right in a draw of x is attacked.
+    Right always means classified as y, also where an attack has targets or a criterion of its own.
     """
 
     count: int
@@ -39,6 +40,7 @@ class Draws:
     voted: Tensor = field(repr=False)  # bool [n]; y is the class of more draws than any other class
     # bool [n]; the single final check counts the sample as robust, or without an attack as correct
     verdict: Tensor = field(repr=False)
+    early: Tensor = field(repr=False)  # int64 [n]; those of `right` in the first half of the draws
 
     @property
     def one_draw(self) -> float:
@@ -58,10 +60,16 @@ class Draws:
     @classmethod
     def together(cls, parts: Sequence["Draws"]) -> "Draws":
         """Return the worst of several, sample by sample."""
-        right, voted, verdict = (
-            torch.stack([getattr(one, name) for one in parts]).amin(0) for name in (*TENSORS, "verdict")
+        voted, verdict, right, early = (
+            torch.stack([getattr(one, name) for one in parts])
+            for name in ("voted", "verdict", "right", "early")
         )
-        return cls(parts[0].count, right, voted, verdict)
+        # half of the draws say which is the worst, the other half how bad it is: luck is no attack
+        halves = early, right - early
+        first, last = (
+            one.gather(0, other.argmin(0, keepdim=True))[0] for one, other in (halves, halves[::-1])
+        )
+        return cls(parts[0].count, first + last, voted.amin(0), verdict.amin(0), first)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON."""
@@ -85,17 +93,28 @@ class Drawing:
             return nullcontext()
         return rng.generators_kept(device, rng.derive(self.seed, "draws", *counters) if counters else None)
 
-    def draw(self, frozen: Prepared, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Classify x [B, ...] `count` times by the model as given; the tensors of TENSORS, each [B]."""
-        # each draw is a pass by itself: a model may draw once for a whole batch
+    def draw(self, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor, number: int) -> dict[str, Tensor]:
+        """Classify batch `number`, x [B, ...], `count` times as given; the tensors of TENSORS, each [B]."""
+        # passes of a few samples, since a model may draw once for a whole batch; and the same random numbers
+        # for x and for each x_adv, so that an attack that changes nothing breaks nothing
+        size = len(x) if isinstance(frozen, ByRow) and frozen.size else SHARED
+        parts = [*zip(torch.split(x, size), torch.split(ids, size), strict=True)]
         votes = torch.zeros(len(y), 1, device=y.device)
-        for _ in range(self.count):
-            logits = frozen.verdict(x)
-            finite = logits.isfinite().all(1, keepdim=True)
-            votes = votes + torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1.0) * finite
-        own = votes.gather(1, y[:, None]).squeeze(1)
+        early = own = votes[:, 0]
+        with self.kept(x.device, number, 0, 0):
+            for draw in range(self.count):
+                logits = torch.cat([_verdict(frozen, *part) for part in parts])
+                finite = logits.isfinite().all(1, keepdim=True)
+                votes = votes + nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * finite
+                own = votes.gather(1, y[:, None]).squeeze(1)
+                early = own if draw < self.count // 2 else early
         voted = own > votes.scatter(1, y[:, None], 0.0).amax(1)
-        return {"right": own.to(torch.int64), "voted": voted}
+        return {"right": own.to(torch.int64), "voted": voted, "early": early.to(torch.int64)}
+
+
+def _verdict(frozen: Prepared, x: Tensor, ids: Tensor) -> Tensor:
+    frozen.asks_for(ids)
+    return frozen.verdict(x)
 
 
 ONE_DRAW = Drawing()
@@ -103,7 +122,7 @@ ONE_DRAW = Drawing()
 
 def cells(drawn: Sequence[tuple[str, Draws]]) -> list[list[str]]:
     """Return the draws of each attack as text, line by line, the head first."""
-    lines = [["attack", *(name.replace("_", " ") for name in FIGURES)]]
+    lines = [["attack", "one draw", "majority", f"worst of {drawn[0][1].count}"]]
     for attack, draws in drawn:
         lines.append([attack, *(percent(getattr(draws, name)) for name in FIGURES)])
     return lines

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import OnEvent, check_count, check_flag, check_on_event, knowing
 from fastadv.attacks.autoattack import EOT
-from fastadv.attacks.core.common import parameters_of, planned
+from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.certify import Certificates
@@ -22,25 +24,30 @@ from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import Frozen, Prepared, prepare
 from fastadv.engine.by_row import FEWER
-from fastadv.engine.precision import Precision
+from fastadv.engine.precision import Options, Precision
 from fastadv.engine.replaced import replaced
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
+from fastadv.evaluation._events import Events
 from fastadv.evaluation._outcome import (
+    REFUSALS,
     Attack,
     Batch,
+    Counted,
     Part,
     Shelf,
     all_draws,
     all_sums,
     bound,
+    counted_at,
     nearest,
     outcome,
     remarks,
     row,
+    untouched,
 )  # fmt: skip
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
@@ -55,12 +62,11 @@ from fastadv.evaluation.named import (
     named,
 )  # fmt: skip
 from fastadv.evaluation.row import Samples
-from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import Table
-from fastadv.progress import Lines, Progress, Tick, check_progress, shown, tell
+from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
+from fastadv.runs.card import data_hash
 from fastadv.runs.description import check_described, describe, describe_shared
-from fastadv.text import percent
 from fastadv.threat import Threat
 
 T = TypeVar("T")
@@ -93,24 +99,27 @@ def evaluate(
             DataLoader; or batches of such tensors. Labels are classes of the model, or what the criterion
             takes; where it needs none, images alone will do. Values of float32 lie in the box of each threat,
             in [0, 1] where none says another; images of uint8 become [0, 1].
-        attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y, ids=...)
-            -> AttackResult, such as `functools.partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
-            dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone.
+        attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y)
+            -> AttackResult, which may take `ids`, as `partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
+            dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone. A
+            row says why its attack does not serve the threat.
         threat: of the attacks that have none bound to them; alone, its box is the data's.
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
         keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
             of one norm (`table.samples`).
-        draws: for a randomized model, classify each sample this many times, and its x_adv after each attack:
-            the table reports the accuracy of one draw, of the majority and of the worst draw (`Table.draws`,
-            `Row.draws`). These passes are not counted among those of an attack.
+        draws: for a randomized model, classify each sample this many times, and its x_adv after each attack,
+            which is made for all that are right in any draw: accuracies are those of one draw, beside those
+            of the majority and the worst draw (`Table.draws`, `Row.draws`). These passes are not counted
+            among those of an attack.
         seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,
             also under attack. The generators are restored afterwards. A generator of the model's own is not
             seeded. That of an attack is bound to it: partial(fa.attacks.pgd, seed=1).
         run_dir: a folder in which each attack's result on each batch is kept as soon as it is there. A
             stopped evaluation loses at most one batch of one attack. None keeps nothing.
-        resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments.
+        resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
+            there may be more attacks and more samples, which are added to what is there.
         identity: a text that represents the code of your own model classes and attacks, which are otherwise
             known by their source; change it when that code changes. Needed where a source cannot be read.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
@@ -173,15 +182,16 @@ def evaluate(
             raise InputError(
                 "resume: expected the run_dir of the evaluation to resume, got none; pass run_dir="
             )
+        count = sample_count(dataset, limit)
         if apart := (rank, world_size) != (None, None):
             if run_dir is None:
                 raise InputError(
                     "run_dir: expected a folder, in which a share of an evaluation is kept, got None"
                 )
             # before the folder is that of an evaluation that cannot be
-            count = -(-sample_count(dataset, limit) // batch_size)
-            processes.apart(count, rank, world_size, each="batches", size="batch_size")
-        work = planned(*attacks.values()) * sample_count(dataset, limit)
+            least = -(-count // batch_size)
+            processes.apart(least, rank, world_size, each="batches", size="batch_size")
+        work = planned(*attacks.values()) * count
         size = batch_size if check_flag("whole_batches", whole_batches) else 0
         box = boxes_of(attacks, threat, dataset=dataset)
         judged = for_data(judged, dataset, box)
@@ -189,23 +199,30 @@ def evaluate(
             model, work=work, freeze=freeze, size=size, precision=precision, compile=compile,
             rows=lambda: _first(dataset, box, judged)[0], outputs=judged.outputs,
         )  # fmt: skip
-        config: dict[str, Any] = {"batch_size": batch_size, "limit": limit}
+        config: dict[str, Any] = {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
             config["criterion"] = describe(criterion)
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
             config |= description(frozen, attacks, identity)
+            # as asked for, not as the amount of work decides, which may grow
+            options = model.options if isinstance(model, Frozen) else Options()
+            search = {"precision": precision or options.precision, "eot": frozen.eot}
+            search["compile"] = bool(options.compile if compile is None else compile)
+            config["search"] = {**search, "whole_batches": whole_batches}
         if run_dir is not None:
             check_described(config)
     if run_dir is not None or processes.world() > 1:
         config["data"] = describe_shared(dataset)
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
-        processes.check_alike({**config, **asked, "torch": torch.__version__})
+        machine = {"torch": torch.__version__, "frozen": frozen.describe()}
+        processes.check_alike({**config, **asked, **machine})
     with Parts(run_dir, shared=apart) as parts, shown(progress, "evaluating") as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
-        parts.identity = parts.identify(IDENTITY, config)
+        parts.grow({"attacks": [[name, None] for name in attacks], **config})
+        earlier = [each for each in (parts.identity or config)["samples"] if each < count]
         own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
         table = Evaluation(
             frozen,
@@ -220,10 +237,12 @@ def evaluate(
             looked=indicators and not apart,
             drawing=drawing,
             own=own,
-            events=Events(on_event, tick, sample_count(dataset, limit) * len(attacks)),
+            events=Events(on_event, tick, count * len(attacks)),
+            earlier=earlier,
         ).table()
         if apart:
-            parts.finished(rank or 0, world_size or 1, count, len(attacks))
+            number = len(in_batches(dataset, batch_size, limit, earlier))
+            parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
         return table if certificates is None else table.beside(certificates, frozen.source)
 
 
@@ -242,16 +261,18 @@ def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Ten
 def over_batches(
     frozen: Prepared, dataset: Dataset[Any], batch_size: int, limit: int | None, box: Boxes,
     criterion: Criterion, work: Callable[[int, Batch], T], own: Callable[[int], Sequence[int]] = range,
+    earlier: Sequence[int] = (),
 ) -> Iterator[T]:  # fmt: skip
     """Yield what `work` makes of the number of a batch and the batch, for each of them in their order."""
     # whole batches, as one process would take them, since rounding may depend on the size
-    positions = first_samples(dataset, limit)
-    _compare_first(frozen, dataset, positions, box, labels_of(criterion))
-    parts = torch.split(positions, batch_size)
+    parts = in_batches(dataset, batch_size, limit, earlier)
+    _compare_first(frozen, dataset, torch.cat(parts), box, labels_of(criterion))
     with processes.agreement():
         numbers = own(len(parts))
     mine = [parts[k] for k in numbers[processes.rank() :: processes.world()]]
-    read = _with_verdict(frozen, dataset, mine, box, criterion)
+    read = chain.from_iterable(
+        _with_verdict(frozen, dataset, alike, box, criterion) for alike in _of_one_size(mine)
+    )
 
     def make(place: int) -> tuple[bool, T]:
         batch = next(read)
@@ -266,6 +287,20 @@ def over_batches(
             raise InputError(NOT_FINITE)
 
 
+def in_batches(
+    dataset: Dataset[Any], batch_size: int, limit: int | None, earlier: Sequence[int] = ()
+) -> list[Tensor]:
+    """Return the positions of each batch; those of `earlier` numbers of samples first, as they were."""
+    parts, seen = list[Tensor](), torch.zeros(0, dtype=torch.long, device="cpu")
+    for count in (*earlier, limit):
+        positions = first_samples(dataset, count)
+        missing, new = len(positions) - len(seen), positions[~torch.isin(positions, seen)]
+        # of a sorted set, of which others were drawn before, some of each class
+        parts += torch.split(new[torch.arange(missing, device="cpu") * len(new) // missing], batch_size)
+        seen = torch.cat(parts)
+    return parts
+
+
 def _compare_first(
     frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes, labels: str
 ) -> None:
@@ -277,11 +312,20 @@ def _compare_first(
                 return
 
 
+def _of_one_size(parts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return the parts in groups, in which only the last may be smaller than the first."""
+    groups = list[list[Tensor]]()
+    for part in parts:
+        if groups and len(groups[-1][0]) == len(groups[-1][-1]) >= len(part):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
 def _with_verdict(
     frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes, criterion: Criterion
 ) -> Iterator[Batch]:
-    if not parts:
-        return
     order, labels = torch.cat(list(parts)), labels_of(criterion)
     for batch in batches(dataset, len(parts[0]), order=order, box=box, labels=labels):
         x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
@@ -301,48 +345,7 @@ def _with_verdict(
         y = fitting(criterion, logits, frozen.output_shape, known, None)
         right, failed = criterion.right(logits, y), ~logits.isfinite().all(1)
         logits = logits if criterion.outputs == "classes" else logits.new_zeros(len(x), 1)
-        yield Batch(x, y, ids, right, failed, logits)
-
-
-class Events:
-    """Add up what each attack has done so far, and tell it after every batch, in the first process alone."""
-
-    def __init__(self, on_event: OnEvent | None = None, tick: Tick | None = None, total: int = 0) -> None:
-        self._on_event = None if processes.rank() else on_event
-        self._tick, self._total, self._steps = tick, total, 0
-        # of each attack: samples, those right at first, those that it left right, seconds
-        self._done: dict[str, Tensor] = {}
-
-    def begun(self, name: str, attack: Attack) -> Attack:
-        """Show an attack that begins with a batch; return it so that AutoAttack shows its components, too."""
-        taken = parameters_of(attack).get("on_progress")
-        if isinstance(bar := self._tick, Lines):
-            bar.named(name, self._steps, self._total)
-            if taken is not None and taken.default is None:
-                named = partial(bar.named, done=self._steps, total=self._total)
-                return partial(attack, on_progress=lambda part, left: named(f"{name}: {part}, {left} left"))
-        return attack
-
-    def finished(self, name: str, correct: Tensor, part: Part) -> None:
-        """Tell that an attack is done with a batch; correct: bool [B], without an attack."""
-        left = int((correct & ~part["broken"]).sum())
-        counts = len(correct), int(correct.sum()), left, float(part["seconds"])
-        done = self._done.get(name, 0) + torch.tensor(counts, dtype=torch.float64, device="cpu")
-        self._done[name] = done
-        samples, clean, robust, seconds = done.tolist()
-        self._steps += len(correct)
-        told = f"{name}: robust accuracy {percent(robust / samples)}"
-        tell(self._tick, told, self._steps, self._total)
-        if self._on_event is not None:
-            self._on_event(
-                {
-                    "step": int(samples),
-                    "attack": name,
-                    "clean_accuracy": clean / samples,
-                    "robust_accuracy": {name: robust / samples},
-                    "seconds": {name: seconds},
-                }
-            )
+        yield Batch(x, y, ids, right, failed, logits, right)
 
 
 Measured = tuple[dict[str, Tensor], dict[str, Tensor], list[Part], Samples | None]
@@ -367,37 +370,43 @@ class Evaluation:
     own: Callable[[int], Sequence[int]] = range  # of all batches, which are worked on
     events: Events = field(default_factory=Events)
     shelf: Shelf = field(default_factory=Shelf)
+    earlier: Sequence[int] = ()  # numbers of samples that the folder had before there were more
 
     def table(self) -> Table:
         started, done = time.perf_counter(), list[Measured]()
         with self.drawing.kept(self.frozen.device or torch.device("cpu")):
             asked = self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.criterion
-            for measured in over_batches(*asked, self.measure, self.own):
+            for measured in over_batches(*asked, self.measure, self.own, self.earlier):
                 done.append(measured)
                 if processes.world() > 1:
-                    verdict, _, attacked, _ = measured
+                    verdict, draws, attacked, _ = measured
                     for name, part in zip(self.attacks, attacked, strict=True):
-                        self.events.finished(name, verdict["correct"], part)
+                        self.events.finished(name, verdict | draws, part, self.drawing.count)
         return self.judge(done, started)
 
     def measure(self, number: int, batch: Batch) -> Measured:
         """Measure the batch `number` without an attack, and under each; with draws its verdict is seeded."""
-        draws: dict[str, Tensor] = {}
+        at = partial(
+            counted_at, frozen=self.frozen, y=batch.y, ids=batch.ids, criterion=self.criterion,
+            drawing=self.drawing, number=number,
+        )  # fmt: skip
         if self.drawing.count > 1:
             with self.drawing.kept(batch.x.device, number, 0):
                 logits = self.frozen.verdict(batch.x)
-                drawn = self.drawing.draw(self.frozen, batch.x, batch.y)
             right = self.criterion.right(logits, batch.y)
             batch = batch._replace(right=right, failed=~logits.isfinite().all(1))
-            draws = {f"draws.{key}": value.cpu() for key, value in drawn.items()}
+        draws = at(batch.x)
+        if self.drawing.count > 1:
+            batch = batch._replace(drawn=(draws["draws.right"] > 0).to(batch.x.device))
         verdict = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
         attacked = []
-        for place, name in enumerate(self.attacks):
-            attacked.append(self.attack(number, place, name, batch, verdict))
+        data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
+        for name in self.attacks:
+            attacked.append(self.attack(number, name, batch, verdict, at, data))
             if processes.world() == 1:
-                self.events.finished(name, verdict["correct"], attacked[-1])
-        sums = sums_at(self.criterion, self.frozen, batch.x, batch.y)
-        draws |= {f"sums.{key}": value for key, value in sums.items()}
+                self.events.finished(name, verdict | draws, attacked[-1], self.drawing.count)
+        if attacked and all("refused" in part.told for part in attacked):
+            raise InputError(attacked[0].told["refused"])
         classes = batch.logits.shape[1]
         seen = batch.logits.argmax(1).cpu().bincount(minlength=classes)
         draws["seen"] = seen if self.criterion.outputs == "classes" else seen[:0]
@@ -407,16 +416,26 @@ class Evaluation:
             part.tensors = self.shelf.keep(part.tensors)
         return self.shelf.keep(verdict), self.shelf.keep(draws), attacked, samples
 
-    def attack(self, number: int, place: int, name: str, batch: Batch, verdict: dict[str, Tensor]) -> Part:
+    def attack(
+        self, number: int, name: str, batch: Batch, verdict: dict[str, Tensor], at: Counted, data: str
+    ) -> Part:
         """Run an attack on a batch, unless the folder holds what it did."""
         points = self.keep_samples or self.parts.path is not None
 
         def make() -> Part:
-            with self.drawing.kept(batch.x.device, number, place + 1):
+            with self.drawing.kept(batch.x.device, number, 1 + crc32(name.encode())):
                 attack = self.events.begun(name, self.attacks[name])
-                return outcome(name, attack, self.frozen, batch, points, self.drawing, self.criterion)
+                several = self.drawing.count > 1
+                return outcome(name, attack, self.frozen, batch, points, several, at, self.criterion)
 
-        return self.parts.get(f"{number:05d}-{place:02d}", verdict, make)
+        try:
+            place = self.parts.places.get(name, 0)
+            return self.parts.get(f"{number:05d}-{place:02d}", verdict, make, data)
+        except InputError as error:
+            if error.argument not in REFUSALS:
+                raise
+            part = untouched(batch, self.keep_samples)
+            return Part(part.tensors | at(batch.x), {"refused": str(error)})
 
     def judge(self, done: Sequence[Measured], started: float) -> Table:
         """Put the batches together."""
@@ -426,9 +445,10 @@ class Evaluation:
             torch.cat([one[name] for one in verdicts]) for name in ("correct", "failed", "ids")
         )
         found = [*zip(*attacked, strict=True)]
+        clean = all_draws(draws, correct, drawing)
         titles = [getattr(attack, "title", "") for attack in self.attacks.values()]
         rows = tuple(
-            replace(row(name, correct, minimizes(one), parts, drawing, asks_more(one)),
+            replace(row(name, correct, minimizes(one), parts, drawing, asks_more(one), clean),
                     attack=name_of(one), heading=title)
             for (name, one), title, parts in zip(self.attacks.items(), titles, found, strict=True)
         )  # fmt: skip
@@ -438,7 +458,9 @@ class Evaluation:
             together.add_components([one.components for one in rows])
         said, signs = remarks(correct, draws), None
         if self.looked and rows:
-            given = frozen, self.dataset, rows, found, correct, ids, self.batch_size, self.parts
+            ran = [place for place, one in enumerate(rows) if not one.refused]
+            both = [rows[place] for place in ran], [found[place] for place in ran]
+            given = frozen, self.dataset, *both, correct, ids, self.batch_size, self.parts
             eots = [
                 bound(each, "eot") or EOT * (bound(each, "version") == "rand")
                 for each in self.attacks.values()
@@ -450,7 +472,7 @@ class Evaluation:
         # the clock of the first process, and the parts that all have read
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))
         seconds = times[0][0] + sum(before for _, before in times)
-        told, clean = replaced(frozen.model), all_draws(draws, correct, drawing)
+        told = replaced(frozen.model)
         return Table(
             rows, correct, failed, ids, seconds, together, told, signs, clean, criterion=self.criterion,
             sums=all_sums(draws), remarks=said,
@@ -461,8 +483,9 @@ def description(
     frozen: Prepared, attacks: Mapping[str, Attack], identity: str | None = None
 ) -> dict[str, Any]:
     """Describe what an evaluation is of, but for its data, as JSON."""
+    model = describe(frozen.model, identity=identity)
     return {
-        "model": describe(frozen, identity=identity),
+        "model": dict(zip(("code", "weights"), model, strict=True)) if isinstance(model, list) else model,
         "attacks": [[name, describe(attack, identity=identity)] for name, attack in attacks.items()],
         "identity": identity,
     }

@@ -13,7 +13,7 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, bound, layers
+from fastadv.evaluation._outcome import Attack, bound, layers, takes
 from fastadv.threat import Threat
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
@@ -46,7 +46,7 @@ def named(
             attack, taken = partial(attack, threat=threat), True
         elif without and isinstance(given, str):
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-        if criterion is not None and bound(attack, "criterion") is None:
+        if criterion is not None and bound(attack, "criterion") is None and takes(attack, "criterion"):
             attack = partial(attack, criterion=criterion)
         made[name] = attack
     # such as a universal perturbation, which is in one threat
@@ -84,7 +84,8 @@ def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = No
     """Return the criterion that says which samples are right; InputError where the attacks have several."""
     if criterion is not None:
         check_criterion(criterion)
-    bound_to = [bound(attack, "criterion") for attack in attacks.values()] or [criterion]
+    every = [each for each in attacks.values() if criterion is None or takes(each, "criterion")]
+    bound_to = [bound(attack, "criterion") for attack in every] or [criterion]
     if criterion is not None and all(each == criterion for each in bound_to):
         return criterion
     meanings = [WRONG if decides_by_class(each) else each for each in bound_to]

@@ -87,7 +87,7 @@ class Row:
     Attributes:
         name: of the attack.
         correct: bool [n]; the model classifies the clean sample correctly.
-        broken: bool [n]; it does, and the attack changed that.
+        broken: bool [n]; it does, and the attack changed that; both by one verdict.
         distance: float64 [n], of the adversarial example where broken, 0 where the model was already wrong,
             inf where the attack did not succeed, NaN where the model's logits for the clean sample are not
             finite.
@@ -101,7 +101,8 @@ class Row:
         flags: warnings that cast doubt on the result, as in `fastadv.attacks.AttackResult`.
         remarks: notes of the attack on what it did and left out.
         components: which component broke each sample, where the attack consists of others.
-        draws: the model's draws at each x_adv, where there were several.
+        draws: the model's draws at each x_adv, where there were several; accuracies are then of one draw.
+        clean: the draws at each x.
         threat: the ball and box of the attack, with one radius for all samples; None where that is not known.
         attack: the name of its function, whatever the row is called.
         method: the published name of an attack of `fastadv.attacks`, with the version of AutoAttack, or "".
@@ -109,6 +110,7 @@ class Row:
         heading: what tables and reports call it instead of the name; "" for none.
         asked: what a success had to be besides any wrong class, such as a target; "" for nothing.
         moving: the share of the values of x that a mask let change; 1 without one.
+        refused: why the attack does not serve the threat, so that it has no accuracy; "" if it does.
     """
 
     name: str
@@ -130,6 +132,8 @@ class Row:
     method: str = ""
     sums: Sums = field(default_factory=dict, repr=False)
     heading: str = field(default="", repr=False)
+    clean: Draws | None = field(default=None, repr=False)
+    refused: str = ""
     asked: str = ""
     moving: float = 1.0
 
@@ -152,7 +156,9 @@ class Row:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of ALL samples that are right without the attack and that it did not break."""
+        """Share of ALL samples that are right without the attack and that it did not break; of one draw."""
+        if self.refused or self.draws is not None:
+            return math.nan if self.draws is None else self.draws.one_draw
         return (self.correct & ~self.broken).double().mean().item()
 
     @property
@@ -163,6 +169,9 @@ class Row:
     @property
     def success_rate(self) -> float:
         """Share of the INITIALLY CORRECT samples that the attack broke; NaN where there are none."""
+        if self.refused or self.clean is not None:
+            before = self.clean.one_draw if self.clean else 0.0
+            return max(0.0, 1 - self.robust_accuracy / before) if before else math.nan
         right = int(self.correct.sum())
         return int(self.broken.sum()) / right if right else math.nan
 
@@ -179,7 +188,8 @@ class Row:
     @property
     def accuracy_interval(self) -> Interval:
         """The exact 95% interval of the robust accuracy (Clopper and Pearson)."""
-        return clopper_pearson(int((self.correct & ~self.broken).sum()), len(self.correct))
+        share = 0.0 if self.refused else self.robust_accuracy
+        return clopper_pearson(round(share * len(self.correct)), len(self.correct))
 
     @property
     def mean_distance(self) -> float:
@@ -193,6 +203,8 @@ class Row:
 
     def figures(self) -> dict[str, float]:
         """Return the figures that say something, by name."""
+        if self.refused:
+            return dict.fromkeys(SHARES, math.nan)
         kept = {name: getattr(self, name) for name in SHARES}
         dropped = ["robust_accuracy"] * self.unlimited
         if not (self.minimum_norm or self.unlimited):
@@ -228,6 +240,11 @@ class Group:
         """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
         return torch.stack([_distance(row) for row in self.same(rows)]).amin(0)
 
+    def right(self, rows: Sequence[Row]) -> int:
+        """Return how many samples stay right; with several draws the mean, rounded."""
+        drawn = worst_draws(self.rows)
+        return int(self.held(rows).sum()) if drawn is None else round(drawn.one_draw * len(drawn.right))
+
     def held(self, rows: Sequence[Row]) -> Tensor:
         """Return bool [n]: correct, and broken by no attack within this radius, whatever its own."""
         held = self.rows[0].correct & ~torch.stack([row.broken for row in self.rows]).any(0)
@@ -238,6 +255,12 @@ class Group:
 
 def _asked(row: Row) -> tuple[str, float]:
     return row.asked, row.moving
+
+
+def worst_draws(rows: Sequence[Row]) -> Draws | None:
+    """Return the worst, for each sample, of the draws of all attacks with a radius."""
+    drawn = [row.draws for row in rows if row.draws is not None and not row.unlimited]
+    return Draws.together(drawn) if drawn else None
 
 
 def _distance(row: Row) -> Tensor:
@@ -256,6 +279,8 @@ def groups(rows: Sequence[Row]) -> list[Group]:
     """Return the attacks by threat, those with a budget first."""
     found: dict[object, list[Row]] = {}
     for row in rows:
+        if row.refused:
+            continue
         threat = row.threat
         ball = threat and (threat.norm, float(threat.radius), threat.box, *_asked(row))
         found.setdefault(ball, []).append(row)

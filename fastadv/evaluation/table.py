@@ -17,7 +17,7 @@ from fastadv.engine.replaced import in_words
 from fastadv.errors import InputError
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
-from fastadv.evaluation.row import COUNTS, Row, Samples, groups
+from fastadv.evaluation.row import COUNTS, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
 from fastadv.text import aligned, finite, number, percent, with_interval
@@ -81,7 +81,8 @@ class Table:
         """What comes before any robust accuracy where a sign of masking is raised; "" where none is."""
         lead = "" if self.indicators is None else self.indicators.lead
         unknown = not lead or math.isnan(self.worst_case)
-        return lead if unknown else f"{lead} At most {percent(self.worst_case)}."
+        kind = "" if self.draws is None else " of one draw"
+        return lead if unknown else f"{lead} At most {percent(self.worst_case)}{kind}."
 
     @property
     def verdict(self) -> str:
@@ -97,8 +98,8 @@ class Table:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of all samples that are classified correctly without an attack."""
-        return self.correct.double().mean().item()
+        """Share of all samples that are classified correctly without an attack; of several draws the mean."""
+        return self.draws.one_draw if self.draws is not None else self.correct.double().mean().item()
 
     @property
     def held(self) -> Tensor:
@@ -113,9 +114,12 @@ class Table:
     def worst_case(self) -> float:
         """Robust accuracy when the strongest attack counts for each sample: the share of `held`.
 
-        NaN where no attack has a radius; the clean accuracy without attacks.
+        NaN where no attack has a radius; the clean accuracy without attacks. With several draws it is that of
+        one draw at the x_adv which is right in the fewest of them.
         """
-        limited = not self.rows or any(not row.unlimited for row in self.rows)
+        if (drawn := worst_draws(self.rows)) is not None:
+            return drawn.one_draw
+        limited = not self.rows or any(not group.unlimited for group in groups(self.rows))
         return self.held.double().mean().item() if limited else math.nan
 
     @property
@@ -160,6 +164,7 @@ class Table:
                     **{name: getattr(row, name) for name in COUNTS},
                     "flags": list(row.flags),
                     "remarks": list(row.remarks),
+                    "refused": row.refused,
                     "components": None if row.components is None else row.components.to_dict(),
                     "draws": None if row.draws is None else row.draws.to_dict(),
                     "extra": row.extra,
@@ -211,7 +216,7 @@ class Table:
             spent = f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"
             doubt = str(row.failed), str(row.unmoved)
             distances = median, number(share["mean_distance"])
-            extra = [*starmap(figure_text, row.extra.items())]
+            extra = ["-" if row.refused else figure_text(*each) for each in row.extra.items()]
             lines.append([row.title, *shares, *distances, *spent, *doubt, self._certified(row), *extra])
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
             extra = [*starmap(figure_text, self.worst_extra.items())]
@@ -259,7 +264,8 @@ class Table:
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
         notes += self.remarks if self.indicators is None else ()
         for row in self.rows:
-            notes += [f"{row.title}: {remark}" for remark in (*row.flags, *row.remarks)]
+            refused = (f"not run: {row.refused}",) if row.refused else ()
+            notes += [f"{row.title}: {remark}" for remark in (*refused, *row.flags, *row.remarks)]
             if row.unmoved:
                 notes.append(
                     f"unmoved: {row.title} met only zero gradients on {row.unmoved} samples; "
@@ -279,6 +285,6 @@ class Table:
             return parts
         drawn = [("none", self.draws)]
         drawn += [(row.title, row.draws) for row in self.rows if row.draws is not None]
-        if len(drawn) > 2:
-            drawn.append(("worst of all", Draws.together([draws for _, draws in drawn])))
+        if len(drawn) > 2 and (worst_of_all := worst_draws(self.rows)) is not None:
+            drawn.append(("worst of all", worst_of_all))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}

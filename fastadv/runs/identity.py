@@ -1,7 +1,7 @@
 """How a folder recognizes its own run and refuses another."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from fastadv.errors import InputError
 _ROUNDING = 1e-3
 _HALF_ROUNDING = 5e-2
 NAMED = 3  # differences that an error tells
+
+Where = tuple[str | int, ...]
+"""The keys and places that lead to an entry."""
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -45,37 +48,48 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def dotted(where: Where, stored: Any, now: Any) -> str:
+    """Tell an entry that differs by its dotted name, with both values."""
+    name = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in where).removeprefix(".")
+    return f"{name} ({short(stored)} there, {short(now)} here)"
+
+
+def check_same(
+    path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], *,
+    told: Callable[[Where, Any, Any], str] = dotted,
+) -> None:  # fmt: skip
     """InputError, naming what differs, unless the file `path` of the run `stored` is of the run `config`."""
-    different = list(_different("", dict(stored), plain(config)))
-    if different:
-        more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
-        named = ", another ".join(different[:NAMED]) + more
+    by_name: dict[str, str] = {}
+    for text in (told(*each) for each in _different((), dict(stored), plain(config))):
+        by_name.setdefault(text.partition(" (")[0], text)
+    if by_name:
+        more = f" and {len(by_name) - NAMED} more" if len(by_name) > NAMED else ""
+        named = ", another ".join([*by_name.values()][:NAMED]) + more
         raise InputError(
             f"{path}: expected the run that wrote it, got one with another {named}; resume with the same "
             "arguments, or choose another folder"
         )
 
 
-def _different(name: str, stored: Any, now: Any) -> Iterator[str]:
-    """Yield what differs, each by its dotted name, with both values."""
+def _different(where: Where, stored: Any, now: Any) -> Iterator[tuple[Where, Any, Any]]:
+    """Yield what differs, each with both values."""
     if agree(stored, now):
         return
     if isinstance(stored, dict) and isinstance(now, dict) and "within" not in now:
         for key in sorted(stored.keys() | now.keys()):
-            yield from _different(f"{name}.{key}" if name else key, stored.get(key), now.get(key))
+            yield from _different((*where, key), stored.get(key), now.get(key))
     elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now) and _nested(now):
         for place, (old, new) in enumerate(zip(stored, now, strict=True)):
-            yield from _different(f"{name}[{place}]", old, new)
+            yield from _different((*where, place), old, new)
     else:
-        yield f"{name} ({_short(stored)} there, {_short(now)} here)"
+        yield where, stored, now
 
 
 def _nested(values: list[Any]) -> bool:
     return any(isinstance(value, dict | list) for value in values)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."
 

@@ -56,7 +56,7 @@ def test_a_share_of_samples_says_what_it_counts(criterion: fa.attacks.Criterion,
     y = TAGS(X).detach() if isinstance(criterion, Beyond) else labels(TAGS)
     table = fa.evaluate(TAGS, (X, y), {"pgd": PGD}, threat=fa.Linf(0.02), criterion=criterion)
     assert table.cells()[0][1] == counted
-    assert f"{counted} " in str(table).splitlines()[0]
+    assert any(f"{counted} " in line for line in str(table).splitlines())
 
 
 def by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int = 40) -> Tensor:

@@ -16,7 +16,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.errors import InputError
 from fastadv.evaluation import Table, evaluate
-from fastadv.evaluation.draws import Drawing, Draws
+from fastadv.evaluation.draws import SHARED, Drawing, Draws
 from tests.evaluation import nets
 from tests.evaluation.test_resume import Counting
 
@@ -56,15 +56,18 @@ def test_draws_by_hand():
     a, b, c = [4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]
     nan = [math.nan, 0.0, 0.0]
     passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, b, b, nan]])
-    order = iter(passes)
-    stub = SimpleNamespace(verdict=lambda x: next(order))
-    found = Drawing(4).draw(stub, torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64))
+    parts = iter([part for each in passes for part in each.split(SHARED)])  # passes of a few samples
+    stub = SimpleNamespace(verdict=lambda x: next(parts), asks_for=lambda ids: None)
+    y = torch.zeros(5, dtype=torch.int64)
+    found = Drawing(4).draw(stub, torch.zeros(5, 1), y, y, 0)
     assert found["right"].tolist() == [4, 2, 2, 0, 3]
+    assert found["early"].tolist() == [2, 2, 2, 0, 2]
     assert found["voted"].tolist() == [True, True, False, False, True]
     verdict = torch.tensor([True, True, False, False, True])
     draws = Draws(4, **found, verdict=verdict)
     assert (draws.one_draw, draws.majority, draws.worst) == (11 / 20, 0.6, 0.2)
-    other = Draws(4, **(found | {"right": torch.tensor([1, 4, 4, 4, 4])}), verdict=verdict)
+    other = {"right": torch.tensor([1, 4, 4, 4, 4]), "early": torch.tensor([0, 2, 2, 2, 2])}
+    other = Draws(4, **(found | other), verdict=verdict)
     assert other.worst == 0.4  # of four that are right in every draw, the verdict denies two
     both = Draws.together([draws, other])
     assert both.right.tolist() == [1, 2, 2, 0, 3]
@@ -85,18 +88,120 @@ def test_the_chance_to_be_right_is_found(p):
     assert row.flags == ()
 
 
-def test_a_sample_that_was_not_attacked_counts_as_wrong():
-    """Its x would be right in nine of ten draws, but nothing shows what an attack would do."""
+class Doubtful(nets.Threshold):
+    """Dark images are right in a share of all passes, light ones never."""
 
-    def skipping(model, x, y, *, ids):
-        out = nothing(model, x, y, ids=ids)
-        out.status[ids % 2 == 0] = int(Status.ALREADY_WRONG)
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        wrong = (torch.rand(len(x), 1) > self.share) & (logits[:, :1] > 0)
+        return torch.where(wrong, -logits, logits)
+
+
+class Moves(nn.Module):
+    """A random shift or a random size, one for all images of a pass."""
+
+    def __init__(self, sizes: bool) -> None:
+        super().__init__()
+        self.net, self.sizes = fa.models.create("softmax", shape=(1, 8, 8), classes=2, seed=0), sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.sizes:
+            x = nn.functional.interpolate(x, size=int(torch.randint(3, 9, (1,))))
+            return self.net(nn.functional.pad(x, (0, 8 - x.shape[3], 0, 8 - x.shape[2])))
+        return self.net(x.roll(tuple(torch.randint(-2, 3, (2,)).tolist()), (2, 3)))
+
+
+def squares(n: int = 60) -> tuple[Tensor, Tensor]:
+    x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return x, fa.models.create("softmax", shape=(1, 8, 8), classes=2, seed=0)(x).argmax(1)
+
+
+RANDOM = {
+    "each sample": (Flips(0.4), many(60)),
+    "a whole pass": (Flips(0.4, together=True), many(60)),
+    "seldom right": (Doubtful(0.1), many(60)),
+    "shifts": (Moves(sizes=False), squares()),
+    "sizes": (Moves(sizes=True), squares()),
+    "dropout": (nn.Sequential(nn.Dropout(0.4).train(), Moves(sizes=False)), squares()),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("kind", RANDOM)
+def test_an_attack_that_changes_nothing_leaves_what_there_was(kind, seed):
+    model, data = RANDOM[kind]
+    null = partial(fa.attacks.pgd, threat=fa.Linf(1e-7), steps=2, eot=4)
+    attacks = {"null": null, "again": partial(fa.attacks.square, threat=fa.Linf(1e-7), queries=10)}
+    table = drawn(model, 8, dataset=data, attacks=attacks, seed=seed, indicators=False)
+    assert 0.02 < table.clean_accuracy < 0.98
+    for row in table.rows:
+        assert row.draws.right.equal(table.draws.right)
+        assert (row.robust_accuracy, row.success_rate) == (table.clean_accuracy, 0)
+    assert table.worst_case == pytest.approx(table.clean_accuracy, abs=0.05)
+    main, (_, *cells) = table.cells()[1:], table.details()["each sample classified 8 times"]
+    assert [line[:2] for line in main] == [line[:2] for line in cells]
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "apgd", "square", "sparse_rs", "autoattack", "own"])
+def test_every_sample_that_is_right_in_some_draw_is_attacked(attack):
+    """One verdict finds nine of ten wrong."""
+    seen = []
+
+    def own(model, x, y, ids, **options):
+        return fa.attacks.core.run(model, x, y, fa.Linf(0.5), lambda s: s.decide(s.x + 0.5), ids=ids)
+
+    threat = fa.L0(1) if attack == "sparse_rs" else fa.Linf(0.5)
+    run = own if attack == "own" else partial(getattr(fa.attacks, attack), threat=threat)
+    if attack == "autoattack":
+        run = partial(run, version=["square"])
+
+    def watched(model, x, y, ids):
+        seen.append(out := run(model, x, y, ids=ids))
         return out
 
-    draws = drawn(Flips(0.1), 20, attacks={"skipping": skipping})["skipping"].draws
-    assert not draws.right[::2].any()
-    assert not draws.voted[::2].any()
-    assert (draws.right[1::2] > 10).all()
+    table = drawn(Doubtful(0.1), 10, dataset=many(40), attacks={"one": watched}, indicators=False)
+    right = table.draws.right > 0
+    assert 10 < int(right.sum()) < 40
+    assert int(table.correct.sum()) < 10
+    (out,) = seen
+    assert not (out.status[right] == int(Status.ALREADY_WRONG)).any()
+    assert out.correct[right].all()
+    if attack == "own":
+        assert not table["one"].draws.right[right].any()
+
+
+def test_a_seed_moves_the_figure_no_more_than_chance_does():
+    """Also where all images of a pass are wrong together: there are many passes."""
+    model = Flips(0.5, together=True)
+    found = [drawn(model, 20, dataset=many(200), batch_size=256, seed=s).clean_accuracy for s in range(6)]
+    assert max(abs(one - 0.5) for one in found) < 3 * math.sqrt(0.25 / 200)
+    assert len({*found}) > 1
+
+
+def test_the_worst_of_several_is_no_luck():
+    """Of ten attacks that find nothing, each by a model that is right in half of all draws."""
+    generator = torch.Generator().manual_seed(0)
+    votes = (torch.rand(10, 400, 20, generator=generator) < 0.5).long()
+    yes = torch.ones(400, dtype=torch.bool)
+    each = [Draws(20, one.sum(1), yes, yes, one[:, :10].sum(1)) for one in votes]
+    assert Draws.together(each).one_draw == pytest.approx(0.5, abs=0.03)
+    assert torch.stack([one.right for one in each]).amin(0).double().mean() < 0.35 * 20
+    worst = replace(each[0], right=each[0].right * 0, early=each[0].early * 0)
+    assert Draws.together([*each, worst]).one_draw == pytest.approx(0, abs=0.01)
+
+
+def test_the_verdict_names_its_figures():
+    attacks = {"pgd": partial(nets.pgd(0.01), eot=4)}
+    table = drawn(Flips(0.3), 5, attacks=attacks)
+    one, worst = (f"{100 * share:.1f}%" for share in (table.worst_case, table["pgd"].draws.worst))
+    assert table.worst_case == table["pgd"].robust_accuracy == table.to_dict()["worst_case"]
+    assert f"Randomized: at most {one} of one draw, {worst} worst of 5 draws (eot=4)." in table.verdict
+    flagged = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01)})
+    assert flagged.headline.endswith(f"At most {100 * flagged.worst_case:.1f}% of one draw.")
 
 
 class Poisoned(nets.Threshold):
@@ -175,13 +280,13 @@ def test_the_table_tells_the_draws():
     for one, row in zip(told["attacks"], table.rows, strict=True):
         assert one["draws"] == row.draws.to_dict()
     cells = table.details()["each sample classified 5 times"]
-    assert cells[0] == ["attack", "one draw", "majority", "worst"]
+    assert cells[0] == ["attack", "one draw", "majority", "worst of 5"]
     assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
     alone = drawn(Flips(0.2), 2).details()["each sample classified 2 times"]
     assert [line[0] for line in alone] == ["attack", "none", "nothing"]
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
     assert "each sample classified 5 times" in str(table)
-    assert "worst: correct in the verdict" in str(table)
+    assert "worst: right in the verdict" in str(table)
 
 
 @pytest.mark.slow

@@ -1,13 +1,16 @@
 """Attacks of an evaluation: names, functions and dictionaries, with the threat said once."""
 
+import math
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
+from tests.evaluation import nets
 
 DIGITS = fa.data.load("digits", "test")
 MODEL = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=0)
@@ -64,3 +67,67 @@ def test_a_threat_that_is_bound_is_kept() -> None:
 def test_what_cannot_be_is_refused(given: Any, threat: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         fa.evaluate(MODEL, DATA, given, threat=threat)
+
+
+def test_an_own_attack_takes_what_it_names():
+    """With or without ids and a threat; as a function, an object or a lambda."""
+    x, y = nets.DATA.x, nets.DATA.y
+    threat = fa.Linf(0.25)
+
+    def plain(model, x, y):
+        return fa.attacks.fgsm(model, x, y, threat)
+
+    def asks(model, x, y, threat):
+        return fa.attacks.fgsm(model, x, y, threat)
+
+    class Object:
+        def __call__(self, model, x, y, threat):
+            return fa.attacks.fgsm(model, x, y, threat)
+
+    attacks = {"plain": plain, "asks": asks, "object": Object(), "lambda": lambda m, a, b: plain(m, a, b)}
+    table = fa.evaluate(nets.Threshold(), (x, y), {**attacks, "fgsm": "fgsm"}, threat=threat, batch_size=4)
+    for name in attacks:
+        assert table[name].broken.equal(table["fgsm"].broken)
+    alone = fa.evaluate(nets.Threshold(), (x, y), plain)
+    assert alone["plain"].robust_accuracy == table["fgsm"].robust_accuracy
+    curve = fa.accuracy_against_radius(
+        nets.Threshold(), (x, y), lambda radius: lambda m, a, b: asks(m, a, b, fa.Linf(radius)), [0.0, 0.25]
+    )
+    assert curve.accuracy[1] == table["fgsm"].robust_accuracy
+
+
+TABLES = torch.linspace(-2, 2, 24).view(8, 3)
+REFUSED = {
+    "a map": (
+        nn.Linear(3, 2),
+        (TABLES, TABLES[:, 0].gt(0).long()),
+        "square",
+        fa.Scaled(torch.full((3,), 0.1), box=(-9, 9)),
+    ),
+    "a norm": (nets.Threshold(), nets.DATA, "ddn", fa.Linf(0.25)),
+    "a radius": (nets.Threshold(), nets.DATA, "apgd", fa.L2(math.inf)),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("first", [True, False])
+def test_an_attack_that_refuses_the_threat_ends_no_evaluation(tmp_path, kind, first):
+    model, data, name, threat = REFUSED[kind]
+    other = "deepfool" if kind == "a radius" else "pgd"
+    names = [name, other] if first else [other, name]
+    given = {"threat": threat, "batch_size": 4}
+    table = fa.evaluate(model, data, names, run_dir=tmp_path, **given)
+    alone = fa.evaluate(model, data, other, **given)
+    assert table[name].refused.startswith(("threat: expected", "radius: expected"))
+    assert f"{name}: not run: {table[name].refused}" in table.notes()
+    assert [line[1] for line in table.cells() if line[0] == name] == ["-"]
+    assert math.isnan(table[name].robust_accuracy)
+    assert table.worst_case == pytest.approx(alone.worst_case, nan_ok=True)
+    assert table.verdict == alone.verdict
+    assert table[other].broken.equal(alone[other].broken)
+    assert table.to_dict()["attacks"][not first]["refused"] == table[name].refused
+    assert fa.evaluate(model, data, names, run_dir=tmp_path, resume=True, **given)[name].refused
+    with pytest.raises(InputError, match="expected"):
+        fa.evaluate(model, data, name, **given)
+    with pytest.raises(InputError, match="steps: expected"):  # no word of the threat
+        fa.evaluate(model, data, {"bad": partial(fa.attacks.pgd, steps=-1), "other": other}, **given)

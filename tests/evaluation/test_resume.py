@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -88,17 +89,23 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
     model = nets.Threshold()
     model.weight.data *= 2
     for options, named in (
-        ({"batch_size": 3}, r"batch_size \(2 there, 3 here\)"),
-        ({"limit": 4}, "limit"),
-        ({"attacks": {"near": nets.nearest}}, "attacks"),
-        ({"attacks": {"far": nets.nearest, "pgd": nets.pgd(0.25)}}, "attacks"),
-        ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "attacks"),
-        ({"attacks": {"near": partial(nets.nearest, past=0.02), "pgd": nets.pgd(0.25)}}, "attacks"),
-        ({"model": model}, "model"),
-        ({"dataset": nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])}, "data"),
+        ({"batch_size": 3}, r"batch_size= \(2 there, 3 here\)"),
+        ({"limit": 4}, r"limit= \(6 there, 4 here\)"),
+        ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "step_size= of 'pgd'.*threat= of 'pgd'"),
+        ({"attacks": {"pgd": partial(nets.pgd(0.25), steps=6)}}, r"steps= of 'pgd' \(5 there, 6 here\)"),
+        ({"attacks": {"pgd": nets.nearest}}, "attack by the name 'pgd'"),
+        ({"attacks": {"near": partial(nets.nearest, past=0.02), "pgd": nets.pgd(0.25)}}, ".*'near'"),
+        ({"model": model}, r"model \(the model's weights\)"),
+        ({"model": nn.Sequential(nets.Threshold())}, r"model \(the model's code"),
+        ({"precision": "bf16"}, r"precision= \(fp32 there, bf16 here\)"),
+        ({"draws": 3}, r"draws= \(not given there, 3 here\)"),
+        ({"identity": "v2"}, "identity="),
+        ({"dataset": nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])}, "dataset="),
+        ({"dataset": nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 1, 1, 1, 0])}, "dataset="),
     ):
-        with pytest.raises(InputError, match=f"another {named}"):
+        with pytest.raises(InputError, match=f"another {named}") as refused:
             nets.run(tmp_path, resume=True, **options)
+        assert "[" not in str(refused.value).replace(str(tmp_path), "")  # places of JSON are no words
 
 
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -63,5 +63,5 @@ def test_an_identity_is_asked_for_where_the_source_cannot_be_read(
         work(tmp_path / "run")
     work(tmp_path / "run", identity="first")
     work(tmp_path / "run", identity="first", resume=True)
-    with pytest.raises(InputError, match=r"another identity \(first there, second here\)"):
+    with pytest.raises(InputError, match=r"another identity=? \(first there, second here\)"):
         work(tmp_path / "run", identity="second", resume=True)

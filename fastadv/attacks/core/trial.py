@@ -1,6 +1,7 @@
 """What every attack does first and last: find who is wrong already, and judge what it has broken."""
 
 import logging
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,8 @@ TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized; "
     "every sample was attacked to the last step, and a final pass of the whole batch decided"
 )
+# ids of samples that are attacked whatever one verdict says: a randomized model may be right in another
+right_at_times: ContextVar[Tensor | None] = ContextVar("right_at_times", default=None)
 
 
 @dataclass(eq=False)
@@ -72,6 +75,9 @@ class Trial:
         self.clean, self.in_one_pass = clean, self.clean_pass is not None
         problem = problem.checked(clean, classifier.output_shape)
         self.already, finite = problem.judged(clean)
+        if (at_times := right_at_times.get()) is not None:
+            at_times = torch.isin(problem.ids, at_times)
+            self.already = self.already & ~at_times
         self._at_x = Verdict(clean, self.already, finite)
         self.attacked, self.unusable = ~self.already, torch.zeros_like(self.already)
         if finite is not None:
@@ -84,6 +90,7 @@ class Trial:
             raise InputError(NOT_FINITE)
         warn_of_probabilities(clean, classifier.outputs, problem.criterion.outputs == "classes")
         right = self.attacked if problem.plain else problem.right(clean)
+        right = right if at_times is None else right | at_times
         self.correct = right if finite is None else right & finite
         classifier.settle(x)
         # only now: it may change the layout that the search copy prefers

@@ -8,10 +8,11 @@ WORDS = "logits depend on the rest of the batch"
 ADVICE = "give BatchNorm its statistics, or attack with batch_size=1"
 FLAG = f"mixed_rows: {WORDS}: {ADVICE}; a final pass of the whole batch decided"
 FEW = 2  # rows that pass alone
+AGAIN = 4  # times; a model that draws once for a batch, such as a shift, may repeat itself by chance
 
 
 def mixes_rows(classifier: Prepared, x: Tensor, ids: Tensor, logits: Tensor, rounding: float) -> bool:
-    """Return whether a few rows of x [B, ...] have other logits [B, K] than alone, twice the same."""
+    """Return whether a few rows of x [B, ...] have other logits [B, K] than alone, which stay the same."""
     few = x[: min(FEW, len(x) - 1)]
     if not len(few):
         return False
@@ -22,7 +23,9 @@ def mixes_rows(classifier: Prepared, x: Tensor, ids: Tensor, logits: Tensor, rou
 
     try:
         alone = verdict()
-        return _apart(alone, logits[: len(few)], rounding) and not _apart(alone, verdict(), rounding)
+        if not _apart(alone, logits[: len(few)], rounding):
+            return False
+        return not any(_apart(alone, verdict(), rounding) for _ in range(AGAIN))
     except Exception:  # models of one batch size raise anything
         return False
 

@@ -118,7 +118,7 @@ def _content(
     unit = table.samples is None or bool(((table.samples.x >= 0) & (table.samples.x <= 1)).all())
     box = main.box if main is not None else UNIT if unit else (-math.inf, math.inf)
     drawn = [chart.chart(table, group, curves, bounds) for group in norms.values()]
-    clean = clopper_pearson(int(table.correct.sum()), table.n)
+    clean = clopper_pearson(round(table.clean_accuracy * table.n), table.n)
     several = "the attacks are of several norms, whose distances cannot be compared"
     return {
         "clean": with_interval(percent, table.clean_accuracy, clean),

@@ -26,7 +26,7 @@ def plainly(table: Table, group: Group) -> str:
     if group.threat is None or not group.whole:
         return ""
     if not group.unlimited:
-        right = int(group.held(table.rows).sum())
+        right = group.right(table.rows)
         share = "" if table.n == 100 else f" ({percent(right / table.n, 0)})"
         most = f"{'At most ' if table.headline else ''}{right:,} of {table.n:,} {things}{share}"
         return f"{most} stay correct when {allowed_text(group.threat, x)}."
@@ -57,8 +57,7 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     if group.unlimited:
         return _distance_told(table, group, [row for row in rows if row.minimum_norm or row.unlimited])
     under = _called(rows)
-    held = group.held(table.rows)
-    right = int(held.sum())
+    right = group.right(table.rows)
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
     share = percent(right / table.n)
     sure = f"Robust accuracy {share} (95% interval {low} to {high})"
