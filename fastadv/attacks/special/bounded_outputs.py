@@ -29,11 +29,11 @@ MOST, NEAR = 0.7, 0.02  # of another: the share of outputs at one end, and of th
 LEAST = 1e-7  # the distance from an end that float32 still tells
 # of the way from a sample to another; outputs of each whose gradients are compared there
 BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
-# what is near an end of a range; the share of the outputs of one class that makes a look due, and of all that
-# the sign asks for; how small their gradients are
-CLOSE, DUE, DUE_ALL, SMALL = 0.05, 0.1, 0.03, 0.25
+# what is near an end of a range; the mean share of the outputs of a class that makes a look due, and that of
+# all that the sign asks for; how small their gradients are
+CLOSE, DUE, DUE_ALL, SMALL = 0.05, 0.07, 0.03, 0.25
 ONE = 1e-5  # by how much a sum of probabilities may differ from 1
-FEW, LIMIT = 50, 0.6  # outputs in all, of fewer nothing is said; the sign is above the limit
+FEW, LIMIT = 16, 0.6  # rows, of fewer nothing is said; the sign is above the limit
 WORDS = "outputs are squashed into an interval, at whose ends gradients fall off"
 ADVICE = "return the logits: attack the model without the sigmoid, tanh or clamp at its end"
 FLAG = f"bounded_outputs: {WORDS}; {ADVICE}"
@@ -158,13 +158,13 @@ def normals(logits: Tensor, gradients: Tensor, classes: Tensor, interval: Tensor
 
 
 def looks_bounded(logits: Tensor) -> bool:
-    """Return whether so many outputs of a class are near the least or the largest one that a look is due."""
-    if logits.numel() < FEW:
+    """Return whether so many outputs of the classes are near their least or largest that a look is due."""
+    if len(logits) < FEW:
         return False
     low, high = logits.aminmax(dim=0)
     near = CLOSE * (high - low)
-    shares = torch.stack([logits < low + near, logits > high - near]).float().mean(1)
-    return float(shares.amax()) > DUE + 2 / len(logits)
+    shares = torch.stack([logits < low + near, logits > high - near]).float().mean(1).amax(0)
+    return float(shares.mean()) > DUE + 1.5 / len(logits)  # one is the end itself
 
 
 def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> float:

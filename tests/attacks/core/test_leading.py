@@ -20,7 +20,7 @@ X, Y, THREAT = TEST.x, TEST.y, fa.Linf(0.15)
 def net(classes: int = 10) -> nn.Module:
     """A small net; with eleven classes the last is that of noise."""
     data = fa.data.load("digits", "train")
-    with generators_kept(torch.device("cpu"), 0):
+    with generators_kept(torch.device("cpu"), 0), torch.enable_grad():  # made in a pass of an attack
         model = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, classes)
         )
@@ -82,10 +82,10 @@ def test_a_loss_that_is_named_stays(name: str) -> None:
     torch.testing.assert_close(own.loss[held], wanted[held])
 
 
-@pytest.mark.parametrize("attack", [fa.attacks.fgsm, fa.attacks.mim, fa.attacks.pgd, fa.attacks.apgd])
-def test_targets_are_aimed_at(attack: Callable[..., fa.attacks.AttackResult]) -> None:
+@pytest.mark.parametrize("run", [fa.attacks.fgsm, fa.attacks.mim, fa.attacks.pgd, fa.attacks.apgd])
+def test_targets_are_aimed_at(run: Callable[..., fa.attacks.AttackResult]) -> None:
     targets = (Y + 1) % 10
-    out = attack(abstains, X, Y, fa.Linf(0.4), criterion=Unless(10), targets=targets)
+    out = run(abstains, X, Y, fa.Linf(0.4), criterion=Unless(10), targets=targets)
     met = abstains(out.x_adv).argmax(1) == targets
     assert torch.equal(met, out.success)
     assert met.any()

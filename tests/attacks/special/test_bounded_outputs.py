@@ -198,14 +198,14 @@ FLAGGED |= {"scaled": lambda z: torch.linspace(0.9, 1.1, 10) * torch.tanh(z)}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", FLAGGED)
-@pytest.mark.parametrize("attack", [fa.attacks.fgsm, NEAREST["deepfool"]])
+@pytest.mark.parametrize("run", [fa.attacks.fgsm, NEAREST["deepfool"]])
 def test_a_result_behind_another_head_has_a_flag(
-    head: str, attack: Callable[..., fa.attacks.AttackResult]
+    head: str, run: Callable[..., fa.attacks.AttackResult]
 ) -> None:
     squashed = Defended(honest("standard"), after=Pointwise(FLAGGED[head])).eval()
-    threat = THREAT if attack is fa.attacks.fgsm else fa.L2(torch.inf)
-    assert any(flag.startswith("bounded_outputs") for flag in attack(squashed, TEST.x, TEST.y, threat).flags)
-    assert attack(honest("standard"), TEST.x, TEST.y, threat).flags == ()
+    threat = THREAT if run is fa.attacks.fgsm else fa.L2(torch.inf)
+    assert any(flag.startswith("bounded_outputs") for flag in run(squashed, TEST.x, TEST.y, threat).flags)
+    assert run(honest("standard"), TEST.x, TEST.y, threat).flags == ()
 
 
 @pytest.mark.slow
