@@ -60,15 +60,20 @@ class Draws:
     @classmethod
     def together(cls, parts: Sequence["Draws"]) -> "Draws":
         """Return the worst of several, sample by sample."""
+        # half of the draws say which is the worst, the other half how bad it is: luck is no attack
+        parts = sorted(parts, key=lambda one: one.one_draw)
         voted, verdict, right, early = (
             torch.stack([getattr(one, name) for one in parts])
             for name in ("voted", "verdict", "right", "early")
         )
-        # half of the draws say which is the worst, the other half how bad it is: luck is no attack
-        halves = early, right - early
-        first, last = (
-            one.gather(0, other.argmin(0, keepdim=True))[0] for one, other in (halves, halves[::-1])
-        )
+        order, halves = (
+            torch.arange(len(parts), device="cpu")[:, None],
+            (early, right - early),
+        )  # of equals the strongest
+        worst = [(each * len(parts) + order).argmin(0, keepdim=True) for each in halves]
+        first, last = early.gather(0, worst[1])[0], halves[1].gather(0, worst[0])[0]
+        if (first + last).sum() > right[0].sum():
+            first, last = early[0], halves[1][0]
         return cls(parts[0].count, first + last, voted.amin(0), verdict.amin(0), first)
 
     def to_dict(self) -> dict[str, Any]:
