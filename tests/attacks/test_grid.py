@@ -128,3 +128,9 @@ def test_a_map_works_on_copies(search: Callable[..., fa.attacks.AttackResult]) -
     expected = search(MODEL, x, y, through(2))
     assert torch.equal(out.x_adv, expected.x_adv)
     assert torch.equal(through(2, brightened).image(out.parameters, x), out.x_adv)
+
+
+def test_square_names_what_serves() -> None:
+    for count, serves in ((1, "grid"), (6, "nes")):
+        with pytest.raises(InputError, match=rf"\[C, H, W\] for square, got .*, without gradients, {serves}"):
+            fa.attacks.square(MODEL, *rows(), through(count))

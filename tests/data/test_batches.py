@@ -113,7 +113,11 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, worker
         (torch.zeros(3, 4, 4), 0.5, "integer labels"),
         (torch.zeros(3, 4, 4), torch.tensor([1]), r"integer labels, .* got labels of shape \[1\]"),
         (torch.zeros(3, 4, 4), "cat", "integer labels.*str"),
-        (torch.zeros(3, 4, 4), torch.tensor(True), r"got torch\.bool; convert them; .* a criterion, such as"),
+        (
+            torch.zeros(3, 4, 4),
+            torch.tensor(True),
+            r"got torch\.bool; .* criterion=.*Signs\(\), for classes y\.long\(\)",
+        ),
         (torch.zeros(3, 4, 4), [0.2, 0.8], r"labels of shape \[2\]; of probabilities"),
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],

@@ -123,7 +123,7 @@ def test_images_outside_the_box_are_refused_as_by_attacks(name, monkeypatch):
         return recipe.step(at) if owns_step(recipe) else recipe(model, x, y)
 
     calls = [call, lambda x: train.craft(recipe, model, x, y)]
-    for wrong in (4 * x - 2, x.clone().fill_(nan), (255 * x).to(torch.uint8)):
+    for wrong in (4 * x - 2, x.clone().fill_(nan), (255 * x).to(torch.int16)):
         with pytest.raises(InputError) as told:
             fa.attacks.pgd(model, wrong, y, THREAT)
         for refuses in calls[: 1 + isinstance(innermost(recipe), Crafted)]:

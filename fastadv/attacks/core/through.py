@@ -38,11 +38,11 @@ def on_parameters(
         mapped = Mapped(inner, threat, task.x, task.ids)
         t = threat.parameters(task.x, task.ids)
         if served == "none" or (served == "images" and t.ndim != 1 + IMAGE):
-            wanted = "" if served == "none" else ", or a map whose parameters are images [C, H, W]"
+            wanted = "and no map of parameters" if served == "none" else "or a map of parameters [C, H, W]"
             blind = "grid" if t[0].numel() <= 3 else "nes"
             raise InputError(
-                f"threat: expected a ball{wanted} for {attack.__name__}, got {threat.name} of parameters "
-                f"{list(t.shape[1:])}; use apgd or, without gradients, {blind}"
+                f"threat: expected a ball {wanted} for {attack.__name__}, got {threat.name}, whose "
+                f"parameters are {list(t.shape[1:])}; use apgd or, without gradients, {blind}"
             )
         if arguments.get("gradient"):
             raise InputError(

@@ -10,7 +10,7 @@ from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
 LABELS = "labels: "  # how flags of `label_flags` begin
-BEYOND = "Beyond(distance)"
+OTHERS = "Signs()", "Share(least)", "Beyond(distance)"  # what takes labels that are no classes
 ROUNDING = 0.01  # of the sum of a row of probabilities, in half precision, too
 FEW = 32  # outputs, which may lie in [0, 1] by chance
 
@@ -33,9 +33,7 @@ def check_index(name: str, values: Any, size: int, device: torch.device) -> Tens
 
 def instead(name: str, values: Any, size: int) -> str:
     """Return what to pass in place of labels that are no classes, as the end of an error; "" if unknown."""
-    signs, share, beyond = (
-        f"criterion=fastadv.attacks.{each}" for each in ("Signs()", "Share(least)", BEYOND)
-    )
+    signs, share, beyond = (f"criterion=fastadv.attacks.{each}" for each in OTHERS)
     if values is None:
         return f"; without labels pass {beyond}"
     known = isinstance(values, Tensor) and values.shape[:1] == (size,) and not values.is_complex()
@@ -44,16 +42,16 @@ def instead(name: str, values: Any, size: int) -> str:
     floats, two = values.is_floating_point(), bool(((values == 0) | (values == 1)).all())
     rows = values.ndim == 2 and values.shape[1] > 1
     if rows and bool((values >= 0).all() & ((values.double().sum(1) - 1).abs() < ROUNDING).all()):
-        return (
-            f"; of {'one-hot rows pass' if two else 'soft labels pass the likeliest class,'} {name}.argmax(1)"
-        )
+        kind = "one-hot rows pass" if two else "probabilities pass the likeliest class,"
+        return f"; of {kind} {name}.argmax(1)"
     whole = not floats or bool((values == values.round()).all())
     if values.shape[1:].numel() == 1 and whole:
         squeezed = {1: name, 2: f"{name}.squeeze(1)"}.get(values.ndim, f"{name}.flatten()")
-        classes = f"; for classes pass {squeezed}{'.long()' * (floats or values.dtype == torch.bool)}"
-        if two:
-            return f"{classes}, for one logit {signs}"
-        return f"{classes}, for numbers to predict {beyond}" if floats else classes
+        others = (
+            f"for one logit pass {signs}, " if two else f"for numbers to predict pass {beyond}, " * floats
+        )
+        cast = ".long()" * (floats or values.dtype == torch.bool)
+        return f"; {others}for classes {'' if others else 'pass '}{squeezed}{cast}"
     if rows and two:
         return f"; for labels of which several hold pass {signs}"
     return f"; for numbers to predict pass {beyond}" if floats else f"; for classes at positions pass {share}"

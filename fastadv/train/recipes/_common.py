@@ -25,14 +25,7 @@ from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
-from fastadv.train.recipes.base import (
-    Crafted,
-    Recipe,
-    is_loss,
-    is_missing,
-    labels_or_outputs,
-    owns_step,
-)  # fmt: skip
+from fastadv.train.recipes.base import Crafted, Recipe, is_loss, is_missing, labels_or_outputs, owns_step
 
 # what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")

@@ -16,7 +16,7 @@ from ..nets import Case, images, labels, mlp
 X, Y = images(4), torch.tensor([0, 1, 2, 0])
 
 BAD: list[tuple[str, dict[str, Any]]] = [
-    ("x: expected a floating", {"x": (X * 255).to(torch.uint8)}),
+    ("x: expected a floating", {"x": (X * 255).to(torch.int16)}),
     ("x: expected a floating", {"x": X.numpy()}),
     ("x: expected a floating", {"x": X.flatten()}),
     ("got AttackResult; pass its x_adv", {"x": pgd(mlp(), X, Y, Linf(0.1), steps=1)}),
@@ -27,7 +27,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("box: expected ends that .* tells apart", {"x": X.half() + 1, "threat": Linf(0.1, (1.0, 1.0001))}),
     ("y: expected one integer", {"y": Y[:3]}),
     (r"y: expected one integer .* pass criterion=.*Signs\(\), for classes y\.long\(\)", {"y": Y > 0}),
-    (r"for classes y\[:, 0\]\.long\(\)", {"y": (Y > 0)[:, None]}),
+    (r"for classes y\.squeeze\(1\)\.long\(\)", {"y": (Y > 0)[:, None]}),
     ("y: expected one integer", {"y": [0, 1, 2, 0]}),
     ("y: expected a tensor on cpu", {"y": Y.to("meta")}),
     ("y: expected classes 0 to 2", {"y": Y + 1}),

@@ -22,10 +22,10 @@ SIGNS, BEYOND = "criterion=fastadv.attacks.Signs()", "criterion=fastadv.attacks.
 SENTENCES = [
     (ROWS, "of one-hot rows pass y.argmax(1)"),
     (ROWS.bool(), "of one-hot rows pass y.argmax(1)"),
-    (SOFT.bfloat16(), "of soft labels pass the likeliest class, y.argmax(1)"),
+    (SOFT.bfloat16(), "of probabilities pass the likeliest class, y.argmax(1)"),
     (Y[:, None], "for classes pass y.squeeze(1)"),
-    (1.0 * Y[:, None], f"for classes pass y.squeeze(1).long(), for numbers to predict {BEYOND}"),
-    (Y % 2 == 0, f"for classes pass y.long(), for one logit {SIGNS}"),
+    (1.0 * Y[:, None], f"for numbers to predict pass {BEYOND}, for classes y.squeeze(1).long()"),
+    (Y % 2 == 0, f"for one logit pass {SIGNS}, for classes y.long()"),
     (torch.tensor([[1, 1], [0, 0]] * 6), f"for labels of which several hold pass {SIGNS}"),
     (2 * ROWS - 0.1, f"for numbers to predict pass {BEYOND}"),
     (Y[:, None].expand(12, 4), "for classes at positions pass criterion=fastadv.attacks.Share(least)"),
