@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli._attacks import registry
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.cli._output import PIPE_WIDTH, print_table
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
@@ -158,4 +158,4 @@ def test_departures_name_attacks_and_rows_of_the_table_of_parity():
     named = re.findall(r"Row: (.*)\.$", departures, re.MULTILINE)
     assert len(named) > 20
     assert set(named) <= rows
-    assert set(re.findall(r"^## (\w+)$", departures, re.MULTILINE)) <= set(registry())
+    assert set(re.findall(r"^## (\w+)$", departures, re.MULTILINE)) <= set(REGISTRY)

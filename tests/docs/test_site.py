@@ -24,7 +24,7 @@ def test_costs() -> None:
     step = "1 forward + 1 backward a step"
     for name in ("pgd", "bim", "mim", "apgd", "cw", "ddn", "fmn", "segpgd"):
         assert found[name] == step
-    assert found["sea"] == "3 forward + 3 backward a step"  # its three losses
+    assert found["sea"] == "4 forward + 4 backward a step"  # its four losses
     assert found["deepfool"] == "1 forward + 9 backward a step"  # the other classes
     for name in ("square", "boundary", "hopskipjump", "nes"):
         assert found[name] == "1 forward a query"

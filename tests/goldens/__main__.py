@@ -57,7 +57,7 @@ def difference(ours: Any, theirs: Any) -> tuple[int, float] | None:
         return None if kinds[0] == kinds[1] else (1, inf)
     one, other = (value.reshape(len(value), -1) for value in (ours, theirs))
     rows = (one.view(torch.uint8) != other.view(torch.uint8)).any(1)
-    return (int(rows.sum()), float((one.double() - other)[rows].abs().max())) if rows.any() else None
+    return (int(rows.sum()), float((one.double() - other.double())[rows].abs().max())) if rows.any() else None
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

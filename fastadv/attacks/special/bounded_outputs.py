@@ -138,7 +138,7 @@ def _units(gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 def ways(logits: Tensor, classes: Tensor, interval: Tensor) -> Tensor:
     """Return [n, C, K], the directions whose gradients `normals` takes, of some classes int64 [n, C]."""
-    one = torch.zeros(*classes.shape, logits.shape[1]).to(logits).scatter_(2, classes[:, :, None], 1.0)
+    one = torch.nn.functional.one_hot(classes, logits.shape[1]).to(logits)
     return one * inverse(logits, interval)[1][:, None]
 
 
