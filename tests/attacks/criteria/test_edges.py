@@ -149,3 +149,20 @@ def test_probabilities_are_told_from_logits_whose_sign_decides(labels):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             call(net.eval())
+
+
+@pytest.mark.slow
+def test_several_tags_turn_at_once_as_near_as_by_short_steps() -> None:
+    digits = fa.data.load("digits")
+    x, y = fa.data.load("digits", "test").x[:30], fa.data.load("digits", "test").y[:30]
+
+    def tags(y: Tensor) -> Tensor:
+        return torch.stack([y % 2, (y > 4).long(), (y == 0).long(), (y < 3).long()], 1)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    fa.train.fit(net, (digits.x, tags(digits.y)), fa.train.Standard(criterion=Signs()), epochs=30)
+    options = {"threat": fa.Linf(math.inf), "criterion": Signs("all"), "steps": 100}
+    best = fa.attacks.fmn(net.eval(), x, tags(y), variant="published", **options).distance.median()
+    for nearest in (fa.attacks.fmn, fa.attacks.pdpgd):
+        assert nearest(net, x, tags(y), **options).distance.median() <= 1.1 * best
