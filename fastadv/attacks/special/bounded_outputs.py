@@ -23,8 +23,8 @@ from fastadv.ops._rows import like
 LOSSES = ("ce_sharp", "margin")  # the defaults; those that papers chose stay as they are
 UNIT, SYMMETRIC, UNKNOWN = 1, 2, 3  # [0, 1], [-1, 1], another interval
 FEWEST = 5  # classes, of fewer a crowd is chance
-END, CROWD = 0.1, 0.2  # of a known interval: what is near an end, and the share of outputs that must be, two
-# or more
+END, CROWD, SPAN = 0.1, 0.5, 0.2  # of a known interval: what is near an end; the share of outputs that must
+# be there, and the smaller one where some are at either end
 MOST, NEAR = 0.7, 0.02  # of another: the share of outputs at one end, and of the range what is near it
 LEAST = 1e-7  # the distance from an end that float32 still tells
 # of the way from a sample to another; outputs of each whose gradients are compared there
@@ -52,16 +52,20 @@ def bounded(logits: Tensor) -> Tensor | None:
     if logits.shape[1] < FEWEST:
         return None
     rows = logits.sort(1).values
-    low, high, at_an_end = _ends(rows)
-    fewest = max(CROWD * rows.shape[1], 2)
-    unit, symmetric = (
-        (start <= low) & (high <= 1) & (((rows <= start + END) | (rows >= 1 - END)).sum(1) >= fewest)
-        for start in (0, -1)
-    )
+    at_an_end = _ends(rows)[2]
+    unit, symmetric = (_crowded(rows, start) for start in (0, -1))
     symmetric &= ~unit
     unknown = at_an_end & ~unit & ~symmetric
     found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
     return found if bool(found.any()) else None
+
+
+def _crowded(rows: Tensor, start: int) -> Tensor:
+    """Return bool [B], whether a sorted row lies in [start, 1] and crowds at its ends."""
+    low, high = rows[:, 0], rows[:, -1]
+    near = ((rows <= start + END) | (rows >= 1 - END)).sum(1)
+    spans = (low <= start + END) & (high >= 1 - END) & (near >= max(SPAN * rows.shape[1], 3))
+    return (start <= low) & (high <= 1) & ((near >= CROWD * rows.shape[1]) | spans)
 
 
 _straight = WeakSet[Prepared]()  # whose first outputs did not crowd

@@ -162,7 +162,7 @@ def test_the_gradient_in_another_interval_is_the_same_behind_any_head(head: str)
 def test_the_interval_of_a_row_is_told_by_its_own_outputs() -> None:
     crowd = [-3.0, -2.99, -2.99, -2.98, 4.0]
     rows = torch.tensor([
-        [0.0, 0.05, 0.5, 0.7, 1.0], [-1.0, -0.95, 0.5, 0.7, 0.9], crowd, [0.2, 0.4, 0.5, 0.6, 1.0],
+        [0.0, 0.05, 0.5, 0.7, 1.0], [-1.0, -0.95, 0.5, 0.7, 0.9], crowd, [0.0, 0.4, 0.5, 0.6, 1.0],
         [-5.0, 2.0, 0.5, 0.1, 9.0], [-0.3, 0.2, 0.5, 0.1, 0.4],
     ])  # fmt: skip
     found = bounded(rows)
