@@ -66,10 +66,8 @@ class Draws:
             torch.stack([getattr(one, name) for one in parts])
             for name in ("voted", "verdict", "right", "early")
         )
-        order, halves = (
-            torch.arange(len(parts), device="cpu")[:, None],
-            (early, right - early),
-        )  # of equals the strongest
+        # of equals the strongest
+        order, halves = torch.arange(len(parts), device="cpu")[:, None], (early, right - early)
         worst = [(each * len(parts) + order).argmin(0, keepdim=True) for each in halves]
         first, last = early.gather(0, worst[1])[0], halves[1].gather(0, worst[0])[0]
         if (first + last).sum() > right[0].sum():
