@@ -101,8 +101,9 @@ def _main(evidence: Sequence[Evidence]) -> Evidence | None:
 
     def weight(one: tuple[Evidence, Threat]) -> tuple[bool, bool, int]:
         goal, ball = one[0].goal, repr(one[1])
+        followed = any(each.gradient for each, _ in told if each.goal.like(goal))
         alike = (each.passes for each, threat in told if repr(threat) == ball and each.goal.like(goal))
-        return goal.whole, math.isfinite(one[1].radius), sum(alike)
+        return goal.whole and followed, math.isfinite(one[1].radius), sum(alike)
 
     return max(told, key=weight, default=(None, None))[0]
 

@@ -27,6 +27,7 @@ from fastadv.threat import THREATS, Named, Threat
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 FEW = 8  # images; where there are fewer, a model may well see one class in all
+NARROWER = "a success is {}; samples that are wrong otherwise count as robust"
 NOT_RUN = "zero_gradient: the attack could not run"
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
@@ -320,6 +321,8 @@ def row(
     components, targets, mask = _components(parts), of_all(parts, "targets"), of_all(parts, "mask")
     verdict = correct & ~whole["broken"]
     refused = next((part.told["refused"] for part in parts if "refused" in part.told), "")
+    asked = ", ".join(filter(None, [wanted_of(parts), "the target" * (targets is not None)]))
+    more = more or (NARROWER.format(asked),) * bool(asked)
     return Row(
         name=name,
         correct=correct,
@@ -338,7 +341,7 @@ def row(
         clean=None if refused else clean,
         refused=refused,
         threat=_threat(parts),
-        asked=", ".join(filter(None, [wanted_of(parts), "the target" * (targets is not None)])),
+        asked=asked,
         moving=1.0 if mask is None else float(mask.double().mean()),
         method=next((part.told.get("method", "") for part in parts if part.told), ""),
         sums=all_sums([part.tensors for part in parts]),

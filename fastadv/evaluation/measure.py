@@ -426,16 +426,16 @@ class Evaluation:
             with self.drawing.kept(batch.x.device, number, 1 + crc32(name.encode())):
                 attack = self.events.begun(name, self.attacks[name])
                 several = self.drawing.count > 1
-                return outcome(name, attack, self.frozen, batch, points, several, at, self.criterion)
+                try:
+                    return outcome(name, attack, self.frozen, batch, points, several, at, self.criterion)
+                except InputError as error:
+                    if error.argument not in REFUSALS:
+                        raise
+                    refused = {"refused": str(error)}
+            return Part(untouched(batch, points).tensors | at(batch.x), refused)
 
-        try:
-            place = self.parts.places.get(name, 0)
-            return self.parts.get(f"{number:05d}-{place:02d}", verdict, make, data)
-        except InputError as error:
-            if error.argument not in REFUSALS:
-                raise
-            part = untouched(batch, self.keep_samples)
-            return Part(part.tensors | at(batch.x), {"refused": str(error)})
+        place = self.parts.places.get(name, 0)
+        return self.parts.get(f"{number:05d}-{place:02d}", verdict, make, data)
 
     def judge(self, done: Sequence[Measured], started: float) -> Table:
         """Put the batches together."""

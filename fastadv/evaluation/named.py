@@ -13,7 +13,7 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, bound, layers, takes
+from fastadv.evaluation._outcome import NARROWER, Attack, bound, layers, takes
 from fastadv.threat import Threat
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
@@ -44,7 +44,7 @@ def named(
         if (without := _without_threat(attack)) and threat is not None:
             check_threat(threat, maps=True)
             attack, taken = partial(attack, threat=threat), True
-        elif without and isinstance(given, str):
+        elif without and isinstance(given, str) and parameters_of(attack)["threat"].default is not None:
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
         if criterion is not None and bound(attack, "criterion") is None and takes(attack, "criterion"):
             attack = partial(attack, criterion=criterion)
@@ -77,7 +77,7 @@ def asks_more(attack: Attack) -> tuple[str, ...]:
         wanted = "the target"
     elif wanted in (None, WRONG) or not decides_by_class(wanted):
         return ()
-    return (f"a success is {wanted}; samples that are wrong otherwise count as robust",)
+    return (NARROWER.format(wanted),)
 
 
 def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = None) -> Criterion:
@@ -125,5 +125,6 @@ def name_of(attack: Any) -> str:
 
 
 def _without_threat(attack: Attack) -> bool:
+    """Return whether an attack takes a threat and has none, or None."""
     parameter = parameters_of(attack).get("threat")
-    return parameter is not None and parameter.default is parameter.empty
+    return parameter is not None and parameter.default in (parameter.empty, None)

@@ -329,3 +329,8 @@ def test_a_clean_accuracy_by_another_criterion_is_another_run(tmp_path: Path) ->
     fa.evaluate(DENSE, (X, y), criterion=Share(0.5), run_dir=tmp_path)
     with pytest.raises(InputError):
         fa.evaluate(DENSE, (X, y), criterion=Share(0.6), run_dir=tmp_path, resume=True)
+
+
+def test_the_worst_error_of_each_sample_is_that_of_its_attack() -> None:
+    sums = [torch.tensor([[[each], [1.0]] for each in errors]) for errors in ((1.0, 3.0), (2.0, 1.0))]
+    assert worst(sums, "MAE") == 2.5

@@ -314,3 +314,9 @@ def test_bad_draws_and_seeds_are_named(bad):
     if bad != 0:
         with pytest.raises(InputError, match="seed: expected"):
             drawn(nets.Threshold(), 2, seed=bad)
+
+
+def test_several_attacks_are_no_weaker_than_the_strongest() -> None:
+    right, none = torch.tensor([2, 2]), torch.zeros(2, dtype=torch.bool)
+    parts = [Draws(4, right, none, none, torch.tensor(early)) for early in ([0, 2], [2, 0])]
+    assert Draws.together(parts).one_draw <= 0.5

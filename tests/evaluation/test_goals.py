@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Beyond, ConfidentlyWrong, OutsideTopK, Share, Signs, Unless, WrongBy
-from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.criterion import Criterion, Goal
 from fastadv.attacks.masking.indicators import OF_CLASSES
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.evaluation import Table
+from fastadv.evaluation._outcome import Part, _asked, of_all
 from fastadv.evaluation.row import groups
 from tests.attacks.masking.nets import StraightThrough, honest
 from tests.defenses import AlwaysDropout, Detach, Quantize
@@ -134,3 +135,45 @@ def test_what_needs_no_classes_runs_for_other_outputs(name: str) -> None:
         verdict = evaluated({"pgd": PGD}, model, y=y, criterion=criterion).verdict
         assert sign in verdict
         assert verdict.startswith("Inconclusive: the gradient is" if sign == "a stand-in" else "Do not trust")
+
+
+class NaNBackward(nn.Module):
+    """Finite logits whose gradients are NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return NET(x) + (x.flatten(1).sum(1, keepdim=True) * 0).sqrt()
+
+
+def test_gradients_of_nan_are_told_and_end_nothing() -> None:
+    table = fa.evaluate(NaNBackward(), (X, Y), {"pgd": partial(PGD, steps=3)}, freeze=False)
+    assert table["pgd"].failed == len(X)
+    sigmoid = fa.attacks.pgd(lambda x: (20 * NaNBackward()(x)).sigmoid(), X, Y, L, steps=3)
+    assert int((sigmoid.status == fa.attacks.Status.FAILED).sum()) > 0
+
+
+def test_what_an_attack_asks_for_inside_is_told() -> None:
+    def inside(model: Any, x: Tensor, y: Tensor, **more: Any) -> Any:
+        return fa.attacks.pgd(model, x, y, L, steps=3, criterion=WrongBy(1.0), **more)
+
+    row = fa.evaluate(NET, (X, Y), {"own": inside}, freeze=False)["own"]
+    assert any("a success is WrongBy(lead=1.0)" in each for each in row.remarks)
+
+
+def test_an_own_attack_without_a_threat_takes_that_of_the_call() -> None:
+    def own(model: Any, x: Tensor, y: Tensor, threat: Any = None) -> Any:
+        return fa.attacks.fgsm(model, x, y, threat or fa.Linf(0.5))
+
+    assert fa.evaluate(NET, (X, Y), {"own": own}, threat=L, freeze=False)["own"].threat.radius == L.radius
+
+
+def test_targets_stay_with_their_samples_and_masks_with_their_batches() -> None:
+    place = torch.tensor([1, 2])
+    parts = []
+    for mask in (LEFT, ~LEFT):
+        goal = Goal(targets=torch.tensor([5, 6]), mask=mask.expand(2, -1, 8, 8))
+        parts.append(Part({"broken": torch.zeros(3), **_asked(goal, place, 3)}))
+    targets, mask = of_all(parts, "targets"), of_all(parts, "mask")
+    assert targets is not None
+    assert mask is not None
+    assert targets.view(2, 3)[:, 1:].tolist() == [[5, 6], [5, 6]]
+    assert torch.equal(mask, torch.cat([LEFT.expand(3, -1, 8, 8), ~LEFT.expand(3, -1, 8, 8)]))

@@ -1,9 +1,11 @@
 """Shares of an evaluation that were made apart become one; what is no whole is refused."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import merge
 from tests.evaluation.nets import assert_same, nearest, run
@@ -34,3 +36,20 @@ def test_shares_are_the_evaluation_of_one_process_and_less_is_refused(tmp_path: 
     (tmp_path / "b" / "part-00001-01.safetensors").unlink()
     with pytest.raises(CorruptFileError, match=r"part-00001-01\..*: expected a part of this evaluation"):
         merge([tmp_path / "a", tmp_path / "b"], tmp_path / "a")
+
+
+def test_shares_in_which_an_attack_refused_the_threat_become_one(tmp_path: Path) -> None:
+    data, net = (
+        fa.data.load("digits", "test", limit=8),
+        fa.models.create("softmax", shape=(1, 8, 8), classes=10),
+    )
+    attacks = {"fgsm": fa.attacks.fgsm, "l0": partial(fa.attacks.sigma_zero, steps=2)}
+    asked = {"threat": fa.Linf(0.1), "batch_size": 4}
+    for rank in (0, 1):
+        fa.evaluate(
+            net, data, attacks, **asked, run_dir=tmp_path / "a", rank=rank, world_size=2, resume=rank > 0
+        )
+    merge([tmp_path / "a"], tmp_path / "out")
+    whole = fa.evaluate(net, data, attacks, **asked, run_dir=tmp_path / "out", resume=True)
+    assert whole["l0"].refused.startswith("threat: expected")
+    assert not whole["fgsm"].refused

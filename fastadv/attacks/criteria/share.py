@@ -270,13 +270,13 @@ class Share(Criterion):
         both = (decided & labels).sum(1).double()
         either = (decided | labels).sum(1).double()
         counts = at.counts.sum(1, keepdim=True).double()
-        if y.ndim == 2 and outputs.numel() == y.numel():
+        if y.ndim == 2 and (outputs.numel() == y.numel() or (y.shape[1] == 1 and classes == 2)):
             return {"label accuracy": (both.sum(1, keepdim=True), counts)}
         return {"pixel accuracy": (both.sum(1, keepdim=True), counts), "mean IoU": (both, either)}
 
     def _needed(self, at: Positions) -> Tensor:
         """Return int64 [B], how many positions must be wrong; rounding of the product adds none."""
-        return (self.least * at.counts.sum(1) * (1 - 1e-9)).ceil().long().clamp_min(1)
+        return (self.least * at.counts.sum(1).double() * (1 - 1e-9)).ceil().long().clamp_min(1)
 
     # Losses: value [B] by outputs, y and targets.
 

@@ -217,8 +217,10 @@ def _log_probabilities(logits: Tensor) -> bool:
 
 
 def _falls_off(logits: Tensor, sizes: Tensor, order: Tensor, interval: Tensor, told: bool) -> float:
-    low, high, kept = interval[0][order], interval[1][order], ~sizes.isnan()
+    low, high, kept = interval[0][order], interval[1][order], sizes.isfinite()
     place, sizes = ((logits.gather(1, order) - low) / (high - low))[kept], sizes[kept]
+    if not len(sizes):  # no gradient is finite
+        return 0.0
     found = [0.0]
     middle = sizes[(place - 0.5).abs() < 0.4]
     usual = float(middle.median() if len(middle) else sizes.max())

@@ -86,3 +86,28 @@ def test_labels_that_are_ignored_are_in_no_mean() -> None:
     assert (right.item(), counts.item()) == (1.0, 2.0)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs[:, ::2], y[:, ::2].float())
     assert Signs().objective(outputs, y).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize(("count", "wrong"), [(25, 15), (49, 7), (49, 28), (100, 15)])
+def test_a_share_of_so_many_in_so_many_needs_no_more(count: int, wrong: int) -> None:
+    z = torch.stack([torch.ones(1, count), torch.zeros(1, count)], 1)  # class 0 everywhere
+    y, fewer = ((torch.arange(count) < number).long()[None] for number in (wrong, wrong - 1))
+    assert Share(wrong / count).met(z, y, None).all()
+    assert not Share(wrong / count).met(z, fewer, None).any()
+
+
+def test_targets_do_not_count_where_labels_are_ignored() -> None:
+    z = tensor([[[0.0, 0.0], [1.0, 1.0]]])
+    assert Share(1.0, ignore=255).met(z, tensor([[255, 0]]), tensor([[0, 1]])).all()
+
+
+@pytest.mark.parametrize(("first", "unit"), [(1.0, 1.0), (9.0, 0.15 * 29 / 3), (1e-6, 20.000001 / 300)])
+def test_the_unit_of_the_bounded_margin(first: float, unit: float) -> None:
+    z, y = tensor([[[first, 10.0, 10.0], [0.0, 0.0, 0.0]]]), torch.zeros(1, 3).long()
+    margins = tensor([first, 10.0, 10.0])
+    found = Share(1 / 3).loss("bounded_margin")(z, y, None)
+    assert found.item() == pytest.approx(-(margins / (unit + margins)).mean().item(), rel=1e-5)
+
+
+def test_one_tag_has_a_label_accuracy() -> None:
+    assert Share(1.0).figures(tensor([[0.0, 2.0]]), tensor([[1]])).keys() == {"label accuracy"}

@@ -132,3 +132,9 @@ def test_masks_of_another_kind_are_named(road: str) -> None:
     for masks in (tall, tall[:, None]):
         with pytest.warns(UserWarning, match="leave the sigmoid out"):
             ROADS[road](one, masks)
+
+
+def test_maps_of_a_softmax_come_to_logits_up_to_one_number_a_position() -> None:
+    z = 8 * torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
+    apart = straightened(z.softmax(1)) - z
+    torch.testing.assert_close(apart, apart[:, :1].expand_as(apart), atol=2e-2, rtol=0)
