@@ -33,6 +33,7 @@ from fastadv import (
     rng,
     train,
 )  # fmt: skip
+from fastadv.attacks.core.criterion import Goal as _Goal
 from fastadv.attacks.criteria.signs import OneLogit as _OneLogit
 from fastadv.attacks.distal import DistalResult as _DistalResult
 from fastadv.attacks.methods.flags import Cost as _Cost
@@ -57,7 +58,7 @@ _saved.add_safe_globals(
         *(_Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
         *(_DistalResult, certify.Certificates, train.UniversalResult),
         *(attacks.Criterion, attacks.ConfidentlyWrong, attacks.WrongBy, attacks.OutsideTopK),
-        *(attacks.Unless, attacks.Signs, attacks.Share, attacks.Beyond, _OneLogit),
+        *(attacks.Unless, attacks.Signs, attacks.Share, attacks.Beyond, _OneLogit, _Goal),
     ]
 )
 
