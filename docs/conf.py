@@ -43,7 +43,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|collections|enum|typing|pathlib)\..*"),
     ("py:obj", r".*\.R_co"),
     ("py:class", r"fastadv\.engine\.(capture|prepared)\..*"),  # what the engine keeps for itself
-    ("py:class", r"fastadv\.attacks\.core\.criterion\.Goal"),  # a record of three fields, which results explain
+    ("py:class", r"fastadv\.attacks\.core\.criterion\.Goal"),  # told where results have it
 ]
 suppress_warnings = ["config.cache"]
 
