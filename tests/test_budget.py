@@ -1,7 +1,7 @@
 """How many lines each room may have. What comes in is paid for by what goes out.
 
 A limit is a target: who needs some lines more has 3% of slack. The whole may have 54,700 lines, the docs
-46,000 words; the rooms that every call runs through have few decisions in 100 lines of code
+45,000 words; the rooms that every call runs through have few decisions in 100 lines of code
 (`tools/decisions.py`).
 """
 
@@ -32,7 +32,7 @@ LINES = {
     "bench": 6_372,
     "tools": 1_109,
 }
-WORDS = 46_000  # of README and docs
+WORDS = 45_000  # of README and docs
 SLACK = 1.03
 DECISIONS = {"fastadv/attacks/core": 21.5, "fastadv/engine": 25.3}
 
@@ -58,4 +58,4 @@ def test_every_room_has_a_budget() -> None:
 
 def test_the_docs_keep_their_budget() -> None:
     pages = [path for path in (ROOT / "docs").rglob("*.md") if "_site" not in path.parts]
-    assert sum(len(path.read_text().split()) for path in [ROOT / "README.md", *pages]) <= WORDS
+    assert sum(len(path.read_text().split()) for path in [ROOT / "README.md", *pages]) <= SLACK * WORDS
