@@ -37,9 +37,7 @@ class Positions(NamedTuple):
 
     def margins(self) -> Tensor:
         """Return [B, P], by how much the largest other logit, as losses see it, exceeds that of the class."""
-        index = self.y[:, None]
-        other = self.seen.scatter(1, index, -torch.inf).amax(1)
-        return other - self.seen.gather(1, index).squeeze(1)
+        return WRONG.margin(self.seen, self.y, None)
 
     def scaled(self) -> "Positions":
         """Return positions whose logits losses see in units of the mean distance from a decision."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.special.bounded_outputs import ONE
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import NoGradientError
 from fastadv.losses import Loss
@@ -21,8 +22,6 @@ PASSES = 5
 APART = 1e-4
 # By what part of its length most samples' gradients differ at least in another pass, where they are scrambled
 SCRAMBLED = 0.1
-# How far the sum of a row of probabilities is from 1 in float32, as in AutoAttack.
-ONE = 1e-5
 # Functions of Python whose call in a forward pass means that it optimizes something.
 OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, latent_fit.__code__}
 

@@ -32,7 +32,7 @@ BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
 # what is near an end of a range; the mean share of the outputs of a class that makes a look due, and that of
 # all that the sign asks for; how small their gradients are
 CLOSE, DUE, DUE_ALL, SMALL = 0.05, 0.07, 0.03, 0.25
-ONE = 1e-5  # by how much a sum of probabilities may differ from 1
+ONE = 1e-5  # how far a sum of probabilities is from 1 in float32, as in AutoAttack
 FEW, LIMIT = 16, 0.6  # rows, of fewer nothing is said; the sign is above the limit
 WORDS = "outputs are squashed into an interval, at whose ends gradients fall off"
 ADVICE = "return the logits: attack the model without the sigmoid, tanh or clamp at its end"
