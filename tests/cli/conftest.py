@@ -1,6 +1,7 @@
 """A folder to work in, a small net saved there, and the command line called as a function."""
 
 import json
+import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -32,11 +33,15 @@ def timeless(value):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Commands run in an empty folder, and see no data sets but the embedded one."""
+    """Commands run in an empty folder, see no data sets but the embedded one, and leave no module behind."""
+    before = set(sys.modules)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FASTADV_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture
