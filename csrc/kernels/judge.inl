@@ -1,7 +1,6 @@
 // A point judged by its logits, and kept where it is better. Its gradient, if there is one, leaves its size,
-// and moves the point where `move` has centers. Where logits are not finite the gradient says nothing, and
-// the point goes halfway to its center. With `stop`, a row that is a success stays as it is. For T the type
-// of the gradient: points are floats.
+// and moves the point where `move` has centers. Where logits are not finite its size says nothing. With
+// `stop`, a row that is a success stays as it is. For T the type of the gradient: points are floats.
 
 // The class that is decided for: the lowest index of the largest logit.
 inline int64_t decided(const float* logits, int64_t classes) {
@@ -42,10 +41,5 @@ void judge(Judged known, float* rival, const T* gradient, int64_t cols, const fl
   std::memmove(ranks + 2, ranks + 3, static_cast<size_t>(known.noted - 3) * sizeof(float));
   ranks[known.noted - 1] = *known.best_rank;
 
-  if (!move.x) return;
-  if (finite) {
-    linf_step(rival, rival, gradient, move.x, 0, cols, move.radius, move.step, move.box);
-  } else {
-    for (int64_t i = 0; i < cols; ++i) rival[i] = move.x[i] + 0.5f * (rival[i] - move.x[i]);
-  }
+  if (move.x) linf_step(rival, rival, gradient, move.x, 0, cols, move.radius, move.step, move.box);
 }

@@ -4,12 +4,12 @@ One call in place of the verdict, the rank, `keep_best_`, `largest` and `linf_st
 long as a small network; `ops.registration.library.bind` gives it to a search. Of the points and of the best
 of each row a success beats any failure, then the higher rank wins: the loss, or the margin for a loss that is
 not above 0 if `margin_at_zero` says so. Rows of logits that are not all finite win nothing, are marked in
-`not_finite`, and say nothing by their gradient. In other rows `steepest` [B] becomes the largest of itself
-and |grad|. `ranks` [B, 2 + N] counts calls, then keeps the best rank after the first call and after the last
-N; what is not there yet is NaN. Without a gradient both stay as they are. Where there is an x, x_adv, once
-judged, takes the step of `linf_step_`, or goes halfway back to x in rows of logits that are not finite.
-With `stop` nothing is written in rows that were successes before the call. `success` becomes which rows are
-successes, found now or so stopped. Only the classes are checked, since a search calls it at each step.
+`not_finite`, and the size of their gradient says nothing. In other rows `steepest` [B] becomes the largest of
+itself and |grad|. `ranks` [B, 2 + N] counts calls, then keeps the best rank after the first call and after
+the last N; what is not there yet is NaN. Without a gradient both stay as they are. Where there is an x,
+x_adv, once judged, takes the step of `linf_step_`. With `stop` nothing is written in rows that were successes
+before the call. `success` becomes which rows are successes, found now or so stopped. Only the classes are
+checked, since a search calls it at each step.
 """
 
 from collections.abc import Iterator
@@ -53,8 +53,7 @@ def reference(
     ranks.copy_(torch.where(done[:, None], ranks, noted))
     if x is not None:
         move = x, radius, step_size, lo, hi, radius_rows, step_size_rows
-        moved = torch.where(like(finite, x), linf_step(x_adv, grad, *move), x + 0.5 * (x_adv - x))
-        x_adv.copy_(torch.where(like(done, x), x_adv, moved))
+        x_adv.copy_(torch.where(like(done, x), x_adv, linf_step(x_adv, grad, *move)))
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:

@@ -1,7 +1,8 @@
 """What the model says of points.
 
 Where the logits at a point are not finite, a look with gradients repeats the sample's last answer that was:
-its logits, loss and gradient. Such a point is never adversarial.
+its logits, loss and gradient. A sample without one has the gradient 0, and its `x_adv` goes halfway back to
+x. Such a point is never adversarial.
 """
 
 from copy import copy

@@ -32,7 +32,6 @@ class Loop:
         self._record = best.x_adv, best.rank, best.success, best.not_finite, best.largest_gradient, best.ranks
         sharp = plan.loss in ENTROPIES and search.targets is None
         self._rest = search.y, search.targets, sharp, plan.stop_early
-        self._met = torch.empty_like(best.success)
         self._aimed = search.aims is not search.targets
 
     @staticmethod
@@ -41,11 +40,11 @@ class Loop:
         loss = search.plan.loss
         if search.plan.minimum or callable(loss) or loss not in KINDS:
             return None
-        ask = Loop.ask(search, loss)
+        ask = Loop.single(search, loss)
         return None if ask is None else Loop(search, ask)
 
     @staticmethod
-    def ask(search: Samples[Any], loss: str) -> Ask | None:
+    def single(search: Samples[Any], loss: str) -> Ask | None:
         """Return what gives the gradient of a loss; None where that takes more than a pass."""
         return Loop.bound(search, loss) if search.problem.criterion is WRONG else None
 
@@ -60,31 +59,30 @@ class Loop:
         return None if plan.gradient is not None else search.classifier.bind(x, search.y, loss, search.aims)
 
     def move(self, radius: PerRow, step_size: PerRow) -> Move:
-        """Return a step of `ops.linf_step` for `look`; of length 0, rows without finite logits alone move."""
+        """Return a step of `ops.linf_step` for `judge`."""
         radius, radii = per_row("radius", radius, self._x)
         step_size, steps = per_row("step_size", step_size, self._x)
         return self._x, radius, step_size, *limits(self._box), radii, steps
 
-    def look(
-        self, points: Tensor, move: Move = STAY, first: Ask | None = None, met: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, logits and gradient, or `first` in its place, at points [n, ...]; then `move` them."""
-        # `met` bool [n] becomes which of the points are adversarial
+    def ask(self, points: Tensor, first: Ask | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, logits and gradient, or those of `first`, at points [n, ...]."""
         value, logits, gradient = (first or self._ask)(points)
-        if gradient.dtype != points.dtype and not may_be_narrow(gradient, points):
-            gradient = gradient.to(points.dtype)
-        met = self._met if met is None else met
-        self._judge(
-            *self._record, met, points, gradient, logits, self._rank(value, logits), *self._rest, *move
-        )
-        return value, logits, gradient
+        narrow = gradient.dtype == points.dtype or may_be_narrow(gradient, points)
+        return value, logits, gradient if narrow else gradient.to(points.dtype)
+
+    def judge(
+        self, points: Tensor, value: Tensor, logits: Tensor, gradient: Tensor | None, move: Move = STAY
+    ) -> Tensor:
+        """Judge points by what was said of them; return bool [n], which are adversarial; then `move` them."""
+        met, rank = torch.empty_like(self._record[2]), self._rank(value, logits)
+        self._judge(*self._record, met, points, gradient, logits, rank, *self._rest, *move)
+        return met
 
     def score(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss and logits at points [n, ...], which are judged, and which of them are adversarial."""
-        logits, met = self._classifier(points), torch.empty_like(self._met)
+        logits = self._classifier(points)
         value = self._value(logits, self.aims)
-        self._judge(*self._record, met, points, None, logits, self._rank(value, logits), *self._rest)
-        return value, logits, met
+        return value, logits, self.judge(points, value, logits, None)
 
     def _rank(self, value: Tensor, logits: Tensor) -> Tensor:
         """Return by what points compete: the loss towards the targets, wherever a search aims."""

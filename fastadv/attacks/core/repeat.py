@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
@@ -86,10 +85,9 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
         done += times
         search.evaluations += times * repeated.passes[0]
         leave = search.shrinks(graph.rows["best.success"][:size])
-    general = search.plan.minimum or search.problem.criterion is not WRONG
-    if general and bool(graph.rows["best.not_finite"].any()):
+    if bool(graph.rows["best.not_finite"].any()):
         search.evaluations = passed
-        return 0  # only steps that are taken as they are remember the last finite answer
+        return 0  # only steps that are taken as they are remember the last answer
     forwards, backwards = repeated.passes
     classifier.forwards += forwards * (done - first) * size
     classifier.backwards += backwards * (done - first) * size
@@ -107,7 +105,7 @@ def _may_replay(search: Search) -> bool:
     if criterion.outputs == "any":  # whose losses are its methods; another function may hold anything
         own = getattr(loss, "__self__", None) is criterion and criterion.fixed
         return own and Loop.bound(search, "margin") is not None
-    return (Loop.ask(search, "margin") if search.plan.minimum else search.loop) is not None
+    return (Loop.single(search, "margin") if search.plan.minimum else search.loop) is not None
 
 
 def _captures(search: Search, repeated: _Repeated) -> Captures | None:

@@ -9,7 +9,6 @@ from typing_extensions import TypeVar
 from fastadv import rng
 from fastadv._waiting import may_leave, waits
 from fastadv.attacks.core import points as shapes
-from fastadv.attacks.core.look import GradientLook, JacobianLook
 from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, StepSize
 from fastadv.attacks.core.record import Record, Rows
@@ -101,8 +100,8 @@ class Samples(Generic[R_co]):
         """Begin anew: no answer is known, and gradient rules remember nothing and draw the same numbers."""
         # what gradient rules remember: tensors [n, ...]
         self.memory: dict[str, Tensor] = {}
-        # the last look with gradients, which stands for answers that are not finite
-        self.answer: GradientLook | JacobianLook | None = None
+        # of the last look with gradients, for points without finite logits: tensors [n, ...]
+        self.answer: dict[str, Tensor] = {}
         self._draws = 0
 
     def uniform(self, count: int) -> Tensor:
@@ -175,8 +174,9 @@ class Samples(Generic[R_co]):
         self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)
         self.edge.depth = shapes.taken(self.edge.depth, kept)
         self.rows.take(kept)
-        self.answer = None if self.answer is None else self.answer.take(kept)
-        self.memory = {name: value[kept] for name, value in self.memory.items()}
+        self.answer, self.memory = (
+            {name: value[kept] for name, value in rows.items()} for rows in (self.answer, self.memory)
+        )
         return kept
 
     def _prove(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.special import bounded_outputs
 from fastadv.attacks.special.snap import snap
+from fastadv.attacks.special.unanswered import go_on
 from fastadv.engine.bound import Ask
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
@@ -70,11 +70,11 @@ class Search(Samples[R_co]):
         """
         loss = self._loss(loss)
         if (loop := self._usual(judge, loss)) is not None:
-            met = torch.empty_like(self.best.success)
-            value, logits, gradient = loop.look(points, first=self._first_ask(), met=met)
+            value, logits, gradient = loop.ask(points, self._first_ask())
+            met = loop.judge(points, value, logits, gradient)
             look = GradientLook(points, points, logits, met, value.clone(), self._wide(gradient, narrow))
-            self._stand_in(look, None if surely_finite(value) else ~value.isnan())
             look.gradient = self._zeroed(look.gradient)
+            self._stand_in(look, None if surely_finite(value) else _finite(logits))
             return self._taken(look)
         points, seen = self._prepare(points, judge)
         value, logits, gradient = self._follow(seen, loss)
@@ -103,10 +103,16 @@ class Search(Samples[R_co]):
             rows.points = self.threat.step_(look.x_adv, look.gradient, self.x, rows.step_size)
             return
         self._competed = True
+        value, logits, gradient = loop.ask(rows.points, self._first_ask())
+        if not self.stays:
+            if not surely_finite(value) and (finite := _finite(logits)) is not None:
+                last = self.answer.get("gradient")
+                rows.points, gradient = go_on(rows.points, self.x, finite, gradient, last)
+            self.answer = {"gradient": gradient}
         if type(threat) is Linf:
-            loop.look(rows.points, loop.move(threat.radius, rows.step_size), self._first_ask())
+            loop.judge(rows.points, value, logits, gradient, loop.move(threat.radius, rows.step_size))
         else:
-            gradient = loop.look(rows.points, loop.move(inf, 0.0), self._first_ask())[2]
+            loop.judge(rows.points, value, logits, gradient)
             threat.step_(rows.points, self._zeroed(gradient), self.x, rows.step_size)
         self._evaluated()
 
@@ -330,17 +336,19 @@ class Search(Samples[R_co]):
             self.best.not_finite.logical_or_(~finite.view(len(finite), -1).all(1))
 
     def _stand_in(self, look: GradientLook | JacobianLook, finite: Tensor | None) -> None:
-        """Let a look repeat the last answer where its logits are not `finite`; a first one leads to x."""
-        before, self.answer = self.answer, None if self.stays else look  # a graph would hold on to it
-        if finite is None:
-            return
-        for name in look.answers:
-            now: Tensor = getattr(look, name)
-            last = getattr(before, name, None)
-            if last is None or last.shape != now.shape:
-                back = (self.x - look.seen).view(len(now), *[1] * (now.ndim - self.x.ndim), *self.x.shape[1:])
-                last = back if name.startswith("gradient") else now
-            setattr(look, name, torch.where(like(finite, now), now, last.to(now.dtype)))
+        """Let a look repeat the last answer where its logits are not `finite`; one without goes back."""
+        if self.stays:
+            return  # steps of a graph in which there were such logits are taken again
+        if finite is not None:
+            *rest, along = look.answers
+            for name in rest:
+                now, last = getattr(look, name), self.answer.get(name)
+                if last is not None and last.shape == now.shape:
+                    setattr(look, name, torch.where(like(finite, now), now, last.to(now.dtype)))
+            gradient = getattr(look, along)
+            look.x_adv, gradient = go_on(look.x_adv, self.x, finite, gradient, self.answer.get(along))
+            setattr(look, along, gradient)
+        self.answer = {name: getattr(look, name) for name in look.answers}
 
     def _judge(self, look: L, loss: losses.Loss | None, judge: bool) -> L:
         """Give `look` its verdict by its logits; its points compete for the best if `judge`."""

@@ -37,7 +37,7 @@ class Edge:
         # `alone` says the same without a gradient; `ask` gives gradients of single rows, to find a kink
         at = self._inside(points)
         *said, gradient = pull(at)
-        if self._meets(points, gradient, ask):
+        if self._meets(points, said[-1], gradient, ask):
             gradient = pull(self._inside(points))[-1]
         elif at is not points:
             said = list(alone(points))
@@ -46,12 +46,14 @@ class Edge:
     def _inside(self, points: Tensor) -> Tensor:
         return points if self.depth is None else inside(points, self.depth, self._box)
 
-    def _meets(self, points: Tensor, gradient: Tensor, ask: Ask) -> bool:
+    def _meets(self, points: Tensor, logits: Tensor, gradient: Tensor, ask: Ask) -> bool:
         """Return whether the first gradient of a search lacks what it has inside; that sets the depth."""
         first, self.met = not self.met, True
         if first and gradient.ndim > points.ndim:  # of several functions
             gradient = gradient.abs().amax(1)
         if first and may_be(points, gradient, self._box):
+            # a gradient without an answer is 0 for another reason
+            gradient = gradient.where(like(logits.isfinite().all(1), gradient), torch.nan)
             depth, _ = kinks(points, gradient, self._box, ask)
             self.depth = depth if bool(depth.any()) else None
         return first and self.depth is not None

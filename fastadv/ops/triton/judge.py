@@ -100,8 +100,7 @@ def judge_kernel(
             store(best_x, at, point, mask)
         if x is not None:
             center = load(x, at, mask)
-            moved = step(point, along, center, limit, length, low, high, tl.float32)
-            store(x_adv, at, tl.where(finite, moved, center + 0.5 * (point - center)), mask)
+            store(x_adv, at, step(point, along, center, limit, length, low, high, tl.float32), mask)
     if grad is not None:
         size = tl.max(most).to(tl.float32, bitcast=True)
         larger = finite & ((size != size) | (size > old_most))
