@@ -78,10 +78,13 @@ def lbfgs(
             constant_search.begin_run(search)
             _begin(search)
             for step in range(steps):
-                look = search.gradient(rows.trial.view_as(search.x), margin)
+                # rounding to half precision would bend the curvature: there candidates pass on their own
+                half = search.dtype != search.x.dtype
+                look = search.gradient(rows.trial.view_as(search.x), margin, judge=not half)
                 if not (number or step):
                     _fit(search, look, constant)
-                rows.hit |= look.adversarial
+                met = search.decide(look.x_adv).adversarial if half else look.adversarial
+                rows.hit |= met
                 _consider(search, look, step)
                 _propose(search, step)
             rows.hit |= search.decide(rows.trial.view_as(search.x)).adversarial
