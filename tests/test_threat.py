@@ -52,6 +52,27 @@ def test_whatever_it_makes_it_contains_exactly(kind, dtype, radius):
     assert radius > 0 or all(torch.equal(z, x) for z in made)
 
 
+@pytest.mark.parametrize("count", [3, 29, 57, 58])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_share_of_coordinates_is_as_many_of_them(count, rows):
+    share = count / 100 * 100 * (1 - 2e-16)
+    assert count / 100 * 100 < count or share < count
+    radius = torch.tensor([share, share], dtype=torch.float64) if rows else share
+    threat, x, most = fa.L0(radius), torch.zeros(2, 100), torch.arange(100).expand(2, 100)
+    ones = torch.ones_like(x)
+    for z in (threat.project(ones, x), threat.step(x, ones, x, 100.0), threat.random_start(x, seed=1)):
+        assert ((z != x).sum(1) == count).all()
+    for changed in (count, count + 1):
+        assert (threat.contains((most < changed).float(), x) == (changed == count)).all()
+    assert rows or threat.describe() == fa.L0(count).describe()
+
+
+def test_no_rounding_adds_a_coordinate():
+    x = torch.zeros(1, 2_000_001)
+    assert fa.L0(2_000_001).contains(x + 1, x).all()
+    assert not fa.L0(2_000_000).contains(x + 1, x).any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_radius_and_a_step_for_each_sample(kind, dtype):

@@ -48,6 +48,7 @@ class Threat:
     symbol: ClassVar[str]  # in titles and tables: "L2"
     order: ClassVar[float]  # the exponent p of the norm
     least_step: ClassVar[float] = 0.0  # steps below it move nothing
+    slack: ClassVar[float] = SLACK  # by what share of the radius rounding may exceed it
     _ops: ClassVar[tuple[Callable[..., Tensor], ...]] = ()  # of `step` and `step_`; else `step` is overridden
 
     def __post_init__(self) -> None:
@@ -107,8 +108,8 @@ class Threat:
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Test whether each sample is in the ball and the box.
 
-        The norm, in float64, may exceed the radius by a factor of 1 + 1e-6; the box must hold exactly. NaN is
-        outside.
+        The norm, in float64, may exceed the radius by a factor of 1 + 1e-6, a count of coordinates by none;
+        the box must hold exactly. NaN is outside.
         """
         return self.measure(x_adv, x)[1]
 
@@ -116,7 +117,7 @@ class Threat:
         """Return what `distance` and `contains` return, in one pass over the points."""
         number, rows = per_row("radius", self.radius, x)
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
-        return distance, inside & (distance <= (number if rows is None else rows) * (1 + SLACK))
+        return distance, inside & (distance <= (number if rows is None else rows) * (1 + self.slack))
 
     def covers(self, x: Tensor) -> bool:
         """Tell whether the ball of some sample, of finite radius, holds the whole box: it is no limit."""
@@ -176,7 +177,7 @@ class Threat:
         if not isinstance(self.radius, Tensor) and math.isinf(self.radius):
             return near
         radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
-        inside = self.distance(x_adv, x) <= radius * (1 + SLACK)
+        inside = self.distance(x_adv, x) <= radius * (1 + self.slack)
         limit = torch.where(inside, radius, torch.inf)
         if 0 < self.order < math.inf:
             # a projection of the rounded point would round each coordinate towards x, which loses much more

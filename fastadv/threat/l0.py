@@ -9,7 +9,7 @@ from fastadv import ops
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, clamp_box, column, per_row
 from fastadv.ops._step import check_points
-from fastadv.threat.base import Threat
+from fastadv.threat.base import SLACK, Threat
 
 
 class L0(Threat):
@@ -31,6 +31,11 @@ class L0(Threat):
     symbol = "L0"
     order = 0.0
     least_step = 1.0
+    slack = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "radius", _whole(self.radius))
 
     def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
         size = super().default_step_size(steps, factor)
@@ -75,6 +80,15 @@ class L0(Threat):
         gains = (size * room).sort(dim=1, descending=True).values
         places = torch.arange(gains.shape[1], device=gains.device)
         return torch.where(places < radius.floor(), gains, 0.0).sum(1)
+
+
+def _whole(radius: PerRow) -> PerRow:
+    """Return the radius; the whole number next to it where rounding alone keeps them apart, as 0.29 * 100."""
+    if isinstance(radius, Tensor):
+        near = radius.round()
+        return torch.where((radius - near).abs() <= SLACK * near, near, radius)
+    near = radius if math.isinf(radius) else float(round(radius))
+    return near if abs(radius - near) <= SLACK * near else radius
 
 
 def _rank(values: Tensor) -> Tensor:
