@@ -49,7 +49,8 @@ def test_accuracy_is_the_share_of_samples_that_are_right_by_the_criterion() -> N
     ("criterion", "counted"),
     [
         (Signs("all"), "not all tags wrong"), (Signs(2), "under 2 tags wrong"), (Share(1.0), "not all wrong"),
-        (Share(0.75), "under 75% wrong"), (Beyond(0.5), "within 0.5"), (Signs(), "accuracy"),
+        (Share(0.75), "under 75% wrong"), (Share(0.251), "under 25.1% wrong"),
+        (Beyond(0.5), "within 0.5"), (Signs(), "accuracy"),
     ],
 )  # fmt: skip
 def test_a_share_of_samples_says_what_it_counts(criterion: fa.attacks.Criterion, counted: str) -> None:

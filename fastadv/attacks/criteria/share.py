@@ -119,7 +119,8 @@ class Share(Criterion):
 
     @property
     def counted(self) -> str:
-        return "not all wrong" if self.least == 1 else f"under {percent(self.least, 0)} wrong"
+        share = percent(self.least).replace(".0%", "%")
+        return "not all wrong" if self.least == 1 else f"under {share} wrong"
 
     @property
     def whole(self) -> str:
@@ -273,8 +274,10 @@ class Share(Criterion):
         return {"pixel accuracy": (both.sum(1, keepdim=True), counts), "mean IoU": (both, either)}
 
     def _needed(self, at: Positions) -> Tensor:
-        """Return int64 [B], how many positions must be wrong; rounding of the product adds none."""
-        return (self.least * at.counts.sum(1).double() * (1 - 1e-9)).ceil().long().clamp_min(1)
+        """Return int64 [B], the least number of positions whose share, as a quotient, is at least `least`."""
+        count = at.counts.sum(1).double()
+        below = (self.least * count).floor()  # or, where the product rounds, the number itself
+        return (below + (below / count < self.least)).long().clamp_min(1)
 
     # Losses: value [B] by outputs, y and targets.
 

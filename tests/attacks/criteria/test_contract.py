@@ -23,9 +23,9 @@ NAMED = [pytest.param(case, kind, id=f"{case.name}-{kind}") for case, kind in PA
 pytestmark = pytest.mark.slow
 
 
-def threat_of(case: Case, kind: str) -> Threat:
+def threat_of(case: Case, kind: str, scale: float = 2) -> Threat:
     """In another norm for each kind."""
-    return wide(case, case.entry.norms[KINDS.index(kind) % len(case.entry.norms)], scale=2)
+    return wide(case, case.entry.norms[KINDS.index(kind) % len(case.entry.norms)], scale=scale)
 
 
 def outputs(kind: Kind, x_adv: Tensor) -> Tensor:
@@ -68,9 +68,11 @@ def test_a_ball_of_radius_0_breaks_nothing(case: Case, name: str) -> None:
 def test_targets_are_reached(case: Case, name: str) -> None:
     kind = kinds()[name]
     assert kind.reached is not None
-    threat = threat_of(case, name)
+    # one long step goes beyond numbers that are near
+    threat = threat_of(case, name, 0.2 if (case.name, name) == ("fgsm", "numbers") else 2)
     out = case(kind.model, kind.x, kind.y, threat, criterion=kind.criterion, targets=kind.targets)
     assert torch.equal(out.success, kind.reached(outputs(kind, out.x_adv), kind.targets))
+    assert out.success.any()
     assert threat.contains(out.x_adv, kind.x).all()
 
 

@@ -39,12 +39,13 @@ def test_no_samples_are_no_error(model: nn.Module, y: Tensor | None, criterion: 
 
 
 def test_targets_do_not_count_where_labels_are_ignored() -> None:
-    y, share = DENSE(X).argmax(1), Share(1.0, ignore=255)
+    y, share = DENSE(X).argmax(1), Share(0.5, ignore=255)
     y[:, 1:] = 255
     targets = (DENSE(X).argmax(1) + 1) % 3
     out = fa.attacks.pgd(DENSE, X, y, fa.Linf(1.0), targets=targets, criterion=share, steps=40)
-    reached = (DENSE(out.x_adv).argmax(1) == targets)[:, :1].flatten(1).all(1)
-    assert torch.equal(out.success, reached)
+    reached = (DENSE(out.x_adv).argmax(1) == targets).double()
+    assert torch.equal(out.success, reached[:, :1].mean((1, 2)) >= 0.5)
+    assert bool((out.success & (reached.mean((1, 2)) < 0.5)).any())
 
 
 class Sigmoids(nn.Conv2d):

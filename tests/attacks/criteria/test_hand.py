@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from torch import tensor
+from hypothesis import example, given
+from hypothesis.strategies import floats, integers
+from torch import Tensor, nn, tensor
 
+import fastadv as fa
 from fastadv.attacks import Beyond, Share, Signs, Unless
 from fastadv.attacks.criteria.lead import lead
 from fastadv.evaluation.sums import figure, worst
@@ -88,17 +91,82 @@ def test_labels_that_are_ignored_are_in_no_mean() -> None:
     assert Signs().objective(outputs, y).item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize(("count", "wrong"), [(25, 15), (49, 7), (49, 28), (100, 15)])
-def test_a_share_of_so_many_in_so_many_needs_no_more(count: int, wrong: int) -> None:
-    z = torch.stack([torch.ones(1, count), torch.zeros(1, count)], 1)  # class 0 everywhere
-    y, fewer = ((torch.arange(count) < number).long()[None] for number in (wrong, wrong - 1))
-    assert Share(wrong / count).met(z, y, None).all()
-    assert not Share(wrong / count).met(z, fewer, None).any()
+def tags(count: int) -> tuple[Tensor, Tensor]:
+    """Return outputs and labels of which row k has k wrong ones of `count`; two others are ignored."""
+    y = (torch.arange(count)[None] >= torch.arange(count + 1)[:, None]).long()
+    return torch.ones(count + 1, count + 2), torch.cat([y, torch.full((count + 1, 2), -1)], 1)
 
 
-def test_targets_do_not_count_where_labels_are_ignored() -> None:
-    z = tensor([[[0.0, 0.0], [1.0, 1.0]]])
-    assert Share(1.0, ignore=255).met(z, tensor([[255, 0]]), tensor([[0, 1]])).all()
+@pytest.mark.slow
+def test_a_share_of_so_many_in_so_many_needs_no_more_and_no_fewer() -> None:
+    for count in range(1, 61):
+        met = torch.stack([Share(k / count).met(*tags(count), None) for k in range(1, count + 1)])
+        assert torch.equal(met, torch.arange(count + 1)[None] >= torch.arange(1, count + 1)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("least", "count", "needed"),
+    [
+        (0.3, 50, 15),
+        (0.15, 100, 15),
+        (0.6, 25, 15),
+        (0.7, 10, 7),
+        (0.301, 50, 16),
+        (1e-9, 50, 1),
+        (1, 50, 50),
+    ],
+)
+def test_a_share_in_decimals_is_what_a_user_counts(least: float, count: int, needed: int) -> None:
+    (z, y), share, expected = tags(count), Share(least), torch.arange(count + 1) >= needed
+    channels = torch.stack([torch.zeros_like(z), z], 1)
+    assert torch.equal(share.met(z, y, None), expected)
+    assert torch.equal(share.met(channels, y, None), expected)
+    assert torch.equal(share.met(z, y, 1 - y), expected)
+    assert torch.equal(share.margin(channels, y, None) > 0, expected)
+    assert torch.equal(share.loss("margin")(z, y, 1 - y) > 0, expected)  # type: ignore[operator]
+
+
+@pytest.mark.slow
+@example(count=40_251, share=0.251)
+@example(count=50_000, share=0.3 + 1e-10)
+@given(count=integers(1, 50_000), share=floats(1e-6, 1))
+def test_of_many_positions_the_quotient_decides(count: int, share: float) -> None:
+    z = torch.zeros(1, count)
+    for least in (share, round(share, 3) or 1e-3, max(round(share * count), 1) / count):
+        needed = int(Share(least).decisions(z, z.long(), None)[1])
+        assert needed / count >= least > (needed - 1) / count
+
+
+class Flipping(nn.Module):
+    """Of 50 positions, the first 15 are wrong from x = 0.5 on, the others never."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x - 1 - 9.0 * (torch.arange(50) >= 15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2, 50), (2, 1, 5, 10)], ids=["tags", "picture"])
+@pytest.mark.parametrize("name", ["pgd", "apgd", "sea", "segpgd", "fmn"])
+def test_every_search_ends_at_as_many_as_a_share_needs(name: str, shape: tuple[int, ...]) -> None:
+    x, y = torch.full(shape, 0.45), torch.zeros(shape).long()
+    model = nn.Sequential(nn.Flatten(), Flipping(), nn.Unflatten(1, shape[1:])).eval()
+    for least, broken in ((0.3, True), (0.3000001, False)):
+        attack, y = getattr(fa.attacks, name), y.squeeze(1)
+        out = attack(model, x, y, fa.Linf(0.1), steps=10, criterion=Share(least))
+        assert out.success.tolist() == [broken] * 2
+        assert out.correct.all()
+
+
+def test_targets_count_where_labels_count() -> None:
+    """Reached at one of two positions that count, and at both that do not."""
+    z, y, targets = tensor([[0.0, 0.0, 1.0, 1.0]]), tensor([[255, 255, 0, 0]]), tensor([[0, 0, 1, 0]])
+    z = torch.stack([torch.zeros_like(z), 2 * z - 1], 1)
+    met = [Share(least, ignore=255).met(z, y, targets).item() for least in (0.25, 0.5, 0.75, 1.0)]
+    assert met == [True, True, False, False]
+    assert [each.item() for each in Share(0.5, ignore=255).decisions(z, y, targets)] == [1, 1]
+    for name in Share.losses:  # nor do they follow a gradient there
+        loss, other = Share(0.5, ignore=255).loss(name), tensor([[1, 1, 1, 0]])
+        assert torch.equal(loss(z, y, targets), loss(z, y, other)), name  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("first", "unit"), [(1.0, 1.0), (9.0, 0.15 * 29 / 3), (1e-6, 20.000001 / 300)])
