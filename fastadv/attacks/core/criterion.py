@@ -263,7 +263,9 @@ class OutsideTopK(_OfClass):
         raise InputError("criterion: expected no targets with OutsideTopK, got some; leave one out")
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return ~(logits.topk(self.k, 1).indices == y[:, None]).any(1)
+        own, place = logits.gather(1, y[:, None]), torch.arange(logits.shape[1], device=y.device)
+        ahead = (logits > own) | ((logits == own) & (place < y[:, None]))  # as argmax
+        return ahead.sum(1) >= self.k
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the k-th largest of the other logits minus that of the label."""

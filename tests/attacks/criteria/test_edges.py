@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks import Beyond, ConfidentlyWrong, Share, Signs, Unless, WrongBy
+from fastadv.attacks import Beyond, ConfidentlyWrong, Criterion, OutsideTopK, Share, Signs, Unless, WrongBy
 from fastadv.errors import InputError
 from fastadv.evaluation.sums import sums_at
 
@@ -130,6 +130,17 @@ def test_of_points_with_as_many_wrong_the_loss_decides() -> None:
 
     loss = share.loss("ce")
     out = fa.attacks.core.run(DENSE, X, y, fa.Linf(0.1), rule, criterion=share, loss=loss)
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_of_equal_logits_the_first_are_the_largest(k: int) -> None:
+    """As the decision is the first of them; so a class is outside of the first k or it is not."""
+    flat, y = torch.zeros(10, 10), torch.arange(10)
+    assert OutsideTopK(k).met(flat, y, None).tolist() == [False] * k + [True] * (10 - k)
+    levels = torch.randint(0, 3, (40, 5), generator=torch.Generator().manual_seed(k)).float()
+    order = levels.argsort(dim=1, descending=True, stable=True)
+    for place in range(5):
+        assert OutsideTopK(k).met(levels, order[:, place], None).tolist() == [place >= k] * 40
+
+
     assert torch.equal(out.x_adv, torch.where(stronger, far, near))
 
 
