@@ -18,11 +18,12 @@ def sums_at(criterion: Criterion, frozen: Prepared, x: Tensor, y: Tensor) -> Sum
         return {}
     logits = frozen.verdict(x)
     finite = logits.isfinite().all(1)[:, None]
-    found = criterion.figures(logits.nan_to_num(), y)
-    return {
-        name: torch.stack([first * finite, second * (finite | (name not in ERRORS))], 1).to("cpu").double()
+    found = criterion.figures(logits, y)
+    kept = {
+        name: (first.where(finite, 0), second * (finite | (name not in ERRORS)))
         for name, (first, second) in found.items()
     }
+    return {name: torch.stack(pair, 1).to("cpu").double() for name, pair in kept.items()}
 
 
 def ratio(sums: Tensor) -> float:

@@ -98,7 +98,8 @@ class Criterion:
         """Return what a table shows beside the accuracy: by name, two sums [B, C] for each sample.
 
         A figure is the ratio of both, added up over samples, and its mean over the C columns whose second sum
-        is not 0; of `ERRORS` the power that stands there.
+        is not 0; of `ERRORS` the power that stands there. Outputs of a sample that are not all finite decide
+        nothing, whatever its first sum is.
         """
         return {}
 

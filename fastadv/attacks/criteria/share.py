@@ -263,8 +263,8 @@ class Share(Criterion):
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         at = self.positions(outputs, y)
-        classes = at.z.shape[1]
-        decided = one_hot(at.z.argmax(1), classes) * at.counts[:, :, None]
+        classes, decides = at.z.shape[1], outputs.flatten(1).isfinite().all(1)[:, None]
+        decided = one_hot(at.z.argmax(1), classes) * (at.counts & decides)[:, :, None]
         labels = one_hot(at.y, classes) * at.counts[:, :, None]
         both = (decided & labels).sum(1).double()
         either = (decided | labels).sum(1).double()

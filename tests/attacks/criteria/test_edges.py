@@ -3,6 +3,7 @@
 import math
 import warnings
 from functools import partial
+from itertools import permutations
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import Beyond, ConfidentlyWrong, Criterion, OutsideTopK, Share, Signs, Unless, WrongBy
 from fastadv.errors import InputError
-from fastadv.evaluation.sums import sums_at
+from fastadv.evaluation.sums import figure, sums_at
 
 X = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 DENSE = nn.Conv2d(1, 3, 3, padding=1)
@@ -72,16 +73,38 @@ def test_who_abstains_needs_a_third_class() -> None:
         fa.attacks.pgd(two, X, torch.zeros(4).long(), fa.Linf(0.1), criterion=Unless(1))
 
 
-def test_outputs_that_are_not_finite_count_as_wrong() -> None:
-    class Broken(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.where(x.mean((1, 2, 3))[:, None, None, None] > 0.5, torch.nan, DENSE(x))
+def figures(criterion: Criterion, outputs: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the figures of a model that has these outputs for the samples 0, 1, 2 ..."""
+    model = fa.engine.prepare(lambda x: outputs[x.flatten().long()], outputs="any")
+    sums = sums_at(criterion, model, torch.arange(float(len(y)))[:, None], y)
+    return {name: figure(name, each) for name, each in sums.items()}
 
-    x, y = torch.cat([X[:1] * 0.1, X[1:2] * 0.1 + 0.8]), DENSE(X[:2]).argmax(1)
-    prepared = fa.engine.prepare(Broken(), outputs="any")
-    sums = sums_at(Share(0.5), prepared, x, y)["pixel accuracy"]
-    assert sums[1].flatten().tolist() == [0.0, 36.0]
-    assert sums[0, 0] == (DENSE(x[:1]).argmax(1) == y[:1]).sum()
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("places", [1, 7, 12])
+def test_a_sample_that_is_not_finite_is_wrong_and_decides_nothing(places: int, broken: float) -> None:
+    """By any numbers of the classes, at all positions or at some of them."""
+    y = torch.randint(0, 3, (2, 12), generator=torch.Generator().manual_seed(4))
+    y[1] = y[0]  # so that a decision for another class would be counted to it
+    for order in permutations(range(3)):
+        labels = torch.tensor(order)[y]
+        outputs = nn.functional.one_hot(labels, 3).movedim(2, 1).float()
+        outputs[1, 0, :places] = broken
+        assert figures(Share(0.5), outputs, labels) == {"pixel accuracy": 0.5, "mean IoU": 0.5}
+    wrong = outputs[:, [1, 2, 0]].where(outputs.isfinite().flatten(1).all(1)[:, None, None], math.nan)
+    assert figures(Share(0.5), wrong, labels)["mean IoU"] == 0
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_tags_and_numbers_that_are_not_finite(flip: int) -> None:
+    y = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 1]]) ^ flip
+    outputs = 2.0 * y - 1
+    outputs[1, 2:] = math.nan
+    assert figures(Share(1.0), outputs, y) == {"label accuracy": 0.5}
+    apart = outputs + torch.tensor([1.0, -1.0, 3.0, -1.0])  # the second sample is in no error
+    assert figures(Beyond(1.0), apart, outputs.nan_to_num(0.0)) == {"MAE": 1.5, "RMSE": math.sqrt(3)}
+    abstains = torch.tensor([[0.0, 0.0, 1.0], [0.0, math.nan, 0.0]])
+    assert figures(Unless(2 - flip), abstains, torch.zeros(2).long()) == {"abstained": 0.5 * (1 - flip)}
 
 
 @pytest.mark.parametrize("options", [{"draws": 3}, {"certificates": object()}])
@@ -107,6 +130,17 @@ def test_what_calls_the_callers_functions_is_not_replayed(
     assert criterion.fixed is fixed
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_of_equal_logits_the_first_are_the_largest(k: int) -> None:
+    """As the decision is the first of them; so a class is outside of the first k or it is not."""
+    flat, y = torch.zeros(10, 10), torch.arange(10)
+    assert OutsideTopK(k).met(flat, y, None).tolist() == [False] * k + [True] * (10 - k)
+    levels = torch.randint(0, 3, (40, 5), generator=torch.Generator().manual_seed(k)).float()
+    order = levels.argsort(dim=1, descending=True, stable=True)
+    for place in range(5):
+        assert OutsideTopK(k).met(levels, order[:, place], None).tolist() == [place >= k] * 40
+
+
 def test_positions_that_are_ignored_never_meet_a_lead() -> None:
     logits = torch.tensor([[[[5.0, 0.0, 0.0, 0.0]], [[0.0, 5.0, 5.0, 5.0]]]])  # class 0, then 1 three times
     y = torch.tensor([[[0, 0, 255, 255]]])
@@ -130,17 +164,6 @@ def test_of_points_with_as_many_wrong_the_loss_decides() -> None:
 
     loss = share.loss("ce")
     out = fa.attacks.core.run(DENSE, X, y, fa.Linf(0.1), rule, criterion=share, loss=loss)
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_of_equal_logits_the_first_are_the_largest(k: int) -> None:
-    """As the decision is the first of them; so a class is outside of the first k or it is not."""
-    flat, y = torch.zeros(10, 10), torch.arange(10)
-    assert OutsideTopK(k).met(flat, y, None).tolist() == [False] * k + [True] * (10 - k)
-    levels = torch.randint(0, 3, (40, 5), generator=torch.Generator().manual_seed(k)).float()
-    order = levels.argsort(dim=1, descending=True, stable=True)
-    for place in range(5):
-        assert OutsideTopK(k).met(levels, order[:, place], None).tolist() == [place >= k] * 40
-
-
     assert torch.equal(out.x_adv, torch.where(stronger, far, near))
 
 
