@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Share
+from fastadv.attacks.core import GradientRule, Search
 from fastadv.attacks.methods import auto_pgd
 from fastadv.errors import InputError
 from fastadv.threat import Linf
@@ -100,26 +102,58 @@ def test_losses_are_names() -> None:
     assert torch.equal(sea(steps=0).x_adv, case()[1])
 
 
-def test_a_stage_begins_where_the_last_one_had_most_wrong(monkeypatch):
-    torch.manual_seed(0)
-    model, x = torch.nn.Conv2d(1, 3, 3, padding=1), torch.rand(1, 1, 6, 6)
-    y, seen, starts = model(x).argmax(1), [], []
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stage_begins_where_the_last_one_had_most_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is not where it ended; of each sample, and whatever the sample's neighbors do."""
+    model, x, y = case()
+    seen, starts = list[Tensor](), list[tuple[Tensor, Tensor]]()
 
-    def wrong(points):
-        with torch.no_grad():
-            return int(
-                (torch.nn.functional.conv2d(points, model.weight, model.bias, padding=1).argmax(1) != y).sum()
-            )
-
-    def project(search, points, factor):
-        starts.append((wrong(points), list(seen)))
+    def project(search: Any, points: Tensor, factor: float) -> Tensor:
+        starts.append((wrong(points), torch.stack(seen)))
         seen.clear()
         return auto_pgd.project(search, points, factor)
 
+    def watched(points: Tensor) -> Tensor:
+        seen.append(wrong(points.detach()))
+        return model(points)
+
     monkeypatch.setattr(sys.modules["fastadv.attacks.sea"], "project", project)
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(wrong(inputs[0].detach())))
-    share = fa.attacks.Share(1.0)
-    fa.attacks.sea(model, x, y, fa.Linf(0.05), steps=40, losses=("ce",), criterion=share)
-    for start, before in starts[1:]:
-        assert start == max(before)
+    fa.attacks.sea(watched, x, y, fa.Linf(0.05), steps=40, losses=(name,), criterion=SHARE)
     assert len(starts) == 3
+    for start, before in starts[1:]:
+        assert torch.equal(start, before.amax(0))
+    assert any((before[-1] < start).any() for start, before in starts[1:])
+
+
+class Jitter(GradientRule):
+    def __call__(self, search: Search[Any], points: Tensor, ask: Any) -> Tensor:
+        gradient = ask(points)
+        before = search.memory.get("before", gradient)
+        search.memory["before"] = gradient
+        return before + gradient + 0.1 * (search.uniform(gradient[0].numel()).view_as(gradient) - 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"gradient": Jitter()}, {"restarts": 2}], ids=["rule", "no answer"])
+@pytest.mark.parametrize("name", ["js", "bounded_margin"])
+def test_a_run_knows_nothing_of_the_last_one(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of one loss take the same way, also where random starts have no finite logits."""
+    model, x, y = case()
+    starts, gaps = list[Tensor](), "restarts" in options
+
+    def broken(points: Tensor, ids: Tensor) -> Tensor:
+        beyond = gaps & ((points - x[ids])[:, 0, 0, 0] < -0.03)
+        return model(points).masked_fill(beyond[:, None, None, None], torch.nan)
+
+    def project(search: Any, points: Tensor, factor: float) -> Tensor:
+        starts.append(points.clone())
+        return auto_pgd.project(search, points, factor)
+
+    monkeypatch.setattr(sys.modules["fastadv.attacks.sea"], "project", project)
+    fa.attacks.sea(broken, x, y, fa.Linf(0.05), steps=10, losses=(name, name), criterion=SHARE, **options)
+    runs = torch.stack(starts).unflatten(0, (-1, 2, 3))  # restarts, runs, stages
+    torch.testing.assert_close(runs[:, 0], runs[:, 1])
+    assert not gaps or broken(runs[1, 0, 0], torch.arange(5)).isnan().any()
