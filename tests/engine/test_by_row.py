@@ -151,6 +151,14 @@ def test_a_loss_gets_the_ids_of_its_rows(attack: str) -> None:
     torch.testing.assert_close(torch.cat([part.x_adv for part in parts]), whole.x_adv)
 
 
+def test_a_model_for_batches_of_one_size_is_prepared_again_for_larger_ones() -> None:
+    prepared = fa.engine.prepare(State(), size=8)
+    assert fa.engine.prepare(prepared, size=4) is fa.engine.prepare(prepared, size=8) is prepared
+    out = fa.attacks.pgd(prepared, X, Y, THREAT, steps=3, **WHOLE)
+    assert torch.equal(out.x_adv, fa.attacks.pgd(State(), X, Y, THREAT, steps=3, **WHOLE).x_adv)
+    assert fa.engine.prepare(prepared, size=COUNT).size == COUNT  # type: ignore[attr-defined]
+
+
 def test_what_takes_ids() -> None:
     assert all(map(takes_ids, (ById(), by_id, partial(by_id), ById().forward)))
     assert not any(map(takes_ids, (State(), lambda x, **more: x, torch.nn.functional.relu, "ce")))

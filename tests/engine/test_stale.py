@@ -59,6 +59,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "data in place": lambda net: [each.data.mul_(1.3) for each in net.parameters()],
     "data": lambda net: [setattr(each, "data", 1.5 * each.data) for each in net.parameters()],
     "one element": lambda net: net.fc.weight.data[0, 0].fill_(4.0),
+    "middle element": lambda net: net.fc.weight.data[2, 3].fill_(40.0),
+    "last element": lambda net: net.fc.weight.data[-1, -1].fill_(40.0),
     "buffer": lambda net: net.mean.fill_(0.5),
     "statistics": lambda net: net.one.running_var.fill_(9.0),
     "attribute": lambda net: setattr(net, "T", 3.0),

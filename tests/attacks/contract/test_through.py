@@ -1,6 +1,7 @@
 """What every attack promises of maps of parameters: all maps and all attacks that serve them."""
 
 from functools import cache, partial
+from itertools import product
 from typing import Any, Unpack
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status, core
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.engine import mapped
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import THREATS, Through
 from tests.threat.test_through import MAPS
@@ -122,6 +124,39 @@ def test_the_identity_has_the_bits_of_its_ball(name: str, dtype: torch.dtype) ->
         assert torch.equal(out.parameters, out.x_adv)
         assert plain.parameters is None
         assert (out.forwards, out.backwards) == (plain.forwards, plain.backwards), norm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "map"),
+    [
+        ("grid", "moved"),
+        *product(("spsa", "uniform_noise"), ("moved", "patch anywhere")),
+        ("square", "scaled"),
+    ],
+)
+def test_parts_of_a_batch_are_made_of_its_own_images(
+    name: str, map: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many images pass at once."""
+    threat, (x, y), passed = MAPS[map](SHAPE), rows(), list[int]()
+
+    def model(images: Tensor) -> Tensor:
+        passed.append(len(images))
+        return net()(images)
+
+    call = partial(fa.attacks.grid, **GRID) if name == "grid" else NAMED[name]
+    outs, batches = list[AttackResult](), list[int]()
+    for count in (1000, 1, 2, 3):
+        monkeypatch.setattr(mapped, "VALUES", count * x[0].numel())
+        passed.clear()
+        outs.append(call(model, x, y, threat))
+        batches.append(len(passed))
+    for out in outs[1:]:
+        torch.testing.assert_close(out.parameters, outs[0].parameters, rtol=1e-9, atol=1e-9)
+        assert torch.equal(out.status, outs[0].status)
+        assert (out.flags, out.forwards) == (outs[0].flags, outs[0].forwards)
+    assert batches[1] > batches[2] > batches[3] > batches[0]
 
 
 def test_attacks_that_ask_others_of_images_refuse() -> None:
