@@ -136,6 +136,31 @@ def test_a_true_success_is_not_lost_behind_a_false_one(
     assert restarts > 1 or out.backwards == (8 if stop_early else 2 * 10) * 5
 
 
+class Elsewhere(Window):
+    """Class 1 where the first coordinate is above 0.57; from 0.55 on, but in bfloat16, the next one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (x.flatten(1) * self.one)[:, :2].unbind(1)
+        if first.dtype != torch.bfloat16:
+            first = torch.where(first > 0.55, second + 0.05, first)
+        return torch.stack([torch.zeros_like(first), first - 0.57], 1)
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.usefixtures("asked_alone")
+def test_what_the_model_denies_of_its_copy_is_searched_again(stop_early: bool) -> None:
+    """Whether it is denied as it leaves or at the end; by a loss that tells nothing of the copy."""
+    model, x, y = Elsewhere(), torch.full((5, 1, 2, 2), 0.5), torch.zeros(5, dtype=torch.long)
+    x[3:] = 0.1  # too far
+    frozen, loss = freeze(model, "bf16"), lambda logits, y, targets: logits[:, 1] - logits[:, 0]
+    options = {"steps": 4, "step_size": 0.1, "random_start": False, "stop_early": stop_early, "loss": loss}
+    out = pgd(frozen, x, y, Linf(0.3), **options)
+    assert not frozen.exact
+    assert out.success.tolist() == [True] * 3 + [False] * 2
+    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
+    assert out.backwards >= (4 + (1 if stop_early else 4)) * 3
+
+
 def test_points_before_the_last_have_their_own_losses() -> None:
     model, x, y = labeled(mlp(4), images(20))
     for targets in (None, (y + 1) % 4):

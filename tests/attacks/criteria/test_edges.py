@@ -186,6 +186,21 @@ def test_probabilities_are_told_from_logits_whose_sign_decides(labels):
             call(net.eval())
 
 
+@pytest.mark.parametrize(("low", "warned"), [(0.6, False), (0.1, True), (-0.1, False)])
+@pytest.mark.parametrize("column", [False, True])
+def test_one_logit_is_judged_without_the_zero_beside_it(low: float, warned: bool, column: bool) -> None:
+    x = torch.linspace(0, 1, 40).view(40, 1, 1, 1)
+    y = (low + (0.9 - low) * x > 0).long().flatten()
+
+    def model(x: Tensor) -> Tensor:
+        return (low + (0.9 - low) * x).view((-1, 1) if column else (-1,))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fa.attacks.pgd(model, x, y, fa.Linf(0.1), steps=1, criterion=Signs())
+    assert any("leave the sigmoid out" in str(each.message) for each in caught) is warned
+
+
 @pytest.mark.slow
 def test_several_tags_turn_at_once_as_near_as_by_short_steps() -> None:
     digits = fa.data.load("digits")
