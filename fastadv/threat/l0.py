@@ -87,8 +87,8 @@ def _whole(radius: PerRow) -> PerRow:
     if isinstance(radius, Tensor):
         near = radius.round()
         return torch.where((radius - near).abs() <= SLACK * near, near, radius)
-    near = radius if math.isinf(radius) else float(round(radius))
-    return near if abs(radius - near) <= SLACK * near else radius
+    whole = radius if math.isinf(radius) else float(round(radius))
+    return whole if abs(radius - whole) <= SLACK * whole else radius
 
 
 def _rank(values: Tensor) -> Tensor:
