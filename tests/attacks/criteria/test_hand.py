@@ -52,6 +52,22 @@ def test_a_lead_is_the_last_of_as_many_as_are_needed_or_what_they_lack() -> None
     assert found.tolist() == pytest.approx([3.0, 1.0, -1 / 3])
 
 
+def test_more_labels_than_count_are_all_that_count_and_targets_fall_in_ce() -> None:
+    outputs, y = tensor([[1.0, 2.0, 3.0], [1.0, -2.0, 3.0]]), tensor([[0, 0, -1], [0, 0, -1]])
+    assert Signs(3).met(outputs, y, None).tolist() == [True, False]
+    away, aimed = (Signs().loss("ce")(outputs, y, t) for t in (None, y))  # type: ignore[operator]
+    assert torch.equal(aimed, -away)
+
+
+def test_a_lead_follows_those_needed_as_if_there_were_no_others() -> None:
+    margins, some = tensor([[0.1, -0.5, -2.0, -7.0]], requires_grad=True), torch.ones(1, 4).bool()
+    found = [lead(margins[:, :k], some[:, :k], tensor([2])) for k in (2, 3, 4)]
+    gradients = [torch.autograd.grad(each.sum(), margins)[0] for each in found]
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+    assert 0 < gradients[0][0, 0] < gradients[0][0, 1]
+
+
 def test_a_lead_keeps_what_is_wrong_and_lets_go_of_what_is_far_beyond() -> None:
     """Without the second the first would turn back; the value is that of the hard lead."""
     margins = tensor([[0.1, -0.5, -2.0], [9.0, 0.5, 2.0]], requires_grad=True)
@@ -106,15 +122,7 @@ def test_a_share_of_so_many_in_so_many_needs_no_more_and_no_fewer() -> None:
 
 @pytest.mark.parametrize(
     ("least", "count", "needed"),
-    [
-        (0.3, 50, 15),
-        (0.15, 100, 15),
-        (0.6, 25, 15),
-        (0.7, 10, 7),
-        (0.301, 50, 16),
-        (1e-9, 50, 1),
-        (1, 50, 50),
-    ],
+    [(0.3, 50, 15), (0.15, 100, 15), (0.6, 25, 15), (0.7, 10, 7), (0.301, 50, 16), (1e-9, 50, 1), (1, 9, 9)],
 )
 def test_a_share_in_decimals_is_what_a_user_counts(least: float, count: int, needed: int) -> None:
     (z, y), share, expected = tags(count), Share(least), torch.arange(count + 1) >= needed

@@ -136,3 +136,12 @@ def test_only_a_derivative_that_comes_back_inside_counts() -> None:
     edge.kinks(x + 0.5, given, box, ask)  # no coordinate lies on a bound
     edge.kinks(x, torch.ones(3, 40), box, ask)
     assert not asked
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), (0.0, 255.0), (-2.0, 3.0)])
+def test_a_depth_is_a_share_of_the_box(box: tuple[float, float]) -> None:
+    width = box[1] - box[0]
+    points = torch.tensor([[box[0], sum(box) / 2, box[1]]])
+    for depth in (0.1, torch.tensor([0.1])):
+        found = (edge.inside(points, depth, box) - box[0]) / width
+        assert found.flatten().tolist() == pytest.approx([0.1, 0.5, 0.9])

@@ -1,6 +1,7 @@
 """Labels that are no classes: one sentence says what to pass, on every road."""
 
 from functools import partial
+from math import comb
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import fastadv as fa
-from fastadv.attacks.special.labels import instead
+from fastadv.attacks.special.labels import are_one_hot, instead, label_flags
 from fastadv.errors import InputError
 
 X = fa.data.load("digits", "test").x[:12]
@@ -81,3 +82,16 @@ def test_a_cross_entropy_of_soft_labels_is_trained_on_purpose(recipe: Any) -> No
     assert recipe(NET, X, SOFT, seed=0).isfinite()
     with pytest.raises(InputError, match=r"pass y\.squeeze\(1\)$"):
         recipe(NET, X, Y[:, None], seed=0)
+
+
+def test_labels_are_suspected_where_one_batch_of_guesses_in_a_thousand_has_so_few() -> None:
+    for count, classes in ((100, 10), (40, 5), (1000, 100), (30, 10)):
+        chance = [comb(count, k) * (classes - 1) ** (count - k) / classes**count for k in range(count)]
+        flagged = [bool(label_flags(right, count, classes)) for right in range(1, count)]
+        assert flagged == [sum(chance[: right + 1]) < 0.001 for right in range(1, count)]
+
+
+def test_rows_of_one_class_are_no_one_hot_masks() -> None:
+    picture = torch.tensor([[[1, 1, 1], [0, 0, 0]]])
+    assert not are_one_hot(picture, -1)
+    assert are_one_hot(torch.tensor([[[1, 1, 0], [0, 0, 1]]]), -1)

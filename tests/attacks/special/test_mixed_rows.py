@@ -114,3 +114,6 @@ def test_a_random_model_does_not_mix_rows() -> None:
     assert not mixes_rows(noisy, TEST.x, ids, noisy.verdict(TEST.x), 1e-4)
     mixed = Plain(without_statistics())
     assert mixes_rows(mixed, TEST.x, ids, mixed.verdict(TEST.x), 1e-4)
+    for count in (2, 3):  # of which fewer pass alone
+        assert mixes_rows(mixed, TEST.x[:count], ids[:count], mixed.verdict(TEST.x[:count]), 1e-4)
+    assert not mixes_rows(mixed, TEST.x[:1], ids[:1], mixed.verdict(TEST.x[:1]), 1e-4)
