@@ -140,10 +140,7 @@ def test_maps_of_a_softmax_come_to_logits_up_to_one_number_a_position() -> None:
     torch.testing.assert_close(apart, apart[:, :1].expand_as(apart), atol=2e-2, rtol=0)
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
-def test_every_part_of_a_large_image_tells(order: list[int]) -> None:
-    draw = torch.Generator().manual_seed(0)
-    z = torch.stack([torch.rand(4096, generator=draw) * 0.6 + 0.2, torch.zeros(4096), torch.ones(4096)])[
-        order
-    ]
-    assert not torch.equal(straightened(z[None]), z[None])
+def test_every_part_of_a_large_image_tells() -> None:
+    z = torch.stack([torch.linspace(0.2, 0.8, 4096), torch.zeros(4096), torch.ones(4096)])[None]
+    for order in (z, z.flip(1)):
+        assert not torch.equal(straightened(order), order)
