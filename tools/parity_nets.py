@@ -1,6 +1,6 @@
 """The small nets that attacks are compared on: three, and those of tests/parity/nets.py.
 
-    python -m tools.parity_nets [standard linf l2 mixer gnres sp] [--data-dir DIR]
+    python -m tools.parity_nets [standard linf l2 mixer gnres sp segments] [--data-dir DIR]
 
 trains them and writes their weights, in half precision, to tests/attacks/weights/: about 20 minutes of one
 core. The runs are kept in runs/bench/small/, and what is done there is not done again: delete a folder to
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from tests.parity.models import DATA, NETS, ROOT, SMALL, WEIGHTS, untrained
+from tests.parity.models import DATA, DENSE, NETS, ROOT, SMALL, WEIGHTS, ink, untrained
 
 STEPS = 5
 RAMP = ((0.1, 1, "constant"), (0.2, 1, "constant"), (0.3, 3, "cosine"))  # radius, epochs, schedule
@@ -26,9 +26,13 @@ RECIPES: dict[str, tuple[fa.train.Recipe, int]] = {
     "mixer": (fa.train.TRADES(fa.Linf(0.2), steps=3, step_size=0.1, beta=5.0), 8),
     "gnres": (fa.train.PGDTraining(fa.Linf(8 / 255), steps=3), 8),
     "sp": (fa.train.PGDTraining(fa.L2(2.0), steps=3, step_size=1.0, label_smoothing=0.3), 6),
+    "segments": (fa.train.PGDTraining(fa.Linf(0.1), steps=3, criterion=fa.attacks.Share(1.0)), 6),
 }
 # of those kept back: images to train on, learning rate and weight decay
-KEPT = {"mixer": (12000, 4e-3, 0.01), "gnres": (10000, 5e-3, 0.05), "sp": (15000, 2e-3, 3.0)}
+KEPT = {
+    "mixer": (12000, 4e-3, 0.01), "gnres": (10000, 5e-3, 0.05), "sp": (15000, 2e-3, 3.0),
+    "segments": (8000, 4e-3, 0.0),
+}  # fmt: skip
 
 
 def reports(name: str, model: Any, train_set: Any, folder: Path) -> Iterator[fa.train.EpochReport]:
@@ -61,7 +65,10 @@ def train(name: str, data_dir: Path, folder: Path, say: Callable[[object], None]
     """The trained net of this name; what its run keeps is in `folder`."""
     model = untrained(name)
     limit = KEPT[name][0] if name in KEPT else None
-    train_set = fa.data.load(NETS[name].dataset, "train", data_dir=data_dir, limit=limit)
+    train_set: Any = fa.data.load(NETS[name].dataset, "train", data_dir=data_dir, limit=limit)
+    if name in DENSE:
+        x = train_set.x / 255
+        train_set = x, ink(x, train_set.y)
     for report in reports(name, model, train_set, folder):
         say(report)
     return model.eval()

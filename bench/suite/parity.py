@@ -1,4 +1,4 @@
-"""Measure every attack and the best other implementations of it, with equal passes, on nets of eight kinds.
+"""Measure every attack and the best other implementations of it, with equal passes, on nets of nine kinds.
 
     python -m bench.suite.parity [--only fmn ddn] [--net linf l2] [--variant full quick] [--again ours peers]
 
@@ -13,7 +13,7 @@ import argparse
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import product
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from bench.suite.passes import Counting
 from fastadv.runs.card import machine
 from tests.parity.case import Budget, Case
 from tests.parity.cases import TESTED, cases_on, held, radii
-from tests.parity.models import KEPT, KEPT_RUNS, NETS, WALL, add_places, problem
+from tests.parity.models import DENSE, KEPT, KEPT_RUNS, NETS, WALL, add_places, problem
 from tests.parity.peers import Peer
 from tests.parity.store import STORES, Row, key, save, stored
 from tests.parity.verdict import OURS, Outcome, best, judge, passes
@@ -59,7 +59,7 @@ def found(
     model, x, y = given
     judged = [judge(model, x, y, x_adv, case.norm, radius) for x_adv in runs]
     outcome = Outcome([distance for one in judged for distance in one.distances])
-    return {"images": len(outcome.distances), **outcome.figures(radius), "forwards": forwards,
+    return {"images": len(x) * len(runs), **outcome.figures(radius), "forwards": forwards,
             "backwards": backwards, **where(), "distances": outcome.distances}  # fmt: skip
 
 
@@ -138,13 +138,13 @@ def elsewhere(rows: Sequence[Row], wanted: Sequence[Row], budget: Mapping[str, A
 def chosen(options: argparse.Namespace) -> Iterator[tuple[Case, str, str]]:
     """Cases, nets and variants as asked for: a case on all nets, then the next."""
     for variant in options.variant:
-        asked = (*WALL, *KEPT) if variant == "full" else TESTED
+        asked = (*WALL, *KEPT, *DENSE) if variant == "full" else TESTED
         nets = [net for net in asked if net in (options.net or NETS)]
-        for place, net in product(range(len(cases_on(nets[0]))), nets):
-            case = cases_on(net)[place]
-            named = not options.only or case.name.startswith(tuple(options.only))
-            if named and (variant == "full" or held(case, net)):
-                yield case, net, variant
+        for in_turn in zip_longest(*map(cases_on, nets)):
+            for case, net in zip(in_turn, nets, strict=True):
+                named = case and (not options.only or case.name.startswith(tuple(options.only)))
+                if named and (variant == "full" or held(case, net)):
+                    yield case, net, variant
 
 
 def short(row: Row) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
 from tests.parity.cases import ALONE
-from tests.parity.models import KEPT, NETS, ROOT, WALL
+from tests.parity.models import DENSE, KEPT, NETS, ROOT, WALL
 from tests.parity.store import STORES, Row, stored
 from tests.parity.verdict import Line, compared, figure, passes
 
@@ -25,6 +25,7 @@ ABOUT_NETS = {
     "mixer": "MLP-Mixer with LayerNorm and GELU, trained by TRADES at L∞ 0.2",
     "gnres": "pre-activation ResNet with GroupNorm and SiLU, trained on CIFAR-10 at L∞ 8/255",
     "sp": "with softplus, trained at L2 2 with weight decay 3 and labels smoothed by 0.3",
+    "segments": "a class for each pixel, the digit within four pixels of it or none, trained at L∞ 0.1",
 }
 ABOUT = """# Parity: every attack next to the best other implementation
 
@@ -34,7 +35,8 @@ first 30 test images that the network classifies correctly are attacked. Both si
 same number of passes, forward and backward together. Each package uses its own step sizes. Where an
 attack draws random numbers, its robust accuracy is the mean of 3 to 48 runs with different seeds.
 
-Ours is worse if its median distance is over 1% larger, or if it leaves over one image more."""
+Ours is worse if its median distance is over 1% larger, or if it leaves over one image more; of a class
+for each pixel, over one pixel of a hundred."""
 WRITTEN = """`make parity` measures, and `python -m bench.suite.wall` writes this page and that of [every
 figure](../bench/results/parity.md). An older comparison, [sample by
 sample](../bench/results/conformance.md), also says which weaknesses it would notice."""
@@ -70,20 +72,20 @@ def cell(line: Line | None) -> str:
     return f"**{text}**" if line.worse else text
 
 
-def table(lines: Iterable[Line]) -> Iterator[str]:
+def table(lines: Iterable[Line], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
     """A row for each attack and norm, a column for each net."""
     rows: dict[str, dict[str, Line]] = {}
     for line in lines:
         case, norm, radius = (line.ours[part] for part in ("case", "norm", "radius"))
         name = case.removesuffix(f"-{radius:g}").removesuffix(f"-{norm}")
         rows.setdefault(f"{name}, {SYMBOLS[norm]}", {})[line.ours["net"]] = line
-    yield f"| attack | {' | '.join(COLUMNS)} | budget | compared with |"
-    yield "| --- " * (len(COLUMNS) + 3) + "|"
+    yield f"| attack | {' | '.join(columns)} | budget | compared with |"
+    yield "| --- " * (len(columns) + 3) + "|"
     for name, by_net in sorted(rows.items()):
         first = next(iter(by_net.values())).ours
         budget = ", ".join(f"{value} {word}" for word, value in first["budget"].items())
         packages = sorted({row["package"] for line in by_net.values() for row in line.peers})
-        cells = [name, *(cell(by_net.get(net)) for net in COLUMNS), budget, ", ".join(packages)]
+        cells = [name, *(cell(by_net.get(net)) for net in columns), budget, ", ".join(packages)]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -110,7 +112,7 @@ def nets() -> Iterator[str]:
     """What the nets are, and the radii on each."""
     yield "| net | what it is | radii |"
     yield "| --- | --- | --- |"
-    for net in COLUMNS:
+    for net in (*COLUMNS, *DENSE):
         said = ", ".join(f"{SYMBOLS[norm]} {radius:.3g}" for norm, radius in NETS[net].radii.items())
         yield f"| {net} | {ABOUT_NETS[net]} | {said} |"
 
@@ -139,6 +141,7 @@ def page(rows: Sequence[Row]) -> str:
 def tables(rows: Sequence[Row]) -> str:
     """The page of every figure."""
     lines = compared(rows)
+    labels = [line for line in lines if line.ours["net"] not in DENSE]
     dates = sorted(row["date"] for row in rows if "date" in row)
     cpus = ", ".join(sorted({row["cpu"] for row in rows if "cpu" in row}))
     torch = ", ".join(sorted({row["torch"] for row in rows if "torch" in row}))
@@ -147,10 +150,12 @@ def tables(rows: Sequence[Row]) -> str:
         HEAD,
         f"Measured {measured}: {versions(rows)}.",
         "## Median distance",
-        "\n".join(table(line for line in lines if line.ours["radius"] == inf)),
+        "\n".join(table(line for line in labels if line.ours["radius"] == inf)),
         "## Robust accuracy",
         BALLS,
-        "\n".join(table(line for line in lines if line.ours["radius"] < inf)),
+        "\n".join(table(line for line in labels if line.ours["radius"] < inf)),
+        "## Share of pixels that stay right",
+        "\n".join(table([line for line in lines if line.ours["net"] in DENSE], tuple(DENSE))),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from math import inf
 from typing import Any
 
+import fastadv.attacks
 from tests.parity.case import Case, as_many, given, queries, searched
-from tests.parity.models import NETS, Radii
+from tests.parity.models import DENSE, NETS, Radii
 from tests.parity.peers import (
     P,
     Peer,
@@ -17,6 +18,7 @@ from tests.parity.peers import (
     foolbox,
     foolbox_budget,
     foolbox_decision,
+    segmentation,
     sigma_zero,
     sparse_rs,
     torchattacks,
@@ -211,8 +213,20 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
     return tuple(every())
 
 
+def dense(radius: float) -> tuple[Case, ...]:
+    """The attacks on a class for each pixel, with a hundred steps for each of four losses, or for one."""
+    losses = "mask-ce-avg", "segpgd-loss", "js-avg", "mask-norm-corrlog-avg"
+    more: dict[str, Any] = {"full": {"steps": 100}, "quick": {"steps": 20}, "radius": radius}
+    share = given(criterion=fastadv.attacks.Share(1.0))
+    return (
+        Case("sea", "linf", (segmentation("apgd_largereps", *losses),), ours=share, **more),
+        Case("segpgd", "linf", (segmentation("apgd_restarts", "segpgd-loss"),), ours=share, **more),
+    )
+
+
 def cases_on(net: str) -> tuple[Case, ...]:
-    return cases_at(NETS[net].radii)
+    """The cases of a net; one of pixels has its own."""
+    return dense(NETS[net].radii["linf"]) if net in DENSE else cases_at(NETS[net].radii)
 
 
 # the nets of the tests: on an undefended one every attack finds all that there is. The attacks that fare

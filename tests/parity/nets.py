@@ -112,3 +112,11 @@ def sp() -> nn.Module:
     for inputs, channels in ((1, 8), (8, 16)):
         layers += [nn.Conv2d(inputs, channels, 4, stride=2, padding=1), nn.Softplus()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(784, 48), nn.Softplus(), nn.Linear(48, 10))
+
+
+def segments() -> nn.Sequential:
+    """A class for each pixel: the digit that is near, or none."""
+    layers: list[nn.Module] = []
+    for inputs, gap in ((1, 1), (16, 2), (16, 4)):
+        layers += [nn.Conv2d(inputs, 16, 5, padding=2 * gap, dilation=gap), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(16, 11, 1))

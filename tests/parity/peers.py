@@ -1,8 +1,9 @@
 """Attacks of other packages, called alike: `peer.run(model, x, y, radius, seed=0, **budget)` gives x_adv.
 
 Those on PyPI come with the extra `bench`. The rest are used where they can be imported: the folders that the
-environment variable FASTADV_PEERS names, as PATH does, are searched too. The stored figures come from the
-COMMITS of github.com/fra31/auto-attack, fra31/sparse-rs and sigma0-advx/sigma-zero.
+environment variable FASTADV_PEERS names, as PATH does, are searched too; of the last of these repositories
+it is semseg/utils. The stored figures come from the COMMITS of github.com/fra31/auto-attack, fra31/sparse-rs,
+sigma0-advx/sigma-zero and nmndeep/robust-segmentation.
 
 Packages are imported inside the calls: one that is missing costs its own rows only. They draw from the global
 generators, which are seeded before each run.
@@ -23,7 +24,10 @@ from torch import Tensor, nn
 
 import fastadv._torchvision  # noqa: F401  adv-lib imports torchvision, which fails beside a CPU-only torch
 
-COMMITS = {"auto-attack": "a39220048b3c", "sparse-rs": "21d875969a14", "sigma-zero": "f79dedded5c5"}
+COMMITS = {
+    "auto-attack": "a39220048b3c", "sparse-rs": "21d875969a14", "sigma-zero": "f79dedded5c5",
+    "robust-segmentation": "afe839e",
+}  # fmt: skip
 sys.path += filter(None, os.environ.get("FASTADV_PEERS", "").split(os.pathsep))
 P = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": inf}
 # the names of a budget in other packages
@@ -39,6 +43,7 @@ WORDS = {
     "auto-attack": {"steps": "n_iter", "queries": "n_queries", "version": "version"},
     "sigma-zero": {"steps": "steps"},
     "sparse-rs": {"queries": "n_queries"},
+    "robust-segmentation": {"steps": "n_iter"},
 }
 
 
@@ -189,6 +194,22 @@ def sparse_rs(**fixed: Any) -> Peer:
         return attack_class(model, norm="L0", eps=int(radius), verbose=False, **given).perturb(x, y)[1]
 
     return _peer("sparse-rs", "RSAttack", fixed, "sparse-rs", call, seeded=True)
+
+
+def segmentation(attack: str, *losses: str) -> Peer:
+    """An attack on a class for each pixel: of a run for each loss the images with most wrong pixels."""
+
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, n_iter: int) -> Tensor:
+        run = getattr(import_module("attacker"), attack)
+        best, right = x.clone(), torch.ones(len(x))
+        for loss in losses:
+            points = run(model, x, y, "Linf", radius, n_iter, loss, track_loss="ce-avg", use_rs=True)[0]
+            with torch.no_grad():
+                share = (model(points).argmax(1) == y).flatten(1).float().mean(1)
+            best[share < right], right = points[share < right], torch.minimum(share, right)
+        return best
+
+    return _peer("robust-segmentation", attack, {}, "robust-segmentation", call, losses=" ".join(losses))
 
 
 def best_of(peer: Peer, norm: str) -> Peer:

@@ -32,6 +32,20 @@ def test_figures_are_median_or_robust_accuracy() -> None:
     assert outcome.figures(1.0) == {"robust_accuracy": 0.4}
 
 
+def test_of_a_class_for_each_pixel_those_that_x_adv_gets_wrong_are_successes() -> None:
+    """The second image is out of the ball: its pixels are what they are without an attack."""
+    model = nn.Conv2d(1, 2, 1).requires_grad_(False)
+    model.weight.copy_(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1))
+    model.bias.copy_(torch.tensor([0.5, 0.0]))
+    x = torch.tensor([[[[0.2, 0.4], [0.6, 0.8]]]] * 2)
+    x_adv = x + torch.tensor([0.2, 0.3]).view(2, 1, 1, 1)
+    y = torch.tensor([[[0, 0], [0, 1]]] * 2)
+    right = judge(model, x, y, x_adv, "linf", 0.2).distances
+    assert right == pytest.approx([inf, 0.2, 0.2, inf, inf, inf, 0.3, inf])
+    x_adv[0, 0, 1, 0] = 0.45  # right there, and wrong at x
+    assert judge(model, x, y, x_adv, "linf", 0.2).figures(0.2) == {"robust_accuracy": 0.75}
+
+
 def case(radius: float, chance: bool) -> Case:
     return Case("toy", "l2", (), {}, {}, radius=radius, chance=chance)
 

@@ -33,14 +33,21 @@ class Outcome:
 
 
 def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, norm: str, radius: float = inf) -> Outcome:
-    """What x_adv is worth. A success is not classified as y; it lies in box and ball but for rounding."""
+    """What x_adv is worth. A success is not classified as y; it lies in box and ball but for rounding.
+
+    Where y has a class for each pixel, a success is a pixel; x_adv alone says which of them are right.
+    """
     threat = THREATS[norm](radius)
     with torch.no_grad():
         wrong, already = model(x_adv).argmax(1) != y, model(x).argmax(1) != y
     inside = ((x_adv >= -1e-6) & (x_adv <= 1 + 1e-6)).flatten(1).all(1)
     distance = threat.distance(x_adv, x)
-    held = ~(wrong & inside & (distance <= radius * (1 + 1e-4)))
-    distance = distance.masked_fill(held, inf).masked_fill(already, 0)
+    inside &= distance <= radius * (1 + 1e-4)
+    if y.ndim > 1:
+        wrong, distance = torch.where(inside[:, None, None], wrong, already), distance[:, None, None]
+        wrong, distance = wrong.flatten(), distance.expand_as(y).flatten()
+        inside, already = inside.new_ones(()), inside.new_zeros(())
+    distance = distance.masked_fill(~(wrong & inside), inf).masked_fill(already, 0)
     return Outcome([_short(d) for d in distance.tolist()])
 
 
