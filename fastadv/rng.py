@@ -67,7 +67,7 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
 
     Args:
         seed: from 0 to 2^63 - 1.
-        device: whose generator is seeded, in addition to the CPU's.
+        device: a GPU seeds those of all GPUs, in addition to the CPU's.
 
     Returns:
         A context manager.
@@ -78,7 +78,8 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _cuda(device: torch.device) -> list[int]:
-    return [device.index or 0] if device.type == "cuda" else []
+    # of all devices, as a model may lie on several
+    return [*range(torch.cuda.device_count())] if device.type == "cuda" else []
 
 
 def _seed_torch(seed: int, device: torch.device) -> None:
@@ -93,7 +94,7 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
     """Restore the generators of torch, NumPy and Python afterwards.
 
     Args:
-        device: whose generator is restored, in addition to the CPU's.
+        device: a GPU restores those of all GPUs, in addition to the CPU's.
         seed: sets the generators inside; None leaves them.
 
     Returns:
@@ -115,7 +116,7 @@ def seed_all(seed: int, device: torch.device = CPU) -> None:
 
     Args:
         seed: from 0 to 2^63 - 1.
-        device: whose generator is set, in addition to the CPU's.
+        device: a GPU sets those of all GPUs, in addition to the CPU's.
     """
     random.seed(seed)
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # which takes words of 32 bits

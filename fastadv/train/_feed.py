@@ -92,7 +92,10 @@ class Feed:
         return Share(size, self.rank, self.world)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in the box."""
+        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in the box.
+
+        An augmentation sets the generators of torch, NumPy and Python, which the caller keeps.
+        """
         order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1 and len(order):
             parts = torch.split(order, self.batch_size)
@@ -101,10 +104,10 @@ class Feed:
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
-                # what users' functions draw from torch follows the step
+                # what users' functions draw follows the step
                 own = rng.derive(self.seed, "torch augment", epoch, step, *self.share(step).key)
-                with rng.torch_seeded(own, self.device):
-                    x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch)
+                rng.seed_all(own, self.device)
+                x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch)
             yield x.to(self.dtype or x.dtype), y, ids
 
     @cached_property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastadv import rng
 from fastadv._tf32 import rounds_as
 from fastadv.engine.layout import gains_on_gpu
 from fastadv.engine.rewrite import has_conv2d
@@ -118,11 +119,13 @@ class Run:
         return not (last.epoch >= self.epochs or tired or alarmed)
 
     def _epoch(self) -> EpochReport:
-        with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
-            self._train()
-        started, epoch = time.perf_counter(), len(self.done) + 1
+        epoch = len(self.done) + 1
         tested = epoch % self.measure.every == 0 or epoch == self.epochs
-        measured = self.measure(self.steps) if tested else {"tested": False}
+        with rng.generators_kept(self.steps.losses.values.device):
+            with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
+                self._train()
+            started = time.perf_counter()
+            measured = self.measure(self.steps) if tested else {"tested": False}
         report = EpochReport(
             epoch=epoch,
             loss=self.steps.losses.mean,
@@ -223,9 +226,8 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
     if not x.is_cuda and any(_writes_out_of_bounds(part) for part in model.modules()):
         return False
     state = {name: _channels_last(tensor) for name, tensor in model.state_dict().items()}
-    cuda = [x.device] if x.is_cuda else []
     try:
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        with rng.generators_kept(x.device), torch.no_grad():
             functional_call(model, state, (x,))
     except Exception:  # whatever fails in this layout may work in the other
         return False

@@ -187,8 +187,8 @@ class Steps:
             ) from error
 
     def _take(self, take: Callable[[Step], None], at: Step, seed: int, full: bool) -> None:
+        rng.seed_all(seed, at.x.device)  # a run keeps the caller's generators
         with (
-            rng.torch_seeded(seed, at.x.device),
             (self.followers if full else self.few).in_use(),
             whole_batch_statistics(at.share),
             called_by(self.model, self.call if full else None),

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing, warn
 from fastadv._torch import sharding
 from fastadv.data.given import as_dataset, read_by
@@ -225,7 +226,8 @@ def _begun(given: dict[str, Any]) -> Run:
         place = next(model.parameters()).device
         check_execution(o.execution, model, o.recipe, place, o.run_dir)
         sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
-        classes = check_sets(model, sets, augment, place, box, criterion)
+        with rng.generators_kept(place):
+            classes = check_sets(model, sets, augment, place, box, criterion)
         # a run with a constant schedule may be made longer
         untried = o.execution.compile is None
         planned = 1 if o.optimization.schedule == "constant" else o.epochs

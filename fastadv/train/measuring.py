@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
@@ -34,6 +33,11 @@ BATCH_SIZE = 256
 OWN_LIMIT = 512
 
 
+def _draw_alike(steps: Steps) -> None:
+    """Let a model that draws when it is tested draw the same in every epoch; a run keeps the generators."""
+    rng.seed_all(rng.derive(steps.seed, "measured"), steps.losses.values.device)
+
+
 @dataclass(frozen=True)
 class Measure:
     """`limit` images of a data set, as `evaluate` takes them, clean and under attacks; checked."""
@@ -59,19 +63,20 @@ class Measure:
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
         """Measure the model, and its moving average."""
-        clean, robust = self._accuracies(steps.model)
+        clean, robust = self._accuracies(steps)
         measured = {"clean_accuracy": clean, "robust_accuracy": robust}
         if steps.average is not None:
             with steps.average.in_model():
-                clean, robust = self._accuracies(steps.model)
+                clean, robust = self._accuracies(steps)
             measured |= {"ema_clean_accuracy": clean, "ema_robust_accuracy": robust}
         return measured
 
-    def _accuracies(self, model: nn.Module) -> tuple[float | None, dict[str, float]]:
+    def _accuracies(self, steps: Steps) -> tuple[float | None, dict[str, float]]:
         if self.data is None:
             return None, {}
+        _draw_alike(steps)
         # the processes have the same model and data, by the check at the start of the run
-        frozen = prepare(model, work=WORTH, outputs=self.criterion.outputs)
+        frozen = prepare(steps.model, work=WORTH, outputs=self.criterion.outputs)
         criterion = self.criterion.meant_by(frozen.model)
         asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
         table = Evaluation(*asked).table()
@@ -82,6 +87,7 @@ class Measure:
         recipe = innermost(steps.recipe)
         if self.data is None or not self.attacks or not isinstance(recipe, Crafted):
             return None
+        _draw_alike(steps)
         size, right = min(self.size, OWN_LIMIT), 0
         seed = rng.derive(steps.seed, "own examples")
         criterion = self.criterion
