@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
@@ -17,6 +18,7 @@ from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.data._batches import batches
+from fastadv.data.content import describe_shared
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT
 from fastadv.data.sampling import first_samples, sample_count
@@ -28,7 +30,7 @@ from fastadv.ops._rows import check_column
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.description import check_described, describe, describe_shared
+from fastadv.runs.description import check_described, describe
 from fastadv.runs.files import load_tensors, save_tensors, seal
 from fastadv.runs.folder import Keeper
 from fastadv.threat import L2
@@ -135,7 +137,8 @@ def smooth(
             config["model"] = describe(prepared, identity=identity)
             check_described(config)
     if kept:
-        config["data"] = describe_shared(dataset)
+        used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
+        config["data"] = describe_shared(used, run_dir, identity)
     if processes.world() > 1:
         processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
     judge = judge_of(noise, rule)

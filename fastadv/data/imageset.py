@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -209,7 +208,7 @@ class ImageSet(Held):
     def nbytes(self) -> int:
         return self._rows.nbytes
 
-    @cached_property
+    @property
     def data_hash(self) -> str:
         return data_hash(self._rows, self.y)
 

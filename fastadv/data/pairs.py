@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv.data.content import read_once, told
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.errors import InputError
-from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe, describe_data
+from fastadv.runs.description import describe, unread
 
 Key = str | int
 # what a set means by its `labels` or `targets`: in a tuple what stands behind the image
@@ -71,7 +71,7 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
     def labels(self) -> Tensor | None:
         """Labels of a set with columns by name, or with `targets`."""
         if self.label not in getattr(self.dataset, "column_names", ()):
-            return known_labels(self.dataset) if self.label in LABELS else None
+            return known_labels(self.dataset, self.label) if self.label in LABELS else None
         try:
             column = self.dataset[self.label]
             numbers = column if isinstance(column, Tensor | np.ndarray) else list(column)
@@ -80,13 +80,16 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
         except (TypeError, ValueError, KeyError):
             return None
 
+    def told(self) -> str | None:
+        """Return the hash of all pairs where it is known without reading them, as from a fingerprint."""
+        whole = told(self.dataset)
+        text = json.dumps([whole, self.image, self.label, describe(self.transform)])
+        return None if whole is None or unread(text) else hashlib.sha256(text.encode()).hexdigest()[:16]
+
     @cached_property
-    def data_hash(self) -> str:
-        """Hash of what the set says of itself: its numbers, its labels, a fingerprint; not of all images."""
-        labels = None if self.labels is None else data_hash(self.labels)
-        told = [describe_data(self.dataset), getattr(self.dataset, "_fingerprint", None), labels]
-        text = json.dumps([*told, self.image, self.label, describe(self.transform)])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def data_hash(self) -> str | None:
+        """Hash of all pairs, which are read for it unless the set tells what it holds; None if unknown."""
+        return told(self) or read_once(self)
 
     def describe(self) -> dict[str, Any]:
         """Return what a card says of the set."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
@@ -18,6 +18,7 @@ from fastadv.errors import InputError
 logger = logging.getLogger("fastadv")
 
 _RARE = -math.log(1e-5)  # how seldom a random order has so few samples of a class among the first
+ASKED = 16  # items that are read, each of another class, to see whether a set gives the labels that it tells
 _SEED = 0  # of the samples drawn in place of the first ones
 
 
@@ -118,13 +119,19 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
     return HeldOut(dataset.subset(left.nonzero().flatten()), part, about)
 
 
-def known_labels(dataset: Any) -> Tensor | None:
-    """Return the labels int64 [N] of a set that tells them without reading images; None for another."""
-    if isinstance(dataset, Subset):
-        whole = known_labels(dataset.dataset)
-        return None if whole is None else whole[torch.as_tensor(dataset.indices, device="cpu")]
+def known_labels(dataset: Any, label: str | int = 1) -> Tensor | None:
+    """Return the labels int64 [N] of a set that tells them without reading images; None for another.
+
+    Items of classes that are not the library's or torch's are asked for their `label`, a few of them.
+    """
     given = None
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+    if isinstance(dataset, Subset):
+        whole = known_labels(dataset.dataset, label)
+        given = None if whole is None else whole[torch.as_tensor(dataset.indices, device="cpu")]
+    elif isinstance(dataset, ConcatDataset):
+        parts = [known_labels(each, label) for each in dataset.datasets]
+        given = None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
+    elif isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         given = dataset.tensors[1]
     elif getattr(dataset, "target_transform", None) is None:  # of torchvision's sets
         given = getattr(dataset, "labels", None)
@@ -137,16 +144,18 @@ def known_labels(dataset: Any) -> Tensor | None:
     if not integers or len(labels) != len(dataset) or not len(labels):
         return None
     labels = labels.long()
-    return labels if _gives(dataset, place := int(labels.argmax()), int(labels[place])) else None
+    return labels if _gives(dataset, labels, label) else None
 
 
-def _gives(dataset: Any, place: int, label: int) -> bool:
-    """Tell whether an item has the label that the set states of it: a subclass may map it, as y % 2."""
+def _gives(dataset: Any, labels: Tensor, key: str | int) -> bool:
+    """Tell whether items have the labels that the set states of them: a subclass may map them, as y % 2."""
     if str(getattr(type(dataset).__getitem__, "__module__", "")).startswith(("fastadv.", "torch.")):
         return True
+    _, first = np.unique(labels.numpy(), return_index=True)
     try:
         with rng.generators_kept(rng.CPU):
-            return int(dataset[place][1]) == label
+            asked = first[:: -(-len(first) // ASKED)].tolist()
+            return all(int(dataset[place][key]) == int(labels[place]) for place in asked)
     except Exception:  # no pair, as of a set that `pairs` reads, or an image that nobody may ask for
         return True
 

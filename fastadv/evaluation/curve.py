@@ -12,6 +12,7 @@ from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.data.content import describe_shared
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
@@ -28,7 +29,6 @@ from fastadv.evaluation.named import boxes_of, criterion_of, labels_of, minimize
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
-from fastadv.runs.description import describe_shared
 from fastadv.threat import Threat
 
 Radii = Sequence[float] | NDArray[Any]

@@ -21,6 +21,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.certify import Certificates
 from fastadv.data._batches import batches
+from fastadv.data.content import describe_shared
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
@@ -66,7 +67,7 @@ from fastadv.evaluation.table import Table
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import check_described, describe, describe_shared
+from fastadv.runs.description import check_described, describe
 from fastadv.threat import Threat
 
 T = TypeVar("T")

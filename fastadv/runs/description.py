@@ -9,21 +9,18 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from numbers import Real
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
-from fastadv.runs import processes
-from fastadv.runs.card import Pieces, data_hash
+from fastadv.runs.card import data_hash
 
 # code of these packages is known by its name, all other code by its source
 _LIBRARIES = {"builtins", "fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
@@ -31,8 +28,7 @@ _LIBRARIES = {"builtins", "fastadv", "numpy", "torch", "torchvision"} | sys.stdl
 _FILLING = {"add", "append", "extend", "insert", "setdefault", "update"}
 # what every module holds and `describe` sees otherwise
 _NO_PART = frozenset(vars(nn.Module()))
-GLANCE = 64  # images of each tensor that processes compare
-_UNREAD = re.compile(r"\(no source of ([^)]+)\)")
+unread = re.compile(r"\(no source of ([^)]+)\)").search  # of a description: what it lacks
 
 
 def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
@@ -54,10 +50,10 @@ def describe_model(model: nn.Module, identity: str | None = None) -> str:
 
 def check_described(config: Mapping[str, Any]) -> None:
     """Raise InputError where a description in `config` lacks the source of a function or class."""
-    unread = _UNREAD.search(json.dumps(config))
-    if unread is not None:
+    lacking = unread(json.dumps(config))
+    if lacking is not None:
         raise InputError(
-            f"identity: expected a text that stands for the code of this run, as the source of {unread[1]} "
+            f"identity: expected a text that stands for the code of this run, as the source of {lacking[1]} "
             "cannot be read, got None; pass identity='...', and another text whenever the code changes"
         )
 
@@ -203,50 +199,5 @@ def _name(value: Any) -> str:
 def _hash(parts: Any) -> str:
     """Return the hash of a description, or what it lacks."""
     text = json.dumps(parts, sort_keys=True)
-    unread = _UNREAD.search(text)
-    return hashlib.sha256(text.encode()).hexdigest()[:16] if unread is None else unread[0]
-
-
-def describe_data(dataset: Any) -> str:
-    """Length and hash of the data: of all tensors, arrays and lists of numbers that the data set holds."""
-    known = getattr(dataset, "data_hash", None)
-    if isinstance(known, str):
-        return f"{len(dataset)} {known}"
-    held = vars(dataset).values() if hasattr(dataset, "__dict__") else dataset
-    return f"{len(dataset)} {data_hash(*_held(held))}"
-
-
-def describe_shared(dataset: Any) -> str:
-    """Describe the data of a run, read by the first process; the others compare a sample with their own."""
-    if processes.world() > 1:
-        processes.check_alike({"data": [len(dataset), data_hash(*map(_glance, _held([dataset])))]})
-    return processes.from_first(lambda: describe_data(dataset))
-
-
-def _glance(each: Tensor | Pieces) -> Tensor:
-    """Return about `GLANCE` of the images, and of labels all."""
-    step = max(1, len(each) // GLANCE) if len(each.shape) > 1 else 1
-    if isinstance(each, Tensor):
-        return each[::step] if each.ndim else each
-    return each.take(torch.arange(0, len(each), step, device="cpu"))
-
-
-def _held(values: Iterable[Any]) -> Iterator[Tensor | Pieces]:
-    """Yield the numbers in `values`, as tensors, and those in the lists and data sets among them."""
-    for value in values:
-        if isinstance(value, Tensor | Pieces):
-            yield value
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            yield torch.from_numpy(np.ascontiguousarray(value))
-        elif isinstance(value, list | tuple | range) and all(isinstance(each, Real) for each in value):
-            yield torch.tensor(value, device="cpu")
-        elif isinstance(value, list | tuple):
-            yield from _held(value)
-        elif isinstance(value, Dataset):
-            yield from _held(vars(value).values())
-
-
-def describe_set(dataset: Any) -> Any:
-    """Return what the card of a model says of the images it was trained on."""
-    own = getattr(dataset, "describe", None)
-    return own() if callable(own) else describe_data(dataset)
+    lacking = unread(text)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if lacking is None else lacking[0]

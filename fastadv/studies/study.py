@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.data.content import describe_set
 from fastadv.runs.card import card
-from fastadv.runs.description import describe, describe_set
+from fastadv.runs.description import describe
 from fastadv.runs.files import read_json, write_json, write_text
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same

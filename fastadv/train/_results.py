@@ -13,7 +13,6 @@ from fastadv.models import save_weights
 from fastadv.models.weights import read_weights
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.description import describe_set
 from fastadv.runs.identity import plain
 from fastadv.runs.record import RunRecord
 from fastadv.train._steps import Steps
@@ -67,7 +66,7 @@ class Results:
 
         def write(path: Path) -> None:
             if again or not _written(path, report):
-                about = {**self.record.config, "data": describe_set(self.steps.train_set), **self.about}
+                about = {**self.record.config, **self.about}
                 save_weights(self.steps.model, path, card("model", about, **_measured(report), weights=kind))
 
         self.record.result(f"{kind}.safetensors", write)

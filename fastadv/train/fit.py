@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing, warn
 from fastadv._torch import sharding
+from fastadv.data.content import describe_set, describe_shared
 from fastadv.data.given import as_dataset, read_by
 from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
@@ -24,7 +25,7 @@ from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, labels_of,
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe, describe_model, describe_shared
+from fastadv.runs.description import describe, describe_model
 from fastadv.runs.record import RunRecord
 from fastadv.threat import Threat
 from fastadv.train import optim
@@ -103,7 +104,9 @@ def fit(
             are deterministic); `reports(run_dir)` gives all epochs. A run without a checkpoint starts from
             the beginning. With schedule="constant", a larger `epochs` extends a finished run.
         identity: a text that represents the code of your own model, recipe, schedule and augmentation, which
-            are otherwise known by their source. Needed where a source cannot be read.
+            are otherwise known by their source. Needed where a source cannot be read, and for images that
+            nothing tells from others: a set is known by its `data_hash` or its tensors, otherwise by its
+            items, up to 100,000, which a run with a folder reads once.
         seed: keys order, attacks, augmentation and dropout. The global random state is neither used nor
             changed.
         device: where the model is moved first; None leaves it where it is.
@@ -250,8 +253,10 @@ def _begun(given: dict[str, Any]) -> Run:
             execution=o.execution, rates=rates, untried=untried, criterion=criterion,
         )  # fmt: skip
         config = _config(steps, o, rate)
-    config["data"] = describe_shared(o.train_set)
-    config["validation_set"] = None if held_out is None else describe_shared(held_out)
+    config["data"] = describe_shared(o.train_set, o.run_dir, o.identity)
+    config["validation_set"] = None
+    if held_out is not None:
+        config["validation_set"] = describe_shared(held_out, o.run_dir, o.identity)
     if processes.world() > 1:
         asked = {"epochs": o.epochs, "run_dir": o.run_dir and str(o.run_dir), "resume": o.resume}
         asked["test_set"] = None if o.test_set is None else describe_shared(o.test_set)
@@ -260,7 +265,12 @@ def _begun(given: dict[str, Any]) -> Run:
     if o.run_dir is not None or rewinds:
         measure.warn()
     record = RunRecord(o.run_dir, config, o.resume)
-    results = Results(steps, record, rewinds, measure.describe())
+    about = {}
+    if o.run_dir is not None and not processes.rank():
+        about = {"data": describe_set(o.train_set, config["data"])} | measure.describe(
+            config["validation_set"]
+        )
+    results = Results(steps, record, rewinds, about)
     return Run(steps, results, measure, o.epochs, o.ending, o.progress)
 
 

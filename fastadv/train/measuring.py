@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.data import batches
+from fastadv.data.content import describe_set
 from fastadv.data.imageset import Boxes
 from fastadv.data.sampling import first_samples
 from fastadv.engine import prepare
@@ -19,7 +20,6 @@ from fastadv.evaluation.measure import Evaluation, check_evaluation
 from fastadv.evaluation.named import labels_of
 from fastadv.runs import processes
 from fastadv.runs.card import instruction
-from fastadv.runs.description import describe_set
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
 from fastadv.train.recipes import Crafted
@@ -123,10 +123,10 @@ class Measures:
         self.judge, self.every = self.validation or self.test, measuring.test_every
         self.chosen_on = ("test_set" if self.validation is None else "validation_set") if attacks else None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, held_out: str | None) -> dict[str, Any]:
         """Return what a card says of the images that chose the best epoch."""
-        held_out = {} if self.validation is None else {"validation": describe_set(self.validation.data)}
-        return {"chosen_on": self.chosen_on, **held_out}
+        told = {} if self.validation is None else {"validation": describe_set(self.validation.data, held_out)}
+        return {"chosen_on": self.chosen_on, **told}
 
     def warn(self) -> None:
         """Log a warning where the test set chooses the weights that are kept."""

@@ -20,6 +20,7 @@ from fastadv.attacks import core
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
+from fastadv.data.content import describe_shared
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
@@ -32,7 +33,7 @@ from fastadv.evaluation.named import labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.description import check_described, describe, describe_shared
+from fastadv.runs.description import check_described, describe
 from fastadv.runs.files import load_tensors, save_tensors
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
@@ -302,7 +303,7 @@ def universal(
         config["identity"] = identity
         if run_dir is not None:
             check_described(config)
-    config["data"] = describe_shared(dataset)
+    config["data"] = describe_shared(dataset, run_dir, identity)
     if processes.world() > 1:
         asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
         processes.check_alike(config | asked)

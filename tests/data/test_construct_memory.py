@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Subset
 
 from fastadv.data import _rows, batches, construct, hold_out, load_constructed, verify_constructed
 from fastadv.data._rows import MappedRows
+from fastadv.data.content import describe_shared
 from fastadv.runs import processes
-from fastadv.runs.description import describe_shared
 from fastadv.threat import L2
 from tests.data.sets import random_target, toy_base, toy_model
 from tests.processes import go

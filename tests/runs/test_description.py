@@ -17,13 +17,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Subset, TensorDataset
 
 import fastadv as fa
-from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import check_described, describe, describe_data, describe_model
+from fastadv.runs.description import check_described, describe, describe_model
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny
@@ -293,26 +291,3 @@ def test_a_model_that_was_used_is_the_same_model():
     assert (describe(explained), describe(frozen)) == before
     assert describe(explained) != describe(tiny(prior_samples=201))
     assert describe(explained) != describe(tiny(seed=1))
-
-
-def test_data_sets_of_any_class_by_what_they_hold():
-    x, y = torch.zeros(4, 1, 2, 2), torch.arange(4)
-    other = x.clone()
-    other[3, 0, 1, 1] = 1.0
-
-    class Files(list):
-        def __init__(self, labels):
-            super().__init__(zip("abc", labels, strict=True))
-            self.x, self.y = list("abc"), labels
-
-    sets = [
-        *(ImageSet(x, labels, 2, "a") for labels in (y % 2, 1 - y % 2)),
-        ImageSet(1 - x, y % 2, 2, "a"),
-        *(TensorDataset(images, y) for images in (x, other)),
-        TensorDataset(x, y.flip(0)),
-        *(Subset(TensorDataset(x, y), places) for places in ([0, 1, 2, 3], [0, 1, 3, 2])),
-        *(list(zip(images, y, strict=True)) for images in (x, other)),
-        *(Files(labels) for labels in ([0, 1, 2], [0, 2, 1])),
-    ]
-    assert len({describe_data(each) for each in sets}) == len(sets)
-    assert describe_data(sets[0]) == describe_data(ImageSet(x.clone(), y % 2, 2, "another name"))

@@ -11,6 +11,7 @@ from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
 from fastadv.attacks.core.problem import check_threat
 from fastadv.data._batches import batches
+from fastadv.data.content import describe_data
 from fastadv.data.folder import FolderSet
 from fastadv.data.given import as_dataset
 from fastadv.data.imageset import UNIT, Box, ImageSet
@@ -23,7 +24,7 @@ from fastadv.errors import InputError
 from fastadv.models.representation import representation
 from fastadv.ops._rows import PerRow
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe, describe_data
+from fastadv.runs.description import describe
 from fastadv.runs.identity import probe
 from fastadv.threat import Threat
 
@@ -91,12 +92,12 @@ class Base:
                 "the constructed set would lack a label"
             )
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self, identity: str | None) -> dict[str, Any]:
         """Return what tells this data set from another: its description, or its length and hashes."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
         some = data_hash(*self.fetch(self.spread(16)))
-        held = describe_data(self.dataset)
+        held = describe_data(self.dataset, identity)
         return {"name": self.name, "samples": self.count, "data_hash": some, "held": held}
 
 

@@ -145,7 +145,8 @@ def build(
         if check_choice("dtype", dtype, DTYPES) == "uint8" and box != UNIT:
             raise InputError(f"dtype: expected 'float32' in the box {box}, got 'uint8', which holds [0, 1]")
         check_progress(progress)
-        config = _config(construction, base, dtype, shard_size, identity)
+        known = base.fingerprint("" if out_dir is None else identity)
+        config = _config(construction, base, dtype, shard_size, identity, known)
         if out_dir is not None:
             check_described(config)
     if processes.world() > 1:
@@ -192,7 +193,12 @@ def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
 
 
 def _config(
-    construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None
+    construction: Construction,
+    base: Base,
+    dtype: str,
+    shard_size: int,
+    identity: str | None,
+    known: dict[str, Any],
 ) -> dict[str, Any]:
     return plain(
         {
@@ -200,7 +206,7 @@ def _config(
             "name": f"{base.name}-{construction.name}",
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
-            "base": base.fingerprint(),
+            "base": known,
             "model": fingerprint(construction.source, base, identity),
             "threat": construction.threat.describe(),
             "dtype": dtype,

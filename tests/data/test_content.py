@@ -1,0 +1,254 @@
+"""What tells a data set from another, whatever holds its images."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+import fastadv as fa
+from fastadv.data import ImageSet, content, pairs
+from fastadv.data.content import describe_data, describe_shared
+from fastadv.data.sampling import known_labels
+from fastadv.errors import InputError
+
+X, Y = torch.arange(96, dtype=torch.uint8).view(6, 1, 4, 4), torch.tensor([0, 1, 2, 2, 1, 0])
+OTHER = X.clone()
+OTHER[3, 0, 2, 2] += 1
+
+
+class Held(Dataset):
+    """Items as they are made of an image and its label, wherever they are held."""
+
+    def __init__(self, **held):
+        vars(self).update(held)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, place):
+        return self.read(place)
+
+
+class Behind:
+    """A set that hands on what another one tells."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+class Mapped(Behind):
+    def __getitem__(self, place):
+        image, label = self.inner[place]
+        return image, label // 2
+
+
+class Halved(Subset):
+    def __getitem__(self, place):
+        image, label = super().__getitem__(place)
+        return image, label // 2
+
+    def __getitems__(self, places):
+        return [self[place] for place in places]
+
+
+class HalvedTensors(TensorDataset):
+    def __getitem__(self, place):
+        image, label = super().__getitem__(place)
+        return image, label // 2
+
+
+class Changed(ImageSet):
+    def __getitem__(self, place):
+        return 1 - self.x[place], 0
+
+
+def in_files(x, y, folder):
+    for place, image in enumerate(x):
+        picture(image).save(folder / f"{place}.png")
+    paths = [folder / f"{place}.png" for place in range(6)]
+    return Held(paths=paths, read=lambda place: (np.array(Image.open(paths[place])), int(y[place])))
+
+
+def in_dictionary(x, y):
+    items = {f"item {place}": each for place, each in enumerate(zip(x, y, strict=True))}
+    return Held(items=items, read=lambda place: items[f"item {place}"])
+
+
+def picture(image):
+    return Image.fromarray(image[0].numpy())
+
+
+def listed(x, y, image=lambda image: image):
+    return [(image(each), label) for each, label in zip(x, y.tolist(), strict=True)]
+
+
+def mappings(x, y):
+    return [{"image": image, "label": label} for image, label in listed(x, y)]
+
+
+SETS = {
+    "a dictionary": in_dictionary,
+    "tuples": listed,
+    "by number": lambda x, y: dict(enumerate(listed(x, y))),
+    "arrays": lambda x, y: listed(x, y, Tensor.numpy),
+    "pictures": lambda x, y: listed(x, y, picture),
+    "mappings": mappings,
+    "pairs": lambda x, y: pairs(mappings(x, y)),
+    "tensors": TensorDataset,
+    "images": lambda x, y: ImageSet(x, y, 3, "any"),
+    "some": lambda x, y: Subset(in_dictionary(x, y), range(6)),
+    "joined": lambda x, y: ConcatDataset([TensorDataset(x[:2], y[:2]), in_dictionary(x, y)]),
+    "joined tensors": lambda x, y: ConcatDataset([TensorDataset(x[:1], y[:1]), TensorDataset(x[1:], y[1:])]),
+    "a set around": lambda x, y: Held(read=Behind(TensorDataset(x, y)).__getattr__("__getitem__")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*SETS, "files"])
+def test_sets_are_alike_where_all_items_are(kind, tmp_path):
+    made = [(X, Y), (OTHER, Y), (X, Y.flip(0).roll(1)), (X.flip(0), Y.flip(0)), (X, Y)]
+    make = SETS.get(kind, partial(in_files, folder=tmp_path))
+    hashes = [describe_data(make(x, y)) for x, y in made]
+    assert len({*hashes}) == 4
+    assert hashes[0] == hashes[4]
+    assert all(each.split()[0] == hashes[0].split()[0] for each in hashes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Mapped(TensorDataset(X, Y)),
+        Mapped(ImageSet(X, Y, 3, "any")),
+        Halved(TensorDataset(X, Y), range(6)),
+        HalvedTensors(X, Y),
+        Changed(X, Y, 3, "any"),
+        Subset(TensorDataset(X, Y), [0, 1, 2, 3, 5, 4]),
+        Subset(Halved(TensorDataset(X, Y), range(6)), range(6)),
+        ConcatDataset([Halved(TensorDataset(X, Y), range(6))]),
+        TensorDataset(X, Y, torch.arange(6)),
+        [(X[k], int(y), "1", "23") for k, y in enumerate(Y)],
+        [(X[k], int(y), "12", "3") for k, y in enumerate(Y)],
+        pairs([(x, int(y), int(y) // 2) for x, y in zip(X, Y, strict=True)], 0, 2),
+    ],
+)
+def test_a_set_of_other_items_is_another(other):
+    before = torch.get_rng_state()
+    plain = [TensorDataset(X, Y), ImageSet(X, Y, 3, "any"), [(X[k], int(y)) for k, y in enumerate(Y)]]
+    assert describe_data(other) not in map(describe_data, plain)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Telling(Dataset):
+    """As torchvision's sets: `targets`, and what is done to them."""
+
+    targets, target_transform = Y.tolist(), None
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, place):
+        label = self.targets[place]
+        return X[place], label if self.target_transform is None else self.target_transform(label)
+
+
+class Turned(Telling):
+    target_transform = staticmethod(lambda label: 2 - label)
+
+
+class Permuted(Halved):
+    def __getitem__(self, place):
+        image, label = self.dataset[place]
+        return image, (label * 2) % 3  # 0, 2, 1
+
+
+class Named(Telling):
+    def __getitem__(self, place):
+        return {"image": X[place], "label": self.targets[place] // 2}
+
+
+TENSORS = TensorDataset(X, Y)
+MAPPED = {
+    "a subset": Halved(TENSORS, range(6)),
+    "another order of classes": Permuted(TENSORS, range(6)),
+    "tensors": HalvedTensors(X, Y),
+    "what hands on": Mapped(Telling()),
+    "a subset of it": Subset(Halved(TENSORS, range(6)), [3, 2]),
+    "joined": ConcatDataset([TENSORS, Halved(TENSORS, range(6))]),
+    "a transform": Subset(Turned(), [0, 1]),
+    "what hands on a transform": Subset(Mapped(Turned()), [0, 1]),
+    "mappings": Subset(pairs(Named()), [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", MAPPED)
+def test_labels_that_items_do_not_have_are_not_taken(kind):
+    assert known_labels(MAPPED[kind]) is None
+
+
+def test_labels_of_parts_are_those_of_their_sets():
+    parts = [Subset(Telling(), [5, 1]), TENSORS, Subset(Subset(TENSORS, [2, 4]), [1])]
+    joined = ConcatDataset([*parts, pairs(Telling(), 0, 1)])
+    assert known_labels(joined).tolist() == [int(label) for _, label in joined]
+
+
+@pytest.mark.slow
+def test_a_net_of_the_classes_that_items_have_is_trained():
+    net = fa.models.create("softmax", shape=(1, 4, 4), classes=2)
+    assert len(fa.train.fit(net, Halved(TENSORS, range(6)), "standard", epochs=1)) == 1
+
+
+def test_of_a_random_transform_the_items_follow_a_seed():
+    noisy, other = (Held(read=lambda k, by=by: (X[k] + by * torch.rand(1, 4, 4), int(Y[k]))) for by in (1, 2))
+    assert describe_data(noisy) == describe_data(noisy) != describe_data(other)
+
+
+@dataclass
+class Boxed:
+    image: Tensor
+
+
+OWN = torch.Generator().manual_seed(0)
+UNKNOWN = {
+    "drawn": lambda: Held(read=lambda place: (X[place] + torch.rand(1, generator=OWN), 0)),
+    "objects": lambda: [Boxed(x) for x in X],
+    "many": lambda: [(x, 0) for x in X],
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_what_is_unknown_is_named_by_the_caller(kind, monkeypatch):
+    monkeypatch.setattr(content, "READ", 5 if kind == "many" else 6)
+    dataset = UNKNOWN[kind]()
+    with pytest.raises(InputError, match=r"identity: expected a text .* or give the set a `data_hash`"):
+        describe_data(dataset)
+    assert describe_data(dataset, "mine, version 1") == "6 of the identity"
+    assert describe_shared(dataset) == "6 unread"
+    assert kind != "many" or pairs(dataset, 0, 1).describe()["data_hash"] is None
+    told = Held(data_hash="mine", read=None)
+    assert describe_data(told) == "6 mine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["a dictionary", "files", "pairs", "some"])
+def test_a_run_goes_on_with_the_same_images_alone(kind, tmp_path):
+    def trained(x, folder):
+        dataset = SETS.get(kind, partial(in_files, folder=tmp_path))(x, Y)
+        dataset = pairs(dataset, 0, 1) if kind == "files" else dataset
+        net = fa.models.create("softmax", shape=(1, 4, 4), classes=3)
+        fit = partial(fa.train.fit, net, dataset, "standard", epochs=1, run_dir=folder)
+        return fit(resume=folder is not None and (folder / "checkpoint.safetensors").exists())
+
+    assert len(trained(X, tmp_path / "run")) == 1
+    with pytest.raises(InputError, match="another data"):
+        trained(OTHER, tmp_path / "run")
+    assert trained(X, tmp_path / "run") == []
