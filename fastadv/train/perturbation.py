@@ -17,6 +17,8 @@ from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
 from fastadv.threat.through import straight
 
+SAME = 1e-5  # how far a mark may be off by rounding, over the mean size of the values of a sample
+
 
 @dataclass(frozen=True, eq=False)
 class UniversalResult:
@@ -34,6 +36,9 @@ class UniversalResult:
         forwards: samples passed forward.
         backwards: samples for which an input gradient was computed.
         flags: warnings that cast doubt on the result; empty where nothing does.
+        targets: the class that was wanted of all samples, or the target of each; None for any wrong class.
+        samples: float64 [N], a mark of each sample, where each has a target of its own: as an attack, the
+            result refuses others.
     """
 
     parameters: Tensor = field(repr=False)
@@ -45,6 +50,8 @@ class UniversalResult:
     forwards: int = 0
     backwards: int = 0
     flags: tuple[str, ...] = ()
+    targets: int | Tensor | None = field(default=None, repr=False)
+    samples: Tensor | None = field(default=None, repr=False)
 
     @property
     def success_rate(self) -> float:
@@ -64,18 +71,26 @@ class UniversalResult:
     def func(self) -> Any:
         """The attack with what is bound to it, where `fastadv.evaluate` looks for that."""
         t, threat, criterion = self.parameters, self.threat, self.criterion
-        return partial(perturbed, parameters=t, threat=threat, criterion=criterion)
+        own: dict[str, Any] = {}
+        if isinstance(self.targets, Tensor):
+            own = {"targets": self.targets, "samples": self.samples}
+        elif self.targets is not None:
+            criterion = Towards(criterion, self.targets)
+        return partial(perturbed, parameters=t, threat=threat, criterion=criterion, **own)
 
     def __call__(self, model: core.Classifier, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
-        result: AttackResult = self.func(model, x, y, **options)
+        asked = replace(self, targets=None) if "targets" in options else self  # of other samples
+        result: AttackResult = asked.func(model, x, y, **options)
         return result
 
 
 def perturbed(
     model: core.Classifier, x: Tensor, y: Tensor, *, parameters: Tensor, threat: Threat,
     criterion: Criterion = WRONG, targets: Tensor | None = None, ids: Tensor | None = None,
+    samples: Tensor | None = None,
 ) -> AttackResult:  # fmt: skip
     """Judge a perturbation as an attack. Of targets for each sample of the data, `ids` choose those of x."""
+    # samples: the marks of the data, by which x is known again
 
     def rule(search: core.Search) -> None:
         t = parameters.to(search.x)
@@ -84,10 +99,33 @@ def perturbed(
         else:
             search.decide(_added(search.x, t, search.threat))
 
-    if targets is not None and ids is not None:
+    if samples is not None:
+        ids = torch.arange(len(x), device=x.device) if ids is None else ids
+        _check_samples(samples, x, ids)
+    if isinstance(targets, Tensor) and ids is not None:
         targets = targets.to(ids.device)[ids]
     out = core.run(model, x, y, threat, rule, criterion=criterion, targets=targets, ids=ids)
     return replace(out, attack="universal")
+
+
+def marks(x: Tensor) -> Tensor:
+    """Return a number for each sample, float64 [B], by which it is known again on another device, too."""
+    flat = x.detach().double().flatten(1)
+    direction = torch.arange(1.0, 1.0 + flat.shape[1], dtype=torch.float64, device=x.device).square().cos()
+    found: Tensor = flat @ direction / direction.norm()
+    return found
+
+
+def _check_samples(samples: Tensor, x: Tensor, ids: Tensor) -> None:
+    """Raise InputError unless x are the samples `ids` among those of these marks, up to rounding."""
+    known = bool((ids < len(samples)).all())
+    within = SAME * x.detach().double().flatten(1).square().mean(1).sqrt()
+    if not known or bool(((samples.to(ids.device)[ids] - marks(x)).abs() > within).any()):
+        raise InputError(
+            "targets: expected the samples that the perturbation was made for, in their order, as each has a "
+            "target of its own, got others; pass partial(out, targets=...), or replace(out, targets=None) to "
+            "count any wrong class"
+        )
 
 
 def _added(x: Tensor, t: Tensor, threat: Threat) -> Tensor:
@@ -111,12 +149,15 @@ def as_map(threat: Threat) -> Through:
     return Through(add, ball, torch.zeros_like, box=threat.box)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Towards(Criterion):
     """A success has the one class that is wanted of all samples which are not of it."""
 
     inside: Criterion
     target: int
+
+    def __repr__(self) -> str:
+        return f"the target {self.target}" + ("" if self.inside == WRONG else f", {self.inside!r}")
 
     def __post_init__(self) -> None:
         check_count("targets", self.target, 0)

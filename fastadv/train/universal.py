@@ -20,6 +20,7 @@ from fastadv.attacks import core
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
+from fastadv.data._batches import batches
 from fastadv.data.content import describe_shared
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
@@ -39,7 +40,7 @@ from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
 from fastadv.threat import Threat, Through
 from fastadv.train._feed import Feed, first_rows
-from fastadv.train.perturbation import Towards, UniversalResult, as_map
+from fastadv.train.perturbation import Towards, UniversalResult, as_map, marks
 
 CHECKPOINT, PARAMETERS = "checkpoint.safetensors", "parameters.safetensors"
 SUMS, TINY = 6, 1e-300  # sums over samples besides that of gradients; what is divided by at least
@@ -288,16 +289,17 @@ def universal(
         labels = labels_of(criterion)
         dataset = as_dataset(data, "data", labels)
         size = sample_count(dataset, name="data")
+        wanted, meant = targets, criterion
         if targets is not None and not isinstance(targets, Tensor):
-            criterion, targets = Towards(criterion, targets), None
-        judged = for_data(criterion, dataset, threat.box)
+            meant, targets = Towards(criterion, targets), None
+        judged = for_data(meant, dataset, threat.box)
         if targets is not None:
-            targets = judged.labels("targets", targets, size, targets.device)
+            targets = wanted = judged.labels("targets", targets, size, targets.device)
         first = partial(first_rows, dataset, 1, threat.box, labels)
         classifier = prepare(model, work=epochs * size, rows=lambda: first()[0], outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
-        about = {"model": classifier, "threat": threat.describe(), "targets": targets, "criterion": criterion}
+        about = {"model": classifier, "threat": threat.describe(), "targets": targets, "criterion": meant}
         config = {name: describe(value, identity=identity) for name, value in about.items()}
         config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
         config["identity"] = identity
@@ -319,12 +321,16 @@ def universal(
             points = dict.fromkeys(("now", "before", "best", "top", "gradient"), origin)
             state = _State(float(threat.default_step_size(1, FIRST_STEP[attack])), points=points)
         state.points = {name: each.to(device) for name, each in state.points.items()}
-        judged, wanted = judged.meant_by(classifier.model), None if targets is None else targets.to(device)
-        ascent = _Ascent(classifier, feed, through, judged, wanted, attack, epochs, origin, checks, state)
+        judged, targets = judged.meant_by(classifier.model), None if targets is None else targets.to(device)
+        ascent = _Ascent(classifier, feed, through, judged, targets, attack, epochs, origin, checks, state)
         for number in range(len(state.losses), epochs):
             ascent.epoch(number, tick)
             keeper.result(CHECKPOINT, partial(state.save, config=config))
-        result = _judged(UniversalResult(state.points["best"][0], threat, criterion), ascent, dataset)
+        result = UniversalResult(state.points["best"][0], threat, criterion, targets=wanted)
+        if targets is not None:
+            read = batches(dataset, batch_size, box=threat.box, labels=labels)
+            result = replace(result, samples=torch.cat([marks(x).cpu() for x, _, _ in read]))
+        result = _judged(result, ascent, dataset)
         keeper.result(PARAMETERS, partial(_save, result, config))
     return result
 
@@ -332,7 +338,7 @@ def universal(
 def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> UniversalResult:
     """Return the perturbation with what it does to the data."""
     state, feed = ascent.state, ascent.feed
-    attacks = {"universal": partial(result.func, targets=ascent.targets)}
+    attacks = {"universal": result}
     table = evaluate(ascent.classifier, dataset, attacks, batch_size=feed.batch_size, indicators=False)
     row, size, lost = table["universal"], feed.epoch_size, state.spoiled
     looks = size * ascent.epochs * ascent.classifier.eot
@@ -353,4 +359,5 @@ def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> 
 def _save(result: UniversalResult, config: dict[str, Any], path: Path) -> None:
     measured = {name: value for name, value in vars(result).items() if isinstance(value, int | float | tuple)}
     about = {"card": json.dumps(card("universal", config, **measured))}
-    save_tensors(path, {"parameters": result.parameters}, about)
+    held = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
+    save_tensors(path, held, about)
