@@ -175,3 +175,15 @@ def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone() -> None:
         assert all(torch.equal(first[i], other[i]) for i in range(11))
     for channel in range(3):
         assert len({float(image[channel, 0, 0]) for image in [*first.values(), *served(6).values()]}) == 22
+
+
+@pytest.mark.parametrize("narrow", [(0.0, 0.5), (0.5, 1.0), (0.2, 0.9)])
+def test_images_lie_in_the_box_of_every_threat(narrow: tuple[float, float]) -> None:
+    """Whatever their order, and whether the images lie in memory or are read."""
+    x = images().float() / 255
+    data = ImageSet(x, torch.arange(11) % 3, 3, "memory")
+    for dataset in (data, [data[k] for k in range(11)]):
+        assert len(list(batches(dataset, 4, box={"one": (0.0, 1.0), "two": (-1.0, 2.0)}))) == 3
+        for box in (narrow, {"wide": (0.0, 1.0), "narrow": narrow}, {"narrow": narrow, "wide": (0.0, 1.0)}):
+            with pytest.raises(InputError, match="rescale them"):
+                list(batches(dataset, 4, box=box))
