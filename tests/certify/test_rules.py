@@ -82,6 +82,22 @@ def test_an_abstention_and_a_draw_contradict_nothing() -> None:
     assert contradictions(forged, x[:1], x[:1], ids[:1], model=model).numel() == 0
 
 
+@pytest.mark.parametrize("changed", [1, 2, 3])
+@pytest.mark.parametrize("radius", [1, 2])
+def test_a_point_at_the_radius_itself_is_within_it(changed: int, radius: int) -> None:
+    """In L0 most attacks end there."""
+    model = Halfspace(torch.tensor([10.0] * 3 + [0.2] * 13), -16.0)
+    x = torch.ones(2, 1, 4, 4)
+    x.view(2, 16)[:, :3] = 128 / 255
+    x_adv, ids = x.clone(), torch.arange(2)
+    x_adv.view(2, 16)[:, :changed] = 0
+    found = smooth(model, (x, torch.ones(2).long()), 0.2, fa.L0, n=200)
+    assert (found.prediction == 1).all()
+    forged = replace(found, radius=torch.full_like(found.radius, radius), abstained=found.abstained & False)
+    caught = contradictions(forged, x, x_adv, ids, model=model, n=200)
+    assert caught.tolist() == (ids.tolist() if changed <= radius else [])
+
+
 @pytest.mark.parametrize("alpha", [0.5, 0.7, 1e-16])
 def test_alpha_that_bounds_nothing_is_refused(alpha: float) -> None:
     with pytest.raises(fa.InputError, match="alpha"):
