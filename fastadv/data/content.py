@@ -25,13 +25,12 @@ GLANCE = 64  # items that processes compare, and that must be the same when they
 
 def describe_data(dataset: Any, identity: str | None = None) -> str:
     """Length and hash of a set; InputError where its content is unknown and no `identity` stands for it."""
-    known = content(dataset)
+    known = told(dataset, read=True) or read_once(dataset)
     if known is None and identity is None:
         raise InputError(
-            f"identity: expected a text that stands for the {len(dataset)} items of a "
-            f"{type(dataset).__name__}, which are too many to read, differ when they are read again or hold "
-            "unknown objects, got None; pass identity='...', and another text whenever the images change, or "
-            "give the set a `data_hash`"
+            f"identity: expected a text that stands for the items of a {type(dataset).__name__}, which are "
+            "too many to read, differ when they are read again or hold unknown objects, got None; pass "
+            "identity='...', another one whenever the images change, or give the set a `data_hash`"
         )
     return f"{len(dataset)} {known or 'of the identity'}"
 
@@ -53,13 +52,8 @@ def describe_set(dataset: Any, described: str | None = None) -> Any:
     return own() if callable(own) else described or describe_data(dataset)
 
 
-def content(dataset: Any) -> str | None:
-    """Return the hash of all items; None where there are too many, or others whenever they are read."""
-    return told(dataset, read=True) or read_once(dataset)
-
-
 def read_once(dataset: Any) -> str | None:
-    """Return the hash of all items, as they are read."""
+    """Return the hash of all items; None where there are too many, or others whenever they are read."""
     if len(dataset) > READ or _glance(dataset) is None:
         return None
     logger.info("data: %d items are read once, as nothing else tells what they are", len(dataset))
@@ -117,8 +111,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "getpalette"):  # PIL's
         return {"picture": [value.mode, value.getpalette(), _plain(np.asarray(value))]}
     if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
-        rows = np.ascontiguousarray(value)
-        return {"array": [rows.dtype.str, rows.shape, _plain(rows.tobytes())]}
+        return {"array": [value.dtype.str, value.shape, _plain(value.tobytes())]}
     if isinstance(value, bytes):
         return {"bytes": hashlib.sha256(value).hexdigest()}
     if isinstance(value, Mapping):

@@ -253,10 +253,9 @@ def _begun(given: dict[str, Any]) -> Run:
             execution=o.execution, rates=rates, untried=untried, criterion=criterion,
         )  # fmt: skip
         config = _config(steps, o, rate)
-    config["data"] = describe_shared(o.train_set, o.run_dir, o.identity)
-    config["validation_set"] = None
-    if held_out is not None:
-        config["validation_set"] = describe_shared(held_out, o.run_dir, o.identity)
+    kept = o.run_dir, o.identity
+    config["data"] = describe_shared(o.train_set, *kept)
+    config["validation_set"] = None if held_out is None else describe_shared(held_out, *kept)
     if processes.world() > 1:
         asked = {"epochs": o.epochs, "run_dir": o.run_dir and str(o.run_dir), "resume": o.resume}
         asked["test_set"] = None if o.test_set is None else describe_shared(o.test_set)
@@ -267,9 +266,8 @@ def _begun(given: dict[str, Any]) -> Run:
     record = RunRecord(o.run_dir, config, o.resume)
     about = {}
     if o.run_dir is not None and not processes.rank():
-        about = {"data": describe_set(o.train_set, config["data"])} | measure.describe(
-            config["validation_set"]
-        )
+        about = measure.describe(config["validation_set"])
+        about["data"] = describe_set(o.train_set, config["data"])
     results = Results(steps, record, rewinds, about)
     return Run(steps, results, measure, o.epochs, o.ending, o.progress)
 

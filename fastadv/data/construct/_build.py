@@ -193,12 +193,7 @@ def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
 
 
 def _config(
-    construction: Construction,
-    base: Base,
-    dtype: str,
-    shard_size: int,
-    identity: str | None,
-    known: dict[str, Any],
+    construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None, known: Any
 ) -> dict[str, Any]:
     return plain(
         {
