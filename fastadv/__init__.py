@@ -46,6 +46,7 @@ from fastadv.evaluation.row import Samples as _Samples
 from fastadv.ops.registration.library import backends
 from fastadv.threat import L0, L1, L2, Flow, Linf, Moved, Patch, Recolored, Scaled, Threat, Through
 from fastadv.threat import Named as _Named
+from fastadv.threat import Own as _Own
 from fastadv.train.universal import universal as _universal
 
 attacks.universal = _universal
@@ -53,7 +54,7 @@ attacks.universal = _universal
 # results are data, which torch.load reads by default: with weights_only=True
 _saved.add_safe_globals(
     [
-        *(L0, L1, L2, Linf, _Named),
+        *(L0, L1, L2, Linf, _Named, _Own),
         *(attacks.AttackResult, attacks.AutoAttackResult, attacks.MinimumNormResult, attacks.Indicators),
         *(_Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
         *(_DistalResult, certify.Certificates, train.UniversalResult),

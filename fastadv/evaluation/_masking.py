@@ -40,8 +40,8 @@ def indicators(
     # at the threat and goal on which attacks spent most passes; all of that norm count within its radius
     goals = {repr(each): each for each in (one.meant_by(frozen.model) for one in asked)}
     evidence = [_evidence(row, parts, criterion, goals) for row, parts in zip(rows, found, strict=True)]
-    norms = {each.threat.norm for each in evidence if each.threat is not None}
-    alike = [[each for each in evidence if each.threat and each.threat.norm == norm] for norm in norms]
+    metrics = {each.threat.metric for each in evidence if each.threat is not None}
+    alike = [[each for each in evidence if each.threat and each.threat.metric == one] for one in metrics]
     raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
     main = _main(evidence)
     threat, goal = (None, ANY_WRONG) if main is None else (main.threat, main.goal)
@@ -100,10 +100,11 @@ def _main(evidence: Sequence[Evidence]) -> Evidence | None:
     told = [(each, each.threat) for each in evidence if each.threat is not None]
 
     def weight(one: tuple[Evidence, Threat]) -> tuple[bool, bool, int]:
-        goal, ball = one[0].goal, repr(one[1])
+        goal, ball = one[0].goal, (one[1].metric, one[1].radius)
         followed = any(each.gradient for each, _ in told if each.goal.like(goal))
-        alike = (each.passes for each, threat in told if repr(threat) == ball and each.goal.like(goal))
-        return goal.whole and followed, math.isfinite(one[1].radius), sum(alike)
+        alike = (each for each, threat in told if (threat.metric, threat.radius) == ball)
+        spent = sum(each.passes for each in alike if each.goal.like(goal))
+        return goal.whole and followed, math.isfinite(one[1].radius), spent
 
     return max(told, key=weight, default=(None, None))[0]
 
@@ -125,6 +126,7 @@ def _problem(
         x, known, threat, targets=targets, criterion=goal.criterion, ids=numbers,
         mask=None if mask is None else mask.to(x.device),
     )  # fmt: skip
+    frozen.asks_for(numbers)
     return made if made.labeled else made.checked(frozen.verdict(x), frozen.output_shape)
 
 

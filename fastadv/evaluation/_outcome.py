@@ -23,7 +23,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.evaluation.sums import Sums, sums_at
-from fastadv.threat import THREATS, Named, Threat
+from fastadv.threat import THREATS, Named, Own, Threat
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 FEW = 8  # images; where there are fewer, a model may well see one class in all
@@ -100,6 +100,7 @@ def run_attack(
     options: dict[str, Any] = {"ids": ids} if takes(attack, "ids") else {}
     # indicators of an evaluation are over all attacks and batches
     options |= {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
+    frozen.asks_for(ids)  # an attack of the caller's own may pass the model without more
     result = attack(frozen, x, y, **options)
     for part in ("success", "status", "distance", "zero_gradient"):
         value = getattr(result, part, None)
@@ -212,7 +213,7 @@ def outcome(
     tensors["cost"] = torch.tensor(cost, device="cpu")
     part.told = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
-        part.told["threat"] = [result.threat.norm, result.threat.radius, *result.threat.box]
+        part.told["threat"] = _told(result.threat)
     tensors |= _asked(result.goal, place, size)
     if result.goal.criterion.outputs == "classes" and result.goal.criterion != WRONG:
         part.told["criterion"] = repr(result.goal.criterion)
@@ -271,7 +272,8 @@ def counted_at(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return what counts at points x_adv [B, ...] of the batch `number`: sums of the criterion, and draws."""
     frozen.asks_for(ids)
-    found = {f"sums.{key}": value for key, value in sums_at(criterion, frozen, x_adv, y).items()}
+    with drawing.kept(x_adv.device, number, 0, 1):
+        found = {f"sums.{key}": value for key, value in sums_at(criterion, frozen, x_adv, y).items()}
     drawn = drawing.draw(frozen, x_adv, y, ids, number) if drawing.count > 1 else {}
     return found | {f"draws.{key}": value.cpu() for key, value in drawn.items()}
 
@@ -281,12 +283,14 @@ def all_sums(parts: Sequence[Mapping[str, Tensor]]) -> Sums:
     return {name.removeprefix("sums."): torch.cat([part[name] for part in parts]) for name in names}
 
 
-def remarks(correct: Tensor, parts: Sequence[Mapping[str, Tensor]]) -> list[str]:
-    """Return what casts doubt on labels or model without an attack; correct [n], parts of each batch."""
+def remarks(correct: Tensor, failed: Tensor, parts: Sequence[Mapping[str, Tensor]]) -> list[str]:
+    """Return what casts doubt on labels or model without an attack; bool [n] both, parts of each batch."""
     seen = torch.stack([part["seen"] for part in parts]).sum(0)  # images of each class, as the model sees it
-    flags = label_flags(int(correct.sum()), len(correct), len(seen))
+    decided = correct[~failed]
+    # logits that are not finite explain a low accuracy, too, as in the result of an attack
+    flags = () if len(decided) < len(correct) else label_flags(int(decided.sum()), len(decided), len(seen))
     found = [flag.removeprefix(LABELS).capitalize() for flag in flags]
-    if int((seen > 0).sum()) == 1 and len(correct) >= FEW and not bool(correct.all()):
+    if int((seen > 0).sum()) == 1 and len(decided) >= FEW and not bool(decided.all()):
         found.append("The model predicts one class for all images.")
     return found
 
@@ -349,14 +353,23 @@ def row(
 
 
 def _threat(parts: Sequence[Part]) -> Threat | None:
-    """Return the threat of all batches; None where they had none, several, or one of the caller's own."""
+    """Return the threat of all batches; None where they had none or several."""
     told = [part.told.get("threat") for part in parts if part.told]  # none where no sample had logits
     if not told or told[0] is None or any(each != told[0] for each in told):
         return None
-    norm, radius, *box = told[0]
-    if any("parameters" in part.told for part in parts):
-        return Named(radius, tuple(box), name=norm)
-    return THREATS[norm](radius, tuple(box)) if norm in THREATS else None
+    kind, name, radius, low, high, does = told[0]
+    if kind:
+        return (Named if kind == "map" else Own)(radius, (low, high), name=name, does=does)
+    return THREATS[name](radius, (low, high))
+
+
+def _told(threat: Threat) -> list[Any]:
+    """Return what is kept of a threat: its kind, "" for a known norm, name, radius, box and metric."""
+    known, of = isinstance(threat, Named), type(threat)
+    kind = "" if of is THREATS.get(threat.norm) else "map" if known else "own"
+    # a norm of the caller's own may have inherited the name of another
+    name = threat.norm if known or not kind else vars(of).get("symbol", of.__name__)
+    return [kind, name, threat.radius, *threat.box, threat.metric]
 
 
 def all_draws(parts: Sequence[dict[str, Tensor]], verdict: Tensor, drawing: Drawing) -> Draws | None:

@@ -90,11 +90,12 @@ class Drawing:
         check_count("draws", self.count, 1)
         check_seed(self.seed)
 
-    def kept(self, device: torch.device, *counters: int) -> AbstractContextManager[None]:
+    def kept(self, device: torch.device | None, *counters: int) -> AbstractContextManager[None]:
         """Leave the caller's generators as they were; with counters, such as a batch's, seed them inside."""
         if self.count == 1:
             return nullcontext()
-        return rng.generators_kept(device, rng.derive(self.seed, "draws", *counters) if counters else None)
+        seed = rng.derive(self.seed, "draws", *counters) if counters else None
+        return rng.generators_kept(device or rng.CPU, seed)
 
     def draw(self, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor, number: int) -> dict[str, Tensor]:
         """Classify batch `number`, x [B, ...], `count` times as given; the tensors of TENSORS, each [B]."""

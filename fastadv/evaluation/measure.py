@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -62,7 +63,7 @@ from fastadv.evaluation.named import (
     name_of,
     named,
 )  # fmt: skip
-from fastadv.evaluation.row import Samples
+from fastadv.evaluation.row import Samples, told_apart
 from fastadv.evaluation.table import Table
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
@@ -262,17 +263,20 @@ def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Ten
 def over_batches(
     frozen: Prepared, dataset: Dataset[Any], batch_size: int, limit: int | None, box: Boxes,
     criterion: Criterion, work: Callable[[int, Batch], T], own: Callable[[int], Sequence[int]] = range,
-    earlier: Sequence[int] = (),
+    earlier: Sequence[int] = (), drawing: Drawing = ONE_DRAW,
 ) -> Iterator[T]:  # fmt: skip
     """Yield what `work` makes of the number of a batch and the batch, for each of them in their order."""
     # whole batches, as one process would take them, since rounding may depend on the size
     parts = in_batches(dataset, batch_size, limit, earlier)
-    _compare_first(frozen, dataset, torch.cat(parts), box, labels_of(criterion))
+    with drawing.kept(frozen.device, 0):
+        _compare_first(frozen, dataset, torch.cat(parts), box, labels_of(criterion))
     with processes.agreement():
         numbers = own(len(parts))
-    mine = [parts[k] for k in numbers[processes.rank() :: processes.world()]]
+    taken = numbers[processes.rank() :: processes.world()]
+    seeded = (partial(drawing.kept, frozen.device, number, 0) for number in taken)
     read = chain.from_iterable(
-        _with_verdict(frozen, dataset, alike, box, criterion) for alike in _of_one_size(mine)
+        _with_verdict(frozen, dataset, alike, box, criterion, seeded)
+        for alike in _of_one_size([parts[number] for number in taken])
     )
 
     def make(place: int) -> tuple[bool, T]:
@@ -325,15 +329,18 @@ def _of_one_size(parts: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 def _with_verdict(
-    frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes, criterion: Criterion
-) -> Iterator[Batch]:
+    frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes, criterion: Criterion,
+    seeded: Iterator[Callable[[], AbstractContextManager[None]]],
+) -> Iterator[Batch]:  # fmt: skip
+    """Yield batches with the verdict on them; of several draws that of the seed of each."""
     order, labels = torch.cat(list(parts)), labels_of(criterion)
     for batch in batches(dataset, len(parts[0]), order=order, box=box, labels=labels):
         x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
         known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
         frozen.begin(x, ids)
         try:
-            logits = frozen.verdict(x)
+            with next(seeded)():
+                logits = frozen.verdict(x)
         except Exception as error:
             if len(x) == len(parts[0]):
                 raise
@@ -375,9 +382,9 @@ class Evaluation:
 
     def table(self) -> Table:
         started, done = time.perf_counter(), list[Measured]()
-        with self.drawing.kept(self.frozen.device or torch.device("cpu")):
+        with self.drawing.kept(self.frozen.device):
             asked = self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.criterion
-            for measured in over_batches(*asked, self.measure, self.own, self.earlier):
+            for measured in over_batches(*asked, self.measure, self.own, self.earlier, self.drawing):
                 done.append(measured)
                 if processes.world() > 1:
                     verdict, draws, attacked, _ = measured
@@ -386,16 +393,11 @@ class Evaluation:
         return self.judge(done, started)
 
     def measure(self, number: int, batch: Batch) -> Measured:
-        """Measure the batch `number` without an attack, and under each; with draws its verdict is seeded."""
+        """Measure the batch `number` without an attack, and under each."""
         at = partial(
             counted_at, frozen=self.frozen, y=batch.y, ids=batch.ids, criterion=self.criterion,
             drawing=self.drawing, number=number,
         )  # fmt: skip
-        if self.drawing.count > 1:
-            with self.drawing.kept(batch.x.device, number, 0):
-                logits = self.frozen.verdict(batch.x)
-            right = self.criterion.right(logits, batch.y)
-            batch = batch._replace(right=right, failed=~logits.isfinite().all(1))
         draws = at(batch.x)
         if self.drawing.count > 1:
             batch = batch._replace(drawn=(draws["draws.right"] > 0).to(batch.x.device))
@@ -408,8 +410,7 @@ class Evaluation:
                 self.events.finished(name, verdict | draws, attacked[-1], self.drawing.count)
         if attacked and all("refused" in part.told for part in attacked):
             raise InputError(attacked[0].told["refused"])
-        classes = batch.logits.shape[1]
-        seen = batch.logits.argmax(1).cpu().bincount(minlength=classes)
+        seen = batch.logits[~batch.failed].argmax(1).cpu().bincount(minlength=batch.logits.shape[1])
         draws["seen"] = seen if self.criterion.outputs == "classes" else seen[:0]
         samples = nearest(batch, attacked) if self.keep_samples else None
         for part in attacked:
@@ -448,16 +449,16 @@ class Evaluation:
         found = [*zip(*attacked, strict=True)]
         clean = all_draws(draws, correct, drawing)
         titles = [getattr(attack, "title", "") for attack in self.attacks.values()]
-        rows = tuple(
+        rows = told_apart([
             replace(row(name, correct, minimizes(one), parts, drawing, asks_more(one), clean),
                     attack=name_of(one), heading=title)
             for (name, one), title, parts in zip(self.attacks.items(), titles, found, strict=True)
-        )  # fmt: skip
+        ])  # fmt: skip
         together = None
         if self.keep_samples:
             together = Samples.together(samples)
             together.add_components([one.components for one in rows])
-        said, signs = remarks(correct, draws), None
+        said, signs = remarks(correct, failed, draws), None
         if self.looked and rows:
             ran = [place for place, one in enumerate(rows) if not one.refused]
             both = [rows[place] for place in ran], [found[place] for place in ran]

@@ -88,6 +88,7 @@ def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = No
     bound_to = [bound(attack, "criterion") for attack in every] or [criterion]
     if criterion is not None and all(each == criterion for each in bound_to):
         return criterion
+    bound_to += [] if criterion is None else [criterion]
     meanings = [WRONG if decides_by_class(each) else each for each in bound_to]
     if any(each != meanings[0] for each in meanings):
         raise InputError(

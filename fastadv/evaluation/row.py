@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -110,6 +110,7 @@ class Row:
         heading: what tables and reports call it instead of the name; "" for none.
         asked: what a success had to be besides any wrong class, such as a target; "" for nothing.
         moving: the share of the values of x that a mask let change; 1 without one.
+        apart: what tells its threat from another of the same name, such as another box; "" where none is.
         refused: why the attack does not serve the threat, so that it has no accuracy; "" if it does.
     """
 
@@ -136,6 +137,7 @@ class Row:
     refused: str = ""
     asked: str = ""
     moving: float = 1.0
+    apart: str = ""
 
     @property
     def whole(self) -> bool:
@@ -147,7 +149,7 @@ class Row:
         """The threat and the part of x that was searched, in words."""
         digits = 0 if self.moving >= 0.1 else 1
         part = f" on {percent(self.moving, digits)} of the values" if self.moving < 1 else ""
-        return f"{threat_text(self.threat)}{part}"
+        return f"{threat_text(self.threat)}{self.apart}{part}"
 
     @property
     def title(self) -> str:
@@ -271,8 +273,27 @@ def _distance(row: Row) -> Tensor:
 
 
 def comparable(one: Threat | None, other: Threat | None) -> bool:
-    """Return whether distances in both are of the same norm and box."""
-    return one is not None and other is not None and (one.norm, one.box) == (other.norm, other.box)
+    """Return whether distances in both are of the same metric."""
+    return one is not None and other is not None and one.metric == other.metric
+
+
+def told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return the rows, where threats of one name do not do the same with what tells them apart."""
+    first: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.threat is not None:
+            first.setdefault(row.threat.symbol, {}).setdefault(row.threat.metric, row)
+
+    def apart(row: Row) -> str:
+        alike = {} if row.threat is None else first[row.threat.symbol]
+        if row.threat is None or len(alike) == 1:
+            return ""
+        boxes = {one.threat.box for one in alike.values() if one.threat}
+        low, high = row.threat.box
+        title = alike[row.threat.metric].title
+        return f" in [{low:g}, {high:g}]" if len(boxes) == len(alike) else f" ({title})"
+
+    return tuple(replace(row, apart=apart(row)) for row in rows)
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
@@ -282,7 +303,7 @@ def groups(rows: Sequence[Row]) -> list[Group]:
         if row.refused:
             continue
         threat = row.threat
-        ball = threat and (threat.norm, float(threat.radius), threat.box, *_asked(row))
+        ball = threat and (threat.metric, float(threat.radius), *_asked(row))
         found.setdefault(ball, []).append(row)
     every = [Group(rows[0].threat, tuple(rows)) for rows in found.values()]
     return sorted(every, key=lambda one: (one.unlimited or not one.whole, not one.whole))

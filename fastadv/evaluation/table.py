@@ -155,7 +155,7 @@ class Table:
                 {
                     "label": row.name,
                     "attack": row.attack,
-                    "norm": row.threat and row.threat.norm,
+                    "norm": row.threat and f"{row.threat.norm}{row.apart}",
                     "radius": row.threat and finite(float(row.threat.radius)),
                     "moving": row.moving,
                     **{name: finite(value) for name, value in row.figures().items()},

@@ -157,8 +157,9 @@ def data_hash(*values: Any) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         for rows in (tensor,) if isinstance(tensor, Tensor) else tensor.pieces():
             for piece in _pieces(rows.detach()):
-                # viewed as bytes, because NumPy has no bfloat16
-                digest.update(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                # viewed as bytes, because NumPy has no bfloat16; a single value may have a stride of 0
+                whole = piece.cpu().contiguous().reshape(-1).as_strided((piece.numel(),), (1,))
+                digest.update(whole.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

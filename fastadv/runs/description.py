@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,8 @@ class _Description:
             return [self.module(value), data_hash(*value.state_dict().values())]
         if callable(own := getattr(value, "describe", None)):
             told = self.of(own())
+            if _of_library(own) and not _of_library(type(value)):  # a base class, which knows its own fields
+                told = [self.of(type(value)), told, self.of(_without_cached(vars(value), type(value)))]
             # a frozen model tells its options alone
             return [told, self.of(value.model)] if hasattr(value, "model") else told
         if isinstance(value, partial):
@@ -144,7 +146,7 @@ class _Description:
         cells = [type(each).__name__ if isinstance(each, filled) else self.of(each) for each in held]
         if _of_library(function):
             return cells
-        code = _text_of(function) or f"(no source of {_name(function)})"
+        code = _text_of(function) or f"(no source of {_name(function)}) {_compiled(function.__code__)}"
         return [code, self.of(function.__defaults__), self.of(function.__kwdefaults__), cells]
 
     def _class(self, value: type) -> list[Any]:
@@ -177,7 +179,15 @@ def _text_of(function: FunctionType) -> str | None:
         lines = inspect.findsource(code)[0]
     except (OSError, TypeError, SyntaxError):
         return None
-    return "".join(lines[code.co_firstlineno - 1 : max(end or 0 for _, end, _, _ in code.co_positions())])
+    last, column = max((end or 0, column or 0) for _, end, _, column in code.co_positions())
+    # two of one line differ by where they end
+    return "".join([*lines[code.co_firstlineno - 1 : last], str(column)])
+
+
+def _compiled(code: CodeType) -> list[Any]:
+    """Return what a function does where no source tells it."""
+    inner = [_compiled(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return [code.co_code.hex(), *code.co_names, inner]
 
 
 def _state(value: Any) -> dict[str, Any]:
@@ -188,6 +198,11 @@ def _state(value: Any) -> dict[str, Any]:
     slots = [] if _of_library(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     held |= getattr(value, "__dict__", {})
+    return _without_cached(held, kind)
+
+
+def _without_cached(held: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Return attributes without those that a class computes when asked."""
     return {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
 
 
@@ -200,4 +215,5 @@ def _hash(parts: Any) -> str:
     """Return the hash of a description, or what it lacks."""
     text = json.dumps(parts, sort_keys=True)
     lacking = unread(text)
-    return hashlib.sha256(text.encode()).hexdigest()[:16] if lacking is None else lacking[0]
+    told = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return told if lacking is None else f"{lacking[0]} {told}"

@@ -16,6 +16,8 @@ from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row
 from fastadv.ops.philox import philox
 from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe
+from fastadv.runs.files import seal
 
 SLACK = 1e-6
 LENGTHS = 1 << 31  # flips the highest bit of a draw, for the lengths of random starts
@@ -61,6 +63,11 @@ class Threat:
         radius = self.radius
         return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
 
+    @cached_property
+    def metric(self) -> str:
+        """A hash of what the threat does, but for its radius: of one metric, distances are comparable."""
+        return seal(describe(self.resized(1.0)))
+
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""
         if isinstance(self.radius, Tensor):
@@ -94,6 +101,7 @@ class Threat:
         """Return the same ball in the box rounded to a dtype."""
         part = copy(self)
         object.__setattr__(part, "box", box_in(self.box, dtype))
+        part.__dict__.pop("metric", None)
         return part
 
     def describe(self) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def Scaled(radius: Tensor, box: tuple[End, End] = (0.0, 1.0)) -> Through:
         raise InputError("box: expected lo < hi for each feature, got an empty range among them")
     scale = _Scale(radius.detach(), low, high)
     whole = float(low.min()), float(high.max())
-    return Through(scale, Linf(1.0, (-1.0, 1.0)), scale.still, box=whole, name="Scaled")
+    name = " to ".join(f"{budget:g}" for budget in sorted({float(radius.min()), float(radius.max())}))
+    return Through(scale, Linf(1.0, (-1.0, 1.0)), scale.still, box=whole, name=f"Scaled {name}")
 
 
 def _end(value: Any, radius: Tensor) -> Tensor:

@@ -22,10 +22,16 @@ class Named(Threat):
 
     Args:
         name: of the threat.
+        does: its `metric`, which a name does not tell.
         others: as in `Threat`.
     """
 
     name: str = field(default="", kw_only=True)
+    does: str = field(default="", kw_only=True)
+
+    @property
+    def metric(self) -> str:
+        return self.does or super().metric
 
     @property
     def norm(self) -> str:  # type: ignore[override]
@@ -44,6 +50,14 @@ class Named(Threat):
         if isinstance(self.radius, Tensor):
             return f"{self.name}, a radius for each sample"
         return self.name if self.radius in UNIT else f"{self.name} {self.radius:g}"
+
+
+class Own(Named):
+    """What is left in a table of a norm of the caller's own."""
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} {self.radius:g}" if self.finite else f"{self.name}, any radius"
 
 
 def _of_ball(name: str) -> Any:
@@ -96,6 +110,7 @@ class Through(Named):
 
     radius: PerRow = field(init=False)
     box: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
+    does: str = field(init=False, default="")
     map: Callable[..., Tensor]
     ball: Threat
     still: Callable[..., Tensor] = field()
@@ -172,12 +187,13 @@ class Through(Named):
     def with_radius(self, radius: PerRow) -> Self:
         return replace(self, ball=self.ball.with_radius(radius))
 
-    resized = with_radius
+    def resized(self, radius: PerRow) -> Self:
+        return replace(self, ball=self.ball.resized(radius))
 
     def describe(self) -> dict[str, Any]:
         """Return what a run knows of it, with functions, which `runs.description` knows by their source."""
         functions = {"map": self.map, "still": self.still}
-        return {"name": self.name, "ball": self.ball.describe(), "box": list(self.box), **functions}
+        return {"name": self.name, "ball": self.ball, "box": list(self.box), **functions}
 
 
 def _drawn(function: Callable[..., Tensor], x: Tensor, ids: Tensor | None, draw: int) -> dict[str, Any]:

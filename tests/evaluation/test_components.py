@@ -112,6 +112,19 @@ def test_autoattack_itself() -> None:
         assert row.remarks == ()
 
 
+def test_a_component_breaks_no_sample_that_was_wrong() -> None:
+    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+    x = fa.data.load("digits", "test").x[:20]
+    y = model(x).topk(2).indices.gather(1, (torch.arange(20) % 2)[:, None])[:, 0]
+    asked = {"threat": fa.Linf(0.3), "version": ["square"], "criterion": fa.attacks.OutsideTopK(2)}
+    direct = fa.attacks.autoattack(model, x, y, **asked)
+    row = fa.evaluate(model, (x, y), {"a": partial(fa.attacks.autoattack, **asked)}).rows[0]
+    assert "square" in direct.by[1::2]
+    assert (row.components.by[1::2] == -1).all()
+    assert row.components.by_any_of(["square"]).equal(row.broken)
+    assert row.broken[::2].any()
+
+
 class Misleading(nn.Module):
     """A linear model of two classes whose gradient points the other way: only Square breaks it."""
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastadv as fa
-from fastadv.attacks import Beyond, Share, Signs, Unless
+from fastadv.attacks import Beyond, OutsideTopK, Share, Signs, Unless, WrongBy
 from fastadv.errors import InputError
 from fastadv.evaluation.sums import ratio, worst
 
@@ -235,9 +235,44 @@ def test_the_worst_of_several_attacks_is_chosen_image_by_image() -> None:
     assert ratio(one) == pytest.approx((8 / 8 + 4 / 8) / 2)
     # the first image stays with either (both give 3/4 in sum), the second falls to (1, 4)
     assert worst([one, other]) == pytest.approx((5 / 8 + 4 / 8) / 2)
+    # images without the second class, which the other attack makes the model see: it then counts, with 0
+    one = torch.tensor([[[1.0, 0.0], [2.0, 0.0]], [[1.0, 0.0], [4.0, 0.0]]]).double()
+    other = torch.tensor([[[1.0, 0.0], [2.0, 1.0]], [[2.0, 0.0], [4.0, 0.0]]]).double()
+    assert (ratio(one), ratio(other)) == (2 / 6, 3 / 6 / 2)
+    assert worst([one, other]) == worst([other, one]) == 2 / 6 / 2
     single = [torch.rand(5, 1, 1).double() for _ in range(3)]
     parts = [torch.cat([each, torch.ones_like(each)], 1) for each in single]
     assert worst(parts) == pytest.approx(torch.cat(single, 1).amin(1).mean().item())
+
+
+@pytest.mark.parametrize(
+    ("asked", "bound", "agree"),
+    [
+        (Signs(1), Signs(2), False), (Share(0.5), Share(0.9), False), (Beyond(0.1), Beyond(0.2), False),
+        (Signs(), WrongBy(0.1), False), (WrongBy(0.1), Signs(), False), (Signs(2), Signs(2), True),
+        (OutsideTopK(2), WrongBy(0.1), True),
+    ],
+)  # fmt: skip
+def test_a_criterion_agrees_with_those_of_the_attacks(
+    asked: fa.attacks.Criterion, bound: fa.attacks.Criterion, agree: bool
+) -> None:
+    y, attack = (TAGS(X) > 0).long(), partial(PGD, threat=fa.Linf(0.02), criterion=bound)
+    y = y if isinstance(asked, Signs) else TAGS(X).argmax(1)
+    calls = [
+        lambda: fa.evaluate(TAGS, (X, y), {"one": attack, "two": attack}, criterion=asked),
+        lambda: fa.evaluate(
+            TAGS, (X, y), {"one": attack, "plain": "fgsm"}, threat=fa.Linf(0.1), criterion=asked
+        ),
+        lambda: fa.accuracy_against_radius(TAGS, (X, y), lambda r: attack, [0.1], criterion=asked),
+    ]
+    for call in calls:
+        if agree:
+            call()
+            continue
+        with pytest.raises(
+            InputError, match=r"criteria that agree on what is right .*; evaluate them one after"
+        ):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -230,18 +230,80 @@ def state() -> tuple:
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
 
+SEEDS = set[int]()  # of which passes drew
+
+
+class Doubts(nn.Module):
+    """Two classes and "none", by noise of two generators; some logits are not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        SEEDS.add(torch.initial_seed())
+        noise = torch.randn(len(x), 3) + torch.tensor([np.random.randn(), 0.0, 0.0])
+        return (x.flatten(1) - 0.5) @ self.weight + noise.masked_fill(torch.rand(len(x), 1) < 0.1, math.nan)
+
+
 @pytest.mark.slow
-def test_draws_follow_from_the_seed_and_leave_the_generators_alone():
-    attacks = {"pgd": nets.pgd(0.1)}
+@pytest.mark.parametrize("freeze", [None, True])
+def test_every_figure_follows_from_the_seed_and_the_generators_stay(freeze):
+    near = partial(fa.attacks.pgd, threat=fa.Linf(0.02), steps=40, stop_early=False)
+    attacks = {
+        "pgd": near,
+        "again": near,
+        "square": partial(fa.attacks.square, threat=fa.Linf(0.1), queries=9),
+    }
+    options = {
+        "dataset": squares(40),
+        "attacks": attacks,
+        "criterion": fa.attacks.Unless(2),
+        "freeze": freeze,
+    }
+
+    def told(seed: int) -> dict[str, str]:
+        table = drawn(Doubts(), 3, seed=seed, batch_size=16, **options)
+        found = {name: str([getattr(table, name)]) for name in ("correct", "failed", "indicators")}
+        for row in (table, *table.rows):
+            name = getattr(row, "name", "clean")
+            found |= {f"{name} {each}": str(value) for each, value in row.sums.items()}
+            found |= {f"{name} {each}": str(value) for each, value in vars(row.draws).items()}
+        return found | {"all": str(nets.timeless(table.to_dict()))}
+
     before = state()
-    first = drawn(Flips(0.2), 3, attacks=attacks)
+    first = told(2)
     assert state() == before
-    torch.rand(3)
-    again, other = drawn(Flips(0.2), 3, attacks=attacks), drawn(Flips(0.2), 3, attacks=attacks, seed=1)
-    assert nets.timeless(first.to_dict()) == nets.timeless(again.to_dict())
-    assert first["pgd"].draws.right.equal(again["pgd"].draws.right)
-    assert not first.draws.right.equal(other.draws.right)
-    assert not first.draws.right[:64].equal(first.draws.right[64:128])
+    torch.rand(3), np.random.rand(3)
+    assert told(2) == first
+    other = told(3)
+    same = {name for name in first if first[name] == other[name]}
+    assert {name.split()[-1] for name in same} <= {"count", "indicators"}
+    assert len({first[f"{name} right"] for name in ("clean", "pgd", "again", "square")}) == 4
+
+
+def test_no_two_parts_of_an_evaluation_have_the_same_noise():
+    """Verdict, draws, and each attack on each batch; what counts at x and at each x_adv has one noise."""
+    seen = []
+
+    def asks(model, x, y, *, ids):
+        outside = {*SEEDS}
+        SEEDS.clear()
+        model(x)
+        seen.append((outside, {*SEEDS}))
+        SEEDS.clear()
+        return nothing(model, x, y, ids=ids)
+
+    SEEDS.clear()
+    drawn(Doubts(), 3, dataset=squares(8), attacks={"one": asks, "two": asks}, batch_size=4, indicators=False)
+    inside = [one for _, one in seen]
+    assert [len(one) for one in inside] == [1, 1, 1, 1]
+    assert len(set.union(*inside)) == 4
+    (before, _), (between, _), (later, _), _ = seen
+    assert (len(before), len(between), len(later)) == (2, 1, 3)
+    assert between < before
+    assert later & before == between
+    assert not set.union(*inside) & (before | later)
 
 
 @pytest.mark.slow

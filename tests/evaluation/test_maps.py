@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
-from fastadv.threat import Through
 
 pytestmark = pytest.mark.slow
 
@@ -21,18 +18,6 @@ def digits() -> tuple[torch.nn.Module, ImageSet]:
     model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
     with torch.no_grad():
         return model, ImageSet(x, model(x).argmax(1), 10, "digits")
-
-
-def lighter(x: Tensor, t: Tensor) -> Tensor:
-    return (x + t.view(-1, 1, 1, 1)).clamp(0, 1)
-
-
-def darker(x: Tensor, t: Tensor) -> Tensor:
-    return (x - t.view(-1, 1, 1, 1)).clamp(0, 1)
-
-
-def none(x: Tensor) -> Tensor:
-    return x.new_zeros(len(x), 1)
 
 
 def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
@@ -62,33 +47,6 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
     )
     assert [row.threat.norm for row in each.rows] == ["Flow", "linf"]
     assert "Flow 0.3" in str(each)
-
-
-def test_another_map_never_resumes(tmp_path: Path) -> None:
-    model, data = digits()
-
-    def evaluated(threat: Through, folder: str = "a", resume: bool = True) -> fa.evaluation.Table:
-        attacks = {"pgd": partial(fa.attacks.pgd, steps=3, threat=threat)}
-        return fa.evaluate(model, data, attacks, run_dir=tmp_path / folder, resume=resume, batch_size=16)
-
-    for threat, others in (
-        (fa.Moved(1, 15), [fa.Moved(1, 16), fa.Moved(1, 15).with_radius(0.5), fa.Flow(1.0)]),
-        (fa.Scaled(torch.full((1, 8, 8), 0.1)), [fa.Scaled(torch.full((1, 8, 8), 0.2))]),
-        (fa.Patch((2, 2), "any"), [fa.Patch((2, 2), "any", seed=1), fa.Patch((2, 3), "any")]),
-        (
-            Through(lighter, fa.Linf(0.1, (-1, 1)), none, name="own"),
-            [Through(darker, fa.Linf(0.1, (-1, 1)), none, name="own")],
-        ),
-    ):
-        folder = threat.name
-        first = evaluated(threat, folder, resume=False)
-        again = evaluated(threat, folder)
-        assert again.rows[0].threat.text == first.rows[0].threat.text == threat.text
-        assert torch.equal(again.rows[0].broken, first.rows[0].broken)
-        assert again.verdict == first.verdict
-        for other in others:
-            with pytest.raises(InputError, match="expected the run that wrote it"):
-                evaluated(other, folder)
 
 
 def test_autoattack_and_curves() -> None:

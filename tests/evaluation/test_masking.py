@@ -170,3 +170,13 @@ def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> 
     assert drawn.right.min() == 3
     with pytest.raises(NoGradientError):
         PGD(cut, X, SET.y)
+
+
+@pytest.mark.slow
+def test_signs_are_looked_for_at_a_radius_that_is_finite() -> None:
+    endless = partial(fa.attacks.fmn, threat=fa.Linf(inf), steps=300)
+    for attacks in ({"pgd": PGD, "fmn": endless}, {"fmn": endless, "pgd": PGD}):
+        table = looked(attacks)
+        assert table["fmn"].forwards > 2 * table["pgd"].forwards
+        assert "square" not in signs(table).unseen
+        assert table.verdict.startswith("No sign of masking")

@@ -133,6 +133,22 @@ def test_a_sample_without_finite_logits_counts_as_neither_right_nor_broken_nor_r
     assert curve.accuracy == pytest.approx([3 / 6, 2 / 6, 1 / 6])
 
 
+@pytest.mark.slow
+def test_passes_of_a_frozen_model_are_those_of_the_attack():
+    """Also where it compares its copy during one, as for the last batch, which is a single sample."""
+    model = fa.models.create("small_cnn", shape=(3, 40, 40), classes=10).eval()
+    x = torch.rand(5, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    bim = functools.partial(fa.attacks.bim, threat=fa.Linf(1e-3), steps=3)
+    frozen, passes = fa.freeze(model), set()
+    for each, size in ((model, 4), (frozen, 4), (frozen, 4), (fa.freeze(model), 5), (fa.freeze(model), 1)):
+        freeze = False if each is model else None
+        options = {"batch_size": size, "freeze": freeze, "indicators": False}
+        table = evaluate(each, (x, model(x).argmax(1)), {"bim": bim}, **options)
+        passes.add((table["bim"].forwards, table["bim"].backwards))
+    assert frozen.compared[0] > 0
+    assert len(passes) == 1
+
+
 def test_limit():
     attacks, model = {"pgd": pgd(0.35), "none": pgd(0.01)}, Threshold().train()
     table = evaluate(model, DATA, attacks, limit=5, batch_size=2)

@@ -174,6 +174,14 @@ def test_attacks_above_and_bounds_below(whole):
     assert {share for radius, share in proved.items() if radius > 0.015} == {0}
 
 
+def test_bounds_of_wrong_samples_prove_nothing():
+    """Of six samples two are wrong, one breaks, and of the others two have a bound of the radius."""
+    table = evaluate(Threshold(), DATA, {"pgd": pgd(0.15)}, indicators=False)
+    bounds = torch.tensor([0.1, 0.2, 0.15, 0.1, 1.0, 1.0])
+    told = verdict.sentence(table, groups(table.rows)[0], bounds)
+    assert told.endswith(": 3 of 6 samples stay correct under pgd, and 33.3% are proved to.")
+
+
 def test_a_picture_holds_the_pixels():
     for channels in (1, 3):
         image = torch.arange(channels * 6).reshape(channels, 2, 3) / (channels * 6)

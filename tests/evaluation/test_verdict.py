@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 
@@ -62,6 +63,30 @@ def test_labels_that_do_not_fit_are_told() -> None:
         False,
         False,
     ]
+
+
+class Sick(nn.Module):
+    def __init__(self, sick: torch.Tensor) -> None:
+        super().__init__()
+        self.sick = sick
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        same = (x.flatten(1)[:, None] == self.sick.flatten(1)).all(2).any(1)
+        return NET(x).masked_fill(same[:, None], torch.nan)
+
+
+@pytest.mark.parametrize("y", [Y, WRONG, torch.where(torch.arange(60) < 4, Y, WRONG)])
+@pytest.mark.parametrize("finite", [1, 5, 59, 60])
+def test_a_table_doubts_labels_where_a_result_does(finite: int, y: torch.Tensor) -> None:
+    """Not where some logits are not finite, which explains as much."""
+    model = Sick(X[finite:])
+    said = [flag[8:].capitalize() for flag in PGD(model, X, y).flags if flag.startswith("labels: ")]
+    assert bool(said) == (finite == 60 and y is not Y)
+    for size in (7, 60):
+        table = evaluate(model, (X, y), {"pgd": PGD}, batch_size=size, draws=1 + size % 2)
+        assert table.remarks == said
+        assert ("labels" in table.verdict) == bool(said)
+        assert table.failed.sum() == 60 - finite
 
 
 def test_what_explains_a_figure_is_said() -> None:

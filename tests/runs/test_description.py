@@ -100,6 +100,15 @@ def linear(seed):
 BALL = fa.Linf(0.1)
 
 
+def norm(weight, held=0.0):
+    class Own(fa.L2):
+        def distance(self, x_adv, x):
+            return weight * super().distance(x_adv, x)
+
+    object.__setattr__(made := Own(0.1), "held", held)
+    return made
+
+
 def attack(threat=BALL, steps=2, **options):
     return PGDTraining(threat, steps=steps, **options)
 
@@ -122,6 +131,9 @@ VALUES = [
     lambda done: 1 - done,
     lambda done: 1 + done,
     (lambda: lambda x: x + 3)(),
+    *((lambda x: x + 4), (lambda x: x + 5)),
+    # a norm of a class of one's own, by its code and all that it holds
+    *(norm(1), norm(2), norm(1, 0.5)),
     # by the fields of a dataclass
     *(Standard(), attack(), attack(steps=3), attack(fa.Linf(0.2)), attack(fa.L2(0.1))),
     *(attack(fa.Linf(0.1, box=(-1.0, 1.0))), attack(loss="margin")),

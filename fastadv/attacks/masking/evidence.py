@@ -38,9 +38,9 @@ class Evidence:
     goal: Goal = ANY_WRONG
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
-        """Return what it says at another radius, [N] or one number; None for another norm."""
+        """Return what it says at another radius, [N] or one number; None for another metric."""
         own, radius = self.threat, threat.radius
-        if own is None or (own.norm, own.box) != (threat.norm, threat.box):
+        if own is None or own.metric != threat.metric:
             return None
         before, now = (torch.as_tensor(each, device="cpu") for each in (own.radius, radius))
         inside = reached(distance, now)

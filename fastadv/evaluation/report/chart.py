@@ -100,7 +100,7 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     first = next(iter(known.values()))
     between = _polygon(first, proved, right) if proved is not None and first is not proved else ""
     return Chart(
-        group.threat.symbol, lines, marks, between,
+        f"{group.threat.symbol}{group.rows[0].apart}", lines, marks, between,
         [(_across(at, right), f"{at:.2g}") for at in _ticks(right)],
         [(_up(share), f"{share:.0%}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)],
         _grid(known, table.n, told.tolist(), doubt=bool(table.headline)),

@@ -82,8 +82,8 @@ def report(
         table = replace(table, samples=None)
     frozen = None if model is None else prepare(model, outputs=table.criterion.outputs)
     if frozen is not None and (kept := table.samples) is not None:
-        seen = _logits(frozen, kept.x_adv).argmax(1)
-        logits = _logits(frozen, kept.x)
+        seen = _logits(frozen, kept.x_adv, kept.ids).argmax(1)
+        logits = _logits(frozen, kept.x, kept.ids)
         margins = Criterion().margin(logits, kept.y, None)
         if class_names is not None and len(class_names) != (number := logits.shape[1]):
             raise InputError(f"class_names: expected {number}, got {len(class_names)}; name every class")
@@ -95,11 +95,13 @@ def report(
         part.write_text(text, encoding="utf-8")
 
 
-def _logits(frozen: Prepared, x: Tensor) -> Tensor:
+def _logits(frozen: Prepared, x: Tensor, ids: Tensor) -> Tensor:
     """Return the logits [n, K] of the model as given, on the CPU."""
-    device = frozen.device
-    with torch.no_grad():
-        return torch.cat([frozen.verdict(part.to(device=device)).cpu() for part in torch.split(x, BATCH)])
+    made = []
+    for part, numbers in zip(torch.split(x, BATCH), torch.split(ids, BATCH), strict=True):
+        frozen.begin(part, numbers)
+        made.append(frozen.verdict(part.to(device=frozen.device)).cpu())
+    return torch.cat(made)
 
 
 def _content(
@@ -112,7 +114,7 @@ def _content(
     norms: dict[object, Group] = {}
     for group in grouped:
         threat = group.threat if group.whole else None
-        norms.setdefault(threat and (threat.norm, threat.box), group)
+        norms.setdefault(threat and threat.metric, group)
     alone = len(norms) == 1
     bounds = bounds if alone else None
     unit = table.samples is None or bool(((table.samples.x >= 0) & (table.samples.x <= 1)).all())

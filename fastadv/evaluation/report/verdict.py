@@ -25,16 +25,17 @@ def plainly(table: Table, group: Group) -> str:
     things = "images" if x is not None and x.ndim == 4 and x.shape[1] in (1, 3) else "samples"
     if group.threat is None or not group.whole:
         return ""
+    apart = group.rows[0].apart
     if not group.unlimited:
         right = group.right(table.rows)
         share = "" if table.n == 100 else f" ({percent(right / table.n, 0)})"
         most = f"{'At most ' if table.headline else ''}{right:,} of {table.n:,} {things}{share}"
-        return f"{most} stay correct when {allowed_text(group.threat, x)}."
+        return f"{most} stay correct when {allowed_text(group.threat, x)}{apart}."
     known = _known(table, group)
     if not (len(known) and math.isfinite(middle := median(known))):
         return f"Fewer than half of the {things} were misread after a change of any size."
     reached = group.threat.with_radius(float(number(middle)))
-    return f"Half of the {things} are misread when {allowed_text(reached, x)}."
+    return f"Half of the {things} are misread when {allowed_text(reached, x)}{apart}."
 
 
 def _called(rows: Sequence[Row]) -> str:
@@ -79,7 +80,8 @@ def _known(table: Table, group: Group) -> NDArray[Any]:
 def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
     known = _known(table, group)
     assert group.threat is not None
-    symbol, middle = group.threat.symbol, median(known) if len(known) else math.nan
+    symbol = f"{group.threat.symbol}{group.rows[0].apart}"
+    middle = median(known) if len(known) else math.nan
     if not math.isfinite(middle):
         told = f"An adversarial example in {symbol} was found for fewer than half of {table.n:,} samples"
         return f"{told}, by {_called(searched)}."

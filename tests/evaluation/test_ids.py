@@ -1,0 +1,107 @@
+"""Whose rows pass: a model by sample ids meets the ids of its own rows after each kind of attack."""
+
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import AttackResult
+from fastadv.evaluation import Table, evaluate, merge
+from tests.evaluation.nets import assert_same
+from tests.evaluation.test_report import written
+
+COUNT = 12
+
+
+class ByIds(nn.Module):
+    """A linear net of its own for each id, which refuses the rows of others: the first value is the id's."""
+
+    def __init__(self, sick: int = -1) -> None:
+        super().__init__()
+        weight = torch.randn(COUNT, 6, 3, generator=torch.Generator().manual_seed(0))
+        self.weight, self.sick = nn.Parameter(weight), sick
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        marks, values = x.flatten(1).split([1, 6], 1)
+        assert (marks.detach()[:, 0] * COUNT - ids - 0.5).abs().max() < 0.45, ids
+        logits = torch.einsum("bd, bdk -> bk", values - 0.5, self.weight[ids])
+        return logits.masked_fill((ids == self.sick)[:, None], torch.nan)
+
+
+X = torch.rand(COUNT, 1, 1, 7, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
+X[:, 0, 0, 0] = (torch.arange(COUNT) + 0.5) / COUNT
+Y = ByIds()(X, torch.arange(COUNT)).argmax(1)
+Y[4] = (Y[4] + 1) % 3
+
+
+def own(model: Any, x: Tensor, y: Tensor) -> AttackResult:
+    """An attack that asks the model without more."""
+    right = model(x).argmax(1) == y
+    moved = torch.cat([x[..., :1], 1 - x[..., 1:4], x[..., 4:]], 3)
+    broken, none = (model(moved).argmax(1) != y) | ~right, torch.zeros_like(right)
+    x_adv = moved.where((broken & right)[:, None, None, None], x)
+    status, distance = torch.where(broken, 1, 2).where(right, 0), torch.where(broken, 0.1, inf)
+    return AttackResult(x_adv, broken, status, distance, distance, 0, 0, none)
+
+
+ATTACKS = {
+    name: partial(getattr(fa.attacks, name), threat=threat, **options)
+    for name, threat, options in (
+        ("fgsm", fa.Linf(0.03), {}), ("square", fa.Linf(0.03), {"queries": 20}), ("deepfool", fa.L2(0.3), {}),
+        ("fab", fa.Linf(0.08), {"steps": 5}), ("fmn", fa.Linf(0.08), {"steps": 9}),
+        ("ddn", fa.L2(inf), {"steps": 9}), ("minimum_norm", fa.L2(0.2), {"steps": 30}),
+        ("sigma_zero", fa.L0(3), {"steps": 9}), ("bim", fa.Scaled(torch.full((1, 1, 7), 0.03)), {"steps": 3}),
+        ("autoattack", fa.Linf(0.03), {"version": ["apgd-ce"]}),
+    )
+} | {"own": own, "again": own}  # fmt: skip
+
+
+def measured(draws: int = 3, sick: int = -1, **options: Any) -> Table:
+    settings = {"batch_size": 5, "draws": draws, "indicators": False, "keep_samples": True}
+    return evaluate(ByIds(sick), (X, Y), ATTACKS, **settings | options)
+
+
+def verdicts(table: Table) -> list[list[bool]]:
+    """What is right after each attack; each draw says the same."""
+    held = [row.correct & ~row.broken for row in table.rows]
+    for row, right in zip((table, *table.rows), (table.correct, *held), strict=True):
+        assert row.draws is None or (row.draws.right.equal(3 * right) and row.draws.voted.equal(right)), row
+    return [each.tolist() for each in held]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sick", [-1, 7])
+def test_one_draw_is_the_verdict_in_any_batches(sick: int, tmp_path: Path) -> None:
+    whole = measured(sick=sick, batch_size=COUNT)
+    found = verdicts(whole)
+    assert len({*map(tuple, found)}) > 4
+    assert found == verdicts(measured(1, sick)) == verdicts(measured(sick=sick, batch_size=2))
+    for rank in (0, 1):
+        measured(sick=sick, run_dir=tmp_path, rank=rank, world_size=2, resume=rank > 0)
+    merge([tmp_path], tmp_path)
+    for place in (3, 10):
+        (tmp_path / f"part-00001-{place:02}.safetensors").unlink()
+    assert_same(again := measured(sick=sick, run_dir=tmp_path, resume=True), measured(sick=sick))
+    assert verdicts(again) == found
+    written(tmp_path, whole, model=ByIds(sick))
+
+
+@pytest.mark.slow
+def test_a_result_alone_and_a_curve_are_those_of_the_table() -> None:
+    some, ids = torch.tensor([10, 3, 4, 8, 1]), torch.arange(COUNT)
+    table = measured(1)
+    for name, attack in [*ATTACKS.items()][:-2]:
+        out = attack(ByIds(), X[some], Y[some], ids=ids[some])
+        assert out.held.equal((table[name].correct & ~table[name].broken)[some]), name
+    curve = fa.accuracy_against_radius(ByIds(), (X, Y), lambda r: own, [0.0, 0.1, 0.2], batch_size=5)
+    assert curve.accuracy.tolist() == [11 / 12, *[table["own"].robust_accuracy] * 2]
+    assert 0 < table["own"].robust_accuracy < 11 / 12
+    options = {"criterion": fa.attacks.Unless(2), "threat": fa.L2(0.3), "draws": 2, "indicators": False}
+    first, other = (evaluate(ByIds(), (X, Y % 2), "deepfool", batch_size=n, **options) for n in (COUNT, 5))
+    assert first["deepfool"].extra == other["deepfool"].extra
+    assert 0 < first.extra["abstained"] == other.extra["abstained"] < 1

@@ -1,0 +1,122 @@
+"""A threat is what it does: two of one name are two in every figure and text, and two that are equal one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv.attacks import AttackResult
+from fastadv.errors import InputError
+from fastadv.evaluation import Table, evaluate
+from fastadv.evaluation.row import groups
+from tests.evaluation.nets import DATA, Threshold, nearest
+from tests.evaluation.test_report import written
+
+NET, UNIT = Threshold(), fa.Linf(1.0, (-1.0, 1.0))
+Make = Callable[[float], fa.Threat]
+through = partial(fa.Through, ball=UNIT, still=torch.zeros_like)
+
+
+def own(budget: float) -> fa.Threat:
+    class Own(fa.Linf):
+        def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+            return x + (x_adv - x).clamp(-budget, budget)
+
+    return Own(1.0)
+
+
+class Kept(fa.Linf):
+    """A norm with a budget that is no field."""
+
+
+def kept(budget: float) -> fa.Threat:
+    object.__setattr__(made := Kept(1.0), "budget", budget)
+    return made
+
+
+def of_one_line(budget: float) -> fa.Threat:
+    both = (lambda x, t: (x + 0.15 * t).clamp(0, 1)), (lambda x, t: (x + 0.3 * t).clamp(0, 1))
+    return through(both[budget > 0.2])
+
+
+KINDS: dict[str, Make] = {
+    "own": own, "kept": kept, "one line": of_one_line,
+    "scaled": lambda budget: fa.Scaled(torch.full((1, 1, 1), budget)),
+    "enclosed": lambda budget: through(lambda x, t: (x + budget * t).clamp(0, 1)),
+    "no source": lambda budget: through(eval(f"lambda x, t: (x + {budget} * t).clamp(0, 1)")),
+    "still": lambda budget: through(torch.maximum, still=(torch.clone, torch.zeros_like)[budget > 0.2]),
+    "ball": lambda budget: through(torch.add, ball=own(budget)),
+    "inherited": lambda budget: fa.Linf(1.0) if budget > 0.2 else Kept(1.0),
+    "box": lambda budget: fa.Linf(0.3, (0.0, 1.0) if budget > 0.2 else (-9.0, 9.0)),
+    "patch": lambda budget: fa.Patch((1, 1), "any", seed=int(10 * budget)),
+    "moved": lambda budget: fa.Moved(1, 100 * budget),
+}  # fmt: skip
+
+
+def reaching(
+    model: Any, x: Tensor, y: Tensor, ids: Tensor, *, threat: fa.Threat, budget: float = inf
+) -> AttackResult:
+    """An attack that breaks what is nearer than a budget."""
+    far = ids[(x.flatten(1)[:, 0] - 0.5).abs() + 0.01 > budget]
+    return replace(nearest(model, x, y, ids=ids, spare=far.tolist()), threat=threat)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_budgets_of_one_name_are_two_threats(kind: str, tmp_path: Path) -> None:
+    make = KINDS[kind]
+    attacks = {
+        name: partial(reaching, threat=make(budget), budget=budget)
+        for name, budget in (("small", 0.15), ("large", 0.35), ("again", 0.35))
+    }
+    folder = {"run_dir": tmp_path / "run", "identity": "1"}
+    for more in ({"batch_size": 6}, folder, {**folder, "resume": True}):
+        table = evaluate(NET, DATA, attacks, **{"batch_size": 2, "indicators": False} | more)
+        small, large, again = table.rows
+        found = [([row.name for row in each.rows], each.right(table.rows)) for each in groups(table.rows)]
+        assert found == [(["small"], 3), (["large", "again"], 1)]
+        assert large.within == again.within != small.within
+        assert f"6 samples, {small.within}, {large.within}; accuracy" in str(table)
+        names = [row["norm"] for row in table.to_dict()["attacks"]]
+        assert names[0] != names[1] == names[2]
+    page = written(tmp_path, table).text
+    assert f"within {small.within}: 3 of 6 samples stay correct under small." in page
+    assert f"within {large.within}: 1 of 6 samples stay correct under large and again." in page
+    one = evaluate(NET, DATA, {"large": attacks["large"], "again": attacks["again"]}, indicators=False)
+    assert (len(groups(one.rows)), one["large"].apart) == (1, "")
+    assert make(0.35).metric == make(0.35).take(torch.tensor([0])).metric != make(0.15).metric
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "no source"])
+def test_another_budget_never_resumes(kind: str, tmp_path: Path) -> None:
+    def resumed(budget: float) -> Table:
+        attacks = {"one": partial(reaching, threat=KINDS[kind](budget), budget=0.2)}
+        return evaluate(NET, DATA, attacks, run_dir=tmp_path, resume=True)
+
+    first, again = resumed(0.15), resumed(0.15)
+    assert (first.verdict, first["one"].within) == (again.verdict, again["one"].within)
+    with pytest.raises(InputError, match="the run that wrote it, got one with another threat= of 'one'"):
+        resumed(0.35)
+
+
+@pytest.mark.parametrize("kind", ["scaled", "enclosed", "still", "own", "kept", "inherited", "moved"])
+def test_distances_over_one_budget_are_none_over_another(kind: str) -> None:
+    worst = []
+    for other in (0.35, 0.15):
+        near = partial(reaching, threat=KINDS[kind](0.15).resized(0.25), budget=0.15)
+        least = partial(reaching, threat=KINDS[kind](other).resized(inf))
+        worst.append(evaluate(NET, DATA, {"near": near, "least": least}).worst_case)
+    assert worst == [3 / 6, 2 / 6]
+    x, y = DATA.x[:4], DATA.y[:4]
+    out = reaching(NET, x, y, torch.arange(4), threat=own(0.3))
+    assert fa.attacks.indicators(NET, x, y, own(0.3), results={"own": out})
+    with pytest.raises(InputError, match="results: expected one of an attack in"):
+        fa.attacks.indicators(NET, x, y, own(0.2), results={"own": out})
