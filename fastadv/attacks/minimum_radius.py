@@ -1,5 +1,6 @@
 """Search over the radius: any attack with a budget becomes one for the minimum norm."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from fastadv.attacks import core
 from fastadv.attacks.bim import bim
 from fastadv.attacks.methods.bisection import Interval
+from fastadv.attacks.methods.claims import Claims
 from fastadv.attacks.methods.geometry import FAR, farthest, width
 from fastadv.attacks.methods.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.threat import Threat
@@ -53,7 +55,8 @@ def minimum_radius(
         threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
         attack: such as `partial(fastadv.attacks.bim, steps=10)`. It is called as attack(model, x, y,
             threat=..., targets=..., ids=...), with one radius for each sample, and with the criterion and the
-            mask where there are any. It returns an `AttackResult`.
+            mask where there are any. It returns an `AttackResult`, or x_adv alone; of your own each success
+            is checked.
         searches: bisections, >= 0; the papers give no number. In L0 they end when no whole number is left
             between.
 
@@ -68,7 +71,7 @@ def minimum_radius(
         Schott et al. 2018 (arXiv 1805.09190); Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
     check_attack(attack)
-    whole = threat.norm == "l0"
+    whole, claims = threat.norm == "l0", Claims()
     first = FIRST[threat.norm] * (1 if whole else width(threat))
 
     def rule(search: core.Search[_Rows]) -> None:
@@ -81,7 +84,9 @@ def minimum_radius(
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
         rows.bisections = torch.full_like(search.ids, searches)
         while True:
-            out = run_inner(attack, search, search.classifier, search.threat.with_radius(rows.radius))
+            out = run_inner(
+                attack, search, search.classifier, search.threat.with_radius(rows.radius), claims=claims
+            )
             broken = merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.ids)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
@@ -97,4 +102,5 @@ def minimum_radius(
             search.leave(done)
             search.drop_leaving(search.x)
 
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    out = core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return replace(out, flags=(*out.flags, *claims.flags()))

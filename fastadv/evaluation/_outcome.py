@@ -3,9 +3,8 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +15,12 @@ from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, Goal
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
+from fastadv.attacks.methods.claims import Claims, bound, checked, is_own, posed
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.special.labels import LABELS, label_flags
+from fastadv.data.imageset import UNIT, Boxes
 from fastadv.engine import Prepared
-from fastadv.errors import InputError, NoGradientError
+from fastadv.errors import NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.evaluation.sums import Sums, sums_at
@@ -32,7 +33,7 @@ NOT_RUN = "zero_gradient: the attack could not run"
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 Attack = Callable[..., AttackResult]
-"""(model, x, y) or (model, x, y, ids=ids) -> AttackResult; partial(fa.attacks.pgd, threat=fa.Linf(0.3))."""
+"""(model, x, y) or (model, x, y, ids=ids) -> AttackResult or x_adv: partial(fa.attacks.pgd, threat=L)."""
 
 
 Counted = Callable[[Tensor], dict[str, Tensor]]
@@ -94,31 +95,31 @@ class Shelf:
 
 
 def run_attack(
-    name: str, attack: Attack, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor
+    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion, box: Boxes, claims: Claims
 ) -> AttackResult:
-    """Call an attack, with `ids` if it takes them, and check that it answered for every sample."""
-    options: dict[str, Any] = {"ids": ids} if takes(attack, "ids") else {}
+    """Call an attack, with `ids` if it takes them; what one of the caller's own claims is checked."""
+    options: dict[str, Any] = {"ids": batch.ids} if takes(attack, "ids") else {}
     # indicators of an evaluation are over all attacks and batches
     options |= {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
-    frozen.asks_for(ids)  # an attack of the caller's own may pass the model without more
-    result = attack(frozen, x, y, **options)
-    for part in ("success", "status", "distance", "zero_gradient"):
-        value = getattr(result, part, None)
-        if not isinstance(value, Tensor) or value.shape != ids.shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(
-                f"attacks[{name!r}]: expected an AttackResult with {part} of shape ({len(y)},), got {got}"
-            )
-    return result
+    if not is_own(attack):
+        return attack(frozen, batch.x, batch.y, **options)
+    frozen.asks_for(batch.ids)  # it may pass the model without more
+    forwards, backwards = frozen.forwards, frozen.backwards
+    x, y, ids = batch.x, batch.y, batch.ids
+    out = attack(frozen, x.clone(), y.clone(), **options)
+    spent = frozen.forwards - forwards, frozen.backwards - backwards
+    lows, highs = zip(*(box.values() if isinstance(box, Mapping) else [box]), strict=True)
+    asked = posed(attack, out, frozen, x, y, ids, judged, (min(lows), max(highs)))
+    return checked(f"attacks[{name!r}]", out, frozen, asked, batch.correct, claims, spent)
 
 
 def attempted(
-    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion = WRONG
+    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion, box: Boxes, claims: Claims
 ) -> AttackResult:
     """Run an attack; one that needs a gradient where there is none breaks nothing, and a flag says so."""
     before = frozen.forwards
     try:
-        return run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
+        return run_attack(name, attack, frozen, batch, judged, box, claims)
     except NoGradientError as error:
         told, forwards = f"{NOT_RUN} ({error})", frozen.forwards - before
     right, threat, mask = batch.correct, bound(attack, "threat"), bound(attack, "mask")
@@ -144,19 +145,6 @@ def takes(attack: Attack, name: str) -> bool:
     return not known or name in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
 
 
-def bound(attack: Any, name: str) -> Any:
-    """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
-    partials = (each for each in layers(attack) if isinstance(each, partial) and name in each.keywords)
-    return next((each.keywords[name] for each in partials), None)
-
-
-def layers(attack: Any) -> Iterator[Any]:
-    """Yield an attack and what it wraps, from outside to inside."""
-    while attack is not None:
-        yield attack
-        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
-
-
 def untouched(whole: Batch, keep_samples: bool) -> Part:
     """Return the outcome of an attack that did nothing."""
     size = len(whole.y)
@@ -178,7 +166,7 @@ def untouched(whole: Batch, keep_samples: bool) -> Part:
 
 def outcome(
     name: str, attack: Attack, frozen: Prepared, whole: Batch, keep_samples: bool, several: bool, at: Counted,
-    judged: Criterion = WRONG,
+    judged: Criterion = WRONG, box: Boxes = UNIT,
 ) -> Part:  # fmt: skip
     """Run one attack on one batch; `several`: on all samples that are right in some draw."""
     size, part = len(whole.y), untouched(whole, keep_samples)
@@ -189,11 +177,11 @@ def outcome(
         tensors |= at(whole.x)
         return part
     batch = whole.take(usable)
-    started = time.perf_counter()
+    started, claims = time.perf_counter(), Claims()
     compared = frozen.compared
     held = right_at_times.set(batch.ids[batch.right | batch.drawn] if several else None)
     try:
-        result = attempted(name, attack, frozen, batch, judged)
+        result = attempted(name, attack, frozen, batch, judged, box, claims)
     finally:
         right_at_times.reset(held)
     right = batch.correct
@@ -212,6 +200,7 @@ def outcome(
     cost = int(result.forwards) - beside[0], int(result.backwards) - beside[1]
     tensors["cost"] = torch.tensor(cost, device="cpu")
     part.told = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
+    part.told |= {"claims": dict(claims)} if claims else {}
     if result.threat is not None and not isinstance(result.threat.radius, Tensor):
         part.told["threat"] = _told(result.threat)
     tensors |= _asked(result.goal, place, size)
@@ -388,6 +377,7 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
 
     flags = _said([flag for flag in part.told.get("flags", ()) if not counts(flag)] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)
+    flags += Claims.together(part.told.get("claims", {}) for part in parts).flags()
     flags += failed_flags(0, sum(int(part["failed.attack"].sum()) for part in parts), samples)
     if components is None or any("parameters" in part.told for part in parts):
         return flags

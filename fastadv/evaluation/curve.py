@@ -12,12 +12,13 @@ from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.methods.claims import CLAIMS, Claims, bound
 from fastadv.data.content import describe_shared
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NOT_RUN, Attack, Batch, attempted, bound
+from fastadv.evaluation._outcome import NOT_RUN, Attack, Batch, attempted
 from fastadv.evaluation.measure import (
     check_evaluation,
     description,
@@ -229,7 +230,7 @@ def accuracy_against_radius(
         processes.check_alike({**about, **asked, "torch": torch.__version__})
 
     total = sample_count(dataset, limit) * len(attacks)
-    right = judged.meant_by(frozen.model)
+    right, claims = judged.meant_by(frozen.model), Claims()
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)
@@ -239,7 +240,7 @@ def accuracy_against_radius(
         first = tried.size - len(attacks)
         for place, (name, attack) in enumerate(attacks.items(), start=first):
             if len(alive.y):
-                result = attempted(name, attack, frozen, alive)
+                result = attempted(name, attack, frozen, alive, right, box, claims)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))
             left[place] = len(alive.y)
@@ -250,11 +251,15 @@ def accuracy_against_radius(
 
     with shown(progress, "measuring the curve") as tick:
         samples, left = zip(*over_batches(frozen, dataset, batch_size, limit, box, right, held), strict=True)
+    _warn_of(claims.flags())
     return Curve(tried, sum(left) / sum(samples))
 
 
 def _warn_of(flags: Sequence[str]) -> None:
-    """Warn of an attack that could not run, of which a curve says nothing."""
+    """Warn of an attack that could not run, and of claims, of which a curve says nothing."""
+    for flag in flags:
+        if flag.startswith(CLAIMS):
+            warn(f"accuracy_against_radius: {flag}")
     if any(flag.startswith(NOT_RUN) for flag in flags):
         warn(
             "accuracy_against_radius: the model has no gradient, so that the attack broke nothing; use square"

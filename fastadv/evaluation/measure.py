@@ -20,6 +20,7 @@ from fastadv.attacks.autoattack import EOT
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
+from fastadv.attacks.methods.claims import bound
 from fastadv.certify import Certificates
 from fastadv.data._batches import batches
 from fastadv.data.content import describe_shared
@@ -43,7 +44,6 @@ from fastadv.evaluation._outcome import (
     Shelf,
     all_draws,
     all_sums,
-    bound,
     counted_at,
     nearest,
     outcome,
@@ -429,7 +429,9 @@ class Evaluation:
                 attack = self.events.begun(name, self.attacks[name])
                 several = self.drawing.count > 1
                 try:
-                    return outcome(name, attack, self.frozen, batch, points, several, at, self.criterion)
+                    return outcome(
+                        name, attack, self.frozen, batch, points, several, at, self.criterion, self.box
+                    )
                 except InputError as error:
                     if error.argument not in REFUSALS:
                         raise

@@ -125,7 +125,14 @@ class Threat:
         """Return what `distance` and `contains` return, in one pass over the points."""
         number, rows = per_row("radius", self.radius, x)
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
+        if type(self).distance is not Threat.distance:  # a norm of the caller's
+            distance = self.distance(x_adv, x)
         return distance, inside & (distance <= (number if rows is None else rows) * (1 + self.slack))
+
+    def holds(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Test the same as `contains`, also of points that rounding may have taken out; inf is outside."""
+        near = unrounded(x_adv, x)
+        return self.held_in(x.dtype).contains(near, x.double()) & near.flatten(1).isfinite().all(1)
 
     def covers(self, x: Tensor) -> bool:
         """Tell whether the ball of some sample, of finite radius, holds the whole box: it is no limit."""
@@ -281,6 +288,15 @@ def box_in(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
     """Return the ends of a box as a dtype holds them."""
     low, high = torch.tensor(box, dtype=dtype, device="cpu").tolist()
     return low, high
+
+
+def unrounded(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Return x_adv in float64, moved towards x by as much as their dtypes round the largest value of each."""
+    rounding = max(torch.finfo(each.dtype).eps for each in (x_adv, x))
+    x_adv, x = x_adv.double(), x.double()
+    unit = rounding * torch.maximum(x_adv.abs(), x.abs()).flatten(1).amax(1)
+    away = x_adv - x
+    return x + away.sign() * (away.abs() - unit.view(-1, *[1] * (x.ndim - 1))).clamp_min(0)
 
 
 def _checked_radius(radius: Any) -> PerRow:

@@ -325,11 +325,14 @@ def test_another_answer_in_a_smaller_batch_may_be_rounding(whole):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).masked_fill(x.flatten(1)[:, :1] == 0.9, math.nan)
 
-    def denies(model, x, y, *, ids):
-        out = nets.nearest(model, x, y, ids=ids)
-        return replace(out, status=torch.full_like(out.status, int(Status.ALREADY_WRONG)))
+    net = nets.Threshold() if whole else Sick()
 
-    table = evaluate(nets.Threshold() if whole else Sick(), nets.DATA, {"denies": denies}, indicators=False)
+    def denies(model, x, y, *, ids):
+        """Return x, of which the model now says another class."""
+        net.weight.data.neg_()
+        return x
+
+    table = evaluate(net, nets.DATA, {"denies": denies}, indicators=False)
     assert bool(table["denies"].flags) == whole
 
 

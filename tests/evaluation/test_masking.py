@@ -137,6 +137,7 @@ def test_what_square_loses_counts_against_it() -> None:
             distance = torch.where(hit, 0.06, torch.inf)
             return replace(out, success=hit, status=status, distance=distance, zero_gradient=~hit & False)
 
+        attack.proves = True  # type: ignore[attr-defined]
         return attack
 
     for lost, raised in ((4, False), (0, True)):

@@ -42,6 +42,11 @@ def test_figures_by_hand(batch_size):
     assert small.failed == 0
 
 
+def across(x):
+    """Where the model decides otherwise."""
+    return torch.where(x > 0.5, 0.4, 0.6)
+
+
 MINIMUM = fa.attacks.Attack(nearest, kind="minimum")
 
 
@@ -54,7 +59,7 @@ def result(x, y, success, *, status=None, zero=None):
 
 def test_worst_case_is_per_sample_not_the_worst_attack():
     attacks = {
-        name: lambda model, x, y, *, ids, rest=rest: result(x, y, ids % 2 == rest)
+        name: lambda model, x, y, *, ids, rest=rest: result(across(x), y, ids % 2 == rest)
         for rest, name in enumerate(("even", "odd"))
     }
     table = evaluate(Threshold(), DATA, attacks, batch_size=4)
@@ -71,7 +76,7 @@ def test_failed_and_unmoved_samples_are_counted_and_never_broken():
         return result(x, y, torch.zeros(len(x), dtype=torch.bool), status=failed, zero=(ids == 0) | (ids > 3))
 
     def odd(model, x, y, *, ids):
-        return result(x, y, ids == 1, zero=ids < 3)
+        return result(across(x), y, ids == 1, zero=ids < 3)
 
     table = evaluate(Threshold(), DATA, {"failing": failing, "odd": odd})
     assert [(row.failed, row.unmoved) for row in table.rows] == [(4, 1), (0, 2)]
@@ -222,7 +227,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match=r"attacks\['pgd'\]"):
         evaluate(model, DATA, {"pgd": 0.3})
     with pytest.raises(InputError, match="success"):
-        evaluate(model, DATA, {"odd": lambda model, x, y, ids: x})
+        evaluate(model, DATA, {"odd": lambda model, x, y, ids: result(x, y[:3], ids[:3] < 3)})
     with pytest.raises(InputError, match="labels from 0 to 1"):
         evaluate(model, ImageSet(DATA.x, DATA.y * 2, 3, "three"))
     model.weight.data[0] = math.nan

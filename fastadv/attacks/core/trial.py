@@ -34,6 +34,10 @@ TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized; "
     "every sample was attacked to the last step, and a final pass of the whole batch decided"
 )
+OUTSIDE = (
+    "outside: {} of {} points lie outside of {} in [{:g}, {:g}] by more than rounding, and were put back "
+    "to x; the project() of a threat, and an attack, must keep them inside"
+)
 # ids of samples that are attacked whatever one verdict says: a randomized model may be right in another
 right_at_times: ContextVar[Tensor | None] = ContextVar("right_at_times", default=None)
 
@@ -83,6 +87,7 @@ class Trial:
         if finite is not None:
             self.unusable, self.attacked = ~finite, self.attacked & finite
         self._not_finite = self.unusable
+        self._outside, self._lost = torch.zeros_like(self.already), 0  # points, of which x stood trial
         crowd = may_crowd(clean if problem.criterion.outputs == "classes" else clean[:, :0])
         looks = self.unusable.all(), self.attacked.all(), self.already.any(), crowd
         unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
@@ -110,9 +115,10 @@ class Trial:
         distance: Tensor | None
         distance, inside = self.problem.threat.measure(x_adv, self.problem.x)
         if not bool(inside.all()):
-            outside, distance = ~inside, None
-            self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
-            x_adv[outside] = self.problem.x[outside]
+            outside, distance = ~(inside | self.problem.threat.holds(x_adv, self.problem.x)), None
+            finite = x_adv.flatten(1).isfinite().all(1)
+            self._not_finite, self._outside = self._not_finite | ~finite, self._outside | outside & finite
+            x_adv[outside], self._lost = self.problem.x[outside], int(self._outside.sum())
         self.classifier.asks_for(self.problem.ids)
         logits = self.classifier.verdict(x_adv)
         return Verdict(logits, *self.problem.judged(logits), distance)
@@ -140,6 +146,7 @@ class Trial:
 
     def denied(self, broken: Tensor, verdict: Verdict) -> bool:
         """Return whether a verdict denies a success in `broken` bool [B] by more than rounding."""
+        broken = broken & ~self._outside
         if not bool(broken.any()):
             return False
         problem = self.problem
@@ -205,6 +212,10 @@ class Trial:
         if within is None and problem.threat.covers(problem.x):
             flag = _wide(problem.threat)
             self._report(flag, told=flag.endswith("?"))
+        if self._lost:
+            threat = problem.threat
+            flag = OUTSIDE.format(self._lost, len(status), threat_text(threat), *threat.box)
+            self._report(flag, told=False)
         if bool(failed.any()):
             unusable = int(self.unusable.sum())
             failures = int(((status == Status.FAILED) & ~self.unusable).sum())

@@ -11,6 +11,7 @@ from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.claims import Claims, checked, is_own
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -25,26 +26,34 @@ def check_attack(attack: Any) -> None:
         )
 
 
-def call_attack(attack: InnerAttack, model: Prepared, problem: Problem, **arguments: Any) -> AttackResult:
-    """Return the attack on the samples of a problem, with all that defines a success."""
+def call_attack(
+    attack: InnerAttack, model: Prepared, problem: Problem, claims: Claims | None = None, **arguments: Any
+) -> AttackResult:
+    """Return the attack on the samples of a problem, with all that defines a success.
+
+    `claims` takes what became of the successes of one of the caller's own.
+    """
     options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
     if problem.criterion is not WRONG:
         options["criterion"] = problem.criterion
     if problem.mask is not None:
         options["mask"] = problem.mask
-    out = attack(model, problem.x, problem.y, threat=problem.threat, **options, **arguments)
-    if not isinstance(out, AttackResult):
-        raise InputError(f"attack: expected one that returns an AttackResult, got {type(out).__name__}")
-    return out
+    arguments = {"threat": problem.threat, **options, **arguments}
+    if not is_own(attack):
+        return attack(model, problem.x, problem.y, **arguments)
+    out = attack(model, problem.x.clone(), problem.y.clone(), **arguments)
+    every, claims = torch.ones_like(problem.ids, dtype=torch.bool), Claims() if claims is None else claims
+    return checked("attack", out, model, problem, every, claims)
 
 
 def run_inner(
-    attack: InnerAttack, search: Search, model: Prepared, threat: Threat, targets: Tensor | None = None
-) -> AttackResult:
+    attack: InnerAttack, search: Search, model: Prepared, threat: Threat, targets: Tensor | None = None,
+    claims: Claims | None = None,
+) -> AttackResult:  # fmt: skip
     """Run another attack on the samples of a search, with all that defines a success."""
     x = search.problem.x.to(search.dtype)
     targets = search.targets if targets is None else targets
-    return call_attack(attack, model, replace(search.problem, x=x, threat=threat, targets=targets))
+    return call_attack(attack, model, replace(search.problem, x=x, threat=threat, targets=targets), claims)
 
 
 def merge_result(search: Search, out: AttackResult) -> Tensor:
