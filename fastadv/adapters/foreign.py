@@ -62,7 +62,6 @@ class Foreign:
     kind: Callable[..., Any]  # the class or function of the other package
     options: Mapping[str, Any] = field(default_factory=dict)  # arguments of `kind`
     minimum: bool = False  # whether it looks for the success nearest to x
-    proves = True  # its successes need no check
 
     @property
     def __name__(self) -> str:

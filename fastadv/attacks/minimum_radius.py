@@ -1,5 +1,6 @@
 """Search over the radius: any attack with a budget becomes one for the minimum norm."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import Unpack
@@ -10,7 +11,7 @@ from torch import Tensor
 from fastadv.attacks import core
 from fastadv.attacks.bim import bim
 from fastadv.attacks.methods.bisection import Interval
-from fastadv.attacks.methods.claims import Claims
+from fastadv.attacks.methods.claims import claim_flags
 from fastadv.attacks.methods.geometry import FAR, farthest, width
 from fastadv.attacks.methods.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.threat import Threat
@@ -71,7 +72,7 @@ def minimum_radius(
         Schott et al. 2018 (arXiv 1805.09190); Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
     """
     check_attack(attack)
-    whole, claims = threat.norm == "l0", Claims()
+    whole, claims = threat.norm == "l0", Counter[str]()
     first = FIRST[threat.norm] * (1 if whole else width(threat))
 
     def rule(search: core.Search[_Rows]) -> None:
@@ -84,9 +85,8 @@ def minimum_radius(
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
         rows.bisections = torch.full_like(search.ids, searches)
         while True:
-            out = run_inner(
-                attack, search, search.classifier, search.threat.with_radius(rows.radius), claims=claims
-            )
+            within = search.threat.with_radius(rows.radius)
+            out = run_inner(attack, search, search.classifier, within, claims=claims)
             broken = merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.ids)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
@@ -103,4 +103,4 @@ def minimum_radius(
             search.drop_leaving(search.x)
 
     out = core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
-    return replace(out, flags=(*out.flags, *claims.flags()))
+    return replace(out, flags=(*out.flags, *claim_flags(claims)))

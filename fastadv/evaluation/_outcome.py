@@ -3,9 +3,11 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, Goal
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
-from fastadv.attacks.methods.claims import Claims, bound, checked, is_own, posed
+from fastadv.attacks.methods.claims import checked, claim_flags, is_own, posed
 from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import UNIT, Boxes
@@ -94,55 +96,51 @@ class Shelf:
         return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def run_attack(
-    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion, box: Boxes, claims: Claims
-) -> AttackResult:
-    """Call an attack, with `ids` if it takes them; what one of the caller's own claims is checked."""
+def attempted(
+    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion, box: Boxes,
+    claims: Counter[str],
+) -> AttackResult:  # fmt: skip
+    """Run an attack, with `ids` if it takes them; what one of the caller's own claims is checked.
+
+    One that needs a gradient where there is none breaks nothing, and a flag says so.
+    """
     options: dict[str, Any] = {"ids": batch.ids} if takes(attack, "ids") else {}
     # indicators of an evaluation are over all attacks and batches
     options |= {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
-    if not is_own(attack):
-        return attack(frozen, batch.x, batch.y, **options)
-    frozen.asks_for(batch.ids)  # it may pass the model without more
-    forwards, backwards = frozen.forwards, frozen.backwards
-    x, y, ids = batch.x, batch.y, batch.ids
-    out = attack(frozen, x.clone(), y.clone(), **options)
+    own, forwards, backwards = is_own(attack), frozen.forwards, frozen.backwards
+    x, y, right = batch.x, batch.y, batch.correct
+    frozen.asks_for(batch.ids)  # an attack of the caller's own may pass the model without more
+    try:
+        out = attack(frozen, x.clone() if own else x, y.clone() if own else y, **options)
+    except NoGradientError as error:
+        none, told = torch.zeros_like(right), f"{NOT_RUN} ({error})"
+        given = SimpleNamespace(x_adv=x, success=none, zero_gradient=right, flags=(told,))
+        out, own = cast(AttackResult, given), True
+    if not own:
+        return out
     spent = frozen.forwards - forwards, frozen.backwards - backwards
     lows, highs = zip(*(box.values() if isinstance(box, Mapping) else [box]), strict=True)
-    asked = posed(attack, out, frozen, x, y, ids, judged, (min(lows), max(highs)))
-    return checked(f"attacks[{name!r}]", out, frozen, asked, batch.correct, claims, spent)
-
-
-def attempted(
-    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion, box: Boxes, claims: Claims
-) -> AttackResult:
-    """Run an attack; one that needs a gradient where there is none breaks nothing, and a flag says so."""
-    before = frozen.forwards
-    try:
-        return run_attack(name, attack, frozen, batch, judged, box, claims)
-    except NoGradientError as error:
-        told, forwards = f"{NOT_RUN} ({error})", frozen.forwards - before
-    right, threat, mask = batch.correct, bound(attack, "threat"), bound(attack, "mask")
-    criterion = (judged.outputs == "classes" and bound(attack, "criterion")) or judged
-    return AttackResult(
-        x_adv=batch.x,
-        success=~right,
-        status=torch.where(right, int(Status.HELD), int(Status.ALREADY_WRONG)),
-        loss=torch.full(right.shape, torch.nan, device=right.device),
-        distance=torch.where(right, torch.inf, 0.0),
-        forwards=forwards,
-        backwards=0,
-        zero_gradient=right,
-        flags=(told,),
-        threat=threat if isinstance(threat, Threat) else None,
-        goal=Goal(criterion, bound(attack, "targets"), None if mask is None else mask.expand_as(batch.x)),
-    )
+    asked = posed(partial(bound, attack), out, frozen, batch, judged, (min(lows), max(highs)))
+    return checked(f"attacks[{name!r}]", out, frozen, asked, right, claims, spent)
 
 
 def takes(attack: Attack, name: str) -> bool:
     """Return whether an attack can be called with an argument of this name, as far as it tells."""
     known = parameters_of(attack, wrapped=False)
     return not known or name in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
+
+
+def bound(attack: Any, name: str) -> Any:
+    """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
+    partials = (each for each in layers(attack) if isinstance(each, partial) and name in each.keywords)
+    return next((each.keywords[name] for each in partials), None)
+
+
+def layers(attack: Any) -> Iterator[Any]:
+    """Yield an attack and what it wraps, from outside to inside."""
+    while attack is not None:
+        yield attack
+        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
 
 
 def untouched(whole: Batch, keep_samples: bool) -> Part:
@@ -177,7 +175,7 @@ def outcome(
         tensors |= at(whole.x)
         return part
     batch = whole.take(usable)
-    started, claims = time.perf_counter(), Claims()
+    started, claims = time.perf_counter(), Counter[str]()
     compared = frozen.compared
     held = right_at_times.set(batch.ids[batch.right | batch.drawn] if several else None)
     try:
@@ -377,7 +375,7 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
 
     flags = _said([flag for flag in part.told.get("flags", ()) if not counts(flag)] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)
-    flags += Claims.together(part.told.get("claims", {}) for part in parts).flags()
+    flags += claim_flags(sum((Counter(part.told.get("claims", {})) for part in parts), Counter()))
     flags += failed_flags(0, sum(int(part["failed.attack"].sum()) for part in parts), samples)
     if components is None or any("parameters" in part.told for part in parts):
         return flags

@@ -1,5 +1,6 @@
 """Accuracy against radius."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self, cast
 
@@ -12,13 +13,13 @@ from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.methods.claims import CLAIMS, Claims, bound
+from fastadv.attacks.methods.claims import CLAIMS, claim_flags
 from fastadv.data.content import describe_shared
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NOT_RUN, Attack, Batch, attempted
+from fastadv.evaluation._outcome import NOT_RUN, Attack, Batch, attempted, bound
 from fastadv.evaluation.measure import (
     check_evaluation,
     description,
@@ -230,7 +231,7 @@ def accuracy_against_radius(
         processes.check_alike({**about, **asked, "torch": torch.__version__})
 
     total = sample_count(dataset, limit) * len(attacks)
-    right, claims = judged.meant_by(frozen.model), Claims()
+    right, claims = judged.meant_by(frozen.model), Counter[str]()
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)
@@ -251,7 +252,7 @@ def accuracy_against_radius(
 
     with shown(progress, "measuring the curve") as tick:
         samples, left = zip(*over_batches(frozen, dataset, batch_size, limit, box, right, held), strict=True)
-    _warn_of(claims.flags())
+    _warn_of(claim_flags(claims))
     return Curve(tried, sum(left) / sum(samples))
 
 

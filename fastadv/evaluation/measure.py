@@ -20,7 +20,6 @@ from fastadv.attacks.autoattack import EOT
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
-from fastadv.attacks.methods.claims import bound
 from fastadv.certify import Certificates
 from fastadv.data._batches import batches
 from fastadv.data.content import describe_shared
@@ -44,6 +43,7 @@ from fastadv.evaluation._outcome import (
     Shelf,
     all_draws,
     all_sums,
+    bound,
     counted_at,
     nearest,
     outcome,

@@ -10,11 +10,10 @@ from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
 from fastadv.attacks.core.problem import check_threat
-from fastadv.attacks.methods.claims import bound, layers
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NARROWER, Attack, takes
+from fastadv.evaluation._outcome import NARROWER, Attack, bound, layers, takes
 from fastadv.threat import Threat
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str

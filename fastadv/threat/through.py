@@ -26,6 +26,7 @@ class Named(Threat):
         others: as in `Threat`.
     """
 
+    order = UNIT[1]
     name: str = field(default="", kw_only=True)
     does: str = field(default="", kw_only=True)
 

@@ -52,7 +52,6 @@ class UniversalResult:
     flags: tuple[str, ...] = ()
     targets: int | Tensor | None = field(default=None, repr=False)
     samples: Tensor | None = field(default=None, repr=False)
-    proves = True  # its successes need no check
 
     @property
     def success_rate(self) -> float:
@@ -107,9 +106,6 @@ def perturbed(
         targets = targets.to(ids.device)[ids]
     out = core.run(model, x, y, threat, rule, criterion=criterion, targets=targets, ids=ids)
     return replace(out, attack="universal")
-
-
-perturbed.proves = True  # type: ignore[attr-defined]
 
 
 def marks(x: Tensor) -> Tensor:

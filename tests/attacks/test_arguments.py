@@ -96,7 +96,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("fab", "overshoot: expected a finite number >= 1", {"overshoot": 0.9}),
     ("fab", "backward: expected a number in", {"backward": 0.0}),
     ("minimum_radius transfer", "attack: expected an attack", {"attack": "bim"}),
-    ("minimum_radius", "attack: expected an AttackResult, or x_adv, .* got int", {"attack": lambda *a, **k: 1}),
+    ("minimum_radius", "expected an AttackResult, or x_adv, .* got int", {"attack": lambda *a, **k: 1}),
     ("minimum_radius transfer", "searches: expected an integer >= 0", {"searches": -1}),
     ("transfer", "scales: expected an integer >= 2", {"scales": 1}),
     ("transfer", "source: expected a substitute", {"source": []}),

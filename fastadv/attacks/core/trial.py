@@ -35,8 +35,8 @@ TWO_ANSWERS = (
     "every sample was attacked to the last step, and a final pass of the whole batch decided"
 )
 OUTSIDE = (
-    "outside: {} of {} points lie outside of {} in [{:g}, {:g}] by more than rounding, and were put back "
-    "to x; the project() of a threat, and an attack, must keep them inside"
+    "outside: {} of {} points lie outside of {} in [{:g}, {:g}] by more than rounding, and were put back to "
+    "x; a threat's project() and an attack must keep them inside"
 )
 # ids of samples that are attacked whatever one verdict says: a randomized model may be right in another
 right_at_times: ContextVar[Tensor | None] = ContextVar("right_at_times", default=None)
@@ -119,6 +119,7 @@ class Trial:
             finite = x_adv.flatten(1).isfinite().all(1)
             self._not_finite, self._outside = self._not_finite | ~finite, self._outside | outside & finite
             x_adv[outside], self._lost = self.problem.x[outside], int(self._outside.sum())
+            x_adv.clamp_(*self.problem.threat.box)  # what rounding took out
         self.classifier.asks_for(self.problem.ids)
         logits = self.classifier.verdict(x_adv)
         return Verdict(logits, *self.problem.judged(logits), distance)
@@ -213,9 +214,8 @@ class Trial:
             flag = _wide(problem.threat)
             self._report(flag, told=flag.endswith("?"))
         if self._lost:
-            threat = problem.threat
-            flag = OUTSIDE.format(self._lost, len(status), threat_text(threat), *threat.box)
-            self._report(flag, told=False)
+            about = self._lost, len(status), threat_text(problem.threat), *problem.threat.box
+            self._report(OUTSIDE.format(*about), told=False)
         if bool(failed.any()):
             unusable = int(self.unusable.sum())
             failures = int(((status == Status.FAILED) & ~self.unusable).sum())

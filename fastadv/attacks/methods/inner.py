@@ -1,5 +1,6 @@
 """Attacks that run another attack."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.claims import Claims, checked, is_own
+from fastadv.attacks.methods.claims import checked, is_own
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -26,34 +27,28 @@ def check_attack(attack: Any) -> None:
         )
 
 
-def call_attack(
-    attack: InnerAttack, model: Prepared, problem: Problem, claims: Claims | None = None, **arguments: Any
-) -> AttackResult:
-    """Return the attack on the samples of a problem, with all that defines a success.
-
-    `claims` takes what became of the successes of one of the caller's own.
-    """
+def call_attack(attack: InnerAttack, model: Prepared, problem: Problem, **arguments: Any) -> AttackResult:
+    """Return the attack on the samples of a problem, with all that defines a success."""
     options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
     if problem.criterion is not WRONG:
         options["criterion"] = problem.criterion
     if problem.mask is not None:
         options["mask"] = problem.mask
-    arguments = {"threat": problem.threat, **options, **arguments}
-    if not is_own(attack):
-        return attack(model, problem.x, problem.y, **arguments)
-    out = attack(model, problem.x.clone(), problem.y.clone(), **arguments)
-    every, claims = torch.ones_like(problem.ids, dtype=torch.bool), Claims() if claims is None else claims
-    return checked("attack", out, model, problem, every, claims)
+    return attack(model, problem.x, problem.y, threat=problem.threat, **options, **arguments)
 
 
 def run_inner(
     attack: InnerAttack, search: Search, model: Prepared, threat: Threat, targets: Tensor | None = None,
-    claims: Claims | None = None,
+    claims: Counter[str] | None = None,
 ) -> AttackResult:  # fmt: skip
-    """Run another attack on the samples of a search, with all that defines a success."""
-    x = search.problem.x.to(search.dtype)
+    """Run another attack on the samples of a search; `claims` counts what one of the caller's own claims."""
     targets = search.targets if targets is None else targets
-    return call_attack(attack, model, replace(search.problem, x=x, threat=threat, targets=targets), claims)
+    task = replace(search.problem, x=search.problem.x.to(search.dtype), threat=threat, targets=targets)
+    if not is_own(attack):
+        return call_attack(attack, model, task)
+    out = call_attack(attack, model, replace(task, x=task.x.clone(), y=task.y.clone()))
+    every = torch.ones_like(task.ids, dtype=torch.bool)
+    return checked("attack", out, model, task, every, Counter() if claims is None else claims)
 
 
 def merge_result(search: Search, out: AttackResult) -> Tensor:
