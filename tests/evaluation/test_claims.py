@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.attacks import AttackResult
+from fastadv.attacks import AttackResult, WrongBy
 from fastadv.attacks.core.criterion import Goal
 from fastadv.errors import InputError
 from fastadv.evaluation import Row, evaluate
 from tests.evaluation.nets import DATA, Threshold
 
+Points = Callable[[Tensor], Any]
 BALL = fa.Linf(0.25)  # in which the first two of four samples break, at 0.1 and 0.2
-BROKEN = [True, True, False, False, False, False]
+NONE, BROKEN = [False] * 6, [True, True, False, False, False, False]
 
 
 def across(x: Tensor, past: float = 0.02) -> Tensor:
@@ -29,36 +30,30 @@ def across(x: Tensor, past: float = 0.02) -> Tensor:
 def claims(x_adv: Tensor, **parts: Any) -> AttackResult:
     every = torch.ones(len(x_adv), dtype=torch.bool)
     lies = {"success": every, "status": every.long(), "loss": every.float(), "distance": every * 1e-3}
-    return AttackResult(
-        **{"x_adv": x_adv, "forwards": 3, "backwards": 1, "zero_gradient": ~every} | lies | parts
-    )
-
-
-Points = Callable[[Tensor], Any]
+    costs = {"forwards": 3, "backwards": 1, "zero_gradient": ~every}
+    return AttackResult(**{"x_adv": x_adv} | lies | costs | parts)
 
 
 def own(points: Points, **bound: Any) -> Any:
     def attack(model: Any, x: Tensor, y: Tensor, threat: fa.Threat | None = None, **more: Any) -> Any:
         return points(x)
 
-    return partial(attack, **bound) if bound else attack
+    return partial(attack, **bound)
 
 
-def row(points: Points, model: Any = None, threat: fa.Threat | None = BALL, **options: Any) -> Row:
-    bound = options.pop("bound", {})
-    table = evaluate(model or Threshold(), DATA, {"own": own(points, **bound)}, threat=threat,
-                     **{"indicators": False, "batch_size": 4} | options)  # fmt: skip
-    return table["own"]
+def row(points: Points, threat: fa.Threat | None = BALL, batch_size: int = 4, **bound: Any) -> Row:
+    attacks = {"own": own(points, **bound)}
+    return evaluate(Threshold(), DATA, attacks, threat=threat, indicators=False, batch_size=batch_size)["own"]
 
 
-FAR = "2 outside of L∞ 0.25"
+FAR, EVERY = "2 outside of L∞ 0.25", "4 of 4 points of the attack are no success: 4 "
 LIES: dict[str, tuple[Points, list[bool], str]] = {
-    "x itself": (claims, [False] * 6, "4 of 4 points of the attack are no success: 4 denied by the model"),
-    "NaN": (lambda x: claims(x * math.nan), [False] * 6, "4 of 4 points of the attack are no success: 4 not"),
+    "x itself": (claims, NONE, EVERY + "denied by the model"),
+    "NaN": (lambda x: claims(x * math.nan), NONE, EVERY + "not finite"),
     "far": (lambda x: claims(across(x)), BROKEN, f"2 of 4 points of the attack are no success: {FAR}"),
-    "box": (lambda x: claims(across(x) - 1.0 * (x > 0.5)), [True] + [False] * 5, "3 outside of L∞ 0.25"),
+    "box": (lambda x: claims(across(x) - 1.0 * (x > 0.5)), [True, *NONE[1:]], "3 outside of L∞ 0.25"),
     "wider threat": (lambda x: claims(across(x), threat=fa.Linf(0.5)), BROKEN, FAR),
-    "own goal": (lambda x: claims(across(x), goal=Goal(fa.attacks.WrongBy(9.0))), [False] * 6, "2 denied by"),
+    "own goal": (lambda x: claims(across(x), goal=Goal(WrongBy(9.0))), NONE, "2 denied by"),
     "status": (lambda x: claims(across(x), status=torch.zeros(len(x)).long()), BROKEN, FAR),
 }
 
@@ -71,101 +66,132 @@ def test_a_claim_that_model_or_threat_deny_is_no_success(lie: str, batch_size: i
     assert found.broken.tolist() == broken
     assert any(flag.startswith("claims: ") and why in flag for flag in found.flags), found.flags
     assert found.failed == (4 if lie == "NaN" else 0)
-    assert found.threat is not None
     assert repr(found.threat) == repr(BALL)
     # measured, whatever was claimed
     assert found.distance[found.broken].tolist() == pytest.approx([0.12, 0.22][: sum(broken)])
 
 
-TAKEN: dict[str, Points] = {
-    "tensor": across,
-    "float64": lambda x: across(x).double(),
-    "float16": lambda x: across(x, 0.02).half(),
-    "integers": lambda x: (x < 0.5).long(),
-    "bytes": lambda x: (across(x, 0.03) * 255).byte(),
-    "with a graph": lambda x: across(x).requires_grad_(),
-    "x_adv alone": lambda x: SimpleNamespace(x_adv=across(x)),
-    "none": lambda x: SimpleNamespace(x_adv=across(x), success=None, status=None, distance=None),
-    "in place": lambda x: x.copy_(across(x)),
-    "half a claim": lambda x: claims(across(x), success=x.flatten() < 2),
-}
-
-
-@pytest.mark.parametrize("kind", TAKEN)
-def test_finished_points_are_taken_whatever_they_come_in(kind: str) -> None:
-    found = row(TAKEN[kind], keep_samples=True)
+@pytest.mark.parametrize(
+    "points",
+    [
+        across,
+        lambda x: across(x).double(),
+        lambda x: across(x).half(),
+        lambda x: (across(x, 0.03) * 255).byte(),
+        lambda x: across(x).requires_grad_(),
+        lambda x: SimpleNamespace(x_adv=across(x), success=None),
+        lambda x: x.copy_(across(x)),
+        lambda x: claims(across(x), success=x.flatten() < 2),
+    ],
+)
+def test_finished_points_are_taken_whatever_they_come_in(points: Points) -> None:
+    found = row(points)
     assert found.broken.tolist() == BROKEN
     assert found.distance[:2].tolist() == pytest.approx([0.12, 0.22], abs=0.02)
     assert [flag.partition(" points")[0] for flag in found.flags] == ["claims: 2 of 4"]
-    free = row(TAKEN[kind], threat=None)
+    free = row(points, threat=None)
     assert free.broken.tolist() == [True] * 4 + [False] * 2
     assert (free.flags, free.threat) == ((), None)
 
 
-@pytest.mark.parametrize(
-    ("points", "told"),
-    [
-        (lambda x: x[:2], "x_adv of shape (4, 1, 1, 1), got (2, 1, 1, 1)"),
-        (lambda x: x.numpy(), "got ndarray"),
-        (lambda x: None, "got NoneType"),
-        (lambda x: (x, x), "got tuple"),
-        (lambda x: claims(x, success=x), "success of shape (4,), got (4, 1, 1, 1)"),
-    ],
-)
-def test_what_is_no_result_is_refused_in_one_sentence(points: Points, told: str) -> None:
-    with pytest.raises(InputError, match=r"attacks\['own'\]: expected") as error:
-        row(points)
-    assert told in str(error.value)
+def test_what_is_no_result_is_refused_in_one_sentence() -> None:
+    for points, told in ((lambda x: x[:2], r"\(2, 1, 1, 1\)"), (lambda x: (x, x), "tuple")):
+        with pytest.raises(InputError, match=rf"attacks\['own'\]: expected .*, got {told}"):
+            row(points)
 
 
 def test_rounding_puts_no_point_outside() -> None:
-    """Of a ball whose radius is a few units of the last place, and of the box."""
     x = torch.linspace(0.9, 1, 64).view(-1, 1, 1, 1)
-    ball = fa.Linf(1e-4)
-    near = x + 1e-4
-    assert not bool(ball.contains(near, x).any())  # the box, and the ball, by rounding
-    assert bool(fa.Linf(1e-4, box=(0, 2)).holds(near, x).all())
-    assert not bool(fa.Linf(1e-4, box=(0, 2)).holds(near + 1e-6, x).any())
-    ends = x[-1:] * (1 + 1e-7)
-    assert float(ends) > 1
-    assert bool(ball.holds(ends, x[-1:]))
-    assert not bool(fa.L0(0).holds(near, x).any())
+    ball, near = fa.Linf(1e-4, box=(0, 2)), x + 1e-4
+    assert not bool(ball.contains(near, x).any())
+    assert bool(ball.holds(near, x).all())
+    assert not bool(ball.holds(near + 1e-6, x).any())
+    assert bool(fa.Linf(1e-4).holds(x[-1:] * (1 + 1e-7), x[-1:]))  # of the box
     assert not bool(fa.Linf(math.inf, (-math.inf, math.inf)).holds(x * math.inf, x).any())
-
-
-def test_the_librarys_own_attacks_cost_no_pass_more_and_a_wrapped_one_says_the_same() -> None:
-    pgd = partial(fa.attacks.pgd, threat=BALL, steps=3)
-    seen: list[int] = []
-
-    class Counted(Threshold):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(len(x))
-            return super().forward(x)
-
-    counts = []
-    for attack in (pgd, lambda *args, **more: pgd(*args, **more)):
-        seen.clear()
-        table = evaluate(Counted(), DATA, {"one": attack}, indicators=False, freeze=False)
-        counts.append((sum(seen), table["one"]))
-    (library, one), (wrapped, other) = counts
-    assert wrapped == library + len(DATA.x)
-    assert (one.forwards, one.backwards, one.flags) == (other.forwards, other.backwards, other.flags)
-    assert torch.equal(one.broken, other.broken)
-    assert torch.equal(one.distance, other.distance)
-
-
-ASKED: dict[str, tuple[dict[str, Any], list[bool]]] = {
-    "criterion": ({"criterion": fa.attacks.WrongBy(0.1)}, [False] * 6),
-    "met": ({"criterion": fa.attacks.WrongBy(0.03)}, BROKEN),
-    "targets of the data": ({"targets": torch.tensor([1, 1, 0, 0, 0, 0])}, [True] + [False] * 5),
-    "mask": ({"mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool)}, [False] * 6),
-}
 
 
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None:
-    for bound, broken in ASKED.values():
-        if "mask" in bound:
-            bound = {"mask": torch.ones(6, 1, 1, 1, dtype=torch.bool).index_fill(0, torch.tensor([1]), True)}
-            broken = BROKEN
-        assert row(lambda x: claims(across(x)), bound=bound, batch_size=batch_size).broken.tolist() == broken
+    targets = torch.tensor([1, 1, 0, 0, 0, 0])
+    for bound, broken in (
+        ({"criterion": WrongBy(0.1)}, NONE),
+        ({"criterion": WrongBy(0.03)}, BROKEN),
+        ({"targets": targets}, [True, *NONE[1:]]),
+    ):
+        assert row(lambda x: claims(across(x)), batch_size=batch_size, **bound).broken.tolist() == broken
+
+
+class Numbered(torch.nn.Module):
+    """Decides otherwise for another sample, and counts the samples."""
+
+    net, seen = fa.models.create("softmax", shape=(1, 8, 8), classes=10), list[int]()
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return self.net(x).roll(1, 1) + torch.eye(10)[ids % 10] / 9
+
+
+X = fa.data.load("digits", "test").x[:12]
+ROADS: dict[str, dict[str, Any]] = {
+    "ball": {},
+    "mask": {"mask": torch.arange(8).view(1, 1, 1, 8).expand(12, 1, 8, 8) > 1},
+    "criterion": {"criterion": WrongBy(0.01)},
+    "map": {"threat": fa.Through(lambda x, t: (x + t).clamp(0, 1), fa.Linf(0.02, (-1, 1)), torch.zeros_like)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("road", ROADS)
+def test_a_librarys_attack_is_told_alike_under_the_claim_of_an_own(road: str) -> None:
+    def claimed(model: Any, x: Tensor, y: Tensor, ids: Tensor, **given: Any) -> AttackResult:
+        out = fa.attacks.pgd(model, x, y, ids=ids, **given)
+        return claims(out.x_adv, parameters=out.parameters)
+
+    def wide(model: Any, x: Tensor, y: Tensor, ids: Tensor, **given: Any) -> AttackResult:
+        return claims(fa.attacks.pgd(model, x, y, fa.Linf(0.2), ids=ids).x_adv, parameters=x * math.inf)
+
+    y, rows, passes = Numbered()(X, torch.arange(12)).argmax(1), [], []
+    for kind in (fa.attacks.pgd, claimed, wide):
+        attack = partial(kind, **{"threat": fa.Linf(0.02), "steps": 3} | ROADS[road])
+        Numbered.seen.clear()
+        rows += evaluate(Numbered(), (X, y), attack, indicators=False, freeze=False).rows
+        passes.append(sum(Numbered.seen))
+    library, other, far = rows
+    assert passes[1] == passes[0] + 12  # for the claims
+    assert 0 < int(library.broken.sum()) < 12
+    assert torch.equal(library.broken, other.broken)
+    assert torch.equal(library.distance, other.distance)
+    assert f"{int((~library.broken).sum())} denied by the model" in other.flags[-1]
+    assert not bool(far.broken.any())
+
+
+def test_curves_and_bisections_count_what_is_proved() -> None:
+    def curve(points: Points) -> list[float]:
+        def of_radius(radius: float) -> Any:
+            return own(points, threat=fa.Linf(radius))
+
+        return fa.accuracy_against_radius(Threshold(), DATA, of_radius, [0, 0.15, 0.25]).accuracy.tolist()
+
+    with pytest.warns(UserWarning, match="claims: 8 of 8 points"):
+        assert curve(claims) == [4 / 6] * 3
+    with pytest.warns(UserWarning, match="claims: 5 of 7 points"):
+        assert curve(lambda x: claims(across(x))) == [4 / 6, 3 / 6, 2 / 6]
+    x, y = DATA.x[:4], DATA.y[:4]
+    for points, broken in ((claims, 0), (across, 4), (lambda x: claims(across(x)), 4)):
+        out = fa.attacks.minimum_radius(Threshold(), x, y, fa.Linf(1.0), attack=own(points), searches=3)
+        assert int(out.success.sum()) == broken
+        assert any(flag.startswith("claims: ") for flag in out.flags)
+
+
+@pytest.mark.parametrize("off", [0, 1e-7, 1e-6, 1e-3])
+def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -> None:
+    class Off(fa.Linf):
+        def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: Any) -> Tensor:
+            wide = fa.Linf(float(self.radius) * (1 + off), self.box)
+            return x_adv.copy_(wide.step(x_adv.clone(), grad, x, step_size))
+
+    net, y = Numbered.net, Numbered.net(X).argmax(1)
+    exact, out = (fa.attacks.pgd(net, X, y, ball(0.02), steps=3) for ball in (fa.Linf, Off))
+    assert torch.equal(exact.success, out.success) == (off < 1e-5)
+    assert [flag.partition(" points")[0] for flag in out.flags] == ["outside: 11 of 12"] * (off > 1e-5)
+    assert all("L∞ 0.02" in flag and "project()" in flag for flag in out.flags)

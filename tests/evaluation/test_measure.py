@@ -42,11 +42,6 @@ def test_figures_by_hand(batch_size):
     assert small.failed == 0
 
 
-def across(x):
-    """Where the model decides otherwise."""
-    return torch.where(x > 0.5, 0.4, 0.6)
-
-
 MINIMUM = fa.attacks.Attack(nearest, kind="minimum")
 
 
@@ -59,7 +54,7 @@ def result(x, y, success, *, status=None, zero=None):
 
 def test_worst_case_is_per_sample_not_the_worst_attack():
     attacks = {
-        name: lambda model, x, y, *, ids, rest=rest: result(across(x), y, ids % 2 == rest)
+        name: lambda model, x, y, *, ids, rest=rest: result(1 - x, y, ids % 2 == rest)
         for rest, name in enumerate(("even", "odd"))
     }
     table = evaluate(Threshold(), DATA, attacks, batch_size=4)
@@ -76,7 +71,7 @@ def test_failed_and_unmoved_samples_are_counted_and_never_broken():
         return result(x, y, torch.zeros(len(x), dtype=torch.bool), status=failed, zero=(ids == 0) | (ids > 3))
 
     def odd(model, x, y, *, ids):
-        return result(across(x), y, ids == 1, zero=ids < 3)
+        return result(1 - x, y, ids == 1, zero=ids < 3)
 
     table = evaluate(Threshold(), DATA, {"failing": failing, "odd": odd})
     assert [(row.failed, row.unmoved) for row in table.rows] == [(4, 1), (0, 2)]
