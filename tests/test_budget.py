@@ -1,6 +1,6 @@
 """How many lines each room may have. What comes in is paid for by what goes out.
 
-A limit is a target: who needs some lines more has 3% of slack. The whole may have 54,700 lines, the docs
+A limit is a target: who needs some lines more has 3% of slack. The whole may have 55,100 lines, the docs
 45,000 words; the rooms that every call runs through have few decisions in 100 lines of code
 (`tools/decisions.py`).
 """
@@ -13,22 +13,22 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 54_700,
+    "fastadv": 55_100,
     "fastadv/adapters": 611,
-    "fastadv/attacks": 12_700,
+    "fastadv/attacks": 12_850,
     "fastadv/certify": 1_027,
     "fastadv/cli": 3_195,
-    "fastadv/data": 3_380,
+    "fastadv/data": 3_420,
     "fastadv/engine": 4_517,
-    "fastadv/evaluation": 3_800,
+    "fastadv/evaluation": 3_900,
     "fastadv/features": 574,
     "fastadv/models": 3_677,
     "fastadv/ops": 6_945,
     "fastadv/runs": 1_240,
     "fastadv/studies": 4_897,
-    "fastadv/threat": 1_139,
+    "fastadv/threat": 1_180,
     "fastadv/train": 5_300,
-    "tests": 52_650,
+    "tests": 53_500,
     "bench": 6_372,
     "tools": 1_109,
 }
