@@ -104,7 +104,8 @@ def evaluate(
         attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y)
             -> AttackResult, which may take `ids`, as `partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
             dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone. A
-            row says why its attack does not serve the threat.
+            row says why its attack does not serve the threat. A function of your own may return x_adv alone;
+            of its successes those count that the model confirms, at points inside its threat and the box.
         threat: of the attacks that have none bound to them; alone, its box is the data's.
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
@@ -427,11 +428,9 @@ class Evaluation:
         def make() -> Part:
             with self.drawing.kept(batch.x.device, number, 1 + crc32(name.encode())):
                 attack = self.events.begun(name, self.attacks[name])
-                several = self.drawing.count > 1
+                several, box = self.drawing.count > 1, self.box
                 try:
-                    return outcome(
-                        name, attack, self.frozen, batch, points, several, at, self.criterion, self.box
-                    )
+                    return outcome(name, attack, self.frozen, batch, points, several, at, self.criterion, box)
                 except InputError as error:
                     if error.argument not in REFUSALS:
                         raise

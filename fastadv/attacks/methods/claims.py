@@ -30,7 +30,9 @@ NO_PARAMETERS = CLAIMS + "{0} takes the parameters of images, got images alone: 
 
 def claim_flags(claims: Mapping[str, int]) -> tuple[str, ...]:
     """Return the flag of the claims that do not count, of which there are so many by each reason."""
-    refuted = Counter({reason: count for reason, count in claims.items() if count and reason != CLAIMED})
+    refuted = Counter(
+        {reason: count for reason, count in sorted(claims.items()) if count and reason != CLAIMED}
+    )
     why = ", ".join(f"{count} {reason}" for reason, count in refuted.items())
     return (TOLD.format(CLAIMS, refuted.total(), claims.get(CLAIMED), why),) * bool(refuted)
 
@@ -41,7 +43,9 @@ def is_own(attack: Any) -> bool:
         attack = attack.func
     kind = attack if hasattr(attack, "__qualname__") else type(attack)
     home = str(kind.__module__)  # also of what wraps one of ours, which is not found there
-    return not (home.startswith("fastadv.") and getattr(sys.modules[home], kind.__qualname__, None) is kind)
+    return not (
+        home.startswith("fastadv.") and getattr(sys.modules.get(home), kind.__qualname__, None) is kind
+    )
 
 
 def posed(
