@@ -1,6 +1,7 @@
 """Through: the images that a map makes of parameters in a ball."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -26,7 +27,7 @@ class Named(Threat):
         others: as in `Threat`.
     """
 
-    order = UNIT[1]
+    order = math.inf
     name: str = field(default="", kw_only=True)
     does: str = field(default="", kw_only=True)
 
