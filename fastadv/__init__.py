@@ -46,7 +46,7 @@ from fastadv.evaluation.row import Samples as _Samples
 from fastadv.ops.registration.library import backends
 from fastadv.threat import L0, L1, L2, Flow, Linf, Moved, Patch, Recolored, Scaled, Threat, Through
 from fastadv.threat import Named as _Named
-from fastadv.threat import Own as _Own
+from fastadv.threat.through import Own as _Own
 from fastadv.train.universal import universal as _universal
 
 attacks.universal = _universal

@@ -26,7 +26,8 @@ from fastadv.errors import NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.evaluation.sums import Sums, sums_at
-from fastadv.threat import THREATS, Named, Own, Threat
+from fastadv.threat import THREATS, Named, Threat
+from fastadv.threat.through import Own
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 FEW = 8  # images; where there are fewer, a model may well see one class in all
@@ -346,7 +347,7 @@ def _threat(parts: Sequence[Part]) -> Threat | None:
         return None
     kind, name, radius, low, high, does = told[0]
     if kind:
-        return (Named if kind == "map" else Own)(radius, (low, high), name=name, does=does)
+        return (Named if kind == "map" else Own)(radius, (low, high), name=name, _does=does)
     return THREATS[name](radius, (low, high))
 
 

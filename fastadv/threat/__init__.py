@@ -10,11 +10,11 @@ from fastadv.threat.moved import Moved
 from fastadv.threat.patch import Patch
 from fastadv.threat.recolored import Recolored
 from fastadv.threat.scaled import Scaled
-from fastadv.threat.through import Named, Own, Through
+from fastadv.threat.through import Named, Through
 
 THREATS: dict[str, type[Threat]] = {kind.norm: kind for kind in (Linf, L2, L1, L0)}
 
 __all__ = [
-    "L0", "L1", "L2", "THREATS", "Flow", "Linf", "Moved", "Named", "Own", "Patch", "Recolored", "Scaled",
+    "L0", "L1", "L2", "THREATS", "Flow", "Linf", "Moved", "Named", "Patch", "Recolored", "Scaled",
     "Threat", "Through",
 ]  # fmt: skip

@@ -23,17 +23,16 @@ class Named(Threat):
 
     Args:
         name: of the threat.
-        does: its `metric`, which a name does not tell.
         others: as in `Threat`.
     """
 
     order = math.inf
     name: str = field(default="", kw_only=True)
-    does: str = field(default="", kw_only=True)
+    _does: str = field(default="", kw_only=True)  # its `metric`, which a name does not tell
 
     @property
     def metric(self) -> str:
-        return self.does or super().metric
+        return self._does or super().metric
 
     @property
     def norm(self) -> str:  # type: ignore[override]
@@ -112,7 +111,7 @@ class Through(Named):
 
     radius: PerRow = field(init=False)
     box: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
-    does: str = field(init=False, default="")
+    _does: str = field(init=False, default="")
     map: Callable[..., Tensor]
     ball: Threat
     still: Callable[..., Tensor] = field()

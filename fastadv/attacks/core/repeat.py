@@ -85,7 +85,7 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
         done += times
         search.evaluations += times * repeated.passes[0]
         leave = search.shrinks(graph.rows["best.success"][:size])
-    if bool(graph.rows["best.not_finite"].any()):
+    if repeated.passes[1] and bool(graph.rows["best.not_finite"].any()):
         search.evaluations = passed
         return 0  # only steps that are taken as they are remember the last answer
     forwards, backwards = repeated.passes
