@@ -126,6 +126,9 @@ def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None
         ({"targets": targets}, [True, *NONE[1:]]),
     ):
         assert row(lambda x: claims(across(x)), batch_size=batch_size, **bound).broken.tolist() == broken
+    turned = partial(own(lambda x: claims(across(x)), threat=BALL), targets=targets.flip(0))
+    table = evaluate(Threshold(), (DATA.x.flip(0), DATA.y.flip(0)), {"own": turned}, batch_size=batch_size)
+    assert table["own"].broken.tolist() == [*NONE[1:], True]
 
 
 class Numbered(torch.nn.Module):
