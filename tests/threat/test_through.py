@@ -222,3 +222,8 @@ def test_wrong_maps_are_answered() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_the_name_of_a_table_tells_its_budgets() -> None:
+    assert fa.Scaled(torch.full((2, 2), 0.02)).symbol == "Scaled 0.02"
+    assert fa.Scaled(torch.tensor([[0.5, 0.02]])).symbol == "Scaled 0.02 to 0.5"
