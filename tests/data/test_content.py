@@ -195,6 +195,14 @@ def test_labels_that_items_do_not_have_are_not_taken(kind):
     assert known_labels(MAPPED[kind]) is None
 
 
+def test_other_parts_of_one_set_are_others():
+    whole = TensorDataset(X, Y)
+    parts = [Subset(whole, order) for order in ([0, 1, 2], [0, 1, 3], [1, 0, 2])]
+    joined = [ConcatDataset([whole, part]) for part in parts]
+    assert len({describe_data(part) for part in (*parts, *joined)}) == 6
+    assert describe_data(parts[0]) == describe_data(Subset(whole, torch.arange(3)))
+
+
 def test_labels_of_parts_are_those_of_their_sets():
     parts = [Subset(Telling(), [5, 1]), TENSORS, Subset(Subset(TENSORS, [2, 4]), [1])]
     joined = ConcatDataset([*parts, pairs(Telling(), 0, 1)])
