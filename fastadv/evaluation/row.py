@@ -290,7 +290,9 @@ def told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
             return ""
         boxes = {one.threat.box for one in alike.values() if one.threat}
         low, high = row.threat.box
-        title = alike[row.threat.metric].title
+        named = alike[row.threat.metric]
+        titles = {one.title for one in alike.values()}
+        title = named.title if len(titles) == len(alike) else named.name
         return f" in [{low:g}, {high:g}]" if len(boxes) == len(alike) else f" ({title})"
 
     return tuple(replace(row, apart=apart(row)) for row in rows)

@@ -66,7 +66,10 @@ class Threat:
     @cached_property
     def metric(self) -> str:
         """A hash of what the threat does, but for its radius: of one metric, distances are comparable."""
-        return seal(describe(self.resized(1.0)))
+        return seal(describe(self._nameless()))
+
+    def _nameless(self) -> Self:
+        return self.resized(1.0)
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""

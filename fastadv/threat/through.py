@@ -191,6 +191,9 @@ class Through(Named):
     def resized(self, radius: PerRow) -> Self:
         return replace(self, ball=self.ball.resized(radius))
 
+    def _nameless(self) -> Self:
+        return replace(self, ball=self.ball.resized(1.0), name="-")
+
     def describe(self) -> dict[str, Any]:
         """Return what a run knows of it, with functions, which `runs.description` knows by their source."""
         functions = {"map": self.map, "still": self.still}

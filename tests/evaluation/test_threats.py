@@ -92,12 +92,24 @@ def test_two_budgets_of_one_name_are_two_threats(kind: str, tmp_path: Path) -> N
         assert f"6 samples, {small.within}, {large.within}; accuracy" in str(table)
         names = [row["norm"] for row in table.to_dict()["attacks"]]
         assert names[0] != names[1] == names[2]
-    page = written(tmp_path, table).text
+    page = written(tmp_path, table, bounds=torch.ones(6)).text
+    assert "proved to" not in page  # bounds are of one of both
     assert f"within {small.within}: 3 of 6 samples stay correct under small." in page
     assert f"within {large.within}: 1 of 6 samples stay correct under large and again." in page
     one = evaluate(NET, DATA, {"large": attacks["large"], "again": attacks["again"]}, indicators=False)
     assert (len(groups(one.rows)), one["large"].apart) == (1, "")
     assert make(0.35).metric == make(0.35).take(torch.tensor([0])).metric != make(0.15).metric
+
+
+def test_no_name_makes_one_threat_of_two_or_two_of_one() -> None:
+    attacks = {name: partial(reaching, threat=through(torch.add, name=name)) for name in "ab"}
+    table = evaluate(NET, DATA, attacks, indicators=False)
+    assert [len(group.rows) for group in groups(table.rows)] == [2]
+    attacks = {f"{budget}": partial(reaching, threat=own(budget)) for budget in (0.1, 0.2)}
+    for attack in attacks.values():
+        attack.title = "PGD"
+    table = evaluate(NET, DATA, attacks, indicators=False)
+    assert [row.within for row in table.rows] == ["Own 1 (0.1)", "Own 1 (0.2)"]
 
 
 @pytest.mark.slow
