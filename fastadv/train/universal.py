@@ -299,7 +299,7 @@ def universal(
         classifier = prepare(model, work=epochs * size, rows=lambda: first()[0], outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
-        about = {"model": classifier, "threat": threat.describe(), "targets": targets, "criterion": meant}
+        about = {"model": classifier, "threat": threat, "targets": targets, "criterion": meant}
         config = {name: describe(value, identity=identity) for name, value in about.items()}
         config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
         config["identity"] = identity

@@ -16,6 +16,7 @@ from fastadv.attacks import AttackResult
 from fastadv.errors import InputError
 from fastadv.evaluation import Table, _outcome, evaluate
 from fastadv.evaluation.row import groups
+from tests.data.sets import random_target, toy_base, toy_model
 from tests.evaluation.nets import DATA, Threshold, nearest
 from tests.evaluation.test_report import written
 
@@ -138,3 +139,17 @@ def test_distances_over_one_budget_are_none_over_another(kind: str) -> None:
     assert fa.attacks.indicators(NET, x, y, own(0.3), results={"own": out})
     with pytest.raises(InputError, match="results: expected one of an attack in"):
         fa.attacks.indicators(NET, x, y, own(0.2), results={"own": out})
+
+
+@pytest.mark.slow
+def test_no_run_goes_on_in_another_budget(tmp_path: Path) -> None:
+    model, data = toy_model(), toy_base(8)
+    more = {"epochs": 1, "run_dir": tmp_path / "b", "resume": True}
+    doors: list[Callable[[fa.Threat], Any]] = [
+        lambda threat: random_target(model, data, threat=threat, steps=1, out_dir=tmp_path / "a"),
+        lambda threat: fa.attacks.universal(model, data, threat, **more),
+    ]
+    for door in doors:
+        door(own(0.15)), door(own(0.15))
+        with pytest.raises(InputError, match=r"run that wrote it, got one with another (metric|threat)"):
+            door(own(0.35))

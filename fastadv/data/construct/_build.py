@@ -204,6 +204,7 @@ def _config(
             "base": known,
             "model": fingerprint(construction.source, base, identity),
             "threat": construction.threat.describe(),
+            "metric": construction.threat.metric,
             "dtype": dtype,
             "shard_size": shard_size,
             "identity": identity,
