@@ -66,13 +66,13 @@ def test_labels_that_do_not_fit_are_told() -> None:
 
 
 class Sick(nn.Module):
-    def __init__(self, sick: torch.Tensor) -> None:
+    def __init__(self, sick: torch.Tensor, net: nn.Module = NET) -> None:
         super().__init__()
-        self.sick = sick
+        self.sick, self.net = sick, net
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         same = (x.flatten(1)[:, None] == self.sick.flatten(1)).all(2).any(1)
-        return NET(x).masked_fill(same[:, None], torch.nan)
+        return self.net(x).masked_fill(same[:, None], torch.nan)
 
 
 @pytest.mark.parametrize("y", [Y, WRONG, torch.where(torch.arange(60) < 4, Y, WRONG)])
@@ -91,9 +91,9 @@ def test_a_table_doubts_labels_where_a_result_does(finite: int, y: torch.Tensor)
 
 def test_what_explains_a_figure_is_said() -> None:
     constant = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 3))
-    constant[1].bias.data = torch.tensor([50.0, 0.0, 0.0])
-    for y in (torch.arange(60) % 3, torch.zeros(60).long()):
-        verdict = evaluate(constant, (X, y), {"pgd": PGD}).verdict
-        assert verdict.startswith("The model predicts one class for all images. ") == bool(y.any())
+    constant[1].bias.data, even = torch.tensor([0.0, 50.0, 0.0]), torch.arange(60) % 3
+    for model, y in ((constant, even), (constant, even * 0 + 1), (Sick(X[:1], constant), even)):
+        verdict = evaluate(model, (X, y), {"pgd": PGD}).verdict
+        assert verdict.startswith("The model predicts one class for all images. ") == bool((y != 1).any())
     found = Indicators({"square": 0.05}, lower={"square": 0.0})
     assert found.verdict == "No sign of masking; Square broke 5.0% that gradients did not, within chance"
