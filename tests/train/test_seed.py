@@ -82,3 +82,13 @@ def test_between_two_epochs_the_caller_draws_as_if_nothing_ran(source):
         run = [(report, draws()) for report in epochs(model, images(), OWN, epochs=2, **options)]
     assert timeless(report for report, _ in run) == undisturbed
     assert [between for _, between in run] == alone
+
+
+@pytest.mark.slow
+def test_a_figure_does_not_depend_on_what_is_measured_before_it():
+    found = []
+    for changed in ({}, {"ema": None}, {"test_limit": 7}):
+        model, options = asked("torch", **changed)
+        last = fit(model, images(), OWN, epochs=1, **options)[-1]
+        found.append((last.validation_clean_accuracy, last.validation_robust_accuracy, last.own_accuracy))
+    assert found[0] == found[1] == found[2]
