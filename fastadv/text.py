@@ -22,6 +22,11 @@ def number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
+def several(count: int, thing: str) -> str:
+    """Return a count with the name of a thing: 1 sample, 1,000 samples."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
 def finite(value: float) -> float | None:
     """Return the number; None for an infinity or NaN, which JSON lacks."""
     return value if math.isfinite(value) else None

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastadv.certify.hiding import noise_of
 from fastadv.certify.noise import Noise
 from fastadv.engine import Prepared
+from fastadv.text import several
 from fastadv.threat import THREATS
 
 
@@ -93,7 +94,7 @@ class Certificates:
         early = "; lower bounds all, by a sequential test" if config["sequential"] else ""
         at = ", ".join(f"{self.accuracy(radius):.1%} within {radius:g}" for radius in shown)
         return (
-            f"{len(self.ids)} images: {self.clean_accuracy:.1%} correct, {at}; average radius "
+            f"{several(len(self.ids), 'image')}: {self.clean_accuracy:.1%} correct, {at}; average radius "
             f"{self.average_radius:.3f}; {int(self.abstained.sum())} abstained; "
             f"{float(self.draws.double().mean()):,.0f} draws an image{early}"
             + "".join(f"\nnote: {n}" for n in notes)

@@ -15,7 +15,7 @@ from fastadv.cli._panels import Panel
 from fastadv.cli._shared import Images, Machine, Network
 from fastadv.cli._torchrun import together
 from fastadv.runs import processes
-from fastadv.text import percent
+from fastadv.text import percent, several
 from fastadv.threat import L0, L1, L2
 
 NORMS = {"l2": L2, "l1": L1, "l0": L0}
@@ -81,5 +81,5 @@ def certify(
     at = radii or found.noise.shown
     cells = [["radius", "certified accuracy"], *([f"{r:g}", percent(found.accuracy(r))] for r in sorted(at))]
     notes = [*found.card["measured"]["notes"], "of the smoothed model, not of the model itself"]
-    print_table(f"{network.model} on {len(found.ids):,} images of {dataset.name}", cells, notes)
+    print_table(f"{network.model} on {several(len(found.ids), 'image')} of {dataset.name}", cells, notes)
     say(str(found).partition("\n")[0])

@@ -28,7 +28,7 @@ from fastadv.evaluation.curve import check_radii
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
-from fastadv.text import percent
+from fastadv.text import percent, several
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
@@ -146,7 +146,7 @@ def evaluate(
     if results.shard:
         rank, jobs = results.shard
         yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
-        say(f"share {rank} of {jobs}, {len(table.ids):,} images, is kept in {run_dir}")
+        say(f"share {rank} of {jobs}, {several(len(table.ids), 'image')}, is kept in {run_dir}")
         return
     if processes.rank():
         return  # the first process tells and writes

@@ -9,6 +9,7 @@ import typer
 
 from fastadv.cli._output import note, print_table, say
 from fastadv.evaluation import Table
+from fastadv.text import several
 
 DOUBTFUL = 3  # the exit code of --strict where an accuracy is in doubt
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
@@ -30,7 +31,7 @@ def spoken(text: str) -> str:
 
 def print_results(table: Table, model: str, dataset: Any) -> None:
     notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
-    title = f"{model} on {table.n:,} images of {dataset.name}"
+    title = f"{model} on {several(table.n, 'image')} of {dataset.name}"
     print_table(f"{table.headline} {title}".lstrip(), table.cells(), [*map(spoken, notes)])
     for name, cells in table.details().items():
         print_table(name, cells)

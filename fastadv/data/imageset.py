@@ -12,6 +12,7 @@ from fastadv.attacks.special.labels import instead
 from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
+from fastadv.text import several
 from fastadv.threat.base import box_in, check_box
 
 Box = tuple[float, float]
@@ -138,7 +139,7 @@ class Held(Images):
         return to_unit(self.take(at)[0]), label
 
     def __repr__(self) -> str:
-        images = f"{len(self)} images of {list(self.shape)}"
+        images = f"{several(len(self), 'image')} of {list(self.shape)}"
         return f"{type(self).__name__}({self.name!r}, {images}, {self.num_classes} classes)"
 
 

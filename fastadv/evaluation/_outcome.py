@@ -22,7 +22,7 @@ from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stand
 from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.engine import Prepared
-from fastadv.errors import NoGradientError
+from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import RANDOMIZED, TENSORS, Drawing, Draws
 from fastadv.evaluation.row import Components, Row, Samples
 from fastadv.evaluation.sums import Sums, sums_at
@@ -117,6 +117,12 @@ def attempted(
         none, told = torch.zeros_like(right), f"{NOT_RUN} ({error})"
         given = SimpleNamespace(x_adv=x, success=none, zero_gradient=right, flags=(told,))
         out, own = cast(AttackResult, given), True
+    except InputError as error:
+        of_data = bound(attack, name := error.argument) if error.argument in ("targets", "mask") else None
+        if not isinstance(of_data, Tensor) or not of_data.ndim or len(of_data) == len(x):
+            raise
+        do = f"pass a function (model, x, y, ids) that gives the attack {name}[ids]"
+        raise InputError(f"{error}; samples come in batches: {do}") from error
     if not own:
         return out
     spent = frozen.forwards - forwards, frozen.backwards - backwards
@@ -305,7 +311,7 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
 
 def row(
     name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], drawing: Drawing,
-    more: Sequence[str] = (), clean: Draws | None = None,
+    clean: Draws | None = None,
 ) -> Row:  # fmt: skip
     """Return one attack over all batches; clean: the draws at each x."""
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
@@ -314,7 +320,7 @@ def row(
     verdict = correct & ~whole["broken"]
     refused = next((part.told["refused"] for part in parts if "refused" in part.told), "")
     asked = ", ".join(filter(None, [wanted_of(parts), "the target" * (targets is not None)]))
-    more = more or (NARROWER.format(asked),) * bool(asked)
+    more = (NARROWER.format(asked),) * bool(asked)
     return Row(
         name=name,
         correct=correct,

@@ -100,7 +100,7 @@ class Drawing:
     def draw(self, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor, number: int) -> dict[str, Tensor]:
         """Classify batch `number`, x [B, ...], `count` times as given; the tensors of TENSORS, each [B]."""
         # passes of a few samples, since a model may draw once for a whole batch; and the same random numbers
-        # for x and for each x_adv, so that an attack that changes nothing breaks nothing
+        # for x and for each x_adv, so that these draws of an attack that changes nothing are those of x
         size = len(x) if isinstance(frozen, ByRow) and frozen.size else SHARED
         parts = [*zip(torch.split(x, size), torch.split(ids, size), strict=True)]
         votes = torch.zeros(len(y), 1, device=y.device)

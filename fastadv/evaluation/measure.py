@@ -55,7 +55,6 @@ from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.named import (
     Attacks,
-    asks_more,
     boxes_of,
     criterion_of,
     labels_of,
@@ -87,9 +86,9 @@ def evaluate(
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
-    Every attack gets the samples of a batch with their ids, so results do not depend on `batch_size`. Samples
-    for which the model's logits are not finite count as not correct and are not attacked; `Table.failed`
-    marks them.
+    Every attack gets the samples of a batch with their ids, so results do not depend on `batch_size`, but
+    with several draws, whose random numbers are those of a batch. Samples for which the model's logits are
+    not finite count as not correct and are not attacked; `Table.failed` marks them.
 
     The processes of a process group, as under torchrun, take the batches in turn, and all return the table of
     one process; the seconds of an attack are those of all together. An evaluation resumes with any number of
@@ -451,7 +450,7 @@ class Evaluation:
         clean = all_draws(draws, correct, drawing)
         titles = [getattr(attack, "title", "") for attack in self.attacks.values()]
         rows = told_apart([
-            replace(row(name, correct, minimizes(one), parts, drawing, asks_more(one), clean),
+            replace(row(name, correct, minimizes(one), parts, drawing, clean),
                     attack=name_of(one), heading=title)
             for (name, one), title, parts in zip(self.attacks.items(), titles, found, strict=True)
         ])  # fmt: skip

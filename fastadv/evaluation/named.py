@@ -13,7 +13,7 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NARROWER, Attack, bound, layers, takes
+from fastadv.evaluation._outcome import Attack, bound, layers, takes
 from fastadv.threat import Threat
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
@@ -68,16 +68,6 @@ def boxes_of(
     found = {name: each.box for name, each in threats.items() if isinstance(each, Threat)}
     own = {"": dataset.box if isinstance(dataset, Held) else UNIT} if dataset is not None else {}
     return found or ({"threat": threat.box} if isinstance(threat, Threat) else own)
-
-
-def asks_more(attack: Attack) -> tuple[str, ...]:
-    """Say what a success takes, where the class decides what is right and a wrong class is not enough."""
-    wanted = bound(attack, "criterion")
-    if bound(attack, "targets") is not None:
-        wanted = "the target"
-    elif wanted in (None, WRONG) or not decides_by_class(wanted):
-        return ()
-    return (NARROWER.format(wanted),)
 
 
 def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = None) -> Criterion:

@@ -20,7 +20,7 @@ from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COUNTS, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
-from fastadv.text import aligned, finite, number, percent, with_interval
+from fastadv.text import aligned, finite, number, percent, several, with_interval
 
 SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
@@ -191,7 +191,7 @@ class Table:
     def _disproved(self) -> str:
         ids = [] if self.contradicted is None else self.contradicted.tolist()
         some = ", ".join(map(str, ids[:5])) + ", ..." * (len(ids) > 5)
-        return f"attacks found points within the certified radius of {len(ids)} images ({some})"
+        return f"attacks found points within the certified radius of {several(len(ids), 'image')} ({some})"
 
     def _certified(self, row: Row) -> str:
         """Return the certified accuracy within the radius of an attack, "-" for one of another norm."""
@@ -231,7 +231,7 @@ class Table:
     def setting(self) -> str:
         """What the figures are of, such as "50 samples, L∞ 0.1"."""
         threats = dict.fromkeys(row.within for row in self.rows if row.threat is not None)
-        return ", ".join([f"{self.n} samples", *threats])
+        return ", ".join([several(self.n, "sample"), *threats])
 
     def notes(self) -> list[str]:
         """Return what must be known to read the figures."""
@@ -268,7 +268,7 @@ class Table:
             notes += [f"{row.title}: {remark}" for remark in (*refused, *row.flags, *row.remarks)]
             if row.unmoved:
                 notes.append(
-                    f"unmoved: {row.title} met only zero gradients on {row.unmoved} samples; "
+                    f"unmoved: {row.title} met only zero gradients on {several(row.unmoved, 'sample')}; "
                     "the model may mask its gradients, and the accuracy may be too high"
                 )
         return notes

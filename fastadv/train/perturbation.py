@@ -79,8 +79,9 @@ class UniversalResult:
         return partial(perturbed, parameters=t, threat=threat, criterion=criterion, **own)
 
     def __call__(self, model: core.Classifier, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
-        asked = replace(self, targets=None) if "targets" in options else self  # of other samples
-        result: AttackResult = asked.func(model, x, y, **options)
+        if "targets" in options:  # of other samples
+            self = replace(self, targets=options.pop("targets"), samples=None)
+        result: AttackResult = self.func(model, x, y, **options)
         return result
 
 

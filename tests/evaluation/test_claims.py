@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,12 @@ from fastadv.attacks.core.criterion import Goal
 from fastadv.attacks.methods.claims import is_own
 from fastadv.errors import InputError
 from fastadv.evaluation import Row, evaluate
-from tests.evaluation.nets import DATA, Threshold
+from fastadv.evaluation.report import verdict
+from fastadv.evaluation.row import groups
+from tests.evaluation.nets import DATA, Threshold, pgd
 
 Points = Callable[[Tensor], Any]
+NARROWER = "a success is the target; samples that are wrong otherwise count as robust"
 BALL = fa.Linf(0.25)  # in which the first two of four samples break, at 0.1 and 0.2
 NONE, BROKEN = [False] * 6, [True, True, False, False, False, False]
 
@@ -119,13 +123,30 @@ def test_a_norm_of_the_callers_is_measured_by_its_own_distance() -> None:
 
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None:
-    targets = torch.tensor([1, 1, 0, 0, 0, 0])
+    targets, first = torch.tensor([1, 1, 0, 0, 0, 0]), [True, *NONE[1:]]
+
+    def goal(x: Tensor) -> Goal:
+        return Goal(targets=(x < 0.5).flatten().long())  # what is bound goes before
+
     for bound, broken in (
         ({"criterion": WrongBy(0.1)}, NONE),
         ({"criterion": WrongBy(0.03)}, BROKEN),
-        ({"targets": targets}, [True, *NONE[1:]]),
+        ({"targets": targets}, first),
+        ({"targets": targets.tolist()}, first),
+        ({"targets": targets.numpy()}, first),
+        ({"targets": 1}, first),
+        ({"targets": 0}, [False, True, *NONE[2:]]),
+        ({"targets": "likeliest"}, BROKEN),
+        ({"targets": None}, BROKEN),
+        ({"mask": torch.ones(1, 1, 1, 1, dtype=torch.bool)}, BROKEN),
     ):
-        assert row(lambda x: claims(across(x)), batch_size=batch_size, **bound).broken.tolist() == broken
+        found = row(lambda x: claims(across(x)), batch_size=batch_size, **bound)
+        assert found.broken.tolist() == broken
+        assert bool(found.remarks) == (broken is not BROKEN or "criterion" in bound)
+        other = row(lambda x: claims(across(x), goal=goal(x)), batch_size=batch_size, **bound)
+        assert other.broken.tolist() == broken
+    # nobody leads a sample to the class that it has
+    assert row(claims, batch_size=batch_size, targets=1).broken.tolist() == NONE
     turned = partial(own(lambda x: claims(across(x)), threat=BALL), targets=targets.flip(0))
     table = evaluate(Threshold(), (DATA.x.flip(0), DATA.y.flip(0)), {"own": turned}, batch_size=batch_size)
     assert table["own"].broken.tolist() == [*NONE[1:], True]
@@ -140,11 +161,16 @@ class Numbered(torch.nn.Module):
         return self.net(x).roll(1, 1) + torch.eye(10)[ids % 10] / 9
 
 
+def moved(x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+    return (x + t * (1 - 2 * (ids % 2)).view(-1, 1, 1, 1)).clamp(0, 1)
+
+
 X = fa.data.load("digits", "test").x[:12]
 ROADS: dict[str, dict[str, Any]] = {
     "ball": {},
     "mask": {"mask": torch.arange(8).view(1, 1, 1, 8).expand(12, 1, 8, 8) > 1},
     "criterion": {"criterion": WrongBy(0.01)},
+    "map of ids": {"threat": fa.Through(moved, fa.Linf(0.02, (-1, 1)), torch.zeros_like)},
     "map": {"threat": fa.Through(lambda x, t: (x + t).clamp(0, 1), fa.Linf(0.02, (-1, 1)), torch.zeros_like)},
 }
 
@@ -166,7 +192,8 @@ def test_a_librarys_attack_is_told_alike_under_the_claim_of_an_own(road: str) ->
         for kind in (fa.attacks.pgd, claimed, wide)
     }
     y = Numbered()(X, torch.arange(12)).argmax(1)
-    library, other, far = evaluate(Numbered(), (X, y), attacks, indicators=False, freeze=False).rows
+    options = {"indicators": False, "freeze": False, "batch_size": 12 if road == "mask" else 3}
+    library, other, far = evaluate(Numbered(), (X, y), attacks, **options).rows
     assert 0 < int(library.broken.sum()) < 12
     assert torch.equal(library.broken, other.broken)
     assert torch.equal(library.distance, other.distance)
@@ -175,9 +202,9 @@ def test_a_librarys_attack_is_told_alike_under_the_claim_of_an_own(road: str) ->
 
 
 def test_curves_and_bisections_count_what_is_proved() -> None:
-    def curve(points: Points) -> list[float]:
+    def curve(points: Points, **bound: Any) -> list[float]:
         def of_radius(radius: float) -> Any:
-            return own(points, threat=fa.Linf(radius))
+            return own(points, threat=fa.Linf(radius), **bound)
 
         return fa.accuracy_against_radius(Threshold(), DATA, of_radius, [0, 0.15, 0.25]).accuracy.tolist()
 
@@ -185,6 +212,8 @@ def test_curves_and_bisections_count_what_is_proved() -> None:
         assert curve(claims) == [4 / 6] * 3
     with pytest.warns(UserWarning, match="claims: 5 of 7 points"):
         assert curve(lambda x: claims(across(x))) == [4 / 6, 3 / 6, 2 / 6]
+    with pytest.warns(UserWarning, match="claims: 6 of 7 points"):
+        assert curve(lambda x: claims(across(x)), targets=1) == [4 / 6, 3 / 6, 3 / 6]
     x, y = DATA.x[:4], DATA.y[:4]
     for points, broken in ((claims, 0), (across, 4), (lambda x: claims(across(x)), 4)):
         out = fa.attacks.minimum_radius(Threshold(), x, y, fa.Linf(1.0), attack=own(points), searches=3)
@@ -214,3 +243,71 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
 def test_the_librarys_own_are_not_checked_and_what_wraps_them_is() -> None:
     assert not any(is_own(partial(card.run, steps=3)) for card in REGISTRY.values())
     assert is_own(wraps(fa.attacks.pgd)(own(claims)))
+
+
+def test_points_outside_of_the_mask_are_told_as_such_in_whatever_form_it_comes() -> None:
+    y, mask = Numbered.net(X).argmax(1), ROADS["mask"]["mask"]
+
+    def wide(model: Any, x: Tensor, y: Tensor, threat: fa.Threat, mask: Any = None) -> Tensor:
+        return fa.attacks.fgsm(model, x, y, threat).x_adv
+
+    attacks = {
+        str(place): partial(wide, threat=fa.Linf(0.3), mask=each)
+        for place, each in enumerate((mask, mask[:1], mask.numpy(), mask.tolist()))
+    }
+    for found in evaluate(Numbered.net, (X, y), attacks, indicators=False).rows:
+        assert not bool(found.broken.any())
+        assert [flag.partition("success: ")[2] for flag in found.flags] == ["12 outside of the mask"]
+
+
+def test_points_at_which_the_model_has_no_answer_are_failed() -> None:
+    class Gap(Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.where(x < 0.95, math.nan))
+
+    attacks = {"own": own(lambda x: torch.where(x > 0.8, 0.97, across(x)), threat=BALL)}
+    found = evaluate(Gap(), DATA, attacks, indicators=False)["own"]
+    assert (found.broken.tolist(), found.failed) == (BROKEN, 1)
+
+
+@pytest.mark.parametrize(("name", "given"), [("targets", 1 - DATA.y), ("mask", DATA.x > 0)])
+def test_what_is_of_all_data_is_refused_of_a_librarys_attack_with_what_to_do(
+    name: str, given: Tensor
+) -> None:
+    attack = partial(fa.attacks.fgsm, threat=BALL, **{name: given})
+    assert evaluate(Threshold(), DATA, {"fgsm": attack}, indicators=False)["fgsm"].broken.tolist() == BROKEN
+    with pytest.raises(InputError, match=rf"^{name}: .*pass a function \(model, x, y, ids\).* {name}\[ids\]"):
+        evaluate(Threshold(), DATA, {"fgsm": attack}, indicators=False, batch_size=4)
+
+
+def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:
+    data = Numbered.net, (X, Numbered.net(X).argmax(1))
+    made = fa.attacks.universal(*data, fa.Linf(0.3), epochs=1, targets=2)
+    attacks = {"made": made, "any": partial(made, targets=None), "five": partial(made, targets=5)}
+    attacks["fives"] = replace(made, targets=5)
+    rows = evaluate(*data, attacks, indicators=False).rows
+    assert [found.asked for found in rows] == ["the target 2", "", "the target 5", "the target 5"]
+    assert [len(found.remarks) for found in rows] == [1, 0, 1, 1]
+    assert torch.equal(rows[2].broken, rows[3].broken)
+    assert bool((rows[1].broken >= rows[0].broken).all())
+
+
+def test_the_page_says_what_was_asked_and_counts_one_sample_as_one() -> None:
+    one = DATA.subset([2])
+    for attack, data, told in (
+        (pgd(0.25), DATA, "2 of 6 samples stay correct under pgd."),
+        (pgd(0.25), one, "1 of 1 sample stays correct under pgd."),
+        (partial(pgd(0.25), targets=1 - DATA.y), DATA, f"2 of 6 samples hold under pgd; {NARROWER}."),
+        (partial(pgd(0.25), targets=1 - one.y), one, f"1 of 1 sample holds under pgd; {NARROWER}."),
+        (partial(fa.attacks.ddn, threat=fa.L2(math.inf), targets=1 - DATA.y), DATA, f"by pgd; {NARROWER}."),
+    ):
+        table = evaluate(Threshold(), data, {"pgd": attack}, indicators=False)
+        (group,) = groups(table.rows)
+        assert verdict.sentence(table, group, None).endswith(told)
+    assert verdict.plainly(evaluate(Threshold(), one, {"pgd": pgd(0.25)}), group) == ""
+    lone = evaluate(Threshold(), one, {"own": own(claims, threat=BALL)}, keep_samples=True)
+    assert lone["own"].flags[0].startswith("claims: 1 of 1 point of the attack is no success")
+    plain = "1 of 1 image (100%) stays correct when each pixel may change by 0.25 (25% of its range)."
+    assert verdict.plainly(lone, groups(lone.rows)[0]) == plain
+    assert fa.attacks.Share(1e-9).counted == "under 1e-07% wrong"
+    assert fa.attacks.Share(1 - 1e-9).counted == "under 99.9999999% wrong"

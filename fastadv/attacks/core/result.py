@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv.attacks.core.criterion import ANY_WRONG, Goal
 from fastadv.intervals import Interval, clopper_pearson, median
-from fastadv.text import ends, number, percent, threat_text
+from fastadv.text import ends, number, percent, several, threat_text
 from fastadv.threat import Threat
 
 NOT_FINITE = (
@@ -45,10 +45,10 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
     if not (unusable or met):
         return ()
     flags = {
-        f"{FAILED}the model's logits are not finite for {unusable} of {count} samples; "
+        f"{FAILED}the model's logits are not finite for {unusable} of {several(count, 'sample')}; "
         "they count as not correct and are not attacked": unusable,
-        f"{FAILED}the attack met NaN or infinity on {met} of {count} samples that it did not break; "
-        "the accuracy may be too high": met,
+        f"{FAILED}the attack met NaN or infinity on {met} of {several(count, 'sample')} that it did not "
+        "break; the accuracy may be too high": met,
     }
     return tuple(flag for flag, samples in flags.items() if samples)
 
@@ -141,7 +141,7 @@ class AttackResult:
         """What comes before a robust accuracy that signs of masking deny; "" where there are none."""
         flat, right = int((self.held & self.zero_gradient).sum()), int(self.correct.sum())
         masked = clopper_pearson(flat, max(right, 1)).low > ZERO_SHARE
-        told = [f"every gradient was zero on {flat} of {right} samples"] * masked
+        told = [f"every gradient was zero on {flat} of {several(right, 'sample')}"] * masked
         told += [flag.partition(";")[0] for flag in self.flags if flag.startswith(DENYING)]
         return "".join(map(LEAD.format, told[:1]))
 
@@ -157,7 +157,7 @@ class AttackResult:
         parts = ", ".join(f"{number[s]} {s.name.lower().replace('_', ' ')}" for s in Status)
         flags = "".join(f"; {flag}" for flag in self.flags)
         return (
-            f"{type(self).__name__}({len(self.status)} samples: {parts}; "
+            f"{type(self).__name__}({several(len(self.status), 'sample')}: {parts}; "
             f"{self.forwards} forwards, {self.backwards} backwards{flags})"
         )
 
@@ -173,7 +173,8 @@ class AttackResult:
         number_of = Counter(self.status.tolist())
         if self.threat is None or not self.goal.whole:
             found, already = number_of[Status.BROKEN], number_of[Status.ALREADY_WRONG]
-            return [f"{name}: {clean}, {found} of {count - already} samples led to what was asked for"]
+            attacked = several(count - already, "sample")
+            return [f"{name}: {clean}, {found} of {attacked} led to what was asked for"]
         about = f"{name}, {threat_text(self.threat).replace('∞', 'inf')}: {clean}"
         if self.threat.finite:
             robust, interval = percent(self.robust_accuracy), f"(95%: {ends(*self.accuracy_interval)})"

@@ -120,6 +120,7 @@ class Share(Criterion):
     @property
     def counted(self) -> str:
         share = percent(self.least).replace(".0%", "%")
+        share = f"{100 * self.least:.10g}%" if share in ("0%", "100%") else share
         return "not all wrong" if self.least == 1 else f"under {share} wrong"
 
     @property

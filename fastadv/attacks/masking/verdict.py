@@ -6,7 +6,7 @@ from typing import Any
 
 from fastadv.attacks.core.result import LEAD
 from fastadv.attacks.methods.flags import SIGNS
-from fastadv.text import percent
+from fastadv.text import percent, several
 
 CLEAN = "No sign of masking"
 SHOWN = 3  # modules in a verdict
@@ -73,7 +73,7 @@ class Indicators:
     def verdict(self) -> str:
         """No sign, or what did not run, in one line; or a line for each sign, and what to do next."""
         first = "".join(f"{remark} " for remark in self.remarks)
-        probed = f" ({self.samples} samples probed)" if self.samples else ""
+        probed = f" ({several(self.samples, 'sample')} probed)" if self.samples else ""
         if self.flagged:
             count = f"{len(self.flagged)} sign{'s' * (len(self.flagged) > 1)}"
             lines = [f"{name}: {SIGNS[name].words}" for name in self.flagged]

@@ -18,12 +18,11 @@ from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_like
-from fastadv.text import threat_text
+from fastadv.text import several, threat_text
 from fastadv.threat import Named, Threat, Through
 from fastadv.threat.base import box_in, unrounded
 
 CLAIMED, CLAIMS = "claimed", "claims: "  # how flags begin that say what was made of claims
-TOLD = "{}{} of {} points of the attack are no success: {}"
 PARTS = ("success", "status", "distance", "loss", "zero_gradient", "unfinished")  # of each sample
 NO_PARAMETERS = CLAIMS + "{0} takes the parameters of images, got images alone: they were checked in the box"
 
@@ -34,7 +33,9 @@ def claim_flags(claims: Mapping[str, int]) -> tuple[str, ...]:
         {reason: count for reason, count in sorted(claims.items()) if count and reason != CLAIMED}
     )
     why = ", ".join(f"{count} {reason}" for reason, count in refuted.items())
-    return (TOLD.format(CLAIMS, refuted.total(), claims.get(CLAIMED), why),) * bool(refuted)
+    number, made = refuted.total(), several(claims.get(CLAIMED, 0), "point")
+    told = f"{CLAIMS}{number} of {made} of the attack {'is' if number == 1 else 'are'} no success: {why}"
+    return (told,) * bool(refuted)
 
 
 def is_own(attack: Any) -> bool:
@@ -59,6 +60,7 @@ def posed(
     criterion = (judged.outputs == "classes" and bound("criterion")) or judged
     targets, mask = _of_rows(bound("targets"), ids, 1), _of_rows(bound("mask"), ids, x.ndim)
     if targets is not None:
+        targets = targets if targets.ndim else targets.expand(batch.y.shape)  # one class for all samples
         targets = criterion.labels("targets", targets, len(x), x.device)
     if mask is not None and not isinstance(threat, Through):
         mask = check_mask(mask, x)
@@ -68,9 +70,11 @@ def posed(
 
 def _of_rows(values: Any, ids: Tensor, ndim: int) -> Any:
     """Return what is bound to an attack for the samples `ids` of the data, or else for those of a batch."""
-    if not isinstance(values, Tensor):  # a word of the attack's own
+    try:
+        values = torch.as_tensor(values, device=ids.device)
+    except (TypeError, ValueError, RuntimeError):  # None, or a word of the attack's own
         return None
-    values, last = values.to(ids.device), max(1, int(ids.max()))
+    last = max(1, int(ids.max()))
     return values[ids] if values.ndim >= ndim and len(values) > last else values
 
 
@@ -93,7 +97,8 @@ def checked(
     if criterion == WRONG or criterion.outputs != problem.criterion.outputs:
         criterion = problem.criterion
     finite = told["x_adv"].flatten(1).isfinite().all(1)
-    inside, x_adv, distance = _placed(replace(problem, threat=threat), told["x_adv"], told.get("parameters"))
+    outside, x_adv, distance = _placed(replace(problem, threat=threat), told["x_adv"], told.get("parameters"))
+    inside = ~torch.stack([*outside.values()]).any(0)
     failed = ~finite | (told.get("status", right) == Status.FAILED)
     success = claimed & inside
     if bool(success.any()):
@@ -101,9 +106,12 @@ def checked(
         logits = model.verdict(x_adv)
         success = success & problem.met(logits) & criterion.met(logits, problem.y, problem.targets)
         failed |= ~logits.isfinite().all(1)
+        if problem.targets is not None:  # of the target's own class no sample is led there
+            success &= (problem.targets != problem.y).reshape(len(success), -1).any(1)
     claims[CLAIMED] += int(claimed.sum())
     claims["denied by the model as given"] += int((claimed & inside & ~success).sum()) * ("success" in told)
-    claims[f"outside of {threat_text(threat)}"] += int((claimed & finite & ~inside).sum())
+    for place, beyond in outside.items():
+        claims[f"outside of {place}"] += int((claimed & finite & beyond).sum())
     claims["not finite"] += int((claimed & ~finite).sum())
     # a success at x itself, where the model was right: it gives two answers
     same = success & (x_adv == problem.x).flatten(1).all(1)
@@ -138,21 +146,23 @@ def _told(name: str, out: Any, problem: Problem) -> dict[str, Any]:
     return told | {"x_adv": points if points.is_floating_point() else points.to(x)}
 
 
-def _placed(problem: Problem, points: Tensor, parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bool [B], which points are allowed; the points, with x in place of others; and distances [B]."""
+def _placed(problem: Problem, points: Tensor, parameters: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Return bool [B], which points are outside of what; the points, x in place of those; distances [B]."""
     threat, x = problem.threat, problem.x
     ball, center = problem.threat, problem.x
     if isinstance(threat, Through):
         ball, center = threat.ball, threat.parameters(x, problem.ids)
         points = center if parameters is None else parameters.detach().to(center)
         check_like(center, parameters=points)
-    inside = ball.holds(points, center)
+    beyond = ~ball.holds(points, center)
+    outside = {threat_text(threat): beyond}
     if problem.mask is not None:
         moved = unrounded(points, center) != center
-        inside &= ~(moved & ~problem.mask.expand_as(center)).flatten(1).any(1)
-    points = torch.where(like(inside, center), points.to(center.dtype), center)
+        outside["the mask"] = (moved & ~problem.mask.expand_as(center)).flatten(1).any(1) & ~beyond
+        beyond = beyond | outside["the mask"]
+    points = torch.where(like(beyond, center), center, points.to(center.dtype))
     distance = ball.distance(points, center)
     if isinstance(threat, Through):
         points = threat.image(points, x, problem.ids)
         threat.check_images(points)
-    return inside, points.clamp(*box_in(threat.box, x.dtype)), distance
+    return outside, points.clamp(*box_in(threat.box, x.dtype)), distance

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks.methods.flags import SIGNS
+from fastadv.evaluation._outcome import NARROWER
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
-from fastadv.text import allowed_text, number, percent
+from fastadv.text import allowed_text, number, percent, several
 
 UNTOLD = "in a threat that the attacks do not tell"
 NAMED = 4  # attacks that a sentence names
@@ -22,20 +23,21 @@ STATES = ("raised", "not looked at", "clear")  # of a sign, in the order in whic
 def plainly(table: Table, group: Group) -> str:
     """Say the same as `sentence` to a reader who knows no norms; "" where the threat is not known."""
     x = None if table.samples is None else table.samples.x
-    things = "images" if x is not None and x.ndim == 4 and x.shape[1] in (1, 3) else "samples"
+    things = "image" if x is not None and x.ndim == 4 and x.shape[1] in (1, 3) else "sample"
     if group.threat is None or not group.whole:
         return ""
     apart = group.rows[0].apart
     if not group.unlimited:
         right = group.right(table.rows)
         share = "" if table.n == 100 else f" ({percent(right / table.n, 0)})"
-        most = f"{'At most ' if table.headline else ''}{right:,} of {table.n:,} {things}{share}"
-        return f"{most} stay correct when {allowed_text(group.threat, x)}{apart}."
+        most = f"{'At most ' if table.headline else ''}{right:,} of {several(table.n, things)}{share}"
+        stay = "stays" if table.n == 1 else "stay"
+        return f"{most} {stay} correct when {allowed_text(group.threat, x)}{apart}."
     known = _known(table, group)
     if not (len(known) and math.isfinite(middle := median(known))):
-        return f"Fewer than half of the {things} were misread after a change of any size."
+        return f"Fewer than half of the {things}s were misread after a change of any size."
     reached = group.threat.with_radius(float(number(middle)))
-    return f"Half of the {things} are misread when {allowed_text(reached, x)}{apart}."
+    return f"Half of the {things}s are misread when {allowed_text(reached, x)}{apart}."
 
 
 def _called(rows: Sequence[Row]) -> str:
@@ -64,7 +66,9 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     sure = f"Robust accuracy {share} (95% interval {low} to {high})"
     begun = f"At most {share}" if table.headline else sure
     where = f"within {group.rows[0].within}" if group.threat else UNTOLD
-    told = f"{begun} {where}: {right:,} of {table.n:,} samples stay correct under {under}"
+    narrower, one = _narrower(group), "s" if table.n == 1 else ""
+    stay = f"hold{one}" if narrower else f"stay{one} correct"
+    told = f"{begun} {where}: {right:,} of {several(table.n, 'sample')} {stay} under {under}{narrower}"
     if bounds is None or group.threat is None or not group.whole:
         return f"{told}."
     proved = (table.correct & (bounds >= float(group.threat.radius))).double().mean().item()
@@ -77,18 +81,24 @@ def _known(table: Table, group: Group) -> NDArray[Any]:
     return distance[~distance.isnan()].numpy()
 
 
+def _narrower(group: Group) -> str:
+    """Say what a success was, where a wrong class was not enough."""
+    wanted = dict.fromkeys(row.asked for row in group.rows if row.asked)
+    return f"; {NARROWER.format(' or '.join(wanted))}" if wanted else ""
+
+
 def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
     known = _known(table, group)
     assert group.threat is not None
     symbol = f"{group.threat.symbol}{group.rows[0].apart}"
     middle = median(known) if len(known) else math.nan
     if not math.isfinite(middle):
-        told = f"An adversarial example in {symbol} was found for fewer than half of {table.n:,} samples"
-        return f"{told}, by {_called(searched)}."
+        told = f"An adversarial example in {symbol} was found for fewer than half of "
+        return f"{told}{several(table.n, 'sample')}, by {_called(searched)}{_narrower(group)}."
     low, high = (number(end).replace("inf", "∞") for end in bootstrap(known, median))
     return (
         f"Median distance to an adversarial example {number(middle)} in {symbol} (95% interval {low} to "
-        f"{high}), over {len(known):,} samples, found by {_called(searched)}."
+        f"{high}), over {several(len(known), 'sample')}, found by {_called(searched)}{_narrower(group)}."
     )
 
 
