@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
-from fastadv.attacks.methods import constant_search
+from fastadv.attacks.methods import bisection
 from fastadv.attacks.methods.adam import Moments, adam
-from fastadv.attacks.methods.constant_search import Constants
+from fastadv.attacks.methods.bisection import Constants
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.threat import Threat
 
@@ -134,18 +134,18 @@ def _l2(steps: int, searches: int, constant: float, step_size: float) -> core.Ru
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, inside=INSIDE)
-        constant_search.reset(search)
+        bisection.reset(search)
         rows.constant = search.full(constant)
         for number in range(searches):
-            constant_search.begin_run_plainly(search, last=number == searches - 1 >= 9)
+            bisection.begin_run_plainly(search, last=number == searches - 1 >= 9)
             rows.w = space.inverse(search.x)
             for step in range(steps):
                 bent = space.bend(rows.w)
                 look = search.gradient(space.points(bent), search.problem.margin)
                 rows.hit |= look.adversarial
-                descent = 2 * (look.x_adv - search.x) - constant_search.force(search, look) * look.gradient
+                descent = 2 * (look.x_adv - search.x) - bisection.force(search, look) * look.gradient
                 rows.w = rows.w - step_size * adam(rows, descent * space.steepness(bent), step, EPSILON)
-            constant_search.bisect_plainly(search)
+            bisection.bisect_plainly(search)
 
     return rule
 
@@ -167,7 +167,7 @@ def _linf(steps: int, searches: int, constant: float, step_size: float) -> core.
             lack = (-look.loss).clamp_min(0)
             objective = excess.flatten(1).sum(1) + rows.constant * lack
             solved = look.adversarial & (objective < SOLVED * rows.constant)
-            push = constant_search.force(search, look) * look.gradient
+            push = bisection.force(search, look) * look.gradient
             descent = (away.sign() * (excess > 0) - push) * space.steepness(rows.bent)
             # a search that has succeeded stays where it is, for the next one with a fresh Adam
             move = step_size * adam(rows, descent, rows.age, EPSILON)
@@ -217,10 +217,10 @@ def _ours(
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, WIDER)
-        constant_search.reset(search)
+        bisection.reset(search)
         rows.shrink = search.full(OUR_SHRINK)
         for number in range(searches):
-            constant_search.begin_run(search)
+            bisection.begin_run(search)
             start = search.x
             if norm == "linf" and number:
                 start = torch.where(like(search.best.success, start), search.best.x_adv, start)
@@ -236,7 +236,7 @@ def _ours(
                 rows.w.addcmul_(adam(rows, gradient, step), size, value=-1)
                 space.keep_(rows.w)
             rows.hit |= search.decide(space.points(space.bend(rows.w))).adversarial
-            done = constant_search.bisect(search) if norm == "l2" else _tighten(search)
+            done = bisection.bisect(search) if norm == "l2" else _tighten(search)
             if step_size is None:
                 found = (search.best.distance).isfinite()
                 larger = (3 * rows.step_size).clamp_max(LARGEST_STEP)
@@ -254,7 +254,7 @@ def _gradient(search: core.Search[_OurRows], look: core.GradientLook) -> Tensor:
     else:
         away = look.seen - search.x
         pull = away.sign().mul_(away.abs() > like(search.best.distance * rows.shrink, away))
-    return pull.addcmul_(constant_search.force(search, look).to(pull.dtype), look.gradient, value=-1)
+    return pull.addcmul_(bisection.force(search, look).to(pull.dtype), look.gradient, value=-1)
 
 
 def _fit(
@@ -272,7 +272,7 @@ def _fit(
     else:
         length = -look.loss / free.abs().sum(1)
         needed = 1 / free.abs().amax(1)
-    constant_search.set_first(search, needed, OUR_FIRST[search.threat.norm], constant)
+    bisection.set_first(search, needed, OUR_FIRST[search.threat.norm], constant)
     rows.step_size = _fitting_step(search, length)
     if step_size is not None:
         rows.step_size = torch.full_like(rows.step_size, step_size)

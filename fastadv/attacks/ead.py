@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.attacks import core
-from fastadv.attacks.methods import constant_search
-from fastadv.attacks.methods.constant_search import Constants
+from fastadv.attacks.methods import bisection
+from fastadv.attacks.methods.bisection import Constants
 from fastadv.attacks.methods.geometry import FAR, like, positive, width
 from fastadv.threat import Threat
 
@@ -86,20 +86,20 @@ def _rule(steps: int, searches: int, beta: float, constant: float, step_size: fl
 
     def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
-        constant_search.reset(search)
+        bisection.reset(search)
         rows.constant = search.full(constant)
         for number in range(searches):
-            constant_search.begin_run_plainly(search, last=number == searches - 1 >= 9)
+            bisection.begin_run_plainly(search, last=number == searches - 1 >= 9)
             rows.points = rows.ahead = search.x
             for step in range(steps):
                 look = search.gradient(rows.ahead, search.problem.margin, judge=False)
                 away = look.x_adv - search.x
-                descent = 2 * away - constant_search.force(search, look) * look.gradient
+                descent = 2 * away - bisection.force(search, look) * look.gradient
                 rate = step_size * sqrt(1 - step / steps)
                 before, rows.points = rows.points, _shrunk(search, away - rate * descent)
                 rows.ahead = rows.points + step / (step + 3) * (rows.points - before)
                 rows.hit |= search.decide(rows.points).adversarial
-            constant_search.bisect_plainly(search)
+            bisection.bisect_plainly(search)
 
     def _shrunk(search: core.Search[_Rows], away: Tensor) -> Tensor:
         """Return the points, with displacements shorter by beta, in the box."""
@@ -137,9 +137,9 @@ def _ours(
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, margin = search.rows, search.problem.margin
-        constant_search.reset(search)
+        bisection.reset(search)
         for number in range(searches):
-            constant_search.begin_run(search)
+            bisection.begin_run(search)
             rows.points = rows.before_step = search.x
             # a sample without a success is stuck where small steps led it
             far = max(step_size, 1.0) if number else step_size
@@ -148,17 +148,17 @@ def _ours(
                 look = search.gradient(rows.points, margin)
                 steepest = ops.largest(look.gradient)
                 if not (number or step):
-                    constant_search.set_first(search, _needed(search, look, weight), OUR_FIRST, constant)
+                    bisection.set_first(search, _needed(search, look, weight), OUR_FIRST, constant)
                     rows.steepest, rows.length = steepest, -look.loss / steepest
                 rows.hit |= look.adversarial
                 torch.maximum(rows.steepest, steepest, out=rows.steepest)
                 first = rows.share * rows.length.nan_to_num(edge).clamp_max(edge)
                 rate = first * (1 - step / steps) / (rows.constant * rows.steepest)
                 rate = like(rate.nan_to_num(0.0, 0.0), search.x).to(search.x.dtype)
-                _advance(search, look.gradient * constant_search.force(search, look), rate, step)
+                _advance(search, look.gradient * bisection.force(search, look), rate, step)
             rows.hit |= search.decide(rows.before_step).adversarial
             rows.length = torch.where(search.best.success, search.best.distance, rows.length)
-            search.leave(constant_search.bisect(search))
+            search.leave(bisection.bisect(search))
 
     def _advance(search: core.Search[_OurRows], push: Tensor, rate: Tensor, step: int) -> None:
         """Take a proximal step from `rows.points`, then the momentum that leads to the next ones."""

@@ -16,7 +16,7 @@ from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import Boundary, largest_others, nearest_boundary
-from fastadv.attacks.methods.warm_start import RESTART
+from fastadv.attacks.methods.start import RESTART
 from fastadv.threat import Threat
 
 # points on the way from x to the nearest success that are tried at the end, and how far each lies beyond the

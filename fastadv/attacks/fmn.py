@@ -12,8 +12,7 @@ from fastadv._waiting import may_leave
 from fastadv.attacks import core
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
-from fastadv.attacks.methods.start import check_points_of_box
-from fastadv.attacks.methods.warm_start import begin
+from fastadv.attacks.methods.start import begin, check_points_of_box
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 

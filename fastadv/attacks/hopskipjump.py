@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.core.plan import Over
+from fastadv.attacks.core.record import Over
 from fastadv.attacks.methods.bisection import halve, middle
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit, unit_, width
 from fastadv.attacks.methods.hyperplane import steepest

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fastadv.attacks import core
-from fastadv.attacks.methods import constant_search
-from fastadv.attacks.methods.constant_search import Constants
+from fastadv.attacks.methods import bisection
+from fastadv.attacks.methods.bisection import Constants
 from fastadv.attacks.methods.geometry import positive
 from fastadv.threat import Threat
 
@@ -73,9 +73,9 @@ def lbfgs(
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, margin = search.rows, search.problem.margin
-        constant_search.reset(search)
+        bisection.reset(search)
         for number in range(searches):
-            constant_search.begin_run(search)
+            bisection.begin_run(search)
             _begin(search)
             for step in range(steps):
                 # rounding to half precision would bend the curvature: there candidates pass on their own
@@ -88,7 +88,7 @@ def lbfgs(
                 _consider(search, look, step)
                 _propose(search, step)
             rows.hit |= search.decide(rows.trial.view_as(search.x)).adversarial
-            constant_search.bisect(search)
+            bisection.bisect(search)
             search.leave(rows.high < NARROW * rows.low)
 
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
@@ -100,7 +100,7 @@ def _fit(search: core.Search[_Rows], look: core.GradientLook, constant: float | 
     # in float64, where the squares of huge and tiny gradients have room
     gap, steepness = -look.loss.double(), look.gradient.double().flatten(1).norm(dim=1)
     unit = torch.where(gap > 0, gap / BENDS, 1.0)
-    constant_search.set_first(search, 4 * gap / steepness.square(), FIRST, constant)
+    bisection.set_first(search, 4 * gap / steepness.square(), FIRST, constant)
     search.rows.unit = unit.to(look.loss.dtype)
 
 

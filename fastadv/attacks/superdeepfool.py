@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv._checks import check_number
 from fastadv.attacks import core
-from fastadv.attacks.core.plan import Over
+from fastadv.attacks.core.record import Over
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like
 from fastadv.attacks.methods.hyperplane import beyond, largest_others, nearest_boundary, steepest

@@ -14,12 +14,11 @@ from torch import Tensor
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import ending, kept_in, print_results
+from fastadv.cli._measure import BELOW, checks, ending, kept_in, parse_limits, print_results, write_summary
 from fastadv.cli._output import finite, progress, say, say_where
 from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, write_entry
 from fastadv.cli._shared import Images, Network, Search
-from fastadv.cli._summary import BELOW, checks, parse_limits, write_summary
 from fastadv.cli._torchrun import together
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure

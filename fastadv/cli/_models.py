@@ -10,7 +10,7 @@ from fastadv import data as sets
 from fastadv import models as library
 from fastadv.cli import _options as o
 from fastadv.cli._output import note, print_table, say
-from fastadv.models.hub import SOURCES
+from fastadv.models.registry import SOURCES
 from fastadv.models.zoo.entries import SHAPE, Entry, find, robustbench_entries
 
 ZOO = "rb:"

@@ -9,7 +9,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack
 from fastadv.cli._panels import Panel
 from fastadv.cli._shared import Images
-from fastadv.engine.replaced import in_words
+from fastadv.engine.module import in_words
 from fastadv.evaluation import Table
 from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs.files import write_text

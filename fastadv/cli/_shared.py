@@ -18,8 +18,7 @@ from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
-from fastadv.models.hub import SOURCES
-from fastadv.models.registry import factory
+from fastadv.models.registry import SOURCES, factory
 from fastadv.threat import THREATS
 
 KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless they are given

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fastadv._tf32 import switches
 from fastadv._torch import has_global_hooks, has_modes, held_by, sharding, version
 from fastadv.engine.copying.copier import FIXED, HOOKS, OWN
-from fastadv.engine.copying.written import Trace
+from fastadv.engine.copying.reach import Trace
 from fastadv.engine.module import is_compiled
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of

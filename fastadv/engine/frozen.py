@@ -13,11 +13,9 @@ from fastadv._checks import eager
 from fastadv._torch import has_global_hooks
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, indices, labels_for
-from fastadv.engine.automatic import fastest
-from fastadv.engine.bound import Ask, Gradient
+from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
-from fastadv.engine.clean_pass import CleanPass
-from fastadv.engine.compare import Apart, compare
+from fastadv.engine.compare import Apart, compare, fastest
 from fastadv.engine.guard import allowed
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fastadv._torch import run_backward
 from fastadv.engine.arguments import Outputs
-from fastadv.engine.bound import Gradient
-from fastadv.engine.clean_pass import CleanPass
+from fastadv.engine.bound import CleanPass, Gradient
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepared import Directions, Loss, Prepared
 from fastadv.errors import InputError, NoGradientError

@@ -1,6 +1,6 @@
-"""A model as a module: without wrappers, and where its weights lie."""
+"""A model as a module: without wrappers, where its weights lie, and which parts have another gradient."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -65,3 +65,25 @@ def one_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
 def device_of(model: nn.Module) -> torch.device | None:
     """Return the device of the first parameter or buffer; None for a module without either."""
     return next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Return whether its gradient is that of something else."""
+    return "bpda_given" in vars(module)
+
+
+def replaced(model: object) -> dict[str, str]:
+    """Return the modules of `model` that have another gradient, by name, each with what that is of."""
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    return {name: label(part.bpda) for name, part in parts if is_replaced(part)}
+
+
+def in_words(names: Mapping[str, str]) -> str:
+    """Return what `replaced` has found: "BPDA: quantize (identity), purify (UNet)", or nothing."""
+    return "" if not names else "BPDA: " + ", ".join(f"{name} ({of})" for name, of in names.items())
+
+
+def label(gradient: Any) -> str:
+    if isinstance(gradient, str):
+        return gradient
+    return str(getattr(gradient, "__name__", type(gradient).__name__))

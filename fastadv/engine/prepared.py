@@ -11,9 +11,8 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._tf32 import rounds_as
 from fastadv.engine.arguments import Outputs
-from fastadv.engine.bound import Ask, Gradient
+from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import Captures
-from fastadv.engine.clean_pass import CleanPass
 from fastadv.engine.guard import allowed
 
 Model = Callable[[Tensor], Tensor]

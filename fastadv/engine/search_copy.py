@@ -19,13 +19,12 @@ from fastadv.engine.copying.copier import eval_copy, take_values
 from fastadv.engine.fold import Pair, fold
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.layout import CHANNELS_LAST, VIEWS, laid_out, lay_out
-from fastadv.engine.module import as_module, unwrap
+from fastadv.engine.module import as_module, in_words, replaced, unwrap
 from fastadv.engine.parts import Parts, mixes_rows
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Options, no_autocast, tf32, to_half
 from fastadv.engine.prepared import Directions
 from fastadv.engine.pull import pull, pull_each, pull_scaled
-from fastadv.engine.replaced import in_words, replaced
 from fastadv.engine.rewrite import Rewrite, Rewriting
 from fastadv.engine.rewrites import FOLD, applicable
 from fastadv.engine.room import GRADIENT, room_of

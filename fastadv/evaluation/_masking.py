@@ -15,7 +15,7 @@ from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.masking.evidence import unguided
 from fastadv.attacks.methods.flags import blind, took_gradients
-from fastadv.attacks.special.soft_logits import SOFT_LOGITS
+from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.data._batches import batches
 from fastadv.engine import Prepared
 from fastadv.evaluation._outcome import Part, of_all, wanted_of

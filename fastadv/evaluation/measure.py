@@ -28,8 +28,8 @@ from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Frozen, Prepared, prepare
 from fastadv.engine.by_row import FEWER
+from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options, Precision
-from fastadv.engine.replaced import replaced
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking

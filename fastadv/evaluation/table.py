@@ -13,7 +13,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import failed_flags
 from fastadv.attacks.masking import Indicators
 from fastadv.certify import Certificates, contradictions
-from fastadv.engine.replaced import in_words
+from fastadv.engine.module import in_words
 from fastadv.errors import InputError
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import version
-from fastadv.engine.replaced import is_replaced, label
+from fastadv.engine.module import is_replaced, label
 from fastadv.errors import InputError, NoGradientError
 
 IDENTITY = "identity"

@@ -20,7 +20,6 @@ from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
 from fastadv.runs.card import instruction
-from fastadv.train._alarms import alarm
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
@@ -29,7 +28,7 @@ from fastadv.train.optim import batch_norms
 from fastadv.train.options import Ending
 from fastadv.train.recipes import Standard
 from fastadv.train.recipes.base import HALVES, innermost
-from fastadv.train.report import EpochReport, best
+from fastadv.train.report import EpochReport, alarm, best
 
 logger = logging.getLogger("fastadv")
 

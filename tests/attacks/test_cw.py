@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import cw
 from fastadv.attacks.cw import _fit
-from fastadv.attacks.methods import constant_search
+from fastadv.attacks.methods import bisection as constant_search
 from fastadv.threat import L2, Linf, Threat
 
 from .contract.cases import two_classes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.engine import automatic
+from fastadv.engine import compare as automatic
 from fastadv.engine.frozen import Frozen
 from fastadv.errors import InputError
 from fastadv.runs import processes

@@ -19,7 +19,8 @@ from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.methods.flags import SIGNS, Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
-from fastadv.evaluation.report import chart, citations, grid, verdict
+from fastadv.evaluation.report import chart, grid, verdict
+from fastadv.evaluation.report import page as citations
 from fastadv.evaluation.report.pictures import magnified, png
 from fastadv.evaluation.row import Components, groups
 from tests.evaluation.nets import DATA, Threshold, pgd

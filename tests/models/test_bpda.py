@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv as fa
-from fastadv.engine.replaced import in_words, replaced
+from fastadv.engine.module import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.description import describe
 from tests.defenses import JPEG, Binarize, Defended, KWinners, MeanSparse, NoGrad, Quantize

@@ -1,7 +1,7 @@
 """Alarms: what they see in reports, and that chance, divergence and unrest are none."""
 
 from fastadv.train import EpochReport
-from fastadv.train._alarms import alarm
+from fastadv.train.report import alarm
 
 
 def past(robust, own=None, losses=None, **options):

@@ -24,8 +24,8 @@ from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
 from fastadv.attacks.methods.inner import InnerAttack, call_attack
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pdpgd import pdpgd
+from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.attacks.special.labels import LABELS
-from fastadv.attacks.special.soft_logits import SOFT_LOGITS
 from fastadv.attacks.square import square
 from fastadv.engine import Prepared
 from fastadv.engine.mapped import Mapped

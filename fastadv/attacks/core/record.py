@@ -1,11 +1,13 @@
-"""What an attack knows of each sample, and the rows that a rule keeps beside it."""
+"""How a search is to be done, what it knows of each sample, and the rows that a rule keeps beside it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from fastadv import losses
 from fastadv._waiting import waits
 from fastadv.attacks.core.points import taken
 from fastadv.ops.keep_best import keep_best_
@@ -112,3 +114,22 @@ class Climb(Rows):
     points: Tensor
     best: Tensor
     loss: Tensor
+
+
+class Over(Exception):
+    """Every sample has left the search."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How to search, and which point of a sample is the best."""
+
+    minimum: bool  # successes rank by their distance to x, not by the loss
+    loss: losses.Loss
+    stop_early: bool
+    rule: Callable[[Any], None]
+    rows: Callable[[], Rows]
+    restarts: int
+    seed: int
+    # in place of `Search.input_gradient`, where gradient rules make it
+    gradient: Callable[[Any, Tensor, losses.Loss], tuple[Tensor, Tensor, Tensor]] | None = None

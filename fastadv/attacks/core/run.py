@@ -14,17 +14,16 @@ from fastadv._checks import check_count, check_flag, check_seed
 from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.criterion import outputs_for
 from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
-from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.problem import Problem, problem
-from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.through import on_parameters
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
 from fastadv.engine import Prepared
 from fastadv.engine import prepare as prepared
-from fastadv.engine.clean_pass import CleanPass
+from fastadv.engine.bound import CleanPass
 from fastadv.engine.precision import no_gradient
 from fastadv.threat import Threat, Through
 

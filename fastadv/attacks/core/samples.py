@@ -9,12 +9,11 @@ from typing_extensions import TypeVar
 from fastadv import rng
 from fastadv._waiting import may_leave, waits
 from fastadv.attacks.core import points as shapes
-from fastadv.attacks.core.plan import Over, Plan
 from fastadv.attacks.core.problem import Problem, StepSize
-from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.special.edge import Edge
 from fastadv.engine import Prepared
-from fastadv.engine.clean_pass import CleanPass
+from fastadv.engine.bound import CleanPass
 from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)

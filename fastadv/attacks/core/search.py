@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 from fastadv import losses
 from fastadv._waiting import steps_ahead, surely_finite, waits
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
+from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.points import like, taken
 from fastadv.attacks.core.problem import Problem
@@ -28,7 +28,6 @@ from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.special import bounded_outputs
 from fastadv.attacks.special.snap import snap
-from fastadv.attacks.special.unanswered import go_on
 from fastadv.engine.bound import Ask
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow

@@ -13,11 +13,10 @@ from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
 from fastadv.attacks.special import bounded_outputs, mixed_rows
-from fastadv.attacks.special.bounded_outputs import may_crowd
+from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, are_soft, may_crowd
 from fastadv.attacks.special.labels import label_flags, warn_of_probabilities
-from fastadv.attacks.special.soft_logits import SOFT_LOGITS, are_soft
 from fastadv.engine import Prepared
-from fastadv.engine.clean_pass import CleanPass
+from fastadv.engine.bound import CleanPass
 from fastadv.engine.guard import bound
 from fastadv.engine.mapped import Mapped
 from fastadv.errors import InputError

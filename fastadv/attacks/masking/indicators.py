@@ -22,10 +22,9 @@ from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
-from fastadv.attacks.special.bounded_outputs import falls_off
-from fastadv.attacks.special.soft_logits import SOFT_LOGITS
+from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared
-from fastadv.engine.replaced import replaced
+from fastadv.engine.module import replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 

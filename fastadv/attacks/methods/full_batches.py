@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from fastadv.attacks.core.plan import Over
+from fastadv.attacks.core.record import Over
 from fastadv.attacks.core.search import Search
 
 # rows that the first runs fill: on a GPU a pass takes as long for fewer

@@ -13,9 +13,8 @@ from fastadv import rng
 from fastadv.attacks.core.problem import check_images
 from fastadv.engine import Prepared
 from fastadv.engine.copying.copier import eval_copy
-from fastadv.engine.module import Method, as_module
+from fastadv.engine.module import Method, as_module, replaced
 from fastadv.engine.precision import no_autocast
-from fastadv.engine.replaced import replaced
 from fastadv.errors import InputError
 
 SIZES = (1.0, 0.2, 0.04)  # of moves, in standard deviations of what is moved

@@ -3,10 +3,9 @@
 from fastadv.data.construct._build import BuildOptions
 from fastadv.data.construct.constructed import ConstructedSet, load_constructed
 from fastadv.data.construct.inversion import non_robust, robust
-from fastadv.data.construct.merge import merge_constructed
 from fastadv.data.construct.paper import CIFAR10_PAPER, RESTRICTED_IMAGENET_PAPER
 from fastadv.data.construct.targeted import fixed_shift, random_target
-from fastadv.data.construct.verify import verify_constructed
+from fastadv.data.construct.verify import merge_constructed, verify_constructed
 
 __all__ = [
     "CIFAR10_PAPER",

@@ -1,6 +1,6 @@
-"""Whether a finished set is what its card says."""
+"""Whether a finished set is what its card says; and shards of one set, made apart, put together."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from os import PathLike
 from pathlib import Path
@@ -8,10 +8,23 @@ from typing import Any
 
 import torch
 
-from fastadv.data.construct.constructed import ConstructedSet, measured
+from fastadv.data.construct.constructed import ConstructedSet, make_card, measured
 from fastadv.data.imageset import check_classes
-from fastadv.data.shards import INDEX, read_shards, shard_count, shard_name
+from fastadv.data.shards import (
+    INDEX,
+    Shard,
+    joined,
+    read_shard,
+    read_shards,
+    shard_config,
+    shard_count,
+    shard_name,
+    write_index,
+)
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import copy_file
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.identity import check_same
 
 STORED = {"images", "labels", "original_labels", "ids", "predicted", "distance"}
 STORED |= {"objective_before", "objective_after"}
@@ -93,3 +106,57 @@ def _figures(made: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]:
     radius = made.card["config"]["threat"]["radius"]
     if isinstance(radius, int | float) and again["distance_max"] > radius * (1 + 1e-6):
         yield f"distance_max: expected at most the radius {radius}, got {again['distance_max']}"
+
+
+def merge_constructed(folders: Sequence[str | PathLike[str]], out_dir: str | PathLike[str]) -> ConstructedSet:
+    """Put the shards of a set together in one folder, and write its index.
+
+    Shards and index are those of one process, byte for byte except for date and machine on the card. Each
+    shard is verified.
+
+    Args:
+        folders: where constructions with `rank` and `world_size` worked.
+        out_dir: the folder to write, which may be one of `folders`.
+
+    Returns:
+        The whole `ConstructedSet`.
+
+    Raises:
+        InputError: a folder, or `out_dir`, holds no shard or one of another set; a shard is missing, or there
+            twice.
+        CorruptFileError: a shard is damaged.
+    """
+    found: dict[int, Path] = {}
+    for folder in map(Path, folders):
+        numbers = sorted(map(_number, folder.glob("shard-*.safetensors")))
+        if not numbers:
+            raise InputError(f"{folder}: expected shards of a constructed set, got none; check its name")
+        for k in numbers:
+            if k in found:
+                at = folder / shard_name(k)
+                raise InputError(f"{at}: expected each shard once, got it in {found[k]}, too; leave one out")
+            found[k] = folder
+    config = shard_config(found[min(found)], min(found))
+    total = shard_count(config["base"]["samples"], config["shard_size"])
+    shards: dict[int, Shard] = {}
+    for k, folder in sorted(found.items()):
+        shards[k] = read_shard(folder, k, config)
+    missing = [str(k) for k in range(total) if k not in found]
+    if missing:
+        raise InputError(
+            f"folders: expected all {total} shards, got none of {', '.join(missing[:8])}"
+            f"{' ...' * (len(missing) > 8)}; run the command of what is missing, and merge again"
+        )
+    with RunFolder(out_dir, name="out_dir", shared=True) as opened:
+        for path in opened.path.glob("shard-*.safetensors"):  # those of another set must not be lost
+            check_same(path, shard_config(opened.path, _number(path)), config)
+        for k, folder in found.items():
+            copy_file(folder / shard_name(k), opened.path)
+        ordered = [shards[k]._replace(path=opened.path / shard_name(k)) for k in range(total)]
+        tensors = joined(ordered)
+        index = write_index(opened.path, make_card(tensors, config), config, ordered)
+    return ConstructedSet(tensors, index["card"])
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.partition("-")[2])

@@ -6,20 +6,73 @@ Functions that hold parts of the model, such as a `forward` or a hook of the ins
 """
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import NormBase, copy_all_, held_by
+from fastadv._torch import COMPILED_FUNCTION, NormBase, copy_all_, held_by
 from fastadv.engine.copying.first_pass import bar_alike
-from fastadv.engine.copying.functions import copy_functions
 from fastadv.engine.copying.modes import stays_in_training
-from fastadv.engine.copying.reach import reachable
+from fastadv.engine.copying.reach import content, holds_module, reachable
 from fastadv.errors import InputError
+
+
+class Deferred:
+    """A callable whose target is set after the model has been copied."""
+
+    target: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.target(*args, **kwargs)
+
+
+def copy_functions(
+    values: list[object], memo: dict[int, Any], copied: Callable[[Any], Any]
+) -> Callable[[], None]:
+    """Enter copies of functions that lead to a module into deepcopy's `memo`; return what fills them in."""
+    # they share code, globals and all variables that lead to no module; a compiled one is copied as written
+    functions = [each for each in values if isinstance(each, FunctionType) and holds_module(each)]
+    cells: dict[int, tuple[CellType, CellType]] = {}
+    deferred: list[tuple[Deferred, Callable[..., Any]]] = []
+    plain: list[tuple[FunctionType, FunctionType]] = []
+    for function in functions:
+        if COMPILED_FUNCTION in vars(function):
+            memo[id(function)] = Deferred()
+            deferred.append((memo[id(function)], vars(function)[COMPILED_FUNCTION]))
+            continue
+        closure = []
+        for cell in function.__closure__ or ():
+            if id(cell) not in cells and holds_module(content(cell)):
+                cells[id(cell)] = cell, CellType()
+            closure.append(cells[id(cell)][1] if id(cell) in cells else cell)
+        own = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(closure))
+        memo[id(function)] = own
+        plain.append((function, own))
+    for method in values:
+        # deepcopy gives a bound method the copy of its object, and leaves its function
+        if isinstance(method, MethodType) and id(method.__func__) in memo:
+            memo[id(method)] = Deferred()
+            deferred.append((memo[id(method)], partial(memo[id(method.__func__)], method.__self__)))
+
+    def with_modules(value: Any) -> Any:
+        return copied(value) if holds_module(value) else value
+
+    def fill() -> None:
+        for theirs, own_cell in cells.values():
+            own_cell.cell_contents = copied(theirs.cell_contents)
+        for function, own in plain:
+            own.__defaults__ = with_modules(function.__defaults__)
+            own.__kwdefaults__ = with_modules(function.__kwdefaults__)
+            vars(own).update({name: with_modules(value) for name, value in vars(function).items()})
+        for wrapper, target in deferred:
+            wrapper.target = copied(target)
+
+    return fill
+
 
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
 LAZY = "freeze: expected initialized parameters, got a lazy module; run the model once"

@@ -5,8 +5,7 @@ state, no display. Colors are Okabe and Ito's, which people with color blindness
 """
 
 from fastadv.evaluation.figures._curves import curves
-from fastadv.evaluation.figures._thumbnails import thumbnails
-from fastadv.evaluation.figures.images import Strip, strips
+from fastadv.evaluation.figures.images import Strip, strips, thumbnails
 from fastadv.evaluation.figures.style import BLUE, VERMILION, check_path
 
 __all__ = ["BLUE", "VERMILION", "Strip", "check_path", "curves", "strips", "thumbnails"]

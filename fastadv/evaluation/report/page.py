@@ -1,7 +1,9 @@
 """The report itself: its arguments checked, its parts gathered, the page filled in and written."""
 
+import inspect
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,12 +17,13 @@ from torch import Tensor, nn
 from fastadv._extras import need
 from fastadv._version import __version__
 from fastadv.attacks.core import Criterion
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.data.imageset import UNIT
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.report import chart, citations, grid, pictures, verdict
-from fastadv.evaluation.row import Group, groups
+from fastadv.evaluation.report import chart, grid, pictures, verdict
+from fastadv.evaluation.row import Group, Row, groups
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.runs.card import data_hash, machine
@@ -134,7 +137,7 @@ def _content(
         "gallery": pictures.gallery(table, seen, names, box) if alone else several,
         "hard": pictures.hardest(table, margins, names, box, farthest=alone),
         "costs": grid.costs(table),
-        "bibtex": citations.bibtex(table.rows),
+        "bibtex": bibtex(table.rows),
         "details": grid.details(table),
         "measured": table.to_dict(),
     }
@@ -174,3 +177,21 @@ def _filled(**content: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html").render(content)
+
+
+def bibtex(rows: Sequence[Row]) -> list[str]:
+    """Return the entries of these attacks, and of the components of those that have some, by their keys."""
+    cited = {f"eprint = {{{paper}}}" for row in rows for paper in _papers(row)}
+    text = files("fastadv.evaluation.report").joinpath("papers.bib").read_text(encoding="utf-8")
+    return [entry.strip() for entry in text.split("\n\n") if any(paper in entry for paper in cited)]
+
+
+def _papers(row: Row) -> Iterator[str]:
+    """Yield arXiv numbers. What a docstring names for L1, or a version, counts for these alone."""
+    parts = () if row.components is None else row.components.costs
+    names = [row.method.partition(" ")[0].lower(), *(part.split()[-1].partition("-")[0] for part in parts)]
+    about = [*row.method.split()[1:], row.threat.symbol if row.threat else ""]
+    for run in (REGISTRY[name].run for name in names if name in REGISTRY):
+        for clause in re.split(r";\s+", (inspect.getdoc(run) or "").partition("Source:")[2]):
+            if not clause.startswith("for ") or any(word and word in clause for word in about):
+                yield from re.findall(r"arXiv\s+(\d+\.\d+)", clause)

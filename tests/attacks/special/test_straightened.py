@@ -10,7 +10,7 @@ from torch.nn import functional
 
 import fastadv as fa
 from fastadv.attacks import Share
-from fastadv.attacks.special.straightened import straightened
+from fastadv.attacks.criteria.lead import straightened
 from fastadv.errors import InputError
 
 X = fa.data.load("digits", "test").x[:24].float()
