@@ -69,14 +69,19 @@ def check_count(name: str, value: Any, least: int) -> int:
     return value
 
 
+def as_number(value: Any) -> float:
+    """Return a value as a float; NaN if it is no number."""
+    try:
+        return math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several values
+        return math.nan
+
+
 def check_number(
     name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, finite: bool = True
 ) -> float:
     """Return a number within limits as a float; `finite` refuses infinity."""
-    try:
-        number = math.nan if isinstance(value, bool | str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several values
-        number = math.nan
+    number = as_number(value)
     if not (least <= number <= most and (math.isfinite(number) or not finite)):
         at_least = "" if least == -math.inf else f" >= {least:g}"
         at_most = "" if most == math.inf else f"{' and' if at_least else ''} <= {most:g}"

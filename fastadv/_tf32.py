@@ -50,10 +50,7 @@ def switches() -> list[tuple[Any, str, Any]]:
 
 
 def rounds_as(format: torch.dtype | str | None, device: torch.device) -> torch.dtype | str | None:
-    """Return "tf32" for float32 on a GPU that may take products in it, as torch lets convolutions.
-
-    None, of weights in several formats, counts as float32.
-    """
+    """Return "tf32" for float32, or for None, of several formats, on a GPU that may take products in it."""
     single = format in (torch.float32, None) and device.type == "cuda"
     return "tf32" if single and any(getattr(each, name) == on for each, name, on in switches()) else format
 

@@ -187,14 +187,9 @@ def changed(tensors: Sequence[Tensor]) -> None:
 
 
 def run_backward(
-    outputs: tuple[Tensor, ...],
-    gradients: tuple[Tensor, ...],
-    retain_graph: bool,
-    leaves: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...], retain_graph: bool, leaves: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Return `torch.autograd.grad`, or `backward` where no leaves are named, which no TorchFunctionMode
-    sees.
-    """
+    """Return `torch.autograd.grad`, or `backward` without leaves, which no TorchFunctionMode sees."""
     engine: Any = torch.autograd.Variable._execution_engine
     found: tuple[Tensor | None, ...] = engine.run_backward(
         outputs,
@@ -240,9 +235,7 @@ def onednn_has_bfloat16() -> bool:
 
 
 class Feature(NamedTuple):
-    """What not every torch has. since: its first version; here: whether this one has it; without: what
-    is done instead.
-    """
+    """What not every torch has: its first version, whether this one has it, what is done without."""
 
     name: str
     since: str

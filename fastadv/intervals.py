@@ -39,13 +39,9 @@ def median(values: NDArray[Any]) -> float:
 
 
 def bootstrap(
-    values: ArrayLike,
-    statistic: Statistic = mean,
-    *,
-    level: float = 0.95,
-    resamples: int = 1000,
+    values: ArrayLike, statistic: Statistic = mean, *, level: float = 0.95, resamples: int = 1000,
     seed: int = 0,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """Return the percentile interval of a statistic over samples.
 
     For a share, such as an accuracy, `clopper_pearson` is exact; here 0% and 100% would have no width. The

@@ -68,15 +68,9 @@ class Foreign:
         return getattr(self.kind, "__name__", type(self.kind).__name__)
 
     def __call__(
-        self,
-        model: core.Classifier,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        *,
-        seed: int = 0,
+        self, model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int = 0,
         **common: Unpack[core.Common],
-    ) -> AttackResult:
+    ) -> AttackResult:  # fmt: skip
         """Attack x [B, ...] with labels y [B]; see `fastadv.attacks.core.Common` for the other arguments."""
         check_threat(threat)
 
@@ -90,9 +84,7 @@ class Foreign:
             search.classifier.backwards += watched.backwards
             if not isinstance(points, Tensor) or points.shape != search.x.shape:
                 got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
-                raise InputError(
-                    f"{self.__name__}: expected points of shape {tuple(search.x.shape)}, got {got}"
-                )
+                raise InputError(f"{self.__name__}: expected points {tuple(search.x.shape)}, got {got}")
             points = points.detach().to(search.x)
             nearest = search.threat.project(points.nan_to_num(), search.x)
             close = (points - nearest).abs().flatten(1).amax(1) <= SLACK

@@ -106,16 +106,9 @@ class Displacements(Exploration):
 
 
 def primal_dual(
-    search: Search[Displacements],
-    descend: Callable[[Search, Tensor, Tensor], Tensor],
-    *,
-    steps: int,
-    step_size: float,
-    last_step: float,
-    weight: float,
-    loss: losses.Loss | None,
-    exploring: int = 0,
-) -> None:
+    search: Search[Displacements], descend: Callable[[Search, Tensor, Tensor], Tensor], *, steps: int,
+    step_size: float, last_step: float, weight: float, loss: losses.Loss | None, exploring: int = 0,
+) -> None:  # fmt: skip
     """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere."""
     # steps are in units of the least distance of a success so far, or of the box's width, as always in L0;
     # there alone a success exerts a force

@@ -32,22 +32,11 @@ class _Rows(Ascents):
 @core.tested(quick={"steps": 3}, oracle={"steps": 100})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True, steps=0, restarts=1)
 def apgd(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 100,
-    loss: losses.Loss = "ce_sharp",
-    classes: int | None = None,
-    nearest: bool = False,
-    starts: Tensor | None = None,
-    restarts: int = 1,
-    rho: float = 0.75,
-    stop_early: bool = True,
-    seed: int = 0,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 100,
+    loss: losses.Loss = "ce_sharp", classes: int | None = None, nearest: bool = False,
+    starts: Tensor | None = None, restarts: int = 1, rho: float = 0.75, stop_early: bool = True,
+    seed: int = 0, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum and adaptive steps.
 
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes

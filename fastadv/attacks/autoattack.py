@@ -28,20 +28,11 @@ EOT = 20  # passes of "rand"
 @core.tested(quick={"version": "quick"})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True)
 def autoattack(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    version: Version | Sequence[str] = "standard",
-    seed: int = 0,
-    indicators: bool = True,
-    precision: Precision | None = None,
-    compile: bool | None = None,
-    progress: bool = False,
-    on_progress: Callable[[str, int], None] | None = None,
-    **common: Unpack[core.Common],
-) -> AutoAttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *,
+    version: Version | Sequence[str] = "standard", seed: int = 0, indicators: bool = True,
+    precision: Precision | None = None, compile: bool | None = None, progress: bool = False,
+    on_progress: Callable[[str, int], None] | None = None, **common: Unpack[core.Common],
+) -> AutoAttackResult:  # fmt: skip
     """Attack with a sequence of attacks, each run on the samples that survived the previous ones.
 
     The robust accuracy that it leaves needs no choice of parameters. The versions:

@@ -19,20 +19,11 @@ WAY = 1.25
 @core.tested(quick={"steps": 10})
 @core.takes_common
 def bim(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 10,
-    step_size: StepSize | None = None,
-    restarts: int = 1,
-    random_start: bool = False,
-    loss: losses.Loss = "ce_sharp",
-    stop_early: bool = True,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 10,
+    step_size: StepSize | None = None, restarts: int = 1, random_start: bool = False,
+    loss: losses.Loss = "ce_sharp", stop_early: bool = True, seed: int = 0,
     **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Maximize loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 
     It is `pgd` without the random start and with steps half as long. The strongest of all points met is kept,

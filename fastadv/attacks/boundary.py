@@ -55,22 +55,11 @@ class _Walk(Starts):
 @core.tested(quick={"queries": 100, "restarts": 3}, oracle={"queries": 3000, "restarts": 1})
 @core.takes_common(norms=("l2",), queries=1, steps=1, candidates=2)
 def boundary(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    queries: int | None = None,
-    steps: int | None = None,
-    variant: core.Variant = "fastadv",
-    candidates: int | None = None,
-    spherical_step: float | None = None,
-    source_step: float | None = None,
-    starts: Tensor | None = None,
-    restarts: int = 1,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int | None = None,
+    steps: int | None = None, variant: core.Variant = "fastadv", candidates: int | None = None,
+    spherical_step: float | None = None, source_step: float | None = None, starts: Tensor | None = None,
+    restarts: int = 1, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the success nearest to x, by a random walk along the decision boundary that needs decisions only.
 
     A spherical step is orthogonal to the line to x and ends as far from x as it began; a source step leads

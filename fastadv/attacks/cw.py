@@ -73,18 +73,10 @@ class _Rows(Moments, Constants):
 @core.tested(quick={"steps": 20, "searches": 3}, oracle={"steps": 100, "searches": 5})
 @core.takes_common(norms=("l2", "linf"), steps=1, searches=1)
 def cw(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int | None = None,
-    searches: int | None = None,
-    variant: core.Variant = "fastadv",
-    constant: float | None = None,
-    step_size: float | None = None,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int | None = None,
+    searches: int | None = None, variant: core.Variant = "fastadv", constant: float | None = None,
+    step_size: float | None = None, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Find the nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
 
     z = center + width * tanh(w) / 2 stays in the box; Adam moves w. For L2, D is the squared distance, and

@@ -27,19 +27,10 @@ class _Rows(core.Rows):
 @core.tested(quick={"steps": 40}, oracle={"steps": 100})
 @core.takes_common(norms=("l2",), steps=1)
 def ddn(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 1000,
-    step_size: float | None = None,
-    gamma: float = 0.05,
-    first_norm: float | None = None,
-    loss: losses.Loss | None = None,
-    seed: int = 0,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 1000,
+    step_size: float | None = None, gamma: float = 0.05, first_norm: float | None = None,
+    loss: losses.Loss | None = None, seed: int = 0, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Find the success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
 
     d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r; d <- r d

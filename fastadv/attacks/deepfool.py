@@ -14,16 +14,9 @@ from fastadv.threat import Threat
 @core.tested(quick={"steps": 10}, oracle={"steps": 50})
 @core.takes_common(norms=("linf", "l2"), steps=1, candidates=1)
 def deepfool(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int = 50,
-    candidates: int | None = 10,
-    overshoot: float = 0.02,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 50,
+    candidates: int | None = 10, overshoot: float = 0.02, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Minimize ||z - x|| over adversarial z in the box, by projections onto linearized class boundaries.
 
     At each step the boundaries between the label and its rivals are taken for hyperplanes. z moves to the

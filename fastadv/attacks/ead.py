@@ -28,19 +28,10 @@ class _Rows(Constants):
 @core.tested(quick={"steps": 20, "searches": 3}, oracle={"steps": 100})
 @core.takes_common(norms=("l1",), steps=1, searches=1)
 def ead(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 1000,
-    searches: int = 9,
-    variant: core.Variant = "fastadv",
-    beta: float | None = None,
-    constant: float | None = None,
-    step_size: float | None = None,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 1000,
+    searches: int = 9, variant: core.Variant = "fastadv", beta: float | None = None,
+    constant: float | None = None, step_size: float | None = None, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Find the success nearest in L1: min constant * max(0, -margin(x + d)) + beta * ||d||_1 + ||d||_2^2.
 
     FISTA in the box: a step along the gradient of the smooth part, shrinkage of d by beta, and momentum k /

@@ -53,22 +53,11 @@ class _Rows(Interval):
 @core.tested(quick={"steps": 3, "restarts": 4}, oracle={"steps": 20})
 @core.takes_common(norms=("linf", "l2", "l1"), steps=1, classes=1)
 def fab(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int = 100,
-    restarts: int = 1,
-    targeted: bool = False,
-    classes: int | None = 9,
-    bias: float = 0.1,
-    overshoot: float = 1.05,
-    backward: float = 0.9,
-    restart_radius: StepSize | None = None,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 100, restarts: int = 1,
+    targeted: bool = False, classes: int | None = 9, bias: float = 0.1, overshoot: float = 1.05,
+    backward: float = 0.9, restart_radius: StepSize | None = None, seed: int = 0,
     **common: Unpack[core.Common],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Minimize ||z - x|| over adversarial z in the box, by projections onto linearized boundaries.
 
     With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot

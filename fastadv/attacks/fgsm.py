@@ -14,18 +14,10 @@ from fastadv.threat import Threat
 @core.registered(tolerance=1.25, paper="Goodfellow et al. 2014")
 @core.takes_common
 def fgsm(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    restarts: int = 1,
-    random_start: bool = False,
-    loss: losses.Loss = "ce_sharp",
-    stop_early: bool = True,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, restarts: int = 1,
+    random_start: bool = False, loss: losses.Loss = "ce_sharp", stop_early: bool = True, seed: int = 0,
     **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Take one step of steepest ascent: max <g, d> over ||d|| <= radius, for the loss gradient g at x.
 
     For Linf this is x + radius * sign(g), clipped to the box; for L2 the step goes along g, for L1 and L0

@@ -47,21 +47,11 @@ def _onto_ball_then_box(search: core.Search[_Ball], points: Tensor) -> Tensor:
 @core.tested(quick={"steps": 20}, oracle={"steps": 150})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def fmn(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 1000,
-    variant: core.Variant = "fastadv",
-    step_size: float | None = None,
-    gamma: float = 0.05,
-    loss: losses.Loss | None = None,
-    restarts: int = 1,
-    starts: Tensor | None = None,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 1000,
+    variant: core.Variant = "fastadv", step_size: float | None = None, gamma: float = 0.05,
+    loss: losses.Loss | None = None, restarts: int = 1, starts: Tensor | None = None, seed: int = 0,
     **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Find the success nearest to x, by gradient ascent inside a ball around x that shrinks and grows.
 
     z <- project(z + a g / ||g||_2), on the ball, and then on the box. Where the last point is a success, the
@@ -143,13 +133,9 @@ PATIENCE = 0.05
 
 
 def _ours(
-    threat: Threat,
-    steps: int,
-    step_size: float | None,
-    gamma: float,
-    loss: losses.Loss | None,
+    threat: Threat, steps: int, step_size: float | None, gamma: float, loss: losses.Loss | None,
     starts: Tensor | None,
-) -> core.Rule[_Ball]:
+) -> core.Rule[_Ball]:  # fmt: skip
     """Return the rule: the paper's once a sample is broken, until then the way to a linear boundary."""
     if step_size is not None or threat.norm != "linf":
         step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))

@@ -17,16 +17,9 @@ GAUSSIAN = Noise("gaussian_noise", rng.normal, scaled)
 @core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("l2",), levels=1, repetitions=1)
 def gaussian_noise(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    levels: int = 100,
-    repetitions: int = 10,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, levels: int = 100,
+    repetitions: int = 10, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the least Gaussian noise that changes the decision.
 
     Until a sample has a success, noises of all sizes are drawn. The size of a noise is its distance to x once

@@ -28,15 +28,9 @@ class _Rows(core.Rows):
 @core.tested(quick={"points": 3}, oracle={"points": 9})
 @core.takes_common(norms=("linf",), finite=True)
 def grid(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    points: int | Sequence[int] | None = None,
-    stop_early: bool = True,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *,
+    points: int | Sequence[int] | None = None, stop_early: bool = True, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Maximize margin(model(z), y) over a grid of z in ball and box, for threats of few parameters.
 
     All combinations of evenly spaced values are tried, from end to end of what each parameter may be, those

@@ -57,20 +57,10 @@ class _Hops(Starts):
 )
 @core.takes_common(norms=("l2", "linf"), queries=1, steps=1, directions=1)
 def hopskipjump(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    queries: int | None = None,
-    steps: int | None = None,
-    variant: core.Variant = "fastadv",
-    directions: int = 100,
-    starts: Tensor | None = None,
-    restarts: int = 1,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int | None = None,
+    steps: int | None = None, variant: core.Variant = "fastadv", directions: int = 100,
+    starts: Tensor | None = None, restarts: int = 1, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the success nearest to x, by steps along the boundary that need decisions only.
 
     Step t asks on which side of the boundary `directions` * sqrt(t) random probes lie, close around a point

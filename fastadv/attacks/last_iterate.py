@@ -23,17 +23,9 @@ from fastadv.threat import Threat
 
 @eager
 def last_iterate(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int,
-    step_size: StepSize,
-    loss: losses.Loss = "ce",
-    targets: Tensor | None = None,
-    start: Tensor | None = None,
-) -> Tensor:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int, step_size: StepSize,
+    loss: losses.Loss = "ce", targets: Tensor | None = None, start: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Return x_adv after `steps` steps of steepest ascent in the threat, from `start` or else from x.
 
     The last point is returned, not the best, and no final check is made. Training and the construction of

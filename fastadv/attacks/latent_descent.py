@@ -26,17 +26,10 @@ class _Rows(Interval):
 )
 @core.takes_common(through="none", steps=2, searches=0)
 def latent_descent(
-    model: Any,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat | None = None,
-    *,
-    steps: int = 500,
-    step_size: float = 0.01,
-    schedule: Literal["descent", "line_search"] = "descent",
-    searches: int = 10,
+    model: Any, x: Tensor, y: Tensor, threat: Threat | None = None, *, steps: int = 500,
+    step_size: float = 0.01, schedule: Literal["descent", "line_search"] = "descent", searches: int = 10,
     **common: Unpack[core.Common],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Find the nearest adversarial between x and the model's reconstruction of the likeliest wrong class.
 
     x is mixed with that reconstruction until the decision changes. Then `searches` bisections shorten the

@@ -40,16 +40,9 @@ class _Rows(Constants):
 @core.tested(quick={"steps": 10, "searches": 4}, oracle={"steps": 40})
 @core.takes_common(norms=("l2",), steps=1, searches=1)
 def lbfgs(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int,
-    searches: int = 9,
-    constant: float | None = None,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int, searches: int = 9,
+    constant: float | None = None, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Find the nearest success: min ||z - x||^2 + constant * unit * log(1 + exp(-margin(z) / unit)).
 
     z is in the box. With two classes and a unit of 1 the second term is the paper's cross-entropy; with more

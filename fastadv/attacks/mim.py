@@ -24,21 +24,11 @@ class _Rows(Steps):
 @core.tested(quick={"steps": 10})
 @core.takes_common
 def mim(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 10,
-    step_size: StepSize | None = None,
-    decay: float = 1.0,
-    restarts: int = 1,
-    random_start: bool = False,
-    loss: losses.Loss = "ce_sharp",
-    stop_early: bool = True,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 10,
+    step_size: StepSize | None = None, decay: float = 1.0, restarts: int = 1, random_start: bool = False,
+    loss: losses.Loss = "ce_sharp", stop_early: bool = True, seed: int = 0,
     **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Maximize loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
 
     m <- decay * m + g / ||g||_1, each sample by its own norm; z <- project(z + step_size * ascent direction

@@ -41,15 +41,9 @@ class MinimumNormResult(core.AttackResult):
 @core.tested(quick={"steps": 40}, oracle={"steps": 500})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def minimum_norm(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 1000,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 1000, seed: int = 0,
     **common: Unpack[core.Common],
-) -> MinimumNormResult:
+) -> MinimumNormResult:  # fmt: skip
     """Find the success nearest to x by several attacks, and keep the nearest of each sample.
 
     No attack for the minimum norm is the best on all networks, and most end in the first local minimum, where

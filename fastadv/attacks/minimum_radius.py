@@ -35,15 +35,9 @@ class _Rows(Interval):
 )
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), searches=0)
 def minimum_radius(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    attack: InnerAttack,
-    searches: int = 10,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, attack: InnerAttack,
+    searches: int = 10, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the smallest radius, for each sample, at which an attack with a budget breaks it.
 
     The radius begins at 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, or at one coordinate (L0), and

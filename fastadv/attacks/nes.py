@@ -22,21 +22,10 @@ class _Rows(core.Rows):
 @core.tested(quick={"queries": 210, "directions": 10}, oracle={"queries": 20200, "directions": 100})
 @core.takes_common(norms=("linf", "l2"), finite=True, queries=1, directions=1)
 def nes(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    queries: int = 10_000,
-    directions: int = 25,
-    probe: float | None = None,
-    step_size: StepSize | None = None,
-    decay: float = 0.9,
-    loss: losses.Loss | None = None,
-    stop_early: bool = True,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int = 10_000,
+    directions: int = 25, probe: float | None = None, step_size: StepSize | None = None, decay: float = 0.9,
+    loss: losses.Loss | None = None, stop_early: bool = True, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Maximize loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u.

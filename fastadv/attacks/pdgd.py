@@ -20,18 +20,10 @@ FIRST_WEIGHT, FIRST_STEP, LAST_STEP = 0.3, 1.0, 0.01
 @core.tested(quick={"steps": 30}, oracle={"steps": 150})
 @core.takes_common(norms=("l2",), steps=1)
 def pdgd(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 500,
-    variant: core.Variant = "fastadv",
-    step_size: float | None = None,
-    weight: float | None = None,
-    loss: losses.Loss | None = None,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 500,
+    variant: core.Variant = "fastadv", step_size: float | None = None, weight: float | None = None,
+    loss: losses.Loss | None = None, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Minimize weight * ||d||_2 + softplus(-loss(x + d)), by gradient descent on this Lagrangian.
 
     Adam moves d, which is clipped to the box, with a step that falls to a hundredth of the first. The weight,

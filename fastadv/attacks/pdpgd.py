@@ -22,18 +22,10 @@ ITERATIONS, SETTLED = 5, 0.01
 @core.tested(quick={"steps": 40}, oracle={"steps": 100})
 @core.takes_common(norms=("linf", "l2", "l1", "l0"), steps=1)
 def pdpgd(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 500,
-    variant: core.Variant = "fastadv",
-    step_size: float | None = None,
-    weight: float | None = None,
-    loss: losses.Loss | None = None,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 500,
+    variant: core.Variant = "fastadv", step_size: float | None = None, weight: float | None = None,
+    loss: losses.Loss | None = None, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Minimize weight * ||d|| + softplus(-loss(x + d)): gradient steps on the loss, proximal on the distance.
 
     Adam moves d along the gradient of the loss with a step that falls to a hundredth of the first. Then d

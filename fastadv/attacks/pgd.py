@@ -16,20 +16,11 @@ from fastadv.threat import Threat
 @core.tested(quick={"steps": 10})
 @core.takes_common
 def pgd(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 40,
-    step_size: StepSize | None = None,
-    restarts: int = 1,
-    random_start: bool = True,
-    loss: losses.Loss = "ce_sharp",
-    stop_early: bool = True,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 40,
+    step_size: StepSize | None = None, restarts: int = 1, random_start: bool = True,
+    loss: losses.Loss = "ce_sharp", stop_early: bool = True, seed: int = 0,
     **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Maximize loss(model(z), y) over z in ball and box, by projected steepest ascent from a random start.
 
     z <- project(z + step_size * ascent direction), where the direction is that of the threat's norm: the sign

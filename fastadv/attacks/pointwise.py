@@ -39,18 +39,10 @@ class _Pixels(Starts):
 @core.tested(quick={"queries": 100}, oracle={"queries": 300})
 @core.takes_common(norms=("l0", "l2"), queries=1, restarts=1)
 def pointwise(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    queries: int | None = None,
-    variant: core.Variant = "fastadv",
-    starts: Tensor | None = None,
-    restarts: int | None = None,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int | None = None,
+    variant: core.Variant = "fastadv", starts: Tensor | None = None, restarts: int | None = None,
+    seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the fewest changed coordinates, or the nearest success, that decisions alone lead to.
 
     A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, for as long

@@ -18,16 +18,9 @@ from fastadv.threat import Threat
 @core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("l0",), levels=1, repetitions=1)
 def salt_and_pepper(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    levels: int = 100,
-    repetitions: int = 10,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, levels: int = 100,
+    repetitions: int = 10, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the fewest random coordinates that, sent to random ends of the box, change the decision.
 
     Until a sample has a success, noises of all sizes are drawn. After that fewer coordinates are tried: of

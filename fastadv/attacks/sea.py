@@ -51,18 +51,10 @@ class _Stage(Dense):
 @core.tested(quick={"steps": 10})
 @core.takes_common(norms=("linf", "l2"), finite=True, steps=0)
 def sea(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int = 300,
-    losses: Sequence[str] = ("bounded_margin", "balanced_ce", "masked_ce", "js"),
-    restarts: int = 1,
-    stop_early: bool = False,
-    seed: int = 0,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 300,
+    losses: Sequence[str] = ("bounded_margin", "balanced_ce", "masked_ce", "js"), restarts: int = 1,
+    stop_early: bool = False, seed: int = 0, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Make as many positions wrong as it can, by the worst of a run of Auto-PGD for each of several losses.
 
     Of the steps of a run 3/10 go to the ball of twice the radius, 3/10 to that of 1.5 times the radius, the

@@ -24,19 +24,10 @@ class _Rows(Steps):
 @core.tested(quick={"steps": 10})
 @core.takes_common
 def segpgd(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int = 40,
-    step_size: StepSize | None = None,
-    restarts: int = 1,
-    random_start: bool = True,
-    stop_early: bool = False,
-    seed: int = 0,
-    **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 40,
+    step_size: StepSize | None = None, restarts: int = 1, random_start: bool = True, stop_early: bool = False,
+    seed: int = 0, **common: Unpack[core.GradientCommon],
+) -> core.AttackResult:  # fmt: skip
     """Maximize the cross-entropy at positions by `pgd`, of those that are not wrong yet at first.
 
     At step t of T, from 0, the cross-entropy of a position has the weight t / 2T in the gradient where the

@@ -30,17 +30,10 @@ class _Rows(Moments):
 @core.tested(quick={"steps": 40}, oracle={"steps": 150})
 @core.takes_common(norms=("l0",), steps=1)
 def sigma_zero(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int = 1000,
-    step_size: float | None = None,
-    sigma: float = 1e-3,
-    threshold: float = 0.3,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int = 1000,
+    step_size: float | None = None, sigma: float = 1e-3, threshold: float = 0.3,
     **common: Unpack[core.GradientCommon],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Find the success that changes the fewest coordinates, by descent on a smooth count of those changed.
 
     The loss is max(-margin, 0) + mean_i d_i^2 / (d_i^2 + sigma). Its gradient, divided by its largest

@@ -30,19 +30,10 @@ class _Rows(Climb):
 @core.tested(quick={"queries": 30}, oracle={"queries": 3000})
 @core.takes_common(norms=("l0",), finite=True, queries=0)
 def sparse_rs(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    queries: int = 10_000,
-    share: float = 0.8,
-    rescale: bool = True,
-    restarts: int = 1,
-    stop_early: bool = True,
-    seed: int = 0,
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int = 10_000,
+    share: float = 0.8, rescale: bool = True, restarts: int = 1, stop_early: bool = True, seed: int = 0,
     **common: Unpack[core.Common],
-) -> core.AttackResult:
+) -> core.AttackResult:  # fmt: skip
     """Maximize margin(model(z), y) over z that differ from x in few coordinates, by random search on logits.
 
     A point is a set of coordinates, each at an end of the box. A query sends some of the set back to x and as

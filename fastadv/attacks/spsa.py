@@ -18,20 +18,10 @@ from fastadv.threat import Threat
 @core.tested(quick={"queries": 210, "directions": 10}, oracle={"queries": 20200, "directions": 100})
 @core.takes_common(norms=("linf",), finite=True, queries=1, directions=1)
 def spsa(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    queries: int,
-    directions: int = 128,
-    probe: float | None = None,
-    step_size: StepSize | None = None,
-    loss: losses.Loss | None = None,
-    stop_early: bool = True,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int,
+    directions: int = 128, probe: float | None = None, step_size: StepSize | None = None,
+    loss: losses.Loss | None = None, stop_early: bool = True, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Maximize loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over directions u of random

@@ -40,19 +40,10 @@ class _Rows(Climb):
 @core.tested(quick={"queries": 30}, oracle={"queries": 2000})
 @core.takes_common(norms=("linf", "l2", "l1"), finite=True, through="images", queries=0)
 def square(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    queries: int = 5000,
-    share: float = 0.8,
-    rescale: bool | None = None,
-    restarts: int = 1,
-    stop_early: bool = True,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int = 5000,
+    share: float = 0.8, rescale: bool | None = None, restarts: int = 1, stop_early: bool = True,
+    seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Maximize margin(model(z), y) over z in ball and box, by random search that needs logits only.
 
     Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to

@@ -28,17 +28,9 @@ class _Rows(Interval):
 @core.tested(quick={"steps": 15}, oracle={"steps": 50})
 @core.takes_common(norms=("l2",), steps=1, candidates=1, searches=0)
 def superdeepfool(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int = 100,
-    candidates: int | None = 10,
-    overshoot: float = 0.02,
-    searches: int = 10,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 100,
+    candidates: int | None = 10, overshoot: float = 0.02, searches: int = 10, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the success nearest to x in L2, by DeepFool and projections of its perturbation onto the normal.
 
     DeepFool moves z from x across the boundary. There the perturbation z - x is projected onto the normal w

@@ -30,17 +30,10 @@ class _Rows(Interval):
 @core.registered(kind="minimum", knowledge="decision", requires="a substitute", paper="Schott et al. 2018")
 @core.takes_common(through="none", scales=2, searches=0)
 def transfer(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    source: core.Classifier | Sequence[core.Classifier],
-    attack: InnerAttack,
-    scales: int = 24,
-    searches: int = 10,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *,
+    source: core.Classifier | Sequence[core.Classifier], attack: InnerAttack, scales: int = 24,
+    searches: int = 10, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the smallest multiple, in the box, of a perturbation of a substitute that fools the model.
 
     The attack runs on each substitute. Each of its perturbations is tried at `scales` lengths, all in one

@@ -16,16 +16,9 @@ UNIFORM = Noise("uniform_noise", signed, scaled)
 @core.tested(quick={"levels": 20, "repetitions": 5}, oracle={"levels": 100, "repetitions": 10})
 @core.takes_common(norms=("linf", "l2"), levels=1, repetitions=1)
 def uniform_noise(
-    model: core.Classifier,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    levels: int = 100,
-    repetitions: int = 10,
-    seed: int = 0,
-    **common: Unpack[core.Common],
-) -> core.AttackResult:
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, levels: int = 100,
+    repetitions: int = 10, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
     """Find the least uniform noise that changes the decision.
 
     Each coordinate is uniform on both sides of zero. Until a sample has a success, noises of all sizes are

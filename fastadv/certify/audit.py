@@ -89,15 +89,9 @@ def _again(
 
 
 def contradictions(
-    certificates: Certificates,
-    x: Tensor,
-    x_adv: Tensor,
-    ids: Tensor,
-    *,
-    model: Any = None,
-    n: int = 1000,
+    certificates: Certificates, x: Tensor, x_adv: Tensor, ids: Tensor, *, model: Any = None, n: int = 1000,
     seed: int = 0,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Find images whose certificate does not hold at a point within its radius.
 
     The smoothed classifier decides at the points of the grid next to `x_adv`, as far as these lie within the

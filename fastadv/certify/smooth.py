@@ -42,27 +42,12 @@ IDENTITY = "certificates.json"
 
 @knowing
 def smooth(
-    model: nn.Module | Prepared,
-    data: Data,
-    sigma: float,
-    norm: Any = L2,
-    n0: int = 100,
-    n: int = 100_000,
-    alpha: float = 1e-3,
-    radii: Sequence[float] | None = None,
-    *,
-    sequential: bool = True,
-    sound: bool = True,
-    box: tuple[float, float] = (0.0, 1.0),
-    seed: int = 0,
-    limit: int | None = None,
-    batch_size: int = 1024,
-    run_dir: str | PathLike[str] | None = None,
-    resume: bool = False,
-    identity: str | None = None,
-    progress: Progress = False,
-    freeze: bool | None = None,
-) -> Certificates:
+    model: nn.Module | Prepared, data: Data, sigma: float, norm: Any = L2, n0: int = 100, n: int = 100_000,
+    alpha: float = 1e-3, radii: Sequence[float] | None = None, *, sequential: bool = True, sound: bool = True,
+    box: tuple[float, float] = (0.0, 1.0), seed: int = 0, limit: int | None = None, batch_size: int = 1024,
+    run_dir: str | PathLike[str] | None = None, resume: bool = False, identity: str | None = None,
+    progress: Progress = False, freeze: bool | None = None,
+) -> Certificates:  # fmt: skip
     """Certify the decisions of the smoothed classifier: the class that a model gives most often under noise.
 
     The class of an image is guessed from `n0` draws. Further draws bound its probability from below, and with
@@ -189,20 +174,10 @@ def smooth(
 
 @knowing
 def predict(
-    model: nn.Module | Prepared,
-    x: Tensor,
-    sigma: float,
-    n: int = 1000,
-    alpha: float = 1e-3,
-    *,
-    norm: Any = L2,
-    sound: bool = True,
-    box: tuple[float, float] = (0.0, 1.0),
-    seed: int = 0,
-    ids: Tensor | None = None,
-    batch_size: int = 1024,
-    freeze: bool | None = None,
-) -> Tensor:
+    model: nn.Module | Prepared, x: Tensor, sigma: float, n: int = 1000, alpha: float = 1e-3, *,
+    norm: Any = L2, sound: bool = True, box: tuple[float, float] = (0.0, 1.0), seed: int = 0,
+    ids: Tensor | None = None, batch_size: int = 1024, freeze: bool | None = None,
+) -> Tensor:  # fmt: skip
     """Decide as the smoothed classifier does.
 
     The class returned is the most probable one, except with a probability of at most `alpha`.

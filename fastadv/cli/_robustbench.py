@@ -19,8 +19,7 @@ TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 class RobustBench(Panel, title="RobustBench"):
     suite: Literal["robustbench"] | None = o.option(
-        None,
-        "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set.",
+        None, "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set."
     )
     robustbench: Path | None = o.written(
         None, "Write the result of --suite robustbench as an entry of RobustBench here (json)."

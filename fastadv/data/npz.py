@@ -90,9 +90,7 @@ def _open(path: Path) -> tuple[Tensor, Tensor, list[list[int]]]:
             names = archive.namelist()
             if not {"image.npy", "label.npy"} <= set(names):
                 held = ", ".join(name.removesuffix(".npy") for name in names) or "none"
-                raise InputError(
-                    f"{path}: expected the arrays image and label, got {held}; save them under these names"
-                )
+                raise InputError(f"{path}: expected the arrays image and label, got {held}; rename them")
             images, labels = (_Array(archive, name) for name in ("image.npy", "label.npy"))
             if len(images.shape) != 4 or 0 in images.shape or images.dtype != np.uint8:
                 raise InputError(

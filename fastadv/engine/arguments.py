@@ -23,9 +23,7 @@ def check_input(x: object, device: torch.device | None) -> Tensor:
 def plain(x: Tensor) -> Tensor:
     """Return `x` detached and of no subclass; InputError where it is not dense."""
     if is_transformed():
-        raise InputError(
-            "x: expected a plain tensor, got one inside a transform of torch.func; call it outside"
-        )
+        raise InputError("x: expected a plain tensor, got one in a transform of torch.func; call it outside")
     if x.layout is not torch.strided or x.is_nested:
         kind = "nested" if x.is_nested else str(x.layout)
         raise InputError(f"x: expected a dense tensor [B, ...], got a {kind} one; convert it")

@@ -127,10 +127,7 @@ class CheckedModel:
         return self._seen.get(dtype, self.dtype or dtype)
 
     def __call__(
-        self,
-        x: Tensor,
-        lens: AbstractContextManager[object] | None = None,
-        stays: bool = False,
+        self, x: Tensor, lens: AbstractContextManager[object] | None = None, stays: bool = False
     ) -> Tensor:
         """Return the logits at x; with `stays` copied, as the next pass may overwrite them."""
         first = not self._is_quiet(torch.is_grad_enabled()) and len(x) > 0

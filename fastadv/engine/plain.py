@@ -17,7 +17,7 @@ from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
 from fastadv.engine.copying.copier import LAZY, eval_copy
-from fastadv.engine.copying.modes import asks_for_gradients, on_gpu
+from fastadv.engine.copying.first_pass import asks_for_gradients, on_gpu
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
 from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient

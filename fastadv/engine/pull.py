@@ -45,12 +45,9 @@ def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph:
 
 
 def pull_each(
-    x: Tensor,
-    logits: Tensor,
-    directions: Tensor | Callable[[Tensor], Tensor],
-    reduce: Callable[[Tensor], Tensor] | None,
-    back: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, logits: Tensor, directions: Tensor | Callable[[Tensor], Tensor],
+    reduce: Callable[[Tensor], Tensor] | None, back: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the directions [B, C, K], their gradients by `back`, each reduced, and the first as it is."""
     chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
     gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))

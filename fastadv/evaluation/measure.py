@@ -181,15 +181,11 @@ def evaluate(
         check_on_event(on_event)
         check_progress(progress)
         if resume and run_dir is None:
-            raise InputError(
-                "resume: expected the run_dir of the evaluation to resume, got none; pass run_dir="
-            )
+            raise InputError("resume: expected the run_dir of an evaluation, got none; pass run_dir=")
         count = sample_count(dataset, limit)
         if apart := (rank, world_size) != (None, None):
             if run_dir is None:
-                raise InputError(
-                    "run_dir: expected a folder, in which a share of an evaluation is kept, got None"
-                )
+                raise InputError("run_dir: expected a folder for a share of an evaluation, got None")
             # before the folder is that of an evaluation that cannot be
             least = -(-count // batch_size)
             processes.apart(least, rank, world_size, each="batches", size="batch_size")

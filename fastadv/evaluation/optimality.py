@@ -48,9 +48,7 @@ def optimality(distances: Mapping[str, ArrayLike]) -> dict[str, float]:
     rows = {name: distances_of(row, f"distances[{name!r}]") for name, row in distances.items()}
     lengths = {len(row) for row in rows.values()}
     if len(lengths) > 1:
-        raise InputError(
-            f"distances: expected the same samples for every attack, got {sorted(lengths)} of them"
-        )
+        raise InputError(f"distances: expected the same samples for every attack, got {sorted(lengths)}")
     best = np.minimum.reduce(list(rows.values()))
     clean = float(np.mean(best > 0))
     farthest = float(np.max(best, initial=0.0, where=np.isfinite(best)))

@@ -30,9 +30,7 @@ def check_batch(x: Tensor, shape: Any) -> Tensor:
 
 def _check_batch(x: Tensor, shape: tuple[int | None, ...]) -> None:
     if not x.is_floating_point():
-        raise InputError(
-            f"expected floating-point images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255"
-        )
+        raise InputError(f"expected floating images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255")
     got = tuple(x.shape[1:])
     if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
         want = ", ".join("any" if size is None else str(size) for size in shape)

@@ -30,12 +30,9 @@ _ADVICE = "pass mean= and std= for images in [0, 1] (mean=0, std=1 if the model 
 
 
 def adapt(
-    model: nn.Module,
-    preprocessing: Any = None,
-    *,
-    mean: float | Sequence[float] | Tensor | None = None,
+    model: nn.Module, preprocessing: Any = None, *, mean: float | Sequence[float] | Tensor | None = None,
     std: float | Sequence[float] | Tensor | None = None,
-) -> Normalized:
+) -> Normalized:  # fmt: skip
     """Return a model of normalized images as one that takes x in [0, 1] and returns logits.
 
     The constants come from `mean` and `std`, else from `preprocessing`, else from the `pretrained_cfg` or
@@ -75,9 +72,7 @@ def adapt(
         raise InputError("adapt: expected preprocessing, or mean and std; leave the others out")
     if mean is not None:
         if max(means := _numbers("mean", mean), default=0) > 1:
-            raise InputError(
-                f"mean: expected that of images in [0, 1], got {mean}; divide mean and std by 255"
-            )
+            raise InputError(f"mean: expected that of images in [0, 1], got {mean}; divide it and std by 255")
         return Normalized(Logits(model), means, _numbers("std", std))
     source = carried(model) if preprocessing is None else preprocessing
     if source is None:
@@ -90,7 +85,7 @@ def adapt(
     if own and theirs and own != theirs:
         warn(
             f"adapt: expected a model of {theirs} classes, as the weights have whose mean and std it names, "
-            f"got one of {own}; if it was trained with others, pass mean= and std=",
+            f"got one of {own}; if it was trained with others, pass mean= and std="
         )
     return Normalized(Logits(model), *_constants(source))
 

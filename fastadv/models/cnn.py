@@ -25,22 +25,15 @@ class SchottCNN(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: Shape = (1, 28, 28),
-        classes: int = 10,
-        *,
-        width: tuple[int, int, int] = (20, 70, 256),
-        binary: bool = False,
-        seed: int | None = 0,
-    ) -> None:
+        self, shape: Shape = (1, 28, 28), classes: int = 10, *, width: tuple[int, int, int] = (20, 70, 256),
+        binary: bool = False, seed: int | None = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(classes, shape, *width)
         # 28 -> 24 -> 11 -> 5 -> 1: the last kernel sees the whole image, whatever its size.
         rows, columns = (((size - 4 - 4) // 2 + 1 - 3) // 2 + 1 for size in shape[1:])
         if min(rows, columns) < 1:
-            raise InputError(
-                f"expected images of at least 12x12, got shape {tuple(shape)}; use small_cnn for smaller ones"
-            )
+            raise InputError(f"expected images of at least 12x12, got shape {tuple(shape)}; use small_cnn")
         self.shape, self.binary = tuple(shape), binary
         with first_weights(seed):
             self.conv_0 = nn.Conv2d(shape[0], width[0], 5)

@@ -13,14 +13,9 @@ class PreActBlock(nn.Module):
     """BatchNorm, activation and a 3x3 convolution, twice, beside a shortcut."""
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        stride: int,
-        activation: str,
-        shortcut: str = "active",
+        self, channels: int, width: int, stride: int, activation: str, shortcut: str = "active",
         padding: str = "both",
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         check_choice("shortcut", shortcut, ("active", "raw", "raw_3x3"))
         same = check_choice("padding", padding, ("both", "same")) == "same" and stride == 2
@@ -68,17 +63,9 @@ class PreActResNet18(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: Shape = (3, 32, 32),
-        classes: int = 10,
-        *,
-        width: int = 64,
-        activation: str = "relu",
-        shortcut: str = "active",
-        padding: str = "both",
-        final_norm: bool = True,
-        seed: int | None = 0,
-    ) -> None:
+        self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 64, activation: str = "relu",
+        shortcut: str = "active", padding: str = "both", final_norm: bool = True, seed: int | None = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(classes, shape, width)
         self.channels = shape[0]

@@ -90,9 +90,7 @@ def factory(name: str) -> Callable[..., Any]:
     except MissingExtraError:
         raise
     except ImportError as error:
-        raise InputError(
-            f"model {name!r}: {error}; put its folder on PYTHONPATH or install the package"
-        ) from error
+        raise InputError(f"model {name!r}: {error}; put its folder on PYTHONPATH or install it") from error
     if not callable(factory):
         raise InputError(f"model {name!r}: module {module_name} has no function {attribute!r}")
     return factory  # type: ignore[no-any-return]

@@ -44,9 +44,7 @@ class LogisticRegression(nn.Module):
         super().__init__()
         check_sizes(classes, shape)
         if classes != 2:
-            raise InputError(
-                f"logistic regression tells 2 classes apart, got classes={classes}; use softmax for more"
-            )
+            raise InputError(f"logistic regression tells 2 classes apart, got classes={classes}; use softmax")
         self.shape = tuple(shape)
         with first_weights(seed):
             self.linear = nn.Linear(math.prod(shape), 1)
@@ -142,9 +140,7 @@ class LeNet(nn.Module):
         check_sizes(classes, shape, 20)
         height, width = (((size - 4) // 2 - 4) // 2 for size in shape[1:])
         if min(height, width) < 1:
-            raise InputError(
-                f"expected images of at least 16x16, got shape {tuple(shape)}; use small_cnn for smaller ones"
-            )
+            raise InputError(f"expected images of at least 16x16, got shape {tuple(shape)}; use small_cnn")
         self.shape = tuple(shape)
         with first_weights(seed):
             self.conv_0 = nn.Conv2d(shape[0], 20, 5)

@@ -46,16 +46,9 @@ class WideResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: Shape = (3, 32, 32),
-        classes: int = 10,
-        *,
-        depth: int = 28,
-        widen_factor: int = 10,
-        activation: str = "relu",
-        padding: str = "both",
-        seed: int | None = 0,
-    ) -> None:
+        self, shape: Shape = (3, 32, 32), classes: int = 10, *, depth: int = 28, widen_factor: int = 10,
+        activation: str = "relu", padding: str = "both", seed: int | None = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(classes, shape, STEM)
         check_count("widen_factor", widen_factor, 1)

@@ -43,8 +43,6 @@ def check_windows(batch: Tensor, words: Tensor, count: int, image: Image, window
     if min(image) < 1 or (len(batch) and values != pixels):
         raise InputError(f"image: expected (C, H, W) of {values} values, as the batch has, got {image}")
     if words.shape != (len(batch), count) or words.dtype != torch.int64:
-        raise InputError(
-            f"words: expected int64 [{len(batch)}, {count}], got {words.dtype} {list(words.shape)}"
-        )
+        raise InputError(f"words: expected int64 [{len(batch)}, {count}], got {words.dtype} {[*words.shape]}")
     if not (1 <= window[0] <= image[1] and 1 <= window[1] <= image[2]):
         raise InputError(f"window: expected one inside {image[1:]}, got {window}")

@@ -8,7 +8,7 @@ length is spent. A row whose gradient is zero or not finite takes no step.
 import torch
 from torch import Tensor
 
-from fastadv.ops import _l1, _step
+from fastadv.ops import _projection, _step
 from fastadv.ops._rows import Box, PerRow, column
 from fastadv.ops.registration.library import op
 
@@ -29,7 +29,7 @@ def reference(
     taken = torch.minimum((column(step_size, step_size_rows, gradient) - spent).clamp_min(0.0), room)
     ascent = torch.zeros_like(gradient).scatter(1, order, taken) * gradient.sign()
     moved = at.double() + torch.where(usable, ascent, 0.0)
-    return _l1.project(moved.reshape(x.shape), x, radius, lo, hi, radius_rows)
+    return _projection.on_l1(moved.reshape(x.shape), x, radius, lo, hi, radius_rows)
 
 
 _step.register_step(

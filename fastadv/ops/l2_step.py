@@ -6,7 +6,7 @@ The norm is summed in float64. A row whose gradient is zero or not finite takes 
 import torch
 from torch import Tensor
 
-from fastadv.ops import _l2, _step
+from fastadv.ops import _projection, _step
 from fastadv.ops._rows import Box, PerRow, column
 from fastadv.ops.registration.library import op
 
@@ -18,7 +18,7 @@ def reference(
     norm = grad.double().flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
     usable = (norm > 0) & norm.isfinite()
     move = torch.where(usable, column(step_size, step_size_rows, x) * grad.double() / norm, 0.0)
-    return _l2.project(x_adv.double() + move, x, radius, lo, hi, radius_rows)
+    return _projection.on_l2(x_adv.double() + move, x, radius, lo, hi, radius_rows)
 
 
 _step.register_step("l2_step", "project(x_adv + s·g/‖g‖₂) on {‖z − x‖₂ ≤ r} ∩ box", reference, flops=14)

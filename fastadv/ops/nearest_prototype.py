@@ -93,7 +93,7 @@ def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None)
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise InputError(
-            f"x: expected floating rows [B, D], got {x.dtype} of shape {tuple(x.shape)}; flatten the samples"
+            f"x: expected floating rows [B, D], got {x.dtype} {tuple(x.shape)}; flatten the samples"
         )
     if prototypes.dim() not in (2, 3) or prototypes.shape[-1] != x.shape[1] or prototypes.shape[-2] == 0:
         raise InputError(

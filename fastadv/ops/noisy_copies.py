@@ -103,9 +103,7 @@ def noisy_copies(
         check_column(name, value, levels, torch.int64)
     size = table.shape[0] if table.dim() == 1 and table.dtype == torch.int64 else 0
     if size.bit_count() != 1 or not 2 <= size <= 1 << ALIASES:
-        raise InputError(
-            f"table: expected int64 [2^b], b from 1 to 16, got {table.dtype} {tuple(table.shape)}"
-        )
+        raise InputError(f"table: expected int64 [2^b], b 1 to 16, got {table.dtype} {tuple(table.shape)}")
     check_count("center", center, 0)
     _philox.check_stream(seed, 0)
     rows = torch.arange(len(levels), device=levels.device).repeat_interleave(counts, output_size=total)

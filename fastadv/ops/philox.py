@@ -75,7 +75,7 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, dra
     check_choice("kind", kind, KINDS)
     if ids.dim() != 1 or ids.dtype != torch.int64:
         raise InputError(
-            f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}"
+            f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} {tuple(ids.shape)}"
         )
     check_count("count", count, 0)
     check_count("draws", draws, 1)

@@ -1,8 +1,8 @@
-"""project_l1: argmin ||z - x_adv||_2 over {z : ||z - x||_1 <= radius, lo <= z <= hi} (see _l1.py)."""
+"""project_l1: argmin ||z - x_adv||_2 over {z : ||z - x||_1 <= radius, lo <= z <= hi} (see _projection.py)."""
 
 from torch import Tensor
 
-from fastadv.ops import _l1, _projection
+from fastadv.ops import _projection
 from fastadv.ops._rows import Box, PerRow
 from fastadv.ops.registration.library import op
 
@@ -10,7 +10,7 @@ from fastadv.ops.registration.library import op
 def reference(
     x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None
 ) -> Tensor:
-    return _l1.project(x_adv.double(), x, radius, lo, hi, radius_rows)
+    return _projection.on_l1(x_adv.double(), x, radius, lo, hi, radius_rows)
 
 
 _projection.register_projection(

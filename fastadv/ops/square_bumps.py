@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastadv._checks import check_choice
 from fastadv.errors import InputError
-from fastadv.ops import _l1, _l2
+from fastadv.ops import _projection
 from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import batch, per_sample, within
 from fastadv.ops._windows import Image, check_windows, corners, inside, middle_corners, signs
@@ -50,10 +50,10 @@ def reference(
     delta = delta.masked_fill(elsewhere, 0).flatten(2).scatter(2, index, new).flatten(1)
     if norm == "l1":
         moved = (center.flatten(1) + delta).to(x.dtype).double()
-        return _l1.project(moved.reshape(x.shape), x, radius, lo, hi, radius_rows)
+        return _projection.on_l1(moved.reshape(x.shape), x, radius, lo, hi, radius_rows)
     moved = center.flatten(1) + delta * (length.view(-1, 1) / _length(delta, power, 1))
     moved = moved.clamp(lo, hi).to(x.dtype).double().reshape(x.shape)
-    return _l2.project(moved, x, radius, lo, hi, radius_rows)
+    return _projection.on_l2(moved, x, radius, lo, hi, radius_rows)
 
 
 def _length(values: Tensor, power: int, axis: int = 2) -> Tensor:
@@ -108,9 +108,7 @@ def square_bumps(
     check_like(best, x=x)
     check_choice("norm", norm, NORMS)
     if bumps.ndim != 3 or len(bumps) != 2 or bumps.dtype != x.dtype:
-        raise InputError(
-            f"bumps: expected {x.dtype} [2, height, width], got {bumps.dtype} {list(bumps.shape)}"
-        )
+        raise InputError(f"bumps: expected {x.dtype} [2, height, width], got {bumps.dtype} {[*bumps.shape]}")
     check_windows(best, words, 5 + image[0], image, (bumps.shape[1], bumps.shape[2]))
     radius, radius_rows = per_row("radius", radius, x)
     if radius == math.inf:

@@ -79,7 +79,7 @@ def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: expected the reports of a run, got no such file; check the folder's name"
+            f"{path}: expected the reports of a run, got no such file; check its name"
         ) from error
     except ValueError as error:
         raise CorruptFileError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import check_count
+from fastadv._checks import as_number, check_count
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row
 from fastadv.ops.philox import philox
@@ -235,7 +235,7 @@ class Threat:
                 return
             least = float(step_size.min()) if step_size.numel() else math.inf
         else:
-            least = _number(step_size)
+            least = as_number(step_size)
         if not (least > 0 and least >= self.least_step):
             wanted = f"at least {self.least_step:g} coordinate" if self.least_step else "a positive number"
             got = step_size if math.isnan(least) else f"{least:g}"
@@ -310,33 +310,21 @@ def _checked_radius(radius: Any) -> PerRow:
                 f"got {radius.dtype} of shape {tuple(radius.shape)}"
             )
         if bool((radius.isnan() | (radius < 0)).any()):
-            raise InputError(
-                f"radius: expected values >= 0, got {float(radius[~(radius >= 0)][0]):g} among them"
-            )
+            raise InputError(f"radius: expected values >= 0, got {float(radius[~(radius >= 0)][0]):g}")
         return radius if radius.dim() else float(radius)
-    number = _number(radius)
+    number = as_number(radius)
     if not number >= 0:
-        raise InputError(
-            f"radius: expected a number >= 0 in input units, or a [B] tensor of them, got {radius!r}"
-        )
+        raise InputError(f"radius: expected a number >= 0 in input units, or [B] of them, got {radius!r}")
     return number
 
 
 def check_box(box: Any) -> tuple[float, float]:
     """Return the ends of a box; InputError unless it is a pair of numbers in order."""
-    edges = [_number(edge) for edge in box] if isinstance(box, tuple | list) else []
+    edges = [as_number(edge) for edge in box] if isinstance(box, tuple | list) else []
     lo, hi = edges if len(edges) == 2 else (math.nan, math.nan)
     if not lo < hi:
         raise InputError(f"box: expected a pair of numbers (lo, hi) with lo < hi, got {box!r}")
     return lo, hi
-
-
-def _number(value: Any) -> float:
-    """Convert `value` to a float; NaN if it is not a number."""
-    try:
-        return math.nan if isinstance(value, bool | str | bytes) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def _plain(value: Any) -> Any:

@@ -42,9 +42,7 @@ def Scaled(radius: Tensor, box: tuple[End, End] = (0.0, 1.0)) -> Through:
         features, too.
     """
     if not isinstance(radius, Tensor) or not radius.is_floating_point() or not radius.ndim:
-        raise InputError(
-            f"radius: expected a floating tensor like one sample, got {radius!r}; or use fa.Linf"
-        )
+        raise InputError(f"radius: expected a floating tensor like one sample, got {radius!r}; use fa.Linf")
     if not bool((radius.isfinite() & (radius >= 0)).all()):
         raise InputError("radius: expected finite budgets >= 0, got others among them")
     if len(box) != 2:

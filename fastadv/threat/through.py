@@ -131,9 +131,7 @@ class Through(Named):
             )
         for name in ("map", "still"):
             if not callable(value := getattr(self, name)):
-                raise InputError(
-                    f"{name}: expected a function, got {type(value).__name__}; see help(fa.Through)"
-                )
+                raise InputError(f"{name}: expected a function, got {type(value).__name__}; see fa.Through")
         object.__setattr__(self, "radius", self.ball.radius)
         object.__setattr__(self, "box", check_box(self.box))
         kind = getattr(self.map, "__name__", type(self.map).__name__)

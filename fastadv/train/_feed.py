@@ -143,13 +143,9 @@ def first_rows(dataset: Dataset[Any], count: int, box: Boxes, labels: str = CLAS
 
 
 def check_sets(
-    model: nn.Module,
-    sets: Mapping[str, Dataset[Any] | None],
-    augment: Augmentation | None,
-    device: torch.device,
-    box: Boxes,
-    criterion: Criterion = WRONG,
-) -> int:
+    model: nn.Module, sets: Mapping[str, Dataset[Any] | None], augment: Augmentation | None,
+    device: torch.device, box: Boxes, criterion: Criterion = WRONG,
+) -> int:  # fmt: skip
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
     kind = labels_of(criterion)
     classes, labels = 0, dict[str, Tensor | None]()

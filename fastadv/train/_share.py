@@ -101,12 +101,9 @@ class _WholeBatch(TorchFunctionMode):
         self.share = share
 
     def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
+        self, function: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         if function is functional.batch_norm:
             given = _SIGNATURE.bind(*args, **(kwargs or {}))
             given.apply_defaults()

@@ -202,9 +202,7 @@ def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Aug
 
 def _height(x: Tensor) -> int:
     if x.ndim != 4:
-        raise InputError(
-            f"augment: expected images [B, C, H, W], got shape {tuple(x.shape)}; pass augment=None"
-        )
+        raise InputError(f"augment: expected images [B, C, H, W], got {tuple(x.shape)}; pass augment=None")
     return x.shape[2]
 
 

@@ -43,29 +43,15 @@ from fastadv.train.report import EpochReport
 
 @knowing
 def fit(
-    model: nn.Module,
-    train_set: Dataset[Any],
-    recipe: Recipe | OwnStep | str,
-    *,
-    epochs: int,
-    threat: Threat | None = None,
-    batch_size: int | None = None,
-    optimizer: str | optim.MakeOptimizer = "sgd",
-    learning_rate: float | None = None,
-    augment: str | Augment | Sequence[str | Augment] | None = None,
-    test_set: Dataset[Any] | None = None,
-    test_attacks: Attacks | None = None,
-    run_dir: str | PathLike[str] | None = None,
-    resume: bool = False,
-    identity: str | None = None,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    progress: Progress = False,
-    optimization: Optimization = Optimization(),
-    measuring: Measuring = Measuring(),
-    ending: Ending = Ending(),
-    execution: Execution = Execution(),
-) -> list[EpochReport]:
+    model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep | str, *, epochs: int,
+    threat: Threat | None = None, batch_size: int | None = None, optimizer: str | optim.MakeOptimizer = "sgd",
+    learning_rate: float | None = None, augment: str | Augment | Sequence[str | Augment] | None = None,
+    test_set: Dataset[Any] | None = None, test_attacks: Attacks | None = None,
+    run_dir: str | PathLike[str] | None = None, resume: bool = False, identity: str | None = None,
+    seed: int = 0, device: str | torch.device | None = None, progress: Progress = False,
+    optimization: Optimization = Optimization(), measuring: Measuring = Measuring(),
+    ending: Ending = Ending(), execution: Execution = Execution(),
+) -> list[EpochReport]:  # fmt: skip
     """Train `model` in place on `recipe`, to the end.
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has

@@ -44,9 +44,7 @@ def check_norms(options: Optimization, model: nn.Module) -> None:
 def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
     """Return the recipes of the first epochs, those with a smaller radius."""
     if options.warm_up and options.warm_up >= epochs:
-        raise InputError(
-            f"warm_up: expected fewer than the {epochs} epochs of training, got {options.warm_up:g}"
-        )
+        raise InputError(f"warm_up: expected fewer than the {epochs} epochs, got {options.warm_up:g}")
     return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
 
 
@@ -94,13 +92,9 @@ def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> fl
 
 
 def make_optimizer(
-    model: nn.Module,
-    optimizer: str | MakeOptimizer,
-    learning_rate: float | None,
-    options: Optimization,
-    *,
+    model: nn.Module, optimizer: str | MakeOptimizer, learning_rate: float | None, options: Optimization, *,
     kept: bool = False,
-) -> Optimizer:
+) -> Optimizer:  # fmt: skip
     """Make the optimizer of the parameters that require a gradient; a function is tried on copies first."""
     # with `max_norm`, each of its steps ends with the weights inside that bound
     groups, momentum = _groups(model, options.norm_decay), options.momentum

@@ -163,9 +163,7 @@ class Towards(Criterion):
     def __post_init__(self) -> None:
         check_count("targets", self.target, 0)
         if self.inside.outputs != "classes":
-            raise InputError(
-                f"targets: expected a tensor like the labels for {self.inside!r}, got {self.target}"
-            )
+            raise InputError(f"targets: expected a tensor like labels for {self.inside!r}, got {self.target}")
 
     def meant_by(self, model: Any) -> Criterion:
         return replace(self, inside=self.inside.meant_by(model))

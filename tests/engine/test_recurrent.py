@@ -9,7 +9,7 @@ from torch import nn
 import fastadv as fa
 from fastadv import _tf32
 from fastadv.engine import plain
-from fastadv.engine.copying import modes
+from fastadv.engine.copying import first_pass as modes
 
 
 class AsCuDNN(torch.autograd.Function):

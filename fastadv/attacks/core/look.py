@@ -88,10 +88,7 @@ class JacobianLook(Look):
 def go_on(
     points: Tensor, x: Tensor, finite: Tensor, gradient: Tensor, last: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return where rows that are not `finite` bool [n] go on from, and along what; other rows are unchanged.
-
-    Points are [n, ...]. The gradient and the `last` one, if it is of this shape, are [n, ...] or [n, C, ...].
-    """
+    """Return where rows that are not `finite` bool [n] go on from, and along what; others are unchanged."""
     last = last if last is not None and last.shape == gradient.shape else torch.zeros_like(gradient)
     usable = (last != 0) & last.isfinite()
     lost = ~finite & ~usable.flatten(1).any(1)

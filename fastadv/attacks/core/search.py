@@ -152,10 +152,7 @@ class Search(Samples[R_co]):
     def input_gradient(
         self, points: Tensor, loss: losses.Loss, direction: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, logits and plain gradient at points that are no candidates for the best.
-
-        With `direction` the gradient need be right only up to a positive factor for each sample.
-        """
+        """Return loss, logits and gradient, as a model does, at points that are none for the best."""
         clean, self.clean_pass = self.clean_pass, None
         loss_of_rows = of_rows(loss, self.ids)
 
@@ -198,10 +195,7 @@ class Search(Samples[R_co]):
     def jacobian(
         self, points: Tensor, directions: Tensor | Callable[[Tensor], Tensor], judge: bool = True
     ) -> JacobianLook:
-        """Evaluate logits, and gradients of several linear functions <direction, logits> of them.
-
-        The directions are [n, C, K], or a function that makes them from the logits [n, K].
-        """
+        """Evaluate logits, and gradients of <direction, logits>; directions [n, C, K], or of the logits."""
         points, seen = self._prepare(points, judge)
         logits, gradients = self.edge.around(
             seen,
@@ -237,10 +231,7 @@ class Search(Samples[R_co]):
         return self._judge(Look(points, points, logits, logits), None, True)
 
     def offer(self, points: Tensor, success: Tensor) -> None:
-        """Offer points whose verdict is known; a success counts only inside the threat.
-
-        A budget attack takes them for the weakest of successes.
-        """
+        """Offer points of a known verdict, if in the threat; with a budget they are the weakest successes."""
         self._competed = True
         points = points.to(self.x.dtype)
         best, distance = self.best, self.distance(points)

@@ -90,9 +90,7 @@ class Beyond(Criterion):
             return None
         if not isinstance(y, Tensor) or y.shape[:1] != (size,) or y.is_complex():
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise InputError(
-                f"{name}: expected a tensor like the model's outputs for {size} samples, got {got}"
-            )
+            raise InputError(f"{name}: expected a tensor like the outputs for {size} samples, got {got}")
         if not bool(y.isfinite().all()):
             raise InputError(f"{name}: expected finite numbers, got NaN or infinity among them")
         numbers = on_device(name, y, device)

@@ -101,9 +101,7 @@ class Signs(Criterion):
                     f"got {tuple(found.shape)}"
                 )
         if bool((labels == IGNORED).flatten(1).all(1).any()):
-            raise InputError(
-                "y: expected a label other than -1 in each sample, got one without; leave it out"
-            )
+            raise InputError("y: expected a label besides -1 in each sample, got one without; leave it out")
 
     def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         if targets is not None:

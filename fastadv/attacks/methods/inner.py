@@ -22,9 +22,7 @@ InnerAttack = Callable[..., AttackResult]
 
 def check_attack(attack: Any) -> None:
     if not callable(attack):
-        raise InputError(
-            f"attack: expected an attack, such as partial(fastadv.attacks.bim, steps=10), got {attack!r}"
-        )
+        raise InputError(f"attack: expected an attack, as partial(fa.attacks.bim, steps=10), got {attack!r}")
 
 
 def call_attack(attack: InnerAttack, model: Prepared, problem: Problem, **arguments: Any) -> AttackResult:

@@ -113,9 +113,8 @@ def unbent(
         """Return [n, C, K]: what is to rise and, where both are to count alike, what is to fall."""
         before, steep = inverse(logits, interval)
         by = losses.loss_and_grad(before, y, loss, aims, not exact)[1] * steep
-        sizes.append(
-            by.abs().amax(1).clamp_min(torch.finfo(by.dtype).tiny)
-        )  # no factor leaves half precision
+        # no factor leaves half precision
+        sizes.append(by.abs().amax(1).clamp_min(torch.finfo(by.dtype).tiny))
         by = by / sizes[0][:, None]
         if not bool(apart.any()):
             return by[:, None]

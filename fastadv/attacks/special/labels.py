@@ -120,5 +120,5 @@ def warn_of_probabilities(outputs: Tensor, kind: str = "any", reads: bool = True
     if 0 <= z.min() < 0.5 < z.max() <= 1:
         warn(
             "model: expected logits, of which those above 0 mean yes, got outputs that all lie in [0, 1]; if "
-            "they are probabilities, leave the sigmoid out of the model",
+            "they are probabilities, leave the sigmoid out of the model"
         )

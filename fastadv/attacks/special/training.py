@@ -44,5 +44,5 @@ def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
     warn(
         f"{attack}: expected a model to evaluate, got one that {sign}; an attack leaves misclassified images "
         "clean. To train, use fa.train.craft(recipe, model, x, y), or the recipe itself as the loss; to "
-        f"evaluate, {'call model.eval() first' if learns else 'fa.evaluate does not warn'}",
+        f"evaluate, {'call model.eval() first' if learns else 'fa.evaluate does not warn'}"
     )

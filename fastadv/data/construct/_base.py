@@ -73,9 +73,7 @@ class Base:
         """Raise InputError where labels do not fit a model, or (`every_class`) where a class has no image."""
         names = self.class_names(outputs)
         if len(names) != outputs:
-            raise InputError(
-                f"model: expected logits for the {len(names)} classes of the base, got {outputs}"
-            )
+            raise InputError(f"model: expected logits of the {len(names)} classes of the base, got {outputs}")
         labels = known_labels(self.dataset)
         if labels is None:
             return
@@ -146,9 +144,7 @@ def prepare(
     x = first()
     logits = frozen.verdict(x)
     if not logits.isfinite().all():
-        raise InputError(
-            "model: expected finite logits for the first image of the base, got others; check its weights"
-        )
+        raise InputError("model: expected finite logits for the first image of the base, got others")
     base.check_labels(logits.shape[1], every_class=every_class)
     return _compared(frozen, base), base, logits.shape[1]
 

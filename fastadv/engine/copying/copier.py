@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_FUNCTION, NormBase, copy_all_, held_by
-from fastadv.engine.copying.first_pass import bar_alike
-from fastadv.engine.copying.modes import stays_in_training
+from fastadv.engine.copying.first_pass import bar_alike, stays_in_training
 from fastadv.engine.copying.reach import content, holds_module, reachable
 from fastadv.errors import InputError
 

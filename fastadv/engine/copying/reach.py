@@ -41,9 +41,7 @@ def content(cell: CellType) -> object:
 
 
 def reachable(
-    value: object,
-    inside: Callable[[object], Iterable[Any]] = inside,
-    but: Collection[int] = (),
+    value: object, inside: Callable[[object], Iterable[Any]] = inside, but: Collection[int] = ()
 ) -> Iterator[object]:
     """Yield the objects that `value` leads to, itself included, each once; none of the types ATOMS."""
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs

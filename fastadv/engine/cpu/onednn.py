@@ -6,16 +6,60 @@ for 4 to 1,024 rows; with 784×256 or fewer the two are level, and a call of our
 On an Intel Xeon with AVX-512 both do the same for 256 rows, and MKL is two to three times as fast for eight.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
-from fastadv.engine.cpu.settings import are_fixed
-from fastadv.engine.rewrite import Rewrite, Subject, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, Run, Subject, on_cpu, unseen
 from fastadv.runs.card import is_intel
+
+Two = tuple[int, int]
+
+
+class Settings(NamedTuple):
+    """Of a convolution in two dimensions without groups."""
+
+    stride: Two
+    padding: Two
+    dilation: Two
+
+
+def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]) -> Run:
+    """Turn `way` into a conv2d that declines what the kernels here do not take, such as groups."""
+
+    @wraps(way)
+    def conv2d(
+        input: Tensor, weight: Tensor, bias: Tensor | None = None,
+        stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> Any:  # fmt: skip
+        fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
+        on_cpu = input.device.type == weight.device.type == "cpu"
+        if not (fits and on_cpu and are_fixed(weight, bias)) or torch.is_autocast_enabled("cpu"):
+            return NotImplemented
+        if isinstance(padding, str):
+            if padding != "valid":
+                return NotImplemented
+            padding = 0
+        return way(input, weight, bias, Settings(_two(stride), _two(padding), _two(dilation)))
+
+    return conv2d
+
+
+def are_fixed(weight: Tensor, bias: Tensor | None) -> bool:
+    return not (weight.requires_grad or (bias is not None and bias.requires_grad))
+
+
+def _two(value: Any) -> Two:
+    if isinstance(value, int):
+        return value, value
+    first, *more = value
+    return first, more[0] if more else first
+
 
 LEAST = 1 << 19  # weights of a layer that gains
 

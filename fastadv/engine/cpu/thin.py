@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from fastadv.engine.cpu.settings import Settings, takes_settings
+from fastadv.engine.cpu.onednn import Settings, takes_settings
 from fastadv.engine.layout import laid_out
 from fastadv.engine.rewrite import Rewrite, follows, on_cpu, unseen
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient

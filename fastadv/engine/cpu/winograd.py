@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_input
 
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
-from fastadv.engine.cpu.settings import Settings, takes_settings
+from fastadv.engine.cpu.onednn import Settings, takes_settings
 from fastadv.engine.rewrite import Rewrite, Run, Subject, on_cpu, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher

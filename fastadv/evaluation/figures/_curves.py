@@ -74,6 +74,6 @@ def checked_line(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np
     across, up = (np.asarray(values, dtype=np.float64) for values in line)
     if across.ndim != 1 or across.shape != up.shape or across.size == 0:
         raise InputError(
-            f"{name}: expected radii and accuracy of one length, got shapes {across.shape} and {up.shape}"
+            f"{name}: expected radii and accuracy of one length, got {across.shape} and {up.shape}"
         )
     return across, up

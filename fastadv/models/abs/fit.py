@@ -82,9 +82,7 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
     counts = y.bincount(minlength=classes)
     if not bool(counts.all()):
         empty = (counts == 0).nonzero().flatten().tolist()
-        raise InputError(
-            f"dataset: expected images of every class, got none of {empty}; add some or drop the class"
-        )
+        raise InputError(f"dataset: expected images of each class, got none of {empty}; add some or drop it")
     told = getattr(dataset, "describe", None)
     return Images(
         x, y, classes, told() if callable(told) else {"samples": len(y), "data_hash": data_hash(x, y)}
@@ -155,17 +153,10 @@ class Settings:
 
 
 def fit(
-    cls: Callable[..., Model],
-    dataset: Any,
-    settings: Settings,
-    *,
-    run_dir: str | PathLike[str] | None,
-    resume: bool,
-    device: str | torch.device | None,
-    progress: Progress,
-    calibration: int,
+    cls: Callable[..., Model], dataset: Any, settings: Settings, *, run_dir: str | PathLike[str] | None,
+    resume: bool, device: str | torch.device | None, progress: Progress, calibration: int,
     options: dict[str, Any],
-) -> Model:
+) -> Model:  # fmt: skip
     if own := sorted(options.keys() & {"weights", "biases", "strides"}):
         raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)

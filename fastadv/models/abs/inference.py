@@ -27,13 +27,9 @@ def class_losses(x: Tensor, reconstruction: Tensor, latents: Tensor, beta: float
 
 
 def adam_step(
-    latents: Tensor,
-    gradient: Tensor,
-    moments: tuple[Tensor, Tensor],
-    step: int,
-    step_size: float,
+    latents: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], step: int, step_size: float,
     max_norm: float,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
     """Return (latents, moments) after Adam's step number `step`, from 1, and the clipping of norms."""
     mean, square = 0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient.square()
     # The derivative of the root at zero is infinite; a tiny floor keeps it finite without changing a step.
@@ -201,9 +197,7 @@ def _check_pixels(x: Tensor) -> None:
     if low != low:  # torch's minimum of anything with NaN
         finite = ~x.flatten(1).isnan().any(1)
         if not bool(finite.any()):
-            raise InputError(
-                "x: expected pixels in [0, 1], got NaN in every sample; look at where x comes from"
-            )
+            raise InputError("x: expected pixels in [0, 1], got NaN in every sample; see where x comes from")
         low, high = (float(value) for value in x[finite].aminmax())
     if not (low >= -SLACK and high <= 1 + SLACK):
         raise InputError(f"x: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; rescale them")

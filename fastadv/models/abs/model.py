@@ -77,16 +77,10 @@ class ABS(nn.Module):
     factors: Tensor
 
     def __init__(
-        self,
-        weights: Sequence[Tensor],
-        biases: Sequence[Tensor],
-        strides: Sequence[int],
-        *,
-        factors: Sequence[float] | Tensor | None = None,
-        prior_samples: int = 8000,
-        seed: int = 0,
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], *,
+        factors: Sequence[float] | Tensor | None = None, prior_samples: int = 8000, seed: int = 0,
         **options: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.options = InferenceOptions().changed(**options)
         self.decoders = Decoders(weights, biases, strides)
@@ -196,14 +190,9 @@ class ABS(nn.Module):
         self.factors = factors.to(self.factors)  # not in place: models of `with_options` share the old ones
 
     def lower_bound(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        norm: Literal["l2", "linf", "l0"] = "l2",
-        starts: int = 4,
+        self, x: Tensor, y: Tensor, *, norm: Literal["l2", "linf", "l0"] = "l2", starts: int = 4,
         tight: bool = False,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Compute a radius within which the decision stays right.
 
         It is 0 where the decision for x [B, C, H, W] is not y [B]. It is a bound if the minima over latents,
@@ -218,26 +207,13 @@ class ABS(nn.Module):
 
     @classmethod
     def fit(
-        cls,
-        dataset: Any,
-        *,
-        epochs: int = 20,
-        run_dir: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-        latents: int = 8,
-        width: int = 16,
-        shape: DecoderShape | None = None,
-        batch_size: int = 160,
-        learning_rate: float = 3e-3,
-        beta: tuple[float, float] | None = None,
-        augment: bool = True,
-        training_precision: Literal["fp32", "bf16"] = "fp32",
-        seed: int = 0,
-        device: str | torch.device | None = None,
-        calibration: int = 1000,
-        progress: Progress = False,
+        cls, dataset: Any, *, epochs: int = 20, run_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False, latents: int = 8, width: int = 16, shape: DecoderShape | None = None,
+        batch_size: int = 160, learning_rate: float = 3e-3, beta: tuple[float, float] | None = None,
+        augment: bool = True, training_precision: Literal["fp32", "bf16"] = "fp32", seed: int = 0,
+        device: str | torch.device | None = None, calibration: int = 1000, progress: Progress = False,
         **options: Any,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Train one VAE for each class, all at once, and keep the decoders.
 
         Batches hold the same number of images of each class; a small class repeats. The loss is ||G(z) -

@@ -1,4 +1,4 @@
-"""The exact projection of a row on an L1 ball inside a box (see ops/_l1.py), for project_l1 and l1_step.
+"""The exact projection of a row on an L1 ball in a box (see ops/_projection.py), for project_l1 and l1_step.
 
 A row in registers is searched in float32, and from there in float64; a longer one in float64 alone.
 """

@@ -1,4 +1,4 @@
-"""The exact projection on an L2 ball inside a box (see ops/_l2.py) of a row too long for registers."""
+"""The exact projection on an L2 ball in a box (see ops/_projection.py) of a row too long for registers."""
 
 import triton
 import triton.language as tl

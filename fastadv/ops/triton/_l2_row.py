@@ -1,4 +1,4 @@
-"""The exact projection on an L2 ball inside a box (see ops/_l2.py) of a row in registers.
+"""The exact projection on an L2 ball inside a box (see ops/_projection.py) of a row in registers.
 
 The search runs in float32. Float64 then counts the coordinates that it takes for free, and those that it
 takes for stopped by the box, which puts the point into the ball whichever they are.

@@ -1,4 +1,4 @@
-"""l1_step on a GPU: one program a row finds which coordinates move, and projects (see ops/_l1.py)."""
+"""l1_step on a GPU: one program a row finds which coordinates move, and projects (see ops/_projection.py)."""
 
 import triton
 import triton.language as tl

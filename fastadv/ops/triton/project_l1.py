@@ -1,4 +1,4 @@
-"""project_l1 on a GPU: one program a row (see ops/_l1.py)."""
+"""project_l1 on a GPU: one program a row (see ops/_projection.py)."""
 
 import triton
 import triton.language as tl

@@ -133,17 +133,10 @@ def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
 
 
 def ascent(
-    model: nn.Module | Prepared,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    steps: int,
-    step_size: float | Tensor | None = None,
-    *,
-    loss: Loss = "ce",
-    start: Tensor | None = None,
+    model: nn.Module | Prepared, x: Tensor, y: Tensor, threat: Threat, steps: int,
+    step_size: float | Tensor | None = None, *, loss: Loss = "ce", start: Tensor | None = None,
     criterion: Criterion | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return the last of `steps` steps of steepest ascent on `loss` at the follower of `model`."""
     if unlabeled := is_missing(y):
         y = labels_or_outputs(criterion, model, x, y)
@@ -239,14 +232,9 @@ class NearPredictions(Crafted):
         return near_start(self.threat, x, ids, seed)
 
     def away(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        ids: Tensor | None,
-        seed: int,
+        self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int,
         distance: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the follower held fixed."""
         frozen = follower(model)
         clean = frozen(x)

@@ -261,14 +261,9 @@ def innermost(recipe: object) -> object:
 
 @eager
 def craft(
-    recipe: Recipe | OwnStep,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    ids: Tensor | None = None,
+    recipe: Recipe | OwnStep, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None,
     seed: int | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return the examples that a recipe trains on at the present weights, without a gradient.
 
     The model's modes, gradients and statistics are not changed. Of recipes around another one, such as AWP,

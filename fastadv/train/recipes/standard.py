@@ -5,13 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.train.recipes._common import (
-    check_criterion,
-    check_objective,
-    logits_at,
-    mean_loss,
-    objective,
-)
+from fastadv.train.recipes._common import check_criterion, check_objective, logits_at, mean_loss, objective
 from fastadv.train.recipes.base import check_images, labels_or_outputs
 
 
