@@ -44,9 +44,8 @@ def bim(
     Source:
         Kurakin et al. 2017, "Adversarial Examples in the Physical World" (arXiv 1607.02533), section 2.2.
     """
-    rule = ascent(
-        steps, step_size_for(threat, x, steps, WAY, step_size), random_start, shorten=step_size is None
-    )
+    size = step_size_for(threat, x, steps, WAY, step_size)
+    rule = ascent(steps, size, random_start, shorten=step_size is None)
     return core.run(
         model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early,
         seed=seed, from_x=not random_start, **common,

@@ -43,9 +43,8 @@ def pgd(
         Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks" (arXiv 1706.06083),
         equation 2 and section 4.
     """
-    rule = ascent(
-        steps, step_size_for(threat, x, steps, 2.5, step_size), random_start, shorten=step_size is None
-    )
+    size = step_size_for(threat, x, steps, 2.5, step_size)
+    rule = ascent(steps, size, random_start, shorten=step_size is None)
     return core.run(
         model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early,
         seed=seed, from_x=not random_start, **common,

@@ -119,9 +119,8 @@ class _Array:
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         self.info = archive.getinfo(name)
         with archive.open(name) as file:
-            header = (
-                npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-            )
+            first = npy.read_magic(file) == (1, 0)
+            header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
             self.shape, self.columns_first, self.dtype = header(file)
             self.start = file.tell()
 

@@ -108,7 +108,9 @@ class Curve(NamedTuple):
         Of certificates ask `Certificates.accuracy`: between two radii this is that of the smaller one.
         """
         if not radius >= self.radii[0]:  # NaN is none either
-            raise InputError(f"radius: expected at least {self.radii[0]:g}, where it begins, got {radius}")
+            raise InputError(
+                f"radius: expected at least {self.radii[0]:g}, where the curve begins, got {radius}"
+            )
         return float(self.accuracy[np.searchsorted(self.radii, radius, side="right") - 1])
 
 
@@ -258,7 +260,9 @@ def _warn_of(flags: Sequence[str]) -> None:
         if flag.startswith(CLAIMS):
             warn(f"accuracy_against_radius: {flag}")
     if any(flag.startswith(NOT_RUN) for flag in flags):
-        warn("accuracy_against_radius: the model has no gradient, so the attack broke nothing; use square")
+        warn(
+            "accuracy_against_radius: the model has no gradient, so that the attack broke nothing; use square"
+        )
 
 
 def _check_reach(threat: Any, radii: NDArray[np.float64] | None) -> None:

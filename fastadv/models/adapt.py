@@ -72,7 +72,9 @@ def adapt(
         raise InputError("adapt: expected preprocessing, or mean and std; leave the others out")
     if mean is not None:
         if max(means := _numbers("mean", mean), default=0) > 1:
-            raise InputError(f"mean: expected that of images in [0, 1], got {mean}; divide it and std by 255")
+            raise InputError(
+                f"mean: expected that of images in [0, 1], got {mean}; divide mean and std by 255"
+            )
         return Normalized(Logits(model), means, _numbers("std", std))
     source = carried(model) if preprocessing is None else preprocessing
     if source is None:

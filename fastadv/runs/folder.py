@@ -56,7 +56,9 @@ class RunFolder(_Closed):
         _open_folders.add(self)
         if not os.access(self.path, os.W_OK | os.X_OK):
             self._release()
-            raise InputError(f"{name}: expected a writable folder, got {self.path}; choose another")
+            raise InputError(
+                f"{name}: expected a folder that can be written, got {self.path}; choose another"
+            )
         alone = self._locks("LOCK_EX", 0.0 if shared else PATIENCE)
         if alone:
             remove_parts(self.path)

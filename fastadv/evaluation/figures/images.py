@@ -144,9 +144,8 @@ def in_unit(x: Tensor, box: tuple[float, float]) -> Tensor:
 
 def amplification(differences: Sequence[Tensor]) -> float:
     """Return the largest round number, at least 1, that saturates no difference; colors have half a range."""
-    largest = max(
-        (float(d.abs().max()) / (1.0 if d.shape[1] == 1 else 0.5) for d in differences), default=0.0
-    )
+    sizes = (float(d.abs().max()) / (1.0 if d.shape[1] == 1 else 0.5) for d in differences)
+    largest = max(sizes, default=0.0)
     return round_down(1 / largest) if largest > 0 else 1.0
 
 

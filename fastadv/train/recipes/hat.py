@@ -49,7 +49,9 @@ class HAT(TRADES):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.helper, nn.Module | Frozen):
-            raise InputError(f"helper: expected a network of clean images, got {type(self.helper).__name__}")
+            raise InputError(
+                f"helper: expected a network trained on clean images, got {type(self.helper).__name__}"
+            )
         check_number("gamma", self.gamma, 0)
         check_positive("far", self.far)
 
