@@ -107,9 +107,8 @@ class Mixture(Held):
             real = self.real.take(positions.clamp(max=begin - 1))
             generated = self.generated.take((positions - begin).clamp(min=0))
             return torch.where(made.view(-1, *[1] * len(self.shape)), *_alike(generated, real))
-        real, generated = _alike(
-            self.real.take(positions[~made]), self.generated.take(positions[made] - begin)
-        )
+        real, generated = self.real.take(positions[~made]), self.generated.take(positions[made] - begin)
+        real, generated = _alike(real, generated)
         x = real.new_empty((len(positions), *self.shape))
         x[~made], x[made] = real, generated.to(x.device)
         return x

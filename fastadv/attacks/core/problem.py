@@ -279,7 +279,9 @@ def _check_values(x: Tensor, box: tuple[float, float]) -> None:
     low, high = box_in(box, x.dtype)
     beyond = any(math.isfinite(end) != math.isfinite(at) for end, at in zip(box, (low, high), strict=True))
     if beyond or low == high:
-        raise InputError(f"box: expected ends that {x.dtype} tells apart, got {box}; give x a wider dtype")
+        raise InputError(
+            f"box: expected ends that {x.dtype} holds and tells apart, got {box}; give x a wider dtype"
+        )
     if least < low or most > high:
         raise InputError(
             f"x: expected values in the box [{box[0]:g}, {box[1]:g}], "

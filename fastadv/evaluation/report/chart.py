@@ -64,9 +64,8 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     rows = group.same(table.rows)
     others = {row.title for row in table.rows} - {row.title for row in rows}
     minimal = [row for row in rows if row.minimum_norm]
-    drawn = {
-        name: curve for name, curve in curves.items() if name not in others | {row.title for row in minimal}
-    }
+    others |= {row.title for row in minimal}
+    drawn = {name: curve for name, curve in curves.items() if name not in others}
     budgets = [row for row in rows if row.threat is not None and row.threat.finite and not row.minimum_norm]
     if not minimal and not drawn and bounds is None:
         return None
