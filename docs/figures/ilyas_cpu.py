@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.runs.card import telling
-from fastadv.studies.ilyas2019 import figures
+from papers.ilyas2019 import figures
 
 ROWS = Path(__file__).parents[2] / "bench" / "results" / "ilyas_cpu.jsonl"
 COMMAND = "fastadv study ilyas pipeline --scale cpu"

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastadv import demo as study
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say, say_where
-from fastadv.studies import demo as study
-from fastadv.studies.ilyas2019.plan import SOURCE
-from fastadv.studies.study import RESULTS, SIZES, TINY
+from papers.ilyas2019.plan import SOURCE
+from papers.study import RESULTS, SIZES, TINY
 
 
 def demo(

@@ -13,7 +13,7 @@ from fastadv.data.construct import merge_constructed
 from fastadv.evaluation import merge as merge_evaluation
 from fastadv.evaluation._parts import IDENTITY
 from fastadv.models.shards import find_parts, join_weights
-from fastadv.studies.study import WEIGHTS
+from papers.study import WEIGHTS
 
 
 def merge(

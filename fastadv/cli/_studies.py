@@ -17,20 +17,20 @@ from fastadv.cli._panels import add, group
 from fastadv.cli._shared import Machine, load_data
 from fastadv.data._load import data_folder
 from fastadv.models import ABS
-from fastadv.studies import smoothing as study
-from fastadv.studies import training as of_training
-from fastadv.studies.goodfellow2014 import paper
-from fastadv.studies.goodfellow2014.plan import SCALES
-from fastadv.studies.ilyas2019 import features as of_features
-from fastadv.studies.ilyas2019 import pipeline as of_pipeline
-from fastadv.studies.ilyas2019 import plan as of_plan
-from fastadv.studies.ilyas2019 import report as of_report
-from fastadv.studies.ilyas2019 import theory as of_theory
-from fastadv.studies.schott2018 import paper as schott2018
-from fastadv.studies.schott2018 import report
-from fastadv.studies.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
-from fastadv.studies.schott2018.subjects import Subjects
-from fastadv.studies.study import REPORT, RESULTS, SIZES, TINY
+from papers.goodfellow2014 import paper
+from papers.goodfellow2014.plan import SCALES
+from papers.ilyas2019 import features as of_features
+from papers.ilyas2019 import pipeline as of_pipeline
+from papers.ilyas2019 import plan as of_plan
+from papers.ilyas2019 import report as of_report
+from papers.ilyas2019 import theory as of_theory
+from papers.schott2018 import paper as schott2018
+from papers.schott2018 import report
+from papers.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
+from papers.schott2018.subjects import Subjects
+from papers.smoothing import paper as study
+from papers.study import REPORT, RESULTS, SIZES, TINY
+from papers.training import paper as of_training
 
 BUDGET = "Seconds after which the run stops as if interrupted, and says what is left."
 OFFICIAL = "abs_official"  # the authors' weights, beside the data sets

@@ -16,12 +16,12 @@ import fastadv as fa
 from fastadv.cli import _studies
 from fastadv.data import construct
 from fastadv.errors import InputError
-from fastadv.studies import study
-from fastadv.studies.goodfellow2014.paper import PARTS
-from fastadv.studies.ilyas2019 import figures as ilyas_figures
-from fastadv.studies.ilyas2019 import plan as ilyas_plan
-from tests.studies.ilyas import MINI
-from tests.studies.schott import FakeAttacks, FakeSubjects, image_set
+from papers import study
+from papers.goodfellow2014.paper import PARTS
+from papers.ilyas2019 import figures as ilyas_figures
+from papers.ilyas2019 import plan as ilyas_plan
+from papers.tests.ilyas import MINI
+from papers.tests.schott import FakeAttacks, FakeSubjects, image_set
 
 
 def nets(folder):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import log_confidence
-from fastadv.studies.goodfellow2014.models import RBF, Sigmoids
+from papers.goodfellow2014.models import RBF, Sigmoids
 
 SHAPE = (3, 5, 4)
 

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
 from fastadv.evaluation.figures.style import INK
-from fastadv.studies.ilyas2019 import figures as ilyas
+from papers.ilyas2019 import figures as ilyas
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 0, 3, 1])

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014.models import Maxout
 from fastadv.train import FGSMTraining, HiddenFGSM
+from papers.goodfellow2014.models import Maxout
 from tests.train.recipes.hand import SEED, assert_same_step, batch, evaluated, warm_net
 from tests.zoo.net import module
 

@@ -7,8 +7,8 @@ from torch.nn.functional import softplus
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014.models import Quadratic
 from fastadv.train import FGSMTraining, RobustLogistic, Standard
+from papers.goodfellow2014.models import Quadratic
 
 WIDE = (-100.0, 100.0)
 THREATS = {

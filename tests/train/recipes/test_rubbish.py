@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.studies.goodfellow2014.models import Maxout, Sigmoids
 from fastadv.train import PGDTraining, RubbishTraining, Standard
+from papers.goodfellow2014.models import Maxout, Sigmoids
 from tests.train.recipes.hand import SEED, assert_same_step, batch, warm_net
 
 THREAT = fa.Linf(0.1)

@@ -1,0 +1,125 @@
+"""Where gradients lead, noise taken for a class, and weights as images: by hand and in closed form."""
+
+import math
+
+import pytest
+import torch
+
+import fastadv as fa
+from papers.goodfellow2014 import figures, models, paper
+from papers.goodfellow2014.figures import shown
+from papers.goodfellow2014.paper import reuse, rotated, rotation, trace
+from papers.tests.goodfellow import INFINITE, linear, weights
+
+SHAPE = (3, 5, 4)
+
+
+def batch(n):
+    generator = torch.Generator().manual_seed(n)
+    return torch.rand(n, *SHAPE, generator=generator).double(), torch.randint(4, (n,), generator=generator)
+
+
+def test_reuse_by_hand(monkeypatch):
+    monkeypatch.setattr(paper, "OTHERS", 3)
+    model, (x, y) = linear(SHAPE, seed=3, scale=0.3), batch(30)
+    found = reuse(model, x, y, fa.Linf(0.1, INFINITE), seed=7)
+    (w, b), flat = weights(model), x.flatten(1)
+    sign = ((flat @ w.T + b).softmax(1) @ w - w[y]).sign()
+    wrong = 0
+    for draw in range(3):
+        away = fa.rng.integers(29, fa.rng.derive(7, "reuse"), torch.arange(30), draw)
+        for i in range(30):
+            j = (i + 1 + int(away[i])) % 30
+            assert j != i
+            wrong += int((w @ (flat[i] + 0.1 * sign[j]) + b).argmax()) != int(y[i])
+    assert found == pytest.approx(wrong / 90)
+
+
+@pytest.mark.parametrize("angle", [0.1, 1.0, math.pi / 2, 2.5])
+def test_a_rotation_keeps_the_length_and_turns_by_the_angle_towards_the_gradient(angle):
+    x, _ = batch(9)
+    gradient = torch.randn_like(x) * 1e-200  # too small to be squared
+    turned = rotated(x, gradient, angle)
+    a, b, g = (each.flatten(1) for each in (x, turned, gradient * 1e200))
+    torch.testing.assert_close(b.norm(dim=1), a.norm(dim=1))
+    cosine = (a * b).sum(1) / a.norm(dim=1).square()
+    torch.testing.assert_close(cosine, torch.full((9,), math.cos(angle)).double())
+    # in the plane of both, on the gradient's side
+    across = g - a * ((a * g).sum(1) / a.square().sum(1))[:, None]
+    rest = b - math.cos(angle) * a
+    torch.testing.assert_close((rest * across).sum(1), rest.norm(dim=1) * across.norm(dim=1))
+
+
+def test_errors_by_angle_on_two_classes():
+    """With two classes the decision at an angle follows from the angle between x and w."""
+    model = linear(SHAPE, classes=2, seed=2, scale=0.3)
+    (w, _), (x, _) = weights(model), batch(50)
+    w = w[1] - w[0]
+    model.linear.bias.data.zero_()
+    flat = x.flatten(1)
+    y = ((flat @ w) > 0).long()
+    degrees = [0, 5, 20, 60]
+    errors = rotation(model, x, y, degrees)
+    between = ((flat @ w).abs() / (flat.norm(dim=1) * w.norm())).clamp(max=1).asin()  # to the boundary
+    for angle, error in zip(degrees, errors, strict=True):
+        assert error == pytest.approx(float((between < math.radians(angle)).double().mean()))
+    assert (errors[0], errors[-1]) == (0, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5), (3, 6, 9)], ids=["gray", "color"])
+def test_a_linear_model_in_closed_form(shape):
+    model, x = linear(shape, classes=2, seed=3), torch.rand(shape).double()
+    w, b = weights(model)
+    clean = w @ x.flatten() + b
+    y = int(clean.argmax())
+    away = w[1 - y] - w[y]
+    radii, logits, images = trace(model, x, y)
+    assert [radii[0], radii[300], radii[-1], len(radii)] == [-15, 0, 15, 601]
+    torch.testing.assert_close(images, x + radii[shown(radii)].view(-1, 1, 1, 1) * away.sign().view(shape))
+    wanted = clean + radii[:, None] * (w @ away.sign())
+    torch.testing.assert_close(logits, wanted)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_shares_by_hand(kind, monkeypatch):
+    monkeypatch.setattr(paper, "BATCH", 7)  # the parts do not show
+    plain = linear(SHAPE, seed=3)
+    plain.linear.bias.data -= 0.5  # of no effect on softmax
+    model = plain if kind == "softmax" else models.Sigmoids(plain)
+    told = paper.rubbish(model, SHAPE, samples=50, seed=5)
+    x = paper.noise(SHAPE, torch.arange(50), seed=5).double()
+    logits = plain(x).detach()
+    chances = logits.softmax(1) if kind == "softmax" else logits.sigmoid()
+    wrong = chances.amax(1) > 0.5
+    assert 3 < wrong.sum() < 47
+    assert told["error"] == float(wrong.double().mean())
+    assert told["confidence"] == pytest.approx(float(chances.amax(1)[wrong].mean()))
+    each = [float((chances.argmax(1)[wrong] == k).double().mean()) for k in range(4)]
+    assert told["classes"] == pytest.approx(each)
+    assert len(set(each)) > 1
+
+
+@pytest.mark.parametrize("threat", [fa.Linf(0.3, INFINITE), fa.L2(1.5, INFINITE)], ids=["sign", "gradient"])
+def test_the_step_towards_a_class_of_two_in_closed_form(threat):
+    """Of two classes the gradient of log p(i) is along w_i - w_j, by which the logits part."""
+    model = linear(SHAPE, classes=2, seed=1)
+    found = paper.fooling(model, SHAPE, threat, classes=2, samples=60, seed=2)
+    (w, b), x = weights(model), paper.noise(SHAPE, torch.arange(60), 2).double().flatten(1)
+    for target in range(2):
+        apart, start = w[target] - w[1 - target], b[target] - b[1 - target]
+        gain = threat.radius * apart.norm(1 if isinstance(threat, fa.Linf) else 2)
+        before = x @ apart + start
+        wanted = ((before + gain).sigmoid() >= 0.5).double().mean()
+        assert found[target] == float(wanted) > float((before.sigmoid() >= 0.5).double().mean())
+
+
+def test_the_effective_number_of_pixels_in_closed_form():
+    one, all_, two = torch.zeros(3, 1, 5, 7)
+    one[0, 2, 3], all_[:] = -0.3, 0.1
+    two[0, 0, 0], two[0, 4, 6] = 3, -1
+    weight = torch.stack([one, -7 * all_, two, torch.zeros(1, 5, 7)])
+    assert figures.spread(weight).tolist() == pytest.approx([1, 35, 100 / 82, 0])
+    weight = torch.zeros(2, 3, 4, 4)  # channels of a pixel count together
+    weight[0, :, 1, 1] = torch.tensor([1.0, -2.0, 0.5])
+    weight[1, 0, 1, 1] = weight[1, 2, 3, 3] = 1
+    assert figures.spread(weight).tolist() == pytest.approx([1, 2])
