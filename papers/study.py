@@ -1,9 +1,9 @@
-"""What the studies share: progress, training and the results; settings and data of those on the digits."""
+"""What the papers share: progress, training, results and checks of what is asked for."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.data.content import describe_set
+from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.description import describe
 from fastadv.runs.files import read_json, write_json, write_text
@@ -21,6 +21,7 @@ from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
 from fastadv.runs.record import CHECKPOINT
 
+NO_BOX = (-math.inf, math.inf)
 RESULTS, REPORT, WEIGHTS = "results.json", "report.md", "model.safetensors"
 SECONDS = "seconds"  # of each piece of work, beside what was measured
 Watch = Callable[[str, int, int], None]
@@ -96,6 +97,30 @@ def publish(
     return result
 
 
+def some_of(name: str, chosen: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Return the chosen names, each once, in the order in which they are known; InputError for others."""
+    wanted, known = dict.fromkeys(chosen), tuple(known)
+    if not wanted or wanted.keys() - set(known):
+        got = ", ".join(each for each in wanted if each not in known) or "none"
+        raise InputError(f"{name}: expected some of {', '.join(known)}, got {got}")
+    return tuple(each for each in known if each in wanted)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return images as float32 in [0, 1]."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+@contextmanager
+def first_weights(seed: int | None) -> Iterator[None]:
+    """Draw initial weights on the CPU from `seed` and restore the global generator; None: draw from that."""
+    if seed is None:
+        yield
+        return
+    with fa.rng.torch_seeded(seed, torch.device("cpu")), torch.device("cpu"):
+        yield
+
+
 def load_images(name: str, split: str, **options: Any) -> ImageSet:
     made = fa.data.load(name, split, **options)
     assert isinstance(made, ImageSet)
@@ -120,68 +145,12 @@ def trained(
     net = fa.models.create(model, shape=shape, classes=classes, seed=seed, **(options or {}))
     if (path := folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists():
         there = fa.models.load_weights(net, path).get("config", {})
-        here = {"seed": seed, "data": describe_set(images), "recipe": describe(recipe, net, None)}
+        here = {"seed": seed, "data": images.describe(), "recipe": describe(recipe, net, None)}
         here |= {key: training[key] for key in ("epochs", "batch_size", "learning_rate") if key in training}
         check_same(path, {key: there.get(key) for key in here}, here)
         return net.to(training.get("device")).eval()
     fa.train.fit(net, images, recipe, run_dir=folder, resume=True, seed=seed, **training)
     return net.eval()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings that the studies depend on, in input units; radii not named Linf are L2."""
-
-    size: int = 10  # height and width of the digits
-    seed: int = 0  # of everything random
-    width: int = 8
-    samples: int | None = None  # use this many training images only; None uses all
-    epochs: int = 20
-    batch_size: int = 64
-    train_radius: float = 0.8  # of adversarial training
-    train_steps: int = 7  # of the attack in adversarial training
-    invert_steps: int = 100  # of the search for D_R and D_NR
-    invert_step_size: float = 0.1  # of the search for D_R and D_NR
-    push_radius: float = 1.2  # of the search for D_rand and D_det
-    push_steps: int = 40  # of the search for D_rand and D_det
-    linf_radius: float = 0.08  # of the attacks in L-infinity
-    l2_radius: float = 0.4  # of the attacks in L2
-    attack_steps: int = 20
-    abs_epochs: int = 30  # of training ABS
-    abs_prior: int = 1000  # prior samples of ABS
-    abs_samples: int = 100  # images that ABS is measured on
-    curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-
-    def attacks(self) -> dict[str, Callable[..., Any]]:
-        linf, l2 = fa.Linf(self.linf_radius), fa.L2(self.l2_radius)
-        fgsm = partial(fa.attacks.fgsm, loss="ce", seed=self.seed)
-        pgd = partial(fa.attacks.pgd, steps=self.attack_steps, loss="ce", seed=self.seed)
-        return {
-            f"FGSM L∞ {self.linf_radius:g}": partial(fgsm, threat=linf),
-            f"PGD L∞ {self.linf_radius:g}": partial(pgd, threat=linf),
-            f"PGD L2 {self.l2_radius:g}": partial(pgd, threat=l2),
-        }
-
-    @property
-    def push_step_size(self) -> float:
-        return self.push_radius / 10
-
-    @property
-    def main_attack(self) -> str:
-        return f"PGD L2 {self.l2_radius:g}"
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "curve_radii": list(self.curve_radii)}
-
-
-class Study:
-    """The settings, the digits, and the folder of a study, in which an interrupted run resumes."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings, self.folder = settings, folder
-        size = None if settings.size == 8 else settings.size
-        of_size = partial(load_images, "digits", size=size, limit=settings.samples)
-        self.base, self.test = of_size("train"), of_size("test")
 
 
 def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
@@ -201,28 +170,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-SIZES = {
-    8: Settings(
-        size=8, width=16, epochs=30, batch_size=128, train_radius=1.0, push_radius=1.5, linf_radius=0.15,
-        l2_radius=0.65,
-    ),
-    10: Settings(),
-    16: Settings(size=16, epochs=15, train_radius=0.5, push_radius=0.5, linf_radius=0.03, l2_radius=0.25),
-    28: Settings(
-        size=28, train_radius=0.5, push_radius=0.5, invert_step_size=0.2, linf_radius=0.015, l2_radius=0.15
-    ),
-}  # fmt: skip
-"""The settings for each side of the images.
-
-The larger the image, the more directions a net uses that a digit does not need, and the smaller the radius
-that breaks it. At 8, D_R is hardly more robust than the digits; at 16 and 28, D_det no longer teaches the
-true labels; at 10 every set shows its effect.
-"""
-
-TINY = Settings(
-    width=4, samples=60, epochs=1, train_steps=1, invert_steps=2, push_steps=2, attack_steps=2, abs_epochs=1,
-    abs_prior=20, abs_samples=4, curve_radii=(0.0, 1.0),
-)  # fmt: skip
-"""Every part in a second or two; the figures mean nothing."""

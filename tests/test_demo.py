@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv import demo
-from papers.study import TINY, Study
+from fastadv.demo import run as demo
+from fastadv.demo.nets import TINY, Digits
 
 SAID = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
 
@@ -16,13 +16,13 @@ SAID = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
 @pytest.mark.slow
 def test_figures_equal_the_library(tmp_path):
     settings = replace(TINY, samples=100, abs_epochs=2, abs_samples=5)
-    study = Study(settings, tmp_path)
-    model, told = demo.synthesis(study, lambda what, done, total: None)
-    part = study.test.subset(torch.arange(5))
+    digits = Digits(settings, tmp_path)
+    model, told = demo.synthesis(digits, lambda what, done, total: None)
+    part = digits.test.subset(torch.arange(5))
     pgd = partial(fa.attacks.pgd, threat=fa.L2(settings.l2_radius), steps=settings.attack_steps)
     latent = partial(fa.attacks.latent_descent, steps=51, schedule="line_search")
     table = fa.evaluate(model, part, {"pgd": pgd, "latent": latent})
-    assert told["clean"] == fa.evaluate(model, study.test).clean_accuracy
+    assert told["clean"] == fa.evaluate(model, digits.test).clean_accuracy
     assert told["robust"] == table["pgd"].robust_accuracy
     assert told["latent_descent"] == pytest.approx(table["latent"].median_distance)
     assert told["lower_bound"] == pytest.approx(float(model.lower_bound(part.x, part.y).mean()))

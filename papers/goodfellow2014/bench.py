@@ -1,5 +1,6 @@
 """The networks of the study, trained when they are first asked for, and what they answer on images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,13 +13,11 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import ImageSet
-from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
-from fastadv.train.report import best
 from papers.goodfellow2014 import models
 from papers.goodfellow2014.models import Ensemble
 from papers.goodfellow2014.plan import ENSEMBLE, MEMBER, Beginning, Plan, Settings, plans
-from papers.study import Watch, trained
+from papers.study import Watch, trained, unit
 
 BATCH_SIZE, CHECKPOINT_EVERY = 500, 200
 STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
@@ -57,8 +56,8 @@ class Nets:
         for name in self._trained:
             past, search = fa.train.reports(self.folder / name), self._search(name)
             searched = fa.train.reports(search) if self.plans[name].early else []
-            least = best(searched)
-            why = least and f"least adversarial error on held-out images: {1 - least.lowest:.1%}"
+            least = f"{1 - best(searched).lowest:.1%}" if searched else ""
+            why = f"least adversarial error on held-out images: {least}" if searched else None
             seconds = sum(report.seconds for report in past + searched)
             found[name] = {"epochs": len(past), "seconds": seconds, "stopped": why}
         return found
@@ -74,7 +73,6 @@ class Nets:
             test_attacks={"FGSM": partial(fa.attacks.fgsm, threat=self.settings.threat, loss="ce")},
         )  # fmt: skip
         top = best(fa.train.reports(self._search(name)))
-        assert top is not None
         whole = plan.training["optimization"]
         begun = replace(whole, schedule=Beginning(whole.schedule, top.epoch / epochs))
         return self._train(name, plan, folder, images, top.epoch, optimization=begun)
@@ -94,6 +92,11 @@ class Nets:
             execution=fa.train.Execution(precision=precision, checkpoint_every=CHECKPOINT_EVERY),
             **{**plan.training, **more},
         )  # fmt: skip
+
+
+def best(past: Sequence[fa.train.EpochReport]) -> fa.train.EpochReport:
+    """Return the first epoch with the least adversarial error on held-out images."""
+    return max(past, key=lambda report: report.judged)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Bench:
         tested = self.settings.tested
         self.test_set = test_set if tested is None else test_set.subset(range(tested))
         place = nets.device or torch.device("cpu")
-        self.x, self.y = to_unit(self.test_set.x).to(place), self.test_set.y.to(place)
+        self.x, self.y = unit(self.test_set.x).to(place), self.test_set.y.to(place)
         self.crafted, self.rounded = cache(self._crafted), cache(self._rounded)
 
     def _crafted(self, name: str, *, boxed: bool = False) -> Tensor:

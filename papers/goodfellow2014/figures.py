@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fastadv.evaluation.figures import style
-from fastadv.evaluation.figures.images import draw_image
-from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, GRID, INK, ORANGE, PURPLE, SKY, VERMILION
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from papers import drawing as style
+from papers.drawing import BLUE, FAINT, GREEN, GRID, INK, ORANGE, PURPLE, SKY, VERMILION, draw_image
 
 PLAIN, FGSM, CLOSED = "plain", "FGSM training", "closed form"
 WIDTHS = {FGSM: 4.5, PLAIN: 4.5}  # below a narrow line: where the two are equal, both are seen
@@ -30,7 +28,6 @@ PARTS = ("clean", "sign", "adversarial")
 
 def logistic(figures: dict[str, Any], path: Path) -> None:
     """Draw what `logistic` returned: clean error, error under FGSM and |w|₁ by epoch; pulls at the end."""
-    from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 
     nets = {name: net["rows"] for name, net in figures["nets"].items()}
     colors = {PLAIN: FAINT, FGSM: SKY, CLOSED: BLUE}
@@ -68,7 +65,7 @@ def logistic(figures: dict[str, Any], path: Path) -> None:
     style.save(figure, path)
 
 
-def _pulls(axes: "Axes", figures: dict[str, Any], colors: dict[str, str]) -> None:
+def _pulls(axes: Axes, figures: dict[str, Any], colors: dict[str, str]) -> None:
     _prepare(axes, "pull of one image on |w|₁", "margin of the image")
     radius, last = figures["radius"], figures["nets"][CLOSED]["rows"][-1]
     worst, mean = radius * last["norm"], last["margin"]
@@ -85,7 +82,7 @@ def _pulls(axes: "Axes", figures: dict[str, Any], colors: dict[str, str]) -> Non
     axes.set_ylim(bottom=-0.006)
 
 
-def _prepare(axes: "Axes", name: str, across: str) -> None:
+def _prepare(axes: Axes, name: str, across: str) -> None:
     style.plain(axes)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_xlabel(across, fontsize=9, color=INK)
@@ -129,7 +126,7 @@ def trace(radii: Tensor, logits: Tensor, images: Tensor, label: int, path: Path)
     style.save(figure, path)
 
 
-def _name_lines(axes: "Axes", last: Tensor, colors: dict[int, str], y: int) -> None:
+def _name_lines(axes: Axes, last: Tensor, colors: dict[int, str], y: int) -> None:
     low, high = axes.get_ylim()
     ends = ((last - low) / (high - low)).tolist()
     for k, (end, place) in enumerate(zip(ends, style.spread(ends, 0.052), strict=True)):

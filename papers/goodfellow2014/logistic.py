@@ -11,14 +11,13 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.data.imageset import to_unit
-from fastadv.ops._rows import NO_BOX
 from fastadv.runs.files import read_json, write_json
 from fastadv.runs.identity import check_same
 from papers.goodfellow2014 import figures
 from papers.goodfellow2014.bench import Bench, Line
 from papers.goodfellow2014.figures import CLOSED, FGSM
-from papers.study import Watch, unwatched
+from papers.goodfellow2014.recipes import RobustLogistic, WeightDecayL1
+from papers.study import NO_BOX, Watch, unit, unwatched
 
 CLASSES = (3, 7)
 COEFFICIENTS = (0.0025, 0.025, 0.25)  # of L1 decay
@@ -57,8 +56,8 @@ def logistic(
     recipes: dict[str, fa.train.Recipe] = {
         "plain": fa.train.Standard(),
         FGSM: fa.train.FGSMTraining(ball, weight=0.0),
-        CLOSED: fa.train.RobustLogistic(ball, weight=0.0),
-        **{f"L1 decay {c:g}": fa.train.WeightDecayL1(c) for c in COEFFICIENTS},
+        CLOSED: RobustLogistic(ball, weight=0.0),
+        **{f"L1 decay {c:g}": WeightDecayL1(c) for c in COEFFICIENTS},
     }
     for place, (name, recipe) in enumerate(recipes.items()):
         model = fa.models.LogisticRegression(train_set.shape, seed=seed).double()
@@ -103,11 +102,11 @@ def _row(
     attacks = {"fgsm": partial(fa.attacks.fgsm, threat=ball, loss="ce")}
     table = fa.evaluate(model, test_set, attacks, batch_size=4096, indicators=False)
     with torch.no_grad():
-        logits = model(to_unit(train_set.x).double())
+        logits = model(unit(train_set.x).double())
         margin = (logits[:, 1] - logits[:, 0]) * (2 * train_set.y - 1)
         norm = float(model.linear.weight.abs().sum())
     pull = 0.0
-    if isinstance(recipe, fa.train.WeightDecayL1):
+    if isinstance(recipe, WeightDecayL1):
         pull = recipe.coefficient
     elif not isinstance(recipe, fa.train.Standard):
         pull = radius * float((radius * norm - margin).sigmoid().mean())

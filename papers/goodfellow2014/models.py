@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from fastadv.models._common import check_batch, check_sizes, first_weights
-
-torch.fx.wrap("check_batch")
+from papers.study import first_weights
 
 INITIAL_RANGE = 0.005  # first weights are drawn from ±this, first biases are 0, as in pylearn2
 LEAST = 1e-6  # of the distance to a template, so that log-odds are finite at the template itself
@@ -45,7 +43,6 @@ class Maxout(nn.Module):
         seed: int | None = 0,
     ) -> None:
         super().__init__()
-        check_sizes(classes, shape)
         self.shape, self.pieces = tuple(shape), pieces
         sizes = [math.prod(shape), *[units] * layers]
         with first_weights(seed):
@@ -59,7 +56,7 @@ class Maxout(nn.Module):
         self.mask, self.dropout = Masked(input_dropout), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mask(check_batch(x, self.shape).flatten(1))
+        x = self.mask(x.flatten(1))
         for layer in self.hidden:
             pieces = layer(x).unflatten(1, (self.pieces, -1))  # piece p of unit u is p · units + u
             x = self.dropout(pieces.amax(1))
@@ -83,14 +80,13 @@ class Quadratic(nn.Module):
         seed: int | None = 0,
     ) -> None:
         super().__init__()
-        check_sizes(classes, shape)
         self.shape = tuple(shape)
         with first_weights(seed):
             self.hidden = nn.Linear(math.prod(shape), units)
             self.linear = nn.Linear(units, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.linear(self.hidden(check_batch(x, self.shape).flatten(1)).square())
+        logits: Tensor = self.linear(self.hidden(x.flatten(1)).square())
         return logits
 
 
@@ -120,14 +116,13 @@ class RBF(EachOnItsOwn):
         self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int | None = 0
     ) -> None:
         super().__init__()
-        check_sizes(classes, shape)
         self.shape, size = tuple(shape), math.prod(shape)
         with first_weights(seed):
             self.templates = nn.Parameter(torch.rand(classes, size))
             self.scales = nn.Parameter(torch.full((classes, size), 2 / math.sqrt(size)))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = check_batch(x, self.shape).flatten(1)[:, None]
+        x = x.flatten(1)[:, None]
         distance = ((x - self.templates) * self.scales).square().sum(2).clamp(min=LEAST)
         return -distance - (-torch.expm1(-distance)).log()
 
@@ -158,3 +153,7 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         each = torch.stack([member(x).log_softmax(1) for member in self.members])
         return each.logsumexp(0) - math.log(len(self.members))
+
+
+for net in (Masked, Maxout, Quadratic, EachOnItsOwn, RBF, Sigmoids, Ensemble):
+    net.__module__ = "fastadv.studies.goodfellow2014.models"  # as the run folders of `fastadv study` know it

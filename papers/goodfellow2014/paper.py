@@ -10,20 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv._checks import check_some
-from fastadv._extras import need
 from fastadv.data import ImageSet
-from fastadv.engine.module import device_of
 from fastadv.errors import InputError
-from fastadv.ops._rows import NO_BOX
 from fastadv.runs.folder import Keeper
-from fastadv.text import in_markdown, percent
 from papers.goodfellow2014 import figures
 from papers.goodfellow2014.bench import STEPS, STRONGLY_TESTED, Answers, Bench, Line, Nets, Paper
 from papers.goodfellow2014.figures import POINTS, RADIUS, first_layer, shown, spread
 from papers.goodfellow2014.logistic import two_digits
 from papers.goodfellow2014.plan import LARGE, Settings
-from papers.study import Watch, publish, unwatched
+from papers.study import NO_BOX, Watch, publish, some_of, unwatched
+from papers.text import in_markdown, percent
 
 UNKNOWN: Paper = (None, None)
 FOOLED = 1000  # images of noise that are led to each class
@@ -186,9 +182,11 @@ def fooling(
     frozen, ids = fa.freeze(model), _ids(model, samples)
     x, shares = noise(shape, ids, seed), []
 
+    chances = getattr(model, "log_confidence", lambda logits: logits.log_softmax(1))
+
     def likelier(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None
-        return fa.engine.log_confidence(frozen.model, logits).gather(1, targets[:, None]).squeeze(1)
+        return chances(logits).gather(1, targets[:, None]).squeeze(1)  # type: ignore[no-any-return]
 
     for target in range(classes):
         targets = torch.full_like(ids, target)
@@ -202,7 +200,7 @@ def fooling(
 
 
 def _ids(model: nn.Module, samples: int) -> Tensor:
-    return torch.arange(samples, device=device_of(model))
+    return torch.arange(samples, device=next(model.parameters()).device)
 
 
 def directions(bench: Bench) -> Iterator[Line]:
@@ -291,8 +289,7 @@ def run(
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Do these parts in `folder`: write results.json, report.md and figures there, and return the results."""
-    parts = check_some("parts", parts, PARTS)
-    need("matplotlib")
+    parts = some_of("parts", parts, PARTS)
     with Keeper(folder) as keeper:
         nets = Nets(settings, train_set, folder / "nets", watch, device)
         bench, lines = Bench(nets, test_set, folder), []

@@ -1,13 +1,14 @@
 """What the study depends on, its sizes, and every network: what it is and how it is trained."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import fastadv as fa
-from fastadv.ops._rows import NO_BOX
-from fastadv.train.schedules import SCHEDULES
+from papers.goodfellow2014 import recipes
+from papers.study import NO_BOX
 
 ENSEMBLE, MEMBER, LARGE = "ensemble", "member-", "large_adversarial"
 # pylearn2's recipe for maxout on MNIST, with one momentum and a cosine in place of its slow changes
@@ -82,13 +83,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Beginning:
-    """A schedule that is left when this share of it is done."""
+    """The schedule "cosine", left when this share of it is done."""
 
     schedule: str
     share: float
 
     def __call__(self, done: float) -> float:
-        return SCHEDULES[self.schedule](self.share * done)
+        return (1 + math.cos(math.pi * self.share * done)) / 2
+
+
+Beginning.__module__ = "fastadv.studies.goodfellow2014.plan"  # as the run folders of `fastadv study` know it
 
 
 def plans(settings: Settings) -> dict[str, Plan]:
@@ -103,15 +107,15 @@ def plans(settings: Settings) -> dict[str, Plan]:
         "maxout": maxout(standard),
         "sigmoids": Plan("maxout_sigmoids", likelihood, epochs, units),
         "adversarial": maxout(fa.train.FGSMTraining(threat)),
-        "noise_sign": maxout(fa.train.InputNoise(threat, "sign")),
-        "noise_uniform": maxout(fa.train.InputNoise(threat, "uniform")),
-        "rubbish": maxout(fa.train.RubbishTraining()),
-        "hidden_first": maxout(fa.train.HiddenFGSM("hidden.1", settings.radius)),
-        "hidden_last": maxout(fa.train.HiddenFGSM("linear", settings.radius)),
+        "noise_sign": maxout(recipes.InputNoise(threat, "sign")),
+        "noise_uniform": maxout(recipes.InputNoise(threat, "uniform")),
+        "rubbish": maxout(recipes.RubbishTraining()),
+        "hidden_first": maxout(recipes.HiddenFGSM("hidden.1", settings.radius)),
+        "hidden_last": maxout(recipes.HiddenFGSM("linear", settings.radius)),
         "large": Plan("Maxout", standard, settings.large_epochs, large),
     }
     for coefficient in settings.l1:
-        found[f"l1_{coefficient:g}"] = maxout(fa.train.WeightDecayL1(coefficient))
+        found[f"l1_{coefficient:g}"] = maxout(recipes.WeightDecayL1(coefficient))
     for number in range(1, settings.members):
         found[f"{MEMBER}{number}"] = maxout(standard, epochs=settings.member_epochs, number=number)
     for number in range(settings.seeds):

@@ -8,10 +8,10 @@ from torch.nn.functional import normalize, one_hot
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.data.imageset import to_unit
 from papers.ilyas2019.maker import Maker, read, share
 from papers.ilyas2019.plan import Training
 from papers.ilyas2019.usefulness import usefulness
+from papers.study import unit
 
 DIRECTIONS = 64  # candidates for robust features
 MEASURED = 1000  # images on which their margin is measured
@@ -63,7 +63,7 @@ def early_labels(maker: Maker) -> dict[str, Any]:
 
 def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
     """Return unit directions [F, D] of features useful for some class against any perturbation."""
-    x = to_unit(base.x).flatten(1)
+    x = unit(base.x).flatten(1)
     means = torch.stack([x[base.y == k].mean(0) for k in sorted(set(base.y.tolist()))]) - x.mean(0)
     principal = torch.linalg.eigh(torch.cov(x.T).double())[1].T.flip(0)[:DIRECTIONS].float()
     directions = normalize(torch.cat([means, principal]))
@@ -80,7 +80,7 @@ def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor
     """Return [N], the classes of the test images by least squares on one-hot labels of `taught`."""
 
     def features(images: ImageSet) -> Tensor:  # and 1, [N, F + 1]
-        values = (to_unit(images.x).flatten(1) @ directions.T).double()
+        values = (unit(images.x).flatten(1) @ directions.T).double()
         return torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], 1)
 
     labels = one_hot(taught.y, taught.num_classes).double()

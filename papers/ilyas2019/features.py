@@ -2,49 +2,77 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import fastadv as fa
-from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.runs.folder import Keeper
-from fastadv.text import number, percent
-from papers.ilyas2019 import digits
 from papers.ilyas2019.usefulness import scatter, usefulness
 from papers.ilyas2019.usefulness.result import GAMMA, RHO, Kind
-from papers.study import Settings, Study, Watch, publish, unwatched
+from papers.study import Watch, load_images, publish, trained, unwatched
+from papers.text import number, percent
 
 
-def run(
-    settings: Settings, folder: Path, watch: Watch = unwatched, radius: float | None = None, steps: int = 20
-) -> dict[str, Any]:
-    """Train both nets in `folder`, measure and draw; `radius` None is half that of the evaluation."""
-    radius = settings.l2_radius / 2 if radius is None else radius
+@dataclass(frozen=True)
+class Settings:
+    """The digits, the nets and their training; radii are L2, in input units."""
+
+    size: int = 10  # height and width of the digits
+    seed: int = 0  # of everything random
+    width: int = 8
+    samples: int | None = None  # use this many training images only; None uses all
+    epochs: int = 20
+    batch_size: int = 64
+    train_radius: float = 0.8  # of adversarial training
+    train_steps: int = 7  # of the attack in adversarial training
+    radius: float = 0.2  # of the adversary of the features
+    steps: int = 20  # of its attack
+
+
+TINY = Settings(width=4, samples=60, epochs=1, train_steps=1)
+
+
+def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
+    """Train both nets in `folder`, measure and draw."""
+    s, radius = settings, settings.radius
     if not 0 < radius < math.inf:
         raise InputError(f"radius: expected a finite number > 0, got {radius}")
     # from x itself: a feature has a gradient there, and steps of a quarter of the radius reach the far side
-    attack = partial(fa.attacks.pgd, steps=steps, step_size=radius / 4, random_start=False)
-    study, figure, found = Study(settings, folder), folder / "features.png", {}
-    need("matplotlib")
+    attack = partial(fa.attacks.pgd, steps=s.steps, step_size=radius / 4, random_start=False)
+    pgd = {"steps": s.train_steps, "step_size": s.train_radius / 5, "random_start": False}
+    recipes: dict[str, fa.train.Recipe] = {
+        "standard": fa.train.Standard(),
+        "adversarial": fa.train.PGDTraining(fa.L2(s.train_radius), **pgd),  # type: ignore[arg-type]
+    }
+    base, test = (load_images("digits", part, size=s.size, limit=s.samples) for part in ("train", "test"))
+    figure, found = folder / "features.png", {}
     with Keeper(folder) as keeper:
-        for net in islice(digits.nets(study, watch), 2):
-            found[net.name] = usefulness(
-                net.model, study.test, fa.L2(radius), attack, batch_size=1024,
-                progress=partial(watch, f"measuring {net.name}"),
+        for name, recipe in recipes.items():
+            net = trained(
+                "small_cnn", base, recipe, folder / "nets" / name, seed=s.seed, options={"width": s.width},
+                epochs=s.epochs, batch_size=s.batch_size, progress=partial(watch, f"training {name}"),
+                optimization=fa.train.Optimization(schedule="cosine"),
+            )  # fmt: skip
+            found[name] = usefulness(
+                net,
+                test,
+                fa.L2(radius),
+                attack,
+                batch_size=1024,
+                progress=partial(watch, f"measuring {name}"),
             )  # fmt: skip
         scatter(
             found, figure, rho=RHO, gamma=GAMMA,
             title=f"Features of two nets on the digits, attacked with L2 {radius:g}",
         )  # fmt: skip
-        nets, test = settings.as_json(), study.test.describe()
         measured = {name: one.to_dict(RHO, GAMMA) for name, one in found.items()}
         return publish(
-            keeper, "study ilyas features", {"nets": nets, "radius": radius, "steps": steps, "test": test},
-            nets=measured, figures={"usefulness": str(figure)},
+            keeper, "study ilyas features", {**asdict(s), "test": test.describe()}, nets=measured,
+            figures={"usefulness": str(figure)},
         )  # fmt: skip
 
 

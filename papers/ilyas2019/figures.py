@@ -4,23 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet
-from fastadv.evaluation.figures import style
-from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, SKY, VERMILION
+from papers import drawing as style
+from papers.drawing import BLUE, FAINT, GRID, INK, SKY, VERMILION
 from papers.ilyas2019 import gaussian
 from papers.ilyas2019.gaussian import Learned
 from papers.ilyas2019.plan import KINDS, PAPER_ATTACK, TRANSFER, paper
 from papers.study import one_of_each
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 THICK, GAP = 0.17, 0.16  # inches of a bar, and between two nets
 WIDE = 0.12  # of the axis, what a number takes
@@ -31,8 +31,6 @@ SUBTITLE = "below each image the label that networks are trained on; an orange l
 
 def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: Path) -> None:
     """Draw the accuracy of each network, clean and under `attack` on `data`, with the paper's as ticks."""
-    from matplotlib.patheffects import withStroke
-    from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     names = [f"{name}\n{KINDS[name].remark}" if name in KINDS else name for name in nets]
     group = 2 * THICK + GAP
@@ -76,14 +74,6 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
     entries += [("paper", "$◇$", INK)] if any(map(paper, nets)) else []
     style.key(figure, left, top - 0.2, [*entries, ("guessing", ":", INK)])
     style.save(figure, path)
-
-
-def together(base: ImageSet, sets: Mapping[str, ImageSet], what: str, path: Path) -> None:
-    """Draw an image of each class of the base, and what each set made of it, with the label it gives."""
-    places = one_of_each(base.y)
-    rows = [_strip(what, base, places, "true label")]
-    rows += [_strip(name, made, places, KINDS[name].remark, base) for name, made in sets.items()]
-    fa.figures.strips(rows, path, title="The constructed sets", subtitle=SUBTITLE)
 
 
 def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None:
@@ -182,7 +172,7 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     style.save(figure, path)
 
 
-def _half(figure: Any, place: int, across: str, up: str) -> "Axes":
+def _half(figure: Any, place: int, across: str, up: str) -> Axes:
     axes: Axes = figure.add_axes((0.08 + 0.5 * place, 0.15, 0.4, 0.62))
     style.plain(axes)
     axes.grid(color=GRID, linewidth=0.6)
@@ -199,7 +189,7 @@ def _ellipse(center: Tensor, covariance: Tensor, points: int) -> Any:
     return (center[:, None] + 2 * vectors @ (values.sqrt()[:, None] * circle)).numpy()
 
 
-def _arrow(axes: "Axes", tip: Tensor, color: str) -> None:
+def _arrow(axes: Axes, tip: Tensor, color: str) -> None:
     axes.annotate(
         "", tuple(tip.tolist()), (0, 0), arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.4}
     )

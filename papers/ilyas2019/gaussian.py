@@ -20,7 +20,7 @@ from torch.distributions import MultivariateNormal
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.text import finite
+from papers.text import finite
 
 HALVINGS = 200
 ROUNDS, DONE, SETTLED = 1000, 1e-10, 1e-4  # of the fit in a ball

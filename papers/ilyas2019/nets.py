@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.models._common import Shape, check_sizes, draw_convolutions, first_weights
-from fastadv.models.small import Features
+from papers.study import first_weights
 
 # VGG: 3x3 convolutions of each of the five stages, by depth; a stage has 1, 2, 4, 8 and 8 times the width
 DEPTHS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
@@ -17,6 +16,32 @@ WIDER = (1, 2, 4, 8, 8)
 # where the image is halved
 STAGES = ((2, 2), (2, 3), 5, (7, 3), (6, 4), (5, 5), (3, 6), 6, (11, 10), (11, 10))
 STEM = 6
+
+
+Shape = tuple[int, int, int]  # (C, H, W) of one image
+
+
+def draw_convolutions(model: nn.Module, fan: str) -> None:
+    """Draw convolutions as He et al. 2015 do, by what leaves them or, with "fan_in", by what enters them."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode=fan, nonlinearity="relu")  # type: ignore[arg-type]
+
+
+class Features(nn.Module):
+    """A network that sets `channels` of its images, its layers `features`, and on their mean `linear`."""
+
+    channels: int
+    features: nn.Module
+    linear: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.features(x).mean(dim=(2, 3)))
+        return logits
+
+    def draw_weights(self) -> None:
+        draw_convolutions(self, "fan_in")
+        nn.init.zeros_(self.linear.bias)
 
 
 class VGG(Features):
@@ -32,7 +57,6 @@ class VGG(Features):
         seed: int | None = 0,
     ) -> None:
         super().__init__()
-        check_sizes(classes, shape, width)
         self.channels = shape[0]
         with first_weights(seed):
             layers: list[nn.Module] = []
@@ -44,7 +68,7 @@ class VGG(Features):
                     before = after
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
             self.features = nn.Sequential(*layers)
-            draw_convolutions(self.features)
+            draw_convolutions(self.features, "fan_out")
             for name, bias in self.features.named_parameters():
                 if name.endswith("bias"):  # those of BatchNorm are 0 from the start
                     nn.init.zeros_(bias)
@@ -81,7 +105,6 @@ class DenseNet(Features):
         seed: int | None = 0,
     ) -> None:
         super().__init__()
-        check_sizes(classes, shape, growth)
         self.channels = shape[0]
         with first_weights(seed):
             width = 2 * growth
@@ -111,7 +134,6 @@ class Inception(Features):
         self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 16, seed: int | None = 0
     ) -> None:
         super().__init__()
-        check_sizes(classes, shape, width)
         self.channels = shape[0]
         with first_weights(seed):
             channels = STEM * width
@@ -137,3 +159,6 @@ def _made(net: type[nn.Module], *, normalize: str | None = None, **options: Any)
 
 
 vgg, densenet, inception = (partial(_made, net) for net in (VGG, DenseNet, Inception))
+
+for each in (VGG, DenseNet, Inception, _Beside):
+    each.__module__ = "fastadv.studies.ilyas2019.nets"  # as the run folders of `fastadv study` know it

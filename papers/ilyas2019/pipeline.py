@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fastadv as fa
-from fastadv._extras import need
 from fastadv.data import ImageSet
-from fastadv.models.shards import split_weights
 from fastadv.runs.files import save_tensors, writing
 from fastadv.runs.folder import Keeper
 from fastadv.runs.record import REPORT
@@ -23,6 +21,7 @@ from papers import study
 from papers.ilyas2019 import controls, figures, report
 from papers.ilyas2019.maker import Maker, file_name, read, share
 from papers.ilyas2019.plan import SOURCES, STAGES, Settings, Training
+from papers.ilyas2019.weights import split_weights
 
 FEWEST = 3  # points that a correlation is told of
 KEPT = 64  # images of each set in a small file of their own
@@ -116,7 +115,6 @@ def run(
     """
     parts, path = tuple(settings.work(stages)), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
-    need("matplotlib")
     with Keeper(path) as keeper:
         # the order may change, and other architectures be added: their nets have cards of their own
         known = study.known_in(keeper, config, "others", "chains")

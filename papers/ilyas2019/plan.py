@@ -7,11 +7,10 @@ from typing import Any
 from torch import nn
 
 import fastadv as fa
-from fastadv._checks import check_seed, check_some
 from fastadv.data import ConstructedSet, ImageSet, construct
-from fastadv.data.construct.paper import CIFAR10_PAPER
-from fastadv.engine import Prepared
+from fastadv.data.construct import CIFAR10_PAPER
 from fastadv.runs.identity import plain
+from papers.study import some_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def budget(name: str, settings: Any) -> dict[str, Any]:
 
 
 def build(
-    name: str, source: nn.Module | Prepared, base: ImageSet, settings: Any, **options: Any
+    name: str, source: nn.Module | fa.Frozen, base: ImageSet, settings: Any, **options: Any
 ) -> ConstructedSet:
     """Return the set `name` made with `source`, with the budget and seed of the settings."""
     kind = KINDS[name]
@@ -139,9 +138,6 @@ class Settings:
     chains: tuple[tuple[str, ...], ...] = ()  # nets whose stages come before those of others; (): all at once
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-
     @property
     def sets(self) -> tuple[str, ...]:
         chosen = {name for chain in self.chains for name in chain} or KINDS
@@ -158,7 +154,7 @@ class Settings:
 
     def work(self, stages: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the stages in the order in which they run, each with the nets or sets that it is about."""
-        chosen, about = check_some("stages", stages, STAGES), {"nets": SOURCES, "evaluate": self.nets}
+        chosen, about = some_of("stages", stages, STAGES), {"nets": SOURCES, "evaluate": self.nets}
         for chain in self.chains or (self.nets,):
             for stage in chosen:
                 names = tuple(name for name in about.get(stage, self.sets) if name in chain)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv.text import in_markdown, number, percent
 from papers.ilyas2019.plan import (
     KINDS,
     PAPER_ATTACK,
@@ -15,6 +14,7 @@ from papers.ilyas2019.plan import (
     printed,
 )
 from papers.study import SECONDS
+from papers.text import in_markdown, number, percent
 
 Cells = list[list[str]]
 Result = Mapping[str, Any]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.runs.folder import Keeper
 from papers.ilyas2019 import figures, gaussian
@@ -118,7 +117,6 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     # in no special direction
     drawn = fa.rng.normal(SIZE, fa.rng.derive(seed, "covariance"), torch.arange(SIZE)).double()
     large = drawn @ drawn.T + 0.2 * torch.eye(SIZE, dtype=torch.float64)
-    need("matplotlib")
     with Keeper(folder) as keeper:
         watch("theorems", 0, 1)
         done = [

@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.evaluation.figures import Strip, style
-from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
+from fastadv.evaluation.figures import Strip
 from fastadv.threat import THREATS
+from papers import drawing as style
+from papers.drawing import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION
 from papers.schott2018.plan import SYNTHESES, THRESHOLDS, TITLES, Settings, published
 from papers.schott2018.report import Key, Smallest
 from papers.schott2018.subjects import Subject, Subjects

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastadv._extras import need
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.folder import Keeper
@@ -40,7 +39,6 @@ def run(
     planned = settings.cells()
     transfers = any(cell.transfers for cell in planned)
     subjects.check([*settings.models, *([SUBSTITUTE] if transfers else [])])
-    need("matplotlib")
     with Keeper(folder) as keeper:
         keeper.begun(CELLS, resume, "a run", Path)
         images = Images.drawn(test, settings.samples, settings.seed, subjects.device)

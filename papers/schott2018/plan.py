@@ -19,8 +19,9 @@ from typing import Any
 from torch import nn
 
 import fastadv as fa
-from fastadv._checks import check_count, check_seed, check_some
+from fastadv.errors import InputError
 from fastadv.threat import THREATS
+from papers.study import some_of
 
 SOURCE = "Schott et al. 2018, figure 2, from github.com/jonasrauber/analysis-by-synthesis"
 THRESHOLDS = {"l2": 1.5, "linf": 0.3, "l0": 12.0}
@@ -207,10 +208,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("samples", self.samples, 1)
-        check_seed(self.seed)
+        if self.samples < 1:
+            raise InputError(f"samples: expected at least 1, got {self.samples}")
         for name, known in (("models", MODELS), ("norms", NORMS)):
-            check_some(name, getattr(self, name), known)
+            some_of(name, getattr(self, name), known)
 
     def cells(self) -> list[Cell]:
         chosen = [method for method in METHODS if method.norm in self.norms]

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastadv.intervals import median
-from fastadv.text import finite, in_markdown, number
-from fastadv.text import percent as to_percent
 from fastadv.threat import THREATS
 from papers.schott2018.plan import SOURCE, THRESHOLDS, TITLES, Cell, Settings, published
 from papers.schott2018.work import Done
+from papers.text import finite, in_markdown, number
+from papers.text import percent as to_percent
 
 Key = tuple[str, str]
 """A norm and a model."""
@@ -90,7 +90,7 @@ def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
         "norm": cell.method.norm,
         "attack": cell.method.name,
         "arguments": cell.describe(),
-        "median": finite(median(distance.numpy())),
+        "median": finite(float(np.median(distance.numpy()))),
         "accuracy": accuracy(distance, THRESHOLDS[cell.method.norm]),
         "seconds": done.seconds,
     }
@@ -125,7 +125,7 @@ def _figures(found: Least, norm: str) -> dict[str, Any]:
     distance = found.distance
     share = accuracy(distance, THRESHOLDS[norm])
     return {
-        "median": finite(median(distance.numpy())),
+        "median": finite(float(np.median(distance.numpy()))),
         "median_interval": [finite(value) for value in median_interval(distance)],
         "accuracy": share,
         "accuracy_interval": list(accuracy_interval(share, len(distance))),

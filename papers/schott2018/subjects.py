@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
-from fastadv.ops.nearest_prototype import nearest_prototype
 from fastadv.runs.card import data_hash
-from papers.study import Watch, load_images, unwatched
+from papers.study import Watch, load_images, unit, unwatched
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002  # of the Madry net's training
 CHECKPOINT_EVERY = 200  # steps, about 15 seconds
@@ -76,7 +74,7 @@ class NearestNeighbor(nn.Module):
         nearest = []
         for own in self.images.split(self.counts):  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                _, index = nearest_prototype(rows.detach(), own, own.new_zeros(len(own)))
+                _, index = fa.ops.nearest_prototype(rows.detach(), own, own.new_zeros(len(own)))
             nearest.append(own[index])
         logits: Tensor = -(rows[:, None] - torch.stack(nearest, 1)).norm(dim=2)
         return logits
@@ -149,7 +147,7 @@ class Subjects:
 
     def _nearest_neighbor(self) -> Subject:
         train_set = self._train_set()
-        model = NearestNeighbor(to_unit(train_set.x), train_set.y).to(self.device)
+        model = NearestNeighbor(unit(train_set.x), train_set.y).to(self.device)
         return Subject("nearest_neighbor", model)
 
     def _madry(self) -> Subject:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.attacks.special.snap import snap
 from fastadv.data import ImageSet, batches
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import load_tensors, save_tensors, seal
@@ -130,6 +129,13 @@ def attack(
     known = None if substitute is None else substitute.identity
     identity = {"model": subject.identity, "substitute": known, "cell": cell.describe()}
     return work.do(cell.name, identity, batch_size, compute, tick)
+
+
+def snap(x: Tensor, x_adv: Tensor, threshold: float) -> Tensor:
+    """Return the points nearest to x whose coordinates lie on the sides of the threshold where x_adv's do."""
+    at = torch.tensor(threshold, dtype=x.dtype, device=x.device)
+    below, above = at.nextafter(torch.full_like(at, -torch.inf)), x_adv >= threshold
+    return torch.where((x >= threshold) == above, x, torch.where(above, at, below))
 
 
 def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:

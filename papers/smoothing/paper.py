@@ -17,12 +17,11 @@ import torch
 import fastadv as fa
 from fastadv.certify import Certificates, smooth
 from fastadv.data import ImageSet
-from fastadv.engine.layout import lay_out
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from fastadv.runs.folder import Keeper
-from fastadv.text import in_markdown, percent
 from papers.study import Watch, publish, trained, unwatched
+from papers.text import in_markdown, percent
 
 # average certified radii of the paper, by recipe and sigma
 PUBLISHED = {
@@ -103,7 +102,7 @@ def run(
                 progress=partial(watch, f"training {name}, sigma {sigma:g}"),
             )  # fmt: skip
             if half := settings.precision == "bf16":  # already in its fastest form
-                lay_out(net := net.to(torch.bfloat16), channels_last=True)
+                net = net.to(torch.bfloat16, memory_format=torch.channels_last)
             certified = partial(
                 smooth, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
                 resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"),

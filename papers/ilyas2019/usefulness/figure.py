@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from fastadv.errors import InputError
-from fastadv.evaluation.figures import style
-from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION
+from papers import drawing as style
+from papers.drawing import BLUE, FAINT, GRID, INK, VERMILION
 from papers.ilyas2019.usefulness.result import GAMMA, RHO, Kind, Usefulness
 
 COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}
-MOST = 4
 LINEAR = 2.0  # where gamma lies further below zero, it is drawn logarithmically there
 
 
@@ -31,20 +29,7 @@ def scatter(
     many features of the network are of each kind, for the class that each serves best, which has a full
     point; a ring is the same feature for another class. Without an adversary all points would lie on the
     dotted line gamma = rho. Below -2 gamma is drawn on a logarithmic scale.
-
-    Args:
-        nets: one to four results by name.
-        path: of the picture: .png, .pdf or .svg.
-        rho: the threshold of rho, > 0.
-        gamma: the threshold of gamma, >= 0.
-        title: above the panels; None is none.
-
-    Raises:
-        InputError: the results are others or too many, or a threshold is out of range.
     """
-    if not 1 <= len(nets) <= MOST:
-        raise InputError(f"nets: expected 1 to {MOST} results by name, got {len(nets)}")
-    style.check_path(path)
     width, top = 3.1, 0.85 if title else 0.55
     figure = style.new_figure(0.75 + len(nets) * width, 3.0 + top, title)
     points = {name: _points(net, rho, gamma) for name, net in nets.items()}

@@ -8,37 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import eager
-from fastadv.attacks.special.labels import check_index
+import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_objective, check_positive, logits_at, mixture
-from fastadv.train.recipes._followers import follower
-from fastadv.train.recipes.base import check_images
+from papers.goodfellow2014.recipes.losses import check_positive, check_share, mixture
 
 
 @dataclass(frozen=True)
 class HiddenFGSM:
-    """Goodfellow's objective on the input h of a hidden layer in place of the image.
+    """Goodfellow's objective on the input h of a hidden layer in place of the image (section 6).
 
-    It is weight · J(h, y) + (1 - weight) · J(h + radius · sign(∇J), y), the mean over the batch.
+    It is weight · J(h, y) + (1 - weight) · J(h + radius · sign(∇J), y), the mean over the batch. `module` is
+    the name of the layer that h enters, as in `model.named_modules()`, or its number in a Sequential: of
+    Maxout, "hidden.1" has the units of the first layer, and "linear" those of the last.
 
     The direction is that of the model in eval mode with the current weights, and no gradient flows through
     it. A radius in hidden units means little where these have no bound: the network then learns to make its
-    activations large. Goodfellow et al. found it usually better to perturb the input, for which there is
-    FGSMTraining, and their best results with hidden layers never perturbed the last one.
-
-    Args:
-        module: the name of the layer that h enters, as in `model.named_modules()`, or its number in a
-            Sequential. Of Maxout, "hidden.1" has the units of the first layer, and "linear" those of the
-            last.
-        radius: in units of h, > 0.
-        weight: of the clean loss, in [0, 1].
-        label_smoothing: that of J, not of the attack, in [0, 1).
-        loss: J, "ce" or "bce", as in `Standard`.
-
-    Source:
-        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6.
+    activations large. Goodfellow et al. found it usually better to perturb the input.
     """
 
     module: str | int
@@ -48,16 +33,12 @@ class HiddenFGSM:
     loss: str = "ce"
 
     def __post_init__(self) -> None:
-        if isinstance(self.module, bool) or not isinstance(self.module, str | int):
-            raise InputError(f"module: expected the name or number of a layer, got {self.module!r}")
         check_positive("radius", self.radius)
-        check_objective(self.label_smoothing, self.loss, self.weight)
+        check_share("weight", self.weight)
 
-    @eager
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor:
-        x = check_images(self, model, x)
         move = self.radius * self._direction(model, x, y)
         if self.weight > 0:  # the clean half of the batch comes first
             move = torch.cat([torch.zeros_like(move), move])
@@ -66,22 +47,26 @@ class HiddenFGSM:
 
     def _direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the sign of the gradient at h."""
-        y, seen = check_index("y", y, len(x), x.device), list[Tensor]()
+        seen = list[Tensor]()
 
         def leaf(h: Tensor) -> Tensor:
             seen.append(h.detach().requires_grad_())
             return seen[-1]
 
-        still = follower(model).model
-        assert isinstance(still, nn.Module)
-        with torch.enable_grad(), entering(still, str(self.module), leaf):
-            logits = logits_at(still, x, y)
+        trained = [part for part in model.modules() if part.training]
+        model.eval()
+        try:
+            with torch.enable_grad(), entering(model, str(self.module), leaf):
+                logits = model(x)
+        finally:
+            for part in trained:
+                part.training = True
         if len(seen) != 1:
             raise InputError(
                 f"module: expected a layer that runs once in forward, got {self.module!r}, which ran "
                 f"{len(seen)} times; name another"
             )
-        by_logits = loss_and_grad(logits.detach(), y, self.loss, direction=True)[1]
+        by_logits = fa.losses.loss_and_grad(logits.detach(), y, self.loss, direction=True)[1]
         return torch.autograd.grad(logits, seen[0], by_logits.to(logits.dtype))[0].sign()
 
 
@@ -90,8 +75,6 @@ def entering(model: nn.Module, module: str, change: Callable[[Tensor], Tensor]) 
     """Give `module` of the model change(h) in place of its input h, inside."""
 
     def before(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not given or not isinstance(given[0], Tensor):
-            raise InputError(f"module: expected a layer that takes a tensor, got {module!r}, which does not")
         return (change(given[0]), *given[1:])
 
     parts = dict(model.named_modules())

@@ -1,0 +1,1 @@
+"""Randomized smoothing on MNIST: `paper` runs it."""
