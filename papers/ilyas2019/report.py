@@ -3,16 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from papers.ilyas2019.plan import (
-    KINDS,
-    PAPER_ATTACK,
-    SOURCE,
-    SOURCES,
-    STAGES,
-    TRANSFER,
-    paper,
-    printed,
-)
+from papers.ilyas2019.plan import KINDS, PAPER_ATTACK, SOURCE, SOURCES, STAGES, TRANSFER, paper, printed
 from papers.study import SECONDS
 from papers.text import in_markdown, number, percent
 
