@@ -71,7 +71,8 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         )  # fmt: skip
         measured = {name: one.to_dict(RHO, GAMMA) for name, one in found.items()}
         return publish(
-            keeper, "study ilyas features", {**asdict(s), "test": test.describe()}, nets=measured,
+            keeper, "study ilyas features",
+            {"nets": asdict(s), "radius": radius, "steps": s.steps, "test": test.describe()}, nets=measured,
             figures={"usefulness": str(figure)},
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Stand-ins for attacks, and a study that draws nothing."""
+"""Stand-ins for attacks, a study that draws nothing, and what the library's own tests share."""
 
 from functools import partial
 
@@ -6,6 +6,7 @@ import pytest
 
 from papers.schott2018 import figures, paper
 from papers.tests.schott import FakeAttacks
+from tests.conftest import logged, shared_data  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -19,3 +20,12 @@ def attacks(monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     monkeypatch.setattr(figures, "draw", lambda *given: {})
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Commands run in an empty folder, and see no data sets but the embedded one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FASTADV_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
