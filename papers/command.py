@@ -127,7 +127,7 @@ class Progress:
 def main(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code, 0 for success, 1 where the work failed, 2 for bad usage."""
     given = list(sys.argv[1:] if argv is None else argv)
-    asked, before, received = argparse.Namespace(debug="--debug" in given, kept=""), None, list[int]()
+    asked, before, received = argparse.Namespace(debug="--debug" in given), None, list[int]()
     if argv is None:
         keep_all_pages()
 
@@ -142,7 +142,7 @@ def main(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> in
         with telling(command=shlex.join([made.prog, *given])):
             return _do(asked)
     except KeyboardInterrupt:
-        kept = asked.kept.format(**vars(asked))
+        kept = getattr(asked, "kept", "").format(**vars(asked))
         return _fail(f"interrupted; {kept}", 128 + (received or [signal.SIGINT])[0], asked)
     except InputError as error:
         return _fail(str(error), 2, asked)

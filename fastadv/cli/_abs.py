@@ -52,14 +52,14 @@ class Synthesis(Panel, title="Model"):
     def config(self) -> dict[str, Any]:
         return {"model": str(self.model), "binary": self.binary, "seed": self.seed}
 
-    def load(self, *, seed_used: bool = False, **options: Any) -> ABS:  # the seed: for something else, too
+    def load(self, **options: Any) -> ABS:
         """Load the model from a file of `abs train` or the authors' folder, with these options."""
         path, seed, place = self.model, self.seed, make_device(self.device)
         if path.is_dir():
             model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)
         elif path.is_file():
             why = f"has no effect on {path}, which has its own prior; leave it out."
-            o.refuse_given(why, seed=None if seed_used else seed)
+            o.refuse_given(why, seed=seed)
             model = ABS.load(path)
         else:
             raise InputError(

@@ -13,10 +13,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.text import in_markdown
 from papers.goodfellow2014 import models, paper
 from papers.goodfellow2014.bench import Line, answers, craft, craft_rounded
 from papers.goodfellow2014.plan import SCALES, plans
+from papers.text import in_markdown
 
 TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
 

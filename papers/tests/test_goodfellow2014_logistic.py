@@ -11,6 +11,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from papers.goodfellow2014 import logistic as study
 from papers.goodfellow2014.logistic import CLOSED, FGSM
+from papers.goodfellow2014.recipes import RobustLogistic, WeightDecayL1
 
 DECAYS = (0.0025, 0.25)
 
@@ -73,7 +74,7 @@ def test_a_row_by_hand():
     def margins(data):
         return (data.x.flatten(1).double() @ w + b) * (2 * data.y - 1)
 
-    row = study._row(model, fa.train.RobustLogistic(ball), train_set, test_set, ball)
+    row = study._row(model, RobustLogistic(ball), train_set, test_set, ball)
     norm, margin = w.abs().sum(), margins(train_set)
     assert row["norm"] == pytest.approx(float(norm))
     assert row["margin"] == pytest.approx(float(margin.mean()))
@@ -83,5 +84,5 @@ def test_a_row_by_hand():
     tested = margins(test_set)
     assert row["clean"] == pytest.approx(float((tested <= 0).double().mean()))
     assert row["fgsm"] == pytest.approx(float((tested <= 0.1 * norm).double().mean()))
-    decay = study._row(model, fa.train.WeightDecayL1(0.3), train_set, test_set, ball)
+    decay = study._row(model, WeightDecayL1(0.3), train_set, test_set, ball)
     assert decay["pull"] == 0.3

@@ -13,14 +13,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastadv.cli import main
+import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.models.shards import split_weights
-from fastadv.models.weights import read_weights
 from fastadv.runs.files import load_tensors
 from papers import study as shared
+from papers.command import main as run
 from papers.ilyas2019 import figures, plan
+from papers.ilyas2019.__main__ import parser
+from papers.ilyas2019.weights import split_weights
 from papers.tests.ilyas import MINI, study, timeless
+
+
+def main(arguments):
+    return run(parser(), arguments)
+
 
 FIRST, SECOND = ("standard", "D_rand", "D_det"), ("adversarial", "D_R", "D_NR")
 CHAINED = replace(MINI, near=False, chains=(FIRST, SECOND))
@@ -88,7 +94,7 @@ def test_a_spent_budget_leaves_what_the_same_command_then_does(whole, tmp_path, 
 def test_sets_are_made_again_from_weights_in_parts(whole, tmp_path):
     parts = sorted((whole[0] / "weights").iterdir())
     assert [path.name for path in parts] == [f"{n}-00001-of-00001.safetensors" for n in plan.SOURCES[::-1]]
-    assert main(["merge", str(whole[0] / "weights"), "--out", str(tmp_path / "nets")]) == 0
+    assert main(["merge", str(whole[0] / "weights"), "--run-dir", str(tmp_path / "nets")]) == 0
     again = study(tmp_path, CHAINED, stages=["nets", "sets"])["measured"]
     assert again["sets"] == whole[1]["measured"]["sets"]
     assert again["nets"] == {}
@@ -113,16 +119,16 @@ def test_weights_in_parts_are_whole_again(whole, tmp_path, capsys):
     assert len(parts) > 2
     b.mkdir()
     parts[1].rename(b / parts[1].name)
-    assert main(["merge", str(a), "--out", str(tmp_path)]) == 2
+    assert main(["merge", str(a), "--run-dir", str(tmp_path)]) == 2
     assert f"expected each of {len(parts)} parts of net once" in " ".join(capsys.readouterr().err.split())
-    assert main(["merge", str(a), str(b), "--out", str(tmp_path)]) == 0
+    assert main(["merge", str(a), str(b), "--run-dir", str(tmp_path)]) == 0
     split_weights(path.parents[1] / "D_rand" / path.name, other := tmp_path / "other", "net", largest=1000)
     (other / parts[1].name).rename(b / parts[1].name)
-    assert main(["merge", str(a), str(b), "--out", str(tmp_path / "mixed")]) == 2
+    assert main(["merge", str(a), str(b), "--run-dir", str(tmp_path / "mixed")]) == 2
     assert "expected parts of the same weights" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "mixed").exists()
     (tensors, card), (wanted, known) = (
-        read_weights(each) for each in (tmp_path / "net" / "model.safetensors", path)
+        fa.models.read_weights(each) for each in (tmp_path / "net" / "model.safetensors", path)
     )
     assert card == known
     assert tensors.keys() == wanted.keys()

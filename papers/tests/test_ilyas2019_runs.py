@@ -8,7 +8,6 @@ import pytest
 
 from papers.ilyas2019 import features, gaussian, theory
 from papers.ilyas2019.usefulness.result import Kind
-from papers.study import TINY
 
 
 @pytest.mark.slow
@@ -35,8 +34,8 @@ def test_theory_writes_checks_and_figures(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_features_of_both_nets_are_measured_and_kept(tmp_path):
-    settings = replace(TINY, samples=40)
-    result = features.run(settings, tmp_path, radius=0.1, steps=2)
+    settings = replace(features.TINY, samples=40, radius=0.1, steps=2)
+    result = features.run(settings, tmp_path)
     nets = result["measured"]["nets"]
     assert list(nets) == ["standard", "adversarial"]
     for net in nets.values():
@@ -47,7 +46,7 @@ def test_features_of_both_nets_are_measured_and_kept(tmp_path):
     cells = features.table(result)
     assert [line[0] for line in cells] == ["net", "standard", "adversarial"]
     before = (tmp_path / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
-    again = features.run(settings, tmp_path, radius=0.2, steps=2)
+    again = features.run(replace(settings, radius=0.2), tmp_path)
     assert (tmp_path / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns == before
     for name, net in again["measured"]["nets"].items():
         for far, near in zip(net["features"], nets[name]["features"], strict=True):

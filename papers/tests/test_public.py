@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = (
-    "fastadv", "fastadv.attacks", "fastadv.certify", "fastadv.data", "fastadv.data.construct", "fastadv.errors",
-    "fastadv.evaluation", "fastadv.evaluation.figures", "fastadv.losses", "fastadv.models", "fastadv.rng",
-    "fastadv.threat", "fastadv.train",
+    "fastadv", "fastadv.attacks", "fastadv.certify", "fastadv.data", "fastadv.data.construct",
+    "fastadv.errors", "fastadv.evaluation", "fastadv.evaluation.figures", "fastadv.losses", "fastadv.models",
+    "fastadv.rng", "fastadv.threat", "fastadv.train",
 )  # fmt: skip
 ROOMS = ("fastadv.adapters", "fastadv.engine", "fastadv.ops", "fastadv.attacks.core")  # for other users
 # the one exception: folders that resume, with cards as the library's own, which no public call makes
@@ -42,7 +42,7 @@ def is_public(name: str) -> bool:
         return is_public(module) and not last.startswith("_")
     home = importlib.import_module(module)
     network = module == "fastadv.models" and isinstance(getattr(home, last, None), type)  # behind `create`
-    return network or last in getattr(home, "__all__", [last]) and not last.startswith("_")
+    return network or (last in getattr(home, "__all__", [last]) and not last.startswith("_"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
