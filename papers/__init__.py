@@ -1,1 +1,1 @@
-"""The studies: papers run again by the public names of fastadv. They print nothing, and return JSON."""
+"""Papers run again by the public names of fastadv: `python -m papers.ilyas2019 --help`."""

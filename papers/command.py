@@ -165,7 +165,7 @@ def _do(asked: argparse.Namespace) -> int:
     if asked.json:
         print(json.dumps(_finite(result), indent=2, allow_nan=False, default=str))
     with redirect_stdout(io.StringIO() if asked.json else sys.stdout):
-        return max([0, *work])  # a command that prints may yield its exit code
+        return int(max([0, *work]))  # a command that prints may yield its exit code
 
 
 def _finite(value: Any) -> Any:

@@ -53,9 +53,9 @@ def accuracy_axis(axes: Axes, right: float, below: str) -> None:
 def key(figure: Figure, left: float, down: float, entries: Sequence[tuple[str, str, str]]) -> None:
     """Write the key in one line, so many inches from the upper left corner: (name, marker or line, color)."""
     width, height = figure.get_size_inches()
-    lined = {"-", "--", ":"}
+    lined: dict[str, Any] = {"-": "-", "--": "--", ":": ":"}
     marks = [
-        Line2D([], [], color=color, linestyle=mark, linewidth=1.2)
+        Line2D([], [], color=color, linestyle=lined[mark], linewidth=1.2)
         if mark in lined
         else Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
         for _, mark, color in entries
