@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
 from fastadv.runs.record import CHECKPOINT
 
-NO_BOX = (-math.inf, math.inf)
+CPU, NO_BOX = torch.device("cpu"), (-math.inf, math.inf)
 RESULTS, REPORT, WEIGHTS = "results.json", "report.md", "model.safetensors"
 SECONDS = "seconds"  # of each piece of work, beside what was measured
 Watch = Callable[[str, int, int], None]
@@ -111,16 +110,6 @@ def unit(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
-@contextmanager
-def first_weights(seed: int | None) -> Iterator[None]:
-    """Draw initial weights on the CPU from `seed` and restore the global generator; None: draw from that."""
-    if seed is None:
-        yield
-        return
-    with fa.rng.torch_seeded(seed, torch.device("cpu")), torch.device("cpu"):
-        yield
-
-
 def load_images(name: str, split: str, **options: Any) -> ImageSet:
     made = fa.data.load(name, split, **options)
     assert isinstance(made, ImageSet)
@@ -156,17 +145,4 @@ def trained(
 def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
     """Find the first usable sample of each class."""
     usable = torch.ones_like(y, dtype=torch.bool) if usable is None else usable
-    places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
-    found = [place[0] for place in places if len(place)]
-    return torch.stack(found) if found else torch.empty(0, dtype=torch.int64)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Work on one thread: networks this small gain nothing by a second, and results stay the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return torch.cat([((y == k) & usable).nonzero()[:1, 0] for k in range(int(y.max()) + 1)])

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from papers.study import first_weights
+import fastadv as fa
+from papers.study import CPU
 
 INITIAL_RANGE = 0.005  # first weights are drawn from ±this, first biases are 0, as in pylearn2
 LEAST = 1e-6  # of the distance to a template, so that log-odds are finite at the template itself
@@ -40,12 +41,12 @@ class Maxout(nn.Module):
         layers: int = 2,
         input_dropout: float = 0.2,
         dropout: float = 0.5,
-        seed: int | None = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.shape, self.pieces = tuple(shape), pieces
         sizes = [math.prod(shape), *[units] * layers]
-        with first_weights(seed):
+        with fa.rng.torch_seeded(seed, CPU):
             self.hidden = nn.ModuleList(nn.Linear(size, pieces * units) for size in sizes[:-1])
             self.linear = nn.Linear(units, classes)
             for weight in self.parameters():
@@ -77,11 +78,11 @@ class Quadratic(nn.Module):
         classes: int = 10,
         *,
         units: int = 240,
-        seed: int | None = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        with first_weights(seed):
+        with fa.rng.torch_seeded(seed, CPU):
             self.hidden = nn.Linear(math.prod(shape), units)
             self.linear = nn.Linear(units, classes)
 
@@ -112,12 +113,10 @@ class RBF(EachOnItsOwn):
     log-odds of these probabilities, log(P / (1 - P)), so the predicted class is that of the nearest template.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int | None = 0
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int = 0) -> None:
         super().__init__()
         self.shape, size = tuple(shape), math.prod(shape)
-        with first_weights(seed):
+        with fa.rng.torch_seeded(seed, CPU):
             self.templates = nn.Parameter(torch.rand(classes, size))
             self.scales = nn.Parameter(torch.full((classes, size), 2 / math.sqrt(size)))
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import fastadv as fa
 from papers import command as c
 from papers.ilyas2019 import features, pipeline, plan, report, theory
@@ -54,6 +56,8 @@ def do_pipeline(asked: Namespace, watch: Watch) -> Iterator[Any]:
     if (name := asked.architecture) is not None:
         (name,) = some_of("architecture", [name], fa.models.names())
         settings = replace(settings, architecture=plan.on_cifar10(name, name))
+    if asked.scale == "tiny":  # nets this small gain nothing from a second thread
+        torch.set_num_threads(1)
     base, test = pipeline.load(settings, asked.data_dir)
     result = pipeline.run(
         settings, base, test, asked.run_dir, watch, stages=stages, device=c.device_of(asked),

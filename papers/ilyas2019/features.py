@@ -11,8 +11,8 @@ from typing import Any
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs.folder import Keeper
-from papers.ilyas2019.usefulness import scatter, usefulness
-from papers.ilyas2019.usefulness.result import GAMMA, RHO, Kind
+from papers.ilyas2019.scatter import scatter
+from papers.ilyas2019.usefulness import GAMMA, RHO, Kind, usefulness
 from papers.study import Watch, load_images, publish, trained, unwatched
 from papers.text import number, percent
 

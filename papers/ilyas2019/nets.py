@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from papers.study import first_weights
+from papers.study import CPU
 
 # VGG: 3x3 convolutions of each of the five stages, by depth; a stage has 1, 2, 4, 8 and 8 times the width
 DEPTHS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
@@ -54,11 +54,11 @@ class VGG(Features):
         *,
         depth: int = 16,
         width: int = 64,
-        seed: int | None = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        with first_weights(seed):
+        with fa.rng.torch_seeded(seed, CPU):
             layers: list[nn.Module] = []
             before = shape[0]
             for count, times in zip(DEPTHS[depth], WIDER, strict=True):
@@ -102,11 +102,11 @@ class DenseNet(Features):
         *,
         depth: int = 100,
         growth: int = 12,
-        seed: int | None = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        with first_weights(seed):
+        with fa.rng.torch_seeded(seed, CPU):
             width = 2 * growth
             layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1, bias=False)]
             for block in range(3):
@@ -131,11 +131,11 @@ class Inception(Features):
     """The small Inception network of Zhang et al. 2017; the first convolution has 6 * `width` channels."""
 
     def __init__(
-        self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 16, seed: int | None = 0
+        self, shape: Shape = (3, 32, 32), classes: int = 10, *, width: int = 16, seed: int = 0
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        with first_weights(seed):
+        with fa.rng.torch_seeded(seed, CPU):
             channels = STEM * width
             layers: list[nn.Module] = [_after(shape[0], channels, 3)]
             for stage in STAGES:

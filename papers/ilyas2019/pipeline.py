@@ -1,7 +1,6 @@
 """Section 3.3 as one resumable run, with the transfer of figure 3."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -129,9 +128,7 @@ def run(
             known[stage] = RUN[stage](maker, names, known.get(stage, {}))
 
         work = {titled(*part): partial(do, *part) for part in parts}
-        # nets this small gain nothing from a second thread
-        with study.one_thread() if settings.scale == "tiny" else nullcontext():
-            return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
+        return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
 
 
 def titled(stage: str, names: Iterable[str]) -> str:

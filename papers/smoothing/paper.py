@@ -102,7 +102,7 @@ def run(
                 progress=partial(watch, f"training {name}, sigma {sigma:g}"),
             )  # fmt: skip
             if half := settings.precision == "bf16":  # already in its fastest form
-                net = net.to(torch.bfloat16).to(memory_format=torch.channels_last)
+                net = net.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
             certified = partial(
                 smooth, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
                 resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"),

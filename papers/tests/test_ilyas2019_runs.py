@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from papers.ilyas2019 import features, gaussian, theory
-from papers.ilyas2019.usefulness.result import Kind
+from papers.ilyas2019.usefulness import Kind
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from papers import drawing as style
 from papers.drawing import BLUE, FAINT, GRID, INK, VERMILION
-from papers.ilyas2019.usefulness.result import GAMMA, RHO, Kind, Usefulness
+from papers.ilyas2019.usefulness import GAMMA, RHO, Kind, Usefulness
 
 COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}
 LINEAR = 2.0  # where gamma lies further below zero, it is drawn logarithmically there
