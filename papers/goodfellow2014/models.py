@@ -73,12 +73,7 @@ class Quadratic(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...] = (1, 28, 28),
-        classes: int = 10,
-        *,
-        units: int = 240,
-        seed: int = 0,
+        self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, units: int = 240, seed: int = 0
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)

@@ -18,11 +18,8 @@ import fastadv as fa
 from fastadv.errors import InputError
 from papers import command, study
 from papers.goodfellow2014.paper import PARTS
-from papers.ilyas2019 import figures as ilyas_figures
-from papers.ilyas2019 import plan as ilyas_plan
 from papers.schott2018 import __main__ as schott
 from papers.smoothing import paper as smoothing
-from papers.tests.ilyas import MINI
 from papers.tests.schott import FakeAttacks, FakeSubjects, image_set
 
 
@@ -113,21 +110,6 @@ def test_two_parts_of_goodfellow(run, monkeypatch, folder):
     assert told["config"]["parts"] == ["agreement"]
     assert set(told["measured"]["nets"]) == {"maxout", "softmax", "rbf"}
     assert "got one with another seed" in run(f"{line} agreement --seed 1", 2).err
-
-
-@pytest.mark.slow
-def test_the_pipeline_prints_its_tables_and_names_its_files(run, folder, monkeypatch):
-    monkeypatch.setattr(ilyas_figures, "gallery", lambda name, base, made, path: path.touch())
-    monkeypatch.setitem(ilyas_plan.SCALES, "tiny", replace(MINI, near=False, tested=6))
-    line = "ilyas2019 pipeline --run-dir run --stages"
-    done = run(f"{line} nets,sets,train,evaluate,galleries")
-    for text in ("images under PGD", "43.7%", "kept label", "the first 6", "D_det.png", "report.md"):
-        assert text in done.out
-    assert "Leakage" not in done.out
-    told = run(f"{line} sets --json").json
-    assert list(told["measured"]) == ["nets", "sets", "train", "evaluate", "galleries", "seconds"]
-    assert told == json.loads((folder / "run" / "results.json").read_text())
-    assert "another seed (0 there, 1 here)" in run(f"{line} sets --seed 1", 2).err
 
 
 @pytest.mark.parametrize(

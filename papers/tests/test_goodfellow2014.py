@@ -7,14 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from papers.goodfellow2014 import models, paper
-from papers.goodfellow2014.bench import Line, answers, craft, craft_rounded
+from papers.goodfellow2014.bench import Line, craft, craft_rounded
 from papers.goodfellow2014.plan import SCALES, plans
 from papers.text import in_markdown
 
@@ -73,27 +72,6 @@ def test_a_rounded_gradient_points_elsewhere_where_the_network_is_sure():
     assert (rounded != sure).flatten(1).any(1)[lost].all()
 
 
-class Told(nn.Module):
-    """Probabilities of its own, which do not sum to 1."""
-
-    def forward(self, x):
-        return x.flatten(1)
-
-    def confidence(self, x):
-        return self(x).sigmoid()
-
-
-def test_answers_are_counted_by_hand():
-    x = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-3.0, -2.0, -4.0]])
-    found = answers(Told(), x, torch.tensor([0, 0, 2]))
-    assert found.classes.tolist() == [0, 1, 1]
-    assert found.error == pytest.approx(2 / 3)
-    sure = [float(torch.tensor(logit).sigmoid()) for logit in (2.0, 1.0, -2.0)]
-    assert found.mean_confidence == pytest.approx(sum(sure) / 3)
-    assert found.confidence_on_mistakes == pytest.approx((sure[1] + sure[2]) / 2)
-    assert answers(nn.Flatten(), x, torch.tensor([0, 1, 1])).confidence_on_mistakes is None
-
-
 @pytest.mark.slow
 def test_parts_of_the_tiny_study_add_up(tmp_path):
     sets = digits("train", 100), digits("test", 40)
@@ -115,15 +93,6 @@ def test_parts_of_the_tiny_study_add_up(tmp_path):
     assert "| 99.90% |" in page  # what the paper printed
     with pytest.raises(InputError, match="got one with another seed"):
         paper.run(replace(TINY, seed=1), *sets, tmp_path, parts=("fgsm",))
-
-
-def test_what_cannot_work_is_refused(tmp_path):
-    sets = digits("train", 50), digits("test", 10)
-    with pytest.raises(InputError, match="validation: expected fewer than the 50 training images, got 60"):
-        paper.run(TINY, *sets, tmp_path)
-    bench = SimpleNamespace(nets={"maxout": None}, settings=TINY, y=torch.tensor([3, 5]))
-    with pytest.raises(InputError, match="tested: expected a test image of class 4, got none"):
-        list(paper.directions(bench))
 
 
 MANY = replace(SCALES["tiny"], members=3, seeds=2, radius=0.2, patience=7)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import fastadv as fa
-from papers.goodfellow2014 import figures, models, paper
+from papers.goodfellow2014 import models, paper
 from papers.goodfellow2014.figures import shown
-from papers.goodfellow2014.paper import reuse, rotated, rotation, trace
+from papers.goodfellow2014.paper import reuse, rotation, trace
 from papers.tests.goodfellow import INFINITE, linear, weights
 
 SHAPE = (3, 5, 4)
@@ -33,21 +33,6 @@ def test_reuse_by_hand(monkeypatch):
             assert j != i
             wrong += int((w @ (flat[i] + 0.1 * sign[j]) + b).argmax()) != int(y[i])
     assert found == pytest.approx(wrong / 90)
-
-
-@pytest.mark.parametrize("angle", [0.1, 1.0, math.pi / 2, 2.5])
-def test_a_rotation_keeps_the_length_and_turns_by_the_angle_towards_the_gradient(angle):
-    x, _ = batch(9)
-    gradient = torch.randn_like(x) * 1e-200  # too small to be squared
-    turned = rotated(x, gradient, angle)
-    a, b, g = (each.flatten(1) for each in (x, turned, gradient * 1e200))
-    torch.testing.assert_close(b.norm(dim=1), a.norm(dim=1))
-    cosine = (a * b).sum(1) / a.norm(dim=1).square()
-    torch.testing.assert_close(cosine, torch.full((9,), math.cos(angle)).double())
-    # in the plane of both, on the gradient's side
-    across = g - a * ((a * g).sum(1) / a.square().sum(1))[:, None]
-    rest = b - math.cos(angle) * a
-    torch.testing.assert_close((rest * across).sum(1), rest.norm(dim=1) * across.norm(dim=1))
 
 
 def test_errors_by_angle_on_two_classes():
@@ -111,15 +96,3 @@ def test_the_step_towards_a_class_of_two_in_closed_form(threat):
         before = x @ apart + start
         wanted = ((before + gain).sigmoid() >= 0.5).double().mean()
         assert found[target] == float(wanted) > float((before.sigmoid() >= 0.5).double().mean())
-
-
-def test_the_effective_number_of_pixels_in_closed_form():
-    one, all_, two = torch.zeros(3, 1, 5, 7)
-    one[0, 2, 3], all_[:] = -0.3, 0.1
-    two[0, 0, 0], two[0, 4, 6] = 3, -1
-    weight = torch.stack([one, -7 * all_, two, torch.zeros(1, 5, 7)])
-    assert figures.spread(weight).tolist() == pytest.approx([1, 35, 100 / 82, 0])
-    weight = torch.zeros(2, 3, 4, 4)  # channels of a pixel count together
-    weight[0, :, 1, 1] = torch.tensor([1.0, -2.0, 0.5])
-    weight[1, 0, 1, 1] = weight[1, 2, 3, 3] = 1
-    assert figures.spread(weight).tolist() == pytest.approx([1, 2])

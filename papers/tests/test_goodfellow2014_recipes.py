@@ -128,36 +128,6 @@ def test_fgsm_on_what_enters_the_last_layer(weight):
     assert_same_step(HiddenFGSM("4" if weight else 4, 0.2, weight), wanted)
 
 
-@pytest.mark.parametrize("loss", ["ce", "bce"])
-def test_at_the_input_it_is_fgsm_training_without_a_box(loss):
-    x, y, ids = batch()
-    ball = fa.Linf(0.1, box=(-torch.inf, torch.inf))
-    recipes = HiddenFGSM("0", 0.1, 0.4, 0.1, loss), fa.train.FGSMTraining(ball, 0.4, 0.1, loss)
-    torch.testing.assert_close(*(recipe(warm_net(), x, y, ids=ids, seed=SEED) for recipe in recipes))
-
-
-class Twice(nn.Module):
-    """A layer that runs twice, and one that never does."""
-
-    def __init__(self):
-        super().__init__()
-        self.shared, self.idle = nn.Linear(64, 64), nn.Linear(3, 3)
-
-    def forward(self, x):
-        return self.shared(self.shared(x.flatten(1)))[:, :3]
-
-
-def test_layers_that_cannot_be_perturbed():
-    x, y, _ = batch()
-    for name, wanted in (
-        ("shared", "a layer that runs once in forward, got 'shared', which ran 2 times"),
-        ("idle", "a layer that runs once in forward, got 'idle', which ran 0 times"),
-        ("first", "the name of a layer of the model, got 'first'"),
-    ):
-        with pytest.raises(InputError, match=f"module: expected {wanted}"):
-            HiddenFGSM(name, 0.1)(Twice().double(), x, y)
-
-
 WIDE = (-100.0, 100.0)
 
 

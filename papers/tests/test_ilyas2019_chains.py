@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -13,14 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs.files import load_tensors
 from papers import study as shared
 from papers.command import main as run
 from papers.ilyas2019 import figures, plan
 from papers.ilyas2019.__main__ import parser
-from papers.ilyas2019.weights import split_weights
 from papers.tests.ilyas import MINI, study, timeless
 
 
@@ -111,25 +110,22 @@ def test_sets_are_made_again_from_weights_in_parts(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_in_parts_are_whole_again(whole, tmp_path, capsys):
-    path = whole[0] / "nets" / "standard" / "model.safetensors"
-    split_weights(path, tmp_path / "a", "net", largest=1000)
-    a, b = tmp_path / "a", tmp_path / "b"
-    parts = sorted(a.iterdir())
-    assert len(parts) > 2
-    b.mkdir()
-    parts[1].rename(b / parts[1].name)
-    assert main(["merge", str(a), "--run-dir", str(tmp_path)]) == 2
-    assert f"expected each of {len(parts)} parts of net once" in " ".join(capsys.readouterr().err.split())
-    assert main(["merge", str(a), str(b), "--run-dir", str(tmp_path)]) == 0
-    split_weights(path.parents[1] / "D_rand" / path.name, other := tmp_path / "other", "net", largest=1000)
-    (other / parts[1].name).rename(b / parts[1].name)
-    assert main(["merge", str(a), str(b), "--run-dir", str(tmp_path / "mixed")]) == 2
-    assert "expected parts of the same weights" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "mixed").exists()
-    (tensors, card), (wanted, known) = (
-        fa.models.read_weights(each) for each in (tmp_path / "net" / "model.safetensors", path)
-    )
-    assert card == known
-    assert tensors.keys() == wanted.keys()
-    assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+def test_a_finished_stage_is_read_and_not_made_again_and_another_seed_is_refused(whole, tmp_path):
+    def times():
+        return {path: path.stat().st_mtime_ns for path in sorted(copy.rglob("*.safetensors"))}
+
+    copy = Path(shutil.copytree(whole[0], tmp_path / "copy"))
+    before, known = times(), json.loads((copy / "results.json").read_text())["measured"]
+    again = study(copy, replace(CHAINED, chains=(SECOND, FIRST)), stages=["evaluate", "train"])["measured"]
+    assert times() == before
+    assert timeless(again) == timeless(known)
+    grown = {work.partition(":")[0] for work, took in again["seconds"].items()
+             if took > known["seconds"].get(work, 0)}  # fmt: skip
+    assert grown == {"evaluate", "train"}
+    page = (copy / "report.md").read_text()
+    for text in ("| D_det |", "43.7%", "paper: VGG-16", "features", "seed 0", "nets.png"):
+        assert text in page
+    for other, says in ((replace(CHAINED, seed=1), r"seed \(0 there, 1 here\)"),
+                        (replace(CHAINED, scale="cpu"), r"scale \(tiny there, cpu here\)")):  # fmt: skip
+        with pytest.raises(InputError, match=f"another {says}"):
+            study(copy, other, stages=["sets"])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from papers.ilyas2019 import features, gaussian, theory
-from papers.ilyas2019.usefulness import Kind
 
 
 @pytest.mark.slow
@@ -53,15 +52,3 @@ def test_features_of_both_nets_are_measured_and_kept(tmp_path):
             assert far["rho"] == near["rho"]
             if far["gamma"] is not None:
                 assert sum(far["gamma"]) < sum(near["gamma"])
-
-
-def test_medians_are_over_features_each_for_the_class_that_it_serves_best():
-    told = [([0.1, 0.5], [0.4, 0.2]), ([0.3, 0.2], [-0.1, 0.9]), ([0.6, 0.1], [0.3, 0.0])]
-    features_ = [{"rho": rho, "gamma": gamma} for rho, gamma in told] + [{"rho": [0, 0], "gamma": None}]
-    shares = {kind.title: share for kind, share in zip(Kind, (0.5, 0.25, 0.25), strict=True)}
-    result = {"measured": {"nets": {"standard": {"features": features_, "shares": shares}}}}
-    head, line = features.table(result)
-    assert dict(zip(head, line, strict=True)) == {
-        "net": "standard", "features": "4", "median rho": "0.5", "median gamma": "0.2",
-        **{title: f"{share:.0%}" for title, share in shares.items()},
-    }  # fmt: skip

@@ -59,21 +59,3 @@ def test_more_images_begin_with_those_done(attacks, undrawn, tmp_path):
     for line, longer in zip(few["least"], more["least"], strict=True):
         assert longer["all"]["distances"][:6] == line["all"]["distances"]
         assert len(longer["all"]["distances"]) == 8
-
-
-def test_what_cannot_run_is_refused_first(attacks, undrawn, tmp_path):
-    with pytest.raises(InputError, match="at most the 8 of fake, got 9"):
-        study(tmp_path, replace(SETTINGS, samples=9))
-    subjects = FakeSubjects()
-    paper.run(Settings(3, ("cnn",)), subjects, image_set(), tmp_path / "a")
-    assert subjects.checked == ["cnn"]
-
-    def refuse(names):
-        raise InputError("weights: no file")
-
-    subjects.check = refuse
-    attacks.calls = []
-    with pytest.raises(InputError, match="no file"):
-        paper.run(Settings(3, ("cnn",)), subjects, image_set(), tmp_path / "b")
-    assert attacks.calls == []
-    assert not (tmp_path / "b").exists()

