@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import math
 import os
 import shlex
 import signal
@@ -163,17 +162,11 @@ def _do(asked: argparse.Namespace) -> int:
     finally:
         progress.close()
     if asked.json:
-        print(json.dumps(_finite(result), indent=2, allow_nan=False, default=str))
+        # what JSON has no number for becomes null
+        plain = json.loads(json.dumps(result, default=str), parse_constant=lambda text: None)
+        print(json.dumps(plain, indent=2))
     with redirect_stdout(io.StringIO() if asked.json else sys.stdout):
         return int(max([0, *work]))  # a command that prints may yield its exit code
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _fail(text: str, code: int, asked: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from fastadv.runs.files import atomic_write
 
 BLUE, VERMILION = fa.figures.BLUE, fa.figures.VERMILION
 GREEN, PURPLE, SKY, ORANGE = "#009E73", "#AA4499", "#56B4E9", "#E69F00"
-INK, FAINT, GRID, FRAME = "#222222", "#777777", "#E6E6E6", "#CCCCCC"
+INK, FAINT, GRID = "#222222", "#777777", "#E6E6E6"
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
@@ -109,29 +108,14 @@ def spread(heights: Sequence[float], apart: float) -> list[float]:
     return [float(height) for height in result]
 
 
-def draw_image(
-    axes: Axes,
-    image: Tensor,
-    gain: float | None = None,
-    extent: tuple[float, float, float, float] | None = None,
-) -> None:
-    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
-    pixels = image.permute(1, 2, 0).numpy()
-    how: dict[str, Any] = {"interpolation": "nearest"}
-    if extent is not None:
-        how |= {"extent": extent, "aspect": "auto"}
-    if len(image) == 3:
-        axes.imshow(pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1), **how)
-    elif gain is None:
-        axes.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1, **how)
-    else:
+def draw_image(axes: Axes, image: Tensor, gain: float | None = None) -> None:
+    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified gray one, in a thin frame."""
+    pixels: Any = image.permute(1, 2, 0).numpy()
+    how: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    if gain is not None:
         less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
-        axes.imshow(pixels[..., 0], cmap=less_more, vmin=-1 / gain, vmax=1 / gain, **how)
-    if extent is None:
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(color=FRAME, linewidth=0.6)
-        return
-    left, right, bottom, top = extent
-    frame: dict[str, Any] = {"fill": False, "edgecolor": FRAME, "linewidth": 0.6, "zorder": 2.5}
-    axes.add_patch(Rectangle((left, top), right - left, bottom - top, clip_on=False, **frame))
+        how = {"cmap": less_more, "vmin": -1 / gain, "vmax": 1 / gain}
+    axes.imshow(pixels if len(image) == 3 else pixels[..., 0], interpolation="nearest", **how)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(color="#CCCCCC", linewidth=0.6)

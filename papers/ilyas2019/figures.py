@@ -58,17 +58,15 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
         for line, (value, theirs, color) in enumerate(zip(values, known, (SKY, VERMILION), strict=True)):
             center = place * group + GAP / 2 + (line + 0.5) * THICK
             axes.barh(center, value, height=THICK * 0.88, color=color, zorder=2)
-            after, side = value + 0.015, "left"
+            after = value + 0.015
             if theirs is not None:
                 axes.plot(theirs, center, "d", color=INK, markersize=5, mfc="white", zorder=4, clip_on=False)
-                if 0 <= theirs - value < WIDE:  # a number beyond the mark would be read as the mark's
-                    after, side = (value - 0.01, "right") if value > WIDE else (theirs + 0.022, "left")
-            if after < GUESSING < after + WIDE / 2:
-                after = GUESSING + 0.01
-            halo = [withStroke(linewidth=2, foreground="white")] if side == "left" else []
+                if 0 <= theirs - value < WIDE:  # between both a number would be read as the mark's
+                    after = theirs + 0.022
+            after = GUESSING + 0.01 if after < GUESSING < after + WIDE / 2 else after
             axes.text(
-                after, center + 0.005, f"{100 * value:.0f}%", ha=side, va="center", fontsize=8, color=INK,
-                zorder=5, path_effects=halo,
+                after, center + 0.005, f"{100 * value:.0f}%", va="center", fontsize=8, color=INK, zorder=5,
+                path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
     entries = [("clean", "s", SKY), (attack, "s", VERMILION)]
     entries += [("paper", "$◇$", INK)] if any(map(paper, nets)) else []
