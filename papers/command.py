@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,19 +33,20 @@ OFFICIAL = "abs_official"  # the authors' weights, beside the data sets
 
 
 class Parser(argparse.ArgumentParser):
+    """The command line of a paper; errors are InputErrors."""
+
+    def __init__(self, paper: str = "", **options: Any) -> None:
+        super().__init__(**{"prog": f"python -m papers.{paper}", **options})
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
-
-
-def parser(name: str, text: str | None) -> Parser:
-    return Parser(prog=f"python -m papers.{name}", description=text)
 
 
 def command(made: argparse.ArgumentParser, work: Work, run_dir: str, kept: str = EPOCHS) -> None:
     """Let the parser do `work`; add the arguments that all have. `kept` is what is said of a stopped run."""
     made.set_defaults(work=work, kept=kept)
     made.add_argument("--run-dir", type=Path, default=Path(run_dir), help=f"of all results ({run_dir})")
-    made.add_argument("--seed", type=_seed, default=0, help="of everything random (0)")
+    made.add_argument("--seed", type=partial(count, least=0), default=0, help="of everything random (0)")
     made.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     made.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
@@ -75,19 +77,9 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
-
-
-def count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
-
-
-def _seed(text: str) -> int:
-    if not 0 <= (number := int(text)) < 2**63:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 2^63 - 1, got {number}")
+def count(text: str, least: int = 1) -> int:
+    if not least <= (number := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError(f"expected at least {least} and less than 2^63, got {number}")
     return number
 
 

@@ -31,7 +31,7 @@ def work(asked: Namespace, watch: Watch) -> Iterator[Any]:
 
 
 def parser() -> c.Parser:
-    made = c.parser("goodfellow2014", __doc__)
+    made = c.Parser("goodfellow2014", description=__doc__)
     c.scales(made, SCALES, "cpu", "tiny takes the embedded digits")
     told = f"some of {', '.join(paper.PARTS)}; by default all"
     made.add_argument("--parts", type=c.names, default=paper.PARTS, help=told)

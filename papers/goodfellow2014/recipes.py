@@ -17,16 +17,6 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 
 
-def check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name}: expected a number from 0 to 1, got {value}")
-
-
-def check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise InputError(f"{name}: expected a number > 0, got {value}")
-
-
 def mean_loss(logits: Tensor, y: Tensor, smoothing: float = 0.0, loss: str = "ce") -> Tensor:
     if loss == "bce":
         return fa.losses.binary_cross_entropy(logits, y, smoothing).mean()
@@ -64,9 +54,6 @@ class InputNoise(fa.train.Crafted):
     weight: float = 0.0
     label_smoothing: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_share("weight", self.weight)
-
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         noise = 2 * drawn(fa.rng.uniform, x, ids, seed, "input noise") - 1
         if self.kind == "sign":
@@ -88,9 +75,6 @@ class WeightDecayL1:
 
     coefficient: float
     recipe: fa.train.Recipe = fa.train.Standard()  # noqa: RUF009 - frozen
-
-    def __post_init__(self) -> None:
-        check_positive("coefficient", self.coefficient)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
@@ -117,7 +101,6 @@ class RobustLogistic:
     def __post_init__(self) -> None:
         if self.threat.norm not in DUAL or not self.threat.finite:
             raise InputError(f"threat: expected fa.Linf, L2 or L1 with a finite radius, got {self.threat}")
-        check_share("weight", self.weight)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
@@ -163,10 +146,6 @@ class HiddenFGSM:
     weight: float = 0.5
     label_smoothing: float = 0.0
     loss: str = "ce"
-
-    def __post_init__(self) -> None:
-        check_positive("radius", self.radius)
-        check_share("weight", self.weight)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
@@ -235,9 +214,6 @@ class RubbishTraining:
     recipe: fa.train.Recipe = fa.train.Standard()  # noqa: RUF009 - frozen
     weight: float = 1.0
     loss: str = "ce"
-
-    def __post_init__(self) -> None:
-        check_positive("weight", self.weight)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0

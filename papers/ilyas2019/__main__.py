@@ -12,7 +12,7 @@ import torch
 import fastadv as fa
 from papers import command as c
 from papers.ilyas2019 import features, pipeline, plan, report, theory
-from papers.ilyas2019.weights import find_parts, join_weights
+from papers.ilyas2019.maker import find_parts, join_weights
 from papers.study import REPORT, RESULTS, WEIGHTS, Watch, some_of
 
 
@@ -85,7 +85,7 @@ def do_merge(asked: Namespace, watch: Watch) -> Iterator[Any]:
 
 
 def parser() -> c.Parser:
-    made = c.parser("ilyas2019", __doc__)
+    made = c.Parser("ilyas2019", description=__doc__)
     some = made.add_subparsers(required=True, metavar="features | theory | pipeline | merge")
 
     def add(name: str, work: c.Work, run_dir: str, kept: str = c.EPOCHS) -> Any:

@@ -18,9 +18,8 @@ from fastadv.runs.folder import Keeper
 from fastadv.runs.record import REPORT
 from papers import study
 from papers.ilyas2019 import controls, figures, report
-from papers.ilyas2019.maker import Maker, file_name, read, share
+from papers.ilyas2019.maker import Maker, file_name, read, share, split_weights
 from papers.ilyas2019.plan import SOURCES, STAGES, Settings, Training
-from papers.ilyas2019.weights import split_weights
 
 FEWEST = 3  # points that a correlation is told of
 KEPT = 64  # images of each set in a small file of their own

@@ -34,9 +34,7 @@ class Usefulness:
     """The usefulness of F features for K classes, each against the rest; tensors are float64.
 
     rho [F, K] is E[y s f(x)] >= 0, with the `sign` s for which that holds; gamma [F, K] is E[inf y s f(x +
-    delta)], at most rho, NaN for a feature that is constant. mean and std [F] are those of the features as
-    the network gives them; counts [K], the samples of each class. gamma is exact, or an upper bound by an
-    attack, of which `failed` met numbers that are not finite.
+    delta)], NaN for a constant feature, exact or an upper bound by an attack; mean and std are [F].
     """
 
     rho: Tensor = field(repr=False)
@@ -53,10 +51,7 @@ class Usefulness:
     backwards: int
 
     def kinds(self, rho: float = RHO, gamma: float = GAMMA) -> Tensor:
-        """Return the kind of each feature for each class.
-
-        It is robust where rho and gamma reach their thresholds, non-robust where only rho does.
-        """
+        """Return the kind of each feature for each class, by these thresholds."""
         useful = (self.rho >= rho).long()
         return useful + useful * (self.gamma >= gamma).long()
 

@@ -43,7 +43,7 @@ def work(asked: Namespace, watch: Watch) -> Iterator[Any]:
 
 
 def parser() -> c.Parser:
-    made = c.parser("schott2018", __doc__)
+    made = c.Parser("schott2018", description=__doc__)
     made.add_argument("--samples", "-n", type=c.count, default=100, help="images of MNIST's test set (100)")
     for name, known in (("models", MODELS), ("norms", NORMS)):
         told = f"some of {', '.join(known)}; by default all"

@@ -7,7 +7,7 @@ import torch
 
 import fastadv as fa
 from fastadv.certify import Certificates
-from papers.smoothing import paper as smoothing
+from papers import smoothing
 
 DIGITS = fa.data.load("digits", "test", limit=20)
 TINY = replace(smoothing.TINY, recipes=("gaussian",))

@@ -9,7 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from papers.training import paper as training
+from papers import training
 
 TINY = training.SCALES["tiny"]
 TRAIN, TEST = fa.data.load("digits", "train", limit=TINY.images), fa.data.load("digits", "test")

@@ -1,8 +1,10 @@
 """Adversarial training on CIFAR-10 by three recipes: what AutoAttack leaves of each, and what it takes."""
 
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +17,27 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import plain
-from papers.study import SECONDS, Watch, known_in, limited, publish, trained, unwatched, work_off
+from papers import command as c
+from papers.study import (
+    REPORT,
+    RESULTS,
+    SECONDS,
+    Watch,
+    known_in,
+    limited,
+    publish,
+    trained,
+    unwatched,
+    work_off,
+)
 from papers.text import in_markdown, percent
+
+ABOUT = """Adversarial training on CIFAR-10 by PGD-10, N-FGSM and TRADES, judged by AutoAttack.
+
+Prints accuracy and seconds of each recipe beside published rows. Where the package autoattack of its authors
+is installed, it attacks the same images. An interrupted command resumes.
+"""
+
 
 THREAT = fa.Linf(8 / 255)
 STEPS: dict[str, Any] = {"steps": 10, "step_size": 2 / 255}
@@ -180,3 +201,29 @@ def report(result: Mapping[str, Any]) -> str:
     where = f"{machine['gpu'] or machine['cpu']}, torch {machine['torch']}, {result['date']}"
     told = "\n".join(f"- {note}" for note in [*notes(result), where])
     return f"# Adversarial training, judged by AutoAttack\n\n{in_markdown(table(result))}\n\n{told}\n"
+
+
+def do(asked: Namespace, watch: Watch) -> Iterator[Any]:
+    settings = replace(SCALES[asked.scale], seed=asked.seed)
+    train_set = c.load_data(settings.data, "train", asked.data_dir, settings.images)
+    test_set = c.load_data(settings.data, "test", asked.data_dir)
+    result = run(
+        settings, train_set, test_set, asked.run_dir, watch, device=c.device_of(asked), budget=asked.budget
+    )
+    yield result
+    c.print_table("Adversarial training", table(result), notes(result))
+    c.say_where({"all figures as JSON": asked.run_dir / RESULTS, "the report": asked.run_dir / REPORT})
+
+
+def parser() -> c.Parser:
+    made = c.Parser("training", description=ABOUT)
+    told = "the embedded digits; part of CIFAR-10 and a narrow network; ResNet-18"
+    c.scales(made, SCALES, "tiny", told)
+    made.add_argument("--budget", type=c.count, help=c.BUDGET)
+    c.on_data(made)
+    c.command(made, do, "training")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(c.main(parser()))

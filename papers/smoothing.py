@@ -4,9 +4,11 @@ The network, its training and the settings are those of Jeong and Shin 2020 (arX
 has the average certified radii that ours stand beside.
 """
 
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,15 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from fastadv.runs.folder import Keeper
-from papers.study import Watch, publish, trained, unwatched
+from papers import command as c
+from papers.study import REPORT, Watch, publish, some_of, trained, unwatched
 from papers.text import in_markdown, percent
+
+ABOUT = """Certify networks on MNIST, trained by three recipes, beside published radii.
+
+Where the folder of the data sets holds abs_official/, the bounds of ABS stand beside them.
+"""
+
 
 # average certified radii of the paper, by recipe and sigma
 PUBLISHED = {
@@ -223,3 +232,44 @@ def report(result: Mapping[str, Any]) -> str:
             f"{told['all_draws']:,}; {told['different']} of {told['decisions']} decisions differ."
         )
     return "\n".join(lines) + "\n"
+
+
+GIVEN = ("recipes", "sigmas", "epochs", "samples", "draws", "precision", "seed")
+
+
+def do(asked: Namespace, watch: Watch) -> Iterator[Any]:
+    given = {name: value for name in GIVEN if (value := getattr(asked, name)) is not None}
+    settings = replace(TINY if asked.tiny else Settings(), **given)
+    some_of("recipes", settings.recipes, PUBLISHED)
+    name, weights = "digits" if asked.tiny else "mnist", c.official(asked.data_dir)
+    train_set, test_set = (c.load_data(name, part, asked.data_dir) for part in ("train", "test"))
+    synthesis = fa.models.ABS.from_official(weights) if not asked.tiny and weights.is_dir() else None
+    result = run(
+        settings, train_set, test_set, asked.run_dir, watch, synthesis=synthesis, device=c.device_of(asked)
+    )
+    yield result
+    c.print_table("Average certified radius, and certified accuracy", table(result))
+    c.say_where({**result["measured"]["figures"], "the report": asked.run_dir / REPORT})
+
+
+def parser() -> c.Parser:
+    made = c.Parser("smoothing", description=ABOUT)
+    made.add_argument("--recipes", type=c.names, help=f"some of {', '.join(PUBLISHED)}")
+    made.add_argument(
+        "--sigmas",
+        type=lambda text: tuple(map(float, text.split(","))),
+        help="deviations of the noise: 0.25,0.5,1",
+    )
+    made.add_argument("--epochs", type=c.count, help="epochs of each training (90)")
+    made.add_argument("--samples", "-n", type=c.count, help="test images to certify (1,000)")
+    made.add_argument("--draws", type=c.count, help="draws for each of them (100,000)")
+    told = "of the networks that are certified (fp32)"
+    made.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=told)
+    made.add_argument("--tiny", action="store_true", help="every part in seconds, on the embedded digits")
+    c.on_data(made)
+    c.command(made, do, "smoothing")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(c.main(parser()))

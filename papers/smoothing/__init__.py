@@ -1,1 +1,0 @@
-"""Randomized smoothing on MNIST: `paper` runs it."""
