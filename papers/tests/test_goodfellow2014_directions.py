@@ -1,14 +1,20 @@
-"""Where gradients lead, noise taken for a class, and weights as images: by hand and in closed form."""
+"""Where gradients lead, noise taken for a class, logistic regression and the panda: by hand."""
 
+import json
 import math
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 import fastadv as fa
+from fastadv.data import ImageSet
+from papers.goodfellow2014 import logistic as study
 from papers.goodfellow2014 import models, paper
 from papers.goodfellow2014.figures import shown
+from papers.goodfellow2014.panda import panda
 from papers.goodfellow2014.paper import reuse, rotation, trace
+from papers.goodfellow2014.recipes import RobustLogistic, WeightDecayL1
 from papers.tests.goodfellow import INFINITE, linear, weights
 
 SHAPE = (3, 5, 4)
@@ -96,3 +102,57 @@ def test_the_step_towards_a_class_of_two_in_closed_form(threat):
         before = x @ apart + start
         wanted = ((before + gain).sigmoid() >= 0.5).double().mean()
         assert found[target] == float(wanted) > float((before.sigmoid() >= 0.5).double().mean())
+
+
+def two(split):
+    data = fa.data.load("digits", split)
+    assert isinstance(data, ImageSet)
+    return data.only([3, 7])
+
+
+def test_a_row_by_hand():
+    train_set, test_set = two("train"), two("test")
+    model = fa.models.LogisticRegression((1, 8, 8), seed=4).double()
+    with torch.no_grad():
+        model.linear.weight.mul_(8)
+    w, b = model.linear.weight[0].detach(), model.linear.bias.item()
+    ball = fa.Linf(0.1, (-math.inf, math.inf))
+
+    def margins(data):
+        return (data.x.flatten(1).double() @ w + b) * (2 * data.y - 1)
+
+    row = study._row(model, RobustLogistic(ball), train_set, test_set, ball)
+    norm, margin = w.abs().sum(), margins(train_set)
+    assert row["norm"] == pytest.approx(float(norm))
+    assert row["margin"] == pytest.approx(float(margin.mean()))
+    # the derivative by |w|_1, by finite differences
+    more = softplus(0.1 * (norm + 1e-6) - margin).mean() - softplus(0.1 * norm - margin).mean()
+    assert row["pull"] == pytest.approx(float(more) / 1e-6, rel=1e-4)
+    tested = margins(test_set)
+    assert row["clean"] == pytest.approx(float((tested <= 0).double().mean()))
+    assert row["fgsm"] == pytest.approx(float((tested <= 0.1 * norm).double().mean()))
+    decay = study._row(model, WeightDecayL1(0.3), train_set, test_set, ball)
+    assert decay["pull"] == 0.3
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5), (3, 6, 9)], ids=["gray", "color"])
+def test_the_arithmetic_on_a_linear_model(shape):
+    model = linear(shape, seed=3)
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    w, b = weights(model)
+    logits = w @ x.flatten().double() + b
+    y = int(logits.argmax())
+    gradient = (logits.softmax(0) @ w - w[y]).view(shape)  # of the cross-entropy
+    sign = gradient.sign().float()
+    images = (x, (sign + 1) / 2, (x + 0.3 * sign).clamp(0, 1))
+    names = ["cat", "dog", "panda", "gibbon"]
+    told, made = panda(model, x, radius=0.3, names=names)
+    for part, image in zip(("clean", "sign", "adversarial"), images, strict=True):
+        chances = (w @ image.flatten().double() + b).softmax(0)
+        assert told[part]["class"] == int(chances.argmax())
+        assert told[part]["name"] == names[int(chances.argmax())]
+        assert told[part]["confidence"] == pytest.approx(float(chances.max()), rel=1e-5)
+    assert (told["radius"], told["label"], told["zero_gradient"]) == (0.3, y, False)
+    assert told["fooled"] == (told["clean"]["class"] != told["adversarial"]["class"])
+    torch.testing.assert_close(made, torch.stack(images))
+    assert json.loads(json.dumps(told)) == told

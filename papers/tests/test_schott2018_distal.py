@@ -84,27 +84,6 @@ def test_a_model_that_binarizes_is_shown_what_it_sees():
     torch.testing.assert_close(out.confidence, shares, rtol=1e-6, atol=1e-6)
 
 
-def test_a_gradient_that_is_not_finite_stops_its_sample_alone(linear):
-    class Trap(nn.Module):
-        """The logits of `linear`, with a gradient of NaN where the first pixel is above the limit."""
-
-        def forward(self, x):
-            bad = (x.flatten(1)[:, :1] > limit).to(x.dtype)
-            nothing = 0 * x.flatten(1).sum(1, keepdim=True)
-            return linear(x) + torch.where(bad > 0, nothing, 1.0).sqrt() + bad - 1
-
-    options = {"steps": 4, "step_size": 0.01, "confidence": 1.0}
-    noise = distal(linear, TARGETS, (1, 4, 4), steps=0).x
-    limit = noise[:, 0, 0, 0].sort().values[2:].mean()  # one sample starts above
-    bad = noise[:, 0, 0, 0] > limit
-    out, plain = (distal(model, TARGETS, (1, 4, 4), **options) for model in (Trap(), linear))
-    assert out.steps[bad].tolist() == [0]
-    assert torch.equal(out.x[bad], noise[bad])
-    kept = out.steps == 4  # those that never go above
-    assert kept.any()
-    torch.testing.assert_close(out.x[kept], plain.x[kept])
-
-
 def test_the_boundary_cases(linear):
     assert distal(linear, TARGETS[:0], (1, 4, 4)).x.shape == (0, 1, 4, 4)
     sure = distal(linear, torch.tensor([1]), (1, 4, 4), confidence=1e-6)
