@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import softplus
 
 import fastadv as fa
@@ -15,7 +16,25 @@ from papers.goodfellow2014.figures import shown
 from papers.goodfellow2014.panda import panda
 from papers.goodfellow2014.paper import reuse, rotation, trace
 from papers.goodfellow2014.recipes import RobustLogistic, WeightDecayL1
-from papers.tests.goodfellow import INFINITE, linear, weights
+
+INFINITE = (-torch.inf, torch.inf)
+
+
+def linear(shape, classes=4, seed=0, scale=0.1):
+    """Softmax regression with random weights, in float64."""
+    model = fa.models.create("softmax", shape=shape, classes=classes).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    return model
+
+
+def weights(model):
+    layer = model.linear
+    assert isinstance(layer, nn.Linear)
+    return layer.weight.detach(), layer.bias.detach()
+
 
 SHAPE = (3, 5, 4)
 

@@ -1,21 +1,26 @@
-"""The study of Schott et al. 2018: what it runs on what, what it keeps, and its figures by hand."""
+"""The study of Schott et al. 2018: what it runs on what, what it keeps, its figures; distal adversarials."""
 
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import fastadv as fa
 from fastadv.data import batches
 from fastadv.errors import InputError
+from fastadv.models import Binarized
 from papers.schott2018 import figures, paper, report, subjects
+from papers.schott2018.distal import distal
 from papers.schott2018.plan import METHODS, NORMS, Cell, Settings, published
 from papers.schott2018.subjects import NearestNeighbor
 from papers.schott2018.work import Done
 from papers.tests.schott import FLIP, JOLT, PUSH, FakeSubjects, image_set, linear
+from tests.models.abs.nets import tiny
 
 SETTINGS = Settings(samples=8, models=("cnn", "binary_abs", "abs"))
 CNN = Settings(samples=8, models=("cnn",))
@@ -192,3 +197,88 @@ def test_the_figures_of_a_model():
     assert found["all"]["by"] == {"Jolt": 1, "Shove": 1, "Flip (L∞)": 1, "Push": 1}
     assert list(found["paper"]["by"].items()) == [("Push", 2), ("Shove", 1)]
     assert found["published"] == {"median": pytest.approx(1.0868, abs=1e-4), "accuracy": 0.08}
+
+
+TARGETS = torch.tensor([0, 1, 2, 1])
+
+
+@pytest.fixture
+def steep():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    net[1].weight.data.normal_(0, 3, generator=torch.Generator().manual_seed(0))
+    return net
+
+
+@pytest.mark.slow
+def test_an_explaining_model_wants_the_class():
+    explained, targets = tiny(scale=100.0, floor=1e-3), torch.tensor([0, 1, 2])
+    start = distal(explained, targets, (1, 8, 8), steps=0)
+    assert not start.success.any()
+    out = distal(explained, targets, (1, 8, 8), steps=300)
+    assert out.success.all()
+    chances = explained.confidence(out.x).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(out.confidence, chances, rtol=1e-5, atol=1e-6)
+    own = explained.infer(out.x).reconstruction[torch.arange(3), targets]
+    assert (own - out.x).square().mean() < (own - start.x).square().mean() / 5
+    assert (out.steps > 0).all()
+
+
+def test_noise_and_result_are_keyed_by_seed_and_id(steep):
+    whole = distal(steep, TARGETS, (1, 4, 4), steps=5, step_size=0.1)
+    part = distal(steep, TARGETS[2:], (1, 4, 4), steps=5, step_size=0.1, ids=torch.tensor([2, 3]))
+    torch.testing.assert_close(part.x, whole.x[2:], rtol=0, atol=1e-6)
+    assert not torch.equal(distal(steep, TARGETS, (1, 4, 4), steps=5, step_size=0.1, seed=1).x, whole.x)
+
+
+def test_steps_by_hand(steep):
+    """Momentum, box and step as the definition has them, on the softmax."""
+    targets = torch.tensor([2])
+    x = distal(steep, targets, (1, 4, 4), steps=0).x
+    velocity = torch.zeros_like(x)
+    for _ in range(3):
+        leaf = x.clone().requires_grad_()
+        velocity = 0.5 * velocity + torch.autograd.grad(steep(leaf).log_softmax(1)[0, 2], leaf)[0]
+        x = (x + 0.01 * velocity).clamp(0, 1)
+    out = distal(steep, targets, (1, 4, 4), steps=3, step_size=0.01, momentum=0.5, confidence=1.0)
+    torch.testing.assert_close(out.x, x)
+    assert out.steps.tolist() == [3]
+
+
+class Bright(nn.Module):
+    """Class 1 where the mean is 0.6: steps that are too long lead past it, to and fro."""
+
+    def forward(self, x):
+        away = (x.flatten(1).mean(1) - 0.6).square()
+        return torch.stack([torch.zeros_like(away), -50 * away], 1)
+
+
+def test_where_the_goal_is_not_reached_the_most_confident_image_counts():
+    options = {"step_size": 0.6, "momentum": 0.5}
+    found = [
+        distal(Bright(), torch.ones(4, dtype=torch.int64), (1, 4, 4), steps=steps, **options).confidence
+        for steps in range(8)
+    ]
+    assert all((more >= few).all() for few, more in pairwise(found))
+    assert (found[-1] > found[0]).all()
+
+
+def test_a_model_that_binarizes_is_shown_what_it_sees():
+    torch.manual_seed(0)
+    model = Binarized(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), 0.7)
+    out = distal(model, TARGETS, (1, 28, 28), step_size=0.5, confidence=0.9, box=(-1.0, 1.0))
+    assert out.success.all()
+    assert set(out.x.unique().tolist()) == {-1.0, 1.0}
+    shares = model(out.x).softmax(1).gather(1, TARGETS[:, None]).squeeze(1)
+    torch.testing.assert_close(out.confidence, shares, rtol=1e-6, atol=1e-6)
+
+
+def test_the_boundary_cases(steep):
+    assert distal(steep, TARGETS[:0], (1, 4, 4)).x.shape == (0, 1, 4, 4)
+    sure = distal(steep, torch.tensor([1]), (1, 4, 4), confidence=1e-6)
+    assert (sure.success.tolist(), sure.steps.tolist()) == ([True], [0])
+    steep.floor = 1e12
+    graded = distal(steep, torch.tensor([1]), (1, 4, 4), steps=50, step_size=0.1)
+    assert not graded.success.any(), "a floor as high as that makes nothing certain"
+    for wrong in ({"steps": -1}, {"step_size": 0.0}, {"momentum": 1.0}, {"confidence": 0.0}):
+        with pytest.raises(InputError, match="momentum in"):
+            distal(steep, TARGETS, (1, 4, 4), **wrong)
