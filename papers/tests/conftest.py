@@ -6,7 +6,7 @@ import pytest
 
 from papers.schott2018 import figures, paper
 from papers.tests.schott import FakeAttacks
-from tests.conftest import logged, shared_data  # noqa: F401 - fixtures
+from tests.conftest import logged  # noqa: F401 - a fixture
 
 
 @pytest.fixture

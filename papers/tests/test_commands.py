@@ -74,6 +74,7 @@ def test_schott_prints_its_tables_names_its_files_and_goes_on_with_resume_alone(
     assert len(tiny.calls) == calls
 
 
+@pytest.mark.slow
 def test_a_stop_says_how_to_go_on(run, tiny, monkeypatch):
     monkeypatch.setattr(fa.attacks, "jolt", Mock(side_effect=KeyboardInterrupt))
     done = run(SCHOTT, 130)

@@ -75,6 +75,7 @@ def two_classes(count, gap, seed=0, side=4):
     return ImageSet(x.clamp(0, 1).view(-1, 1, side, side), y, 2, "two")
 
 
+@pytest.mark.slow
 def test_a_linear_model_learns_what_its_directions_show():
     base, test = two_classes(400, gap=0.4), two_classes(200, gap=0.4, seed=1)
     directions = torch.eye(16)
@@ -99,6 +100,7 @@ class Knows(nn.Module):
         return -(torch.where(seen > self.most, 0, seen) - torch.arange(10)).abs()
 
 
+@pytest.mark.slow
 def test_transfer_counts_what_the_source_lost_and_the_target_reads(monkeypatch):
     test = images([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7])
     attacked = images([1, 2, 8, 8, 8, 8, 8], test.y.tolist())  # the first two are as they were

@@ -16,6 +16,7 @@ from papers.tests.schott import PUSH, FakeSubjects, image_set
 INF = math.inf
 
 
+@pytest.mark.slow
 def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(attacks, tmp_path, monkeypatch):
     images = Images.drawn(image_set(), 3, 0, torch.device("cpu"))
     subjects, own = FakeSubjects(), Work(tmp_path, images)
