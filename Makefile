@@ -35,7 +35,7 @@ lint: setup  ## ruff and clang-format, without changing anything
 	$(RUN)/ruff format --check .
 	$(RUN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/kernels/*.inl
 
-typecheck: setup  ## mypy --strict on fastadv/
+typecheck: setup  ## mypy --strict on fastadv/ and papers/
 	$(RUN)/mypy
 
 SPHINX = $(RUN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet --doctree-dir build/doctrees

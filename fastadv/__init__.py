@@ -26,7 +26,6 @@ from fastadv import (
     engine,
     errors,
     evaluation,
-    features,
     losses,
     models,
     ops,
@@ -35,7 +34,6 @@ from fastadv import (
 )  # fmt: skip
 from fastadv.attacks.core.criterion import Goal as _Goal
 from fastadv.attacks.criteria.signs import OneLogit as _OneLogit
-from fastadv.attacks.distal import DistalResult as _DistalResult
 from fastadv.attacks.methods.flags import Cost as _Cost
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
@@ -57,7 +55,7 @@ _saved.add_safe_globals(
         *(L0, L1, L2, Linf, _Named, _Own),
         *(attacks.AttackResult, attacks.AutoAttackResult, attacks.MinimumNormResult, attacks.Indicators),
         *(_Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
-        *(_DistalResult, certify.Certificates, train.UniversalResult),
+        *(certify.Certificates, train.UniversalResult),
         *(attacks.Criterion, attacks.ConfidentlyWrong, attacks.WrongBy, attacks.OutsideTopK),
         *(attacks.Unless, attacks.Signs, attacks.Share, attacks.Beyond, _OneLogit, _Goal),
     ]
@@ -92,7 +90,6 @@ __all__ = [
     "errors",
     "evaluate",
     "evaluation",
-    "features",
     "figures",
     "freeze",
     "losses",

@@ -90,10 +90,10 @@ def _no_handler_stays() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """As many as each of the processes has that a test starts: rounding may depend on it."""
-    from fastadv.studies.study import one_thread as on_one_thread
-
-    with on_one_thread():
-        yield
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -38,7 +38,6 @@ fastadv.attacks.core: run
 fastadv.train.augment: crop cutout
 fastadv.data.construct: robust non_robust random_target fixed_shift
 fastadv.models: create adapt bpda ABS
-fastadv.features: usefulness
 fastadv.ops: linf_step project_l2 logit_loss
 fastadv.losses: loss_and_grad
 fastadv.rng: bits uniform normal signs integers permutation derive

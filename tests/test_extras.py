@@ -71,7 +71,7 @@ def test_the_extras_bring_what_the_calls_ask_for():
         }
         assert requirements(extra) == asked
     assert {extra for extra, _ in _extras.EXTRAS.values()} == {"cli", "plot", "data", "report"}
-    assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,report,studies]"]
+    assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,report]"]
 
 
 @pytest.mark.slow

@@ -29,9 +29,9 @@ LAYERS = [
     {"data"},
     {"certify"},
     {"evaluation"},
-    {"adapters", "train", "features"},
-    {"fastadv"},  # the public names: commands and studies use the library as its users do
-    {"studies"},
+    {"adapters", "train"},
+    {"fastadv"},  # the public names: commands and the demo use the library as its users do
+    {"demo"},
     {"cli"},
     {"__main__"},
 ]

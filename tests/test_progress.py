@@ -24,9 +24,6 @@ CALLS = {
     "building random_target: 24 of 24": lambda shown: fa.data.construct.random_target(
         MODEL, DIGITS, threat=fa.L2(1), steps=1, progress=shown
     ),
-    "measuring features: 24 of 24": lambda shown: fa.features.usefulness(
-        MODEL, DIGITS, fa.L2(1), partial(fa.attacks.pgd, steps=1), features=[0], progress=shown
-    ),
     "radius 0.3: [0-9]+ of 12 left: 24 of 24": lambda shown: fa.accuracy_against_radius(
         MODEL, DATA, lambda r: partial(fa.attacks.fgsm, threat=fa.Linf(r)), [0, 0.1, 0.3], progress=shown
     ),

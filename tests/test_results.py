@@ -24,7 +24,6 @@ CALLS: dict[str, Any] = {
     "fmn": lambda: fa.attacks.fmn(fa.freeze(MODEL), X, Y, fa.L0(5)),
     "minimum_norm": lambda: fa.attacks.minimum_norm(MODEL, X, Y, fa.L1(torch.inf), steps=30),
     "autoattack": lambda: fa.attacks.autoattack(MODEL, X, Y, BALL, version="quick"),
-    "distal": lambda: fa.attacks.distal(MODEL, Y, (2, 8, 8), steps=2),
     "tensors": lambda: fa.evaluate(MODEL, (X, Y), {"auto": QUICK}, keep_samples=True, draws=2),
     "loader": lambda: fa.evaluate(MODEL, SET, ["fgsm", "pgd"], threat=BALL),
     "indicators": lambda: fa.attacks.indicators(MODEL, X, Y, BALL),
@@ -38,7 +37,7 @@ OTHERS: dict[str, Any] = {
 READ = "import fastadv, sys, torch; print([str(vars(torch.load(path))) for path in sys.argv[1:]])"
 MAKES = re.compile(r"torch\.(arange|as_tensor|empty|eye|full|l\w+space|ones|rand(n|int|perm)?|tensor|zeros)")
 # commands, samples for tests, and modules, whose weights follow the default
-FREE = ("cli", "studies", "ops", "models/abs/vae.py", "models/abs/storage.py", "models/normalized.py")
+FREE = ("cli", "demo", "ops", "models/abs/vae.py", "models/abs/storage.py", "models/normalized.py")
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 The rows come from
 
-    fastadv study ilyas pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019
+    python -m papers.ilyas2019 pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019
 
 Those of kind "transfer" at radius 0.5 are of this scale as it was on 2026-11-21: 10,000 images, 30 epochs.
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.runs.card import telling
-from fastadv.studies.ilyas2019 import figures
+from papers.ilyas2019 import figures
 
-ROWS = Path(__file__).parents[2] / "bench" / "results" / "ilyas_cpu.jsonl"
-COMMAND = "fastadv study ilyas pipeline --scale cpu"
+ROWS = Path(__file__).parents[2] / "papers" / "results" / "ilyas_cpu.jsonl"
+COMMAND = "python -m papers.ilyas2019 pipeline --scale cpu"
 ATTACK = "PGD L2 0.25"
 
 

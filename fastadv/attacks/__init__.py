@@ -22,7 +22,6 @@ from fastadv.attacks.criteria.signs import Signs
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool
-from fastadv.attacks.distal import distal
 from fastadv.attacks.ead import ead
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
@@ -58,7 +57,7 @@ __all__ = [
     "ABS_ATTACKS", "ATTACKS", "DENSE_ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack",
     "AttackResult", "AutoAttackResult", "Beyond", "ConfidentlyWrong", "Criterion", "Indicators",
     "MinimumNormResult", "OutsideTopK", "Share", "Signs", "Status", "Unless", "WrongBy", "apgd", "autoattack",
-    "bim", "boundary", "cw", "ddn", "deepfool", "distal", "ead", "fab",
+    "bim", "boundary", "cw", "ddn", "deepfool", "ead", "fab",
     "fgsm", "fmn", "gaussian_noise", "grid", "hopskipjump", "indicators", "last_iterate", "latent_descent",
     "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",

@@ -29,9 +29,8 @@ from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
-from fastadv.cli._output import show_all
+from fastadv.cli._output import note, show_all
 from fastadv.cli._panels import Debug, add, with_panels
-from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
@@ -63,7 +62,17 @@ for command, example in (
 ):
     add(app, command, example)
 app.add_typer(abs_app, name="abs")
-app.add_typer(study_app, name="study")
+
+
+@app.command(
+    hidden=True,
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def study() -> int:
+    """Say where the papers went."""
+    note("the papers are beside the library: in its repository, python -m papers.ilyas2019 --help")
+    return 2
 
 
 def _version(asked: bool) -> None:

@@ -52,14 +52,14 @@ class Synthesis(Panel, title="Model"):
     def config(self) -> dict[str, Any]:
         return {"model": str(self.model), "binary": self.binary, "seed": self.seed}
 
-    def load(self, *, seed_used: bool = False, **options: Any) -> ABS:  # the seed: for something else, too
+    def load(self, **options: Any) -> ABS:
         """Load the model from a file of `abs train` or the authors' folder, with these options."""
         path, seed, place = self.model, self.seed, make_device(self.device)
         if path.is_dir():
             model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)
         elif path.is_file():
             why = f"has no effect on {path}, which has its own prior; leave it out."
-            o.refuse_given(why, seed=None if seed_used else seed)
+            o.refuse_given(why, seed=seed)
             model = ABS.load(path)
         else:
             raise InputError(
@@ -258,36 +258,6 @@ def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Dra
     say(f"{verdict} with confidence {confidence[chosen]:.2f}; drawn in {out}")
 
 
-class SeededSynthesis(Synthesis):
-    seed: o.Seed = 0
-
-
-def distal(
-    synthesis: SeededSynthesis,
-    out: Path = o.picture(..., "Draw here"),
-    classes: str = o.option("1", "Classes to make images of: 0,1,7.", metavar="NUMBERS"),
-    steps: int = o.option(1000, "Steps of gradient ascent.", min=0),
-) -> Iterator[Any]:
-    """Start from noise and raise the confidence in a class to 0.9, to see what the model takes for it."""
-    numbers = o.parse_numbers(classes)
-    if not all(value.is_integer() for value in numbers):
-        o.refuse(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
-    with interruptible(NOTHING_DRAWN):
-        net = synthesis.load(seed_used=True)
-        wanted = torch.tensor([int(value) for value in numbers], device=net.weights[0].device)
-        result = attacks.distal(net, wanted, net.shape.image, steps=steps, seed=synthesis.seed)
-        confidences, taken = result.confidence.tolist(), result.steps.tolist()
-        titles = [
-            f"{k}: {100 * confidences[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
-        ]
-        told = "from uniform noise to a confidence of 90%, by gradient ascent"
-        title = "What the model takes for each class"
-        figures.strips(strips(result.x, titles), out, title=title, subtitle=told)
-    yield {"classes": wanted.tolist(), "confidence": confidences, "steps": taken, "out": str(out)}
-    count = int(result.success.sum())
-    say(f"{count} of {len(wanted)} images have a confidence of 0.9; drawn in {out}")
-
-
 def strips(images: Tensor, titles: list[str], chosen: int = -1, wide: int = COLUMNS) -> list[figures.Strip]:
     marked = torch.arange(len(images)) == chosen
     cuts = [slice(start, start + wide) for start in range(0, len(images), wide)]
@@ -300,6 +270,5 @@ for _command, _example in (
     (bound, "fastadv abs bound -m runs/abs/model.safetensors --data digits --samples 100"),
     (attack, "fastadv abs attack -m runs/abs/model.safetensors --data digits --samples 50"),
     (show, "fastadv abs show -m runs/abs/model.safetensors --data digits --index 3 --out abs.png"),
-    (distal, "fastadv abs distal -m runs/abs/model.safetensors --classes 0,1 --out distal.png"),
 ):
     add(abs_app, _command, _example)

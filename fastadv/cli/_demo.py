@@ -8,9 +8,8 @@ from typing import Any
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say, say_where
-from fastadv.studies import demo as study
-from fastadv.studies.ilyas2019.plan import SOURCE
-from fastadv.studies.study import RESULTS, SIZES, TINY
+from fastadv.demo import run as study
+from fastadv.demo.nets import SIZES, SOURCE, TINY, findings
 
 
 def demo(
@@ -37,12 +36,14 @@ def demo(
     with interruptible(kept), progress("digits") as bar:
         result = study.run(settings, out, bar.named)
     yield result
+    side, count = result["config"]["settings"]["size"], result["config"]["test"]["samples"]
+    title = f"Six nets on {count} held-out digits of {side}x{side}: accuracy clean and under attack"
     other = f"* {SOURCE}: other images and another net; compare the order."
-    print_table(study.title(result), study.cells(result), [other], breaks=[2])
+    print_table(title, study.cells(result), [other], breaks=[2])
     say("")
-    for line in study.notes(result):
+    measured, attack = result["measured"], settings.main_attack
+    for line in findings(measured["nets"], attack) + study.synthesis_found(measured["abs"], attack):
         say(line)
     say("")
-    measured = result["measured"]
-    say_where({**measured["figures"], "all numbers": out / RESULTS}, width=21)
+    say_where({**measured["figures"], "all numbers": out / study.RESULTS}, width=21)
     say(f"done in {measured['seconds']:.0f} s", style="dim")

@@ -12,31 +12,21 @@ from fastadv.cli._output import say
 from fastadv.data.construct import merge_constructed
 from fastadv.evaluation import merge as merge_evaluation
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.models.shards import find_parts, join_weights
-from fastadv.studies.study import WEIGHTS
 
 
 def merge(
     folders: Annotated[list[Path], typer.Argument(help="Folders of parts: one, or several.")],
     out: Path = o.folder(..., "The folder of the whole; it may be one of them."),
 ) -> Iterator[Any]:
-    """Merge the results of jobs with --shard, of an evaluation or a construction; or weights in parts.
+    """Merge the results of jobs with --shard, of an evaluation or a construction.
 
     Every file is verified. If a shard is missing, duplicated, or from other work, the exit code is 2; if a
     file is damaged, it is 1.
 
     A merged set gets its index. For the table of a merged evaluation run the command of the jobs again with
-    --resume and without --shard. Of weights in parts, as studies keep them, each net is written to
-    NAME/model.safetensors in --out: that of nets/ in the folder of a study, which then goes on with them.
+    --resume and without --shard.
     """
     with interruptible("the same command resumes"):
-        if parts := find_parts(folders):
-            joined = {name: str(out / name / WEIGHTS) for name in parts}
-            for name, paths in parts.items():
-                join_weights(paths, Path(joined[name]))
-            yield {"out": str(out), "weights": joined}
-            say(f"{', '.join(joined)} in {out}")
-            return
         if any((folder / IDENTITY).is_file() for folder in folders):
             found = merge_evaluation(folders, out)
             yield {"out": str(out), **found}

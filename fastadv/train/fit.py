@@ -70,8 +70,8 @@ def fit(
             and drop_last: the order is that of the seed. One with weights or a collate_fn of its own is read
             once, with a warning.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
-            name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score", "fast",
-            "free", "noise" or "robust_logistic".
+            name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score",
+            "fast" or "free".
         epochs: passes through `train_set`, 1 or more.
         threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's.
         batch_size: images of a step, 1 or more; None is that of a DataLoader, otherwise 128.

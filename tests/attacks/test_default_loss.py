@@ -75,7 +75,7 @@ def test_training_and_sets_ascend_cross_entropy(ascended: set[str]) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     for recipe in (
         fa.train.PGDTraining(threat, 2), fa.train.FGSMTraining(threat), fa.train.FastTraining(threat),
-        fa.train.MART(threat, 2), fa.train.HiddenFGSM("1", 0.1),
+        fa.train.MART(threat, 2),
     ):  # fmt: skip
         recipe(model, x, y, seed=0)
     data = fa.data.ImageSet(x, y, ("a", "b", "c"), "three")

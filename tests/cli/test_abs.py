@@ -98,13 +98,6 @@ def test_pictures(fastadv, model):
     assert (told["index"], told["label"]) == (3, y)
     assert told["prediction"] == int(torch.tensor(told["loss"]).argmin())
     assert Path("seen.png").read_bytes().startswith(b"\x89PNG")
-    line = f"abs distal -m {model} --classes 1,3 --steps 3 --seed 7 --out distal.svg --json"
-    told = fastadv(line).json
-    result = fa.attacks.distal(own, torch.tensor([1, 3]), (1, 8, 8), steps=3, seed=7)
-    assert told["classes"] == [1, 3]
-    assert told["confidence"] == pytest.approx(result.confidence.tolist(), rel=1e-3)
-    assert told["steps"] == result.steps.tolist()
-    assert "<svg" in Path("distal.svg").read_text()
 
 
 @pytest.mark.slow
@@ -114,9 +107,6 @@ def test_wrong_usage(refused, model):
         ("infer -m nowhere --data digits", "neither"),
         (f"show {digits} --index 999 --out a.png", "--index"),
         (f"show {digits} --out a.gif", ".png"),
-        (f"distal -m {model} --classes 12 --out d.png", "classes 0 to 9"),
-        (f"distal -m {model} --classes 1.5 --out d.png", "--classes"),
-        (f"distal -m {model} --classes inf --out d.png", "--classes"),
         (f"attack {digits} --seed 1", "--seed"),
         (f"bound {digits} --norm l1", "l1"),
         (f"bound {digits} --norm l0 --samples 2", "l0"),

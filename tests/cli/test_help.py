@@ -15,7 +15,7 @@ def commands(group, *path):
     for name, found in group.commands.items():
         if hasattr(found, "commands"):
             yield from commands(found, *path, name)
-        else:
+        elif not found.hidden:
             yield " ".join((*path, name)), found
 
 
@@ -23,15 +23,7 @@ COMMANDS = dict(commands(get_command(app)))
 
 
 def test_help_lists_every_command(fastadv):
-    assert {
-        "demo",
-        "attack",
-        "train",
-        "construct",
-        "evaluate",
-        "abs bound",
-        "study schott",
-    } <= COMMANDS.keys()
+    assert {"demo", "attack", "train", "construct", "evaluate", "abs bound"} <= COMMANDS.keys()
     told = fastadv("--help").out
     assert all(command.partition(" ")[0] in told for command in COMMANDS)
 

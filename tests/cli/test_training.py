@@ -30,13 +30,6 @@ from fastadv.train.schedules import SCHEDULES
         ("fast:method=n-fgsm", {}, train.FastTraining, {"method": "n-fgsm"}),
         ("free", {}, train.FreeTraining, {"replays": 4}),
         ("consistency:sigma=0.5,weight=5", {}, train.Consistency, {"sigma": 0.5, "weight": 5}),
-        (
-            "hidden_fgsm:module=hidden.1,radius=0.2",
-            {},
-            train.HiddenFGSM,
-            {"module": "hidden.1", "radius": 0.2},
-        ),
-        ("hidden_fgsm:module=3,radius=1", {}, train.HiddenFGSM, {"module": 3, "radius": 1}),
     ],
 )
 def test_name_and_arguments(text, options, kind, fields):

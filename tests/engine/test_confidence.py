@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import log_confidence
-from fastadv.studies.goodfellow2014.models import RBF, Sigmoids
 
 SHAPE = (3, 5, 4)
 
@@ -30,6 +29,23 @@ def batch(n: int = 7) -> Tensor:
     return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(2))
 
 
+class Sigmoids(nn.Module):
+    """A model whose logits are log-odds, of each class on its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def confidence(self, x: Tensor) -> Tensor:
+        return self(x).sigmoid()
+
+    def log_confidence(self, logits: Tensor) -> Tensor:
+        return nn.functional.logsigmoid(logits)
+
+
 def sigmoids() -> nn.Module:
     return Sigmoids(create("softmax"))
 
@@ -41,7 +57,6 @@ def normalized() -> nn.Module:
 MODELS = {
     "softmax": (partial(create, "softmax"), "softmax"),
     "sigmoids": (sigmoids, "sigmoid"),
-    "rbf": (lambda: drawn(RBF(SHAPE, 4)), "sigmoid"),
     "normalized sigmoids": (normalized, "sigmoid"),
     "normalized softmax": (partial(create, "softmax", normalize="cifar10"), "softmax"),
     "binarized sigmoids": (lambda: fa.models.Binarized(sigmoids()), "sigmoid"),

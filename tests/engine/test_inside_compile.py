@@ -27,7 +27,6 @@ STEPS = {
     "indicators": lambda x, y: torch.tensor([*fa.attacks.indicators(NET, x, y, THREAT).values.values()]),
     "craft": lambda x, y: fa.train.craft(RECIPE, NET, x, y, seed=0),
     "recipe": lambda x, y: RECIPE(NET, x, y, seed=0),
-    "hidden": lambda x, y: fa.train.HiddenFGSM("7", 0.1)(NET, x, y, seed=0),
 }
 
 

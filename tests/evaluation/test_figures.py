@@ -9,10 +9,10 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from fastadv.demo import figures as demo
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
 from fastadv.evaluation.figures.style import INK
-from fastadv.studies.ilyas2019 import figures as ilyas
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 0, 3, 1])
@@ -121,7 +121,7 @@ def test_the_band_between_an_attack_and_certificates_is_filled(drawn):
 
 
 def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
-    ilyas.bars({"standard": (0.98, 0.04), "D_R": (0.8, 0.5), "more": (0.3, 0.2)}, "PGD", "digits", "b.png")
+    demo.bars({"standard": (0.98, 0.04), "D_R": (0.8, 0.5), "D_NR": (0.3, 0.2)}, "PGD", "digits", "b.png")
     (axes,) = drawn[0].axes
     assert [bar.get_width() for bar in axes.patches] == [0.98, 0.04, 0.8, 0.5, 0.3, 0.2]
     centers = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
@@ -130,16 +130,17 @@ def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
     assert axes.get_yticks() == pytest.approx([(centers[k] + centers[k + 1]) / 2 for k in (0, 2, 4)])
     guessing, *ticks = [(line.get_xdata()[0], float(np.mean(line.get_ydata()))) for line in axes.lines]
     assert guessing[0] == 0.1
-    published = (0.9525, 0.0449, 0.841, 0.483)
+    published = (0.9525, 0.0449, 0.841, 0.483, 0.877, 0.008)
     assert ticks == [
         (share, pytest.approx(center)) for share, center in zip(published, centers, strict=False)
     ]
     assert [text.get_text() for text in axes.texts] == ["98%", "4%", "80%", "50%", "30%", "20%"]
-    # in the bar: beyond a mark a number would be read as the mark's
-    assert [text.get_ha() for text in axes.texts] == ["left", "left", "right", "left", "left", "left"]
-    assert axes.texts[1].get_position()[0] > 0.0449
+    # beyond a mark that is near: between both a number would be read as the mark's
+    places = [text.get_position()[0] for text in axes.texts]
+    assert (places[1], places[2]) == pytest.approx((0.067, 0.863), abs=0.05)
+    assert all(place > share for place, share in zip(places[1:3], (0.0449, 0.841), strict=True))
     names = [text.get_text() for text in axes.get_yticklabels()]
-    assert names == ["standard", "D_R\nrobust features kept", "more"]
+    assert names == ["standard", "D_R\nrobust features kept", "D_NR\nnon-robust features kept"]
     assert key(drawn[0]) == ["clean", "PGD", "paper", "guessing"]
     marks = drawn[0].legends[0].legend_handles
     assert [mark.get_color() for mark in marks[:2]] == [

@@ -13,8 +13,6 @@ from fastadv._torchvision import models as torchvision_models
 LAWS = {
     "wide_resnet": ("fan_out", {"depth": 10, "widen_factor": 3}),
     "resnet18": ("fan_out", {"width": 8}),
-    "fastadv.studies.ilyas2019.nets:vgg": ("fan_out", {"depth": 11, "width": 8}),
-    "fastadv.studies.ilyas2019.nets:inception": ("fan_in", {"width": 4}),
 }
 
 

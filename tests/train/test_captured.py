@@ -25,7 +25,6 @@ from fastadv.train import (
     Optimization,
     PGDTraining,
     Standard,
-    WeightDecayL1,
     _steps,
     epochs,
     fit,
@@ -170,7 +169,6 @@ def _margin(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
 REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "step of its own": (net, {"recipe": AWP(PGD)}),
     "recipe or its loss is the caller's": (net, {"recipe": _loss}),
-    "loss is the caller's": (net, {"recipe": WeightDecayL1(0.1, _loss)}),
     "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=_margin)}),
     "optimizer is the caller's": (net, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
     "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),

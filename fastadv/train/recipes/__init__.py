@@ -15,13 +15,8 @@ from fastadv.train.recipes.fgsm import FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
 from fastadv.train.recipes.gaussian import GaussianTraining
 from fastadv.train.recipes.hat import HAT
-from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
-from fastadv.train.recipes.l1 import WeightDecayL1
 from fastadv.train.recipes.mart import MART
-from fastadv.train.recipes.noise import InputNoise
 from fastadv.train.recipes.pgd import PGDTraining
-from fastadv.train.recipes.robust_logistic import RobustLogistic
-from fastadv.train.recipes.rubbish import RubbishTraining
 from fastadv.train.recipes.score import SCORE
 from fastadv.train.recipes.smoothadv import SmoothAdv
 from fastadv.train.recipes.standard import Standard
@@ -39,17 +34,12 @@ __all__ = [
     "FastTraining",
     "FreeTraining",
     "GaussianTraining",
-    "HiddenFGSM",
-    "InputNoise",
     "OwnStep",
     "PGDTraining",
     "Recipe",
-    "RobustLogistic",
-    "RubbishTraining",
     "SmoothAdv",
     "Standard",
     "Step",
-    "WeightDecayL1",
     "craft",
 ]
 
@@ -62,12 +52,8 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "score": SCORE,
     "fast": FastTraining,
     "free": FreeTraining,
-    "noise": InputNoise,
-    "robust_logistic": RobustLogistic,
-    "hidden_fgsm": HiddenFGSM,
     "gaussian": GaussianTraining,
     "smoothadv": SmoothAdv,
     "consistency": Consistency,
 }
-"""The recipes that commands can name; AWP, WeightDecayL1 and RubbishTraining go around one, and HAT takes a
-network."""
+"""The recipes that commands can name; AWP goes around one, and HAT takes a network."""

@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
-from fastadv._torch import NormBase
 from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import Criterion, outputs_for
 from fastadv.attacks.core.problem import check_threat
@@ -96,19 +95,6 @@ def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> 
     if loss == "bce":
         return binary_cross_entropy(logits, y, smoothing).mean()
     return cross_entropy(logits, y, label_smoothing=smoothing)
-
-
-@contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Put layers that normalize by statistics of the batch in eval mode, inside."""
-    norms = [part for part in model.modules() if isinstance(part, NormBase) and part.training]
-    for part in norms:
-        part.eval()
-    try:
-        yield
-    finally:
-        for part in norms:
-            part.train()
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from fastadv.train import (
     Execution,
     FGSMTraining,
     PGDTraining,
-    RubbishTraining,
     SmoothAdv,
     fit,
 )
@@ -72,7 +71,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     [
         PGDTraining(THREAT, steps=2),
         AWP(PGDTraining(THREAT, steps=2)),
-        RubbishTraining(FGSMTraining(THREAT)),
     ],
     ids=lambda recipe: type(recipe).__name__,
 )

@@ -1,0 +1,1 @@
+"""`fastadv demo`: robust and non-robust features, and ABS, on the embedded digits."""

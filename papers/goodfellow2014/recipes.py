@@ -1,0 +1,243 @@
+"""The recipes that the paper alone trains by; `fa.train.fit` takes an instance of each."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot, softplus
+
+import fastadv as fa
+from fastadv.errors import InputError
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# of norms whose worst point is known in closed form, the exponent of the dual norm
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+
+
+def mean_loss(logits: Tensor, y: Tensor, smoothing: float = 0.0, loss: str = "ce") -> Tensor:
+    if loss == "bce":
+        return fa.losses.binary_cross_entropy(logits, y, smoothing).mean()
+    return cross_entropy(logits, y, label_smoothing=smoothing)
+
+
+def mixture(
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce"
+) -> Tensor:
+    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
+    if weight == 0:
+        return mean_loss(model(x_adv), y, smoothing, loss)
+    both = model(torch.cat([x, x_adv])).tensor_split(2)
+    clean, changed = (mean_loss(logits, y, smoothing, loss) for logits in both)
+    return weight * clean + (1 - weight) * changed
+
+
+def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
+    """Draw numbers like x, of a kind of `fa.rng`, keyed by (seed, id): 0 .. B - 1 unless given."""
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    return kind(x[0].numel(), fa.rng.derive(seed, purpose), ids).to(x).view_as(x)
+
+
+@dataclass(frozen=True)
+class InputNoise(fa.train.Crafted):
+    """The mean cross-entropy on noisy images, fresh in each epoch and keyed by (seed, id) (section 7).
+
+    `kind` "sign" adds +radius or -radius to each pixel, "uniform" a number drawn uniformly between them; the
+    noisy image is clamped to the box. This costs as little as standard training, and gains little
+    robustness: it shows what the direction of FGSM is worth. `weight` is that of the clean images.
+    """
+
+    threat: fa.Linf
+    kind: str = "sign"
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        noise = 2 * drawn(fa.rng.uniform, x, ids, seed, "input noise") - 1
+        if self.kind == "sign":
+            noise = (noise >= 0).to(x) * 2 - 1
+        return (x + self.threat.radius * noise).clamp(*self.threat.box)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class WeightDecayL1:
+    """The loss of `recipe` + coefficient · the sum of `|w|` over the weights of the first layer (section 5).
+
+    The first layer is the model's first parameter with two dimensions or more. For logistic regression, FGSM
+    training subtracts radius · the same sum inside the loss, where it fades once the margin is large; here it
+    never fades. In the paper 0.0025 was already too much for a maxout network.
+    """
+
+    coefficient: float
+    recipe: fa.train.Recipe = fa.train.Standard()  # noqa: RUF009 - frozen
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        first = next(weight for weight in model.parameters() if weight.ndim > 1)
+        return self.recipe(model, x, y, ids=ids, seed=seed) + self.coefficient * first.abs().sum()
+
+
+@dataclass(frozen=True)
+class RobustLogistic:
+    """The mean of `softplus(radius · |w| - y (w x + b))` for y = -1, 1, with the dual norm of w (section 5).
+
+    This is the cross-entropy at the worst point of the ball, exactly, so no example is crafted and a step
+    costs that of standard training. For L∞ it equals FGSM training. Unlike L1 decay (`WeightDecayL1`), the
+    penalty is inside the loss, and fades once the margin is large. As in the paper, only the ball counts:
+    where the box cuts it, this is an upper bound. The paper prints `radius · |w|` inside the bracket, which
+    is right for y = 1 alone. The model is linear, of two classes; `weight` is that of the clean loss.
+    """
+
+    threat: fa.Threat
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.threat.norm not in DUAL or not self.threat.finite:
+            raise InputError(f"threat: expected fa.Linf, L2 or L1 with a finite radius, got {self.threat}")
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        reach = self.threat.radius * torch.linalg.vector_norm(_normal(model), DUAL[self.threat.norm])
+        logits = model(x)
+        # cross-entropy sees the difference of two logits alone, which the attack lessens by `reach`
+        worst = mean_loss(logits - reach * one_hot(y, 2), y, self.label_smoothing)
+        if self.weight == 0:
+            return worst
+        return self.weight * mean_loss(logits, y, self.label_smoothing) + (1 - self.weight) * worst
+
+
+def _normal(model: nn.Module) -> Tensor:
+    """Return w, the gradient of the difference of the two logits. InputError for a model without one."""
+    # of exactly these classes: one derived from them may compute something else
+    if type(model) is fa.models.LogisticRegression:
+        return model.linear.weight[0]
+    layer = model.linear if type(model) is fa.models.SoftmaxRegression else None
+    if layer is None or layer.out_features != 2:
+        raise InputError(
+            "model: expected a linear one of two classes (fa.models.LogisticRegression, SoftmaxRegression), "
+            f"got {type(model).__name__}; use FGSMTraining"
+        )
+    return layer.weight[1] - layer.weight[0]
+
+
+@dataclass(frozen=True)
+class HiddenFGSM:
+    """Goodfellow's objective on the input h of a hidden layer in place of the image (section 6).
+
+    It is weight · J(h, y) + (1 - weight) · J(h + radius · sign(∇J), y), the mean over the batch. `module` is
+    the name of the layer that h enters, as in `model.named_modules()`, or its number in a Sequential: of
+    Maxout, "hidden.1" has the units of the first layer, and "linear" those of the last.
+
+    The direction is that of the model in eval mode with the current weights, and no gradient flows through
+    it. A radius in hidden units means little where these have no bound: the network then learns to make its
+    activations large. Goodfellow et al. found it usually better to perturb the input.
+    """
+
+    module: str | int
+    radius: float
+    weight: float = 0.5
+    label_smoothing: float = 0.0
+    loss: str = "ce"
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        move = self.radius * self._direction(model, x, y)
+        if self.weight > 0:  # the clean half of the batch comes first
+            move = torch.cat([torch.zeros_like(move), move])
+        with entering(model, str(self.module), lambda h: h + move):
+            return mixture(model, x, x, y, self.weight, self.label_smoothing, self.loss)
+
+    def _direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sign of the gradient at h."""
+        seen = list[Tensor]()
+
+        def leaf(h: Tensor) -> Tensor:
+            seen.append(h.detach().requires_grad_())
+            return seen[-1]
+
+        trained = [part for part in model.modules() if part.training]
+        model.eval()
+        try:
+            with torch.enable_grad(), entering(model, str(self.module), leaf):
+                logits = model(x)
+        finally:
+            for part in trained:
+                part.training = True
+        if len(seen) != 1:
+            raise InputError(
+                f"module: expected a layer that runs once in forward, got {self.module!r}, which ran "
+                f"{len(seen)} times; name another"
+            )
+        by_logits = fa.losses.loss_and_grad(logits.detach(), y, self.loss, direction=True)[1]
+        return torch.autograd.grad(logits, seen[0], by_logits.to(logits.dtype))[0].sign()
+
+
+@contextmanager
+def entering(model: nn.Module, module: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Give `module` of the model change(h) in place of its input h, inside."""
+
+    def before(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (change(given[0]), *given[1:])
+
+    parts = dict(model.named_modules())
+    if module not in parts:
+        raise InputError(
+            f"module: expected the name of a layer of the model, got {module!r}; see model.named_modules()"
+        )
+    handle = parts[module].register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True)
+class RubbishTraining:
+    """The loss of `recipe` + weight · a loss that penalizes confident predictions on noise (appendix A).
+
+    The noise is N(0, 1) in every pixel, as many images as the batch has, fresh in each epoch and keyed by
+    (seed, id). In BatchNorm, noise is normalized by the running statistics, as it will be in tests, and does
+    not enter them. `loss` is what a model should answer: "ce", that all classes are equally likely (outlier
+    exposure, Hendrycks et al. 2019); "bce", that it is none of them, for models that give each class a
+    probability of its own.
+    """
+
+    recipe: fa.train.Recipe = fa.train.Standard()  # noqa: RUF009 - frozen
+    weight: float = 1.0
+    loss: str = "ce"
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        # first, because it moves the running statistics, which the noise's backward pass needs as they are
+        loss = self.recipe(model, x, y, ids=ids, seed=seed)
+        with running_statistics(model):
+            logits = model(drawn(fa.rng.normal, x, ids, seed, "rubbish"))
+        denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
+        return loss + self.weight * denied.mean()
+
+
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Put layers that normalize by statistics of the batch in eval mode, inside."""
+    norms = [part for part in model.modules() if isinstance(part, BATCH_NORM) and part.training]
+    for part in norms:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in norms:
+            part.train()
+
+
+for recipe in (HiddenFGSM, InputNoise, RobustLogistic, RubbishTraining, WeightDecayL1):
+    recipe.__module__ = "fastadv.train.recipes"  # as the run folders of `fastadv study` know it
