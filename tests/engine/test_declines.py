@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, prepare
-from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from tests.engine.nets import convnet, images
@@ -66,16 +65,6 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
         model[0].weight.mul_(-1)
     assert torch.equal(frozen.verdict(few), model(few).detach())
     assert torch.equal(frozen(few), model(few).detach())
-
-
-def test_what_else_decides_whether_values_are_few() -> None:
-    model, few = convnet().eval(), images(63)[0]
-    frozen = fa.freeze(model)
-    assert not frozen._copied(few)
-    assert frozen._copied(images(64)[0])
-    assert frozen._copied(few.to("meta"))  # as of any other device
-    for other in (fa.freeze(model, "auto"), fa.freeze(model, compile=True), follow(model, "fp32")):
-        assert other._copied(few)
 
 
 class Viewing(nn.Sequential):
@@ -146,33 +135,6 @@ def test_the_first_pass_of_a_search_does_not_write_into_x(attack, count) -> None
     assert torch.equal(x, before)
     assert fa.Linf(0.02).contains(out.x_adv, before).all()
     assert "given copies of x, into which the model writes" in frozen.notes
-
-
-def test_a_model_on_two_devices_begins_on_the_first() -> None:
-    model = nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(3, 3, device="meta")))
-    assert Plain(model).device == torch.device("cpu")
-
-
-def test_a_gradient_is_like_x() -> None:
-    x, y = torch.rand(3, 12, dtype=torch.float16), torch.arange(3)
-    assert Plain(nn.Linear(12, 4)).input_gradient(x, y)[2].dtype == torch.float16
-
-
-class Halving(nn.Module):
-    """A model that writes into its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(12, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.mul_(0.5))
-
-
-def test_writes_into_x_are_noted() -> None:
-    frozen = fa.freeze(Halving())
-    frozen(torch.rand(3, 12))
-    assert frozen.notes[-1] == "given copies of x, into which the model writes"
 
 
 def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:

@@ -72,7 +72,6 @@ class Counting(nn.Module):
 
 
 BEGUN, FIRST, SECOND = list[Tensor](), threading.Event(), threading.Event()
-TRAINED = list[Tensor]()
 
 
 def test_first_passes_of_threads_that_overlap_stay_in_the_copy() -> None:
@@ -90,15 +89,3 @@ def test_first_passes_of_threads_that_overlap_stay_in_the_copy() -> None:
         thread.join()
     plain.input_gradient(X, Y)
     assert model.passes == 0
-
-
-def test_what_another_thread_trains_is_its_own_matter() -> None:
-    class Beside(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            other = threading.Thread(target=lambda: TRAINED.append(nn.BatchNorm1d(5)(torch.rand(4, 5))))
-            other.start()
-            other.join()
-            return super().forward(x)
-
-    Plain(Beside(5, 3).eval()).input_gradient(X, Y)
-    assert TRAINED

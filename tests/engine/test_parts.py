@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import parts
-from fastadv.engine.cpu import winograd
 from tests.engine.rewritten import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -116,34 +115,3 @@ def test_rows_that_a_batch_norm_mixes_stay_together(kind, monkeypatch, one_threa
             (frozen.verdict(x), logits),
         ):
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
-
-
-def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x = Net().eval(), torch.rand(40, 2, 6, 7)
-    split = parts.Parts(net, winograd=False)
-    assert split.full(x) == 0
-    split.measure(net, x)
-    assert split.full(x) == parts.BYTES // (5 * 6 * 7 * 4)
-    monkeypatch.setattr(parts, "BYTES", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert split.full(x) == 24
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not winograd.available(torch.float32), reason="convolutions are the library's here")
-def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Winograd's tiles are larger than the image, and divided where they are made."""
-    layers = nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1), nn.Flatten()
-    model = nn.Sequential(*layers, nn.Linear(96 * 256, 4)).eval()
-    x = torch.rand(64, 3, 16, 16)
-    sizes = []
-    for launcher in (lambda card: None, winograd.cpu_launcher):  # without it, and by that method
-        monkeypatch.setattr(winograd, "cpu_launcher", launcher)
-        frozen = fa.freeze(model)
-        frozen.input_gradient(x, torch.zeros(64, dtype=torch.long))
-        parted = frozen.search.parts
-        assert parted is not None
-        assert ("convolutions by Winograd's method" in frozen.notes) == bool(sizes)
-        sizes.append((list(parted._bytes_a_row.values()), parted._factor))
-    assert sizes[0][0] == sizes[1][0] == [96 * 256 * 4]
-    assert sizes[1][1] == 2 * sizes[0][1]

@@ -90,13 +90,6 @@ def test_the_fewest_passes() -> None:
         assert not out.success.any()
 
 
-def test_few_frames_lie_between_an_attack_and_the_model() -> None:
-    model = Seen(convnet().eval())
-    pgd(model, X, labels(model.net, X), fa.Linf(1e-5), steps=3)
-    # the first of each kind of pass is watched, and the last is the verdict
-    assert max(depths[2:4]) <= 9
-
-
 def test_a_plain_call_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **more: Any) -> Any:
         raise AssertionError("a plain call froze, timed or set something")
@@ -270,19 +263,6 @@ def test_an_answer_outlives_the_next_pass(prepared: Callable[..., Prepared], sea
 
 
 @by_either
-def test_answers_that_are_averaged_are_several(prepared: Callable[..., Prepared], search_copy: None) -> None:
-    class Rises(Reuses):
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return super().forward(x).add_(self.calls)
-
-    model = prepared(Rises(), eot=2)
-    model(X)
-    rise = (model(X) - Reuses().net(X).detach()).mean()
-    assert float(rise) % 1 == pytest.approx(0.5, abs=1e-4)
-
-
-@by_either
 def test_logits_with_a_gradient_are_their_own(prepared: Callable[[nn.Module], Prepared]) -> None:
     model, x = prepared(Corner()), X.clone()
     model.verdict(x)  # the first pass is given a copy
@@ -301,17 +281,6 @@ def test_passes_that_tell_the_dtype_of_inputs_are_counted(
     for _ in range(2):
         model.verdict(X.to(dtype))
         assert model.forwards == sum(rows)
-
-
-def test_a_model_of_one_batch_size_tells_the_dtype_by_all_rows() -> None:
-    def own(net: nn.Module, x: Tensor) -> Tensor:
-        assert len(x) == 6
-        assert x.dtype == torch.float16
-        return net(x.float())  # type: ignore[no-any-return]
-
-    model = Plain(Around(own))
-    assert model.verdict(X.half()).isfinite().all()
-    assert model.forwards == 2 + 2 + 6 + 6
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from fastadv.engine.layout import VIEWS
 from fastadv.engine.rewrite import Rewrite
 from fastadv.engine.rewrites import REWRITES, applicable
 from tests.engine.rewritten import Seen
-from tests.zoo.net import module
 
 NAMES = {"thin", "winograd", "onednn", "views"}
 
@@ -89,28 +88,6 @@ def test_transforms_have_torchs_functions(transform: str) -> None:
     # weights that are given for one call are no parameters, whose transforms could be kept
     assert bool(own.used) == (transform == "functional_call")
     assert "winograd" not in own.used
-
-
-class Wrapped(Tensor):
-    """A subclass that counts the functions it is given to."""
-
-    calls: list[Any] = []  # noqa: RUF012
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        cls.calls.append(func)
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
-def test_subclasses_of_tensors_have_their_own_functions() -> None:
-    model = All()
-    own, x = Seen(model, *ways()), images().contiguous()
-    Wrapped.calls.clear()
-    made = own(x.as_subclass(Wrapped).requires_grad_())
-    assert own.used == set()
-    assert isinstance(made, Wrapped)
-    assert F.relu in Wrapped.calls
-    torch.testing.assert_close(made.as_subclass(Tensor), model(x))
 
 
 LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
@@ -230,16 +207,6 @@ def test_notes_come_with_the_first_use() -> None:
     assert len(set(frozen.notes)) == len(frozen.notes)
 
 
-def test_a_failure_leaves_no_lens_behind() -> None:
-    def fails(x: Tensor) -> Tensor:
-        raise ValueError("of the model")
-
-    own = Seen(fails, *ways())
-    with pytest.raises(ValueError, match="of the model"):
-        own(images())
-    assert torch._C._len_torch_function_stack() == 0
-
-
 @pytest.mark.parametrize("shape", [(2, -1), ((2, -1),), (torch.Size((2, 60)),), (4, 30), (2, 3, 20)], ids=str)
 def test_any_layout_has_a_view(shape: tuple[object, ...]) -> None:
     seen = Seen(lambda x: x.view(*shape), VIEWS)
@@ -249,16 +216,3 @@ def test_any_layout_has_a_view(shape: tuple[object, ...]) -> None:
     assert seen.used == {"views"}
     assert seen(plain).data_ptr() == plain.data_ptr()
     assert seen.used == set()
-
-
-def test_a_model_that_views_is_searched_channels_last() -> None:
-    """It flattens by `view`, which a channels-last activation has not."""
-    conv, head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
-    model = module(lambda self, x: self.head(self.conv(x).view(len(x), -1)), conv=conv, head=head).eval()
-    x = torch.rand(5, 3, 6, 6)
-    frozen = freeze(model)
-    assert "view as reshape" not in frozen.notes
-    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
-    assert "view as reshape" in frozen.notes
-    assert frozen.search.channels_last
-    assert not any(note.startswith("not channels") for note in frozen.notes)

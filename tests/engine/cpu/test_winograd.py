@@ -192,23 +192,3 @@ def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch:
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 4})
     seen(layer)(last)
     assert passes == [(2, 4, 8, 8)]
-
-
-def test_large_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "MOST_BYTES", 2 * 2 * 36 * 128 * 128 * 4)
-    layers = [nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False) for _ in range(3)]
-    own, x = seen(nn.Sequential(*layers)), rows(8, 128, 8, 8)
-    for _ in range(2):
-        own(x)
-        assert own.used == {"winograd"}
-    own.run = layers[2]
-    own(x)
-    assert own.used == set()
-
-
-@pytest.mark.usefixtures("_narrow_ones_too")
-def test_without_the_extension_the_library_does_all(monkeypatch, passes):
-    monkeypatch.setattr(winograd, "cpu_launcher", lambda card: None)
-    assert not winograd.available(torch.float32)
-    fa.freeze(Net().eval())(torch.rand(5, 3, 12, 8))
-    assert passes == []

@@ -58,16 +58,16 @@ def thin_with_stride_and_norm() -> nn.Module:
     return nn.Sequential(block(3, 32, stride=2, bias=False), block(32, 32, stride=2), head(32 * 15, 2))
 
 
-@net(shape=(3, 16, 16), batches=(3, 16, 1))
+@net(batches=(3, 16, 1))
 def wide() -> nn.Module:
-    return nn.Sequential(block(3, 96), block(96, 96), block(96, 128, bias=False), nn.AvgPool2d(4), head(2048))
+    return nn.Sequential(block(3, 64), block(64, 64), block(64, 96, bias=False), nn.AvgPool2d(4), head(384))
 
 
-@net(shape=(3, 15, 18), batches=(3, 16, 1), classes=1000)
+@net(shape=(3, 15, 12), batches=(3, 16, 1), classes=1000)
 def wide_without_norm() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3, bias=False), nn.ReLU(),
-        nn.Conv2d(128, 96, 3, padding=2), nn.ELU(), nn.AdaptiveAvgPool2d(3), head(96 * 9, 1000),
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, bias=False), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=2), nn.ELU(), nn.AdaptiveAvgPool2d(3), head(64 * 9, 1000),
     )  # fmt: skip
 
 

@@ -79,9 +79,6 @@ TORCHVISION = {
     "mobilenet_v3_small": (32, {}),
     "shufflenet_v2_x0_5": (32, {}),
     "squeezenet1_1": (32, {}),
-    "regnet_y_400mf": (32, {}),
-    "efficientnet_b0": (32, {}),
-    "densenet121": (32, {}),
 }
 
 TIMM = {
