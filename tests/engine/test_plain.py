@@ -42,27 +42,7 @@ class Corner(nn.Module):
         return x[:, :, 0, 0]
 
 
-class Seen(nn.Module):
-    """Counts the rows that pass, with a gradient and without, and the frames between `pgd` and it."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.passes = net, rows
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows.append(len(x))
-        frame, names = sys._getframe(1), list[str]()
-        while frame is not None and frame.f_code.co_name != "pgd":
-            names.append(frame.f_code.co_name)
-            frame = frame.f_back  # type: ignore[assignment]
-        # torch's own two frames of a module's call are not ours
-        depths.append(len([name for name in names if not name.endswith("_call_impl")]) + 1)
-        logits: Tensor = self.net(x)
-        return logits
-
-
 rows: list[int] = []
-depths: list[int] = []
 
 
 def counted(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -72,12 +52,11 @@ def counted(net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 @pytest.fixture(autouse=True)
 def forgotten() -> None:
     rows.clear()
-    depths.clear()
 
 
 def test_the_fewest_passes() -> None:
     """FGSM passes twice; ten steps of PGD pass thirteen times, and twelve from x itself."""
-    model = Seen(convnet().eval())
+    model = Around(lambda net, x: counted(net)(x))
     y, inside = labels(model.net, X), fa.Linf(1e-5)
     out = fgsm(model, X, y, inside)
     assert rows == [6, 6]
@@ -88,22 +67,6 @@ def test_the_fewest_passes() -> None:
         assert rows == [6] * passes
         assert (out.forwards, out.backwards) == (sum(rows), 60)
         assert not out.success.any()
-
-
-def test_a_plain_call_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*args: Any, **more: Any) -> Any:
-        raise AssertionError("a plain call froze, timed or set something")
-
-    monkeypatch.setattr(sys.modules["fastadv.engine.freeze"], "keep_pages", never)
-    monkeypatch.setattr("fastadv.engine.search_copy.SearchCopy.__init__", never)
-    model = convnet().eval()
-    plain = Plain(model)
-    own = dict(plain.model.named_parameters())
-    assert all(own[name].data_ptr() == weight.data_ptr() for name, weight in model.named_parameters())
-    y = labels(model, X)
-    assert pgd(model, X, y, fa.Linf(0.1), steps=5).forwards
-    with pytest.raises(AssertionError, match="froze"):
-        pgd(model, X, y, fa.Linf(0.1), steps=5, freeze=True)
 
 
 @pytest.fixture
@@ -192,31 +155,6 @@ def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
         plain.input_gradient(X, y)
         assert plain.forwards == sum(rows)
     assert rows == [6, 6, 6]
-
-
-def test_passes_that_are_averaged() -> None:
-    model = convnet().eval()
-    one, several = Plain(model), Plain(model, EOT)
-    assert (one.exact, several.exact) == (True, False)
-    assert isinstance(prepare(fa.freeze(mlp()), 3), Frozen)
-    assert prepare(several, 2).eot == 2
-    torch.testing.assert_close(several(X), one(X))
-    assert several.forwards == EOT * one.forwards
-
-
-@pytest.mark.parametrize("rows", [None, torch.tensor([0, 2])])
-def test_logits_of_a_pass_at_x_are_its_own(rows: Tensor | None) -> None:
-    x, plain = X.clone(), Plain(Corner())
-    plain.verdict(x)  # the first pass is given a copy
-    made = plain.clean_pass(x)
-    assert made is not None
-    x.zero_()
-    torch.testing.assert_close(made.logits, X[:, :, 0, 0])
-    kept = slice(None) if rows is None else rows
-    wanted = plain.input_gradient(X, Y, "ce")
-    found = made.gradient(rows, Y[kept], "ce", None, False)
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other[kept])
 
 
 def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:

@@ -84,14 +84,6 @@ def test_attacks_differentiate_recurrent_layers(kind, way, monkeypatch):
     assert not any(part.training for part in (*model.modules(), copied, copied.head))
 
 
-@pytest.mark.slow
-def test_training_and_evaluation():
-    digits, model = fa.data.load("digits", limit=64), KINDS["lstm"]()
-    fa.train.fit(model, digits, fa.train.PGDTraining(fa.Linf(0.1), steps=2), epochs=1)
-    fa.evaluate(model, digits, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=3)})
-    assert torch.backends.cudnn.enabled
-
-
 def test_cudnn_comes_back_when_the_last_thread_leaves():
     first, second = _tf32.without_cudnn(), _tf32.without_cudnn()
     first.__enter__()
