@@ -33,18 +33,6 @@ def test_equals_a_loop_over_candidates(order, dtype):
     assert torch.equal(best[2], best[1] > -inf)
 
 
-def test_what_is_infinitely_far_or_not_a_number_is_not_kept():
-    points = torch.tensor([[[inf, 0.0], [torch.nan, 0.0], [3.0, 4.0], [0.0, 1.0]]])
-    best = torch.zeros(1, 2), torch.tensor([-inf]), torch.tensor([False])
-    success = torch.tensor([[True, True, True, False]])
-    keep_nearest_(best, torch.zeros(1, 2), points[:, :2], success[:, :2], 2.0)
-    assert not best[2]
-    length = keep_nearest_(best, torch.zeros(1, 2), points, success, 2.0)
-    assert best[0].tolist() == [[3, 4]]
-    assert float(best[1]) == -5
-    assert length[0, 2:].tolist() == [5, 1]
-
-
 def test_refusals():
     x, points, success = torch.rand(3, 4), torch.rand(3, 2, 4), torch.ones(3, 2) > 0
     best = x.clone(), torch.zeros(3), torch.zeros(3, dtype=torch.bool)

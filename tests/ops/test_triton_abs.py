@@ -34,13 +34,6 @@ def test_nearest_of_special_values():
     nearest(x, prototypes, torch.full_like(bias, INF))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e15, 1e19])
-def test_nearest_at_extreme_scales(scale):
-    draw = torch.Generator().manual_seed(1)
-    x, prototypes = scale * torch.rand(3, 20, generator=draw), scale * torch.rand(70, 20, generator=draw)
-    nearest(x, prototypes, torch.zeros(70))
-
-
 def test_nearest_where_the_product_form_holds_no_digit():
     # at an offset of 1e6 squares are off by 1e6, the distances differ by one or so; half of them tie
     draw = torch.Generator().manual_seed(2)
@@ -76,18 +69,6 @@ def test_bounds_cover_the_roundings_after_the_product():
     low, high = bounds(x, prototypes.flatten(0, 1), biases.flatten())
     assert bool((low[0, 0].double() <= exact[worst]).all())
     assert bool((high[0, 0].double() >= exact[worst]).all())
-
-
-@pytest.mark.parametrize("cols", [1, 16, 1024, 100_000])
-def test_the_margin_covers_sums_one_term_at_a_time(cols):
-    """The worst order of adding: each term after the first is half an ulp of the sum and rounds away."""
-    from fastadv.ops.triton.nearest_prototype import slack
-
-    lost = (cols - 1) * 2.0**-24  # of ||x||^2, of ||p||^2 and of x.p alike, where p = -x
-    computed, exact = 4.0, 4.0 * (1 + lost)
-    margin = slack(cols) * 2.0  # of the computed magnitudes
-    assert computed + margin >= exact
-    assert margin <= 2.1 * (exact - computed) + 2e-5
 
 
 def bounds(x, prototypes, bias):

@@ -68,15 +68,6 @@ def test_which_arguments_go_past_the_dispatcher(kind, ways):
     assert said == ["kernel" if kind in PLAIN else "dispatcher"]
 
 
-def test_an_inference_tensor(ways):
-    call, said = ways
-    with torch.inference_mode():
-        x = torch.rand(2, 3)
-        call(x)
-    call(x)
-    assert said == ["dispatcher"] * 2
-
-
 SEEN = []
 
 
@@ -150,16 +141,3 @@ def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
         write(saved)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             product.backward()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_all_that_an_op_writes_is_noticed(dtype):
-    points, column, lost = torch.zeros(2, 3, dtype=dtype), torch.zeros(2, dtype=dtype), torch.zeros(2).bool()
-    best = points.clone(), column - 1, lost.clone()
-    keep_best_(*best, points + 1, column, ~lost)
-    assert all(each._version > 0 for each in best)
-
-
-def test_the_way_past_can_be_closed(monkeypatch):
-    monkeypatch.setenv("FASTADV_DIRECT", "0")
-    assert entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)(torch.rand(2)) == "dispatcher"
