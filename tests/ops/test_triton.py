@@ -110,14 +110,15 @@ def test_kernel_equals_reference(name, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (-2.0, 2.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-2.0, 255.0)])
 @pytest.mark.parametrize("name", ["l2_step", "project_l2", "project_l1"])
 def test_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch):
     from fastadv.ops.triton import _row
 
     monkeypatch.setattr(_row, "MOST", 3_072 if held else 16)
     width, draw = high - low, torch.Generator().manual_seed(6)
-    for size, share in ((33, 0.3), (784, 0.003), (2_500, 0.05), (2_500, 0.6)):
+    long = 2_500 if held else 300
+    for size, share in ((33, 0.3), (784, 0.003), (long, 0.05), (long, 0.6)):
         x = low + width * (1.4 * torch.rand(1, size, generator=draw) - 0.2)
         noise, grad = torch.randn(2, 1, size, generator=draw)
         x = x.to(dtype).clamp(low, high)
@@ -137,14 +138,15 @@ def test_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "held"), [(torch.float32, True), (torch.float32, False), (torch.bfloat16, True)], ids=str
+)
 def test_l0_tells_gains_apart_that_float32_does_not(dtype, held, monkeypatch):
     from fastadv.ops.triton import _row
 
     monkeypatch.setattr(_row, "MOST", 3_072 if held else 16)
     draw = torch.Generator().manual_seed(7)
-    for size in (5, 2_500):
+    for size in (5, 2_500 if held else 300):
         x, noise, share = torch.rand(3, 2, size, generator=draw)
         near = 1e-3 * (1 + 2.0**-23 * torch.randint(0, 4, (2, size), generator=draw))
         tiny = torch.where(share < 0.3, 1e-20 * near, near)
@@ -164,7 +166,7 @@ def test_l0_tells_gains_apart_that_float32_does_not(dtype, held, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["project_l1", "project_l2", "project_l0"])
-@pytest.mark.parametrize("radius", [0.0, 1e-3, 2.5, 7.0])
+@pytest.mark.parametrize("radius", [0.0, 2.5, 7.0])
 def test_ties_and_edges(name, radius):
     # few distinct values: equal gains, equal |v|, points that touch the box exactly
     draw = torch.Generator().manual_seed(int(radius * 1000))
