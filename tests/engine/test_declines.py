@@ -67,40 +67,6 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
     assert torch.equal(frozen(few), model(few).detach())
 
 
-class Viewing(nn.Sequential):
-    """A net that no channels-last batch can pass without views as reshapes."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self[1](self[0](x)).relu()
-        return self[2](h.view(len(h), -1))
-
-
-def test_an_attack_on_few_values_is_a_plain_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the few that are left of many, in another layout; with the passes of a plain call for each."""
-    torch.manual_seed(0)
-    model = Viewing(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Linear(32 * 36, 4)).eval()
-    x = torch.rand(8, 3, 8, 8)
-    y, calls = model(x).argmax(1), []
-    plain, threat = Plain(model), fa.Linf(1e-4)
-    monkeypatch.setattr("fastadv.engine.frozen.FEW", x[:4].numel())
-    frozen = fa.freeze(model)
-    frozen.settle(x)
-    for few in (x[:3], x[:4]):
-        labels = y[: len(few)]
-        one, other = (fa.attacks.pgd(each, few, labels, threat, steps=5) for each in (frozen, Plain(model)))
-        assert torch.allclose(one.x_adv, other.x_adv)
-        assert frozen.layout(few).is_contiguous() == (len(few) == 3)
-        assert (one.forwards == other.forwards) == (len(few) == 3)
-        assert one.x_adv.is_contiguous()
-    of_many = frozen.layout(x)[:3]
-    assert not of_many.is_contiguous()
-    monkeypatch.setattr(frozen.search, "in_parts", lambda *given, **more: calls.append(given))
-    torch.testing.assert_close(frozen.input_gradient(of_many, y[:3]), plain.input_gradient(x[:3], y[:3]))
-    assert torch.equal(frozen(of_many), plain(x[:3]))
-    assert not calls
-    assert not any("again" in note for note in frozen.notes)
-
-
 @pytest.mark.slow
 def test_few_values_are_compared_before_the_attacks_too() -> None:
     """So that what an attack passes does not depend on how many samples a batch has."""

@@ -36,15 +36,6 @@ def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -
     assert own.notes == frozen.notes
 
 
-def test_channels_last_without_a_copy() -> None:
-    frozen = freeze(convnet())
-    x = frozen.layout(X)
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    assert frozen.layout(x).data_ptr() == x.data_ptr()
-    assert frozen.input_gradient(x, Y)[2].is_contiguous(memory_format=torch.channels_last)
-    assert freeze(nn.Sequential(nn.Flatten(), nn.Linear(128, 5))).layout(X).is_contiguous()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("mode", ["plain", "channels-last x", "double x", "under autocast", "broken sample"])

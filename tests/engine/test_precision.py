@@ -1,7 +1,6 @@
 """Searches in float16, whose small numbers vanish, and in TF32, which is a switch of torch."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import _tf32
-from fastadv._tf32 import has_tf32, rounds_as, switches
+from fastadv._tf32 import rounds_as, switches
 from fastadv.engine.precision import tf32
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
@@ -154,18 +153,6 @@ def test_tf32_is_on_in_the_search_alone() -> None:
     assert "TF32 search" in frozen.notes
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.004, True), (0.03, False)])
-@pytest.mark.usefixtures("on_a_gpu")
-def test_how_far_tf32_may_be_off(share: float, kept: bool) -> None:
-    class Off(Watching):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * (1 + share * (products() == "tf32"))
-
-    frozen = fa.freeze(Off().eval(), "tf32")
-    frozen(images()[0])
-    assert any("fell back" in note for note in frozen.notes) != kept
-
-
 def test_passes_of_threads_that_overlap_leave_the_switches() -> None:
     first, second, before = tf32("cuda"), tf32("cuda"), products()
     for each in (first, second):
@@ -210,18 +197,6 @@ def test_what_is_not_finite_sets_no_scale(of: str) -> None:
         sizes[0], sizes[1] = torch.nan, torch.inf
     found = fa.freeze(model, "fp16").input_gradient(x, y, loss)[2][2:]
     assert float((found - exact).norm()) < 4e-3 * float(exact.norm())
-
-
-@pytest.mark.parametrize(
-    ("capability", "hip", "has"), [((7, 5), None, False), ((8, 0), None, True), ((9, 0), "6.1", False)]
-)
-def test_a_torch_that_cannot_tell_has_tf32_since_ampere(capability, hip, has, monkeypatch):
-    """PyTorch 2.4 has no torch.cuda.is_tf32_supported."""
-    monkeypatch.delattr(torch.cuda, "is_tf32_supported", raising=False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.version, "hip", hip)
-    assert has_tf32(torch.device("cuda")) is has
 
 
 @pytest.mark.slow

@@ -1,14 +1,13 @@
 """Functions are rewritten inside their pass and thread alone, and where a way suits."""
 
 import threading
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine import freeze, layout
+from fastadv.engine import layout
 from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.cpu.onednn import LINEAR
 from fastadv.engine.cpu.thin import THIN
@@ -61,33 +60,6 @@ def images(rows: int = 4) -> Tensor:
 
 def ways() -> tuple[Rewrite, ...]:
     return WINOGRAD, THIN, LINEAR, VIEWS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "jacrev", "functional_call"])
-def test_transforms_have_torchs_functions(transform: str) -> None:
-    """Which know no rule for a custom Function without one."""
-    model, x = All(dense=False), images().contiguous()
-    own = Seen(model, *ways())
-
-    def transformed(model: Any, x: Tensor) -> Tensor:
-        if transform == "vmap":
-            return torch.func.vmap(lambda one: model(one[None])[0])(x)
-        if transform == "grad":
-            return torch.func.grad(lambda x: model(x).square().sum())(x)
-        if transform == "jvp":
-            return torch.func.jvp(model, (x,), (x.cos(),))[1]
-        if transform == "jacrev":
-            return torch.func.jacrev(lambda x: model(x).sum(0))(x)
-        weights = {name: 2 * value for name, value in model.named_parameters()}
-        return torch.func.functional_call(model, weights, (x,))
-
-    expected = transformed(model, x)
-    own.run = lambda x: transformed(model, x)
-    torch.testing.assert_close(own(x), expected, rtol=1e-4, atol=1e-5)
-    # weights that are given for one call are no parameters, whose transforms could be kept
-    assert bool(own.used) == (transform == "functional_call")
-    assert "winograd" not in own.used
 
 
 LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
@@ -190,21 +162,6 @@ def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert names(wide) == ["fold", "views", "channels-last"]
     monkeypatch.setattr(onednn, "is_faster", lambda: False)
     assert "onednn" not in names(All())
-
-
-def test_notes_come_with_the_first_use() -> None:
-    model, x, y = All(), images().contiguous(), torch.arange(4)
-    frozen = freeze(model)
-    assert set(frozen.notes) == {"channels-last"}
-    frozen(x)
-    # views come with layouts, the rest with what is asked
-    without = set(frozen.notes) - {"view as reshape"}
-    assert without == {
-        "channels-last", "folded 1 BatchNorm", "convolutions by Winograd's method", "linear layers by oneDNN",
-    }  # fmt: skip
-    frozen.input_gradient(x, y)
-    assert "thin input convolution" in frozen.notes
-    assert len(set(frozen.notes)) == len(frozen.notes)
 
 
 @pytest.mark.parametrize("shape", [(2, -1), ((2, -1),), (torch.Size((2, 60)),), (4, 30), (2, 3, 20)], ids=str)

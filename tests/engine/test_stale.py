@@ -1,6 +1,5 @@
 """A Frozen is never stale: what changes in the model is taken over by the next call, with a note."""
 
-import copy
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -178,17 +177,6 @@ def test_a_change_that_cannot_be_frozen_is_refused() -> None:
             frozen.verdict(X)
     net.fc = Net().fc
     assert apart(frozen.verdict(X), net(X)) < 1e-5
-
-
-@pytest.mark.slow
-def test_copies_of_a_frozen_model_see_a_change_too() -> None:
-    net = Net().eval()
-    frozen = fa.freeze(net)
-    frozen(X)
-    others = [copy.copy(frozen), copy.deepcopy(frozen)]
-    net.T = 2.0
-    assert apart(others[0](X), net(X)) < 1e-4
-    assert apart(others[1](X), net(X)) > 0.1  # it holds a model of its own
 
 
 @pytest.mark.slow

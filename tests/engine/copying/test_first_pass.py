@@ -62,18 +62,16 @@ def state(net: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("way", WAYS)
-def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way, precision):
+def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way):
     net = Net()
     WAYS[way](net)
     expected = net.eval()(X).detach()
     net.train()
     before = state(net)
-    frozen, plain = freeze(net, precision), Plain(net)
-    torch.testing.assert_close(frozen.verdict(X), expected.float())
-    atol = 0.03 * float(expected.abs().max()) if precision == "bf16" else 1e-5
-    torch.testing.assert_close(frozen(X), expected.float(), rtol=0, atol=atol)
+    frozen, plain = freeze(net), Plain(net)
+    torch.testing.assert_close(frozen.verdict(X), expected)
+    torch.testing.assert_close(frozen(X), expected)
     assert frozen.input_gradient(X, torch.arange(6) % 3)[2].abs().sum() > 0
     assert all(map(torch.equal, state(net), before))
     assert all(part.training for part in net.modules())
@@ -85,18 +83,7 @@ def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way, precision):
                 part.first.weight.mul_(-1)
                 part.last.bias.add_(1)
                 part.norm.running_mean.sub_(0.5)
-    torch.testing.assert_close(plain.verdict(X), net.eval()(X).detach().float())
-
-
-def test_a_compiled_function_is_called_as_it_is_or_copied_as_it_was_written() -> None:
-    net, compiled = Net().eval(), list[object]()
-    expected = net(X).detach()
-    net.forward = torch.compile(net.forward, backend=lambda graph, x: compiled.append(graph) or graph.forward)
-    torch.testing.assert_close(Plain(net.train()).verdict(X), expected)
-    assert not compiled
-    for passes in (0, 1):  # the first is watched
-        torch.testing.assert_close(Plain(net.eval()).verdict(X), expected)
-        assert len(compiled) == passes
+    torch.testing.assert_close(plain.verdict(X), net.eval()(X).detach())
 
 
 @pytest.mark.slow
@@ -220,22 +207,6 @@ def test_closures_in_training_mode_are_copied_with_the_model(way, prepared):
         torch.testing.assert_close(logits, expected)
     assert all(map(torch.equal, state(net), before))
     assert net.training
-
-
-@pytest.mark.parametrize("precision", [None, "fp32", "bf16"])
-@pytest.mark.parametrize("way", [*CLOSURES, "global"])
-def test_strays_in_eval_mode_are_the_model(way, precision, monkeypatch):
-    net = Net().eval()
-    monkeypatch.setitem(globals(), "NET", net)
-    {**CLOSURES, **STRAYS}[way](net)
-    model = Plain(net) if precision is None else freeze(net, precision)
-    expected = net(X).detach()
-    torch.testing.assert_close(model.verdict(X), expected)
-    torch.testing.assert_close(model(X), expected, rtol=0, atol=0.03 * float(expected.abs().max()))
-    wanted = Plain(net).input_gradient(X, torch.arange(6) % 3)[2]
-    found = model.input_gradient(X, torch.arange(6) % 3)[2]
-    assert torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0) > 0.99
-    assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
 
 def test_a_copy_of_a_copy_may_read_weights_of_the_original_and_not_run_it(

@@ -143,18 +143,6 @@ def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatc
     assert [part.outputs for part in method.kernels(plain.weight, backwards=True)] == [2, 1]
 
 
-@pytest.mark.usefixtures("_narrow_ones_too")
-def test_other_weights_at_the_same_address() -> None:
-    layer = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
-    x, own = rows(1, 64, 4, 4), seen(layer)
-    for _ in range(8):
-        drawn = torch.randn(64, 64, 3, 3)
-        layer.weight.data = torch.empty(0)
-        layer.weight.data = drawn.clone()
-        torch.testing.assert_close(own(x), F.conv2d(x, drawn, layer.bias, padding=1), rtol=1e-3, atol=1e-3)
-        del drawn
-
-
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.spectral_norm])
 @pytest.mark.usefixtures("_narrow_ones_too")
