@@ -146,14 +146,6 @@ def test_a_loss_gets_the_ids_of_its_rows(attack: str) -> None:
     torch.testing.assert_close(torch.cat([part.x_adv for part in parts]), whole.x_adv)
 
 
-def test_a_model_for_batches_of_one_size_is_prepared_again_for_larger_ones() -> None:
-    prepared = fa.engine.prepare(State(), size=8)
-    assert fa.engine.prepare(prepared, size=4) is fa.engine.prepare(prepared, size=8) is prepared
-    out = fa.attacks.pgd(prepared, X, Y, THREAT, steps=3, **WHOLE)
-    assert torch.equal(out.x_adv, fa.attacks.pgd(State(), X, Y, THREAT, steps=3, **WHOLE).x_adv)
-    assert fa.engine.prepare(prepared, size=COUNT).size == COUNT  # type: ignore[attr-defined]
-
-
 def test_an_error_of_another_kind_stays_as_it_is() -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

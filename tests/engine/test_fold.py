@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fastadv.engine import Plain, fold, freeze
+from fastadv.engine import Plain, freeze
 from fastadv.engine.freeze import follow
 from tests.engine.rewritten import answers
 
@@ -252,25 +252,3 @@ def test_a_copy_that_follows_folds_the_current_values(precision: Any) -> None:
                 tensor.mul_(1.5)
     assert "folded 1 BatchNorm" in frozen.notes
     assert not frozen.exact
-
-
-@pytest.mark.parametrize("room", [0, 1], ids=["folded", "as it is"])
-def test_a_large_kernel_of_one_by_one_stays_where_the_models_is(room, monkeypatch):
-    """It has as many numbers as eight of its results: 64 x 4 x 4 from 128 channels."""
-    monkeypatch.setattr(fold, "LARGE", 0)
-    monkeypatch.setattr(fold, "MANY", 8 - room)
-    torch.manual_seed(0)
-    first = nn.Conv2d(3, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.AvgPool2d(8)
-    last = nn.Conv2d(128, 64, 1), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(1024, 4)
-    model = nn.Sequential(*first, *last)
-    model(torch.rand(16, 3, 32, 32))
-    x, y = torch.rand(5, 3, 32, 32), torch.arange(5) % 4
-    frozen, expected = freeze(model.eval()), answers(model, x, y)
-    torch.testing.assert_close(frozen.input_gradient(x, y)[2], expected[1])
-    assert (len(frozen.search.pairs), frozen.search.channels_last) == (2 - room, True)
-    kernel = frozen.search.model[4].weight  # type: ignore[index]
-    assert (kernel.data_ptr() == model[4].weight.data_ptr()) == bool(room)
-    assert kernel.is_contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        model[4].weight.mul_(-1.5)
-    torch.testing.assert_close(frozen.input_gradient(x, y)[2], answers(model, x, y)[1])

@@ -63,21 +63,6 @@ def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
         assert torch.equal(gradients[:, place], alone)
 
 
-def test_samples_do_not_meet() -> None:
-    """A sample's gradients do not depend on its batch, and one that is NaN spoils no other."""
-    frozen = freeze(convnet().double())
-    x, rows = X.double(), ROWS.double()
-    logits, gradients = frozen.jacobian(x, rows)
-    spoiled = x.clone()
-    spoiled[2] = torch.nan
-    order = torch.tensor([4, 2, 0])
-    part_logits, part = frozen.jacobian(spoiled[order], rows[order])
-    for place in (0, 2):
-        torch.testing.assert_close(part[place], gradients[order[place]], rtol=1e-12, atol=1e-15)
-        torch.testing.assert_close(part_logits[place], logits[order[place]], rtol=1e-12, atol=1e-15)
-    assert part[1].isnan().all()
-
-
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_inside_grad_modes(mode: type) -> None:
     expected = freeze(convnet()).jacobian(X, ROWS)[1]

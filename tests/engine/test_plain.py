@@ -17,6 +17,7 @@ from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from tests.attacks.contract.unchanged import Tally
 from tests.attacks.nets import Noisy, convnet, images, labels, mlp
+from tests.zoo.net import module
 
 X = images(6, (2, 8, 8), dtype=torch.float32)
 Y = torch.zeros(6, dtype=torch.long)
@@ -24,15 +25,9 @@ EOT = 3
 by_either = pytest.mark.parametrize("prepared", [Plain, fa.freeze])
 
 
-class Around(nn.Module):
+def around(own: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
     """A net in a function `own(net, x)` that gives the logits."""
-
-    def __init__(self, own: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self.own = convnet().eval(), own
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.own(self.net, x)
+    return module(lambda self, x: own(self.net, x), net=convnet()).eval()
 
 
 class Corner(nn.Module):
@@ -56,7 +51,7 @@ def forgotten() -> None:
 
 def test_the_fewest_passes() -> None:
     """FGSM passes twice; ten steps of PGD pass thirteen times, and twelve from x itself."""
-    model = Around(lambda net, x: counted(net)(x))
+    model = around(lambda net, x: counted(net)(x))
     y, inside = labels(model.net, X), fa.Linf(1e-5)
     out = fgsm(model, X, y, inside)
     assert rows == [6, 6]
@@ -135,7 +130,7 @@ class LateRoom(torch.autograd.Function):
 def test_memory_may_run_out_in_the_backward_pass_from_x(already: int) -> None:
     """The pass that gave the clean verdict cannot give the gradient; parts of it do."""
 
-    model = Around(lambda net, x: net(LateRoom.apply(x)))
+    model = around(lambda net, x: net(LateRoom.apply(x)))
     y = labels(model.net, X)
     y[:already] = (y[:already] + 1) % 4
     for attack in (fgsm, bim):
@@ -147,14 +142,14 @@ def test_memory_may_run_out_in_the_backward_pass_from_x(already: int) -> None:
 
 
 def test_gradients_at_x_in_half_precision_are_those_that_the_model_has() -> None:
-    model, x = Around(lambda net, x: net(x * 1e-8)), X.half()
+    model, x = around(lambda net, x: net(x * 1e-8)), X.half()
     out = fgsm(model, x, labels(model, X), fa.Linf(0.1))
     assert not out.zero_gradient.any()
     assert (out.x_adv != x).double().mean() > 0.9
 
 
 def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
-    plain = Plain(Around(lambda net, x: counted(lambda x: checkpoint(net, x, use_reentrant=True))(x)))
+    plain = Plain(around(lambda net, x: counted(lambda x: checkpoint(net, x, use_reentrant=True))(x)))
     y = labels(convnet().eval(), X)
     for _ in range(2):
         plain.input_gradient(X, y)
@@ -220,7 +215,7 @@ def test_logits_with_a_gradient_are_their_own(prepared: Callable[[nn.Module], Pr
 def test_passes_that_tell_the_dtype_of_inputs_are_counted(
     dtype: torch.dtype, prepared: Callable[[nn.Module], Prepared]
 ) -> None:
-    model = prepared(Around(lambda net, x: counted(net)(x)))
+    model = prepared(around(lambda net, x: counted(net)(x)))
     for _ in range(2):
         model.verdict(X.to(dtype))
         assert model.forwards == sum(rows)

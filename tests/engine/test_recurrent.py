@@ -48,13 +48,12 @@ class Rows(nn.Module):
 
 KINDS = {
     "lstm": partial(Rows, nn.LSTM, num_layers=2),
-    "gru": partial(Rows, nn.GRU, bidirectional=False),
+    "gru": partial(Rows, nn.GRU),
     "dropout": partial(Rows, nn.LSTM, num_layers=2, dropout=0.5),
     "noisy": partial(Rows, Noisy),
 }
 WAYS = {
     "module": lambda model: model,
-    "frozen": fa.freeze,
     "function": lambda model: lambda x: model(x),
     "frozen function": lambda model: fa.freeze(lambda x: model(x)),
 }

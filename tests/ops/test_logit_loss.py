@@ -134,12 +134,8 @@ def test_refusals():
         (lambda: logit_loss(z, y, "hinge"), "loss: expected one of ce"),
         (lambda: logit_loss(z[:, :1], y * 0, "ce"), "K >= 2"),
         (lambda: logit_loss(z[0], y, "ce"), "logits: expected"),
-        (lambda: logit_loss(z.long(), y, "ce"), "logits: expected floating"),
-        (lambda: logit_loss(z, y[:2], "ce"), "labels: expected int64"),
         (lambda: logit_loss(z, y.int(), "ce"), "labels: expected int64"),
         (lambda: logit_loss(z, y, "ce", y.float()), "targets: expected int64"),
         (lambda: logit_loss(z, y + 5, "ce"), "labels: expected classes in"),
-        (lambda: logit_loss(z.double(), y - 5, "ce"), "labels: expected classes in"),
         (lambda: logit_loss(z, y, "dlr", y + 5), "targets: expected classes in"),
-        (lambda: logit_loss(z, y.to("meta"), "ce"), "labels: expected"),
     )

@@ -71,11 +71,6 @@ def wide_without_norm() -> nn.Module:
     )  # fmt: skip
 
 
-@net(shape=(3, 4, 4))
-def tiny_images_of_many_channels() -> nn.Module:
-    return nn.Sequential(block(3, 64), block(64, 256), block(256, 256, stride=2), head(1024))
-
-
 @net(shape=(1, 8, 8))
 def kernel_that_covers_the_image() -> nn.Module:
     covering = nn.Conv2d(20, 64, 4)
@@ -90,15 +85,6 @@ def paddings() -> nn.Module:
         nn.Conv2d(3, 32, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(32), nn.ReLU(),
         nn.Conv2d(32, 16, 3, padding=(2, 1), padding_mode="reflect"), nn.BatchNorm2d(16), nn.ReLU(),
         nn.Conv2d(16, 16, 3, padding=1, padding_mode="replicate"), nn.ReLU(), head(16 * 80),
-    )  # fmt: skip
-
-
-@net(shape=(3, 12, 12), batches=(3, 16, 1))
-def wide_paddings() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 96, 3, padding="same", padding_mode="reflect"), nn.ReLU(),
-        nn.Conv2d(96, 96, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(96), nn.ReLU(),
-        nn.Conv2d(96, 96, 3, padding="same", dilation=2), nn.ReLU(), nn.AvgPool2d(4), head(864),
     )  # fmt: skip
 
 

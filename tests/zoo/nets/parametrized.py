@@ -65,27 +65,6 @@ class Positive(nn.Module):
         return nn.functional.softplus(weight)
 
 
-class LowRank(nn.Module):
-    """A layer and a correction of low rank beside it (Hu et al. 2021)."""
-
-    def __init__(self, layer: nn.Linear, rank: int = 4) -> None:
-        super().__init__()
-        self.layer = layer
-        self.down = nn.Parameter(torch.randn(rank, layer.in_features) / layer.in_features**0.5)
-        self.up = nn.Parameter(torch.randn(layer.out_features, rank) / rank**0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) + x @ self.down.T @ self.up.T
-
-
-@net(shape=(64,), batches=(3, 64, 1, 16))
-def low_rank_beside() -> nn.Module:
-    return nn.Sequential(
-        LowRank(nn.Linear(64, 128)), nn.BatchNorm1d(128), nn.ReLU(), LowRank(nn.Linear(128, 64)), nn.ReLU(),
-        head(64),
-    )  # fmt: skip
-
-
 @net()
 def weight_as_a_plain_tensor() -> nn.Module:
     """What quantization tools leave behind: a weight that is an attribute, made anew at each pass."""
