@@ -209,13 +209,3 @@ def test_a_direction_stays_in_the_precision_of_the_search() -> None:
         frozen = fa.freeze(convnet().eval(), precision)  # type: ignore[arg-type]
         assert frozen.input_gradient(x.to(dtype), y, direction=True)[2].dtype == expected
         assert frozen.input_gradient(x.to(dtype), y)[2].dtype == dtype
-
-
-def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts() -> None:
-    x, y = images()
-    expected = fa.freeze(convnet().eval(), "bf16").input_gradient(x, y)[2]
-    with torch.inference_mode():
-        frozen = fa.freeze(convnet().eval(), "bf16")
-    assert frozen.input_gradient(x[:0].double(), y[:0])[2].shape == (0, 2, 8, 8)
-    with torch.device("meta"):
-        assert torch.equal(frozen.input_gradient(x, y)[2], expected)

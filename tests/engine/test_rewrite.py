@@ -1,7 +1,5 @@
 """Functions are rewritten inside their pass and thread alone, and where a way suits."""
 
-import threading
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,8 +14,6 @@ from fastadv.engine.layout import VIEWS
 from fastadv.engine.rewrite import Rewrite
 from fastadv.engine.rewrites import REWRITES, applicable
 from tests.engine.rewritten import Seen
-
-NAMES = {"thin", "winograd", "onednn", "views"}
 
 
 def named(each: object) -> str:
@@ -110,36 +106,6 @@ def test_autocast_around_is_the_librarys() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(own(x.clone().requires_grad_()), model(x))
     assert own.used == set()
-
-
-def test_a_lens_is_of_one_thread_alone() -> None:
-    x = images().contiguous()
-    own = Seen(All(dense=False), *ways())
-    others, model = [], own.run
-    taken, given = [], F.relu
-
-    def meanwhile(x: Tensor) -> Tensor:
-        def run() -> None:
-            with torch.enable_grad():
-                logits = model(images().contiguous().requires_grad_())
-            others.append((logits, torch._C._len_torch_function_stack()))
-
-        taken.append(torch._C._len_torch_function_stack())
-        other = threading.Thread(target=run)
-        other.start()
-        other.join()
-        return model(x)
-
-    own.run = meanwhile
-    expected = model(x)
-    own(x.clone().requires_grad_())
-    assert own.used == NAMES - {"winograd", "views"}  # those of this thread
-    assert taken == [1]
-    assert others[0][1] == 0
-    # to the bit: nothing was rewritten
-    assert torch.equal(others[0][0], expected)
-    assert F.relu is given
-    assert torch._C._len_torch_function_stack() == 0
 
 
 def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

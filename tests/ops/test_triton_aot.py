@@ -1,4 +1,4 @@
-"""Every kernel compiles for A100 and H100 without a GPU, spills nothing and leaves room for other warps."""
+"""Every kernel compiles for A100 and H100 without a GPU, spills nothing, and launches with tuned widths."""
 
 import hashlib
 import json
@@ -15,7 +15,6 @@ import fastadv.ops  # noqa: F401
 from fastadv.ops.registration.library import CARDS
 
 triton = pytest.importorskip("triton", "3.4", reason="Triton 3.4 or later is not installed")
-pytestmark = pytest.mark.slow  # whoever is first builds for all
 ROOT = Path(__file__).resolve().parents[2]
 # which launch kernels of others
 LENT = ("latent_decode", "keep_nearest_")
@@ -65,3 +64,20 @@ def test_nothing_spills_and_other_warps_have_room(builds):
     assert max(b["registers"] for b in elementwise) <= 80
     assert {b["load_bytes"] for b in elementwise} == {16}
     assert max(b["shared_bytes"] for b in builds) <= 16 * 1024
+
+
+def test_the_table_serves_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastadv.ops.triton import _tuned
+    from fastadv.ops.triton.l2_step import l2_step_kernel
+
+    wide, default = _tuned.Width(512, 4), _tuned.Width(1024, 8)
+    monkeypatch.setattr(_tuned, "TUNED", {"H": {"l2_step_kernel": wide}})
+    names = {0: "H", 1: "A"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    _tuned._of_device.cache_clear()
+    try:
+        assert _tuned.width(l2_step_kernel, torch.device("cuda", 0), default) == wide
+        assert _tuned.width(l2_step_kernel, torch.device("cuda", 1), default) == default
+        assert _tuned.width(l2_step_kernel, torch.device("cpu"), default) == default
+    finally:
+        _tuned._of_device.cache_clear()
