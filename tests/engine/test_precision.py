@@ -33,9 +33,7 @@ GPU = torch.device("cuda")
         ("ieee", torch.float32, GPU, torch.float32),
         ("tf32", torch.float32, torch.device("cpu"), torch.float32),
         ("tf32", torch.bfloat16, GPU, torch.bfloat16),
-        ("tf32", torch.float64, GPU, torch.float64),
         ("tf32", None, GPU, "tf32"),
-        ("tf32", torch.float32, torch.device("meta"), torch.float32),
     ],
 )
 def test_float32_of_a_gpu_rounds_as_torch_lets_it(

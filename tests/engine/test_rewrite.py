@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from fastadv.engine import layout
 from fastadv.engine.cpu import onednn, winograd
@@ -14,6 +13,7 @@ from fastadv.engine.layout import VIEWS
 from fastadv.engine.rewrite import Rewrite
 from fastadv.engine.rewrites import REWRITES, applicable
 from tests.engine.rewritten import Seen
+from tests.engine.test_rewrites import images
 
 
 def named(each: object) -> str:
@@ -27,35 +27,6 @@ pytestmark = [
         not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
     ),
 ]
-
-
-class All(nn.Module):
-    """Calls every function that is rewritten, by a way that suits; `dense` as in images, channels-last."""
-
-    def __init__(self, dense: bool = True) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.dense = dense
-        self.thin, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.wide, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(512, 4)
-        self.norm.running_mean.uniform_(-1, 1)
-        self.eval().requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm(self.thin(x)))
-        h = self.wide(h)
-        h = F.elu(h.view(len(h), -1).view_as(h))
-        h = h.contiguous(memory_format=torch.channels_last) if self.dense else h
-        return self.last(h.flatten(1))
-
-
-def images(rows: int = 4) -> Tensor:
-    draw = torch.Generator().manual_seed(1)
-    return torch.rand(rows, 1, 8, 8, generator=draw).contiguous(memory_format=torch.channels_last)
-
-
-def ways() -> tuple[Rewrite, ...]:
-    return WINOGRAD, THIN, LINEAR, VIEWS
 
 
 LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
@@ -101,7 +72,7 @@ def test_derivatives_of_derivatives(rewrite, layer, shape):
 
 
 def test_autocast_around_is_the_librarys() -> None:
-    model, x = All(), images().contiguous()
+    model, x = images().eval().requires_grad_(False), torch.rand(4, 1, 14, 15)
     own = Seen(model, WINOGRAD, THIN, LINEAR)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(own(x.clone().requires_grad_()), model(x))
@@ -114,20 +85,20 @@ def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     def names(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
         return [rewrite.name for rewrite in applicable(model, dtype)]
 
-    assert names(All()) == [rewrite.name for rewrite in REWRITES]
-    assert "onednn" not in names(All(), torch.bfloat16)
+    assert names(images().eval()) == [rewrite.name for rewrite in REWRITES]
+    assert "onednn" not in names(images().eval(), torch.bfloat16)
     assert names(mlp) == ["thin", "onednn"]
     monkeypatch.setattr(onednn, "LEAST", 1 << 17)
     assert names(mlp) == ["thin", "onednn"]
     assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == []
-    assert names(All().to("meta")) == ["fold"]
+    assert names(images().eval().to("meta")) == ["fold"]
     wide = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32)).to("meta").eval()
     assert names(wide, torch.bfloat16) == ["fold", "views", "channels-last"]
     assert names(wide) == ["fold"]
     monkeypatch.setattr(layout, "rounds_as", lambda format, device: "tf32")
     assert names(wide) == ["fold", "views", "channels-last"]
     monkeypatch.setattr(onednn, "is_faster", lambda: False)
-    assert "onednn" not in names(All())
+    assert "onednn" not in names(images().eval())
 
 
 @pytest.mark.parametrize("shape", [(2, -1), ((2, -1),), (torch.Size((2, 60)),), (4, 30), (2, 3, 20)], ids=str)
