@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv.engine import Plain, compare
 from fastadv.engine.frozen import DENIED
+from tests.engine.planted import Change, Changed
 from tests.engine.rewritten import answers, apart
 from tests.logged import Logged
 
@@ -19,20 +20,6 @@ pytestmark = pytest.mark.usefixtures("small_ones_too")
 X = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 Y = torch.arange(24) % 5
 FELL = "fell back to the model as given: the {} " + compare.WRONG
-Change = Callable[[Tensor], Tensor]
-
-
-class Changed(torch.autograd.Function):
-    """Leaves values as they are, and changes their gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, change: Change) -> Tensor:
-        ctx.change = change
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.change(gradient), None
 
 
 def in_the_gradient(change: Change) -> Change:
@@ -82,6 +69,7 @@ WRONG: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["gradient", "jacobian"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("plant", WRONG)
@@ -101,6 +89,7 @@ def test_a_copy_that_is_wrong_is_not_used(plant: str, precision: Any, way: str, 
     assert len(logged.records) == 1
 
 
+@pytest.mark.slow
 def test_each_shape_and_dtype_is_compared_once() -> None:
     """Logits, and the gradient where one is taken; whatever the batch but a single row, and its values."""
     model = Net().eval()
@@ -131,6 +120,7 @@ def test_every_pass_is_counted_also_of_a_copy_that_is_wrong(wrong: bool) -> None
     assert frozen.compared[0] > frozen.compared[1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("scale", [0.01, 1e-9])
 def test_small_logits_deny_no_loss(scale: float, precision: Any) -> None:
@@ -154,6 +144,7 @@ def test_where_there_is_nothing_to_compare_the_next_pass_is() -> None:
     assert fell_back(frozen)
 
 
+@pytest.mark.slow
 def test_the_verdict_is_held_against_the_losses_of_the_search(logged: Logged) -> None:
     """What turned wrong after it was compared is found by the next attack at the latest."""
     off: list[int] = []

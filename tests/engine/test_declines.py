@@ -42,6 +42,7 @@ def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
     assert not frozen._copied(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
     """In the precision that was asked for, with a plain call's counts, and for the model as it is now."""

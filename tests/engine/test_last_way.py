@@ -124,6 +124,7 @@ def test_an_error_of_the_model_itself_stays_that(logged: Logged) -> None:
     assert not logged.records
 
 
+@pytest.mark.slow
 def test_what_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out, and an argument that is wrong."""
 

@@ -78,6 +78,7 @@ def normalized() -> nn.Sequential:
     return nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval()
 
 
+@pytest.mark.slow
 def test_long_work_is_frozen_by_itself(made: list[object]) -> None:
     model, x = normalized(), images(64)
     y, steps = labels(model, x), WORTH // 64
@@ -264,7 +265,8 @@ def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
     assert all(map(torch.equal, before, model.buffers()))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_an_autocast_around_changes_nothing(dtype: torch.dtype) -> None:
     model, x = mlp(dtype=torch.float32), images(6, dtype=dtype)
     y = labels(model, x.float())

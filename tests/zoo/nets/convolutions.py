@@ -34,8 +34,9 @@ def tiling_with_norm() -> nn.Module:
 @net()
 def forward_set_on_an_instance() -> nn.Module:
     made = nn.Sequential(block(), block(16), head())
-    plain = made[1][0].forward
+    plain, norm = made[1][0].forward, made[0][1].forward
     made[1][0].forward = lambda x: plain(x.flip(3))
+    made[0][1].forward = lambda x: 2 * norm(x)
     return made
 
 
