@@ -1,6 +1,7 @@
 """Models that know more of a row than x: of one batch size, with something kept of each row, or by ids."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.engine.by_row import ByRow
 from fastadv.errors import InputError
 from tests.attacks.masking.nets import honest
 
@@ -157,3 +159,25 @@ def test_an_error_of_another_kind_stays_as_it_is() -> None:
         fa.attacks.pgd(honest("standard"), X, Y, THREAT, whole_batches=True, ids=torch.arange(COUNT) // 2)
     with pytest.raises(InputError, match="whole_batches: expected True or False, got 3"):
         fa.attacks.pgd(honest("standard"), X, Y, THREAT, whole_batches=3)  # type: ignore[arg-type]
+
+
+def test_candidates_and_parts_of_a_batch_have_their_own_ids() -> None:
+    numbers = torch.tensor([3, 70, 41])
+    for size in (0, 3, 5):
+        classifier = ByRow(ById().eval(), size=size)
+        classifier.begin(X[:3], numbers)
+        several = torch.rand(6, 1, 8, 8)
+        wanted = by_id(several, numbers.repeat_interleave(2)).detach()
+        classifier.asks_for(numbers, 2)
+        torch.testing.assert_close(classifier(several), wanted)
+        classifier.asks_for(numbers, 2)
+        parts = torch.cat([classifier(part) for part in several.split(4)])
+        torch.testing.assert_close(parts, wanted)
+        assert classifier.forwards == 12
+    # the first call tries a few rows where the model's dtype is another
+    model = ById().eval()
+    model.net = deepcopy(model.net).double()
+    double = ByRow(model)
+    double.begin(X[:3], numbers)
+    made = double.verdict(X[:3])
+    torch.testing.assert_close(made.float(), by_id(X[:3], numbers).detach(), rtol=1e-4, atol=1e-4)
