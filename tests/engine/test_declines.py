@@ -9,6 +9,8 @@ from fastadv.engine import Plain, prepare
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from tests.engine.nets import convnet, images
+from tests.zoo import nets  # noqa: F401
+from tests.zoo.net import ZOO
 
 
 def test_a_frozen_model_that_gains_nothing_answers_as_a_plain_call() -> None:
@@ -119,3 +121,16 @@ def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:
         assert isinstance(prepare(net, work=work), fa.Frozen if frozen else Plain)
     assert isinstance(prepare(there, freeze=True), fa.Frozen)
     assert isinstance(prepare(there, work=WORTH_ON_GPU, freeze=False), Plain)
+
+
+def test_the_few_that_are_left_of_many_pass_in_the_layout_of_the_model(monkeypatch) -> None:
+    net = ZOO["patches_by_view"]
+    x, y = net.images(16)
+    monkeypatch.setattr("fastadv.engine.frozen.FEW", x[:4].numel())
+    frozen, plain = fa.freeze(net.build()), Plain(net.build())
+    frozen.settle(x)
+    few = frozen.layout(x)[:3]
+    assert not few.is_contiguous()
+    torch.testing.assert_close(frozen.input_gradient(few, y[:3]), plain.input_gradient(x[:3], y[:3]))
+    assert torch.equal(frozen(few), plain(x[:3]))
+    assert not any("fell back" in note for note in frozen.notes)
