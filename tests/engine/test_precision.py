@@ -1,6 +1,7 @@
 """Searches in float16, whose small numbers vanish, and in TF32, which is a switch of torch."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import _tf32
-from fastadv._tf32 import rounds_as, switches
+from fastadv._tf32 import has_tf32, rounds_as, switches
 from fastadv.engine.precision import tf32
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
@@ -208,3 +209,15 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any) 
     found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
     assert torch.equal(found[0].x_adv, found[1].x_adv)
     assert frozen.search_dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "has"), [((7, 5), None, False), ((8, 0), None, True), ((9, 0), "6.1", False)]
+)
+def test_a_torch_that_cannot_tell_has_tf32_since_ampere(capability, hip, has, monkeypatch):
+    """PyTorch 2.4 has no torch.cuda.is_tf32_supported."""
+    monkeypatch.delattr(torch.cuda, "is_tf32_supported", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert has_tf32(torch.device("cuda")) is has

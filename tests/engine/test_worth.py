@@ -95,3 +95,9 @@ def test_compile_false_goes_with_all_options(options: dict[str, Any]) -> None:
     frozen = fa.freeze(convnet(), compile=True)
     for model in (frozen, frozen.source):
         assert not compiles(prepare(model, compile=False, **options))
+
+
+def test_to_count_draws_from_no_seed_of_the_caller() -> None:
+    before = torch.get_rng_state()
+    operations(Plain(lambda x: x.flatten(1) + torch.rand(1, 1)), ROW)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastadv import ops
@@ -121,3 +122,14 @@ def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
         write(saved)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             product.backward()
+
+
+def test_the_way_past_can_be_closed(monkeypatch):
+    monkeypatch.setenv("FASTADV_DIRECT", "0")
+    assert entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)(torch.rand(2)) == "dispatcher"
+
+
+def test_a_profile_holds_the_op():
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        ops.linf_step(*arguments())
+    assert any(event.key == "fastadv::linf_step" for event in profiled.key_averages())
