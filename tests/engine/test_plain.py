@@ -104,15 +104,6 @@ def test_long_work_is_frozen_by_itself(made: list[object]) -> None:
         pgd(model, x, y, fa.Linf(0.1), steps=1, freeze="yes")  # type: ignore[arg-type]
 
 
-@by_either
-def test_models_that_are_refused(prepared: Callable[..., object]) -> None:
-    for model in (3, nn.Linear):
-        with pytest.raises(InputError, match="model: expected"):
-            prepared(model)
-    with pytest.raises(InputError, match="lazy"):
-        prepared(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))
-
-
 class LateRoom(torch.autograd.Function):
     """Leaves x as it is; its backward has memory for two rows."""
 

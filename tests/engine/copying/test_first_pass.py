@@ -1,7 +1,6 @@
 """A copy runs its own modules, in eval mode, whatever forward is made of; where it cannot, it is refused."""
 
 import functools
-import gc
 import weakref
 from collections.abc import Callable
 from types import MethodType
@@ -83,20 +82,6 @@ def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way):
                 part.last.bias.add_(1)
                 part.norm.running_mean.sub_(0.5)
     torch.testing.assert_close(plain.verdict(X), net.eval()(X).detach())
-
-
-@pytest.mark.slow
-def test_a_copy_may_be_copied_and_keeps_nothing_alive() -> None:
-    gone = []
-    for way in WAYS.values():
-        net = Net()
-        way(net)
-        gone.append(weakref.ref(net))
-        first = freeze(net)
-        torch.testing.assert_close(freeze(first.model).verdict(X), first.verdict(X))
-    del net, first
-    gc.collect()
-    assert not any(model() for model in gone)
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,8 @@ TIMM = {
     "test_byobnet": (32, {}),
     "test_convnext": (32, {}),
     "test_maxvit": (64, {"img_size": 64}),
-    "fastvit_t8": (64, {}),
     "efficientvit_b0": (64, {}),
-    "mobilevit_xxs": (64, {}),
     "test_vit": (32, {"img_size": 32}),
-    "xcit_nano_12_p16_224": (64, {"img_size": 64}),
     "resmlp_12_224": (32, {"img_size": 32}),
     "swin_tiny_patch4_window7_224": (
         32,

@@ -43,21 +43,6 @@ def orthogonal() -> nn.Module:
     return made
 
 
-class Symmetric(nn.Module):
-    """The mean of a kernel and its mirror image."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return (weight + weight.flip(-1)) / 2
-
-
-@net()
-def symmetric() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    parametrize.register_parametrization(made[1][0], "weight", Symmetric())
-    parametrize.register_parametrization(made[0][1], "weight", Positive())
-    return made
-
-
 class Positive(nn.Module):
     """The softplus of a weight."""
 
@@ -81,4 +66,11 @@ def weight_as_a_plain_tensor() -> nn.Module:
     first.register_buffer("scale", weight.abs().amax((1, 2, 3), keepdim=True) / 7)
     first.register_buffer("codes", (weight / first.scale).round())
     first.weight = first.codes * first.scale
+    return made
+
+
+@net()
+def norm_with_a_positive_weight() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    parametrize.register_parametrization(made[0][1], "weight", Positive())
     return made
