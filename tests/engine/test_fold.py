@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fastadv.engine import Plain, freeze
-from fastadv.engine.freeze import follow
 from tests.engine.rewritten import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -233,22 +232,3 @@ def test_copies_are_freed_with_their_last_user(precision: Any) -> None:
     left = passed(torch.rand(6, 2, 6, 6))
     assert len(left) > 8
     assert [each() for each in left] == [None] * len(left)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_copy_that_follows_folds_the_current_values(precision: Any) -> None:
-    model = seen(net()).float()
-    frozen = follow(model, precision)
-    (x, y), most = images(), {"fp32": 1e-5, "bf16": 0.1}[precision]
-    x = x.float()
-    for _ in range(3):
-        frozen.refresh()
-        logits, gradient = answers(model, x, y)
-        _, found, by_copy = frozen.input_gradient(x, y)
-        assert (found - logits).norm() < most * logits.norm()
-        assert F.cosine_similarity(by_copy.flatten(), gradient.flatten(), dim=0) > 1 - most
-        with torch.no_grad():
-            for tensor in (*model[0].parameters(), *model[1].parameters(), model[1].running_mean):
-                tensor.mul_(1.5)
-    assert "folded 1 BatchNorm" in frozen.notes
-    assert not frozen.exact

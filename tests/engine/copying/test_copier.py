@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import Plain, freeze
+from fastadv.engine.copying.copier import eval_copy
 from fastadv.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -211,3 +212,12 @@ def test_an_eval_of_an_instance_is_called() -> None:
     noisy.eval = lambda: noisy  # type: ignore[method-assign]
     plain = Plain(noisy)
     assert not torch.equal(plain.verdict(x), plain.verdict(x))
+
+
+def test_attention_multiplies_as_in_the_model() -> None:
+    """Torch chooses the product of a transposed input by whether the weight wants a gradient."""
+    attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, bias=False, batch_first=True)
+    attention.k_proj_weight.requires_grad_(False)
+    encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, bias=False, batch_first=True), attention)
+    asking = {name for name, weight in eval_copy(encoder).named_parameters() if weight.requires_grad}
+    assert asking == {"0.self_attn.in_proj_weight", "1.q_proj_weight", "1.v_proj_weight"}
