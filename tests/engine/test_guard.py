@@ -39,27 +39,21 @@ def test_the_bound_of_rounding(format, most, factor):
     assert guard.same_logits(found, expected * torch.nan, [format]) is None
 
 
-def tilted(own: Tensor, noise: Tensor, cosine: float, each: int) -> Tensor:
+def changed(own: Tensor, noise: Tensor, each: int, cosine: float = 1, length: float = 1) -> Tensor:
     found = own.clone()
-    found[::each] = (cosine * own + (1 - cosine**2) ** 0.5 * noise)[::each]
-    return found
-
-
-def lengthened(own: Tensor, factor: float, each: int) -> Tensor:
-    found = own.clone()
-    found[::each] *= factor
+    found[::each] = length * (cosine * own + (1 - cosine**2) ** 0.5 * noise)[::each]
     return found
 
 
 HALF_ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
     "right": (lambda own, noise: own, True),
-    "one row of sixteen": (lambda own, noise: tilted(own, noise, 0.2, 16), True),
-    "every eighth row to the side": (lambda own, noise: tilted(own, noise, 0.2, 8), False),
-    "every row, as far as it may": (lambda own, noise: tilted(own, noise, 0.85, 1), True),
-    "every row, too far": (lambda own, noise: tilted(own, noise, 0.75, 1), False),
-    "every eighth row too short": (lambda own, noise: lengthened(own, 0.45, 8), False),
-    "every eighth row a bit short": (lambda own, noise: lengthened(own, 0.9, 8), True),
-    "half the rows": (lambda own, noise: lengthened(own, 3, 2), False),
+    "one row of sixteen": (lambda own, noise: changed(own, noise, 16, cosine=0.2), True),
+    "every eighth row to the side": (lambda own, noise: changed(own, noise, 8, cosine=0.2), False),
+    "every row, as far as it may": (lambda own, noise: changed(own, noise, 1, cosine=0.85), True),
+    "every row, too far": (lambda own, noise: changed(own, noise, 1, cosine=0.75), False),
+    "every eighth row too short": (lambda own, noise: changed(own, noise, 8, length=0.45), False),
+    "every eighth row a bit short": (lambda own, noise: changed(own, noise, 8, length=0.9), True),
+    "half the rows": (lambda own, noise: changed(own, noise, 2, length=3), False),
 }
 
 
