@@ -1,4 +1,4 @@
-"""distance and largest against closed forms and torch's norm, at the edges of the box, where values are not finite."""
+"""distance and largest against closed forms and torch's norm, at edges, where values are not finite."""
 
 from functools import partial
 from math import inf
