@@ -149,6 +149,15 @@ def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
     assert rows == [6, 6, 6]
 
 
+def test_logits_of_a_pass_at_x_are_its_own() -> None:
+    x, plain = X.clone(), Plain(Corner())
+    plain.verdict(x)  # the first pass is given a copy
+    made = plain.clean_pass(x)
+    assert made is not None
+    x.zero_()
+    torch.testing.assert_close(made.logits, X[:, :, 0, 0])
+
+
 def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
     model = convnet().eval()
     y = labels(model, X)
