@@ -130,5 +130,4 @@ def test_wrong_arguments() -> None:
         (lambda: linf(drawn[:, :5], size, (2, 2)), "words: expected"),
         (lambda: square_bumps(x, x, drawn, unit(3, 3), size, "linf", 1.0), "norm: expected one of l2, l1"),
         (lambda: square_bumps(x, x, drawn, unit(3, 3), size, "l1", torch.inf), "radius: expected a finite"),
-        (lambda: square_linf(x, x, x[:1], drawn[:, :6], size, (2, 2)), "upper: expected"),
     )

@@ -75,10 +75,8 @@ SMALL = {
 
 TORCHVISION = {
     "resnet18": (32, {}),
-    "mobilenet_v2": (32, {"width_mult": 0.35}),
     "mobilenet_v3_small": (32, {}),
     "shufflenet_v2_x0_5": (32, {}),
-    "squeezenet1_1": (32, {}),
 }
 
 TIMM = {
