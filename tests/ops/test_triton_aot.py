@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import fastadv.ops  # noqa: F401
 from fastadv.ops.registration.library import CARDS
@@ -29,20 +29,21 @@ def contents():
 
 
 @pytest.fixture(scope="module")
-def builds(tmp_path_factory):
-    """Kept from the last run with the same contents."""
+def builds():
+    """Kept in build/, by the contents they were made of; one process compiles for all."""
     table = ROOT / "build" / "aot" / f"{contents()[:20]}.jsonl"
-    if not table.exists():
-        made = tmp_path_factory.mktemp("aot") / "aot.jsonl"
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "tools" / "aot.py"), "--quick", "--out", str(made)]
-        command += ["--ops", ",".join(KERNELS)]
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
-        shutil.rmtree(table.parent, ignore_errors=True)
-        table.parent.mkdir(parents=True)
-        shutil.copy(made, table.with_suffix(".part"))
-        table.with_suffix(".part").rename(table)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(table.parent / "lock"):
+        if not table.exists():
+            environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+            environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+            made = table.with_suffix(".part")
+            command = [sys.executable, str(ROOT / "tools" / "aot.py"), "--quick", "--out", str(made)]
+            command += ["--ops", ",".join(KERNELS)]
+            subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
+            for old in table.parent.glob("*.jsonl"):
+                old.unlink()
+            made.rename(table)
     return [json.loads(line) for line in table.read_text().splitlines()]
 
 
