@@ -5,11 +5,9 @@ last bits differ. Here each is computed in two parts: both are linear in their f
 part holds some elements and zeros for the others. The parts' sums are then added. What is exact in any order,
 such as a sum of small whole numbers, stays exact, and what cancels loses as many digits as it does elsewhere.
 
-Which elements come first is drawn from the seed and the shape: the same call gives the same bits again, and a
-row's bits depend on its batch size and its place, as they do in the libraries. It stands below autograd, at
-the kernels, so it holds for passes forward and back, in every thread, and under any mode of torch. Compiled
-code (`torch.compile`) and fastadv's own kernels are left out. Processes that a test starts by
-`tests/processes.py` move along.
+Which elements come first is drawn from the seed and the shape, so a row's bits depend on its batch, as they
+do in the libraries. It stands below autograd: it holds forward and back, in every thread and mode of torch,
+not in compiled code and fastadv's own kernels. Processes that tests start by `tests/processes.py` move along.
 """
 
 import functools

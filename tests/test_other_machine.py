@@ -27,17 +27,14 @@ def convolved(dimensions: int, *, transposed: bool = False) -> Callable[[Tensor]
 TERMS = 3 * 3**3 + 1  # at most: a convolution in three dimensions, with its bias
 # each with the shape of the tensor that it takes
 PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
-    "conv1d": (convolved(1), (5, 12)),
     "conv2d": (convolved(2), (5, 48)),
     "conv3d": (convolved(3), (5, 192)),
     "conv_transpose2d": (convolved(2, transposed=True), (5, 48)),
     "linear": (lambda x: linear(x, wave(8, 64), wave(8)), (5, 64)),
-    "linear of lines": (lambda x: linear(x, wave(8, 64), wave(8)), (2, 5, 64)),
     "matmul": (lambda x: x @ wave(64, 8), (5, 64)),
     "bmm": (lambda x: torch.bmm(x, wave(2, 64, 8)), (2, 5, 64)),
     "baddbmm": (lambda x: torch.baddbmm(wave(2, 5, 8), x, wave(2, 64, 8)), (2, 5, 64)),
     "mv": (lambda x: wave(25, 64) @ x, (64,)),
-    "einsum": (lambda x: torch.einsum("bi,oi->bo", x, wave(8, 64)), (5, 64)),
 }
 
 

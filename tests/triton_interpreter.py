@@ -2,40 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 from unittest import mock
 
 import triton
 from triton.language import core
-
-
-def name_of(self: Any) -> str:
-    """What a type of a tuple or a block is called."""
-    if isinstance(self, core.block_type):
-        return f"<{self.shape}, {self.element_ty}>"
-    parts = zip(self.fields, self.types, strict=False)
-    return "[" + ",".join(f"{field}:{kind}" for field, kind in parts) + "]"
-
-
-def of_parts(self: Any, types: Any, fields: Any = None) -> None:
-    """`core.tuple_type.__init__` without the name."""
-    self.types, self.fields = types, fields or [""] * len(types)
-
-
-def of_values(self: Any, args: Any, type: Any = None) -> None:
-    """`core.tuple.__init__` without the type."""
-    self.values, self.given = list(args), type
-
-
-def type_of(self: Any) -> Any:
-    """What `core.tuple.type` is, when somebody asks."""
-    if self.given is None:
-        return core._type_for_tuple_values(self.values)
-    return self.given if isinstance(self.given, core.tuple_type) else core.tuple_type(self.given)
-
-
-def give_type(self: Any, type: Any) -> None:
-    self.given = type
 
 
 @contextmanager
@@ -44,8 +14,8 @@ def patched() -> Iterator[None]:
 
     It reads a loop bound with int(array of one element), which NumPy 2.4 refuses. And it patches the language
     at each call of a function, which takes a third of its time, where once a launch for each module will do.
-    Of the rest, most went into the names and types of shapes, which nobody reads, into shapes and a table of
-    dtypes that were made anew at each use, and into whether integers overflow, of which it says nothing.
+    Of the rest, most went into shapes, their names and a table of dtypes, all made anew at each use, and into
+    whether integers overflow, of which it says nothing.
     """
     if not triton.knobs.runtime.interpret:
         yield
@@ -80,7 +50,7 @@ def patched() -> Iterator[None]:
         if key not in shapes:
             block(self, element_ty, shape)
             shapes[key] = self.shape, self.numel
-        self.element_ty, (self.shape, self.numel) = element_ty, shapes[key]
+        self.element_ty, (self.shape, self.numel), self.name = element_ty, shapes[key], ""
 
     def tensor_once(self, handle, type):
         key = tuple(type.shape) if type.is_block() else ()
@@ -99,14 +69,10 @@ def patched() -> Iterator[None]:
         (interpreter._LangPatchScope, "restore", at_the_end),
         (interpreter, "_get_np_dtype", dtype_once),
         (interpreter.TritonSemantic, "binary_op_sanitize_overflow_impl", lambda *_: None),
-        (core.tuple_type, "__init__", of_parts),
-        (core.tuple, "__init__", of_values),
-        (core.tuple, "type", property(type_of, give_type)),
         (core.tensor, "__init__", tensor_once),
         (core.block_type, "__init__", block_once),
-        *((kind, "name", property(name_of, lambda *_: None)) for kind in (core.tuple_type, core.block_type)),
     ]
     with ExitStack() as stack:
         for owner, name, other in changed:
-            stack.enter_context(mock.patch.object(owner, name, other, create=name in ("name", "type")))
+            stack.enter_context(mock.patch.object(owner, name, other))
         yield

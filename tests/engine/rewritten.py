@@ -35,3 +35,7 @@ def answers(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Te
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     (gradient,) = torch.autograd.grad(F.cross_entropy(wide, y, reduction="sum"), leaf)
     return logits.detach(), gradient
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())

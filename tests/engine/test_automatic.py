@@ -78,22 +78,6 @@ def test_passes_of_measuring_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen["backward"] > 12
 
 
-@pytest.mark.slow
-def test_an_attack_measures_on_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock("fp32", monkeypatch)
-    model = convnet().eval()
-    y = model(X).argmax(1)
-    run = {"steps": 3, "seed": 1, "stop_early": False}
-    frozen = fa.freeze(model, "auto")
-    found = fa.attacks.pgd(frozen, X, y, fa.Linf(0.1), **run)
-    assert any("fastest precision: fp32 (ms for 6 samples" in note for note in frozen.notes)
-    own = fa.attacks.pgd(fa.freeze(model), X, y, fa.Linf(0.1), **run)
-    assert torch.equal(found.x_adv, own.x_adv)
-    count = len(clock.asked)
-    fa.attacks.pgd(frozen, X[:2], y[:2], fa.Linf(0.1), **run)
-    assert len(clock.asked) == count
-
-
 def test_the_random_state_stays() -> None:
     model = convnet().eval()
     frozen = fa.freeze(lambda x: model(x + torch.randn_like(x)), "auto")

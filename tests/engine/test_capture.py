@@ -58,22 +58,6 @@ def test_where_memory_ran_out_graphs_go() -> None:
     assert not len(capture.graphs_of(owner)) + len(graphs)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_kind_is_tried_once_and_by_one_thread(fails: bool) -> None:
-    graphs, meanwhile = Graphs(), list[Graph | None]()
-
-    def alike() -> bool:
-        meanwhile.append(of(graphs).take("key", {"x": X}, LEAST))  # as another thread would
-        return bool(1 / 0) if fails else False
-
-    assert [of(graphs, alike=alike).take("key", {"x": X}, LEAST) for _ in range(3)] == [None] * 3
-    assert meanwhile == [None]
-    graph = taken(graphs, kind="other")
-    of(graphs, "other").refuse("the verdict was another")
-    of(graphs, "other").give_back(graph)  # by a thread that had it
-    assert not len(graphs)
-
-
 def test_what_a_graph_touches_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made within the graph, or is its rows or a tensor of the model."""
     made, recording = list[recorded.Recording](), recorded.Recording

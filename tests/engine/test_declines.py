@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, prepare
-from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from tests.engine.nets import convnet, images
+from tests.zoo import nets  # noqa: F401
+from tests.zoo.net import ZOO
 
 
 def test_a_frozen_model_that_gains_nothing_answers_as_a_plain_call() -> None:
@@ -43,6 +44,7 @@ def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
     assert not frozen._copied(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
     """In the precision that was asked for, with a plain call's counts, and for the model as it is now."""
@@ -66,50 +68,6 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
         model[0].weight.mul_(-1)
     assert torch.equal(frozen.verdict(few), model(few).detach())
     assert torch.equal(frozen(few), model(few).detach())
-
-
-def test_what_else_decides_whether_values_are_few() -> None:
-    model, few = convnet().eval(), images(63)[0]
-    frozen = fa.freeze(model)
-    assert not frozen._copied(few)
-    assert frozen._copied(images(64)[0])
-    assert frozen._copied(few.to("meta"))  # as of any other device
-    for other in (fa.freeze(model, "auto"), fa.freeze(model, compile=True), follow(model, "fp32")):
-        assert other._copied(few)
-
-
-class Viewing(nn.Sequential):
-    """A net that no channels-last batch can pass without views as reshapes."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self[1](self[0](x)).relu()
-        return self[2](h.view(len(h), -1))
-
-
-def test_an_attack_on_few_values_is_a_plain_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the few that are left of many, in another layout; with the passes of a plain call for each."""
-    torch.manual_seed(0)
-    model = Viewing(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Linear(32 * 36, 4)).eval()
-    x = torch.rand(8, 3, 8, 8)
-    y, calls = model(x).argmax(1), []
-    plain, threat = Plain(model), fa.Linf(1e-4)
-    monkeypatch.setattr("fastadv.engine.frozen.FEW", x[:4].numel())
-    frozen = fa.freeze(model)
-    frozen.settle(x)
-    for few in (x[:3], x[:4]):
-        labels = y[: len(few)]
-        one, other = (fa.attacks.pgd(each, few, labels, threat, steps=5) for each in (frozen, Plain(model)))
-        assert torch.allclose(one.x_adv, other.x_adv)
-        assert frozen.layout(few).is_contiguous() == (len(few) == 3)
-        assert (one.forwards == other.forwards) == (len(few) == 3)
-        assert one.x_adv.is_contiguous()
-    of_many = frozen.layout(x)[:3]
-    assert not of_many.is_contiguous()
-    monkeypatch.setattr(frozen.search, "in_parts", lambda *given, **more: calls.append(given))
-    torch.testing.assert_close(frozen.input_gradient(of_many, y[:3]), plain.input_gradient(x[:3], y[:3]))
-    assert torch.equal(frozen(of_many), plain(x[:3]))
-    assert not calls
-    assert not any("again" in note for note in frozen.notes)
 
 
 @pytest.mark.slow
@@ -148,33 +106,6 @@ def test_the_first_pass_of_a_search_does_not_write_into_x(attack, count) -> None
     assert "given copies of x, into which the model writes" in frozen.notes
 
 
-def test_a_model_on_two_devices_begins_on_the_first() -> None:
-    model = nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(3, 3, device="meta")))
-    assert Plain(model).device == torch.device("cpu")
-
-
-def test_a_gradient_is_like_x() -> None:
-    x, y = torch.rand(3, 12, dtype=torch.float16), torch.arange(3)
-    assert Plain(nn.Linear(12, 4)).input_gradient(x, y)[2].dtype == torch.float16
-
-
-class Halving(nn.Module):
-    """A model that writes into its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(12, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.mul_(0.5))
-
-
-def test_writes_into_x_are_noted() -> None:
-    frozen = fa.freeze(Halving())
-    frozen(torch.rand(3, 12))
-    assert frozen.notes[-1] == "given copies of x, into which the model writes"
-
-
 def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:
     model, there, linear = convnet().eval(), convnet().to("meta").eval(), nn.Sequential(nn.Linear(4, 4))
     bare = nn.Conv2d(2, 4, 3)
@@ -190,3 +121,16 @@ def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:
         assert isinstance(prepare(net, work=work), fa.Frozen if frozen else Plain)
     assert isinstance(prepare(there, freeze=True), fa.Frozen)
     assert isinstance(prepare(there, work=WORTH_ON_GPU, freeze=False), Plain)
+
+
+def test_the_few_that_are_left_of_many_pass_in_the_layout_of_the_model(monkeypatch) -> None:
+    net = ZOO["patches_by_view"]
+    x, y = net.images(16)
+    monkeypatch.setattr("fastadv.engine.frozen.FEW", x[:4].numel())
+    frozen, plain = fa.freeze(net.build()), Plain(net.build())
+    frozen.settle(x)
+    few = frozen.layout(x)[:3]
+    assert not few.is_contiguous()
+    torch.testing.assert_close(frozen.input_gradient(few, y[:3]), plain.input_gradient(x[:3], y[:3]))
+    assert torch.equal(frozen(few), plain(x[:3]))
+    assert not any("fell back" in note for note in frozen.notes)

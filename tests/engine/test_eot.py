@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
+from tests.engine.nets import convnet
+from tests.zoo.net import module
 
 DRAW = torch.Generator().manual_seed(1)
 X = torch.rand(5, 2, 3, generator=DRAW, dtype=torch.float64)
@@ -89,20 +91,9 @@ def test_counts(eot: int) -> None:
         assert (model.seen["forward"], model.seen["backward"]) == (5 * eot, backward)
 
 
-class Noisy(nn.Module):
+def noisy() -> nn.Module:
     """A small network with BatchNorm that adds noise to its input also in eval mode."""
-
-    def __init__(self, level: float) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.level = level
-        self.net = nn.Sequential(
-            nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ELU(), nn.Flatten(), nn.Linear(288, 5)
-        )
-        self.net(torch.rand(64, 2, 8, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x + self.level * torch.randn_like(x))
+    return module(lambda self, x: self.net(x + torch.randn_like(x)), net=convnet())
 
 
 IMAGES = torch.rand(20, 2, 8, 8, generator=DRAW)
@@ -111,7 +102,7 @@ IMAGES = torch.rand(20, 2, 8, 8, generator=DRAW)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.usefixtures("search_copy")
 def test_what_draws_in_each_pass_is_searched_as_it_is(precision: str) -> None:
-    frozen = freeze(Noisy(1.0), precision)
+    frozen = freeze(noisy(), precision)
     torch.manual_seed(0)
     states = []
     for _ in range(2):  # the first is compared
@@ -126,9 +117,9 @@ def test_what_draws_in_each_pass_is_searched_as_it_is(precision: str) -> None:
 @pytest.mark.parametrize("eot", [0, -1, 2.0, True, "3"])
 def test_bad_numbers_of_passes(eot: object) -> None:
     with pytest.raises(InputError, match="eot: expected an integer >= 1"):
-        freeze(Noisy(0.1), eot=eot)  # type: ignore[arg-type]
+        freeze(noisy(), eot=eot)  # type: ignore[arg-type]
 
 
 def test_captured_passes_would_repeat_their_noise() -> None:
     with pytest.raises(InputError, match="eot=1 with cuda_graph, got eot=2"):
-        freeze(Noisy(0.1), cuda_graph=True, eot=2)
+        freeze(noisy(), cuda_graph=True, eot=2)

@@ -1,7 +1,5 @@
 """Functions that a model holds, and threads that share a classifier: answers and state stay the model's."""
 
-import threading
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,54 +49,3 @@ def test_bpda_of_a_model_whose_forward_is_wrapped() -> None:
     model.forward = lambda x: inner(x)
     gradient = Plain(fa.models.bpda(model, {"0": "identity"})).input_gradient(X, Y)[2]
     torch.testing.assert_close(gradient, expected)
-
-
-class Counting(nn.Module):
-    """Counts its passes; the second begins before the first ends, and ends after that."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last, self.passes = nn.Linear(5, 3), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        BEGUN.append(x)
-        if len(BEGUN) == 1:
-            SECOND.wait(5)
-        elif len(BEGUN) == 2:
-            SECOND.set()
-            FIRST.wait(5)
-        self.passes += 1
-        return self.last(x)
-
-
-BEGUN, FIRST, SECOND = list[Tensor](), threading.Event(), threading.Event()
-TRAINED = list[Tensor]()
-
-
-def test_first_passes_of_threads_that_overlap_stay_in_the_copy() -> None:
-    model = Counting().eval()
-    plain = Plain(model)
-
-    def ask() -> None:
-        plain.input_gradient(X, Y)
-        FIRST.set()
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    plain.input_gradient(X, Y)
-    assert model.passes == 0
-
-
-def test_what_another_thread_trains_is_its_own_matter() -> None:
-    class Beside(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            other = threading.Thread(target=lambda: TRAINED.append(nn.BatchNorm1d(5)(torch.rand(4, 5))))
-            other.start()
-            other.join()
-            return super().forward(x)
-
-    Plain(Beside(5, 3).eval()).input_gradient(X, Y)
-    assert TRAINED

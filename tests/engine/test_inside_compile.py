@@ -16,24 +16,18 @@ FROZEN = fa.freeze(convnet())
 RECIPE = fa.train.TRADES(THREAT, steps=2)
 STEPS = {
     "pgd": lambda x, y: fa.attacks.pgd(NET, x, y, THREAT, steps=2).x_adv,
-    "deepfool": lambda x, y: fa.attacks.deepfool(NET, x, y, fa.L2(1.0), steps=2).x_adv,
-    "square": lambda x, y: fa.attacks.square(NET, x, y, THREAT, queries=5).x_adv,
     "last_iterate": lambda x, y: fa.attacks.last_iterate(NET, x, y, THREAT, steps=2, step_size=0.1),
     "compiled": lambda x, y: fa.attacks.bim(torch.compile(NET, backend="eager"), x, y, THREAT).x_adv,
     "freeze": lambda x, y: fa.freeze(NET).input_gradient(x, y)[2],
-    "frozen": lambda x, y: FROZEN(x) + FROZEN.verdict(x) + FROZEN.confidence(x),
     "gradient": lambda x, y: FROZEN.input_gradient(x, y)[2],
     "jacobian": lambda x, y: FROZEN.jacobian(x, torch.eye(5).expand(len(x), 5, 5))[1],
-    "indicators": lambda x, y: torch.tensor([*fa.attacks.indicators(NET, x, y, THREAT).values.values()]),
     "craft": lambda x, y: fa.train.craft(RECIPE, NET, x, y, seed=0),
-    "recipe": lambda x, y: RECIPE(NET, x, y, seed=0),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("name", STEPS)
-def test_a_compiled_step_attacks_to_the_bit(name, backend):
+def test_a_compiled_step_attacks_to_the_bit(name):
     x, y = images()
     before = copy.deepcopy(NET.state_dict())
 
@@ -41,7 +35,7 @@ def test_a_compiled_step_attacks_to_the_bit(name, backend):
         return STEPS[name](x * 0.9, y) * 2
 
     torch._dynamo.reset()
-    found = torch.compile(step, backend=backend)(x, y)
+    found = torch.compile(step, backend="aot_eager")(x, y)
     NET.load_state_dict(before)
     assert torch.equal(found, step(x, y))
     NET.load_state_dict(before)

@@ -41,20 +41,6 @@ def test_against_autograd(precision: str, tolerance: float) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_formats_of_x_and_of_the_model(dtype: torch.dtype) -> None:
-    weight = torch.randn(5, 128, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5)).double()
-    with torch.no_grad():
-        model[1].weight.copy_(weight)
-    logits, gradients = freeze(model).jacobian(X.to(dtype), ROWS)
-    assert (logits.dtype, gradients.dtype) == (torch.float64, dtype)
-    expected = (ROWS.double() @ weight).view(6, 3, 2, 8, 8)
-    torch.testing.assert_close(
-        gradients, expected.to(dtype), rtol=1e-12 if dtype == torch.float64 else 0, atol=0
-    )
-
-
 @pytest.mark.usefixtures("asked_alone")
 def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
     frozen, seen = freeze(convnet()), []
@@ -75,21 +61,6 @@ def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
         rows = rivals(logits)[:, place]
         alone = frozen.input_gradient(X, None, lambda z, y, targets, rows=rows: (z * rows).sum(1))[2]
         assert torch.equal(gradients[:, place], alone)
-
-
-def test_samples_do_not_meet() -> None:
-    """A sample's gradients do not depend on its batch, and one that is NaN spoils no other."""
-    frozen = freeze(convnet().double())
-    x, rows = X.double(), ROWS.double()
-    logits, gradients = frozen.jacobian(x, rows)
-    spoiled = x.clone()
-    spoiled[2] = torch.nan
-    order = torch.tensor([4, 2, 0])
-    part_logits, part = frozen.jacobian(spoiled[order], rows[order])
-    for place in (0, 2):
-        torch.testing.assert_close(part[place], gradients[order[place]], rtol=1e-12, atol=1e-15)
-        torch.testing.assert_close(part_logits[place], logits[order[place]], rtol=1e-12, atol=1e-15)
-    assert part[1].isnan().all()
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -114,19 +85,15 @@ def test_nothing_to_do(size: int, columns: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["module", "function"])
-def test_compiled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled backward frees its intermediate results, so it can run only once; the copy runs as it is."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5), nn.Tanh())
-    frozen = freeze(model if kind == "module" else lambda x: model(x), compile=True)
-    frozen.input_gradient(X, Y)
-    torch.testing.assert_close(frozen.jacobian(X, ROWS)[1], freeze(model).jacobian(X, ROWS)[1])
-    assert not any("fell back" in note for note in frozen.notes)
     rough = freeze(convnet(), "bf16", compile=True)  # not by the model as given
     rough.input_gradient(X, Y)
     expected = freeze(convnet(), "bf16").jacobian(X, ROWS)[1]
     torch.testing.assert_close(rough.jacobian(X, ROWS)[1], expected, rtol=0, atol=0)
+    assert "compiled" in rough.notes
+    assert not any("fell back" in note for note in rough.notes)
 
 
 @pytest.mark.parametrize(

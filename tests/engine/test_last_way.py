@@ -11,6 +11,7 @@ import fastadv as fa
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 from tests.logged import Logged
+from tests.zoo.net import module
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 X, Y = images(64)
@@ -29,22 +30,16 @@ class InNumpy(torch.autograd.Function):
         return torch.from_numpy(gradient.contiguous().numpy()).to(gradient)
 
 
-class Around(nn.Module):
+def around(net: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> nn.Module:
     """A net whose forward is `run(net, x)`."""
-
-    def __init__(self, net: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self.run = net, run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self.net, x)
+    return module(lambda self, x: run(self.net, x), net=net)
 
 
 def compiler(run: Callable[[Any, Tensor], Tensor]) -> Callable[[nn.Module], nn.Module]:
     """Return what stands for torch.compile."""
 
     def compiled(search: nn.Module) -> nn.Module:
-        made = Around(search, run)
+        made: Any = around(search, run)
         made._orig_mod = search
         return made
 
@@ -95,19 +90,14 @@ FAILS: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [
-        (name, each)
-        for name in FAILS
-        for each in ("fp32", "bf16", "fp16")
-        if "bf" not in name or each == "bf16"
-    ],
+    [(name, each) for name in FAILS for each in ("fp32", "bf16") if "bf" not in name or each == "bf16"],
 )
 def test_a_copy_that_fails_is_replaced_by_the_model_as_given(
     name: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     run, compiled, why = FAILS[name]
     net = nn.Sequential(nn.Conv2d(2, 32, 3), nn.ELU(), nn.Flatten(), nn.Linear(1152, 5))
-    model = Around(net, run or (lambda net, x: net(x))).eval()
+    model = around(net, run or (lambda net, x: net(x))).eval()
     monkeypatch.setattr(torch, "compile", compiler(compiled))
     frozen, plain = fa.freeze(model, precision, compile=compiled is not None), fa.engine.Plain(model)
     for _ in range(2):
@@ -127,13 +117,14 @@ def test_an_error_of_the_model_itself_stays_that(logged: Logged) -> None:
             raise RuntimeError("no gradient today")
         return net(x)  # type: ignore[no-any-return]
 
-    frozen = fa.freeze(Around(convnet(), run).eval(), "bf16")
+    frozen = fa.freeze(around(convnet(), run).eval(), "bf16")
     with pytest.raises(RuntimeError, match="no gradient today"):
         frozen.input_gradient(X, Y)
     assert frozen.search_dtype == torch.bfloat16
     assert not logged.records
 
 
+@pytest.mark.slow
 def test_what_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out, and an argument that is wrong."""
 

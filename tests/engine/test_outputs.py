@@ -1,8 +1,12 @@
-"""What the engine takes of outputs that are no logits [B, K]."""
+"""Batches of odd kinds, and outputs that are no logits [B, K]: taken, or refused in words."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import prepare
@@ -73,3 +77,48 @@ def test_what_is_no_tensor_of_rows_is_refused_by_name(outputs: object, message: 
 def test_several_logits_are_not_one() -> None:
     with pytest.raises(InputError, match=r"one logit for each of 6 samples.*labels \[B, K\]"):
         fa.attacks.pgd(DENSE, X, torch.ones(6), fa.Linf(0.1), criterion=fa.attacks.Signs())
+
+
+GRAY, Y, NET = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.long), nn.Linear(16, 3).eval()
+ATTACKS: dict[str, Callable[..., Any]] = {
+    **{
+        name: partial(getattr(fa.attacks, name), steps=5) for name in ("pgd", "fab", "ddn", "fmn", "deepfool")
+    },
+    "cw": partial(fa.attacks.cw, steps=5, searches=2),
+    "square": partial(fa.attacks.square, queries=5),
+}
+ODD: dict[str, tuple[Callable[[], Tensor], str]] = {
+    "sparse": (GRAY.to_sparse, "sparse_coo"),
+    "mkldnn": (GRAY.to_mkldnn, "mkldnn"),
+    "nested": (lambda: torch.nested.nested_tensor([GRAY[0], GRAY[1]]), "nested"),
+    "meta": (lambda: GRAY.to("meta"), "meta"),
+}
+
+
+def flat(x: Tensor) -> Tensor:
+    return NET(x.flatten(1))
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_batches_are_refused_in_words(kind: str) -> None:
+    make, word = ODD[kind]
+    for attack in (ATTACKS["pgd"], ATTACKS["square"]):
+        with pytest.raises(InputError, match=f"^x: expected .*{word}"):
+            attack(flat, make(), Y, fa.L2(0.5))
+    with pytest.raises(InputError, match=f"^x: expected .*{word}"):
+        fa.freeze(nn.Sequential(nn.Flatten(), NET))(make())
+
+
+class Image(Tensor):
+    """A tensor of a kind of its own."""
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_neither_a_subclass_of_tensor_nor_the_default_device_changes_what_is_found(attack: str) -> None:
+    run = partial(ATTACKS[attack], flat, y=Y, threat=fa.L2(2.0))
+    wanted, own = run(GRAY), run(GRAY.as_subclass(Image))
+    with torch.device("meta"):
+        again = run(GRAY)
+    assert type(own.x_adv) is Tensor
+    assert torch.equal(own.x_adv, wanted.x_adv)
+    assert torch.equal(again.x_adv, wanted.x_adv)

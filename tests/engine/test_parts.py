@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import parts
-from fastadv.engine.cpu import winograd
 from tests.engine.rewritten import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -80,70 +79,22 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
 
 def test_a_function_as_loss_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """It may hold a value for each sample, as the divergence of TRADES does."""
-    x = torch.rand(57, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    y = torch.arange(57) % 4
-    goals = torch.rand(57, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    draw = torch.Generator().manual_seed(1)
+    x, goals = (torch.rand(57, *shape, dtype=torch.float64, generator=draw) for shape in ((2, 6, 7), (4,)))
 
     def away(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return (logits - goals).square().sum(1)
 
-    model = frozen(monkeypatch, 8)
-    loss, logits, gradient = model.input_gradient(x, y, away)
-    torch.testing.assert_close(loss, (logits - goals).square().sum(1))
-    leaf = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad((model.model(leaf) - goals).square().sum(), leaf)
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+    y = torch.arange(57) % 4
+    whole, split = (frozen(monkeypatch, rows).input_gradient(x, y, away) for rows in (10**6, 8))
+    torch.testing.assert_close(split, whole, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["no statistics", "in training mode whatever the model is told"])
-def test_rows_that_a_batch_norm_mixes_stay_together(kind, monkeypatch, one_thread):
-    class Mixing(Net):
-        def train(self, mode: bool = True) -> "Mixing":
-            super().train(mode)
-            self.norm.train(mode or kind != "no statistics")
-            return self
-
+def test_rows_that_a_batch_norm_mixes_stay_together(monkeypatch, one_thread):
     monkeypatch.setattr(parts, "BYTES", 1)
-    net, x, y = Mixing(), torch.rand(40, 2, 6, 7, dtype=torch.float64), torch.arange(40) % 4
-    if kind == "no statistics":
-        net.norm = nn.BatchNorm2d(5, track_running_stats=False)
-    net.double().eval()
-    logits, gradient = answers(net, x, y)
+    net, x, y = Net(), torch.rand(40, 2, 6, 7, dtype=torch.float64), torch.arange(40) % 4
+    net.norm = nn.BatchNorm2d(5, track_running_stats=False)
+    logits, gradient = answers(net.double().eval(), x, y)
     for frozen in (fa.freeze(net), fa.freeze(net, "bf16")):
-        for found, expected in (
-            (frozen(x), logits),
-            (frozen.input_gradient(x, y)[2], gradient),
-            (frozen.verdict(x), logits),
-        ):
-            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
-
-
-def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x = Net().eval(), torch.rand(40, 2, 6, 7)
-    split = parts.Parts(net, winograd=False)
-    assert split.full(x) == 0
-    split.measure(net, x)
-    assert split.full(x) == parts.BYTES // (5 * 6 * 7 * 4)
-    monkeypatch.setattr(parts, "BYTES", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert split.full(x) == 24
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not winograd.available(torch.float32), reason="convolutions are the library's here")
-def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Winograd's tiles are larger than the image, and divided where they are made."""
-    layers = nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1), nn.Flatten()
-    model = nn.Sequential(*layers, nn.Linear(96 * 256, 4)).eval()
-    x = torch.rand(64, 3, 16, 16)
-    sizes = []
-    for launcher in (lambda card: None, winograd.cpu_launcher):  # without it, and by that method
-        monkeypatch.setattr(winograd, "cpu_launcher", launcher)
-        frozen = fa.freeze(model)
-        frozen.input_gradient(x, torch.zeros(64, dtype=torch.long))
-        parted = frozen.search.parts
-        assert parted is not None
-        assert ("convolutions by Winograd's method" in frozen.notes) == bool(sizes)
-        sizes.append((list(parted._bytes_a_row.values()), parted._factor))
-    assert sizes[0][0] == sizes[1][0] == [96 * 256 * 4]
-    assert sizes[1][1] == 2 * sizes[0][1]
+        found = frozen(x), frozen.input_gradient(x, y)[2], frozen.verdict(x)
+        torch.testing.assert_close(found, (logits, gradient, logits), rtol=1e-6, atol=1e-9)

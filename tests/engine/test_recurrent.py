@@ -48,13 +48,12 @@ class Rows(nn.Module):
 
 KINDS = {
     "lstm": partial(Rows, nn.LSTM, num_layers=2),
-    "gru": partial(Rows, nn.GRU, bidirectional=False),
+    "gru": partial(Rows, nn.GRU),
     "dropout": partial(Rows, nn.LSTM, num_layers=2, dropout=0.5),
     "noisy": partial(Rows, Noisy),
 }
 WAYS = {
     "module": lambda model: model,
-    "frozen": fa.freeze,
     "function": lambda model: lambda x: model(x),
     "frozen function": lambda model: fa.freeze(lambda x: model(x)),
 }
@@ -82,14 +81,6 @@ def test_attacks_differentiate_recurrent_layers(kind, way, monkeypatch):
     assert copied.layers[0].training is (kind in ("lstm", "gru"))
     assert torch.equal(copied(x), model(x))
     assert not any(part.training for part in (*model.modules(), copied, copied.head))
-
-
-@pytest.mark.slow
-def test_training_and_evaluation():
-    digits, model = fa.data.load("digits", limit=64), KINDS["lstm"]()
-    fa.train.fit(model, digits, fa.train.PGDTraining(fa.Linf(0.1), steps=2), epochs=1)
-    fa.evaluate(model, digits, {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=3)})
-    assert torch.backends.cudnn.enabled
 
 
 def test_cudnn_comes_back_when_the_last_thread_leaves():

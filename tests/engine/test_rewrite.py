@@ -1,14 +1,10 @@
 """Functions are rewritten inside their pass and thread alone, and where a way suits."""
 
-import threading
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from fastadv.engine import freeze, layout
+from fastadv.engine import layout
 from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.cpu.onednn import LINEAR
 from fastadv.engine.cpu.thin import THIN
@@ -17,9 +13,7 @@ from fastadv.engine.layout import VIEWS
 from fastadv.engine.rewrite import Rewrite
 from fastadv.engine.rewrites import REWRITES, applicable
 from tests.engine.rewritten import Seen
-from tests.zoo.net import module
-
-NAMES = {"thin", "winograd", "onednn", "views"}
+from tests.engine.test_rewrites import images
 
 
 def named(each: object) -> str:
@@ -33,84 +27,6 @@ pytestmark = [
         not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
     ),
 ]
-
-
-class All(nn.Module):
-    """Calls every function that is rewritten, by a way that suits; `dense` as in images, channels-last."""
-
-    def __init__(self, dense: bool = True) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.dense = dense
-        self.thin, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.wide, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(512, 4)
-        self.norm.running_mean.uniform_(-1, 1)
-        self.eval().requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm(self.thin(x)))
-        h = self.wide(h)
-        h = F.elu(h.view(len(h), -1).view_as(h))
-        h = h.contiguous(memory_format=torch.channels_last) if self.dense else h
-        return self.last(h.flatten(1))
-
-
-def images(rows: int = 4) -> Tensor:
-    draw = torch.Generator().manual_seed(1)
-    return torch.rand(rows, 1, 8, 8, generator=draw).contiguous(memory_format=torch.channels_last)
-
-
-def ways() -> tuple[Rewrite, ...]:
-    return WINOGRAD, THIN, LINEAR, VIEWS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "jacrev", "functional_call"])
-def test_transforms_have_torchs_functions(transform: str) -> None:
-    """Which know no rule for a custom Function without one."""
-    model, x = All(dense=False), images().contiguous()
-    own = Seen(model, *ways())
-
-    def transformed(model: Any, x: Tensor) -> Tensor:
-        if transform == "vmap":
-            return torch.func.vmap(lambda one: model(one[None])[0])(x)
-        if transform == "grad":
-            return torch.func.grad(lambda x: model(x).square().sum())(x)
-        if transform == "jvp":
-            return torch.func.jvp(model, (x,), (x.cos(),))[1]
-        if transform == "jacrev":
-            return torch.func.jacrev(lambda x: model(x).sum(0))(x)
-        weights = {name: 2 * value for name, value in model.named_parameters()}
-        return torch.func.functional_call(model, weights, (x,))
-
-    expected = transformed(model, x)
-    own.run = lambda x: transformed(model, x)
-    torch.testing.assert_close(own(x), expected, rtol=1e-4, atol=1e-5)
-    # weights that are given for one call are no parameters, whose transforms could be kept
-    assert bool(own.used) == (transform == "functional_call")
-    assert "winograd" not in own.used
-
-
-class Wrapped(Tensor):
-    """A subclass that counts the functions it is given to."""
-
-    calls: list[Any] = []  # noqa: RUF012
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        cls.calls.append(func)
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
-def test_subclasses_of_tensors_have_their_own_functions() -> None:
-    model = All()
-    own, x = Seen(model, *ways()), images().contiguous()
-    Wrapped.calls.clear()
-    made = own(x.as_subclass(Wrapped).requires_grad_())
-    assert own.used == set()
-    assert isinstance(made, Wrapped)
-    assert F.relu in Wrapped.calls
-    torch.testing.assert_close(made.as_subclass(Tensor), model(x))
 
 
 LEFT: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
@@ -156,41 +72,11 @@ def test_derivatives_of_derivatives(rewrite, layer, shape):
 
 
 def test_autocast_around_is_the_librarys() -> None:
-    model, x = All(), images().contiguous()
+    model, x = images().eval().requires_grad_(False), torch.rand(4, 1, 14, 15)
     own = Seen(model, WINOGRAD, THIN, LINEAR)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(own(x.clone().requires_grad_()), model(x))
     assert own.used == set()
-
-
-def test_a_lens_is_of_one_thread_alone() -> None:
-    x = images().contiguous()
-    own = Seen(All(dense=False), *ways())
-    others, model = [], own.run
-    taken, given = [], F.relu
-
-    def meanwhile(x: Tensor) -> Tensor:
-        def run() -> None:
-            with torch.enable_grad():
-                logits = model(images().contiguous().requires_grad_())
-            others.append((logits, torch._C._len_torch_function_stack()))
-
-        taken.append(torch._C._len_torch_function_stack())
-        other = threading.Thread(target=run)
-        other.start()
-        other.join()
-        return model(x)
-
-    own.run = meanwhile
-    expected = model(x)
-    own(x.clone().requires_grad_())
-    assert own.used == NAMES - {"winograd", "views"}  # those of this thread
-    assert taken == [1]
-    assert others[0][1] == 0
-    # to the bit: nothing was rewritten
-    assert torch.equal(others[0][0], expected)
-    assert F.relu is given
-    assert torch._C._len_torch_function_stack() == 0
 
 
 def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,45 +85,20 @@ def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     def names(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
         return [rewrite.name for rewrite in applicable(model, dtype)]
 
-    assert names(All()) == [rewrite.name for rewrite in REWRITES]
-    assert "onednn" not in names(All(), torch.bfloat16)
+    assert names(images().eval()) == [rewrite.name for rewrite in REWRITES]
+    assert "onednn" not in names(images().eval(), torch.bfloat16)
     assert names(mlp) == ["thin", "onednn"]
     monkeypatch.setattr(onednn, "LEAST", 1 << 17)
     assert names(mlp) == ["thin", "onednn"]
     assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == []
-    assert names(All().to("meta")) == ["fold"]
+    assert names(images().eval().to("meta")) == ["fold"]
     wide = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32)).to("meta").eval()
     assert names(wide, torch.bfloat16) == ["fold", "views", "channels-last"]
     assert names(wide) == ["fold"]
     monkeypatch.setattr(layout, "rounds_as", lambda format, device: "tf32")
     assert names(wide) == ["fold", "views", "channels-last"]
     monkeypatch.setattr(onednn, "is_faster", lambda: False)
-    assert "onednn" not in names(All())
-
-
-def test_notes_come_with_the_first_use() -> None:
-    model, x, y = All(), images().contiguous(), torch.arange(4)
-    frozen = freeze(model)
-    assert set(frozen.notes) == {"channels-last"}
-    frozen(x)
-    # views come with layouts, the rest with what is asked
-    without = set(frozen.notes) - {"view as reshape"}
-    assert without == {
-        "channels-last", "folded 1 BatchNorm", "convolutions by Winograd's method", "linear layers by oneDNN",
-    }  # fmt: skip
-    frozen.input_gradient(x, y)
-    assert "thin input convolution" in frozen.notes
-    assert len(set(frozen.notes)) == len(frozen.notes)
-
-
-def test_a_failure_leaves_no_lens_behind() -> None:
-    def fails(x: Tensor) -> Tensor:
-        raise ValueError("of the model")
-
-    own = Seen(fails, *ways())
-    with pytest.raises(ValueError, match="of the model"):
-        own(images())
-    assert torch._C._len_torch_function_stack() == 0
+    assert "onednn" not in names(images().eval())
 
 
 @pytest.mark.parametrize("shape", [(2, -1), ((2, -1),), (torch.Size((2, 60)),), (4, 30), (2, 3, 20)], ids=str)
@@ -249,16 +110,3 @@ def test_any_layout_has_a_view(shape: tuple[object, ...]) -> None:
     assert seen.used == {"views"}
     assert seen(plain).data_ptr() == plain.data_ptr()
     assert seen.used == set()
-
-
-def test_a_model_that_views_is_searched_channels_last() -> None:
-    """It flattens by `view`, which a channels-last activation has not."""
-    conv, head = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
-    model = module(lambda self, x: self.head(self.conv(x).view(len(x), -1)), conv=conv, head=head).eval()
-    x = torch.rand(5, 3, 6, 6)
-    frozen = freeze(model)
-    assert "view as reshape" not in frozen.notes
-    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
-    assert "view as reshape" in frozen.notes
-    assert frozen.search.channels_last
-    assert not any(note.startswith("not channels") for note in frozen.notes)

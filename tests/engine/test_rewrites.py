@@ -74,11 +74,10 @@ NETS: dict[Callable[[], nn.Module], tuple[int, ...]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=[1, 2])
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
@@ -100,12 +99,13 @@ def same(model: nn.Module, precision: str, shape: tuple[int, ...], most: float) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.05), ("double", 1e-10)])
-def test_a_search_copy_is_the_model(precision: str, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    used, forward = set[str](), SearchCopy._forward
-
-    lens = Rewriting.lens
+@pytest.mark.parametrize(
+    ("precision", "most", "count"),
+    [("fp32", 1e-4, 1), ("fp32", 1e-4, 2), ("bf16", 0.05, 1), ("double", 1e-10, 1)],
+)
+def test_a_search_copy_is_the_model(precision, most, count, threads, monkeypatch):
+    threads(count)
+    used, forward, lens = set[str](), SearchCopy._forward, Rewriting.lens
 
     def watched(search: SearchCopy, x: Tensor, rewriting: Any, *rest: Any) -> Tensor:
         made = []
@@ -115,9 +115,8 @@ def test_a_search_copy_is_the_model(precision: str, most: float, monkeypatch: py
         return logits
 
     monkeypatch.setattr(SearchCopy, "_forward", watched)
-    monkeypatch.setattr(
-        "fastadv.engine.frozen.compare", lambda *given: None
-    )  # which would hide what is wrong
+    # which would hide what is wrong
+    monkeypatch.setattr("fastadv.engine.frozen.compare", lambda *given: None)
     torch.manual_seed(0)
     for make, shape in NETS.items():
         same(make(), precision, shape, most)

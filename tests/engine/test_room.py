@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain
-from fastadv.engine.room import ran_out, slices
+from fastadv.engine.room import ran_out
 
 ROOM = 6
 
@@ -79,22 +79,6 @@ def test_what_fits_is_remembered_of_the_model():
     assert frozen.verdict(x).shape == (23, 4)
 
 
-def test_each_shape_and_dtype_has_room_of_its_own():
-    tried = []
-
-    def run(x):
-        tried.append(len(x))
-        if x.numel() * x.element_size() > 100:
-            raise torch.OutOfMemoryError("full")
-        return x
-
-    wide, narrow = torch.rand(8, 10), torch.rand(8, 2)
-    frozen = fa.freeze(run)
-    for x in (wide, narrow, narrow.double()):
-        assert torch.equal(frozen.verdict(x), x)
-    assert tried == [8, 4, 2, 2, 2, 2, 8, 8, 4, 4]
-
-
 def test_a_failed_pass_holds_no_memory_while_its_halves_run():
     alive = []
 
@@ -148,12 +132,3 @@ def test_a_loss_of_the_callers_sees_the_whole_batch():
     weight = torch.arange(23.0)
     with pytest.raises(torch.OutOfMemoryError):
         fa.freeze(model).input_gradient(x, y, lambda logits, y, targets: logits.sum(1) * weight)
-
-
-@pytest.mark.parametrize(("size", "most"), [(1, 1), (7, 3), (8, 3), (23, 12), (5, 100), (0, 4), (4, 0)])
-def test_slices_cover_all_in_parts_of_nearly_equal_size(size, most):
-    parts = slices(size, most)
-    assert [n for part in parts for n in range(size)[part]] == list(range(size))
-    sizes = [len(range(size)[part]) for part in parts]
-    assert max(sizes) <= max(most, 1)
-    assert max(sizes) - min(sizes) <= 1

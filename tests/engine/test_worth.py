@@ -42,12 +42,6 @@ def test_operations_are_those_of_products_forward_and_backward() -> None:
     assert operations(Plain(lambda x: x.floor()), torch.rand(1, 3)) == 0  # and no gradient
 
 
-def test_to_count_draws_from_no_seed_of_the_caller() -> None:
-    before = torch.get_rng_state()
-    operations(Plain(lambda x: x.flatten(1) + torch.rand(1, 1)), ROW)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_a_minute_of_work_is_compiled(on_gpu: None) -> None:
     frozen = fa.freeze(convnet())
     for work, expected in ((9_999, None), (10_000, True), (20_000, True)):
@@ -101,3 +95,9 @@ def test_compile_false_goes_with_all_options(options: dict[str, Any]) -> None:
     frozen = fa.freeze(convnet(), compile=True)
     for model in (frozen, frozen.source):
         assert not compiles(prepare(model, compile=False, **options))
+
+
+def test_to_count_draws_from_no_seed_of_the_caller() -> None:
+    before = torch.get_rng_state()
+    operations(Plain(lambda x: x.flatten(1) + torch.rand(1, 1)), ROW)
+    assert torch.equal(torch.get_rng_state(), before)

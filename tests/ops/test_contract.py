@@ -88,7 +88,12 @@ def test_a_sample_stands_alone(name):
         for a, own in zip(spoilt, of_samples, strict=True):
             if own and a.is_floating_point():
                 a[0] = torch.nan
-        for whole, one, other in zip(together, alone, result(spoilt), strict=True):
+        broken = result(spoilt)
+        for found, wanted in zip(
+            broken, () if mutates(card) else each(card.reference(*spoilt)), strict=False
+        ):
+            assert torch.equal(found.isnan(), wanted.isnan())
+        for whole, one, other in zip(together, alone, broken, strict=True):
             torch.testing.assert_close(one[0], whole[1], rtol=0, atol=0, equal_nan=True)
             torch.testing.assert_close(other[1:], whole[1:], rtol=0, atol=0, equal_nan=True)
 
@@ -144,7 +149,7 @@ def compared(rank, world, isa):
     assert extension.isa() == isa
     for name in CARDS:
         for dtype in DTYPES[:2]:  # float64 goes to the reference, whatever the processor has
-            check_kernel(name, dtype, CPU, stride=3)
+            check_kernel(name, dtype, CPU, stride=5)
 
 
 @pytest.mark.slow

@@ -117,18 +117,3 @@ def test_refusals():
         (lambda: call(y + 2), "labels: expected classes in"),
         (lambda: call(y, y + 2), "targets: expected classes in"),
     )
-
-
-def test_a_move_in_channels_last():
-    draw, moved = torch.Generator().manual_seed(0), []
-    points, grad, x = (torch.rand(2, 3, 4, 5, generator=draw) for _ in range(3))
-    best, *rest = state(2)
-    y, logits, loss = torch.tensor([0, 1]), torch.rand(2, 4), torch.rand(2)
-    for order in (torch.contiguous_format, torch.channels_last):
-        best_x, x_adv, along, center = (each.clone(memory_format=order) for each in (x, points, grad, x))
-        mine = (best_x, *(each.clone() for each in best[1:]))
-        own = [each.clone() for each in rest]
-        judge_(mine, *own, x_adv, along, logits, loss, y, move=(center, 0.3, 0.1, (0.0, 1.0)))
-        moved.append((x_adv, best_x))
-    assert all(torch.equal(one, other) for one, other in zip(*moved, strict=True))
-    assert not torch.equal(moved[0][0], points)

@@ -1,4 +1,6 @@
-"""keep_best_ against a plain loop, and its refusals."""
+"""keep_best_ and keep_nearest_ against plain loops, and their refusals."""
+
+from math import inf
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from balls import assert_refused, few, seeds
 from fastadv.ops.keep_best import keep_best_
+from fastadv.ops.keep_nearest import keep_nearest_
 
 
 def candidate(seed, dtype=torch.float32, rows=20):
@@ -47,9 +50,45 @@ def test_refusals():
     assert_refused(
         (lambda: keep_best_(x, loss, success, x[:, :2], loss, success), "x_adv: expected"),
         (lambda: keep_best_(x, loss[:3], success, x, loss, success), "best_loss: expected"),
-        (lambda: keep_best_(x, loss.double(), success, x, loss.double(), success), "best_loss: expected"),
         (lambda: keep_best_(x, loss, success, x, loss.double(), success), "loss: expected"),
         (lambda: keep_best_(x, loss, success.float(), x, loss, success), "best_success: expected"),
-        (lambda: keep_best_(x, loss, success, x, loss, success[:1]), "success: expected"),
-        (lambda: keep_best_(x, loss, success, x, loss.to("meta"), success), "loss: expected"),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("order", [0.0, 1.0, 2.0, inf])
+def test_equals_a_loop_over_candidates(order, dtype):
+    draw, rows, count = torch.Generator().manual_seed(3), 30, 4
+    # few whole numbers: distances are exact, and many of them equal
+    x, first = (torch.randint(0, 3, (rows, 2, 3), generator=draw).to(dtype) for _ in range(2))
+    real = torch.float64 if dtype == torch.float64 else torch.float32
+    best = first.clone(), torch.full((rows,), -inf, dtype=real), torch.zeros(rows, dtype=torch.bool)
+    kept = [(-inf, first[row]) for row in range(rows)]
+    for _ in range(5):
+        points = torch.randint(0, 3, (rows, count, 2, 3), generator=draw).to(dtype)
+        success = torch.rand(rows, count, generator=draw) < 0.3
+        length = keep_nearest_(best, x, points, success, order)
+        away = (points - x.unsqueeze(1)).flatten(2).double()
+        expected = torch.linalg.vector_norm(away, order, dim=2).to(real)
+        assert torch.equal(length, expected)
+        for row, place in success.nonzero().tolist():
+            if -float(expected[row, place]) > kept[row][0]:
+                kept[row] = -float(expected[row, place]), points[row, place]
+    assert torch.equal(best[1], torch.tensor([rank for rank, _ in kept], dtype=real))
+    assert torch.equal(best[0], torch.stack([point for _, point in kept]))
+    assert torch.equal(best[2], best[1] > -inf)
+
+
+def test_refusals_of_the_nearest():
+    x, points, success = torch.rand(3, 4), torch.rand(3, 2, 4), torch.ones(3, 2) > 0
+    best = x.clone(), torch.zeros(3), torch.zeros(3, dtype=torch.bool)
+    assert_refused(
+        (lambda: keep_nearest_(best, x[:2], points, success, 2.0), "x: expected"),
+        (lambda: keep_nearest_(best, x, points[:, :1], success, 2.0), "points: expected"),
+        (lambda: keep_nearest_(best, x, points.double(), success, 2.0), "points: expected"),
+        (lambda: keep_nearest_(best, x, points, success.float(), 2.0), "success: expected"),
+        (
+            lambda: keep_nearest_((x, best[1].double(), best[2]), x, points, success, 2.0),
+            "best_rank: expected",
+        ),
     )

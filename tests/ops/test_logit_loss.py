@@ -93,14 +93,6 @@ def test_direction_is_the_gradient_up_to_a_positive_factor(seed, count, targeted
     assert torch.allclose(grad, factor * direction, rtol=1e-4, atol=1e-7)
 
 
-def test_the_direction_of_cross_entropy_where_logits_are_large_and_where_they_are_small():
-    z, y, _ = rows(7, 6, 1.0, torch.float32)
-    large, margin = logit_loss(1e6 * z, y, "ce", direction=True)[1], logit_loss(z, y, "margin")[1]
-    assert torch.equal(large, margin)
-    small = logit_loss(1e-6 * z, y, "ce", direction=True)[1]
-    torch.testing.assert_close(small, torch.full_like(z, 0.2).scatter(1, y[:, None], -1.0), rtol=0, atol=1e-6)
-
-
 def test_confident_rows_keep_their_direction_and_their_digits():
     z = torch.tensor([[300.0, 0.0, 1.0], [30.0, 0.0, 0.0]])
     y = torch.zeros(2, dtype=torch.int64)
@@ -110,15 +102,6 @@ def test_confident_rows_keep_their_direction_and_their_digits():
         1.8715246e-13, rel=1e-5
     )  # log(1 + 2 exp(-30)), which 1 - p cannot show
     assert float(logit_loss(z, y, "ce")[1][1, 1]) == pytest.approx(9.3576e-14, rel=1e-4)
-
-
-def test_two_classes():
-    """dlr and ce_sharp are the margin."""
-    z, y, t = rows(5, 2, 4.0, torch.float32)
-    for targets in (None, t):
-        loss, grad = logit_loss(z, y, "margin", targets)
-        for kind in LIKE_MARGIN:
-            assert all(map(torch.equal, logit_loss(z, y, kind, targets), (loss, grad)))
 
 
 def test_dlr_of_three_classes_is_over_the_largest_minus_the_smallest():
@@ -145,24 +128,14 @@ def test_differentiable(kind):
     assert torch.autograd.gradcheck(lambda s: logit_loss(s, y, kind, t)[0], (z.requires_grad_(),))
 
 
-def test_direction_refuses_to_be_differentiated():
-    z, y, _ = rows(3, 4, 1.0)
-    with pytest.raises(RuntimeError, match="direction=True keeps no true gradient"):
-        logit_loss(z.requires_grad_(), y, "ce", direction=True)[0].sum().backward()
-
-
 def test_refusals():
     z, y, _ = rows(4, 5, 1.0, torch.float32)
     assert_refused(
         (lambda: logit_loss(z, y, "hinge"), "loss: expected one of ce"),
         (lambda: logit_loss(z[:, :1], y * 0, "ce"), "K >= 2"),
         (lambda: logit_loss(z[0], y, "ce"), "logits: expected"),
-        (lambda: logit_loss(z.long(), y, "ce"), "logits: expected floating"),
-        (lambda: logit_loss(z, y[:2], "ce"), "labels: expected int64"),
         (lambda: logit_loss(z, y.int(), "ce"), "labels: expected int64"),
         (lambda: logit_loss(z, y, "ce", y.float()), "targets: expected int64"),
         (lambda: logit_loss(z, y + 5, "ce"), "labels: expected classes in"),
-        (lambda: logit_loss(z.double(), y - 5, "ce"), "labels: expected classes in"),
         (lambda: logit_loss(z, y, "dlr", y + 5), "targets: expected classes in"),
-        (lambda: logit_loss(z, y.to("meta"), "ce"), "labels: expected"),
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from balls import assert_refused
 from fastadv.errors import InputError
 from fastadv.ops.count_votes import count_votes_
 from fastadv.ops.noisy_copies import noisy_copies, reference
@@ -44,19 +45,6 @@ def test_equals_python_integers(cols, width):
         assert torch.equal(other, copies.to(dtype))
 
 
-def test_thresholds_at_their_ends():
-    levels = torch.zeros(1, 4096, dtype=torch.int32)
-    given = (torch.tensor([1]), torch.tensor([0]), torch.tensor([0]))
-    never = torch.tensor([3, 3, 3, 3])  # a threshold of 0: always the alias
-    assert noisy_copies(levels, *given, never, 0, 1.0)[0].unique().tolist() == [3]
-    full = torch.tensor([((1 << 47) - 1) << 16 | 0] * 4)
-    drawn, counts = noisy_copies(levels, *given, full, 0, 1.0)[0].unique(return_counts=True)
-    assert drawn.tolist() == [0, 1, 2, 3]
-    assert counts.min() > 900
-    half = torch.tensor([(1 << 46) << 16 | 1, (1 << 46) << 16 | 1])
-    assert abs(float(noisy_copies(levels, *given, half, 0, 1.0)[0].mean()) - 0.75) < 0.03
-
-
 @pytest.mark.parametrize("width", [1, 7, 16])
 def test_every_bit_of_a_choice_counts(width):
     """Each element's own bits are the threshold of its column, and then the number below."""
@@ -75,24 +63,17 @@ def test_every_bit_of_a_choice_counts(width):
         assert torch.equal(written, expected)
 
 
-@pytest.mark.parametrize(
-    "wrong", ["levels", "counts", "ids", "table size", "table dtype", "seed"],
-)  # fmt: skip
-def test_refuses(wrong):
-    levels, one = torch.zeros(2, 3, dtype=torch.int32), torch.ones(2, dtype=torch.int64)
-    table, seed, counts, ids = table_of(2), 0, one, one
-    if wrong == "levels":
-        levels = levels.float()
-    elif wrong == "counts":
-        counts = one[:1]
-    elif wrong == "ids":
-        ids = one.int()
-    elif wrong == "seed":
-        seed = -1
-    else:
-        table = table[:3] if wrong == "table size" else table.float()
-    with pytest.raises(InputError, match=wrong.split()[0]):
-        noisy_copies(levels, counts, ids, one, table, 0, 1.0, seed)
+def test_refusals():
+    levels, one, table = torch.zeros(2, 3, dtype=torch.int32), torch.ones(2, dtype=torch.int64), table_of(2)
+    rest = 0, 1.0
+    assert_refused(
+        (lambda: noisy_copies(levels.float(), one, one, one, table, *rest), "levels"),
+        (lambda: noisy_copies(levels, one[:1], one, one, table, *rest), "counts"),
+        (lambda: noisy_copies(levels, one, one.int(), one, table, *rest), "ids"),
+        (lambda: noisy_copies(levels, one, one, one, table[:3], *rest), "table"),
+        (lambda: noisy_copies(levels, one, one, one, table.float(), *rest), "table"),
+        (lambda: noisy_copies(levels, one, one, one, table, *rest, -1), "seed"),
+    )
 
 
 def test_votes_equal_those_of_a_loop():

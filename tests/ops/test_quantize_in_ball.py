@@ -38,14 +38,6 @@ def test_on_the_grid_and_in_the_ball(kind, seed, cols, radius):
 
 
 @few
-@given(kinds, seeds, widths)
-def test_nearest_level_where_the_ball_allows(kind, seed, cols):
-    x_adv, x = grid_pair(seed, cols)
-    z = quantize_in_ball(x_adv, x, kind, float("inf"))
-    assert float((z.double() - x_adv.double()).abs().max()) <= 0.5 / 255 + 1e-7
-
-
-@few
 @given(seeds, widths, st.sampled_from([8 / 255, 0.05, 2 / 255]))
 def test_linf_takes_the_nearest_level_inside(seed, cols, radius):
     x_adv, x = grid_pair(seed, cols)
@@ -86,8 +78,6 @@ def test_refusals():
     assert_refused(
         (lambda: quantize_in_ball(x, x[:1], "l2", 1.0), "x: expected"),
         (lambda: quantize_in_ball(x, x, "l7", 1.0), "norm: expected one of"),
-        (lambda: quantize_in_ball(x, x, "l2", -1.0), "radius: expected"),
         (lambda: quantize_in_ball(x, x, "l2", 1.0, levels=0), "levels: expected an integer >= 1"),
         (lambda: quantize_in_ball(x, x, "l2", 1.0, (0.0, float("inf"))), "box: expected a finite one"),
-        (lambda: quantize_in_ball(x, x, "l2", 1.0, (1.0, 0.0)), "box: expected"),
     )

@@ -108,34 +108,17 @@ def test_kernel_equals_reference(name, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "radius", "size"),
-    [("linf_step", 0.1, 10_000), ("l2_step", 1.0, 10_000), ("l1_step", 2.0, 5_000)],
-)
-def test_rows_of_many_blocks(name, radius, size):
-    # 150,528 = 224 x 224 x 3; a row far outside the ball, so that every pass runs
-    draw = torch.Generator().manual_seed(1)
-    x, x_adv, grad = (
-        torch.rand(1, size if INTERPRETED else 150_528, generator=draw).to(DEVICE) for _ in range(3)
-    )
-    args = x_adv, grad - 0.5, x, radius, 0.1, 0.0, 1.0
-    out = run(CARDS[name], *args)
-    CARDS[name].compare(out, CARDS[name].reference(*args), args)
-    order = {"linf_step": float("inf"), "l2_step": 2, "l1_step": 1}[name]
-    assert (out.double() - x.double()).norm(p=order) <= radius * (1 + 1e-6)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (-2.0, 2.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-2.0, 255.0)])
 @pytest.mark.parametrize("name", ["l2_step", "project_l2", "project_l1"])
 def test_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch):
     from fastadv.ops.triton import _row
 
     monkeypatch.setattr(_row, "MOST", 3_072 if held else 16)
     width, draw = high - low, torch.Generator().manual_seed(6)
-    for size, share in ((33, 0.3), (784, 0.003), (2_500, 0.05), (2_500, 0.6)):
+    long = 2_500 if held else 300
+    for size, share in ((33, 0.3), (784, 0.003), (long, 0.05), (long, 0.6)):
         x = low + width * (1.4 * torch.rand(1, size, generator=draw) - 0.2)
         noise, grad = torch.randn(2, 1, size, generator=draw)
         x = x.to(dtype).clamp(low, high)
@@ -155,14 +138,15 @@ def test_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "held"), [(torch.float32, True), (torch.float32, False), (torch.bfloat16, True)], ids=str
+)
 def test_l0_tells_gains_apart_that_float32_does_not(dtype, held, monkeypatch):
     from fastadv.ops.triton import _row
 
     monkeypatch.setattr(_row, "MOST", 3_072 if held else 16)
     draw = torch.Generator().manual_seed(7)
-    for size in (5, 2_500):
+    for size in (5, 2_500 if held else 300):
         x, noise, share = torch.rand(3, 2, size, generator=draw)
         near = 1e-3 * (1 + 2.0**-23 * torch.randint(0, 4, (2, size), generator=draw))
         tiny = torch.where(share < 0.3, 1e-20 * near, near)
@@ -182,7 +166,7 @@ def test_l0_tells_gains_apart_that_float32_does_not(dtype, held, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["project_l1", "project_l2", "project_l0"])
-@pytest.mark.parametrize("radius", [0.0, 1e-3, 2.5, 7.0])
+@pytest.mark.parametrize("radius", [0.0, 2.5, 7.0])
 def test_ties_and_edges(name, radius):
     # few distinct values: equal gains, equal |v|, points that touch the box exactly
     draw = torch.Generator().manual_seed(int(radius * 1000))
@@ -199,21 +183,6 @@ def test_class_out_of_range_spoils_its_row_only():
         loss, grad = run(CARDS["logit_loss"], logits, labels, kind, None, False)
         assert loss.isfinite().tolist() == [True, False, False]
         assert grad.isfinite().all(1).tolist() == [True, False, False]
-
-
-def test_scores_that_are_not_contiguous_are_written():
-    best, x_adv = torch.zeros(4, 3, device=DEVICE), torch.ones(4, 3, device=DEVICE)
-    scores, flags = torch.zeros(4, 2, device=DEVICE), torch.zeros(4, 2, dtype=torch.bool, device=DEVICE)
-    loss, success = (
-        torch.tensor([1.0, -1.0, float("nan"), 0.0], device=DEVICE),
-        torch.tensor([False, True, True, False], device=DEVICE),
-    )
-    triton_launcher(CARDS["keep_best_"])(best, scores[:, 0], flags[:, 0], x_adv, loss, success)
-    assert scores[:, 0].tolist() == [1.0, -1.0, 0.0, 0.0]
-    assert flags[:, 0].tolist() == [False, True, False, False]
-    assert best[:, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
-    assert not scores[:, 1].any()
-    assert not flags[:, 1].any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

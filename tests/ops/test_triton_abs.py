@@ -34,13 +34,6 @@ def test_nearest_of_special_values():
     nearest(x, prototypes, torch.full_like(bias, INF))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e15, 1e19])
-def test_nearest_at_extreme_scales(scale):
-    draw = torch.Generator().manual_seed(1)
-    x, prototypes = scale * torch.rand(3, 20, generator=draw), scale * torch.rand(70, 20, generator=draw)
-    nearest(x, prototypes, torch.zeros(70))
-
-
 def test_nearest_where_the_product_form_holds_no_digit():
     # at an offset of 1e6 squares are off by 1e6, the distances differ by one or so; half of them tie
     draw = torch.Generator().manual_seed(2)
@@ -61,33 +54,6 @@ def test_bounds_hold_where_every_rounding_goes_one_way(scale):
     assert bool((low[0, 0].double() <= tiles).all())
     assert bool((high[0, 0].double() >= tiles).all())
     assert bool((high - low <= 1e-3 + 3e-4 * scale).all()), "bounds so wide leave nothing out"
-
-
-def test_bounds_cover_the_roundings_after_the_product():
-    """With one column the product rounds once; the sums of the squares and the bias add the other errors."""
-    draw = torch.Generator().manual_seed(0)
-    x, p = torch.full((1, 1), -0.7), torch.rand(4096, 1, generator=draw)
-    bias = torch.rand(4096, generator=draw)
-    exact = (x.double() - p.double()).square().sum(1) + bias.double()
-    rounded = (x * x + p * p)[:, 0] + bias - 2 * (x * p)[:, 0]
-    worst = ((rounded - exact).abs() / ((x * x + p * p)[:, 0] + bias)).topk(8).indices
-    prototypes, biases = torch.full((8, 64, 1), 9.0), torch.zeros(8, 64)
-    prototypes[:, 0], biases[:, 0] = p[worst], bias[worst]  # one near prototype in each tile
-    low, high = bounds(x, prototypes.flatten(0, 1), biases.flatten())
-    assert bool((low[0, 0].double() <= exact[worst]).all())
-    assert bool((high[0, 0].double() >= exact[worst]).all())
-
-
-@pytest.mark.parametrize("cols", [1, 16, 1024, 100_000])
-def test_the_margin_covers_sums_one_term_at_a_time(cols):
-    """The worst order of adding: each term after the first is half an ulp of the sum and rounds away."""
-    from fastadv.ops.triton.nearest_prototype import slack
-
-    lost = (cols - 1) * 2.0**-24  # of ||x||^2, of ||p||^2 and of x.p alike, where p = -x
-    computed, exact = 4.0, 4.0 * (1 + lost)
-    margin = slack(cols) * 2.0  # of the computed magnitudes
-    assert computed + margin >= exact
-    assert margin <= 2.1 * (exact - computed) + 2e-5
 
 
 def bounds(x, prototypes, bias):

@@ -103,12 +103,3 @@ def test_sets_of_many_blocks():
     leaving, count = torch.tensor([[40, 3, 0], [40, 50, 20]])
     for chosen in (None, mask):
         check("sparse_rs", best, x, torch.arange(3), leaving, count, 0.0, 1.0, 6, 7, chosen)
-
-
-def test_words_and_bumps_may_have_any_strides():
-    draw = torch.Generator().manual_seed(4)
-    x, best, low, high = torch.rand(4, 3, 35, generator=draw)
-    words = torch.randint(2**32, (6, 3), generator=draw).T
-    bumps = torch.randn(3, 3, 2, generator=draw).transpose(0, 2)
-    check("square_linf", best, low, high, words[:, :4], 1, 5, 7, 3, 3)
-    check("square_bumps", best, x, words, bumps, 1, 5, 7, "l2", 1.0, 0.0, 1.0)

@@ -1,6 +1,7 @@
 """Randomized models: a search draws as they do, each pass anew, and `eot` averages fresh draws."""
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -41,32 +42,20 @@ def check_alike(searched: Tensor, wanted: Tensor) -> None:
     assert off <= 3 * error
 
 
+def drawn(ask: Callable[[], Tensor]) -> Tensor:
+    return torch.stack([ask() for _ in range(PASSES)])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("net", RANDOMIZED)
-def test_logits_are_drawn_as_the_models(net: Net) -> None:
-    model, frozen = net.build(), fa.freeze(net.build())
-    x, _ = net.images(4)
+def test_a_search_draws_as_the_model_and_its_expectations_average_fresh_draws(net: Net) -> None:
+    model, frozen, four = net.build(), fa.freeze(net.build()), fa.freeze(net.build(), eot=4)
+    x, y = net.images(4)
     with torch.no_grad():
-        own = torch.stack([model(x) for _ in range(PASSES)])
-    check_alike(torch.stack([frozen(x) for _ in range(PASSES)]), own)
-    check_alike(torch.stack([frozen.verdict(x) for _ in range(PASSES)]), own)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("net", RANDOMIZED)
-def test_gradients_are_drawn_as_the_models(net: Net) -> None:
-    model, frozen = net.build(), fa.freeze(net.build())
-    x, y = net.images(4)
-    own = torch.stack([eager(model, x, y).gradient for _ in range(PASSES)])
-    check_alike(torch.stack([frozen.input_gradient(x, y)[2] for _ in range(PASSES)]), own)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("net", RANDOMIZED)
-def test_expectations_average_fresh_draws(net: Net) -> None:
-    """The mean of four spreads half as much as one."""
-    x, y = net.images(4)
-    one, four = fa.freeze(net.build()), fa.freeze(net.build(), eot=4)
-    single = torch.stack([one.input_gradient(x, y)[2] for _ in range(PASSES)])
-    means = torch.stack([four.input_gradient(x, y)[2] for _ in range(PASSES)])
-    assert 0.6 <= 2 * spread(means) / spread(single) <= 1.6
+        own = drawn(lambda: model(x))
+    check_alike(drawn(lambda: frozen(x)), own)
+    check_alike(drawn(lambda: frozen.verdict(x)), own)
+    single = drawn(lambda: frozen.input_gradient(x, y)[2])
+    check_alike(single, drawn(lambda: eager(model, x, y).gradient))
+    means = drawn(lambda: four.input_gradient(x, y)[2])
+    assert 0.6 <= 2 * spread(means) / spread(single) <= 1.6  # the mean of four spreads half as much

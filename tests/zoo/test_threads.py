@@ -23,6 +23,7 @@ THREADS = 4
 NAMES = (
     "residual", "straight_through_activations", "functional_gradient",
     "hook_that_reads_what_the_norm_is_given", "patches_by_view", "thin_from_three_channels",
+    "buffers_written",
 )  # fmt: skip
 
 
@@ -104,21 +105,11 @@ def cases() -> list[Case]:
 
 
 @pytest.mark.slow
-def test_each_thread_freezes_models_of_its_own(cases: list[Case]) -> None:
-    def work(number: int) -> None:
-        for case in cases[number:] + cases[:number]:
-            case.check(fa.freeze(case.model()), 3)
-
-    with unrelated_models():
-        at_once(work)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], precision: str) -> None:
     """Each thread has batches of another size, which may be searched in another way."""
     with unrelated_models():
-        for case in cases:
+        for case in cases if precision == "fp32" else cases[:2]:
             frozen = fa.freeze(case.model(), precision)
             at_once(lambda number, case=case, frozen=frozen: case.check(frozen, (16, 3, 1, 16)[number]))
 

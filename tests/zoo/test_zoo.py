@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, Prepared
+from fastadv.engine.frozen import DENIED
 from fastadv.errors import InputError, NoGradientError
 
 from . import nets  # noqa: F401
@@ -21,7 +22,20 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 STEPS = 3
 FIXED = [net for net in ZOO.values() if not (net.randomized or net.writes_x)]
 OTHERS = [net for net in ZOO.values() if net not in FIXED]
+# whose search copy fails, by hooks and formats of their own, or is told apart from the model
+FALL_BACK = {
+    "fourier", "backward_hook_on_a_norm", "backward_hook_on_a_convolution", "weights_by_functional_call",
+    "checkpoint_reentrant", "autocast_inside", "narrow_part",
+}  # fmt: skip
+BFLOAT16_FALLS_BACK = {
+    "fourier", "weights_by_functional_call", "checkpoint_reentrant", "narrow_part", "spatial_transformer",
+    "orthogonal", "other_norms",
+}  # fmt: skip
 both = pytest.mark.parametrize("prepare", [fa.freeze, Plain], ids=["frozen", "plain"])
+
+
+def fell_back(frozen: Prepared) -> bool:
+    return any("fell back" in note or note == DENIED for note in frozen.notes)
 
 
 def answer(frozen: Prepared, x: Tensor, y: Tensor) -> Answer:
@@ -46,7 +60,9 @@ def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prep
     narrow = net.dtype is torch.float32 and net.computes is None
     if narrow and prepare is fa.freeze:
         x, y = max((each for each in batches if len(each[0]) <= 16), key=lambda each: len(each[0]))
-        check_directions(net.build, x, y, answer(fa.freeze(given, "bf16"), x, y))
+        rough = fa.freeze(given, "bf16")
+        check_directions(net.build, x, y, answer(rough, x, y))
+        assert fell_back(rough) == (net.name in BFLOAT16_FALLS_BACK) or net in FOREIGN
     before.check(given)
     for (x, y), (found, _) in zip(batches, answers, strict=True):
         if net.computes is None:
@@ -83,6 +99,7 @@ def test_a_net(net: Net, prepare: Callable[..., Prepared]) -> None:
         assert torch.equal(out.success, model(out.x_adv.clone()).argmax(1) != y)
     loss, success = plain_pgd(model, x, y)
     start = nn.functional.cross_entropy(clean, y, reduction="none")
+    assert fell_back(frozen) == (prepare is fa.freeze and net.name in FALL_BACK)
     gained, wanted = float((out.loss - start).mean()), float((loss - start).mean())
     rounding = 0.02 if net.computes is None else 0.1  # signs of the small entries of a gradient
     assert gained >= wanted - rounding * abs(wanted) - 1e-5, f"gains {gained:.4f} of {wanted:.4f}"

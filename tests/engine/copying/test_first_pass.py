@@ -1,7 +1,6 @@
 """A copy runs its own modules, in eval mode, whatever forward is made of; where it cannot, it is refused."""
 
 import functools
-import gc
 import weakref
 from collections.abc import Callable
 from types import MethodType
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from fastadv.engine import Plain, freeze
 from fastadv.engine.copying.reach import reachable
 from fastadv.errors import InputError
-from fastadv.models.representation import representation
 from tests.engine.copying.net import Net, X
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -62,18 +60,16 @@ def state(net: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("way", WAYS)
-def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way, precision):
+def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way):
     net = Net()
     WAYS[way](net)
     expected = net.eval()(X).detach()
     net.train()
     before = state(net)
-    frozen, plain = freeze(net, precision), Plain(net)
-    torch.testing.assert_close(frozen.verdict(X), expected.float())
-    atol = 0.03 * float(expected.abs().max()) if precision == "bf16" else 1e-5
-    torch.testing.assert_close(frozen(X), expected.float(), rtol=0, atol=atol)
+    frozen, plain = freeze(net), Plain(net)
+    torch.testing.assert_close(frozen.verdict(X), expected)
+    torch.testing.assert_close(frozen(X), expected)
     assert frozen.input_gradient(X, torch.arange(6) % 3)[2].abs().sum() > 0
     assert all(map(torch.equal, state(net), before))
     assert all(part.training for part in net.modules())
@@ -85,32 +81,7 @@ def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way, precision):
                 part.first.weight.mul_(-1)
                 part.last.bias.add_(1)
                 part.norm.running_mean.sub_(0.5)
-    torch.testing.assert_close(plain.verdict(X), net.eval()(X).detach().float())
-
-
-def test_a_compiled_function_is_called_as_it_is_or_copied_as_it_was_written() -> None:
-    net, compiled = Net().eval(), list[object]()
-    expected = net(X).detach()
-    net.forward = torch.compile(net.forward, backend=lambda graph, x: compiled.append(graph) or graph.forward)
-    torch.testing.assert_close(Plain(net.train()).verdict(X), expected)
-    assert not compiled
-    for passes in (0, 1):  # the first is watched
-        torch.testing.assert_close(Plain(net.eval()).verdict(X), expected)
-        assert len(compiled) == passes
-
-
-@pytest.mark.slow
-def test_a_copy_may_be_copied_and_keeps_nothing_alive() -> None:
-    gone = []
-    for way in WAYS.values():
-        net = Net()
-        way(net)
-        gone.append(weakref.ref(net))
-        first = freeze(net)
-        torch.testing.assert_close(freeze(first.model).verdict(X), first.verdict(X))
-    del net, first
-    gc.collect()
-    assert not any(model() for model in gone)
+    torch.testing.assert_close(plain.verdict(X), net.eval()(X).detach())
 
 
 @pytest.mark.parametrize(
@@ -222,34 +193,6 @@ def test_closures_in_training_mode_are_copied_with_the_model(way, prepared):
     assert net.training
 
 
-@pytest.mark.parametrize("precision", [None, "fp32", "bf16"])
-@pytest.mark.parametrize("way", [*CLOSURES, "global"])
-def test_strays_in_eval_mode_are_the_model(way, precision, monkeypatch):
-    net = Net().eval()
-    monkeypatch.setitem(globals(), "NET", net)
-    {**CLOSURES, **STRAYS}[way](net)
-    model = Plain(net) if precision is None else freeze(net, precision)
-    expected = net(X).detach()
-    torch.testing.assert_close(model.verdict(X), expected)
-    torch.testing.assert_close(model(X), expected, rtol=0, atol=0.03 * float(expected.abs().max()))
-    wanted = Plain(net).input_gradient(X, torch.arange(6) % 3)[2]
-    found = model.input_gradient(X, torch.arange(6) % 3)[2]
-    assert torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0) > 0.99
-    assert all(p.grad is None and p.requires_grad for p in net.parameters())
-
-
-def test_a_copy_of_a_copy_may_read_weights_of_the_original_and_not_run_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    net = Net()
-    monkeypatch.setitem(globals(), "NET", net)
-    net.forward = lambda x: (x @ NET.first.weight.T)[:, :3]
-    torch.testing.assert_close(freeze(net).verdict(X), (X @ net.first.weight.T)[:, :3].detach())
-    STRAYS["global"](net)
-    with pytest.raises(InputError, match="runs its own parts"):
-        freeze(representation(net, "last")).verdict(X)
-
-
 class Twice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x
@@ -281,9 +224,8 @@ def test_an_unregistered_part_without_modes_may_stay_in_training_mode(part: nn.M
 
 @pytest.mark.parametrize(
     "part",
-    [nn.Dropout(), nn.BatchNorm1d(3), nn.RReLU(), Wild(), Asks(), nn.Sequential(nn.Dropout()),
-     nn.TransformerEncoderLayer(3, 1)],
-)  # fmt: skip
+    [nn.BatchNorm1d(3), Wild(), Asks(), nn.Sequential(nn.Dropout()), nn.TransformerEncoderLayer(3, 1)],
+)
 def test_an_unregistered_part_with_modes_may_not(part: nn.Module) -> None:
     net = Net()
     net.others = [part]

@@ -127,26 +127,12 @@ def test_what_a_pass_writes_is_put_back(name: str, kept: bool) -> None:
     assert Plain(model).model is not model
 
 
-def test_a_first_pass_without_its_backward_pass_tells_nothing() -> None:
-    model = Remembers(WRITES["nothing forward"]).eval()
-    y = model(X).argmax(1)
-    y[:4] += 1  # too few are left for the gradient of the clean pass
-    fa.attacks.fgsm(model, X, y % 3, fa.Linf(0.1))
-    assert all(p.grad is None for p in model.parameters())
-
-
 def test_a_hook_is_watched_whenever_it_comes() -> None:
     model = nn.Sequential(nn.Linear(5, 3)).eval()
     for _ in range(2):
         fa.attacks.pgd(model, X, torch.zeros(6).long(), fa.Linf(0.1), steps=3)
         assert not hasattr(model[0], "kept")
         model[0].register_forward_hook(lambda part, args, out: setattr(part, "kept", out))
-
-
-def test_a_model_may_hold_sparse_tensors() -> None:
-    model = Remembers(lambda net, x: net.grid @ x.T).eval()
-    model.grid = torch.eye(5).to_sparse()
-    torch.testing.assert_close(Plain(model).verdict(X), model(X).detach())
 
 
 def test_a_first_pass_that_fails_leaves_nothing() -> None:

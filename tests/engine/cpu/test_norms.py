@@ -68,16 +68,6 @@ def test_a_single_row_gets_the_gradient_it_gets_in_a_batch(norm: Any, prepared: 
     torch.testing.assert_close(model(x), net(x).detach())
 
 
-def test_an_attack_on_one_image_climbs_its_own_loss() -> None:
-    net = Attending().eval()
-    x = torch.rand(1, 3, 12, 12)
-    y = net(x).argmax(1)
-    alone = fa.attacks.fgsm(net, x, y, fa.Linf(0.01))
-    among = fa.attacks.fgsm(net, x.repeat(3, 1, 1, 1), y.repeat(3), fa.Linf(0.01))
-    torch.testing.assert_close(alone.x_adv, among.x_adv[:1])
-    assert not net.norm._forward_hooks
-
-
 @pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="torch may have mended it")
 def test_the_report_to_torch_shows_what_runs():
     report = Path(__file__).parents[3] / "examples" / "7_single_image_gradient.md"

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from fastadv.engine.cpu.thin import THIN
 from tests.engine.rewritten import Seen
@@ -64,11 +63,3 @@ def test_float16_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None
     (expected,) = torch.autograd.grad(layer(x).sum(), x)
     assert torch.equal(torch.autograd.grad(seen(x).sum(), x)[0], expected)
     assert seen.used == set()
-
-
-def test_a_padding_in_words_keeps_the_size() -> None:
-    seen, x = Seen(F.conv2d, THIN), torch.rand(2, 1, 6, 6, requires_grad=True)
-    weight = torch.rand(8, 1, 3, 3)
-    for padding, used in (("same", set()), ("valid", {"thin"})):
-        assert torch.equal(seen(x, weight, padding=padding), F.conv2d(x, weight, padding=padding))
-        assert seen.used == used

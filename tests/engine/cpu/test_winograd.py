@@ -143,18 +143,6 @@ def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatc
     assert [part.outputs for part in method.kernels(plain.weight, backwards=True)] == [2, 1]
 
 
-@pytest.mark.usefixtures("_narrow_ones_too")
-def test_other_weights_at_the_same_address() -> None:
-    layer = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
-    x, own = rows(1, 64, 4, 4), seen(layer)
-    for _ in range(8):
-        drawn = torch.randn(64, 64, 3, 3)
-        layer.weight.data = torch.empty(0)
-        layer.weight.data = drawn.clone()
-        torch.testing.assert_close(own(x), F.conv2d(x, drawn, layer.bias, padding=1), rtol=1e-3, atol=1e-3)
-        del drawn
-
-
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.spectral_norm])
 @pytest.mark.usefixtures("_narrow_ones_too")
@@ -192,23 +180,3 @@ def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch:
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 4})
     seen(layer)(last)
     assert passes == [(2, 4, 8, 8)]
-
-
-def test_large_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "MOST_BYTES", 2 * 2 * 36 * 128 * 128 * 4)
-    layers = [nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False) for _ in range(3)]
-    own, x = seen(nn.Sequential(*layers)), rows(8, 128, 8, 8)
-    for _ in range(2):
-        own(x)
-        assert own.used == {"winograd"}
-    own.run = layers[2]
-    own(x)
-    assert own.used == set()
-
-
-@pytest.mark.usefixtures("_narrow_ones_too")
-def test_without_the_extension_the_library_does_all(monkeypatch, passes):
-    monkeypatch.setattr(winograd, "cpu_launcher", lambda card: None)
-    assert not winograd.available(torch.float32)
-    fa.freeze(Net().eval())(torch.rand(5, 3, 12, 8))
-    assert passes == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastadv.ops  # noqa: F401  (fills CARDS)
-from fastadv.ops.registration.library import CARDS, cpu_launcher, extension, results_of
+from fastadv.ops.registration.library import extension
 
 CSRC = Path(__file__).resolve().parents[3] / "csrc"
 built = pytest.mark.skipif(extension is None, reason="no extension built")
@@ -53,53 +53,32 @@ START = (*ROWS, 0, 0, None)
     [
         ("project_l2", (F, F, float32(2, 3), *ROWS, None), ValueError, "shapes"),
         ("project_l2", (F, F, float32(4, 2).T, *ROWS, None), ValueError, "layouts"),
-        ("project_l2", (F, float64(2, 4), F, *ROWS, None), TypeError, "float64"),
         ("project_l2", (F, F, F, *ROWS, float32(2)), TypeError, "float64, got torch.float32"),
         ("project_l2", (F, F, F, *ROWS, float64(3)), ValueError, "2 elements, got 3"),
-        ("random_start", (F, F, int64(2).int(), "l2", *START), TypeError, "int64, got torch.int32"),
         ("random_start", (F, F, int64(2), "l7", *START), ValueError, "unknown name: l7"),
         ("logit_loss", (float64(2), F, F, int64(2), "ce", None, False), TypeError, "got torch.float64"),
         (
             "keep_best", (F, float32(2), int64(2).byte(), F, float32(2), int64(2).bool()),
             TypeError, "bool, got torch.uint8",
         ),
-        ("philox", (F, int64(2), 4, "bits", 0, 0, 1), TypeError, "int64, got torch.float32"),
         ("philox", (F, int64(2), 5, "normal", 0, 0, 1), ValueError, "count"),
         *(
             ("nearest_prototype", (distance, index, F, bank, float32(1, 3)), error, text)
             for distance, index, bank, error, text in (
-                (float32(2, 1), int64(2, 1), float64(1, 3, 4), TypeError, "float32, got torch.float64"),
-                (float32(2, 1), int64(2, 1), float32(1, 3, 5), ValueError, "dense prototypes"),
                 (float32(2, 1), int64(2, 1), float32(1, 3, 8)[..., ::2], ValueError, "dense prototypes"),
-                (float32(2, 1), int64(2, 1).int(), float32(1, 3, 4), TypeError, "int64, got torch.int32"),
                 (float32(1, 1), int64(2, 1), float32(1, 3, 4), ValueError, "2 elements, got 1"),
             )
         ),
-        *(
-            ("latent_decode", (float32(1, 1, 1, 2, 2), float32(1, 1, 3), [weight], biases, [1]), error, text)
-            for weight, biases, error, text in (
-                (float64(1, 3, 1, 2, 2), [float32(1, 1)], TypeError, "float32, got torch.float64"),
-                (float32(1, 3, 1, 2, 2), [], ValueError, "each layer"),
-            )
+        (
+            "latent_decode",
+            (float32(1, 1, 1, 2, 2), float32(1, 1, 3), [float32(1, 3, 1, 2, 2)], [], [1]),
+            ValueError, "each layer",
         ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(name, args, error, text):
     with pytest.raises(error, match=text):
         getattr(extension, name)(*args)
-
-
-@built
-@pytest.mark.parametrize("name", CARDS)
-def test_inputs_are_only_read(name):
-    card = CARDS[name]
-    args = next(a for a in card.samples(torch.device("cpu"), card.dtypes[0]) if a[0].numel())
-    read = {place: each for place, each in enumerate(args) if isinstance(each, torch.Tensor)}
-    read = {place: each for place, each in read.items() if place not in card.signature.written}
-    before = {place: each.clone() for place, each in read.items()}
-    cpu_launcher(card)(*results_of(card, args), *args)
-    for place, each in read.items():
-        assert torch.equal(each.view(torch.uint8), before[place].view(torch.uint8)), place
 
 
 def test_the_processor_is_asked_for_every_feature_the_sources_are_compiled_for():

@@ -1,11 +1,8 @@
 """Calls from Python go past the dispatcher only where it would do nothing but call the CPU kernel."""
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -68,15 +65,6 @@ def test_which_arguments_go_past_the_dispatcher(kind, ways):
     assert said == ["kernel" if kind in PLAIN else "dispatcher"]
 
 
-def test_an_inference_tensor(ways):
-    call, said = ways
-    with torch.inference_mode():
-        x = torch.rand(2, 3)
-        call(x)
-    call(x)
-    assert said == ["dispatcher"] * 2
-
-
 SEEN = []
 
 
@@ -114,22 +102,6 @@ def test_a_compiled_graph_holds_the_op():
     assert "fastadv.linf_step_.default" in [str(node.target) for node in graphs[0].graph.nodes]
 
 
-@pytest.mark.slow
-def test_a_trace_and_a_profile_hold_the_op():
-    first, *rest = arguments()
-    graph = make_fx(lambda x: ops.linf_step(x, *rest))(first).graph
-    assert any("linf_step" in str(node.target) for node in graph.nodes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(lambda x: ops.linf_step(x, *rest), first)
-    moved = first + 0.1
-    assert "fastadv::linf_step" in str(traced.graph)
-    assert torch.equal(traced(moved), ops.linf_step(moved, *rest))
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        ops.linf_step(first, *rest)
-    assert any(event.key == "fastadv::linf_step" for event in profiled.key_averages())
-
-
 @pytest.mark.parametrize("through", [False, True], ids=["past", "through"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
@@ -152,14 +124,12 @@ def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
             product.backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_all_that_an_op_writes_is_noticed(dtype):
-    points, column, lost = torch.zeros(2, 3, dtype=dtype), torch.zeros(2, dtype=dtype), torch.zeros(2).bool()
-    best = points.clone(), column - 1, lost.clone()
-    keep_best_(*best, points + 1, column, ~lost)
-    assert all(each._version > 0 for each in best)
-
-
 def test_the_way_past_can_be_closed(monkeypatch):
     monkeypatch.setenv("FASTADV_DIRECT", "0")
     assert entry(lambda x: "dispatcher", lambda x: "kernel", extension.usual)(torch.rand(2)) == "dispatcher"
+
+
+def test_a_profile_holds_the_op():
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        ops.linf_step(*arguments())
+    assert any(event.key == "fastadv::linf_step" for event in profiled.key_averages())

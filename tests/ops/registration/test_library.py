@@ -10,7 +10,7 @@ import torch
 import fastadv
 import fastadv.ops.registration.library as library
 from fastadv import ops
-from fastadv.ops.registration.library import CARDS, backends, extension, triton_launcher
+from fastadv.ops.registration.library import CARDS, backends, triton_launcher
 from fastadv.runs.card import extension_build
 
 FOREIGN = "_C.cpython-399-x86_64-linux-gnu.so"
@@ -32,16 +32,6 @@ def test_strict_refuses_dtypes_without_a_kernel(op, dtype, monkeypatch):
         step(op, dtype)
     monkeypatch.setenv("FASTADV_STRICT", "0")
     assert float(step(op, dtype)[0, 0]) == pytest.approx(0.6, abs=1e-3)
-
-
-@pytest.mark.skipif(extension is None, reason="no extension built")
-def test_strict_lets_kernels_and_references_run(monkeypatch):
-    monkeypatch.setenv("FASTADV_STRICT", "1")
-    for dtype in (torch.float32, torch.bfloat16):
-        step(ops.linf_step, dtype)
-        step(ops.linf_step_, dtype)
-    x = torch.full((2, 3), 0.5, dtype=torch.float64)
-    CARDS["linf_step"].reference(x, x, x, 0.1, 0.1, 0.0, 1.0)
 
 
 def failing(monkeypatch, error, module="fastadv.ops.triton.l2_step"):
@@ -75,11 +65,7 @@ def test_a_missing_triton_is_named(monkeypatch):
     [
         ImportError("cannot import name 'edge' from 'fastadv.ops.triton._common'"),
         ModuleNotFoundError("No module named 'triton.language'", name="triton.language"),
-        ModuleNotFoundError("No module named 'numpy'", name="numpy"),
-        AttributeError("module 'triton.language' has no attribute 'gather'"),
-        TypeError("autotune() got an unexpected keyword argument 'cache_results'"),
         RuntimeError("0 active drivers ([]). There should only be one."),
-        OSError("libtriton.so: invalid ELF header"),
     ],
     ids=lambda error: getattr(error, "name", None) or type(error).__name__,
 )

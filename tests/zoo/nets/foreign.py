@@ -75,37 +75,21 @@ SMALL = {
 
 TORCHVISION = {
     "resnet18": (32, {}),
-    "mobilenet_v2": (32, {"width_mult": 0.35}),
     "mobilenet_v3_small": (32, {}),
     "shufflenet_v2_x0_5": (32, {}),
-    "squeezenet1_1": (32, {}),
-    "regnet_y_400mf": (32, {}),
-    "efficientnet_b0": (32, {}),
-    "densenet121": (32, {}),
 }
 
 TIMM = {
     "resnet10t": (64, {}),
-    "skresnet18": (64, {}),
-    "resnest14d": (64, {}),
     "test_efficientnet": (32, {}),
     "ghostnet_050": (32, {}),
     "nf_regnet_b0": (32, {}),
-    "test_nfnet": (32, {}),
     "test_byobnet": (32, {}),
     "test_convnext": (32, {}),
-    "test_coatnet": (64, {"img_size": 64}),
     "test_maxvit": (64, {"img_size": 64}),
-    "fastvit_t8": (64, {}),
-    "poolformer_s12": (32, {}),
     "efficientvit_b0": (64, {}),
-    "mobilevit_xxs": (64, {}),
-    "levit_128s": (64, {"img_size": 64}),
     "test_vit": (32, {"img_size": 32}),
-    "convit_tiny": (32, {"img_size": 32}),
-    "xcit_nano_12_p16_224": (64, {"img_size": 64}),
     "resmlp_12_224": (32, {"img_size": 32}),
-    "gmixer_12_224": (32, {"img_size": 32}),
     "swin_tiny_patch4_window7_224": (
         32,
         {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2)},
@@ -115,9 +99,7 @@ TIMM = {
 HUGGING_FACE = {
     "ViT": (32, SMALL),
     "Beit": (32, SMALL),
-    "Dinov2": (32, {**SMALL, "mlp_ratio": 2}),
     "ConvNext": (32, {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}),
-    "ConvNextV2": (32, {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}),
     "MobileNetV1": (32, {"image_size": 32, "depth_multiplier": 0.25}),
     "Segformer": (32, {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 16, 32, 32], "decoder_hidden_size": 16}),
 }  # fmt: skip

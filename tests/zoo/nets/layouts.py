@@ -39,18 +39,6 @@ def view_of_large_batches_alone() -> nn.Module:
     return made
 
 
-@by_forward(lambda: {"first": block(), "last": nn.Linear(16, 10)})
-def view_after_pooling(self: Any, x: Tensor) -> Any:
-    """A view that works in any layout as long as what is left of the image is one pixel."""
-    return self.last(F.avg_pool2d(self.first(x), 8).view(len(x), -1))
-
-
-@by_forward(lambda: {"first": block(), "head": head(64)})
-def patches_as_batch(self: Any, x: Tensor) -> Any:
-    patches = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 4, 4)
-    return self.head(self.first(patches).sum((2, 3)).view(len(x), 4 * 16) / 16)
-
-
 @by_forward(lambda: {"first": block(), "head": head()})
 def strides_read(self: Any, x: Tensor) -> Any:
     """A sum over memory: `as_strided` reads what is stored, in the order of eager activations."""

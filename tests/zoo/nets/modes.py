@@ -63,17 +63,19 @@ def weights_by_functional_call(self: Any, x: Tensor) -> Any:
     return torch.func.functional_call(self.net, weights, (x,))
 
 
-def checkpointed(reentrant: bool) -> nn.Module:
+def checkpointed(reentrant: bool, width: int = 16) -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         for part in self.parts:
             x = checkpoint(part, x, use_reentrant=reentrant)
         return self.head(x)
 
-    return module(forward, parts=nn.ModuleList([block(), block(16)]), head=head())
+    parts = nn.ModuleList([block(3, width), block(width, width)])
+    return module(forward, parts=parts, head=head(width * 64))
 
 
 nets(
     {},
     checkpoint_reentrant=lambda: checkpointed(True),
     checkpoint_without_reentry=lambda: checkpointed(False),
+    checkpoint_of_wide_convolutions=lambda: checkpointed(False, 64),
 )

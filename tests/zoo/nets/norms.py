@@ -39,6 +39,13 @@ def hook_that_reads_what_the_norm_is_given() -> nn.Module:
 
 
 @net()
+def hook_on_a_convolution() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    made[1][0].register_forward_hook(lambda part, inputs, out: out * out.mean())
+    return made
+
+
+@net()
 def tied_weights_with_one_norm() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         x = torch.relu(self.norm(self.first(self.stem(x))))

@@ -43,47 +43,11 @@ def orthogonal() -> nn.Module:
     return made
 
 
-class Symmetric(nn.Module):
-    """The mean of a kernel and its mirror image."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return (weight + weight.flip(-1)) / 2
-
-
-@net()
-def symmetric() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    parametrize.register_parametrization(made[1][0], "weight", Symmetric())
-    parametrize.register_parametrization(made[0][1], "weight", Positive())
-    return made
-
-
 class Positive(nn.Module):
     """The softplus of a weight."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return nn.functional.softplus(weight)
-
-
-class LowRank(nn.Module):
-    """A layer and a correction of low rank beside it (Hu et al. 2021)."""
-
-    def __init__(self, layer: nn.Linear, rank: int = 4) -> None:
-        super().__init__()
-        self.layer = layer
-        self.down = nn.Parameter(torch.randn(rank, layer.in_features) / layer.in_features**0.5)
-        self.up = nn.Parameter(torch.randn(layer.out_features, rank) / rank**0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) + x @ self.down.T @ self.up.T
-
-
-@net(shape=(64,), batches=(3, 64, 1, 16))
-def low_rank_beside() -> nn.Module:
-    return nn.Sequential(
-        LowRank(nn.Linear(64, 128)), nn.BatchNorm1d(128), nn.ReLU(), LowRank(nn.Linear(128, 64)), nn.ReLU(),
-        head(64),
-    )  # fmt: skip
 
 
 @net()
@@ -102,4 +66,11 @@ def weight_as_a_plain_tensor() -> nn.Module:
     first.register_buffer("scale", weight.abs().amax((1, 2, 3), keepdim=True) / 7)
     first.register_buffer("codes", (weight / first.scale).round())
     first.weight = first.codes * first.scale
+    return made
+
+
+@net()
+def norm_with_a_positive_weight() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    parametrize.register_parametrization(made[0][1], "weight", Positive())
     return made

@@ -44,9 +44,9 @@ def data_parallel() -> nn.Module:
     return nn.DataParallel(plain())
 
 
-@net(dtype=torch.float64, shape=(3, 16, 16), batches=(3, 16, 1))
+@net(dtype=torch.float64, batches=(3, 16, 1))
 def wide_double() -> nn.Module:
-    return nn.Sequential(block(3, 96), block(96, 96), nn.AvgPool2d(4), head(1536))
+    return nn.Sequential(block(3, 64), block(64, 64), nn.AvgPool2d(4), head(256))
 
 
 @by_forward(lambda: {"net": plain()}, computes=torch.bfloat16)
