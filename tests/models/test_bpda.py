@@ -17,7 +17,7 @@ import fastadv as fa
 from fastadv.engine.replaced import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.description import describe
-from tests.defenses import JPEG, Binarize, Defended, KWinners, MeanSparse, NoGrad, Quantize
+from tests.defenses import Binarize, Defended, KWinners, NoGrad, Quantize
 from tests.docs.test_pages import BLOCK, run
 from tests.zoo.net import module
 
@@ -62,16 +62,20 @@ GRADIENTS: dict[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "hide", [Quantize(16), NoGrad(), KWinners(0.7)], ids=lambda each: type(each).__name__
+    ("kind", "hide", "options"),
+    [
+        ("identity", Quantize(16), {"eot": 2}),
+        ("function", NoGrad(), {}),
+        ("network", KWinners(0.7), {"eot": 2}),
+        ("network", Quantize(16), {}),
+    ],
 )
-@pytest.mark.parametrize(("given", "gradient"), GRADIENTS.values(), ids=GRADIENTS)
-@pytest.mark.parametrize("options", [{}, {"eot": 2}], ids=str)
 def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
-    hide: nn.Module, given: Any, gradient: Any, options: Any, search_copy: None
+    kind: str, hide: nn.Module, options: Any, search_copy: None
 ) -> None:
-    net = Net(hide).double()
-    part = copy.deepcopy(gradient).double() if isinstance(gradient, nn.Module) else gradient
-    given = part if isinstance(given, nn.Module) else given
+    net, (given, part) = Net(hide).double(), GRADIENTS[kind]
+    if kind == "network":
+        given = part = copy.deepcopy(part).double()
     model = fa.models.bpda(net, {"hide": given})
     x = X.double()
     attached = model(x.clone().requires_grad_())
@@ -188,15 +192,6 @@ def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
     assert replaced(net) == replaced(lambda x: x) == {}
 
 
-def test_a_substitute_may_consist_of_parts_of_the_model() -> None:
-    net = Net(Quantize(16))
-    model = fa.models.bpda(net, {"hide": net.second})
-    closed = fa.models.bpda(net, {"hide": (lambda second: lambda h: second(h))(net.second)})
-    expected = by_hand(net, X, Y, net.second)
-    for each in (model, closed):
-        torch.testing.assert_close(fa.freeze(each).input_gradient(X, Y)[2], expected, rtol=1e-4, atol=1e-6)
-
-
 NET = Net(Quantize(16))
 
 
@@ -255,54 +250,6 @@ def test_what_is_refused_in_a_pass(case: str) -> None:
     model = fa.models.bpda(net, {"1.1": gradient})
     with pytest.raises(NoGradientError if case == "flat" else InputError, match=f"'1.1'.*{says}"):
         model(2 * X.clone().requires_grad_())
-
-
-@pytest.fixture(scope="module")
-def robust() -> nn.Module:
-    """A small net that withstands L-infinity 0.1 on most of the digits."""
-    train_set = fa.data.load("digits", "train")
-    net = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=8)
-    recipe = fa.train.PGDTraining(fa.Linf(0.15), steps=2, step_size=0.1)
-    fa.train.fit(net, train_set, recipe, epochs=4, optimizer="adam", learning_rate=5e-3, batch_size=64)
-    return net.eval()
-
-
-# where, what, and whether its gradient is lost altogether; levels on which the ball ends keep its size
-HIDING: dict[str, tuple[int, Callable[[Tensor], nn.Module], bool]] = {
-    "meansparse": (6, lambda h: MeanSparse.of(h, 0.1), False),
-    "quantize": (0, lambda h: Quantize(240), True),
-    "jpeg": (0, lambda h: JPEG(0.01), True),
-    "k_winners": (6, lambda h: KWinners(0.45), False),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("place", "make", "lost"), HIDING.values(), ids=HIDING)
-def test_a_defense_falls_to_the_net_without_it(
-    robust: nn.Module, place: int, make: Callable[[Tensor], nn.Module], lost: bool
-) -> None:
-    test_set = fa.data.load("digits", "test")
-    net: Any = copy.deepcopy(robust)
-    layers = net.features
-    net.features = nn.Sequential(*layers[:place], make(layers[:place](test_set.x)), *layers[place:])
-    name = f"features.{place}"
-    (masked,) = fa.attacks.masked_modules(net, test_set.x[:48])
-    assert (masked.name, f"'{name}': 'identity'" in masked.advice) == (name, True)
-    model = fa.models.bpda(net, {name: "identity"})
-    assert not fa.attacks.masked_modules(model, test_set.x[:48])
-    attacks = {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=20, step_size=0.02)}
-    without, table = (fa.evaluate(each, test_set, attacks) for each in (robust, model))
-    accuracy = without["pgd"].robust_accuracy
-    assert 0.4 < accuracy < without.clean_accuracy - 0.05
-    assert abs(table["pgd"].robust_accuracy - accuracy) <= 0.01
-    assert table.clean_accuracy == fa.evaluate(net, test_set).clean_accuracy
-    assert table.replaced == table.to_dict()["bpda"] == {name: "identity"}
-    assert f"BPDA: {name} (identity)" in str(table).splitlines()
-    if lost:
-        try:
-            assert fa.evaluate(net, test_set, attacks)["pgd"].robust_accuracy > accuracy + 0.05
-        except NoGradientError:
-            assert masked.kind == "cut"
 
 
 def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path: Path) -> None:

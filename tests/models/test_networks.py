@@ -109,13 +109,3 @@ def test_logistic_logits_are_the_sigmoid_of_one_score() -> None:
     torch.testing.assert_close(model(x)[:, 1] - model(x)[:, 0], score)
     with pytest.raises(InputError, match="2 classes"):
         models.create("logistic", classes=3)
-
-
-def test_small_cnn_takes_other_sizes_than_it_was_made_for() -> None:
-    model = models.create("small_cnn", shape=(1, 8, 8)).eval()
-    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
-
-
-def test_an_unknown_attribute_of_the_package_is_an_error() -> None:
-    with pytest.raises(AttributeError, match="ResNet19"):
-        models.ResNet19  # noqa: B018

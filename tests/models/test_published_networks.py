@@ -139,18 +139,6 @@ def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
     torch.testing.assert_close(model(x), other(x))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_channels_last_train_mode_and_small_images_work(name: str) -> None:
-    model, x = small(name, shape=(1, 8, 8)), batch(4, 1, 8, 8)
-    expected = model(x)
-    model = model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
-    model.train()(x).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert not torch.allclose(model.eval()(x), expected)  # the running statistics have moved
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "match"),
     [

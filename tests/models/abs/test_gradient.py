@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fastadv.engine import freeze
 from fastadv.models.abs import InferenceOptions
 from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.inference import class_losses, unrolled
@@ -45,16 +44,3 @@ def test_unrolled_is_the_gradient_of_the_procedure():
         class_losses(leaf, net(latents.detach()), latents.detach(), 1.0).sum(), leaf
     )[0]
     assert (envelope - found).norm() > 0.01 * found.norm()
-
-
-def test_freeze_falls_back_gracefully():
-    model = tiny()
-    x, y = images(model)
-    for precision in ("fp32", "bf16"):
-        frozen = freeze(model, precision)
-        assert not any("fell back" in note for note in frozen.notes)
-        torch.testing.assert_close(frozen(x), model(x), rtol=0.05, atol=1e-3)
-        _, _, gradient_found = frozen.input_gradient(x, y)
-        assert gradient_found.shape == x.shape
-        assert gradient_found.abs().sum() > 0
-    assert model.options.precision == "fp32"

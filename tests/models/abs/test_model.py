@@ -69,23 +69,6 @@ def test_the_prior_keeps_the_likeliest_nine_tenths_of_the_draws_in_their_order(c
         draw_prior(9, 8, seed=-1)
 
 
-def test_prior_is_settable_and_the_bank_follows():
-    model = tiny()
-    x, _ = images(model)
-    before, old = model(x), model.bank()
-    model.prior_latents = torch.zeros(3, 2)
-    assert model.bank().shape == (3, 3, 64)
-    assert not torch.equal(model(x), before)
-    assert old.shape == (3, 200, 64)
-
-
-def test_the_bank_follows_the_weights():
-    model, other = tiny(), tiny(seed=5)
-    model.bank()
-    model.load_state_dict(other.state_dict())
-    assert torch.equal(model.bank(), other.bank())
-
-
 def test_the_bank_follows_weights_that_are_written_in_inference_mode():
     """Tensors made there do not count their versions."""
     with torch.inference_mode():

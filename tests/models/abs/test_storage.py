@@ -28,13 +28,6 @@ def test_round_trip(tmp_path):
     assert back.card["machine"]["torch"]
 
 
-def test_the_bank_is_not_stored(tmp_path):
-    model = tiny()
-    model.bank()
-    model.save(tmp_path / "abs.safetensors")
-    assert (tmp_path / "abs.safetensors").stat().st_size < 20_000
-
-
 def test_damaged_and_foreign_files(tmp_path):
     path = tmp_path / "abs.safetensors"
     tiny().save(tmp_path / "whole.safetensors")
