@@ -117,9 +117,7 @@ def test_order_of_samples_classes_and_a_constant_change_no_loss(name: str) -> No
 
 PIXELS = (images(20).x * 255).to(torch.uint8)
 X, Y = PIXELS.float() / 255, images(20).y
-MAPPINGS = [
-    {"image": array, "label": label} for array, label in zip(PIXELS[:, 0].numpy(), Y.tolist(), strict=True)
-]
+MAPPINGS = [{"image": x[0].numpy(), "label": y} for x, y in zip(PIXELS, Y.tolist(), strict=True)]
 FORMS: dict[str, Callable[[], Any]] = {
     "floats": lambda: ImageSet(X, Y, 3, "any"),
     "tensors": lambda: (X, Y),

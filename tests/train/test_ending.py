@@ -3,10 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
-import signal
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -254,9 +250,8 @@ def contents(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     everything(tmp_path / "whole")
     expected = contents(tmp_path / "whole")
     assert expected.keys() == {
@@ -268,17 +263,11 @@ def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
     for moment in moments:
         everything(tmp_path / moment, resume=True)
         assert contents(tmp_path / moment) == expected, moment
-    torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
-    from tests.kills import killed_at
+    from tests.kills import kill_at_each_moment
 
     torch.set_num_threads(1)
     everything(None, checkpoint_every=None)  # what is slow the first time is done before it multiplies
-    for moment in sys.argv[2:]:
-        if os.fork() == 0:
-            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
-            everything(Path(sys.argv[1]) / moment)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
+    kill_at_each_moment(everything)

@@ -19,10 +19,9 @@ from fastadv.errors import InputError
 from fastadv.evaluation import evaluate
 from fastadv.train import Execution, Optimization, epochs, fit
 from fastadv.train._feed import Feed
-from fastadv.train._share import Share
 from fastadv.train.augment import cutout, make_augment
 
-from .nets import assert_same, grouped, images, net, stopped
+from .nets import grouped, images, net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,21 +142,6 @@ def test_what_a_function_draws_from_torch_is_fresh_in_each_step_and_the_same_whe
         assert torch.equal(one[0], other[0])
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
-@pytest.mark.parametrize("size", [1, 2, 7, 12, 13])
-def test_each_row_of_a_batch_has_one_owner(world, size):
-    rows, met, keys = torch.arange(size), [], set()
-    for rank in range(world):
-        share = Share(size, rank, world)
-        own = share.own(rows)
-        assert len(own) == max(share.count, 1)
-        met += own[: share.count].tolist()
-        keys.add(tuple(share.key))
-        assert float(share.weighted(torch.tensor(1.0))) == pytest.approx(share.count / size)
-    assert sorted(met) == list(range(size))
-    assert len(keys) == world  # each draws of its own
-
-
 def test_what_does_not_fill_a_step_is_left_out_and_is_another_in_each_epoch():
     left = []
     feed = Feed(images(26), 8, None, 0, CPU, drop_last=True)
@@ -182,36 +166,8 @@ class Placed(Dataset):
         return torch.full((1, 2, 2), 0 if worker is None else worker.id + 1, dtype=torch.uint8), 0
 
 
-class Noisy(Dataset):
-    """A data set whose own transform draws from torch."""
-
-    def __init__(self) -> None:
-        self.held = images()
-
-    def __len__(self):
-        return len(self.held)
-
-    def __getitem__(self, position):
-        x, y = self.held[position]
-        return (x + 0.1 * torch.rand(x.shape)).clamp(0, 1), y
-
-
 def loss(model, x, y, *, ids=None, seed=0):
     return torch.nn.functional.cross_entropy(model(x), y)
-
-
-@pytest.mark.slow
-def test_a_data_set_that_draws_itself_resumes_with_other_workers(tmp_path):
-    def go(**options):
-        model = net()
-        fit(model, Noisy(), loss, epochs=2, batch_size=8, augment="crop_flip", seed=7, **grouped(**options))
-        return model
-
-    options = {"checkpoint_every": 1, "run_dir": tmp_path}
-    stopped(9, go, workers=0, **options)
-    assert_same(go(workers=2, resume=True, **options), go())
-    fresh = [by_id(Feed(Noisy(), 8, None, 7, CPU), epoch)[0] for epoch in (1, 2)]
-    assert not any(torch.equal(fresh[0][i][0], fresh[1][i][0]) for i in range(50))
 
 
 def mixture(tmp_path=None, fraction=0.7):
@@ -274,23 +230,6 @@ def test_what_has_no_images_by_number_is_refused(wrong):
         fit(nn.Linear(2, 2), wrong, loss, epochs=1)
     with pytest.raises(InputError, match="dataset: expected a data set with a length, items by number"):
         evaluate(nn.Linear(2, 2), wrong)
-
-
-def test_tensors_and_a_loader_are_the_set_that_they_hold():
-    x, y = torch.rand(12, 4), torch.arange(12) % 2
-    pairs, weights = TensorDataset(x, y), []
-    for given in (pairs, (x, y), DataLoader(pairs, 5, shuffle=True)):
-        net = nn.Linear(4, 2)
-        net.load_state_dict({"weight": torch.ones(2, 4), "bias": torch.zeros(2)})
-        size = {} if isinstance(given, DataLoader) else {"batch_size": 5}  # a loader brings its own
-        fit(net, given, loss, epochs=2, test_set=given, **size)
-        weights.append(net.weight.detach().clone())
-    assert torch.equal(weights[0], weights[1])
-    assert torch.equal(weights[0], weights[2])
-    sizes = [(DataLoader(pairs, 5), {"batch_size": 3}, 3), (pairs, {}, 128), (DataLoader(pairs, 5), {}, 5)]
-    sizes.append((DataLoader(pairs, batch_sampler=[[0, 1], [2]]), {}, 128))
-    for given, size, expected in sizes:
-        assert epochs(nn.Linear(4, 2), given, loss, epochs=1, **size)._run.steps.feed.batch_size == expected
 
 
 class Drawn(TensorDataset):

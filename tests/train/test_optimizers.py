@@ -60,26 +60,6 @@ def test_groups_have_their_own_decay():
     }  # fmt: skip
 
 
-def test_a_function_makes_the_optimizer_and_resumes_bit_for_bit(tmp_path):
-    call = functools.partial(
-        fit, train_set=images(), recipe=Standard(), epochs=2, batch_size=10, optimizer=RMSPROP, seed=3,
-        optimization=Optimization(norm_decay=False),
-    )  # fmt: skip
-    whole = net()
-    reports = call(whole)
-    assert reports[0].learning_rate == pytest.approx(0.01, rel=0.5)
-    stopped(7, call, net(), run_dir=tmp_path, execution=Execution(checkpoint_every=3))
-    again = net()
-    call(again, run_dir=tmp_path, resume=True)
-    assert_same(again, whole)
-    state = checkpoint.load(tmp_path / "checkpoint.safetensors").progress["config"]
-    assert "RMSprop" in str(state["optimizer"])
-    assert (state["norm_decay"], state["learning_rate"]) == (False, None)
-    other = functools.partial(torch.optim.RMSprop, lr=0.01, alpha=0.9)
-    with pytest.raises(InputError, match="another optimizer"):
-        call(net(), optimizer=other, run_dir=tmp_path, resume=True)
-
-
 class Hoarder(torch.optim.SGD):
     """An optimizer that remembers what no checkpoint holds."""
 

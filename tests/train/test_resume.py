@@ -27,15 +27,6 @@ def whole(one_thread, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_checkpoints_do_not_change_the_run(whole):
-    model, past, folder = whole
-    plain, expected = run(None)
-    assert_same(model, plain)
-    assert timeless(past) == timeless(expected) == timeless(reports(folder))
-    assert [report.epoch for report in past] == [1, 2]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 7, 8])
 def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, stop):
     stopped(stop, run, tmp_path)
@@ -117,10 +108,6 @@ def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path
     assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
-def by_share(power: float):
-    return lambda done: 1 - 0.5 * done**power
-
-
 def pgd(**changed):
     settings = {"threat": fa.Linf(0.1), "steps": 2} | changed
     return fa.train.PGDTraining(**settings)
@@ -133,17 +120,6 @@ REFUSED = {
     "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,
     "recipe": pgd(threat=fa.Linf(0.2)),
 }  # fmt: skip
-FUNCTIONS = {
-    "schedule": (by_share(1), by_share(2)),
-    "augment": (  # on lines of their own, by which they are known
-        lambda x, *, ids, seed: x.flip(3),
-        lambda x, *, ids, seed: x.flip(2),
-    ),
-    "recipe": (
-        pgd(loss=lambda z, y, targets: -z.gather(1, y[:, None])[:, 0]),
-        pgd(loss=lambda z, y, targets: z.logsumexp(1)),
-    ),
-}
 RECIPES = [
     pgd(steps=3), pgd(threat=fa.L2(0.1)), pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))), pgd(loss="margin"),
     fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()),
@@ -160,17 +136,6 @@ def test_another_configuration_is_refused_and_named(whole):
         with pytest.raises(InputError, match="another recipe"):
             run(whole[2], resume=True, recipe=recipe)
     assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_another_function_of_the_same_name_is_refused(tmp_path, name):
-    first, second = FUNCTIONS[name]
-    options = {"epochs": 1, "checkpoint_every": None}
-    run(tmp_path, **options | {name: first})
-    with pytest.raises(InputError, match=f"another {name}"):
-        run(tmp_path, resume=True, **options | {name: second})
-    assert run(tmp_path, resume=True, **options | {name: first})[1] == []
 
 
 @pytest.mark.slow

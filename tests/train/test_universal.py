@@ -175,23 +175,6 @@ def test_it_is_as_strong_as_steps_on_the_mean_loss(digits, attack, radius, batch
     assert len(out.losses) == 50
 
 
-def test_the_scale_of_the_logits_changes_nothing(digits):
-    model, x, y = digits
-    plain = universal(model, (x, y), fa.Linf(0.2), epochs=10)
-    for scale in (64.0, 1 / 64):
-        scaled = universal(nn.Sequential(model, Times(scale)), (x, y), fa.Linf(0.2), epochs=10)
-        torch.testing.assert_close(scaled.parameters, plain.parameters, rtol=0, atol=1e-5)
-
-
-class Times(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z * self.factor
-
-
 def test_it_goes_on_after_most_samples_are_wrong():
     x = torch.cat([torch.full((9, 1, 6, 6), 0.05), torch.full((1, 1, 6, 6), 0.29)])
     data, threat = (x, torch.ones(10).long()), fa.Linf(0.3, WIDE)
@@ -449,15 +432,6 @@ def test_several_processes_find_what_one_finds(tmp_path):
     refused = Refused(tmp_path)
     refused.alike("alike", "seed")
     assert "y: expected classes 0 to 2" in refused.said[0]["wrong"]
-
-
-def test_a_perturbation_towards_a_class_stands_beside_other_attacks():
-    digits = fa.data.load("digits", "test", limit=20)
-    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-    out = fa.attacks.universal(model, digits, fa.Linf(0.2), epochs=1, targets=2)
-    attacks = {"universal": out, "pgd": partial(fa.attacks.pgd, steps=2)}
-    table = fa.evaluate(model, digits, attacks, threat=fa.Linf(0.2))
-    assert [row.name for row in table.rows] == ["universal", "pgd"]
 
 
 def test_every_epoch_draws_anew():

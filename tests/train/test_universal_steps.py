@@ -43,21 +43,6 @@ def test_a_loss_is_that_of_all_samples_of_an_epoch(attack, batch_size):
     assert torch.equal(out.parameters, epochs[best][-1][0])
 
 
-def test_batches_and_their_order_change_no_loss_and_no_flag():
-    """Of radius zero, where no step leads elsewhere."""
-    model, x = net(), images()
-    y = model(x).argmax(1)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
-    found = [
-        universal(model, data, fa.Linf(0.0), epochs=3, batch_size=size)
-        for size in (40, 10, 16)
-        for data in ((x, y), (x[order], y[order]))
-    ]
-    for out in found:
-        assert out.losses == pytest.approx([margin(model(x), y).mean().item()] * 3)
-        assert out.flags == ()
-
-
 @pytest.mark.parametrize(("seed", "make"), [(0, fa.L2), (1, fa.L2), (6, fa.Linf)])
 def test_a_run_goes_on_from_any_epoch(make, seed, tmp_path):
     model, x = net(width=8, seed=seed), torch.zeros(1, 1, 6, 6)

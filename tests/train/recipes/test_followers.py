@@ -1,6 +1,5 @@
 """A run keeps the follower that it attacks, and makes another where that would be another."""
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,18 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import Plain, frozen
-from fastadv.engine.freeze import follow
+from fastadv.engine import Plain
 from fastadv.train import (
-    AWP,
     Execution,
     FGSMTraining,
     PGDTraining,
-    RubbishTraining,
     SmoothAdv,
     fit,
 )
-from fastadv.train.recipes import _followers
 from fastadv.train.recipes._followers import Followers, follower
 from tests import recorded
 from tests.train.nets import images
@@ -50,49 +45,6 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.own(self.last(self.parts(x).flatten(1)))
         return logits * self.temperature * self.scales[0] * self.held["by"][1] + self.shift
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The models of which a copied was made."""
-    models: list[object] = []
-
-    def listed(model: nn.Module, *given: Any, **options: Any) -> Any:
-        models.append(model)
-        return follow(model, *given, **options)
-
-    monkeypatch.setattr(_followers, "follow", listed)
-    return models
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        PGDTraining(THREAT, steps=2),
-        AWP(PGDTraining(THREAT, steps=2)),
-        RubbishTraining(FGSMTraining(THREAT)),
-    ],
-    ids=lambda recipe: type(recipe).__name__,
-)
-def test_a_run_makes_one_follower_and_the_same_bits(
-    recipe: Any, precision: str, made: list[object], monkeypatch: Any
-) -> None:
-    def trained() -> dict[str, Tensor]:
-        net = Net()
-        fit(net, images(), recipe, epochs=2, batch_size=16, execution=Execution(precision=precision))
-        return net.state_dict()
-
-    kept = trained()
-    counts = Counter(id(model) for model in made if isinstance(model, nn.Module))
-    assert max(counts.values()) == 1
-    monkeypatch.setattr(Followers, "of", lambda self, model, *_: _followers.follow(model, self.precision))
-    made.clear()
-    each = trained()
-    assert sum(isinstance(model, Net) for model in made) >= 2 * 4
-    for name, tensor in each.items():
-        assert torch.equal(kept[name], tensor), name
 
 
 def _hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
@@ -251,28 +203,3 @@ def test_steps_from_graphs_follow_the_weights(recipe: Any, monkeypatch: pytest.M
             for weight in net.parameters():
                 weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
     assert len(captured) == 2  # of eight rows, and of five
-
-
-def test_a_run_takes_its_steps_from_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured, losses = recorded.as_on_a_gpu(monkeypatch), []
-    for graph in (False, None):
-        assert not captured
-        torch.manual_seed(0)
-        execution = Execution(cuda_graph=graph)
-        (report,) = fit(Net().double(), images(), RECIPES[0], epochs=1, batch_size=8, execution=execution)
-        losses.append(report.loss)
-    assert captured
-    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
-
-
-def test_verdicts_of_a_follower_have_the_buffers_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "REFRESHES", 2)
-    net, x = Net(), images().x[:8]
-    kept = follow(net, "fp32")
-    for _ in range(2):
-        kept.input_gradient(x, torch.arange(8) % 3)
-        assert kept.search.compared
-        net.shift += 1
-        assert kept.refresh()
-        assert torch.equal(kept.verdict(x), Plain(net).verdict(x))
-    assert not kept.search.compared  # what rounds little today may round more tomorrow
