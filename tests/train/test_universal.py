@@ -164,7 +164,7 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("attack", "radius", "batch_size"),
-    [("apgd", 0.1, 200), ("pgd", 0.2, 100), ("apgd", 0.3, 100), ("pgd", 0.3, 200)],
+    [("apgd", 0.3, 100), ("pgd", 0.2, 100)],
 )
 def test_it_is_as_strong_as_steps_on_the_mean_loss(digits, attack, radius, batch_size):
     model, x, y = digits
@@ -184,27 +184,14 @@ def test_it_goes_on_after_most_samples_are_wrong():
     assert [out.robust_accuracy for out in found] == pytest.approx([0.1, 0.0])
 
 
-def test_the_order_of_the_data_and_the_global_seeds_change_nothing():
-    model, x = net().double(), images()
-    data = labeled(model, x.double())
-    data = x, data[1]
-    before = torch.get_rng_state()
-    first = universal(model, data, fa.L2(0.5), epochs=4, batch_size=64)
-    assert torch.equal(torch.get_rng_state(), before)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-    other = universal(model, tuple(each[order] for each in data), fa.L2(0.5), epochs=4, batch_size=64)
-    torch.testing.assert_close(first.parameters, other.parameters, rtol=0, atol=1e-6)
-    small = partial(universal, model, data, fa.L2(0.5), epochs=4, batch_size=16)
-    same(small(), small())
-    assert not torch.equal(small().parameters, small(seed=1).parameters)
-
-
-def test_the_model_stays_as_it_is():
-    model = net().train()
+def test_the_seed_alone_decides_and_the_model_stays_as_it_is():
+    model, drawn = net().train(), torch.get_rng_state()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    universal(model, labeled(net(), images()), fa.Linf(0.1), epochs=1)
+    find = partial(universal, model, labeled(net(), images()), fa.L2(0.5), epochs=4, batch_size=16)
+    same(find(), find())
+    assert not torch.equal(find().parameters, find(seed=1).parameters)
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert model.training
-    assert all(weight.grad is None for weight in model.parameters())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
@@ -328,27 +315,17 @@ def test_a_patch_changes_its_place_alone():
     outside[1:4, 2:4] = False
     assert torch.equal(made[..., outside], x[..., outside])
     assert out.robust_accuracy == (model(made).argmax(1) == data[1]).double().mean().item() < 0.9
-    held_out = labeled(model, images(50, seed=1))
-    table = fa.evaluate(model, held_out, {"patch": out}, threat=out.threat)
-    assert (
-        table["patch"].robust_accuracy
-        == (model(out.apply(held_out[0])).argmax(1) == held_out[1]).double().mean()
-    )
 
 
-def test_a_patch_at_any_place_goes_by_ids(tmp_path):
+def test_a_patch_at_any_place_goes_by_ids():
     model, x = net(), images()
-    arguments = model, labeled(model, x), fa.Patch((3, 3), place="any")
-    options = {"epochs": 4, "batch_size": 16}
-    out = universal(*arguments, **options)
+    out = universal(model, labeled(model, x), fa.Patch((3, 3), place="any"), epochs=2, batch_size=16)
     ids = torch.tensor([7, 3])
     assert torch.equal(out.apply(x[ids], ids), out.apply(x)[ids])
     places = {
         tuple((made != one).nonzero().amin(0).tolist()) for made, one in zip(out.apply(x), x, strict=True)
     }
     assert len(places) > 5
-    stopped(7, universal, *arguments, **options, run_dir=tmp_path)
-    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), out)
 
 
 def test_a_patch_at_any_place_is_elsewhere_in_every_epoch():

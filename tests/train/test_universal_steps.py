@@ -43,7 +43,24 @@ def test_a_loss_is_that_of_all_samples_of_an_epoch(attack, batch_size):
     assert torch.equal(out.parameters, epochs[best][-1][0])
 
 
-@pytest.mark.parametrize(("seed", "make"), [(0, fa.L2), (1, fa.L2), (6, fa.Linf)])
+@pytest.mark.parametrize("attack", ["apgd", "pgd"])
+def test_a_further_ascent_begins_at_the_point_that_seed_and_epoch_draw(attack):
+    looks, (x, y) = [], labeled(net(), images(4))
+
+    def add(images: Tensor, t: Tensor) -> Tensor:
+        looks.extend(t[:1].detach() for _ in range(t.requires_grad))
+        return images + t
+
+    threat = fa.Through(add, fa.Linf(0.5, box=WIDE), torch.zeros_like, box=WIDE)
+    universal(net(), (x, y), threat, attack=attack, epochs=75, seed=3)
+    key, origin = fa.rng.derive(3, "universal"), torch.zeros(1, 1, 6, 6)
+    for epoch in (25, 50):
+        start = threat.ball.random_start(origin, seed=key, ids=torch.tensor([epoch]))
+        assert torch.equal(looks[epoch], start)
+    assert not looks[0].any()
+
+
+@pytest.mark.parametrize(("seed", "make"), [(1, fa.L2), (6, fa.Linf)])
 def test_a_run_goes_on_from_any_epoch(make, seed, tmp_path):
     model, x = net(width=8, seed=seed), torch.zeros(1, 1, 6, 6)
     with torch.no_grad():
