@@ -1,6 +1,5 @@
 """The four constructions: what they store, whatever the batch size, the storage and the model's precision."""
 
-import copy
 import math
 
 import pytest
@@ -151,28 +150,6 @@ def test_targeted_images_lower_the_loss_to_their_label(construct):
         assert made.card["measured"]["kept_label"] == 0.0
 
 
-@pytest.mark.parametrize("construct", [robust, random_target])
-@pytest.mark.parametrize(
-    ("dtype", "stored"), [(torch.float64, "uint8"), (torch.float16, "float32"), (torch.bfloat16, "uint8")]
-)
-def test_models_of_any_precision(construct, dtype, stored):
-    """The set of a net in another precision is that of the net in float32, as far as its rounding goes."""
-    base, model = toy_base(10), toy_model()
-    # smooth, because at the kink of a ReLU two searches part for good, however little they differ
-    model[2] = nn.Tanh()  # type: ignore[index]
-    threat = {} if construct is robust else {"threat": L2(1.0)}
-    wanted, made = (
-        construct(copy.deepcopy(model).to(precision), base, steps=10, dtype=stored, **threat)
-        for precision in (torch.float32, dtype)
-    )
-    assert made.x.dtype == wanted.x.dtype == getattr(torch, stored)
-    assert torch.equal(made.labels, wanted.labels)
-    bound = {torch.float64: 1e-5, torch.float16: 0.002, torch.bfloat16: 0.01}[dtype]
-    for name in ("objective_before", "objective_after"):
-        torch.testing.assert_close(made.figures[name], wanted.figures[name], atol=bound, rtol=bound)
-    assert (made.figures["objective_after"] < 0.9 * made.figures["objective_before"]).all()
-
-
 def test_steps_in_l0_move_whole_coordinates():
     base = toy_base(20)
     made = random_target(toy_model(), base, threat=L0(8), steps=4, step_size=None)
@@ -184,8 +161,13 @@ def test_steps_in_l0_move_whole_coordinates():
         random_target(toy_model(), base, threat=L0(8), steps=4, step_size=0.1)
 
 
-@pytest.mark.parametrize("threat", [L2(0.5), L2(0.01), Linf(8 / 255), Linf(0.001), Linf(0.0)])
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize(
+    ("threat", "dtype"),
+    [
+        *zip((L2(0.5), L2(0.01), Linf(8 / 255), Linf(0.0)), ["uint8"] * 4, strict=True),
+        *zip((L2(0.5), Linf(0.001)), ["float32"] * 2, strict=True),
+    ],
+)
 def test_stored_images_stay_inside_the_budget(tmp_path, threat, dtype):
     base = toy_base(20)
     random_target(toy_model(), base, threat=threat, steps=10, dtype=dtype, out_dir=tmp_path)
@@ -193,57 +175,17 @@ def test_stored_images_stay_inside_the_budget(tmp_path, threat, dtype):
     assert made.x.dtype == getattr(torch, dtype)
     assert threat.contains(served(made.x), served(base.x)).all()
     assert made.card["measured"]["distance_max"] <= threat.radius * (1 + 1e-6)
+    assert threat != L2(0.5) or made.figures["distance"].min() > 0.45
     config = made.card["config"]
     assert (config["threat"], config["steps"], config["step_size"]) == (threat.describe(), 10, 0.1)
 
 
-def test_8_bit_storage_uses_the_budget():
-    made = random_target(toy_model(), toy_base(), steps=50)
-    assert made.x.dtype == torch.uint8
-    assert made.figures["distance"].min() > 0.45
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("construct", [robust, random_target])
-def test_batch_size_does_not_matter(construct):
-    """Orthonormal layers without a kink hardly enlarge the rounding of sums, of 1e-7 or so."""
-    model = toy_model()
-    model[2] = nn.Identity()  # type: ignore[index]
-    for layer in (model[1], model[3]):  # type: ignore[index]
-        layer.bias.data.zero_()
-        layer.weight.data = torch.linalg.qr(layer.weight.data.T).Q.T.contiguous()
-    first, *others = (
-        construct(
-            model, toy_base(20), steps=15, step_size=0.02, batch_size=size, shard_size=9, dtype="float32"
-        )
-        for size in (20, 7, 1)
-    )
-    for other in others:
-        torch.testing.assert_close(other.x, first.x, atol=1e-5, rtol=0)
-        assert torch.equal(other.labels, first.labels)
-        assert torch.equal(other.ids, first.ids)
-
-
-@pytest.mark.parametrize("construct", [robust, random_target])
-def test_same_seed_same_set_and_the_model_is_untouched(construct):
-    model = toy_model()
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    global_state = torch.get_rng_state()
-    first, second = (construct(model, toy_base(), steps=5) for _ in range(2))
-    assert torch.equal(first.x, second.x)
-    assert torch.equal(first.labels, second.labels)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-    assert model.training
-    assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    assert torch.equal(torch.get_rng_state(), global_state)
-
-
-@pytest.mark.slow
-def test_saved_in_memory_set_equals_the_streamed_one(tmp_path):
-    kept = random_target(toy_model(), toy_base(), steps=5, shard_size=16)
-    random_target(toy_model(), toy_base(), steps=5, shard_size=16, out_dir=tmp_path / "streamed")
-    kept.save(tmp_path / "saved")
-    kept.save(tmp_path / "saved")
+def test_a_set_saved_from_memory_is_the_streamed_one(tmp_path):
+    kept = random_target(toy_model(), toy_base(), steps=1, shard_size=16)
+    random_target(toy_model(), toy_base(), steps=1, shard_size=16, out_dir=tmp_path / "streamed")
+    for _ in range(2):  # and once more over it
+        kept.save(tmp_path / "saved")
     names = sorted(path.name for path in (tmp_path / "saved").iterdir())
     assert names == ["index.json", *(f"shard-{k:05d}.safetensors" for k in range(4))]
     for name in names[1:]:

@@ -68,47 +68,8 @@ def test_another_base_is_refused(tmp_path):
             random_target(toy_model(), other, out_dir=tmp_path, **options())
 
 
-class Made:
-    """Sorted images, which nothing holds; those of one class may be others."""
-
-    def __init__(self, other: int | None = None) -> None:
-        self.other = other
-
-    def __len__(self) -> int:
-        return 60
-
-    def __getitem__(self, k: int) -> tuple[Tensor, int]:
-        return torch.full((1, 8, 8), (k + 100 * (k // 12 == self.other)) / 255), k // 12
-
-
-@pytest.mark.parametrize("label", range(5))
-def test_a_sorted_set_with_another_class_is_refused(tmp_path, label):
-    """What nothing holds is known by some of its images, and so of all classes."""
-    fixed_shift(toy_model(), Made(), out_dir=tmp_path, **options(steps=1, shard_size=60))
-    with pytest.raises(InputError, match="another base"):
-        fixed_shift(toy_model(), Made(label), out_dir=tmp_path, **options(steps=1, shard_size=60))
-
-
-def by_closure(net: nn.Module, factor: float = 1.0) -> Callable[[Tensor], Tensor]:
-    return lambda x: factor * net(x)
-
-
-class Switched(nn.Module):
-    """A net whose answer depends on what no parameter shows."""
-
-    def __init__(self, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.net, self.temperature = toy_model(), temperature
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x) / self.temperature
-        return logits
-
-
 MODELS: dict[str, tuple[Any, Any]] = {
     "weights": (toy_model(), toy_model(5)),
-    "a function's constant": (by_closure(toy_model()), by_closure(toy_model(), 1.5)),
-    "a switch": (Switched(), Switched(2.0)),
     "precision": (fa.freeze(toy_model()), fa.freeze(toy_model(), "bf16")),
     "one image in 40": (
         lambda x: toy_model()(x),
@@ -127,17 +88,6 @@ def test_another_model_is_refused(tmp_path, name):
     refused(place, fixed_shift, second, base, out_dir=tmp_path)
     (tmp_path / "shard-00002.safetensors").unlink()
     assert torch.equal(fixed_shift(first, base, out_dir=tmp_path, **options()).x, made.x)
-
-
-def test_another_representation_is_refused(tmp_path):
-    nets = [toy_model(seed)[:2].eval() for seed in (2, 5)]  # type: ignore[index]
-    first = by_closure(nets[0])
-    base = toy_base(20)
-    made = robust(toy_model(), base, module=first, out_dir=tmp_path, **options())
-    for other in (by_closure(nets[1]), by_closure(nets[0], 2.0)):
-        refused("representation", robust, toy_model(), base, module=other, out_dir=tmp_path)
-    (tmp_path / "shard-00000.safetensors").unlink()
-    assert torch.equal(robust(toy_model(), base, module=first, out_dir=tmp_path, **options()).x, made.x)
 
 
 def test_a_random_model_resumes(tmp_path):

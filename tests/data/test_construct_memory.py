@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from fastadv.data import _rows, batches, construct, hold_out, load_constructed, verify_constructed
 from fastadv.data._rows import MappedRows
-from fastadv.data.content import describe_shared
-from fastadv.runs import processes
 from fastadv.threat import L2
 from tests.data.sets import random_target, toy_base, toy_model
 from tests.processes import go
@@ -91,18 +89,3 @@ def test_a_set_in_a_folder_is_that_in_memory(tmp_path, monkeypatch):
     assert isinstance(mapped._rows, MappedRows)  # none of these reads all
     assert mapped.x.equal(held.x)
     assert load_constructed(tmp_path / "copy").x.equal(held.x)
-
-
-def test_mapped_images_are_known_in_a_part_of_a_set(tmp_path, monkeypatch):
-    compared = []
-    monkeypatch.setattr(processes, "check_alike", compared.append)
-    monkeypatch.setattr(processes, "from_first", lambda make: make())
-    part = Subset(random_target(toy_model(), toy_base(20), steps=1, shard_size=8, out_dir=tmp_path), [3, 9])
-    monkeypatch.setattr(processes, "world", lambda: 2)
-    mapped = describe_shared(part)
-    assert isinstance(part.dataset._rows, MappedRows)
-    assert part.dataset.x.any()  # all are in memory now
-    assert describe_shared(part) == mapped
-    part.dataset.x.zero_()
-    assert describe_shared(part) != mapped
-    assert compared[0] == compared[1] != compared[2]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastadv.data import load_constructed, verify_constructed
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.errors import CorruptFileError
 from tests.processes import program, succeed
 
 from .sets import random_target, toy_base, toy_model
@@ -61,38 +61,11 @@ def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
         assert load_constructed(folder).card["measured"] == whole.card["measured"]
 
 
-@pytest.mark.slow
-def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
-    random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS | {"seed": 1})
-    for k in (0, 1, 2, 3):
-        (tmp_path / f"shard-0000{k}.safetensors").unlink()
-    calls: list[int] = []
-    with pytest.raises(InputError, match="another seed"):
-        random_target(
-            toy_model(), toy_base(40), out_dir=tmp_path, progress=lambda *a: calls.append(1), **OPTIONS
-        )
-    assert not calls
-
-
 def test_finished_run_is_kept_as_it_is(done):
     before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
     again = random_target(toy_model(), toy_base(40), out_dir=done, **OPTIONS)
     assert {path: path.stat().st_mtime_ns for path in done.iterdir()} == before
     assert again.card == load_constructed(done).card
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_shards(tmp_path, done):
-    first, second = (
-        random_target(toy_model(), toy_base(40), out_dir=tmp_path, rank=rank, world_size=2, **OPTIONS)
-        for rank in (0, 1)
-    )
-    assert first.ids.tolist() == [*range(8), *range(16, 24), *range(32, 40)]
-    alone = load_constructed(done)
-    assert torch.equal(second.x, alone.x)
-    assert torch.equal(second.ids, alone.ids)
-    for ours, theirs in zip(shards(tmp_path), shards(done), strict=True):
-        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def _flip_a_bit(path: Path) -> None:

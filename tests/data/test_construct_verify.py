@@ -108,6 +108,29 @@ def test_every_bad_shard_is_named(done):
     assert "\n" not in text
 
 
+def test_shards_that_changed_places_and_that_are_of_another_set_are_named(done, tmp_path):
+    first, second = (done / shard_name(k) for k in (0, 1))
+    (done / "aside").write_bytes(first.read_bytes())
+    second.rename(first)
+    (done / "aside").rename(second)
+    with pytest.raises(CorruptFileError, match=r"expected shard 0 .*; .*expected shard 1 ") as caught:
+        verify_constructed(done)
+    assert "shard-00002" not in str(caught.value)
+    other = tmp_path / "other"
+    random_target(toy_model(), toy_base(20), threat=L2(2.0), out_dir=other, **OPTIONS, seed=1)
+    (other / "index.json").write_bytes((done / "index.json").read_bytes())
+    with pytest.raises(CorruptFileError, match=r"shard-00000.*got one of another set"):
+        verify_constructed(other)
+
+
+def test_a_whole_shard_that_is_not_the_one_listed_is_named(done):
+    mapped, index = read_shards(done)
+    tensors = {name: t if isinstance(t, torch.Tensor) else t.joined() for name, t in mapped.items()}
+    write_shard(done, 2, {name: t[15:19] for name, t in tensors.items()}, index["config"])
+    with pytest.raises(CorruptFileError, match=r"shard-00002.*expected the shard that index\.json lists"):
+        verify_constructed(done)
+
+
 Change = Callable[[Any, Any, Any], object]
 
 
