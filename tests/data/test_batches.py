@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from fastadv.data import ImageSet, batches, load
-from fastadv.data._batches import Reader
 from fastadv.errors import CorruptFileError, InputError
 
 
@@ -37,17 +36,6 @@ def folder(tmp_path: Path) -> Path:
                 tmp_path / "train" / name / f"{i}.png"
             )
     return tmp_path
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
-def test_every_sample_comes_once_with_its_number(batch_size: int) -> None:
-    dataset = memory()
-    parts = list(batches(dataset, batch_size))
-    x, y, ids = (torch.cat(part) for part in zip(*parts, strict=True))
-    assert torch.equal(x, dataset.x.float() / 255)
-    assert torch.equal(y, dataset.y)
-    assert torch.equal(ids, torch.arange(11))
-    assert [len(part[0]) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
 
 
 @pytest.mark.parametrize("kind", ["memory", "tensors", "folder"])
@@ -126,26 +114,6 @@ def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: 
     dataset: Any = [(image, label)]
     with pytest.raises(InputError, match=match):
         list(batches(dataset, 2))
-
-
-@pytest.mark.slow
-def test_a_reader_keeps_its_processes_and_follows_every_order_and_seed() -> None:
-    kept = Reader(Drawing(), 4, 1, kept=True)
-    before = None
-    for order, seed in ((range(11), 1), (range(10, -1, -1), 2), ([3, 1], 2)):
-        for one, other in zip(
-            kept.batches(order, seed), batches(Drawing(), 4, order, seed=seed), strict=True
-        ):
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-        processes = [worker.pid for worker in kept._loader._iterator._workers]
-        assert before in (None, processes)
-        before = processes
-    next(kept.batches())  # a reading that is broken off leaves nothing for the next one
-    assert torch.cat([ids for *_, ids in kept.batches([5, 6])]).tolist() == [5, 6]
-    worker = kept._loader._iterator._workers[0]
-    kept.close()
-    worker.join(10)
-    assert not worker.is_alive()
 
 
 class Drawing(Dataset[Any]):

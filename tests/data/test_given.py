@@ -1,7 +1,5 @@
 """What callers hand over as data becomes one set; what cannot is refused in words."""
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -68,22 +66,6 @@ def test_any_other_loader_is_read_as_it_is(loader: Any, count: int) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)  # whatever was drawn before, the order is the same
     assert torch.equal(dataset.tensors[1], as_dataset(loader).tensors[1])  # type: ignore[attr-defined]
-
-
-PEAK = """
-import torch
-from fastadv.data.given import as_dataset
-def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
-before = peak()
-held = as_dataset((torch.rand(1000, 3, 16, 16), torch.arange(1000)) for _ in range(30)).tensors[0]
-print((peak() - before) / held.nbytes)
-"""
-
-
-@pytest.mark.slow
-def test_batches_that_come_once_are_in_memory_once() -> None:
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.5
 
 
 def test_images_of_several_dtypes_are_joined_as_torch_joins_them() -> None:

@@ -1,12 +1,9 @@
 """Sets of mappings and tuples, as pairs of an image and a label."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-import fastadv as fa
 from fastadv.data import batches, pairs
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
@@ -121,11 +118,3 @@ def test_columns_of_text_are_no_labels():
 def test_items_without_the_parts_are_refused(item, match):
     with pytest.raises(InputError, match=f"sample 0: {match}"):
         next(batches(pairs([item]), 1))
-
-
-def test_a_model_is_trained_and_measured_on_them():
-    dataset = pairs(Rows(array), "img", "fine")
-    net = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
-    (report,) = fa.train.fit(net, dataset, fa.train.Standard(), epochs=1, batch_size=4, test_set=dataset)
-    assert report.clean_accuracy == fa.evaluate(net, dataset).clean_accuracy
-    assert np.isfinite(report.loss)

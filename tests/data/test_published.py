@@ -43,19 +43,6 @@ def test_the_split_is_fixed_stratified_and_whole() -> None:
     assert (train.data_hash, test.data_hash) == ("5b621d74d6b1e97f", "c0a4c23d8e85c297")
 
 
-@pytest.mark.slow
-def test_they_are_those_of_scikit_learn_in_their_order() -> None:
-    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
-    theirs = datasets.load_digits()
-    for split in ("train", "test"):
-        ours = load("digits", split)
-        assert isinstance(ours, ImageSet)
-        images = torch.from_numpy(theirs.images).float().div(16).unsqueeze(1)
-        places = torch.cat([(images == x).flatten(1).all(1).nonzero() for x in ours.x]).flatten()
-        assert torch.equal(places, places.sort().values)
-        assert torch.equal(ours.labels, torch.from_numpy(theirs.target)[places])
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_resized_digits_stay_in_the_box_and_keep_their_labels(split: str) -> None:
     small, large = load("digits", split), load("digits", split, size=28)
@@ -136,11 +123,6 @@ def test_copies_say_what_they_are(copies: Path) -> None:
     assert dataset.shape == (3, 32, 32)
     assert dataset.labels.tolist() == list(range(10)) * 3
     assert (dataset.x[:, 0].float().mean(dim=(1, 2)) - 20 * dataset.labels).abs().max() < 3
-
-
-def test_a_limit_keeps_what_the_whole_set_begins_with(copies: Path) -> None:
-    assert torch.equal(read("cifar10", copies, limit=12).x, read("cifar10", copies).x[:12])
-    assert read("cifar10", copies, limit=12, size=16).x.shape == (12, 3, 16, 16)
 
 
 def test_a_copy_that_is_damaged_or_of_another_size_is_named(copies: Path) -> None:
