@@ -11,14 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train.augment import (
-    AUGMENTS,
-    crop,
-    cutout,
-    flip,
-    make_augment,
-    random_resized_crop,
-)
+from fastadv.train.augment import AUGMENTS, crop, cutout, flip, make_augment, random_resized_crop
 
 
 def images(n, channels=3, height=9, width=7, dtype=torch.float32, seed=0):

@@ -162,10 +162,7 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
     return model.eval(), train.x, train.y
 
 
-@pytest.mark.parametrize(
-    ("attack", "radius", "batch_size"),
-    [("apgd", 0.3, 100), ("pgd", 0.2, 100)],
-)
+@pytest.mark.parametrize(("attack", "radius", "batch_size"), [("apgd", 0.3, 100), ("pgd", 0.2, 100)])
 def test_it_is_as_strong_as_steps_on_the_mean_loss(digits, attack, radius, batch_size):
     model, x, y = digits
     found = [ascent_by_hand(model, x, y, radius, share, 50) for share in (0.1, 0.25)]

@@ -10,13 +10,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain
-from fastadv.train import (
-    Execution,
-    FGSMTraining,
-    PGDTraining,
-    SmoothAdv,
-    fit,
-)
+from fastadv.train import Execution, FGSMTraining, PGDTraining, SmoothAdv, fit
 from fastadv.train.recipes._followers import Followers, follower
 from tests import recorded
 from tests.train.nets import images
