@@ -95,16 +95,6 @@ def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_p
     assert same(fa.models.read_weights(tmp_path / "best.safetensors")[0], states[0])
 
 
-@pytest.mark.slow
-def test_the_best_weights_are_averaged_ones_where_there_are_such(tmp_path):
-    model, _, past = run(tmp_path, patience=9, ema=0.5, epochs=3)
-    best = max(past, key=lambda report: report.ema_robust_accuracy["fgsm"])
-    table = fa.evaluate(model, nets.images(20, seed=9), ATTACKS)
-    assert table["fgsm"].robust_accuracy == best.ema_robust_accuracy["fgsm"]
-    assert table.clean_accuracy == best.ema_clean_accuracy
-    assert same(model.state_dict(), fa.models.read_weights(tmp_path / "best.safetensors")[0])
-
-
 HELD_OUT = nets.images(30, seed=5)
 
 

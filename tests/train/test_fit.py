@@ -149,7 +149,8 @@ BAD = {
     "optimizer": [{"optimizer": "lion"}], "resume": [{"resume": "yes"}], "progress": [{"progress": 1}],
     "schedule": [{"schedule": value} for value in ("sometimes", 0.1, lambda done: math.nan)],
     "augment": [{"augment": value} for value in
-                ("mixer", lambda x, *, ids, seed: x[:, :, 1:], lambda x, *, ids, seed: None)],
+                ("mixer", ["crop", "mixer"], ["crop", 3], [], 5, lambda x, *, ids, seed: x[:, :, 1:],
+                 lambda x, *, ids, seed: None)],
     "learning_rate": [{"learning_rate": rate} for rate in (0.0, math.nan, "fast")],
     "momentum": [{"momentum": value} for value in (1.0, -0.1)],
     "weight_decay": [{"weight_decay": value} for value in (-1.0, math.inf)],

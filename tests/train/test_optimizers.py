@@ -10,7 +10,6 @@ from fastadv.errors import InputError
 from fastadv.runs import checkpoint
 from fastadv.train import AWP, Execution, Optimization, Standard, fit
 from fastadv.train.optim import find_rate, make_optimizer
-from fastadv.train.recipes.base import GROWTH_EVERY, LossScale
 
 from .nets import assert_same, images, net, stopped
 from .recipes.test_own_step import Spy
@@ -143,22 +142,6 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(tmp_path):
     assert checkpoint.load(tmp_path / "checkpoint.safetensors").tensors["scale"].tolist() == [2.0**15, 1.0]
     assert model[1].weight.isfinite().all()
     assert 0 < (model[1].weight - before).abs().max() < 1e-2
-
-
-def test_the_scale_doubles_after_many_steps_and_divides_gradients():
-    scale = LossScale(torch.device("cpu"))
-    gradient = torch.full((3,), 2.0**17)
-    scale.unscale([gradient, None])
-    assert gradient.tolist() == [2.0] * 3
-    for _ in range(GROWTH_EVERY):
-        assert scale.admits_step()
-    assert scale.values.tolist() == [2.0**17, 0.0]
-    (zero, known), none = scale.directions([torch.tensor([torch.inf, 2.0**18]), None])
-    assert (zero, known, none) == (0, 2, None)
-    assert scale.admits_step()
-    scale.unscale([torch.tensor([torch.nan]), torch.ones(1)])
-    assert not scale.admits_step()
-    assert scale.values.tolist() == [2.0**16, 0.0]  # steps in a row are counted anew
 
 
 def test_fp16_is_refused_where_it_would_round_weights_or_gradients_away():

@@ -160,15 +160,6 @@ def test_no_side_effects_of_the_attack(name):
 
 
 @every_loss
-def test_batchnorm_counts_training_forwards_alone(name):
-    x, y, ids = batch()
-    model = net().train()
-    LOSSES[name](model, x, y, ids=ids)
-    twice = "trades", "mart", "score"
-    assert model[1].num_batches_tracked == (2 if name in twice else 1)
-
-
-@every_loss
 def test_the_attack_computes_no_weight_gradient(name):
     x, y, ids = batch()
     model, calls = flat_net(), []

@@ -1,7 +1,6 @@
 """A run that stops, at any moment and for any reason, goes on as if nothing had happened."""
 
 import functools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import files
-from fastadv.train import _run, fit, reports
-from fastadv.train.measuring import Measure
+from fastadv.train import fit, reports
 
 from .nets import assert_same, grouped, images, net, run, stopped, timeless
 
@@ -34,29 +32,6 @@ def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, stop):
     assert_same(model, whole[0])
     assert timeless(reports(tmp_path)) == timeless(whole[1])
     assert timeless(rest) == timeless(whole[1])[(stop - 1) // 7 :]
-
-
-@pytest.mark.slow
-def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkeypatch):
-    now, step = [0.0], torch.optim.SGD.step
-
-    def ten_seconds(optimizer, *args, **kwargs):
-        now[0] += 10
-        return step(optimizer, *args, **kwargs)
-
-    def three_seconds(measure, model):
-        now[0] += 3
-        return 0.5, {}
-
-    monkeypatch.setattr(_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(torch.optim.SGD, "step", ten_seconds)
-    monkeypatch.setattr(Measure, "_accuracies", three_seconds)
-    # in the second epoch, whose first four steps lie in the checkpoint
-    stopped(12, run, tmp_path, test_set=images(9))
-    seen = []
-    run(tmp_path, test_set=images(9), resume=True, progress=lambda done, total: seen.append(done))
-    assert seen == [12, 13, 14]
-    assert [report.seconds for report in reports(tmp_path)] == [73.0] * 2
 
 
 def fit_of(folder, **options):

@@ -118,14 +118,6 @@ def test_it_is_inside_and_of_radius_zero_nothing():
         assert torch.equal(out.apply(x), torch.cat([out.apply(one[None]) for one in x]))
 
 
-def test_every_gradient_is_taken_inside_the_box():
-    """At images, not at x + t, which the model would never see."""
-    model, seen = net(), []
-    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
-    universal(model, labeled(model, images()), fa.Linf(0.5), epochs=3, batch_size=16)
-    assert all(bool(((x >= 0) & (x <= 1)).all()) for x in seen)
-
-
 class Peak(nn.Module):
     """Images are most wrong where their mean is 0.8."""
 
@@ -247,19 +239,6 @@ def test_other_outputs_by_a_criterion():
     one = nn.Sequential(net(1), nn.Flatten(0))
     logit = universal(one, (x, (one(x) > 0).long()), threat, criterion=fa.attacks.Signs(), epochs=4)
     assert logit.success_rate > 0
-
-
-def test_evaluate_judges_it_on_held_out_data():
-    model = net()
-    out = universal(model, labeled(model, images()), fa.Linf(0.3), epochs=4)
-    x, y = labeled(model, images(50, seed=1))
-    row = fa.evaluate(model, (x, y), {"universal": out})["universal"]
-    assert row.robust_accuracy == (model(out.apply(x)).argmax(1) == y).double().mean().item()
-    assert row.threat.radius == 0.3
-    shifted = universal(model, (x - 0.5, y), fa.Linf(0.3, box=(-0.5, 0.5)), epochs=1)
-    assert len(fa.evaluate(model, (x - 0.5, y), {"universal": shifted}).rows) == 1
-    result = out(model, x, y)
-    assert torch.equal(result.x_adv[result.correct], out.apply(x)[result.correct])
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
@@ -406,20 +385,6 @@ def test_several_processes_find_what_one_finds(tmp_path):
     refused = Refused(tmp_path)
     refused.alike("alike", "seed")
     assert "y: expected classes 0 to 2" in refused.said[0]["wrong"]
-
-
-def test_every_epoch_draws_anew():
-    draws = []
-
-    def paste(x, t, draw):
-        draws.append(draw)
-        return (x + t).clamp(0, 1)
-
-    digits = fa.data.load("digits", "test", limit=20)
-    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-    threat = fa.Through(paste, fa.Linf(0.1, box=(-1, 1)), still=torch.zeros_like)
-    fa.attacks.universal(model, digits, threat, epochs=3)
-    assert {*draws} == {0, 1, 2, 3}  # the first of them to judge
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 64)])
