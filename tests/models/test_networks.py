@@ -67,9 +67,8 @@ def test_defaults_give_finite_logits_and_fx_traces_them(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("training", [False, True])
-def test_torchscript_compiles_them(name: str, training: bool) -> None:
-    model, x = create(name).train(training), torch.rand(3, *SHAPES[name])
+def test_torchscript_compiles_them(name: str) -> None:
+    model, x = create(name), torch.rand(3, *SHAPES[name])
     torch.testing.assert_close(torch.jit.script(model)(x), model(x))
 
 
@@ -82,12 +81,9 @@ def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
         model(torch.rand(2, 5, *size))
     with pytest.raises(InputError, match="255"):
         model(torch.zeros(2, channels, *size, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("name", ["softmax", "logistic", "cnn"])
-def test_another_image_size_is_refused_where_it_is_fixed(name: str) -> None:
-    with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
-        create(name)(torch.rand(2, 1, 28, 29))
+    if name in ("softmax", "logistic", "cnn"):  # whose size is fixed
+        with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
+            model(torch.rand(2, 1, 28, 29))
 
 
 @pytest.mark.parametrize("name", NAMES)
