@@ -27,7 +27,6 @@ def memory(count: int = 11) -> ImageSet:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of five images of 6x5."""
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -62,18 +61,6 @@ def test_a_batch_is_a_copy() -> None:
     for x, _, _ in batches(dataset, 4):
         x.zero_()
     assert torch.equal(dataset.x, before)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_change_nothing_and_the_global_generator_is_left_alone(folder: Path, workers: int) -> None:
-    dataset = load("imagefolder", data_dir=folder)
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    parts = list(batches(dataset, 4, workers=workers))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.cat([ids for _, _, ids in parts]).tolist() == list(range(10))
-    assert torch.equal(torch.cat([x for x, _, _ in parts]), torch.stack([dataset[i][0] for i in range(10)]))
 
 
 @pytest.mark.slow

@@ -22,8 +22,6 @@ FEW, MANY = 64, 1536
 
 
 class Numbered(Dataset[Any]):
-    """Images that are made when they are asked for."""
-
     def __init__(self, count: int) -> None:
         self.count = count
 

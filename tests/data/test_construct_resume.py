@@ -31,7 +31,6 @@ def made(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture
 def done(made: Path, tmp_path: Path) -> Path:
-    """A finished set that a test may damage."""
     return shutil.copytree(made, tmp_path / "set")
 
 

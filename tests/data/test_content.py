@@ -34,8 +34,6 @@ class Held(Dataset):
 
 
 class Behind:
-    """A set that hands on what another one tells."""
-
     def __init__(self, inner):
         self.inner = inner
 
@@ -167,8 +165,6 @@ def test_items_that_differ_in_one_thing_are_others(item):
 
 
 class Telling(Dataset):
-    """As torchvision's sets: `targets`, and what is done to them."""
-
     targets, target_transform = Y.tolist(), None
 
     def __len__(self):

@@ -10,7 +10,6 @@ from fastadv.errors import InputError
 
 
 def small(**changes: Any) -> ImageSet:
-    """Six random images of two classes."""
     x = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     given = {"x": x, "y": torch.tensor([0, 1] * 3), "classes": ["zero", "one"], "name": "small"}
     return ImageSet(**(given | changes))

@@ -48,13 +48,11 @@ IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 
 def idx(*shape: int, payload: bytes) -> bytes:
-    """An IDX file of unsigned bytes."""
     return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + payload
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """A tiny test split: 20 images."""
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     pixels = torch.randint(0, 256, (20 * 784,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -185,7 +183,6 @@ def test_cifar100_keeps_its_order_and_fine_classes(cifar100: Path) -> None:
 
 @pytest.fixture
 def svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Seven test images as a MATLAB file, in which 10 is the digit 0."""
     from scipy.io import savemat
 
     from fastadv._torchvision import datasets

@@ -63,8 +63,6 @@ def test_the_choice_follows_from_the_seed_and_every_image_is_on_one_side():
 
 
 class Unlabeled(ImageSet):
-    """A set that tells its labels with its images alone."""
-
     labels = property(lambda self: None, lambda self, value: None)
 
     def __len__(self):

@@ -20,7 +20,6 @@ OPTIONS = {"steps": 3, "shard_size": 25, "batch_size": 7}
 
 
 def net() -> nn.Module:
-    """Convolution and BatchNorm, which the search copy folds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         parts = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)
@@ -30,13 +29,11 @@ def net() -> nn.Module:
 
 
 def write(made: ConstructedSet, path: Path) -> None:
-    """A set and its card, in a file that is equal for equal ones."""
     card = {name: value for name, value in made.card.items() if name != "date"}
     save_tensors(path, made.tensors(), {"card": json.dumps(card, sort_keys=True)})
 
 
 def every_set(folder: Path, rank: int = 0) -> None:
-    """Each construction in a folder, and without one."""
     name = f"{processes.world()}-{rank}"
     for construct in ALL:
         kind = construct.__name__
@@ -46,7 +43,6 @@ def every_set(folder: Path, rank: int = 0) -> None:
 
 
 def resumed(folder: Path, killed: bool = False) -> ConstructedSet:
-    """The second process may be killed within its first shard."""
 
     def progress(done: int, total: int) -> None:
         if killed and done == 14 and processes.rank() == 1:
@@ -76,12 +72,9 @@ def faults(folder: Path, rank: int) -> None:
     wrong: dict[str, dict[str, Any]] = {
         "base": {"base": toy_base(60 - rank)},
         "model": {"model": other},
-        "steps": {"steps": 3 + rank},
         "seed": {"seed": rank},
-        "batch_size": {"batch_size": 7 + rank},
         "out_dir": {"out_dir": folder / f"set-{rank}"},
         "argument": {"steps": 1 - rank},
-        "storage": {"dtype": "uint16" if rank else "uint8"},
         "rank": {"rank": rank, "world_size": 2},
         "file": {"out_dir": folder / "file"},
         "folder": {"out_dir": folder / "other"},

@@ -5,7 +5,6 @@ from fastadv.train._alarms import alarm
 
 
 def past(robust, own=None, losses=None, **options):
-    """Reports with those accuracies under attack."""
     count = len(robust)
     own = own or [None] * count
     losses = losses or [2.0 - 0.01 * k for k in range(count)]
@@ -17,7 +16,6 @@ def past(robust, own=None, losses=None, **options):
 
 
 def kinds(reports, tested=1000):
-    """The kind of alarm of each epoch, as a run would raise them."""
     seen = []
     for report in reports:
         seen.append(report)

@@ -2,14 +2,12 @@
 
 import importlib
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastadv as fa
 from fastadv import rng
@@ -47,7 +45,6 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def trained(recipe: Any, cuda_graph: bool | None = None, **options: Any) -> tuple[nn.Module, Any]:
-    """The model, and the losses and averaged weights."""
     model, execution = net(), Execution(cuda_graph=cuda_graph, **options.pop("execution", {}))
     options = {"epochs": 2, "batch_size": 8, "augment": "crop_flip", "optimization": ALL} | options
     run = epochs(model, images(), recipe, execution=execution, **options)
@@ -70,7 +67,6 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_is_the_same_from_graphs(case: str, captured: list[int]) -> None:
-    """With dropout, BatchNorm, and a last batch of two images."""
     expected, wanted = trained(cuda_graph=False, **CASES[case])
     assert not captured
     model, found = trained(**CASES[case])
@@ -87,29 +83,6 @@ def test_a_run_goes_on_where_it_stopped(stop: int, captured: list[int], tmp_path
     stopped(stop, trained, PGD, **options)
     model, _ = trained(PGD, resume=True, **options)
     assert_same(model, expected)
-
-
-class Reads(TorchDispatchMode):
-    """Counts what a GPU would be waited for."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function.overloadpacket.__name__ in recorded.READS
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("case", ["standard", "pgd", "fast", "fgsm", "trades"])
-@pytest.mark.parametrize("cuda_graph", [None, False])
-def test_no_step_reads_a_value(case: str, cuda_graph: bool | None, captured: list[int]) -> None:
-    counts = list[int]()
-    with Reads() as reads:
-        trained(cuda_graph=cuda_graph, progress=lambda *_: counts.append(reads.count), **CASES[case])
-    steps = [after - before for before, after in pairwise(counts)]
-    assert len(steps) == 13
-    # the first step of an epoch meets the order, and the end of the one before
-    assert not any(steps[:6] + steps[7:])
-    assert steps[6]
 
 
 class Odd(nn.Module):

@@ -17,6 +17,8 @@ from tests.processes import program, succeed
 
 from . import nets
 
+pytestmark = pytest.mark.slow
+
 ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
 RECIPE = InputNoise(fa.Linf(0.1))
 COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
@@ -24,7 +26,6 @@ COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """The accuracies under attack that a run is told, epoch by epoch."""
 
     def script(accuracies, own=0.5):
         told = iter(accuracies)
@@ -57,7 +58,6 @@ def test_every_second_epoch_is_tested_and_the_last(scripted):
     assert [report.clean_accuracy for report in past] == [None, 0.9, 0.9]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(1, 3, True), (2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
     scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])
@@ -77,7 +77,6 @@ def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patien
             run(tmp_path, patience=patience, resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"on_alarm": "rewind"}], ids=["plain", "no alarm to rewind"])
 def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted, options):
     scripted([0.5, 0.65, 0.6])
@@ -107,7 +106,6 @@ def scripted_by_set(monkeypatch, validation, test):
     monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: len(self.data) / 100)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkeypatch, folder):
     test = [0.2, 0.3, 0.9, 0.1, 0.9, 0.9]
@@ -130,7 +128,6 @@ def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkey
                 run(tmp_path, patience=2, validation_set=other, resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("falling", ["validation", "test"])
 def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
     accuracies = [COLLAPSE, [0.6] * 6]
@@ -140,7 +137,6 @@ def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
     assert len(past) == (4 if falling == "validation" else 6)
 
 
-@pytest.mark.slow
 def test_what_is_measured_on_a_validation_set():
     """All images held out judge the run, however few of the test set are looked at."""
     options = {"epochs": 1, "ema": 0.5}
@@ -168,7 +164,6 @@ def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averag
     assert best(reports(robust, [{}] * 4)).epoch == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "folder"), [("warn", True), ("stop", False), ("rewind", False), ("rewind", True)]
 )
@@ -193,7 +188,6 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, 
         assert about["config"]["chosen_on"] == "test_set"
 
 
-@pytest.mark.slow
 def test_standard_training_raises_no_alarm(scripted):
     for recipe in (Standard(), fa.train.WeightDecayL1(1e-4)):
         scripted(COLLAPSE)
@@ -201,9 +195,7 @@ def test_standard_training_raises_no_alarm(scripted):
         assert [report.alarm for report in past] == [None] * 6
 
 
-@pytest.mark.slow
 def test_the_accuracy_on_the_recipes_own_examples(monkeypatch):
-    """Of the first images alone."""
     monkeypatch.setattr(measuring, "OWN_LIMIT", 6)
     first, seed = nets.images(20, seed=9), fa.rng.derive(0, "own examples")
     x, y = first.x[:6], first.y[:6]
@@ -229,7 +221,6 @@ def everything(folder, **options):
 
 
 def contents(folder):
-    """Every file of a run, without what differs from run to run."""
     found = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
@@ -239,7 +230,6 @@ def contents(folder):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
     everything(tmp_path / "whole")

@@ -60,8 +60,6 @@ def test_groups_have_their_own_decay():
 
 
 class Hoarder(torch.optim.SGD):
-    """An optimizer that remembers what no checkpoint holds."""
-
     kept = staticmethod(lambda weight: [weight])
 
     def step(self, closure=None):

@@ -14,7 +14,6 @@ from .nets import images, net
 
 
 def by_epoch(ramp, **options):
-    """(radius, steps, step size) of each of four epochs."""
     recipe = PGDTraining(**{"threat": fa.Linf(0.3), "steps": 6, "step_size": 0.1, **options})
     first = first_recipes(Optimization(ramp=ramp), recipe, 4)
     recipes = first + [recipe] * (4 - len(first))
@@ -36,7 +35,6 @@ def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
 
 @pytest.mark.slow
 def test_the_first_epoch_is_that_of_the_smaller_radius():
-    """Weights and reports, to the bit."""
     small, climbing = net(), net()
     options = {"epochs": 2, "batch_size": 25}
     recipe = PGDTraining(fa.Linf(0.2), steps=2, step_size=0.12)

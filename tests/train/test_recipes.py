@@ -185,7 +185,6 @@ def test_no_model_is_kept_alive():
 
 @pytest.mark.parametrize("recipe", [Standard, lambda **options: FGSMTraining(THREAT, 0.3, **options)])
 def test_a_yes_or_no_for_each_class(recipe):
-    """loss="bce" is what is minimized and what the examples ascend."""
     x, y, ids = batch()
     model = flat_net()
 
@@ -271,8 +270,6 @@ FORMS = {
 
 
 class InTraining(nn.Module):
-    """A classifier whose output is of another form in training mode."""
-
     def __init__(self, form):
         super().__init__()
         self.form, self.inner = FORMS[form], flat_net()

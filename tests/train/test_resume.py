@@ -14,7 +14,7 @@ from fastadv.train import fit, reports
 
 from .nets import assert_same, grouped, images, net, run, stopped, timeless
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,6 @@ def whole(one_thread, tmp_path_factory):
     return model, past, folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 7, 8])
 def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, stop):
     stopped(stop, run, tmp_path)
@@ -50,7 +49,6 @@ def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(w
         run(whole[2])
 
 
-@pytest.mark.slow
 def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
     expected, _ = run(None, schedule="constant", epochs=2)
     run(tmp_path, schedule="constant", epochs=1)
@@ -66,7 +64,6 @@ def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
         run(tmp_path, epochs=2, resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["stale", "flipped"])
 def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path, damage):
     """A run made longer may be killed between its last checkpoint and its weights."""
@@ -101,7 +98,6 @@ RECIPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_another_configuration_is_refused_and_named(whole):
     before = {path: path.read_bytes() for path in whole[2].iterdir()}
     for name, value in REFUSED.items():
@@ -113,7 +109,6 @@ def test_another_configuration_is_refused_and_named(whole):
     assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
 
 
-@pytest.mark.slow
 def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
     """Test set, attacks, checkpoints and progress do not change what is trained: they are honored."""
     training = fit_of(tmp_path, schedule="cosine")
@@ -170,9 +165,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(whole, tmp_path, d
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.mark.slow
 def test_a_real_write_error_is_reported_and_keeps_the_previous_checkpoint(whole, tmp_path):
-    """No monkeypatch: the system refuses to let files grow beyond 1 kB."""
     resource = pytest.importorskip("resource")
     training = fit_of(tmp_path, schedule="cosine")
     next(training)

@@ -41,7 +41,6 @@ def margin(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
 
 
 def linear(weight: Tensor) -> nn.Module:
-    """Two classes: the second where <weight, x> > 0."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2, bias=False))
     with torch.no_grad():
         model[1].weight.copy_(torch.stack([-weight.flatten(), weight.flatten()]) / 2)
@@ -119,8 +118,6 @@ def test_it_is_inside_and_of_radius_zero_nothing():
 
 
 class Peak(nn.Module):
-    """Images are most wrong where their mean is 0.8."""
-
     def forward(self, x: Tensor) -> Tensor:
         off = (x.flatten(1).mean(1) - 0.8).square()
         return torch.stack([off, torch.zeros_like(off)], 1)
@@ -132,36 +129,6 @@ def test_steps_become_shorter(attack):
     data = torch.full((8, 1, 6, 6), 0.5), torch.zeros(8).long()
     out = universal(Peak(), data, fa.Linf(1.0, WIDE), attack=attack, epochs=20)
     assert out.parameters.mean().item() == pytest.approx(0.3, abs=0.05)
-
-
-def ascent_by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, share: float, steps: int) -> Tensor:
-    """Sign steps on the mean cross-entropy of all images, from zero."""
-    t = torch.zeros_like(x[:1])
-    for _ in range(steps):
-        value = nn.functional.cross_entropy(model((x + t.requires_grad_()).clamp(0, 1)), y)
-        (gradient,) = torch.autograd.grad(value, t)
-        t = (t.detach() + share * radius * gradient.sign()).clamp(-radius, radius)
-    return t
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[nn.Module, Tensor, Tensor]:
-    train = fa.data.load("digits", limit=200)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    fa.train.fit(model, train, fa.train.Standard(), epochs=30)
-    return model.eval(), train.x, train.y
-
-
-@pytest.mark.parametrize(("attack", "radius", "batch_size"), [("apgd", 0.3, 100), ("pgd", 0.2, 100)])
-def test_it_is_as_strong_as_steps_on_the_mean_loss(digits, attack, radius, batch_size):
-    model, x, y = digits
-    found = [ascent_by_hand(model, x, y, radius, share, 50) for share in (0.1, 0.25)]
-    least = min((model((x + t).clamp(0, 1)).argmax(1) == y).double().mean().item() for t in found)
-    out = universal(model, (x, y), fa.Linf(radius), attack=attack, epochs=50, batch_size=batch_size)
-    assert out.robust_accuracy <= least
-    assert len(out.losses) == 50
 
 
 def test_it_goes_on_after_most_samples_are_wrong():
@@ -185,8 +152,6 @@ def test_the_seed_alone_decides_and_the_model_stays_as_it_is():
 
 
 class Spoiled(nn.Module):
-    """Logits are NaN for one image."""
-
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -337,8 +302,6 @@ def test_any_map_of_parameters():
         lambda x: x.new_ones(len(x), 1),
     )
     assert 0.5 <= universal(model, data, contrast, epochs=3).parameters.item() <= 1.5
-    moved = universal(model, data, fa.Moved(pixels=1, degrees=10), epochs=6)
-    assert moved.apply(x).shape == x.shape
     own = fa.Through(lambda x, t: t, fa.Linf(0.1), still=lambda x: x)
     with pytest.raises(InputError, match=r"whose still\(x\) differ"):
         universal(model, data, own)
@@ -363,7 +326,6 @@ class Doubled(Spoiled):
 
 
 def in_processes(folder: Path, rank: int) -> None:
-    """What each of two processes does."""
     given = cases()
     torch.save([given[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
     tell(folder, rank, {"wrong": given["wrong"], "alike": partial(given["ball"], seed=rank)})

@@ -7,6 +7,8 @@ import torch
 
 from fastadv.models import ABS
 
+pytestmark = pytest.mark.slow
+
 LATENTS = 1501
 
 
@@ -18,7 +20,6 @@ def one_layer(weight, bias, **options):
 
 
 def curves(seed, **options):
-    """Three classes of images [2, 1, 1]: curves in the unit square."""
     g = torch.Generator().manual_seed(seed)
     return one_layer(3 * torch.randn(3, 1, 2, 1, 1, generator=g), torch.randn(3, 2, generator=g), **options)
 
@@ -46,7 +47,6 @@ def random_points(model, count=60, seed=10):
     return x, class_losses(model, x).argmin(1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "seed", "tight"), [(0.0, 0, False), (0.05, 3, True), (0.4, 0, True)])
 def test_the_l_infinity_bound_is_the_radius_at_which_the_worst_cases_meet(beta, seed, tight):
     model = curves(seed, beta=beta)
@@ -102,7 +102,6 @@ def binary_model(factors, beta):
     return one_layer(weight, 3 * (2 * shapes - 1), binary=True, factors=factors, beta=beta)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factors", "beta", "tight"),
     [([1.0, 1.0, 1.0], 0.0, False), ([1.0, 0.7, 1.3], 0.1, True), ([1.0, 0.7, 1.3], 0.6, False)],

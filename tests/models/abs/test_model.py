@@ -70,7 +70,6 @@ def test_the_prior_keeps_the_likeliest_nine_tenths_of_the_draws_in_their_order(c
 
 
 def test_the_bank_follows_weights_that_are_written_in_inference_mode():
-    """Tensors made there do not count their versions."""
     with torch.inference_mode():
         written, fresh = tiny(), tiny()
         written.bank()
@@ -135,7 +134,6 @@ class TestBadInput:
             (torch.rand(2, 8, 8), "shape"),
             (torch.rand(2, 1, 8, 8) * 255, r"\[0, 1\]"),
             (torch.rand(2, 1, 8, 8) - 1, r"\[0, 1\]"),
-            (torch.full((2, 1, 8, 8), torch.inf), r"\[0, 1\]"),
             (torch.full((2, 1, 8, 8), torch.nan), r"\[0, 1\]"),
             (torch.tensor([torch.nan, 2.5]).view(2, 1, 1, 1).expand(2, 1, 8, 8), r"\[0, 1\]"),
             (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floating"),

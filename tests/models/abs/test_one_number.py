@@ -9,6 +9,8 @@ from fastadv.models.abs import inference
 
 from .nets import gradient, images, tiny
 
+pytestmark = pytest.mark.slow
+
 CROSSED = list(itertools.product((False, True), (False, True), ("fp32", "bf16")))
 FACTORS = [1.0, 0.95, 1.05, 0.9]
 
@@ -25,7 +27,6 @@ def hard_images(model, count=20):
     return x
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("binary", "prune", "precision", "input_grad"),
     # each gradient meets each option, not every pair of these
@@ -84,7 +85,6 @@ def test_the_gradient_is_that_of_the_loss(binary, prune):
         torch.testing.assert_close(gradient(model, x, k), expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prune", [False, True])
 def test_the_unrolled_gradient_goes_through_the_steps_of_fitted_classes_alone(prune):
     model, envelope = (crossed(False, prune, "fp32", input_grad=name) for name in ("unrolled", "envelope"))
@@ -96,7 +96,6 @@ def test_the_unrolled_gradient_goes_through_the_steps_of_fitted_classes_alone(pr
         assert torch.equal(same, skipped[:, k])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("binary", "dtype"), [(False, torch.float16), (True, torch.bfloat16), (False, torch.float64)]
 )
@@ -124,7 +123,6 @@ def test_the_threshold_is_compared_in_the_image_s_own_precision():
     assert (model.observed(torch.nextafter(half, torch.zeros_like(half))) == 0).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("binary", "prune", "precision"), [(False, False, "fp32"), (False, True, "bf16"), (True, True, "fp32")]
 )

@@ -1,7 +1,5 @@
 """Where weights are found."""
 
-from pathlib import Path
-
 import pytest
 
 from fastadv import models
@@ -12,13 +10,13 @@ from fastadv.models.zoo.loading import weights_folder
 NAME = "cifar10/L2/Rice2020Overfitting"
 
 
-def put(path: Path, text: str = "weights") -> Path:
+def put(path, text="weights"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
 
-def test_the_cache_is_the_named_folder_or_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_the_named_folder_or_the_users(tmp_path, monkeypatch):
     assert weights_folder() == tmp_path / "cache"
     monkeypatch.delenv("FASTADV_WEIGHTS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -27,9 +25,7 @@ def test_the_cache_is_the_named_folder_or_the_users(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_a_file_a_folder_in_either_layout_and_the_cache_are_looked_at(
-    tmp_path: Path, cache: Path, ending: str
-) -> None:
+def test_a_file_a_folder_in_either_layout_and_the_cache_are_looked_at(tmp_path, cache, ending):
     entry = find(NAME)
     own = put(tmp_path / "any name.bin")
     deep, flat = (put(tmp_path / at / f"Rice2020Overfitting{ending}") for at in ("a/cifar10/L2", "b"))
@@ -40,7 +36,7 @@ def test_a_file_a_folder_in_either_layout_and_the_cache_are_looked_at(
     assert locate(entry, None) == kept
 
 
-def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_path: Path, cache: Path) -> None:
+def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_path, cache):
     entry = find(NAME)
     for weights, place in (
         (None, cache / f"{NAME}.pt"),

@@ -24,8 +24,6 @@ def _same(x: Tensor) -> Tensor:
 
 
 class Net(nn.Module):
-    """BatchNorm, dropout, and what else a model may hold."""
-
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -114,8 +112,6 @@ def test_in_what_precision_a_run_searches(
 
 
 class SharedBuffer(nn.Sequential):
-    """One buffer of two layers, which a change of precision parts."""
-
     def __init__(self) -> None:
         shared = torch.ones(4, 1, 1)
         masks = [module(lambda self, x: x * self.mask, mask=shared) for _ in range(2)]

@@ -14,7 +14,6 @@ SIGMA = 0.4
 
 
 def noise(x: Tensor, ids: Tensor, draw: int) -> Tensor:
-    """sigma · N(0, 1), keyed by (seed, id, draw)."""
     return SIGMA * rng.normal(64, rng.derive(SEED, "smoothing"), ids, draw).double().view_as(x)
 
 

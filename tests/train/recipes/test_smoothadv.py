@@ -20,7 +20,6 @@ def drawn(x, ids, noises=NOISES):
 
 
 def not_sure(model, x, y, noises):
-    """-log of the mean probability of y under the noises, [B]."""
     return -hand.own(sum(model(x + noise).softmax(1) for noise in noises) / len(noises), y).log()
 
 
@@ -57,7 +56,6 @@ def test_weights_that_are_perturbed_meet_the_same_noise():
 
 
 def test_an_image_of_which_the_net_is_sure_moves_where_it_should():
-    """1 - p is 0 in float32."""
     model, (x, y, ids) = flat_net(), hand.batch()
     y, x, recipe = torch.zeros_like(y), x.float(), SmoothAdv(fa.L2(0.5), SIGMA)
     with torch.no_grad():
