@@ -1,32 +1,30 @@
 """A data set in batches, with the number of every sample."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from fastadv.data import ImageSet, batches, load
 from fastadv.errors import CorruptFileError, InputError
 
 
-def images(count: int = 11) -> Tensor:
+def images(count=11):
     return torch.randint(
         0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
 
 
-def memory(count: int = 11) -> ImageSet:
+def memory(count=11):
     return ImageSet(images(count), torch.arange(count) % 3, 3, "memory")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -38,8 +36,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["memory", "tensors", "folder"])
-def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind: str, folder: Path) -> None:
-    dataset: Any = {
+def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind, folder):
+    dataset = {
         "memory": memory(10),
         "tensors": TensorDataset(images(10), torch.arange(10) % 3),
         "folder": load("imagefolder", data_dir=folder),
@@ -55,7 +53,7 @@ def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind: str, fol
     assert list(batches(dataset, 2, [])) == []
 
 
-def test_a_batch_is_a_copy() -> None:
+def test_a_batch_is_a_copy():
     dataset = ImageSet(torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), 1, "memory")
     before = dataset.x.clone()
     for x, _, _ in batches(dataset, 4):
@@ -65,7 +63,7 @@ def test_a_batch_is_a_copy() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, workers: int) -> None:
+def test_images_that_cannot_be_served_are_named_in_one_line(folder, workers):
     Image.new("RGB", (9, 9)).save(folder / "train" / "a" / "9.png")
     with pytest.raises(InputError, match=r"one shape, got \[3, 6, 5\], \[3, 9, 9\]; load the set with size="):
         list(batches(load("imagefolder", data_dir=folder), 20, workers=workers))
@@ -97,8 +95,8 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, worker
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],
 )
-def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: str) -> None:
-    dataset: Any = [(image, label)]
+def test_bad_samples_of_any_data_set_are_refused(image, label, match):
+    dataset = [(image, label)]
     with pytest.raises(InputError, match=match):
         list(batches(dataset, 2))
 
@@ -106,17 +104,17 @@ def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: 
 class Drawing(Dataset[Any]):
     """Images whose transform draws from every generator there is, as users' transforms do."""
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 11
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, position):
         drawn = torch.rand(()), torch.tensor(np.random.rand()), torch.tensor(random.random())
         return torch.stack([torch.full((2, 2), float(value)) for value in drawn]), position % 3
 
 
 @pytest.mark.slow
-def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone() -> None:
-    def served(seed: int, batch_size: int = 4, workers: int = 0, order: Any = None) -> dict[int, Tensor]:
+def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone():
+    def served(seed, batch_size=4, workers=0, order=None):
         torch.manual_seed(random.SystemRandom().randrange(2**30))
         states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
         parts = list(batches(Drawing(), batch_size, order, workers=workers, seed=seed))
@@ -133,7 +131,7 @@ def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone() -> None:
 
 
 @pytest.mark.parametrize("narrow", [(0.0, 0.5), (0.5, 1.0), (0.2, 0.9)])
-def test_images_lie_in_the_box_of_every_threat(narrow: tuple[float, float]) -> None:
+def test_images_lie_in_the_box_of_every_threat(narrow):
     """Whatever their order, and whether the images lie in memory or are read."""
     x = images().float() / 255
     data = ImageSet(x, torch.arange(11) % 3, 3, "memory")

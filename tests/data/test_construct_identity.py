@@ -1,11 +1,8 @@
 """A folder takes shards of one construction alone: a change is refused, or makes no difference to the set."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -15,11 +12,11 @@ from fastadv.threat import L2, Linf
 from .sets import ALL, fixed_shift, random_target, robust, toy_base, toy_model
 
 
-def options(**changed: Any) -> dict[str, Any]:
+def options(**changed):
     return {"steps": 2, "shard_size": 8, "batch_size": 5} | changed
 
 
-def refused(named: str, construct: Callable[..., Any], *args: Any, **given: Any) -> None:
+def refused(named, construct, *args, **given):
     folder = given["out_dir"]
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(InputError, match=rf"another {named}[ .;].*another folder"):
@@ -33,7 +30,7 @@ def test_every_changed_option_is_refused_or_honored(tmp_path, construct):
     base = toy_base(20)
     made = construct(toy_model(), base, out_dir=tmp_path, **options())
     (tmp_path / "shard-00001.safetensors").unlink()  # there is work left to do
-    changes: dict[str, Any] = {
+    changes = {
         "steps": 3,
         "step_size": 0.2,
         "threat": L2(0.25),
@@ -68,7 +65,7 @@ def test_another_base_is_refused(tmp_path):
             random_target(toy_model(), other, out_dir=tmp_path, **options())
 
 
-MODELS: dict[str, tuple[Any, Any]] = {
+MODELS = {
     "weights": (toy_model(), toy_model(5)),
     "precision": (fa.freeze(toy_model()), fa.freeze(toy_model(), "bf16")),
     "one image in 40": (
@@ -94,19 +91,19 @@ def test_a_random_model_resumes(tmp_path):
     """Its answers differ from call to call, so only its weights tell it apart."""
 
     class Noisy(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.net = toy_model()
 
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.net(x)
+        def forward(self, x):
+            logits = self.net(x)
             return logits + torch.randn_like(logits)
 
     fixed_shift(Noisy(), toy_base(20), out_dir=tmp_path, **options())
     (tmp_path / "shard-00000.safetensors").unlink()
     assert len(fixed_shift(Noisy(), toy_base(20), out_dir=tmp_path, **options())) == 20
     other = Noisy()
-    nn.init.zeros_(other.net[3].bias)  # type: ignore[index,arg-type]
+    nn.init.zeros_(other.net[3].bias)
     refused("model", fixed_shift, other, toy_base(20), out_dir=tmp_path)
 
 

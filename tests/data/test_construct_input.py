@@ -45,7 +45,7 @@ def test_options_out_of_range(construct, changed, message):
 @pytest.mark.parametrize("construct", BOTH)
 def test_models_that_do_not_fit(construct):
     broken = toy_model()
-    nn.init.constant_(broken[3].bias, math.nan)  # type: ignore[index,arg-type]
+    nn.init.constant_(broken[3].bias, math.nan)
     for model, says in (
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), "two classes"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), "5 classes of the base, got 4"),
@@ -72,14 +72,9 @@ def test_representations_and_starts_that_are_none(options, says):
 
 
 def test_budget_that_8_bits_cannot_hold(tmp_path):
+    given = toy_model(), toy_base(12, eight_bit=False)
+    options = {"threat": Linf(1e-4), "steps": 2, "out_dir": tmp_path}
     with pytest.raises(InputError, match="use dtype='float32'"):
-        random_target(
-            toy_model(),
-            toy_base(12, eight_bit=False),
-            threat=Linf(1e-4),
-            steps=2,
-            dtype="uint8",
-            out_dir=tmp_path,
-        )
+        random_target(*given, dtype="uint8", **options)
     assert not list(tmp_path.glob("*"))
-    random_target(toy_model(), toy_base(12, eight_bit=False), threat=Linf(1e-4), steps=2, out_dir=tmp_path)
+    random_target(*given, **options)

@@ -1,8 +1,6 @@
 """Several processes construct the set that one process constructs."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,31 +15,31 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: Any) -> Path:
+def done(tmp_path_factory):
     """What one process and four, with no shard for the last, return and keep."""
-    folder: Path = tmp_path_factory.mktemp("sets")
+    folder = tmp_path_factory.mktemp("sets")
     every_set(folder)
     go(WORKER, "every_set", folder, 4)
     return folder
 
 
 @pytest.fixture(scope="module")
-def never(tmp_path_factory: Any) -> bytes:
-    folder: Path = tmp_path_factory.mktemp("never")
+def never(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("never")
     go_on(folder)
     return (folder / "resumed-1-0").read_bytes()
 
 
-def files(folder: Path) -> dict[str, Any]:
+def files(folder):
     """The shards as bytes, and the index without its date and the hash over it."""
-    found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("shard-*")}
+    found = {path.name: path.read_bytes() for path in folder.glob("shard-*")}
     index = json.loads((folder / "index.json").read_text())
     del index["card"]["date"], index["seal"]
     return found | {"index": index}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_set_of_several_processes_is_that_of_one(kind: str, done: Path) -> None:
+def test_the_set_of_several_processes_is_that_of_one(kind, done):
     for where in ("set", "memory"):
         alone = (done / f"{kind}-1-0.{where}").read_bytes()
         for rank in range(4):
@@ -51,7 +49,7 @@ def test_the_set_of_several_processes_is_that_of_one(kind: str, done: Path) -> N
     assert kept == files(done / f"{kind}-1")
 
 
-def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path: Path, never: bytes) -> None:
+def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path, never):
     kill(WORKER, tmp_path)
     (first,) = (tmp_path / "run").iterdir()
     assert first.name == "shard-00000.safetensors"
@@ -62,7 +60,7 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path: Path,
         assert len(load_constructed(kept)) == 60
 
 
-def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
+def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path):
     go(WORKER, "faults", tmp_path, 2)
     refused = Refused(tmp_path)
     for name in ("base", "model", "seed", "out_dir"):

@@ -18,11 +18,8 @@ class Rows:
     column_names = ("img", "fine")
 
     def __init__(self, image, mark="a"):
-        self._rows, self._fingerprint, self.read = (
-            [{"img": image(x), "fine": y} for x, y in zip(X, Y, strict=True)],
-            mark,
-            0,
-        )
+        self._rows = [{"img": image(x), "fine": y} for x, y in zip(X, Y, strict=True)]
+        self._fingerprint, self.read = mark, 0
 
     def __len__(self):
         return len(self._rows)
@@ -70,31 +67,6 @@ def test_labels_and_identity_are_known_without_reading_images():
     assert len(set(hashes)) == 3
     assert pairs(Rows(lambda x: x), "img", "fine").data_hash == hashes[0]
     assert known_labels(pairs([(X[0], 1)], 0, 1)) is None
-
-
-class Triples(list):
-    """As torchvision's sets: `targets` are what stands behind the image."""
-
-    targets = Y
-
-
-def test_labels_of_another_part_are_not_taken():
-    rows = Triples((x, y, 5) for x, y in zip(X, Y, strict=True))
-    assert known_labels(pairs(rows, 0, 1)).tolist() == Y
-    assert known_labels(pairs(rows, 0, 2)) is None
-    told = Triples({"image": x, "label": y, "coarse": y // 2} for x, y in zip(X, Y, strict=True))
-    assert known_labels(pairs(told)).tolist() == Y
-    assert known_labels(pairs(told, label="coarse")) is None
-
-
-@pytest.mark.parametrize("held", ["labels", "targets"])
-def test_labels_that_a_set_transforms_are_not_taken(held):
-    """As torchvision's sets: SVHN holds `labels`, CIFAR `targets`, and both have a `target_transform`."""
-    rows = Rows(lambda x: x)
-    setattr(rows, held, Y)
-    assert known_labels(rows).tolist() == Y
-    rows.target_transform = lambda label: label // 2
-    assert known_labels(rows) is None
 
 
 def test_columns_of_text_are_no_labels():

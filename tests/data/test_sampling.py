@@ -14,16 +14,16 @@ from fastadv.errors import InputError
 from tests.evaluation.nets import Threshold, pixels
 
 
-def of(labels) -> ImageSet:
+def of(labels):
     y = torch.as_tensor(labels)
     return ImageSet(torch.zeros(len(y), 1, 2, 2), y, int(y.max()) + 1, "made")
 
 
-def in_order(*sizes: int) -> ImageSet:
+def in_order(*sizes):
     return of([k for k, size in enumerate(sizes) for _ in range(size)])
 
 
-def counts(labels) -> list[int]:
+def counts(labels):
     return torch.bincount(labels).tolist()
 
 

@@ -1,15 +1,12 @@
 """The same training asked for in two ways has one answer: every recipe, `universal`, the constructions."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from itertools import cycle
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastadv as fa
@@ -28,12 +25,12 @@ HIDDEN = {"hidden": "5"}  # the module of `net`, where `flat_net` has "1"
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 
 
-def recipe_of(name: str) -> Any:
-    recipe: Any = OF_CLASSES[name]
+def recipe_of(name):
+    recipe = OF_CLASSES[name]
     return type(recipe)(HIDDEN[name], recipe.radius) if name in HIDDEN else recipe
 
 
-def trained(recipe: Any, data: Any = None, call: Any = fa.train.fit, **options: Any) -> tuple[Any, list[Any]]:
+def trained(recipe, data=None, call=fa.train.fit, **options):
     """The net after two epochs of three batches, and its reports."""
     model = options.pop("model", None) or net()
     settings = {"epochs": 2, "batch_size": 8, "seed": 3} | options
@@ -41,7 +38,7 @@ def trained(recipe: Any, data: Any = None, call: Any = fa.train.fit, **options: 
 
 
 RMSPROP = partial(torch.optim.RMSprop, lr=0.01)
-OPTIONS: list[dict[str, Any]] = [  # every recipe meets some of them
+OPTIONS = [  # every recipe meets some of them
     {"optimizer": "adam", "ema": 0.8, "augment": "shift"},
     {"optimizer": RMSPROP, "norm_decay": False, "clip_norm": 0.5},
     {"precision": "bf16", "schedule": "one_cycle_momentum", "warm_up": 1},
@@ -52,7 +49,7 @@ CASES = dict(zip(OF_CLASSES, cycle(OPTIONS), strict=False))
 
 
 @every_recipe
-def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, tmp_path):
     run = partial(trained, recipe_of(name), **CASES[name])
     whole, past = run()
     stopped(5, run, run_dir=tmp_path, checkpoint_every=2)
@@ -63,7 +60,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name: str, tmp_path: Pat
 
 
 @every_recipe
-def test_a_step_of_fit_is_a_step_in_a_loop_of_ones_own(name: str) -> None:
+def test_a_step_of_fit_is_a_step_in_a_loop_of_ones_own(name):
     x, y, _ = hand.batch()
     model = hand.warm_net()
     twin, recipe, seed = deepcopy(model), recipe_of(name), rng.derive(3, "attack", 1)
@@ -83,7 +80,7 @@ def test_a_step_of_fit_is_a_step_in_a_loop_of_ones_own(name: str) -> None:
     torch.testing.assert_close(dict(model.named_buffers()), dict(twin.named_buffers()))
 
 
-def loss_of(name: str, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, seed: int = 3) -> Tensor:
+def loss_of(name, model, x, y, ids, seed=3):
     recipe = OF_CLASSES[name]
     if owns_step(recipe):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -94,7 +91,7 @@ def loss_of(name: str, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, seed
 
 
 @every_recipe
-def test_order_of_samples_classes_and_a_constant_change_no_loss(name: str) -> None:
+def test_order_of_samples_classes_and_a_constant_change_no_loss(name):
     """What is drawn follows seed and id; what is none of these does not count."""
     data, ids, order = images(12), torch.arange(12), torch.tensor([5, 2, 0, 1, 3, 4, 11, 10, 9, 8, 7, 6])
     x, y = data.x.double(), data.y
@@ -118,7 +115,7 @@ def test_order_of_samples_classes_and_a_constant_change_no_loss(name: str) -> No
 PIXELS = (images(20).x * 255).to(torch.uint8)
 X, Y = PIXELS.float() / 255, images(20).y
 MAPPINGS = [{"image": x[0].numpy(), "label": y} for x, y in zip(PIXELS, Y.tolist(), strict=True)]
-FORMS: dict[str, Callable[[], Any]] = {
+FORMS = {
     "floats": lambda: ImageSet(X, Y, 3, "any"),
     "tensors": lambda: (X, Y),
     "bytes": lambda: TensorDataset(PIXELS, Y),
@@ -131,7 +128,7 @@ FORMS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_all_forms_of_a_set_train_one_net(form: str) -> None:
+def test_all_forms_of_a_set_train_one_net(form):
     recipe, size = OF_CLASSES["pgd"], {} if form == "a loader" else {"batch_size": 8}
     wanted, past = trained(recipe, ImageSet(PIXELS, Y, 3, "any"), test_set=images(9), test_attacks=ATTACKS)
     model = net()
@@ -142,7 +139,7 @@ def test_all_forms_of_a_set_train_one_net(form: str) -> None:
     assert test is None or found[-1].clean_accuracy == fa.evaluate(model, (X, Y)).clean_accuracy
 
 
-WAYS: dict[str, dict[str, Any]] = {
+WAYS = {
     "epoch by epoch": {"call": lambda *given, **options: list(fa.train.epochs(*given, **options))},
     "averaged": {"ema": 0.9},
     "kept": {"run_dir": True, "checkpoint_every": 2},
@@ -156,7 +153,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_asked_beside_a_run_does_not_change_it(way: str, tmp_path: Path) -> None:
+def test_what_is_asked_beside_a_run_does_not_change_it(way, tmp_path):
     options = {"recipe": fa.train.PGDTraining(THREAT)} | WAYS[way]
     options |= {"run_dir": tmp_path} if "run_dir" in options else {}
     wanted, past = trained(fa.train.PGDTraining(THREAT))
@@ -166,7 +163,7 @@ def test_what_is_asked_beside_a_run_does_not_change_it(way: str, tmp_path: Path)
     assert "run_dir" not in options or fa.train.reports(tmp_path) == found
 
 
-def net_of(factor: float = 1.0, constant: float = 0.0) -> nn.Module:
+def net_of(factor=1.0, constant=0.0):
     """Logits times a factor, plus a constant."""
     model = flat_net().double().eval()
     with torch.no_grad():
@@ -176,7 +173,7 @@ def net_of(factor: float = 1.0, constant: float = 0.0) -> nn.Module:
     return model
 
 
-UNIVERSAL: dict[str, Any] = {
+UNIVERSAL = {
     "another order": lambda x, y, model: (model, (x.flip(0), y.flip(0))),
     "a loader": lambda x, y, model: (model, DataLoader(TensorDataset(x, y), 7)),
     "a list": lambda x, y, model: (model, [*zip(x, y.tolist(), strict=True)]),
@@ -189,9 +186,7 @@ UNIVERSAL: dict[str, Any] = {
 
 @pytest.mark.parametrize("attack", ["apgd", "pgd"])
 @pytest.mark.parametrize("make", [fa.Linf, fa.L2])
-def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(
-    make: Any, attack: str, tmp_path: Path
-) -> None:
+def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(make, attack, tmp_path):
     x, model = images(20).x, net_of()
     y = model(x.double()).argmax(1)
     options = {"attack": attack, "epochs": 4, "batch_size": 64}
@@ -209,10 +204,10 @@ def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
-def test_a_constructed_set_is_one_however_it_is_made(make: Any, tmp_path: Path) -> None:
+def test_a_constructed_set_is_one_however_it_is_made(make, tmp_path):
     """To the bit, but for the rounding of sums where batches are others."""
     model = toy_model()
-    model[2] = nn.Tanh()  # type: ignore[index]  # at the kink of a ReLU two searches part for good
+    model[2] = nn.Tanh()  # at the kink of a ReLU two searches part for good
     state, drawn = deepcopy(model.state_dict()), torch.get_rng_state()
     made = partial(make, model, toy_base(20), steps=4, shard_size=6)
     whole = made(out_dir=tmp_path / "whole")

@@ -27,13 +27,6 @@ def kinds(reports, tested=1000):
 CATASTROPHIC, ROBUST = "catastrophic overfitting", "robust overfitting"
 
 
-def test_a_report_shows_what_was_measured():
-    told = str([EpochReport(2, 0.123456, None, {"pgd": 0.5}, 0.1, 1.0, tested=False)])
-    measured = "loss=0.1235, robust_accuracy={'pgd': 0.5}, learning_rate=0.1, seconds=1"
-    assert told == f"[EpochReport(epoch=2, {measured}, tested=False)]"
-    assert str(EpochReport(1, 1.0, None, {}, 0.1, 2.0)).endswith("seconds=2)")
-
-
 def test_a_collapse_is_told_in_its_epoch_and_once():
     reports = past([0.3, 0.42, 0.04, 0.0, 0.0, 0.0, 0.0], own=[0.4, 0.5, 0.93, 0.97, 0.98, 0.99, 0.99])
     assert kinds(reports) == [None, None, CATASTROPHIC, None, None, None, None]

@@ -3,7 +3,6 @@
 import inspect
 import multiprocessing
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils import data as torch_data
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture, NpzSet, load
 from fastadv.errors import InputError
-from fastadv.evaluation import evaluate
 from fastadv.train import Execution, Optimization, epochs, fit
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
@@ -101,7 +99,7 @@ def test_the_device_changes_nothing(augment):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory):
     """Two classes of eleven images of 9x8, bright in their upper or lower half."""
     root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for label, name in enumerate("ab"):
@@ -211,19 +209,6 @@ def test_what_reads_ahead_lives_from_epoch_to_epoch_and_ends_with_the_run():
     assert multiprocessing.active_children() == [reader]
     list(run)
     assert not multiprocessing.active_children()
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(images(6))
-
-
-@pytest.mark.parametrize("wrong", [Stream(), 7])
-def test_what_has_no_images_by_number_is_refused(wrong):
-    with pytest.raises(InputError, match=r"train_set: expected a data set .*in a loop of your own"):
-        fit(nn.Linear(2, 2), wrong, loss, epochs=1)
-    with pytest.raises(InputError, match="dataset: expected a data set with a length, items by number"):
-        evaluate(nn.Linear(2, 2), wrong)
 
 
 class Drawn(TensorDataset):

@@ -1,16 +1,22 @@
 """Schedules: the learning rate of each step, against their closed forms."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+import fastadv as fa
 from fastadv.errors import InputError
+from fastadv.models.zoo import find
 from fastadv.train import Optimization, Piecewise, Standard, fit
+from fastadv.train._steps import MovingAverage
 from fastadv.train.optim import make_optimizer, make_schedule
-from fastadv.train.schedules import SCHEDULES
+from fastadv.train.presets import PRESETS, find_preset
+from fastadv.train.schedules import SCHEDULES, find_schedule
 
-from .nets import assert_same, images, net
+from .nets import assert_same, images, net, run
 
 
 def rates(schedule, steps, epochs=1, **options):
@@ -135,3 +141,94 @@ def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwar
     assert model[1].momentum == 0.1
     with pytest.raises(InputError, match="batch_norm_momentum: expected a model with BatchNorm"):
         fit(torch.nn.Linear(2, 2), images(), Standard(), epochs=1, optimization=optimization)
+
+
+DECAY = 0.6
+ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
+
+
+equal = partial(torch.testing.assert_close, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
+    model, history = net(), []
+    model[0].bias.requires_grad_(False)
+
+    def note(done, total):
+        history.append({name: value.double().clone() for name, value in model.state_dict().items()})
+
+    start = {name: value.double() for name, value in model.state_dict().items()}
+    options = {"epochs": 2, "batch_size": 8}
+    epochs = fa.train.epochs(
+        model, images(), Standard(), optimization=Optimization(ema=DECAY), progress=note, **options
+    )
+    reports = list(epochs)
+    averaged = epochs.averaged()
+    for name, weight in model.named_parameters():
+        wanted = start[name]
+        for n, state in enumerate(history, 1):
+            decay = min(DECAY, (1 + n) / (10 + n))
+            wanted = decay * wanted + (1 - decay) * state[name]
+        torch.testing.assert_close(averaged[name].double(), wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(averaged[name], weight) == (not weight.requires_grad)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(averaged[name], buffer)
+    equal(model.state_dict(), {k: v.to(model.state_dict()[k]) for k, v in history[-1].items()})
+    assert reports[0].ema_clean_accuracy is None
+
+
+@pytest.mark.slow
+def test_it_is_tested_and_kept_beside_the_model(tmp_path):
+    test_set = images(40, seed=9)
+    options = {"test_set": test_set, "test_attacks": ATTACKS, "ema": DECAY, "epochs": 2}
+    model, past = run(tmp_path, **options)
+    averaged, about = fa.models.read_weights(tmp_path / "ema.safetensors")
+    last, _ = fa.models.read_weights(tmp_path / "model.safetensors")
+    equal(last, dict(model.state_dict()))
+    assert not torch.equal(averaged["5.weight"], last["5.weight"])
+    assert fa.train.report.best(past) is past[-1]
+    equal(fa.models.read_weights(tmp_path / "best.safetensors")[0], averaged)
+    twin = net()
+    fa.models.load_weights(twin, tmp_path / "ema.safetensors")
+    table = fa.evaluate(twin, test_set, ATTACKS)
+    assert past[-1].ema_clean_accuracy == table.clean_accuracy
+    assert past[-1].ema_robust_accuracy == {"fgsm": table["fgsm"].robust_accuracy}
+    assert about["config"]["ema"] == DECAY
+    assert about["measured"]["weights"] == "ema"
+    assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy
+
+
+def test_weights_in_half_precision_are_averaged_in_single():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16()
+    average = MovingAverage(model, 0.999)
+    before = model[1].weight.detach().float()
+    with torch.no_grad():
+        model[1].weight.add_(1.0)
+    average.update(100_000)
+    wanted = 0.999 * before + 0.001 * model[1].weight.float()
+    torch.testing.assert_close(average.weights["1.weight"], wanted, rtol=1e-6, atol=1e-7)
+
+
+PUBLISHED = {
+    "wong2020": "Wong2020Fast", "rice2020": "cifar10/Linf/Rice2020Overfitting",
+    "gowal2020": "Gowal2020Uncovering_28_10_extra", "pang2022": "cifar10/Pang2022Robustness_WRN28_10",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_figures_and_networks_are_those_of_robustbench(name):
+    preset, entry = PRESETS[name], find(PUBLISHED[name])
+    assert (preset.clean, preset.robust) == (entry.clean, entry.robust)
+    assert preset.model == entry.net.create
+    assert preset.options | {"normalize": None} == entry.net.options | {"normalize": None}
+
+
+def test_the_rate_of_cyclic_half_rises_and_falls_to_nothing():
+    cyclic = find_schedule(PRESETS["wong2020"].optimization.schedule)
+    assert [cyclic(done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_a_preset_of_another_name_is_refused():
+    with pytest.raises(InputError, match="preset: expected one of wong2020"):
+        find_preset("nobody")

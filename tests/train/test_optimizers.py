@@ -69,12 +69,6 @@ class Hoarder(torch.optim.SGD):
                 self.state[weight]["hoard"] = self.kept(weight)
 
 
-def grouped_hoarder(groups):
-    made = Hoarder(groups, 0.1)
-    made.param_groups[0]["scale"] = torch.ones(1)
-    return made
-
-
 BAD = {
     "name": ("lion", "expected one of sgd, nesterov, adam, adamw"),
     "no optimizer": (lambda groups: groups, "returns a torch.optim.Optimizer, got one that returns a list"),
@@ -84,7 +78,6 @@ BAD = {
     ),
     "closure": (lambda groups: torch.optim.LBFGS(groups), "closure"),
     "state": (functools.partial(Hoarder, lr=0.1), "Hoarder with others"),
-    "group": (grouped_hoarder, "Hoarder with"),
 }
 
 

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import Subset
 
 import fastadv as fa
@@ -28,7 +27,7 @@ def found():
     return {kind: universal(MODEL, DATA, THREAT, epochs=3, **asked) for kind, asked in ASKED.items()}
 
 
-def reached(out, wanted: Tensor, x: Tensor = X, y: Tensor = Y, lead: float = 0.0) -> Tensor:
+def reached(out, wanted, x=X, y=Y, lead=0.0):
     logits = MODEL(out.apply(x)).detach()
     others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
     return (logits.gather(1, wanted[:, None])[:, 0] - others > lead) & (wanted != y)

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastadv import rng
 from fastadv.attacks import pgd
@@ -25,16 +25,16 @@ DRAWS = (
 class Noisy(nn.Module):
     """Logits with noise from every generator there is, also in eval mode."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(-1, 1, 192).view(64, 3).sin())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         noise = sum(draw(x[:, 0, 0, :3]) for draw in DRAWS)
         return x.flatten(1) @ self.weight + 2 * noise
 
 
-def asked(seed: int = 0, **options: object) -> tuple[Noisy, dict[str, object]]:
+def asked(seed=0, **options):
     data = images(60, 1)
     options = {"validation_set": data.subset(range(30)), "ema": 0.9, "patience": 2} | options
     attacks = {"pgd": partial(pgd, threat=Linf(0.05), steps=1)}
@@ -42,11 +42,11 @@ def asked(seed: int = 0, **options: object) -> tuple[Noisy, dict[str, object]]:
     return Noisy(), grouped(**common, **options)
 
 
-def generators() -> list[object]:
+def generators():
     return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
 
 
-def draws() -> list[float]:
+def draws():
     return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
 

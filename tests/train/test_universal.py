@@ -2,11 +2,10 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
@@ -20,34 +19,34 @@ WIDE = (-9.0, 9.0)
 pytestmark = pytest.mark.slow
 
 
-def net(classes: int = 3, width: int = 16, seed: int = 0) -> nn.Module:
+def net(classes=3, width=16, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = nn.Flatten(), nn.Linear(36, width), nn.Tanh(), nn.Linear(width, classes)
         return nn.Sequential(*layers).eval()
 
 
-def images(count: int = 40, seed: int = 0) -> Tensor:
+def images(count=40, seed=0):
     return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
 
 
-def labeled(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def labeled(model, x):
     return x, model(x).detach().argmax(1)
 
 
-def margin(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+def margin(logits, y, targets=None):
     own = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
 
 
-def linear(weight: Tensor) -> nn.Module:
+def linear(weight):
     model = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2, bias=False))
     with torch.no_grad():
         model[1].weight.copy_(torch.stack([-weight.flatten(), weight.flatten()]) / 2)
     return model
 
 
-def same(first: UniversalResult, second: UniversalResult) -> None:
+def same(first, second):
     assert torch.equal(first.parameters, second.parameters)
     for name in ("losses", "clean_accuracy", "robust_accuracy", "forwards", "backwards", "flags"):
         assert getattr(first, name) == getattr(second, name), name
@@ -118,7 +117,7 @@ def test_it_is_inside_and_of_radius_zero_nothing():
 
 
 class Peak(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         off = (x.flatten(1).mean(1) - 0.8).square()
         return torch.stack([off, torch.zeros_like(off)], 1)
 
@@ -152,11 +151,11 @@ def test_the_seed_alone_decides_and_the_model_stays_as_it_is():
 
 
 class Spoiled(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner):
         super().__init__()
         self.inner = inner
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         bad = (x[:, :, :1, :1] > 0.9).flatten(1)
         return torch.where(bad, torch.nan, self.inner(x))
 
@@ -274,7 +273,7 @@ def test_a_patch_at_any_place_is_elsewhere_in_every_epoch():
     seen = []
 
     class Watched(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             if x.amax() > 0 and len(x) == 8:
                 seen.append(tuple(sorted((x > 0).flatten(1).nonzero()[:, 1].tolist())))
             return x.flatten(1)[:, :2] * 0 + x.mean((1, 2, 3))[:, None] * x.new_tensor([1.0, -1.0])
@@ -288,7 +287,7 @@ def test_any_map_of_parameters():
     model, x = net(), images()
     data = labeled(model, x)
 
-    def brighter(x: Tensor, t: Tensor) -> Tensor:
+    def brighter(x, t):
         return (x + t.view(-1, 1, 1, 1)).clamp(0, 1)
 
     threat = fa.Through(brighter, fa.Linf(0.3, box=(-1, 1)), still=lambda x: x.new_zeros(len(x), 1))
@@ -307,7 +306,7 @@ def test_any_map_of_parameters():
         universal(model, data, own)
 
 
-def cases() -> dict[str, partial[UniversalResult]]:
+def cases():
     """Of 33 samples the last one is alone in its batch: one of two processes has none there."""
     model, x = net().double(), images(33)
     data = x, model(x.double()).argmax(1)
@@ -321,11 +320,11 @@ def cases() -> dict[str, partial[UniversalResult]]:
 
 
 class Doubled(Spoiled):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.inner(x.double())
 
 
-def in_processes(folder: Path, rank: int) -> None:
+def in_processes(folder, rank):
     given = cases()
     torch.save([given[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
     tell(folder, rank, {"wrong": given["wrong"], "alike": partial(given["ball"], seed=rank)})

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
 
 import fastadv as fa
 from fastadv.errors import InputError
@@ -21,7 +20,7 @@ def test_a_loss_is_that_of_all_samples_of_an_epoch(attack, batch_size):
     model, looks = net(width=8, seed=3), []
     x, y = labeled(model, images(40))
 
-    def add(images: Tensor, t: Tensor) -> Tensor:
+    def add(images, t):
         if t.requires_grad:
             labels = y[(images[:, None] == x).flatten(2).all(2).int().argmax(1)]
             looks.append((t[0].detach(), margin(model(images + t), labels).detach()))
@@ -47,7 +46,7 @@ def test_a_loss_is_that_of_all_samples_of_an_epoch(attack, batch_size):
 def test_a_further_ascent_begins_at_the_point_that_seed_and_epoch_draw(attack):
     looks, (x, y) = [], labeled(net(), images(4))
 
-    def add(images: Tensor, t: Tensor) -> Tensor:
+    def add(images, t):
         looks.extend(t[:1].detach() for _ in range(t.requires_grad))
         return images + t
 

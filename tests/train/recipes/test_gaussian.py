@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fastadv import rng
@@ -13,7 +13,7 @@ from tests.zoo.net import module
 SIGMA = 0.4
 
 
-def noise(x: Tensor, ids: Tensor, draw: int) -> Tensor:
+def noise(x, ids, draw):
     return SIGMA * rng.normal(64, rng.derive(SEED, "smoothing"), ids, draw).double().view_as(x)
 
 
