@@ -14,9 +14,8 @@ from fastadv.errors import CorruptFileError, InputError
 
 
 def images(count=11):
-    return torch.randint(
-        0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=generator)
 
 
 def memory(count=11):
@@ -29,9 +28,8 @@ def folder(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
         for i in range(5):
-            Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(
-                tmp_path / "train" / name / f"{i}.png"
-            )
+            pixels = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i}.png")
     return tmp_path
 
 
@@ -86,11 +84,7 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder, workers):
         (torch.zeros(3, 4, 4), 0.5, "integer labels"),
         (torch.zeros(3, 4, 4), torch.tensor([1]), r"integer labels, .* got labels of shape \[1\]"),
         (torch.zeros(3, 4, 4), "cat", "integer labels.*str"),
-        (
-            torch.zeros(3, 4, 4),
-            torch.tensor(True),
-            r"got torch\.bool; .* criterion=.*Signs\(\), for classes y\.long\(\)",
-        ),
+        (torch.zeros(3, 4, 4), torch.tensor(True), r"got torch\.bool; .*Signs\(\), for classes y\.long\(\)"),
         (torch.zeros(3, 4, 4), [0.2, 0.8], r"labels of shape \[2\]; of probabilities"),
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],

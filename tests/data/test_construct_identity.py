@@ -30,14 +30,8 @@ def test_every_changed_option_is_refused_or_honored(tmp_path, construct):
     base = toy_base(20)
     made = construct(toy_model(), base, out_dir=tmp_path, **options())
     (tmp_path / "shard-00001.safetensors").unlink()  # there is work left to do
-    changes = {
-        "steps": 3,
-        "step_size": 0.2,
-        "threat": L2(0.25),
-        "seed": 1,
-        "dtype": "float32",
-        "shard_size": 10,
-    }
+    changes = {"steps": 3, "step_size": 0.2, "threat": L2(0.25), "seed": 1, "dtype": "float32"}
+    changes["shard_size"] = 10
     changes |= {"start": "noise", "module": "1"} if construct is robust else {"step_size": None}
     for name, value in changes.items():
         refused(name, construct, toy_model(), base, out_dir=tmp_path, **{name: value})

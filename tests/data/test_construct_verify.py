@@ -55,9 +55,8 @@ def falsify(folder, change, remeasured=False):
 def assert_measured(made, base, threat):
     """Labels, classes and distances are those of the base and the model, by hand."""
     config = made.card["config"]
-    center = Base(base, torch.device("cpu")).start(
-        config.get("start"), to_unit(base.x), made.ids, config["seed"]
-    )
+    start, made_of = config.get("start"), Base(base, torch.device("cpu"))
+    center = made_of.start(start, to_unit(base.x), made.ids, config["seed"])
     assert made.original_labels.equal(base.y)
     with torch.no_grad():
         predicted = toy_model().eval()(to_unit(made.x)).argmax(1)

@@ -38,12 +38,8 @@ def test_the_hash_knows_every_pixel_label_and_place():
     dataset, x, y = small(), small().x.clone(), small().y.clone()
     x[5, 0, 3, 3] ^= 1
     y[0] = 1
-    hashes = {
-        dataset.data_hash,
-        small(x=x).data_hash,
-        small(y=y).data_hash,
-        dataset.subset([1, 0, 2, 3, 4, 5]).data_hash,
-    }
+    others = small(x=x), small(y=y), dataset.subset([1, 0, 2, 3, 4, 5])
+    hashes = {dataset.data_hash, *(each.data_hash for each in others)}
     assert len(hashes) == 4
     assert small().data_hash == dataset.data_hash
 

@@ -125,11 +125,8 @@ def test_the_original_is_preferred_and_keeps_its_order(copies, monkeypatch):
     from fastadv._torchvision import datasets
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-    monkeypatch.setattr(
-        datasets,
-        "CIFAR10",
-        lambda root, train: SimpleNamespace(data=pixels, targets=[3] * 10 + list(range(10))),
-    )
+    made = SimpleNamespace(data=pixels, targets=[3] * 10 + list(range(10)))
+    monkeypatch.setattr(datasets, "CIFAR10", lambda root, train: made)
     (copies / "cifar-10-batches-py").mkdir()
     dataset = read("cifar10", copies)
     assert (dataset.name, dataset.note) == ("cifar10 test", "")

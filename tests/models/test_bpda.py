@@ -51,11 +51,8 @@ def by_hand(net, x, y, gradient):
 
 
 SMOOTH = nn.Conv2d(6, 6, 3, padding=1)
-GRADIENTS = {
-    "identity": ("identity", lambda h: h),
-    "function": (torch.sin, torch.sin),
-    "network": (SMOOTH, SMOOTH),
-}
+GRADIENTS = {"identity": ("identity", lambda h: h), "function": (torch.sin, torch.sin)}
+GRADIENTS["network"] = SMOOTH, SMOOTH
 
 
 @pytest.mark.slow

@@ -108,9 +108,8 @@ def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
         for place in (0, 1):
             part, stride = block.format(stage + 1, place), 2 if stage and not place else 1
             active = act(normalized(x, weights, f"{part}.bn1"))
-            inner = act(
-                normalized(halved(active, weights[f"{part}.conv1.weight"], stride), weights, f"{part}.bn2")
-            )
+            inner = halved(active, weights[f"{part}.conv1.weight"], stride)
+            inner = act(normalized(inner, weights, f"{part}.bn2"))
             inner = F.conv2d(inner, weights[f"{part}.conv2.weight"], padding=1)
             beside = x if "shortcut" in arguments else active
             key = f"{part}.{shortcut}.weight"

@@ -84,9 +84,8 @@ def loss_of(name, model, x, y, ids, seed=3):
     recipe = OF_CLASSES[name]
     if owns_step(recipe):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        return recipe.step(
-            fa.train.Step(model=model, optimizer=optimizer, x=x, y=y, ids=ids, seed=seed, epoch=1)
-        )
+        at = {"model": model, "optimizer": optimizer, "x": x, "y": y, "ids": ids, "seed": seed}
+        return recipe.step(fa.train.Step(**at, epoch=1))
     return recipe(model, x, y, ids=ids, seed=seed)
 
 

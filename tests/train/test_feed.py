@@ -71,13 +71,8 @@ def test_each_sample_is_augmented_as_if_it_were_alone(augment, eight_bit):
 
 @pytest.mark.parametrize("kind", ["memory", "own augmentation", "mixture", "disk"])
 def test_the_batch_size_and_where_an_epoch_is_taken_up_change_nothing(kind, folder):
-    dataset = (
-        mixture()
-        if kind == "mixture"
-        else load("imagefolder", data_dir=folder)
-        if kind == "disk"
-        else color()
-    )
+    sets = {"mixture": mixture, "disk": lambda: load("imagefolder", data_dir=folder)}
+    dataset = sets.get(kind, color)()
     augment = make_augment(AUGMENTS["own" if "own" in kind else "all"])
     feeds = [Feed(dataset, size, augment, 3, CPU) for size in (1, 4, 23, 50)]
     (first, order), *others = (by_id(feed, 2) for feed in feeds)

@@ -208,20 +208,16 @@ def test_a_step_of_one_image_is_named_where_batch_norm_needs_two(recipe, count, 
         assert train(model, images(count), recipe, drop_last=True, **options)[0].loss > 0
 
 
-def test_a_test_set_that_does_not_fit_is_named_at_the_call():
+def test_bad_data_and_models_are_named_at_the_call():
     data = images(6)
     wide = ImageSet(data.x, torch.tensor([0, 1, 2, 3, 0, 1]), 4, "wide")
+    large = ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large")
     for name in ("test_set", "validation_set"):
         with pytest.raises(InputError, match=rf"{name}: expected labels from 0 to 2.*got 0 to 3"):
             train(**{name: wide}, test_attacks=ATTACKS)
-    with pytest.raises(InputError, match=r"test_set: expected images that the model takes, got \[1, 9, 9\]"):
-        train(test_set=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
-    with pytest.raises(InputError, match=r"train_set: expected images that the model takes, got \[1, 9, 9\]"):
-        train(data=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
-
-
-def test_bad_data_and_models_are_named_at_the_call():
-    data = images(6)
+    for name, given in (("test_set", {"test_set": large}), ("train_set", {"data": large})):
+        with pytest.raises(InputError, match=rf"{name}: expected images .* takes, got \[1, 9, 9\]"):
+            train(**given)
     with pytest.raises(InputError, match="empty"):
         train(data=torch.utils.data.TensorDataset(data.x[:0], data.y[:0]))
     with pytest.raises(InputError, match="labels from 0 to 2, as the model has 3 classes, got 0 to 7"):

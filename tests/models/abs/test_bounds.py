@@ -116,9 +116,8 @@ def test_no_crossing_within_the_bound_changes_a_binary_decision(factors, beta, t
     decided = class_losses(model, PATTERNS).argmin(1)
     g = torch.Generator().manual_seed(5)
     # every pattern in gray: pixels at different distances from the threshold
-    x = torch.where(
-        PATTERNS > 0, 0.5 + 0.5 * torch.rand(512, 9, generator=g), 0.5 * torch.rand(512, 9, generator=g)
-    )
+    far = torch.rand(2, 512, 9, generator=g) / 2
+    x = torch.where(PATTERNS > 0, 0.5 + far[0], far[1])
     x = x.double()
     crossed = PATTERNS[:, None] != PATTERNS[None]
     gaps = (x - 0.5).abs()

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -140,12 +141,8 @@ class TestBadInput:
             (torch.tensor([torch.nan, 2.5]).view(2, 1, 1, 1).expand(2, 1, 8, 8), r"\[0, 1\]"),
             (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floating"),
         ):
-            for call in (
-                model,
-                model.infer,
-                model.confidence,
-                lambda x: model.lower_bound(x, torch.zeros(2, dtype=torch.int64)),
-            ):
+            bound = partial(model.lower_bound, y=torch.zeros(2, dtype=torch.int64))
+            for call in (model, model.infer, model.confidence, bound):
                 with pytest.raises(InputError, match=word):
                     call(x)
 

@@ -19,9 +19,8 @@ FACTORS = [1.0, 0.95, 1.05, 0.9]
 
 def crossed(binary, prune, precision, **options):
     """A model of four classes with options under which pruning skips some classes and fits others."""
-    return tiny(
-        4, seed=1, binary=binary, prune=prune, precision=precision, factors=FACTORS, prune_gain=0.6, **options
-    )
+    options |= {"binary": binary, "prune": prune, "precision": precision, "prune_gain": 0.6}
+    return tiny(4, seed=1, factors=FACTORS, **options)
 
 
 def hard_images(model, count=20):
@@ -181,7 +180,6 @@ def test_unrolled_is_the_gradient_of_the_procedure():
     torch.testing.assert_close((found * direction).sum(), measured.detach(), rtol=1e-5, atol=1e-9)
     _, latents = unrolled(x, start, net, options)
     leaf = x.clone().requires_grad_()
-    envelope = torch.autograd.grad(
-        class_losses(leaf, net(latents.detach()), latents.detach(), 1.0).sum(), leaf
-    )[0]
+    loss = class_losses(leaf, net(latents.detach()), latents.detach(), 1.0).sum()
+    envelope = torch.autograd.grad(loss, leaf)[0]
     assert (envelope - found).norm() > 0.01 * found.norm()

@@ -74,9 +74,8 @@ def test_every_file_has_the_names_and_shapes_of_the_zoo():
         kind = f"{entry.net.name} {entry.classes}" + (" mu sigma" if entry.stored else "")
         if kind not in found:
             with torch.device("meta"):
-                net = create(
-                    entry.net.create, shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options
-                )
+                options = {"shape": SHAPE, "classes": entry.classes, "seed": None}
+                net = create(entry.net.create, **options, **entry.net.options)
             shapes = layout(entry, net.state_dict()).items()
             lines = sorted(f"{name} {list(shape)}\n" for name, shape in shapes)
             found[kind] = hashlib.sha256("".join(lines).encode()).hexdigest()
