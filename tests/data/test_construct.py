@@ -11,7 +11,7 @@ from fastadv import rng
 from fastadv.data import FolderSet, construct, load_constructed
 from fastadv.data.construct.constructed import measured
 from fastadv.errors import InputError
-from fastadv.threat import L0, L2, Linf
+from fastadv.threat import L2, Linf
 from tests.docs.test_pages import BLOCK, DOCS, run
 
 from .sets import CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
@@ -93,17 +93,6 @@ def test_targeted_images_lower_the_loss_to_their_label(construct):
     if construct is fixed_shift:
         assert torch.equal(made.y, (base.y + 1) % CLASSES)
         assert made.card["measured"]["kept_label"] == 0.0
-
-
-def test_steps_in_l0_move_whole_coordinates():
-    base = toy_base(20)
-    made = random_target(toy_model(), base, threat=L0(8), steps=4, step_size=None)
-    changed = (made.x != base.x).flatten(1).sum(1)
-    assert changed.max() <= 8
-    assert changed.min() >= 2
-    assert (made.figures["objective_after"] < made.figures["objective_before"]).all()
-    with pytest.raises(InputError, match="coordinate"):
-        random_target(toy_model(), base, threat=L0(8), steps=4, step_size=0.1)
 
 
 @pytest.mark.parametrize(

@@ -34,15 +34,6 @@ def test_scale_is_of_least_cross_entropy():
     assert entropy[1] == min(entropy)
 
 
-def test_scale_of_losses_that_never_err_is_bounded():
-    losses, y = made_losses()
-    losses = losses.scatter_add(1, y[:, None], torch.full((len(y), 1), -0.02))
-    assert (losses.argmin(1) == y).all()
-    scale = confidence_scale(losses, y)
-    assert 0 < scale < 1e4
-    assert graded(-losses, scale, confidence_floor(losses, scale)).isfinite().all()
-
-
 def test_floor_makes_the_median_confidence_nine_tenths():
     losses, _ = made_losses()
     floor = confidence_floor(losses, 2000.0)
