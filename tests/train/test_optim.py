@@ -53,8 +53,7 @@ def test_cyclic_rises_to_two_fifths_and_falls_to_nothing():
     assert SCHEDULES["cyclic"](1.0) == 0
 
 
-def test_milestones_are_met_to_the_step():
-    """Those of Pang et al. 2021."""
+def test_milestones_of_pang_2021_are_met_to_the_step():
     values = rates(Piecewise((100 / 110, 105 / 110)), 110 * 11)
     assert [k for k in range(1, 110 * 11) if values[k] < values[k - 1]] == [11 * 100, 11 * 105]
 

@@ -28,6 +28,7 @@ def test_a_name_is_that_optimizer_of_torch(name):
     model, twin = net(), net()
     ours = make_optimizer(model, name, 0.1, Optimization(weight_decay=0.01))
     theirs = OF_TORCH[name](twin.parameters())
+    assert find_rate(name, None) == (1e-3 if name.startswith("adam") else 0.05)
     for _ in range(3):
         for optimizer, each in ((ours, model), (theirs, twin)):
             for k, weight in enumerate(each.parameters()):

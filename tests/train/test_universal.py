@@ -58,10 +58,7 @@ def same(first, second):
     + [(make, epochs, 1, 0) for make in (fa.Linf, fa.L2) for epochs in (14, 20)],
 )
 def test_of_one_sample_it_is_the_one_of_apgd(make, epochs, scale, seed):
-    """From the same start with the same steps; around zero no rounding differs.
-
-    In two cases a step is halved because the highest loss has not risen since the last checkpoint.
-    """
+    """From the same start with the same steps; in two cases a step is halved as no loss has risen."""
     model, x = net(width=8, seed=seed), torch.zeros(1, 1, 6, 6)
     with torch.no_grad():
         model[1].weight.mul_(scale)
@@ -252,7 +249,6 @@ def test_a_patch_at_any_place_goes_by_ids():
 
 
 def test_a_patch_at_any_place_is_elsewhere_in_every_epoch():
-    """Of a flat patch on black only the place shows in what the model sees."""
     seen = []
 
     class Watched(nn.Module):
