@@ -1,58 +1,41 @@
 """A data set in batches, with the number of every sample."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from fastadv.data import ImageSet, batches, load
-from fastadv.data._batches import Reader
 from fastadv.errors import CorruptFileError, InputError
 
 
-def images(count: int = 11) -> Tensor:
-    return torch.randint(
-        0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+def images(count=11):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=generator)
 
 
-def memory(count: int = 11) -> ImageSet:
+def memory(count=11):
     return ImageSet(images(count), torch.arange(count) % 3, 3, "memory")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes of five images of 6x5."""
+def folder(tmp_path):
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
         for i in range(5):
-            Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(
-                tmp_path / "train" / name / f"{i}.png"
-            )
+            pixels = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i}.png")
     return tmp_path
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
-def test_every_sample_comes_once_with_its_number(batch_size: int) -> None:
-    dataset = memory()
-    parts = list(batches(dataset, batch_size))
-    x, y, ids = (torch.cat(part) for part in zip(*parts, strict=True))
-    assert torch.equal(x, dataset.x.float() / 255)
-    assert torch.equal(y, dataset.y)
-    assert torch.equal(ids, torch.arange(11))
-    assert [len(part[0]) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
-
-
 @pytest.mark.parametrize("kind", ["memory", "tensors", "folder"])
-def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind: str, folder: Path) -> None:
-    dataset: Any = {
+def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind, folder):
+    dataset = {
         "memory": memory(10),
         "tensors": TensorDataset(images(10), torch.arange(10) % 3),
         "folder": load("imagefolder", data_dir=folder),
@@ -68,7 +51,7 @@ def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind: str, fol
     assert list(batches(dataset, 2, [])) == []
 
 
-def test_a_batch_is_a_copy() -> None:
+def test_a_batch_is_a_copy():
     dataset = ImageSet(torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), 1, "memory")
     before = dataset.x.clone()
     for x, _, _ in batches(dataset, 4):
@@ -77,20 +60,8 @@ def test_a_batch_is_a_copy() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_change_nothing_and_the_global_generator_is_left_alone(folder: Path, workers: int) -> None:
-    dataset = load("imagefolder", data_dir=folder)
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    parts = list(batches(dataset, 4, workers=workers))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.cat([ids for _, _, ids in parts]).tolist() == list(range(10))
-    assert torch.equal(torch.cat([x for x, _, _ in parts]), torch.stack([dataset[i][0] for i in range(10)]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, workers: int) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_cannot_be_served_are_named_in_one_line(folder, workers):
     Image.new("RGB", (9, 9)).save(folder / "train" / "a" / "9.png")
     with pytest.raises(InputError, match=r"one shape, got \[3, 6, 5\], \[3, 9, 9\]; load the set with size="):
         list(batches(load("imagefolder", data_dir=folder), 20, workers=workers))
@@ -113,55 +84,31 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder: Path, worker
         (torch.zeros(3, 4, 4), 0.5, "integer labels"),
         (torch.zeros(3, 4, 4), torch.tensor([1]), r"integer labels, .* got labels of shape \[1\]"),
         (torch.zeros(3, 4, 4), "cat", "integer labels.*str"),
-        (
-            torch.zeros(3, 4, 4),
-            torch.tensor(True),
-            r"got torch\.bool; .* criterion=.*Signs\(\), for classes y\.long\(\)",
-        ),
+        (torch.zeros(3, 4, 4), torch.tensor(True), r"got torch\.bool; .*Signs\(\), for classes y\.long\(\)"),
         (torch.zeros(3, 4, 4), [0.2, 0.8], r"labels of shape \[2\]; of probabilities"),
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],
 )
-def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: str) -> None:
-    dataset: Any = [(image, label)]
+def test_bad_samples_of_any_data_set_are_refused(image, label, match):
+    dataset = [(image, label)]
     with pytest.raises(InputError, match=match):
         list(batches(dataset, 2))
-
-
-@pytest.mark.slow
-def test_a_reader_keeps_its_processes_and_follows_every_order_and_seed() -> None:
-    kept = Reader(Drawing(), 4, 1, kept=True)
-    before = None
-    for order, seed in ((range(11), 1), (range(10, -1, -1), 2), ([3, 1], 2)):
-        for one, other in zip(
-            kept.batches(order, seed), batches(Drawing(), 4, order, seed=seed), strict=True
-        ):
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-        processes = [worker.pid for worker in kept._loader._iterator._workers]
-        assert before in (None, processes)
-        before = processes
-    next(kept.batches())  # a reading that is broken off leaves nothing for the next one
-    assert torch.cat([ids for *_, ids in kept.batches([5, 6])]).tolist() == [5, 6]
-    worker = kept._loader._iterator._workers[0]
-    kept.close()
-    worker.join(10)
-    assert not worker.is_alive()
 
 
 class Drawing(Dataset[Any]):
     """Images whose transform draws from every generator there is, as users' transforms do."""
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 11
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, position):
         drawn = torch.rand(()), torch.tensor(np.random.rand()), torch.tensor(random.random())
         return torch.stack([torch.full((2, 2), float(value)) for value in drawn]), position % 3
 
 
 @pytest.mark.slow
-def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone() -> None:
-    def served(seed: int, batch_size: int = 4, workers: int = 0, order: Any = None) -> dict[int, Tensor]:
+def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone():
+    def served(seed, batch_size=4, workers=0, order=None):
         torch.manual_seed(random.SystemRandom().randrange(2**30))
         states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
         parts = list(batches(Drawing(), batch_size, order, workers=workers, seed=seed))
@@ -178,7 +125,7 @@ def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone() -> None:
 
 
 @pytest.mark.parametrize("narrow", [(0.0, 0.5), (0.5, 1.0), (0.2, 0.9)])
-def test_images_lie_in_the_box_of_every_threat(narrow: tuple[float, float]) -> None:
+def test_images_lie_in_the_box_of_every_threat(narrow):
     """Whatever their order, and whether the images lie in memory or are read."""
     x = images().float() / 255
     data = ImageSet(x, torch.arange(11) % 3, 3, "memory")

@@ -1,14 +1,13 @@
 """A construction that is killed, shared between processes, or resumed on damaged or foreign files."""
 
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from fastadv.data import load_constructed, verify_constructed
+from fastadv.data.construct import merge_constructed
 from fastadv.errors import CorruptFileError, InputError
 from tests.processes import program, succeed
 
@@ -18,20 +17,19 @@ MODULE = "tests.data.test_construct_resume"
 OPTIONS = {"steps": 5, "shard_size": 8, "batch_size": 5}
 
 
-def shards(folder: Path) -> list[Path]:
+def shards(folder):
     return sorted(folder.glob("shard-*.safetensors"))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: Any) -> Path:
-    folder: Path = tmp_path_factory.mktemp("made")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
     random_target(toy_model(), toy_base(40), out_dir=folder, **OPTIONS)
     return folder
 
 
 @pytest.fixture
-def done(made: Path, tmp_path: Path) -> Path:
-    """A finished set that a test may damage."""
+def done(made, tmp_path):
     return shutil.copytree(made, tmp_path / "set")
 
 
@@ -61,19 +59,6 @@ def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
         assert load_constructed(folder).card["measured"] == whole.card["measured"]
 
 
-@pytest.mark.slow
-def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
-    random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS | {"seed": 1})
-    for k in (0, 1, 2, 3):
-        (tmp_path / f"shard-0000{k}.safetensors").unlink()
-    calls: list[int] = []
-    with pytest.raises(InputError, match="another seed"):
-        random_target(
-            toy_model(), toy_base(40), out_dir=tmp_path, progress=lambda *a: calls.append(1), **OPTIONS
-        )
-    assert not calls
-
-
 def test_finished_run_is_kept_as_it_is(done):
     before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
     again = random_target(toy_model(), toy_base(40), out_dir=done, **OPTIONS)
@@ -81,27 +66,13 @@ def test_finished_run_is_kept_as_it_is(done):
     assert again.card == load_constructed(done).card
 
 
-@pytest.mark.slow
-def test_two_processes_share_the_shards(tmp_path, done):
-    first, second = (
-        random_target(toy_model(), toy_base(40), out_dir=tmp_path, rank=rank, world_size=2, **OPTIONS)
-        for rank in (0, 1)
-    )
-    assert first.ids.tolist() == [*range(8), *range(16, 24), *range(32, 40)]
-    alone = load_constructed(done)
-    assert torch.equal(second.x, alone.x)
-    assert torch.equal(second.ids, alone.ids)
-    for ours, theirs in zip(shards(tmp_path), shards(done), strict=True):
-        assert ours.read_bytes() == theirs.read_bytes()
-
-
-def _flip_a_bit(path: Path) -> None:
+def _flip_a_bit(path):
     data = bytearray(path.read_bytes())
     data[-3] ^= 4
     path.write_bytes(data)
 
 
-def _foreign(path: Path) -> None:
+def _foreign(path):
     save_file({"images": torch.zeros(8, 1, 4, 4)}, path)
 
 
@@ -122,7 +93,7 @@ def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
     with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*no file"):
         load_constructed(done)
     others = {path: path.stat().st_mtime_ns for path in shards(done)}
-    calls: list[tuple[int, int]] = []
+    calls = []
     random_target(toy_model(), toy_base(40), out_dir=done, progress=lambda *a: calls.append(a), **OPTIONS)
     assert calls == [(32, 40), (37, 40), (40, 40)]
     assert all(path.stat().st_mtime_ns == then for path, then in others.items())
@@ -143,6 +114,31 @@ def test_damaged_index(done, damaged):
     (done / "index.json").unlink()
     with pytest.raises(CorruptFileError, match=r"index\.json: expected the index"):
         verify_constructed(done)
+
+
+TWICE = r"shard-0000\d.safetensors: expected each shard once, got it in .*, too; leave one out"
+REFUSED = {
+    "0 1 0": TWICE,
+    "1 whole": TWICE,
+    "0": "expected all 4 shards, got none of 1, 3; run the command of what is missing",
+    "0 other": "another seed",
+    "0 nowhere 1": "nowhere: expected shards of a constructed set, got none",
+}
+
+
+def test_shards_are_the_set_of_one_process_and_less_or_more_is_refused(tmp_path):
+    half = {"world_size": 2, "rank": 1}
+    for name, more in {"whole": {}, "0": half | {"rank": 0}, "1": half, "other": half | {"seed": 1}}.items():
+        random_target(toy_model(), toy_base(20), out_dir=tmp_path / name, steps=1, shard_size=6, **more)
+    for folders, said in REFUSED.items():
+        with pytest.raises(InputError, match=said):
+            merge_constructed([tmp_path / name for name in folders.split()], tmp_path / "out")
+    with pytest.raises(InputError, match="another seed"):
+        merge_constructed([tmp_path / "0", tmp_path / "1"], tmp_path / "other")
+    assert not (tmp_path / "out").exists()
+    merged, one = merge_constructed([tmp_path / "1", tmp_path / "0"], tmp_path / "out"), tmp_path / "whole"
+    assert torch.equal(merged.x, load_constructed(one).x)
+    assert merged.ids.tolist() == list(range(20))
 
 
 if __name__ == "__main__":

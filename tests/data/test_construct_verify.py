@@ -4,13 +4,12 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fastadv.data import ImageSet, verify_constructed
+from fastadv.data import verify_constructed
 from fastadv.data.construct import verify
 from fastadv.data.construct._base import Base
 from fastadv.data.imageset import to_unit
@@ -24,19 +23,18 @@ OPTIONS = {"steps": 3, "shard_size": 8, "batch_size": 5}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: Any) -> Path:
-    folder: Path = tmp_path_factory.mktemp("made")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
     random_target(toy_model(), toy_base(20), threat=L2(2.0), out_dir=folder, **OPTIONS)
     return folder
 
 
 @pytest.fixture
-def done(made: Path, tmp_path: Path) -> Path:
-    """A finished set that a test may falsify."""
+def done(made, tmp_path):
     return shutil.copytree(made, tmp_path / "set")
 
 
-def falsify(folder: Path, change: Callable[[Any, Any, Any], object], remeasured: bool = False) -> None:
+def falsify(folder, change, remeasured=False):
     """Write the set again, with new hashes, after `change`; `remeasured`: its card fits the tensors then."""
     mapped, index = read_shards(folder)
     tensors = {name: t if isinstance(t, torch.Tensor) else t.joined() for name, t in mapped.items()}
@@ -54,12 +52,11 @@ def falsify(folder: Path, change: Callable[[Any, Any, Any], object], remeasured:
     write_index(folder, card, config, written)
 
 
-def assert_measured(made: Any, base: ImageSet, threat: Any) -> None:
+def assert_measured(made, base, threat):
     """Labels, classes and distances are those of the base and the model, by hand."""
     config = made.card["config"]
-    center = Base(base, torch.device("cpu")).start(
-        config.get("start"), to_unit(base.x), made.ids, config["seed"]
-    )
+    start, made_of = config.get("start"), Base(base, torch.device("cpu"))
+    center = made_of.start(start, to_unit(base.x), made.ids, config["seed"])
     assert made.original_labels.equal(base.y)
     with torch.no_grad():
         predicted = toy_model().eval()(to_unit(made.x)).argmax(1)
@@ -108,26 +105,49 @@ def test_every_bad_shard_is_named(done):
     assert "\n" not in text
 
 
+def test_shards_that_changed_places_and_that_are_of_another_set_are_named(done, tmp_path):
+    first, second = (done / shard_name(k) for k in (0, 1))
+    (done / "aside").write_bytes(first.read_bytes())
+    second.rename(first)
+    (done / "aside").rename(second)
+    with pytest.raises(CorruptFileError, match=r"expected shard 0 .*; .*expected shard 1 ") as caught:
+        verify_constructed(done)
+    assert "shard-00002" not in str(caught.value)
+    other = tmp_path / "other"
+    random_target(toy_model(), toy_base(20), threat=L2(2.0), out_dir=other, **OPTIONS, seed=1)
+    (other / "index.json").write_bytes((done / "index.json").read_bytes())
+    with pytest.raises(CorruptFileError, match=r"shard-00000.*got one of another set"):
+        verify_constructed(other)
+
+
+def test_a_whole_shard_that_is_not_the_one_listed_is_named(done):
+    mapped, index = read_shards(done)
+    tensors = {name: t if isinstance(t, torch.Tensor) else t.joined() for name, t in mapped.items()}
+    write_shard(done, 2, {name: t[15:19] for name, t in tensors.items()}, index["config"])
+    with pytest.raises(CorruptFileError, match=r"shard-00002.*expected the shard that index\.json lists"):
+        verify_constructed(done)
+
+
 Change = Callable[[Any, Any, Any], object]
 
 
-def _card(name: str, value: Any) -> Change:
+def _card(name, value):
     return lambda tensors, config, card: card["measured"].update({name: value})
 
 
-def _row(name: str, value: Any) -> Change:
+def _row(name, value):
     return lambda tensors, config, card: tensors[name][3].fill_(value)
 
 
-def _config(name: str, value: Any) -> Change:
+def _config(name, value):
     return lambda tensors, config, card: [each.update({name: value}) for each in (config, card["config"])]
 
 
-def _shape(tensors: Any, config: Any, card: Any) -> None:
+def _shape(tensors, config, card):
     tensors["images"] = tensors["images"][..., :7].contiguous()
 
 
-def _fewer(tensors: Any, config: Any, card: Any) -> None:
+def _fewer(tensors, config, card):
     tensors.update({name: tensor[:16] for name, tensor in tensors.items()})
 
 

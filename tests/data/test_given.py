@@ -1,9 +1,5 @@
 """What callers hand over as data becomes one set; what cannot is refused in words."""
 
-import subprocess
-import sys
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -27,8 +23,8 @@ BATCHES = [(X[:4], Y[:4]), [X[4:5], Y[4:5]], (X[5:], Y[5:])]
         DataLoader(PAIRS, batch_sampler=[range(4), range(4, 11)]),
     ],
 )  # fmt: skip
-def test_all_forms_are_the_same_set(given: Any) -> None:
-    dataset: Any = as_dataset(given)
+def test_all_forms_are_the_same_set(given):
+    dataset = as_dataset(given)
     assert len(dataset) == 11
     for place in range(11):
         image, label = dataset[place]
@@ -36,17 +32,17 @@ def test_all_forms_are_the_same_set(given: Any) -> None:
         assert int(label) == int(Y[place])
 
 
-def test_a_loader_that_reads_its_set_once_is_not_read() -> None:
+def test_a_loader_that_reads_its_set_once_is_not_read():
     for shuffle in (False, True):
         assert as_dataset(DataLoader(PAIRS, 4, shuffle=shuffle)) is PAIRS
     assert as_dataset(DataLoader(PAIRS, batch_sampler=BatchSampler(RandomSampler(PAIRS), 4, False))) is PAIRS
     for places in ([1, 7], np.array([1, 7]), torch.tensor([1, 7])):  # a number of NumPy has no identity
-        part: Any = as_dataset(DataLoader(PAIRS, 4, sampler=Some(places)))  # type: ignore[arg-type]
+        part = as_dataset(DataLoader(PAIRS, 4, sampler=Some(places)))
         assert (part.dataset, part.indices) == (PAIRS, [1, 7])
 
 
-def test_two_streams_of_random_images_differ() -> None:
-    held: Any = [as_dataset((torch.rand(5, 4), torch.arange(5)) for _ in range(2)) for _ in range(2)]
+def test_two_streams_of_random_images_differ():
+    held = [as_dataset((torch.rand(5, 4), torch.arange(5)) for _ in range(2)) for _ in range(2)]
     assert not torch.equal(held[0].tensors[0], held[1].tensors[0])
 
 
@@ -60,35 +56,19 @@ def test_two_streams_of_random_images_differ() -> None:
         (DataLoader(PAIRS, 4, collate_fn=lambda items: (torch.zeros(len(items), 2), Y[: len(items)])), 11),
     ],
 )
-def test_any_other_loader_is_read_as_it_is(loader: Any, count: int) -> None:
+def test_any_other_loader_is_read_as_it_is(loader, count):
     before = torch.get_rng_state()
-    dataset: Any = as_dataset(loader)
+    dataset = as_dataset(loader)
     assert dataset is not PAIRS
     assert len(dataset) == count
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)  # whatever was drawn before, the order is the same
-    assert torch.equal(dataset.tensors[1], as_dataset(loader).tensors[1])  # type: ignore[attr-defined]
+    assert torch.equal(dataset.tensors[1], as_dataset(loader).tensors[1])
 
 
-PEAK = """
-import torch
-from fastadv.data.given import as_dataset
-def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
-before = peak()
-held = as_dataset((torch.rand(1000, 3, 16, 16), torch.arange(1000)) for _ in range(30)).tensors[0]
-print((peak() - before) / held.nbytes)
-"""
-
-
-@pytest.mark.slow
-def test_batches_that_come_once_are_in_memory_once() -> None:
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.5
-
-
-def test_images_of_several_dtypes_are_joined_as_torch_joins_them() -> None:
+def test_images_of_several_dtypes_are_joined_as_torch_joins_them():
     parts = [(X[:2].to(dtype), Y[:2]) for dtype in (torch.uint8, torch.float64, torch.float32)]
-    assert torch.equal(as_dataset(parts).tensors[0], torch.cat([x for x, _ in parts]))  # type: ignore[attr-defined]
+    assert torch.equal(as_dataset(parts).tensors[0], torch.cat([x for x, _ in parts]))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +84,6 @@ def test_images_of_several_dtypes_are_joined_as_torch_joins_them() -> None:
         (7, "expected a data set with a length"),
     ],
 )
-def test_what_is_no_data_is_refused(given: Any, said: str) -> None:
+def test_what_is_no_data_is_refused(given, said):
     with pytest.raises(InputError, match=said):
         fa.evaluate(fa.models.create("softmax", shape=(1, 3, 3), classes=3), given)

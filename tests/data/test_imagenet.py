@@ -1,7 +1,6 @@
 """The named images of ImageNet: their order, labels and preprocessing; and the nine super-classes."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ NAMES = ["n00000700/ILSVRC2012_val_00015253.JPEG", "n00000003/b.png", "n00000700
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     """A thousand class folders with three images of 300 x 400 among them."""
     root = tmp_path_factory.mktemp("imagenet")
     for number in range(1000):
@@ -29,13 +28,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def read(root: Path, options: str) -> NamedImages:
+def read(root, options):
     dataset = load(f"imagenet:ids={root / 'ids.txt'}{options}", "test", root)
     assert isinstance(dataset, NamedImages)
     return dataset
 
 
-def test_images_come_in_the_order_of_their_list(root: Path) -> None:
+def test_images_come_in_the_order_of_their_list(root):
     dataset = read(root, "")
     assert [str(path.relative_to(root / "val")) for path in dataset.paths] == NAMES
     assert dataset.labels.tolist() == [700, 3, 700]
@@ -46,7 +45,7 @@ def test_images_come_in_the_order_of_their_list(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)
-def test_preprocessing_is_that_of_torchvision(root: Path, name: str) -> None:
+def test_preprocessing_is_that_of_torchvision(root, name):
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, ToTensor
 
     crop, bicubic = CenterCrop(224), InterpolationMode.BICUBIC
@@ -64,7 +63,7 @@ def test_preprocessing_is_that_of_torchvision(root: Path, name: str) -> None:
     assert (dataset.data_hash == read(root, "").data_hash) == (name == "Res256Crop224")
 
 
-def test_the_list_of_robustbench_is_shipped(root: Path) -> None:
+def test_the_list_of_robustbench_is_shipped(root):
     numbers = np.load(NUMBERS)
     # the first and last lines of its imagenet_test_image_ids.txt
     assert (numbers[0], numbers[1], numbers[-1]) == (15253, 20685, 25432)
@@ -77,7 +76,7 @@ def test_the_list_of_robustbench_is_shipped(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_labels_are_the_super_classes_of_the_paper(tmp_path: Path) -> None:
+def test_labels_are_the_super_classes_of_the_paper(tmp_path):
     """Each of a thousand class folders has one image whose red and green values tell its number."""
     for number in range(1000):
         folder = tmp_path / "val" / f"n{number:08}"
@@ -94,7 +93,7 @@ def test_labels_are_the_super_classes_of_the_paper(tmp_path: Path) -> None:
     assert sizes == {0: 118, 1: 5, 2: 3, 3: 5, 4: 21, 5: 18, 6: 9, 7: 4, 8: 20}
 
 
-def test_another_number_of_class_folders_is_refused(root: Path, tmp_path: Path) -> None:
+def test_another_number_of_class_folders_is_refused(root, tmp_path):
     (tmp_path / "train" / "n01440764").mkdir(parents=True)
     with pytest.raises(InputError, match=r"expected the 1000 class folders of ImageNet .* got 1;"):
         load("restricted_imagenet", "train", tmp_path)

@@ -1,7 +1,5 @@
 """Images in memory."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -9,14 +7,13 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 
 
-def small(**changes: Any) -> ImageSet:
-    """Six random images of two classes."""
+def small(**changes):
     x = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     given = {"x": x, "y": torch.tensor([0, 1] * 3), "classes": ["zero", "one"], "name": "small"}
     return ImageSet(**(given | changes))
 
 
-def test_items_are_float_images_and_labels() -> None:
+def test_items_are_float_images_and_labels():
     dataset = small()
     image, label = dataset[3]
     assert image.dtype == torch.float32
@@ -28,7 +25,7 @@ def test_items_are_float_images_and_labels() -> None:
     assert small(classes=3).classes == ("0", "1", "2")
 
 
-def test_a_subset_keeps_the_order_asked_for() -> None:
+def test_a_subset_keeps_the_order_asked_for():
     dataset = small(note="copies")
     part = dataset.subset([4, 0, 4])
     assert torch.equal(part.x, dataset.x[[4, 0, 4]])
@@ -37,21 +34,17 @@ def test_a_subset_keeps_the_order_asked_for() -> None:
     assert torch.equal(dataset.subset(torch.tensor([1], dtype=torch.int32)).x, dataset.x[1:2])
 
 
-def test_the_hash_knows_every_pixel_label_and_place() -> None:
+def test_the_hash_knows_every_pixel_label_and_place():
     dataset, x, y = small(), small().x.clone(), small().y.clone()
     x[5, 0, 3, 3] ^= 1
     y[0] = 1
-    hashes = {
-        dataset.data_hash,
-        small(x=x).data_hash,
-        small(y=y).data_hash,
-        dataset.subset([1, 0, 2, 3, 4, 5]).data_hash,
-    }
+    others = small(x=x), small(y=y), dataset.subset([1, 0, 2, 3, 4, 5])
+    hashes = {dataset.data_hash, *(each.data_hash for each in others)}
     assert len(hashes) == 4
     assert small().data_hash == dataset.data_hash
 
 
-def pixel(value: float) -> torch.Tensor:
+def pixel(value):
     x = torch.full((6, 1, 4, 4), 0.5)
     x[3, 0, 2, 1] = value
     return x
@@ -62,31 +55,26 @@ def pixel(value: float) -> torch.Tensor:
     [
         ({"x": torch.zeros(6, 4, 4)}, r"expected x \[N, C, H, W\] and y \[N\], got \[6, 4, 4\]"),
         ({"y": torch.zeros(5, dtype=torch.int64)}, r"got \[6, 1, 4, 4\] and \[5\]"),
-        ({"y": torch.zeros(6, 1, dtype=torch.int64)}, r"and \[6, 1\]"),
         ({"x": torch.zeros(0, 1, 4, 4), "y": torch.zeros(0, dtype=torch.int64)}, "at least one image"),
-        ({"x": torch.zeros(6, 1, 0, 4)}, "at least one image"),
         ({"x": torch.zeros(6, 1, 4, 4, dtype=torch.float64)}, "float64"),
         ({"x": torch.zeros(6, 1, 4, 4, dtype=torch.int64)}, "int64; convert"),
-        ({"x": torch.zeros(6, 1, 4, 4, dtype=torch.bfloat16)}, "bfloat16"),
         ({"y": torch.zeros(6, dtype=torch.int32)}, "labels int64 on cpu, got torch.int32"),
-        ({"y": torch.zeros(6)}, r"got torch\.float32"),
         ({"y": torch.zeros(6, dtype=torch.int64, device="meta")}, "on meta"),
         ({"x": pixel(float("nan"))}, "got NaN"),
-        ({"x": pixel(float("inf"))}, "0.5 to inf"),
         ({"x": pixel(1.001)}, r"pixels in \[0, 1\], got 0.5 to 1.001; rescale"),
         ({"x": pixel(-0.001)}, "got -0.001 to 0.5"),
         ({"classes": 1}, "labels from 0 to 0, got 0 to 1"),
         ({"y": torch.tensor([0, 1, 0, 1, 0, -1])}, "got -1 to 1"),
     ],
 )
-def test_bad_images_and_labels_are_refused_by_name(changes: dict[str, Any], match: str) -> None:
+def test_bad_images_and_labels_are_refused_by_name(changes, match):
     with pytest.raises(InputError, match=match) as caught:
         small(**changes)
     assert str(caught.value).startswith("small: ")
     assert "\n" not in str(caught.value)
 
 
-def test_some_classes_alone_are_numbered_anew() -> None:
+def test_some_classes_alone_are_numbered_anew():
     y = torch.tensor([2, 0, 3, 1, 3, 0])
     dataset = small(y=y, classes=["a", "b", "c", "d"], note="n")
     part = dataset.only([3, 0])

@@ -1,8 +1,5 @@
 """Data sets by name, and the folders that are searched for them."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 
@@ -11,7 +8,7 @@ from fastadv.errors import CorruptFileError, InputError
 
 
 @pytest.fixture(autouse=True)
-def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_folder(monkeypatch):
     monkeypatch.delenv("FASTADV_DATA", raising=False)
 
 
@@ -30,23 +27,23 @@ def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         ("digits:size=9", {"size": 8}, "digits: expected one size, a whole number, got '9' and 8"),
     ],
 )
-def test_bad_options_are_refused(name: str, arguments: dict[str, Any], match: str) -> None:
+def test_bad_options_are_refused(name, arguments, match):
     with pytest.raises(InputError, match=match):
         load(name, **{"split": "test"} | arguments)
 
 
-def test_a_size_may_stand_in_the_name() -> None:
+def test_a_size_may_stand_in_the_name():
     assert load("digits:size=10", limit=3).data_hash == load("digits", size=10, limit=3).data_hash
 
 
-def test_a_limit_keeps_the_first() -> None:
+def test_a_limit_keeps_the_first():
     whole, part = load("digits"), load("digits", limit=7)
     assert part.labels.tolist() == whole.labels[:7].tolist()
     assert len(load("digits", limit=10**6)) == len(whole)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn", "imagefolder", "imagenet"])
-def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_named(name, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^data_dir .*absent: expected a folder of data sets, got none"):
         load(name, data_dir=tmp_path / "absent")
     monkeypatch.setenv("FASTADV_DATA", str(tmp_path / "elsewhere"))
@@ -58,7 +55,7 @@ def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytes
     ("name", "layout"),
     [("mnist", r"MNIST/raw/\*-ubyte"), ("cifar10", r"cifar10/\{train,test\}/CLASS/\*\.jpg")],
 )
-def test_missing_files_say_what_belongs_where(name: str, layout: str, tmp_path: Path) -> None:
+def test_missing_files_say_what_belongs_where(name, layout, tmp_path):
     with pytest.raises(
         InputError, match=rf"expected .*{layout} below {tmp_path}, got none.*switched off.*FASTADV_DATA"
     ):
@@ -67,15 +64,15 @@ def test_missing_files_say_what_belongs_where(name: str, layout: str, tmp_path: 
 
 @pytest.mark.parametrize(("name", "attribute"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
 def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
-    name: str,
-    attribute: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+    name,
+    attribute,
+    tmp_path,
+    monkeypatch,
+    capfd,
+):
     from fastadv._torchvision import datasets
 
-    def offline(root: Path, **arguments: Any) -> None:
+    def offline(root, **arguments):
         assert arguments == {"download": True}
         print("Downloading ...")
         raise OSError("<urlopen error>\nno route to host")
@@ -92,7 +89,7 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_the_sets_that_were_published_are_read(tmp_path: Path, parts: int) -> None:
+def test_the_sets_that_were_published_are_read(tmp_path, parts):
     x, y = torch.rand(30, 3, 32, 32), torch.arange(30) % 10
     folder = tmp_path / "d_robust_CIFAR"
     folder.mkdir()
@@ -104,7 +101,7 @@ def test_the_sets_that_were_published_are_read(tmp_path: Path, parts: int) -> No
     assert (found.name, found.classes[:2]) == ("d_robust_CIFAR", ("airplane", "automobile"))
 
 
-def test_damaged_tensors_and_other_folders_are_refused(tmp_path: Path) -> None:
+def test_damaged_tensors_and_other_folders_are_refused(tmp_path):
     images = tmp_path / "CIFAR_ims"
     torch.save([torch.rand(3, 3, 5, 7)], images)
     whole = images.read_bytes()

@@ -3,8 +3,6 @@
 import math
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +17,14 @@ from tests import recorded
 from .sets import toy_base
 
 
-def made(n: int, classes: int = 5, seed: int = 0, eight_bit: bool = True, side: int = 4) -> ImageSet:
+def made(n, classes=5, seed=0, eight_bit=True, side=4):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 3, side, side, generator=generator)
     x = (x * 255).to(torch.uint8) if eight_bit else x
     return ImageSet(x, torch.randint(classes, (n,), generator=generator), classes, f"made {seed}")
 
 
-def by_hand(real: int, generated: int, share: Fraction, place: int) -> bool:
+def by_hand(real, generated, share, place):
     """Whether the image at a place of the run is a generated one, in exact arithmetic."""
     return math.floor(share * (place + 1)) > math.floor(share * place)
 
@@ -39,9 +37,7 @@ def by_hand(real: int, generated: int, share: Fraction, place: int) -> bool:
     batch_size=st.integers(1, 70),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_every_batch_holds_the_fraction_and_the_passes_are_whole(
-    real: int, generated: int, share: str, batch_size: int, seed: int
-) -> None:
+def test_every_batch_holds_the_fraction_and_the_passes_are_whole(real, generated, share, batch_size, seed):
     exact = Fraction(share)
     mixture = Mixture(made(real), made(generated, seed=1), float(exact))
     assert mixture.share == exact
@@ -65,7 +61,7 @@ def test_every_batch_holds_the_fraction_and_the_passes_are_whole(
             assert sorted(kind[start : start + size].tolist()) == list(range(size))
 
 
-def test_orders_differ_by_seed_epoch_pass_and_kind() -> None:
+def test_orders_differ_by_seed_epoch_pass_and_kind():
     mixture = Mixture(made(40), made(40, seed=1), 0.5)
     orders = [mixture.epoch_order(seed, epoch) for seed in (0, 1) for epoch in (1, 2, 3, 4)]
     assert torch.equal(orders[1], mixture.epoch_order(0, 2))
@@ -78,7 +74,7 @@ def test_orders_differ_by_seed_epoch_pass_and_kind() -> None:
 
 
 @pytest.mark.parametrize("eight_bit", [True, False])
-def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit: bool) -> None:
+def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit):
     real, generated = made(7, eight_bit=eight_bit), made(9, seed=1)
     mixture = Mixture(real, generated, 0.7)
     assert len(mixture) == 16
@@ -100,7 +96,7 @@ def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit: bool) ->
         mixture[16]
 
 
-def test_mapped_images_mix_like_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_images_mix_like_those_in_memory(tmp_path, monkeypatch):
     generated = made(20, seed=1)
     for name, part in (("a", slice(0, 12)), ("b", slice(12, 20))):
         image = generated.x[part].permute(0, 2, 3, 1).numpy()
@@ -110,7 +106,7 @@ def test_mapped_images_mix_like_those_in_memory(tmp_path: Path, monkeypatch: pyt
     assert torch.equal(order, memory.epoch_order(3, 2))
     for mine, theirs in zip(batches(mapped, 4, order), batches(memory, 4, order), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-    expected, found = memory.take(order), list[torch.Tensor]()
+    expected, found = memory.take(order), []
     recorded.as_on_a_gpu(monkeypatch)
     moved = mapped.to("cpu")
     recorded.capture(lambda: found.append(moved.take(order)))  # which refuses to read a value
@@ -127,6 +123,6 @@ def test_mapped_images_mix_like_those_in_memory(tmp_path: Path, monkeypatch: pyt
         ([1, 2], made(4), r"real: expected an ImageSet or an NpzSet, got list.*in_memory\(\)"),
     ],
 )
-def test_sets_that_do_not_mix_are_refused(real: Any, generated: Any, match: str) -> None:
+def test_sets_that_do_not_mix_are_refused(real, generated, match):
     with pytest.raises(InputError, match=match):
         Mixture(real, generated, 0.5)

@@ -1,12 +1,9 @@
 """Sets of mappings and tuples, as pairs of an image and a label."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-import fastadv as fa
 from fastadv.data import batches, pairs
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
@@ -21,11 +18,8 @@ class Rows:
     column_names = ("img", "fine")
 
     def __init__(self, image, mark="a"):
-        self._rows, self._fingerprint, self.read = (
-            [{"img": image(x), "fine": y} for x, y in zip(X, Y, strict=True)],
-            mark,
-            0,
-        )
+        self._rows = [{"img": image(x), "fine": y} for x, y in zip(X, Y, strict=True)]
+        self._fingerprint, self.read = mark, 0
 
     def __len__(self):
         return len(self._rows)
@@ -75,31 +69,6 @@ def test_labels_and_identity_are_known_without_reading_images():
     assert known_labels(pairs([(X[0], 1)], 0, 1)) is None
 
 
-class Triples(list):
-    """As torchvision's sets: `targets` are what stands behind the image."""
-
-    targets = Y
-
-
-def test_labels_of_another_part_are_not_taken():
-    rows = Triples((x, y, 5) for x, y in zip(X, Y, strict=True))
-    assert known_labels(pairs(rows, 0, 1)).tolist() == Y
-    assert known_labels(pairs(rows, 0, 2)) is None
-    told = Triples({"image": x, "label": y, "coarse": y // 2} for x, y in zip(X, Y, strict=True))
-    assert known_labels(pairs(told)).tolist() == Y
-    assert known_labels(pairs(told, label="coarse")) is None
-
-
-@pytest.mark.parametrize("held", ["labels", "targets"])
-def test_labels_that_a_set_transforms_are_not_taken(held):
-    """As torchvision's sets: SVHN holds `labels`, CIFAR `targets`, and both have a `target_transform`."""
-    rows = Rows(lambda x: x)
-    setattr(rows, held, Y)
-    assert known_labels(rows).tolist() == Y
-    rows.target_transform = lambda label: label // 2
-    assert known_labels(rows) is None
-
-
 def test_columns_of_text_are_no_labels():
     rows = Rows(lambda x: x)
     for row in rows._rows:
@@ -121,11 +90,3 @@ def test_columns_of_text_are_no_labels():
 def test_items_without_the_parts_are_refused(item, match):
     with pytest.raises(InputError, match=f"sample 0: {match}"):
         next(batches(pairs([item]), 1))
-
-
-def test_a_model_is_trained_and_measured_on_them():
-    dataset = pairs(Rows(array), "img", "fine")
-    net = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
-    (report,) = fa.train.fit(net, dataset, fa.train.Standard(), epochs=1, batch_size=4, test_set=dataset)
-    assert report.clean_accuracy == fa.evaluate(net, dataset).clean_accuracy
-    assert np.isfinite(report.loss)

@@ -2,13 +2,10 @@
 
 import json
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from fastadv.data import ConstructedSet
 from fastadv.runs import processes
 from fastadv.runs.files import save_tensors
 from tests.data.sets import ALL, CLASSES, random_target, toy_base
@@ -19,8 +16,7 @@ from tests.processes import tell
 OPTIONS = {"steps": 3, "shard_size": 25, "batch_size": 7}
 
 
-def net() -> nn.Module:
-    """Convolution and BatchNorm, which the search copy folds."""
+def net():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         parts = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)
@@ -29,14 +25,12 @@ def net() -> nn.Module:
     return model.eval()
 
 
-def write(made: ConstructedSet, path: Path) -> None:
-    """A set and its card, in a file that is equal for equal ones."""
+def write(made, path):
     card = {name: value for name, value in made.card.items() if name != "date"}
     save_tensors(path, made.tensors(), {"card": json.dumps(card, sort_keys=True)})
 
 
-def every_set(folder: Path, rank: int = 0) -> None:
-    """Each construction in a folder, and without one."""
+def every_set(folder, rank=0):
     name = f"{processes.world()}-{rank}"
     for construct in ALL:
         kind = construct.__name__
@@ -45,27 +39,26 @@ def every_set(folder: Path, rank: int = 0) -> None:
         write(construct(net(), toy_base(), **OPTIONS), folder / f"{kind}-{name}.memory")
 
 
-def resumed(folder: Path, killed: bool = False) -> ConstructedSet:
-    """The second process may be killed within its first shard."""
+def resumed(folder, killed=False):
 
-    def progress(done: int, total: int) -> None:
+    def progress(done, total):
         if killed and done == 14 and processes.rank() == 1:
             die()
 
     return random_target(net(), toy_base(), out_dir=folder, progress=progress, **OPTIONS)
 
 
-def killed(folder: Path, rank: int) -> None:
+def killed(folder, rank):
     with loss_told(folder):
         resumed(folder / "run", killed=True)
 
 
-def go_on(folder: Path, rank: int = 0) -> None:
+def go_on(folder, rank=0):
     name = f"{processes.world()}-{rank}"
     write(resumed(folder / f"run-{name[0]}"), folder / f"resumed-{name}")
 
 
-def faults(folder: Path, rank: int) -> None:
+def faults(folder, rank):
     """What each process says of a construction that goes wrong in one of them."""
     (folder / "file").write_text("")
     other = net()
@@ -73,15 +66,12 @@ def faults(folder: Path, rank: int) -> None:
     random_target(net(), toy_base(20), out_dir=folder / "other", **OPTIONS)
     spoiled = toy_base(eight_bit=False)
     spoiled.x[29, 0, 2, 2] = 2.0
-    wrong: dict[str, dict[str, Any]] = {
+    wrong = {
         "base": {"base": toy_base(60 - rank)},
         "model": {"model": other},
-        "steps": {"steps": 3 + rank},
         "seed": {"seed": rank},
-        "batch_size": {"batch_size": 7 + rank},
         "out_dir": {"out_dir": folder / f"set-{rank}"},
         "argument": {"steps": 1 - rank},
-        "storage": {"dtype": "uint16" if rank else "uint8"},
         "rank": {"rank": rank, "world_size": 2},
         "file": {"out_dir": folder / "file"},
         "folder": {"out_dir": folder / "other"},

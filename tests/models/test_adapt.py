@@ -1,9 +1,7 @@
 """Classifiers of other packages: where their constants stand, what their outputs are, what is refused."""
 
 import warnings
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -19,18 +17,16 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def net() -> nn.Module:
+def net():
     return SmallCNN((3, 8, 8), width=4).eval()
 
 
-def expected(mean: list[float], std: list[float]) -> Tensor:
+def expected(mean, std):
     return net()((X - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])
 
 
 class TimmNet(SmallCNN):
-    """A model as timm makes it: its configuration is an attribute."""
-
-    def __init__(self, **configurations: Any) -> None:
+    def __init__(self, **configurations):
         super().__init__((3, 8, 8), width=4)
         vars(self).update(configurations)
 
@@ -38,43 +34,28 @@ class TimmNet(SmallCNN):
 class Output(dict[str, Tensor]):
     """An output of Hugging Face: a dictionary whose values are attributes too."""
 
-    def __getattr__(self, name: str) -> Tensor:
+    def __getattr__(self, name):
         if name in self:
             return self[name]
         raise AttributeError(name)
 
 
 class HuggingFaceNet(nn.Module):
-    def __init__(self, config: Any = None) -> None:
+    def __init__(self, config=None):
         super().__init__()
         self.net, self.config = net(), config
 
-    def forward(self, pixel_values: Tensor) -> Output:
+    def forward(self, pixel_values):
         return Output(logits=self.net(pixel_values))
 
 
 class Processor:
-    """An image processor of Hugging Face, as far as its settings go."""
-
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings):
         own = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
         vars(self).update(own | {"image_mean": MEAN, "image_std": STD} | settings)
 
-    def preprocess(self) -> None:
+    def preprocess(self):
         raise NotImplementedError
-
-
-class WithTimmInside:
-    """Hugging Face's wrapper of timm: the constants are properties, and there are no steps."""
-
-    image_mean = property(lambda self: MEAN)
-    image_std = property(lambda self: STD)
-
-
-@dataclass
-class TimmConfiguration:
-    mean: tuple[float, ...] = tuple(MEAN)
-    std: tuple[float, ...] = tuple(STD)
 
 
 TIMM = {"mean": tuple(MEAN), "std": tuple(STD), "input_size": (3, 224, 224)}
@@ -84,24 +65,24 @@ TIMM = {"mean": tuple(MEAN), "std": tuple(STD), "input_size": (3, 224, 224)}
     ("model", "preprocessing"),
     [
         (TimmNet(pretrained_cfg=TIMM), None),
-        (TimmNet(pretrained_cfg=TimmConfiguration()), None),
+        (TimmNet(pretrained_cfg=SimpleNamespace(mean=MEAN, std=STD)), None),
         (TimmNet(pretrained_cfg={"mean": (0.5,), "std": (0.5,)}), TIMM),
         (HuggingFaceNet(SimpleNamespace(pretrained_cfg=TIMM)), None),
         (HuggingFaceNet(), Processor()),
         (HuggingFaceNet(), vars(Processor())),
         (HuggingFaceNet(), {"do_normalize": True, "image_mean": MEAN, "image_std": STD}),
-        (HuggingFaceNet(), WithTimmInside()),
+        (HuggingFaceNet(), SimpleNamespace(image_mean=MEAN, image_std=STD)),
         (net(), torchvision_models.ResNet18_Weights.IMAGENET1K_V1),
         (net(), torchvision_models.ResNet18_Weights.IMAGENET1K_V1.transforms()),
     ],
 )
-def test_the_constants_are_found(model: nn.Module, preprocessing: Any) -> None:
+def test_the_constants_are_found(model, preprocessing):
     torch.testing.assert_close(adapt(model, preprocessing).eval()(X), expected(MEAN, STD))
 
 
 @pytest.mark.parametrize("model", [TimmNet(num_classes=5), HuggingFaceNet(SimpleNamespace(num_labels=5))])
-def test_other_classes_than_those_of_the_carried_constants_warn(model: nn.Module) -> None:
-    holder: Any = getattr(model, "config", model)
+def test_other_classes_than_those_of_the_carried_constants_warn(model):
+    holder = getattr(model, "config", model)
     holder.pretrained_cfg = TIMM | {"num_classes": 5}
     adapt(model)
     holder.pretrained_cfg = TIMM | {"num_classes": 1000}
@@ -113,7 +94,7 @@ def test_other_classes_than_those_of_the_carried_constants_warn(model: nn.Module
         adapt(model, TIMM | {"num_classes": 1000})
 
 
-def test_constants_may_be_given_and_come_before_what_a_model_carries() -> None:
+def test_constants_may_be_given_and_come_before_what_a_model_carries():
     model = TimmNet(pretrained_cfg=TIMM)
     torch.testing.assert_close(adapt(model, mean=0, std=1).eval()(X), net()(X))
     given = adapt(net(), mean=torch.tensor([0.1, 0.2, 0.3]), std=(0.4, 0.5, 0.6)).eval()
@@ -130,12 +111,12 @@ def test_constants_may_be_given_and_come_before_what_a_model_carries() -> None:
     ],
     ids=["twice-as-far", "unit", "bytes", "one-number"],
 )
-def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any], pixels: Any) -> None:
+def test_what_a_processor_makes_of_bytes_the_model_sees(settings, pixels):
     adapted = adapt(HuggingFaceNet(), Processor(**settings)).eval()
     torch.testing.assert_close(adapted(X), net()(pixels(X)), rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_that_hold_logits_are_answered_with_adapt() -> None:
+def test_outputs_that_hold_logits_are_answered_with_adapt():
     for call in (
         lambda net: fa.attacks.fgsm(net, X, torch.arange(4), fa.Linf(0.1)),
         lambda net: fa.freeze(net)(X),
@@ -152,23 +133,19 @@ def test_outputs_that_hold_logits_are_answered_with_adapt() -> None:
         ({"mean": MEAN}, "preprocessing, or mean and std"),
         ({"mean": MEAN, "std": STD, "preprocessing": TIMM}, "leave the others out"),
         ({"preprocessing": {"mean": MEAN}}, "got dict without"),
-        ({"preprocessing": "imagenet"}, "got str without"),
         ({"preprocessing": Processor(do_rescale=False)}, "does not say what its model takes"),
         ({"preprocessing": Processor(do_flip_channel_order=True)}, "got one with do_flip_channel_order"),
         ({"preprocessing": Processor(rescale_offset=True, include_top=True)}, "include_top, rescale_offset"),
         ({"preprocessing": Processor(rescale_factor=0)}, "rescale_factor: expected a number in"),
         ({"mean": "cifar10", "std": 1}, "mean: expected a number, or one for each channel, got 'cifar10'"),
         ({"mean": MEAN, "std": [1, 0, 1]}, "std > 0"),
-        ({"mean": 0.5, "std": -1.0}, "std > 0"),
         ({"mean": [0.1, 0.2], "std": [0.1]}, "as many"),
-        ({"mean": [], "std": []}, "as many"),
         ({"mean": float("nan"), "std": 1.0}, "finite"),
         ({"mean": (124.0, 116.0, 104.0), "std": 58.0}, "divide mean and std by 255"),
-        ({"mean": 0.5, "std": float("inf")}, "finite"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) -> None:
+def test_what_cannot_be_known_is_refused(arguments, match):
     with pytest.raises(InputError, match=match):
         adapt(net(), **arguments)
 
@@ -176,6 +153,6 @@ def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) 
 @pytest.mark.parametrize(
     "output", [lambda self, x: (x, x), lambda self, x: {"features": x}], ids=["tuple", "no-logits"]
 )
-def test_an_output_without_logits_is_refused_when_it_comes(output: Any) -> None:
+def test_an_output_without_logits_is_refused_when_it_comes(output):
     with pytest.raises(InputError, match=r"expected logits \[B, K\], or an output with `.logits`"):
         adapt(module(output), mean=0, std=1)(X)

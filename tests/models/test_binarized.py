@@ -1,7 +1,5 @@
 """Binarized models: the values they see, the gradient that passes through, and attacks on them."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from fastadv.models import ABS, Binarized, LogisticRegression, SchottCNN
 DRAW = torch.Generator().manual_seed(1)
 
 
-def net(inputs: int = 64) -> nn.Sequential:
+def net(inputs=64):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, 4)).double()
     layers[1].weight.data.mul_(3)
@@ -25,7 +23,7 @@ X = torch.rand(12, 1, 8, 8, generator=DRAW, dtype=torch.float64)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("threshold", [0.5, 0.3, -2.5, 127.7])
-def test_the_model_sees_zeros_and_ones_alone(threshold: float, dtype: torch.dtype) -> None:
+def test_the_model_sees_zeros_and_ones_alone(threshold, dtype):
     edge = torch.tensor(threshold, dtype=dtype)
     near = torch.stack([edge, *(torch.nextafter(edge, edge.new_tensor(end)) for end in (-1e4, 1e4))])
     far = torch.linspace(-300, 300, 101).to(dtype)
@@ -35,7 +33,7 @@ def test_the_model_sees_zeros_and_ones_alone(threshold: float, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_the_gradient_is_that_of_the_model_at_the_binarized_image(threshold: float) -> None:
+def test_the_gradient_is_that_of_the_model_at_the_binarized_image(threshold):
     inner, y = net(), torch.arange(12) % 4
     frozen = fa.freeze(Binarized(inner, threshold))
     value, logits, gradient = frozen.input_gradient(X, y)
@@ -46,9 +44,9 @@ def test_the_gradient_is_that_of_the_model_at_the_binarized_image(threshold: flo
     torch.testing.assert_close(logits, inner(X.ge(threshold).double()).detach())
 
 
-def test_attacks_can_read_the_threshold() -> None:
+def test_attacks_can_read_the_threshold():
     decoder = [torch.zeros(2, 1, 1, 8, 8)], [torch.zeros(2, 1)], (1,)
-    told: list[tuple[Any, float | None]] = [
+    told = [
         (Binarized(net(), 0.25), 0.25),
         (Binarized(net()), 0.5),
         (SchottCNN(binary=True), 0.5),
@@ -63,14 +61,14 @@ def test_attacks_can_read_the_threshold() -> None:
         assert fa.freeze(model).input_threshold == threshold
 
 
-def test_another_use_of_the_name_is_no_threshold() -> None:
+def test_another_use_of_the_name_is_no_threshold():
     for value in (torch.tensor(0.5), nn.Threshold(0.5, 0.0), "0.5", True, 1):
         model = net()
-        model.input_threshold = value  # type: ignore[assignment]
+        model.input_threshold = value
         assert fa.freeze(model).input_threshold is None
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), "half", None, True])
-def test_bad_thresholds(threshold: Any) -> None:
+def test_bad_thresholds(threshold):
     with pytest.raises(InputError, match="threshold: expected a finite number"):
         Binarized(net(), threshold)

@@ -3,21 +3,19 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine.module import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.description import describe
-from tests.defenses import JPEG, Binarize, Defended, KWinners, MeanSparse, NoGrad, Quantize
+from tests.defenses import Binarize, Defended, KWinners, NoGrad, Quantize
 from tests.docs.test_pages import BLOCK, run
 from tests.zoo.net import module
 
@@ -29,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "masked.md"
 class Net(nn.Module):
     """Calls `hide` twice, once on what a BatchNorm reads as well, and a ReLU that writes into its input."""
 
-    def __init__(self, hide: nn.Module) -> None:
+    def __init__(self, hide):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
@@ -38,14 +36,14 @@ class Net(nn.Module):
         nn.init.uniform_(self.norm.running_mean)
         self.eval()
 
-    def forward(self, x: Tensor, hide: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, x, hide=None):
         hide = hide or self.hide
         h = self.first(x)
         h = self.relu(self.norm(h) + hide(h))
         return self.last(hide(self.relu(self.second(h))).flatten(1))
 
 
-def by_hand(net: Net, x: Tensor, y: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+def by_hand(net, x, y, gradient):
     """The gradient by the sum g(h) + (m(h) - g(h)).detach(), in eager PyTorch."""
     leaf = x.clone().requires_grad_()
     logits = net(leaf, lambda h: gradient(h) + (net.hide(h.detach()) - gradient(h)).detach())
@@ -53,25 +51,24 @@ def by_hand(net: Net, x: Tensor, y: Tensor, gradient: Callable[[Tensor], Tensor]
 
 
 SMOOTH = nn.Conv2d(6, 6, 3, padding=1)
-GRADIENTS: dict[str, Any] = {
-    "identity": ("identity", lambda h: h),
-    "function": (torch.sin, torch.sin),
-    "network": (SMOOTH, SMOOTH),
-}
+GRADIENTS = {"identity": ("identity", lambda h: h), "function": (torch.sin, torch.sin)}
+GRADIENTS["network"] = SMOOTH, SMOOTH
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "hide", [Quantize(16), NoGrad(), KWinners(0.7)], ids=lambda each: type(each).__name__
+    ("kind", "hide", "options"),
+    [
+        ("identity", Quantize(16), {"eot": 2}),
+        ("function", NoGrad(), {}),
+        ("network", KWinners(0.7), {"eot": 2}),
+        ("network", Quantize(16), {}),
+    ],
 )
-@pytest.mark.parametrize(("given", "gradient"), GRADIENTS.values(), ids=GRADIENTS)
-@pytest.mark.parametrize("options", [{}, {"eot": 2}], ids=str)
-def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
-    hide: nn.Module, given: Any, gradient: Any, options: Any, search_copy: None
-) -> None:
-    net = Net(hide).double()
-    part = copy.deepcopy(gradient).double() if isinstance(gradient, nn.Module) else gradient
-    given = part if isinstance(given, nn.Module) else given
+def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(kind, hide, options, search_copy):
+    net, (given, part) = Net(hide).double(), GRADIENTS[kind]
+    if kind == "network":
+        given = part = copy.deepcopy(part).double()
     model = fa.models.bpda(net, {"hide": given})
     x = X.double()
     attached = model(x.clone().requires_grad_())
@@ -85,12 +82,12 @@ def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(
 class Picks(nn.Module):
     """Multiply by a weight, and add a mask, as code that autograd refuses."""
 
-    def forward(self, scale: float, x: Tensor, *, mask: Tensor) -> Tensor:
+    def forward(self, scale, x, *, mask):
         return torch.from_numpy(x.numpy() * scale) + mask.detach()
 
 
-def test_modules_with_several_arguments_that_raise_under_autograd() -> None:
-    def forward(self: Any, x: Tensor) -> Tensor:
+def test_modules_with_several_arguments_that_raise_under_autograd():
+    def forward(self, x):
         return self.picks(2.0, x.flatten(1), mask=-x.flatten(1).square())[:, :5]
 
     calls = module(forward, picks=Picks())
@@ -105,7 +102,7 @@ def test_modules_with_several_arguments_that_raise_under_autograd() -> None:
     torch.testing.assert_close(torch.autograd.grad(first(leaf), leaf, weights)[0].flatten(1)[:, :5], weights)
 
 
-def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
+def test_the_model_and_the_substitute_are_left_as_they_are():
     net, substitute = Net(Quantize(16)).train(), nn.Conv2d(6, 6, 1)
     before = copy.deepcopy([net.state_dict(), {name: set(vars(part)) for name, part in net.named_modules()}])
     model = fa.models.bpda(net, {"hide": substitute})
@@ -121,7 +118,7 @@ def test_the_model_and_the_substitute_are_left_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [("identity", "network"), ("network", "function")])
-def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) -> None:
+def test_another_gradient_takes_the_place_of_the_first(first, then):
     gradient, same = GRADIENTS[then]
     net = Net(Quantize(4))
     once = fa.models.bpda(net, {"hide": GRADIENTS[first][0]})
@@ -132,7 +129,7 @@ def test_another_gradient_takes_the_place_of_the_first(first: str, then: str) ->
     assert replaced(once) == before
 
 
-def test_copies_states_and_descriptions() -> None:
+def test_copies_states_and_descriptions():
     net = Net(Quantize(16))
     model = fa.models.bpda(net, {"hide": "identity"})
     assert model.state_dict().keys() == net.state_dict().keys()
@@ -148,18 +145,15 @@ def test_copies_states_and_descriptions() -> None:
     assert SMOOTH.weight.any()
     through = [fa.freeze(each).input_gradient(X, Y)[2] for each in (held, copied)]
     assert not torch.allclose(*through)  # the copy has a substitute of its own
-    assert (
-        describe(model)
-        == describe(copy.deepcopy(model))
-        == describe(fa.models.bpda(net, {"h*e": "identity"}))
-    )
+    for same in (copy.deepcopy(model), fa.models.bpda(net, {"h*e": "identity"})):
+        assert describe(same) == describe(model)
     other = nn.Conv2d(6, 6, 3, padding=1)
     others = [model, held, *(fa.models.bpda(net, {"hide": each}) for each in (torch.sin, torch.cos, other))]
     assert len({str(describe(each)) for each in (net, *others)}) == 6
 
 
-@pytest.mark.parametrize("gradient", ["identity", torch.tanh, partial(F.hardtanh, min_val=-2.0), "network"])
-def test_a_model_is_pickled_whole(gradient: Any) -> None:
+@pytest.mark.parametrize("gradient", ["identity", partial(F.hardtanh, min_val=-2.0), "network"])
+def test_a_model_is_pickled_whole(gradient):
     other = nn.Conv2d(6, 6, 3, padding=1) if gradient == "network" else gradient
     model = fa.models.bpda(Net(Quantize()), {"hide": other})
     file = io.BytesIO()
@@ -174,7 +168,7 @@ def test_a_model_is_pickled_whole(gradient: Any) -> None:
         assert torch.equal(*found)
 
 
-def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
+def test_patterns_take_the_outermost_and_the_last_word_counts():
     net = nn.Sequential(
         nn.Sequential(nn.Flatten(), Quantize(8)), nn.Sequential(Quantize(4), nn.Linear(64, 3))
     )
@@ -188,19 +182,10 @@ def test_patterns_take_the_outermost_and_the_last_word_counts() -> None:
     assert replaced(net) == replaced(lambda x: x) == {}
 
 
-def test_a_substitute_may_consist_of_parts_of_the_model() -> None:
-    net = Net(Quantize(16))
-    model = fa.models.bpda(net, {"hide": net.second})
-    closed = fa.models.bpda(net, {"hide": (lambda second: lambda h: second(h))(net.second)})
-    expected = by_hand(net, X, Y, net.second)
-    for each in (model, closed):
-        torch.testing.assert_close(fa.freeze(each).input_gradient(X, Y)[2], expected, rtol=1e-4, atol=1e-6)
-
-
 NET = Net(Quantize(16))
 
 
-def test_a_function_that_runs_the_original_is_refused() -> None:
+def test_a_function_that_runs_the_original_is_refused():
     model = fa.models.bpda(NET, {"hide": lambda h: NET.second(h)})
     for prepared in (fa.freeze, fa.engine.Plain):
         with pytest.raises(InputError, match=r"whose copy runs .* of the original"):
@@ -209,14 +194,7 @@ def test_a_function_that_runs_the_original_is_refused() -> None:
         fa.attacks.pgd(fa.models.Normalized(model, [0.0], [1.0]), X, Y, fa.Linf(0.1), steps=2)
 
 
-def test_a_function_with_parts_of_the_model_has_those_of_the_copy() -> None:
-    net = Net(Quantize(16))
-    model = fa.models.bpda(net.train(), {"hide": lambda h: net.norm(h)})
-    expected = by_hand(net.eval(), X, Y, net.norm)
-    torch.testing.assert_close(fa.freeze(model).input_gradient(X, Y)[2], expected, rtol=1e-4, atol=1e-6)
-
-
-REFUSED: dict[str, tuple[Any, str]] = {
+REFUSED = {
     "nothing": ({}, "expected gradients by the names of modules"),
     "no mapping": ("hide", "expected gradients by the names of modules"),
     "no name": ({3: "identity"}, "expected the name of a module or a pattern, got 3"),
@@ -229,13 +207,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("gradients", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_at_once(gradients: Any, says: str) -> None:
+def test_what_is_refused_at_once(gradients, says):
     with pytest.raises(InputError, match=says):
         fa.models.bpda(NET, gradients)
 
 
 # what the module makes, its gradient, and what is said
-PASSES: dict[str, tuple[Any, Any, str]] = {
+PASSES = {
     "tuple": (lambda h: (h, h), "identity", "return one floating-point tensor, got tuple"),
     "integers": (lambda h: h.long(), torch.sin, "got a tensor of torch.int64"),
     "shape": (lambda h: h[:, :3], "identity", r"got \[12, 3\] in float32 for \[12, 64\] in float32"),
@@ -249,7 +227,7 @@ PASSES: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", PASSES)
-def test_what_is_refused_in_a_pass(case: str) -> None:
+def test_what_is_refused_in_a_pass(case):
     make, gradient, says = PASSES[case]
     net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Identity(), module(lambda self, h: make(h))))
     model = fa.models.bpda(net, {"1.1": gradient})
@@ -257,55 +235,7 @@ def test_what_is_refused_in_a_pass(case: str) -> None:
         model(2 * X.clone().requires_grad_())
 
 
-@pytest.fixture(scope="module")
-def robust() -> nn.Module:
-    """A small net that withstands L-infinity 0.1 on most of the digits."""
-    train_set = fa.data.load("digits", "train")
-    net = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=8)
-    recipe = fa.train.PGDTraining(fa.Linf(0.15), steps=2, step_size=0.1)
-    fa.train.fit(net, train_set, recipe, epochs=4, optimizer="adam", learning_rate=5e-3, batch_size=64)
-    return net.eval()
-
-
-# where, what, and whether its gradient is lost altogether; levels on which the ball ends keep its size
-HIDING: dict[str, tuple[int, Callable[[Tensor], nn.Module], bool]] = {
-    "meansparse": (6, lambda h: MeanSparse.of(h, 0.1), False),
-    "quantize": (0, lambda h: Quantize(240), True),
-    "jpeg": (0, lambda h: JPEG(0.01), True),
-    "k_winners": (6, lambda h: KWinners(0.45), False),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("place", "make", "lost"), HIDING.values(), ids=HIDING)
-def test_a_defense_falls_to_the_net_without_it(
-    robust: nn.Module, place: int, make: Callable[[Tensor], nn.Module], lost: bool
-) -> None:
-    test_set = fa.data.load("digits", "test")
-    net: Any = copy.deepcopy(robust)
-    layers = net.features
-    net.features = nn.Sequential(*layers[:place], make(layers[:place](test_set.x)), *layers[place:])
-    name = f"features.{place}"
-    (masked,) = fa.attacks.masked_modules(net, test_set.x[:48])
-    assert (masked.name, f"'{name}': 'identity'" in masked.advice) == (name, True)
-    model = fa.models.bpda(net, {name: "identity"})
-    assert not fa.attacks.masked_modules(model, test_set.x[:48])
-    attacks = {"pgd": partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=20, step_size=0.02)}
-    without, table = (fa.evaluate(each, test_set, attacks) for each in (robust, model))
-    accuracy = without["pgd"].robust_accuracy
-    assert 0.4 < accuracy < without.clean_accuracy - 0.05
-    assert abs(table["pgd"].robust_accuracy - accuracy) <= 0.01
-    assert table.clean_accuracy == fa.evaluate(net, test_set).clean_accuracy
-    assert table.replaced == table.to_dict()["bpda"] == {name: "identity"}
-    assert f"BPDA: {name} (identity)" in str(table).splitlines()
-    if lost:
-        try:
-            assert fa.evaluate(net, test_set, attacks)["pgd"].robust_accuracy > accuracy + 0.05
-        except NoGradientError:
-            assert masked.kind == "cut"
-
-
-def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path: Path) -> None:
+def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path):
     net, data = Defended(Net(nn.Identity()), before=Binarize()), torch.utils.data.TensorDataset(X, Y)
     one, other = (fa.models.bpda(net, {"before": each}) for each in ("identity", torch.sin))
     fa.evaluate(one, data, run_dir=tmp_path / "run")
@@ -316,7 +246,7 @@ def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_page_runs() -> None:
+def test_the_page_runs():
     names = run(PAGE, BLOCK)
     (masked,) = names["masked"]
     assert str(masked) in PAGE.read_text()

@@ -1,8 +1,5 @@
 """The paper's CNN and the authors' weights."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 
@@ -12,11 +9,11 @@ from fastadv.models import Binarized, SchottCNN
 
 
 @pytest.mark.parametrize(("width", "parameters"), [((20, 70, 256), 249_228), ((32, 32, 64), 52_010)])
-def test_it_has_the_papers_number_of_parameters(width: tuple[int, int, int], parameters: int) -> None:
+def test_it_has_the_papers_number_of_parameters(width, parameters):
     assert sum(p.numel() for p in SchottCNN(width=width).parameters()) == parameters
 
 
-def test_the_binary_net_is_the_plain_one_binarized() -> None:
+def test_the_binary_net_is_the_plain_one_binarized():
     x = (torch.randint(5, (4, 1, 28, 28)) / 4).requires_grad_()  # some at the threshold
     logits = [model.eval()(x) for model in (SchottCNN(binary=True), Binarized(SchottCNN()))]
     assert torch.equal(*logits)
@@ -27,7 +24,7 @@ def test_the_binary_net_is_the_plain_one_binarized() -> None:
 @pytest.mark.parametrize(
     ("file", "errors"), [("vanilla_cnn.net", 65), ("binary_cnn.net", 129), ("transfer_cnn.net", 84)]
 )
-def test_the_published_nets_are_as_accurate_as_published(shared_data: Any, file: str, errors: int) -> None:
+def test_the_published_nets_are_as_accurate_as_published(shared_data, file, errors):
     model = SchottCNN.from_official(shared_data.abs_official / file)
     assert not model.training
     assert model.binary == file.startswith("binary")
@@ -38,14 +35,14 @@ def test_the_published_nets_are_as_accurate_as_published(shared_data: Any, file:
     assert wrong <= errors / 10 + 8
 
 
-def test_binarization_can_be_said_for_a_renamed_file(shared_data: Any, tmp_path: Path) -> None:
+def test_binarization_can_be_said_for_a_renamed_file(shared_data, tmp_path):
     renamed = tmp_path / "mine.net"
     renamed.write_bytes((shared_data.abs_official / "binary_cnn.net").read_bytes())
     assert not SchottCNN.from_official(renamed).binary
     assert SchottCNN.from_official(renamed, binary=True).binary
 
 
-def test_official_names_and_shapes_load_without_the_shared_files(tmp_path: Path) -> None:
+def test_official_names_and_shapes_load_without_the_shared_files(tmp_path):
     model = SchottCNN(width=(3, 4, 5), seed=9)
     state = {name: tensor for name, tensor in model.state_dict().items() if "num_batches" not in name}
     torch.save(state, tmp_path / "tiny_cnn.net")
@@ -54,7 +51,7 @@ def test_official_names_and_shapes_load_without_the_shared_files(tmp_path: Path)
     assert torch.equal(again(x), model.eval()(x))
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
+def test_other_weights_are_refused(tmp_path):
     torch.save(models.create("softmax").state_dict(), tmp_path / "other.net")
     with pytest.raises(CorruptFileError, match=r"MNIST CNN .* got 2 tensors"):
         SchottCNN.from_official(tmp_path / "other.net")

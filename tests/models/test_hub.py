@@ -44,7 +44,6 @@ def test_weights_of_torchvision_bring_classes_and_constants(monkeypatch, options
 
 @pytest.fixture
 def timm(monkeypatch):
-    """A package of one network, which takes the calls that timm takes."""
 
     class Net(nn.Linear):
         def forward(self, x):

@@ -1,7 +1,5 @@
 """Every built-in network: shapes, reproducible first weights, input checks, traceable by torch.fx."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import fx
@@ -26,18 +24,18 @@ SHAPES = {
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * ("resnet" in name)) for name in SHAPES]
 
 
-def create(name: str, **arguments: Any) -> torch.nn.Module:
+def create(name, **arguments):
     return models.create(name, **(SMALL.get(name, {}) | arguments))
 
 
-def test_every_name_is_tested() -> None:
+def test_every_name_is_tested():
     fixed_sizes_of_wide_resnet = {"wrn_28_10", "wrn_34_10"}
     assert set(SHAPES) | fixed_sizes_of_wide_resnet == set(models.names())
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (2, 16, 18)])
-def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int]) -> None:
+def test_any_shape_and_number_of_classes(name, shape):
     classes = 2 if name == "logistic" else 7
     model = create(name, shape=shape, classes=classes).eval()
     assert model(torch.rand(2, *shape)).shape == (2, classes)
@@ -45,7 +43,7 @@ def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(name: str) -> None:
+def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(name):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = create(name, seed=3).state_dict()
@@ -57,7 +55,7 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(nam
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defaults_give_finite_logits_and_fx_traces_them(name: str) -> None:
+def test_defaults_give_finite_logits_and_fx_traces_them(name):
     model, x = create(name).eval(), torch.rand(2, *SHAPES[name])
     logits = model(x)
     assert logits.shape == (2, 2 if name == "logistic" else 10)
@@ -67,14 +65,13 @@ def test_defaults_give_finite_logits_and_fx_traces_them(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("training", [False, True])
-def test_torchscript_compiles_them(name: str, training: bool) -> None:
-    model, x = create(name).train(training), torch.rand(3, *SHAPES[name])
+def test_torchscript_compiles_them(name):
+    model, x = create(name), torch.rand(3, *SHAPES[name])
     torch.testing.assert_close(torch.jit.script(model)(x), model(x))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
+def test_a_batch_of_another_shape_or_dtype_is_refused(name):
     model, (channels, *size) = create(name).eval(), SHAPES[name]
     with pytest.raises(InputError, match=r"expected a batch of shape \[B, "):
         model(torch.rand(channels, *size))
@@ -82,16 +79,13 @@ def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
         model(torch.rand(2, 5, *size))
     with pytest.raises(InputError, match="255"):
         model(torch.zeros(2, channels, *size, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("name", ["softmax", "logistic", "cnn"])
-def test_another_image_size_is_refused_where_it_is_fixed(name: str) -> None:
-    with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
-        create(name)(torch.rand(2, 1, 28, 29))
+    if name in ("softmax", "logistic", "cnn"):  # whose size is fixed
+        with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
+            model(torch.rand(2, 1, 28, 29))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sizes_that_make_no_model_are_refused(name: str) -> None:
+def test_sizes_that_make_no_model_are_refused(name):
     with pytest.raises(InputError, match="classes >= 2"):
         create(name, classes=1)
     for shape in ((1, 0, 28), ()):
@@ -102,20 +96,10 @@ def test_sizes_that_make_no_model_are_refused(name: str) -> None:
             create(name, width=(20, 0, 256) if name == "cnn" else 0)
 
 
-def test_logistic_logits_are_the_sigmoid_of_one_score() -> None:
+def test_logistic_logits_are_the_sigmoid_of_one_score():
     model, x = models.create("logistic", shape=(5,)), torch.rand(4, 5)
     score = model.linear(x)[:, 0]
     torch.testing.assert_close(model(x).softmax(1)[:, 1], score.sigmoid())
     torch.testing.assert_close(model(x)[:, 1] - model(x)[:, 0], score)
     with pytest.raises(InputError, match="2 classes"):
         models.create("logistic", classes=3)
-
-
-def test_small_cnn_takes_other_sizes_than_it_was_made_for() -> None:
-    model = models.create("small_cnn", shape=(1, 8, 8)).eval()
-    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
-
-
-def test_an_unknown_attribute_of_the_package_is_an_error() -> None:
-    with pytest.raises(AttributeError, match="ResNet19"):
-        models.ResNet19  # noqa: B018

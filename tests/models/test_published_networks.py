@@ -1,17 +1,15 @@
 """Published networks: sizes, forward passes by hand and by torchvision, names of weights, strides, twins."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from fastadv import models
 from fastadv._torchvision import models as torchvision_models
 from fastadv.errors import InputError
 
-SMALL: dict[str, dict[str, Any]] = {
+SMALL = {
     "resnet18": {"width": 4},
     "resnet50": {"width": 2},
     "preact_resnet18": {"width": 4},
@@ -19,7 +17,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def moved(model: nn.Module) -> nn.Module:
+def moved(model):
     """The model in eval mode and float64, its BatchNorms with maps and statistics that are not trivial."""
     generator = torch.Generator().manual_seed(1)
     for part in model.modules():
@@ -31,11 +29,11 @@ def moved(model: nn.Module) -> nn.Module:
     return model.double().eval()  # in float64 rounding takes no activation across the kink of its ReLU
 
 
-def small(name: str, **arguments: Any) -> nn.Module:
+def small(name, **arguments):
     return moved(models.create(name, **(SMALL[name] | arguments)))
 
 
-def batch(*shape: int) -> Tensor:
+def batch(*shape):
     return torch.rand(*shape, dtype=torch.float64)
 
 
@@ -60,16 +58,14 @@ def batch(*shape: int) -> Tensor:
         ("wide_resnet", {"depth": 70, "widen_factor": 16}, 266_796_506),
     ],
 )
-def test_they_have_the_published_numbers_of_parameters(
-    name: str, arguments: dict[str, Any], count: int
-) -> None:
+def test_they_have_the_published_numbers_of_parameters(name, arguments, count):
     with torch.device("meta"):
         model = models.create(name, seed=None, **arguments)
         assert model(torch.rand(2, 3, 32, 32)).shape == (2, arguments.get("classes", 10))
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
-def normalized(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+def normalized(x, weights, name):
     mean, var, scale, shift = (
         weights[f"{name}.{each}"][:, None, None] for each in ("running_mean", "running_var", "weight", "bias")
     )
@@ -92,16 +88,14 @@ WIDE = ("wide_resnet", "block{}.layer.{}", 3, "convShortcut", ("bn1", "fc"))
         (WIDE, {"depth": 16, "padding": "same", "activation": "silu"}),
     ],
 )
-def test_preactivated_nets_by_hand_from_the_published_names(
-    layout: tuple[str, str, int, str, tuple[str, str]], arguments: dict[str, Any]
-) -> None:
+def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
     """He et al. 2016b, figure 4e, and what published code does otherwise."""
     name, block, stages, shortcut, (norm, linear) = layout
     model, given = small(name, **arguments), batch(3, 3, 40, 24)
     weights = model.state_dict()
     act = F.silu if "activation" in arguments else F.relu
 
-    def halved(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    def halved(x, kernel, stride):
         """In TensorFlow, one row of zeros is needed where a stride of 2 meets an even size: at the end."""
         around = 0 if kernel.shape[-1] == 1 else 1
         if around and stride == 2 and "padding" in arguments:
@@ -114,9 +108,8 @@ def test_preactivated_nets_by_hand_from_the_published_names(
         for place in (0, 1):
             part, stride = block.format(stage + 1, place), 2 if stage and not place else 1
             active = act(normalized(x, weights, f"{part}.bn1"))
-            inner = act(
-                normalized(halved(active, weights[f"{part}.conv1.weight"], stride), weights, f"{part}.bn2")
-            )
+            inner = halved(active, weights[f"{part}.conv1.weight"], stride)
+            inner = act(normalized(inner, weights, f"{part}.bn2"))
             inner = F.conv2d(inner, weights[f"{part}.conv2.weight"], padding=1)
             beside = x if "shortcut" in arguments else active
             key = f"{part}.{shortcut}.weight"
@@ -130,7 +123,7 @@ def test_preactivated_nets_by_hand_from_the_published_names(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
+def test_resnets_are_torchvisions_but_for_the_stem(name):
     model = models.create(name).eval()
     other = getattr(torchvision_models, name)(num_classes=10).eval()
     other.conv1, other.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
@@ -139,35 +132,18 @@ def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
     torch.testing.assert_close(model(x), other(x))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_channels_last_train_mode_and_small_images_work(name: str) -> None:
-    model, x = small(name, shape=(1, 8, 8)), batch(4, 1, 8, 8)
-    expected = model(x)
-    model = model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
-    model.train()(x).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert not torch.allclose(model.eval()(x), expected)  # the running statistics have moved
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "match"),
     [
         *(("wide_resnet", {"depth": depth}, "depth: expected") for depth in (4, 27, 29)),
         ("wide_resnet", {"widen_factor": 0}, "widen_factor: expected an integer >= 1"),
         ("wide_resnet", {"activation": "swish"}, "activation: expected one of relu, .*, got 'swish'"),
-        ("preact_resnet18", {"activation": "swish"}, "activation: expected one of relu, .*, got 'swish'"),
-        (
-            "preact_resnet18",
-            {"shortcut": "none"},
-            "shortcut: expected one of active, raw, raw_3x3, got 'none'",
-        ),
+        ("preact_resnet18", {"shortcut": "none"}, "shortcut: expected one of active, raw, .*, got 'none'"),
         ("preact_resnet18", {"padding": 1}, "padding: expected one of both, same, got 1"),
         ("preact_resnet18", {"final_norm": 1}, "final_norm: expected True or False"),
         ("wide_resnet", {"padding": "valid"}, "padding: expected one of both, same, got 'valid'"),
     ],
 )
-def test_settings_that_there_are_not(name: str, arguments: dict[str, Any], match: str) -> None:
+def test_settings_that_there_are_not(name, arguments, match):
     with pytest.raises(InputError, match=match):
         models.create(name, **arguments)

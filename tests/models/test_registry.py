@@ -1,8 +1,6 @@
 """Models by name, and a user's own factory."""
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,21 +19,20 @@ def scaled(normalize):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A module of a user's own."""
+def own(tmp_path, monkeypatch):
     (tmp_path / "users_own_models.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "users_own_models"
     sys.modules.pop("users_own_models", None)
 
 
-def test_a_users_own_factory_gets_the_arguments(own: str) -> None:
+def test_a_users_own_factory_gets_the_arguments(own):
     assert models.create(f"{own}:build", width=6, classes=3)(torch.rand(4, 2, 3)).shape == (4, 3)
     assert isinstance(models.create("torch.nn:Identity"), torch.nn.Identity)
 
 
 @pytest.mark.parametrize("name", ["resnet19", "", "Softmax", ":build", "module:", ".relative:build"])
-def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
+def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(
         InputError,
         match=", ".join(models.names()) + r", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own",
@@ -43,7 +40,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
         models.create(name)
 
 
-def test_a_missing_module_or_function_is_named(own: str) -> None:
+def test_a_missing_module_or_function_is_named(own):
     with pytest.raises(InputError, match="No module named 'no_such_module'"):
         models.create("no_such_module:build")
     with pytest.raises(InputError, match="no function 'missing'"):
@@ -52,7 +49,7 @@ def test_a_missing_module_or_function_is_named(own: str) -> None:
         models.create(f"{own}:weights")
 
 
-def test_arguments_that_the_factory_does_not_take_are_refused(own: str) -> None:
+def test_arguments_that_the_factory_does_not_take_are_refused(own):
     with pytest.raises(InputError, match=r"takes .*classes.*'depth'"):
         models.create("small_cnn", depth=3)
     with pytest.raises(InputError, match=r"takes \(width=2, classes=10\)"):
@@ -64,7 +61,7 @@ def test_arguments_that_the_factory_does_not_take_are_refused(own: str) -> None:
             models.create("wrn_28_10", **{key: 10})
 
 
-def test_normalize_puts_the_constants_of_a_data_set_into_the_model() -> None:
+def test_normalize_puts_the_constants_of_a_data_set_into_the_model():
     x = torch.rand(2, 3, 16, 16)
     for name, (mean, std) in models.STATISTICS.items():
         model = models.create("small_cnn", shape=(3, 16, 16), width=4, normalize=name).eval()
@@ -76,7 +73,7 @@ def test_normalize_puts_the_constants_of_a_data_set_into_the_model() -> None:
     assert type(models.create("small_cnn", normalize=None)) is models.SmallCNN
 
 
-def test_normalize_is_refused_where_it_has_no_meaning(own: str) -> None:
+def test_normalize_is_refused_where_it_has_no_meaning(own):
     with pytest.raises(
         InputError, match=r"normalize: expected one of cifar10, cifar100, imagenet, or .*, got 'mnist'"
     ):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
@@ -13,24 +13,24 @@ X = torch.rand(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 class Net(nn.Module):
     """Two linear layers after a convolution; `steer` makes it untraceable."""
 
-    def __init__(self, steer: bool) -> None:
+    def __init__(self, steer):
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
         self.hidden, self.head, self.steer = nn.Linear(48, 7), nn.Linear(7, 3), steer
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         if self.steer and x.sum() < 0:
             x = -x
         x = self.norm(self.conv(x)).relu().flatten(1)
         return self.head(self.hidden(x).relu())
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x):
         return self.hidden(self.norm(self.conv(x)).relu().flatten(1)).relu()
 
 
 @pytest.mark.parametrize("steer", [False, True])
-def test_input_of_the_last_linear(steer: bool) -> None:
+def test_input_of_the_last_linear(steer):
     model = Net(steer).train()
     part = representation(model)
     assert not part.training
@@ -40,7 +40,7 @@ def test_input_of_the_last_linear(steer: bool) -> None:
 
 
 @pytest.mark.parametrize("steer", [False, True])
-def test_output_of_a_module(steer: bool) -> None:
+def test_output_of_a_module(steer):
     model = Net(steer).eval()
     expected = model.conv(X).flatten(1)
     torch.testing.assert_close(representation(model, "conv")(X), expected)
@@ -48,7 +48,7 @@ def test_output_of_a_module(steer: bool) -> None:
     torch.testing.assert_close(representation(model, lambda x: x * 2)(X), X.flatten(1) * 2)
 
 
-def test_what_is_not_there() -> None:
+def test_what_is_not_there():
     model = Net(False)
     with pytest.raises(InputError, match="name of a submodule"):
         representation(model, "tail")

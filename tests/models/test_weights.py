@@ -3,13 +3,10 @@
 import json
 import os
 import pickle
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from fastadv import models
 from fastadv.errors import CorruptFileError, InputError
@@ -17,15 +14,15 @@ from fastadv.models import load_weights, save_weights
 from fastadv.runs.files import save_tensors
 
 
-def net(seed: int = 0, **kwargs: Any) -> nn.Module:
+def net(seed=0, **kwargs):
     return models.create("small_cnn", seed=seed, width=2, **kwargs)
 
 
-def same(first: nn.Module, second: nn.Module) -> bool:
+def same(first, second):
     return all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
-def test_saved_weights_come_back_with_their_card(tmp_path: Path) -> None:
+def test_saved_weights_come_back_with_their_card(tmp_path):
     saved, other = net(1), net(2)
     card = {"kind": "model", "config": {"radius": 0.3}, "measured": {"accuracy": 0.99}}
     save_weights(saved, tmp_path / "a.safetensors", card)
@@ -34,8 +31,7 @@ def test_saved_weights_come_back_with_their_card(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
-def test_files_without_hashes_without_a_card_and_of_any_suffix_load(tmp_path: Path) -> None:
-    """As earlier versions and other programs write them."""
+def test_files_without_hashes_without_a_card_and_of_any_suffix_load(tmp_path):
     save_file(net(1).state_dict(), tmp_path / "a.safetensors", {"card": json.dumps({"epoch": 3})})
     save_weights(net(1), tmp_path / "weights.bin")
     for name, card in (("a.safetensors", {"epoch": 3}), ("weights.bin", {})):
@@ -44,32 +40,18 @@ def test_files_without_hashes_without_a_card_and_of_any_suffix_load(tmp_path: Pa
         assert same(net(1), other)
 
 
-def test_tied_weights_can_be_saved(tmp_path: Path) -> None:
-    def tied() -> nn.Module:
-        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
-        second.weight = first.weight
-        return nn.Sequential(first, second)
-
-    saved, other = tied(), tied()
-    save_weights(saved, tmp_path / "a.safetensors")
-    load_weights(other, tmp_path / "a.safetensors")
-    assert same(saved, other)
-
-
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("nest", [None, "state_dict", "model_state_dict", "model"])
-def test_torch_files_load_plain_nested_and_from_ddp(tmp_path: Path, legacy: bool, nest: str | None) -> None:
+def test_torch_files_load_plain_nested_and_from_ddp(tmp_path, legacy, nest):
     saved, other = net(1), net(2)
-    state: dict[str, Any] = {
-        f"module.{name}" if nest else name: tensor for name, tensor in saved.state_dict().items()
-    }
+    state = {f"module.{name}" if nest else name: tensor for name, tensor in saved.state_dict().items()}
     content = {nest: state, "epoch": 3} if nest else state
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
     assert load_weights(other, tmp_path / "a.pt") == {}
     assert same(saved, other)
 
 
-def refused(path: Path, error: type[Exception], match: str) -> None:
+def refused(path, error, match):
     """Loading fails with one line that matches, and the model stays as it was."""
     model = net(2)
     with pytest.raises(error, match=match) as caught:
@@ -79,7 +61,7 @@ def refused(path: Path, error: type[Exception], match: str) -> None:
     assert same(model, net(2))
 
 
-def changed(change: Any) -> dict[str, Tensor]:
+def changed(change):
     state = dict(net(1).state_dict())
     change(state)
     return state
@@ -96,7 +78,7 @@ def changed(change: Any) -> dict[str, Tensor]:
     ],
 )
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
-def test_weights_of_another_model_are_refused(tmp_path: Path, change: Any, match: str, kind: str) -> None:
+def test_weights_of_another_model_are_refused(tmp_path, change, match, kind):
     path = tmp_path / f"a.{kind}"
     if kind == "pt":
         torch.save(changed(change), path)
@@ -107,7 +89,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, change: Any, match
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
-def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, keep: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path, kind, keep):
     path = tmp_path / f"a.{kind}"
     if kind == "pt":
         torch.save(net(1).state_dict(), path)
@@ -118,7 +100,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, keep: float) -> 
     refused(path, CorruptFileError, "does not read")
 
 
-def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_of_weights_is_refused(tmp_path):
     refused(tmp_path / "absent.pt", InputError, "got none")
     refused(tmp_path, InputError, "got none")
     path = tmp_path / "a.pt"
@@ -136,13 +118,11 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """What it would run when unpickled."""
-
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return (os.mkdir, ("exploded",))
 
 
-def test_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_code_never_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"linear.weight": Bomb()}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", CorruptFileError, "does not read")
@@ -154,13 +134,7 @@ def test_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "exploded").exists()
 
 
-def test_cards_must_be_json(tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
-        save_weights(net(1), tmp_path / "a.safetensors", {"bad": torch.zeros(1)})
-    assert not list(tmp_path.iterdir())
-
-
-def test_weights_without_constants_go_into_the_model_inside_normalized(tmp_path: Path) -> None:
+def test_weights_without_constants_go_into_the_model_inside_normalized(tmp_path):
     published, path = net(1), tmp_path / "published.pt"
     torch.save({"state_dict": {f"module.{key}": each for key, each in published.state_dict().items()}}, path)
     model = models.Normalized(net(2), 0.25, 0.5)
@@ -169,7 +143,7 @@ def test_weights_without_constants_go_into_the_model_inside_normalized(tmp_path:
     assert (model.mean.item(), model.std.item()) == (0.25, 0.5)
 
 
-def test_weights_with_constants_bring_them_along_and_do_not_load_without_normalized(tmp_path: Path) -> None:
+def test_weights_with_constants_bring_them_along_and_do_not_load_without_normalized(tmp_path):
     path = tmp_path / "a.safetensors"
     save_weights(models.Normalized(net(1), 0.25, 0.5), path)
     model = models.Normalized(net(2), 0.0, 1.0)

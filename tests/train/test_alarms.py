@@ -5,7 +5,6 @@ from fastadv.train.report import alarm
 
 
 def past(robust, own=None, losses=None, **options):
-    """Reports with those accuracies under attack."""
     count = len(robust)
     own = own or [None] * count
     losses = losses or [2.0 - 0.01 * k for k in range(count)]
@@ -17,7 +16,6 @@ def past(robust, own=None, losses=None, **options):
 
 
 def kinds(reports, tested=1000):
-    """The kind of alarm of each epoch, as a run would raise them."""
     seen = []
     for report in reports:
         seen.append(report)
@@ -27,13 +25,6 @@ def kinds(reports, tested=1000):
 
 
 CATASTROPHIC, ROBUST = "catastrophic overfitting", "robust overfitting"
-
-
-def test_a_report_shows_what_was_measured():
-    told = str([EpochReport(2, 0.123456, None, {"pgd": 0.5}, 0.1, 1.0, tested=False)])
-    measured = "loss=0.1235, robust_accuracy={'pgd': 0.5}, learning_rate=0.1, seconds=1"
-    assert told == f"[EpochReport(epoch=2, {measured}, tested=False)]"
-    assert str(EpochReport(1, 1.0, None, {}, 0.1, 2.0)).endswith("seconds=2)")
 
 
 def test_a_collapse_is_told_in_its_epoch_and_once():

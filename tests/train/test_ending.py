@@ -3,10 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
-import signal
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +17,8 @@ from tests.processes import program, succeed
 
 from . import nets
 
+pytestmark = pytest.mark.slow
+
 ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
 RECIPE = FastTraining(fa.Linf(0.1))
 COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
@@ -28,7 +26,6 @@ COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """The accuracies under attack that a run is told, epoch by epoch."""
 
     def script(accuracies, own=0.5):
         told = iter(accuracies)
@@ -61,7 +58,6 @@ def test_every_second_epoch_is_tested_and_the_last(scripted):
     assert [report.clean_accuracy for report in past] == [None, 0.9, 0.9]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(1, 3, True), (2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
     scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])
@@ -81,7 +77,6 @@ def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patien
             run(tmp_path, patience=patience, resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"on_alarm": "rewind"}], ids=["plain", "no alarm to rewind"])
 def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted, options):
     scripted([0.5, 0.65, 0.6])
@@ -99,16 +94,6 @@ def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_p
     assert same(fa.models.read_weights(tmp_path / "best.safetensors")[0], states[0])
 
 
-@pytest.mark.slow
-def test_the_best_weights_are_averaged_ones_where_there_are_such(tmp_path):
-    model, _, past = run(tmp_path, patience=9, ema=0.5, epochs=3)
-    best = max(past, key=lambda report: report.ema_robust_accuracy["fgsm"])
-    table = fa.evaluate(model, nets.images(20, seed=9), ATTACKS)
-    assert table["fgsm"].robust_accuracy == best.ema_robust_accuracy["fgsm"]
-    assert table.clean_accuracy == best.ema_clean_accuracy
-    assert same(model.state_dict(), fa.models.read_weights(tmp_path / "best.safetensors")[0])
-
-
 HELD_OUT = nets.images(30, seed=5)
 
 
@@ -121,7 +106,6 @@ def scripted_by_set(monkeypatch, validation, test):
     monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: len(self.data) / 100)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkeypatch, folder):
     test = [0.2, 0.3, 0.9, 0.1, 0.9, 0.9]
@@ -144,7 +128,6 @@ def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkey
                 run(tmp_path, patience=2, validation_set=other, resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("falling", ["validation", "test"])
 def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
     accuracies = [COLLAPSE, [0.6] * 6]
@@ -154,7 +137,6 @@ def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
     assert len(past) == (4 if falling == "validation" else 6)
 
 
-@pytest.mark.slow
 def test_what_is_measured_on_a_validation_set():
     """All images held out judge the run, however few of the test set are looked at."""
     options = {"epochs": 1, "ema": 0.5}
@@ -182,7 +164,6 @@ def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averag
     assert best(reports(robust, [{}] * 4)).epoch == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "folder"), [("warn", True), ("stop", False), ("rewind", False), ("rewind", True)]
 )
@@ -207,16 +188,13 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, 
         assert about["config"]["chosen_on"] == "test_set"
 
 
-@pytest.mark.slow
 def test_standard_training_raises_no_alarm(scripted):
     scripted(COLLAPSE)
     *_, past = run(recipe=Standard(), on_alarm="stop")
     assert [report.alarm for report in past] == [None] * 6
 
 
-@pytest.mark.slow
 def test_the_accuracy_on_the_recipes_own_examples(monkeypatch):
-    """Of the first images alone."""
     monkeypatch.setattr(measuring, "OWN_LIMIT", 6)
     first, seed = nets.images(20, seed=9), fa.rng.derive(0, "own examples")
     x, y = first.x[:6], first.y[:6]
@@ -242,7 +220,6 @@ def everything(folder, **options):
 
 
 def contents(folder):
-    """Every file of a run, without what differs from run to run."""
     found = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
@@ -252,10 +229,8 @@ def contents(folder):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     everything(tmp_path / "whole")
     expected = contents(tmp_path / "whole")
     assert expected.keys() == {
@@ -267,17 +242,11 @@ def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
     for moment in moments:
         everything(tmp_path / moment, resume=True)
         assert contents(tmp_path / moment) == expected, moment
-    torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
-    from tests.kills import killed_at
+    from tests.kills import kill_at_each_moment
 
     torch.set_num_threads(1)
     everything(None, checkpoint_every=None)  # what is slow the first time is done before it multiplies
-    for moment in sys.argv[2:]:
-        if os.fork() == 0:
-            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
-            everything(Path(sys.argv[1]) / moment)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
+    kill_at_each_moment(everything)

@@ -1,6 +1,5 @@
 """fit: it learns, reports, keeps its hands off the rest, and says what is wrong."""
 
-import copy
 import functools
 import json
 import math
@@ -10,15 +9,15 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv import rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs import files
 from fastadv.runs.folder import RunFolder
 from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
+from fastadv.train._run import allows_channels_last
 from fastadv.train.recipes import RECIPES
 
-from .nets import grouped, images, net, timeless
+from .nets import grouped, images, net
 
 ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 
@@ -43,22 +42,6 @@ def test_it_learns_and_reports():
     assert past[-1].robust_accuracy["fgsm"] <= past[-1].clean_accuracy
     assert past[0].learning_rate > past[-1].learning_rate > 0
     assert all(report.seconds > 0 for report in past)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_first_step_is_sgd_on_the_recipe_in_the_models_precision(dtype):
-    """One batch, one epoch: a step by hand, with a fresh momentum buffer and weight decay in the gradient."""
-    data, recipe = images(8), PGDTraining(fa.Linf(0.1), 2)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(dtype)
-    twin = copy.deepcopy(model)
-    options = {"learning_rate": 0.1, "weight_decay": 0.01, "test_set": data, "test_attacks": ATTACKS}
-    (report,) = train(model, data, recipe, epochs=1, **options)
-    loss = recipe(twin, data.x.to(dtype), data.y, ids=torch.arange(8), seed=rng.derive(0, "attack", 1))
-    loss.backward()
-    precise = {} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-15}
-    assert report.loss == pytest.approx(loss.item(), rel=precise.get("rtol", 1e-5))
-    for parameter, wanted in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(parameter, wanted - 0.1 * (wanted.grad + 0.01 * wanted), **precise)
 
 
 @pytest.mark.parametrize("recipe", [Standard(), FreeTraining(fa.Linf(0.1), 2)], ids=["standard", "own step"])
@@ -117,32 +100,16 @@ def test_it_trains_under_inference_mode_of_the_caller():
     assert not torch.equal(before, model[5].weight)
 
 
-def test_order_attack_and_augmentation_do_not_share_seeds(monkeypatch):
-    """The seed of one purpose is that of no other, and the run's own seed is used for none."""
-    used = {"permutation": set(), "augment": set(), "attack": set(), "dropout": set()}
-    permutation = fa.rng.permutation
-
-    def spy(n, seed, draw=0):
-        used["permutation"].add(seed)
-        return permutation(n, seed, draw)
-
-    def augment(x, *, ids, seed):
-        used["augment"].add(seed)
-        return x
+def test_each_step_draws_of_its_own_and_each_epoch_attacks_anew():
+    steps, epochs_ = set(), set()
 
     def recipe(model, x, y, *, ids, seed):
-        used["attack"].add(seed)
-        used["dropout"].add(torch.initial_seed())
+        steps.add(torch.initial_seed())
+        epochs_.add(seed)
         return Standard()(model, x, y)
 
-    monkeypatch.setattr(fa.rng, "permutation", spy)
-    training = train(call=epochs, recipe=recipe, augment=augment, epochs=2, seed=3)
-    used["augment"].clear()
-    list(training)
-    assert [len(seeds) for seeds in used.values()] == [2, 2, 2, 14]
-    everything = [seed for seeds in used.values() for seed in seeds]
-    assert len(set(everything)) == len(everything)
-    assert 3 not in everything
+    train(recipe=recipe, epochs=2, seed=3)
+    assert (len(steps), len(epochs_), len({3} | steps | epochs_)) == (14, 2, 17)
 
 
 @pytest.mark.slow
@@ -183,7 +150,8 @@ BAD = {
     "optimizer": [{"optimizer": "lion"}], "resume": [{"resume": "yes"}], "progress": [{"progress": 1}],
     "schedule": [{"schedule": value} for value in ("sometimes", 0.1, lambda done: math.nan)],
     "augment": [{"augment": value} for value in
-                ("mixer", lambda x, *, ids, seed: x[:, :, 1:], lambda x, *, ids, seed: None)],
+                ("mixer", ["crop", "mixer"], ["crop", 3], [], 5, lambda x, *, ids, seed: x[:, :, 1:],
+                 lambda x, *, ids, seed: None)],
     "learning_rate": [{"learning_rate": rate} for rate in (0.0, math.nan, "fast")],
     "momentum": [{"momentum": value} for value in (1.0, -0.1)],
     "weight_decay": [{"weight_decay": value} for value in (-1.0, math.inf)],
@@ -207,25 +175,17 @@ BAD = {
                {"recipe": "standard", "threat": fa.Linf(0.1)},
                {"test_set": images(3), "test_attacks": "fgsm"},
                {"threat": fa.Linf(0.1), "test_set": images(3), "test_attacks": ATTACKS}],
-    "device": [{"device": "tpu"}, {"device": "nothing:0"}],
+    "device": [{"device": "tpu"}, {"device": "nothing:0"}], "compile": [{"compile": "yes"}],
 }  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_recipe_by_name_is_that_recipe_and_shares_its_threat():
-    threat, tested = fa.Linf(0.1), {"test_set": images(6), "test_attacks": ["fgsm"]}
-    for call in (fit, lambda *given, **options: list(epochs(*given, **options))):
-        one, other = net(), net()
-        past = train(one, recipe="pgd", threat=threat, call=call, **tested)
-        own = {"fgsm": functools.partial(fa.attacks.fgsm, threat=threat)}
-        again = train(other, recipe=PGDTraining(threat), **{**tested, "test_attacks": own})
-        assert timeless(past) == timeless(again)
-        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
-    # the threat of the test attacks alone
-    (report,) = train(recipe="standard", threat=threat, epochs=1, **tested)
+def test_a_recipe_may_be_named_and_has_the_threat_of_the_run():
+    threat = fa.Linf(0.1)
+    (report,) = train(recipe="standard", threat=threat, epochs=1, test_set=images(6), test_attacks=["fgsm"])
     assert set(report.robust_accuracy) == {"fgsm"}
     noisy = {"gaussian", "consistency", "smoothadv"}  # which need sigma
-    for name in RECIPES.keys() - {"pgd", "standard"} - noisy:
+    for name in RECIPES.keys() - {"standard"} - noisy:
         assert train(recipe=name, threat=threat, epochs=1)[0].loss > 0
 
 
@@ -248,20 +208,16 @@ def test_a_step_of_one_image_is_named_where_batch_norm_needs_two(recipe, count, 
         assert train(model, images(count), recipe, drop_last=True, **options)[0].loss > 0
 
 
-def test_a_test_set_that_does_not_fit_is_named_at_the_call():
+def test_bad_data_and_models_are_named_at_the_call():
     data = images(6)
     wide = ImageSet(data.x, torch.tensor([0, 1, 2, 3, 0, 1]), 4, "wide")
+    large = ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large")
     for name in ("test_set", "validation_set"):
         with pytest.raises(InputError, match=rf"{name}: expected labels from 0 to 2.*got 0 to 3"):
             train(**{name: wide}, test_attacks=ATTACKS)
-    with pytest.raises(InputError, match=r"test_set: expected images that the model takes, got \[1, 9, 9\]"):
-        train(test_set=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
-    with pytest.raises(InputError, match=r"train_set: expected images that the model takes, got \[1, 9, 9\]"):
-        train(data=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
-
-
-def test_bad_data_and_models_are_named_at_the_call():
-    data = images(6)
+    for name, given in (("test_set", {"test_set": large}), ("train_set", {"data": large})):
+        with pytest.raises(InputError, match=rf"{name}: expected images .* takes, got \[1, 9, 9\]"):
+            train(**given)
     with pytest.raises(InputError, match="empty"):
         train(data=torch.utils.data.TensorDataset(data.x[:0], data.y[:0]))
     with pytest.raises(InputError, match="labels from 0 to 2, as the model has 3 classes, got 0 to 7"):
@@ -276,20 +232,6 @@ def test_bad_data_and_models_are_named_at_the_call():
 
 
 OPTIONS = {"epochs": 2, "batch_size": 10}
-
-
-@pytest.mark.slow
-def test_fit_is_epochs_to_their_end(tmp_path):
-    model, other = net(), net()
-    past = fit(model, images(), Standard(), run_dir=tmp_path, **OPTIONS)
-    assert isinstance(past, list)
-    assert timeless(past) == timeless(epochs(other, images(), Standard(), **OPTIONS))
-    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
-    assert fa.train.reports(tmp_path) == past
-    assert fit(net(), images(), Standard(), run_dir=tmp_path, resume=True, **OPTIONS) == []
-    for call in (fit, epochs):
-        with pytest.raises(InputError, match="epochs"):
-            call(net(), images(), Standard(), epochs=0)
 
 
 def test_an_epoch_is_trained_when_its_report_is_asked_for(tmp_path):
@@ -350,3 +292,30 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(every, tmp_path):
     assert Rooted.calls == 7 + steps
     kept, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+def convolutions():
+    layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize(("channels", "stride", "allowed"), [(15, 2, False), (16, 2, True), (15, 1, True)])
+def test_a_layer_whose_weight_gradient_writes_out_of_bounds_stays_contiguous(channels, stride, allowed):
+    model = nn.Sequential(nn.Conv2d(channels, 8, 1, stride=stride), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert allows_channels_last(model, torch.rand(2, channels, 8, 8)) is allowed
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weights_are_contiguous_again_afterwards(optimizer):
+    model = convolutions()
+    training = fa.train.epochs(model, images(), Standard(), epochs=3, optimizer=optimizer)
+    next(training)
+    assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
+    training.close()
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_the_callers_own_layout_stays():
+    model = convolutions().to(memory_format=torch.channels_last)
+    fit(model, images(), Standard(), epochs=1)
+    assert model[2].weight.is_contiguous(memory_format=torch.channels_last)

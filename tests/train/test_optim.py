@@ -1,16 +1,23 @@
 """Schedules: the learning rate of each step, against their closed forms."""
 
 import math
+from functools import partial
+from math import inf
 
 import pytest
 import torch
+from torch import nn
 
+import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import Optimization, Piecewise, Standard, fit
-from fastadv.train.optim import find_rate, make_optimizer, make_schedule
-from fastadv.train.schedules import SCHEDULES
+from fastadv.models.zoo import find
+from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Piecewise, Standard, fit
+from fastadv.train._steps import MovingAverage
+from fastadv.train.optim import first_recipes, make_optimizer, make_schedule, ramped
+from fastadv.train.presets import PRESETS, find_preset
+from fastadv.train.schedules import SCHEDULES, find_schedule
 
-from .nets import assert_same, images, net
+from .nets import assert_same, images, net, run
 
 
 def rates(schedule, steps, epochs=1, **options):
@@ -46,14 +53,9 @@ def test_cyclic_rises_to_two_fifths_and_falls_to_nothing():
     assert SCHEDULES["cyclic"](1.0) == 0
 
 
-@pytest.mark.parametrize(
-    ("schedule", "epochs", "drops"),
-    [(Piecewise((100 / 110, 105 / 110)), 110, [100, 105]), ("piecewise", 200, [100, 150])],
-    ids=["Pang et al. 2021", "Rice et al. 2020"],
-)
-def test_milestones_are_met_to_the_step(schedule, epochs, drops):
-    values = rates(schedule, epochs * 11)
-    assert [k for k in range(1, epochs * 11) if values[k] < values[k - 1]] == [11 * epoch for epoch in drops]
+def test_milestones_of_pang_2021_are_met_to_the_step():
+    values = rates(Piecewise((100 / 110, 105 / 110)), 110 * 11)
+    assert [k for k in range(1, 110 * 11) if values[k] < values[k - 1]] == [11 * 100, 11 * 105]
 
 
 def test_rate_and_momentum_cycle_as_those_of_torch():
@@ -114,15 +116,6 @@ def test_clipping_shortens_the_gradient_of_all_weights_together(clip_norm, optim
     torch.testing.assert_close(model.state_dict(), twin.state_dict())
 
 
-def test_momentum_and_weight_decay_are_those_asked_for():
-    options = Optimization(momentum=0.7, weight_decay=0.01)
-    sgd, adam = (make_optimizer(net(), name, find_rate(name, None), options) for name in ("sgd", "adam"))
-    assert (sgd.defaults["momentum"], sgd.defaults["lr"]) == (0.7, 0.05)
-    assert (adam.defaults["betas"], adam.defaults["lr"]) == ((0.7, 0.999), 1e-3)
-    assert [one.defaults["weight_decay"] for one in (sgd, adam)] == [0.01] * 2
-    assert not adam.defaults.get("decoupled_weight_decay")  # which torch has since 2.7
-
-
 def test_gradients_that_frozen_weights_hold_do_not_count_and_stay():
     models = net(), net()
     for model in models:
@@ -144,3 +137,164 @@ def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwar
     assert model[1].momentum == 0.1
     with pytest.raises(InputError, match="batch_norm_momentum: expected a model with BatchNorm"):
         fit(torch.nn.Linear(2, 2), images(), Standard(), epochs=1, optimization=optimization)
+
+
+DECAY = 0.6
+ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
+
+
+equal = partial(torch.testing.assert_close, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
+    model, history = net(), []
+    model[0].bias.requires_grad_(False)
+
+    def note(done, total):
+        history.append({name: value.double().clone() for name, value in model.state_dict().items()})
+
+    start = {name: value.double() for name, value in model.state_dict().items()}
+    options = {"epochs": 2, "batch_size": 8}
+    options |= {"optimization": Optimization(ema=DECAY), "progress": note}
+    epochs = fa.train.epochs(model, images(), Standard(), **options)
+    reports = list(epochs)
+    averaged = epochs.averaged()
+    for name, weight in model.named_parameters():
+        wanted = start[name]
+        for n, state in enumerate(history, 1):
+            decay = min(DECAY, (1 + n) / (10 + n))
+            wanted = decay * wanted + (1 - decay) * state[name]
+        torch.testing.assert_close(averaged[name].double(), wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(averaged[name], weight) == (not weight.requires_grad)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(averaged[name], buffer)
+    equal(model.state_dict(), {k: v.to(model.state_dict()[k]) for k, v in history[-1].items()})
+    assert reports[0].ema_clean_accuracy is None
+
+
+@pytest.mark.slow
+def test_it_is_tested_and_kept_beside_the_model(tmp_path):
+    test_set = images(40, seed=9)
+    options = {"test_set": test_set, "test_attacks": ATTACKS, "ema": DECAY, "epochs": 2}
+    model, past = run(tmp_path, **options)
+    averaged, about = fa.models.read_weights(tmp_path / "ema.safetensors")
+    last, _ = fa.models.read_weights(tmp_path / "model.safetensors")
+    equal(last, dict(model.state_dict()))
+    assert not torch.equal(averaged["5.weight"], last["5.weight"])
+    assert fa.train.report.best(past) is past[-1]
+    equal(fa.models.read_weights(tmp_path / "best.safetensors")[0], averaged)
+    twin = net()
+    fa.models.load_weights(twin, tmp_path / "ema.safetensors")
+    table = fa.evaluate(twin, test_set, ATTACKS)
+    assert past[-1].ema_clean_accuracy == table.clean_accuracy
+    assert past[-1].ema_robust_accuracy == {"fgsm": table["fgsm"].robust_accuracy}
+    assert about["config"]["ema"] == DECAY
+    assert about["measured"]["weights"] == "ema"
+    assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy
+
+
+def test_weights_in_half_precision_are_averaged_in_single():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16()
+    average = MovingAverage(model, 0.999)
+    before = model[1].weight.detach().float()
+    with torch.no_grad():
+        model[1].weight.add_(1.0)
+    average.update(100_000)
+    wanted = 0.999 * before + 0.001 * model[1].weight.float()
+    torch.testing.assert_close(average.weights["1.weight"], wanted, rtol=1e-6, atol=1e-7)
+
+
+PUBLISHED = {
+    "wong2020": "Wong2020Fast", "rice2020": "cifar10/Linf/Rice2020Overfitting",
+    "gowal2020": "Gowal2020Uncovering_28_10_extra", "pang2022": "cifar10/Pang2022Robustness_WRN28_10",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_figures_and_networks_are_those_of_robustbench(name):
+    preset, entry = PRESETS[name], find(PUBLISHED[name])
+    assert (preset.clean, preset.robust) == (entry.clean, entry.robust)
+    assert preset.model == entry.net.create
+    assert preset.options | {"normalize": None} == entry.net.options | {"normalize": None}
+
+
+def test_the_rate_of_cyclic_half_rises_and_falls_to_nothing():
+    cyclic = find_schedule(PRESETS["wong2020"].optimization.schedule)
+    assert [cyclic(done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_a_preset_of_another_name_is_refused():
+    with pytest.raises(InputError, match="preset: expected one of wong2020"):
+        find_preset("nobody")
+
+
+def by_epoch(ramp, **options):
+    recipe = PGDTraining(**{"threat": fa.Linf(0.3), "steps": 6, "step_size": 0.1, **options})
+    first = first_recipes(Optimization(ramp=ramp), recipe, 4)
+    recipes = first + [recipe] * (4 - len(first))
+    return [(round(each.threat.radius, 10), each.steps, each.step_size) for each in recipes]
+
+
+def test_the_radius_grows_by_the_same_amount_after_each_epoch():
+    assert [radius for radius, *_ in by_epoch(2)] == [0.1, 0.2, 0.3, 0.3]
+    assert [radius for radius, *_ in by_epoch(0.75)] == [0.075, 0.15, 0.225, 0.3]
+    assert by_epoch(0.7) == by_epoch(0.75)  # a share is that of the nearest number of epochs
+
+
+def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
+    for ramp in (3, 2):
+        for radius, steps, step_size in by_epoch(ramp):
+            assert step_size * steps / radius == pytest.approx(0.1 * 6 / 0.3)
+    assert {step_size for *_, step_size in by_epoch(2, step_size=None)} == {None}
+
+
+@pytest.mark.slow
+def test_the_first_epoch_is_that_of_the_smaller_radius():
+    small, climbing = net(), net()
+    options = {"epochs": 2, "batch_size": 25}
+    recipe = PGDTraining(fa.Linf(0.2), steps=2, step_size=0.12)
+    runs = (
+        fa.train.epochs(climbing, images(), recipe, optimization=Optimization(ramp=1), **options),
+        fa.train.epochs(small, images(), PGDTraining(fa.Linf(0.1), steps=2, step_size=0.06), **options),
+    )
+    assert len({next(each).loss for each in runs}) == 1
+    assert torch.equal(small[5].weight, climbing[5].weight)
+    assert next(runs[0]).loss > next(runs[1]).loss
+
+
+def test_inside_other_recipes_and_for_every_recipe_with_a_threat():
+    threat = fa.Linf(0.3)
+    steps = fa.train.FastTraining(threat), fa.train.FreeTraining(threat, 2), AWP(PGDTraining(threat, 2, 0.1))
+    for recipe in (FGSMTraining(threat), TRADES(threat, 2), *steps):
+        first = ramped(2, recipe, 5)[0]
+        inner = first.recipe if isinstance(first, AWP) else first
+        assert type(first) is type(recipe)
+        assert inner.threat.radius == pytest.approx(0.1)
+    (first,) = ramped(1, AWP(PGDTraining(threat, 2, 0.1), gamma=0.02), 5)
+    assert (first.gamma, first.recipe.step_size) == (0.02, 0.05)
+
+
+def test_coordinates_are_counted():
+    first, second = ramped(2, PGDTraining(fa.L0(10), steps=5, step_size=2), 5)
+    assert (first.threat.radius, second.threat.radius) == (4, 7)
+    assert (first.step_size, second.step_size) == (1.0, pytest.approx(4 / 3))
+    for count in range(1, 12):
+        steps = ramped(count, PGDTraining(fa.L0(3 * (count + 1)), steps=2), count + 1)
+        assert [one.threat.radius for one in steps] == [3 * (k + 1) for k in range(count)]
+
+
+FGSM, INFINITE = FGSMTraining(fa.Linf(0.1)), PGDTraining(fa.Linf(inf), 2, 0.1, random_start=False)
+RECIPES = [
+    ("ramp: expected from 1 epoch to fewer than all 2, got 2", 2, FGSM, 2),
+    ("ramp: expected from 1 epoch to fewer than all 4, got 0", 0.1, FGSM, 4),
+    ("threat of finite radius", 1, Standard(), 4),
+    ("threat of finite radius", 1, lambda model, x, y: 0, 4),
+    ("threat of finite radius", 1, INFINITE, 4),
+]
+
+
+@pytest.mark.parametrize(("word", "ramp", "recipe", "epochs"), RECIPES, ids=range(len(RECIPES)))
+def test_what_cannot_climb_is_named(word, ramp, recipe, epochs):
+    with pytest.raises(InputError, match=word):
+        ramped(ramp, recipe, epochs)

@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -50,7 +49,7 @@ def test_the_examples_alone():
 @pytest.mark.slow
 def test_the_page_runs():
     """Plain PyTorch as it stands; each other framework where it is installed, and else its syntax."""
-    names: dict[str, Any] = {}
+    names = {}
     importlib.import_module("fastadv._torchvision")  # which Lightning imports, too
     with torch.random.fork_rng(devices=[]):
         for package, code in BLOCKS:

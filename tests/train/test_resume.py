@@ -1,7 +1,6 @@
 """A run that stops, at any moment and for any reason, goes on as if nothing had happened."""
 
 import functools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +10,11 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import files
-from fastadv.train import _run, fit, reports
-from fastadv.train.measuring import Measure
+from fastadv.train import fit, reports
 
 from .nets import assert_same, grouped, images, net, run, stopped, timeless
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +24,6 @@ def whole(one_thread, tmp_path_factory):
     return model, past, folder
 
 
-@pytest.mark.slow
-def test_checkpoints_do_not_change_the_run(whole):
-    model, past, folder = whole
-    plain, expected = run(None)
-    assert_same(model, plain)
-    assert timeless(past) == timeless(expected) == timeless(reports(folder))
-    assert [report.epoch for report in past] == [1, 2]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 7, 8])
 def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, stop):
     stopped(stop, run, tmp_path)
@@ -43,29 +31,6 @@ def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, stop):
     assert_same(model, whole[0])
     assert timeless(reports(tmp_path)) == timeless(whole[1])
     assert timeless(rest) == timeless(whole[1])[(stop - 1) // 7 :]
-
-
-@pytest.mark.slow
-def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkeypatch):
-    now, step = [0.0], torch.optim.SGD.step
-
-    def ten_seconds(optimizer, *args, **kwargs):
-        now[0] += 10
-        return step(optimizer, *args, **kwargs)
-
-    def three_seconds(measure, model):
-        now[0] += 3
-        return 0.5, {}
-
-    monkeypatch.setattr(_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(torch.optim.SGD, "step", ten_seconds)
-    monkeypatch.setattr(Measure, "_accuracies", three_seconds)
-    # in the second epoch, whose first four steps lie in the checkpoint
-    stopped(12, run, tmp_path, test_set=images(9))
-    seen = []
-    run(tmp_path, test_set=images(9), resume=True, progress=lambda done, total: seen.append(done))
-    assert seen == [12, 13, 14]
-    assert [report.seconds for report in reports(tmp_path)] == [73.0] * 2
 
 
 def fit_of(folder, **options):
@@ -84,7 +49,6 @@ def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(w
         run(whole[2])
 
 
-@pytest.mark.slow
 def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
     expected, _ = run(None, schedule="constant", epochs=2)
     run(tmp_path, schedule="constant", epochs=1)
@@ -100,7 +64,6 @@ def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
         run(tmp_path, epochs=2, resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["stale", "flipped"])
 def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path, damage):
     """A run made longer may be killed between its last checkpoint and its weights."""
@@ -117,10 +80,6 @@ def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path
     assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
-def by_share(power: float):
-    return lambda done: 1 - 0.5 * done**power
-
-
 def pgd(**changed):
     settings = {"threat": fa.Linf(0.1), "steps": 2} | changed
     return fa.train.PGDTraining(**settings)
@@ -133,24 +92,12 @@ REFUSED = {
     "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,
     "recipe": pgd(threat=fa.Linf(0.2)),
 }  # fmt: skip
-FUNCTIONS = {
-    "schedule": (by_share(1), by_share(2)),
-    "augment": (  # on lines of their own, by which they are known
-        lambda x, *, ids, seed: x.flip(3),
-        lambda x, *, ids, seed: x.flip(2),
-    ),
-    "recipe": (
-        pgd(loss=lambda z, y, targets: -z.gather(1, y[:, None])[:, 0]),
-        pgd(loss=lambda z, y, targets: z.logsumexp(1)),
-    ),
-}
 RECIPES = [
     pgd(steps=3), pgd(threat=fa.L2(0.1)), pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))), pgd(loss="margin"),
     fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()),
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_another_configuration_is_refused_and_named(whole):
     before = {path: path.read_bytes() for path in whole[2].iterdir()}
     for name, value in REFUSED.items():
@@ -162,18 +109,6 @@ def test_another_configuration_is_refused_and_named(whole):
     assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_another_function_of_the_same_name_is_refused(tmp_path, name):
-    first, second = FUNCTIONS[name]
-    options = {"epochs": 1, "checkpoint_every": None}
-    run(tmp_path, **options | {name: first})
-    with pytest.raises(InputError, match=f"another {name}"):
-        run(tmp_path, resume=True, **options | {name: second})
-    assert run(tmp_path, resume=True, **options | {name: first})[1] == []
-
-
-@pytest.mark.slow
 def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
     """Test set, attacks, checkpoints and progress do not change what is trained: they are honored."""
     training = fit_of(tmp_path, schedule="cosine")
@@ -230,9 +165,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(whole, tmp_path, d
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.mark.slow
 def test_a_real_write_error_is_reported_and_keeps_the_previous_checkpoint(whole, tmp_path):
-    """No monkeypatch: the system refuses to let files grow beyond 1 kB."""
     resource = pytest.importorskip("resource")
     training = fit_of(tmp_path, schedule="cosine")
     next(training)

@@ -2,11 +2,10 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
@@ -20,35 +19,34 @@ WIDE = (-9.0, 9.0)
 pytestmark = pytest.mark.slow
 
 
-def net(classes: int = 3, width: int = 16, seed: int = 0) -> nn.Module:
+def net(classes=3, width=16, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = nn.Flatten(), nn.Linear(36, width), nn.Tanh(), nn.Linear(width, classes)
         return nn.Sequential(*layers).eval()
 
 
-def images(count: int = 40, seed: int = 0) -> Tensor:
+def images(count=40, seed=0):
     return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
 
 
-def labeled(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def labeled(model, x):
     return x, model(x).detach().argmax(1)
 
 
-def margin(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+def margin(logits, y, targets=None):
     own = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
 
 
-def linear(weight: Tensor) -> nn.Module:
-    """Two classes: the second where <weight, x> > 0."""
+def linear(weight):
     model = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2, bias=False))
     with torch.no_grad():
         model[1].weight.copy_(torch.stack([-weight.flatten(), weight.flatten()]) / 2)
     return model
 
 
-def same(first: UniversalResult, second: UniversalResult) -> None:
+def same(first, second):
     assert torch.equal(first.parameters, second.parameters)
     for name in ("losses", "clean_accuracy", "robust_accuracy", "forwards", "backwards", "flags"):
         assert getattr(first, name) == getattr(second, name), name
@@ -60,10 +58,7 @@ def same(first: UniversalResult, second: UniversalResult) -> None:
     + [(make, epochs, 1, 0) for make in (fa.Linf, fa.L2) for epochs in (14, 20)],
 )
 def test_of_one_sample_it_is_the_one_of_apgd(make, epochs, scale, seed):
-    """From the same start with the same steps; around zero no rounding differs.
-
-    In two cases a step is halved because the highest loss has not risen since the last checkpoint.
-    """
+    """From the same start with the same steps; in two cases a step is halved as no loss has risen."""
     model, x = net(width=8, seed=seed), torch.zeros(1, 1, 6, 6)
     with torch.no_grad():
         model[1].weight.mul_(scale)
@@ -83,9 +78,8 @@ def test_of_one_sample_it_is_the_one_of_shrinking_steps(make):
     for k in range(10):
         best = max(best, (margin(model(points), y).item(), points), key=lambda each: each[0])
         size = 0.8 * 0.5 * (1 - k / 10)
-        points = fa.attacks.last_iterate(
-            model, x, y, threat, steps=1, step_size=size, loss="margin", start=points
-        )
+        options = {"steps": 1, "step_size": size, "loss": "margin", "start": points}
+        points = fa.attacks.last_iterate(model, x, y, threat, **options)
     torch.testing.assert_close(out.parameters, (best[1] - x)[0], rtol=0, atol=1e-6)
     assert max(out.losses) == pytest.approx(best[0], abs=1e-5)
 
@@ -118,121 +112,31 @@ def test_it_is_inside_and_of_radius_zero_nothing():
         assert torch.equal(out.apply(x), torch.cat([out.apply(one[None]) for one in x]))
 
 
-def test_every_gradient_is_taken_inside_the_box():
-    """At images, not at x + t, which the model would never see."""
-    model, seen = net(), []
-    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
-    universal(model, labeled(model, images()), fa.Linf(0.5), epochs=3, batch_size=16)
-    assert all(bool(((x >= 0) & (x <= 1)).all()) for x in seen)
-
-
-class Peak(nn.Module):
-    """Images are most wrong where their mean is 0.8."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        off = (x.flatten(1).mean(1) - 0.8).square()
-        return torch.stack([off, torch.zeros_like(off)], 1)
-
-
-@pytest.mark.parametrize("attack", ["apgd", "pgd"])
-def test_steps_become_shorter(attack):
-    """Steps of the first length would jump over the peak: the public code never shortens any."""
-    data = torch.full((8, 1, 6, 6), 0.5), torch.zeros(8).long()
-    out = universal(Peak(), data, fa.Linf(1.0, WIDE), attack=attack, epochs=20)
-    assert out.parameters.mean().item() == pytest.approx(0.3, abs=0.05)
-
-
-def ascent_by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, share: float, steps: int) -> Tensor:
-    """Sign steps on the mean cross-entropy of all images, from zero."""
-    t = torch.zeros_like(x[:1])
-    for _ in range(steps):
-        value = nn.functional.cross_entropy(model((x + t.requires_grad_()).clamp(0, 1)), y)
-        (gradient,) = torch.autograd.grad(value, t)
-        t = (t.detach() + share * radius * gradient.sign()).clamp(-radius, radius)
-    return t
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[nn.Module, Tensor, Tensor]:
-    train = fa.data.load("digits", limit=200)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    fa.train.fit(model, train, fa.train.Standard(), epochs=30)
-    return model.eval(), train.x, train.y
-
-
-@pytest.mark.parametrize(
-    ("attack", "radius", "batch_size"),
-    [("apgd", 0.1, 200), ("pgd", 0.2, 100), ("apgd", 0.3, 100), ("pgd", 0.3, 200)],
-)
-def test_it_is_as_strong_as_steps_on_the_mean_loss(digits, attack, radius, batch_size):
-    model, x, y = digits
-    found = [ascent_by_hand(model, x, y, radius, share, 50) for share in (0.1, 0.25)]
-    least = min((model((x + t).clamp(0, 1)).argmax(1) == y).double().mean().item() for t in found)
-    out = universal(model, (x, y), fa.Linf(radius), attack=attack, epochs=50, batch_size=batch_size)
-    assert out.robust_accuracy <= least
-    assert len(out.losses) == 50
-
-
-def test_the_scale_of_the_logits_changes_nothing(digits):
-    model, x, y = digits
-    plain = universal(model, (x, y), fa.Linf(0.2), epochs=10)
-    for scale in (64.0, 1 / 64):
-        scaled = universal(nn.Sequential(model, Times(scale)), (x, y), fa.Linf(0.2), epochs=10)
-        torch.testing.assert_close(scaled.parameters, plain.parameters, rtol=0, atol=1e-5)
-
-
-class Times(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z * self.factor
-
-
 def test_it_goes_on_after_most_samples_are_wrong():
     x = torch.cat([torch.full((9, 1, 6, 6), 0.05), torch.full((1, 1, 6, 6), 0.29)])
     data, threat = (x, torch.ones(10).long()), fa.Linf(0.3, WIDE)
-    found = [
-        universal(linear(torch.ones(1, 6, 6)), data, threat, attack="pgd", epochs=epochs) for epochs in (2, 6)
-    ]
+    black = linear(torch.ones(1, 6, 6))
+    found = [universal(black, data, threat, attack="pgd", epochs=epochs) for epochs in (2, 6)]
     assert [out.robust_accuracy for out in found] == pytest.approx([0.1, 0.0])
 
 
-def test_the_order_of_the_data_and_the_global_seeds_change_nothing():
-    model, x = net().double(), images()
-    data = labeled(model, x.double())
-    data = x, data[1]
-    before = torch.get_rng_state()
-    first = universal(model, data, fa.L2(0.5), epochs=4, batch_size=64)
-    assert torch.equal(torch.get_rng_state(), before)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-    other = universal(model, tuple(each[order] for each in data), fa.L2(0.5), epochs=4, batch_size=64)
-    torch.testing.assert_close(first.parameters, other.parameters, rtol=0, atol=1e-6)
-    small = partial(universal, model, data, fa.L2(0.5), epochs=4, batch_size=16)
-    same(small(), small())
-    assert not torch.equal(small().parameters, small(seed=1).parameters)
-
-
-def test_the_model_stays_as_it_is():
-    model = net().train()
+def test_the_seed_alone_decides_and_the_model_stays_as_it_is():
+    model, drawn = net().train(), torch.get_rng_state()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    universal(model, labeled(net(), images()), fa.Linf(0.1), epochs=1)
+    find = partial(universal, model, labeled(net(), images()), fa.L2(0.5), epochs=4, batch_size=16)
+    same(find(), find())
+    assert not torch.equal(find().parameters, find(seed=1).parameters)
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert model.training
-    assert all(weight.grad is None for weight in model.parameters())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
 class Spoiled(nn.Module):
-    """Logits are NaN for one image."""
-
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner):
         super().__init__()
         self.inner = inner
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         bad = (x[:, :, :1, :1] > 0.9).flatten(1)
         return torch.where(bad, torch.nan, self.inner(x))
 
@@ -280,19 +184,6 @@ def test_other_outputs_by_a_criterion():
     one = nn.Sequential(net(1), nn.Flatten(0))
     logit = universal(one, (x, (one(x) > 0).long()), threat, criterion=fa.attacks.Signs(), epochs=4)
     assert logit.success_rate > 0
-
-
-def test_evaluate_judges_it_on_held_out_data():
-    model = net()
-    out = universal(model, labeled(model, images()), fa.Linf(0.3), epochs=4)
-    x, y = labeled(model, images(50, seed=1))
-    row = fa.evaluate(model, (x, y), {"universal": out})["universal"]
-    assert row.robust_accuracy == (model(out.apply(x)).argmax(1) == y).double().mean().item()
-    assert row.threat.radius == 0.3
-    shifted = universal(model, (x - 0.5, y), fa.Linf(0.3, box=(-0.5, 0.5)), epochs=1)
-    assert len(fa.evaluate(model, (x - 0.5, y), {"universal": shifted}).rows) == 1
-    result = out(model, x, y)
-    assert torch.equal(result.x_adv[result.correct], out.apply(x)[result.correct])
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
@@ -345,35 +236,23 @@ def test_a_patch_changes_its_place_alone():
     outside[1:4, 2:4] = False
     assert torch.equal(made[..., outside], x[..., outside])
     assert out.robust_accuracy == (model(made).argmax(1) == data[1]).double().mean().item() < 0.9
-    held_out = labeled(model, images(50, seed=1))
-    table = fa.evaluate(model, held_out, {"patch": out}, threat=out.threat)
-    assert (
-        table["patch"].robust_accuracy
-        == (model(out.apply(held_out[0])).argmax(1) == held_out[1]).double().mean()
-    )
 
 
-def test_a_patch_at_any_place_goes_by_ids(tmp_path):
+def test_a_patch_at_any_place_goes_by_ids():
     model, x = net(), images()
-    arguments = model, labeled(model, x), fa.Patch((3, 3), place="any")
-    options = {"epochs": 4, "batch_size": 16}
-    out = universal(*arguments, **options)
+    out = universal(model, labeled(model, x), fa.Patch((3, 3), place="any"), epochs=2, batch_size=16)
     ids = torch.tensor([7, 3])
     assert torch.equal(out.apply(x[ids], ids), out.apply(x)[ids])
-    places = {
-        tuple((made != one).nonzero().amin(0).tolist()) for made, one in zip(out.apply(x), x, strict=True)
-    }
+    moved = [made != one for made, one in zip(out.apply(x), x, strict=True)]
+    places = {tuple(each.nonzero().amin(0).tolist()) for each in moved}
     assert len(places) > 5
-    stopped(7, universal, *arguments, **options, run_dir=tmp_path)
-    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), out)
 
 
 def test_a_patch_at_any_place_is_elsewhere_in_every_epoch():
-    """Of a flat patch on black only the place shows in what the model sees."""
     seen = []
 
     class Watched(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             if x.amax() > 0 and len(x) == 8:
                 seen.append(tuple(sorted((x > 0).flatten(1).nonzero()[:, 1].tolist())))
             return x.flatten(1)[:, :2] * 0 + x.mean((1, 2, 3))[:, None] * x.new_tensor([1.0, -1.0])
@@ -387,7 +266,7 @@ def test_any_map_of_parameters():
     model, x = net(), images()
     data = labeled(model, x)
 
-    def brighter(x: Tensor, t: Tensor) -> Tensor:
+    def brighter(x, t):
         return (x + t.view(-1, 1, 1, 1)).clamp(0, 1)
 
     threat = fa.Through(brighter, fa.Linf(0.3, box=(-1, 1)), still=lambda x: x.new_zeros(len(x), 1))
@@ -401,14 +280,12 @@ def test_any_map_of_parameters():
         lambda x: x.new_ones(len(x), 1),
     )
     assert 0.5 <= universal(model, data, contrast, epochs=3).parameters.item() <= 1.5
-    moved = universal(model, data, fa.Moved(pixels=1, degrees=10), epochs=6)
-    assert moved.apply(x).shape == x.shape
     own = fa.Through(lambda x, t: t, fa.Linf(0.1), still=lambda x: x)
     with pytest.raises(InputError, match=r"whose still\(x\) differ"):
         universal(model, data, own)
 
 
-def cases() -> dict[str, partial[UniversalResult]]:
+def cases():
     """Of 33 samples the last one is alone in its batch: one of two processes has none there."""
     model, x = net().double(), images(33)
     data = x, model(x.double()).argmax(1)
@@ -422,12 +299,11 @@ def cases() -> dict[str, partial[UniversalResult]]:
 
 
 class Doubled(Spoiled):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.inner(x.double())
 
 
-def in_processes(folder: Path, rank: int) -> None:
-    """What each of two processes does."""
+def in_processes(folder, rank):
     given = cases()
     torch.save([given[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
     tell(folder, rank, {"wrong": given["wrong"], "alike": partial(given["ball"], seed=rank)})
@@ -451,31 +327,111 @@ def test_several_processes_find_what_one_finds(tmp_path):
     assert "y: expected classes 0 to 2" in refused.said[0]["wrong"]
 
 
-def test_a_perturbation_towards_a_class_stands_beside_other_attacks():
-    digits = fa.data.load("digits", "test", limit=20)
-    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-    out = fa.attacks.universal(model, digits, fa.Linf(0.2), epochs=1, targets=2)
-    attacks = {"universal": out, "pgd": partial(fa.attacks.pgd, steps=2)}
-    table = fa.evaluate(model, digits, attacks, threat=fa.Linf(0.2))
-    assert [row.name for row in table.rows] == ["universal", "pgd"]
-
-
-def test_every_epoch_draws_anew():
-    draws = []
-
-    def paste(x, t, draw):
-        draws.append(draw)
-        return (x + t).clamp(0, 1)
-
-    digits = fa.data.load("digits", "test", limit=20)
-    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-    threat = fa.Through(paste, fa.Linf(0.1, box=(-1, 1)), still=torch.zeros_like)
-    fa.attacks.universal(model, digits, threat, epochs=3)
-    assert {*draws} == {0, 1, 2, 3}  # the first of them to judge
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 64)])
 def test_a_perturbation_of_another_shape_is_not_spread(shape):
     result = UniversalResult(torch.zeros(1, 8, 8), fa.Linf(0.1))
     with pytest.raises(InputError, match=r"like the perturbation \(1, 8, 8\)"):
         result.apply(torch.rand(shape))
+
+
+@pytest.mark.parametrize("attack", ["apgd", "pgd"])
+@pytest.mark.parametrize("batch_size", [10, 16, 33])
+def test_a_loss_is_that_of_all_samples_of_an_epoch(attack, batch_size):
+    model, looks = net(width=8, seed=3), []
+    x, y = labeled(model, images(40))
+
+    def add(images, t):
+        if t.requires_grad:
+            labels = y[(images[:, None] == x).flatten(2).all(2).int().argmax(1)]
+            looks.append((t[0].detach(), margin(model(images + t), labels).detach()))
+        return images + t
+
+    threat = fa.Through(add, fa.Linf(0.5, box=WIDE), torch.zeros_like, box=WIDE)
+    out = universal(model, (x, y), threat, attack=attack, epochs=6, batch_size=batch_size)
+    steps = math.ceil(40 / batch_size)
+    epochs = [looks[k : k + steps] for k in range(0, len(looks), steps)]
+    assert len(epochs) == 6
+    assert out.losses == pytest.approx([torch.cat([m for _, m in each]).mean().item() for each in epochs])
+    assert out.flags == ()
+    soft = 0.1 * looks[0][1].abs().mean()
+    scores = [
+        [m / (soft + m.abs()) for k, (_, m) in enumerate(each) if number or k]  # the first step has no score
+        for number, each in enumerate(epochs)
+    ]
+    best = max(range(6), key=lambda number: torch.cat(scores[number]).mean())
+    assert torch.equal(out.parameters, epochs[best][-1][0])
+
+
+@pytest.mark.parametrize("attack", ["apgd", "pgd"])
+def test_a_further_ascent_begins_at_the_point_that_seed_and_epoch_draw(attack):
+    looks, (x, y) = [], labeled(net(), images(4))
+
+    def add(images, t):
+        looks.extend(t[:1].detach() for _ in range(t.requires_grad))
+        return images + t
+
+    threat = fa.Through(add, fa.Linf(0.5, box=WIDE), torch.zeros_like, box=WIDE)
+    universal(net(), (x, y), threat, attack=attack, epochs=75, seed=3)
+    key, origin = fa.rng.derive(3, "universal"), torch.zeros(1, 1, 6, 6)
+    for epoch in (25, 50):
+        start = threat.ball.random_start(origin, seed=key, ids=torch.tensor([epoch]))
+        assert torch.equal(looks[epoch], start)
+    assert not looks[0].any()
+
+
+@pytest.mark.parametrize(("seed", "make"), [(1, fa.L2), (6, fa.Linf)])
+def test_a_run_goes_on_from_any_epoch(make, seed, tmp_path):
+    model, x = net(width=8, seed=seed), torch.zeros(1, 1, 6, 6)
+    with torch.no_grad():
+        model[1].weight.mul_(20)
+    run = partial(universal, model, labeled(model, x), make(2.0, box=WIDE), epochs=14)
+    for end in range(1, 14):
+        stopped(end + 1, run, run_dir=tmp_path, resume=end > 1)
+    same(run(run_dir=tmp_path, resume=True), run())
+
+
+@pytest.mark.parametrize("eot", [1, 2, 3])
+def test_passes_are_what_the_model_saw(eot):
+    seen, model = [], net()
+    model.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    frozen = fa.engine.freeze(model, eot=eot)
+    data = labeled(net(), images())
+    seen.clear()
+    out = universal(frozen, data, fa.Linf(0.1), epochs=3, batch_size=16)
+    assert out.forwards == sum(seen)
+    assert out.backwards == 3 * 40 * eot
+
+
+@pytest.mark.parametrize("criterion", [None, fa.attacks.WrongBy(0.1)])
+def test_samples_of_the_class_that_is_wanted_change_no_step(criterion):
+    model, x = net(), images(6)
+    y = torch.tensor([0, 1, 1, 1, 1, 1])
+    options = {"attack": "pgd", "epochs": 4, "targets": 1, "criterion": criterion}
+    both, alone = (
+        universal(model, data, fa.L2(0.5, box=WIDE), **options) for data in ((x, y), (x[:1], y[:1]))
+    )
+    torch.testing.assert_close(both.parameters, alone.parameters)
+    assert both.parameters.norm() == pytest.approx(0.5)
+
+
+DIGITS = fa.data.load("digits", "test", limit=20)
+NEXT, SECOND = ({"targets": (DIGITS.y + k) % 10} for k in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("first", "changed"),
+    [
+        ({}, {"criterion": fa.attacks.WrongBy(0.5)}),
+        ({}, {"targets": 3}),
+        ({"targets": 2}, {"targets": 3}),
+        (NEXT, SECOND),
+        (NEXT, {}),
+        (NEXT, {"targets": 3}),
+    ],
+)
+def test_another_question_is_another_run(first, changed, tmp_path):
+    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+    run = partial(universal, model, DIGITS, fa.Linf(0.1), epochs=1, run_dir=tmp_path)
+    same(run(**first), run(**first, resume=True))
+    with pytest.raises(InputError, match="another"):
+        run(**changed, resume=True)

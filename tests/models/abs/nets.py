@@ -1,18 +1,13 @@
 """Tiny ABS models and the images they explain."""
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from fastadv.models import ABS
 
 STRIDES = (1, 2)
 
 
-def decoders(
-    classes: int = 3, latents: int = 2, channels: int = 1, seed: int = 0
-) -> tuple[list[Tensor], list[Tensor]]:
+def decoders(classes=3, latents=2, channels=1, seed=0):
     """Weights and biases that decode [latents] to [channels, 8, 8], each class to images of its own."""
     g = torch.Generator().manual_seed(seed)
     weights = [
@@ -23,18 +18,18 @@ def decoders(
     return weights, biases
 
 
-def tiny(classes: int = 3, latents: int = 2, channels: int = 1, seed: int = 0, **options: Any) -> ABS:
+def tiny(classes=3, latents=2, channels=1, seed=0, **options):
     """An ABS of 8x8 images."""
     return ABS(*decoders(classes, latents, channels, seed), STRIDES, **{"prior_samples": 200, **options})
 
 
-def gradient(model: ABS, x: Tensor, k: int) -> Tensor:
+def gradient(model, x, k):
     """Of the logit of class k."""
     leaf = x.clone().requires_grad_()
     return torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0]
 
 
-def images(model: ABS, count: int = 6, noise: float = 0.1, seed: int = 1) -> tuple[Tensor, Tensor]:
+def images(model, count=6, noise=0.1, seed=1):
     """(x, y): what the decoders draw for random latents, with noise; class i % K."""
     g = torch.Generator().manual_seed(seed)
     latents = torch.randn(count, model.classes, model.shape.channels[0], generator=g)

@@ -16,6 +16,7 @@ from fastadv.models.abs import fit as module
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.fit import Run, Settings, warp
 from fastadv.models.abs.vae import VAEs, losses
+from tests.train.nets import stopped
 
 from .nets import images, tiny
 
@@ -24,7 +25,6 @@ QUICK = {"shape": SHAPE, "width": 4, "batch_size": 24, "prior_samples": 100, "ca
 
 
 def drawn(count=90, seed=1):
-    """A set that tiny() draws: three classes of 8x8."""
     x, y = images(tiny(), count, noise=0.05, seed=seed)
     return ImageSet(x, y, 3, "drawn")
 
@@ -100,7 +100,6 @@ def test_batches_are_balanced_and_keyed():
 
 
 def test_a_warp_is_the_affine_map_of_its_draws():
-    """On a linear image, which interpolation keeps exactly."""
     ids, seed = torch.arange(100, 300), 5
     axis = (torch.arange(28) + 0.5) / 14 - 1  # centers of pixels, from -1 to 1
     x, y = axis.expand(28, 28), axis[:, None].expand(28, 28)
@@ -133,70 +132,40 @@ def test_sets_and_labels_of_any_type_will_do(dtype):
 
 
 @pytest.mark.slow
-def test_progress_and_reports(tmp_path):
-    seen = []
-    quick(run_dir=tmp_path / "run", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 12) for i in range(1, 13)]
-    names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["checkpoint.safetensors", "model.safetensors", "report.jsonl"]
-    lines = [json.loads(line) for line in (tmp_path / "run" / "report.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    assert len(lines[0]["class_losses"]) == 3
-    assert ABS.load(tmp_path / "run" / "model.safetensors").card["measured"]["loss"] == pytest.approx(
-        lines[-1]["loss"]
-    )
-
-
-@pytest.mark.slow
 def test_it_resumes_bit_for_bit(tmp_path):
-    whole = quick(run_dir=tmp_path / "whole")
-
-    class Stopped(Exception):
-        pass
-
-    def stop(done, total):
-        if done == 6:  # in the middle of the second epoch
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        quick(run_dir=tmp_path / "parts", progress=stop)
+    seen = []
+    whole = quick(run_dir=tmp_path / "whole", progress=lambda *at: seen.append(at))
+    assert seen == [(i, 12) for i in range(1, 13)]
+    stopped(6, quick, run_dir=tmp_path / "parts")  # in the middle of the second epoch
     before = torch.get_rng_state()
-    parts = quick(run_dir=tmp_path / "parts", resume=True)
+    for _ in range(2):  # and once more, when it is finished
+        again = quick(run_dir=tmp_path / "parts", resume=True)
+        torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(whole.weights + whole.biases, parts.weights + parts.biases, strict=True)
-    )
-    again = quick(run_dir=tmp_path / "parts", resume=True)
-    assert torch.equal(again.weights[0], whole.weights[0])
     assert not torch.equal(quick(seed=1).weights[1], whole.weights[1])
-    assert all(seconds >= 0 for seconds in again.card["measured"].values())
+    lines = [json.loads(line) for line in (tmp_path / "parts" / "report.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], len(line["class_losses"])) for line in lines] == [(1, 3), (2, 3), (3, 3)]
+    assert again.card["measured"]["loss"] == pytest.approx(lines[-1]["loss"])
+    assert lines[-1]["loss"] < lines[0]["loss"]
 
 
 # argument: (what the error names, a wrong value)
 WRONG = {
     "epochs": ("epochs", 0),
-    "batch_size": ("batch_size", 1.5),
     "latents": ("latents", 0),
-    "width": ("width", True),
     "shape": ("shape", (1, 2)),
     "learning_rate": ("learning_rate", 0.0),
     "beta": ("beta", (1.0, -1.0)),
     "augment": ("augment", "yes"),
     "training_precision": ("training_precision", "fp8"),
     "seed": ("seed", -1),
-    "device": ("device", "nowhere"),
     "calibration": ("calibration", -1),
     "progress": ("progress", 3),
     "run_dir": ("run_dir", 3),
     # of the model
     "prior_samples": ("prior_", 2),
     "factors": ("factors", [1.0, 1.0, -1.0]),
-    "binary": ("binary", "yes"),
     "steps": ("steps", 0),
-    "input_grad": ("input_grad", "exact"),
-    "prune_gain": ("prune_gain", 2.0),
     "options": ("options", {"steps": 3}),
     "strides": ("strides", (1, 2)),
     "binry": ("binry", True),

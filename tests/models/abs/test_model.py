@@ -1,17 +1,20 @@
-"""ABS: inference, logits, confidence, sizes, and every bad input."""
+"""ABS: inference, logits, confidence, sizes, files, and every bad input."""
 
 import copy
 import dataclasses
+import json
+from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
 
 from fastadv import _waiting, rng
-from fastadv.errors import InputError
-from fastadv.models import ABS
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.models import ABS, SmallCNN, save_weights
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.prior import draw_prior
+from fastadv.runs.files import load_tensors, save_tensors
 
 from .nets import STRIDES, decoders, images, tiny
 
@@ -69,25 +72,7 @@ def test_the_prior_keeps_the_likeliest_nine_tenths_of_the_draws_in_their_order(c
         draw_prior(9, 8, seed=-1)
 
 
-def test_prior_is_settable_and_the_bank_follows():
-    model = tiny()
-    x, _ = images(model)
-    before, old = model(x), model.bank()
-    model.prior_latents = torch.zeros(3, 2)
-    assert model.bank().shape == (3, 3, 64)
-    assert not torch.equal(model(x), before)
-    assert old.shape == (3, 200, 64)
-
-
-def test_the_bank_follows_the_weights():
-    model, other = tiny(), tiny(seed=5)
-    model.bank()
-    model.load_state_dict(other.state_dict())
-    assert torch.equal(model.bank(), other.bank())
-
-
 def test_the_bank_follows_weights_that_are_written_in_inference_mode():
-    """Tensors made there do not count their versions."""
     with torch.inference_mode():
         written, fresh = tiny(), tiny()
         written.bank()
@@ -152,17 +137,12 @@ class TestBadInput:
             (torch.rand(2, 8, 8), "shape"),
             (torch.rand(2, 1, 8, 8) * 255, r"\[0, 1\]"),
             (torch.rand(2, 1, 8, 8) - 1, r"\[0, 1\]"),
-            (torch.full((2, 1, 8, 8), torch.inf), r"\[0, 1\]"),
             (torch.full((2, 1, 8, 8), torch.nan), r"\[0, 1\]"),
             (torch.tensor([torch.nan, 2.5]).view(2, 1, 1, 1).expand(2, 1, 8, 8), r"\[0, 1\]"),
             (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floating"),
         ):
-            for call in (
-                model,
-                model.infer,
-                model.confidence,
-                lambda x: model.lower_bound(x, torch.zeros(2, dtype=torch.int64)),
-            ):
+            bound = partial(model.lower_bound, y=torch.zeros(2, dtype=torch.int64))
+            for call in (model, model.infer, model.confidence, bound):
                 with pytest.raises(InputError, match=word):
                     call(x)
 
@@ -214,3 +194,57 @@ def test_a_gpu_descends_for_all_classes_at_once_and_skips_none():
     assert not torch.equal(skipped, whole)
     with patch.object(_waiting, "AT_ONCE", set()):
         assert torch.equal(pruned(x), whole)
+
+
+def test_round_trip(tmp_path):
+    factors, options = [1.0, 0.9, 1.1], {"input_grad": "unrolled", "prune": True, "prune_gain": 0.4}
+    model = tiny(binary=True, factors=factors, scale=7.0, floor=0.25, beta=0.5, max_norm=3.0, **options)
+    model = model.with_options(steps=7, step_size=0.1)
+    model.card = {"seed": 12}
+    x, _ = images(model)
+    model.save(tmp_path / "abs.safetensors")
+    back = ABS.load(tmp_path / "abs.safetensors")
+    assert torch.equal(back(x), model(x))
+    assert torch.equal(back.confidence(x), model.confidence(x))
+    assert torch.equal(back.prior_latents, model.prior_latents)
+    assert (back.options, back.shape) == (model.options, model.shape)
+    assert back.card["seed"] == 12
+    assert back.card["machine"]["torch"]
+
+
+def test_damaged_and_foreign_files(tmp_path):
+    path = tmp_path / "abs.safetensors"
+    tiny().save(tmp_path / "whole.safetensors")
+    tensors, metadata = load_tensors(tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+
+    def rejected(text):
+        with pytest.raises(CorruptFileError, match=text) as raised:
+            ABS.load(path)
+        assert str(path) in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+    path.write_bytes(whole[: len(whole) // 2])
+    rejected("whole safetensors")
+    save_weights(SmallCNN(), path)
+    rejected("ABS.save")
+    save_tensors(path, {k: v for k, v in tensors.items() if k != "weight_1"}, metadata)
+    rejected("weight_1")
+    save_tensors(path, tensors | {"extra": torch.zeros(1)}, metadata)
+    rejected("extra")
+    save_tensors(path, tensors | {"weight_0": tensors["weight_0"] * torch.nan}, metadata)
+    rejected("NaN")
+    save_tensors(path, tensors | {"_prior": torch.zeros(9, 5)}, metadata)
+    rejected("prior_latents")
+    save_tensors(path, tensors, metadata | {"constants": "{"})
+    rejected("constants")
+    constants = {k: v for k, v in json.loads(metadata["constants"]).items() if k != "beta"}
+    save_tensors(path, tensors, metadata | {"constants": json.dumps(constants)})
+    rejected("beta")
+    wrong = {"steps": 0, "precision": "fp8", "prune_gain": 3.0, "extra": 1, "strides": 4}
+    for name, value in wrong.items():
+        constants = json.loads(metadata["constants"]) | {name: value}
+        save_tensors(path, tensors, metadata | {"constants": json.dumps(constants)})
+        rejected("constants" if name == "strides" else name)
+    save_tensors(path, tensors | {"factors": torch.ones(2)}, metadata)
+    rejected("factors")

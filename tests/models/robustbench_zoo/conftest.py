@@ -1,30 +1,27 @@
 """Small nets under names of the zoo, and their files in the zoo's layout."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from fastadv import models
-from fastadv.models.zoo import Entry, find
+from fastadv.models.zoo import find
 from fastadv.models.zoo.loading import BUFFERS, layout, zoo_name
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     """The folder of weights and hashes, which does not exist yet."""
     monkeypatch.setenv("FASTADV_WEIGHTS", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Entry]:
+def small(monkeypatch):
     """small(name): the entry, as `robustbench` finds it from now on, of the least depth and width."""
 
-    def shrunk(name: str) -> Entry:
+    def shrunk(name):
         entry = find(name)
         tiny = {"wide_resnet": {"depth": 10, "widen_factor": 1}}.get(entry.net.create, {"width": 2})
         entry = replace(entry, net=replace(entry.net, options={**entry.net.options, **tiny}))
@@ -34,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Entry]:
     return shrunk
 
 
-def net_of(entry: Entry, seed: int = 1) -> nn.Module:
+def net_of(entry, seed=1):
     """A net of that kind, its BatchNorms unlike fresh ones; without the entry's mean and deviation."""
     net = models.create(entry.net.create, classes=entry.classes, seed=seed, **entry.net.options)
     draw = torch.Generator().manual_seed(seed)
@@ -46,7 +43,7 @@ def net_of(entry: Entry, seed: int = 1) -> nn.Module:
     return net.eval()
 
 
-def state_of(entry: Entry, net: nn.Module) -> dict[str, Tensor]:
+def state_of(entry, net):
     """The state dict of a net as the zoo names it, with all that the zoo's file holds besides."""
     state = {zoo_name(entry.net, name): tensor for name, tensor in net.state_dict().items()}
     for name, shape in layout(entry, net.state_dict()).items():

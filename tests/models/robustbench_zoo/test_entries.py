@@ -20,7 +20,7 @@ LAYOUTS = Path(__file__).with_name("layouts.json")
 ENTRIES = robustbench_entries()
 
 
-def test_it_holds_three_leaderboards_without_a_name_twice() -> None:
+def test_it_holds_three_leaderboards_without_a_name_twice():
     assert Counter(entry.path.rpartition("/")[0] for entry in ENTRIES) == {
         "cifar10/Linf": 59,
         "cifar10/L2": 19,
@@ -29,7 +29,7 @@ def test_it_holds_three_leaderboards_without_a_name_twice() -> None:
     assert len({entry.path for entry in ENTRIES}) == len(ENTRIES)
 
 
-def test_figures_and_constants_are_possible() -> None:
+def test_figures_and_constants_are_possible():
     for entry in ENTRIES:
         assert entry.clean is not None
         assert entry.robust is not None
@@ -49,16 +49,16 @@ def test_figures_and_constants_are_possible() -> None:
         ("Linf/cifar10/Rice2020Overfitting", "cifar10/Linf/Rice2020Overfitting"),
     ],
 )
-def test_a_name_is_found_with_as_much_as_it_needs(name: str, path: str) -> None:
+def test_a_name_is_found_with_as_much_as_it_needs(name, path):
     assert find(name).path == path
 
 
-def test_a_name_that_several_entries_share_needs_more() -> None:
+def test_a_name_that_several_entries_share_needs_more():
     with pytest.raises(InputError, match="cifar10/Linf/Standard, cifar10/L2/Standard; give one of these"):
         find("Standard")
 
 
-def test_an_unknown_name_gets_close_ones() -> None:
+def test_an_unknown_name_gets_close_ones():
     with pytest.raises(InputError, match="did you mean 'cifar10/Linf/Carmon2019Unlabeled'"):
         find("Carmon2019Unlabeledd")
     with pytest.raises(InputError, match="did you mean 'cifar10/Linf/Rade2021Helper_extra"):
@@ -68,15 +68,14 @@ def test_an_unknown_name_gets_close_ones() -> None:
 
 
 @pytest.mark.slow
-def test_every_file_has_the_names_and_shapes_of_the_zoo() -> None:
+def test_every_file_has_the_names_and_shapes_of_the_zoo():
     known, found = json.loads(LAYOUTS.read_text()), {}
     for entry in ENTRIES:
         kind = f"{entry.net.name} {entry.classes}" + (" mu sigma" if entry.stored else "")
         if kind not in found:
             with torch.device("meta"):
-                net = create(
-                    entry.net.create, shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options
-                )
+                options = {"shape": SHAPE, "classes": entry.classes, "seed": None}
+                net = create(entry.net.create, **options, **entry.net.options)
             shapes = layout(entry, net.state_dict()).items()
             lines = sorted(f"{name} {list(shape)}\n" for name, shape in shapes)
             found[kind] = hashlib.sha256("".join(lines).encode()).hexdigest()

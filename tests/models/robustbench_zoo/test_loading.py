@@ -1,19 +1,16 @@
 """State dicts in the zoo's layout become nets; those of other nets are refused with the difference named."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from fastadv import models
 from fastadv.errors import InputError
 from fastadv.models import Normalized
-from fastadv.models.zoo import Entry
-from tests.logged import Logged
+from fastadv.models.zoo import Entry, find, locate
+from fastadv.models.zoo.loading import weights_folder
 
 from .conftest import net_of, state_of
 
@@ -31,14 +28,14 @@ ONE_OF_EACH = (
 )
 
 
-def saved(path: Path, content: Any) -> Path:
+def saved(path, content):
     torch.save(content, path)
     return path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path: Path, small: Small, name: str) -> None:
+def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path, small, name):
     entry = small(name)
     net = net_of(entry)
     before = torch.get_rng_state()
@@ -55,7 +52,7 @@ def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path: Path, small: Sm
 @pytest.mark.parametrize(
     ("prefix", "nest"), [("module.", None), ("model.", "state_dict"), ("module.model.", "model")]
 )
-def test_prefixes_and_nests_come_off(tmp_path: Path, small: Small, prefix: str, nest: str | None) -> None:
+def test_prefixes_and_nests_come_off(tmp_path, small, prefix, nest):
     entry = small("Carmon2019Unlabeled")
     net = net_of(entry)
     state = {prefix + name: tensor for name, tensor in state_of(entry, net).items()}
@@ -64,7 +61,7 @@ def test_prefixes_and_nests_come_off(tmp_path: Path, small: Small, prefix: str, 
     assert torch.equal(model(X), net(X))
 
 
-def test_of_two_state_dicts_the_zoos_is_taken(tmp_path: Path, small: Small, logged: Logged) -> None:
+def test_of_two_state_dicts_the_zoos_is_taken(tmp_path, small, logged):
     """Andriushchenko et al. ship the last and the best net, with parts that are not passed."""
     entry = small("Andriushchenko2020Understanding")
     last, best = net_of(entry, 1), net_of(entry, 2)
@@ -74,7 +71,7 @@ def test_of_two_state_dicts_the_zoos_is_taken(tmp_path: Path, small: Small, logg
     assert "extra.weight is left out, as in RobustBench" in logged.text
 
 
-def test_safetensors_in_half_precision_and_without_counters(tmp_path: Path, small: Small) -> None:
+def test_safetensors_in_half_precision_and_without_counters(tmp_path, small):
     entry = small("Carmon2019Unlabeled")
     net = net_of(entry)
     halves = {
@@ -90,7 +87,7 @@ def test_safetensors_in_half_precision_and_without_counters(tmp_path: Path, smal
     assert model.train()(X).shape == (2, 10)  # with a counter to count on
 
 
-def test_without_mean_and_deviation_the_tables_are_taken(tmp_path: Path, small: Small) -> None:
+def test_without_mean_and_deviation_the_tables_are_taken(tmp_path, small):
     entry = small("Wong2020Fast")
     net = net_of(entry)
     state = state_of(entry, net)
@@ -103,7 +100,7 @@ def test_without_mean_and_deviation_the_tables_are_taken(tmp_path: Path, small: 
     assert torch.equal(model(X), expected)
 
 
-def without(name: str) -> Callable[[dict[str, Tensor]], Any]:
+def without(name):
     return lambda state: state.pop(name)
 
 
@@ -121,9 +118,7 @@ def without(name: str) -> Callable[[dict[str, Tensor]], Any]:
         (lambda s: s.clear(), r"missing batchnorm\.bias, .* and \d+ more; unexpected none"),
     ],
 )
-def test_the_weights_of_another_net_are_refused(
-    tmp_path: Path, small: Small, change: Any, match: str
-) -> None:
+def test_the_weights_of_another_net_are_refused(tmp_path, small, change, match):
     entry = small("cifar100/Wang2023Better_WRN-28-10")
     state = state_of(entry, net_of(entry))
     change(state)
@@ -136,10 +131,53 @@ def test_the_weights_of_another_net_are_refused(
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path, small: Small, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path, small, value):
     entry = small("cifar100/Wang2023Better_WRN-28-10")
     state = state_of(entry, net_of(entry))
     for name in ("logits.bias", "batchnorm.running_var"):
         state[name][-1] = value
     with pytest.raises(InputError, match=r"NaN or infinity in batchnorm\.running_var, logits\.bias;"):
         models.robustbench(entry.path, saved(tmp_path / "a.pt", state))
+
+
+NAME = "cifar10/L2/Rice2020Overfitting"
+
+
+def put(path, text="weights"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_cache_is_the_named_folder_or_the_users(tmp_path, monkeypatch):
+    assert weights_folder() == tmp_path / "cache"
+    monkeypatch.delenv("FASTADV_WEIGHTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert weights_folder() == tmp_path / "home" / "fastadv" / "models"
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_file_a_folder_in_either_layout_and_the_cache_are_looked_at(tmp_path, cache, ending):
+    entry = find(NAME)
+    own = put(tmp_path / "any name.bin")
+    deep, flat = (put(tmp_path / at / f"Rice2020Overfitting{ending}") for at in ("a/cifar10/L2", "b"))
+    kept = put(cache / f"{NAME}{ending}")
+    put(cache / "cifar10/Linf/Rice2020Overfitting.pt")
+    assert locate(entry, own) == own
+    assert (locate(entry, tmp_path / "a"), locate(entry, str(tmp_path / "b"))) == (deep, flat)
+    assert locate(entry, None) == kept
+
+
+def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_path, cache):
+    entry = find(NAME)
+    for weights, place in (
+        (None, cache / f"{NAME}.pt"),
+        (tmp_path, tmp_path / f"{NAME}.pt"),
+        (tmp_path / "absent.pt", tmp_path / "absent.pt"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"drive\.google\.com/file/d/{entry.drive}.*--weights"
+        ) as caught:
+            models.robustbench(NAME, weights)
+        assert f"its weights in {place}, got no such file" in str(caught.value)

@@ -30,12 +30,12 @@ from tests.train.nets import grouped, images
 THREAT = Linf(0.1)
 
 
-def net(dropout: float = 0.0) -> nn.Module:
+def net() -> nn.Module:
     """BatchNorm of images and of rows, and a weight that no loss reaches, in double precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Dropout(dropout),
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Dropout(0.0),
             nn.Linear(144, 6), nn.BatchNorm1d(6, momentum=None), nn.Softplus(), nn.Linear(6, 3),
         ).double()  # fmt: skip
     model.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
@@ -43,8 +43,6 @@ def net(dropout: float = 0.0) -> nn.Module:
 
 
 class Doubled(nn.Module):
-    """Images come in single precision."""
-
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -128,14 +126,11 @@ def killed(folder: Path, rank: int) -> None:
 
 
 class Spoiled(Standard):
-    """A loss that is not finite for one sample."""
-
     def __call__(self, model, x, y, *, ids=None, seed=0):  # type: ignore[no-untyped-def]
         return super().__call__(model, x, y) / (ids != 5).all()
 
 
 def faults(folder: Path, rank: int) -> None:
-    """What each process says of a run that goes wrong in one of them."""
     (folder / "file").write_text("")
     wrong: dict[str, dict[str, Any]] = {
         "data": {"train_set": images(26, seed=rank)},
@@ -163,18 +158,6 @@ def _other() -> nn.Module:
     with torch.no_grad():
         next(model.parameters())[0] += 1e-9
     return model
-
-
-def dropout(folder: Path, rank: int) -> None:
-    """Random numbers of torch: other ones in each process, the same in each run."""
-    drawn = []
-
-    def noted(model, x, y, *, ids, seed):  # type: ignore[no-untyped-def]
-        drawn.append(torch.rand(4))
-        return Standard()(model, x, y)
-
-    fit(net(), images(26), noted, **SETTINGS)
-    torch.save(torch.stack(drawn), folder / f"drawn-{rank}.pt")
 
 
 def wrapped(folder: Path, rank: int) -> None:

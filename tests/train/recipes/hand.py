@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.train import Step
@@ -12,12 +11,12 @@ from tests.train.nets import images, net
 RADIUS, STEPS, STEP_SIZE, SEED = 0.1, 3, 0.04, 3
 
 
-def batch(n: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+def batch(n=9):
     data = images(n)
     return data.x.double(), data.y, torch.arange(n) + 5
 
 
-def warm_net(seed: int = 0) -> nn.Module:
+def warm_net(seed=0):
     """In train mode, without dropout, with statistics that differ from those of any batch."""
     model = net(seed).double().train()
     model[4].p = 0.0
@@ -29,7 +28,7 @@ def warm_net(seed: int = 0) -> nn.Module:
     return model
 
 
-def evaluated(model: nn.Module) -> nn.Module:
+def evaluated(model):
     """A copy in eval mode."""
     return copy.deepcopy(model).eval()
 
@@ -45,26 +44,26 @@ def ascend(model, x, loss, start, steps=STEPS, step_size=STEP_SIZE, radius=RADIU
     return x_adv.detach()
 
 
-def near(x: Tensor, ids: Tensor) -> Tensor:
+def near(x, ids):
     """x + 0.001 · N(0, 1) in the box."""
     noise = rng.normal(x[0].numel(), rng.derive(SEED, "near start"), ids).double()
     return (x + 0.001 * noise.view_as(x)).clamp(0, 1)
 
 
-def own(values: Tensor, y: Tensor) -> Tensor:
+def own(values, y):
     """The value of each sample's label."""
     return values[torch.arange(len(y)), y]
 
 
-def gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
+def gradients(loss, model):
     return list(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True))
 
 
-def differ(one: list[Tensor], other: list[Tensor]) -> bool:
+def differ(one, other):
     return any(not torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, other, strict=True))
 
 
-def assert_same_step(recipe, model, hand, wanted) -> None:
+def assert_same_step(recipe, model, hand, wanted):
     """The recipe's loss, its gradient and the statistics it leaves are those computed at `hand`."""
     x, y, ids = batch()
     loss = recipe(model, x, y, ids=ids, seed=SEED)
@@ -74,7 +73,7 @@ def assert_same_step(recipe, model, hand, wanted) -> None:
     assert all(part.training for part in model.modules())
 
 
-def step_at(model: nn.Module, n: int = 9, *, rate: float = 0.1, **options) -> Step:
+def step_at(model, n=9, *, rate=0.1, **options):
     """One batch, with plain gradient descent."""
     x, y, ids = batch(n)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)

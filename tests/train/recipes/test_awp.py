@@ -14,7 +14,6 @@ RECIPES = [INNER, TRADES(fa.Linf(RADIUS), 2)]
 
 
 def by_hand(model, at, inner, gamma):
-    """The model after one step, and the loss at the perturbed weights."""
     x_adv = inner.craft(model, at.x, at.y, ids=at.ids, seed=at.seed)
     probe = copy.deepcopy(model)
     at_w = gradients(inner.objective(probe, at.x, at.y, x_adv), probe)

@@ -1,17 +1,20 @@
 """A recipe that owns its step: what it is given, what lies in the checkpoint, what is said when it fails."""
 
+import copy
 import math
 from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import files
-from fastadv.threat import Linf
-from fastadv.train import AWP, Execution, FreeTraining, PGDTraining, Standard, fit, reports
+from fastadv.train import Execution, FreeTraining, Standard, fit
 from fastadv.train.augment import make_augment
-from tests.train.nets import assert_same, images, net, run, stopped, timeless
+from tests.train.nets import images, net, run
+from tests.train.recipes.hand import RADIUS, step_at, warm_net
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,7 @@ def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     assert past[-1].loss < past[0].loss
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("recipe", [FreeTraining(Linf(0.1), 2), AWP(PGDTraining(Linf(0.1), 2))])
-def test_resume_in_the_middle_of_an_epoch_is_bit_equal(tmp_path, recipe):
-    expected, past = run(None, recipe=recipe, epochs=2, checkpoint_every=None)
-    stopped(12, run, tmp_path, recipe=recipe, epochs=2, checkpoint_every=3)
-    model, _ = run(tmp_path, recipe=recipe, epochs=2, checkpoint_every=None, resume=True)
-    assert_same(model, expected)
-    assert timeless(reports(tmp_path)) == timeless(past)
-
-
-SEEN: list = []
+SEEN = []
 
 
 class Spy:
@@ -83,9 +75,8 @@ def test_what_a_step_is_given(precision):
     assert set(dtypes) == {torch.float32 if precision == "fp32" else torch.bfloat16}
     for at in steps:
         assert torch.equal(at.y, images().y[at.ids])
-        assert torch.equal(
-            at.x, make_augment("shift")(images().x[at.ids], ids=at.ids, seed=0, epoch=at.epoch)
-        )
+        moved = make_augment("shift")(images().x[at.ids], ids=at.ids, seed=0, epoch=at.epoch)
+        assert torch.equal(at.x, moved)
 
 
 class Failing(Spy):
@@ -98,11 +89,49 @@ class Failing(Spy):
         return loss
 
 
-def test_a_loss_that_is_not_finite_is_told():
-    with pytest.raises(FloatingPointError, match="nan in epoch 1 at step 0"):
-        fit(net(), images(), Failing(lambda loss: loss * math.nan), epochs=1)
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda loss: loss * math.nan, FloatingPointError, "nan in epoch 1 at step 0"),
+        (lambda loss: loss.expand(3), InputError, "recipe: expected one number"),
+    ],
+)
+def test_a_loss_that_is_no_finite_number_is_told(make, error, match):
+    with pytest.raises(error, match=match):
+        fit(net(), images(), Failing(make), epochs=1)
 
 
-def test_a_loss_of_several_numbers_is_told():
-    with pytest.raises(InputError, match="recipe: expected one number"):
-        fit(net(), images(), Failing(lambda loss: loss.expand(3)), epochs=1)
+RECIPE = FreeTraining(fa.Linf(RADIUS), replays=3, step_size=0.07, label_smoothing=0.2)
+
+
+def by_hand(model, at, perturbation):
+    """The perturbation after three replays, and their losses; the model descends in place."""
+    losses = []
+    for _ in range(3):
+        x_adv = (at.x + perturbation).clamp(0, 1).requires_grad_()
+        loss = cross_entropy(model(x_adv), at.y, label_smoothing=0.2)
+        by_x, *by_weight = torch.autograd.grad(loss, [x_adv, *model.parameters()])
+        with torch.no_grad():
+            for weight, gradient in zip(model.parameters(), by_weight, strict=True):
+                weight.sub_(0.1 * gradient)
+        perturbation = (perturbation + 0.07 * by_x.sign()).clamp(-RADIUS, RADIUS)
+        losses.append(loss.item())
+    return perturbation, sum(losses) / 3
+
+
+def test_weights_perturbation_and_loss_of_two_batches():
+    model = warm_net()
+    hand = copy.deepcopy(model)
+    at = step_at(model)
+    first, loss = by_hand(hand, at, torch.zeros_like(at.x))
+    torch.testing.assert_close(RECIPE.step(at), torch.tensor(loss, dtype=torch.float64))
+    torch.testing.assert_close(at.places["perturbation"], first)
+    # a smaller batch, of other images, uses and changes the first rows
+    smaller = step_at(model, 6, places=at.places)
+    second, loss = by_hand(hand, smaller, first[:6])
+    torch.testing.assert_close(RECIPE.step(smaller), torch.tensor(loss, dtype=torch.float64))
+    torch.testing.assert_close(at.places["perturbation"], torch.cat([second, first[6:]]))
+    torch.testing.assert_close(model.state_dict(), hand.state_dict())
+    assert (second.abs() == RADIUS).any()
+    assert ((smaller.x + second < 0) | (smaller.x + second > 1)).any()  # the box limits no perturbation
+    assert all(part.training for part in model.modules())

@@ -1,58 +1,51 @@
-"""TRADES against a computation by hand: direction and reduction of KL, what is held fixed, modes."""
+"""TRADES, HAT, MART and SCORE by hand: which divergence, what it is weighed by, what is held fixed, modes."""
 
 import copy
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
 
 import fastadv as fa
-from fastadv.engine import parts
 from fastadv.errors import InputError
-from fastadv.train import MART, TRADES
-from fastadv.train.recipes import _common
+from fastadv.train import HAT, MART, SCORE, TRADES
 from tests.train.recipes import hand
+from tests.zoo.net import module
 
-RECIPE = TRADES(fa.Linf(hand.RADIUS), hand.STEPS, hand.STEP_SIZE, beta=6.0)
+GIVEN = fa.Linf(hand.RADIUS), hand.STEPS, hand.STEP_SIZE
+RECIPE = TRADES(*GIVEN, beta=6.0)
 
 
-def by_hand(model, x, y, ids):
-    """x_adv, p(x) and p(x_adv)."""
-    with torch.no_grad():
-        fixed = hand.evaluated(model)(x).softmax(1)
+def divergence(p, q):
+    return (p * (p.log() - q.log())).sum(1)
 
-    def apart(logits):
-        return (fixed * (fixed.log() - logits.log_softmax(1))).sum(1)
 
-    x_adv = hand.ascend(model, x, apart, hand.near(x, ids))
+def square(p, q):
+    return ((p - q) ** 2).sum(1)
+
+
+def away(model, x, ids, apart=divergence, start=None):
+    """x_adv, where `apart` of the answers is largest, and the answers there and at x."""
+    fixed = hand.evaluated(model)(x).softmax(1).detach()
+    begin = hand.near(x, ids) if start is None else start
+    x_adv = hand.ascend(model, x, lambda z: apart(fixed, z.softmax(1)), begin)
     return x_adv, model(x).softmax(1), model(x_adv).softmax(1)
 
 
-def test_value_gradient_and_statistics():
+def test_trades():
     x, y, ids = hand.batch()
-    model = hand.warm_net()
-    twin = copy.deepcopy(model)
-    _, p, q = by_hand(twin, x, y, ids)
+    model, twin = hand.warm_net(), hand.warm_net()
+    _, p, q = away(twin, x, ids)
     natural = -hand.own(p, y).log().mean()
-    wanted = natural + 6 * (p * (p.log() - q.log())).sum() / len(x)
-    # what must not be taken for it: the other direction, the mean over classes, a clean branch held fixed
-    other_way = natural + 6 * (q * (q.log() - p.log())).sum() / len(x)
-    assert not torch.allclose(wanted, other_way, rtol=1e-3)
-    assert not torch.allclose(wanted, natural + 6 * (p * (p.log() - q.log())).mean(), rtol=1e-3)
-    held = natural + 6 * (p.detach() * (p.detach().log() - q.log())).sum() / len(x)
+    wanted = natural + 6 * divergence(p, q).mean()
+    # what must not be taken for it: the other direction, a clean branch held fixed
+    assert not torch.allclose(wanted, natural + 6 * divergence(q, p).mean(), rtol=1e-3)
+    held = natural + 6 * divergence(p.detach(), q).mean()
     assert hand.differ(hand.gradients(wanted, twin), hand.gradients(held, twin))
     hand.assert_same_step(RECIPE, model, twin, wanted)
-    assert model[1].num_batches_tracked == hand.warm_net()[1].num_batches_tracked + 2
-
-
-def test_a_batch_that_passes_in_parts(monkeypatch):
-    """The divergence from the clean answers holds one answer for each sample."""
-    x, y, ids = hand.batch(40)
-    model = hand.warm_net()
-    whole = RECIPE.craft(model, x, y, ids=ids, seed=hand.SEED)
-    monkeypatch.setattr(parts, "BYTES", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    torch.testing.assert_close(RECIPE.craft(model, x, y, ids=ids, seed=hand.SEED), whole)
 
 
 def test_beta_weighs_the_divergence_and_smoothing_the_labels():
@@ -68,16 +61,82 @@ def test_beta_weighs_the_divergence_and_smoothing_the_labels():
     torch.testing.assert_close(loss(beta=0.0, label_smoothing=0.2), smooth)
 
 
-@pytest.mark.parametrize("threat", [fa.L0(9), fa.L1(2.0), fa.L2(0.4)], ids=["l0", "l1", "l2"])
-def test_every_norm_raises_the_divergence_inside_the_threat(threat):
+def test_hat():
     x, y, ids = hand.batch()
-    model = hand.warm_net()
-    x_adv = TRADES(threat, 7).craft(model, x, y, ids=ids, seed=hand.SEED)
-    assert threat.contains(x_adv, x).all()
-    frozen = hand.evaluated(model)
-    start = _common.near_start(threat, x, ids, hand.SEED)
-    apart = [_common.divergence(frozen(x), frozen(z)) for z in (start, x_adv)]
-    assert (apart[1] > 5 * apart[0]).all()
+    model, twin, helper = hand.warm_net(), hand.warm_net(), hand.warm_net(3)
+    before = copy.deepcopy(helper.state_dict())
+    x_adv, p, q = away(twin, x, ids)
+    called = hand.evaluated(helper)(x_adv).argmax(1)
+    assert (called != hand.evaluated(helper)(x).argmax(1)).any()
+    wanted = -hand.own(p, y).log().mean() + 2 * divergence(p, q).mean()
+    wanted = wanted + 0.7 * cross_entropy(twin(x + 3 * (x_adv - x)), called)
+    make = partial(HAT, *GIVEN, beta=2.0)
+    hand.assert_same_step(make(helper=helper, gamma=0.7, far=3.0), model, twin, wanted)
+    torch.testing.assert_close(helper.state_dict(), before, rtol=0, atol=0)
+    assert helper.training
+    assert all(weight.grad is None for weight in helper.parameters())
+    helpers = helper, fa.freeze(helper)
+    losses = [make(helper=each)(hand.warm_net(), x, y, ids=ids, seed=3) for each in helpers]
+    torch.testing.assert_close(*losses)
+
+
+def binary(q, y):
+    others = q.masked_fill(torch.eye(3, dtype=torch.bool)[y], 0)
+    return -hand.own(q, y).log() - (1 - others.amax(1)).log()
+
+
+def test_mart():
+    x, y, ids = hand.batch()
+    model, twin = hand.warm_net(), hand.warm_net()
+    x_adv = hand.ascend(twin, x, lambda z: cross_entropy(z, y, reduction="none"), hand.near(x, ids))
+    p, q = twin(x).softmax(1), twin(x_adv).softmax(1)
+    apart = divergence(p, q)
+    wanted = (binary(q, y) + 5 * apart * (1 - hand.own(p, y))).mean()
+    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * (1 - hand.own(q, y))).mean(), rtol=1e-3)
+    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * hand.own(p, y)).mean(), rtol=1e-3)
+    held = (binary(q, y) + 5 * apart * (1 - hand.own(p, y).detach())).mean()
+    assert hand.differ(hand.gradients(wanted, twin), hand.gradients(held, twin))
+    hand.assert_same_step(MART(*GIVEN, beta=5.0), model, twin, wanted)
+
+
+@pytest.mark.parametrize("lead", [5.0, 30.0, 300.0])
+def test_a_confident_mistake_has_a_finite_loss_and_a_gradient(lead):
+    """1 - p_k would round to 0; -log(1 - p_k) is the lead itself, but for two other classes."""
+    logits, x = nn.Parameter(torch.tensor([0.0, lead, 0.0])), torch.rand(4, 1, 2, 2)
+    model = module(lambda self, x: self.logits.expand(len(x), 3), logits=logits)
+    loss = MART(fa.Linf(0.1), 1, beta=0.0).objective(model, x, torch.zeros(4, dtype=torch.int64), x)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    own_loss = torch.tensor([lead, 0.0, 0.0]).logsumexp(0)
+    torch.testing.assert_close(loss, 2 * own_loss - torch.tensor(2.0).log())
+    # of -log p_y: p - e_y; of -log(1 - p_k): p_k towards k, and from the two others half of that
+    p = logits.detach().softmax(0)
+    by_hand = torch.stack([p[0] - 1 - p[1] / 2, 2 * p[1], p[2] - p[1] / 2])
+    torch.testing.assert_close(gradient, by_hand)
+
+
+def test_smoothing_in_mart_is_that_of_the_first_term():
+    x, y, _ = hand.batch()
+    plain, smooth = (
+        MART(fa.Linf(hand.RADIUS), 1, beta=0.0, label_smoothing=s).objective(hand.warm_net(), x, y, x)
+        for s in (0.0, 0.2)
+    )
+    logits = hand.warm_net()(x)
+    change = cross_entropy(logits, y, label_smoothing=0.2) - cross_entropy(logits, y)
+    torch.testing.assert_close(smooth - plain, change)
+
+
+@pytest.mark.parametrize("start", ["uniform", "near"])
+def test_score(start):
+    x, y, ids = hand.batch()
+    model, twin = hand.warm_net(), hand.warm_net()
+    recipe = SCORE(*GIVEN, beta=3.0, label_smoothing=0.3, start=start)
+    begin = recipe.threat.random_start(x, seed=hand.SEED, ids=ids) if start == "uniform" else None
+    x_adv, p, _ = away(hand.warm_net(), x, ids, square, begin)
+    made = recipe.craft(model, x, y, ids=ids, seed=hand.SEED)
+    torch.testing.assert_close(made, x_adv, rtol=0, atol=1e-6)  # the start is drawn in float32
+    p, q = twin(x).softmax(1), twin(made).softmax(1)
+    wanted = (square(p, 0.7 * one_hot(y, 3).double() + 0.1) + 3 * square(q, p)).mean()
+    hand.assert_same_step(recipe, model, twin, wanted)
 
 
 @pytest.mark.parametrize("kind", [TRADES, MART])
