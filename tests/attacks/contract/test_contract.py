@@ -15,7 +15,7 @@ from fastadv.models import Binarized
 from fastadv.threat import THREATS
 
 from ..halfspaces import nearest
-from ..nets import RADIUS, Case, Counted, Noisy, images, labeled, labels, linear, mlp
+from ..nets import Case, Counted, Noisy, images, labeled, labels, linear, mlp
 from ..watched import watched
 from .cases import on_eight, options, plainly, two_classes, wide
 from .unchanged import trained, unchanged
@@ -42,6 +42,7 @@ def both_twins() -> tuple[nn.Module, Frozen]:
 
 
 @pytest.mark.slow
+@pytest.mark.all_norms
 def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case: Case, norm: str) -> None:
     model, lower = both_twins()
     x = images(16, (2, 8, 8), dtype=torch.float32)
@@ -65,6 +66,7 @@ def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case: Case, norm: 
 
 
 @pytest.mark.slow
+@pytest.mark.all_norms
 def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     """D = 196, saturated pixels among them: within the tolerance, and never nearer than the boundary."""
     x = images(4, (1, 14, 14))
@@ -86,7 +88,6 @@ def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     assert out.success.tolist() == [True] * 4 + [False] * 4
 
 
-@pytest.mark.one_norm
 def test_names_of_other_libraries_and_single_images_are_answered(case: Case, norm: str) -> None:
     model, x, y = labeled(linear(4), images(3, dtype=torch.float32))
     call, ball = case.entry.run, THREATS[norm].__name__
@@ -112,19 +113,6 @@ def test_targets(case: Case, norm: str) -> None:
     assert out.success.any()
     with pytest.raises(InputError, match="targets: expected a class other than the label"):
         case(model, x, y, wide(case, norm), targets=y)
-
-
-@pytest.mark.slow
-def test_a_sample_stands_alone(case: Case, norm: str) -> None:
-    """Any batch size and order give each sample the same result, and so does one that is there twice."""
-    model, x = mlp(), images(32)
-    y, threat = labels(model, x), wide(case, norm)
-    whole = case(model, x, y, threat)
-    one, few, many = torch.randperm(32, generator=torch.Generator().manual_seed(0)).split([1, 7, 24])
-    for part in (one, few, torch.cat([many, many[:1]])):
-        some = case(model, x[part], y[part], threat, ids=part)
-        torch.testing.assert_close(some.x_adv, whole.x_adv[part], rtol=1e-6, atol=1e-6)
-        assert torch.equal(some.status, whole.status[part])
 
 
 @pytest.mark.slow
@@ -222,35 +210,6 @@ def test_saturated_pixels_move(case: Case, norm: str) -> None:
     assert (out.x_adv != x).flatten(1).any(1)[out.success].all()
 
 
-@pytest.mark.covered("shape", [(16,), (2, 2, 2, 2)])
-def test_ranks(case: Case, norm: str, shape: tuple[int, ...]) -> None:
-    """The result is that for images of shape [1, 4, 4], whose numbers are the same."""
-    model, x, y = labeled(mlp(), images(8, shape))
-    out, plain = case(model, x, y, wide(case, norm)), plainly(case.name, norm)
-    assert out.x_adv.shape == x.shape
-    if case.name != "square":  # what it tries depends on which pixels are neighbors
-        torch.testing.assert_close(out.x_adv.flatten(1), plain.x_adv.flatten(1), rtol=1e-6, atol=1e-6)
-    assert out.success.any()
-
-
-@pytest.mark.covered("box", [(0.0, 255.0), (-0.4242, 2.8215)])
-def test_boxes(case: Case, norm: str, box: tuple[float, float]) -> None:
-    """Another unit: the same attack."""
-    low, width, unit = box[0], box[1] - box[0], plainly(case.name, norm)
-    net, x, threat = mlp(), low + width * images(8), wide(case, norm, box)
-    y = labels(net, images(8))
-
-    def model(x: Tensor) -> Tensor:
-        return net((x - low) / width)
-
-    out = case(model, x, y, threat)
-    check_facts(model, x, y, threat, out, case.entry.minimal)
-    assert torch.equal(unit.success, out.success)
-    same = ((out.x_adv - low) / width - unit.x_adv).abs().flatten(1).amax(1) < 1e-6
-    # an L1 step goes to one coordinate, chosen by comparisons that the last bit of an uneven box can turn
-    assert same.float().mean() >= (0.8 if norm == "l1" else 1.0)
-
-
 def test_a_mask_holds(case: Case, norm: str) -> None:
     model, x, y = labeled(mlp(), images(10))
     mask = torch.ones(4, 4, dtype=torch.bool)
@@ -269,7 +228,6 @@ def test_a_mask_holds(case: Case, norm: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.one_norm
 def test_criteria(case: Case, norm: str) -> None:
     model, x = linear(5).double(), images(12)
     with torch.no_grad():
@@ -295,7 +253,6 @@ def test_criteria(case: Case, norm: str) -> None:
             attacked(wrong, **aims)
 
 
-@pytest.mark.one_norm
 def test_nothing_found(case: Case, norm: str) -> None:
     """A model that never changes its mind, and a criterion that nothing meets."""
     model, x, threat = linear().double(), images(5), wide(case, norm)
@@ -310,34 +267,6 @@ def test_nothing_found(case: Case, norm: str) -> None:
         assert not case.entry.minimal or torch.equal(out.x_adv, x)
 
 
-NOISES = ("gaussian_noise", "uniform_noise", "salt_and_pepper")
-
-
-@pytest.mark.only(kind="minimum")
-def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
-    """The radius decides what counts and steers nothing: a run in it is the free one, cut off there."""
-    if case.name in NOISES:
-        pytest.skip("its noises have the size of the radius until one succeeds: test_noise.py")
-    model, x, free = mlp(), images(8), plainly(case.name, norm)
-    y = labels(model, x)
-    some = free.distance[free.success & free.distance.isfinite()]
-    radius = float(some.median()) * 1.0001 if len(some) else 1.0
-    # one radius for all, and one for each sample
-    for radii in (radius, radius * (0.5 + torch.arange(8, dtype=torch.float64) / 7)):
-        threat = THREATS[norm](radii)
-        out = case(model, x, y, threat)
-        check_facts(model, x, y, threat, out, True)
-        inside = free.distance <= radii
-        assert bool(inside.any() & ~inside.all())
-        assert torch.equal(out.success, inside)
-        assert torch.equal(out.distance, free.distance.where(inside, torch.inf))
-        assert torch.equal(out.x_adv[inside], free.x_adv[inside])
-        # two rows alone tell whether those that go back to x change the others
-        assert out.forwards - free.forwards in (0, 2)
-        assert out.backwards == free.backwards
-
-
-@pytest.mark.one_norm
 def test_all_wrong_and_none(case: Case, norm: str) -> None:
     model, x = mlp(), images(4)
     y = (labels(model, x) + 1) % 3
@@ -355,7 +284,6 @@ def test_all_wrong_and_none(case: Case, norm: str) -> None:
     assert (empty.forwards, empty.backwards) == (0, 0)
 
 
-@pytest.mark.one_norm
 def test_bad_input(case: Case, norm: str) -> None:
     model, x, y = labeled(mlp(), images(4))
     threat = wide(case, norm)
@@ -383,7 +311,6 @@ def test_bad_input(case: Case, norm: str) -> None:
                 case(model, x, y, threat, **{option: -1})
 
 
-@pytest.mark.one_norm
 def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
     sizes: list[int] = []
     model, x = Noisy(0.01, sizes.append), images(6)
@@ -408,21 +335,6 @@ def test_a_budget_of_zero(case: Case, norm: str) -> None:
     assert out.success[1::2].any()
 
 
-@pytest.mark.only(kind="budget")
-def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
-    """Two radii in turn: of those who share one, the result is that under a number."""
-    model, x = mlp(), images(4)
-    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.6, 3.0])
-    radii = radii.ceil() if norm == "l0" else radii
-    out = case(model, x, y, THREATS[norm](radii.repeat(2)))
-    for first, radius in enumerate(radii.tolist()):
-        some = torch.arange(first, 4, 2)
-        alike = case(model, x[some], y[some], THREATS[norm](radius), ids=some)
-        torch.testing.assert_close(alike.x_adv, out.x_adv[some], rtol=1e-6, atol=1e-6)
-        assert torch.equal(alike.status, out.status[some])
-
-
-@pytest.mark.one_norm
 def test_a_model_that_binarizes(case: Case, norm: str) -> None:
     """A changed coordinate is at the threshold, and no nearer success is passed over for that."""
     model, x = Binarized(mlp(), 0.5), images(12)

@@ -97,22 +97,6 @@ def test_04_confident_logits_do_not_underflow(case: Case, norm: str) -> None:
     torch.testing.assert_close(sure.x_adv, mild.x_adv, rtol=0, atol=1e-4)
 
 
-@pytest.mark.only(takes="loss")
-@pytest.mark.covered("scale", [1e-12, 1e-4, 1e6, 1e12])
-def test_07_the_scale_of_the_loss_changes_nothing(case: Case, norm: str, scale: float) -> None:
-    model, x, y = labeled(mlp(dtype=torch.float32), images(12, dtype=torch.float32))
-
-    def margin(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
-
-    plain = case(model, x, y, threat(norm), loss=margin)
-    scaled = case(
-        model, x, y, threat(norm), loss=lambda logits, y, targets: scale * margin(logits, y, targets)
-    )
-    assert torch.equal(scaled.success, plain.success)
-    torch.testing.assert_close(scaled.x_adv, plain.x_adv, rtol=0, atol=1e-5)
-
-
 @pytest.mark.covered("stop_early", [True, False])
 def test_09_a_fresh_forward_agrees(case: Case, norm: str, stop_early: bool) -> None:
     model, x, y = labeled(mlp(dtype=torch.float32), images(12, dtype=torch.float32))
@@ -172,17 +156,6 @@ def test_11_nothing_is_left_after_an_exception_of_the_model(case: Case) -> None:
         case(model, x, y, inside)
 
 
-def test_11_inside_inference_mode(case: Case) -> None:
-    """Where no_grad holds as well."""
-    model, x = trained(), images(4, (2, 8, 8), dtype=torch.float32)
-    y, inside = labels(model, x), threat(case.entry.norms[0])
-    plain = case(model, x, y, inside)
-    with torch.inference_mode(), unchanged(model):
-        out = case(model, x * 1.0, y + 0, inside)
-    assert torch.equal(plain.x_adv, out.x_adv)
-    assert torch.equal(plain.status, out.status)
-
-
 @pytest.mark.only(takes="loss")
 @pytest.mark.covered("given", [("ce", 2), ("margin", 3), ("dlr", 2), ("dlr", 3), ("cw", 2)])
 def test_13_losses_that_rank_classes_may_run_out_of_them(
@@ -211,7 +184,6 @@ def test_15_eight_bits_keep_the_verdict(case: Case, norm: str) -> None:
     assert kept.float().mean() > 0.9
 
 
-@pytest.mark.one_norm
 def test_two_answers(case: Case, norm: str) -> None:
     """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
     model, x = Noisy(0.2), images(40)

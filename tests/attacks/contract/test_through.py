@@ -15,8 +15,8 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import THREATS, Through
 from tests.threat.test_through import MAPS
 
-from ..nets import Counted, Noisy, images, labels, mlp, seed_cpu
-from .cases import CASES, NAMED, wide
+from ..nets import Counted, Noisy, images, labels, seed_cpu
+from .cases import NAMED
 
 SHAPE = (3, 4, 5)
 SERVING = [name for name in NAMED if "published" not in name and "linf" in NAMED[name].entry.norms]
@@ -104,25 +104,6 @@ def test_grid_serves_maps_of_few_parameters() -> None:
     some = torch.tensor([6, 1, 4])
     assert torch.equal(attacked("grid", threat, some).parameters, out.parameters[some])
     assert torch.equal(attacked("grid", threat.with_radius(0.0)).x_adv, x)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_the_identity_has_the_bits_of_its_ball(name: str, dtype: torch.dtype) -> None:
-    case, model, x = NAMED[name], mlp(dtype=dtype), images(8, dtype=dtype)
-    y = labels(model, x)
-    y[0] = (y[0] + 1) % 3
-    for norm in case.entry.norms:
-        ball = wide(case, norm, scale=0.5)
-        alone = {"indicators": False} if case.takes("indicators") else {}
-        plain = case(model, x, y, ball, **alone)
-        out = case(model, x, y, Through(lambda x, t: t, ball, lambda x: x), **alone)
-        for field in ("x_adv", "success", "status", "loss", "distance", "zero_gradient"):
-            assert torch.equal(getattr(out, field), getattr(plain, field)), (norm, field)
-        assert torch.equal(out.parameters, out.x_adv)
-        assert plain.parameters is None
-        assert (out.forwards, out.backwards) == (plain.forwards, plain.backwards), norm
 
 
 @pytest.mark.slow
