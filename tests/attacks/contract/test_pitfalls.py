@@ -74,29 +74,6 @@ def test_02_logits_that_are_nan_on_the_way_are_no_success(case: Case, norm: str)
     assert threat(norm).contains(out.x_adv, x).all()
 
 
-def test_04_a_shift_of_all_logits_changes_nothing(case: Case, norm: str) -> None:
-    """The other class is the largest of the others, wherever the logits lie."""
-    model, x, y = labeled(mlp(4), images(12))
-    plain = case(model, x, y, threat(norm))
-    with torch.no_grad():
-        model[3].bias.sub_(1000.0)
-    shifted = case(model, x, y, threat(norm))
-    assert torch.equal(shifted.success, plain.success)
-    torch.testing.assert_close(shifted.x_adv, plain.x_adv, rtol=0, atol=1e-6)
-
-
-def test_04_confident_logits_do_not_underflow(case: Case, norm: str) -> None:
-    model, x, y = labeled(linear(2), images(12, dtype=torch.float32))
-    mild = case(model, x, y, threat(norm))
-    with torch.no_grad():
-        model[1].weight.mul_(1e5)
-        model[1].bias.mul_(1e5)
-    sure = case(model, x, y, threat(norm))
-    assert not sure.zero_gradient.any()
-    assert torch.equal(sure.success, mild.success)
-    torch.testing.assert_close(sure.x_adv, mild.x_adv, rtol=0, atol=1e-4)
-
-
 @pytest.mark.covered("stop_early", [True, False])
 def test_09_a_fresh_forward_agrees(case: Case, norm: str, stop_early: bool) -> None:
     model, x, y = labeled(mlp(dtype=torch.float32), images(12, dtype=torch.float32))

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.attacks import ATTACKS, DENSE_ATTACKS, Signs, Status
+from fastadv.attacks import ATTACKS, DENSE_ATTACKS, Status
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
 
 from ..contract.cases import Brief, wide
-from ..nets import Case, images, linear
+from ..nets import Case
 from .kinds import Kind, kinds
 
 ALL = [Brief(name, card) for name, card in ATTACKS.items()]
@@ -98,23 +98,3 @@ def test_attacks_of_positions_ask_for_a_share(case: Case, name: str | None) -> N
         InputError, match=rf"criterion: expected Share\(least\), as {case.name} .*or attack other"
     ):
         case(kind.model, kind.x, kind.y, fa.Linf(0.1), criterion=criterion)
-
-
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
-def test_one_logit_is_two(case: Case) -> None:
-    """z is as good as (0, z), to the bit, for labels of any kind."""
-    one, x = linear(1).double(), images(6)
-
-    def two(x: Tensor) -> Tensor:
-        z = one(x)
-        return torch.cat([torch.zeros_like(z), z], 1)
-
-    y = (one(x) > 0).long().squeeze(1)
-    threat = wide(case, case.entry.norms[-1], scale=2)
-    out = case(two, x, y, threat)
-    for labels in (y, y.bool(), y[:, None].double()):
-        same = case(one, x, labels, threat, criterion=Signs())
-        assert torch.equal(same.x_adv, out.x_adv)
-        assert torch.equal(same.status, out.status)
-        assert torch.equal(same.loss, out.loss)
-    assert out.success.any()
