@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Status,
 from fastadv.attacks.core import samples as staying
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
+from fastadv.losses import loss_value
 from fastadv.models import Binarized
 from fastadv.threat import THREATS
 
 from ..halfspaces import nearest
 from ..nets import Case, Counted, Noisy, images, labeled, labels, linear, mlp
 from ..watched import watched
-from .cases import on_eight, options, plainly, two_classes, wide
+from .cases import options, plainly, two_classes, wide
 from .unchanged import trained, unchanged
 
 
@@ -36,23 +38,31 @@ def check_facts(model: nn.Module, x: Tensor, y: Tensor, threat: object, out: obj
 
 
 @cache
-def both_twins() -> tuple[nn.Module, Frozen]:
-    model = trained()
-    return model, freeze(model, "bf16")
+def both_twins() -> tuple[Counter[str], nn.Module, Frozen]:
+    seen: Counter[str] = Counter()
+    model = Counted(trained(), lambda n: seen.update(forward=n), lambda n: seen.update(backward=n))
+    return seen, model, freeze(model, "bf16")
 
 
 @pytest.mark.slow
 @pytest.mark.all_norms
 def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case: Case, norm: str) -> None:
-    model, lower = both_twins()
+    seen, model, lower = both_twins()
     x = images(16, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)
     y[:3] = (y[:3] + 1) % 4
-    threat = wide(case, norm)
+    threat, given = wide(case, norm), case.entry.parameters.get("loss")
+    loss = given.default if given is not None and isinstance(given.default, str) else "margin"
     for frozen in (model, lower):
         x.requires_grad_()
+        seen.clear()
+        # indicators call parts of the model by themselves
+        few = options(case, stop_early=norm != "l2", **({"indicators": False} if frozen is model else {}))
         with unchanged(model, x, y):
-            out = case(frozen, x, y, threat)
+            out = case(frozen, x, y, threat, **few)
+        if frozen is model:
+            assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
+            assert (out.backwards == 0) == (case.entry.knowledge != "gradient")
         assert not out.x_adv.requires_grad
         assert not out.loss.requires_grad
         assert x.grad is None
@@ -60,6 +70,8 @@ def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case: Case, norm: 
         x = x.detach()
         check_facts(model, x, y, threat, out, case.entry.minimal)
         assert (out.status[:3] == Status.ALREADY_WRONG).all()
+        wanted = loss_value(lower.verdict(out.x_adv), y, loss)
+        torch.testing.assert_close(out.loss, wanted, rtol=1e-4, atol=1e-4)
         # in bfloat16 the scores that `nes` subtracts from each other differ by rounding alone
         lost = frozen is not model and case.name == "nes"
         assert out.success[3:].any() or lost
@@ -88,18 +100,6 @@ def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     assert out.success.tolist() == [True] * 4 + [False] * 4
 
 
-def test_names_of_other_libraries_and_single_images_are_answered(case: Case, norm: str) -> None:
-    model, x, y = labeled(linear(4), images(3, dtype=torch.float32))
-    call, ball = case.entry.run, THREATS[norm].__name__
-    with pytest.raises(TypeError, match=rf"no argument eps, norm; write threat=fa.{ball}\((8/255|0.031[34])"):
-        call(model, x, y, eps=8 / 255, norm=ball)
-    with pytest.raises(TypeError, match=r"no argument alpha, iters; write step_size=.*, steps=10"):
-        call(model, x, y, wide(case, norm), alpha=0.5, iters=10)
-    image = torch.rand(3, 8, 8)
-    with pytest.raises(InputError, match=r"one image \[3, 8, 8\] and one label; add a batch .*: x\[None\]"):
-        case(model, image, y[0], wide(case, norm))
-
-
 def test_targets(case: Case, norm: str) -> None:
     model, x, y = labeled(linear(4).double(), images(12))
     with torch.no_grad():
@@ -116,35 +116,19 @@ def test_targets(case: Case, norm: str) -> None:
 
 
 @pytest.mark.slow
-def test_seeds(case: Case, norm: str) -> None:
-    first, again = plainly(case.name, norm), on_eight(case, norm)
-    assert torch.equal(first.x_adv, again.x_adv)
-    assert case.takes("seed") or not case.entry.random
-    if case.entry.random:
-        model, x = mlp(), images(8)
-        with torch.no_grad():
-            model[1].weight.mul_(20)  # on a smooth net all searches in Linf may end in the same corner
-        y, threat = labels(model, x), wide(case, norm, scale=0.5)
-        free = options(case, random_start=True, stop_early=False)
-        drawn, other, shifted = (
-            case(model, x, y, threat, **given, **free)
-            for given in ({"seed": 1}, {"seed": 2}, {"seed": 1, "ids": torch.arange(8) + 100})
-        )
-        assert not torch.equal(drawn.x_adv, other.x_adv)
-        assert not torch.equal(drawn.x_adv, shifted.x_adv)
-
-
-def test_counts_are_true(case: Case, norm: str) -> None:
-    net, x = mlp(), images(10)
-    seen: Counter[str] = Counter()
-    model = Counted(net, lambda n: seen.update(forward=n), lambda n: seen.update(backward=n))
-    y = labels(net, x)
-    y[:2] = (y[:2] + 1) % 3
-    # indicators call parts of the model by themselves
-    alone = {"indicators": False} if case.takes("indicators") else {}
-    out = case(model, x, y, wide(case, norm, scale=0.5), **alone)
-    assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
-    assert (out.backwards == 0) == (case.entry.knowledge != "gradient")
+@pytest.mark.only(random=True, takes="seed")
+def test_another_seed_and_other_ids_draw_other_points(case: Case, norm: str) -> None:
+    model, x = mlp(), images(8)
+    with torch.no_grad():
+        model[1].weight.mul_(20)  # on a smooth net all searches in Linf may end in the same corner
+    y, threat = labels(model, x), wide(case, norm, scale=0.5)
+    free = options(case, random_start=True, stop_early=False)
+    drawn, other, shifted = (
+        case(model, x, y, threat, **given, **free)
+        for given in ({"seed": 1}, {"seed": 2}, {"seed": 1, "ids": torch.arange(8) + 100})
+    )
+    assert not torch.equal(drawn.x_adv, other.x_adv)
+    assert not torch.equal(drawn.x_adv, shifted.x_adv)
 
 
 @pytest.mark.slow
@@ -284,31 +268,32 @@ def test_all_wrong_and_none(case: Case, norm: str) -> None:
     assert (empty.forwards, empty.backwards) == (0, 0)
 
 
-def test_bad_input(case: Case, norm: str) -> None:
+def test_wrong_calls_are_answered(case: Case, norm: str) -> None:
     model, x, y = labeled(mlp(), images(4))
-    threat = wide(case, norm)
-    with pytest.raises(InputError, match="at least two classes"):
-        case(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), x, y * 0, threat)
-    with pytest.raises(InputError, match="threat"):
-        case(model, x, y, 0.3)
-    with pytest.raises(InputError, match="y: expected"):
-        case(model, x, y.float(), threat)
-    with pytest.raises(InputError, match="mask"):
-        case(model, x, y, threat, mask=torch.ones(4, 4))
-    with pytest.raises(InputError, match="eot"):
-        case(model, x, y, threat, eot=0)
-    with pytest.raises(TypeError, match="stepz"):
-        case(model, x, y, threat, stepz=3)
-    for other in set(THREATS) - set(case.entry.norms):
-        with pytest.raises(InputError, match="threat"):
-            case(model, x, y, THREATS[other](torch.inf if case.entry.minimal else 2.0))
+    threat, ball, image = wide(case, norm), THREATS[norm].__name__, torch.rand(3, 8, 8)
+    one_class = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double()
+    bad: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (InputError, "at least two classes", {"model": one_class, "y": y * 0}),
+        (InputError, "threat", {"threat": 0.3}),
+        (InputError, "y: expected", {"y": y.float()}),
+        (InputError, "mask", {"mask": torch.ones(4, 4)}),
+        (InputError, "eot", {"eot": 0}),
+        (InputError, r"one image \[3, 8, 8\] and one label; add .*: x\[None\]", {"x": image, "y": y[0]}),
+        (TypeError, "stepz", {"stepz": 3}),
+        (TypeError, r"no argument alpha, iters; write step_size=.*, steps=10", {"alpha": 0.5, "iters": 10}),
+    ]
+    radius = torch.inf if case.entry.minimal else 2.0
+    others = set(THREATS) - set(case.entry.norms)
+    bad += [(InputError, "threat", {"threat": THREATS[other](radius)}) for other in others]
     if not case.entry.minimal:
-        with pytest.raises(InputError, match="radius"):
-            case(model, x, y, THREATS[norm](torch.inf), **options(case, random_start=True))
-    for option in ("steps", "queries"):
-        if case.takes(option):
-            with pytest.raises(InputError, match=option):
-                case(model, x, y, threat, **{option: -1})
+        wrong = {"threat": THREATS[norm](torch.inf), **options(case, random_start=True)}
+        bad.append((InputError, "radius", wrong))
+    bad += [(InputError, name, {name: -1}) for name in ("steps", "queries") if case.takes(name)]
+    for error, message, given in bad:
+        with pytest.raises(error, match=message):
+            case(**{"model": model, "x": x, "y": y, "threat": threat, **given})
+    with pytest.raises(TypeError, match=rf"no argument eps, norm; write threat=fa.{ball}\((8/255|0.031[34])"):
+        case.entry.run(model, x, y, eps=8 / 255, norm=ball)
 
 
 def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
@@ -317,22 +302,6 @@ def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
     out = case(model, x, labels(model.net, x), wide(case, norm), eot=2)
     assert out.success.any()
     assert out.forwards == sum(sizes)
-
-
-def test_a_budget_of_zero(case: Case, norm: str) -> None:
-    """Under a radius of 0 nothing moves and all is held; one sample's 0 is no other's."""
-    model, x, y = labeled(mlp(), images(6))
-    threat = THREATS[norm](0.0)
-    out = case(model, x, y, threat)
-    assert (out.status == Status.HELD).all()
-    assert torch.equal(out.x_adv, x)
-    check_facts(model, x, y, threat, out, case.entry.minimal)
-    radii = torch.full((6,), 5.0 if norm in ("l0", "l1") else 0.9)
-    radii[::2] = 0
-    out = case(model, x, y, THREATS[norm](radii))
-    assert (out.status[::2] == Status.HELD).all()
-    assert torch.equal(out.x_adv[::2], x[::2])
-    assert out.success[1::2].any()
 
 
 def test_a_model_that_binarizes(case: Case, norm: str) -> None:
@@ -347,6 +316,20 @@ def test_a_model_that_binarizes(case: Case, norm: str) -> None:
     assert not moved[:, :, ~mask].any()
     assert ((out.x_adv == 0.5) | ((out.x_adv - below).abs() < 1e-7))[moved].all()
     assert out.success.any()
+
+
+def test_a_budget_of_zero(case: Case, norm: str) -> None:
+    """Under a radius of 0 nothing moves and all is held; one sample's 0 is no other's."""
+    model, x, y = labeled(mlp(), images(6))
+    radii = torch.full((6,), 5.0 if norm in ("l0", "l1") else 0.9)
+    radii[::2] = 0
+    threat = THREATS[norm](radii)
+    out = case(model, x, y, threat)
+    check_facts(model, x, y, threat, out, case.entry.minimal)
+    assert (out.status[::2] == Status.HELD).all()
+    assert torch.equal(out.x_adv[::2], x[::2])
+    assert out.success[1::2].any()
+    assert torch.equal(case(model, x, y, THREATS[norm](0.0)).x_adv, x)
 
 
 @pytest.mark.only(takes="starts", knowledge="decision")
