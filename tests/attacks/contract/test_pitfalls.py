@@ -1,18 +1,6 @@
 """The pitfalls of attack libraries, tried with every attack of the registry for which they make sense.
 
-Of fifteen, the tests here are named after nine. The others, and parts of those, are held elsewhere:
-
-1. a failure is no success: `check_facts` in test_contract.py, and core/test_proof.py
-3. saturated pixels move: test_saturated_pixels_move
-5. bounds and units: test_boxes
-6. budget and projection in every format: test_formats
-7. a zero gradient is told: ../test_flat.py
-8. a targeted success is the target: test_targets, and by every path core/test_proof.py
-10. restarts are never worse: test_more_is_never_worse
-11. no side effects: test_the_result_is_a_fact_and_the_model_is_left_as_it_was
-12. a sample's result is its own: test_a_sample_stands_alone
-14. random starts: ../test_keys.py
-15. samples already wrong cost a pass: test_all_wrong_and_none
+Each is named after its number in docs/pitfalls.md, which says where the others are held.
 """
 
 import math

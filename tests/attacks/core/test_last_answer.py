@@ -213,33 +213,3 @@ def test_another_run_knows_no_answer_of_the_last() -> None:
 
     looks(rule, torch.tensor([[0.5, 0.0]]))
     assert not found[0].any()
-
-
-class Marked(nn.Module):
-    """A band without answers for the samples that have a mark above 1/2, to which the net is blind."""
-
-    def __init__(self, width: float) -> None:
-        super().__init__()
-        self.net = Band(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.net(x[:, 1:])
-        return torch.where(x[:, :1] > 0.5, logits, self.net.net(x[:, 1:]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "norm"),
-    [("pgd", "linf"), ("pgd", "l2"), ("mim", "linf"), ("apgd", "linf"), ("fmn", "l2"), ("fab", "l2")],
-)
-def test_a_sample_without_answers_changes_no_other(name: str, norm: str) -> None:
-    _, x, y = outside(0.35)
-    mark = torch.arange(len(x)) % 2
-    x = torch.cat([mark[:, None].to(x), x.flatten(1)], 1)
-    options = {**SETTINGS[name], **({"stop_early": False} if name in BUDGET else {})}
-    outs = [
-        fa.attacks.ATTACKS[name].run(Marked(w).eval(), x, y, THREATS[norm](RADIUS[norm] / 2), **options)
-        for w in (0.35, 0.0)
-    ]
-    assert torch.equal(outs[0].x_adv[mark == 0], outs[1].x_adv[mark == 0])
-    assert not torch.equal(outs[0].x_adv[mark == 1], outs[1].x_adv[mark == 1])

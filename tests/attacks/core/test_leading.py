@@ -91,13 +91,6 @@ def test_targets_are_aimed_at(run: Callable[..., fa.attacks.AttackResult]) -> No
     assert met.any()
 
 
-def test_a_sample_does_not_depend_on_its_mates() -> None:
-    whole = fa.attacks.pgd(abstains, X, Y, THREAT, criterion=Unless(10), steps=6, ids=torch.arange(len(X)))
-    few = torch.tensor([3, 17, 40])
-    part = fa.attacks.pgd(abstains, X[few], Y[few], THREAT, criterion=Unless(10), steps=6, ids=few)
-    torch.testing.assert_close(part.x_adv, whole.x_adv[few])
-
-
 def test_what_leads_by_hand() -> None:
     z = torch.tensor([[3.0, 1, 0, 2], [1, 3, 0, 5], [1, 3, 0, 2]])
     y = torch.zeros(3, dtype=torch.long)

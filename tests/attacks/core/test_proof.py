@@ -161,21 +161,6 @@ def test_what_the_model_denies_of_its_copy_is_searched_again(stop_early: bool) -
     assert out.backwards >= (4 + (1 if stop_early else 4)) * 3
 
 
-def test_points_before_the_last_have_their_own_losses() -> None:
-    model, x, y = labeled(mlp(4), images(20))
-    for targets in (None, (y + 1) % 4):
-        out = bim(model, x, y, Linf(0.05), steps=5, step_size=0.05, targets=targets, loss="ce")
-        assert (out.status == Status.HELD).any()
-        torch.testing.assert_close(out.loss, loss_value(model(out.x_adv).detach(), y, "ce", targets))
-
-
-def test_passes_of_a_search_on_the_model_as_given_are_counted() -> None:
-    model, x = Window(), torch.full((5, 4), 0.5)
-    y = torch.zeros(5, dtype=torch.long)
-    out = pgd(freeze(model, "bf16"), x, y, Linf(0.3), steps=10, step_size=0.05, random_start=False)
-    assert out.forwards == sum(model.passed)
-
-
 class LargeBatches(nn.Module):
     """A net whose logits a batch of more than eight shifts towards class 0: by rounding, or by much more."""
 

@@ -56,36 +56,73 @@ def on_line(rule: Callable[[Search], None], *, size: int = 3, y: int = 0, **opti
     return run(model, x, torch.full((size,), y), threat, rule, **options)
 
 
+Moves = list[tuple[Any, ...]]  # (method, first coordinates, other arguments ...)
+
+
+def playing(moves: Moves) -> Callable[[Search], None]:
+    def rule(search: Search) -> None:
+        for method, values, *given in moves:
+            points = at(search, *values)
+            given = [torch.full((len(points),), each) if isinstance(each, bool) else each for each in given]
+            getattr(search, method)(points if len(values) > 1 else points[:, 0], *given)
+
+    return rule
+
+
+class Sure(Line):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.tensor([500.0, 0.0, 0.0])
+
+
+def backwards(value: float) -> Any:
+    """A loss that prefers failures, and has this value at a success."""
+    return lambda logits, y, targets: torch.where(logits[:, 1] > 0, value, -logits[:, 1] + 5)
+
+
+OFFERS: Moves = [("offer", (0.6,), True), ("offer", (0.55,), False), ("finish", (0.3,))]
+OUTSIDE: Moves = [("offer", (0.75,), True)]
+KEPT: list[tuple[str, Moves, dict[str, Any], float, Status]] = [
+    ("the largest loss", [("decide", (0.3, 0.9, 0.6))], {"loss": "ce"}, 0.9, Status.BROKEN),
+    ("the nearest success", [("decide", (0.9, 0.6, 0.3, 0.7))], {"minimum": True}, 0.6, Status.BROKEN),
+    ("an offer", OFFERS, {}, 0.6, Status.BROKEN),
+    ("an offer of a minimum", OFFERS, {"minimum": True}, 0.6, Status.BROKEN),
+    ("any success over an offer", [("offer", (0.6,), True), ("decide", (0.55,))], {}, 0.55, Status.BROKEN),
+    ("no offer outside", OUTSIDE, {"threat": Linf(0.5)}, 0.2, Status.HELD),
+    ("no nearest outside", OUTSIDE, {"threat": Linf(0.5), "minimum": True}, 0.2, Status.HELD),
+    ("no single one", [("decide", (0.75,))], {"threat": Linf(0.5), "minimum": True}, 0.2, Status.HELD),
+    ("none of two", [("decide", (0.75, 0.75))], {"threat": Linf(0.5), "minimum": True}, 0.2, Status.HELD),
+    ("the margin of sure ones", [("decide", (0.3, 0.45, 0.4)), ("gradient", (0.42,), "ce")],
+     {"model": Sure(), "loss": "ce"}, 0.45, Status.HELD),
+    ("x without logits", [("decide", (0.9,)), ("finish", (0.9,))],
+     {"model": Hole(), "loss": "margin", "stop_early": True}, 0.2, Status.FAILED),
+]  # fmt: skip
+
+
 class TestWhichPointIsKept:
-    def test_the_candidate_of_the_largest_loss_for_a_budget(self) -> None:
-        out = on_line(lambda search: search.decide(at(search, 0.3, 0.9, 0.6)) and None, loss="ce")
-        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.9))
+    @pytest.mark.parametrize(("what", "moves", "options", "place", "status"), KEPT, ids=[k[0] for k in KEPT])
+    def test_kept(
+        self, what: str, moves: Moves, options: dict[str, Any], place: float, status: Status
+    ) -> None:
+        out = on_line(playing(moves), **options)
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), place))
+        assert out.status.tolist() == [status] * 3
+        assert out.flags == () or status == Status.FAILED
+        assert out.loss.isfinite().all()
+        assert status != Status.BROKEN or out.distance.allclose(torch.tensor(place - 0.2))
 
-    def test_the_nearest_success_for_a_minimum(self) -> None:
-        out = on_line(lambda search: search.decide(at(search, 0.9, 0.6, 0.3, 0.7)) and None, minimum=True)
-        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
-        torch.testing.assert_close(out.distance, torch.full((3,), 0.4))
-
-    def test_a_success_before_a_failure_of_larger_loss(self) -> None:
+    @pytest.mark.parametrize("value", [-1e30, -torch.inf, torch.nan])
+    def test_a_success_before_a_failure_of_larger_loss(self, value: float) -> None:
         """The loss may prefer failures, and may be NaN at a success."""
+        loss, places = backwards(value), (0.3, 0.6, 0.4)
+        for moves in ([("score", places, loss)], [("score", (place,), loss) for place in places]):
+            out = on_line(playing(moves), loss=loss)
+            assert out.success.all()
+            assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
-        for value in (-1e30, -torch.inf, torch.nan):
-
-            def backwards(logits: Tensor, y: Tensor, targets: Tensor | None, value: float = value) -> Tensor:
-                return torch.where(logits[:, 1] > 0, value, -logits[:, 1] + 5)
-
-            for many in (False, True):
-
-                def rule(search: Search, many: bool = many, backwards: Any = backwards) -> None:
-                    if many:
-                        search.score(at(search, 0.3, 0.6, 0.4), backwards)
-                    else:
-                        for s in (0.3, 0.6, 0.4):
-                            search.score(at(search, s)[:, 0], backwards)
-
-                out = on_line(rule, loss=backwards)
-                assert out.success.all()
-                assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+    def test_one_radius_is_no_other_samples(self) -> None:
+        radii = torch.tensor([0.5, 0.6, 0.5])
+        out = on_line(playing(OUTSIDE), minimum=True, threat=Linf(radii))
+        assert out.success.tolist() == [False, True, False]
 
     @pytest.mark.parametrize("other", [None, "margin", lambda logits, y, targets: 1e6 - logits[:, 1]])
     def test_the_order_is_that_of_the_plan(self, other: Any) -> None:
@@ -104,38 +141,6 @@ class TestWhichPointIsKept:
         out = on_line(rule, loss="ce")
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.45))
 
-    def test_sure_candidates_are_told_apart_by_their_margin(self) -> None:
-        class Sure(Line):
-            def forward(self, x: Tensor) -> Tensor:
-                return super().forward(x) + torch.tensor([500.0, 0.0, 0.0])
-
-        def rule(search: Search) -> None:
-            search.decide(at(search, 0.3, 0.45, 0.4))
-            search.gradient(at(search, 0.42)[:, 0], "ce")
-
-        out = on_line(rule, model=Sure(), loss="ce")
-        assert not out.loss.any()
-        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.45))
-
-    def test_an_offered_success_is_not_lost_to_the_last_point(self) -> None:
-        def rule(search: Search) -> None:
-            points = at(search, 0.6)[:, 0]
-            search.offer(points, torch.ones(len(points), dtype=torch.bool))
-            search.offer(at(search, 0.55)[:, 0], torch.zeros(len(points), dtype=torch.bool))
-            search.finish(at(search, 0.3)[:, 0])
-
-        for minimum in (True, False):
-            out = on_line(rule, minimum=minimum)
-            assert out.success.all()
-            assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
-
-    def test_an_offer_is_the_weakest_success_of_a_budget(self) -> None:
-        def rule(search: Search) -> None:
-            search.offer(at(search, 0.6)[:, 0], torch.ones(len(search.x), dtype=torch.bool))
-            search.decide(at(search, 0.55)[:, 0])
-
-        assert torch.equal(on_line(rule).x_adv[:, 0], torch.full((3,), 0.55))
-
     @pytest.mark.parametrize("many", [True, False])
     def test_losses_that_lead_elsewhere_do_not_rank(self, many: bool) -> None:
         """Class 1 is nearer at 0.6, and the criterion is met further at 0.9, where class 2 is first."""
@@ -148,33 +153,6 @@ class TestWhichPointIsKept:
 
         assert torch.equal(on_line(rule, loss="margin").x_adv[:, 0], torch.full((3,), 0.9))
 
-    def test_an_offer_outside_the_threat_is_none(self) -> None:
-        def rule(search: Search) -> None:
-            search.offer(at(search, 0.75)[:, 0], torch.ones(len(search.x), dtype=torch.bool))
-
-        for minimum in (True, False):
-            out = on_line(rule, minimum=minimum, threat=Linf(0.5))
-            assert (out.status == Status.HELD).all()
-            assert out.flags == ()
-        radii = torch.tensor([0.5, 0.6, 0.5])
-        assert on_line(rule, minimum=True, threat=Linf(radii)).success.tolist() == [False, True, False]
-
-    def test_a_success_outside_the_radius_is_none(self) -> None:
-        """The search keeps it, the verdict does not; nobody is said to give two answers."""
-        for many in (True, False):
-
-            def rule(search: Search, many: bool = many) -> None:
-                points = at(search, 0.75)
-                look = search.decide(points if many else points[:, 0])
-                assert look.adversarial.all()
-                assert search.best.success.all()
-                assert search.threat.radius == torch.inf
-
-            out = on_line(rule, minimum=True, threat=Linf(0.5), model=Plain(Line()))
-            assert out.threat.radius == 0.5
-            assert (out.status == Status.HELD).all()
-            assert out.flags == ()
-
     def test_the_last_point_alone_is_passed_once(self) -> None:
         frozen = Plain(Line())
         out = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen)
@@ -182,16 +160,6 @@ class TestWhichPointIsKept:
         assert out.forwards == 3 + 3
         twice = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen, restarts=2)
         assert twice.forwards == 3 + 2 * 3 + 3
-
-    def test_x_stays_where_no_point_has_logits(self) -> None:
-        def rule(search: Search) -> None:
-            search.decide(at(search, 0.9)[:, 0])
-            search.finish(at(search, 0.9)[:, 0])
-
-        out = on_line(rule, model=Hole(), loss="margin", stop_early=True)
-        assert (out.x_adv == 0.2).all()
-        assert (out.status == Status.FAILED.value).all()
-        assert out.loss.isfinite().all()
 
     def test_a_last_point_that_is_not_finite_marks_its_own_sample(self) -> None:
         def rule(search: Search) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv._waiting import may_leave, surely_finite
+from fastadv._waiting import may_leave
 from fastadv.attacks import Status, bim, last_iterate, mim, pgd
-from fastadv.attacks.core import ConfidentlyWrong, run
+from fastadv.attacks.core import run
 from fastadv.attacks.core.loop import Loop
-from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.special import edge
 from fastadv.engine import Plain, freeze
@@ -136,58 +136,6 @@ def test_default_steps() -> None:
             attack(model, x, y, inside, steps=10, **given) for given in ({}, {"step_size": size})
         )
         torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
-
-
-@pytest.mark.parametrize(
-    ("scale", "dtype", "options"),
-    [
-        (1.0, torch.float32, {"loss": "margin"}),
-        (1.0, torch.float32, {"loss": "cw", "targets": True}),
-        (
-            300.0,
-            torch.float32,
-            {"loss": "ce"},
-        ),  # which is exactly 0 where the margin still tells points apart
-        (0.1, torch.float32, {"loss": "ce_sharp", "targets": True}),
-        (1.0, torch.float32, {"loss": "bce"}),
-        (1.0, torch.float32, {"loss": "margin", "aimed": True}),
-        (1.0, torch.float64, {"loss": "margin"}),
-        (3.0, torch.float32, {"loss": "margin", "criterion": ConfidentlyWrong(0.6)}),
-        (1.0, torch.float32, {"loss": "margin", "minimum": True}),
-    ],
-    ids=str,
-)
-def test_scores_judged_at_once_are_those_of_single_calls(
-    scale: float, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net, x = mlp(dtype=torch.float32), 0.85 * images(24, dtype=torch.float32)
-    with torch.no_grad():
-        net[3].weight.mul_(scale)
-    y, made, reach = labels(net, x), [], Linf(torch.linspace(0.05, 0.95, 24))
-    targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
-    kept = {name: value for name, value in options.items() if name != "aimed"}
-
-    def model(x: Tensor) -> Tensor:
-        out: Tensor = net(x).to(dtype)
-        out[x[:, 0, 0, 0] > 0.9, 0] = torch.nan
-        return out
-
-    def rule(search: Search[Rows]) -> None:
-        if "aimed" in options:
-            search.aims = (search.y + 1) % 3
-        for draw in range(20):
-            look = search.score(reach.random_start(search.x, draw, search.ids))
-            made.extend((look.x_adv, look.loss, look.logits, look.adversarial))
-
-    for at_once in (True, False):
-        if not at_once:
-            monkeypatch.setattr(Loop, "of", lambda search: None)
-        out = run(model, x, y, Linf(0.9), rule, **(kept | targeted))
-        made.extend((out.x_adv, out.status, out.loss, out.distance))
-    half = len(made) // 2
-    for one, other in zip(made[:half], made[half:], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)
-    assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -338,11 +286,6 @@ def test_one_gradient_is_enough(places: tuple[float, ...], flat: bool) -> None:
 
     out = run(Bent(), torch.full((2, 3), 0.3), torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
     assert out.zero_gradient.tolist() == [flat] * 2
-
-
-def test_sizes_that_are_known_to_be_finite() -> None:
-    for sizes, known in (([0.0, 1e38], True), ([], True), ([1, torch.inf], False), ([torch.nan, 1], False)):
-        assert surely_finite(torch.tensor(sizes)) == known
 
 
 def test_a_sample_that_met_a_nan_has_no_zero_gradient() -> None:

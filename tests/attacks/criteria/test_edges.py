@@ -67,12 +67,6 @@ def test_a_criterion_at_positions_asks_what_the_model_means() -> None:
     assert out.success.any()
 
 
-def test_who_abstains_needs_a_third_class() -> None:
-    two = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
-    with pytest.raises(InputError, match="three classes or more with Unless"):
-        fa.attacks.pgd(two, X, torch.zeros(4).long(), fa.Linf(0.1), criterion=Unless(1))
-
-
 def figures(criterion: Criterion, outputs: Tensor, y: Tensor) -> dict[str, float]:
     """Return the figures of a model that has these outputs for the samples 0, 1, 2 ..."""
     model = fa.engine.prepare(lambda x: outputs[x.flatten().long()], outputs="any")
@@ -133,10 +127,14 @@ def test_what_calls_the_callers_functions_is_not_replayed(
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_of_equal_logits_the_first_are_the_largest(k: int) -> None:
     """As the decision is the first of them."""
-    levels = torch.randint(0, 3, (40, 5), generator=torch.Generator().manual_seed(k)).float()
+    levels = torch.randint(0, 3, (40, 50), generator=torch.Generator().manual_seed(k)).float()
     order = levels.argsort(dim=1, descending=True, stable=True)
     for place in range(5):
         assert OutsideTopK(k).met(levels, order[:, place], None).tolist() == [place >= k] * 40
+    assert torch.equal(Criterion().rivals(levels, order[:, 0]), order[:, 1:])
+    some = (order[:, 0] != 49) & (order[:, -1] != 49)
+    rivals = Unless(-1).rivals(levels[some], order[some, 0])
+    assert rivals.tolist() == [[each for each in row if each != 49] for row in order[some, 1:].tolist()]
 
 
 def test_positions_that_are_ignored_never_meet_a_lead() -> None:
@@ -144,25 +142,6 @@ def test_positions_that_are_ignored_never_meet_a_lead() -> None:
     y = torch.tensor([[[0, 0, 255, 255]]])
     for share, met in ((0.5, True), (0.6, False)):
         assert Share(share, of=WrongBy(1.0), ignore=255).met(logits, y, None).item() is met
-
-
-def test_of_points_with_as_many_wrong_the_loss_decides() -> None:
-    y = DENSE(X).argmax(1)
-    share = Share(1.0)
-    way = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1, 1, 1)
-    near, far = X, (X + 1e-4 * way).clamp(0, 1)
-    losses = [share.loss("ce")(DENSE(each), y, None) for each in (near, far)]
-    stronger = (losses[1] > losses[0])[:, None, None, None]
-    assert stronger.unique().numel() == 2  # a test of both orders
-    assert torch.equal(DENSE(far).argmax(1), y)
-
-    def rule(search: fa.attacks.core.Search) -> None:
-        for points in (near, far):
-            search.score(points.clone())
-
-    loss = share.loss("ce")
-    out = fa.attacks.core.run(DENSE, X, y, fa.Linf(0.1), rule, criterion=share, loss=loss)
-    assert torch.equal(out.x_adv, torch.where(stronger, far, near))
 
 
 @pytest.mark.parametrize("labels", [1, 3])

@@ -43,19 +43,3 @@ def test_a_success_is_one_of_the_image(case: str, name: str, freeze: bool) -> No
     table = fa.evaluate(model, (X, y), {"pgd": fa.attacks.pgd}, threat=threat, criterion=criterion)
     assert table.clean_accuracy == 1
     assert table["pgd"].threat.text == threat.text
-
-
-class Numbered(nn.Module):
-    """A model that is told the numbers of its rows."""
-
-    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
-        assert len(ids) == len(x)
-        return TAGS(x) + ids[:, None] * torch.tensor([0.0, 0.1, 0.2])
-
-
-def test_a_model_behind_a_map_is_told_the_ids() -> None:
-    ids = torch.tensor([7, 3, 5, 1])
-    y = Numbered()(X, ids).argmax(1)
-    out = fa.attacks.pgd(Numbered(), X, y, fa.Moved(1, 20), steps=5, ids=ids)
-    assert out.correct.all()
-    assert torch.equal(out.success, Numbered()(out.x_adv, ids).argmax(1) != y)

@@ -97,15 +97,6 @@ def test_what_is_met_and_what_ranks() -> None:
         assert 1 <= float(ranked(torch.tensor([value]), met)) <= 2
 
 
-def test_figures() -> None:
-    """A hand count: class 0 is at two places, and right at one; class 1 has one of two, class 2 none."""
-    figures = SHARE.figures(Z, Y)
-    right, count = figures["pixel accuracy"]
-    assert (right.tolist(), count.tolist()) == ([[2]], [[3]])
-    both, either = figures["mean IoU"]
-    assert (both.tolist(), either.tolist()) == ([[1, 1, 0]], [[2, 2, 0]])
-
-
 def test_figures_of_many_images() -> None:
     draw = torch.Generator().manual_seed(0)
     z, y = torch.randn(5, 4, 6, 7, generator=draw), torch.randint(-1, 3, (5, 6, 7), generator=draw)
