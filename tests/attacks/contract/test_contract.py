@@ -17,7 +17,7 @@ from fastadv.models import Binarized
 from fastadv.threat import THREATS
 
 from ..halfspaces import nearest
-from ..nets import Case, Counted, Noisy, images, labeled, labels, linear, mlp
+from ..nets import Case, Counted, images, labeled, labels, linear, mlp
 from ..watched import watched
 from .cases import options, plainly, two_classes, wide
 from .unchanged import trained, unchanged
@@ -46,7 +46,9 @@ def both_twins() -> tuple[Counter[str], nn.Module, Frozen]:
 
 @pytest.mark.slow
 @pytest.mark.all_norms
-def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case: Case, norm: str) -> None:
+def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(
+    case: Case, norm: str, search_copy: None
+) -> None:
     seen, model, lower = both_twins()
     x = images(16, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)
@@ -293,14 +295,6 @@ def test_wrong_calls_are_answered(case: Case, norm: str) -> None:
             case(**{"model": model, "x": x, "y": y, "threat": threat, **given})
     with pytest.raises(TypeError, match=rf"no argument eps, norm; write threat=fa.{ball}\((8/255|0.031[34])"):
         case.entry.run(model, x, y, eps=8 / 255, norm=ball)
-
-
-def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
-    sizes: list[int] = []
-    model, x = Noisy(0.01, sizes.append), images(6)
-    out = case(model, x, labels(model.net, x), wide(case, norm), eot=2)
-    assert out.success.any()
-    assert out.forwards == sum(sizes)
 
 
 def test_a_model_that_binarizes(case: Case, norm: str) -> None:

@@ -135,12 +135,16 @@ def test_15_eight_bits_keep_the_verdict(case: Case, norm: str) -> None:
     assert kept.float().mean() > 0.9
 
 
-def test_two_answers(case: Case, norm: str) -> None:
-    """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
-    model, x = Noisy(0.2), images(40)
+@pytest.mark.covered("eot", [1, 2])
+def test_two_answers(case: Case, norm: str, eot: int) -> None:
+    """Of a randomized model a success is what one fresh call says, and a flag says why."""
+    sizes: list[int] = []
+    model, x = Noisy(0.2, sizes.append), images(40)
     threat = wide(case, norm, scale=2)
-    out = case(model, x, labels(model.net, x), threat)
+    out = case(model, x, labels(model.net, x), threat, eot=eot)
     assert out.flags
+    assert out.success.any()
+    assert out.forwards == sum(sizes)
     assert threat.contains(out.x_adv, x).all()
     broken = out.status == Status.BROKEN
     assert torch.equal(out.distance.isfinite(), out.success)

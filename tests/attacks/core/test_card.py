@@ -1,6 +1,5 @@
 """What an attack's registry entry says of it."""
 
-
 import pytest
 
 from fastadv.attacks.core.card import REGISTRY

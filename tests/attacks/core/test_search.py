@@ -1,5 +1,6 @@
 """The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._waiting import may_leave
-from fastadv.attacks import Status, bim, last_iterate, mim, pgd
+from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
 from fastadv.attacks.core import run
 from fastadv.attacks.core.loop import Loop
 from fastadv.attacks.core.record import Record
@@ -17,7 +18,8 @@ from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
 from fastadv.threat import L2, Linf
 
-from ..nets import RADIUS, Case, convnet, images, labeled, labels, mlp, threat
+from ..nets import RADIUS, convnet, images, labeled, labels, mlp, threat
+from ..watched import watched
 
 
 def test_segment_lengths() -> None:
@@ -41,20 +43,15 @@ def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
     assert one.x_adv[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
-@pytest.mark.slow
-def test_per_sample_step_size(attack: Case, norm: str) -> None:
-    if not attack.takes("step_size"):
-        pytest.skip("its step is the radius")
-    model, x, y = labeled(mlp(), images(12))
-    size = torch.linspace(0.1, 1, 12, dtype=torch.float64) * RADIUS[norm] / 2
-    if norm == "l0":
-        size = torch.linspace(1, 3, 12, dtype=torch.float64)
-    out = attack(model, x, y, threat(norm), step_size=size)
-    for i in (0, 5, 11):
-        one = attack(
-            model, x[i : i + 1], y[i : i + 1], threat(norm), step_size=float(size[i]), ids=torch.tensor([i])
-        )
-        torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv)
+@pytest.mark.parametrize(("attack", "norm"), [(bim, "l1"), (mim, "linf"), (pgd, "l2"), (pgd, "l0")])
+def test_per_sample_step_size(attack: Callable[..., AttackResult], norm: str) -> None:
+    model, x, y = labeled(mlp(), images(6))
+    least, most = (1, 3) if norm == "l0" else (0.05 * RADIUS[norm], RADIUS[norm] / 2)
+    size = torch.linspace(least, most, 6, dtype=torch.float64)
+    out = attack(model, x, y, threat(norm), steps=5, step_size=size)
+    for i in torch.arange(6).split(1):
+        one = attack(model, x[i], y[i], threat(norm), steps=5, step_size=float(size[i]), ids=i)
+        torch.testing.assert_close(out.x_adv[i], one.x_adv)
 
 
 @pytest.mark.parametrize(
@@ -65,24 +62,16 @@ def test_the_best_point_is_a_success_and_then_the_largest_loss(
 ) -> None:
     """Of all points shown to the model, in three restarts with steps too long for the loss to rise."""
     monkeypatch.setattr(edge, "kinks", lambda points, *given: torch.zeros(2, len(points)).unbind())
-    net, x, seen = mlp(4), images(20), []
-    y = labels(net, x)
-    targets = (y + 1) % 4 if targeted else None
-
-    def model(z: Tensor) -> Tensor:
-        seen.append(z.detach().clone())
-        logits: Tensor = net(z)
-        return logits
-
-    inside = Linf(0.3)
-    out = bim(
-        model, x, y, inside, steps=5, step_size=0.25, restarts=3, targets=targets, loss=loss, stop_early=False
-    )
-    points = torch.stack(seen[:-1])  # the first pass is the clean one
+    net, x, y = labeled(mlp(4), images(20))
+    model, seen = watched(net)
+    goal = {"targets": (y + 1) % 4} if targeted else {}
+    given = {"steps": 5, "step_size": 0.25, "restarts": 3, "loss": loss, "stop_early": False}
+    out = bim(model, x, y, Linf(0.3), **given, **goal)
+    points = torch.stack(seen[1:-1])  # the first pass is the clean one, the last the verdict
     assert len(points) == 3 * 6
     logits = torch.stack([net(z).detach() for z in points])
-    value = torch.stack([loss_value(rows, y, loss, targets) for rows in logits])
-    success = logits.argmax(2) != y if targets is None else logits.argmax(2) == targets
+    value = torch.stack([loss_value(rows, y, loss, *goal.values()) for rows in logits])
+    success = logits.argmax(2) == goal["targets"] if targeted else logits.argmax(2) != y
     best = torch.where(success, value, value - 1e6).argmax(0)
     assert len(set(best.tolist())) > 2
     assert out.success.any()

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from functools import partial
 from itertools import permutations
 
 import pytest
@@ -20,23 +19,19 @@ TAGS = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
 for each in (DENSE, TAGS[1]):
     torch.manual_seed(0)
     each.reset_parameters()
-INFINITE = fa.L2(math.inf)
 
 
-@pytest.mark.parametrize("run", [fa.attacks.pgd, partial(fa.attacks.fmn, threat=INFINITE)])
 @pytest.mark.parametrize(
-    ("model", "y", "criterion"),
-    [
-        (DENSE, DENSE(X).argmax(1), Share(0.3)),
-        (TAGS, (TAGS(X) > 0).long(), Signs()),
-        (TAGS, None, Beyond(0.1)),
-    ],
-)
-def test_no_samples_are_no_error(model: nn.Module, y: Tensor | None, criterion: object, run: object) -> None:
-    options = {} if isinstance(run, partial) else {"threat": fa.Linf(0.1)}
-    out = run(model, X[:0], None if y is None else y[:0], criterion=criterion, **options)
-    assert out.success.shape == (0,)
-    assert out.x_adv.shape == (0, 1, 6, 6)
+    ("model", "criterion", "shape"),
+    [(DENSE, Share(0.3), (6, 6)), (TAGS, Signs(), (3,)), (TAGS, Beyond(0.1), None),
+     (TAGS, OutsideTopK(2), ()), (TAGS, ConfidentlyWrong(0.9), ()), (TAGS, None, ())],
+)  # fmt: skip
+def test_no_samples_are_no_error(model: nn.Module, criterion: object, shape: tuple[int, ...] | None) -> None:
+    y = None if shape is None else torch.zeros(0, *shape).long()
+    for run in (fa.attacks.pgd, fa.attacks.fmn):
+        out = run(model, X[:0], y, fa.Linf(math.inf if run is fa.attacks.fmn else 0.1), criterion=criterion)
+        assert out.success.shape == out.loss.shape == (0,)
+        assert out.x_adv.shape == (0, 1, 6, 6)
 
 
 def test_targets_do_not_count_where_labels_are_ignored() -> None:
