@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fastadv as fa
 from fastadv.threat import THREATS
 
 from ..nets import Case, images, labels, mlp
@@ -61,22 +60,3 @@ def test_formats(case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype,
     assert kind == "cast" or pixels in Preparing.seen <= {pixels, torch.float32}
     shown = out.x_adv if kind == "as it is" else out.x_adv.to(weights)
     assert torch.equal(out.success, labels(model, shown) != y)
-
-
-class OneSize(Preparing):
-    """Takes batches of one size alone, as exported programs do."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) != 8:
-            raise ValueError(f"8 rows, got {len(x)}")
-        return super().forward(x + (x.dtype == torch.float32))
-
-
-def test_images_reach_a_model_of_one_batch_size_as_they_are() -> None:
-    model, x = OneSize(torch.float64), images(8, dtype=torch.float32)
-    frozen = fa.freeze(model)
-    assert torch.equal(frozen.verdict(x), model(x))
-    assert frozen.forwards == 8 + 2 + 2 + 8
-    cast = OneSize(torch.float64)
-    cast.forward = lambda x: cast.net(x) if len(x) == 8 else 1 / 0  # type: ignore[method-assign]
-    assert torch.equal(fa.freeze(cast).verdict(x), cast(x.double()))

@@ -51,8 +51,8 @@ class Says(Far):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "run",
-    [fa.attacks.pgd, partial(fa.attacks.ddn, steps=100), partial(fa.attacks.square, queries=300)],
-    ids=["pgd", "ddn", "square"],
+    [fa.attacks.pgd, partial(fa.attacks.ddn, steps=100)],
+    ids=["pgd", "ddn"],
 )
 def test_accuracies_follow_a_criterion_of_ones_own(run: Callable[..., AttackResult]) -> None:
     rows = torch.arange(10)  # of the classes of the net, which are numbers of clean embeddings here
@@ -64,11 +64,6 @@ def test_accuracies_follow_a_criterion_of_ones_own(run: Callable[..., AttackResu
     assert torch.equal(met, out.success)
     assert met.any()
     assert out.robust_accuracy == pytest.approx(1 - float(met.double().mean()))
-    table = fa.evaluate(
-        model, (X[:10], rows), {"it": partial(run, threat=threat, criterion=criterion)}, indicators=False
-    )
-    assert table.clean_accuracy == 1
-    assert table["it"].robust_accuracy == pytest.approx(out.robust_accuracy)
     half = run(model, X[:10], rows, threat, criterion=Says(0.7))
     assert half.clean_accuracy == 0.5
     assert torch.equal(half.correct, rows % 2 == 0)

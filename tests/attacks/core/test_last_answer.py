@@ -1,7 +1,6 @@
 """Steps over points where the model has no finite logits, and what such points leave alone."""
 
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -124,73 +123,6 @@ def test_where_there_was_no_answer_the_way_back_is_halved() -> None:
         torch.testing.assert_close(look.x_adv, torch.tensor([[1.0, 1.5], [1.0, 2.0]]))
     assert not found[0].gradient.any()
     assert not found[1].gradients.any()
-
-
-class Islands(nn.Module):
-    """Two classes that meet at 0.9, without an answer where x lies in one of the holes."""
-
-    seen: ClassVar[list[float]] = []  # by all copies
-
-    def __init__(self, *holes: tuple[float, float]) -> None:
-        super().__init__()
-        self.holes = holes
-        self.seen.clear()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach()[0, 0].item())
-        hole = torch.stack([(x[:, 0] > low) & (x[:, 0] < high) for low, high in self.holes]).any(0)
-        return torch.where(hole[:, None], torch.nan, torch.stack([0.9 - x[:, 0], x[:, 0] - 0.9], 1))
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("general", [False, True])
-def test_steps_cross_a_band_and_come_back_from_a_start_without_answer(norm: str, general: bool) -> None:
-    threat, x, y = THREATS[norm](1.0, (-9.0, 9.0)), torch.zeros(1, 1), torch.tensor([0])
-    options: dict[str, Any] = {"stop_early": False, "loss": "margin", "step_size": 0.25}
-    options |= {"mask": torch.ones(1, 1, dtype=torch.bool)} if general else {}
-    model = Islands((0.2, 0.9))
-    out = fa.attacks.pgd(model, x, y, threat, steps=4, random_start=False, **options)
-    assert out.status.tolist() == [Status.BROKEN]
-    steps = [each for each in model.seen if each]
-    torch.testing.assert_close(torch.tensor(steps[:4]), torch.tensor([0.25, 0.5, 0.75, 1.0]))
-    model = Islands((-9.0, -0.1), (0.1, 9.0))
-    fa.attacks.pgd(model, x, y, threat, steps=6, seed=1, **options)
-    start, *way = [each for each in model.seen if each]
-    halves = next(k for k in range(9) if abs(start / 2**k) <= 0.1)
-    assert halves > 1
-    expected = [start / 2**k for k in range(1, halves + 1)]
-    torch.testing.assert_close(torch.tensor(way[:halves]), torch.tensor(expected))
-    assert abs(way[halves] - way[halves - 1] - 0.25) < 1e-6  # on along the first gradient
-
-
-def nan_near(count: int = 20) -> tuple[nn.Module, Tensor, Tensor]:
-    """A net of images with black pixels that has no answer at many random starts."""
-    x = nets.images(400, dtype=torch.float32)
-    x = torch.where(x < 0.4, 0.0, x)
-    model = Band(0.4).eval()
-    x = x[Band(0.41)(x).isfinite().all(1)][:count]
-    return model, x, model(x).argmax(1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "norm"), [("pgd", "linf"), ("mim", "l2"), ("apgd", "linf"), ("apgd", "l2")])
-def test_no_sample_knows_how_its_mates_are_searched(name: str, norm: str) -> None:
-    """One question, asked alone, in batches, behind a mask that hides nothing, in a table, and frozen."""
-    model, x, y = nan_near()
-    threat, ids = THREATS[norm](RADIUS[norm]), torch.arange(len(x))
-    run = partial(fa.attacks.ATTACKS[name].run, steps=20, threat=threat)
-
-    def together(size: int, model: Any = model, **options: Any) -> Tensor:
-        return torch.cat([run(model, x[i], y[i], ids=i, **options).x_adv for i in ids.split(size)])
-
-    whole, mask = together(20), torch.ones_like(x[:1], dtype=torch.bool)
-    for other in (together(1), together(7), together(20, mask=mask), together(20, fa.freeze(model))):
-        torch.testing.assert_close(other, whole, rtol=0, atol=1e-6)
-    table = fa.evaluate(model, (x, y), {name: run}, batch_size=8, keep_samples=True)
-    broken = table[name].broken
-    assert broken.sum() > len(x) / 2
-    torch.testing.assert_close(table.samples.x_adv[broken], whole[broken], rtol=0, atol=1e-6)
-    assert model(threat.random_start(x, ids=ids)).isnan().any(1).sum() > 3
 
 
 def test_another_run_knows_no_answer_of_the_last() -> None:

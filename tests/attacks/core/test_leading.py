@@ -42,16 +42,14 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Criterion]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_pgd_is_almost_as_strong_as_several_attacks(name: str) -> None:
+def test_ascents_are_almost_as_strong_as_a_random_search(name: str) -> None:
     model, criterion = CASES[name]
-    pgd, bim, square, auto = (
+    square = partial(fa.attacks.square, queries=200)
+    bim, pgd, best = (
         run(model, X, Y, THREAT, criterion=criterion).robust_accuracy
-        for run in (
-            fa.attacks.pgd, fa.attacks.bim, partial(fa.attacks.square, queries=200),
-            partial(fa.attacks.autoattack, version="quick", indicators=False),
-        )
-    )  # fmt: skip
-    assert pgd <= min(square, auto) + 0.05
+        for run in (fa.attacks.bim, fa.attacks.pgd, square)
+    )
+    assert pgd <= best + 0.05
     assert bim <= pgd + 0.12
 
 

@@ -153,13 +153,11 @@ class TestWhichPointIsKept:
 
         assert torch.equal(on_line(rule, loss="margin").x_adv[:, 0], torch.full((3,), 0.9))
 
-    def test_the_last_point_alone_is_passed_once(self) -> None:
-        frozen = Plain(Line())
-        out = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen)
+    @pytest.mark.parametrize("restarts", [1, 2])
+    def test_the_last_point_alone_is_passed_once(self, restarts: int) -> None:
+        out = on_line(playing([("finish", (0.6,))]), model=Plain(Line()), restarts=restarts)
         assert out.success.all()
-        assert out.forwards == 3 + 3
-        twice = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen, restarts=2)
-        assert twice.forwards == 3 + 2 * 3 + 3
+        assert out.forwards == 3 + (3 + 3 if restarts == 2 else 0) + 3
 
     def test_a_last_point_that_is_not_finite_marks_its_own_sample(self) -> None:
         def rule(search: Search) -> None:
@@ -177,24 +175,22 @@ class TestWhichPointIsKept:
         out = on_line(rule, minimum=True, restarts=2)
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
-    def test_the_boundary_of_the_radius_is_inside(self) -> None:
-        x = images(6, (3, 32, 32), dtype=torch.float32)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
-        for radius in (0.5, 1.7, 40.0):
-            threat = L2(radius, (-9.0, 9.0))
+    @pytest.mark.parametrize("radius", [0.5, 1.7, 40.0])
+    def test_the_boundary_of_the_radius_is_inside(self, radius: float) -> None:
+        x, threat = images(6, (3, 32, 32), dtype=torch.float32), L2(radius, (-9.0, 9.0))
+        weight = images(1, (3072,), dtype=torch.float32)[0] - 0.5
+        along = x.flatten(1) @ weight
+        near = along.amax() - along < 0.999 * radius * weight.norm()
 
-            def rule(search: Search) -> None:
-                look = search.gradient(search.x)
-                search.decide(threat.step(search.x, look.gradient, search.x, 1e4))  # noqa: B023
+        def model(x: Tensor) -> Tensor:
+            return torch.stack([along.amax().expand(len(x)), x.flatten(1) @ weight], 1)
 
-            with torch.no_grad():
-                weight = model[1].weight[1] - model[1].weight[0]
-                model[1].bias[0] = (x.flatten(1) @ weight).amax() + model[1].bias[1]
-                gap = model(x).diff(dim=1).abs().squeeze(1)
-            y, near = torch.zeros(6, dtype=torch.long), 0.999 * radius * weight.norm()
-            out = run(model, x[gap < near], y[gap < near], threat, rule, minimum=True)
-            assert len(out.success)
-            assert out.success.all()
+        def rule(search: Search) -> None:
+            search.decide(threat.step(search.x, search.gradient(search.x).gradient, search.x, 1e4))
+
+        out = run(model, x[near], torch.zeros(int(near.sum())).long(), threat, rule, minimum=True)
+        assert len(out.success)
+        assert out.success.all()
 
 
 class TestCandidates:

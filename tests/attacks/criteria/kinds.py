@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import Beyond, Criterion, Share, Signs, Unless
+from fastadv.attacks import Beyond, ConfidentlyWrong, Criterion, OutsideTopK, Share, Signs, Unless
 
 from ..nets import images, mlp
 
@@ -86,5 +86,13 @@ def kinds() -> dict[str, Kind]:
         ),
         "unless": Kind(
             tags, x, known, Unless(3), lambda z, y: (z.argmax(1) != y) & (z.argmax(1) != 3)
+        ),
+        "sure": Kind(
+            tags, x, classes, ConfidentlyWrong(0.7),
+            lambda z, y: (z.argmax(1) != y) & (z.softmax(1).amax(1) >= 0.7),
+            (classes + 1) % 4, lambda z, t: z.softmax(1).gather(1, t[:, None])[:, 0] >= 0.7,
+        ),
+        "top 2": Kind(
+            tags, x, classes, OutsideTopK(2), lambda z, y: ~(z.topk(2).indices == y[:, None]).any(1)
         ),
     }  # fmt: skip

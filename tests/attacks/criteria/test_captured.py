@@ -24,8 +24,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize("run", [attack("pgd"), attack("apgd", steps=50), attack("mim", L2)])
-@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize(
+    ("case", "run"), zip(OTHERS, (attack("apgd", steps=50), attack("pgd"), attack("mim", L2)), strict=True)
+)
 def test_replays_find_what_steps_find(
     case: str,
     run: Attack,

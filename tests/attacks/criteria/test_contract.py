@@ -10,6 +10,7 @@ import fastadv as fa
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, Status
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
+from tests.threat.test_through import MAPS
 
 from ..contract.cases import Brief, wide
 from ..nets import Case
@@ -20,15 +21,19 @@ SERVING = [case for case in ALL if case.entry.needs != "classes"]
 OF_CLASSES = [case for case in ALL if case.entry.needs == "classes"]
 DENSE = [Brief(name, card) for name, card in DENSE_ATTACKS.items()]
 KINDS = ["signs", "all signs", "share", "numbers", "embeddings", "unless"]
+OF_ONE = ["sure", "top 2"]
 PAIRS = [(case, KINDS[(2 * index + turn) % 6]) for index, case in enumerate(SERVING) for turn in range(2)]
-PAIRS += [(case, "share") for case in DENSE]
+PAIRS += [(case, OF_ONE[index % 2]) for index, case in enumerate(SERVING)] + [
+    (case, "share") for case in DENSE
+]
+PAIRS += [(case, kind) for case in OF_CLASSES for kind in OF_ONE]
 
 pytestmark = pytest.mark.slow
 
 
 def threat_of(case: Case, kind: str, scale: float = 2) -> Threat:
     """In another norm for each kind."""
-    return wide(case, case.entry.norms[KINDS.index(kind) % len(case.entry.norms)], scale=scale)
+    return wide(case, case.entry.norms[[*KINDS, *OF_ONE].index(kind) % len(case.entry.norms)], scale=scale)
 
 
 def outputs(kind: Kind, x_adv: Tensor) -> Tensor:
@@ -51,7 +56,7 @@ def test_a_success_is_a_fact_and_a_sample_stands_alone(case: Case, name: str) ->
         some = run(kind.x[part], kind.labels(part), threat, ids=part)
         torch.testing.assert_close(some.x_adv, out.x_adv[part], rtol=1e-6, atol=1e-6)
         assert torch.equal(some.success, out.success[part])
-    if case.entry.kind == "budget" and name != "unless":
+    if case.entry.kind == "budget" and name not in ("unless", *OF_ONE):
         still = run(kind.x, kind.y, THREATS[threat.norm](0.0))
         assert torch.equal(still.x_adv, kind.x)
         assert torch.equal(still.success, already)
@@ -75,3 +80,18 @@ def test_what_an_attack_needs_is_named(name: str | None) -> None:
     for case, message, threat in refused:
         with pytest.raises(InputError, match=f"criterion: expected {message.format(case.name)}"):
             case(kind.model, kind.x, kind.y, threat, criterion=kind.criterion if name else None)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize(
+    ("name", "map"),
+    [("share", "moved"), ("signs", "patch anywhere"), ("numbers", "scaled"), ("embeddings", "moved"),
+     ("unless", "flow"), ("share", "patch anywhere")],
+)  # fmt: skip
+def test_a_success_in_a_map_is_one_of_the_image(name: str, map: str, freeze: bool) -> None:
+    kind, whole = kinds()[name], MAPS[map]((1, 4, 4))
+    given = {"criterion": kind.criterion, "steps": 5, "freeze": freeze}
+    out = fa.attacks.pgd(kind.model, kind.x, kind.y, whole, **given)
+    assert torch.equal(out.success, kind.met(outputs(kind, out.x_adv), kind.y))
+    assert torch.equal(whole.image(out.parameters, kind.x), out.x_adv)
+    assert out.success.any()

@@ -97,18 +97,6 @@ def test_what_is_met_and_what_ranks() -> None:
         assert 1 <= float(ranked(torch.tensor([value]), met)) <= 2
 
 
-def test_figures_of_many_images() -> None:
-    draw = torch.Generator().manual_seed(0)
-    z, y = torch.randn(5, 4, 6, 7, generator=draw), torch.randint(-1, 3, (5, 6, 7), generator=draw)
-    both, either = Share(0.5).figures(z, y)["mean IoU"]
-    decided = z.argmax(1)[y >= 0].numpy()
-    labels = y[y >= 0].numpy()
-    for label in range(4):
-        here, there = decided == label, labels == label
-        assert both.sum(0)[label] == (here & there).sum()
-        assert either.sum(0)[label] == (here | there).sum()
-
-
 def test_one_channel_is_two() -> None:
     z, y = torch.randn(2, 1, 3, 3), torch.randint(0, 2, (2, 3, 3))
     two = torch.cat([torch.zeros_like(z), z], 1)
@@ -128,19 +116,6 @@ def test_losses_where_a_softmax_underflows(far: float) -> None:
             (gradient,) = torch.autograd.grad(value.sum(), z)
             assert value.isfinite().all(), name
             assert gradient.isfinite().all(), name
-
-
-def test_ignored_positions_are_neither_right_nor_wrong() -> None:
-    """Whatever the model says there, nothing changes; half of the others is half of them."""
-    other = Z.clone()
-    other[:, :, 1, 1] = torch.tensor([-5.0, 5.0, 0.0])
-    for name in Share.losses:
-        loss = SHARE.loss(name)
-        assert torch.equal(loss(Z, Y, None), loss(other, Y, None))  # type: ignore[operator]
-    assert torch.equal(SHARE.decisions(Z, Y, None)[0], SHARE.decisions(other, Y, None)[0])
-    for name, (first, second) in SHARE.figures(Z, Y).items():
-        assert torch.equal(first, SHARE.figures(other, Y)[name][0])
-        assert torch.equal(second, SHARE.figures(other, Y)[name][1])
 
 
 def test_a_label_without_a_class_is_named() -> None:
