@@ -43,7 +43,8 @@ def test_02_what_is_nan_touches_its_own_sample(case: Case, norm: str) -> None:
     alone = case(model, x[others], y[others], inside, ids=torch.arange(12)[others])
     torch.testing.assert_close(out.x_adv[others], alone.x_adv)
     assert torch.equal(out.status[others], alone.status)
-    assert (alone.status != Status.FAILED).all() or norm in ("l0", "l1")
+    if norm not in ("l0", "l1") and case.entry.knowledge == "gradient":
+        assert (alone.status != Status.FAILED).all()
 
 
 def test_02_logits_that_are_nan_on_the_way_are_no_success(case: Case, norm: str) -> None:
@@ -137,7 +138,7 @@ def test_two_answers(case: Case, norm: str, eot: int) -> None:
     sizes: list[int] = []
     model, x = Noisy(0.2, sizes.append), images(40)
     threat = wide(case, norm, scale=2)
-    out = case(model, x, labels(model.net, x), threat, eot=eot)
+    out = case(model, x, labels(model.net, x), threat, eot=eot, **options(case, indicators=False))
     assert out.flags
     assert out.success.any()
     assert out.forwards == sum(sizes)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from functools import cache, partial
-from typing import Any, Unpack
+from typing import Any
 
 import pytest
 import torch
@@ -197,23 +197,6 @@ def test_what_is_said_of_the_model_reaches_it() -> None:
     aimed = pgd(targets=(y + 1) % 3)
     assert not aimed.goal.whole
     assert torch.equal(aimed.success, labels(net(), aimed.x_adv) == (y + 1) % 3)
-
-
-def test_an_attack_of_ones_own_serves_maps() -> None:
-    def step(search: core.Search) -> None:
-        look = search.gradient(search.start())
-        search.finish(search.threat.step(look.x_adv, look.gradient, search.x, 1.0))
-
-    @core.takes_common
-    def own(model: Any, x: Tensor, y: Tensor, threat: Any, **common: Unpack[core.Common]) -> AttackResult:
-        return core.run(model, x, y, threat, step, **common)
-
-    threat = fa.Moved(2, 15)
-    out = own(net(), *rows(), threat)
-    check(threat, out)
-    assert out.attack == "own"
-    with pytest.raises(InputError, match="no rules"):
-        core.run(net(), *rows(), threat, step, gradient=Rule())
 
 
 def test_a_map_without_a_gradient_is_left_to_others() -> None:

@@ -115,6 +115,13 @@ def test_what_a_criterion_cannot_take_is_refused() -> None:
         ("expected k below the 3 classes", dense, y, Share(0.5, of=OutsideTopK(3)), None),
         ("no targets with OutsideTopK", dense, y, best, others),
         ("targets: expected", dense, y, Share(0.5), y[:, :4]),
+        (
+            r"y: expected classes 0 to 2, or ignore=-1, got 255; .*Share\(ignore",
+            dense,
+            void,
+            Share(0.5),
+            None,
+        ),
         (r"0 and 1, or -1 .*, got 255", tags, held, Signs(), None),
         ("three classes or more with Unless", two, Y * 0, Unless(1), None),
     ]

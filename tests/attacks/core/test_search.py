@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv._waiting import may_leave
 from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
@@ -43,14 +43,14 @@ def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
     assert one.x_adv[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize(("attack", "norm"), [(bim, "l1"), (mim, "linf"), (pgd, "l2"), (pgd, "l0")])
-def test_per_sample_step_size(attack: Callable[..., AttackResult], norm: str) -> None:
+@pytest.mark.parametrize(("ascent", "way"), [(bim, "l1"), (mim, "linf"), (pgd, "l2"), (pgd, "l0")])
+def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str) -> None:
     model, x, y = labeled(mlp(), images(6))
-    least, most = (1, 3) if norm == "l0" else (0.05 * RADIUS[norm], RADIUS[norm] / 2)
+    least, most = (1, 3) if way == "l0" else (0.05 * RADIUS[way], RADIUS[way] / 2)
     size = torch.linspace(least, most, 6, dtype=torch.float64)
-    out = attack(model, x, y, threat(norm), steps=5, step_size=size)
+    out = ascent(model, x, y, threat(way), steps=5, step_size=size)
     for i in torch.arange(6).split(1):
-        one = attack(model, x[i], y[i], threat(norm), steps=5, step_size=float(size[i]), ids=i)
+        one = ascent(model, x[i], y[i], threat(way), steps=5, step_size=float(size[i]), ids=i)
         torch.testing.assert_close(out.x_adv[i], one.x_adv)
 
 
@@ -118,18 +118,15 @@ def test_zero_steps_return_the_start() -> None:
 
 @pytest.mark.slow
 def test_default_steps() -> None:
-    model, x = mlp(), images(6)
-    y, inside = labels(model, x), Linf(0.2)
+    question = (*labeled(mlp(), images(6)), Linf(0.2))
     for attack, size in ((pgd, 0.05), (bim, 0.025), (mim, 0.02)):
-        by_default, by_hand = (
-            attack(model, x, y, inside, steps=10, **given) for given in ({}, {"step_size": size})
-        )
+        by_default, by_hand = attack(*question, steps=10), attack(*question, steps=10, step_size=size)
         torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
 
 
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize(
-    ("attack", "options"),
+    ("ascent", "options"),
     [
         (pgd, {}), (pgd, {"loss": "ce"}), (pgd, {"loss": "dlr", "targets": None}), (mim, {}),
         (pgd, {"loss": lambda z, y, targets: z.logsumexp(1), "step_size": torch.linspace(0.01, 0.1, 24)}),
@@ -138,7 +135,7 @@ def test_default_steps() -> None:
     ids=["default", "ce", "targets", "mim", "own", "targeted", "L2"],
 )  # fmt: skip
 def test_steps_judged_at_once_are_those_of_single_calls(
-    attack: Callable[..., AttackResult],
+    ascent: Callable[..., AttackResult],
     options: dict[str, Any],
     early: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -156,28 +153,14 @@ def test_steps_judged_at_once_are_those_of_single_calls(
     given = {"threat": Linf(0.2), **options, "steps": 12, "stop_early": early}
     if "targets" in given:
         given["targets"] = (y + 1) % 3
-    at_once = attack(model, x, y, **given)
+    at_once = ascent(model, x, y, **given)
     monkeypatch.setattr(Loop, "of", lambda search: None)
-    single = attack(model, x, y, **given)
+    single = ascent(model, x, y, **given)
     for name, value in vars(single).items():
         if isinstance(value, Tensor):
             same = torch.equal(getattr(at_once, name).nan_to_num(-7.0), value.nan_to_num(-7.0))
             assert same, name
     assert {Status.BROKEN, *([] if "threat" in options else [Status.FAILED])} <= {*single.status.tolist()}
-
-
-def steep(x: Tensor) -> Tensor:
-    """An infinite logit where the second coordinate is > 1/2."""
-    far = torch.where(x[:, 1] > 0.5, torch.inf, 0.0)
-    return torch.stack([1 + x[:, 2], x[:, 0].sqrt() + x[:, 1] + far], 1)
-
-
-class Cliff(nn.Module):
-    """The gradient of the second logit where x is 0: infinite either way, NaN, and 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        up, down, nowhere, slope = x.unbind(1)
-        return torch.stack([1 + 0 * slope, up.sqrt() - down.sqrt() + 0 * nowhere.sqrt() + slope], 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -187,6 +170,11 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(
 ) -> None:
     found: list[Tensor] = []
 
+    def model(x: Tensor) -> Tensor:
+        """The gradient of the second logit where x is 0: infinite either way, NaN, and 1."""
+        up, down, nowhere, slope = x.unbind(1)
+        return torch.stack([1 + 0 * slope, up.sqrt() - down.sqrt() + 0 * nowhere.sqrt() + slope], 1)
+
     def rule(search: Search) -> None:
         both = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=dtype).expand(len(search.x), 2, 2)
         found.append(search.gradient(search.start(), "margin").gradient)
@@ -195,19 +183,11 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(
     x, y = torch.zeros(2, 4, dtype=dtype), torch.zeros(2, dtype=torch.long)
     mask = torch.tensor([[True, True, True, True], [True, True, True, not masked]])
     x[1, 2] = 0.5  # whose gradient is finite there
-    out = run(Cliff(), x, y, Linf(0.1), rule, loss="margin", mask=mask if masked else None)
+    out = run(model, x, y, Linf(0.1), rule, loss="margin", mask=mask if masked else None)
     assert (out.status == Status.FAILED).all()
     expected = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, float(not masked)]], dtype=dtype)
     for gradient, sign in zip(found, (1, 1, -1), strict=True):
         assert torch.equal(gradient, sign * expected)
-
-
-class Slope(nn.Module):
-    """The first logit, the largest below 1/2, is 1 plus the first coordinate."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = 1 + x[:, 0]
-        return torch.stack([first, torch.where(x[:, 0] > 0.5, 2 * first, 0 * first)], 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -216,11 +196,15 @@ def test_what_is_not_judged_is_not_kept(how: str, dtype: torch.dtype) -> None:
     """Nor is it rounded as what may be returned is."""
     x, looks = torch.full((2, 3), 0.2, dtype=dtype), []
 
+    def model(x: Tensor) -> Tensor:
+        first = 1 + x[:, 0]
+        return torch.stack([first, 2 * first * (x[:, 0] > 0.5)], 1)
+
     def rule(search: Search) -> None:
         looks.append(getattr(search, how)(torch.full_like(search.x, 0.6), judge=False))
         search.decide(search.x)
 
-    out = run(Slope(), x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
+    out = run(model, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
     assert looks[0].adversarial.all()
     assert looks[0].seen is looks[0].x_adv
     assert out.status.tolist() == [Status.HELD] * 2
@@ -231,6 +215,10 @@ def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
     """Though its loss, which does not read that logit, is finite and larger."""
     x, found, finite = torch.full((2, 3), 0.25), [], torch.tensor([0.0, 0.1, 0.0])
 
+    def model(x: Tensor) -> Tensor:
+        far = torch.where(x[:, 1] > 0.5, torch.inf, 0.0)
+        return torch.stack([1 + x[:, 2], x[:, 0].sqrt() + x[:, 1] + far], 1)
+
     def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return -logits[:, 0]
 
@@ -238,7 +226,7 @@ def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
         for step in (torch.tensor([0.0, 0.4, -0.1]), finite):
             found.append(search.decide(search.x + step).adversarial)
 
-    out = run(steep, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss, stop_early=False)
+    out = run(model, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss, stop_early=False)
     assert not found[0].any()
     assert out.status.tolist() == [Status.FAILED] * 2
     torch.testing.assert_close(out.x_adv, x + finite)
@@ -248,15 +236,14 @@ def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
 def test_one_gradient_is_enough(places: tuple[float, ...], flat: bool) -> None:
     """A later gradient of zero does not take the place of the largest."""
 
-    class Bent(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.stack([torch.ones(len(x)), (x[:, 0] - 0.5).relu()], 1)
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([torch.ones(len(x)), (x[:, 0] - 0.5).relu()], 1)
 
     def rule(search: Search) -> None:
         for place in places:
             search.gradient(torch.full_like(search.x, place), "margin")
 
-    out = run(Bent(), torch.full((2, 3), 0.3), torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
+    out = run(model, torch.full((2, 3), 0.3), torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
     assert out.zero_gradient.tolist() == [flat] * 2
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import Beyond, ConfidentlyWrong, Criterion, OutsideTopK, Share, Signs, Unless
 
-from ..nets import images, mlp
+from ..nets import images, linear, mlp
 
 IGNORE = 9
 Judge = Callable[[Tensor, Any], Tensor]  # (outputs, labels) -> bool [B]
@@ -52,11 +52,13 @@ def _cosine(outputs: Tensor, y: Tensor) -> Tensor:
 
 @cache
 def kinds() -> dict[str, Kind]:
-    x = images(6)
+    x, steep = images(6), linear(5).double()
     tags, dense, numbers = mlp(4), nn.Sequential(nn.Conv2d(1, 3, 3, padding=1)).double().eval(), mlp(2)
     with torch.no_grad():
         held, seen, at_x = (tags(x) > 0).long(), dense(x).argmax(1), numbers(x)
         classes = tags(x).argmax(1)
+        steep[1].weight.mul_(5)
+        first, second = steep(x).topk(2).indices.unbind(1)
     held[:, 0] = -1
     flipped = torch.where(held == -1, held, 1 - held)
     flipped[:, 1:3] = held[:, 1:3]
@@ -88,11 +90,11 @@ def kinds() -> dict[str, Kind]:
             tags, x, known, Unless(3), lambda z, y: (z.argmax(1) != y) & (z.argmax(1) != 3)
         ),
         "sure": Kind(
-            tags, x, classes, ConfidentlyWrong(0.7),
+            steep, x, first, ConfidentlyWrong(0.7),
             lambda z, y: (z.argmax(1) != y) & (z.softmax(1).amax(1) >= 0.7),
-            (classes + 1) % 4, lambda z, t: z.softmax(1).gather(1, t[:, None])[:, 0] >= 0.7,
+            second, lambda z, t: z.softmax(1).gather(1, t[:, None])[:, 0] >= 0.7,
         ),
         "top 2": Kind(
-            tags, x, classes, OutsideTopK(2), lambda z, y: ~(z.topk(2).indices == y[:, None]).any(1)
+            steep, x, first, OutsideTopK(2), lambda z, y: ~(z.topk(2).indices == y[:, None]).any(1)
         ),
     }  # fmt: skip

@@ -25,7 +25,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize(
-    ("case", "run"), zip(OTHERS, (attack("apgd", steps=50), attack("pgd"), attack("mim", L2)), strict=True)
+    ("case", "run"),
+    [("signs", attack("apgd", steps=50)), ("share", attack("pgd")), ("beyond", attack("mim", L2))],
 )
 def test_replays_find_what_steps_find(
     case: str,

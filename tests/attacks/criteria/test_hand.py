@@ -100,13 +100,6 @@ def tags(count: int) -> tuple[Tensor, Tensor]:
     return torch.ones(count + 1, count + 2), torch.cat([y, torch.full((count + 1, 2), -1)], 1)
 
 
-@pytest.mark.slow
-def test_a_share_of_so_many_in_so_many_needs_no_more_and_no_fewer() -> None:
-    for count in range(1, 61):
-        met = torch.stack([Share(k / count).met(*tags(count), None) for k in range(1, count + 1)])
-        assert torch.equal(met, torch.arange(count + 1)[None] >= torch.arange(1, count + 1)[:, None])
-
-
 @pytest.mark.parametrize(
     ("least", "count", "needed"),
     [(0.3, 50, 15), (0.15, 100, 15), (0.6, 25, 15), (0.7, 10, 7), (0.301, 50, 16), (1e-9, 50, 1), (1, 9, 9)],

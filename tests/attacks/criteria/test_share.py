@@ -5,12 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import fastadv as fa
 from fastadv.attacks import Share, WrongBy
 from fastadv.attacks.core.ranking import ranked
-from fastadv.errors import InputError
 
 # three classes; position (0, 0) is wrong, (1, 1) is ignored, the others are right
 Z = torch.tensor(
@@ -116,16 +114,3 @@ def test_losses_where_a_softmax_underflows(far: float) -> None:
             (gradient,) = torch.autograd.grad(value.sum(), z)
             assert value.isfinite().all(), name
             assert gradient.isfinite().all(), name
-
-
-def test_a_label_without_a_class_is_named() -> None:
-    """Others clamp 255 to the last class."""
-    model, x = nn.Conv2d(1, 3, 1), torch.rand(2, 1, 4, 4)
-    y = model(x).argmax(1)
-    y[0, 0, 0] = 255
-    for attack in (fa.attacks.pgd, fa.attacks.sea, fa.attacks.segpgd):
-        with pytest.raises(
-            InputError, match=r"y: expected classes 0 to 2, or ignore=-1, got 255; .*Share\(ignore"
-        ):
-            attack(model, x, y, fa.Linf(0.1), criterion=Share(0.5))
-        assert attack(model, x, y, fa.Linf(0.1), steps=1, criterion=Share(0.5, ignore=255)).correct.all()
