@@ -1,8 +1,8 @@
 """A test that asks for `case` (and `norm`) runs over every attack of the registry, and two toys.
 
-With the marker `only` it runs over those whose cards fit, with `one_norm` in one norm of each: what it tells
-does not depend on the norm. Which that is differs between tests. Attacks that are made of others, and
-published variants, run in one norm of each test, too, but where they must come near the closed form.
+With the marker `only` it runs over those whose cards fit. Each runs in one norm, which differs between
+attacks and tests, and with `all_norms` in all of its norms. Attacks that are made of others, and published
+variants, run in one norm there, too, but where they must come near the closed form.
 """
 
 import sys
@@ -16,7 +16,7 @@ from fastadv.attacks import AttackResult
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from ..nets import Case
-from .cases import CASES, PUBLISHED
+from .cases import CASES, PUBLISHED, norm_of
 
 # of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
@@ -33,7 +33,7 @@ CLOSED_FORM = "test_the_distance_of_a_linear_model"
 
 
 @pytest.fixture(autouse=True)
-def _few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """But where it must come near the closed form. Its real settings have a test in test_autoattack.py."""
     if request.node.originalname != CLOSED_FORM:
         for name, few in FEW.items():
@@ -76,29 +76,25 @@ def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:
     ]
 
 
-def covering(cases: list[Case], values: list[Any]) -> Iterator[tuple[Any, ...]]:
-    """Each attack with each of its norms and with each value; which of them meet differs between attacks."""
+def covering(cases: list[Case], test: str, values: list[Any]) -> Iterator[tuple[Any, ...]]:
+    """Each attack with two of the values, each value with many attacks."""
     for index, case in enumerate(cases):
-        norms = case.entry.norms
-        for turn in range(max(len(norms), len(values))):
-            yield case, norms[turn % len(norms)], values[(turn + index) % len(values)]
+        for turn in range(min(2, len(values))):
+            yield case, norm_of(case, test, turn), values[(2 * index + turn) % len(values)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names, covered = metafunc.fixturenames, metafunc.definition.get_closest_marker("covered")
-    only = metafunc.definition.get_closest_marker("only")
+    names, test = metafunc.fixturenames, metafunc.function.__name__
+    only, covered, every = map(metafunc.definition.get_closest_marker, ("only", "covered", "all_norms"))
     cases = fitting(**only.kwargs) if only else CASES
     if covered:
         name, values = covered.args
-        _parametrize(metafunc, ("case", "norm", name), list(covering(cases, values)))
+        _parametrize(metafunc, ("case", "norm", name), list(covering(cases, test, values)))
     elif "case" in names and "norm" in names:
-        test, alike = metafunc.function.__name__, metafunc.definition.get_closest_marker("one_norm")
         rows = []
         for case in cases:
-            norms = case.entry.norms
-            if alike or (case.name in ONE_NORM and test != CLOSED_FORM):
-                norms = (norms[len(test) % len(norms)],)
-            rows += [(case, norm) for norm in norms]
+            whole = every and (case.name not in ONE_NORM or test == CLOSED_FORM)
+            rows += [(case, norm) for norm in (case.entry.norms if whole else (norm_of(case, test),))]
         _parametrize(metafunc, ("case", "norm"), rows)
     elif "case" in names:
         _parametrize(metafunc, ("case",), [(case,) for case in cases])

@@ -2,22 +2,24 @@
 
 from collections import Counter
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Status, WrongBy
+from fastadv.attacks import AttackResult, OutsideTopK, Status, WrongBy
 from fastadv.attacks.core import samples as staying
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
+from fastadv.losses import loss_value
 from fastadv.models import Binarized
 from fastadv.threat import THREATS
 
 from ..halfspaces import nearest
-from ..nets import RADIUS, Case, Counted, Noisy, images, labeled, labels, linear, mlp
+from ..nets import Case, Counted, images, labeled, labels, linear, mlp
 from ..watched import watched
-from .cases import on_eight, options, plainly, two_classes, wide
+from .cases import options, plainly, two_classes, wide
 from .unchanged import trained, unchanged
 
 
@@ -36,22 +38,32 @@ def check_facts(model: nn.Module, x: Tensor, y: Tensor, threat: object, out: obj
 
 
 @cache
-def both_twins() -> tuple[nn.Module, Frozen]:
-    model = trained()
-    return model, freeze(model, "bf16")
+def both_twins() -> tuple[Counter[str], nn.Module, Frozen]:
+    seen: Counter[str] = Counter()
+    model = Counted(trained(), lambda n: seen.update(forward=n), lambda n: seen.update(backward=n))
+    return seen, model, freeze(model, "bf16")
 
 
 @pytest.mark.slow
-def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case: Case, norm: str) -> None:
-    model, lower = both_twins()
+@pytest.mark.all_norms
+def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(
+    case: Case, norm: str, search_copy: None
+) -> None:
+    seen, model, lower = both_twins()
     x = images(16, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)
     y[:3] = (y[:3] + 1) % 4
-    threat = wide(case, norm)
+    threat, given = wide(case, norm), case.entry.parameters.get("loss")
+    loss = given.default if given is not None and isinstance(given.default, str) else "margin"
     for frozen in (model, lower):
         x.requires_grad_()
+        seen.clear()
+        # indicators call parts of the model by themselves
+        few = options(case, stop_early=norm != "l2", indicators=False)
         with unchanged(model, x, y):
-            out = case(frozen, x, y, threat)
+            out = case(frozen, x, y, threat, **few)
+        assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
+        assert (out.backwards == 0) == (case.entry.knowledge != "gradient")
         assert not out.x_adv.requires_grad
         assert not out.loss.requires_grad
         assert x.grad is None
@@ -59,12 +71,15 @@ def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case: Case, norm: 
         x = x.detach()
         check_facts(model, x, y, threat, out, case.entry.minimal)
         assert (out.status[:3] == Status.ALREADY_WRONG).all()
+        wanted = loss_value(lower.verdict(out.x_adv), y, loss)
+        torch.testing.assert_close(out.loss, wanted, rtol=1e-4, atol=1e-4)
         # in bfloat16 the scores that `nes` subtracts from each other differ by rounding alone
         lost = frozen is not model and case.name == "nes"
         assert out.success[3:].any() or lost
 
 
 @pytest.mark.slow
+@pytest.mark.all_norms
 def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     """D = 196, saturated pixels among them: within the tolerance, and never nearer than the boundary."""
     x = images(4, (1, 14, 14))
@@ -86,19 +101,6 @@ def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     assert out.success.tolist() == [True] * 4 + [False] * 4
 
 
-@pytest.mark.one_norm
-def test_names_of_other_libraries_and_single_images_are_answered(case: Case, norm: str) -> None:
-    model, x, y = labeled(linear(4), images(3, dtype=torch.float32))
-    call, ball = case.entry.run, THREATS[norm].__name__
-    with pytest.raises(TypeError, match=rf"no argument eps, norm; write threat=fa.{ball}\((8/255|0.031[34])"):
-        call(model, x, y, eps=8 / 255, norm=ball)
-    with pytest.raises(TypeError, match=r"no argument alpha, iters; write step_size=.*, steps=10"):
-        call(model, x, y, wide(case, norm), alpha=0.5, iters=10)
-    image = torch.rand(3, 8, 8)
-    with pytest.raises(InputError, match=r"one image \[3, 8, 8\] and one label; add a batch .*: x\[None\]"):
-        case(model, image, y[0], wide(case, norm))
-
-
 def test_targets(case: Case, norm: str) -> None:
     model, x, y = labeled(linear(4).double(), images(12))
     with torch.no_grad():
@@ -115,48 +117,19 @@ def test_targets(case: Case, norm: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_sample_stands_alone(case: Case, norm: str) -> None:
-    """Any batch size and order give each sample the same result, and so does one that is there twice."""
-    model, x = mlp(), images(32)
-    y, threat = labels(model, x), wide(case, norm)
-    whole = case(model, x, y, threat)
-    one, few, many = torch.randperm(32, generator=torch.Generator().manual_seed(0)).split([1, 7, 24])
-    for part in (one, few, torch.cat([many, many[:1]])):
-        some = case(model, x[part], y[part], threat, ids=part)
-        torch.testing.assert_close(some.x_adv, whole.x_adv[part], rtol=1e-6, atol=1e-6)
-        assert torch.equal(some.status, whole.status[part])
-
-
-@pytest.mark.slow
-def test_seeds(case: Case, norm: str) -> None:
-    first, again = plainly(case.name, norm), on_eight(case, norm)
-    assert torch.equal(first.x_adv, again.x_adv)
-    assert case.takes("seed") or not case.entry.random
-    if case.entry.random:
-        model, x = mlp(), images(8)
-        with torch.no_grad():
-            model[1].weight.mul_(20)  # on a smooth net all searches in Linf may end in the same corner
-        y, threat = labels(model, x), wide(case, norm, scale=0.5)
-        free = options(case, random_start=True, stop_early=False)
-        drawn, other, shifted = (
-            case(model, x, y, threat, **given, **free)
-            for given in ({"seed": 1}, {"seed": 2}, {"seed": 1, "ids": torch.arange(8) + 100})
-        )
-        assert not torch.equal(drawn.x_adv, other.x_adv)
-        assert not torch.equal(drawn.x_adv, shifted.x_adv)
-
-
-def test_counts_are_true(case: Case, norm: str) -> None:
-    net, x = mlp(), images(10)
-    seen: Counter[str] = Counter()
-    model = Counted(net, lambda n: seen.update(forward=n), lambda n: seen.update(backward=n))
-    y = labels(net, x)
-    y[:2] = (y[:2] + 1) % 3
-    # indicators call parts of the model by themselves
-    alone = {"indicators": False} if case.takes("indicators") else {}
-    out = case(model, x, y, wide(case, norm, scale=0.5), **alone)
-    assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
-    assert (out.backwards == 0) == (case.entry.knowledge != "gradient")
+@pytest.mark.only(random=True, takes="seed")
+def test_another_seed_and_other_ids_draw_other_points(case: Case, norm: str) -> None:
+    model, x = mlp(), images(8)
+    with torch.no_grad():
+        model[1].weight.mul_(20)  # on a smooth net all searches in Linf may end in the same corner
+    y, threat = labels(model, x), wide(case, norm, scale=0.5)
+    free = options(case, random_start=True, stop_early=False)
+    drawn, other, shifted = (
+        case(model, x, y, threat, **given, **free)
+        for given in ({"seed": 1}, {"seed": 2}, {"seed": 1, "ids": torch.arange(8) + 100})
+    )
+    assert not torch.equal(drawn.x_adv, other.x_adv)
+    assert not torch.equal(drawn.x_adv, shifted.x_adv)
 
 
 @pytest.mark.slow
@@ -180,29 +153,6 @@ def test_more_is_never_worse(case: Case, norm: str) -> None:
         assert not case.entry.minimal or (many.distance <= few.distance * (1 + 1e-6)).all()
 
 
-@pytest.mark.slow
-def test_one_sample_never_spoils_another(case: Case, norm: str) -> None:
-    """NaN for samples whose first coordinate is above 0.9, once they have moved."""
-    net, x, y = labeled(mlp(), images(8))
-
-    def model(x: Tensor) -> Tensor:
-        first = x.flatten(1)[:, :1]
-        return net(x) + torch.where((first > 0.9) & (first < 0.95), torch.nan, 0.0)
-
-    flat = x.flatten(1)
-    flat[:, 0] = 0.3
-    flat[3, 0] = 0.92
-    others, threat = torch.arange(8) != 3, wide(case, norm)
-    alone = case(model, x[others], y[others], threat, ids=torch.arange(8)[others])
-    out = case(model, x, y, threat)
-    assert out.status[3] == Status.FAILED
-    assert not out.success[3]
-    assert torch.equal(out.x_adv[3], x[3])
-    torch.testing.assert_close(out.x_adv[others], alone.x_adv, rtol=1e-6, atol=1e-6)
-    assert torch.equal(out.status[others], alone.status)
-    assert out.x_adv.isfinite().all()
-
-
 @pytest.mark.covered("classes", [2, 10, 1000])
 def test_class_counts(case: Case, norm: str, classes: int) -> None:
     model, x = linear(classes).double(), images(6)
@@ -222,35 +172,6 @@ def test_saturated_pixels_move(case: Case, norm: str) -> None:
     assert (out.x_adv != x).flatten(1).any(1)[out.success].all()
 
 
-@pytest.mark.covered("shape", [(16,), (2, 2, 2, 2)])
-def test_ranks(case: Case, norm: str, shape: tuple[int, ...]) -> None:
-    """The result is that for images of shape [1, 4, 4], whose numbers are the same."""
-    model, x, y = labeled(mlp(), images(8, shape))
-    out, plain = case(model, x, y, wide(case, norm)), plainly(case.name, norm)
-    assert out.x_adv.shape == x.shape
-    if case.name != "square":  # what it tries depends on which pixels are neighbors
-        torch.testing.assert_close(out.x_adv.flatten(1), plain.x_adv.flatten(1), rtol=1e-6, atol=1e-6)
-    assert out.success.any()
-
-
-@pytest.mark.covered("box", [(0.0, 255.0), (-0.4242, 2.8215)])
-def test_boxes(case: Case, norm: str, box: tuple[float, float]) -> None:
-    """Another unit: the same attack."""
-    low, width, unit = box[0], box[1] - box[0], plainly(case.name, norm)
-    net, x, threat = mlp(), low + width * images(8), wide(case, norm, box)
-    y = labels(net, images(8))
-
-    def model(x: Tensor) -> Tensor:
-        return net((x - low) / width)
-
-    out = case(model, x, y, threat)
-    check_facts(model, x, y, threat, out, case.entry.minimal)
-    assert torch.equal(unit.success, out.success)
-    same = ((out.x_adv - low) / width - unit.x_adv).abs().flatten(1).amax(1) < 1e-6
-    # an L1 step goes to one coordinate, chosen by comparisons that the last bit of an uneven box can turn
-    assert same.float().mean() >= (0.8 if norm == "l1" else 1.0)
-
-
 def test_a_mask_holds(case: Case, norm: str) -> None:
     model, x, y = labeled(mlp(), images(10))
     mask = torch.ones(4, 4, dtype=torch.bool)
@@ -268,34 +189,6 @@ def test_a_mask_holds(case: Case, norm: str) -> None:
     assert torch.equal(out.success, labels(model, out.x_adv) != y)
 
 
-@pytest.mark.slow
-@pytest.mark.one_norm
-def test_criteria(case: Case, norm: str) -> None:
-    model, x = linear(5).double(), images(12)
-    with torch.no_grad():
-        model[1].weight.mul_(5)
-        y, targets = model(x).topk(2).indices.unbind(1)
-
-    def attacked(criterion: object, **aims: Tensor) -> tuple[Tensor, Tensor]:
-        """Which samples it breaks, and the probabilities there."""
-        out = case(model, x, y, wide(case, norm), criterion=criterion, **aims)
-        with torch.no_grad():
-            return out.success, model(out.x_adv).softmax(1)
-
-    sure, shares = attacked(ConfidentlyWrong(0.6))
-    assert torch.equal(sure, (shares.argmax(1) != y) & (shares.amax(1) >= 0.6))
-    top, shares = attacked(OutsideTopK(2))
-    assert torch.equal(top, ~(shares.topk(2).indices == y[:, None]).any(1))
-    aimed, shares = attacked(ConfidentlyWrong(0.7), targets=targets)
-    assert torch.equal(aimed, shares.gather(1, targets[:, None]).squeeze(1) >= 0.7)
-    if case.entry.knowledge == "gradient":
-        assert min(int(broken.sum()) for broken in (sure, top, aimed))
-    for wrong, aims in ((OutsideTopK(5), {}), ("wrong", {}), (OutsideTopK(2), {"targets": targets})):
-        with pytest.raises(InputError, match="criterion"):
-            attacked(wrong, **aims)
-
-
-@pytest.mark.one_norm
 def test_nothing_found(case: Case, norm: str) -> None:
     """A model that never changes its mind, and a criterion that nothing meets."""
     model, x, threat = linear().double(), images(5), wide(case, norm)
@@ -310,34 +203,6 @@ def test_nothing_found(case: Case, norm: str) -> None:
         assert not case.entry.minimal or torch.equal(out.x_adv, x)
 
 
-NOISES = ("gaussian_noise", "uniform_noise", "salt_and_pepper")
-
-
-@pytest.mark.only(kind="minimum")
-def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
-    """The radius decides what counts and steers nothing: a run in it is the free one, cut off there."""
-    if case.name in NOISES:
-        pytest.skip("its noises have the size of the radius until one succeeds: test_noise.py")
-    model, x, free = mlp(), images(8), plainly(case.name, norm)
-    y = labels(model, x)
-    some = free.distance[free.success & free.distance.isfinite()]
-    radius = float(some.median()) * 1.0001 if len(some) else 1.0
-    # one radius for all, and one for each sample
-    for radii in (radius, radius * (0.5 + torch.arange(8, dtype=torch.float64) / 7)):
-        threat = THREATS[norm](radii)
-        out = case(model, x, y, threat)
-        check_facts(model, x, y, threat, out, True)
-        inside = free.distance <= radii
-        assert bool(inside.any() & ~inside.all())
-        assert torch.equal(out.success, inside)
-        assert torch.equal(out.distance, free.distance.where(inside, torch.inf))
-        assert torch.equal(out.x_adv[inside], free.x_adv[inside])
-        # two rows alone tell whether those that go back to x change the others
-        assert out.forwards - free.forwards in (0, 2)
-        assert out.backwards == free.backwards
-
-
-@pytest.mark.one_norm
 def test_all_wrong_and_none(case: Case, norm: str) -> None:
     model, x = mlp(), images(4)
     y = (labels(model, x) + 1) % 3
@@ -355,74 +220,38 @@ def test_all_wrong_and_none(case: Case, norm: str) -> None:
     assert (empty.forwards, empty.backwards) == (0, 0)
 
 
-@pytest.mark.one_norm
-def test_bad_input(case: Case, norm: str) -> None:
+def test_wrong_calls_are_answered(case: Case, norm: str) -> None:
     model, x, y = labeled(mlp(), images(4))
-    threat = wide(case, norm)
-    with pytest.raises(InputError, match="at least two classes"):
-        case(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), x, y * 0, threat)
-    with pytest.raises(InputError, match="threat"):
-        case(model, x, y, 0.3)
-    with pytest.raises(InputError, match="y: expected"):
-        case(model, x, y.float(), threat)
-    with pytest.raises(InputError, match="mask"):
-        case(model, x, y, threat, mask=torch.ones(4, 4))
-    with pytest.raises(InputError, match="eot"):
-        case(model, x, y, threat, eot=0)
-    with pytest.raises(TypeError, match="stepz"):
-        case(model, x, y, threat, stepz=3)
-    for other in set(THREATS) - set(case.entry.norms):
-        with pytest.raises(InputError, match="threat"):
-            case(model, x, y, THREATS[other](torch.inf if case.entry.minimal else 2.0))
+    threat, ball, image = wide(case, norm), THREATS[norm].__name__, torch.rand(3, 8, 8)
+    one_class = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double()
+    bad: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (InputError, "at least two classes", {"model": one_class, "y": y * 0}),
+        (InputError, "threat", {"threat": 0.3}),
+        (InputError, "y: expected", {"y": y.float()}),
+        (InputError, "mask", {"mask": torch.ones(4, 4)}),
+        (InputError, "eot", {"eot": 0}),
+        (InputError, r"one image \[3, 8, 8\] and one label; add .*: x\[None\]", {"x": image, "y": y[0]}),
+        (InputError, "criterion", {"criterion": OutsideTopK(5)}),
+        (InputError, "criterion", {"criterion": "wrong"}),
+        (TypeError, "stepz", {"stepz": 3}),
+        (TypeError, r"no argument alpha, iters; write step_size=.*, steps=10", {"alpha": 0.5, "iters": 10}),
+    ]
+    radius = torch.inf if case.entry.minimal else 2.0
+    others = set(THREATS) - set(case.entry.norms)
+    bad += [(InputError, "threat", {"threat": THREATS[other](radius)}) for other in others]
     if not case.entry.minimal:
-        with pytest.raises(InputError, match="radius"):
-            case(model, x, y, THREATS[norm](torch.inf), **options(case, random_start=True))
-    for option in ("steps", "queries"):
-        if case.takes(option):
-            with pytest.raises(InputError, match=option):
-                case(model, x, y, threat, **{option: -1})
+        wrong = {"threat": THREATS[norm](torch.inf), **options(case, random_start=True)}
+        bad.append((InputError, "radius", wrong))
+    bad += [(InputError, name, {name: -1}) for name in ("steps", "queries") if case.takes(name)]
+    if case.takes("starts") and case.entry.knowledge == "decision":  # which are no successes
+        bad.append((InputError, "starts", {"starts": x}))
+    for error, message, given in bad:
+        with pytest.raises(error, match=message):
+            case(**{"model": model, "x": x, "y": y, "threat": threat, **given})
+    with pytest.raises(TypeError, match=rf"no argument eps, norm; write threat=fa.{ball}\((8/255|0.031[34])"):
+        case.entry.run(model, x, y, eps=8 / 255, norm=ball)
 
 
-@pytest.mark.one_norm
-def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
-    sizes: list[int] = []
-    model, x = Noisy(0.01, sizes.append), images(6)
-    out = case(model, x, labels(model.net, x), wide(case, norm), eot=2)
-    assert out.success.any()
-    assert out.forwards == sum(sizes)
-
-
-def test_a_budget_of_zero(case: Case, norm: str) -> None:
-    """Under a radius of 0 nothing moves and all is held; one sample's 0 is no other's."""
-    model, x, y = labeled(mlp(), images(6))
-    threat = THREATS[norm](0.0)
-    out = case(model, x, y, threat)
-    assert (out.status == Status.HELD).all()
-    assert torch.equal(out.x_adv, x)
-    check_facts(model, x, y, threat, out, case.entry.minimal)
-    radii = torch.full((6,), 5.0 if norm in ("l0", "l1") else 0.9)
-    radii[::2] = 0
-    out = case(model, x, y, THREATS[norm](radii))
-    assert (out.status[::2] == Status.HELD).all()
-    assert torch.equal(out.x_adv[::2], x[::2])
-    assert out.success[1::2].any()
-
-
-@pytest.mark.only(kind="budget")
-def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
-    """Two radii in turn: of those who share one, the result is that under a number."""
-    model, x = mlp(), images(4)
-    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.6, 3.0])
-    radii = radii.ceil() if norm == "l0" else radii
-    out = case(model, x, y, THREATS[norm](radii.repeat(2)))
-    for first, radius in enumerate(radii.tolist()):
-        some = torch.arange(first, 4, 2)
-        alike = case(model, x[some], y[some], THREATS[norm](radius), ids=some)
-        torch.testing.assert_close(alike.x_adv, out.x_adv[some], rtol=1e-6, atol=1e-6)
-        assert torch.equal(alike.status, out.status[some])
-
-
-@pytest.mark.one_norm
 def test_a_model_that_binarizes(case: Case, norm: str) -> None:
     """A changed coordinate is at the threshold, and no nearer success is passed over for that."""
     model, x = Binarized(mlp(), 0.5), images(12)
@@ -437,11 +266,18 @@ def test_a_model_that_binarizes(case: Case, norm: str) -> None:
     assert out.success.any()
 
 
-@pytest.mark.only(takes="starts", knowledge="decision")
-def test_starts_that_are_no_successes(case: Case, norm: str) -> None:
+def test_a_budget_of_zero(case: Case, norm: str) -> None:
+    """Under a radius of 0 nothing moves and all is held; one sample's 0 is no other's."""
     model, x, y = labeled(mlp(), images(6))
-    with pytest.raises(InputError, match="starts"):
-        case(model, x, y, wide(case, norm), starts=x)
+    radii = torch.full((6,), 5.0 if norm in ("l0", "l1") else 0.9)
+    radii[::2] = 0
+    threat = THREATS[norm](radii)
+    out = case(model, x, y, threat)
+    check_facts(model, x, y, threat, out, case.entry.minimal)
+    assert (out.status[::2] == Status.HELD).all()
+    assert torch.equal(out.x_adv[::2], x[::2])
+    assert out.success[1::2].any()
+    assert torch.equal(case(model, x, y, THREATS[norm](0.0)).x_adv, x)
 
 
 def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,14 @@
 """Images in one precision, and a model with weights in another."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import fastadv as fa
 from fastadv.threat import THREATS
 
-from ..nets import Case, images, labeled, labels, mlp
+from ..nets import Case, images, labels, mlp
 
 # of weights and of pixels
 FORMATS = [
@@ -19,22 +18,6 @@ FORMATS = [
     (torch.bfloat16, torch.float16),
     (torch.float16, torch.bfloat16),
 ]
-
-
-@pytest.mark.covered("formats", FORMATS)
-def test_formats(case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype]) -> None:
-    """Points are images of the precision of x; ball and box hold in it, and a success is one of theirs."""
-    weights, pixels = formats
-    model, x = mlp(dtype=weights), images(8, dtype=torch.float32).to(pixels)
-    y = labels(model, x.to(weights))
-    # whose ball holds few numbers of half precision
-    threat = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
-    out = case(model, x, y, threat)
-    assert out.x_adv.dtype == pixels
-    assert out.x_adv.isfinite().all()
-    assert threat.contains(out.x_adv, x).all()
-    assert (out.x_adv != x).any() or case.entry.minimal
-    assert torch.equal(out.success, labels(model, out.x_adv.to(weights)) != y)
 
 
 class Preparing(nn.Module):
@@ -52,36 +35,28 @@ class Preparing(nn.Module):
         return logits.to(x.dtype)
 
 
-@pytest.mark.covered("formats", FORMATS)
-def test_images_reach_a_model_that_takes_them_as_they_are(
-    case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype]
-) -> None:
-    """Rounded to the precision of its weights first, they would be other images than the caller's."""
-    weights, pixels = formats
-    model, x, y = labeled(Preparing(weights), images(8, dtype=torch.float32).to(pixels))
+KINDS: dict[str, Any] = {"cast": mlp, "as it is": Preparing}
+
+
+@pytest.mark.covered("formats", [(*each, kind) for kind in KINDS for each in FORMATS])
+def test_formats(case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype, str]) -> None:
+    """Points are images of the precision of x; ball and box hold in it, and a success is one of theirs.
+
+    Rounded to the precision of its weights, they would be other images than the caller's to a net that takes
+    them as they are.
+    """
+    weights, pixels, kind = formats
+    model, x = KINDS[kind](dtype=weights), images(8, dtype=torch.float32).to(pixels)
+    y = labels(model, x if kind == "as it is" else x.to(weights))
+    # whose ball holds few numbers of half precision
     threat = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
-    model.seen.clear()
+    Preparing.seen.clear()
     out = case(model, x, y, threat)
-    # a search in half precision goes on in float32
-    assert pixels in model.seen <= {pixels, torch.float32}
+    assert out.x_adv.dtype == pixels
+    assert out.x_adv.isfinite().all()
     assert threat.contains(out.x_adv, x).all()
-    assert torch.equal(out.success, labels(model, out.x_adv) != y)
-
-
-class OneSize(Preparing):
-    """Takes batches of one size alone, as exported programs do."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) != 8:
-            raise ValueError(f"8 rows, got {len(x)}")
-        return super().forward(x + (x.dtype == torch.float32))
-
-
-def test_images_reach_a_model_of_one_batch_size_as_they_are() -> None:
-    model, x = OneSize(torch.float64), images(8, dtype=torch.float32)
-    frozen = fa.freeze(model)
-    assert torch.equal(frozen.verdict(x), model(x))
-    assert frozen.forwards == 8 + 2 + 2 + 8
-    cast = OneSize(torch.float64)
-    cast.forward = lambda x: cast.net(x) if len(x) == 8 else 1 / 0  # type: ignore[method-assign]
-    assert torch.equal(fa.freeze(cast).verdict(x), cast(x.double()))
+    assert (out.x_adv != x).any() or case.entry.minimal
+    # a search in half precision goes on in float32
+    assert kind == "cast" or pixels in Preparing.seen <= {pixels, torch.float32}
+    shown = out.x_adv if kind == "as it is" else out.x_adv.to(weights)
+    assert torch.equal(out.success, labels(model, shown) != y)

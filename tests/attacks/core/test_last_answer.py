@@ -1,7 +1,6 @@
 """Steps over points where the model has no finite logits, and what such points leave alone."""
 
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import fastadv as fa
 from fastadv.attacks import Status, core
 from fastadv.threat import THREATS, Linf
 from tests.attacks import nets
+from tests.attacks.contract.cases import NAMED, norm_of
 
 RADIUS = {"linf": 0.6, "l2": 2.4, "l1": 8.0, "l0": 10}
 # short, but long enough to break every sample where all logits are finite
@@ -21,8 +21,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lbfgs": {"steps": 20, "searches": 3},
 }  # fmt: skip
 BUDGET = "pgd", "bim", "mim", "apgd"
-CASES = [(name, norm, torch.float32) for name in SETTINGS for norm in fa.attacks.ATTACKS[name].norms]
-CASES += [(name, "linf", dtype) for name in ("pgd", "fmn") for dtype in (torch.float16, torch.bfloat16)]
+CASES = [
+    (name, norm_of(NAMED[name], "band", width), torch.float32, width)
+    for name in SETTINGS
+    for width in (0.35, 0.05)
+]
+CASES += [(name, "linf", dtype, 0.35) for name in ("pgd", "fmn") for dtype in (torch.float16, torch.bfloat16)]
 
 
 class Band(nn.Module):
@@ -47,8 +51,7 @@ def outside(width: float, count: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [0.35, 0.05])
-@pytest.mark.parametrize(("name", "norm", "dtype"), CASES)
+@pytest.mark.parametrize(("name", "norm", "dtype", "width"), CASES)
 def test_a_band_without_answers_at_the_boundary_is_stepped_over(
     name: str, norm: str, dtype: torch.dtype, width: float
 ) -> None:
@@ -84,14 +87,18 @@ def looks(rule: core.Rule, x: Tensor, loss: Any = margin) -> Any:
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_a_point_without_finite_logits_repeats_the_last_answer(narrow: bool) -> None:
-    x, found = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), []
+    x, found, rows = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), [], []
     places = [[0.5, 0.0], [1.0, 1.0]], *[[[2.0, 0.0], [0.0, 1.0]]] * 3, [[1.0, 0.0], [2.0, 0.0]]
 
     def rule(search: core.Search) -> None:
         for place in places:
             found.append(search.gradient(torch.tensor(place), narrow=narrow))
+        for place in places[:2]:
+            rows.append(search.jacobian(torch.tensor(place), torch.eye(2).expand(2, 2, 2)))
 
     out = looks(rule, x)
+    torch.testing.assert_close(rows[1].logits, torch.tensor([[5.0, 0.25], [5.0, 1.0]]))
+    torch.testing.assert_close(rows[1].gradients[:, 1], torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
     for look in found[1:4]:
         torch.testing.assert_close(look.loss, torch.tensor([-4.75, -4.0]))
         torch.testing.assert_close(look.logits, torch.tensor([[5.0, 0.25], [5.0, 1.0]]))
@@ -101,18 +108,6 @@ def test_a_point_without_finite_logits_repeats_the_last_answer(narrow: bool) -> 
     # what stands in for an answer does not compete for the best point
     assert out.status.tolist() == [Status.FAILED] * 2
     torch.testing.assert_close(out.x_adv, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
-
-
-def test_so_does_a_jacobian() -> None:
-    found, both = [], torch.eye(2).expand(2, 2, 2)
-
-    def rule(search: core.Search) -> None:
-        for place in ([[0.5, 0.0], [1.0, 1.0]], [[2.0, 0.0], [0.0, 1.0]]):
-            found.append(search.jacobian(torch.tensor(place), both))
-
-    looks(rule, torch.zeros(2, 2))
-    torch.testing.assert_close(found[1].logits, torch.tensor([[5.0, 0.25], [5.0, 1.0]]))
-    torch.testing.assert_close(found[1].gradients[:, 1], torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
 
 
 def test_where_there_was_no_answer_the_way_back_is_halved() -> None:
@@ -130,79 +125,6 @@ def test_where_there_was_no_answer_the_way_back_is_halved() -> None:
     assert not found[1].gradients.any()
 
 
-class Islands(nn.Module):
-    """Two classes that meet at 0.9, without an answer where x lies in one of the holes."""
-
-    seen: ClassVar[list[float]] = []  # by all copies
-
-    def __init__(self, *holes: tuple[float, float]) -> None:
-        super().__init__()
-        self.holes = holes
-        self.seen.clear()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach()[0, 0].item())
-        hole = torch.stack([(x[:, 0] > low) & (x[:, 0] < high) for low, high in self.holes]).any(0)
-        return torch.where(hole[:, None], torch.nan, torch.stack([0.9 - x[:, 0], x[:, 0] - 0.9], 1))
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("general", [False, True])
-def test_steps_cross_a_band_and_come_back_from_a_start_without_answer(norm: str, general: bool) -> None:
-    threat, x, y = THREATS[norm](1.0, (-9.0, 9.0)), torch.zeros(1, 1), torch.tensor([0])
-    options: dict[str, Any] = {"stop_early": False, "loss": "margin", "step_size": 0.25}
-    options |= {"mask": torch.ones(1, 1, dtype=torch.bool)} if general else {}
-    model = Islands((0.2, 0.9))
-    out = fa.attacks.pgd(model, x, y, threat, steps=4, random_start=False, **options)
-    assert out.status.tolist() == [Status.BROKEN]
-    steps = [each for each in model.seen if each]
-    torch.testing.assert_close(torch.tensor(steps[:4]), torch.tensor([0.25, 0.5, 0.75, 1.0]))
-    model = Islands((-9.0, -0.1), (0.1, 9.0))
-    fa.attacks.pgd(model, x, y, threat, steps=6, seed=1, **options)
-    start, *way = [each for each in model.seen if each]
-    halves = next(k for k in range(9) if abs(start / 2**k) <= 0.1)
-    assert halves > 1
-    expected = [start / 2**k for k in range(1, halves + 1)]
-    torch.testing.assert_close(torch.tensor(way[:halves]), torch.tensor(expected))
-    assert abs(way[halves] - way[halves - 1] - 0.25) < 1e-6  # on along the first gradient
-
-
-def nan_near(count: int = 20) -> tuple[nn.Module, Tensor, Tensor]:
-    """A net of images with black pixels that has no answer at many random starts."""
-    x = nets.images(400, dtype=torch.float32)
-    x = torch.where(x < 0.4, 0.0, x)
-    model = Band(0.4).eval()
-    x = x[Band(0.41)(x).isfinite().all(1)][:count]
-    return model, x, model(x).argmax(1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pgd", "mim", "apgd"])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_no_sample_knows_how_its_mates_are_searched(name: str, norm: str) -> None:
-    """One question, asked alone, in batches, behind a mask that hides nothing, in a table, and frozen."""
-    model, x, y = nan_near()
-    run, ids = partial(fa.attacks.ATTACKS[name].run, steps=20), torch.arange(len(x))
-    threat = THREATS[norm](RADIUS[norm])
-
-    def together(size: int, model: Any = model, **options: Any) -> Tensor:
-        parts = zip(x.split(size), y.split(size), ids.split(size), strict=True)
-        return torch.cat([run(model, *part[:2], threat, ids=part[2], **options).x_adv for part in parts])
-
-    whole = together(20)
-    masked = together(20, mask=torch.ones_like(x[:1], dtype=torch.bool))
-    for other in (together(1), together(7), masked):
-        torch.testing.assert_close(other, whole, rtol=0, atol=1e-6)
-    table = fa.evaluate(model, (x, y), {name: partial(run, threat=threat)}, batch_size=8, keep_samples=True)
-    assert table.samples is not None
-    broken = table[name].broken
-    assert broken.sum() > len(x) / 2
-    torch.testing.assert_close(table.samples.x_adv[broken], whole[broken], rtol=0, atol=1e-6)
-    torch.testing.assert_close(together(20, fa.freeze(model)), whole)
-    unanswered = model(threat.random_start(x, ids=ids)).isnan().any(1).sum()
-    assert unanswered > 3
-
-
 def test_another_run_knows_no_answer_of_the_last() -> None:
     found = []
 
@@ -213,33 +135,3 @@ def test_another_run_knows_no_answer_of_the_last() -> None:
 
     looks(rule, torch.tensor([[0.5, 0.0]]))
     assert not found[0].any()
-
-
-class Marked(nn.Module):
-    """A band without answers for the samples that have a mark above 1/2, to which the net is blind."""
-
-    def __init__(self, width: float) -> None:
-        super().__init__()
-        self.net = Band(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.net(x[:, 1:])
-        return torch.where(x[:, :1] > 0.5, logits, self.net.net(x[:, 1:]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "norm"),
-    [("pgd", "linf"), ("pgd", "l2"), ("mim", "linf"), ("apgd", "linf"), ("fmn", "l2"), ("fab", "l2")],
-)
-def test_a_sample_without_answers_changes_no_other(name: str, norm: str) -> None:
-    _, x, y = outside(0.35)
-    mark = torch.arange(len(x)) % 2
-    x = torch.cat([mark[:, None].to(x), x.flatten(1)], 1)
-    options = {**SETTINGS[name], **({"stop_early": False} if name in BUDGET else {})}
-    outs = [
-        fa.attacks.ATTACKS[name].run(Marked(w).eval(), x, y, THREATS[norm](RADIUS[norm] / 2), **options)
-        for w in (0.35, 0.0)
-    ]
-    assert torch.equal(outs[0].x_adv[mark == 0], outs[1].x_adv[mark == 0])
-    assert not torch.equal(outs[0].x_adv[mark == 1], outs[1].x_adv[mark == 1])

@@ -1,23 +1,25 @@
 """The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv._waiting import may_leave, surely_finite
-from fastadv.attacks import Status, bim, last_iterate, mim, pgd
-from fastadv.attacks.core import ConfidentlyWrong, run
+from fastadv._waiting import may_leave
+from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
+from fastadv.attacks.core import run
 from fastadv.attacks.core.loop import Loop
-from fastadv.attacks.core.record import Record, Rows
+from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.special import edge
 from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
 from fastadv.threat import L2, Linf
 
-from ..nets import RADIUS, Case, convnet, images, labeled, labels, mlp, threat
+from ..nets import RADIUS, convnet, images, labeled, labels, mlp, threat
+from ..watched import watched
 
 
 def test_segment_lengths() -> None:
@@ -41,20 +43,15 @@ def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
     assert one.x_adv[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
-@pytest.mark.slow
-def test_per_sample_step_size(attack: Case, norm: str) -> None:
-    if not attack.takes("step_size"):
-        pytest.skip("its step is the radius")
-    model, x, y = labeled(mlp(), images(12))
-    size = torch.linspace(0.1, 1, 12, dtype=torch.float64) * RADIUS[norm] / 2
-    if norm == "l0":
-        size = torch.linspace(1, 3, 12, dtype=torch.float64)
-    out = attack(model, x, y, threat(norm), step_size=size)
-    for i in (0, 5, 11):
-        one = attack(
-            model, x[i : i + 1], y[i : i + 1], threat(norm), step_size=float(size[i]), ids=torch.tensor([i])
-        )
-        torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv)
+@pytest.mark.parametrize(("ascent", "way"), [(bim, "l1"), (mim, "linf"), (pgd, "l2"), (pgd, "l0")])
+def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str) -> None:
+    model, x, y = labeled(mlp(), images(6))
+    least, most = (1, 3) if way == "l0" else (0.05 * RADIUS[way], RADIUS[way] / 2)
+    size = torch.linspace(least, most, 6, dtype=torch.float64)
+    out = ascent(model, x, y, threat(way), steps=5, step_size=size)
+    for i in torch.arange(6).split(1):
+        one = ascent(model, x[i], y[i], threat(way), steps=5, step_size=float(size[i]), ids=i)
+        torch.testing.assert_close(out.x_adv[i], one.x_adv)
 
 
 @pytest.mark.parametrize(
@@ -65,24 +62,16 @@ def test_the_best_point_is_a_success_and_then_the_largest_loss(
 ) -> None:
     """Of all points shown to the model, in three restarts with steps too long for the loss to rise."""
     monkeypatch.setattr(edge, "kinks", lambda points, *given: torch.zeros(2, len(points)).unbind())
-    net, x, seen = mlp(4), images(20), []
-    y = labels(net, x)
-    targets = (y + 1) % 4 if targeted else None
-
-    def model(z: Tensor) -> Tensor:
-        seen.append(z.detach().clone())
-        logits: Tensor = net(z)
-        return logits
-
-    inside = Linf(0.3)
-    out = bim(
-        model, x, y, inside, steps=5, step_size=0.25, restarts=3, targets=targets, loss=loss, stop_early=False
-    )
-    points = torch.stack(seen[:-1])  # the first pass is the clean one
+    net, x, y = labeled(mlp(4), images(20))
+    model, seen = watched(net)
+    goal = {"targets": (y + 1) % 4} if targeted else {}
+    given = {"steps": 5, "step_size": 0.25, "restarts": 3, "loss": loss, "stop_early": False}
+    out = bim(model, x, y, Linf(0.3), **given, **goal)
+    points = torch.stack(seen[1:-1])  # the first pass is the clean one, the last the verdict
     assert len(points) == 3 * 6
     logits = torch.stack([net(z).detach() for z in points])
-    value = torch.stack([loss_value(rows, y, loss, targets) for rows in logits])
-    success = logits.argmax(2) != y if targets is None else logits.argmax(2) == targets
+    value = torch.stack([loss_value(rows, y, loss, *goal.values()) for rows in logits])
+    success = logits.argmax(2) == goal["targets"] if targeted else logits.argmax(2) != y
     best = torch.where(success, value, value - 1e6).argmax(0)
     assert len(set(best.tolist())) > 2
     assert out.success.any()
@@ -129,122 +118,49 @@ def test_zero_steps_return_the_start() -> None:
 
 @pytest.mark.slow
 def test_default_steps() -> None:
-    model, x = mlp(), images(6)
-    y, inside = labels(model, x), Linf(0.2)
+    question = (*labeled(mlp(), images(6)), Linf(0.2))
     for attack, size in ((pgd, 0.05), (bim, 0.025), (mim, 0.02)):
-        by_default, by_hand = (
-            attack(model, x, y, inside, steps=10, **given) for given in ({}, {"step_size": size})
-        )
+        by_default, by_hand = attack(*question, steps=10), attack(*question, steps=10, step_size=size)
         torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
-
-
-@pytest.mark.parametrize(
-    ("scale", "dtype", "options"),
-    [
-        (1.0, torch.float32, {"loss": "margin"}),
-        (1.0, torch.float32, {"loss": "cw", "targets": True}),
-        (
-            300.0,
-            torch.float32,
-            {"loss": "ce"},
-        ),  # which is exactly 0 where the margin still tells points apart
-        (0.1, torch.float32, {"loss": "ce_sharp", "targets": True}),
-        (1.0, torch.float32, {"loss": "bce"}),
-        (1.0, torch.float32, {"loss": "margin", "aimed": True}),
-        (1.0, torch.float64, {"loss": "margin"}),
-        (3.0, torch.float32, {"loss": "margin", "criterion": ConfidentlyWrong(0.6)}),
-        (1.0, torch.float32, {"loss": "margin", "minimum": True}),
-    ],
-    ids=str,
-)
-def test_scores_judged_at_once_are_those_of_single_calls(
-    scale: float, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net, x = mlp(dtype=torch.float32), 0.85 * images(24, dtype=torch.float32)
-    with torch.no_grad():
-        net[3].weight.mul_(scale)
-    y, made, reach = labels(net, x), [], Linf(torch.linspace(0.05, 0.95, 24))
-    targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
-    kept = {name: value for name, value in options.items() if name != "aimed"}
-
-    def model(x: Tensor) -> Tensor:
-        out: Tensor = net(x).to(dtype)
-        out[x[:, 0, 0, 0] > 0.9, 0] = torch.nan
-        return out
-
-    def rule(search: Search[Rows]) -> None:
-        if "aimed" in options:
-            search.aims = (search.y + 1) % 3
-        for draw in range(20):
-            look = search.score(reach.random_start(search.x, draw, search.ids))
-            made.extend((look.x_adv, look.loss, look.logits, look.adversarial))
-
-    for at_once in (True, False):
-        if not at_once:
-            monkeypatch.setattr(Loop, "of", lambda search: None)
-        out = run(model, x, y, Linf(0.9), rule, **(kept | targeted))
-        made.extend((out.x_adv, out.status, out.loss, out.distance))
-    half = len(made) // 2
-    for one, other in zip(made[:half], made[half:], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)
-    assert {Status.BROKEN, Status.HELD} <= {*out.status.tolist()}
 
 
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize(
-    "options",
+    ("ascent", "options"),
     [
-        {},
-        {"loss": "ce"},
-        {"loss": "dlr", "targets": True},
-        {"loss": lambda z, y, targets: z.logsumexp(1), "step_size": torch.linspace(0.01, 0.1, 24)},
-        {"attack": mim},
-        {"targets": True, "attack": mim},
-        {"threat": L2(1.0)},
+        (pgd, {}), (pgd, {"loss": "ce"}), (pgd, {"loss": "dlr", "targets": None}), (mim, {}),
+        (pgd, {"loss": lambda z, y, targets: z.logsumexp(1), "step_size": torch.linspace(0.01, 0.1, 24)}),
+        (mim, {"targets": None}), (pgd, {"threat": L2(1.0)}),
     ],
-    ids=["default", "ce", "targets", "own", "mim", "targeted", "L2"],
-)
+    ids=["default", "ce", "targets", "mim", "own", "targeted", "L2"],
+)  # fmt: skip
 def test_steps_judged_at_once_are_those_of_single_calls(
-    options: dict[str, Any], early: bool, monkeypatch: pytest.MonkeyPatch
+    ascent: Callable[..., AttackResult],
+    options: dict[str, Any],
+    early: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """To the bit, where the loss of sure samples is 0, and gradients are not always finite."""
     net, x = mlp(dtype=torch.float32), images(24, dtype=torch.float32)
     with torch.no_grad():
         net[3].weight.mul_(300)
 
-    class Partly(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            place = x[:, 0, 0, :1]
-            return net(x) + ((0.8 - place) * (place < 0.8)).sqrt()
+    def model(x: Tensor) -> Tensor:
+        place = x[:, 0, 0, :1]
+        return net(x) + ((0.8 - place) * (place < 0.8)).sqrt()
 
     y = labels(net, x)
-    targeted = {"targets": (y + 1) % 3} if "targets" in options else {}
-    made = []
-    attack = options.get("attack", pgd)
-    for at_once in (True, False):
-        if not at_once:
-            monkeypatch.setattr(Loop, "of", lambda search: None)
-        kept = {name: value for name, value in options.items() if name != "attack"} | targeted
-        threat = kept.pop("threat", Linf(0.2))
-        out = attack(Partly(), x, y, threat, steps=12, stop_early=early, **kept)
-        made.append({name: value for name, value in vars(out).items() if isinstance(value, Tensor)})
-    for name, value in made[0].items():
-        torch.testing.assert_close(value, made[1][name], rtol=0, atol=0, equal_nan=True, msg=name)
-    assert {Status.BROKEN, *([] if "threat" in options else [Status.FAILED])} <= {*out.status.tolist()}
-
-
-def steep(x: Tensor) -> Tensor:
-    """An infinite logit where the second coordinate is > 1/2."""
-    far = torch.where(x[:, 1] > 0.5, torch.inf, 0.0)
-    return torch.stack([1 + x[:, 2], x[:, 0].sqrt() + x[:, 1] + far], 1)
-
-
-class Cliff(nn.Module):
-    """The gradient of the second logit where x is 0: infinite either way, NaN, and 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        up, down, nowhere, slope = x.unbind(1)
-        return torch.stack([1 + 0 * slope, up.sqrt() - down.sqrt() + 0 * nowhere.sqrt() + slope], 1)
+    given = {"threat": Linf(0.2), **options, "steps": 12, "stop_early": early}
+    if "targets" in given:
+        given["targets"] = (y + 1) % 3
+    at_once = ascent(model, x, y, **given)
+    monkeypatch.setattr(Loop, "of", lambda search: None)
+    single = ascent(model, x, y, **given)
+    for name, value in vars(single).items():
+        if isinstance(value, Tensor):
+            same = torch.equal(getattr(at_once, name).nan_to_num(-7.0), value.nan_to_num(-7.0))
+            assert same, name
+    assert {Status.BROKEN, *([] if "threat" in options else [Status.FAILED])} <= {*single.status.tolist()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -254,6 +170,11 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(
 ) -> None:
     found: list[Tensor] = []
 
+    def model(x: Tensor) -> Tensor:
+        """The gradient of the second logit where x is 0: infinite either way, NaN, and 1."""
+        up, down, nowhere, slope = x.unbind(1)
+        return torch.stack([1 + 0 * slope, up.sqrt() - down.sqrt() + 0 * nowhere.sqrt() + slope], 1)
+
     def rule(search: Search) -> None:
         both = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=dtype).expand(len(search.x), 2, 2)
         found.append(search.gradient(search.start(), "margin").gradient)
@@ -262,32 +183,11 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(
     x, y = torch.zeros(2, 4, dtype=dtype), torch.zeros(2, dtype=torch.long)
     mask = torch.tensor([[True, True, True, True], [True, True, True, not masked]])
     x[1, 2] = 0.5  # whose gradient is finite there
-    out = run(Cliff(), x, y, Linf(0.1), rule, loss="margin", mask=mask if masked else None)
+    out = run(model, x, y, Linf(0.1), rule, loss="margin", mask=mask if masked else None)
     assert (out.status == Status.FAILED).all()
     expected = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, float(not masked)]], dtype=dtype)
     for gradient, sign in zip(found, (1, 1, -1), strict=True):
         assert torch.equal(gradient, sign * expected)
-
-
-def test_a_gradient_stays_in_bfloat16_where_the_rule_allows_it() -> None:
-    model, found = nn.Sequential(nn.Linear(4, 2)).eval(), []
-
-    def rule(search: Search) -> None:
-        found.extend(search.gradient(search.x, narrow=narrow).gradient.dtype for narrow in (False, True))
-
-    x = torch.rand(2, 4)
-    y = model(x).argmax(1)
-    run(freeze(model, "bf16"), x, y, Linf(0.0), rule)
-    run(freeze(model.half()), x.half(), y, Linf(0.0), rule)
-    assert found == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
-
-
-class Slope(nn.Module):
-    """The first logit, the largest below 1/2, is 1 plus the first coordinate."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = 1 + x[:, 0]
-        return torch.stack([first, torch.where(x[:, 0] > 0.5, 2 * first, 0 * first)], 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -296,11 +196,15 @@ def test_what_is_not_judged_is_not_kept(how: str, dtype: torch.dtype) -> None:
     """Nor is it rounded as what may be returned is."""
     x, looks = torch.full((2, 3), 0.2, dtype=dtype), []
 
+    def model(x: Tensor) -> Tensor:
+        first = 1 + x[:, 0]
+        return torch.stack([first, 2 * first * (x[:, 0] > 0.5)], 1)
+
     def rule(search: Search) -> None:
         looks.append(getattr(search, how)(torch.full_like(search.x, 0.6), judge=False))
         search.decide(search.x)
 
-    out = run(Slope(), x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
+    out = run(model, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
     assert looks[0].adversarial.all()
     assert looks[0].seen is looks[0].x_adv
     assert out.status.tolist() == [Status.HELD] * 2
@@ -311,6 +215,10 @@ def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
     """Though its loss, which does not read that logit, is finite and larger."""
     x, found, finite = torch.full((2, 3), 0.25), [], torch.tensor([0.0, 0.1, 0.0])
 
+    def model(x: Tensor) -> Tensor:
+        far = torch.where(x[:, 1] > 0.5, torch.inf, 0.0)
+        return torch.stack([1 + x[:, 2], x[:, 0].sqrt() + x[:, 1] + far], 1)
+
     def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return -logits[:, 0]
 
@@ -318,7 +226,7 @@ def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
         for step in (torch.tensor([0.0, 0.4, -0.1]), finite):
             found.append(search.decide(search.x + step).adversarial)
 
-    out = run(steep, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss, stop_early=False)
+    out = run(model, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss, stop_early=False)
     assert not found[0].any()
     assert out.status.tolist() == [Status.FAILED] * 2
     torch.testing.assert_close(out.x_adv, x + finite)
@@ -328,21 +236,15 @@ def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
 def test_one_gradient_is_enough(places: tuple[float, ...], flat: bool) -> None:
     """A later gradient of zero does not take the place of the largest."""
 
-    class Bent(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.stack([torch.ones(len(x)), (x[:, 0] - 0.5).relu()], 1)
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([torch.ones(len(x)), (x[:, 0] - 0.5).relu()], 1)
 
     def rule(search: Search) -> None:
         for place in places:
             search.gradient(torch.full_like(search.x, place), "margin")
 
-    out = run(Bent(), torch.full((2, 3), 0.3), torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
+    out = run(model, torch.full((2, 3), 0.3), torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
     assert out.zero_gradient.tolist() == [flat] * 2
-
-
-def test_sizes_that_are_known_to_be_finite() -> None:
-    for sizes, known in (([0.0, 1e38], True), ([], True), ([1, torch.inf], False), ([torch.nan, 1], False)):
-        assert surely_finite(torch.tensor(sizes)) == known
 
 
 def test_a_sample_that_met_a_nan_has_no_zero_gradient() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import Beyond, Criterion, Share, Signs, Unless
+from fastadv.attacks import Beyond, ConfidentlyWrong, Criterion, OutsideTopK, Share, Signs, Unless
 
-from ..nets import images, seed_cpu
+from ..nets import images, linear, mlp
 
 IGNORE = 9
 Judge = Callable[[Tensor, Any], Tensor]  # (outputs, labels) -> bool [B]
@@ -42,11 +42,6 @@ def _wrong_share(outputs: Tensor, y: Tensor) -> Tensor:
     return wrong.flatten(1).sum(1) / counts.flatten(1).sum(1)
 
 
-def _right_share(outputs: Tensor, y: Tensor) -> Tensor:
-    counts = y != IGNORE
-    return ((outputs.argmax(1) == y) & counts).flatten(1).sum(1) / counts.flatten(1).sum(1)
-
-
 def _away(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().flatten(1).sum(1).sqrt()
 
@@ -55,21 +50,15 @@ def _cosine(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs * y).sum(1) / (outputs.norm(dim=1) * y.norm(dim=1))
 
 
-def _net(out: int) -> nn.Sequential:
-    seed_cpu(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, out)).double()
-    with torch.no_grad():
-        net[3].weight.mul_(4)
-    return net.eval()
-
-
 @cache
 def kinds() -> dict[str, Kind]:
-    x = images(6)
-    tags, dense, numbers = _net(4), nn.Sequential(nn.Conv2d(1, 3, 3, padding=1)).double().eval(), _net(2)
+    x, steep = images(6), linear(5).double()
+    tags, dense, numbers = mlp(4), nn.Sequential(nn.Conv2d(1, 3, 3, padding=1)).double().eval(), mlp(2)
     with torch.no_grad():
         held, seen, at_x = (tags(x) > 0).long(), dense(x).argmax(1), numbers(x)
         classes = tags(x).argmax(1)
+        steep[1].weight.mul_(5)
+        first, second = steep(x).topk(2).indices.unbind(1)
     held[:, 0] = -1
     flipped = torch.where(held == -1, held, 1 - held)
     flipped[:, 1:3] = held[:, 1:3]
@@ -77,8 +66,7 @@ def kinds() -> dict[str, Kind]:
     y[:, 0, :2] = IGNORE
     none = torch.full_like(seen[:1], 0).expand_as(seen).clone()
     none[:, 0, :2] = IGNORE
-    reject = 3
-    known = torch.where(classes == reject, 0, classes)
+    known = torch.where(classes == 3, 0, classes)
     return {
         "signs": Kind(
             tags, x, held, Signs(), lambda z, y: _wrong_signs(z, y).any(1),
@@ -89,7 +77,7 @@ def kinds() -> dict[str, Kind]:
         ),
         "share": Kind(
             dense, x, y, Share(0.5, ignore=IGNORE), lambda z, y: _wrong_share(z, y) >= 0.5,
-            none, lambda z, t: _right_share(z, t) >= 0.5,
+            none, lambda z, t: _wrong_share(z, t) <= 0.5,
         ),
         "numbers": Kind(
             numbers, x, at_x + 0.1, Beyond(0.3), lambda z, y: _away(z, y) > 0.3,
@@ -99,6 +87,14 @@ def kinds() -> dict[str, Kind]:
             numbers, x, None, Beyond(0.1, by="cosine"), lambda z, _: _cosine(z, at_x[: len(z)]) < 0.9
         ),
         "unless": Kind(
-            tags, x, known, Unless(reject), lambda z, y: (z.argmax(1) != y) & (z.argmax(1) != reject)
+            tags, x, known, Unless(3), lambda z, y: (z.argmax(1) != y) & (z.argmax(1) != 3)
+        ),
+        "sure": Kind(
+            steep, x, first, ConfidentlyWrong(0.7),
+            lambda z, y: (z.argmax(1) != y) & (z.softmax(1).amax(1) >= 0.7),
+            second, lambda z, t: z.softmax(1).gather(1, t[:, None])[:, 0] >= 0.7,
+        ),
+        "top 2": Kind(
+            steep, x, first, OutsideTopK(2), lambda z, y: ~(z.topk(2).indices == y[:, None]).any(1)
         ),
     }  # fmt: skip

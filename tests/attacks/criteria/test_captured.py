@@ -24,8 +24,10 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize("run", [attack("pgd"), attack("apgd", steps=50), attack("mim", L2)])
-@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize(
+    ("case", "run"),
+    [("signs", attack("apgd", steps=50)), ("share", attack("pgd")), ("beyond", attack("mim", L2))],
+)
 def test_replays_find_what_steps_find(
     case: str,
     run: Attack,

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from functools import partial
 from itertools import permutations
 
 import pytest
@@ -20,23 +19,19 @@ TAGS = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
 for each in (DENSE, TAGS[1]):
     torch.manual_seed(0)
     each.reset_parameters()
-INFINITE = fa.L2(math.inf)
 
 
-@pytest.mark.parametrize("run", [fa.attacks.pgd, partial(fa.attacks.fmn, threat=INFINITE)])
 @pytest.mark.parametrize(
-    ("model", "y", "criterion"),
-    [
-        (DENSE, DENSE(X).argmax(1), Share(0.3)),
-        (TAGS, (TAGS(X) > 0).long(), Signs()),
-        (TAGS, None, Beyond(0.1)),
-    ],
-)
-def test_no_samples_are_no_error(model: nn.Module, y: Tensor | None, criterion: object, run: object) -> None:
-    options = {} if isinstance(run, partial) else {"threat": fa.Linf(0.1)}
-    out = run(model, X[:0], None if y is None else y[:0], criterion=criterion, **options)
-    assert out.success.shape == (0,)
-    assert out.x_adv.shape == (0, 1, 6, 6)
+    ("model", "criterion", "shape"),
+    [(DENSE, Share(0.3), (6, 6)), (TAGS, Signs(), (3,)), (TAGS, Beyond(0.1), None),
+     (TAGS, OutsideTopK(2), ()), (TAGS, ConfidentlyWrong(0.9), ()), (TAGS, None, ())],
+)  # fmt: skip
+def test_no_samples_are_no_error(model: nn.Module, criterion: object, shape: tuple[int, ...] | None) -> None:
+    y = None if shape is None else torch.zeros(0, *shape).long()
+    for run in (fa.attacks.pgd, fa.attacks.fmn):
+        out = run(model, X[:0], y, fa.Linf(math.inf if run is fa.attacks.fmn else 0.1), criterion=criterion)
+        assert out.success.shape == out.loss.shape == (0,)
+        assert out.x_adv.shape == (0, 1, 6, 6)
 
 
 def test_targets_do_not_count_where_labels_are_ignored() -> None:
@@ -65,12 +60,6 @@ def test_a_criterion_at_positions_asks_what_the_model_means() -> None:
     wrong = (best >= 0.5) & (model(out.x_adv).argmax(1) != y)
     assert torch.equal(out.success, wrong.flatten(1).double().mean(1) >= 0.1)
     assert out.success.any()
-
-
-def test_who_abstains_needs_a_third_class() -> None:
-    two = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
-    with pytest.raises(InputError, match="three classes or more with Unless"):
-        fa.attacks.pgd(two, X, torch.zeros(4).long(), fa.Linf(0.1), criterion=Unless(1))
 
 
 def figures(criterion: Criterion, outputs: Tensor, y: Tensor) -> dict[str, float]:
@@ -133,10 +122,14 @@ def test_what_calls_the_callers_functions_is_not_replayed(
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_of_equal_logits_the_first_are_the_largest(k: int) -> None:
     """As the decision is the first of them."""
-    levels = torch.randint(0, 3, (40, 5), generator=torch.Generator().manual_seed(k)).float()
+    levels = torch.randint(0, 3, (40, 50), generator=torch.Generator().manual_seed(k)).float()
     order = levels.argsort(dim=1, descending=True, stable=True)
     for place in range(5):
         assert OutsideTopK(k).met(levels, order[:, place], None).tolist() == [place >= k] * 40
+    assert torch.equal(Criterion().rivals(levels, order[:, 0]), order[:, 1:])
+    some = (order[:, 0] != 49) & (order[:, -1] != 49)
+    rivals = Unless(-1).rivals(levels[some], order[some, 0])
+    assert rivals.tolist() == [[each for each in row if each != 49] for row in order[some, 1:].tolist()]
 
 
 def test_positions_that_are_ignored_never_meet_a_lead() -> None:
@@ -144,25 +137,6 @@ def test_positions_that_are_ignored_never_meet_a_lead() -> None:
     y = torch.tensor([[[0, 0, 255, 255]]])
     for share, met in ((0.5, True), (0.6, False)):
         assert Share(share, of=WrongBy(1.0), ignore=255).met(logits, y, None).item() is met
-
-
-def test_of_points_with_as_many_wrong_the_loss_decides() -> None:
-    y = DENSE(X).argmax(1)
-    share = Share(1.0)
-    way = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1, 1, 1)
-    near, far = X, (X + 1e-4 * way).clamp(0, 1)
-    losses = [share.loss("ce")(DENSE(each), y, None) for each in (near, far)]
-    stronger = (losses[1] > losses[0])[:, None, None, None]
-    assert stronger.unique().numel() == 2  # a test of both orders
-    assert torch.equal(DENSE(far).argmax(1), y)
-
-    def rule(search: fa.attacks.core.Search) -> None:
-        for points in (near, far):
-            search.score(points.clone())
-
-    loss = share.loss("ce")
-    out = fa.attacks.core.run(DENSE, X, y, fa.Linf(0.1), rule, criterion=share, loss=loss)
-    assert torch.equal(out.x_adv, torch.where(stronger, far, near))
 
 
 @pytest.mark.parametrize("labels", [1, 3])

@@ -4,12 +4,10 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis.strategies import floats, integers
-from torch import Tensor, nn, tensor
+from torch import Tensor, tensor
 
-import fastadv as fa
 from fastadv.attacks import Beyond, Share, Signs, Unless
 from fastadv.attacks.criteria.lead import lead
-from fastadv.evaluation.sums import figure, worst
 
 
 @pytest.mark.parametrize("reject", [1, -2])
@@ -79,16 +77,6 @@ def test_a_lead_keeps_what_is_wrong_and_lets_go_of_what_is_far_beyond() -> None:
     assert alone.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
 
 
-def test_errors_of_numbers_are_means_over_all_of_them() -> None:
-    outputs, y = tensor([[1.0, -2.0], [0.0, 4.0]]), torch.zeros(2, 2)
-    sums = {name: torch.stack(pair, 1) for name, pair in Beyond(1.0).figures(outputs, y).items()}
-    assert figure("MAE", sums["MAE"]) == pytest.approx(7 / 4)
-    assert figure("RMSE", sums["RMSE"]) == pytest.approx((21 / 4) ** 0.5)
-    other = {name: torch.stack(pair, 1) for name, pair in Beyond(1.0).figures(outputs.flip(0), y).items()}
-    assert worst([sums["MAE"], other["MAE"]], "MAE") == pytest.approx(2.0)  # the larger error of each sample
-    assert Beyond(1.0, by="cosine").figures(outputs, y) == {}
-
-
 @pytest.mark.parametrize("by", ["l2", "l1", "linf", "cosine"])
 def test_no_tolerance_rounds_the_loss_away(by: str) -> None:
     outputs, y = tensor([[3.0, 4.0], [3.0, 4.01]], requires_grad=True), tensor([[1.0, 2.0], [1.0, 2.0]])
@@ -110,13 +98,6 @@ def tags(count: int) -> tuple[Tensor, Tensor]:
     """Return outputs and labels of which row k has k wrong ones of `count`; two others are ignored."""
     y = (torch.arange(count)[None] >= torch.arange(count + 1)[:, None]).long()
     return torch.ones(count + 1, count + 2), torch.cat([y, torch.full((count + 1, 2), -1)], 1)
-
-
-@pytest.mark.slow
-def test_a_share_of_so_many_in_so_many_needs_no_more_and_no_fewer() -> None:
-    for count in range(1, 61):
-        met = torch.stack([Share(k / count).met(*tags(count), None) for k in range(1, count + 1)])
-        assert torch.equal(met, torch.arange(count + 1)[None] >= torch.arange(1, count + 1)[:, None])
 
 
 @pytest.mark.parametrize(
@@ -142,26 +123,6 @@ def test_of_many_positions_the_quotient_decides(count: int, share: float) -> Non
     for least in (share, round(share, 3) or 1e-3, max(round(share * count), 1) / count):
         needed = int(Share(least).decisions(z, z.long(), None)[1])
         assert needed / count >= least > (needed - 1) / count
-
-
-class Flipping(nn.Module):
-    """Of 50 positions, the first 15 are wrong from x = 0.5 on, the others never."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * x - 1 - 9.0 * (torch.arange(50) >= 15)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 50), (2, 1, 5, 10)], ids=["tags", "picture"])
-@pytest.mark.parametrize("name", ["pgd", "apgd", "sea", "segpgd", "fmn"])
-def test_every_search_ends_at_as_many_as_a_share_needs(name: str, shape: tuple[int, ...]) -> None:
-    x, y = torch.full(shape, 0.45), torch.zeros(shape).long()
-    model = nn.Sequential(nn.Flatten(), Flipping(), nn.Unflatten(1, shape[1:])).eval()
-    for least, broken in ((0.3, True), (0.3000001, False)):
-        attack, y = getattr(fa.attacks, name), y.squeeze(1)
-        out = attack(model, x, y, fa.Linf(0.1), steps=10, criterion=Share(least))
-        assert out.success.tolist() == [broken] * 2
-        assert out.correct.all()
 
 
 @pytest.mark.parametrize(("first", "unit"), [(1.0, 1.0), (9.0, 0.15 * 29 / 3), (1e-6, 20.000001 / 300)])

@@ -5,12 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import fastadv as fa
 from fastadv.attacks import Share, WrongBy
 from fastadv.attacks.core.ranking import ranked
-from fastadv.errors import InputError
 
 # three classes; position (0, 0) is wrong, (1, 1) is ignored, the others are right
 Z = torch.tensor(
@@ -97,27 +95,6 @@ def test_what_is_met_and_what_ranks() -> None:
         assert 1 <= float(ranked(torch.tensor([value]), met)) <= 2
 
 
-def test_figures() -> None:
-    """A hand count: class 0 is at two places, and right at one; class 1 has one of two, class 2 none."""
-    figures = SHARE.figures(Z, Y)
-    right, count = figures["pixel accuracy"]
-    assert (right.tolist(), count.tolist()) == ([[2]], [[3]])
-    both, either = figures["mean IoU"]
-    assert (both.tolist(), either.tolist()) == ([[1, 1, 0]], [[2, 2, 0]])
-
-
-def test_figures_of_many_images() -> None:
-    draw = torch.Generator().manual_seed(0)
-    z, y = torch.randn(5, 4, 6, 7, generator=draw), torch.randint(-1, 3, (5, 6, 7), generator=draw)
-    both, either = Share(0.5).figures(z, y)["mean IoU"]
-    decided = z.argmax(1)[y >= 0].numpy()
-    labels = y[y >= 0].numpy()
-    for label in range(4):
-        here, there = decided == label, labels == label
-        assert both.sum(0)[label] == (here & there).sum()
-        assert either.sum(0)[label] == (here | there).sum()
-
-
 def test_one_channel_is_two() -> None:
     z, y = torch.randn(2, 1, 3, 3), torch.randint(0, 2, (2, 3, 3))
     two = torch.cat([torch.zeros_like(z), z], 1)
@@ -137,40 +114,3 @@ def test_losses_where_a_softmax_underflows(far: float) -> None:
             (gradient,) = torch.autograd.grad(value.sum(), z)
             assert value.isfinite().all(), name
             assert gradient.isfinite().all(), name
-
-
-def test_ignored_positions_are_neither_right_nor_wrong() -> None:
-    """Whatever the model says there, nothing changes; half of the others is half of them."""
-    other = Z.clone()
-    other[:, :, 1, 1] = torch.tensor([-5.0, 5.0, 0.0])
-    for name in Share.losses:
-        loss = SHARE.loss(name)
-        assert torch.equal(loss(Z, Y, None), loss(other, Y, None))  # type: ignore[operator]
-    assert torch.equal(SHARE.decisions(Z, Y, None)[0], SHARE.decisions(other, Y, None)[0])
-    for name, (first, second) in SHARE.figures(Z, Y).items():
-        assert torch.equal(first, SHARE.figures(other, Y)[name][0])
-        assert torch.equal(second, SHARE.figures(other, Y)[name][1])
-
-
-def test_a_label_without_a_class_is_named() -> None:
-    """Others clamp 255 to the last class."""
-    model, x = nn.Conv2d(1, 3, 1), torch.rand(2, 1, 4, 4)
-    y = model(x).argmax(1)
-    y[0, 0, 0] = 255
-    for attack in (fa.attacks.pgd, fa.attacks.sea, fa.attacks.segpgd):
-        with pytest.raises(
-            InputError, match=r"y: expected classes 0 to 2, or ignore=-1, got 255; .*Share\(ignore"
-        ):
-            attack(model, x, y, fa.Linf(0.1), criterion=Share(0.5))
-        assert attack(model, x, y, fa.Linf(0.1), steps=1, criterion=Share(0.5, ignore=255)).correct.all()
-
-
-def test_a_kink_at_the_edge_of_the_box() -> None:
-    """A ReLU in front has no derivative at 0, where all pixels lie."""
-    net = nn.Sequential(nn.Hardtanh(0, 1), nn.Conv2d(1, 2, 1))
-    with torch.no_grad():
-        net[1].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
-        net[1].bias.copy_(torch.tensor([0.0, 0.1]))
-    x = torch.zeros(1, 1, 3, 3)
-    out = fa.attacks.bim(net, x, net(x).argmax(1), fa.Linf(0.2), criterion=Share(1.0))
-    assert out.success.all()

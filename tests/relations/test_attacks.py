@@ -1,0 +1,233 @@
+"""A question asked of an attack in two ways has one answer."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv.attacks import AttackResult, AutoAttackResult, Status, autoattack
+from fastadv.attacks.autoattack import VERSIONS
+from fastadv.threat import THREATS, Through
+from tests.attacks.contract.cases import NAMED, norm_of, plainly, wide
+from tests.attacks.contract.conftest import (  # noqa: F401
+    ONE_NORM,
+    few_steps_of_autoattack,
+    pytest_generate_tests,
+)  # fmt: skip
+from tests.attacks.contract.test_contract import check_facts
+from tests.attacks.nets import RADIUS, Case, images, labels, mlp, threat
+
+ORDER = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
+
+
+class Asked:
+    """An attack in one norm, asked about eight images of which one is wrong already."""
+
+    def __init__(self, case: Case, norm: str, dtype: torch.dtype = torch.float64) -> None:
+        self.case, self.norm, self.model, self.x = case, norm, mlp(dtype=dtype), images(8, dtype=dtype)
+        self.threat, self.y = wide(case, norm), labels(self.model, self.x)
+        self.y[6] = (self.y[6] + 1) % 3
+        self.only = norm if case.name in ONE_NORM else None
+
+    def __call__(self, rows: Any = slice(None), **changed: Any) -> AttackResult:
+        given = {"x": self.x[rows], "y": self.y[rows], "ids": torch.arange(8)[rows]}
+        given |= {"model": self.model, "threat": self.threat, **changed}
+        if self.case.takes("indicators"):
+            given["indicators"] = False
+        return self.case(**given)
+
+
+def in_another_order(ask: Asked) -> AttackResult:
+    out, back = ask(ORDER), ORDER.argsort()
+    return replace(out, x_adv=out.x_adv[back], status=out.status[back])
+
+
+def in_batches_of_seven(ask: Asked) -> AttackResult:
+    """And one; the first of the seven is there twice."""
+    seven, one = ask([*range(7), 0]), ask([7])
+    torch.testing.assert_close(seven.x_adv[0], seven.x_adv[7], rtol=1e-6, atol=1e-6)
+    x_adv, status = torch.cat([seven.x_adv[:7], one.x_adv]), torch.cat([seven.status[:7], one.status])
+    return replace(seven, x_adv=x_adv, status=status)
+
+
+def with_a_radius_for_each(ask: Asked) -> AttackResult:
+    radii = torch.full((8,), float(ask.threat.radius), dtype=torch.float64)
+    return ask(threat=THREATS[ask.norm](radii))
+
+
+def in_inference_mode(ask: Asked) -> AttackResult:
+    with torch.inference_mode():
+        return ask(x=ask.x * 1, y=ask.y + 0, ids=torch.arange(8, dtype=torch.int32))
+
+
+def through_the_identity(ask: Asked) -> AttackResult:
+    plain, out = ask(), ask(threat=Through(lambda x, t: t, ask.threat, lambda x: x))
+    for field in ("loss", "distance", "zero_gradient"):
+        assert torch.equal(getattr(out, field), getattr(plain, field)), field
+    assert torch.equal(out.parameters, out.x_adv)
+    assert plain.parameters is None
+    assert (out.forwards, out.backwards) == (plain.forwards, plain.backwards)
+    return out
+
+
+def in_units(ask: Asked, low: float, width: float) -> AttackResult:
+    threat = wide(ask.case, ask.norm, (low, low + width))
+    out = ask(model=lambda x: ask.model((x - low) / width), x=low + width * ask.x, threat=threat)
+    return replace(out, x_adv=(out.x_adv - low) / width)
+
+
+Way = Callable[[Asked], AttackResult]
+EVERYWHERE: dict[str, Way] = {"another order": in_another_order, "batches of seven": in_batches_of_seven}
+TO_THE_BIT: dict[str, Way] = {
+    "a mask of ones": lambda ask: ask(mask=torch.ones(4, 4, dtype=torch.bool)),
+    "no ids, and labels of bytes": lambda ask: ask(ids=None, y=ask.y.to(torch.uint8)),
+    "inference mode": in_inference_mode,
+    "a function": lambda ask: ask(model=lambda x: ask.model(x)),
+    "the identity": through_the_identity,
+}
+UNITS: dict[str, Way] = {
+    "bytes": lambda ask: in_units(ask, 0.0, 255.0),
+    "normalized": lambda ask: in_units(ask, -0.4242, 3.2457),
+}
+SHAPES: dict[str, Way] = {
+    "vectors": lambda ask: ask(x=ask.x.flatten(1)),
+    "volumes": lambda ask: ask(x=ask.x.view(8, 2, 2, 2, 2)),
+}
+OTHERS: dict[str, Way] = {
+    "a radius for each": with_a_radius_for_each,
+    "a frozen model": lambda ask: ask(model=fa.freeze(ask.model)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.all_norms
+def test_a_sample_stands_alone_and_other_words_change_nothing(case: Case, norm: str) -> None:
+    """Each of the other ways in one norm alone."""
+    ask = Asked(case, norm)
+    plain = ask()
+    assert plain.success.any()
+    for told, way in {**EVERYWHERE, **TO_THE_BIT, **UNITS, **SHAPES, **OTHERS}.items():
+        if told not in EVERYWHERE and norm not in (norm_of(case, told), ask.only):
+            continue
+        out = way(ask)
+        x_adv = out.x_adv.view_as(plain.x_adv)
+        assert x_adv.isfinite().all(), told
+        if told in SHAPES and case.name == "square":  # what it tries depends on which pixels are neighbors
+            continue
+        assert torch.equal(out.status, plain.status), told
+        assert told not in TO_THE_BIT or torch.equal(x_adv, plain.x_adv), told
+        same = (x_adv - plain.x_adv).abs().flatten(1).amax(1) < 1e-6
+        # an L1 step goes to one coordinate, chosen by comparisons that the last bit of an uneven box can turn
+        assert same.float().mean() >= (0.8 if norm == "l1" and told in UNITS else 1.0), told
+
+
+@pytest.mark.slow
+def test_the_fast_way_is_the_general_one(case: Case, norm: str) -> None:
+    """In float32, which a kernel judges; behind a mask several operations do."""
+    ask = Asked(case, norm, torch.float32)
+    plain, masked = ask(), TO_THE_BIT["a mask of ones"](ask)
+    assert torch.equal(masked.status, plain.status)
+    torch.testing.assert_close(masked.x_adv, plain.x_adv, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_version_of_autoattack_leaves_a_sample_what_it_gets_alone(version: Any) -> None:
+    """Each leaves some samples; the net hides its gradient where the first pixel is bright."""
+    net, x = mlp(5), images(60)
+
+    def model(x: Tensor) -> Tensor:
+        return net(torch.where(x[:, :1, :1, :1] > 0.8, (x * 50).round() / 50, x))
+
+    y, given = labels(model, x), {"eot": 1} if version == "rand" else {}
+
+    def run(part: Tensor) -> AutoAttackResult:
+        options = {"version": version, "indicators": False, "ids": part, **given}
+        return autoattack(model, x[part], y[part], threat("linf"), **options)
+
+    whole, places = run(torch.arange(60)), ORDER.repeat(8)[:60].argsort().split([1, 4, 10, 45])
+    assert 5 < int((whole.status == Status.HELD).sum()) < 55
+    parts = [run(part) for part in places]
+    for name, cost in whole.costs.items():
+        assert cost.samples == sum(out.costs[name].samples for out in parts if name in out.costs)
+    for part, out in zip(places, parts, strict=True):
+        assert torch.equal(out.status, whole.status[part])
+        assert list(out.by) == [whole.by[place] for place in part.tolist()]
+        torch.testing.assert_close(out.x_adv, whole.x_adv[part], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bim", "fgsm", "mim", "square"])
+def test_a_ball_in_units_of_its_radius_is_the_ball(name: str) -> None:
+    ask = Asked(NAMED[name], "linf")
+    budgets = torch.full((1, 4, 4), float(ask.threat.radius), dtype=torch.float64)
+    plain, out = ask(), ask(threat=fa.Scaled(budgets))
+    torch.testing.assert_close(out.x_adv, plain.x_adv, rtol=0, atol=1e-12)
+    torch.testing.assert_close(out.distance, plain.distance / float(ask.threat.radius))
+    assert torch.equal(out.status, plain.status)
+
+
+@pytest.mark.only(kind="budget")
+def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
+    """Three radii in turn: of those who share one, the result is that under a number."""
+    model, x = mlp(), images(6)
+    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.0, 0.6, 3.0])
+    radii = radii.ceil() if norm == "l0" else radii
+    out = case(model, x, y, THREATS[norm](radii.repeat(2)))
+    for first, radius in enumerate(radii.tolist()):
+        some = torch.arange(first, 6, 3)
+        alike = case(model, x[some], y[some], THREATS[norm](radius), ids=some)
+        torch.testing.assert_close(alike.x_adv, out.x_adv[some], rtol=1e-6, atol=1e-6)
+        assert torch.equal(alike.status, out.status[some])
+    assert torch.equal(out.x_adv[::3], x[::3])
+    assert (out.status[::3] == Status.HELD).all()
+
+
+NOISES = ("gaussian_noise", "uniform_noise", "salt_and_pepper")
+
+
+@pytest.mark.only(kind="minimum")
+def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
+    """The radius decides what counts and steers nothing: a run in it is the free one, cut off there."""
+    if case.name in NOISES:
+        pytest.skip("its noises have the size of the radius until one succeeds: test_noise.py")
+    model, x, free = mlp(), images(8), plainly(case.name, norm)
+    y = labels(model, x)
+    some = free.distance[free.success & free.distance.isfinite()]
+    radius = float(some.median()) * 1.0001 if len(some) else 1.0
+    # one radius for all, and one for each sample
+    for radii in (radius, radius * (0.5 + torch.arange(8, dtype=torch.float64) / 7)):
+        threat = THREATS[norm](radii)
+        out = case(model, x, y, threat)
+        check_facts(model, x, y, threat, out, True)
+        inside = free.distance <= radii
+        assert bool(inside.any() & ~inside.all())
+        assert torch.equal(out.success, inside)
+        assert torch.equal(out.distance, free.distance.where(inside, torch.inf))
+        assert torch.equal(out.x_adv[inside], free.x_adv[inside])
+        # two rows alone tell whether those that go back to x change the others
+        assert out.forwards - free.forwards in (0, 2)
+        assert out.backwards == free.backwards
+
+
+@pytest.mark.slow
+@pytest.mark.only(takes="loss")
+def test_the_scale_of_a_loss_of_ones_own_changes_nothing(case: Case, norm: str) -> None:
+    model, x, within = mlp(dtype=torch.float32), images(12, dtype=torch.float32), threat(norm)
+    y = labels(model, x)
+
+    def attacked(scale: float) -> AttackResult:
+        def margin(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+            return scale * (others - logits.gather(1, y[:, None]).squeeze(1))
+
+        return case(model, x, y, within, loss=margin)
+
+    plain = attacked(1.0)
+    for scale in (1e-12, 1e12):
+        scaled = attacked(scale)
+        assert torch.equal(scaled.success, plain.success)
+        torch.testing.assert_close(scaled.x_adv, plain.x_adv, rtol=0, atol=1e-5)

@@ -1,0 +1,180 @@
+"""Outputs that say the same in two ways are attacked alike."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.attacks import ATTACKS, AttackResult, Beyond, Criterion, Share, Signs, Unless, bim
+from tests.attacks.contract.cases import NAMED, Brief, norm_of, wide
+from tests.attacks.contract.conftest import few_steps_of_autoattack, pytest_generate_tests  # noqa: F401
+from tests.attacks.criteria.kinds import IGNORE, kinds
+from tests.attacks.nets import Case, images, labeled, linear, mlp, threat
+
+Model = Callable[[Tensor], Tensor]
+Question = tuple[Model, Tensor | None, Criterion]
+
+
+def alike(out: AttackResult, plain: AttackResult, told: str, near: float = 1e-6) -> None:
+    assert torch.equal(out.status, plain.status), told
+    torch.testing.assert_close(out.x_adv, plain.x_adv, rtol=0, atol=near, msg=lambda text: f"{told}: {text}")
+
+
+@pytest.mark.slow
+def test_classes_in_another_order_logits_plus_a_constant_and_a_class_that_never_comes(
+    case: Case, norm: str
+) -> None:
+    model, x, y = labeled(mlp(4), images(12))
+    order, within = torch.tensor([2, 0, 3, 1]), threat(norm)
+
+    def more(x: Tensor) -> Tensor:
+        return torch.cat([model(x), model(x)[:, :1] - 30], 1)
+
+    plain = case(model, x, y, within)
+    alike(case(lambda x: model(x)[:, order], x, order.argsort()[y], within), plain, "order")
+    alike(case(lambda x: model(x) - 1000, x, y, within), plain, "constant")
+    # the unit of the sharpened cross-entropy is that of all logits, and AutoAttack aims at each class
+    loss = case.entry.parameters.get("loss")
+    given = {"loss": "margin"} if loss and loss.default == "ce_sharp" else {}
+    plain, out = case(model, x, y, within, **given), case(more, x, y, within, **given)
+    if case.name == "autoattack":
+        assert torch.equal(out.success, plain.success)
+    else:
+        alike(out, plain, "one more")
+
+
+# losses that know no scale, for attacks that ascend cross-entropy, which does where logits are large
+LOSSES = {"linf": "dlr", "l2": "margin", "l1": "dlr", "l0": "dlr"}
+# how much farther or nearer successes may be, by the median, where an attack itself weighs the margin or
+# cross-entropy, as published, or runs one that does
+WITHIN = {"minimum_norm": 1.1, "pdgd": 1.1, "pdpgd": 1.1}
+
+
+def scaled(case: Case, norm: str, factor: float, **given: Any) -> AttackResult:
+    model, x, y = labeled(mlp(4), images(12))
+    return case(lambda x: factor * model(x), x, y, wide(case, norm, scale=0.4), **given)
+
+
+def ascending(case: Case, norm: str) -> dict[str, Any]:
+    """A loss that knows no scale, for the attacks that ascend cross-entropy otherwise."""
+    if case.name == "minimum_radius":
+        return {"attack": partial(bim, steps=4, loss=LOSSES[norm])}
+    loss = case.entry.parameters.get("loss")
+    return {"loss": LOSSES[norm]} if case.name == "ddn" or (loss and loss.default == "ce_sharp") else {}
+
+
+@pytest.mark.slow
+@pytest.mark.only(knowledge="gradient")
+def test_a_factor_of_the_logits_changes_nothing(case: Case, norm: str) -> None:
+    """Powers of two change no bit. AutoAttack, of which cross-entropy is a part, finds one more or less."""
+    given, within = ascending(case, norm), WITHIN.get(case.name)
+    plain = scaled(case, norm, 1.0, **given)
+    assert plain.success.any()
+    for factor in (0.003, 3000.0, *(() if within else (2.0**66, 2.0**-66))):
+        out = scaled(case, norm, factor, **given)
+        if case.name == "autoattack":
+            assert abs(int(out.success.sum()) - int(plain.success.sum())) <= 1
+        elif within:
+            assert torch.equal(out.success, plain.success)
+            assert 1 / within <= float(out.distance.median() / plain.distance.median()) <= within
+        else:
+            alike(out, plain, f"times {factor}", 1e-6 if factor in (0.003, 3000.0) else 0.0)
+
+
+@pytest.mark.parametrize("name", ["bim", "pgd", "mim"])
+def test_of_large_logits_cross_entropy_is_the_margin(name: str) -> None:
+    """No probability but 0 and 1 is left, and yet nothing is lost."""
+    case = NAMED[name]
+    alike(scaled(case, "linf", 2.0**14), scaled(case, "linf", 1.0, loss="margin"), name, 0.0)
+
+
+@pytest.mark.slow
+def test_confident_logits_do_not_underflow(case: Case, norm: str) -> None:
+    model, x, y = labeled(linear(2), images(12, dtype=torch.float32))
+    mild = case(model, x, y, threat(norm))
+    sure = case(lambda x: 1e5 * model(x), x, y, threat(norm))
+    assert not sure.zero_gradient.any()
+    alike(sure, mild, case.name, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
+def test_one_logit_is_two(name: str) -> None:
+    """z is as good as (0, z), to the bit, for labels of any kind."""
+    case, one, x = Brief(name, ATTACKS[name]), linear(1).double(), images(6)
+
+    def two(x: Tensor) -> Tensor:
+        z = one(x)
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+    y = (one(x) > 0).long().squeeze(1)
+    within = wide(case, norm_of(case, "one logit"), scale=2)
+    out = case(two, x, y, within)
+    assert out.success.any()
+    for of_tag in (y, y.bool(), y[:, None].double()):
+        same = case(one, x, of_tag, within, criterion=Signs())
+        alike(same, out, name, 0.0)
+        assert torch.equal(same.loss, out.loss)
+
+
+def with_one_more(net: Model) -> Model:
+    def model(x: Tensor) -> Tensor:
+        z = net(x)
+        return torch.cat([z, -z[..., :1]], -1)
+
+    return model
+
+
+def questions() -> dict[str, tuple[Question, Question]]:
+    of = kinds()
+    tags, dense = of["signs"].model, of["share"].model
+    held, y = of["signs"].y, of["share"].y.flatten(1)
+    order, shuffled = torch.tensor([2, 0, 1]), torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    new = torch.where(y == IGNORE, IGNORE, order.argsort()[y.clamp_max(2)])
+    none, void = torch.full_like(held[:, :1], -1), torch.full_like(y[:, :1], IGNORE)
+    share, third, numbers = Share(0.5, ignore=IGNORE), of["numbers"], Share(0.5)
+    flat: Model = lambda x: dense(x).flatten(2)  # noqa: E731
+    return {
+        "a tag that is ignored": (
+            (tags, held, Signs()), (with_one_more(tags), torch.cat([held, none], 1), Signs()),
+        ),
+        "a position that is ignored": (
+            (flat, y, share), (with_one_more(flat), torch.cat([y, void], 1), share),
+        ),
+        "a map in a row": ((dense, of["share"].y, share), (flat, y, share)),
+        "positions in another order": (
+            (flat, y, share), (lambda x: flat(x)[..., shuffled], y[:, shuffled], share),
+        ),
+        "classes of positions in another order": (
+            (flat, y, share), (lambda x: flat(x)[:, order], new, share),
+        ),
+        "one channel is two": (
+            (tags, held.abs(), numbers),
+            (lambda x: torch.stack([0 * tags(x), tags(x)], 1), held.abs(), numbers),
+        ),
+        "no labels are what the model says": (
+            (third.model, None, Beyond(0.3)), (third.model, third.model(third.x).detach(), Beyond(0.3)),
+        ),
+        "a class from the end": ((tags, of["unless"].y, Unless(3)), (tags, of["unless"].y, Unless(-1))),
+    }  # fmt: skip
+
+
+SERVING = [Brief(name, card) for name, card in ATTACKS.items() if card.needs != "classes"]
+ASKED = [
+    pytest.param(case, told, id=f"{case.name}-{told}")
+    for index, case in enumerate(SERVING)
+    for told in (list(questions()) * 2)[index % 8 :][:8:3]
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("attack", "told"), ASKED)
+def test_outputs_of_other_kinds(attack: Case, told: str) -> None:
+    """Each attack with three of the pairs, each pair with several attacks."""
+    x, within = images(6), wide(attack, norm_of(attack, told), scale=2)
+    outs = [attack(model, x, y, within, criterion=criterion) for model, y, criterion in questions()[told]]
+    assert outs[0].success.any() or attack.name == "fgsm"  # whose one step is too short
+    alike(outs[1], outs[0], told)
