@@ -55,7 +55,7 @@ ATTACKS = {
     "apgd": partial(fa.attacks.apgd, threat=fa.Linf(0.05), steps=12, stop_early=False),
     "square": partial(fa.attacks.square, threat=fa.Linf(0.1), queries=60),
     "boundary": partial(fa.attacks.boundary, threat=L2(), steps=20),
-    "autoattack": partial(fa.attacks.autoattack, threat=fa.Linf(0.05), version=["apgd-ce", "square"]),
+    "autoattack": partial(fa.attacks.autoattack, threat=fa.Linf(0.05), version=["apgd-ce"]),
 }  # fmt: skip
 
 
