@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, WrongBy, bim
+from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, OutsideTopK, WrongBy, bim
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
@@ -28,6 +28,9 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
      {"version": ["pgd"]}),
     ("autoattack", "each once, got", {"version": ["square", "apgd-ce", "square"]}),
     ("autoattack", r"or a list of .*, got \[\]", {"version": []}),
+    ("autoattack", "one of apgd-ce, .* for this norm, .* got 'pdpgd'", {"version": ["pdpgd"]}),
+    ("autoattack", "one of apgd-ce, apgd-ce-sharp, apgd-margin, fab, square for .* got 'apgd-t'",
+     {"version": ["apgd-t"], "criterion": OutsideTopK(2)}),
     ("apgd", "nearest: expected False unless the loss ends in", {"nearest": True}),
     ("apgd", "starts: expected None or a floating tensor like x", {"starts": 0.5}),
     ("autoattack", "eot: expected an integer >= 1", {"eot": 0, "version": "rand"}),

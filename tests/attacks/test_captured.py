@@ -453,19 +453,6 @@ def test_modes_around_a_call(mode: Make, when: int, run: Attack, captured: list[
     assert captured
 
 
-@pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize(
-    "run", [attack("pgd"), MIM, APGD, attack("apgd", L2, steps=50), SQUARE["linf"], SQUARE["l2"], SPARSE]
-)
-def test_a_sample_stands_alone(run: Attack, stop_early: bool) -> None:
-    model, (x, y), outs = Net(), given(7, 24), list[Tensor]()
-    for size in (24, 7, 1):
-        rows = torch.arange(24 if size > 1 else 6).split(size)
-        parts = [run(model, x[at], y[at], ids=at, stop_early=stop_early).x_adv for at in rows]
-        outs.append(torch.cat(parts))
-    assert all(torch.equal(x_adv, outs[0][: len(x_adv)]) for x_adv in outs)
-
-
 def latest(model: nn.Module) -> capture.Graph:
     return [*capture.graphs_of(model)._entries.values()][-1][0]
 

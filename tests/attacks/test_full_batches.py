@@ -73,21 +73,6 @@ def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(out.x_adv, alone.x_adv, rtol=0, atol=1e-9)
 
 
-def test_every_copy_may_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No copy is left to the end: what they found counts all the same."""
-    draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(48, 4, generator=draw, dtype=torch.float64)
-    x = 0.5 + 0.01 * torch.randn(5, 48, generator=draw, dtype=torch.float64)
-
-    def model(x: Tensor) -> Tensor:
-        return (x - 0.5) @ weight
-
-    y = model(x).argmax(1)
-    results = both(monkeypatch, apgd, model, x, y, Linf(0.4), loss="margin-targeted", steps=3)
-    assert_same(results)
-    assert results[1].success.all()
-
-
 def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of the random starts have logits that are not finite."""
 

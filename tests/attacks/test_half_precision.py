@@ -12,7 +12,6 @@ from fastadv.attacks import ATTACKS, AttackResult, Status, bim, nes
 from fastadv.threat import THREATS, Linf, Threat
 
 pytestmark = pytest.mark.slow
-HALVES = [torch.float16, torch.bfloat16]
 SHAPES = {784: (1, 28, 28), 3072: (3, 32, 32)}
 # in which half precision is coarse: a pixel's share of it is below the spacing of bfloat16 near 1
 RADIUS = {"linf": 0.009, "l2": 0.25, "l1": 2.0, "l0": 6.0}
@@ -66,25 +65,6 @@ def test_nearly_as_strong_as_in_float32(name: str, norm: str) -> None:
         assert float(out.distance.median()) <= factor * float(fine.distance.median()) + more
     else:
         assert out.success.sum() >= fine.success.sum() - 1
-
-
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("name", ["fmn", "pgd", "square", "fab", "minimum_radius"])
-def test_a_function_gets_the_dtype_that_it_is_given(name: str, dtype: torch.dtype) -> None:
-    """Its weights are in half precision, so that nothing else passes."""
-    weight = torch.randn(784, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
-    entry = ATTACKS[name]
-
-    def model(z: Tensor) -> Tensor:
-        assert z.dtype == dtype
-        return z.flatten(1) @ weight
-
-    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1)).to(dtype)
-    y, threat = model(x).argmax(1), THREATS["linf"](math.inf if entry.minimal else 0.05)
-    out = entry.run(model, x, y, threat, **entry.quick)
-    assert out.x_adv.dtype == dtype
-    assert torch.equal(out.success, model(out.x_adv).argmax(1) != y)
-    assert out.success.sum() >= 3 or name == "square"
 
 
 def test_gradients_beyond_the_range_of_float16_are_finite() -> None:

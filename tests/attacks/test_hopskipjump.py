@@ -3,16 +3,12 @@
 import math
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from fastadv.attacks import hopskipjump
-from fastadv.attacks.core.run import run
-from fastadv.attacks.hopskipjump import _OurRows
-from fastadv.attacks.methods.start import away
 from fastadv.threat import THREATS
 
 from .nets import images
@@ -20,20 +16,6 @@ from .watched import watched
 
 INF = torch.inf
 Model = Callable[[Tensor], Tensor]
-
-
-def within(model: Model, x: Tensor, norm: str, points: Tensor, rule: Any, **rows: Tensor) -> None:
-    """Run `rule` of a search whose points are these."""
-
-    def started(search: Any) -> None:
-        search.rows.points = points.clone()
-        search.rows.shift = torch.zeros(len(x), dtype=x.dtype)
-        search.rows.normal = away(search)
-        vars(search.rows).update(rows)
-        rule(search)
-
-    y = torch.zeros(len(x), dtype=torch.long)
-    run(model, x, y, THREATS[norm](INF), started, rows=_OurRows, minimum=True)
 
 
 SIZE = 100

@@ -143,14 +143,3 @@ def test_a_substitute_without_a_perturbation_finds_nothing() -> None:
     out = transfer(model, x, y, L2(1.0), source=flat, attack=partial(bim, steps=3, loss="margin"))
     assert (out.status == Status.HELD).all()
     assert torch.equal(out.x_adv, x)
-
-
-def test_a_sample_stands_alone() -> None:
-    model, substitute, x, y = pair(4)
-    whole = transfer(model, x, y, Linf(torch.inf), source=substitute, attack=partial(bim, steps=4))
-    for i in (0, 3, 5):
-        alone = transfer(
-            model, x[i : i + 1], y[i : i + 1], Linf(torch.inf), source=substitute,
-            attack=partial(bim, steps=4), ids=torch.tensor([i]),
-        )  # fmt: skip
-        torch.testing.assert_close(alone.x_adv[0], whole.x_adv[i], rtol=0, atol=1e-7)
