@@ -220,6 +220,6 @@ def test_a_randomized_function_without_a_gradient_keeps_what_square_finds():
             logits = net(x)
             return logits + 0.05 * torch.randn(logits.shape, generator=draw)
 
-    out = [autoattack(noisy, x, y, Linf(0.1), version="quick", seed=seed) for seed in range(4)]
+    out = [autoattack(noisy, x, y, Linf(0.1), version="quick", seed=seed) for seed in range(2)]
     assert all("square" in each.costs for each in out)
     assert any(each.success.any() for each in out)

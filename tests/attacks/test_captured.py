@@ -95,12 +95,6 @@ def each(attack: Attack, **options: Callable[[Tensor], Any]) -> Attack:
     return run
 
 
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What was captured."""
-    return recorded.as_on_a_gpu(monkeypatch)
-
-
 def eagerly() -> AbstractContextManager[Any]:
     return patch.multiple(capture.Captures, take=lambda *given: None)
 
@@ -336,7 +330,8 @@ INSIDE = made(inside, other=Net())
 @pytest.mark.parametrize(
     ("make", "run"),
     [
-        *((make, run) for make in (SHOWN, made(keeps, x=None), INSIDE) for run in (PGD, LAST)),
+        *((make, run) for make in (SHOWN, made(keeps, x=None)) for run in (PGD, LAST)),
+        (INSIDE, LAST),
         (SHOWN, partial(fa.attacks.minimum_radius, threat=fa.L2(0.1), attack=PGD)),
     ],
 )

@@ -2,7 +2,6 @@
 
 import math
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -10,10 +9,8 @@ from torch import Tensor, nn
 
 from fastadv.attacks import cw
 from fastadv.attacks.cw import _fit
-from fastadv.attacks.methods import constant_search
 from fastadv.threat import L2, Linf, Threat
 
-from .contract.cases import two_classes
 from .nets import images, labeled, labels, mlp
 from .watched import scripted, watched
 
@@ -66,26 +63,6 @@ def test_the_descent_is_that_of_the_paper(norm: str, box: tuple[float, float]) -
     assert len(seen) == 25
     for step in (0, 1, 2, 5, 12, 24):
         torch.testing.assert_close(seen[step], expected[step], rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_last_point_is_judged(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what it says is known to the bisection of the constant."""
-    hits: list[Tensor] = []
-
-    def bisect(search: Any) -> Tensor:
-        hits.append(search.rows.hit)
-        return search.y < 0
-
-    monkeypatch.setattr(constant_search, "bisect", bisect)
-    x = images(4, (1, 28, 28))
-    model, _ = two_classes(x, 0.05)
-    y = torch.zeros(4, dtype=torch.long)
-    out = cw(model, x, y, THREATS[norm](math.inf), steps=1, searches=1, step_size=0.5)
-    assert out.success.all()
-    assert out.backwards == 4
-    assert all(hit.all() for hit in hits)
-    assert len(hits) == (norm == "l2")
 
 
 @pytest.mark.slow

@@ -76,15 +76,6 @@ def test_beta_trades_pixels_for_length() -> None:
     assert (lengths[1] < lengths[0]).all()
 
 
-def test_the_last_point_is_judged() -> None:
-    x = images(4, (1, 28, 28))
-    model, _ = two_classes(x, 0.05)
-    y, given = torch.zeros(4, dtype=torch.long), {"constant": 1e3, "step_size": 10}
-    out = ead(model, x, y, L1(math.inf), steps=1, searches=1, **given)
-    assert out.success.any()
-    assert out.backwards == 4
-
-
 def test_the_first_step_by_hand() -> None:
     """The constant is four times what a linear model needs; the last point judged is no momentum's."""
     x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()

@@ -1,6 +1,7 @@
 """The pointwise attack: closed forms, what goes back in which order, its budget, and its options."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from fastadv.attacks import pointwise
 from fastadv.attacks.pointwise import _salt_and_pepper
 from fastadv.threat import L0, L2, THREATS
 
-from . import halfspaces
 from .nets import images, labeled, labels, mlp
 from .watched import watched
 
@@ -67,13 +67,6 @@ def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
             sizes[1] = 5
         assert [len(batch) for batch in seen] == sizes
         assert out.forwards == sum(sizes)
-
-
-def test_fresh_noise_finds_fewer_coordinates() -> None:
-    """Flips of great gain take the place of many; the first pass cannot see them."""
-    model, x, y = halfspaces.problem(784, classes=3, size=6)
-    few, many = (pointwise(model, x, y, L0(INF), queries=n).distance for n in (150, 700))
-    assert many.mean() <= 0.7 * few.mean()
 
 
 def test_one_coordinate_cannot_be_bettered() -> None:
@@ -156,14 +149,9 @@ def test_each_query_is_that_of_the_description(norm: str) -> None:
 
 def test_starts_are_salt_and_pepper_of_growing_shares() -> None:
     x = torch.full((2, 1000), 0.5)
-
-    class Search:
-        def __init__(self) -> None:
-            self.x, self.threat, self.ids = x, L0(INF), torch.arange(2)
-            self.seed = self.restart = 0
-
+    search: Any = SimpleNamespace(x=x, threat=L0(INF), ids=torch.arange(2), seed=0, restart=0)
     for draw, share in ((0, 0.01), (49, 0.5), (99, 1.0), (149, 0.5)):
-        noise = _salt_and_pepper(Search(), draw)[:, 0]  # type: ignore[arg-type]
+        noise = _salt_and_pepper(search, draw)[:, 0]
         moved = (noise != x).float().mean(1)
         torch.testing.assert_close(moved, torch.full((2,), share), rtol=0, atol=4 * (share / 4000) ** 0.5)
         assert set(noise.unique().tolist()) - {0.5} == {0.0, 1.0}
@@ -178,5 +166,3 @@ def test_the_budget_and_restarts() -> None:
         assert short.forwards <= 3 * (20 * runs + 2)
         long = pointwise(net, x, y, threat, variant="published")
         assert (long.distance <= short.distance).all()
-    one = pointwise(net, x, y, L0(INF), restarts=1, variant="published")
-    assert (pointwise(net, x, y, L0(INF), variant="published").distance <= one.distance).all()

@@ -19,12 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("captured", "asked_alone
 running = sys.modules["fastadv.attacks.core.run"]
 
 
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What was captured."""
-    return recorded.as_on_a_gpu(monkeypatch)
-
-
 def reads(run: Callable[[], object]) -> int:
     with recorded.Reads() as counted, patch.object(capture, "has_modes", bool):
         run()

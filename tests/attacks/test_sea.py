@@ -1,7 +1,5 @@
 """SEA: four runs in balls that shrink, of which the worst is kept."""
 
-import sys
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,11 +10,10 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import AttackResult, Share
 from fastadv.attacks.core import GradientRule, Search
-from fastadv.attacks.methods import auto_pgd
 from fastadv.errors import InputError
-from fastadv.threat import Linf
 
 from .nets import images, seed_cpu
+from .watched import watched
 
 RUNS = ("bounded_margin", "balanced_ce", "masked_ce", "js")
 SHARE = Share(1.0, ignore=7)
@@ -53,24 +50,23 @@ def test_the_worst_of_four_runs() -> None:
 
 
 @pytest.mark.slow
-def test_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6, 6 and 8 steps at twice, one and a half times and the radius, each from the best of the last."""
-    x = case()[1]
-    balls: list[float] = []
-    step: Callable[..., Tensor] = Linf.step
-
-    def spied(self: Linf, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: Tensor) -> Tensor:
-        first = not balls or balls[-1] != self.radius
-        balls.append(float(self.radius))
-        if first:
-            assert (step_size == 2 * self.radius).all()
-            assert self.contains(x_adv, x).all()
-        return step(self, x_adv, grad, x, step_size)
-
-    monkeypatch.setattr(Linf, "step", spied)
-    out = sea(losses=("js",))
-    assert balls == pytest.approx([0.1] * 6 + [0.075] * 6 + [0.05] * 8)
-    assert fa.Linf(0.05).contains(out.x_adv, x).all()
+@pytest.mark.parametrize("name", RUNS)
+def test_stages(name: str) -> None:
+    """6, 6 and 8 steps at twice, one and a half times and the radius, each from where most was wrong."""
+    model, x, y = case()
+    function, seen = watched(model)
+    fa.attacks.sea(function, x, y, fa.Linf(0.05), steps=20, losses=(name,), criterion=SHARE)
+    before, went_back = None, False
+    for first, last, radius in ((1, 8, 0.1), (8, 15, 0.075), (15, 24, 0.05)):
+        points, ball = torch.stack(seen[first:last]), fa.Linf(radius)
+        assert float((points - x).abs().amax()) == pytest.approx(radius)
+        if before is not None:
+            hits = torch.stack([wrong(each) for each in before])
+            begun = torch.stack([(ball.project(each, x) - points[0]).abs() < 1e-9 for each in before])
+            assert (begun.flatten(2).all(2) & (hits == hits.amax(0))).any(0).all()
+            went_back |= bool((hits[-1] < hits.amax(0)).any())
+        before = points
+    assert went_back
 
 
 @pytest.mark.slow
@@ -102,30 +98,6 @@ def test_losses_are_names() -> None:
     assert torch.equal(sea(steps=0).x_adv, case()[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_a_stage_begins_where_the_last_one_had_most_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is not where it ended; of each sample, and whatever the sample's neighbors do."""
-    model, x, y = case()
-    seen, starts = list[Tensor](), list[tuple[Tensor, Tensor]]()
-
-    def project(search: Any, points: Tensor, factor: float) -> Tensor:
-        starts.append((wrong(points), torch.stack(seen)))
-        seen.clear()
-        return auto_pgd.project(search, points, factor)
-
-    def watched(points: Tensor) -> Tensor:
-        seen.append(wrong(points.detach()))
-        return model(points)
-
-    monkeypatch.setattr(sys.modules["fastadv.attacks.sea"], "project", project)
-    fa.attacks.sea(watched, x, y, fa.Linf(0.05), steps=40, losses=(name,), criterion=SHARE)
-    assert len(starts) == 3
-    for start, before in starts[1:]:
-        assert torch.equal(start, before.amax(0))
-    assert any((before[-1] < start).any() for start, before in starts[1:])
-
-
 class Jitter(GradientRule):
     def __call__(self, search: Search[Any], points: Tensor, ask: Any) -> Tensor:
         gradient = ask(points)
@@ -137,23 +109,17 @@ class Jitter(GradientRule):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"gradient": Jitter()}, {"restarts": 2}], ids=["rule", "no answer"])
 @pytest.mark.parametrize("name", ["js", "bounded_margin"])
-def test_a_run_knows_nothing_of_the_last_one(
-    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_knows_nothing_of_the_last_one(name: str, options: dict[str, Any]) -> None:
     """Two runs of one loss take the same way, also where random starts have no finite logits."""
     model, x, y = case()
-    starts, gaps = list[Tensor](), "restarts" in options
+    seen, restarts = list[Tensor](), options.get("restarts", 1)
 
     def broken(points: Tensor, ids: Tensor) -> Tensor:
-        beyond = gaps & ((points - x[ids])[:, 0, 0, 0] < -0.03)
+        seen.extend([points.detach().clone()] * points.requires_grad)
+        beyond = (restarts > 1) & ((points - x[ids])[:, 0, 0, 0] < -0.03)
         return model(points).masked_fill(beyond[:, None, None, None], torch.nan)
 
-    def project(search: Any, points: Tensor, factor: float) -> Tensor:
-        starts.append(points.clone())
-        return auto_pgd.project(search, points, factor)
-
-    monkeypatch.setattr(sys.modules["fastadv.attacks.sea"], "project", project)
     fa.attacks.sea(broken, x, y, fa.Linf(0.05), steps=10, losses=(name, name), criterion=SHARE, **options)
-    runs = torch.stack(starts).unflatten(0, (-1, 2, 3))  # restarts, runs, stages
+    runs = torch.stack(seen).unflatten(0, (restarts, 2, 10))
     torch.testing.assert_close(runs[:, 0], runs[:, 1])
-    assert not gaps or broken(runs[1, 0, 0], torch.arange(5)).isnan().any()
+    assert restarts == 1 or broken(runs[1, 0, 0], torch.arange(5)).isnan().any()

@@ -26,23 +26,21 @@ def test_the_schedule() -> None:
     assert _share(499, 500, 0.8, True) == 0.8 / 512
 
 
-def test_two_bumps_in_l1_by_hand() -> None:
-    """They fall with the fourth power, and have the length 1 in L1."""
-    values = torch.tensor(two_bumps(3, 3, False, 1)).view(3, 3)
-    upper = torch.tensor([[1.0, 17.0, 1.0]])
-    lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 17.0, 1.0]])
-    torch.testing.assert_close(values, torch.cat([upper / 19, -lower / 22]) / 2)
-
-
-def test_two_bumps_by_hand() -> None:
-    """The lower bump of three rows: 1 in the middle, a quarter more around it, the upper bump one row."""
-    values = torch.tensor(two_bumps(3, 3, False)).view(3, 3)
-    upper = torch.tensor([0.25, 1.25, 0.25])
-    lower = torch.tensor([[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]])
-    whole = torch.cat([(upper / upper.norm())[None], -lower / lower.norm()]) / 2**0.5
-    torch.testing.assert_close(values, whole)
-    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True)).view(3, 3), whole.T)
-    assert torch.tensor(two_bumps(7, 5, False)).norm() == pytest.approx(1)
+@pytest.mark.parametrize(
+    ("power", "upper", "lower"),
+    [
+        (1, [[1.0, 17.0, 1.0]], [[1.0, 1.0, 1.0], [1.0, 17.0, 1.0]]),
+        (2, [[0.25, 1.25, 0.25]], [[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]]),
+    ],
+)
+def test_two_bumps_by_hand(power: int, upper: list[list[float]], lower: list[list[float]]) -> None:
+    """One of one row, one of two; in L1 they fall with the fourth power. Both have the same length."""
+    bumps = [torch.tensor(rows) / torch.tensor(rows).norm(p=power) for rows in (upper, lower)]
+    whole = torch.cat([bumps[0], -bumps[1]]) / 2 ** (1 / power)
+    given = (1,) if power == 1 else ()
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, False, *given)).view(3, 3), whole)
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True, *given)).view(3, 3), whole.T)
+    assert torch.tensor(two_bumps(7, 5, False, *given)).norm(p=power) == pytest.approx(1)
 
 
 def test_linf_points_by_hand() -> None:
@@ -116,9 +114,7 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
         assert (out.forwards, out.backwards) == (4 * len(seen), 0)
         return seen[1:-1]
 
-    base = points()
-    assert all(torch.equal(a, b) for a, b in zip(base, points(), strict=True))
-    both = points(restarts=2)
+    base, both = points(), points(restarts=2)
     assert (len(base), len(both)) == (4, 8)
     for other in (points(seed=1), points(ids=torch.arange(4) + 4), both[4:], base[1:]):
         for a, b in zip(base, other, strict=False):

@@ -78,21 +78,21 @@ def test_starts_of_the_caller() -> None:
 def test_starts_that_cannot_be_used() -> None:
     model, x, y = labeled(linear(3).double(), images(4))
     good = torch.stack([next(z for z in images(50, seed=9) if labels(model, z[None]) != c) for c in y])
-    call = lambda starts, **more: hopskipjump(model, x, y, L2(INF), queries=50, starts=starts, **more)  # noqa: E731
-    assert call(good).success.all()
-    bad = good.clone()
-    bad[2] = x[2]
-    with pytest.raises(InputError, match=r"starts: .*ids \[7\]"):
-        call(bad, ids=torch.tensor([1, 3, 7, 9]))
-    mask = torch.zeros(1, 4, 4, dtype=torch.bool)
-    mask[0, 0, 0] = True
-    with pytest.raises(InputError, match=r"starts: .* mask"):
-        call(good, mask=mask)
-    for wrong in (3.0, good.round().long(), good[:3], good.flatten(1)):
-        with pytest.raises(InputError, match="starts: expected None or a floating tensor like x"):
-            call(wrong)
-    for wrong in (good + 1, good * torch.nan):
-        with pytest.raises(InputError, match=r"starts: expected finite values in the box \[0, 1\]"):
-            call(wrong)
-    with pytest.raises(InputError, match="box: expected a finite one"):
-        hopskipjump(model, x, y, L2(INF, (0.0, INF)), queries=50)
+    bad, mask = good.clone(), torch.zeros(1, 4, 4, dtype=torch.bool)
+    bad[2], mask[0, 0, 0] = x[2], True
+    assert hopskipjump(model, x, y, L2(INF), queries=50, starts=good).success.all()
+    for starts, more, message in (
+        (bad, {"ids": torch.tensor([1, 3, 7, 9])}, r"starts: .*ids \[7\]"),
+        (good, {"mask": mask}, "starts: .* mask"),
+        *(
+            (each, {}, "starts: expected None or a floating tensor like x")
+            for each in (3.0, good.long(), good[:3])
+        ),
+        *(
+            (each, {}, r"starts: expected finite values in the box \[0, 1\]")
+            for each in (good + 1, good * torch.nan)
+        ),
+        (None, {"threat": L2(INF, (0.0, INF))}, "box: expected a finite one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            hopskipjump(model, x, y, **{"threat": L2(INF), "queries": 50, "starts": starts, **more})
