@@ -10,7 +10,6 @@ from fastadv.attacks import lbfgs
 from fastadv.attacks.lbfgs import BENDS, MEMORY, _newton
 from fastadv.threat import L2
 
-from .nets import images, mlp
 from .watched import scripted
 
 
@@ -70,20 +69,3 @@ def test_the_first_constant_is_twice_what_a_linear_model_needs() -> None:
     lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=2, searches=1)
     constant = 2 * 4 * 0.1 / float(gradient.square().sum())
     torch.testing.assert_close(points[1], x[0] + constant / (1 + math.exp(-BENDS)) * gradient / 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("seed", "hidden"), [(0, False), (4, True)])
-def test_half_precision_bends_no_curvature(seed: int, hidden: bool) -> None:
-    """A sample moves alone as in a batch, to one number of float16, and as far as in float32."""
-    draw, model = torch.Generator().manual_seed(seed), mlp(dtype=torch.float32)
-    x = torch.rand(images(16).shape, generator=draw).half()
-    mask = torch.rand(x.shape, generator=draw) < 0.5 if hidden else torch.ones(x.shape, dtype=torch.bool)
-    y, options = model(x.float()).argmax(1), {"steps": 20, "searches": 4}
-    out = lbfgs(model, x, y, L2(math.inf), mask=mask, **options)
-    for k in range(16):
-        alone = lbfgs(model, x[[k]], y[[k]], L2(math.inf), mask=mask[[k]], ids=torch.tensor([k]), **options)
-        torch.testing.assert_close(alone.x_adv, out.x_adv[[k]], rtol=0, atol=2**-11)
-    fine = lbfgs(model, x.float(), y, L2(math.inf), mask=mask, **options)
-    assert torch.equal(fine.success, out.success)
-    torch.testing.assert_close(out.distance[out.success], fine.distance[fine.success], rtol=0.02, atol=0)
