@@ -3,7 +3,6 @@
 import pytest
 
 from fastadv.attacks import ATTACKS
-from tests import recorded
 
 from .nets import Case
 
@@ -17,9 +16,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("attack", "norm"), pairs, ids=[f"{case.name}-{norm}" for case, norm in pairs])
     elif "attack" in names:
         metafunc.parametrize("attack", ASCENTS, ids=[case.name for case in ASCENTS])
-
-
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What was captured."""
-    return recorded.as_on_a_gpu(monkeypatch)

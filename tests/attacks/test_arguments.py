@@ -9,9 +9,9 @@ import torch
 
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, OutsideTopK, WrongBy, bim
 from fastadv.errors import InputError
-from fastadv.threat import L0, L1, L2, THREATS, Linf
+from fastadv.threat import L0, L1, THREATS, Linf
 
-from .nets import images, labeled, labels, mlp
+from .nets import images, labeled, mlp
 
 INF, NAN = torch.inf, torch.nan
 # by the names of attacks, what is said, and what is given
@@ -135,13 +135,6 @@ def test_a_lead_is_checked() -> None:
     for lead in (-1.0, NAN, INF):
         with pytest.raises(InputError, match="lead"):
             WrongBy(lead)
-
-
-@pytest.mark.parametrize("name", ["uniform_noise", "gaussian_noise"])
-def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
-    model, x = mlp(), images(2)
-    out = ATTACKS[name].run(model, x, labels(model, x), L2(5.0, (-INF, INF)), levels=10, repetitions=5)
-    assert out.success.any()
 
 
 FOREIGN = {

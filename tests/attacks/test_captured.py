@@ -95,6 +95,12 @@ def each(attack: Attack, **options: Callable[[Tensor], Any]) -> Attack:
     return run
 
 
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What was captured."""
+    return recorded.as_on_a_gpu(monkeypatch)
+
+
 def eagerly() -> AbstractContextManager[Any]:
     return patch.multiple(capture.Captures, take=lambda *given: None)
 

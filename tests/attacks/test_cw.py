@@ -152,6 +152,7 @@ def step_plus(step: int) -> float:
     return (step + 1) / (step + 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 3.0)])
 def test_the_descent_of_ead_is_that_of_the_paper(box: tuple[float, float]) -> None:
     model, x = mlp(), images(5) * (box[1] - box[0]) + box[0]
@@ -190,6 +191,7 @@ def test_the_first_step_of_ead_by_hand() -> None:
     assert any(torch.allclose(batch[0] - 0.5, reached, rtol=0, atol=1e-9) for batch in seen)
 
 
+@pytest.mark.slow
 def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
     """Half of the pixels do not count, and the slope at x is too small: the constant fits those that do."""
 
@@ -201,6 +203,7 @@ def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
     assert ead(model, x, torch.tensor([0]), L1(math.inf), steps=60, searches=1).success
 
 
+@pytest.mark.slow
 def test_a_search_after_one_without_a_success_leaves_the_hill() -> None:
     def model(z: Tensor) -> Tensor:
         height = z.mean(1)

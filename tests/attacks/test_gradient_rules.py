@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.attacks import ATTACKS, fgsm, mim, pgd, square
+from fastadv.attacks import ATTACKS, mim, pgd, square
 from fastadv.attacks.core import GradientCommon, GradientRule, Search, run, takes_common
 from fastadv.engine import freeze
 from fastadv.errors import InputError
@@ -116,14 +116,6 @@ class Times(GradientRule):
 
     def __call__(self, search: Any, points: Tensor, ask: Any) -> Tensor:
         return self.factor * ask(points)
-
-
-def test_a_rule_of_ones_own() -> None:
-    model, x, _ = scene()
-    x = 0.5 * x + 0.25
-    y = labels(model, x)
-    found, plainly = (fgsm(model, x, y, Linf(0.01), gradient=rules).x_adv for rules in (Times(-1), ()))
-    torch.testing.assert_close(found - x, x - plainly)
 
 
 @pytest.mark.slow

@@ -15,6 +15,12 @@ from .test_captured import SQUARE, Net, given
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("captured", "asked_alone", "search_copy")]
 
 
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What was captured."""
+    return recorded.as_on_a_gpu(monkeypatch)
+
+
 def reads(run: Callable[[], object]) -> int:
     with recorded.Reads() as counted, patch.object(capture, "has_modes", bool):
         run()

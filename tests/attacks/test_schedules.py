@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import ops
 from fastadv.attacks import apgd, fmn, sigma_zero
@@ -362,21 +362,3 @@ def test_restarts_begin_at_random_points_near_the_best(norm: str, variant: str) 
     assert (out.distance <= alone.distance).all()
     other, _ = asked(norm, variant, model, x, y, restarts=2, seed=4, ids=ids)
     assert not torch.equal(other[len(first)], second)
-
-
-class Far(nn.Module):
-    """Flat around gray, so that gradients say nothing there; class 1 where all is bright."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bright = x.flatten(1).mean(1)
-        return torch.stack([0 * bright + 0.1, (bright - 0.7).clamp_min(0)], 1)
-
-
-@EACH
-def test_what_is_flat_at_x_is_broken_from_elsewhere(norm: str, variant: str) -> None:
-    x, y = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
-    start = torch.ones_like(x)
-    _, out = asked(norm, variant, Far(), x, y, starts=start)
-    assert out.success.all()
-    assert (out.distance < THREATS[norm](inf).distance(start, x)).all()
-    assert not asked(norm, variant, Far(), x, y)[1].success.any()

@@ -138,6 +138,7 @@ def test_the_schedule_of_sparse_rs() -> None:
     assert [_sparse_share(query, 500, 0.3, True) for query in (1, 3, 499)] == [0.3 / 2, 0.3 / 4, 0.3 / 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
 def test_sets_by_hand(shape: tuple[int, ...]) -> None:
     """As many coordinates as the radius says, each at an end where x is not; then exchanges of some."""
@@ -164,6 +165,7 @@ def test_sets_by_hand(shape: tuple[int, ...]) -> None:
     assert (gray == box[1]).sum() > 100
 
 
+@pytest.mark.slow
 def test_coordinates_are_drawn_evenly() -> None:
     """Each coordinate is as likely to come, and each of the set to leave."""
     model, seen = firm()
