@@ -13,6 +13,7 @@ from fastadv import rng
 from fastadv.attacks import ATTACKS, boundary, hopskipjump, pointwise
 from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS
 from fastadv.attacks.pointwise import _salt_and_pepper
+from fastadv.engine import freeze
 from fastadv.threat import L0, L2, THREATS
 
 from . import halfspaces
@@ -49,6 +50,20 @@ def test_the_distance_of_a_linear_model_in_a_mask(
     assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
     assert (out.distance >= distance * (1 - 1e-4)).all()
     assert (out.distance <= distance * factor + (norm == "l0")).all()
+
+
+@pytest.mark.parametrize("run", [boundary, hopskipjump])
+def test_the_search_in_bfloat16_finds_as_much(run: Any) -> None:
+    """Steps and probes are as far from one another as the search can tell."""
+    model, x, y = halfspaces.problem(784, classes=2, size=4)
+    x = x.bfloat16().float()
+    plain, out = (run(net, x, y, L2(INF), queries=2000) for net in (model, freeze(model, "bf16")))
+    assert out.success.all()
+    # how far from the boundary the twin may take one side for the other: it rounds weights and points by half
+    # of eps each
+    weight, eps = model[1].weight.detach(), torch.finfo(torch.bfloat16).eps
+    unsure = eps * (x.flatten(1) @ weight.abs().sum(0)) / (weight[1] - weight[0]).norm()
+    assert (out.distance <= (plain.distance + 2 * unsure) * 1.15).all()
 
 
 @pytest.mark.parametrize("queries", [1, 30, 163])

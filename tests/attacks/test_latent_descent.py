@@ -92,6 +92,17 @@ def test_binary_abs_is_crossed_at_the_threshold(dtype):
 
 
 @pytest.mark.slow
+def test_short_steps_are_not_rounded_away(model):
+    x, y = near(model)
+    x = x.bfloat16()
+    out, single = (latent_descent(model, z, y, step_size=0.002, steps=1000) for z in (x, x.float()))
+    assert single.success.all()
+    assert out.success.all()
+    assert torch.equal(model(out.x_adv.float()).argmax(1) != y, out.success)
+    torch.testing.assert_close(out.distance, single.distance, rtol=0.03, atol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss", "reconstruction"])
 def test_a_value_that_is_not_finite_is_failed_and_not_held(model, what):
     """Of the first two samples, losses from the second evaluation on; of the others nothing changes."""

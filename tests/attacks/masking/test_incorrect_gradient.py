@@ -125,7 +125,21 @@ def test_what_cannot_be_compared() -> None:
         assert probes.missing_gradient(freeze(model), case(x), 0) == share
 
 
-def test_naming_keeps_to_its_passes() -> None:
+class Once(nn.Module):
+    """Fails where it is called out of turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.given = HONEST["cnn"], 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.given += 1
+        if self.given > 2:
+            raise ValueError("called out of turn")
+        return self.net(x)
+
+
+def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:
     model, x = nn.Sequential(PartlyDetached(0.5), *HONEST["cnn"]), digits()
     for most, named in ((2.0, ()), (9.0, ("0",)), (probes.NAMING, ("0",))):
         frozen = freeze(model)
@@ -134,3 +148,4 @@ def test_naming_keeps_to_its_passes() -> None:
         assert tuple(each.name for each in masked_within(frozen, x, most)) == named
         spent = frozen.forwards + frozen.backwards - before
         assert 2 * len(x) <= spent <= most * len(x) + 1
+    assert masked_within(freeze(Once()), x, probes.NAMING) == ()
