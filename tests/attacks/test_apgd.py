@@ -1,4 +1,4 @@
-"""Auto-PGD: its starts, its rounds and its larger balls. Its schedule is in test_schedules.py."""
+"""Auto-PGD: starts, rounds, larger balls, runs side by side. Its schedule is in test_schedules.py."""
 
 import sys
 from math import inf
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, apgd, core
+from fastadv.attacks import AttackResult, Status, apgd, core, fab
 from fastadv.attacks.apgd import nearest_classes
 from fastadv.attacks.methods import full_batches
 from fastadv.threat import L1, L2, THREATS, Linf
 
 from .halfspaces import nearest, problem
-from .nets import images, labeled, labels, linear, mlp, threat
+from .nets import images, labeled, labels, linear, mlp
 from .watched import firm
 
 NORMS = ["linf", "l2", "l1"]
@@ -103,46 +103,6 @@ def test_an_l1_start_is_the_projection_of_noise_that_no_box_has_cut() -> None:
         assert (away.amax(1) > 0.5).all()
 
 
-@pytest.mark.slow
-def test_l1_begins_in_larger_balls() -> None:
-    """Thirty, thirty and forty of a hundred steps at three, two and one radii, and only the last count."""
-    seen: list[tuple[bool, float]] = []
-    x = torch.full((1, 200), 0.5)
-
-    class Watched(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            seen.append((z.requires_grad, float((z.detach() - x).abs().sum())))
-            # wrong outside the ball only
-            rise = (z * torch.linspace(1, 2, 200)).sum(1)
-            return torch.stack([rise.detach() * 0 + 151.2, rise], 1)
-
-    out = apgd(Watched(), x, torch.tensor([0]), L1(0.5), steps=100, loss="margin")
-    lengths = [length for _, length in seen[1:-1]]
-    assert len(lengths) == 31 + 31 + 41
-    thirty, forty = [True] * 30 + [False], [True] * 40 + [False]
-    assert [gradient for gradient, _ in seen[1:-1]] == thirty + thirty + forty
-    for part, radius in ((lengths[:31], 1.5), (lengths[31:62], 1.0), (lengths[62:], 0.5)):
-        assert max(part) == pytest.approx(radius, rel=1e-4)
-    assert out.status[0] == Status.HELD
-    assert L1(0.5).contains(out.x_adv, x).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", ["margin", "margin-targeted"])
-@pytest.mark.parametrize("criterion", [ConfidentlyWrong(0.6), OutsideTopK(2)])
-def test_the_margin_is_that_of_the_criterion(criterion: Any, loss: str) -> None:
-    if loss == "margin-targeted" and isinstance(criterion, OutsideTopK):
-        pytest.skip("it names no class")
-    model, x, y = labeled(mlp(5), images(30))
-    inside = threat("linf", 4)
-    plain = apgd(model, x, y, inside, steps=10, loss=loss)
-    out = apgd(model, x, y, inside, steps=10, loss=loss, criterion=criterion)
-    logits = model(out.x_adv).detach()
-    assert torch.equal(out.success, criterion.met(logits, y, None))
-    assert not criterion.met(model(plain.x_adv).detach(), y, None).all()
-    assert out.success.sum() > 5
-
-
 def test_an_ascent_may_start_anywhere() -> None:
     """The points are moved into the ball first; restarts begin at random ones."""
     model, x, y = labeled(mlp(3), images(5))
@@ -194,3 +154,106 @@ def test_the_order_is_that_of_the_distances(norm: str, classes: int, monkeypatch
             normals, DUAL[norm], dim=1
         )
         assert found[row].tolist() == others[distance.argsort()].tolist()
+
+
+APART, TOGETHER = {"cpu": 1}, {"cpu": 10**6}
+
+
+def both(monkeypatch: pytest.MonkeyPatch, attack: Any, *args: Any, **options: Any) -> list[AttackResult]:
+    results = []
+    for full in (APART, TOGETHER, {"cpu": 20}):
+        monkeypatch.setattr(full_batches, "FULL", full)
+        results.append(attack(*args, **options))
+    return results
+
+
+def assert_same(results: list[AttackResult]) -> None:
+    first = results[0]
+    for other in results[1:]:
+        torch.testing.assert_close(other.x_adv, first.x_adv, rtol=0, atol=1e-8)
+        torch.testing.assert_close(other.loss, first.loss, rtol=0, atol=1e-8)
+        assert torch.equal(other.status, first.status)
+        assert torch.equal(other.zero_gradient, first.zero_gradient)
+        assert other.flags == first.flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("threat", [Linf(0.08), L2(0.25), L1(0.6)], ids=lambda threat: threat.norm)
+def test_targets_of_apgd(threat: Any, stop_early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = labeled(mlp(7), images(9))
+    y[2] = (y[2] + 1) % 7
+    threat = threat.with_radius(threat.radius * torch.linspace(0.2, 1.8, 9, dtype=torch.float64))
+    results = both(
+        monkeypatch, apgd, net, x, y, threat, loss="margin-targeted", steps=8, stop_early=stop_early,
+        restarts=2, ids=torch.arange(9) * 3,
+    )  # fmt: skip
+    assert_same(results)
+    assert {Status.HELD, Status.BROKEN, Status.ALREADY_WRONG} <= set(results[0].status.tolist())
+    apart, together, _ = results
+    if not stop_early:
+        assert together.forwards == apart.forwards
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threat", [Linf(torch.inf), L2(0.8), L1(torch.inf)], ids=lambda threat: threat.norm)
+def test_classes_of_fab(threat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = labeled(mlp(6), images(8))
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.3
+    results = both(monkeypatch, fab, net, x, y, threat, steps=5, targeted=True, restarts=2, mask=mask)
+    assert_same(results)
+    torch.testing.assert_close(results[1].distance, results[0].distance)
+    assert (results[0].distance > 0).all()
+
+
+def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own success stays where a later run, which would not have been made, is stronger."""
+    net, x, y = labeled(mlp(5), images(6))
+    targeted = {"loss": "margin-targeted", "steps": 4}
+    alone = apgd(net, x, y, Linf(0.5), classes=1, **targeted)  # type: ignore[arg-type]
+    assert alone.success.all()
+    for out in both(monkeypatch, apgd, net, x, y, Linf(0.5), classes=4, **targeted):
+        torch.testing.assert_close(out.x_adv, alone.x_adv, rtol=0, atol=1e-9)
+
+
+def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the random starts have logits that are not finite."""
+
+    def model(x: Tensor) -> Tensor:
+        first, second = x.flatten(1)[:, :2].unbind(1)
+        none = torch.where(first > 0.55, torch.nan, 0.0)
+        return torch.stack([none + 9, second + 1, second], 1)
+
+    x = torch.full((12, 1, 4, 4), 0.5, dtype=torch.float64)
+    y = torch.zeros(12, dtype=torch.long)
+    results = both(monkeypatch, apgd, model, x, y, Linf(0.1), loss="margin-targeted", steps=0)
+    assert_same(results)
+    assert set(results[0].status.tolist()) == {Status.FAILED, Status.HELD}
+
+
+def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = labeled(mlp(5), images(6))
+    monkeypatch.setattr(full_batches, "FULL", {"cpu": 12})
+    two, four = (
+        apgd(net, x, y, Linf(0.5), loss="margin-targeted", steps=4, classes=classes) for classes in (2, 4)
+    )
+    assert two.success.all()
+    assert four.forwards == two.forwards
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes 1 and 2 have no gradient, class 3 has: the sample had one."""
+
+    def model(x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        none = torch.zeros_like(flat[:, 0])
+        return torch.stack([none + 3, none + 1, none + 2, flat.mean(1)], 1)
+
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.zeros(3, dtype=torch.long)
+    targets = {"loss": "margin-targeted", "steps": 3}
+    for out in both(monkeypatch, apgd, model, x, y, Linf(0.1), classes=3, **targets):
+        assert not out.zero_gradient.any()
+    for out in both(monkeypatch, apgd, model, x, y, Linf(0.1), classes=2, **targets):
+        assert out.zero_gradient.all()

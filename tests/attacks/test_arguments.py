@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, WrongBy, bim
+from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, OutsideTopK, WrongBy, bim
 from fastadv.errors import InputError
-from fastadv.threat import L0, L1, L2, THREATS, Linf
+from fastadv.threat import L0, L1, THREATS, Linf
 
-from .nets import images, labeled, labels, mlp
+from .nets import images, labeled, mlp
 
 INF, NAN = torch.inf, torch.nan
 # by the names of attacks, what is said, and what is given
@@ -28,6 +28,9 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
      {"version": ["pgd"]}),
     ("autoattack", "each once, got", {"version": ["square", "apgd-ce", "square"]}),
     ("autoattack", r"or a list of .*, got \[\]", {"version": []}),
+    ("autoattack", "one of apgd-ce, .* for this norm, .* got 'pdpgd'", {"version": ["pdpgd"]}),
+    ("autoattack", "one of apgd-ce, apgd-ce-sharp, apgd-margin, fab, square for .* got 'apgd-t'",
+     {"version": ["apgd-t"], "criterion": OutsideTopK(2)}),
     ("apgd", "nearest: expected False unless the loss ends in", {"nearest": True}),
     ("apgd", "starts: expected None or a floating tensor like x", {"starts": 0.5}),
     ("autoattack", "eot: expected an integer >= 1", {"eot": 0, "version": "rand"}),
@@ -132,13 +135,6 @@ def test_a_lead_is_checked() -> None:
     for lead in (-1.0, NAN, INF):
         with pytest.raises(InputError, match="lead"):
             WrongBy(lead)
-
-
-@pytest.mark.parametrize("name", ["uniform_noise", "gaussian_noise"])
-def test_noise_of_a_given_size_needs_no_edges(name: str) -> None:
-    model, x = mlp(), images(2)
-    out = ATTACKS[name].run(model, x, labels(model, x), L2(5.0, (-INF, INF)), levels=10, repetitions=5)
-    assert out.success.any()
 
 
 FOREIGN = {

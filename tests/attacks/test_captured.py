@@ -336,7 +336,8 @@ INSIDE = made(inside, other=Net())
 @pytest.mark.parametrize(
     ("make", "run"),
     [
-        *((make, run) for make in (SHOWN, made(keeps, x=None), INSIDE) for run in (PGD, LAST)),
+        *((make, run) for make in (SHOWN, made(keeps, x=None)) for run in (PGD, LAST)),
+        (INSIDE, LAST),
         (SHOWN, partial(fa.attacks.minimum_radius, threat=fa.L2(0.1), attack=PGD)),
     ],
 )
@@ -451,19 +452,6 @@ def test_a_change_that_is_not_seen_is_told_by_the_verdict(
 def test_modes_around_a_call(mode: Make, when: int, run: Attack, captured: list[int]) -> None:
     both(lambda: Net().float(), run, around=lambda call: mode() if call == when else nullcontext(), calls=3)
     assert captured
-
-
-@pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize(
-    "run", [attack("pgd"), MIM, APGD, attack("apgd", L2, steps=50), SQUARE["linf"], SQUARE["l2"], SPARSE]
-)
-def test_a_sample_stands_alone(run: Attack, stop_early: bool) -> None:
-    model, (x, y), outs = Net(), given(7, 24), list[Tensor]()
-    for size in (24, 7, 1):
-        rows = torch.arange(24 if size > 1 else 6).split(size)
-        parts = [run(model, x[at], y[at], ids=at, stop_early=stop_early).x_adv for at in rows]
-        outs.append(torch.cat(parts))
-    assert all(torch.equal(x_adv, outs[0][: len(x_adv)]) for x_adv in outs)
 
 
 def latest(model: nn.Module) -> capture.Graph:

@@ -1,19 +1,17 @@
-"""Carlini and Wagner's attacks against an oracle of theirs by autograd, closed forms, and their options."""
+"""C&W, EAD and L-BFGS against oracles by autograd, closed forms, and their options."""
 
 import math
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import cw
+from fastadv.attacks import cw, ead, lbfgs
 from fastadv.attacks.cw import _fit
-from fastadv.attacks.methods import bisection as constant_search
-from fastadv.threat import L2, Linf, Threat
+from fastadv.attacks.lbfgs import BENDS, MEMORY, _newton
+from fastadv.threat import L1, L2, Linf, Threat
 
-from .contract.cases import two_classes
 from .nets import images, labeled, labels, mlp
 from .watched import scripted, watched
 
@@ -68,26 +66,6 @@ def test_the_descent_is_that_of_the_paper(norm: str, box: tuple[float, float]) -
         torch.testing.assert_close(seen[step], expected[step], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_last_point_is_judged(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what it says is known to the bisection of the constant."""
-    hits: list[Tensor] = []
-
-    def bisect(search: Any) -> Tensor:
-        hits.append(search.rows.hit)
-        return search.y < 0
-
-    monkeypatch.setattr(constant_search, "bisect", bisect)
-    x = images(4, (1, 28, 28))
-    model, _ = two_classes(x, 0.05)
-    y = torch.zeros(4, dtype=torch.long)
-    out = cw(model, x, y, THREATS[norm](math.inf), steps=1, searches=1, step_size=0.5)
-    assert out.success.all()
-    assert out.backwards == 4
-    assert all(hit.all() for hit in hits)
-    assert len(hits) == (norm == "l2")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_where_the_second_search_starts(norm: str) -> None:
@@ -138,3 +116,158 @@ def test_the_first_constant_ignores_pixels_that_cannot_move(norm: str, loss: flo
     constant, step = constants[norm], steps[norm]
     torch.testing.assert_close(rows.constant, torch.tensor([constant]))
     torch.testing.assert_close(rows.step_size, torch.tensor([min(step, 0.1)]))
+
+
+def ead_by_autograd(
+    model: nn.Module, x: Tensor, y: Tensor, threat: L1, steps: int, constant: float, beta: float, share: float
+) -> list[Tensor]:
+    """The points of one search, one sample after the other, as Chen et al. write them."""
+    low, high = threat.box
+    points: list[list[Tensor]] = [[] for _ in range(steps)]
+    for one, label in zip(x, y, strict=True):
+        before = after = one[None]
+        steepest = 0.0
+        for step in range(steps):
+            z = after.clone().requires_grad_()
+            points[step].append(z.detach()[0])
+            logits = model(z)[0]
+            others = [logits[k] for k in range(len(logits)) if k != int(label)]
+            margin = torch.stack(others).max() - logits[label]
+            (gradient,) = torch.autograd.grad(margin, z)
+            steepest = max(steepest, float(gradient.abs().max()))
+            if step == 0:
+                length = min(-float(margin.detach()) / steepest, high - low)
+            smooth = 2 * (after - one) - (constant * gradient if margin < 0 else 0)
+            rate = share * length * (1 - step / steps) / (constant * steepest)
+            moved = after - rate * smooth
+            away = nn.functional.softshrink(moved - one, rate * beta)
+            reached = (one + away).clamp(low, high)
+            after = (reached + step_plus(step) * (reached - before)).clamp(low, high)
+            before = reached
+    return [torch.stack(each) for each in points]
+
+
+def step_plus(step: int) -> float:
+    """k / (k + 3) for the k-th step."""
+    return (step + 1) / (step + 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 3.0)])
+def test_the_descent_of_ead_is_that_of_the_paper(box: tuple[float, float]) -> None:
+    model, x = mlp(), images(5) * (box[1] - box[0]) + box[0]
+    x[0, 0, 0, :2] = torch.tensor(box)
+    y = labels(model, x)
+    function, seen = watched(model, gradients=True)
+    out = ead(function, x, y, L1(math.inf, box), steps=20, searches=1, constant=3.0, beta=0.4, step_size=0.2)
+    expected = ead_by_autograd(model, x, y, L1(math.inf, box), 20, 3.0, 0.4, 0.2)
+    assert out.success.any()
+    assert len(seen) == 20
+    for step in range(20):
+        torch.testing.assert_close(seen[step], expected[step], rtol=1e-6, atol=1e-7)
+
+
+def test_the_first_step_of_ead_by_hand() -> None:
+    """The constant is four times what a linear model needs; the last point judged is no momentum's."""
+    x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
+    model, points = scripted([-1.5], lambda number: gradient)
+    seen: list[Tensor] = []
+
+    def function(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        logits: Tensor = model(z)
+        return logits
+
+    ead(function, x, torch.tensor([0]), L1(math.inf), steps=2, searches=1)
+    # the steepest pixel alone reaches the boundary; it is to go a tenth of the way, shortened by beta = 10
+    constant = 4 * (10 / 4 + 2 * 1.5 / float(gradient.square().sum()))
+    rate = 0.1 * (1.5 / 4) / (constant * 4)
+    moved = gradient.sign() * (rate * constant * gradient.abs() - rate * 10).clamp_min(0)
+    torch.testing.assert_close(points[1] - 0.5, moved * 1.25)
+    # half the rate; two steps of momentum lead beyond what is judged
+    away = 1.25 * moved
+    ahead = away + rate / 2 * (constant * gradient - 2 * away)
+    reached = ahead.sign() * (ahead.abs() - rate / 2 * 10).clamp_min(0)
+    assert any(torch.allclose(batch[0] - 0.5, reached, rtol=0, atol=1e-9) for batch in seen)
+
+
+@pytest.mark.slow
+def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
+    """Half of the pixels do not count, and the slope at x is too small: the constant fits those that do."""
+
+    def model(z: Tensor) -> Tensor:
+        total = z[:, ::2].sum(1)
+        return torch.stack([torch.ones_like(total), 0.02 * total + 3 * (total - 2).relu()], 1)
+
+    x = torch.full((1, 20), 0.05, dtype=torch.float64)
+    assert ead(model, x, torch.tensor([0]), L1(math.inf), steps=60, searches=1).success
+
+
+@pytest.mark.slow
+def test_a_search_after_one_without_a_success_leaves_the_hill() -> None:
+    def model(z: Tensor) -> Tensor:
+        height = z.mean(1)
+        hill = torch.minimum(height, 0.8 - height).maximum(10 * (height - 0.8)) - 1
+        return torch.stack([torch.zeros_like(hill), hill], 1)
+
+    x, y = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0])
+    assert not ead(model, x, y, L1(math.inf), steps=40, searches=1).success
+    assert ead(model, x, y, L1(math.inf), steps=40, searches=2).success
+
+
+@pytest.mark.parametrize("step", [0, 3, MEMORY - 1, MEMORY + 2])
+def test_the_direction_is_that_of_the_bfgs_matrix(step: int) -> None:
+    """Pairs of weight 0 do not count; the newest that counts sets the scale."""
+    draw = torch.Generator().manual_seed(step)
+    size = 5
+    root = torch.randn(size, size, generator=draw, dtype=torch.float64)
+    hessian = root @ root.T + torch.eye(size)
+    moves = torch.randn(2, MEMORY, size, generator=draw, dtype=torch.float64)
+    changes = moves @ hessian
+    weights = 1 / (moves * changes).sum(2)
+    weights[0, 1] = weights[1, step % MEMORY] = 0
+    if step + 1 < MEMORY:
+        weights[:, step + 1 :] = 0
+    gradient = torch.randn(2, size, generator=draw, dtype=torch.float64)
+    rows = SimpleNamespace(moves=moves, changes=changes, weights=weights)
+    direction = _newton(gradient, rows, step)
+    for i in range(2):
+        newest = [(step - age) % MEMORY for age in range(min(MEMORY, step + 1))]
+        counted = [place for place in reversed(newest) if weights[i, place] > 0]
+        inverse = torch.eye(size, dtype=torch.float64) / 2
+        if counted:
+            last = counted[-1]
+            scale = 1 / (weights[i, last] * changes[i, last].square().sum())
+            inverse = torch.eye(size, dtype=torch.float64) * scale
+        for place in counted:
+            s, c, rho = moves[i, place], changes[i, place], weights[i, place]
+            left = torch.eye(size, dtype=torch.float64) - rho * torch.outer(s, c)
+            inverse = left @ inverse @ left.T + rho * torch.outer(s, s)
+        torch.testing.assert_close(direction[i], inverse @ gradient[i])
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.1, True), (0.01, True), (-0.01, False)])
+def test_the_first_trials_of_lbfgs_by_hand(gain: float, taken: bool) -> None:
+    """A share of 1e-4 of what is promised is enough; else the length is halved, and again."""
+    x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
+    margin, unit, slope = -0.1, 0.1 / BENDS, 1 / (1 + math.exp(-BENDS))
+    constant = -margin / float(gradient.square().sum())
+    way = constant * slope * gradient / 2
+    # |way|^2 - constant * rise is to be `gain` times the promised descent, which is -2 |way|^2
+    rise = (1 + 2 * gain) * float(way.square().sum()) / constant
+    likelihood = math.exp(-math.log1p(math.exp(BENDS)) + rise / unit)
+    second = unit * math.log(likelihood / (1 - likelihood))
+    model, points = scripted([margin, second, -9.0], lambda number: gradient)
+    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=4, searches=1, constant=constant)
+    torch.testing.assert_close(points[1], x[0] + way)
+    assert torch.allclose(points[2], x[0] + way / 2) != taken
+    assert torch.allclose(points[3], x[0] + way / 4) != taken
+
+
+def test_the_first_constant_of_lbfgs_is_twice_what_a_linear_model_needs() -> None:
+    """Where both parts balance at its boundary, at which the loss is half as steep as the margin."""
+    x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
+    model, points = scripted([-0.1, -0.1], lambda number: gradient)
+    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=2, searches=1)
+    constant = 2 * 4 * 0.1 / float(gradient.square().sum())
+    torch.testing.assert_close(points[1], x[0] + constant / (1 + math.exp(-BENDS)) * gradient / 2)

@@ -43,11 +43,9 @@ def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
     # which sees a few levels of each pixel: flat nearly everywhere
     stairs = nn.Sequential(Quantize(2), mlp(inputs=64, dtype=torch.float32))
     model, x, y = labeled(stairs, images(8, (64,), dtype=torch.float32))
-    out = ddn(model, x, y, L2(inf), steps=60)
+    out, other = (ddn(model, x, y, L2(inf), steps=60, seed=seed) for seed in (0, 1))
     assert int((out.status == Status.BROKEN).sum()) >= 6
     assert out.zero_gradient.all()
-    assert torch.equal(out.x_adv, ddn(model, x, y, L2(inf), steps=60).x_adv)
-    other = ddn(model, x, y, L2(inf), steps=60, seed=1)
     assert not torch.equal(out.x_adv, other.x_adv)
     part = torch.tensor([5, 2])
     some = ddn(model, x[part], y[part], L2(inf), steps=60, ids=part)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import product
 from math import prod
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,8 @@ def test_the_strongest_point_of_all(radius: float | Tensor) -> None:
     assert torch.equal(soon.success, out.success)
     assert soon.forwards < out.forwards or not out.success.any()
     assert soon.forwards >= 60 * int((~out.success).sum())
+    aimed = fa.attacks.grid(MODEL, x, y, threat, points=7, targets=(y + 1) % 3)
+    assert torch.equal(aimed.success, labels(MODEL, aimed.x_adv) == (y + 1) % 3)
 
 
 def test_one_point_leaves_a_parameter_as_it_is() -> None:
@@ -60,30 +63,20 @@ def test_one_point_leaves_a_parameter_as_it_is() -> None:
     assert (none.status == Status.HELD).all()
 
 
-def test_mates_and_targets() -> None:
-    x, y = rows()
-    out = fa.attacks.grid(MODEL, x, y, fa.Linf(0.4), points=7)
-    some = torch.tensor([5, 0, 3])
-    alone = fa.attacks.grid(MODEL, x[some], y[some], fa.Linf(0.4), points=7)
-    assert torch.equal(alone.x_adv, out.x_adv[some])
-    aimed = fa.attacks.grid(MODEL, x, y, fa.Linf(0.4), points=7, targets=(y + 1) % 3)
-    assert torch.equal(aimed.success, labels(MODEL, aimed.x_adv) == (y + 1) % 3)
-
-
-def test_wrong_arguments() -> None:
-    x, y = rows()
-    for points, message in (
-        ((5, 5), "one integer for each of 3 parameters"),
-        (200, "at most 1,048,576 points"),
-        ((5, 0, 5), "points: expected an integer >= 1"),
-        (2.5, "points"),
-    ):
-        with pytest.raises(InputError, match=message):
-            fa.attacks.grid(MODEL, x, y, fa.Linf(0.1), points=points)
-    with pytest.raises(InputError, match="expected one of Linf, which grid serves"):
-        fa.attacks.grid(MODEL, x, y, fa.L2(0.1))
-    with pytest.raises(InputError, match="radius: expected a finite one"):
-        fa.attacks.grid(MODEL, x, y, fa.Linf(float("inf")))
+@pytest.mark.parametrize(
+    ("message", "given"),
+    [
+        ("one integer for each of 3 parameters", {"points": (5, 5)}),
+        ("at most 1,048,576 points", {"points": 200}),
+        ("points: expected an integer >= 1", {"points": (5, 0, 5)}),
+        ("points", {"points": 2.5}),
+        ("expected one of Linf, which grid serves", {"threat": fa.L2(0.1)}),
+        ("radius: expected a finite one", {"threat": fa.Linf(torch.inf)}),
+    ],
+)
+def test_wrong_arguments(message: str, given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=message):
+        fa.attacks.grid(MODEL, *rows(), **{"threat": fa.Linf(0.1), **given})
 
 
 def brightened(x: Tensor, t: Tensor) -> Tensor:

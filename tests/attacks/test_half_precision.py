@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS, AttackResult, Status, bim, nes
+from fastadv.attacks.special.snap import snap
 from fastadv.threat import THREATS, Linf, Threat
 
 pytestmark = pytest.mark.slow
-HALVES = [torch.float16, torch.bfloat16]
 SHAPES = {784: (1, 28, 28), 3072: (3, 32, 32)}
 # in which half precision is coarse: a pixel's share of it is below the spacing of bfloat16 near 1
 RADIUS = {"linf": 0.009, "l2": 0.25, "l1": 2.0, "l0": 6.0}
@@ -68,25 +68,6 @@ def test_nearly_as_strong_as_in_float32(name: str, norm: str) -> None:
         assert out.success.sum() >= fine.success.sum() - 1
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("name", ["fmn", "pgd", "square", "fab", "minimum_radius"])
-def test_a_function_gets_the_dtype_that_it_is_given(name: str, dtype: torch.dtype) -> None:
-    """Its weights are in half precision, so that nothing else passes."""
-    weight = torch.randn(784, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
-    entry = ATTACKS[name]
-
-    def model(z: Tensor) -> Tensor:
-        assert z.dtype == dtype
-        return z.flatten(1) @ weight
-
-    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1)).to(dtype)
-    y, threat = model(x).argmax(1), THREATS["linf"](math.inf if entry.minimal else 0.05)
-    out = entry.run(model, x, y, threat, **entry.quick)
-    assert out.x_adv.dtype == dtype
-    assert torch.equal(out.success, model(out.x_adv).argmax(1) != y)
-    assert out.success.sum() >= 3 or name == "square"
-
-
 def test_gradients_beyond_the_range_of_float16_are_finite() -> None:
     """Elements of 1e6 have room in float32, and those of 1e-9 lead somewhere."""
     for size in (1e6, 1e-9):
@@ -127,3 +108,19 @@ def test_a_box_that_half_precision_does_not_hold(
         with torch.no_grad():
             assert torch.equal(out.success, net(out.x_adv.float() / high).argmax(1) != y)
         assert out.success.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.0, -0.3])
+def test_nothing_nearer_looks_the_same(dtype: torch.dtype, threshold: float) -> None:
+    """Of all numbers of half precision, in which some thresholds lie below and others above themselves."""
+    every = torch.arange(-32768, 32767, dtype=torch.int16).view(dtype)
+    every = every[every.isfinite() & (every.abs() <= 1)]
+    x, x_adv = torch.rand(2, 1, 40, generator=torch.Generator().manual_seed(0)).to(dtype) - 0.5
+    snapped = snap(x, x_adv, threshold)
+    assert snapped.dtype == dtype
+    assert torch.equal(snapped >= threshold, x_adv >= threshold)
+    for place in range(40):
+        same = every[(every >= threshold) == (x_adv[0, place] >= threshold)].double()
+        least = (same - x[0, place].double()).abs().min()
+        assert (snapped[0, place].double() - x[0, place].double()).abs() == least

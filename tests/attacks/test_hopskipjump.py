@@ -1,39 +1,23 @@
-"""HopSkipJump: its estimate of the normal, its steps, its budget, and the distances of linear models."""
+"""HopSkipJump and the boundary attack: where they start, their steps, and their budgets."""
 
 import math
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastadv.attacks import hopskipjump
-from fastadv.attacks.core.run import run
-from fastadv.attacks.hopskipjump import _OurRows
-from fastadv.attacks.methods.start import away
-from fastadv.threat import THREATS
+from fastadv.attacks import Status, boundary, hopskipjump
+from fastadv.attacks.boundary import _adapt, _Walk
+from fastadv.errors import InputError
+from fastadv.threat import L2, THREATS, Linf
 
-from .nets import images
+from .nets import images, labeled, labels, linear, mlp
 from .watched import watched
 
 INF = torch.inf
 Model = Callable[[Tensor], Tensor]
-
-
-def within(model: Model, x: Tensor, norm: str, points: Tensor, rule: Any, **rows: Tensor) -> None:
-    """Run `rule` of a search whose points are these."""
-
-    def started(search: Any) -> None:
-        search.rows.points = points.clone()
-        search.rows.shift = torch.zeros(len(x), dtype=x.dtype)
-        search.rows.normal = away(search)
-        vars(search.rows).update(rows)
-        rule(search)
-
-    y = torch.zeros(len(x), dtype=torch.long)
-    run(model, x, y, THREATS[norm](INF), started, rows=_OurRows, minimum=True)
 
 
 SIZE = 100
@@ -131,3 +115,173 @@ def test_probes_that_all_succeed_have_no_baseline() -> None:
     flow = torch.cat(seen[1:])
     point, ways = flow[10], (flow[11:41] - flow[10]).mean(0)
     torch.testing.assert_close(flow[41], point + (point - x[0]).norm() * ways / ways.norm())
+
+
+def sample(inputs: int, size: int = 3) -> Tensor:
+    return torch.randn(size, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.slow
+def test_half_of_the_spherical_steps_succeed() -> None:
+    """Although half of the pixels are 0 and could only rise, away from the boundary."""
+    normal = sample(784, 1)[0]
+    x = torch.zeros(2, 784, dtype=torch.float64)
+    start = (0.2 * normal.clamp_min(0)).repeat(2, 1)
+    level = start[0] @ normal - 1e-9
+    shares: list[float] = []
+
+    def model(z: Tensor) -> Tensor:
+        wrong = (z @ normal > level).to(z.dtype)
+        if len(z) == 2 * 20:
+            shares.append(float(wrong.view(2, 20)[:, :-1].mean()))
+        return torch.stack([1 - wrong, wrong], 1)
+
+    boundary(model, x, torch.zeros(2, dtype=torch.long), L2(INF), queries=2000, candidates=20, starts=start)
+    assert max(shares[:2]) < 0.2
+    assert 0.3 < sum(shares[-50:]) / 50 < 0.7
+
+
+@pytest.mark.slow
+def test_steps_are_queries() -> None:
+    """The smaller of the two budgets counts."""
+    model, x, y = labeled(mlp(), images(3))
+    one = boundary(model, x, y, L2(INF), queries=60)
+    for budget in ({"steps": 60}, {"steps": 60, "queries": 90}, {"steps": 90, "queries": 60}):
+        other = boundary(model, x, y, L2(INF), **budget)
+        assert torch.equal(other.x_adv, one.x_adv)
+        assert other.forwards == one.forwards
+
+
+def followed(on_sphere: float, nearer: float, answers: int) -> tuple[list[float], list[float]]:
+    """The sizes, over the first, after each of so many answers with these rates, evenly spread."""
+    rows = _Walk()
+    rows.spherical, rows.source = torch.ones(1), torch.ones(1)
+    rows.on_sphere, rows.nearer = torch.full((1, 100), torch.nan), torch.full((1, 30), torch.nan)
+    sizes: tuple[list[float], list[float]] = ([], [])
+    for n in range(answers):
+        given = [float(int((n + 1) * rate) > int(n * rate)) for rate in (nearer, on_sphere)]
+        rows.met = torch.tensor(given[:1]).bool()
+        _adapt(rows, torch.tensor(given[1:]).bool())
+        sizes[0].append(float(rows.spherical))
+        sizes[1].append(float(rows.source))
+    return sizes
+
+
+def test_sizes_follow_the_rates_of_full_windows() -> None:
+    """Of 100 answers about the sphere a half or a fifth; of 30 candidates a quarter or a tenth."""
+    for on_sphere, nearer in ((0.3, 0.2), (0.49, 0.23), (0.21, 0.12)):
+        spherical, source = followed(on_sphere, nearer, 250)
+        assert set(spherical) == set(source) == {1.0}
+    spherical, source = followed(0.6, 0.2, 250)
+    assert spherical == source == [1.0] * 99 + [1.5] * 100 + [2.25] * 51
+    spherical, source = followed(0.1, 0.2, 100)
+    assert spherical[98:] == source[98:] == pytest.approx([1.0, 1 / 1.5])
+    spherical, source = followed(0.3, 0.5, 60)
+    assert set(spherical) == {1.0}
+    assert source == [1.0] * 29 + [1.5] * 30 + [2.25]
+    assert followed(0.3, 0.05, 30)[1][28:] == pytest.approx([1.0, 1 / 1.5])
+
+
+def test_every_tenth_step_asks_about_the_sphere_too() -> None:
+    """At the end of a step, so that it lies on the sphere on which the step began."""
+    net, x = linear(3, 784).double(), images(1, (784,))
+    y, others = labels(net, x), images(99, (784,), seed=9)
+    model, seen = watched(net)
+    start = others[labels(net, others) != y][:1]
+    boundary(model, x, y, L2(INF), queries=56, starts=start, variant="published")
+    assert [len(batch) for batch in seen] == [1] * (2 + 55 + 1)
+    distances = [float((batch[0] - x[0]).norm()) for batch in seen[1:-1]]
+    assert distances[1] == pytest.approx(0.99 * distances[0])
+    assert distances[10] == pytest.approx(0.99 * distances[11])
+
+
+def test_a_walk_that_has_converged_ends() -> None:
+    net, x = linear(3, 784).double(), images(2, (784,))
+    y: Tensor = labels(net, x)
+    out = boundary(net, x, y, L2(INF), queries=500, variant="published", source_step=9e-8)
+    assert out.success.all()
+    assert out.forwards < 2 * 20
+
+
+class Late(nn.Module):
+    """Says class 1 to points near an even gray; of images that begin darkly, to none.
+
+    Fine noise is never even.
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        flat = z.flatten(1)
+        even = 0.1 - (flat[:, 1:] - flat[:, 1:].mean(1, keepdim=True)).abs().amax(1)
+        return torch.stack([torch.zeros_like(even), torch.where(flat[:, 0] < 0.5, -1.0, even)], 1)
+
+
+@pytest.mark.slow
+def test_noise_is_drawn_until_a_start_is_found() -> None:
+    """Samples that have one wait without queries; one that never has is held, and stops no other."""
+    model, x = Late(), images(5, (1, 8, 8), dtype=torch.float32)
+    x[:, 0, 0, 0] = torch.tensor([0.9, 0.2, 0.9, 0.9, 0.9])
+    mask = torch.ones(8, 8, dtype=torch.bool)
+    mask[0, 0] = False  # so that it stays dark
+    y = torch.zeros(5, dtype=torch.long)
+    out = hopskipjump(model, x, y, Linf(INF), queries=300, directions=10, mask=mask)
+    assert out.status.tolist() == [Status.BROKEN, Status.HELD, *[Status.BROKEN] * 3]
+    assert out.forwards <= 5 * 302
+    for i in range(5):
+        ids = torch.tensor([i])
+        one = hopskipjump(model, x[ids], y[ids], Linf(INF), queries=300, directions=10, mask=mask, ids=ids)
+        torch.testing.assert_close(one.x_adv, out.x_adv[ids])
+        # a round is 14 queries
+        assert one.forwards == 2 + 300 // 14 * 14 if i == 1 else one.forwards <= 302
+
+
+def test_the_nearest_start_is_taken() -> None:
+    """All noise is a start; the way to the boundary begins at what is nearest to x."""
+    x = images(1, (1, 28, 28))
+
+    def at_x(z: Tensor) -> Tensor:
+        return torch.stack([0.1 - (z - x[0]).flatten(1).norm(dim=1), z.new_zeros(len(z))], 1)
+
+    model, seen = watched(at_x)
+    hopskipjump(model, x, torch.zeros(1, dtype=torch.long), L2(INF), queries=30)
+    noise, first = seen[1], seen[2]
+    nearest = noise[(noise - x).flatten(1).norm(dim=1).argmin()]
+    torch.testing.assert_close(first[0], (x[0] + nearest) / 2)
+
+
+def test_starts_of_the_caller() -> None:
+    """They cost one query and need no finite box; those of samples already wrong are not used."""
+    net, x, y = labeled(linear(3).double(), images(4))
+    y[1] = (y[1] + 1) % 3
+    starts = torch.zeros_like(x)
+    for i in range(4):
+        starts[i] = next(z for z in 4 * images(50, seed=9) - 2 if labels(net, z[None]) != y[i])
+    starts[1] = x[1]
+    model, seen = watched(net)
+    out = hopskipjump(model, x, y, L2(INF, (-INF, INF)), queries=200, directions=20, starts=starts)
+    assert out.status.tolist() == [1, 0, 1, 1]
+    assert torch.equal(seen[1], starts[[0, 2, 3]])
+    torch.testing.assert_close(seen[2], ((x + starts) / 2)[[0, 2, 3]])
+    assert (out.distance < (starts - x).flatten(1).norm(dim=1))[[0, 2, 3]].all()
+
+
+def test_starts_that_cannot_be_used() -> None:
+    model, x, y = labeled(linear(3).double(), images(4))
+    good = torch.stack([next(z for z in images(50, seed=9) if labels(model, z[None]) != c) for c in y])
+    bad, mask = good.clone(), torch.zeros(1, 4, 4, dtype=torch.bool)
+    bad[2], mask[0, 0, 0] = x[2], True
+    assert hopskipjump(model, x, y, L2(INF), queries=50, starts=good).success.all()
+    for starts, more, message in (
+        (bad, {"ids": torch.tensor([1, 3, 7, 9])}, r"starts: .*ids \[7\]"),
+        (good, {"mask": mask}, "starts: .* mask"),
+        *(
+            (each, {}, "starts: expected None or a floating tensor like x")
+            for each in (3.0, good.long(), good[:3])
+        ),
+        *(
+            (each, {}, r"starts: expected finite values in the box \[0, 1\]")
+            for each in (good + 1, good * torch.nan)
+        ),
+        (None, {"threat": L2(INF, (0.0, INF))}, "box: expected a finite one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            hopskipjump(model, x, y, **{"threat": L2(INF), "queries": 50, "starts": starts, **more})

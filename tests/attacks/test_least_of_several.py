@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from fastadv import attacks
-from fastadv.attacks import AttackResult, WrongBy, minimum_norm
+from fastadv.attacks import AttackResult, minimum_norm
 from fastadv.threat import THREATS
 
 from .nets import images, labeled, labels, mlp
@@ -100,20 +99,6 @@ def test_later_searches_begin_elsewhere_and_lead_to_each_class(
     assert len(again) > 1
     assert len({options["seed"] for options in again}) == len(again)
     assert not torch.equal(again[0]["starts"], x)
-
-
-@pytest.mark.parametrize("options", [{"criterion": WrongBy(0.1)}, {"targets": "others"}])
-def test_only_restarts_for_a_target_or_a_criterion(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = spied(monkeypatch)
-    model, x, y = labeled(mlp(), images(24))
-    given: dict[str, Tensor | Any] = {"targets": (y + 1) % 3} if "targets" in options else options
-    out = minimum_norm(model, x, y, THREATS["l2"](inf), steps=60, **given)
-    assert all(made["targets"] is given.get("targets") or "targets" in given for _, made in calls)
-    assert all(torch.equal(made["targets"], given["targets"]) for _, made in calls if "targets" in given)
-    assert [name for name, _ in calls].count("fmn") >= 3
-    assert out.success.all()
 
 
 def test_who_is_wrong_already_or_beyond_the_radius_has_nobody_named() -> None:

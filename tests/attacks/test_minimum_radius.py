@@ -1,19 +1,21 @@
-"""The search over the radius: by hand on attacks that break at a known radius, and on linear models."""
+"""The search over the radius, and over multiples of what a substitute gives."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, Status, bim, minimum_radius
+from fastadv.attacks import AttackResult, OutsideTopK, Status, bim, fgsm, minimum_radius, transfer
 from fastadv.attacks.minimum_radius import FIRST
-from fastadv.threat import L0, THREATS, Linf, Threat
+from fastadv.engine import freeze
+from fastadv.threat import L0, L2, THREATS, Linf, Threat
 
 from .contract.cases import two_classes
 from .halfspaces import nearest
-from .nets import images, labels, mlp
+from .nets import Counted, images, labels, linear, mlp
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +130,119 @@ def test_a_gradient_that_is_always_zero_is_told() -> None:
         out = minimum_radius(model, x, y, Linf(1e-4), attack=bim_one)
         assert (out.status == Status.HELD).all()
         assert (out.zero_gradient == flat).all()
+
+
+SIGN = partial(fgsm, loss="margin")
+
+
+def pair(classes: int = 2) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """A linear model and a substitute that is nearly right, in D = 784, samples, and labels."""
+    model, substitute = linear(classes, 784).double(), linear(classes, 784).double()
+    x = images(6, (1, 28, 28))
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
+    with torch.no_grad():
+        substitute[1].weight.add_(
+            0.002 * torch.randn(classes, 784, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        )
+    return model, substitute, x, labels(model, x)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_smallest_multiple(norm: str) -> None:
+    model, substitute, x, y = pair()
+    crafted = THREATS[norm]({"linf": 0.1, "l2": 1.0, "l1": 60.0}[norm])
+    made: list[Tensor] = []
+
+    def attack(*args: Any, threat: Any, **given: Any) -> AttackResult:
+        assert args[0].model is not model
+        out = fgsm(*args, threat=crafted, **given)
+        made.append(out.x_adv)
+        return out
+
+    out = transfer(model, x, y, THREATS[norm](torch.inf), source=substitute, attack=attack, searches=14)
+    away = made[-1] - x
+    unit = away / away.abs().amax((1, 2, 3), keepdim=True)
+    # a fine scan of multiples breaks nothing that is nearer
+    scales, free = torch.linspace(0, 1, 2001, dtype=torch.float64), THREATS[norm](torch.inf)
+    for i in range(len(x)):
+        points = (x[i] + scales.view(-1, 1, 1, 1) * unit[i]).clamp(0, 1)
+        nearer = free.distance(points, x[i].expand_as(points)) < out.distance[i] * (1 - 1e-4)
+        assert (labels(model, points[nearer]) == y[i]).all()
+    assert out.success.sum() >= 3
+    assert torch.equal(labels(model, out.x_adv) != y, out.success)
+
+
+def test_the_nearest_of_several_substitutes() -> None:
+    model, good, x, y = pair()
+    bad = linear(2, 784, seed=5).double()
+    with torch.no_grad():  # says what the labels say
+        bad[1].weight.copy_(model[1].weight * torch.rand(784, dtype=torch.float64).round())
+    one, two = (transfer(model, x, y, L2(torch.inf), source=source, attack=SIGN) for source in (good, bad))
+    for order in ([good, bad], (bad, good), nn.ModuleList([good, bad])):
+        both = transfer(model, x, y, L2(torch.inf), source=order, attack=SIGN)
+        torch.testing.assert_close(both.distance, one.distance.minimum(two.distance))
+
+
+def test_only_decisions_of_the_model_are_asked() -> None:
+    model, substitute, x, y = pair()
+    forwards: list[int] = []
+    backwards: list[int] = []
+    counted = Counted(model, forwards.append, backwards.append)
+    frozen = freeze(substitute)
+    out = transfer(counted, x, y, Linf(0.5), source=frozen, attack=SIGN, scales=8, searches=3)
+    assert out.backwards == sum(backwards) == 0
+    assert out.forwards == sum(forwards) == 6 * (8 + 3 + 2)
+    assert frozen.backwards == 6
+
+
+def test_targets_criterion_mask_and_ids_reach_the_attack() -> None:
+    model, substitute, x, y = pair(5)
+    given: list[dict[str, Any]] = []
+
+    def attack(*args: Any, **options: Any) -> AttackResult:
+        given.append(options)
+        return bim(*args, steps=10, **options)
+
+    mask = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0)) > 0.3
+    targets, ids = (y + 1) % 5, torch.arange(6) + 10
+    threat = Linf(0.4)
+    out = transfer(model, x, y, threat, source=substitute, attack=attack, targets=targets, mask=mask, ids=ids)
+    assert torch.equal(given[0]["targets"], targets)
+    assert torch.equal(given[0]["ids"], ids)
+    assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
+    assert out.success.any()
+    assert torch.equal(labels(model, out.x_adv) == targets, out.success)
+    top = transfer(model, x, y, threat, source=substitute, attack=attack, criterion=OutsideTopK(2))
+    assert given[-1]["criterion"] == OutsideTopK(2)
+    inside = (model(top.x_adv).topk(2).indices == y[:, None]).any(1)
+    assert torch.equal(top.success, ~inside)
+    assert top.success.any()
+
+
+def test_small_coordinates_go_on_where_the_largest_is_at_the_edge() -> None:
+    """The one that decides moves a tenth as far as the other, which the box stops."""
+
+    class Second(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x[:, 1] - 0.8, torch.zeros_like(x[:, 1])], 1)
+
+    def attack(model: Any, x: Tensor, y: Tensor, threat: Any, **given: Any) -> AttackResult:
+        out = bim(model, x, y, threat, steps=1, **given)
+        return replace(out, x_adv=x + torch.tensor([0.2, 0.02], dtype=x.dtype))
+
+    x, y = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([1])
+    out = transfer(Second(), x, y, Linf(0.6), source=Second(), attack=attack)
+    assert out.success.all()
+    assert float(out.x_adv[0, 0]) == 1
+    assert float(out.distance) == 0.5
+
+
+def test_a_substitute_without_a_perturbation_finds_nothing() -> None:
+    model, _, x, y = pair()
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(784, 2)).double()
+    with torch.no_grad():
+        flat[1].weight.zero_()
+        flat[1].bias.zero_()
+    out = transfer(model, x, y, L2(1.0), source=flat, attack=partial(bim, steps=3, loss="margin"))
+    assert (out.status == Status.HELD).all()
+    assert torch.equal(out.x_adv, x)

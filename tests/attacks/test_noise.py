@@ -77,13 +77,16 @@ def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
 
 
 def test_salt_and_pepper_goes_on_to_one_coordinate() -> None:
-    """The first pixel decides alone."""
+    """The first pixel decides alone. What cannot be bettered leaves, and asks no more of the model."""
 
     def model(z: Tensor) -> Tensor:
         return torch.stack([torch.full((len(z),), 0.5), z[:, 0]], 1)
 
-    out = salt_and_pepper(model, torch.zeros(8, 12), torch.zeros(8).long(), L0(INF), levels=60, repetitions=4)
+    out = salt_and_pepper(
+        model, torch.zeros(8, 12), torch.zeros(8).long(), L0(INF), levels=500, repetitions=4
+    )
     assert out.distance.tolist() == [1] * 8
+    assert out.forwards < 8 * 200
 
 
 @pytest.mark.slow
@@ -112,16 +115,3 @@ def test_a_success_shrinks_to_the_boundary(name: str, norm: str) -> None:
     out = ATTACKS[name].run(model, x, y, THREATS[norm](INF), levels=100, repetitions=4)
     assert out.success.all()
     assert (labels(model, x + 0.99 * (out.x_adv - x)) == y).all()
-
-
-def test_one_coordinate_cannot_be_bettered() -> None:
-    """A sample whose decision hangs on a hair leaves, and asks no more of the model."""
-    model, x = linear(2, 20).double(), images(3, (20,))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([torch.zeros(20), torch.ones(20)]))
-        model[1].bias.copy_(torch.stack([float(x[0].sum()) + torch.tensor(1e-3), torch.tensor(0.0)]))
-    y = labels(model, x)
-    x, y = x[:1], y[:1]
-    out = salt_and_pepper(model, x, y, L0(INF), levels=500, repetitions=4)
-    assert out.distance.tolist() == [1]
-    assert out.forwards < 200

@@ -1,17 +1,20 @@
 """Linear models, where the most that a ball holds is known: the ascents must reach it, and not more."""
 
+from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import fastadv as fa
 from fastadv.attacks import apgd, bim, fgsm, last_iterate, mim, pgd
 from fastadv.engine import freeze
 from fastadv.threat import L1, THREATS, Linf
 
 from .halfspaces import nearest, problem
-from .nets import Case
+from .nets import Case, images, seed_cpu
 
 STEPS = {"linf": 0.05, "l2": 0.2, "l1": 0.4, "l0": 3.0}
 # of the most that ball and box allow, what is gained where it is not all: L2 steps end beyond the box
@@ -111,3 +114,27 @@ def test_steps_have_their_length_in_a_mask(attack: Case, norm: str, steps: int) 
     moved = threat.distance(out.x_adv, x)
     assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
     torch.testing.assert_close(moved, torch.full_like(moved, steps * STEPS[norm]))
+
+
+SHARP = {attack.__name__: attack for attack in (pgd, bim, mim, fgsm, apgd)}
+
+
+def scaled(net: nn.Module, scale: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: scale * net(x)
+
+
+def test_of_two_classes_it_ranks_by_the_margin() -> None:
+    """A range of 8 would make all points alike, and the first one the strongest."""
+    seed_cpu(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), images(20).float()
+    y, away = net(x).argmax(1), net[1].weight.detach()
+    out = pgd(scaled(net, 0.01), x, y, fa.Linf(0.01), steps=10, stop_early=False)
+    assert not out.success.all()
+    sign = torch.where(y == 1, -1.0, 1.0)[:, None] * (away[1] - away[0]).sign()
+    corner = (x + 0.01 * sign.view(-1, *x.shape[1:])).clamp(0, 1)
+    torch.testing.assert_close(out.x_adv, corner)
+
+
+def test_training_ascends_cross_entropy() -> None:
+    for attack, loss in ((last_iterate, "ce"), *((each, "ce_sharp") for each in SHARP.values())):
+        assert signature(attack).parameters["loss"].default == loss

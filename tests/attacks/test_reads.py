@@ -1,22 +1,18 @@
 """How often attacks wait for a GPU, on the recorder."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 import fastadv as fa
-from fastadv.attacks.auto import run as auto
 from fastadv.engine import capture
 from tests import recorded
 
 from .test_captured import SQUARE, Net, given
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("captured", "asked_alone", "search_copy")]
-running = sys.modules["fastadv.attacks.core.run"]
 
 
 @pytest.fixture
@@ -52,33 +48,6 @@ def test_steps_of_fab_after_the_first_success_read_nothing(threat: fa.Threat, ca
     few, many = (reads(partial(fab, model, x, y, steps=count)) for count in (40, 100))
     assert captured
     assert many - few <= 6
-
-
-def test_components_follow_each_other_with_few_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A component's result is read once; the next one checks its batch, and meets its labels and logits."""
-    model, (x, y), between, ended = Net(), given(size=24), list[int](), list[int]()
-    counted, attack, search = recorded.Reads(), auto.Component.run, running._search
-
-    def component(*args: Any) -> Any:
-        out = attack(*args)
-        ended.append(counted.count)
-        return out
-
-    def searched(*args: Any) -> None:
-        between.extend(counted.count - at for at in ended)
-        ended.clear()
-        search(*args)
-
-    monkeypatch.setattr(auto.Component, "run", component)
-    monkeypatch.setattr(running, "_search", searched)
-    run = partial(fa.attacks.autoattack, version=["apgd-ce", "fab", "apgd-margin"], indicators=False)
-    run(model, x, y, fa.Linf(0.01))  # the first call meets the model
-    between.clear()
-    ended.clear()
-    with counted:
-        run(model, x, y, fa.Linf(0.01))
-    assert len(between) == 2
-    assert max(between) <= 5
 
 
 @pytest.mark.parametrize("threat", [fa.Moved(0.01, 0.01), fa.Patch((1, 1), "any"), fa.Flow(1e-4)], ids=repr)

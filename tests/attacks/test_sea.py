@@ -1,7 +1,5 @@
-"""SEA: four runs in balls that shrink, of which the worst is kept."""
+"""SEA: four runs in balls that shrink, of which the worst is kept. SegPGD: its schedule, step by step."""
 
-import sys
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,11 +10,10 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import AttackResult, Share
 from fastadv.attacks.core import GradientRule, Search
-from fastadv.attacks.methods import auto_pgd
 from fastadv.errors import InputError
-from fastadv.threat import Linf
 
 from .nets import images, seed_cpu
+from .watched import watched
 
 RUNS = ("bounded_margin", "balanced_ce", "masked_ce", "js")
 SHARE = Share(1.0, ignore=7)
@@ -53,24 +50,23 @@ def test_the_worst_of_four_runs() -> None:
 
 
 @pytest.mark.slow
-def test_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6, 6 and 8 steps at twice, one and a half times and the radius, each from the best of the last."""
-    x = case()[1]
-    balls: list[float] = []
-    step: Callable[..., Tensor] = Linf.step
-
-    def spied(self: Linf, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: Tensor) -> Tensor:
-        first = not balls or balls[-1] != self.radius
-        balls.append(float(self.radius))
-        if first:
-            assert (step_size == 2 * self.radius).all()
-            assert self.contains(x_adv, x).all()
-        return step(self, x_adv, grad, x, step_size)
-
-    monkeypatch.setattr(Linf, "step", spied)
-    out = sea(losses=("js",))
-    assert balls == pytest.approx([0.1] * 6 + [0.075] * 6 + [0.05] * 8)
-    assert fa.Linf(0.05).contains(out.x_adv, x).all()
+@pytest.mark.parametrize("name", RUNS)
+def test_stages(name: str) -> None:
+    """6, 6 and 8 steps at twice, one and a half times and the radius, each from where most was wrong."""
+    model, x, y = case()
+    function, seen = watched(model)
+    fa.attacks.sea(function, x, y, fa.Linf(0.05), steps=20, losses=(name,), criterion=SHARE)
+    before, went_back = None, False
+    for first, last, radius in ((1, 8, 0.1), (8, 15, 0.075), (15, 24, 0.05)):
+        points, ball = torch.stack(seen[first:last]), fa.Linf(radius)
+        assert float((points - x).abs().amax()) == pytest.approx(radius)
+        if before is not None:
+            hits = torch.stack([wrong(each) for each in before])
+            begun = torch.stack([(ball.project(each, x) - points[0]).abs() < 1e-9 for each in before])
+            assert (begun.flatten(2).all(2) & (hits == hits.amax(0))).any(0).all()
+            went_back |= bool((hits[-1] < hits.amax(0)).any())
+        before = points
+    assert went_back
 
 
 @pytest.mark.slow
@@ -102,30 +98,6 @@ def test_losses_are_names() -> None:
     assert torch.equal(sea(steps=0).x_adv, case()[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_a_stage_begins_where_the_last_one_had_most_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is not where it ended; of each sample, and whatever the sample's neighbors do."""
-    model, x, y = case()
-    seen, starts = list[Tensor](), list[tuple[Tensor, Tensor]]()
-
-    def project(search: Any, points: Tensor, factor: float) -> Tensor:
-        starts.append((wrong(points), torch.stack(seen)))
-        seen.clear()
-        return auto_pgd.project(search, points, factor)
-
-    def watched(points: Tensor) -> Tensor:
-        seen.append(wrong(points.detach()))
-        return model(points)
-
-    monkeypatch.setattr(sys.modules["fastadv.attacks.sea"], "project", project)
-    fa.attacks.sea(watched, x, y, fa.Linf(0.05), steps=40, losses=(name,), criterion=SHARE)
-    assert len(starts) == 3
-    for start, before in starts[1:]:
-        assert torch.equal(start, before.amax(0))
-    assert any((before[-1] < start).any() for start, before in starts[1:])
-
-
 class Jitter(GradientRule):
     def __call__(self, search: Search[Any], points: Tensor, ask: Any) -> Tensor:
         gradient = ask(points)
@@ -137,23 +109,59 @@ class Jitter(GradientRule):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"gradient": Jitter()}, {"restarts": 2}], ids=["rule", "no answer"])
 @pytest.mark.parametrize("name", ["js", "bounded_margin"])
-def test_a_run_knows_nothing_of_the_last_one(
-    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_knows_nothing_of_the_last_one(name: str, options: dict[str, Any]) -> None:
     """Two runs of one loss take the same way, also where random starts have no finite logits."""
     model, x, y = case()
-    starts, gaps = list[Tensor](), "restarts" in options
+    seen, restarts = list[Tensor](), options.get("restarts", 1)
 
     def broken(points: Tensor, ids: Tensor) -> Tensor:
-        beyond = gaps & ((points - x[ids])[:, 0, 0, 0] < -0.03)
+        seen.extend([points.detach().clone()] * points.requires_grad)
+        beyond = (restarts > 1) & ((points - x[ids])[:, 0, 0, 0] < -0.03)
         return model(points).masked_fill(beyond[:, None, None, None], torch.nan)
 
-    def project(search: Any, points: Tensor, factor: float) -> Tensor:
-        starts.append(points.clone())
-        return auto_pgd.project(search, points, factor)
-
-    monkeypatch.setattr(sys.modules["fastadv.attacks.sea"], "project", project)
     fa.attacks.sea(broken, x, y, fa.Linf(0.05), steps=10, losses=(name, name), criterion=SHARE, **options)
-    runs = torch.stack(starts).unflatten(0, (-1, 2, 3))  # restarts, runs, stages
+    runs = torch.stack(seen).unflatten(0, (restarts, 2, 10))
     torch.testing.assert_close(runs[:, 0], runs[:, 1])
-    assert not gaps or broken(runs[1, 0, 0], torch.arange(5)).isnan().any()
+    assert restarts == 1 or broken(runs[1, 0, 0], torch.arange(5)).isnan().any()
+
+
+def net() -> nn.Module:
+    seed_cpu(0)
+    return nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.Tanh(), nn.Conv2d(5, 3, 3, padding=1)).double()
+
+
+def by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int, size: float) -> list[Tensor]:
+    """The loop of the paper in Linf from x, with the label 7 left out; all points."""
+    points = [x]
+    counts = y != 7
+    labels = torch.where(counts, y, 0)
+    for t in range(1, steps + 1):
+        z = points[-1].clone().requires_grad_()
+        logits = model(z)
+        own = logits.gather(1, labels[:, None])
+        away = (logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own[:, 0]).detach().abs() * counts
+        unit = 0.15 * away.sum((1, 2), keepdim=True) / counts.sum((1, 2), keepdim=True)
+        each = nn.functional.cross_entropy(logits / unit[:, None], labels, reduction="none")
+        share = (t - 1) / (2 * steps)
+        weight = torch.where(logits.argmax(1) == labels, 1 - share, share) * counts / (1 + each.detach()) ** 2
+        (gradient,) = torch.autograd.grad((weight * each).sum(), z)
+        moved = points[-1] + size * gradient.sign()
+        points.append(torch.minimum(torch.maximum(moved, x - radius), x + radius).clamp(0, 1))
+    return points
+
+
+def test_points_are_those_of_the_paper() -> None:
+    model, x = net(), images(4, (2, 6, 6))
+    y = model(x).argmax(1)
+    y[:, 2] = 7
+    points = by_hand(model, x, y, 0.2, 6, 0.05)
+    wrong = torch.stack([((model(z).argmax(1) != y) & (y != 7)).flatten(1).sum(1) for z in points])
+    out = fa.attacks.segpgd(
+        model, x, y, fa.Linf(0.2), steps=6, step_size=0.05, random_start=False,
+        criterion=Share(1.0, ignore=7),
+    )  # fmt: skip
+    assert torch.equal(((model(out.x_adv).argmax(1) != y) & (y != 7)).flatten(1).sum(1), wrong.amax(0))
+    for place, most in enumerate(wrong.argmax(0).tolist()):
+        if (wrong[:, place] == wrong[most, place]).sum() == 1:  # else the loss decides
+            torch.testing.assert_close(out.x_adv[place], points[most][place])
+    assert (wrong.amax(0) > 0).all()

@@ -1,4 +1,4 @@
-"""Square Attack: its squares, its schedule, and that it asks for logits alone."""
+"""Square Attack and Sparse-RS: their squares and sets, their schedules, and that they ask logits alone."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import sparse_rs, square
+from fastadv.attacks.sparse_rs import _share as _sparse_share
 from fastadv.attacks.square import _share, two_bumps
 from fastadv.threat import L0, THREATS, Linf
 
@@ -26,23 +27,21 @@ def test_the_schedule() -> None:
     assert _share(499, 500, 0.8, True) == 0.8 / 512
 
 
-def test_two_bumps_in_l1_by_hand() -> None:
-    """They fall with the fourth power, and have the length 1 in L1."""
-    values = torch.tensor(two_bumps(3, 3, False, 1)).view(3, 3)
-    upper = torch.tensor([[1.0, 17.0, 1.0]])
-    lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 17.0, 1.0]])
-    torch.testing.assert_close(values, torch.cat([upper / 19, -lower / 22]) / 2)
-
-
-def test_two_bumps_by_hand() -> None:
-    """The lower bump of three rows: 1 in the middle, a quarter more around it, the upper bump one row."""
-    values = torch.tensor(two_bumps(3, 3, False)).view(3, 3)
-    upper = torch.tensor([0.25, 1.25, 0.25])
-    lower = torch.tensor([[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]])
-    whole = torch.cat([(upper / upper.norm())[None], -lower / lower.norm()]) / 2**0.5
-    torch.testing.assert_close(values, whole)
-    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True)).view(3, 3), whole.T)
-    assert torch.tensor(two_bumps(7, 5, False)).norm() == pytest.approx(1)
+@pytest.mark.parametrize(
+    ("power", "upper", "lower"),
+    [
+        (1, [[1.0, 17.0, 1.0]], [[1.0, 1.0, 1.0], [1.0, 17.0, 1.0]]),
+        (2, [[0.25, 1.25, 0.25]], [[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]]),
+    ],
+)
+def test_two_bumps_by_hand(power: int, upper: list[list[float]], lower: list[list[float]]) -> None:
+    """One of one row, one of two; in L1 they fall with the fourth power. Both have the same length."""
+    bumps = [torch.tensor(rows) / torch.tensor(rows).norm(p=power) for rows in (upper, lower)]
+    whole = torch.cat([bumps[0], -bumps[1]]) / 2 ** (1 / power)
+    given = (1,) if power == 1 else ()
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, False, *given)).view(3, 3), whole)
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True, *given)).view(3, 3), whole.T)
+    assert torch.tensor(two_bumps(7, 5, False, *given)).norm(p=power) == pytest.approx(1)
 
 
 def test_linf_points_by_hand() -> None:
@@ -116,12 +115,78 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
         assert (out.forwards, out.backwards) == (4 * len(seen), 0)
         return seen[1:-1]
 
-    base = points()
-    assert all(torch.equal(a, b) for a, b in zip(base, points(), strict=True))
-    both = points(restarts=2)
+    base, both = points(), points(restarts=2)
     assert (len(base), len(both)) == (4, 8)
     for other in (points(seed=1), points(ids=torch.arange(4) + 4), both[4:], base[1:]):
         for a, b in zip(base, other, strict=False):
             assert (a != b).flatten(1).any(1).all()
     for point in base:
         assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
+
+
+def zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.long)
+
+
+def test_the_schedule_of_sparse_rs() -> None:
+    """The divisors of the paper after 0, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000 queries."""
+    ends = [0, 1, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 6000, 6001, 8000, 8001]
+    divisors = [1, 2, 2, 4, 4, 5, 5, 6, 6, 8, 8, 10, 10, 12, 12, 15, 15, 20]
+    assert [_sparse_share(end, 5000, 0.8, False) for end in ends] == [0.8 / n for n in divisors]
+    assert [_sparse_share(end, 10_000, 0.8, True) for end in ends] == [0.8 / n for n in divisors]
+    # 500 queries come as far as 10,000
+    assert [_sparse_share(query, 500, 0.3, True) for query in (1, 3, 499)] == [0.3 / 2, 0.3 / 4, 0.3 / 20]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
+def test_sets_by_hand(shape: tuple[int, ...]) -> None:
+    """As many coordinates as the radius says, each at an end where x is not; then exchanges of some."""
+    model, seen = firm()
+    box = (-1.0, 2.0)
+    x = torch.full((4, *shape), 0.5)
+    x.flatten(1)[:, ::2] = -1.0  # saturated, as the background of a digit
+    x.flatten(1)[:, 1::4] = 2.0
+    radii = torch.tensor([40.0, 20.9, 1.0, 0.0])
+    sparse_rs(model, x, zeros(4), L0(radii, box), queries=100, rescale=False, stop_early=False)
+    start, proposals = seen[1], seen[2:-1]
+    assert len(proposals) == 99
+    for point in (start, *proposals):
+        moved = (point != x).flatten(1)
+        assert moved.sum(1).tolist() == [40, 20, 1, 0]
+        assert ((point == box[0]) | (point == box[1])).flatten(1)[moved].all()
+    # nothing improves on the start, from which 0.4, then 0.2 of the set is exchanged
+    for place, proposal in enumerate(proposals):
+        apart = ((proposal != start) & (start != x)).flatten(1).sum(1).tolist()
+        assert apart == ([16, 8, 1, 0] if place < 50 else [8, 4, 1, 0])
+    # gray coordinates go to both ends
+    gray = torch.cat([point.flatten(1)[0, 3::4] for point in proposals])
+    assert (gray == box[0]).sum() > 100
+    assert (gray == box[1]).sum() > 100
+
+
+@pytest.mark.slow
+def test_coordinates_are_drawn_evenly() -> None:
+    """Each coordinate is as likely to come, and each of the set to leave."""
+    model, seen = firm()
+    x = torch.full((600, 12), 0.5)
+    sparse_rs(model, x, zeros(600), L0(3), queries=30, stop_early=False)
+    start = seen[1] != x
+    assert (start.sum(0) - 150).abs().max() < 50
+    came = sum(((point != x) & ~start).sum(0) for point in seen[2:-1])
+    left = sum(((point == x) & start).sum(0) for point in seen[2:-1])
+    for number in (came, left):
+        assert (number / number.sum() * 12 - 1).abs().max() < 0.2
+
+
+def test_the_set_lies_inside_the_mask() -> None:
+    """No coordinate of the budget is spent where the mask holds x, not even where the mask is the smaller."""
+    model, seen = firm()
+    x = torch.full((3, 1, 4, 4), 0.5)
+    mask = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    mask[0, :, 1], mask[1, :, 2:], mask[2, 0, 0, 0] = True, True, True
+    sparse_rs(model, x, zeros(3), L0(5), queries=20, mask=mask, stop_early=False)
+    for point in seen[1:-1]:
+        moved = point != x
+        assert not moved[~mask].any()
+        assert moved.flatten(1).sum(1).tolist() == [4, 5, 1]

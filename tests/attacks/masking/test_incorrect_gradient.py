@@ -95,7 +95,7 @@ def test_a_part_that_is_cut_is_seen_and_named(share: float, axis: int) -> None:
     assert names == (str(place),)
     missing, names = check(lambda x: masked(x), digits())
     assert missing > 2 * LIMIT or names == ("",)
-    x, y = images(20, dtype=torch.float32).repeat(1, 1, 2, 2), torch.zeros(20, dtype=torch.long)
+    x = images(20, dtype=torch.float32).repeat(1, 1, 2, 2)
     y = labels(masked, x)
     found = indicators(masked, x, y, Linf(0.02), results={"pgd": pgd(masked, x, y, Linf(0.02), steps=5)})
     assert found.values["incorrect_gradient"] == 1
@@ -121,9 +121,8 @@ def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
 
 def test_what_cannot_be_compared() -> None:
     x = digits()
-    assert probes.missing_gradient(freeze(nn.Sequential(Detach(), HONEST["cnn"])), case(x), 0) == 1
-    flat = freeze(lambda x: 0 * x.flatten(1)[:, :3])
-    assert probes.missing_gradient(flat, case(x), 0) == 0
+    for model, share in ((nn.Sequential(Detach(), HONEST["cnn"]), 1), (lambda x: 0 * x.flatten(1)[:, :3], 0)):
+        assert probes.missing_gradient(freeze(model), case(x), 0) == share
 
 
 class Once(nn.Module):

@@ -1,15 +1,25 @@
-"""Every broken defense raises its flag, and no honest net raises any."""
+"""Every broken defense raises its flag, and no honest net any; what stands in, and log probabilities."""
 
 import contextlib
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.attacks.auto.run import ATTACKS
+from fastadv.attacks.core.problem import problem
+from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
+from fastadv.attacks.special.bounded_outputs import bounded, falls_off
+from fastadv.engine import prepare
 from fastadv.errors import NoGradientError
+from tests.attacks.contract.conftest import shortened
+from tests.defenses import Quantize
 
-from .nets import DEFENSES, HONEST, honest
+from .nets import DEFENSES, HONEST, StraightThrough, behind, everywhere, honest, in_front
 
 SAMPLES = {"abs": 9}
 
@@ -44,3 +54,144 @@ def test_a_broken_defense_raises_its_flag(name: str) -> None:
     assert first == f"Do not trust ({len(each)} sign{'s' * (len(each) > 1)})."
     assert [line.partition(": ")[0] for line in each] == [*indicators.flagged]
     assert last == f"Next: {next(iter(indicators.advice.values()))}"
+
+
+TEST = fa.data.load("digits", "test", limit=40)
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
+        return (levels * x).round() / levels
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0], None
+
+
+class Rounded(nn.Module):
+    """Rounding, whose own backward pass is that of the identity; in `dtype` alone where one is given."""
+
+    def __init__(self, levels: int = 8, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.levels, self.dtype = levels, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Rounded.apply(x if self.dtype is None else x.to(self.dtype), self.levels)
+
+
+class Binary(nn.Module):
+    """Signs with the slope of a tanh, as in binary networks."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        soft = (4 * (h - h.mean())).tanh()
+        return soft + (soft.sign() - soft).detach()
+
+
+class Half(nn.Module):
+    """A branch that is rounded beside one that is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return honest("small")(x) + honest("small")(Rounded(4)(x))
+
+
+SEEN = {
+    "a function of its own": lambda: in_front(Rounded(255)),
+    "detached": lambda: in_front(StraightThrough()),
+    "a dtype that it names": lambda: in_front(Rounded(16, torch.float32)),
+    "signs of activations": lambda: everywhere(lambda h: Binary()),
+    "logits": lambda: behind(Rounded()),
+    "one of two branches": lambda: Half().eval(),
+    "a function": lambda: lambda x: honest("vit")(Rounded()(x)),
+    "frozen": lambda: fa.freeze(in_front(Rounded()), precision="bf16"),
+    "quantization-aware": lambda: honest("quantization-aware"),
+}
+NO_STAND_INS = {
+    **{name: lambda name=name: honest(name) for name in ("standard", "robust", "vit", "deep")},
+    "kinks": lambda: nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 1, 1), honest("wide")).eval(),
+    "a function of a net": lambda: lambda x: honest("vit")(x),
+    "bfloat16": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).bfloat16(),
+    "a gradient of zero": lambda: in_front(Quantize(8)),
+}
+
+
+@pytest.mark.parametrize("name", [*SEEN, *NO_STAND_INS])
+def test_a_straight_through_rule_is_seen(name: str) -> None:
+    classifier, x = prepare({**SEEN, **NO_STAND_INS}[name]()), TEST.x[:8]
+    task = problem(x, classifier.verdict(x).argmax(1), fa.Linf(0.1))
+    assert {probes.stands_in(classifier, task, seed) for seed in range(2)} == {name in SEEN}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bpda", "straight through"])
+def test_the_verdict_waits_for_an_attack_without_gradients(name: str, monkeypatch: Any) -> None:
+    for attack, few in {"apgd": {"steps": 5}, "square": {"queries": 20}}.items():
+        monkeypatch.setitem(ATTACKS, attack, shortened(ATTACKS[attack], few))
+    mended = fa.models.bpda(in_front(Quantize(8)), {"before": "identity"})
+    model, threat = mended if name == "bpda" else in_front(Rounded()), fa.Linf(0.03)
+    data, square = (TEST.x, model(TEST.x).argmax(1)), partial(fa.attacks.square, queries=20)
+    auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
+    for attacks in ("pgd", {"auto": auto}, {"pgd": "pgd", "square": square}):
+        table = fa.evaluate(model, data, attacks, threat=threat)
+        assert table.verdict.startswith(f"Inconclusive: {STAND_IN} (") == ("square" not in attacks)
+        assert "square" not in attacks or table.verdict.startswith("No sign of masking")
+    for version in (["apgd-ce"], ["apgd-ce", "square"]):
+        out = fa.attacks.autoattack(model, *data, threat, version=version)
+        assert (STAND_IN in out.verdict) == ("square" not in version)
+    few = fa.evaluate(model, data, "pgd", threat=threat, limit=7).verdict
+    assert few.startswith("Inconclusive")
+    assert (STAND_IN in few) == (name == "bpda")  # else it takes a look at eight samples
+
+
+X = fa.data.load("digits", "test", limit=40).x
+
+
+class Ends(nn.Module):
+    """The standard net with scaled logits of some classes, and a head."""
+
+    def __init__(self, head, scale: float = 1.0, classes: int = 10) -> None:
+        super().__init__()
+        self.net, self.head, self.scale, self.classes = honest("standard"), head, scale, classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.scale * self.net(x)[:, : self.classes])
+
+
+def autocast(z: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return nn.functional.linear(z, torch.eye(z.shape[1])).log_softmax(1)
+
+
+LOGS = nn.LogSoftmax(1)
+QUIET = {
+    "of probabilities": lambda: Ends(lambda z: (z.softmax(1) + 1e-12).log()),
+    "in half precision": lambda: Ends(lambda z: z.log_softmax(1).half()),
+    "under autocast": lambda: Ends(autocast),
+    **{f"{scale} {k}": lambda s=scale, k=k: Ends(LOGS, s, k) for scale in (0.1, 1.0, 100.0) for k in (2, 10)},
+    "a function": lambda: lambda x: honest("vit")(x).log_softmax(1),
+    "float64": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), LOGS).double(),
+    "bfloat16": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), LOGS).bfloat16(),
+    "frozen": lambda: fa.freeze(Ends(LOGS, 3.0).eval(), precision="bf16"),
+}
+TOLD = {
+    "a log-sigmoid for each class": nn.LogSigmoid(),
+    "a floor that many meet": lambda z: z.log_softmax(1).clamp(min=-6.0),
+    "smoothed": lambda z: (0.9 * z.softmax(1) + 0.01).log(),
+    "tanh": torch.tanh,
+}
+
+
+@pytest.mark.parametrize("name", [*QUIET, *TOLD])
+def test_what_is_squashed(name: str) -> None:
+    for scale in (1.0, 30.0):
+        model = QUIET[name]() if name in QUIET else Ends(TOLD[name], scale).eval()
+        assert (falls_off(prepare(model), X[:8]) > 0.6) == (name in TOLD)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_attacks_find_what_they_find_on_logits(scale: float) -> None:
+    logits, logs = (Ends(head, scale).eval() for head in (nn.Identity(), LOGS))
+    y = logits(X).argmax(1)
+    assert bounded(logs(X)) is None
+    found = [fa.attacks.pgd(model, X, y, fa.Linf(0.08), steps=10) for model in (logits, logs)]
+    assert found[0].robust_accuracy == found[1].robust_accuracy

@@ -83,21 +83,3 @@ def test_probes_and_the_length_of_a_step_are_those_of_the_mask() -> None:
     assert torch.equal((away.abs() > 1e-6).any(1), mask)
     moved = batches[place + 1] - x
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((2,), 0.01, dtype=x.dtype))
-
-
-@BOTH
-def test_every_step_and_seed_has_its_own_directions(run: Callable[..., AttackResult]) -> None:
-    model, x, y = labeled(mlp(), images(2))
-
-    def probes(**options: object) -> list[Tensor]:
-        function, batches = watched(model)
-        run(function, x, y, Linf(1e-9), queries=15, directions=2, stop_early=False, **options)
-        return [batch for batch in batches if len(batch) == 8]
-
-    first, other, moved = probes(seed=1), probes(seed=2), probes(seed=1, ids=torch.tensor([7, 8]))
-    assert len(first) == 3
-    for batch in (first[1], other[0], moved[0]):
-        assert ((batch - first[0]).abs().flatten(1).amax(1) > 1e-4).all()
-    directions = (first[0] - x.repeat_interleave(4, 0)).view(2, 4, -1)
-    assert not torch.allclose(directions[:, 0], directions[:, 1])
-    torch.testing.assert_close(directions[:, :2], -directions[:, 2:])

@@ -5,18 +5,19 @@ import random
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import backward
 from torch.autograd import grad as imported_grad
 
 from fastadv.attacks.methods.symptoms import Symptoms, symptoms
 from fastadv.engine import Plain, freeze
 from fastadv.models import ABS
+from tests.attacks.contract.unchanged import unchanged
 from tests.engine.planted import Changed as Misled
 
 NONE = Symptoms(randomized=False, probabilities=False, zero_gradient=0.0, optimizes=False)
@@ -73,19 +74,13 @@ def test_randomized_by_more_than_rounding(level: float, expected: bool) -> None:
     assert symptoms(freeze(model), X).randomized == expected
 
 
-def test_a_shift_of_all_logits_changes_no_decision() -> None:
-    assert not symptoms(freeze(Changed(after=lambda z: z + torch.randn(len(z), 1))), X).randomized
-
-
 def noisy(x: Tensor) -> Tensor:
     return Misled.apply(x, lambda gradient: gradient + gradient.std() * torch.randn_like(gradient))
 
 
 def test_a_gradient_that_differs_from_pass_to_pass_is_randomized() -> None:
+    """But not where it does for one sample alone."""
     assert symptoms(freeze(Changed(noisy)), X) == Symptoms(True, False, 0.0, False)
-
-
-def test_one_sample_whose_gradient_differs_makes_no_randomized_model() -> None:
     assert not symptoms(freeze(Changed(lambda x: torch.cat([noisy(x[:1]), x[1:]]))), X).randomized
 
 
@@ -113,11 +108,14 @@ def test_probabilities(dtype: torch.dtype) -> None:
         lambda z: z.softmax(1) - torch.tensor([0.5, -0.5, 0.0]),
         lambda z: z.log_softmax(1),
         lambda z: z.softmax(1) * torch.tensor([1.0, 1, 1, 1, 1, 2])[:, None],
+        lambda z: z + torch.randn(len(z), 1),
     ],
-    ids=["sum", "negative", "log", "one row"],
+    ids=["sum", "negative", "log", "one row", "a shift of all logits"],
 )
-def test_what_is_no_probability(after: Callable[[Tensor], Tensor]) -> None:
-    assert not symptoms(freeze(Changed(after=after)), X).probabilities
+def test_what_is_no_probability_and_not_randomized(after: Callable[[Tensor], Tensor]) -> None:
+    found = symptoms(freeze(Changed(after=after)), X)
+    assert not found.probabilities
+    assert not found.randomized
 
 
 def test_zero_gradients_are_counted() -> None:
@@ -138,31 +136,31 @@ def test_confident_models_have_gradients() -> None:
     assert symptoms(frozen, X).zero_gradient == 0
 
 
-def optimizing(how: str, x: Tensor) -> Tensor:
+def fitted(gradient: Callable[[Tensor, Tensor], object] | None, x: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         value = (leaf * 2 - 1).square().sum()
-        if how == "Tensor.backward":
-            value.backward()
-        elif how == "autograd.backward":
-            backward(value)
-        elif how == "autograd.grad":
-            torch.autograd.grad(value, leaf)
-        elif how == "imported before":
-            imported_grad(value, leaf)
-        elif how == "torch.func":
-            torch.func.grad(lambda z: z.square().sum())(leaf.detach())
+        if gradient is not None:
+            gradient(value, leaf)
     return x
 
 
+OPTIMIZING: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "Tensor.backward": lambda value, leaf: value.backward(),
+    "autograd.backward": lambda value, leaf: torch.autograd.backward(value),
+    "autograd.grad": torch.autograd.grad,
+    "imported before": imported_grad,
+    "torch.func": lambda value, leaf: torch.func.grad(lambda z: z.square().sum())(leaf.detach()),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "how", ["Tensor.backward", "autograd.backward", "autograd.grad", "imported before", "torch.func"]
-)
+@pytest.mark.parametrize("how", OPTIMIZING)
 def test_optimizing_inside_inference(how: str) -> None:
-    assert symptoms(freeze(Changed(lambda x: optimizing(how, x))), X) == Symptoms(False, False, 0.0, True)
-    assert symptoms(freeze(lambda x: net().eval()(optimizing(how, x))), X).optimizes
-    assert symptoms(freeze(Changed(lambda x: optimizing("nothing", x))), X) == NONE
+    call = partial(fitted, OPTIMIZING[how])
+    assert symptoms(freeze(Changed(call)), X) == Symptoms(False, False, 0.0, True)
+    assert symptoms(freeze(lambda x: net()(call(x))), X).optimizes
+    assert symptoms(freeze(Changed(partial(fitted, None))), X) == NONE
 
 
 def test_abs_fits_latents_inside_inference() -> None:
@@ -191,15 +189,6 @@ class Raising(nn.Module):
 def test_nothing_is_left_behind(at: int) -> None:
     """Also after an exception in the first pass, in the watched one, and in the one with a gradient."""
     model, Raising.left = Raising(), at or math.inf
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    frozen = Plain(model)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    functions = torch.autograd.grad, torch.autograd.backward, Tensor.backward
-    with pytest.raises(RuntimeError, match="broken") if at else nullcontext():
-        symptoms(frozen, X)
+    with unchanged(model), pytest.raises(RuntimeError, match="broken") if at else nullcontext():
+        symptoms(Plain(model), X)
     assert sys.getprofile() is None
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
-    assert functions == (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert all(p.grad is None and p.requires_grad for p in model.parameters())
