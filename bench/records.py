@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,38 @@ def apart(*arguments: str) -> Any:
     command = [sys.executable, "-m", *arguments]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
+
+
+class Answering:
+    """A process that reads lines and answers each by one line of JSON."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT) -> None:
+        self._process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, line: str) -> Row:
+        """Send a line, and wait for its answer."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has stopped, which its missing answer tells
+        return self.answer()
+
+    def answer(self) -> Row:
+        """Wait for an answer, the first one unasked where the process begins by one."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("bench: a process that times stopped; its error stands above")
+        found: Row = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """Let the process end, which it does where no more lines come."""
+        self._process.communicate()
 
 
 def recorded(path: Path) -> Iterator[Row]:

@@ -37,10 +37,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import fastadv as fa
-from bench import base, records, turns
+from bench import base, records
 from bench.records import ON_CPU, ON_GPU, RESULTS, ROOT, Row, broken
-from bench.session import Session
-from bench.stage import run_stage
+from bench.session import Session, run_stage
 from fastadv.runs.card import machine
 
 VARIABLES = ("FASTADV_", "MALLOC_", "GLIBC_")  # that change what is measured
@@ -87,10 +86,10 @@ def anchor(options: argparse.Namespace) -> int:
 
 def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Compare with another commit. Returns the exit code."""
-    parts = [part for part in turns.CASES if part in options.only]
+    parts = [part for part in base.CASES if part in options.only]
     if not parts:
-        parser.error(f"--base compares {' and '.join(turns.CASES)}, got --only {' '.join(options.only)}")
-    return 0 if base.run(options.base, (case for part in parts for case in turns.CASES[part])) else 1
+        parser.error(f"--base compares {' and '.join(base.CASES)}, got --only {' '.join(options.only)}")
+    return 0 if base.run(options.base, (case for part in parts for case in base.CASES[part])) else 1
 
 
 def main() -> int:

@@ -7,23 +7,30 @@ images are MNIST's where both are given. On a CPU the whole model is measured on
 import resource
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import fastadv as fa
-from bench.eager import abs as eager
+from bench.clock import quantiles, ratio
 from bench.session import Case, Row, Session
-from bench.subjects import abs_kernels
-from bench.timing import quantiles, ratio
+from fastadv import ops
 from fastadv.models.abs.decoder import DecoderShape
+from fastadv.models.abs.vae import VAEs, losses
+from fastadv.ops._decoders import forward
 from fastadv.ops._samples import MNIST, random_decoder
 from fastadv.ops.registration.library import CARDS, extension
 
 CLASSES = 10
 EAGER = "eager, one class after the other"
+BATCHES, STEPS, PRIOR = (100, 1), 50, 8000
+ROUNDS = 300_000  # multiply-adds for each image: one turn takes about as long as the other ways' turns
+AUTHORS, PEAK = "eager, as the authors' code", "multiply-adds in registers"
+FEW = 3  # steps of the eager descent; its rate stands for that of all steps
 # how an epoch is trained on a CPU
 QUICK: dict[str, Any] = {"batch_size": 160, "learning_rate": 3e-3, "augment": False, "prior_samples": CLASSES}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -39,7 +46,7 @@ def cases(session: Session) -> Iterator[Case]:
         yield Case("inference of a test set", partial(whole, session), needs=30)
     if session.on_cpu:
         if extension is not None:
-            yield Case("kernels", partial(abs_kernels.rows, session))
+            yield Case("kernels", partial(kernels, session))
         yield Case("training", partial(quick_training, session))
         return
     for norm in ("l2", "linf"):
@@ -97,7 +104,7 @@ def inference(session: Session, batch: int) -> Iterator[Row]:
     nets = {f"fastadv {name}": net.with_options(**given) for name, given in OPTIONS.items()}
     ways: dict[str, Any] = {}
     if not session.on_cpu:
-        ways["eager"] = lambda: -eager.inference(net, x, prior, square, bias)
+        ways["eager"] = lambda: -inference_by_hand(net, x, prior, square, bias)
     ways |= {name: lambda made=made: made(x) for name, made in nets.items()}
     z = net.prior_latents[:CLASSES].expand(batch, -1, -1)
     fit = CARDS["latent_fit"].flops(
@@ -211,7 +218,7 @@ def quick_training(
     def run(provider: str) -> None:
         if provider == EAGER:
             rest = QUICK["batch_size"], QUICK["learning_rate"]
-            losses[provider] = eager.training(data, shape, width, *rest)
+            losses[provider] = training_by_hand(data, shape, width, *rest)
         else:
             losses[provider] = fitted(data, provider.split()[1], shape=shape, width=width, **QUICK)
 
@@ -222,3 +229,125 @@ def quick_training(
             row["ms_per_image"] = round(median(values) / len(data), 3)
             row["loss"] = round(losses[row["provider"]], 2)
         yield {"what": what, **row}
+
+
+def kernels(session: Session) -> Iterator[Row]:
+    """Compare the latent descent and the prior search of a CPU with what the processor can do.
+
+    The descent is compared with the multiply-add rate and with the authors' code, the search with a matrix
+    product, which neither finds the minimum nor is exact. Speed does not depend on the weights.
+    """
+    for measure, batch in product((descents, searches), BATCHES):
+        yield from measure(session, batch)
+
+
+def descents(session: Session, batch: int) -> Iterator[Row]:
+    decoder = random_decoder(torch.Generator().manual_seed(0), CLASSES, MNIST, session.device, torch.float32)
+    x, z = session.rand(batch, 1, 28, 28), session.randn(batch, CLASSES, 8)
+    args = x, z, *decoder, [layer[3] for layer in MNIST]
+    ways = {
+        "fastadv fp32": lambda: ops.latent_fit(*args, steps=STEPS),
+        "fastadv bf16": lambda: ops.latent_fit(*args, steps=STEPS, bf16=True),
+        AUTHORS: lambda: descent_by_hand(*args, steps=FEW),
+        PEAK: lambda: extension.fma_rounds(ROUNDS * (batch + 9)),
+    }
+    flops = CARDS["latent_fit"].flops(*args, 1.0, STEPS)
+    work = dict.fromkeys(ways, flops) | {
+        AUTHORS: CARDS["latent_fit"].flops(*args, 1.0, FEW),
+        PEAK: extension.fma_rounds(1) * ROUNDS * (batch + 9),
+    }
+    what = f"latent_fit, {batch} x {CLASSES} x {STEPS}, MNIST decoder"
+    found = {row["provider"]: (row, values) for row, values in session.compare(ways, "", least=7)}
+    speeds = {name: [work[name] / t for t in values] for name, (_, values) in found.items()}
+    for name, (row, values) in found.items():
+        if work[name] != flops:  # not the whole descent, so its time says nothing
+            row = {"provider": name}
+        else:
+            row["ms_per_image"] = round(median(values) / batch, 3)
+        row |= {"what": what, "gflops": round(median(speeds[name]) / 1e6, 1)}
+        for other, key in (
+            (PEAK, "share_of_fma_rate"),
+            ("fastadv fp32", "times_fp32"),
+            (AUTHORS, "times_eager"),
+        ):
+            if name.startswith("fastadv") and other != name:
+                row[key] = round(ratio(speeds[name], speeds[other]), 3)
+        yield row
+
+
+def searches(session: Session, batch: int) -> Iterator[Row]:
+    bank, bias = session.rand(CLASSES, PRIOR, 784), session.rand(CLASSES, PRIOR, seed=1)
+    x = session.rand(batch, 784, seed=2)
+    ways = {
+        "fastadv": lambda: ops.nearest_prototype(x, bank, bias),
+        "torch.matmul": lambda: x @ bank.view(-1, 784).T,
+    }
+    flops = CARDS["nearest_prototype"].flops(x, bank, bias)
+    what = f"nearest_prototype, {batch} x {CLASSES} x {PRIOR} x 784"
+    for row, values in session.compare(ways, "torch.matmul", "times_matmul", least=7):
+        yield {"what": what, **row, "gflops": round(flops / median(values) / 1e6, 1)}
+
+
+def descent_by_hand(
+    x: Tensor, z: Tensor, weights: list[Tensor], biases: list[Tensor], strides: list[int], steps: int
+) -> Tensor:
+    """Fit latents as the authors' code: autograd through one decoder after the other, one Adam for all."""
+    point = z.clone().requires_grad_()
+    optimizer = torch.optim.Adam([point], lr=0.05)
+    for step in range(steps):
+        misfits = []
+        for k in range(z.shape[1]):
+            out = point[:, k, :, None, None]
+            for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True)):
+                out = F.conv_transpose2d(out, weight[k], bias[k], stride=stride)
+                out = F.elu(out) if layer < len(weights) - 1 else out.sigmoid()
+            misfits.append((out - x).square().flatten(1).sum(1) + point[:, k].square().sum(1) / 2)
+        loss = torch.stack(misfits, dim=1) / x[0].numel()
+        if step < steps - 1:
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                point.mul_((5.0 / point.norm(dim=2, keepdim=True)).clamp(max=1))
+    return loss.detach()
+
+
+def inference_by_hand(net: "fa.models.ABS", x: Tensor, prior: Tensor, square: Tensor, bias: Tensor) -> Tensor:
+    """Run ABS in plain torch on all classes and many images: a matrix product, autograd and Adam."""
+    found, strides, size = [], net.shape.strides, x[0].numel()
+    for part in x.split(250):
+        rows = part.flatten(1)
+        nearest = [(square[k] + bias - 2 * rows @ prior[k].T).argmin(1) for k in range(len(prior))]
+        z = net.prior_latents[torch.stack(nearest, dim=1)].requires_grad_()
+        optimizer = torch.optim.Adam([z], lr=net.options.step_size)
+        for step in range(net.options.steps):
+            images = forward(z, net.weights, net.biases, strides)[-1].view(len(z), len(prior), -1)
+            misfit = (images - rows[:, None]).square().sum(2)
+            loss = (misfit + net.options.beta / 2 * z.square().sum(2)) / size
+            if step < net.options.steps - 1:
+                optimizer.zero_grad()
+                loss.sum().backward()
+                optimizer.step()
+                with torch.no_grad():
+                    z.mul_((net.options.max_norm / z.norm(dim=2, keepdim=True)).clamp(max=1))
+        found.append(loss.detach())
+    return torch.cat(found)
+
+
+def training_by_hand(
+    data: "fa.data.ImageSet", shape: DecoderShape, width: int, batch: int, learning_rate: float
+) -> float:
+    """Train the same networks for an epoch, one class after the other. Returns the mean loss."""
+    found, classes = [], len(data.classes)
+    for k in range(classes):
+        net = VAEs(shape, 1, width, seed=k).train()
+        optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+        for x in data.x[data.y == k].split(batch // classes):
+            x = x[:, None]
+            image, mean, log_variance = net(x, torch.randn(len(x), 1, shape.channels[0]))
+            loss = losses(x, image, mean, log_variance, shape.values / 784).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+    return sum(found) / len(found)

@@ -14,13 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.peers import PEERS, version_of
-from bench.pgd import Problem
-from bench.problems import NETS, problem, what
-from bench.providers import ALONE, COMPILED, LOOP, NO_MEMORY, by_device, made
+from bench.clock import gradient_flops, ratio
+from bench.pgd import (
+    ALONE,
+    COMPILED,
+    LOOP,
+    NETS,
+    NO_MEMORY,
+    PEERS,
+    Problem,
+    by_device,
+    made,
+    problem,
+    version_of,
+    what,
+)
 from bench.session import Case, Row, Session
 from bench.subjects import memory
-from bench.timing import gradient_flops, ratio
 from fastadv.engine.precision import PRECISIONS
 
 BASES = ("torchattacks", LOOP)  # by which the others are measured, the first that is installed

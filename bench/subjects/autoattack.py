@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from bench import nets
-from bench.session import Case, Row, Session, Skip, said
+from bench.clock import said
+from bench.session import Case, Row, Session, Skip
 
 THREAT = fa.Linf(8 / 255)
 EPOCHS, IMAGES = 5, 512

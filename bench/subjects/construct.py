@@ -5,20 +5,22 @@ fewer images where it is slow: times are compared for each image. On a CPU it is
 D_R's steps, and all take turns.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastadv as fa
 from bench import nets, pgd
-from bench.eager import construct as by_hand
+from bench.by_hand import row_norm
+from bench.clock import forward_flops, quantiles, ratio
 from bench.session import Case, Row, Session
 from bench.subjects.training import images
-from bench.timing import forward_flops, quantiles, ratio
 from fastadv.data.construct import CIFAR10_PAPER
 
 BUDGETS = {"D_rand": "d_rand", "D_R": "d_r"}
@@ -38,7 +40,7 @@ def cases(session: Session) -> Iterator[Case]:
 def made(name: str, provider: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> Row:
     """Construct a set by one provider. Returns the figures of the result."""
     if provider == "eager":
-        return {"fooling_rate": round(by_hand.constructed(name, net, data, budget, batch), 4)}
+        return {"fooling_rate": round(by_hand(name, net, data, budget, batch), 4)}
     construct: Any = fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
     precision: Any = provider.split()[1]
     measured = construct(fa.freeze(net, precision), data, **budget, batch_size=batch).card["measured"]
@@ -112,3 +114,50 @@ def once(session: Session, name: str, provider: str, net: nn.Module, budget: Any
         "ms_per_image": round(median(values) / count, 5), "turns": len(values), **found[0],
         **session.share_of_products(flops, median(values), precision),
     }  # fmt: skip
+
+
+def headless(net: nn.Module) -> nn.Module:
+    """Copy the net without its last linear layer: the copy returns the representation."""
+    head = copy.deepcopy(net)
+    last = [name for name, part in head.named_modules() if isinstance(part, nn.Linear)][-1]
+    head.set_submodule(last, nn.Identity())
+    return head
+
+
+def descended(
+    x: Tensor, loss: Callable[[Tensor], Tensor], step: float, steps: int, around: Tensor, radius: float = inf
+) -> Tensor:
+    """Descend a loss by normalized steps, rescaled into the L2 ball without the exact projection."""
+    for _ in range(steps):
+        x = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss(x), x)
+        x = x.detach() - step * (grad / row_norm(grad))
+        if radius < inf:
+            shift = x - around
+            x = around + shift * (radius / row_norm(shift)).clamp_max(1)
+        x = x.clamp(0, 1)
+    return x
+
+
+def to_targets(net: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(net(x), y, reduction="sum")
+
+
+def to_images(head: nn.Module, goal: Tensor, x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(head(x) - goal, dim=1).sum()
+
+
+def by_hand(name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> float:
+    """Make either set, towards the next class or from the next image. Returns the fooling rate."""
+    hits, head, step, steps = [], headless(net), budget["step_size"], budget["steps"]
+    for ids in torch.arange(len(data), device=data.x.device).split(batch):
+        x, y = data.x[ids].float() / 255, data.y[ids]
+        if name == "D_rand":
+            y = (y + 1) % 10
+            loss = partial(to_targets, net, y)
+            x_adv = descended(x, loss, step, steps, x, budget["threat"].radius)
+        else:
+            x_adv = descended(x.roll(1, 0), partial(to_images, head, head(x).detach()), step, steps, x)
+        with torch.no_grad():
+            hits.append(net((x_adv * 255).round() / 255).argmax(1) == y)
+    return float(torch.cat(hits).float().mean())

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 
 import fastadv as fa
 from bench import nets, pgd
+from bench.clock import quantiles
 from bench.records import apart
 from bench.session import Case, Row, Session
 from bench.subjects.memory import MIB, one_pass, peak
-from bench.timing import quantiles
 from fastadv.ops._samples import MNIST, random_decoder
 
 TURNS = 3

@@ -12,11 +12,10 @@ from statistics import median
 from typing import Any
 
 import fastadv as fa
-from bench import by_hand, pgd, problems
-from bench.problems import NETS, what
-from bench.providers import LOOP, Make
+from bench import by_hand, pgd
+from bench.clock import ratio
+from bench.pgd import LOOP, NETS, Make, what
 from bench.session import Case, Row, Session
-from bench.timing import ratio
 
 # nets, images and steps, in order of importance; fewer steps of those that take seconds
 PROBLEMS = (
@@ -49,7 +48,7 @@ def cases(session: Session) -> Iterator[Case]:
 
 def measured(session: Session, name: str, count: int, steps: int) -> Iterator[Row]:
     """Yield a row of each provider, with its share of the speed of the best by hand."""
-    given = problems.problem(session, name, session.size(count, min(count, 2)))
+    given = pgd.problem(session, name, session.size(count, min(count, 2)))
     given = replace(given, steps=session.size(steps, 2))
     chosen = {way: make for way, make in PROVIDERS.items() if session.cuda or way != "fastadv tf32"}
     ways = {way: make(given) for way, make in chosen.items()}

@@ -22,13 +22,12 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from bench import pgd, problems
+from bench import pgd
 from bench.ceilings import exact_convolutions, repeatable
-from bench.problems import NETS, what
-from bench.providers import LOOP, Make
+from bench.clock import wall
+from bench.pgd import LOOP, NETS, Make, what
 from bench.records import apart
 from bench.session import Case, Row, Session
-from bench.timing import wall
 from fastadv._waiting import waits
 from fastadv.engine import Frozen, Plain
 from fastadv.engine.capture import Graph, graphs_of
@@ -52,7 +51,7 @@ def cases(session: Session) -> Iterator[Case]:
 
 
 def problem(session: Session, name: str, count: int) -> pgd.Problem:
-    problem = problems.problem(session, name, session.size(count, min(count, 4)))
+    problem = pgd.problem(session, name, session.size(count, min(count, 4)))
     return replace(problem, steps=session.size(STEPS, 10))
 
 

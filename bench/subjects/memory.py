@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import fastadv as fa
-from bench import pgd, problems, records
-from bench.providers import PROVIDERS
+from bench import pgd, records
+from bench.pgd import PROVIDERS
 from bench.session import Case, Row, Session
 
 MIB = 2**20
@@ -95,7 +95,7 @@ def against_one_pass() -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("problem", choices=[*problems.NETS, "large"])
+    parser.add_argument("problem", choices=[*pgd.NETS, "large"])
     parser.add_argument("provider")
     records.add_places(parser, "data_dir", "weights")
     parser.add_argument("--threads", type=int)
@@ -108,7 +108,7 @@ def main() -> None:
     else:
         places = {"data_dir": options.data_dir, "weights": options.weights}
         session = Session(torch.device("cpu"), **places)
-        given = replace(problems.problem(session, options.problem), steps=STEPS)
+        given = replace(pgd.problem(session, options.problem), steps=STEPS)
     print(measure(given, options.provider))
 
 

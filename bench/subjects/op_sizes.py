@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.eager.steps import L1_RADIUS, L1_STEP, RADIUS, STEP
+from bench.by_hand import L1_RADIUS, L1_STEP, RADIUS, STEP
 from bench.session import Session
 from fastadv.ops._samples import MNIST, random_decoder
 from fastadv.ops.registration.library import CARDS

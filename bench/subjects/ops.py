@@ -13,14 +13,14 @@ from statistics import median
 
 import torch
 
+from bench.by_hand import STEPS
 from bench.ceilings import exact_convolutions
-from bench.eager import abs as eager_abs
-from bench.eager.steps import STEPS
+from bench.clock import quantiles, ratio
 from bench.session import Case, Row, Session
 from bench.subjects import widths
+from bench.subjects.abs import descent_by_hand
 from bench.subjects.correctness import checked, kernel_of, samples
 from bench.subjects.op_sizes import OWN_GRAPHS, Args, Problem, problems
-from bench.timing import quantiles, ratio
 from fastadv.ops.registration.library import CARDS
 
 
@@ -108,7 +108,7 @@ def eager(session: Session, problem: Problem, sets: list[Args]) -> dict[str, Way
     """Return the usual eager code of a step, plain and compiled; for other ops the reference."""
     if problem.op == "latent_fit":
         x, z, weights, biases, strides, _, steps, *_ = sets[0]
-        return {"eager": Way(eager_abs.descent, [(x, z, weights, biases, strides, steps)], captured=False)}
+        return {"eager": Way(descent_by_hand, [(x, z, weights, biases, strides, steps)], captured=False)}
     # the usual L1 step takes a quantile, which bfloat16 lacks
     if problem.op not in STEPS or (problem.op == "l1_step" and sets[0][0].dtype == torch.bfloat16):
         # references may wait for the device, and some are slow

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from bench.clock import quantiles, ratio
 from bench.records import ROOT
 from bench.session import Case, Row, Session
-from bench.timing import quantiles, ratio
 
 TURNS = 9
 BASE, OURS = "import torch", "import fastadv"

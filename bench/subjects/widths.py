@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from bench.session import Row, Session, Skip, said
+from bench.clock import said
+from bench.session import Row, Session, Skip
 from bench.subjects.op_sizes import Args, Problem
 from fastadv.ops.registration.library import CARDS
 

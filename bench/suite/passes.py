@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.timing import wall
+from bench.clock import wall
 
 
 class Log(list[tuple[str, int]]):

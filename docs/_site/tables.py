@@ -10,7 +10,7 @@ from _site.attacks import attack_map, others
 from _site.commands import commands
 from _site.costs import cost
 from bench.page import table as speed_table
-from bench.page.rows import Rows
+from bench.page.table import Rows
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.cli._options import symbol
 from fastadv.models.registry import factory

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from bench.session import Row, Session
-from bench.stage import run_stage
+from bench.session import Row, Session, run_stage
 
 CPU = torch.device("cpu")
 

@@ -9,17 +9,12 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from bench import nets, problems
+from bench import nets, pgd
 from bench.ceilings import Ceilings
-from bench.eager import abs as eager_abs
-from bench.eager import construct as eager_construct
-from bench.eager import training as eager_training
 from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
-from bench.session import Session
-from bench.stage import cases_of
+from bench.session import Session, cases_of
 from bench.subjects import abs as abs_subject
-from bench.subjects import abs_kernels, attacks, construct, large, memory, op_sizes, startup, training
-from fastadv.data.construct import CIFAR10_PAPER
+from bench.subjects import attacks, construct, large, memory, op_sizes, startup, training
 from fastadv.ops.registration.library import CARDS
 from runs import OnCPU, ends, known, ran, session
 
@@ -38,7 +33,7 @@ def small(monkeypatch):
     monkeypatch.setattr(construct, "ON_CPU", {"images": 20, "steps": 10, "width": 4})
     monkeypatch.setattr(abs_subject, "QUICK", abs_subject.QUICK | {"batch_size": 10})
     for name, value in {"BATCHES": (2,), "STEPS": 4, "PRIOR": 20, "ROUNDS": 10}.items():
-        monkeypatch.setattr(abs_kernels, name, value)
+        monkeypatch.setattr(abs_subject, name, value)
     for name, value in {"CLASSES": (2, 3), "STREAMED": (8, 16), "SIDE": 32, "BATCH": 2, "PRIOR": 20}.items():
         monkeypatch.setattr(large, name, value)
     monkeypatch.setattr(large, "measured", lambda case, size: large.measure(case, str(size)))
@@ -175,10 +170,10 @@ class TestEager:
         net = abs_subject.model(session())
         x, prior = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1)), net.bank()
         bias = net.options.beta / 2 * net.prior_latents.square().sum(1)
-        losses = eager_abs.inference(net, x, prior, prior.square().sum(2), bias)
+        losses = abs_subject.inference_by_hand(net, x, prior, prior.square().sum(2), bias)
         torch.testing.assert_close(losses, -net(x), rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("attacked", [eager_training.attacked, eager_training.strongest])
+    @pytest.mark.parametrize("attacked", [training.attacked, training.strongest])
     def test_training_attacks_in_eval_mode_inside_the_ball(self, attacked):
         net, calls = nets.small_net().train(), []
         net.register_forward_hook(lambda *given: calls.append(net.training))
@@ -186,7 +181,7 @@ class TestEager:
         x, y = torch.rand(4, 3, 32, 32), torch.arange(4)
         x_adv = attacked(net, x, y)
         assert net.training
-        assert calls == [False] * (7 + (attacked is eager_training.strongest))
+        assert calls == [False] * (7 + (attacked is training.strongest))
         assert all(map(torch.equal, before, net.state_dict().values()))
         assert (x_adv - x).abs().max() <= 8 / 255 + 1e-6
         net.eval()
@@ -200,22 +195,21 @@ class TestEager:
         draw = torch.Generator().manual_seed(2)
         x, start = torch.rand(2, 4, 3, 32, 32, generator=draw)
         targets = torch.arange(4)
-        made = eager_construct.random_target(net, x, targets, CIFAR10_PAPER["d_rand"], 3)
+        to_targets = partial(construct.to_targets, net, targets)
+        made = construct.descended(x, to_targets, 0.1, 3, x, radius=0.5)
         assert fa.L2(0.5 + 1e-5).contains(made, x).all()
-        with torch.no_grad():
-            before, after = (nn.functional.cross_entropy(net(z), targets) for z in (x, made))
-        assert after < before
-        near = eager_construct.robust(net, x, start, CIFAR10_PAPER["d_r"], 5)
-        head = eager_construct.headless(net)
+        head = construct.headless(net)
         assert torch.allclose(net.fc(head(x)), net(x), atol=1e-6)
+        to_images = partial(construct.to_images, head, head(x).detach())
+        near = construct.descended(start, to_images, 0.1, 5, x)
         with torch.no_grad():
-            before, after = (torch.linalg.vector_norm(head(z) - head(x), dim=1) for z in (start, near))
-        assert (after < before).all()
+            assert to_targets(made) < to_targets(x)
+            assert to_images(near) < to_images(start)
 
 
 def test_without_data_labels_are_what_the_model_says():
     for name in ("cnn", "mlp"):
-        given = problems.problem(session(OnCPU), name)
-        assert problems.what(given).startswith(f"PGD-{given.steps} Linf ")
+        given = pgd.problem(session(OnCPU), name)
+        assert pgd.what(given).startswith(f"PGD-{given.steps} Linf ")
         assert attacks.found(given, given.x)["accuracy"] == 1
         assert attacks.found(given, given.x + 0.01)["distance"] == pytest.approx(0.01, abs=1e-6)
