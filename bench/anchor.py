@@ -28,7 +28,7 @@ import torch
 
 from bench import base, pgd, records
 from bench.ceilings import Ceilings
-from bench.clock import gradient_flops, quantiles, ratio, said
+from bench.clock import forward_flops, quantiles, ratio, said
 from bench.pgd import ALONE, COMPILED, FROZEN, LOOP, by_device, version_of
 from bench.records import RESULTS, Answering, Row
 from bench.session import Session
@@ -164,7 +164,7 @@ class Worker:
     def flops(self) -> Row:
         """Count once for all providers, as counting takes seconds."""
         problem = self.problem
-        of_one = gradient_flops(problem.model, problem.x[:1])
+        of_one = 2 * forward_flops(problem.model, problem.x[:1])
         return {"flops": of_one * len(problem.x) * problem.steps}
 
     def answers(self, lines: Iterable[str]) -> Iterator[Row]:

@@ -91,25 +91,20 @@ def _short(value: float) -> float:
 
 
 @contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Compute float32 convolutions in float32, so that the references are no rougher than the kernels."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-@contextmanager
 def repeatable() -> Iterator[None]:
-    """Use the same algorithms in every run, and fill fresh memory with NaN, which shows missing writes."""
-    cudnn, strict = torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.backends.cudnn.deterministic = True
+    """Compute float32 convolutions in float32, and by the same algorithms in every run.
+
+    Fresh memory is filled with NaN, which shows missing writes.
+    """
+    cudnn, strict = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    before, warn_only = (
+        (cudnn.allow_tf32, cudnn.deterministic),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    cudnn.allow_tf32, cudnn.deterministic = False, True
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.backends.cudnn.deterministic = cudnn
+        cudnn.allow_tf32, cudnn.deterministic = before
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)

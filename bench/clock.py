@@ -5,14 +5,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from fastadv._tf32 import has_tf32
-from fastadv.engine.precision import AUTO, PRECISIONS, Precision
 
 Ways = Mapping[str, Callable[[], object]]
 Kind = TypeVar("Kind")
@@ -50,10 +47,13 @@ class Clock:
         return gpu if self.cuda or cpu is None else cpu
 
     @property
-    def precisions(self) -> tuple[Precision, ...]:
+    def precisions(self) -> tuple[Any, ...]:
         """Those in which a search can compute here; on a CPU the two that gain."""
         if self.on_cpu:
             return ("fp32", "bf16")
+        from fastadv._tf32 import has_tf32
+        from fastadv.engine.precision import AUTO, PRECISIONS
+
         left = {AUTO} if has_tf32(self.device) else {AUTO, "tf32"}
         return tuple(name for name in PRECISIONS if name not in left)
 
@@ -108,9 +108,6 @@ class Clock:
                 return taken
 
 
-Kind = TypeVar("Kind")
-
-
 def quantiles(values: Sequence[float]) -> dict[str, float]:
     """Return the 20th, 50th and 80th percentiles, as p20_ms, p50_ms and p80_ms."""
     ordered = sorted(values)
@@ -125,38 +122,18 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 def wall(way: Callable[[], Kind]) -> tuple[float, Kind]:
     """Return (seconds, result) of one call on the wall clock, until the GPU has finished its work."""
-    synchronize()
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else int
+    wait()
     start = time.perf_counter()
     result = way()
-    synchronize()
+    wait()
     return time.perf_counter() - start, result
 
 
-def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def forward_flops(net: nn.Module, x: Tensor) -> int:
-    """Count the operations of a forward pass."""
+    """Count the operations of a forward pass; an input gradient takes as many again."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(x)
-    return int(counter.get_total_flops())
-
-
-def gradient_flops(net: nn.Module, x: Tensor) -> int:
-    """Count the operations of a forward pass and an input gradient."""
-    flags = [(part, part.requires_grad) for part in net.parameters()]
-    point = x.clone().requires_grad_()
-    try:
-        for part, _ in flags:
-            part.requires_grad_(False)
-        with FlopCounterMode(display=False) as counter:
-            net(point).sum().backward()
-    finally:
-        for part, flag in flags:
-            part.requires_grad_(flag)
     return int(counter.get_total_flops())
 
 

@@ -192,7 +192,6 @@ def version_of(peer: str) -> str:
 
 LOOP, COMPILED, EARLY = "plain loop", "torch.compile", "fastadv fp32, early stop"
 FROZEN = tuple(f"fastadv {precision}, frozen once" for precision in ("fp32", "bf16"))
-NO_MEMORY = (COMPILED, EARLY)  # on a CPU: compiling takes long, an early stop takes no more
 ALONE = "passes alone, "  # and the precision: no attack, but what an attack is measured by
 
 Make = Callable[[Problem], Callable[[], Any]]

@@ -18,13 +18,8 @@
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the
 stages and sizes are those of `make gpu`, without its budget of time. `make bench` installs the peers. `python
 -m bench.page` then writes the tables and figures from the rows.
-
-With --base no row is written: this tree and the commit REF (a branch, a tag, HEAD~3) take turns, each in its
-own process. Ratios of medians are printed with their noise, two standard errors, and the exit code is 1 where
-this tree is slower by more than 5% beyond it.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -37,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import fastadv as fa
-from bench import base, records
+from bench import records
 from bench.records import ON_CPU, ON_GPU, RESULTS, ROOT, Row, broken
 from bench.session import Session, run_stage
 from fastadv.runs.card import machine
@@ -76,26 +71,9 @@ def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
     return 1 if failed else 0
 
 
-def anchor(options: argparse.Namespace) -> int:
-    """Measure PGD against the best of all peers, into a file of its own. Returns the exit code."""
-    if "anchor" not in options.only:
-        return 0
-    places = records.arguments(options, "data_dir", "weights", "out")
-    return subprocess.run([sys.executable, "-m", "bench.anchor", *places], cwd=ROOT).returncode
-
-
-def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Compare with another commit. Returns the exit code."""
-    parts = [part for part in base.CASES if part in options.only]
-    if not parts:
-        parser.error(f"--base compares {' and '.join(base.CASES)}, got --only {' '.join(options.only)}")
-    return 0 if base.run(options.base, (case for part in parts for case in base.CASES[part])) else 1
-
-
 def main() -> int:
     parser = records.parser(__doc__)
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="which parts")
-    parser.add_argument("--base", metavar="REF", help="compare with this commit; takes a minute or two")
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="aimed at for each way of each measurement"
     )
@@ -107,8 +85,6 @@ def main() -> int:
     options = parser.parse_args()
     if not options.no_gate:
         gate()
-    if options.base:
-        return compare(parser, options)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out = options.out or RESULTS / f"{device.type}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +102,10 @@ def main() -> int:
     if told := {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)}:
         about["variables"] = told
     code = measure(session, parts, out, about)
-    return (anchor(options) if session.on_cpu else 0) or code
+    if "anchor" in options.only and session.on_cpu:
+        places = records.arguments(options, "data_dir", "weights", "out")
+        code |= subprocess.run([sys.executable, "-m", "bench.anchor", *places], cwd=ROOT).returncode
+    return code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Analysis by Synthesis: its bank, inference, bounds and training; on a CPU its two kernels as well.
+"""Analysis by Synthesis: its bank, inference and training; on a CPU its descent as well.
 
 Speed does not depend on the weights. The authors' are taken where they are given, else random ones, and the
 images are MNIST's where both are given. On a CPU the whole model is measured only with both.
@@ -7,7 +7,6 @@ images are MNIST's where both are given. On a CPU the whole model is measured on
 import resource
 from collections.abc import Iterator
 from functools import partial
-from itertools import product
 from statistics import median
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastadv as fa
-from bench.clock import quantiles, ratio
+from bench.clock import ratio
 from bench.session import Case, Row, Session
+from bench.subjects.training import random_images
 from fastadv import ops
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
@@ -27,7 +27,7 @@ from fastadv.ops.registration.library import CARDS, extension
 
 CLASSES = 10
 EAGER = "eager, one class after the other"
-BATCHES, STEPS, PRIOR = (100, 1), 50, 8000
+BATCHES, STEPS = (100, 1), 50
 ROUNDS = 300_000  # multiply-adds for each image: one turn takes about as long as the other ways' turns
 AUTHORS, PEAK = "eager, as the authors' code", "multiply-adds in registers"
 FEW = 3  # steps of the eager descent; its rate stands for that of all steps
@@ -44,15 +44,9 @@ def cases(session: Session) -> Iterator[Case]:
         for batch in session.size((1, 100, 1000), (1, 2), (1, 100)):
             yield Case(f"inference {batch}", partial(inference, session, batch), needs=20)
         yield Case("inference of a test set", partial(whole, session), needs=30)
-    if session.on_cpu:
-        if extension is not None:
-            yield Case("kernels", partial(kernels, session))
-        yield Case("training", partial(quick_training, session))
-        return
-    for norm in ("l2", "linf"):
-        yield Case(f"bound {norm}", partial(bound, session, norm), needs=20)
-    for precision in ("fp32", "bf16"):
-        yield Case(f"training {precision}", partial(training, session, precision), needs=60)
+    if session.on_cpu and extension is not None:
+        yield Case("kernels", partial(kernels, session))
+    yield Case("training", partial(training, session), needs=60)
 
 
 def model(session: Session) -> "fa.models.ABS":
@@ -159,30 +153,6 @@ def _append(decided: list[Tensor], net: Any, x: Tensor) -> None:
     decided.append(net(x).argmax(1))
 
 
-def bound(session: Session, norm: Any) -> Iterator[Row]:
-    net, count = model(session), session.size(100, 1)
-    x = session.rand(count, 1, 28, 28)
-    y = net(x).argmax(1)
-    radii: list[Tensor] = []
-
-    def run() -> None:
-        radii[:] = [net.lower_bound(x, y, norm=norm, starts=session.size(4, 1))]
-
-    for row, values in session.compare({"fastadv": run}, "eager", least=3):
-        if values:
-            row |= {
-                "ms_per_image": round(median(values) / count, 4),
-                "mean_bound": round(float(radii[0].float().mean()), 4),
-            }
-        yield row | {"what": f"bound, {norm}", "images": count}
-
-
-def random_images(count: int, shape: tuple[int, ...] = (1, 28, 28)) -> "fa.data.ImageSet":
-    """Draw random images, as many of each class; the time does not depend on them."""
-    x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
-    return fa.data.ImageSet(x, torch.arange(count) % CLASSES, CLASSES, "random images")
-
-
 def fitted(data: "fa.data.ImageSet", precision: Any, **given: Any) -> float:
     """Train for an epoch. Returns the mean loss."""
     made = fa.models.ABS.fit(data, epochs=1, calibration=0, training_precision=precision, **given)
@@ -190,41 +160,30 @@ def fitted(data: "fa.data.ImageSet", precision: Any, **given: Any) -> float:
     return loss
 
 
-def training(session: Session, precision: Any) -> Iterator[Row]:
-    """Train for an epoch on as many images as MNIST has; the second of two runs is measured."""
-    count, losses = session.size(60_000, 40), []
-    data = random_images(count)
-    given = {"device": session.device, "prior_samples": session.size(8000, 20)}
-
-    def run(chosen: "fa.data.ImageSet") -> None:
-        losses[:] = [fitted(chosen, precision, **given)]
-
-    memory = session.warmed(lambda: run(data.subset(torch.arange(min(count, 1600)))))
-    values = session.times({"": lambda: run(data)}, least=1)[""]
-    yield {
-        "what": f"ABS training, an epoch, {count} images", "provider": f"fastadv {precision}",
-        "images": count, **quantiles(values), **memory, "turns": len(values),
-        "images_per_s": round(1000 * count / median(values), 1), "loss": round(losses[0], 3),
-    }  # fmt: skip
-
-
-def quick_training(
+def training(
     session: Session, shape: DecoderShape | None = None, width: int = 16, batches: int = 4
 ) -> Iterator[Row]:
-    """Train for an epoch, beside the same networks in eager torch, one class after the other."""
-    shape = shape or DecoderShape()
-    data, losses = random_images(QUICK["batch_size"] * batches, shape.image), {}
+    """Train for an epoch; on a CPU beside the same networks in eager torch, one class after the other."""
+    shape, losses = shape or DecoderShape(), dict[str, float]()
+    size = QUICK["batch_size"]
+    data = random_images(session.size(60_000, 40, size * batches), shape.image)
+    few, how = (
+        data.subset(torch.arange(min(len(data), 1600))),
+        {"device": session.device, "prior_samples": session.size(8000, 20)},
+    )
+    if session.on_cpu:
+        few, how = data, {"shape": shape, "width": width, **QUICK}
 
-    def run(provider: str) -> None:
+    def run(provider: str, chosen: "fa.data.ImageSet") -> None:
         if provider == EAGER:
-            rest = QUICK["batch_size"], QUICK["learning_rate"]
-            losses[provider] = training_by_hand(data, shape, width, *rest)
+            losses[provider] = training_by_hand(data, shape, width, size, QUICK["learning_rate"])
         else:
-            losses[provider] = fitted(data, provider.split()[1], shape=shape, width=width, **QUICK)
+            losses[provider] = fitted(chosen, provider.split()[1], **how)
 
-    ways = {name: partial(run, name) for name in (EAGER, "fastadv fp32", "fastadv bf16")}
-    what = f"ABS training, an epoch, {len(data)} images, batch {QUICK['batch_size']}"
-    for row, values in session.compare(ways, EAGER):
+    names = [EAGER] * session.on_cpu + ["fastadv fp32", "fastadv bf16"]
+    ways, warm = ({name: partial(run, name, each) for name in names} for each in (data, few))
+    what = f"ABS training, an epoch, {len(data)} images" + f", batch {size}" * session.on_cpu
+    for row, values in session.compare(ways, EAGER, least=session.size(1, 1, 5), warm=warm):
         if values:
             row["ms_per_image"] = round(median(values) / len(data), 3)
             row["loss"] = round(losses[row["provider"]], 2)
@@ -232,13 +191,12 @@ def quick_training(
 
 
 def kernels(session: Session) -> Iterator[Row]:
-    """Compare the latent descent and the prior search of a CPU with what the processor can do.
+    """Compare the latent descent of a CPU with what the processor can do.
 
-    The descent is compared with the multiply-add rate and with the authors' code, the search with a matrix
-    product, which neither finds the minimum nor is exact. Speed does not depend on the weights.
+    That is the multiply-add rate, and the authors' code. Speed does not depend on the weights.
     """
-    for measure, batch in product((descents, searches), BATCHES):
-        yield from measure(session, batch)
+    for batch in BATCHES:
+        yield from descents(session, batch)
 
 
 def descents(session: Session, batch: int) -> Iterator[Row]:
@@ -273,19 +231,6 @@ def descents(session: Session, batch: int) -> Iterator[Row]:
             if name.startswith("fastadv") and other != name:
                 row[key] = round(ratio(speeds[name], speeds[other]), 3)
         yield row
-
-
-def searches(session: Session, batch: int) -> Iterator[Row]:
-    bank, bias = session.rand(CLASSES, PRIOR, 784), session.rand(CLASSES, PRIOR, seed=1)
-    x = session.rand(batch, 784, seed=2)
-    ways = {
-        "fastadv": lambda: ops.nearest_prototype(x, bank, bias),
-        "torch.matmul": lambda: x @ bank.view(-1, 784).T,
-    }
-    flops = CARDS["nearest_prototype"].flops(x, bank, bias)
-    what = f"nearest_prototype, {batch} x {CLASSES} x {PRIOR} x 784"
-    for row, values in session.compare(ways, "torch.matmul", "times_matmul", least=7):
-        yield {"what": what, **row, "gflops": round(flops / median(values) / 1e6, 1)}
 
 
 def descent_by_hand(
@@ -343,7 +288,7 @@ def training_by_hand(
         net = VAEs(shape, 1, width, seed=k).train()
         optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
         for x in data.x[data.y == k].split(batch // classes):
-            x = x[:, None]
+            x = x[:, None].float() / 255
             image, mean, log_variance = net(x, torch.randn(len(x), 1, shape.channels[0]))
             loss = losses(x, image, mean, log_variance, shape.values / 784).mean()
             optimizer.zero_grad()

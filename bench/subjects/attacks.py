@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.clock import gradient_flops, ratio
+from bench.clock import forward_flops, ratio
 from bench.pgd import (
     ALONE,
     COMPILED,
     LOOP,
     NETS,
-    NO_MEMORY,
     PEERS,
     Problem,
     by_device,
@@ -30,7 +29,6 @@ from bench.pgd import (
     what,
 )
 from bench.session import Case, Row, Session
-from bench.subjects import memory
 from fastadv.engine.precision import PRECISIONS
 
 BASES = ("torchattacks", LOOP)  # by which the others are measured, the first that is installed
@@ -52,14 +50,11 @@ def cases(session: Session) -> Iterator[Case]:
 
 
 def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str]) -> Iterator[Row]:
-    """Yield the rows of the providers in `told`; on a CPU their memory is measured in another process."""
+    """Yield the rows of the providers in `told`."""
     given = problem(session, name)
-    for row in pgd_rows(session, given, made(session, given, chosen)):
-        provider = row["provider"]
-        if provider in told:
-            if session.on_cpu and not provider.startswith((ALONE, *NO_MEMORY)):
-                row |= memory.of_provider(session, name, provider)
-            yield row
+    yield from (
+        row for row in pgd_rows(session, given, made(session, given, chosen)) if row["provider"] in told
+    )
 
 
 def searched(provider: str) -> str:
@@ -87,7 +82,7 @@ def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]
     def run(name: str) -> None:
         x_adv[name] = ways[name]()
 
-    flops = 0 if session.on_cpu else gradient_flops(given.model, given.x[:1]) * len(given.x) * given.steps
+    flops = 0 if session.on_cpu else 2 * forward_flops(given.model, given.x[:1]) * len(given.x) * given.steps
     base = next(name for name in BASES if name in ways)
     column = "times_torchattacks" if base == "torchattacks" else "times_plain"
     kept = {name: partial(run, name) for name in ways}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import fastadv as fa
 from bench import pgd
-from bench.ceilings import exact_convolutions, repeatable
+from bench.ceilings import repeatable
 from bench.clock import wall
 from bench.pgd import LOOP, NETS, Make, what
 from bench.records import apart
@@ -98,7 +98,7 @@ def replays_alike(session: Session, name: str) -> Iterator[Row]:
 
 def compared(label: str, call: Callable[[], Any]) -> Row:
     """Return in how many rows a call that replays steps differs from one that takes single steps."""
-    with repeatable(), exact_convolutions():
+    with repeatable():
         wanted = uncaptured()(call)()
         found, _, count = replayed(call)
     x_adv, other = (out if isinstance(out, Tensor) else out.x_adv for out in (found, wanted))

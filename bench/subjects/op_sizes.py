@@ -24,7 +24,6 @@ IMAGES: dict[str, tuple[Shape, Shape]] = {
 # on a CPU: of the steps, and of all other ops
 STEP_SHAPES: tuple[Shape, ...] = ((1000, 3, 32, 32), (4000, 3, 32, 32), (64, 3, 224, 224), (1, 8))
 SHAPE: Shape = (256, 3, 32, 32)
-LAYER: Shape = (64, 64, 32, 32)
 # radius and step size: a batch on its ball, and one inside a ball that it never leaves
 STEPS: dict[str, dict[str, tuple[float, float]]] = {
     "linf_step": {"": (8 / 255, 2 / 255)},
@@ -87,7 +86,7 @@ def on_cpu(session: Session) -> Iterator[Problem]:
     """Yield problems in float32; an op without a size here gets the largest sample of its card."""
     for shape in STEP_SHAPES:
         yield from steps(session, "", shape, torch.float32, STEPS_ON_CPU)
-    others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session), *layers(session)]
+    others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session)]
     others.append(decode(session))
     yield from others
     known = {problem.op for problem in others} | STEPS.keys() | set(IN_ABS)
@@ -238,17 +237,6 @@ def on_rows(session: Session) -> Iterator[Problem]:
             "philox", kind, f"{rows}x3072",
             lambda seed, kind=kind: (torch.arange(rows, device=session.device), 3072, kind, seed, 0),
         )  # fmt: skip
-
-
-def layers(session: Session) -> Iterator[Problem]:
-    """Yield what the engine does for a layer of a small CNN on a CPU."""
-    yield Problem(
-        "thin_gradient", "", "",
-        lambda seed: (
-            session.randn(*LAYER, seed=seed), session.randn(LAYER[1], 3, 3, 3), list(LAYER[2:]), [1, 1],
-            [1, 1], [1, 1], False,
-        ),
-    )  # fmt: skip
 
 
 def decode(session: Session) -> Problem:

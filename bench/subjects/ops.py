@@ -14,7 +14,7 @@ from statistics import median
 import torch
 
 from bench.by_hand import STEPS
-from bench.ceilings import exact_convolutions
+from bench.ceilings import repeatable
 from bench.clock import quantiles, ratio
 from bench.session import Case, Row, Session
 from bench.subjects import widths
@@ -42,7 +42,7 @@ def gate(session: Session, name: str) -> None:
     if name in session.passed or session.on_cpu:
         return
     card = CARDS[name]
-    with exact_convolutions():
+    with repeatable():
         for dtype in card.dtypes:
             for args in samples(session, card, dtype)[:: session.size(7, 1)]:
                 checked(card, kernel_of(session, card) if session.cuda else None, args)
