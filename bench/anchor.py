@@ -7,16 +7,16 @@ torchattacks, adv-lib, a loop by hand and a compiled one run with freed pages ke
 without, and the fastest of these eight is what counts. fastadv runs as a user has it, and with all pages
 kept. All processes of a net take turns, one call each, so that slow moments of the machine hit all alike. The
 rows are appended to bench/results/anchor_cpu.jsonl, net by net, and `python -m bench.page` writes the tables.
-With five turns it takes up to 20 minutes on two cores. --provider names that of a process, which answers each
-line that it reads by one of JSON.
+With five turns it takes up to 20 minutes on two cores.
 """
 
 import argparse
 import json
 import os
 import resource
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench import base, pgd, records
+from bench import pgd, records
 from bench.ceilings import Ceilings
 from bench.clock import forward_flops, quantiles, ratio, said
 from bench.pgd import ALONE, COMPILED, FROZEN, LOOP, by_device, version_of
-from bench.records import RESULTS, Answering, Row
+from bench.records import RESULTS, ROOT, Answering, Row
 from bench.session import Session
 from bench.subjects.attacks import found, searched
 from fastadv.runs.card import machine
@@ -81,7 +81,7 @@ def measured(net: str, turns: int, places: Sequence[str], ways: Sequence[Way] = 
             command = [sys.executable, "-m", "bench.anchor", "--net", net, "--provider", way.provider]
             workers[way] = stack.enter_context(closing(Answering([*command, *places], way.environment())))
         for way in ways:
-            if error := workers[way].ask("warm").get("error"):  # without one peer there is no best of all
+            if error := workers[way].answer().get("error"):  # without one peer there is no best of all
                 raise SystemExit(f"bench: {way.provider} cannot run here: {error}")
         taken = {way: Taken(way) for way in workers}
         for turn in range(turns):
@@ -123,59 +123,41 @@ def rows(taken: Sequence[Taken], ceilings: Ceilings) -> Iterator[Row]:
 ENDS = {"": "p50", "_p20": "p20", "_p80": "p80"}
 
 
-class Worker:
-    """One provider on one net, made and warmed when it is asked for."""
+def answers(session: Session, net: str, provider: str, given: Row, lines: Iterable[str]) -> Iterator[Row]:
+    """What the process of a provider says when it is warm, or cannot be, and of each line's word."""
+    try:
+        problem = pgd.problem(session, net)
+        cut = slice(given["images"])
+        problem = replace(problem, x=problem.x[cut], y=problem.y[cut], steps=given["steps"] or problem.steps)
+        call, results = by_device(session)[provider](problem), list[Any]()
+        session.warmed(call)
+    except Exception as error:
+        yield {"error": said(error)}
+        return
 
-    def __init__(self, session: Session, net: str, provider: str, images: int | None, steps: int | None):
-        self.session, self.net, self.provider = session, net, provider
-        self.images, self.steps = images, steps
-        self.call: Callable[[], Any] = lambda: None
-        self.result: Any = None
+    def run() -> None:
+        results[:] = [call()]
 
-    def warm(self) -> Row:
-        """Call it once, and again where that took less than a second; say why it cannot run here."""
-        try:
-            full = pgd.problem(self.session, self.net)
-            x, y = full.x[: self.images], full.y[: self.images]
-            self.problem = replace(full, x=x, y=y, steps=self.steps or full.steps)
-            self.call = by_device(self.session)[self.provider](self.problem)
-            self.session.warmed(self.call)
-        except Exception as error:
-            return {"error": said(error)}
-        return {}
-
-    def turn(self) -> Row:
-        """Measure one call, with the page faults that needed no disk."""
-
-        def run() -> None:
-            self.result = self.call()
-
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        taken = self.session.timed(run)
-        return {"ms": taken, "faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before}
-
-    def found(self) -> Row:
-        """Judge the last result; after all turns, since it takes memory, too."""
-        judged = {} if self.result is None else found(self.problem, self.result)
-        if self.provider in pgd.PEERS:
-            judged["version"] = version_of(self.provider)
-        return {"what": pgd.what(self.problem), **judged}
-
-    def flops(self) -> Row:
-        """Count once for all providers, as counting takes seconds."""
-        problem = self.problem
-        of_one = 2 * forward_flops(problem.model, problem.x[:1])
-        return {"flops": of_one * len(problem.x) * problem.steps}
-
-    def answers(self, lines: Iterable[str]) -> Iterator[Row]:
-        known = {"warm": self.warm, "turn": self.turn, "found": self.found, "flops": self.flops}
-        return (known[line.strip()]() for line in lines)
+    yield {}
+    for word in map(str.strip, lines):
+        if word == "turn":
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            taken = session.timed(run)
+            yield {"ms": taken, "faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before}
+        elif word == "flops":  # once for all providers, as counting takes seconds
+            passes = 2 * forward_flops(problem.model, problem.x[:1]) * problem.steps
+            yield {"flops": passes * len(problem.x)}
+        else:  # after all turns, since it takes memory, too
+            judged = {} if results[0] is None else found(problem, results[0])
+            judged |= {"version": version_of(provider)} if provider in pgd.PEERS else {}
+            yield {"what": pgd.what(problem), **judged}
 
 
 def about() -> Row:
     """Return what every row says of its origin: a commit is marked unless results alone have changed."""
     origin = machine()
-    if origin["commit"].endswith("+") and not base.git("status", "--porcelain", "-uno", "--", ".", *WRITTEN):
+    changed = ["git", "status", "--porcelain", "-uno", "--", ".", *WRITTEN]
+    if not subprocess.run(changed, cwd=ROOT, capture_output=True).stdout:
         origin["commit"] = origin["commit"].removesuffix("+")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"device": "cpu", "dtype": "float32", **origin, "date": now}
@@ -193,13 +175,10 @@ def main() -> None:
     options = parser.parse_args()
     session = Session(torch.device("cpu"), data_dir=options.data_dir, weights=options.weights)
     if options.provider:
-        worker, answers = (
-            Worker(session, *options.net, options.provider, options.images, options.steps),
-            sys.stdout,
-        )
+        to, here = sys.stdout, (session, *options.net, options.provider, vars(options))
         with redirect_stdout(sys.stderr):  # libraries print, too
-            for answer in worker.answers(sys.stdin):
-                print(json.dumps(answer), file=answers, flush=True)
+            for answer in answers(*here, sys.stdin):
+                print(json.dumps(answer), file=to, flush=True)
         return
     origin = about()
     places = records.arguments(options, "data_dir", "weights", "images", "steps")

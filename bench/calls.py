@@ -30,7 +30,7 @@ import fastadv._torchvision
 from bench import nets, pgd
 from bench.clock import wall
 from bench.records import RESULTS, ROOT, parser
-from bench.subjects.memory import MIB, grown
+from bench.subjects.large import MIB, grown
 from fastadv.runs.card import machine
 
 SMALL, LARGE = (1, 16, 128), (1, 4, 16)

@@ -14,7 +14,6 @@ this script and measures nothing.
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -33,7 +32,6 @@ from bench.records import RESULTS, ROOT, Row, broken, recorded
 LEAST = 15  # seconds for which a stage is begun
 GRACE = 25  # seconds that a stage may run past its budget before it is stopped
 LAUNCHES = 6  # processes for one stage, at most
-BUILD_SECONDS = 240
 GPU_LOST = 75  # exit code: this process can use the GPU no more, another one can
 AT_WORK = ".gpu_case"  # the file that names the case at work, read if the process dies
 # shown at the end of a line, the first two that a row has
@@ -60,7 +58,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--again", action="store_true", help="repeat what is recorded already")
     parser.add_argument("--keep", action="store_true", help="let the kernels launch with the tuned widths")
-    parser.add_argument("--no-build", action="store_true", help="do not build the extension")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, as on machines without a GPU")
     parser.add_argument("--commit", default="", help="recorded where the tree has no .git")
     parser.add_argument("--stage", help=argparse.SUPPRESS)  # of a process of its own: what to do, as JSON
@@ -69,27 +66,6 @@ def options() -> argparse.Namespace:
     if unknown := [stage for stage in given.stages if stage not in STAGES]:
         parser.error(f"expected stages among {', '.join(STAGES)}, got {', '.join(unknown)}")
     return given
-
-
-def build() -> None:
-    """Build the C++ extension in place where that works; say why where it does not."""
-    probe = [sys.executable, "-c", "import torch, fastadv._C"]
-    if subprocess.run(probe, cwd=ROOT, capture_output=True).returncode == 0:
-        return
-    if missing := [name for name in ("pybind11", "setuptools", "pip") if not importlib.util.find_spec(name)]:
-        say(f"note: the extension is not built ({', '.join(missing)} not installed)")
-        return
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    started = time.monotonic()
-    try:
-        run = subprocess.run(
-            [*command, "--editable", "."], cwd=ROOT, capture_output=True, text=True, timeout=BUILD_SECONDS
-        )
-        why = "" if run.returncode == 0 else (run.stderr.strip().splitlines() or ["pip failed"])[-1]
-    except (OSError, subprocess.TimeoutExpired) as error:
-        why = str(error)
-    spent = f"{time.monotonic() - started:.0f} s"
-    say(f"note: the extension is not built after {spent}: {why}" if why else f"extension built in {spent}")
 
 
 def launch(stage: str, given: Row) -> None:
@@ -250,8 +226,6 @@ def main() -> int:
     out = (given.out or (RESULTS if cuda and not given.tiny else ROOT / "build" / "gpu")).resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    if not given.no_build:
-        build()
     run = datetime.now(UTC).isoformat(timespec="seconds")
     shared: Row = {
         "out": str(out), "results": str(RESULTS / "gpu.jsonl") if out != RESULTS else "", "run": run,

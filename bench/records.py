@@ -16,7 +16,7 @@ ON_GPU = {
     "loop": 100, "correctness": 150, "limits": 200, "training": 180, "autoattack": 200, "ops": 120,
     "certify": 60, "abs": 60, "construct": 60, "attacks": 120,
 }  # fmt: skip
-ON_CPU = ("ops", "attacks", "training", "construct", "certify", "memory", "abs", "large", "startup")
+ON_CPU = ("ops", "attacks", "training", "construct", "certify", "abs", "large")
 PLACES = {
     "data_dir": "folder that holds MNIST/raw and cifar10",
     "weights": "the published vanilla_cnn.net",

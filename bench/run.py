@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct certify memory abs large startup anchor]
+    python bench/run.py [--only ops attacks training construct certify abs large anchor]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -9,10 +9,9 @@
     training   an epoch of PGD-7 against loops by hand, and of every recipe
     construct  D_rand and D_R against loops by hand
     certify    randomized smoothing against the loop of papers and the passes alone
-    memory     peak of PGD against one forward and backward
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
-    large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed; with memory
-    startup    processor time of the import against that of torch
+    large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed, with memory; peak
+               memory of PGD against one forward and backward; the import against that of torch
     anchor     PGD against the best of all peers, each in a process of its own; up to 20 minutes
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the

@@ -8,27 +8,26 @@ from bench.anchor import FROZEN, PEERS, UNFROZEN, WAYS, Way
 from bench.page.table import PGD, README, Row, duration, number
 from bench.pgd import COMPILED
 from bench.records import RESULTS, ROOT, recorded
+from fastadv.text import in_markdown
 
 Machine = dict[str, dict[Way, Row]]  # by net
 OVER_RUNS = {"p20": min, "p80": max}  # by the percentile that a figure's name holds; else the median
 
 
 def stored() -> list[Machine]:
-    """The machines of bench/results/anchor_cpu.jsonl, the one measured last at the end."""
-    return machines(recorded(RESULTS / "anchor_cpu.jsonl"))
+    """The machines of bench/results/anchor_cpu.jsonl that have all rows, the one measured last at the end.
 
-
-def machines(rows: Iterable[Row]) -> list[Machine]:
-    """Each machine that has all rows, by its processor and its threads, the one measured last at the end."""
+    Several runs of one commit count as one. A machine, by its processor and its threads, has the rows of its
+    newest commit that has all processes of all nets.
+    """
     labels = {what: label for label, what in PGD.items()}
     found: dict[tuple[str, int, str], dict[str, dict[Way, list[Row]]]] = {}
-    for row in sorted(rows, key=lambda row: row["date"]):
+    for row in sorted(recorded(RESULTS / "anchor_cpu.jsonl"), key=lambda row: row["date"]):
         if label := labels.get(row["what"]):
             key = row["cpu"], row["threads"], row["commit"]
             found[key] = found.pop(key, {})  # to the end, as the newest
-            found[key].setdefault(label, {}).setdefault(Way(row["provider"], row["pages_kept"]), []).append(
-                row
-            )
+            way = Way(row["provider"], row["pages_kept"])
+            found[key].setdefault(label, {}).setdefault(way, []).append(row)
     newest: dict[tuple[str, int], Machine] = {}
     for (*machine, _), nets in found.items():
         if all(set(WAYS) <= set(nets.get(label, ())) for label in PGD):
@@ -39,7 +38,7 @@ def machines(rows: Iterable[Row]) -> list[Machine]:
 
 
 def merged(runs: Sequence[Row]) -> Row:
-    """One row for several runs, with the days of all."""
+    """One row for several runs: medians, the least 20th and the greatest 80th percentile, and all days."""
     row = dict(runs[-1], days=sorted({run["date"][:10] for run in runs}))
     for key, value in row.items():
         if isinstance(value, float) or key == "faults":
@@ -92,11 +91,6 @@ def verdict(row: Row, goal: float) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f}), {met}"
 
 
-def grid(*lines: Sequence[str]) -> list[str]:
-    """The lines of a table, the first its head."""
-    return [f"| {' | '.join(line)} |" for line in (lines[0], ["---"] * len(lines[0]), *lines[1:])]
-
-
 def between(values: Iterable[float]) -> str:
     """The least and the most."""
     known = sorted(values)
@@ -127,12 +121,9 @@ def rates(machine: Machine) -> str:
 
 def goals(machine: Machine) -> list[str]:
     """A line for each net: the best of all peers, the factors, and the shares of what is possible."""
-    head = [
-        "network",
-        "best of all peers",
-        *(f"{TITLES[name]}: goal {goal:g}" for name, goal in GOALS.items()),
-    ]
-    lines = [[*head, "share of the passes alone, fp32 / bf16", "share of the product's rate, fp32 / bf16"]]
+    goals = [f"{TITLES[name]}: goal {goal:g}" for name, goal in GOALS.items()]
+    shares = [f"share of the {what}, fp32 / bf16" for what in ("passes alone", "product's rate")]
+    lines = [head := ["network", "best of all peers", *goals, *shares]]
     for label, known in machine.items():
         way, fp32, bf16 = best(known), *(known[Way(name)] for name in FROZEN)
         lines.append([
@@ -142,16 +133,16 @@ def goals(machine: Machine) -> list[str]:
             f"{number(fp32['share_of_ceiling'])} / {number(bf16['share_of_ceiling'])}",
             f"{number(fp32['share_of_fp32_product'])} / {number(bf16['share_of_bf16_product'])}",
         ])  # fmt: skip
-    return grid(*lines)
+    return in_markdown(lines, names=len(head)).splitlines()
 
 
 def processes(machine: Machine) -> list[str]:
     """A line for each process, a column for each net."""
-    cells = {
-        way: [f"{time(known[way])}; {number(known[way]['faults'] / 1000)}" for known in machine.values()]
-        for way in WAYS
-    }
-    return grid(["process", *machine], *([called(way), *line] for way, line in cells.items()))
+    lines = [["process", *machine]]
+    for way in WAYS:
+        rows = [known[way] for known in machine.values()]
+        lines.append([called(way), *(f"{time(row)}; {number(row['faults'] / 1000)}" for row in rows)])
+    return in_markdown(lines, names=len(lines[0])).splitlines()
 
 
 def section(machines: Sequence[Machine]) -> str:

@@ -10,6 +10,7 @@ from bench.page.table import duration
 from bench.records import RESULTS, ROOT, recorded
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, INK, SKY, new_figure, plain
+from fastadv.text import in_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,28 +28,20 @@ def newest() -> Rows:
     }
 
 
-def table(rows: Rows) -> Iterator[str]:
+def table(rows: Rows) -> Iterator[list[str]]:
     """Yield the lines of the table: torchattacks' time divided by ours, plain / frozen once."""
-    yield "| network | images | " + " | ".join(CALLS) + " | plain loop, PGD-10 | first call, PGD-10 |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield ["network", "images", *CALLS, "plain loop, PGD-10", "first call, PGD-10"]
     shown = dict.fromkeys((net, images) for net, call, images, _ in rows if call != "memory")
     order = list(dict.fromkeys(net for net, _ in shown))
     for net, images in sorted(shown, key=lambda row: (order.index(row[0]), row[1])):
-        cells = [_pair(rows, net, call, images) for call in CALLS]
-        loop = rows.get((net, "PGD-10", images, "loop"))
-        first = rows.get((net, "PGD-10", images, "plain"))
-        cells += [
-            "-" if loop is None else f"{loop['times']:.2f}",
-            "-" if first is None else f"{first['first']:.2f}",
-        ]
-        yield f"| {net} | {images} | {' | '.join(cells)} |"
-
-
-def _pair(rows: Rows, net: str, call: str, images: int) -> str:
-    found = [rows.get((net, call, images, way)) for way in ("plain", "frozen")]
-    if None in found:
-        return "-"
-    return " / ".join(_bold(row["times"]) for row in found if row)
+        cells = []
+        for call in CALLS:
+            both = [rows.get((net, call, images, way)) for way in WAYS]
+            cells.append("-" if None in both else " / ".join(_bold(row["times"]) for row in both if row))
+        for way, figure in (("loop", "times"), ("plain", "first")):
+            row = rows.get((net, "PGD-10", images, way))
+            cells.append("-" if row is None else f"{row[figure]:.2f}")
+        yield [net, str(images), *cells]
 
 
 def _bold(times: float) -> str:
@@ -69,7 +62,7 @@ def text() -> str:
     made = " and ".join(sorted({row["date"] for row in rows.values()}))
     told = ", ".join(f"{row['net']} {row['way']} {row['times']:.2f}" for row in auto)
     lines = [
-        *table(rows),
+        in_markdown([*table(rows)], names=7),
         "",
         f"{about['cpu']}, {about['threads']} threads, PyTorch {about['torch']}, {made}. "
         f"AutoAttack on 16 images: {told}.",

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.by_hand import L1_RADIUS, L1_STEP, RADIUS, STEP
 from bench.session import Session
 from fastadv.ops._samples import MNIST, random_decoder
 from fastadv.ops.registration.library import CARDS
@@ -30,11 +30,7 @@ STEPS: dict[str, dict[str, tuple[float, float]]] = {
     "l2_step": {"on the ball": (0.5, 0.1), "inside": (1e3, 0.1)},
     "l1_step": {"": (12.0, 1.0)},
 }
-STEPS_ON_CPU = {
-    "linf_step": {"": (RADIUS, STEP)},
-    "l2_step": {"": (RADIUS, STEP)},
-    "l1_step": {"": (L1_RADIUS, L1_STEP)},
-}
+STEPS_ON_CPU = {op: {"": next(iter(budgets.values()))} for op, budgets in STEPS.items()}
 # too large for several sets; the first keeps a CUDA graph itself
 OWN_GRAPHS = ("latent_fit", "latent_decode")
 IN_ABS = ("latent_fit", "nearest_prototype")  # on a CPU bench/subjects/abs.py measures them
@@ -124,97 +120,84 @@ def steps(
 
 def on_images(session: Session, images: str, shape: Shape, dtype: torch.dtype) -> Iterator[Problem]:
     """Yield the other ops on a batch of images."""
-    for (op, variant), arguments in of_points(session, shape).items():
+
+    def arguments(seed: int, shape: Shape) -> dict[tuple[str, str], Callable[[], Args]]:
+        return of_points(session, *near(session, shape, dtype, seed), seed)
+
+    for op, variant in arguments(0, (1, *shape[1:])):
         if dtype in CARDS[op].dtypes:
-            yield Problem(
-                op, variant, _label(images, shape, dtype),
-                lambda seed, a=arguments: a(*near(session, shape, dtype, seed), seed), images,
-            )  # fmt: skip
+            make = partial(lambda key, seed: arguments(seed, shape)[key](), (op, variant))
+            yield Problem(op, variant, _label(images, shape, dtype), make, images)
 
 
-def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[..., Args]]:
-    """Return, by op and variant, a function from points, gradients, images and a seed to arguments.
+def of_points(
+    session: Session, x_adv: Tensor, grad: Tensor, x: Tensor, seed: int
+) -> dict[tuple[str, str], Callable[[], Args]]:
+    """Return what makes arguments of points, gradients, images and a seed, by op and variant.
 
-    The hyperplanes of FAB are a hundredth away in Linf, the windows of Square a tenth of the image.
+    The hyperplanes of FAB are a hundredth away in Linf, the windows of Square a tenth of the image. With the
+    scores every row wins, however often the op is called.
     """
-    count, image = shape[0], shape[1:]
+    count, image, box, whole = len(x), x.shape[1:], (0.0, 1.0), x[0].numel()
     window = tuple(max(round(side * 0.1**0.5), 1) for side in image[1:])
     radii = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
+    ids = torch.arange(count, device=session.device)
+    none, lowest = (
+        torch.zeros_like(ids, dtype=torch.bool),
+        torch.full_like(ids, -math.inf, dtype=torch.float32),
+    )
 
-    def projected(norm: str) -> Callable[..., Args]:
-        return lambda x_adv, grad, x, seed: (x_adv, x, radii[norm], 0.0, 1.0)
-
-    def started(norm: str) -> Callable[..., Args]:
-        ids = torch.arange(count, device=session.device)
-        return lambda x_adv, grad, x, seed: (x, ids, norm, radii[norm], 0.0, 1.0, seed, 0)
-
-    def rounded(norm: str, radius: float) -> Callable[..., Args]:
-        return lambda x_adv, grad, x, seed: (x_adv, x, norm, radius, 0.0, 1.0, 255)
-
-    def led(norm: str) -> Callable[..., Args]:
-        def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-            return x_adv, grad, 0.01 * grad.double().abs().flatten(1).sum(1), norm, 0.0, 1.0
-
-        return arguments
-
-    def measured(order: float) -> Callable[..., Args]:
-        return lambda x_adv, grad, x, seed: (x_adv, x, order, 0.0, 1.0)
-
-    def words(seed: int, each: int) -> Tensor:
+    def words(each: int) -> Tensor:
         return (session.rand(count, each, seed=seed) * 2.0**32).long()
 
-    def at_ends(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        lower, upper = ((x + far).clamp(0, 1) for far in (-8 / 255, 8 / 255))
-        return x_adv, lower, upper, words(seed, 3 + image[0]), *image, *window
+    def at_ends() -> Args:
+        lower, upper = ((x + far).clamp(*box) for far in (-8 / 255, 8 / 255))
+        return x_adv, lower, upper, words(3 + image[0]), *image, *window
 
-    def bumps(norm: str, power: int, radius: float) -> Callable[..., Args]:
-        def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-            each = session.rand(2, *window, seed=seed)
-            each = each / each.flatten(1).norm(power, dim=1)[:, None, None]
-            return x_adv, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, norm, radius, 0.0, 1.0
+    def bumps(norm: str, power: int, radius: float) -> Args:
+        each = session.rand(2, *window, seed=seed)
+        each = each / each.flatten(1).norm(power, dim=1)[:, None, None]
+        return x_adv, x, words(5 + image[0]), each.to(x.dtype), *image, norm, radius, *box
 
-        return arguments
-
-    def exchanged(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+    def exchanged() -> Args:
         few = session.rand(*x.shape, seed=seed) < 0.01
-        ids = torch.arange(count, device=session.device)
-        leaving, differ = (torch.full_like(ids, int(share * x[0].numel())) for share in (0.002, 0.01))
-        return torch.where(few, x_adv, x), x, ids, leaving, differ, 0.0, 1.0, seed, 1
+        leaving, differ = (torch.full_like(ids, int(share * whole)) for share in (0.002, 0.01))
+        return torch.where(few, x_adv, x), x, ids, leaving, differ, *box, seed, 1
 
-    def scores(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        """Make arguments with which every row wins, however often the op is called."""
-        none = torch.zeros(count, dtype=torch.bool, device=session.device)
-        lowest = torch.full((count,), -math.inf, device=session.device)
-        return x, lowest, none, x_adv, session.rand(count), none.clone()
-
-    def stepped(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        best_x, lowest, none, _, loss, success = scores(x_adv, grad, x, seed)
+    def stepped() -> Args:
         ranks, logits = lowest[:, None].repeat(1, 12), session.rand(count, 10, seed=seed)
-        y = torch.zeros(count, dtype=torch.int64, device=session.device)
-        known = best_x.clone(), lowest, none, none.clone(), lowest.clone(), ranks, success
-        return *known, x_adv, grad, logits, loss, y, None, True, False, x, 8 / 255, 2 / 255, 0.0, 1.0
+        known = x.clone(), lowest, none, none.clone(), lowest.clone(), ranks, none.clone()
+        return (
+            *known, x_adv, grad, logits, session.rand(count), torch.zeros_like(ids), None, True, False, x,
+            8 / 255, 2 / 255, *box,
+        )  # fmt: skip
 
-    def nearer(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        best_x, lowest, none, *_ = scores(x_adv, grad, x, seed)
-        return best_x.clone(), lowest, none, lowest[:, None].clone(), x, x_adv[:, None], ~none[:, None], 2.0
+    def led(norm: str) -> Args:
+        return x_adv, grad, 0.01 * grad.double().abs().flatten(1).sum(1), norm, *box
 
-    return {
-        **{(f"project_{norm}", ""): projected(norm) for norm in ("l2", "l1", "l0")},
-        **{("random_start", norm): started(norm) for norm in radii},
-        ("quantize_in_ball", "linf"): rounded("linf", 8 / 255),
-        ("quantize_in_ball", "l2"): rounded("l2", 2.0),
-        **{("to_hyperplane", norm): led(norm) for norm in ("linf", "l2", "l1")},
+    made: dict[tuple[str, str], Callable[[], Args]] = {
+        ("quantize_in_ball", "linf"): lambda: (x_adv, x, "linf", 8 / 255, *box, 255),
+        ("quantize_in_ball", "l2"): lambda: (x_adv, x, "l2", 2.0, *box, 255),
         ("square_linf", ""): at_ends,
-        ("square_bumps", "l2"): bumps("l2", 2, 0.5),
-        ("square_bumps", "l1"): bumps("l1", 1, 12.0),
+        ("square_bumps", "l2"): lambda: bumps("l2", 2, 0.5),
+        ("square_bumps", "l1"): lambda: bumps("l1", 1, 12.0),
         ("sparse_rs", ""): exchanged,
-        ("keep_best_", ""): scores,
+        ("keep_best_", ""): lambda: (x, lowest, none, x_adv, session.rand(count), none.clone()),
         ("judge_", ""): stepped,
-        ("keep_nearest_", ""): nearer,
-        ("largest", ""): lambda x_adv, grad, x, seed: (grad,),
-        ("distance", "linf"): measured(math.inf),
-        ("distance", "l2"): measured(2.0),
-    }
+        ("keep_nearest_", ""): lambda: (
+            x.clone(), lowest, none, lowest[:, None].clone(), x, x_adv[:, None], ~none[:, None], 2.0,
+        ),
+        ("largest", ""): lambda: (grad,),
+        ("distance", "linf"): lambda: (x_adv, x, math.inf, *box),
+        ("distance", "l2"): lambda: (x_adv, x, 2.0, *box),
+    }  # fmt: skip
+    for norm, radius in radii.items():
+        if norm != "linf":
+            made[f"project_{norm}", ""] = partial(tuple, (x_adv, x, radius, *box))
+        made["random_start", norm] = partial(tuple, (x, ids, norm, radius, *box, seed, 0))
+        if norm != "l0":
+            made["to_hyperplane", norm] = partial(led, norm)
+    return made
 
 
 def on_rows(session: Session) -> Iterator[Problem]:
