@@ -53,7 +53,6 @@ class Way(NamedTuple):
     kept: bool = False
 
     def environment(self) -> dict[str, str]:
-        """Return that of this process, with glibc as the way has it; MALLOC_TOP_PAD_ stays."""
         left = {name: value for name, value in os.environ.items() if name not in DECIDES}
         return left | KEPT if self.kept else left
 

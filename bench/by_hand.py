@@ -35,7 +35,6 @@ class Half(nn.Module):
 
 
 def half(given: Problem, compiled: bool = False) -> Call:
-    """Run the loop of the papers on it."""
     return partial(pgd.plain, replace(given, model=Half(given.model, compiled)))
 
 

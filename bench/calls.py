@@ -87,7 +87,6 @@ def ways(call: str, net: nn.Module, frozen: Any, x: Tensor, y: Tensor) -> dict[s
 
 
 def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> None:
-    """Print a row for each call and number of images of a net."""
     create, shape, usual = NETS[name]
     net = create()
     frozen = fa.freeze(net)

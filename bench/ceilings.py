@@ -61,7 +61,6 @@ class Ceilings:
         return cls(size, 2 * source.nbytes / copy / 1e6, rates)
 
     def share_of_copy(self, moved: int, milliseconds: float) -> Row:
-        """Return the rate of `moved` bytes, and its share of the copy's."""
         rate = moved / milliseconds / 1e6
         return {"gb_per_s": _short(rate), "share_of_copy": round(rate / self.copy_gb_per_s, 3)}
 
@@ -79,7 +78,6 @@ class Ceilings:
 
 
 def _multiplied(clock: Clock, left: Tensor, right: Tensor) -> Iterator[Callable[[], object]]:
-    """Yield the ways in which the device multiplies the two."""
     product = torch.empty_like(left)
     yield partial(torch.mm, left, right, out=product)
     if clock.on_cpu and left.dtype == torch.float32 and onednn.available():

@@ -138,6 +138,5 @@ def forward_flops(net: nn.Module, x: Tensor) -> int:
 
 
 def said(error: BaseException) -> str:
-    """Write an error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

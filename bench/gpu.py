@@ -96,7 +96,6 @@ def launch(stage: str, given: Row) -> None:
 
 
 def lost(stage: str, at_work: Path, given: Row, why: str) -> None:
-    """Record the case at which a process died."""
     case = at_work.read_text() if at_work.exists() else "(start)"
     row = {"stage": stage, "case": case, "status": "failed", "why": why, "run": given["run"]}
     row |= {"commit": given["commit"], "torch": "", "device": "", "date": given["run"]}
@@ -115,7 +114,6 @@ def source_hash() -> str:
 
 
 def about(device: Any, given: Row) -> Row:
-    """Return what every row says of its origin."""
     import torch
 
     from fastadv.runs.card import machine

@@ -145,12 +145,10 @@ def vit(*, tiny: bool = False) -> nn.Module:
 
 
 def mlp() -> nn.Module:
-    """784-256-10."""
     return _made(nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), (1, 28, 28))
 
 
 def cnn() -> nn.Module:
-    """The MNIST CNN of Schott et al. 2018."""
     return _made(fa.models.create("cnn"), (1, 28, 28))
 
 

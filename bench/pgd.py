@@ -44,7 +44,6 @@ class Problem:
 
 
 def classes(model: nn.Module, x: Tensor) -> Tensor:
-    """What `model` says of the images, the labels where there are none."""
     with torch.no_grad():
         found: Tensor = model(x).argmax(1)
     return found

@@ -25,20 +25,17 @@ PLACES = {
 
 
 def parser(doc: str | None, **more: Any) -> argparse.ArgumentParser:
-    """Make the parser of a script whose docstring is its help."""
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **more
     )
 
 
 def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add the options that say where data and published weights are."""
     for name in names or PLACES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help=PLACES[name])
 
 
 def arguments(options: object, *names: str) -> list[str]:
-    """Write the options that are given, for another program."""
     given = {name.replace("_", "-"): getattr(options, name) for name in names}
     values = {name: value.resolve() if isinstance(value, Path) else value for name, value in given.items()}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
@@ -60,7 +57,6 @@ class Answering:
         )
 
     def ask(self, line: str) -> Row:
-        """Send a line, and wait for its answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{line}\n")
@@ -95,6 +91,5 @@ def recorded(path: Path) -> Iterator[Row]:
 
 
 def broken(row: Row) -> bool:
-    """Whether the row is a failure or an error of ours; a peer that fails is no failure."""
     ours = "error" in row and str(row.get("provider", "")).startswith("fastadv")
     return row.get("status") == "failed" or ours

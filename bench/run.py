@@ -41,7 +41,6 @@ PARTS = (*ON_CPU, "anchor")
 
 
 def gate() -> None:
-    """Stop unless every kernel equals its reference."""
     test = ROOT / "tests" / "ops" / "test_contract.py"
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=ROOT
@@ -91,13 +90,10 @@ def main() -> int:
     session = Session(device, seconds=options.seconds, **places)
     parts = [part for part in options.only if part in (ON_CPU if session.on_cpu else ON_GPU)]
     about = {
-        "device": device.type,
-        "dtype": "float32",
-        **machine(),
+        "device": device.type, "dtype": "float32", **machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "isa": fa.backends()["linf_step"][device.type],
-        "gate": "skipped" if options.no_gate else "passed",
-    }
+        "isa": fa.backends()["linf_step"][device.type], "gate": "skipped" if options.no_gate else "passed",
+    }  # fmt: skip
     if told := {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)}:
         about["variables"] = told
     code = measure(session, parts, out, about)

@@ -155,7 +155,6 @@ class Session(Clock):
         return [make(seed) for seed in range(max(2, min(MOST_SETS, -(-2 * cache // max(1, moved)))))]
 
     def clear(self) -> None:
-        """Free what the last case held."""
         if self.cuda:
             gc.collect()
             torch.cuda.empty_cache()
@@ -178,13 +177,9 @@ def cases_of(stage: str, session: Session) -> list[Case]:
 
 
 def run_stage(
-    stage: str,
-    session: Session,
-    write: Callable[[Row], None],
-    skip: Collection[tuple[str, str]] = (),
-    only: str = "",
-    mark: Callable[[str], None] = lambda case: None,
-) -> bool:
+    stage: str, session: Session, write: Callable[[Row], None], skip: Collection[tuple[str, str]] = (),
+    only: str = "", mark: Callable[[str], object] = lambda case: None,
+) -> bool:  # fmt: skip
     """Run the cases of a subject that `skip` does not name and whose name holds `only`.
 
     Every row goes to `write`, and one row with a status after each case. False where an error has left the
@@ -219,7 +214,5 @@ def run_stage(
             return False
         session.clear()
     if kept:
-        print(
-            f"{stage}: {kept} cases were done before by the same code on this machine; --again repeats them"
-        )
+        print(f"{stage}: {kept} cases were done before by the same code here; --again repeats them")
     return True

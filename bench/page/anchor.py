@@ -48,7 +48,6 @@ def merged(runs: Sequence[Row]) -> Row:
 
 
 def best(known: dict[Way, Row]) -> Way:
-    """The peer whose median is the least."""
     return min((way for way in known if way.provider in PEERS), key=lambda way: float(known[way]["p50_ms"]))
 
 
@@ -92,13 +91,11 @@ def verdict(row: Row, goal: float) -> str:
 
 
 def between(values: Iterable[float]) -> str:
-    """The least and the most."""
     known = sorted(values)
     return " to ".join(dict.fromkeys(map(number, (known[0], known[-1]))))
 
 
 def origin(machine: Machine) -> str:
-    """The machine, the versions, the days and the robust accuracy that is left."""
     known = rows(machine)
     days = sorted({day for row in known for day in row["days"]})
     left = sorted({f"{100 * row['accuracy']:.1f}%" for row in known if "accuracy" in row})
@@ -110,7 +107,6 @@ def origin(machine: Machine) -> str:
 
 
 def rates(machine: Machine) -> str:
-    """What the machine reached in the same run."""
     fp32, bf16 = (
         between(1000 * row[f"{name}_product_tflop_per_s"] for row in rows(machine))
         for name in ("fp32", "bf16")
@@ -137,7 +133,6 @@ def goals(machine: Machine) -> list[str]:
 
 
 def processes(machine: Machine) -> list[str]:
-    """A line for each process, a column for each net."""
     lines = [["process", *machine]]
     for way in WAYS:
         rows = [known[way] for known in machine.values()]
@@ -146,7 +141,6 @@ def processes(machine: Machine) -> list[str]:
 
 
 def section(machines: Sequence[Machine]) -> str:
-    """Everything, for bench/results/pgd.md."""
     parts = ["", "## Against the best of all peers", "", ABOUT, ""]
     for machine in machines:
         parts += [f"{origin(machine)} {rates(machine)}", "", *goals(machine), "", *processes(machine), ""]

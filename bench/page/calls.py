@@ -49,7 +49,6 @@ def _bold(times: float) -> str:
 
 
 def text() -> str:
-    """Return what stands between the markers of the page."""
     rows = newest()
     about = list(rows.values())[-1]
     held = {key: row["mib"] for key, row in rows.items() if key[1] == "memory"}
@@ -136,7 +135,6 @@ def save(
 
 
 def up_to_date(name: str, shown: Any, folder: Path = FOLDER) -> bool:
-    """Whether the figure was drawn from these rows."""
     from PIL import Image
 
     with Image.open(folder / name) as picture:

@@ -20,7 +20,6 @@ def name(row: Row) -> str:
 
 
 def milliseconds(row: Row) -> float | None:
-    """The median time, where the row has one."""
     if "seconds" in row:
         return 1000 * float(row["seconds"])
     return next((float(row[key]) for key in ("ms_per_image", "p50_ms") if key in row), None)
@@ -65,7 +64,6 @@ def number(value: float) -> str:
 
 
 def duration(taken: float) -> str:
-    """Milliseconds in a unit that suits them."""
     for unit, size in (("s", 1000.0), ("ms", 1.0)):
         if taken >= size:
             return f"{number(taken / size)} {unit}"
@@ -184,7 +182,6 @@ def portion(value: float) -> str:
 
 
 def factor(value: float) -> str:
-    """In bold where fastadv loses."""
     return f"**{number(value)}**" if round(value, 2) < 1 else number(value)
 
 
@@ -231,7 +228,6 @@ def line(entry: Entry, rows: Rows) -> str | None:
 
 
 def origin(rows: Rows) -> str:
-    """The machine, the versions and the days of the rows in the table."""
     used = [row for entry in ENTRIES for row in chosen(entry, rows)]
     machines, versions, commits = (
         ", ".join(sorted({say.format(**row) for row in used}))
@@ -253,7 +249,6 @@ def memory(rows: Rows) -> str:
 
 
 def section(rows: Rows) -> str:
-    """Everything that was measured, for docs/benchmarks/index.md."""
     lines = [text for entry in ENTRIES if (text := line(entry, rows))]
     return "\n".join((HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", ""))
 

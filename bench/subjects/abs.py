@@ -77,7 +77,6 @@ def images(session: Session, count: int) -> tuple[Tensor, Tensor | None]:
 
 
 def bank(session: Session) -> Iterator[Row]:
-    """Decode the images of the prior samples, as each model does once."""
     net = model(session)
 
     def decode() -> None:
@@ -154,7 +153,6 @@ def _append(decided: list[Tensor], net: Any, x: Tensor) -> None:
 
 
 def fitted(data: "fa.data.ImageSet", precision: Any, **given: Any) -> float:
-    """Train for an epoch. Returns the mean loss."""
     made = fa.models.ABS.fit(data, epochs=1, calibration=0, training_precision=precision, **given)
     loss: float = made.card["measured"]["loss"]
     return loss

@@ -80,7 +80,6 @@ def training(session: Session, recipe: Any) -> Iterator[Row]:
 
 
 def moved(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to every tensor in `value`."""
     if isinstance(value, Tensor):
         return change(value)
     return [moved(part, change) for part in value] if isinstance(value, list) else value

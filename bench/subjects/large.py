@@ -54,15 +54,12 @@ def peak() -> Callable[[], int]:
 
 
 def grown(call: Callable[[], object]) -> int:
-    """Return the most bytes by which the resident set grows during the call."""
     taken = peak()
     call()
     return taken()
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Images that are made when they are asked for."""
-
     def __init__(self, count: int) -> None:
         self.count = count
 
@@ -77,7 +74,6 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def infer(classes: str) -> Callable[[], object]:
-    """Return the inference of a few images by ABS with so many classes."""
     draw = torch.Generator().manual_seed(0)
     weights, biases = random_decoder(draw, int(classes), MNIST, torch.device("cpu"), torch.float32)
     strides = [layer[3] for layer in MNIST]
@@ -94,7 +90,6 @@ def one_pass(given: pgd.Problem) -> None:
 
 
 def attack(provider: str) -> Callable[[], object]:
-    """Return PGD of three steps, or what it is compared with, on a ResNet-50."""
     model = nets.resnet50()
     x = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     given = pgd.Problem("ResNet-50", model, x, pgd.classes(model, x), 4 / 255, 1 / 255, 3)
@@ -105,7 +100,6 @@ def attack(provider: str) -> Callable[[], object]:
 
 
 def stream(count: str) -> Callable[[], object]:
-    """Return the evaluation of a small network on so many images under FGSM."""
     model: nn.Module = fa.models.create("small_cnn", shape=(3, 32, 32), width=8).eval()
     attacks = {"FGSM": partial(fa.attacks.fgsm, threat=fa.Linf(8 / 255))}
     return lambda: fa.evaluate(model, Images(int(count)), attacks, batch_size=256, indicators=False)
@@ -146,7 +140,6 @@ def measure(case: str, size: str) -> dict[str, list[float]]:
 
 
 def measured(case: str, size: object) -> dict[str, list[float]]:
-    """Measure in a process of its own."""
     found: dict[str, list[float]] = apart("bench.subjects.large", case, str(size))
     return found
 

@@ -64,7 +64,6 @@ class Problem:
 
 
 def problems(session: Session) -> Iterator[Problem]:
-    """Yield the problems measured on a device."""
     if session.on_cpu:
         yield from on_cpu(session)
         return
@@ -100,7 +99,6 @@ def _label(images: str, shape: Shape, dtype: torch.dtype) -> str:
 
 
 def near(session: Session, shape: Shape, dtype: torch.dtype, seed: int) -> Args:
-    """Draw points, gradients and images [B, ...]."""
     x = session.rand(*shape, seed=seed)
     x_adv = (x + 0.03 * session.randn(*shape, seed=seed + 1000)).clamp(0, 1)
     return x_adv.to(dtype), session.randn(*shape, seed=seed + 2000).to(dtype), x.to(dtype)
@@ -109,7 +107,6 @@ def near(session: Session, shape: Shape, dtype: torch.dtype, seed: int) -> Args:
 def steps(
     session: Session, images: str, shape: Shape, dtype: torch.dtype, budgets: dict[str, Any]
 ) -> Iterator[Problem]:
-    """Yield the steps of PGD."""
     for op, regimes in budgets.items():
         for regime, budget in regimes.items():
             yield Problem(
@@ -119,8 +116,6 @@ def steps(
 
 
 def on_images(session: Session, images: str, shape: Shape, dtype: torch.dtype) -> Iterator[Problem]:
-    """Yield the other ops on a batch of images."""
-
     def arguments(seed: int, shape: Shape) -> dict[tuple[str, str], Callable[[], Args]]:
         return of_points(session, *near(session, shape, dtype, seed), seed)
 
@@ -201,7 +196,6 @@ def of_points(
 
 
 def on_rows(session: Session) -> Iterator[Problem]:
-    """Yield losses of many logits, and random numbers."""
     count, classes = session.size((65_536, 10), (4, 3), (1000, 10))
 
     def logits(seed: int, kind: str, width: int) -> Args:

@@ -127,7 +127,6 @@ def eager(session: Session, problem: Problem, sets: list[Args]) -> dict[str, Way
 
 
 def _time(session: Session, name: str, sets: list[Args]) -> float:
-    """Measure the milliseconds of one call, the median of a few."""
     way = fastadv(name, sets)
     run, calls = session.rotating(way.call, way.sets, way.captured)
     return median([session.timed(run) for _ in range(7)]) / calls

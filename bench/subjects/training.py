@@ -86,7 +86,6 @@ def whole_epochs(session: Session, label: str, steps: int) -> Iterator[Row]:
 
 
 def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet", int]:
-    """Return the net, its images and the size of a batch."""
     if name == "small_cnn":
         net, (batch, count) = nets.small_net(width=session.size(32, 4)), session.size((128, 512), (4, 8))
     else:
@@ -142,7 +141,6 @@ def compared(session: Session, label: str, name: str, epochs: dict[str, Epoch], 
 
 
 def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Run PGD from a random start."""
     model.eval()
     x_adv = (x + RADIUS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     for _ in range(STEPS):
@@ -159,7 +157,6 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def plain(model: nn.Module, data: "fa.data.ImageSet", batch: int) -> float:
-    """Train for an epoch. Returns the mean loss."""
     optimizer, total = _optimizer(model), torch.zeros((), device=data.x.device)
     for ids in torch.randperm(len(data), device=data.x.device).split(batch):
         x, y = data.x[ids].float() / 255, data.y[ids]

@@ -75,7 +75,6 @@ def tried(
 
 
 def result(name: str, problem: Problem) -> Any:
-    """Run the op on the problem's first arguments."""
     args = problem.make(0)
     made = getattr(torch.ops.fastadv, name)(*args)
     return args[0] if made is None else made

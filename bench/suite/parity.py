@@ -47,7 +47,6 @@ def draws(case: Case, net: str, variant: str) -> Sequence[Budget]:
 
 
 def where() -> Row:
-    """When and on what it was measured."""
     date = datetime.now(UTC).date().isoformat()
     return {"date": date, **{name: machine()[name] for name in ("torch", "commit", "cpu")}}
 
@@ -64,7 +63,6 @@ def found(
 
 
 def failed(row: Row, error: Exception) -> Row:
-    """The row of a run that raised."""
     return row | where() | {"error": f"{type(error).__name__}: {error}"[:200]}
 
 
