@@ -27,8 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench import pgd, records
-from bench.ceilings import Ceilings
-from bench.clock import forward_flops, quantiles, ratio, said
+from bench.clock import Ceilings, forward_flops, quantiles, ratio, said
 from bench.pgd import ALONE, COMPILED, FROZEN, LOOP, by_device, version_of
 from bench.records import RESULTS, ROOT, Answering, Row
 from bench.session import Session

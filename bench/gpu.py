@@ -4,8 +4,7 @@
 
 Stages, in order of importance: loop, correctness, limits, training, autoattack, ops, certify, abs, construct,
 attacks; without a name, all. Together they take at most `--budget` seconds and some for their ends; what is
-left is named, and a second call goes on there. JSON lines go to DIR/gpu.jsonl, and a short table is printed
-last.
+left is named, and a second call goes on there. JSON lines go to DIR/gpu.jsonl; ours are printed in short.
 
 It needs torch, NumPy and Triton alone, and says what it leaves out for lack of other packages or data. On a
 machine without a GPU the same cases run at tiny sizes in Triton's interpreter and on the CPU, which tests
@@ -40,7 +39,6 @@ SHOWN = (
     "fooling_rate", "same_class", "mean_bound", "relative_error", "samples", "width", "gb_per_s",
     "tflop_per_s", "result",
 )  # fmt: skip
-WHOLE = 100  # more rows of one stage than this: only those of fastadv are shown
 
 say = partial(print, flush=True)  # in order with what the stages' processes print
 
@@ -161,24 +159,20 @@ def work(given: Row) -> int:
             stream.flush()
             if "status" in row:
                 why = f": {row['why']}" if "why" in row else ""
-                told = f"{row['status']} in {row.get('seconds', 0):.1f} s{why}"
-                say(f"{row['stage']} | {row['case']}: {told}")
+                say(f"{row['stage']} | {row['case']}: {row['status']}{why}")
+            elif row["provider"].startswith(("fastadv", "winner", "torch")):
+                say(line(row))
 
         alive = run_stage(given["stage"], session, write, skip, given["only"], at_work.write_text)
     at_work.unlink(missing_ok=True)
     return 0 if alive else GPU_LOST
 
 
-def table(rows: list[Row]) -> str:
-    """Write a line for each row, by stage, and then what failed and what was skipped, and why."""
-    lines: list[str] = []
+def ended(rows: list[Row]) -> str:
+    """Say of each stage how many of its cases are done, and why others failed or were skipped."""
+    lines = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
-        part = [row for row in rows if row["stage"] == stage]
-        shown = [row for row in part if "status" not in row]
-        if len(shown) > WHOLE:
-            shown = [row for row in shown if row["provider"].startswith(("fastadv", "winner", "torch"))]
-        lines += ["", f"== {stage}", *map(line, shown)]
-        ends = [row for row in part if "status" in row]
+        ends = [row for row in rows if row["stage"] == stage and "status" in row]
         counts = [f"{sum(r['status'] == s for r in ends)} {s}" for s in ("done", "failed", "skipped")]
         lines.append(f"{stage}: {', '.join(counts)}")
         lines += [f"  {r['status']}: {r['case']}: {r.get('why', '')}" for r in ends if r["status"] != "done"]
@@ -203,7 +197,7 @@ def line(row: Row) -> str:
 
 def keep_tuned(out: Path, rows: list[Row], keep: bool) -> None:
     """Write the launch widths that won: beside the rows, and with `keep` where the kernels read them."""
-    from bench.subjects.widths import write_tuned
+    from bench.subjects.ops import write_tuned
 
     if write_tuned(out / "gpu_tuned.json", rows):
         if keep:
@@ -240,7 +234,7 @@ def main() -> int:
             launch(stage, shared | {"deadline": end if given.stages else min(end, now + STAGES[stage])})
     rows = [row for row in recorded(out / "gpu.jsonl") if row.get("run") == run]
     keep_tuned(out, rows, given.keep)
-    say(table(rows))
+    say(ended(rows))
     waiting += [
         f"{row['stage']} ({row['case']})" for row in rows if "of the stage's time left" in row.get("why", "")
     ]

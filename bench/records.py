@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,9 @@ class Answering:
 
     def ask(self, line: str) -> Row:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has stopped, which its missing answer tells
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has stopped, which its missing answer tells
         return self.answer()
 
     def answer(self) -> Row:

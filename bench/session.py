@@ -11,14 +11,13 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.ceilings import Ceilings
-from bench.clock import Clock, Kind, Ways, quantiles, ratio, said
+from bench.clock import Ceilings, Clock, Kind, Ways, quantiles, ratio, said
 from bench.records import Row
 
 MOST_SETS = 64  # input sets that a measurement on a GPU takes in turn
@@ -100,18 +99,16 @@ class Session(Clock):
         """
         memory: dict[str, Row] = {}
         for name in ways:
-            found, failed = self.tried(name, lambda name=name: self.warmed((warm or ways)[name]))
+            found, failed = self.tried(name, partial(self.warmed, (warm or ways)[name]))
             if found is None:
                 yield failed, []
             else:
                 memory[name] = found
         taken = self.times({name: ways[name] for name in memory}, least) if memory else {}
         for name, values in taken.items():
-            faster = {column: round(ratio(taken[base], values), 2)} if base in taken else {}
-            yield (
-                {"provider": name, **quantiles(values), **memory[name], **faster, "turns": len(values)},
-                values,
-            )
+            row = {"provider": name, **quantiles(values), **memory[name]}
+            row |= {column: round(ratio(taken[base], values), 2)} if base in taken else {}
+            yield row | {"turns": len(values)}, values
 
     def rotating(
         self, call: Callable[..., object], sets: Sequence[tuple[Any, ...]], captured: bool = True

@@ -1,6 +1,6 @@
 """The table of every comparison on the benchmarks page, and the part of a page between two marks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -39,23 +39,19 @@ class Rows:
     newest: dict[tuple[str, str], Row]
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> "Rows":
+    def stored(cls) -> "Rows":
         found: dict[tuple[str, str], Row] = {}
-        for row in sorted(rows, key=lambda row: row["date"]):
+        stored = [row for file in FILES for row in recorded(RESULTS / file)]
+        for row in sorted(stored, key=lambda row: row["date"]):
             key = name(row), row["provider"]
             found.pop(key, None)
             found[key] = row
         return cls(found)
 
-    @classmethod
-    def stored(cls) -> "Rows":
-        return cls.of(row for file in FILES for row in recorded(RESULTS / file))
-
     def fitting(self, pattern: str, provider: str) -> list[Row]:
         """Those whose name fits, where * stands for anything; the newest last."""
-        return [
-            row for (known, by), row in self.newest.items() if by == provider and fnmatchcase(known, pattern)
-        ]
+        found = [(what, row) for (what, by), row in self.newest.items() if by == provider]
+        return [row for what, row in found if fnmatchcase(what, pattern)]
 
 
 def number(value: float) -> str:
@@ -105,11 +101,9 @@ class Entry:
     base: float | None = None
 
 
-def step(op: str, against: str, *shapes: str) -> Entry:
-    return Entry(
-        f"`{op}`, {' / '.join(shapes)}", against, tuple(f"{op}_ {shape}" for shape in shapes),
-        ("fastadv",), "times_eager",
-    )  # fmt: skip
+def step(op: str, against: str) -> Entry:
+    names = tuple(f"{op}_ {shape}" for shape in SHAPES)
+    return Entry(f"`{op}`, {' / '.join(SHAPES)}", against, names, ("fastadv",), "times_eager")
 
 
 def pgd(label: str) -> Entry:
@@ -133,15 +127,12 @@ def authors(label: str, taken: float, name: str, providers: tuple[str, ...] = ("
 SHAPES = ("1000×3×32×32", "4000×3×32×32", "1×8")
 CNN, *_, RESNET = PGD
 ENTRIES: tuple[Entry, ...] = (
-    step("linf_step", "eager PyTorch, six ops", *SHAPES),
-    step("l2_step", "eager PyTorch, rescale and clamp: no exact projection", *SHAPES),
-    step("l1_step", "eager PyTorch, by sorting", *SHAPES),
+    step("linf_step", "eager PyTorch, six ops"),
+    step("l2_step", "eager PyTorch, rescale and clamp: no exact projection"),
+    step("l1_step", "eager PyTorch, by sorting"),
     *map(pgd, PGD),
     Entry(f"{RESNET}, frozen once, fp32 / bf16", TORCHATTACKS, (PGD[RESNET],), FROZEN, "times_torchattacks"),
-    Entry(
-        f"{CNN}, fp32, stopping at success", TORCHATTACKS, (PGD[CNN],),
-        (EARLY,), "times_torchattacks",
-    ),
+    Entry(f"{CNN}, fp32, stopping at success", TORCHATTACKS, (PGD[CNN],), (EARLY,), "times_torchattacks"),
     Entry(
         "FGSM / BIM / MIM, L∞ 0.1, 100 images", TORCHATTACKS,
         tuple(f"{case}-linf-0.1, cnn, full" for case in ("fgsm", "bim", "mim")),
@@ -217,13 +208,9 @@ def line(entry: Entry, rows: Rows) -> str | None:
     """A line of the table; None where its rows have not been measured."""
     if not (found := chosen(entry, rows)):
         return None
-    cells = (
-        entry.label,
-        entry.against,
-        cell([times(entry, row) for row in found], factor, entry.whole),
-        cell([milliseconds(row) for row in found], duration, entry.whole),
-        cell([share(row) for row in found], portion, entry.whole),
-    )
+    cells = [entry.label, entry.against, cell([times(entry, row) for row in found], factor, entry.whole)]
+    for figure, show in ((milliseconds, duration), (share, portion)):
+        cells.append(cell(list(map(figure, found)), show, entry.whole))
     return f"| {' | '.join(cells)} |"
 
 

@@ -63,8 +63,7 @@ def model(session: Session) -> "fa.models.ABS":
 
 
 def named(session: Session, text: str) -> str:
-    weights = "authors' weights" if session.official else "random weights"
-    return f"ABS, {weights}, {text}"
+    return "ABS, " + ("authors'" if session.official else "random") + f" weights, {text}"
 
 
 def images(session: Session, count: int) -> tuple[Tensor, Tensor | None]:
@@ -124,11 +123,10 @@ def whole(session: Session) -> Iterator[Row]:
     for made in nets.values():
         for _ in range(3):  # an op captures its CUDA graph at the second call
             made(x[:batch])
-    taken: dict[str, list[float]] = {name: [] for name in nets}
-    decided: dict[str, list[Tensor]] = {name: [] for name in nets}
+    taken, decided = {name: list[float]() for name in nets}, {name: list[Tensor]() for name in nets}
     for part in x.split(batch):
         for name, made in nets.items():
-            run = partial(_append, decided[name], made, part)
+            run = lambda made=made, part=part, to=decided[name]: to.append(made(part).argmax(1))  # noqa: E731
             taken[name].append(session.timed(run) / len(part))
     what = named(session, f"{len(x)} test images, batches of {batch}")
     fp32 = torch.cat(decided["fp32"])
@@ -146,16 +144,6 @@ def whole(session: Session) -> Iterator[Row]:
         if session.on_cpu:
             row["peak_resident_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         yield row
-
-
-def _append(decided: list[Tensor], net: Any, x: Tensor) -> None:
-    decided.append(net(x).argmax(1))
-
-
-def fitted(data: "fa.data.ImageSet", precision: Any, **given: Any) -> float:
-    made = fa.models.ABS.fit(data, epochs=1, calibration=0, training_precision=precision, **given)
-    loss: float = made.card["measured"]["loss"]
-    return loss
 
 
 def training(
@@ -176,7 +164,8 @@ def training(
         if provider == EAGER:
             losses[provider] = training_by_hand(data, shape, width, size, QUICK["learning_rate"])
         else:
-            losses[provider] = fitted(chosen, provider.split()[1], **how)
+            given: Any = {"epochs": 1, "calibration": 0, "training_precision": provider.split()[1], **how}
+            losses[provider] = fa.models.ABS.fit(chosen, **given).card["measured"]["loss"]
 
     names = [EAGER] * session.on_cpu + ["fastadv fp32", "fastadv bf16"]
     ways, warm = ({name: partial(run, name, each) for name in names} for each in (data, few))

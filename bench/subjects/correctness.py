@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from bench import pgd
-from bench.ceilings import repeatable
+from bench.clock import repeatable
 from bench.nets import small_net
 from bench.records import ROOT
 from bench.session import Case, Row, Session, Skip
@@ -272,11 +272,11 @@ def budget(entry: Any, tiny: bool) -> dict[str, Any]:
 
 
 def pytest(session: Session, path: str) -> Iterator[Row]:
-    wanted = ("pytest", "hypothesis", "filelock")
-    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
-        raise Skip(f"{', '.join(missing)} not installed; the checks above stand alone")
-    if not (ROOT / path).exists():
-        raise Skip("the file is not in this copy of the repository")
+    missing = [
+        name for name in ("pytest", "hypothesis", "filelock") if importlib.util.find_spec(name) is None
+    ]
+    if missing or not (ROOT / path).exists():
+        raise Skip(f"{', '.join(missing) or path} is not here; the checks above stand alone")
     command = [sys.executable, "-m", "pytest", "-q", "--tb=line", path]
     command += ["--collect-only"] if session.tiny else []
     if importlib.util.find_spec("xdist") and not session.tiny:

@@ -31,9 +31,7 @@ PROVIDERS: dict[str, Make] = {
     f"{BY_HAND}bf16, captured": by_hand.captured,
     f"{BY_HAND}bf16, compiled, captured": partial(by_hand.captured, compiled=True),
     "fastadv plain": lambda given: partial(pgd.ours, given, given.model),
-    "fastadv fp32": lambda given: partial(pgd.ours, given, fa.freeze(given.model)),
-    "fastadv tf32": lambda given: partial(pgd.ours, given, fa.freeze(given.model, "tf32")),
-    "fastadv bf16": lambda given: partial(pgd.ours, given, fa.freeze(given.model, HALF)),
+    **{f"fastadv {precision}": partial(pgd.frozen, precision) for precision in ("fp32", "tf32", "bf16")},
     "fastadv bf16, compiled": lambda given: partial(
         pgd.ours, given, fa.freeze(given.model, HALF, compile=True)
     ),

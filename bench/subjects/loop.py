@@ -23,8 +23,7 @@ from torch import Tensor
 
 import fastadv as fa
 from bench import pgd
-from bench.ceilings import repeatable
-from bench.clock import wall
+from bench.clock import repeatable, wall
 from bench.pgd import LOOP, NETS, Make, what
 from bench.records import apart
 from bench.session import Case, Row, Session
@@ -58,10 +57,8 @@ def problem(session: Session, name: str, count: int) -> pgd.Problem:
 @contextmanager
 def uncaptured() -> Iterator[None]:
     """Let searches take single steps; also a decorator."""
-    with (
-        patch.object(Plain, "captures", return_value=None),
-        patch.object(Frozen, "captures", return_value=None),
-    ):
+    single = {"attribute": "captures", "return_value": None}
+    with patch.object(Plain, **single), patch.object(Frozen, **single):
         yield
 
 

@@ -94,15 +94,12 @@ def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet",
     return net.to(session.device), images(session, count), batch
 
 
-def images(session: Session, count: int) -> "fa.data.ImageSet":
+def images(session: Session, count: int, split: Any = "train") -> "fa.data.ImageSet":
     """Load CIFAR-10 on a GPU if its folder is given, else draw random images, on the device."""
-    if session.on_cpu:
-        return random_images(count)
-    if session.data_dir is not None and (session.data_dir / "cifar10").exists():
-        train = fa.data.load("cifar10", "train", data_dir=session.data_dir, limit=count)
-        x, y, _ = next(iter(fa.data.batches(train, count)))
+    if session.cuda and session.data_dir is not None and (session.data_dir / "cifar10").exists():
+        data = fa.data.load("cifar10", split, data_dir=session.data_dir, limit=count)
+        x, y, _ = next(iter(fa.data.batches(data, count)))
         return fa.data.ImageSet((x * 255).round().byte(), y, 10, "CIFAR-10").to(session.device)
-    session.note("no --data-dir with cifar10: random images and labels")
     return random_images(count).to(session.device)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from bench import records
 from bench.clock import ratio, wall
-from bench.suite.passes import Counting, Log, alone
+from bench.suite.parity import Counting, Log, alone
 from fastadv.runs.card import machine
 from tests.parity.case import Case
 from tests.parity.cases import cases_on

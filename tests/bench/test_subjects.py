@@ -10,7 +10,7 @@ from torch import nn
 
 import fastadv as fa
 from bench import nets, pgd
-from bench.ceilings import Ceilings
+from bench.clock import Ceilings
 from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Session, cases_of
 from bench.subjects import abs as abs_subject
