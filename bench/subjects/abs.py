@@ -152,7 +152,7 @@ def training(
     """Train for an epoch; on a CPU beside the same networks in eager torch, one class after the other."""
     shape, losses = shape or DecoderShape(), dict[str, float]()
     size = QUICK["batch_size"]
-    data = random_images(session.size(60_000, 40, size * batches), shape.image)
+    data = random_images(session.size(60_000, 10, size * batches), shape.image)
     few, how = (
         data.subset(torch.arange(min(len(data), 1600))),
         {"device": session.device, "prior_samples": session.size(8000, 20)},

@@ -90,7 +90,7 @@ def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet",
         net, (batch, count) = nets.small_net(width=session.size(32, 4)), session.size((128, 512), (4, 8))
     else:
         net = nets.resnet18(tiny=session.tiny)
-        batch, count = session.size((128, 50_000), (4, 16), (64, 256))
+        batch, count = session.size((128, 50_000), (4, 8), (64, 256))
     return net.to(session.device), images(session, count), batch
 
 

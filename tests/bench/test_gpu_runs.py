@@ -68,8 +68,8 @@ from bench.session import Session
 from bench.session import run_stage
 session = Session(torch.device("cpu"), True, 0.0, time.monotonic() + 60)
 for stage, only in (
-    ("abs", "bank"), ("construct", "D_rand"), ("attacks", "PGD MLP"), ("correctness", "pytest"),
-    ("ops", "linf_step"), ("loop", "PGD-40 MLP"),
+    ("abs", "bank"), ("attacks", "PGD MLP"), ("correctness", "pytest"), ("ops", "linf_step"),
+    ("loop", "PGD-40 MLP 784-256-10, 1024"),
 ):
     rows = []
     run_stage(stage, session, rows.append, set(), only)
