@@ -36,8 +36,8 @@ def differing(ref: str) -> set[str]:
     """The files that differ from a commit, those that are not tracked included."""
     commands = (["diff", "--name-only", ref, "--"], ["ls-files", "--others", "--exclude-standard"])
     runs = [subprocess.run(["git", *each], cwd=ROOT, capture_output=True, text=True) for each in commands]
-    if wrong := runs[0].stderr.strip():
-        raise pytest.UsageError(f"--changed: {wrong}")
+    if runs[0].returncode:
+        raise pytest.UsageError(f"--changed: {runs[0].stderr.strip()}")
     return {path for run in runs for path in run.stdout.splitlines()}
 
 
@@ -50,13 +50,14 @@ def graph() -> dict[str, set[str]]:
     importing: dict[str, set[str]] = {path: set() for path in [*sources, "csrc", *NAMED]}
     for path, source in sources.items():
         package = path.rpartition("/")[0].replace("/", ".")
-        used = [PUBLIC.get(name, f"fastadv.{name}") + rest for name, rest in USED.findall(source)]
-        every = imported(source, package.split("."))
-        for name in (each for name in every for each in (used if used and name == "fastadv" else [name])):
+        used = [PUBLIC.get(word, f"fastadv.{word}") + rest for word, rest in USED.findall(source)]
+        every = [*imported(source, package.split("."))]
+        for name in every + used if used and "fastadv" in every else every:
             beside, each = modules.get(f"{package}.{name.partition('.')[0]}"), name  # as in tests/bench
             while each and each not in modules:
                 each = each.rpartition(".")[0]
-            importing[modules.get(each) or beside or path].add(path)
+            if name != "fastadv" or not used:
+                importing[modules.get(each) or beside or path].add(path)
         if "fastadv._C" in source:
             importing["csrc"].add(path)
         for folder in NAMED if path.startswith("tests/") else ():
@@ -66,7 +67,6 @@ def graph() -> dict[str, set[str]]:
 
 
 def reached(changed: set[str]) -> set[str]:
-    """The files that the changed ones reach, themselves included."""
     importing = graph()
     waiting = {path if path in importing else path.partition("/")[0] for path in changed}
     for path in [path for path in waiting if path.endswith("conftest.py")]:

@@ -146,9 +146,11 @@ class Durations:
         for name, seconds in self.seconds.most_common():
             if seconds > UNMARKED_SECONDS and name not in self.marked:
                 terminalreporter.line(f"{seconds:.1f} s and not marked slow: {name}")
+        if not self.seconds:
+            return
         folders: Counter[str] = Counter()
         for name, seconds in self.seconds.items():
-            folders["/".join(name.partition("::")[0].split("/")[1:-1][:1]) or "tests"] += round(seconds, 3)
+            folders["/".join(name.partition("::")[0].split("/")[1:-1]) or "tests"] += round(seconds, 3)
         told = ", ".join(f"{folder} {seconds:.1f}" for folder, seconds in folders.most_common())
         terminalreporter.line(f"seconds by folder: {told}; sum {folders.total():.1f}")
         (ROOT / "build").mkdir(exist_ok=True)
@@ -183,7 +185,8 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.hookimpl(tryfirst=True)  # before -m and -k deselect
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if (seed := config.getoption("--shuffle")) is not None:
-        random.Random(seed).shuffle(items)
+        drawn = lambda name: random.Random(f"{seed} {name}").random()  # noqa: E731
+        items.sort(key=lambda item: (drawn(item.path), drawn(item.nodeid)))  # files stay together
     for item in items:
         assert " at 0x" not in item.nodeid, f"give the parameters of {item.name} ids without addresses"
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
