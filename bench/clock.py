@@ -25,17 +25,12 @@ SHARES = 3.0  # on a CPU all ways together take at most so many times their shar
 
 @dataclass
 class Clock:
-    """A device and its clock.
-
-    tiny      the cases of a GPU, at sizes that only test the benchmark
-    seconds   spent on each measurement, at least
-    deadline  on `time.monotonic`'s clock
-    """
+    """A device and its clock."""
 
     device: torch.device
-    tiny: bool = False
-    seconds: float = 1.0
-    deadline: float = math.inf
+    tiny: bool = False  # the cases of a GPU, at sizes that only test the benchmark
+    seconds: float = 1.0  # spent on each measurement, at least
+    deadline: float = math.inf  # on `time.monotonic`'s clock
 
     @property
     def cuda(self) -> bool:
@@ -43,7 +38,6 @@ class Clock:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the cases and sizes are those of a CPU."""
         return not (self.tiny or self.cuda)
 
     def size(self, gpu: Kind, tiny: Kind, cpu: Kind | None = None) -> Kind:

@@ -46,13 +46,9 @@ say = partial(print, flush=True)  # in order with what the stages' processes pri
 def options() -> argparse.Namespace:
     parser = records.parser(__doc__)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
-    parser.add_argument(
-        "--out", type=Path, help="folder of gpu.jsonl (bench/results; build/gpu without a GPU)"
-    )
+    parser.add_argument("--out", type=Path, help="folder of gpu.jsonl (else bench/results or build/gpu)")
     parser.add_argument("--budget", type=float, default=1200, help="seconds for all stages together (1200)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.3, help="spent on each measurement, at least (0.3)"
-    )
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement, at least (0.3)")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--again", action="store_true", help="repeat what is recorded already")
     parser.add_argument("--keep", action="store_true", help="let the kernels launch with the tuned widths")

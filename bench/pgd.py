@@ -80,16 +80,11 @@ def passes(given: Problem, frozen: fa.Frozen) -> None:
 
 @dataclass(frozen=True)
 class Net:
-    """A net on which PGD is measured.
+    """A net on which PGD is measured."""
 
-    label     as a case is called
-    counts    images on a GPU, at tiny sizes and on a CPU; 0 where it is not measured
-    shape     of an image
-    """
-
-    label: str
+    label: str  # as a case is called
     make: Callable[..., nn.Module]
-    counts: tuple[int, int, int]
+    counts: tuple[int, int, int]  # images on a GPU, at tiny sizes and on a CPU; 0 where it is not measured
     shape: tuple[int, int, int]
     radius: float
     step_size: float

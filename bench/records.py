@@ -65,7 +65,6 @@ class Answering:
         return self.answer()
 
     def answer(self) -> Row:
-        """Wait for an answer, the first one unasked where the process begins by one."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

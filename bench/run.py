@@ -72,9 +72,7 @@ def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
 def main() -> int:
     parser = records.parser(__doc__)
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="which parts")
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="aimed at for each way of each measurement"
-    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="aimed at for each way")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     records.add_places(parser)
     parser.add_argument("--limit", type=int, default=2000, help="test images of the ABS rows, at most")

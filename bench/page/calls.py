@@ -22,7 +22,6 @@ Rows = dict[tuple[str, str, int, str], dict[str, Any]]
 
 
 def newest() -> Rows:
-    """Return the last row of each net, call, number of images and way."""
     return {
         (row["net"], row["call"], row["images"], row["way"]): row for row in recorded(RESULTS / "calls.jsonl")
     }

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from bench.pgd import EARLY, FROZEN
 from bench.records import RESULTS, ROOT, Row, recorded
+from fastadv.text import in_markdown
 
 FILES = ("cpu.jsonl", "suite_cpu.jsonl")
 # of what nobody can save, measured in the same run: the passes, a copy of the same bytes, multiply-adds
@@ -55,7 +56,6 @@ class Rows:
 
 
 def number(value: float) -> str:
-    """Two digits, or all before the point."""
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
 
 
@@ -83,22 +83,15 @@ PGD = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table.
-
-    names      of its rows, where * stands for anything: the newest that fits counts
-    providers  whose rows are shown for each name
-    column     that says how many times faster than `against`
-    whole      all rows that fit are shown, as the least and the most
-    base       milliseconds of `against`, in place of a column
-    """
+    """One line of the table; of the rows that fit, the newest counts."""
 
     label: str
     against: str
-    names: tuple[str, ...]
-    providers: tuple[str, ...] = ("fastadv fp32",)
-    column: str = "times_peer"
-    whole: bool = False
-    base: float | None = None
+    names: tuple[str, ...]  # of its rows, where * stands for anything
+    providers: tuple[str, ...] = ("fastadv fp32",)  # whose rows are shown for each name
+    column: str = "times_peer"  # that says how many times faster than `against`
+    whole: bool = False  # all rows that fit are shown, as the least and the most
+    base: float | None = None  # milliseconds of `against`, in place of a column
 
 
 def step(op: str, against: str) -> Entry:
@@ -163,12 +156,10 @@ ENTRIES: tuple[Entry, ...] = (
 
 
 README = ROOT / "README.md"
-HEAD = """| what | against | times faster | here | share of the ceiling |
-| --- | --- | --- | --- | --- |"""
+HEAD = ["what", "against", "times faster", "here", "share of the ceiling"]
 
 
 def portion(value: float) -> str:
-    """A dash for what is bound by the call itself."""
     return number(value) if value >= 0.005 else "–"
 
 
@@ -204,14 +195,11 @@ def cell(values: Sequence[float | None], show: Callable[[float], str], whole: bo
     return " / ".join(map(show, known))
 
 
-def line(entry: Entry, rows: Rows) -> str | None:
-    """A line of the table; None where its rows have not been measured."""
-    if not (found := chosen(entry, rows)):
-        return None
+def line(entry: Entry, found: Sequence[Row]) -> list[str]:
     cells = [entry.label, entry.against, cell([times(entry, row) for row in found], factor, entry.whole)]
     for figure, show in ((milliseconds, duration), (share, portion)):
         cells.append(cell(list(map(figure, found)), show, entry.whole))
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def origin(rows: Rows) -> str:
@@ -236,8 +224,8 @@ def memory(rows: Rows) -> str:
 
 
 def section(rows: Rows) -> str:
-    lines = [text for entry in ENTRIES if (text := line(entry, rows))]
-    return "\n".join((HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", ""))
+    lines = [line(entry, found) for entry in ENTRIES if (found := chosen(entry, rows))]
+    return f"{in_markdown([HEAD, *lines], names=5)}\n\n{origin(rows)} {memory(rows)}\n"
 
 
 def replaced(page: str, inside: str, name: str = "speed") -> str:

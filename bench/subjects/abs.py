@@ -210,11 +210,8 @@ def descents(session: Session, batch: int) -> Iterator[Row]:
         else:
             row["ms_per_image"] = round(median(values) / batch, 3)
         row |= {"what": what, "gflops": round(median(speeds[name]) / 1e6, 1)}
-        for other, key in (
-            (PEAK, "share_of_fma_rate"),
-            ("fastadv fp32", "times_fp32"),
-            (AUTHORS, "times_eager"),
-        ):
+        keys = {PEAK: "share_of_fma_rate", "fastadv fp32": "times_fp32", AUTHORS: "times_eager"}
+        for other, key in keys.items():
             if name.startswith("fastadv") and other != name:
                 row[key] = round(ratio(speeds[name], speeds[other]), 3)
         yield row

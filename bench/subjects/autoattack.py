@@ -51,7 +51,6 @@ def ours(net: Any, x: Tensor, y: Tensor, version: Any) -> Tensor:
 
 
 def compared(session: Session) -> Iterator[Row]:
-    """Train a robust net, and yield a row for each provider, warm from one component."""
     if session.data_dir is None and not session.tiny:
         raise Skip("no --data-dir with cifar10: no robust net can be trained")
     net, x, y = robust(session)

@@ -196,7 +196,6 @@ def op(session: Session, name: str) -> Iterator[Row]:
 
 
 def samples(session: Session, card: OpCard, dtype: torch.dtype) -> list[Args]:
-    """List the card's samples; on machines without a GPU the two smallest."""
     found = list(card.samples(session.device, dtype))
     if not session.tiny:
         return found
@@ -263,7 +262,6 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
 
 
 def budget(entry: Any, tiny: bool) -> dict[str, Any]:
-    """Return the registry's arguments for a short run, cut to the least if `tiny`."""
     given, known = dict(entry.quick), inspect.signature(entry.run).parameters
     for name, most in (TINY if tiny else QUICK).items():
         if name in given or (name in known and known[name].default is inspect.Parameter.empty):

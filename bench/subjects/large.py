@@ -174,7 +174,6 @@ def against_one_pass() -> Iterator[Row]:
 
 
 def milliseconds(code: str) -> float:
-    """Measure the processor time, of the user and the system, of a process that runs `code`."""
     # bytecode is stored, as pip does at an installation
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

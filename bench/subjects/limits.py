@@ -52,14 +52,10 @@ def measured(session: Session, name: str, count: int, steps: int) -> Iterator[Ro
     ways = {way: make(given) for way, make in chosen.items()}
     rows = [*session.compare(ways, LOOP, "times_plain", least=3)]
     taken = {row["provider"]: values for row, values in rows if values}
-    hand = min(
-        (name for name in taken if name.startswith((BY_HAND, LOOP))), key=lambda name: median(taken[name])
-    )
+    peers = {name: median(values) for name, values in taken.items() if name.startswith((BY_HAND, LOOP))}
+    hand = min(peers, key=peers.__getitem__)
     for row, values in rows:
         if values:
-            row |= {
-                "what": what(given),
-                "best_by_hand": hand,
-                "share_of_best": round(ratio(taken[hand], values), 3),
-            }
+            row |= {"what": what(given), "best_by_hand": hand}
+            row["share_of_best"] = round(ratio(taken[hand], values), 3)
         yield row

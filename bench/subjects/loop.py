@@ -42,9 +42,10 @@ ROUNDING = 16  # one status of so many may differ, where sums are taken in anoth
 def cases(session: Session) -> Iterator[Case]:
     for name in session.size(("mlp", "small_cnn"), ("mlp",)):
         yield Case(f"replayed steps, {NETS[name].label}", partial(replays_alike, session, name))
-    for name, count in ((name, count) for name, counts in COUNTS.items() for count in counts):
-        label = f"PGD-{STEPS} {NETS[name].label}, {count} images"
-        yield Case(label, partial(measured, session, name, count), needs=10)
+    for name, counts in COUNTS.items():
+        for count in counts:
+            label = f"PGD-{STEPS} {NETS[name].label}, {count} images"
+            yield Case(label, partial(measured, session, name, count), needs=10)
     for name in ("mlp", "resnet18"):
         yield Case(f"first call, {NETS[name].label}", partial(first_calls, name), needs=30)
 

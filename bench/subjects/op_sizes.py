@@ -38,19 +38,14 @@ IN_ABS = ("latent_fit", "nearest_prototype")  # on a CPU bench/subjects/abs.py m
 
 @dataclass(frozen=True)
 class Problem:
-    """One measurement of an op: fresh arguments by seed.
-
-    variant   what tells it from others of the op, apart from the shape
-    images    a key of IMAGES
-    products  the precision of the matrix products that bound it; else bytes do
-    """
+    """One measurement of an op: fresh arguments by seed."""
 
     op: str
-    variant: str
+    variant: str  # what tells it from others of the op, apart from the shape
     label: str
     make: Callable[[int], Args]
-    images: str = ""
-    products: str = ""
+    images: str = ""  # a key of IMAGES
+    products: str = ""  # the precision of the matrix products that bound it; else bytes do
 
     @property
     def name(self) -> str:
@@ -82,7 +77,6 @@ def on_cpu(session: Session) -> Iterator[Problem]:
     for shape in STEP_SHAPES:
         yield from steps(session, "", shape, torch.float32, STEPS_ON_CPU)
     others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session)]
-    others.append(decode(session))
     yield from others
     known = {problem.op for problem in others} | STEPS.keys() | set(IN_ABS)
     yield from unsized(session, CARDS.keys() - known)
@@ -216,16 +210,6 @@ def on_rows(session: Session) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def decode(session: Session) -> Problem:
-    prior = session.size(8000, 20, 800)
-    decoder = random_decoder(torch.Generator().manual_seed(0), 10, MNIST, session.device, torch.float32)
-    strides = [layer[3] for layer in MNIST]
-    return Problem(
-        "latent_decode", "", f"10 x {prior}",
-        lambda seed: (session.randn(10, prior, 8, seed=seed), *decoder, strides), products="fp32",
-    )  # fmt: skip
-
-
 def of_abs(session: Session) -> Iterator[Problem]:
     """Yield the ops of Analysis by Synthesis, at the sizes of its MNIST model."""
     batch, prior, descent = session.size((1000, 8000, 50), (2, 20, 2))
@@ -238,7 +222,10 @@ def of_abs(session: Session) -> Iterator[Problem]:
         ),
         products="fp32",
     )  # fmt: skip
-    yield decode(session)
+    yield Problem(
+        "latent_decode", "", f"10 x {prior}",
+        lambda seed: (session.randn(10, prior, 8, seed=seed), *decoder, strides), products="fp32",
+    )  # fmt: skip
     for precision in ("fp32", "bf16"):
         yield Problem(
             "latent_fit", precision, f"{batch} x 10 x {descent} steps",

@@ -137,9 +137,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["cnn"], choices=NETS)
     parser.add_argument("--variant", default="full", choices=["full", "quick"], help="which budget")
     parser.add_argument("--turns", type=int, default=3, help="timed runs of each provider")
-    parser.add_argument(
-        "--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="of our search"
-    )
+    parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="of ours")
     parser.add_argument("--out", type=Path, help="default: bench/results/suite_cpu.jsonl or suite_cuda.jsonl")
     add_places(parser)
     options = parser.parse_args()

@@ -43,7 +43,6 @@ def head(case: Case, net: str, variant: str, radius: float, package: str, settin
 
 
 def draws(case: Case, net: str, variant: str) -> Sequence[Budget]:
-    """What tells the runs of a case on a net apart; APGD in L1, whose start decides, has the most."""
     every = case.draws(variant)
     return every[: max(KEPT_RUNS, len(every) // 3)] if net in KEPT else every
 

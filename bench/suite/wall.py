@@ -115,9 +115,8 @@ def nets() -> Iterator[str]:
 def page(rows: Sequence[Row]) -> str:
     """The page of the docs: how many are worse, and which."""
     lines = compared(rows)
-    worse = sorted(
-        (line for line in lines if line.worse), key=lambda line: (line.ours["case"], line.ours["net"])
-    )
+    worse = [line for line in lines if line.worse]
+    worse.sort(key=lambda line: (line.ours["case"], line.ours["net"]))
     parts = [
         ABOUT,
         f"**{len(lines)} comparisons: {len(lines) - len(worse)} no worse, {len(worse)} worse.** {WRITTEN}",
