@@ -167,15 +167,13 @@ class TestEager:
     def test_the_resnets_are_torchvisions(self):
         from fastadv._torchvision import models
 
-        pairs = (
-            (nets.resnet50(side=64), models.resnet50(), 64),
-            (nets.resnet18(), fa.models.create("resnet18"), 32),
-        )
-        for ours, theirs, side in pairs:
+        for expansion, block in ((1, models.resnet.BasicBlock), (4, models.resnet.Bottleneck)):
+            theirs = models.ResNet(block, [1, 1, 1, 2])
+            ours = nets.ResNet(expansion, (1, 1, 1, 2), 1000, small=False, width=64)
             theirs.load_state_dict(ours.state_dict())
-            x = torch.rand(1, 3, side, side)
+            x = torch.rand(1, 3, 64, 64)
             with torch.no_grad():
-                torch.testing.assert_close(ours(x), theirs.eval()(x))
+                torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
 
     def test_abs_is_abs(self):
         net = abs_subject.model(session())
@@ -201,7 +199,7 @@ class TestEager:
 
     @pytest.mark.slow
     def test_constructions_go_to_the_target_and_come_nearer(self):
-        net = nets.resnet18(tiny=True)
+        net = nets.small_net()
         draw = torch.Generator().manual_seed(2)
         x, start = torch.rand(2, 4, 3, 32, 32, generator=draw)
         targets = torch.arange(4)
@@ -209,7 +207,7 @@ class TestEager:
         made = construct.descended(x, to_targets, 0.1, 3, x, radius=0.5)
         assert fa.L2(0.5 + 1e-5).contains(made, x).all()
         head = construct.headless(net)
-        assert torch.allclose(net.fc(head(x)), net(x), atol=1e-6)
+        assert torch.allclose(net.linear(head(x)), net(x), atol=1e-6)
         to_images = partial(construct.to_images, head, head(x).detach())
         near = construct.descended(start, to_images, 0.1, 5, x)
         with torch.no_grad():
