@@ -27,7 +27,7 @@ quick test: export PYTHONDONTWRITEBYTECODE :=
 quick: setup  ## the tests of the daily loop: those that take less than a thirtieth of a second each
 	$(RUN)/python -m pytest $(WORKERS) -m 'not slow' $(ARGS)
 
-test: setup  ## the whole suite; ARGS="--other-machine 1" sums as on another machine
+test: setup  ## the whole suite; ARGS=--changed runs what a change reaches
 	$(RUN)/python -m pytest $(WORKERS) $(ARGS)
 
 lint: setup  ## ruff and clang-format, without changing anything
@@ -54,7 +54,7 @@ $(STAMP)-bench: $(STAMP)
 	$(RUN)/python -m pip install --quiet --no-deps torchattacks==3.5.1
 	touch $@
 
-bench: $(STAMP)-bench  ## speed against eager PyTorch and the peers, appended to bench/results/ and shown in README; ARGS="--base REF"
+bench: $(STAMP)-bench  ## speed against eager PyTorch and the peers, appended to bench/results/ and shown in README; ARGS="--only attacks"
 	$(RUN)/python bench/run.py $(ARGS)
 	$(RUN)/python -m bench.page
 

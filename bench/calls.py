@@ -28,9 +28,9 @@ from torch import Tensor, nn
 import fastadv as fa
 import fastadv._torchvision
 from bench import nets, pgd
+from bench.clock import wall
 from bench.records import RESULTS, ROOT, parser
-from bench.subjects.memory import MIB, grown
-from bench.timing import wall
+from bench.subjects.large import MIB, grown
 from fastadv.runs.card import machine
 
 SMALL, LARGE = (1, 16, 128), (1, 4, 16)
@@ -87,7 +87,6 @@ def ways(call: str, net: nn.Module, frozen: Any, x: Tensor, y: Tensor) -> dict[s
 
 
 def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> None:
-    """Print a row for each call and number of images of a net."""
     create, shape, usual = NETS[name]
     net = create()
     frozen = fa.freeze(net)

@@ -1,16 +1,21 @@
 """The device that is measured: whose sizes are used, and how long a call takes on it."""
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from statistics import median
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from fastadv._tf32 import has_tf32
-from fastadv.engine.precision import AUTO, PRECISIONS, Precision
+from bench.records import Row
+from fastadv.engine.cpu import onednn
 
 Ways = Mapping[str, Callable[[], object]]
 Kind = TypeVar("Kind")
@@ -20,17 +25,12 @@ SHARES = 3.0  # on a CPU all ways together take at most so many times their shar
 
 @dataclass
 class Clock:
-    """A device and its clock.
-
-    tiny      the cases of a GPU, at sizes that only test the benchmark
-    seconds   spent on each measurement, at least
-    deadline  on `time.monotonic`'s clock
-    """
+    """A device and its clock."""
 
     device: torch.device
-    tiny: bool = False
-    seconds: float = 1.0
-    deadline: float = math.inf
+    tiny: bool = False  # the cases of a GPU, at sizes that only test the benchmark
+    seconds: float = 1.0  # spent on each measurement, at least
+    deadline: float = math.inf  # on `time.monotonic`'s clock
 
     @property
     def cuda(self) -> bool:
@@ -38,7 +38,6 @@ class Clock:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the cases and sizes are those of a CPU."""
         return not (self.tiny or self.cuda)
 
     def size(self, gpu: Kind, tiny: Kind, cpu: Kind | None = None) -> Kind:
@@ -48,10 +47,13 @@ class Clock:
         return gpu if self.cuda or cpu is None else cpu
 
     @property
-    def precisions(self) -> tuple[Precision, ...]:
+    def precisions(self) -> tuple[Any, ...]:
         """Those in which a search can compute here; on a CPU the two that gain."""
         if self.on_cpu:
             return ("fp32", "bf16")
+        from fastadv._tf32 import has_tf32
+        from fastadv.engine.precision import AUTO, PRECISIONS
+
         left = {AUTO} if has_tf32(self.device) else {AUTO, "tf32"}
         return tuple(name for name in PRECISIONS if name not in left)
 
@@ -104,3 +106,130 @@ class Clock:
             enough = min(spent) >= self.seconds or sum(spent) >= most
             if (min(runs) >= least and enough) or self.left() <= 0:
                 return taken
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Return the 20th, 50th and 80th percentiles, as p20_ms, p50_ms and p80_ms."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return {f"p{p}_ms": round(ordered[round(p / 100 * last)], 5) for p in (20, 50, 80)}
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Return how many times faster: the median over turns of slow / fast, both of the same turn."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=False))
+
+
+def wall(way: Callable[[], Kind]) -> tuple[float, Kind]:
+    """Return (seconds, result) of one call on the wall clock, until the GPU has finished its work."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else int
+    wait()
+    start = time.perf_counter()
+    result = way()
+    wait()
+    return time.perf_counter() - start, result
+
+
+def forward_flops(net: nn.Module, x: Tensor) -> int:
+    """Count the operations of a forward pass; an input gradient takes as many again."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x)
+    return int(counter.get_total_flops())
+
+
+def said(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+# dtype and torch's float32_matmul_precision
+PRODUCTS = {
+    "fp32": (torch.float32, "highest"),
+    "tf32": (torch.float32, "high"),
+    "bf16": (torch.bfloat16, "highest"),
+    "fp16": (torch.float16, "highest"),
+}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Gigabytes a second that a copy of `copied` floats moves, and matrix products by precision.
+
+    On a CPU products are measured where they are asked for, in the precisions that gain there; in float32 the
+    faster of torch's library and oneDNN counts.
+    """
+
+    copied: int
+    copy_gb_per_s: float
+    tflops: dict[str, float]
+
+    @classmethod
+    def measured(cls, clock: Clock, *, products: bool = False) -> "Ceilings":
+        """Measure the device; `products` asks for those of a CPU, too."""
+
+        def milliseconds(call: Callable[[], object]) -> float:
+            call()
+            call()
+            return median(clock.times({"": call})[""])
+
+        size = clock.size(1 << 28, 1 << 14, 1 << 26)  # 1 GiB of float32
+        source, target = clock.rand(size), torch.empty(size, device=clock.device)
+        copy = milliseconds(lambda: target.copy_(source))
+        side, rates = clock.size(8192, 64, 2048), {}
+        before = torch.get_float32_matmul_precision()
+        names = clock.precisions if products else ()
+        for name in names if clock.on_cpu else PRODUCTS:
+            dtype, precision = PRODUCTS[name]
+            left, right = (clock.randn(side, side, seed=seed).to(dtype) for seed in range(2))
+            try:
+                torch.set_float32_matmul_precision(precision)
+                taken = min(map(milliseconds, _multiplied(clock, left, right)))
+            finally:
+                torch.set_float32_matmul_precision(before)
+            rates[name] = 2 * side**3 / taken / 1e9
+        return cls(size, 2 * source.nbytes / copy / 1e6, rates)
+
+    def share_of_copy(self, moved: int, milliseconds: float) -> Row:
+        rate = moved / milliseconds / 1e6
+        return {"gb_per_s": _short(rate), "share_of_copy": round(rate / self.copy_gb_per_s, 3)}
+
+    def share_of_products(self, flops: float, milliseconds: float, precision: str) -> Row:
+        """Return the rate of `flops`, and its share of the matrix product's in `precision`."""
+        rate = flops / milliseconds / 1e9
+        share = round(rate / self.tflops[precision], 3)
+        return {"tflop_per_s": _short(rate), f"share_of_{precision}_product": share}
+
+    def rows(self) -> Iterator[Row]:
+        copy = {"gb_per_s": _short(self.copy_gb_per_s)}
+        yield {"what": "copy", "provider": "torch", "shape": [self.copied], **copy}
+        for precision, rate in self.tflops.items():
+            yield {"what": f"{precision} product", "provider": "torch", "tflop_per_s": _short(rate)}
+
+
+def _multiplied(clock: Clock, left: Tensor, right: Tensor) -> Iterator[Callable[[], object]]:
+    product = torch.empty_like(left)
+    yield partial(torch.mm, left, right, out=product)
+    if clock.on_cpu and left.dtype == torch.float32 and onednn.available():
+        yield partial(onednn.product, left, right)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Compute float32 convolutions in float32, and by the same algorithms in every run.
+
+    Fresh memory is filled with NaN, which shows missing writes.
+    """
+    cudnn, strict = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    before = cudnn.allow_tf32, cudnn.deterministic
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn.allow_tf32, cudnn.deterministic = False, True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)

@@ -11,53 +11,38 @@ from torch.nn.functional import scaled_dot_product_attention
 import fastadv as fa
 
 
-class Basic(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+class Block(nn.Module):
+    """Two 3x3 convolutions, or one between two of 1x1 that ends in four times the width, and a shortcut."""
 
-    expansion = 1
-
-    def __init__(self, channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+    def __init__(self, channels: int, width: int, stride: int, expansion: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        sizes, inner, outer = (3, 3) if expansion == 1 else (1, 3, 1), channels, width * expansion
+        self.last = len(sizes)
+        for number, size in enumerate(sizes, 1):
+            step, out = stride if number == self.last - 1 else 1, outer if number == self.last else width
+            setattr(self, f"conv{number}", nn.Conv2d(inner, out, size, step, size // 2, bias=False))
+            setattr(self, f"bn{number}", nn.BatchNorm2d(out))
+            inner = out
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or channels != outer:
+            convolution = nn.Conv2d(channels, outer, 1, stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(outer))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions, and a shortcut."""
-
-    expansion = 4
-
-    def __init__(self, channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
-        return self.relu(self.bn3(self.conv3(out)) + (x if self.downsample is None else self.downsample(x)))
+        out = x
+        for number in range(1, self.last + 1):
+            out = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(out))
+            out = self.relu(out if number < self.last else out + self.downsample(x))
+        return out
 
 
 class ResNet(nn.Module):
     """x [B, 3, H, W] to logits [B, K]."""
 
     def __init__(
-        self, block: type[Basic] | type[Bottleneck], depths: tuple[int, ...], classes: int, *, small: bool,
-        width: int,
-    ) -> None:  # fmt: skip
+        self, expansion: int, depths: tuple[int, ...], classes: int, *, small: bool, width: int
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -68,14 +53,8 @@ class ResNet(nn.Module):
             layers = []
             for place in range(depth):
                 stride = 2 if number and not place else 1
-                inner, outer = width << number, (width << number) * block.expansion
-                shortcut = None
-                if stride != 1 or channels != outer:
-                    shortcut = nn.Sequential(
-                        nn.Conv2d(channels, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)
-                    )
-                layers.append(block(channels, inner, stride, shortcut))
-                channels = outer
+                layers.append(Block(channels, width << number, stride, expansion))
+                channels = (width << number) * expansion
             setattr(self, f"layer{number + 1}", nn.Sequential(*layers))
         self.fc = nn.Linear(channels, classes)
 
@@ -109,12 +88,12 @@ def _made(net: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
 def resnet18(*, tiny: bool = False) -> nn.Module:
     """For 32x32 images; tiny: one block a stage, whose layout `_run.allows_channels_last` still allows."""
     depths, width = ((1, 1, 1, 1), 16) if tiny else ((2, 2, 2, 2), 64)
-    return _made(ResNet(Basic, depths, 10, small=True, width=width), (3, 32, 32))
+    return _made(ResNet(1, depths, 10, small=True, width=width), (3, 32, 32))
 
 
 def resnet50(*, tiny: bool = False, side: int = 224) -> nn.Module:
     depths, width = ((1, 1, 1, 1), 4) if tiny else ((3, 4, 6, 3), 64)
-    return _made(ResNet(Bottleneck, depths, 1000, small=False, width=width), (3, side, side))
+    return _made(ResNet(4, depths, 1000, small=False, width=width), (3, side, side))
 
 
 def wrn(*, tiny: bool = False) -> nn.Module:
@@ -166,12 +145,10 @@ def vit(*, tiny: bool = False) -> nn.Module:
 
 
 def mlp() -> nn.Module:
-    """784-256-10."""
     return _made(nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), (1, 28, 28))
 
 
 def cnn() -> nn.Module:
-    """The MNIST CNN of Schott et al. 2018."""
     return _made(fa.models.create("cnn"), (1, 28, 28))
 
 

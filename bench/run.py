@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct certify memory abs large startup anchor]
+    python bench/run.py [--only ops attacks training construct certify abs large anchor]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -9,22 +9,16 @@
     training   an epoch of PGD-7 against loops by hand, and of every recipe
     construct  D_rand and D_R against loops by hand
     certify    randomized smoothing against the loop of papers and the passes alone
-    memory     peak of PGD against one forward and backward
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
-    large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed; with memory
-    startup    processor time of the import against that of torch
+    large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed, with memory; peak
+               memory of PGD against one forward and backward; the import against that of torch
     anchor     PGD against the best of all peers, each in a process of its own; up to 20 minutes
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the
 stages and sizes are those of `make gpu`, without its budget of time. `make bench` installs the peers. `python
 -m bench.page` then writes the tables and figures from the rows.
-
-With --base no row is written: this tree and the commit REF (a branch, a tag, HEAD~3) take turns, each in its
-own process. Ratios of medians are printed with their noise, two standard errors, and the exit code is 1 where
-this tree is slower by more than 5% beyond it.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -37,10 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import fastadv as fa
-from bench import base, records, turns
+from bench import records
 from bench.records import ON_CPU, ON_GPU, RESULTS, ROOT, Row, broken
-from bench.session import Session
-from bench.stage import run_stage
+from bench.session import Session, run_stage
 from fastadv.runs.card import machine
 
 VARIABLES = ("FASTADV_", "MALLOC_", "GLIBC_")  # that change what is measured
@@ -48,7 +41,6 @@ PARTS = (*ON_CPU, "anchor")
 
 
 def gate() -> None:
-    """Stop unless every kernel equals its reference."""
     test = ROOT / "tests" / "ops" / "test_contract.py"
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=ROOT
@@ -77,29 +69,10 @@ def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
     return 1 if failed else 0
 
 
-def anchor(options: argparse.Namespace) -> int:
-    """Measure PGD against the best of all peers, into a file of its own. Returns the exit code."""
-    if "anchor" not in options.only:
-        return 0
-    places = records.arguments(options, "data_dir", "weights", "out")
-    return subprocess.run([sys.executable, "-m", "bench.anchor", *places], cwd=ROOT).returncode
-
-
-def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Compare with another commit. Returns the exit code."""
-    parts = [part for part in turns.CASES if part in options.only]
-    if not parts:
-        parser.error(f"--base compares {' and '.join(turns.CASES)}, got --only {' '.join(options.only)}")
-    return 0 if base.run(options.base, (case for part in parts for case in turns.CASES[part])) else 1
-
-
 def main() -> int:
     parser = records.parser(__doc__)
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="which parts")
-    parser.add_argument("--base", metavar="REF", help="compare with this commit; takes a minute or two")
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="aimed at for each way of each measurement"
-    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="aimed at for each way")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     records.add_places(parser)
     parser.add_argument("--limit", type=int, default=2000, help="test images of the ABS rows, at most")
@@ -108,8 +81,6 @@ def main() -> int:
     options = parser.parse_args()
     if not options.no_gate:
         gate()
-    if options.base:
-        return compare(parser, options)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out = options.out or RESULTS / f"{device.type}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -117,17 +88,17 @@ def main() -> int:
     session = Session(device, seconds=options.seconds, **places)
     parts = [part for part in options.only if part in (ON_CPU if session.on_cpu else ON_GPU)]
     about = {
-        "device": device.type,
-        "dtype": "float32",
-        **machine(),
+        "device": device.type, "dtype": "float32", **machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "isa": fa.backends()["linf_step"][device.type],
-        "gate": "skipped" if options.no_gate else "passed",
-    }
+        "isa": fa.backends()["linf_step"][device.type], "gate": "skipped" if options.no_gate else "passed",
+    }  # fmt: skip
     if told := {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)}:
         about["variables"] = told
     code = measure(session, parts, out, about)
-    return (anchor(options) if session.on_cpu else 0) or code
+    if "anchor" in options.only and session.on_cpu:
+        places = records.arguments(options, "data_dir", "weights", "out")
+        code |= subprocess.run([sys.executable, "-m", "bench.anchor", *places], cwd=ROOT).returncode
+    return code
 
 
 if __name__ == "__main__":

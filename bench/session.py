@@ -5,19 +5,20 @@ measures nothing.
 """
 
 import gc
+import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.ceilings import Ceilings
-from bench.clock import Clock, Kind, Ways
+from bench.clock import Ceilings, Clock, Kind, Ways, quantiles, ratio, said
 from bench.records import Row
-from bench.timing import quantiles, ratio
 
 MOST_SETS = 64  # input sets that a measurement on a GPU takes in turn
 LEAST_RUN, MOST_ROUNDS = 2.0, 500  # milliseconds that a timed run on a GPU takes, within so many rounds
@@ -98,18 +99,16 @@ class Session(Clock):
         """
         memory: dict[str, Row] = {}
         for name in ways:
-            found, failed = self.tried(name, lambda name=name: self.warmed((warm or ways)[name]))
+            found, failed = self.tried(name, partial(self.warmed, (warm or ways)[name]))
             if found is None:
                 yield failed, []
             else:
                 memory[name] = found
         taken = self.times({name: ways[name] for name in memory}, least) if memory else {}
         for name, values in taken.items():
-            faster = {column: round(ratio(taken[base], values), 2)} if base in taken else {}
-            yield (
-                {"provider": name, **quantiles(values), **memory[name], **faster, "turns": len(values)},
-                values,
-            )
+            row = {"provider": name, **quantiles(values), **memory[name]}
+            row |= {column: round(ratio(taken[base], values), 2)} if base in taken else {}
+            yield row | {"turns": len(values)}, values
 
     def rotating(
         self, call: Callable[..., object], sets: Sequence[tuple[Any, ...]], captured: bool = True
@@ -153,7 +152,6 @@ class Session(Clock):
         return [make(seed) for seed in range(max(2, min(MOST_SETS, -(-2 * cache // max(1, moved)))))]
 
     def clear(self) -> None:
-        """Free what the last case held."""
         if self.cuda:
             gc.collect()
             torch.cuda.empty_cache()
@@ -167,7 +165,51 @@ class Session(Clock):
         return False
 
 
-def said(error: BaseException) -> str:
-    """Write an error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+def cases_of(stage: str, session: Session) -> list[Case]:
+    """List the cases of a subject, the ceilings first; on a CPU only the ops are compared with them."""
+    cases: list[Case] = [*importlib.import_module(f"bench.subjects.{stage}").cases(session)]
+    if stage == "ops" or (stage not in ("loop", "correctness") and not session.on_cpu):
+        cases.insert(0, Case("ceilings", lambda: session.ceilings.rows()))
+    return cases
+
+
+def run_stage(
+    stage: str, session: Session, write: Callable[[Row], None], skip: Collection[tuple[str, str]] = (),
+    only: str = "", mark: Callable[[str], object] = lambda case: None,
+) -> bool:  # fmt: skip
+    """Run the cases of a subject that `skip` does not name and whose name holds `only`.
+
+    Every row goes to `write`, and one row with a status after each case. False where an error has left the
+    GPU unusable for this process.
+    """
+    kept = 0
+    for case in cases_of(stage, session):
+        if only not in case.name and case.name != "ceilings":
+            continue
+        if (stage, case.name) in skip and case.name != "ceilings":
+            kept += 1
+            continue
+        ending: Row = {"stage": stage, "case": case.name}
+        if session.left() < case.needs and not session.tiny:
+            why = f"{max(0, session.left()):.0f} s of the stage's time left, {case.needs:.0f} needed"
+            write(ending | {"status": "skipped", "why": why})
+            continue
+        mark(case.name)
+        started, lost = time.monotonic(), False
+        try:
+            for row in case.run():
+                write({"stage": stage, "case": case.name, **row})
+            ending["status"] = "done"
+        except Skip as error:
+            ending |= {"status": "skipped", "why": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            ending |= {"status": "failed", "why": said(error)}
+            lost = session.dead()
+        write(ending | {"seconds": round(time.monotonic() - started, 2)})
+        if lost:
+            return False
+        session.clear()
+    if kept:
+        print(f"{stage}: {kept} cases were done before by the same code here; --again repeats them")
+    return True

@@ -7,7 +7,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # more are processes that import torch first
 
 import gc
+import json
 import logging
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -119,10 +121,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--other-machine", type=int, metavar="SEED", help="sum products in another order, drawn by SEED"
     )
+    parser.addoption(
+        "--shuffle", type=int, metavar="SEED", help="run the tests in another order, drawn by SEED"
+    )
+    parser.addoption(
+        "--changed", nargs="?", const="HEAD", metavar="REF",
+        help="only files of tests that import, directly or not, what differs from REF (HEAD) or is untracked",
+    )  # fmt: skip
 
 
 class Durations:
-    """Adds up the time of each test with its set-up, and names those that should be marked slow."""
+    """Adds up the time of each test with its set-up, by folder too; names what should be marked slow."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -137,6 +146,16 @@ class Durations:
         for name, seconds in self.seconds.most_common():
             if seconds > UNMARKED_SECONDS and name not in self.marked:
                 terminalreporter.line(f"{seconds:.1f} s and not marked slow: {name}")
+        if not self.seconds:
+            return
+        folders: Counter[str] = Counter()
+        for name, seconds in self.seconds.items():
+            folders["/".join(name.partition("::")[0].split("/")[1:-1]) or "tests"] += round(seconds, 3)
+        told = ", ".join(f"{folder} {seconds:.1f}" for folder, seconds in folders.most_common())
+        terminalreporter.line(f"seconds by folder: {told}; sum {folders.total():.1f}")
+        (ROOT / "build").mkdir(exist_ok=True)
+        text = json.dumps({"folders": folders, "tests": self.seconds}, indent=1)
+        (ROOT / "build" / "durations.json").write_text(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -144,6 +163,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.other_machine import OtherMachine
 
         OtherMachine(seed)
+    if (ref := config.getoption("--changed")) is not None:
+        from tests.changed import Changed
+
+        config.pluginmanager.register(Changed(ref))
     if not WORKER and config.args == config.getini("testpaths"):
         config.pluginmanager.register(Durations())
 
@@ -160,7 +183,10 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m and -k deselect
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("--shuffle")) is not None:
+        drawn = lambda name: random.Random(f"{seed} {name}").random()  # noqa: E731
+        items.sort(key=lambda item: (drawn(item.path), drawn(item.nodeid)))  # files stay together
     for item in items:
         assert " at 0x" not in item.nodeid, f"give the parameters of {item.name} ids without addresses"
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):

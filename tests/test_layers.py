@@ -4,7 +4,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -47,12 +47,14 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(source: str) -> Iterator[str]:
+def imported(source: str, folder: Sequence[str] = ()) -> Iterator[str]:
     """What a source imports, names with their module, by a statement or `import_module` with a literal."""
     for node in ast.walk(ast.parse(source)):
         match node:
-            case ast.ImportFrom(level=level) if level:
-                raise AssertionError("relative import")
+            case ast.ImportFrom(level=level, module=module, names=names) if level:
+                assert folder, "relative import"
+                package = [*folder[: len(folder) + 1 - level], *filter(None, [module])]
+                yield from (".".join([*package, alias.name]) for alias in names)
             case ast.ImportFrom(module=str(name), names=names):
                 yield from (f"{name}.{alias.name}" for alias in names)
             case ast.Import(names=names):

@@ -6,9 +6,8 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import anchor, bars, calls, machines, table
-from bench.page.entries import ENTRIES
-from bench.page.rows import Rows
+from bench.page import anchor, calls, table
+from bench.page.table import ENTRIES, Rows
 
 
 def main() -> None:
@@ -17,13 +16,13 @@ def main() -> None:
     for entry in ENTRIES:
         if not table.chosen(entry, rows):
             print(f"not measured yet: {entry.label}")
-    measured = machines.stored()
+    measured = anchor.stored()
     for name, (page, inside) in anchor.sections(measured).items():
         page.write_text(table.replaced(page.read_text(), inside, name))
     if calls.newest():
         calls.PAGE.write_text(table.replaced(calls.PAGE.read_text(), calls.text(), "calls"))
-    nets = bars.shown(calls.newest())
-    bars.save(bars.draw(nets), "speed.png", nets)
+    nets = calls.shown(calls.newest())
+    calls.save(calls.draw(nets), "speed.png", nets)
 
 
 if __name__ == "__main__":

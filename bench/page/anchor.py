@@ -2,13 +2,58 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
-from bench.anchor.ways import FROZEN, UNFROZEN, WAYS, Way
-from bench.page.machines import Machine, best, rows
-from bench.page.rows import Row, duration, number
-from bench.page.table import README
-from bench.providers import COMPILED
-from bench.records import ROOT
+from bench.anchor import FROZEN, PEERS, UNFROZEN, WAYS, Way
+from bench.page.table import PGD, README, Row, duration, number
+from bench.pgd import COMPILED
+from bench.records import RESULTS, ROOT, recorded
+from fastadv.text import in_markdown
+
+Machine = dict[str, dict[Way, Row]]  # by net
+OVER_RUNS = {"p20": min, "p80": max}  # by the percentile that a figure's name holds; else the median
+
+
+def stored() -> list[Machine]:
+    """The machines of bench/results/anchor_cpu.jsonl that have all rows, the one measured last at the end.
+
+    Several runs of one commit count as one. A machine, by its processor and its threads, has the rows of its
+    newest commit that has all processes of all nets.
+    """
+    labels = {what: label for label, what in PGD.items()}
+    found: dict[tuple[str, int, str], dict[str, dict[Way, list[Row]]]] = {}
+    for row in sorted(recorded(RESULTS / "anchor_cpu.jsonl"), key=lambda row: row["date"]):
+        if label := labels.get(row["what"]):
+            key = row["cpu"], row["threads"], row["commit"]
+            found[key] = found.pop(key, {})  # to the end, as the newest
+            way = Way(row["provider"], row["pages_kept"])
+            found[key].setdefault(label, {}).setdefault(way, []).append(row)
+    newest: dict[tuple[str, int], Machine] = {}
+    for (*machine, _), nets in found.items():
+        if all(set(WAYS) <= set(nets.get(label, ())) for label in PGD):
+            cpu, threads = machine
+            newest.pop((cpu, threads), None)
+            newest[cpu, threads] = {label: {way: merged(nets[label][way]) for way in WAYS} for label in PGD}
+    return list(newest.values())
+
+
+def merged(runs: Sequence[Row]) -> Row:
+    """One row for several runs: medians, the least 20th and the greatest 80th percentile, and all days."""
+    row = dict(runs[-1], days=sorted({run["date"][:10] for run in runs}))
+    for key, value in row.items():
+        if isinstance(value, float) or key == "faults":
+            over = next((take for name, take in OVER_RUNS.items() if name in key), median)
+            row[key] = over([run[key] for run in runs])
+    return row
+
+
+def best(known: dict[Way, Row]) -> Way:
+    return min((way for way in known if way.provider in PEERS), key=lambda way: float(known[way]["p50_ms"]))
+
+
+def rows(machine: Machine) -> list[Row]:
+    return [row for known in machine.values() for row in known.values()]
+
 
 PAGE = ROOT / "bench" / "results" / "pgd.md"
 GOALS = dict(zip(FROZEN, (1.15, 2.0), strict=True))  # times the best of all peers
@@ -45,19 +90,12 @@ def verdict(row: Row, goal: float) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f}), {met}"
 
 
-def grid(*lines: Sequence[str]) -> list[str]:
-    """The lines of a table, the first its head."""
-    return [f"| {' | '.join(line)} |" for line in (lines[0], ["---"] * len(lines[0]), *lines[1:])]
-
-
 def between(values: Iterable[float]) -> str:
-    """The least and the most."""
     known = sorted(values)
     return " to ".join(dict.fromkeys(map(number, (known[0], known[-1]))))
 
 
 def origin(machine: Machine) -> str:
-    """The machine, the versions, the days and the robust accuracy that is left."""
     known = rows(machine)
     days = sorted({day for row in known for day in row["days"]})
     left = sorted({f"{100 * row['accuracy']:.1f}%" for row in known if "accuracy" in row})
@@ -69,7 +107,6 @@ def origin(machine: Machine) -> str:
 
 
 def rates(machine: Machine) -> str:
-    """What the machine reached in the same run."""
     fp32, bf16 = (
         between(1000 * row[f"{name}_product_tflop_per_s"] for row in rows(machine))
         for name in ("fp32", "bf16")
@@ -80,12 +117,9 @@ def rates(machine: Machine) -> str:
 
 def goals(machine: Machine) -> list[str]:
     """A line for each net: the best of all peers, the factors, and the shares of what is possible."""
-    head = [
-        "network",
-        "best of all peers",
-        *(f"{TITLES[name]}: goal {goal:g}" for name, goal in GOALS.items()),
-    ]
-    lines = [[*head, "share of the passes alone, fp32 / bf16", "share of the product's rate, fp32 / bf16"]]
+    goals = [f"{TITLES[name]}: goal {goal:g}" for name, goal in GOALS.items()]
+    shares = [f"share of the {what}, fp32 / bf16" for what in ("passes alone", "product's rate")]
+    lines = [head := ["network", "best of all peers", *goals, *shares]]
     for label, known in machine.items():
         way, fp32, bf16 = best(known), *(known[Way(name)] for name in FROZEN)
         lines.append([
@@ -95,20 +129,18 @@ def goals(machine: Machine) -> list[str]:
             f"{number(fp32['share_of_ceiling'])} / {number(bf16['share_of_ceiling'])}",
             f"{number(fp32['share_of_fp32_product'])} / {number(bf16['share_of_bf16_product'])}",
         ])  # fmt: skip
-    return grid(*lines)
+    return in_markdown(lines, names=len(head)).splitlines()
 
 
 def processes(machine: Machine) -> list[str]:
-    """A line for each process, a column for each net."""
-    cells = {
-        way: [f"{time(known[way])}; {number(known[way]['faults'] / 1000)}" for known in machine.values()]
-        for way in WAYS
-    }
-    return grid(["process", *machine], *([called(way), *line] for way, line in cells.items()))
+    lines = [["process", *machine]]
+    for way in WAYS:
+        rows = [known[way] for known in machine.values()]
+        lines.append([called(way), *(f"{time(row)}; {number(row['faults'] / 1000)}" for row in rows)])
+    return in_markdown(lines, names=len(lines[0])).splitlines()
 
 
 def section(machines: Sequence[Machine]) -> str:
-    """Everything, for bench/results/pgd.md."""
     parts = ["", "## Against the best of all peers", "", ABOUT, ""]
     for machine in machines:
         parts += [f"{origin(machine)} {rates(machine)}", "", *goals(machine), "", *processes(machine), ""]

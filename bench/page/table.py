@@ -1,23 +1,169 @@
 """The table of every comparison on the benchmarks page, and the part of a page between two marks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-from bench.page.entries import ENTRIES, Entry
-from bench.page.rows import Row, Rows, duration, milliseconds, number, share
-from bench.records import ROOT
+from bench.pgd import EARLY, FROZEN
+from bench.records import RESULTS, ROOT, Row, recorded
+from fastadv.text import in_markdown
+
+FILES = ("cpu.jsonl", "suite_cpu.jsonl")
+# of what nobody can save, measured in the same run: the passes, a copy of the same bytes, multiply-adds
+SHARES = ("share_of_ceiling", "share_of_copy", "share_of_fma_rate")
+
+
+def name(row: Row) -> str:
+    """What was measured; the shape where one op has several, the model and the budget of an attack's case."""
+    if "case" in row:
+        return f"{row['case']}, {row['model']}, {row['variant']}"
+    return f"{row['what']} {'×'.join(map(str, row['shape']))}" if "shape" in row else str(row["what"])
+
+
+def milliseconds(row: Row) -> float | None:
+    if "seconds" in row:
+        return 1000 * float(row["seconds"])
+    return next((float(row[key]) for key in ("ms_per_image", "p50_ms") if key in row), None)
+
+
+def share(row: Row) -> float | None:
+    """The time that nobody can save over this one's, where the run measured it."""
+    if "over_ideal" in row:
+        return 1 / float(row["over_ideal"])
+    return next((float(row[key]) for key in SHARES if key in row), None)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The newest row of each (name, provider), oldest first."""
+
+    newest: dict[tuple[str, str], Row]
+
+    @classmethod
+    def stored(cls) -> "Rows":
+        found: dict[tuple[str, str], Row] = {}
+        stored = [row for file in FILES for row in recorded(RESULTS / file)]
+        for row in sorted(stored, key=lambda row: row["date"]):
+            key = name(row), row["provider"]
+            found.pop(key, None)
+            found[key] = row
+        return cls(found)
+
+    def fitting(self, pattern: str, provider: str) -> list[Row]:
+        """Those whose name fits, where * stands for anything; the newest last."""
+        found = [(what, row) for (what, by), row in self.newest.items() if by == provider]
+        return [row for what, row in found if fnmatchcase(what, pattern)]
+
+
+def number(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
+
+
+def duration(taken: float) -> str:
+    for unit, size in (("s", 1000.0), ("ms", 1.0)):
+        if taken >= size:
+            return f"{number(taken / size)} {unit}"
+    return f"{number(taken * 1000)} µs"
+
+
+BOTH = ("fastadv fp32", "fastadv bf16")
+TORCHATTACKS, ADV_LIB, FOOLBOX = "torchattacks 3.5.1", "adv-lib 0.2.8", "foolbox 3.3.4"
+ABS = "ABS, authors' weights, * test images, batches of 100"
+ALONE = "ABS, authors' weights, 1 images, alone"
+# the problems of PGD, as the figure names them
+PGD = {
+    "CNN of Schott et al. on MNIST, PGD-40, 256 images": (
+        "PGD-40 Linf 0.3, 256 images, published vanilla CNN, MNIST test"
+    ),
+    "MLP 784-256-10, PGD-40, 1,024 images": "PGD-40 Linf 0.3, 1024 images, MLP 784-256-10",
+    "small CNN on 32×32, PGD-20, 256 images": "PGD-20 Linf 0.0314, 256 images, small CNN of width 32",
+    "ResNet-18 on 32×32, PGD-10, 64 images": "PGD-10 Linf 0.0314, 64 images, ResNet-18",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table; of the rows that fit, the newest counts."""
+
+    label: str
+    against: str
+    names: tuple[str, ...]  # of its rows, where * stands for anything
+    providers: tuple[str, ...] = ("fastadv fp32",)  # whose rows are shown for each name
+    column: str = "times_peer"  # that says how many times faster than `against`
+    whole: bool = False  # all rows that fit are shown, as the least and the most
+    base: float | None = None  # milliseconds of `against`, in place of a column
+
+
+def step(op: str, against: str) -> Entry:
+    names = tuple(f"{op}_ {shape}" for shape in SHAPES)
+    return Entry(f"`{op}`, {' / '.join(SHAPES)}", against, names, ("fastadv",), "times_eager")
+
+
+def pgd(label: str) -> Entry:
+    return Entry(f"{label}, fp32 / bf16 search", TORCHATTACKS, (PGD[label],), BOTH, "times_torchattacks")
+
+
+def quick(label: str, against: str, *cases: str, whole: bool = False) -> Entry:
+    """Short budgets on 25 images."""
+    return Entry(label, against, tuple(f"{case}, cnn, quick" for case in cases), whole=whole)
+
+
+def loop(label: str, name: str) -> Entry:
+    return Entry(label, "the loop in eager PyTorch", (name,), BOTH, "times_eager")
+
+
+def authors(label: str, taken: float, name: str, providers: tuple[str, ...] = ("fastadv fp32",)) -> Entry:
+    """ABS against the authors' code, which is no provider: it ran once, see docs/papers/abs.md."""
+    return Entry(label, f"the authors' code, {duration(taken)}", (name,), providers, base=taken)
+
+
+SHAPES = ("1000×3×32×32", "4000×3×32×32", "1×8")
+CNN, *_, RESNET = PGD
+ENTRIES: tuple[Entry, ...] = (
+    step("linf_step", "eager PyTorch, six ops"),
+    step("l2_step", "eager PyTorch, rescale and clamp: no exact projection"),
+    step("l1_step", "eager PyTorch, by sorting"),
+    *map(pgd, PGD),
+    Entry(f"{RESNET}, frozen once, fp32 / bf16", TORCHATTACKS, (PGD[RESNET],), FROZEN, "times_torchattacks"),
+    Entry(f"{CNN}, fp32, stopping at success", TORCHATTACKS, (PGD[CNN],), (EARLY,), "times_torchattacks"),
+    Entry(
+        "FGSM / BIM / MIM, L∞ 0.1, 100 images", TORCHATTACKS,
+        tuple(f"{case}-linf-0.1, cnn, full" for case in ("fgsm", "bim", "mim")),
+    ),
+    Entry("APGD, 100 steps, 100 images", "auto-attack", ("apgd-*, cnn, full",), whole=True),
+    Entry("AutoAttack standard, 100 images", "auto-attack", ("autoattack-l*, full",), whole=True),
+    Entry("AutoAttack quick, PGD-trained CNNs", "auto-attack standard", ("autoattack-quick-*",), whole=True),
+    Entry("DeepFool L2 / L∞, 100 images", ADV_LIB, ("deepfool-l2, cnn, full", "deepfool-linf, cnn, full")),
+    Entry("Boundary L2 / pointwise L0", FOOLBOX, ("boundary-l2, cnn, full", "pointwise-l0, cnn, full")),
+    quick("FMN L∞ / L2 / L1 / L0, 25 images", ADV_LIB, "fmn-linf", "fmn-l2", "fmn-l1", "fmn-l0"),
+    quick("Carlini-Wagner L2 / L∞, 10 and 5 images", ADV_LIB, "cw-l2", "cw-linf"),
+    quick("EAD L1, 10 images (foolbox's default rule; twice the passes, and nearer)", FOOLBOX, "ead-l1"),
+    quick("sigma-zero L0, 25 images", ADV_LIB, "sigma_zero-l0"),
+    quick("PDPGD and PDGD, 25 images", ADV_LIB, "pdpgd-*", "pdgd-*", whole=True),
+    quick("FAB and FAB-T, 25 images", ADV_LIB, "fab-*", whole=True),
+    quick("Square, 25 images", "auto-attack, torchattacks", "square-*", whole=True),
+    quick("Sparse-RS L0, 25 images", "the authors' code", "sparse_rs-*", whole=True),
+    quick("HopSkipJump L2 / salt and pepper L0", FOOLBOX, "hopskipjump-l2", "salt_and_pepper-l0"),
+    loop("PGD-7 training, small CNN, fp32 / bf16", "PGD-7 training, small_cnn, *"),
+    loop("PGD-7 training, ResNet-18, fp32 / bf16", "PGD-7 training, resnet18, *"),
+    loop("D_rand of Ilyas et al., fp32 / bf16", "D_rand, *"),
+    loop("D_R of Ilyas et al., fp32 / bf16", "D_R, *"),
+    authors("ABS on MNIST, one image of 100, fp32 / bf16 / `prune`", 57, ABS, (*BOTH, "fastadv prune")),
+    authors("ABS, an image alone", 745, ALONE),
+    loop("ABS training, for each image, fp32 / bf16", "ABS training, *"),
+    authors("ABS, bank of prior samples", 22_000, "bank of *", ("fastadv",)),
+)  # fmt: skip
+
 
 README = ROOT / "README.md"
-HEAD = """| what | against | times faster | here | share of the ceiling |
-| --- | --- | --- | --- | --- |"""
+HEAD = ["what", "against", "times faster", "here", "share of the ceiling"]
 
 
 def portion(value: float) -> str:
-    """A dash for what is bound by the call itself."""
     return number(value) if value >= 0.005 else "–"
 
 
 def factor(value: float) -> str:
-    """In bold where fastadv loses."""
     return f"**{number(value)}**" if round(value, 2) < 1 else number(value)
 
 
@@ -49,22 +195,14 @@ def cell(values: Sequence[float | None], show: Callable[[float], str], whole: bo
     return " / ".join(map(show, known))
 
 
-def line(entry: Entry, rows: Rows) -> str | None:
-    """A line of the table; None where its rows have not been measured."""
-    if not (found := chosen(entry, rows)):
-        return None
-    cells = (
-        entry.label,
-        entry.against,
-        cell([times(entry, row) for row in found], factor, entry.whole),
-        cell([milliseconds(row) for row in found], duration, entry.whole),
-        cell([share(row) for row in found], portion, entry.whole),
-    )
-    return f"| {' | '.join(cells)} |"
+def line(entry: Entry, found: Sequence[Row]) -> list[str]:
+    cells = [entry.label, entry.against, cell([times(entry, row) for row in found], factor, entry.whole)]
+    for figure, show in ((milliseconds, duration), (share, portion)):
+        cells.append(cell(list(map(figure, found)), show, entry.whole))
+    return cells
 
 
 def origin(rows: Rows) -> str:
-    """The machine, the versions and the days of the rows in the table."""
     used = [row for entry in ENTRIES for row in chosen(entry, rows)]
     machines, versions, commits = (
         ", ".join(sorted({say.format(**row) for row in used}))
@@ -86,9 +224,8 @@ def memory(rows: Rows) -> str:
 
 
 def section(rows: Rows) -> str:
-    """Everything that was measured, for docs/benchmarks/index.md."""
-    lines = [text for entry in ENTRIES if (text := line(entry, rows))]
-    return "\n".join((HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", ""))
+    lines = [line(entry, found) for entry in ENTRIES if (found := chosen(entry, rows))]
+    return f"{in_markdown([HEAD, *lines], names=5)}\n\n{origin(rows)} {memory(rows)}\n"
 
 
 def replaced(page: str, inside: str, name: str = "speed") -> str:

@@ -1,4 +1,4 @@
-"""Analysis by Synthesis: its bank, inference, bounds and training; on a CPU its two kernels as well.
+"""Analysis by Synthesis: its bank, inference and training; on a CPU its descent as well.
 
 Speed does not depend on the weights. The authors' are taken where they are given, else random ones, and the
 images are MNIST's where both are given. On a CPU the whole model is measured only with both.
@@ -12,18 +12,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import fastadv as fa
-from bench.eager import abs as eager
+from bench.clock import ratio
 from bench.session import Case, Row, Session
-from bench.subjects import abs_kernels
-from bench.timing import quantiles, ratio
+from bench.subjects.training import random_images
+from fastadv import ops
 from fastadv.models.abs.decoder import DecoderShape
+from fastadv.models.abs.vae import VAEs, losses
+from fastadv.ops._decoders import forward
 from fastadv.ops._samples import MNIST, random_decoder
 from fastadv.ops.registration.library import CARDS, extension
 
 CLASSES = 10
 EAGER = "eager, one class after the other"
+BATCHES, STEPS = (100, 1), 50
+ROUNDS = 300_000  # multiply-adds for each image: one turn takes about as long as the other ways' turns
+AUTHORS, PEAK = "eager, as the authors' code", "multiply-adds in registers"
+FEW = 3  # steps of the eager descent; its rate stands for that of all steps
 # how an epoch is trained on a CPU
 QUICK: dict[str, Any] = {"batch_size": 160, "learning_rate": 3e-3, "augment": False, "prior_samples": CLASSES}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -37,15 +44,9 @@ def cases(session: Session) -> Iterator[Case]:
         for batch in session.size((1, 100, 1000), (1, 2), (1, 100)):
             yield Case(f"inference {batch}", partial(inference, session, batch), needs=20)
         yield Case("inference of a test set", partial(whole, session), needs=30)
-    if session.on_cpu:
-        if extension is not None:
-            yield Case("kernels", partial(abs_kernels.rows, session))
-        yield Case("training", partial(quick_training, session))
-        return
-    for norm in ("l2", "linf"):
-        yield Case(f"bound {norm}", partial(bound, session, norm), needs=20)
-    for precision in ("fp32", "bf16"):
-        yield Case(f"training {precision}", partial(training, session, precision), needs=60)
+    if session.on_cpu and extension is not None:
+        yield Case("kernels", partial(kernels, session))
+    yield Case("training", partial(training, session), needs=60)
 
 
 def model(session: Session) -> "fa.models.ABS":
@@ -62,8 +63,7 @@ def model(session: Session) -> "fa.models.ABS":
 
 
 def named(session: Session, text: str) -> str:
-    weights = "authors' weights" if session.official else "random weights"
-    return f"ABS, {weights}, {text}"
+    return "ABS, " + ("authors'" if session.official else "random") + f" weights, {text}"
 
 
 def images(session: Session, count: int) -> tuple[Tensor, Tensor | None]:
@@ -76,7 +76,6 @@ def images(session: Session, count: int) -> tuple[Tensor, Tensor | None]:
 
 
 def bank(session: Session) -> Iterator[Row]:
-    """Decode the images of the prior samples, as each model does once."""
     net = model(session)
 
     def decode() -> None:
@@ -97,7 +96,7 @@ def inference(session: Session, batch: int) -> Iterator[Row]:
     nets = {f"fastadv {name}": net.with_options(**given) for name, given in OPTIONS.items()}
     ways: dict[str, Any] = {}
     if not session.on_cpu:
-        ways["eager"] = lambda: -eager.inference(net, x, prior, square, bias)
+        ways["eager"] = lambda: -inference_by_hand(net, x, prior, square, bias)
     ways |= {name: lambda made=made: made(x) for name, made in nets.items()}
     z = net.prior_latents[:CLASSES].expand(batch, -1, -1)
     fit = CARDS["latent_fit"].flops(
@@ -124,11 +123,10 @@ def whole(session: Session) -> Iterator[Row]:
     for made in nets.values():
         for _ in range(3):  # an op captures its CUDA graph at the second call
             made(x[:batch])
-    taken: dict[str, list[float]] = {name: [] for name in nets}
-    decided: dict[str, list[Tensor]] = {name: [] for name in nets}
+    taken, decided = {name: list[float]() for name in nets}, {name: list[Tensor]() for name in nets}
     for part in x.split(batch):
         for name, made in nets.items():
-            run = partial(_append, decided[name], made, part)
+            run = lambda made=made, part=part, to=decided[name]: to.append(made(part).argmax(1))  # noqa: E731
             taken[name].append(session.timed(run) / len(part))
     what = named(session, f"{len(x)} test images, batches of {batch}")
     fp32 = torch.cat(decided["fp32"])
@@ -148,77 +146,137 @@ def whole(session: Session) -> Iterator[Row]:
         yield row
 
 
-def _append(decided: list[Tensor], net: Any, x: Tensor) -> None:
-    decided.append(net(x).argmax(1))
-
-
-def bound(session: Session, norm: Any) -> Iterator[Row]:
-    net, count = model(session), session.size(100, 1)
-    x = session.rand(count, 1, 28, 28)
-    y = net(x).argmax(1)
-    radii: list[Tensor] = []
-
-    def run() -> None:
-        radii[:] = [net.lower_bound(x, y, norm=norm, starts=session.size(4, 1))]
-
-    for row, values in session.compare({"fastadv": run}, "eager", least=3):
-        if values:
-            row |= {
-                "ms_per_image": round(median(values) / count, 4),
-                "mean_bound": round(float(radii[0].float().mean()), 4),
-            }
-        yield row | {"what": f"bound, {norm}", "images": count}
-
-
-def random_images(count: int, shape: tuple[int, ...] = (1, 28, 28)) -> "fa.data.ImageSet":
-    """Draw random images, as many of each class; the time does not depend on them."""
-    x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
-    return fa.data.ImageSet(x, torch.arange(count) % CLASSES, CLASSES, "random images")
-
-
-def fitted(data: "fa.data.ImageSet", precision: Any, **given: Any) -> float:
-    """Train for an epoch. Returns the mean loss."""
-    made = fa.models.ABS.fit(data, epochs=1, calibration=0, training_precision=precision, **given)
-    loss: float = made.card["measured"]["loss"]
-    return loss
-
-
-def training(session: Session, precision: Any) -> Iterator[Row]:
-    """Train for an epoch on as many images as MNIST has; the second of two runs is measured."""
-    count, losses = session.size(60_000, 40), []
-    data = random_images(count)
-    given = {"device": session.device, "prior_samples": session.size(8000, 20)}
-
-    def run(chosen: "fa.data.ImageSet") -> None:
-        losses[:] = [fitted(chosen, precision, **given)]
-
-    memory = session.warmed(lambda: run(data.subset(torch.arange(min(count, 1600)))))
-    values = session.times({"": lambda: run(data)}, least=1)[""]
-    yield {
-        "what": f"ABS training, an epoch, {count} images", "provider": f"fastadv {precision}",
-        "images": count, **quantiles(values), **memory, "turns": len(values),
-        "images_per_s": round(1000 * count / median(values), 1), "loss": round(losses[0], 3),
-    }  # fmt: skip
-
-
-def quick_training(
+def training(
     session: Session, shape: DecoderShape | None = None, width: int = 16, batches: int = 4
 ) -> Iterator[Row]:
-    """Train for an epoch, beside the same networks in eager torch, one class after the other."""
-    shape = shape or DecoderShape()
-    data, losses = random_images(QUICK["batch_size"] * batches, shape.image), {}
+    """Train for an epoch; on a CPU beside the same networks in eager torch, one class after the other."""
+    shape, losses = shape or DecoderShape(), dict[str, float]()
+    size = QUICK["batch_size"]
+    data = random_images(session.size(60_000, 10, size * batches), shape.image)
+    few, how = (
+        data.subset(torch.arange(min(len(data), 1600))),
+        {"device": session.device, "prior_samples": session.size(8000, 20)},
+    )
+    if session.on_cpu:
+        few, how = data, {"shape": shape, "width": width, **QUICK}
 
-    def run(provider: str) -> None:
+    def run(provider: str, chosen: "fa.data.ImageSet") -> None:
         if provider == EAGER:
-            rest = QUICK["batch_size"], QUICK["learning_rate"]
-            losses[provider] = eager.training(data, shape, width, *rest)
+            losses[provider] = training_by_hand(data, shape, width, size, QUICK["learning_rate"])
         else:
-            losses[provider] = fitted(data, provider.split()[1], shape=shape, width=width, **QUICK)
+            given: Any = {"epochs": 1, "calibration": 0, "training_precision": provider.split()[1], **how}
+            losses[provider] = fa.models.ABS.fit(chosen, **given).card["measured"]["loss"]
 
-    ways = {name: partial(run, name) for name in (EAGER, "fastadv fp32", "fastadv bf16")}
-    what = f"ABS training, an epoch, {len(data)} images, batch {QUICK['batch_size']}"
-    for row, values in session.compare(ways, EAGER):
+    names = [EAGER] * session.on_cpu + ["fastadv fp32", "fastadv bf16"]
+    ways, warm = ({name: partial(run, name, each) for name in names} for each in (data, few))
+    what = f"ABS training, an epoch, {len(data)} images" + f", batch {size}" * session.on_cpu
+    for row, values in session.compare(ways, EAGER, least=session.size(1, 1, 5), warm=warm):
         if values:
             row["ms_per_image"] = round(median(values) / len(data), 3)
             row["loss"] = round(losses[row["provider"]], 2)
         yield {"what": what, **row}
+
+
+def kernels(session: Session) -> Iterator[Row]:
+    """Compare the latent descent of a CPU with what the processor can do.
+
+    That is the multiply-add rate, and the authors' code. Speed does not depend on the weights.
+    """
+    for batch in BATCHES:
+        yield from descents(session, batch)
+
+
+def descents(session: Session, batch: int) -> Iterator[Row]:
+    decoder = random_decoder(torch.Generator().manual_seed(0), CLASSES, MNIST, session.device, torch.float32)
+    x, z = session.rand(batch, 1, 28, 28), session.randn(batch, CLASSES, 8)
+    args = x, z, *decoder, [layer[3] for layer in MNIST]
+    ways = {
+        "fastadv fp32": lambda: ops.latent_fit(*args, steps=STEPS),
+        "fastadv bf16": lambda: ops.latent_fit(*args, steps=STEPS, bf16=True),
+        AUTHORS: lambda: descent_by_hand(*args, steps=FEW),
+        PEAK: lambda: extension.fma_rounds(ROUNDS * (batch + 9)),
+    }
+    flops = CARDS["latent_fit"].flops(*args, 1.0, STEPS)
+    work = dict.fromkeys(ways, flops) | {
+        AUTHORS: CARDS["latent_fit"].flops(*args, 1.0, FEW),
+        PEAK: extension.fma_rounds(1) * ROUNDS * (batch + 9),
+    }
+    what = f"latent_fit, {batch} x {CLASSES} x {STEPS}, MNIST decoder"
+    found = {row["provider"]: (row, values) for row, values in session.compare(ways, "", least=7)}
+    speeds = {name: [work[name] / t for t in values] for name, (_, values) in found.items()}
+    for name, (row, values) in found.items():
+        if work[name] != flops:  # not the whole descent, so its time says nothing
+            row = {"provider": name}
+        else:
+            row["ms_per_image"] = round(median(values) / batch, 3)
+        row |= {"what": what, "gflops": round(median(speeds[name]) / 1e6, 1)}
+        keys = {PEAK: "share_of_fma_rate", "fastadv fp32": "times_fp32", AUTHORS: "times_eager"}
+        for other, key in keys.items():
+            if name.startswith("fastadv") and other != name:
+                row[key] = round(ratio(speeds[name], speeds[other]), 3)
+        yield row
+
+
+def descent_by_hand(
+    x: Tensor, z: Tensor, weights: list[Tensor], biases: list[Tensor], strides: list[int], steps: int
+) -> Tensor:
+    """Fit latents as the authors' code: autograd through one decoder after the other, one Adam for all."""
+    point = z.clone().requires_grad_()
+    optimizer = torch.optim.Adam([point], lr=0.05)
+    for step in range(steps):
+        misfits = []
+        for k in range(z.shape[1]):
+            out = point[:, k, :, None, None]
+            for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True)):
+                out = F.conv_transpose2d(out, weight[k], bias[k], stride=stride)
+                out = F.elu(out) if layer < len(weights) - 1 else out.sigmoid()
+            misfits.append((out - x).square().flatten(1).sum(1) + point[:, k].square().sum(1) / 2)
+        loss = torch.stack(misfits, dim=1) / x[0].numel()
+        if step < steps - 1:
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                point.mul_((5.0 / point.norm(dim=2, keepdim=True)).clamp(max=1))
+    return loss.detach()
+
+
+def inference_by_hand(net: "fa.models.ABS", x: Tensor, prior: Tensor, square: Tensor, bias: Tensor) -> Tensor:
+    """Run ABS in plain torch on all classes and many images: a matrix product, autograd and Adam."""
+    found, strides, size = [], net.shape.strides, x[0].numel()
+    for part in x.split(250):
+        rows = part.flatten(1)
+        nearest = [(square[k] + bias - 2 * rows @ prior[k].T).argmin(1) for k in range(len(prior))]
+        z = net.prior_latents[torch.stack(nearest, dim=1)].requires_grad_()
+        optimizer = torch.optim.Adam([z], lr=net.options.step_size)
+        for step in range(net.options.steps):
+            images = forward(z, net.weights, net.biases, strides)[-1].view(len(z), len(prior), -1)
+            misfit = (images - rows[:, None]).square().sum(2)
+            loss = (misfit + net.options.beta / 2 * z.square().sum(2)) / size
+            if step < net.options.steps - 1:
+                optimizer.zero_grad()
+                loss.sum().backward()
+                optimizer.step()
+                with torch.no_grad():
+                    z.mul_((net.options.max_norm / z.norm(dim=2, keepdim=True)).clamp(max=1))
+        found.append(loss.detach())
+    return torch.cat(found)
+
+
+def training_by_hand(
+    data: "fa.data.ImageSet", shape: DecoderShape, width: int, batch: int, learning_rate: float
+) -> float:
+    """Train the same networks for an epoch, one class after the other. Returns the mean loss."""
+    found, classes = [], len(data.classes)
+    for k in range(classes):
+        net = VAEs(shape, 1, width, seed=k).train()
+        optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+        for x in data.x[data.y == k].split(batch // classes):
+            x = x[:, None].float() / 255
+            image, mean, log_variance = net(x, torch.randn(len(x), 1, shape.channels[0]))
+            loss = losses(x, image, mean, log_variance, shape.values / 784).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+    return sum(found) / len(found)

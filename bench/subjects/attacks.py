@@ -6,7 +6,7 @@ forwards and input gradients with one verdict before and one after, are what the
 work of its own: the ceiling.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from statistics import median
 from typing import Any
@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.peers import PEERS, version_of
-from bench.pgd import Problem
-from bench.problems import NETS, problem, what
-from bench.providers import ALONE, COMPILED, LOOP, NO_MEMORY, by_device, made
+from bench import pgd
+from bench.clock import forward_flops, ratio
+from bench.pgd import ALONE, LOOP, NETS, PEERS
 from bench.session import Case, Row, Session
-from bench.subjects import memory
-from bench.timing import gradient_flops, ratio
 from fastadv.engine.precision import PRECISIONS
 
 BASES = ("torchattacks", LOOP)  # by which the others are measured, the first that is installed
@@ -28,10 +25,10 @@ BASES = ("torchattacks", LOOP)  # by which the others are measured, the first th
 
 def cases(session: Session) -> Iterator[Case]:
     names = [name for name, net in NETS.items() if session.size(*net.counts)]
-    chosen = by_device(session)
+    chosen = pgd.by_device(session)
     if session.on_cpu:
         # other libraries' code and threads slow down all that comes after in a process
-        late = [name for name in chosen if name in (*PEERS, COMPILED) and name != BASES[0]]
+        late = [name for name in chosen if name in (*PEERS, pgd.COMPILED) and name != BASES[0]]
         groups = [[name for name in chosen if name not in late], late]
     else:
         groups = [[*chosen]]
@@ -41,25 +38,12 @@ def cases(session: Session) -> Iterator[Case]:
             yield Case(f"PGD {NETS[name].label}", partial(compared, session, name, ways, told), needs=20)
 
 
-def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str]) -> Iterator[Row]:
-    """Yield the rows of the providers in `told`; on a CPU their memory is measured in another process."""
-    given = problem(session, name)
-    for row in pgd_rows(session, given, made(session, given, chosen)):
-        provider = row["provider"]
-        if provider in told:
-            if session.on_cpu and not provider.startswith((ALONE, *NO_MEMORY)):
-                row |= memory.of_provider(session, name, provider)
-            yield row
-
-
 def searched(provider: str) -> str:
-    """Return the precision that a provider searches in."""
     words = provider.replace(",", "").split()
     return next((name for name in PRECISIONS if name in words), "fp32")
 
 
-def found(given: Problem, x_adv: Tensor) -> Row:
-    """Return the accuracy that is left, the mean loss, and the largest distance."""
+def found(given: pgd.Problem, x_adv: Tensor) -> Row:
     with torch.no_grad():
         logits = given.model(x_adv)
         loss = nn.functional.cross_entropy(logits, given.y)
@@ -70,14 +54,15 @@ def found(given: Problem, x_adv: Tensor) -> Row:
     }
 
 
-def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]]) -> Iterator[Row]:
-    """Yield time, result and memory of each way, and its share of the passes alone in its precision."""
-    x_adv: dict[str, Any] = {}
+def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str]) -> Iterator[Row]:
+    """Yield time and result of each way in `told`, and its share of the passes alone in its precision."""
+    given = pgd.problem(session, name)
+    ways, x_adv = pgd.made(session, given, chosen), dict[str, Any]()
 
     def run(name: str) -> None:
         x_adv[name] = ways[name]()
 
-    flops = 0 if session.on_cpu else gradient_flops(given.model, given.x[:1]) * len(given.x) * given.steps
+    flops = 0 if session.on_cpu else 2 * forward_flops(given.model, given.x[:1]) * len(given.x) * given.steps
     base = next(name for name in BASES if name in ways)
     column = "times_torchattacks" if base == "torchattacks" else "times_plain"
     kept = {name: partial(run, name) for name in ways}
@@ -85,7 +70,7 @@ def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]
     taken = {row["provider"]: values for row, values in rows if values}
     for row, values in rows:
         name = row["provider"]
-        row |= {"what": what(given)}
+        row |= {"what": pgd.what(given)}
         if values and x_adv[name] is not None:
             row |= found(given, x_adv[name])
         if values and "early" not in name:
@@ -97,5 +82,6 @@ def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]
         if values and not session.on_cpu and base != LOOP:
             row["times_plain"] = round(ratio(taken[LOOP], values), 2) if LOOP in taken else None
         if name in PEERS:
-            row["version"] = version_of(name)
-        yield row
+            row["version"] = pgd.version_of(name)
+        if name in told:
+            yield row

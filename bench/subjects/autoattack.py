@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from bench import nets
-from bench.session import Case, Row, Session, Skip, said
+from bench.clock import said
+from bench.session import Case, Row, Session, Skip
+from bench.subjects.training import images
 
 THREAT = fa.Linf(8 / 255)
 EPOCHS, IMAGES = 5, 512
@@ -32,13 +34,12 @@ def authors() -> Attack:
     from autoattack import AutoAttack
 
     def run(net: nn.Module, x: Tensor, y: Tensor, version: Any) -> Tensor:
-        # a list names components
-        kind = (
-            {"version": "custom", "attacks_to_run": version}
-            if isinstance(version, list)
-            else {"version": version}
+        known = (
+            {"version": version}
+            if version == "standard"
+            else {"version": "custom", "attacks_to_run": version}
         )
-        attack = AutoAttack(net, norm="Linf", eps=THREAT.radius, device=x.device, verbose=False, **kind)
+        attack = AutoAttack(net, norm="Linf", eps=THREAT.radius, device=x.device, verbose=False, **known)
         found: Tensor = attack.run_standard_evaluation(x, y, bs=len(x))
         return found
 
@@ -50,7 +51,6 @@ def ours(net: Any, x: Tensor, y: Tensor, version: Any) -> Tensor:
 
 
 def compared(session: Session) -> Iterator[Row]:
-    """Train a robust net, and yield a row for each provider, warm from one component."""
     if session.data_dir is None and not session.tiny:
         raise Skip("no --data-dir with cifar10: no robust net can be trained")
     net, x, y = robust(session)
@@ -81,7 +81,7 @@ def compared(session: Session) -> Iterator[Row]:
 
 def robust(session: Session) -> tuple[nn.Module, Tensor, Tensor]:
     """Train a ResNet-18 by PGD-7 for a few epochs; return it with test images and labels."""
-    train, test = (images(session, split) for split in ("train", "test"))
+    train, test = images(session, session.size(50_000, 8)), images(session, session.size(IMAGES, 8), "test")
     net, started = nets.resnet18(tiny=session.tiny).to(session.device), time.monotonic()
     recipe = fa.train.PGDTraining(THREAT, steps=session.size(7, 1), step_size=2 / 255)
     fa.train.fit(
@@ -90,13 +90,4 @@ def robust(session: Session) -> tuple[nn.Module, Tensor, Tensor]:
         execution=fa.train.Execution(precision="bf16"),
     )  # fmt: skip
     session.note(f"a robust ResNet-18 was trained in {time.monotonic() - started:.0f} s")
-    x, y, _ = next(iter(fa.data.batches(test, len(test))))
-    return net.eval().requires_grad_(False), x.to(session.device), y.to(session.device)
-
-
-def images(session: Session, split: str) -> "fa.data.ImageSet":
-    if session.tiny:
-        draw = torch.Generator().manual_seed(0)
-        return fa.data.ImageSet(torch.rand(8, 3, 32, 32, generator=draw), torch.arange(8) % 10, 10, "noise")
-    limit = None if split == "train" else IMAGES
-    return fa.data.load("cifar10", split, data_dir=session.data_dir, limit=limit)
+    return net.eval().requires_grad_(False), test.x.float() / 255, test.y

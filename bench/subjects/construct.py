@@ -1,32 +1,31 @@
 """The sets D_rand and D_R of Ilyas et al. 2019 beside the same searches by hand, and the passes alone.
 
-The budgets are the paper's. On a GPU the net is a ResNet-18, and each provider runs once, eager torch on
-fewer images where it is slow: times are compared for each image. On a CPU it is a small CNN and a tenth of
-D_R's steps, and all take turns.
+The budgets are the paper's. On a GPU the net is a ResNet-18; on a CPU a small CNN, and D_R has a tenth of the
+steps. All take turns on the same images.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastadv as fa
 from bench import nets, pgd
-from bench.eager import construct as by_hand
+from bench.by_hand import row_norm
+from bench.clock import ratio
 from bench.session import Case, Row, Session
 from bench.subjects.training import images
-from bench.timing import forward_flops, quantiles, ratio
 from fastadv.data.construct import CIFAR10_PAPER
 
 BUDGETS = {"D_rand": "d_rand", "D_R": "d_r"}
 PROVIDERS = ("eager", "fastadv fp32", "fastadv bf16")
-# images on a GPU by provider; D_R takes ten times the steps of D_rand
-COUNTS = {"D_rand": (1_024, 2_048, 8_192), "D_R": (256, 512, 1_024)}
+ON_GPU = {"D_rand": 1024, "D_R": 256}  # images; D_R takes ten times the steps
 ON_CPU = {"images": 64, "steps": 100, "width": 32}
-BATCH = 1024
 FIGURES = ("objective_before", "objective_after", "fooling_rate")
 
 
@@ -38,7 +37,7 @@ def cases(session: Session) -> Iterator[Case]:
 def made(name: str, provider: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> Row:
     """Construct a set by one provider. Returns the figures of the result."""
     if provider == "eager":
-        return {"fooling_rate": round(by_hand.constructed(name, net, data, budget, batch), 4)}
+        return {"fooling_rate": round(by_hand(name, net, data, budget, batch), 4)}
     construct: Any = fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
     precision: Any = provider.split()[1]
     measured = construct(fa.freeze(net, precision), data, **budget, batch_size=batch).card["measured"]
@@ -46,69 +45,80 @@ def made(name: str, provider: str, net: nn.Module, data: "fa.data.ImageSet", bud
 
 
 def compared(session: Session, name: str) -> Iterator[Row]:
+    """Measure all providers and the passes alone in turns, after a warm-up of two steps."""
     if session.on_cpu:
-        net = nets.small_net(width=ON_CPU["width"])
+        net, label = nets.small_net(width=ON_CPU["width"]), f"small CNN of width {ON_CPU['width']}"
     else:
-        net = nets.resnet18(tiny=session.tiny).to(session.device)
+        net, label = nets.resnet18(tiny=session.tiny).to(session.device), "ResNet-18"
     paper: Any = CIFAR10_PAPER[BUDGETS[name]]
     budget = {**paper, "steps": session.size(paper["steps"], 2, ON_CPU["steps"])}
-    yield from (together if session.on_cpu else in_turn)(session, name, net, budget)
+    data, found = images(session, session.size(ON_GPU[name], 10, ON_CPU["images"])), dict[str, Row]()
 
-
-def together(session: Session, name: str, net: nn.Module, budget: Any) -> Iterator[Row]:
-    """Measure all providers and the passes alone in turns, on the same images."""
-    data = images(session, ON_CPU["images"])
-    found: dict[str, Row] = {}
-
-    def run(provider: str) -> None:
+    def run(provider: str, budget: Any) -> None:
         found[provider] = made(name, provider, net, data, budget, len(data))
 
     x = data.x.float() / 255
     searched = pgd.Problem(name, net, x, pgd.classes(net, x), 0.0, 0.0, budget["steps"])
     alone = {p: partial(pgd.passes, searched, fa.freeze(net, p)) for p in ("fp32", "bf16")}
-    ways = {provider: partial(run, provider) for provider in PROVIDERS}
-    what = f"{name}, {len(data)} images, {budget['steps']} steps, small CNN of width {ON_CPU['width']}"
-    measured = [*session.compare({**ways, **alone}, "eager", least=3)]
-    ceilings = {row["provider"]: values for row, values in measured if row["provider"] in alone}
+    ways, warm = (
+        {**{provider: partial(run, provider, each) for provider in PROVIDERS}, **alone}
+        for each in (budget, {**budget, "steps": 2})
+    )
+    measured = [*session.compare(ways, "eager", least=session.size(1, 1, 3), warm=warm)]
+    ceilings = {row["provider"]: values for row, values in measured if row["provider"] in alone and values}
     for row, values in measured:
-        if (provider := row["provider"]) in found and values:
-            passes = ceilings["bf16" if "bf16" in provider else "fp32"]
-            row |= {"what": what, **found[provider], "share_of_ceiling": round(ratio(passes, values), 3)}
+        provider = row["provider"]
+        if provider in found and values:
+            row["what"] = f"{name}, {len(data)} images, {budget['steps']} steps, {label}"
+            row |= {**found[provider], "ms_per_image": round(median(values) / len(data), 5)}
+            if passes := ceilings.get("bf16" if "bf16" in provider else "fp32"):
+                row["share_of_ceiling"] = round(ratio(passes, values), 3)
         if provider not in alone:
             yield row
 
 
-def in_turn(session: Session, name: str, net: nn.Module, budget: Any) -> Iterator[Row]:
-    """Measure one provider after the other; an image's time is compared with that of eager torch."""
-    base = None
-    for provider in PROVIDERS:
-        if session.left() <= 0:
-            session.note(f"{name}: the stage's time was used up before {provider}")
-            return
-        row, failed = session.tried(provider, partial(once, session, name, provider, net, budget))
-        if row:
-            base = base or row["ms_per_image"]
-            row["times_eager"] = round(base / row["ms_per_image"], 2)
-        yield row or failed
+def headless(net: nn.Module) -> nn.Module:
+    """Copy the net without its last linear layer: the copy returns the representation."""
+    head = copy.deepcopy(net)
+    last = [name for name, part in head.named_modules() if isinstance(part, nn.Linear)][-1]
+    head.set_submodule(last, nn.Identity())
+    return head
 
 
-def once(session: Session, name: str, provider: str, net: nn.Module, budget: Any) -> Row:
-    """Measure one construction after a warm-up on one batch and two steps."""
-    count, batch = session.size(COUNTS[name][PROVIDERS.index(provider)], 10), session.size(BATCH, 10)
-    base, found = images(session, count), []
+def descended(
+    x: Tensor, loss: Callable[[Tensor], Tensor], step: float, steps: int, around: Tensor, radius: float = inf
+) -> Tensor:
+    """Descend a loss by normalized steps, rescaled into the L2 ball without the exact projection."""
+    for _ in range(steps):
+        x = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss(x), x)
+        x = x.detach() - step * (grad / row_norm(grad))
+        if radius < inf:
+            shift = x - around
+            x = around + shift * (radius / row_norm(shift)).clamp_max(1)
+        x = x.clamp(0, 1)
+    return x
 
-    def run(data: "fa.data.ImageSet", steps: int) -> None:
-        found[:] = [made(name, provider, net, data, {**budget, "steps": steps}, batch)]
 
-    memory = session.warmed(lambda: run(base.subset(torch.arange(min(batch, count))), 2))
-    values = session.times({"": lambda: run(base, budget["steps"])}, least=1)[""]
-    # a step is a forward and an input gradient
-    flops = 2 * budget["steps"] * forward_flops(net, base.x[:1].float()) * count
-    precision = "bf16" if "bf16" in provider else session.conv_precision
-    return {
-        "what": f"{name}, {count} images, {budget['steps']} steps, ResNet-18",
-        "provider": provider, "images": count, "batch": batch, "steps": budget["steps"],
-        **quantiles(values), **memory, "seconds": round(median(values) / 1000, 3),
-        "ms_per_image": round(median(values) / count, 5), "turns": len(values), **found[0],
-        **session.share_of_products(flops, median(values), precision),
-    }  # fmt: skip
+def to_targets(net: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(net(x), y, reduction="sum")
+
+
+def to_images(head: nn.Module, goal: Tensor, x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(head(x) - goal, dim=1).sum()
+
+
+def by_hand(name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> float:
+    """Make either set, towards the next class or from the next image. Returns the fooling rate."""
+    hits, head, step, steps = [], headless(net), budget["step_size"], budget["steps"]
+    for ids in torch.arange(len(data), device=data.x.device).split(batch):
+        x, y = data.x[ids].float() / 255, data.y[ids]
+        if name == "D_rand":
+            y = (y + 1) % 10
+            loss = partial(to_targets, net, y)
+            x_adv = descended(x, loss, step, steps, x, budget["threat"].radius)
+        else:
+            x_adv = descended(x.roll(1, 0), partial(to_images, head, head(x).detach()), step, steps, x)
+        with torch.no_grad():
+            hits.append(net((x_adv * 255).round() / 255).argmax(1) == y)
+    return float(torch.cat(hits).float().mean())

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from bench import pgd
-from bench.ceilings import exact_convolutions, repeatable
+from bench.clock import repeatable
 from bench.nets import small_net
 from bench.records import ROOT
 from bench.session import Case, Row, Session, Skip
@@ -67,7 +67,7 @@ def training(session: Session, recipe: Any) -> Iterator[Row]:
     data, weights = random_images(session.size(2048, 160)).to(session.device), list[list[Tensor]]()
     for cuda_graph in (None, False):
         net = small_net().to(session.device).train()
-        with repeatable(), exact_convolutions():
+        with repeatable():
             reports = fa.train.fit(
                 net, data, recipe, epochs=2, batch_size=64, seed=1,
                 execution=fa.train.Execution(cuda_graph=cuda_graph, compile=False),
@@ -80,7 +80,6 @@ def training(session: Session, recipe: Any) -> Iterator[Row]:
 
 
 def moved(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to every tensor in `value`."""
     if isinstance(value, Tensor):
         return change(value)
     return [moved(part, change) for part in value] if isinstance(value, list) else value
@@ -95,11 +94,9 @@ def poison(results: Args, round: int) -> None:
             result.fill_(round % 2 if result.dtype == torch.bool else -7 - round % 2)
 
 
-def same(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are equal to the last bit, where NaN equals NaN."""
-    return torch.equal(first.nan_to_num(7.0), second.nan_to_num(7.0)) and torch.equal(
-        first.isnan(), second.isnan()
-    )
+def same(first: Tensor, second: Tensor, otherwise: str) -> None:
+    """Assert that two tensors are equal to the last bit, where NaN equals NaN."""
+    torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True, msg=otherwise)
 
 
 def relative_error(actual: Args, expected: Args) -> float:
@@ -132,35 +129,28 @@ def checked(card: OpCard, launch: Callable[..., None] | None, args: Args) -> flo
     Three times, because an op that keeps a CUDA graph captures it in the second call and replays it in the
     third.
     """
-    theirs = moved(list(args), Tensor.clone)
+    theirs, runs = moved(list(args), Tensor.clone), list[Args]()
     expected = card.reference(*theirs)
-    if card.signature.written:
-        mine = moved(list(args), Tensor.clone)
-        launch(*mine) if launch else getattr(torch.ops.fastadv, card.name)(*mine)
-        for number, (found, wanted) in enumerate(zip(mine, theirs, strict=True)):
-            if isinstance(found, Tensor):
-                assert same(found.float(), wanted.float()), f"argument {number} differs from the reference"
-        return 0.0
-    runs: list[Args] = []
-    for round in range(3):
+    for round in range(1 if card.signature.written else 3):
         mine = moved(list(args), Tensor.clone)
         if launch is None:
             made = getattr(torch.ops.fastadv, card.name)(*mine)
             results = made if isinstance(made, tuple) else (made,)
         else:
-            results = results_of(card, tuple(mine))
+            results = () if card.signature.written else results_of(card, tuple(mine))
             poison(results, round)
             launch(*results, *mine)
-        for number, (after, before) in enumerate(zip(mine, args, strict=True)):
-            if isinstance(after, Tensor):
-                assert same(after, before), f"argument {number} was changed"
+        for number, (found, wanted) in enumerate(zip(mine, theirs, strict=True)):
+            if isinstance(found, Tensor):
+                same(found, wanted, f"argument {number} is not as the reference leaves it")
         runs.append(results)
+    if card.signature.written:
+        return 0.0
     for results in runs[1:]:
         for first, later in zip(runs[0], results, strict=True):
-            assert same(first, later), "two runs differ, or an element was not written"
+            same(first, later, "two runs differ, or an element was not written")
     card.compare(runs[0] if len(runs[0]) > 1 else runs[0][0], expected, args)
-    wide = moved(list(args), lambda t: t.double() if t.is_floating_point() else t)
-    exact = card.reference(*wide)
+    exact = card.reference(*moved(list(args), lambda t: t.double() if t.is_floating_point() else t))
     return relative_error(runs[0], exact if isinstance(exact, tuple) else (exact,))
 
 
@@ -175,7 +165,7 @@ def replayed(card: OpCard, launch: Callable[..., None], args: Args) -> None:
     poison(results, 0)
     graph.replay()
     for captured, plain in zip(results, eager, strict=True):
-        assert same(captured, plain), "a replayed graph differs from an eager launch"
+        same(captured, plain, "a replayed graph differs from an eager launch")
 
 
 def op(session: Session, name: str) -> Iterator[Row]:
@@ -183,57 +173,46 @@ def op(session: Session, name: str) -> Iterator[Row]:
     card = CARDS[name]
     launch = kernel_of(session, card)
     with ExitStack() as stack:
-        stack.enter_context(exact_convolutions())
         stack.enter_context(repeatable())
         if launch is not None and not session.cuda:
             from tests.triton_interpreter import patched
 
             stack.enter_context(patched())
         for dtype in card.dtypes:
-            worst, count, graphs = 0.0, 0, 0
-            for args in samples(session, card, dtype):
+            worst, graphs, every = 0.0, 0, samples(session, card, dtype)
+            for args in every:
                 error = checked(card, launch, args)
                 rough = dtype == torch.bfloat16 or (name == "latent_fit" and args[-1] is True)
                 bound = BOUNDS[torch.bfloat16 if rough else torch.float32]
                 assert error <= bound, f"relative error {error:.2g} against float64, more than {bound:.0e}"
-                worst, count = max(worst, error), count + 1
+                worst = max(worst, error)
                 capture = not card.signature.written and name != "latent_fit" and args[0].numel()
                 if session.cuda and launch and capture:
                     replayed(card, launch, args)
                     graphs += 1
-            yield {
-                "provider": f"{'triton' if launch else 'op'} {str(dtype).removeprefix('torch.')}",
-                "samples": count,
-                "replayed": graphs,
-                "relative_error": float(f"{worst:.2g}"),
-            }
+            provider = f"{'triton' if launch else 'op'} {str(dtype).removeprefix('torch.')}"
+            figures = {"samples": len(every), "replayed": graphs, "relative_error": float(f"{worst:.2g}")}
+            yield {"provider": provider, **figures}
 
 
 def samples(session: Session, card: OpCard, dtype: torch.dtype) -> list[Args]:
-    """List the card's samples; on machines without a GPU the two smallest."""
     found = list(card.samples(session.device, dtype))
     if not session.tiny:
         return found
     return sorted((args for args in found if args[0].numel()), key=lambda args: args[0].numel())[:2]
 
 
-def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute logits and input gradient of the summed cross-entropy in float64, on the CPU."""
-    point = x.cpu().double().requires_grad_()
-    logits = model.cpu().double()(point)
-    nn.functional.cross_entropy(logits, y.cpu(), reduction="sum").backward()
-    assert point.grad is not None
-    return logits.detach(), point.grad
-
-
 def engine(session: Session, precision: Any) -> Iterator[Row]:
     """Compare logits and input gradient with float64, and steps that a CUDA graph replays with others."""
     x = session.rand(session.size(67, 5), 3, 32, 32)
     y = torch.arange(len(x), device=x.device) % 10
-    wanted = gradients(small_net(), x, y)
+    exact, point = small_net().cpu().double(), x.cpu().double().requires_grad_()
+    logits = exact(point)
+    nn.functional.cross_entropy(logits, y.cpu(), reduction="sum").backward()
+    wanted = logits.detach(), point.grad
     frozen = fa.freeze(model := small_net().to(session.device), precision)
     # TF32 would change the sign of so many hidden units that a wrong gradient would not show in float32
-    with exact_convolutions(), repeatable():
+    with repeatable():
         found = frozen.input_gradient(x, y)
     bound = {"fp32": 5e-3, "tf32": 0.2, "bf16": 0.2, "fp16": 0.1}[precision]
     for name, actual, expected in zip(("logits", "gradient"), found[1:], wanted, strict=True):
@@ -264,9 +243,9 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
     before = [tensor.clone() for tensor in model.state_dict().values()]
     if entry.requires:
         raise Skip(f"needs {entry.requires}")
-    for norm in norms_of(entry)[: session.size(None, 1)]:
-        threat = threat_of(entry, norm)
-        with repeatable(), exact_convolutions():
+    for norm in [norm for norm in entry.norms if norm in RADII][: session.size(None, 1)]:
+        threat = fa.threat.THREATS[norm](inf if entry.kind == "minimum" else RADII[norm])
+        with repeatable():
             first, again = (entry.run(model, x, y, threat, **budget(entry, session.tiny)) for _ in range(2))
             with torch.no_grad():
                 logits = model(first.x_adv)
@@ -282,32 +261,20 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
     assert all(map(torch.equal, before, after)), "the model was changed"
 
 
-def norms_of(entry: Any) -> tuple[str, ...]:
-    return tuple(norm for norm in entry.norms if norm in RADII)
-
-
-def threat_of(entry: Any, norm: str) -> Any:
-    """Return the threat at a usual radius, or at an infinite one for minimum-norm attacks."""
-    return fa.threat.THREATS[norm](inf if entry.kind == "minimum" else RADII[norm])
-
-
 def budget(entry: Any, tiny: bool) -> dict[str, Any]:
-    """Return the registry's arguments for a short run, cut to the least if `tiny`."""
-    given = dict(entry.quick)
-    known = inspect.signature(entry.run).parameters
+    given, known = dict(entry.quick), inspect.signature(entry.run).parameters
     for name, most in (TINY if tiny else QUICK).items():
-        required = name in known and known[name].default is inspect.Parameter.empty
-        if name in given or required:
+        if name in given or (name in known and known[name].default is inspect.Parameter.empty):
             given[name] = min(given.get(name, most), most) if tiny else given.get(name, most)
     return given
 
 
 def pytest(session: Session, path: str) -> Iterator[Row]:
-    wanted = ("pytest", "hypothesis", "filelock")
-    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
-        raise Skip(f"{', '.join(missing)} not installed; the checks above stand alone")
-    if not (ROOT / path).exists():
-        raise Skip("the file is not in this copy of the repository")
+    missing = [
+        name for name in ("pytest", "hypothesis", "filelock") if importlib.util.find_spec(name) is None
+    ]
+    if missing or not (ROOT / path).exists():
+        raise Skip(f"{', '.join(missing) or path} is not here; the checks above stand alone")
     command = [sys.executable, "-m", "pytest", "-q", "--tb=line", path]
     command += ["--collect-only"] if session.tiny else []
     if importlib.util.find_spec("xdist") and not session.tiny:

@@ -12,11 +12,10 @@ from statistics import median
 from typing import Any
 
 import fastadv as fa
-from bench import by_hand, pgd, problems
-from bench.problems import NETS, what
-from bench.providers import LOOP, Make
+from bench import by_hand, pgd
+from bench.clock import ratio
+from bench.pgd import LOOP, NETS, Make, what
 from bench.session import Case, Row, Session
-from bench.timing import ratio
 
 # nets, images and steps, in order of importance; fewer steps of those that take seconds
 PROBLEMS = (
@@ -32,9 +31,7 @@ PROVIDERS: dict[str, Make] = {
     f"{BY_HAND}bf16, captured": by_hand.captured,
     f"{BY_HAND}bf16, compiled, captured": partial(by_hand.captured, compiled=True),
     "fastadv plain": lambda given: partial(pgd.ours, given, given.model),
-    "fastadv fp32": lambda given: partial(pgd.ours, given, fa.freeze(given.model)),
-    "fastadv tf32": lambda given: partial(pgd.ours, given, fa.freeze(given.model, "tf32")),
-    "fastadv bf16": lambda given: partial(pgd.ours, given, fa.freeze(given.model, HALF)),
+    **{f"fastadv {precision}": partial(pgd.frozen, precision) for precision in ("fp32", "tf32", "bf16")},
     "fastadv bf16, compiled": lambda given: partial(
         pgd.ours, given, fa.freeze(given.model, HALF, compile=True)
     ),
@@ -49,20 +46,16 @@ def cases(session: Session) -> Iterator[Case]:
 
 def measured(session: Session, name: str, count: int, steps: int) -> Iterator[Row]:
     """Yield a row of each provider, with its share of the speed of the best by hand."""
-    given = problems.problem(session, name, session.size(count, min(count, 2)))
+    given = pgd.problem(session, name, session.size(count, min(count, 2)))
     given = replace(given, steps=session.size(steps, 2))
     chosen = {way: make for way, make in PROVIDERS.items() if session.cuda or way != "fastadv tf32"}
     ways = {way: make(given) for way, make in chosen.items()}
     rows = [*session.compare(ways, LOOP, "times_plain", least=3)]
     taken = {row["provider"]: values for row, values in rows if values}
-    hand = min(
-        (name for name in taken if name.startswith((BY_HAND, LOOP))), key=lambda name: median(taken[name])
-    )
+    peers = {name: median(values) for name, values in taken.items() if name.startswith((BY_HAND, LOOP))}
+    hand = min(peers, key=peers.__getitem__)
     for row, values in rows:
         if values:
-            row |= {
-                "what": what(given),
-                "best_by_hand": hand,
-                "share_of_best": round(ratio(taken[hand], values), 3),
-            }
+            row |= {"what": what(given), "best_by_hand": hand}
+            row["share_of_best"] = round(ratio(taken[hand], values), 3)
         yield row

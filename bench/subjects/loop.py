@@ -22,13 +22,11 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from bench import pgd, problems
-from bench.ceilings import exact_convolutions, repeatable
-from bench.problems import NETS, what
-from bench.providers import LOOP, Make
+from bench import pgd
+from bench.clock import repeatable, wall
+from bench.pgd import LOOP, NETS, Make, what
 from bench.records import apart
 from bench.session import Case, Row, Session
-from bench.timing import wall
 from fastadv._waiting import waits
 from fastadv.engine import Frozen, Plain
 from fastadv.engine.capture import Graph, graphs_of
@@ -44,25 +42,24 @@ ROUNDING = 16  # one status of so many may differ, where sums are taken in anoth
 def cases(session: Session) -> Iterator[Case]:
     for name in session.size(("mlp", "small_cnn"), ("mlp",)):
         yield Case(f"replayed steps, {NETS[name].label}", partial(replays_alike, session, name))
-    for name, count in ((name, count) for name, counts in COUNTS.items() for count in counts):
-        label = f"PGD-{STEPS} {NETS[name].label}, {count} images"
-        yield Case(label, partial(measured, session, name, count), needs=10)
+    for name, counts in COUNTS.items():
+        for count in counts:
+            label = f"PGD-{STEPS} {NETS[name].label}, {count} images"
+            yield Case(label, partial(measured, session, name, count), needs=10)
     for name in ("mlp", "resnet18"):
         yield Case(f"first call, {NETS[name].label}", partial(first_calls, name), needs=30)
 
 
 def problem(session: Session, name: str, count: int) -> pgd.Problem:
-    problem = problems.problem(session, name, session.size(count, min(count, 4)))
+    problem = pgd.problem(session, name, session.size(count, min(count, 4)))
     return replace(problem, steps=session.size(STEPS, 10))
 
 
 @contextmanager
 def uncaptured() -> Iterator[None]:
     """Let searches take single steps; also a decorator."""
-    with (
-        patch.object(Plain, "captures", return_value=None),
-        patch.object(Frozen, "captures", return_value=None),
-    ):
+    single = {"attribute": "captures", "return_value": None}
+    with patch.object(Plain, **single), patch.object(Frozen, **single):
         yield
 
 
@@ -99,7 +96,7 @@ def replays_alike(session: Session, name: str) -> Iterator[Row]:
 
 def compared(label: str, call: Callable[[], Any]) -> Row:
     """Return in how many rows a call that replays steps differs from one that takes single steps."""
-    with repeatable(), exact_convolutions():
+    with repeatable():
         wanted = uncaptured()(call)()
         found, _, count = replayed(call)
     x_adv, other = (out if isinstance(out, Tensor) else out.x_adv for out in (found, wanted))

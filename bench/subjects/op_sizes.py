@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.eager.steps import L1_RADIUS, L1_STEP, RADIUS, STEP
 from bench.session import Session
 from fastadv.ops._samples import MNIST, random_decoder
 from fastadv.ops.registration.library import CARDS
@@ -24,18 +24,13 @@ IMAGES: dict[str, tuple[Shape, Shape]] = {
 # on a CPU: of the steps, and of all other ops
 STEP_SHAPES: tuple[Shape, ...] = ((1000, 3, 32, 32), (4000, 3, 32, 32), (64, 3, 224, 224), (1, 8))
 SHAPE: Shape = (256, 3, 32, 32)
-LAYER: Shape = (64, 64, 32, 32)
 # radius and step size: a batch on its ball, and one inside a ball that it never leaves
 STEPS: dict[str, dict[str, tuple[float, float]]] = {
     "linf_step": {"": (8 / 255, 2 / 255)},
     "l2_step": {"on the ball": (0.5, 0.1), "inside": (1e3, 0.1)},
     "l1_step": {"": (12.0, 1.0)},
 }
-STEPS_ON_CPU = {
-    "linf_step": {"": (RADIUS, STEP)},
-    "l2_step": {"": (RADIUS, STEP)},
-    "l1_step": {"": (L1_RADIUS, L1_STEP)},
-}
+STEPS_ON_CPU = {op: {"": next(iter(budgets.values()))} for op, budgets in STEPS.items()}
 # too large for several sets; the first keeps a CUDA graph itself
 OWN_GRAPHS = ("latent_fit", "latent_decode")
 IN_ABS = ("latent_fit", "nearest_prototype")  # on a CPU bench/subjects/abs.py measures them
@@ -43,19 +38,14 @@ IN_ABS = ("latent_fit", "nearest_prototype")  # on a CPU bench/subjects/abs.py m
 
 @dataclass(frozen=True)
 class Problem:
-    """One measurement of an op: fresh arguments by seed.
-
-    variant   what tells it from others of the op, apart from the shape
-    images    a key of IMAGES
-    products  the precision of the matrix products that bound it; else bytes do
-    """
+    """One measurement of an op: fresh arguments by seed."""
 
     op: str
-    variant: str
+    variant: str  # what tells it from others of the op, apart from the shape
     label: str
     make: Callable[[int], Args]
-    images: str = ""
-    products: str = ""
+    images: str = ""  # a key of IMAGES
+    products: str = ""  # the precision of the matrix products that bound it; else bytes do
 
     @property
     def name(self) -> str:
@@ -69,7 +59,6 @@ class Problem:
 
 
 def problems(session: Session) -> Iterator[Problem]:
-    """Yield the problems measured on a device."""
     if session.on_cpu:
         yield from on_cpu(session)
         return
@@ -87,8 +76,7 @@ def on_cpu(session: Session) -> Iterator[Problem]:
     """Yield problems in float32; an op without a size here gets the largest sample of its card."""
     for shape in STEP_SHAPES:
         yield from steps(session, "", shape, torch.float32, STEPS_ON_CPU)
-    others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session), *layers(session)]
-    others.append(decode(session))
+    others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session)]
     yield from others
     known = {problem.op for problem in others} | STEPS.keys() | set(IN_ABS)
     yield from unsized(session, CARDS.keys() - known)
@@ -105,7 +93,6 @@ def _label(images: str, shape: Shape, dtype: torch.dtype) -> str:
 
 
 def near(session: Session, shape: Shape, dtype: torch.dtype, seed: int) -> Args:
-    """Draw points, gradients and images [B, ...]."""
     x = session.rand(*shape, seed=seed)
     x_adv = (x + 0.03 * session.randn(*shape, seed=seed + 1000)).clamp(0, 1)
     return x_adv.to(dtype), session.randn(*shape, seed=seed + 2000).to(dtype), x.to(dtype)
@@ -114,7 +101,6 @@ def near(session: Session, shape: Shape, dtype: torch.dtype, seed: int) -> Args:
 def steps(
     session: Session, images: str, shape: Shape, dtype: torch.dtype, budgets: dict[str, Any]
 ) -> Iterator[Problem]:
-    """Yield the steps of PGD."""
     for op, regimes in budgets.items():
         for regime, budget in regimes.items():
             yield Problem(
@@ -124,102 +110,86 @@ def steps(
 
 
 def on_images(session: Session, images: str, shape: Shape, dtype: torch.dtype) -> Iterator[Problem]:
-    """Yield the other ops on a batch of images."""
-    for (op, variant), arguments in of_points(session, shape).items():
+    def arguments(seed: int, shape: Shape) -> dict[tuple[str, str], Callable[[], Args]]:
+        return of_points(session, *near(session, shape, dtype, seed), seed)
+
+    for op, variant in arguments(0, (1, *shape[1:])):
         if dtype in CARDS[op].dtypes:
-            yield Problem(
-                op, variant, _label(images, shape, dtype),
-                lambda seed, a=arguments: a(*near(session, shape, dtype, seed), seed), images,
-            )  # fmt: skip
+            make = partial(lambda key, seed: arguments(seed, shape)[key](), (op, variant))
+            yield Problem(op, variant, _label(images, shape, dtype), make, images)
 
 
-def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[..., Args]]:
-    """Return, by op and variant, a function from points, gradients, images and a seed to arguments.
+def of_points(
+    session: Session, x_adv: Tensor, grad: Tensor, x: Tensor, seed: int
+) -> dict[tuple[str, str], Callable[[], Args]]:
+    """Return what makes arguments of points, gradients, images and a seed, by op and variant.
 
-    The hyperplanes of FAB are a hundredth away in Linf, the windows of Square a tenth of the image.
+    The hyperplanes of FAB are a hundredth away in Linf, the windows of Square a tenth of the image. With the
+    scores every row wins, however often the op is called.
     """
-    count, image = shape[0], shape[1:]
+    count, image, box, whole = len(x), x.shape[1:], (0.0, 1.0), x[0].numel()
     window = tuple(max(round(side * 0.1**0.5), 1) for side in image[1:])
     radii = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
+    ids = torch.arange(count, device=session.device)
+    none, lowest = (
+        torch.zeros_like(ids, dtype=torch.bool),
+        torch.full_like(ids, -math.inf, dtype=torch.float32),
+    )
 
-    def projected(norm: str) -> Callable[..., Args]:
-        return lambda x_adv, grad, x, seed: (x_adv, x, radii[norm], 0.0, 1.0)
-
-    def started(norm: str) -> Callable[..., Args]:
-        ids = torch.arange(count, device=session.device)
-        return lambda x_adv, grad, x, seed: (x, ids, norm, radii[norm], 0.0, 1.0, seed, 0)
-
-    def rounded(norm: str, radius: float) -> Callable[..., Args]:
-        return lambda x_adv, grad, x, seed: (x_adv, x, norm, radius, 0.0, 1.0, 255)
-
-    def led(norm: str) -> Callable[..., Args]:
-        def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-            return x_adv, grad, 0.01 * grad.double().abs().flatten(1).sum(1), norm, 0.0, 1.0
-
-        return arguments
-
-    def measured(order: float) -> Callable[..., Args]:
-        return lambda x_adv, grad, x, seed: (x_adv, x, order, 0.0, 1.0)
-
-    def words(seed: int, each: int) -> Tensor:
+    def words(each: int) -> Tensor:
         return (session.rand(count, each, seed=seed) * 2.0**32).long()
 
-    def at_ends(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        lower, upper = ((x + far).clamp(0, 1) for far in (-8 / 255, 8 / 255))
-        return x_adv, lower, upper, words(seed, 3 + image[0]), *image, *window
+    def at_ends() -> Args:
+        lower, upper = ((x + far).clamp(*box) for far in (-8 / 255, 8 / 255))
+        return x_adv, lower, upper, words(3 + image[0]), *image, *window
 
-    def bumps(norm: str, power: int, radius: float) -> Callable[..., Args]:
-        def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-            each = session.rand(2, *window, seed=seed)
-            each = each / each.flatten(1).norm(power, dim=1)[:, None, None]
-            return x_adv, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, norm, radius, 0.0, 1.0
+    def bumps(norm: str, power: int, radius: float) -> Args:
+        each = session.rand(2, *window, seed=seed)
+        each = each / each.flatten(1).norm(power, dim=1)[:, None, None]
+        return x_adv, x, words(5 + image[0]), each.to(x.dtype), *image, norm, radius, *box
 
-        return arguments
-
-    def exchanged(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+    def exchanged() -> Args:
         few = session.rand(*x.shape, seed=seed) < 0.01
-        ids = torch.arange(count, device=session.device)
-        leaving, differ = (torch.full_like(ids, int(share * x[0].numel())) for share in (0.002, 0.01))
-        return torch.where(few, x_adv, x), x, ids, leaving, differ, 0.0, 1.0, seed, 1
+        leaving, differ = (torch.full_like(ids, int(share * whole)) for share in (0.002, 0.01))
+        return torch.where(few, x_adv, x), x, ids, leaving, differ, *box, seed, 1
 
-    def scores(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        """Make arguments with which every row wins, however often the op is called."""
-        none = torch.zeros(count, dtype=torch.bool, device=session.device)
-        lowest = torch.full((count,), -math.inf, device=session.device)
-        return x, lowest, none, x_adv, session.rand(count), none.clone()
-
-    def stepped(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        best_x, lowest, none, _, loss, success = scores(x_adv, grad, x, seed)
+    def stepped() -> Args:
         ranks, logits = lowest[:, None].repeat(1, 12), session.rand(count, 10, seed=seed)
-        y = torch.zeros(count, dtype=torch.int64, device=session.device)
-        known = best_x.clone(), lowest, none, none.clone(), lowest.clone(), ranks, success
-        return *known, x_adv, grad, logits, loss, y, None, True, False, x, 8 / 255, 2 / 255, 0.0, 1.0
+        known = x.clone(), lowest, none, none.clone(), lowest.clone(), ranks, none.clone()
+        return (
+            *known, x_adv, grad, logits, session.rand(count), torch.zeros_like(ids), None, True, False, x,
+            8 / 255, 2 / 255, *box,
+        )  # fmt: skip
 
-    def nearer(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        best_x, lowest, none, *_ = scores(x_adv, grad, x, seed)
-        return best_x.clone(), lowest, none, lowest[:, None].clone(), x, x_adv[:, None], ~none[:, None], 2.0
+    def led(norm: str) -> Args:
+        return x_adv, grad, 0.01 * grad.double().abs().flatten(1).sum(1), norm, *box
 
-    return {
-        **{(f"project_{norm}", ""): projected(norm) for norm in ("l2", "l1", "l0")},
-        **{("random_start", norm): started(norm) for norm in radii},
-        ("quantize_in_ball", "linf"): rounded("linf", 8 / 255),
-        ("quantize_in_ball", "l2"): rounded("l2", 2.0),
-        **{("to_hyperplane", norm): led(norm) for norm in ("linf", "l2", "l1")},
+    made: dict[tuple[str, str], Callable[[], Args]] = {
+        ("quantize_in_ball", "linf"): lambda: (x_adv, x, "linf", 8 / 255, *box, 255),
+        ("quantize_in_ball", "l2"): lambda: (x_adv, x, "l2", 2.0, *box, 255),
         ("square_linf", ""): at_ends,
-        ("square_bumps", "l2"): bumps("l2", 2, 0.5),
-        ("square_bumps", "l1"): bumps("l1", 1, 12.0),
+        ("square_bumps", "l2"): lambda: bumps("l2", 2, 0.5),
+        ("square_bumps", "l1"): lambda: bumps("l1", 1, 12.0),
         ("sparse_rs", ""): exchanged,
-        ("keep_best_", ""): scores,
+        ("keep_best_", ""): lambda: (x, lowest, none, x_adv, session.rand(count), none.clone()),
         ("judge_", ""): stepped,
-        ("keep_nearest_", ""): nearer,
-        ("largest", ""): lambda x_adv, grad, x, seed: (grad,),
-        ("distance", "linf"): measured(math.inf),
-        ("distance", "l2"): measured(2.0),
-    }
+        ("keep_nearest_", ""): lambda: (
+            x.clone(), lowest, none, lowest[:, None].clone(), x, x_adv[:, None], ~none[:, None], 2.0,
+        ),
+        ("largest", ""): lambda: (grad,),
+        ("distance", "linf"): lambda: (x_adv, x, math.inf, *box),
+        ("distance", "l2"): lambda: (x_adv, x, 2.0, *box),
+    }  # fmt: skip
+    for norm, radius in radii.items():
+        if norm != "linf":
+            made[f"project_{norm}", ""] = partial(tuple, (x_adv, x, radius, *box))
+        made["random_start", norm] = partial(tuple, (x, ids, norm, radius, *box, seed, 0))
+        if norm != "l0":
+            made["to_hyperplane", norm] = partial(led, norm)
+    return made
 
 
 def on_rows(session: Session) -> Iterator[Problem]:
-    """Yield losses of many logits, and random numbers."""
     count, classes = session.size((65_536, 10), (4, 3), (1000, 10))
 
     def logits(seed: int, kind: str, width: int) -> Args:
@@ -240,27 +210,6 @@ def on_rows(session: Session) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def layers(session: Session) -> Iterator[Problem]:
-    """Yield what the engine does for a layer of a small CNN on a CPU."""
-    yield Problem(
-        "thin_gradient", "", "",
-        lambda seed: (
-            session.randn(*LAYER, seed=seed), session.randn(LAYER[1], 3, 3, 3), list(LAYER[2:]), [1, 1],
-            [1, 1], [1, 1], False,
-        ),
-    )  # fmt: skip
-
-
-def decode(session: Session) -> Problem:
-    prior = session.size(8000, 20, 800)
-    decoder = random_decoder(torch.Generator().manual_seed(0), 10, MNIST, session.device, torch.float32)
-    strides = [layer[3] for layer in MNIST]
-    return Problem(
-        "latent_decode", "", f"10 x {prior}",
-        lambda seed: (session.randn(10, prior, 8, seed=seed), *decoder, strides), products="fp32",
-    )  # fmt: skip
-
-
 def of_abs(session: Session) -> Iterator[Problem]:
     """Yield the ops of Analysis by Synthesis, at the sizes of its MNIST model."""
     batch, prior, descent = session.size((1000, 8000, 50), (2, 20, 2))
@@ -273,7 +222,10 @@ def of_abs(session: Session) -> Iterator[Problem]:
         ),
         products="fp32",
     )  # fmt: skip
-    yield decode(session)
+    yield Problem(
+        "latent_decode", "", f"10 x {prior}",
+        lambda seed: (session.randn(10, prior, 8, seed=seed), *decoder, strides), products="fp32",
+    )  # fmt: skip
     for precision in ("fp32", "bf16"):
         yield Problem(
             "latent_fit", precision, f"{batch} x 10 x {descent} steps",

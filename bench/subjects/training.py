@@ -12,17 +12,18 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from bench import nets
-from bench.eager import training as eager
-from bench.eager.training import DECAY, LEARNING_RATE, MOMENTUM, RADIUS, STEP, STEPS
+from bench.by_hand import captured_call
+from bench.clock import quantiles, wall
 from bench.session import Case, Row, Session
-from bench.subjects.attacks import searched
-from bench.timing import forward_flops, quantiles
 
-Epoch = Callable[[nn.Module, "fa.data.ImageSet"], float]
+Epoch = Callable[..., float]
+RADIUS, STEP, STEPS = 8 / 255, 2 / 255, 7
+LEARNING_RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 THREAT = fa.Linf(RADIUS)
 STRONG: dict[str, Any] = {"steps": STEPS, "step_size": STEP}
 RECIPES: dict[str, Any] = {
@@ -45,9 +46,14 @@ def cases(session: Session) -> Iterator[Case]:
             label = f"PGD-{steps} training" if steps else "standard training"
             yield Case(f"{label}, resnet18", partial(whole_epochs, session, label, steps), needs=45)
         return
+    label, by_pgd = f"PGD-{STEPS} training", dict[str, Epoch](eager=plain)
+    for precision in ("fp32", "bf16"):
+        by_pgd[f"fastadv {precision}"] = partial(fitted, recipe=RECIPES["PGDTraining"], precision=precision)
     for name in ("small_cnn", "resnet18"):
-        yield Case(f"PGD-{STEPS} training, {name}", partial(pgd, session, name), needs=60)
-    yield Case("an epoch by recipe, small_cnn", partial(recipes, session, "small_cnn"))
+        yield Case(f"{label}, {name}", partial(compared, session, label, name, by_pgd, "times_eager"))
+    label = "an epoch by recipe"
+    each = {name: partial(fitted, recipe=recipe, precision="fp32") for name, recipe in RECIPES.items()}
+    yield Case(f"{label}, small_cnn", partial(compared, session, label, "small_cnn", each, "times_standard"))
 
 
 def whole_epochs(session: Session, label: str, steps: int) -> Iterator[Row]:
@@ -64,7 +70,7 @@ def whole_epochs(session: Session, label: str, steps: int) -> Iterator[Row]:
         return reports[1].seconds
 
     ways: dict[str, Callable[[], float]] = {
-        "a step by hand, captured": lambda: eager.captured(copy.deepcopy(net).train(), data, batch, steps),
+        "a step by hand, captured": lambda: captured(copy.deepcopy(net).train(), data, batch, steps),
         "fastadv bf16": lambda: epoch(False),
         "fastadv bf16, compiled": lambda: epoch(True),
         "fastadv bf16, not captured": lambda: epoch(False, False),
@@ -80,24 +86,20 @@ def whole_epochs(session: Session, label: str, steps: int) -> Iterator[Row]:
 
 
 def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet", int]:
-    """Return the net, its images and the size of a batch."""
     if name == "small_cnn":
         net, (batch, count) = nets.small_net(width=session.size(32, 4)), session.size((128, 512), (4, 8))
     else:
         net = nets.resnet18(tiny=session.tiny)
-        batch, count = session.size((128, 50_000), (4, 16), (64, 256))
+        batch, count = session.size((128, 50_000), (4, 8), (64, 256))
     return net.to(session.device), images(session, count), batch
 
 
-def images(session: Session, count: int) -> "fa.data.ImageSet":
+def images(session: Session, count: int, split: Any = "train") -> "fa.data.ImageSet":
     """Load CIFAR-10 on a GPU if its folder is given, else draw random images, on the device."""
-    if session.on_cpu:
-        return random_images(count)
-    if session.data_dir is not None and (session.data_dir / "cifar10").exists():
-        train = fa.data.load("cifar10", "train", data_dir=session.data_dir, limit=count)
-        x, y, _ = next(iter(fa.data.batches(train, count)))
+    if session.cuda and session.data_dir is not None and (session.data_dir / "cifar10").exists():
+        data = fa.data.load("cifar10", split, data_dir=session.data_dir, limit=count)
+        x, y, _ = next(iter(fa.data.batches(data, count)))
         return fa.data.ImageSet((x * 255).round().byte(), y, 10, "CIFAR-10").to(session.device)
-    session.note("no --data-dir with cifar10: random images and labels")
     return random_images(count).to(session.device)
 
 
@@ -108,62 +110,75 @@ def random_images(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> "fa.data.
     return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images")
 
 
-def ours(model: nn.Module, data: "fa.data.ImageSet", batch: int, name: str) -> float:
-    recipe = fa.train.PGDTraining(THREAT, **STRONG)
+def fitted(model: nn.Module, data: "fa.data.ImageSet", batch: int, recipe: Any, precision: Any) -> float:
     (report,) = fa.train.fit(
         model, data, recipe, epochs=1, batch_size=batch, learning_rate=LEARNING_RATE,
         optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY, schedule="constant"),
-        execution=fa.train.Execution(precision=searched(name)),
+        execution=fa.train.Execution(precision=precision),
     )  # fmt: skip
     return float(report.loss)
 
 
-def by_recipe(model: nn.Module, data: "fa.data.ImageSet", recipe: Any, batch: int) -> float:
-    constant = fa.train.Optimization(schedule="constant")
-    return float(fa.train.fit(model, data, recipe, epochs=1, batch_size=batch, optimization=constant)[0].loss)
-
-
-def pgd(session: Session, name: str) -> Iterator[Row]:
-    """Measure the same epoch by each provider."""
-    net, data, batch = problem(session, name)
-    epochs: dict[str, Epoch] = {
-        "eager": partial(eager.plain, batch=batch), "robustness loop": partial(eager.robustness, batch=batch),
-        **{name: partial(ours, batch=batch, name=name) for name in ("fastadv fp32", "fastadv bf16")},
-    }  # fmt: skip
-    # an attack step is a forward and an input gradient, the training step a forward and two gradients
-    flops = (2 * STEPS + 3) * forward_flops(net, data.x[:1].float()) * len(data)
-    what = f"PGD-{STEPS} training, {name}, {len(data)} images, batch {batch}"
-    for row, values in compared(session, what, epochs, (net, data, batch), "eager", "times_eager"):
-        if values:
-            precision = "bf16" if "bf16" in row["provider"] else session.conv_precision
-            row |= session.share_of_products(flops, median(values), precision)
-        yield row
-
-
-def recipes(session: Session, name: str) -> Iterator[Row]:
-    """Measure an epoch of each recipe."""
-    net, data, batch = problem(session, name)
-    epochs = {label: partial(by_recipe, recipe=recipe, batch=batch) for label, recipe in RECIPES.items()}
-    what = f"an epoch by recipe, {name}, {len(data)} images, batch {batch}"
-    given = (net, data, batch)
-    for row, _ in compared(session, what, epochs, given, "Standard", "times_standard"):
-        yield row
-
-
-def compared(
-    session: Session, what: str, epochs: dict[str, Epoch], given: Any, base: str, column: str
-) -> Iterator[tuple[Row, list[float]]]:
+def compared(session: Session, label: str, name: str, epochs: dict[str, Epoch], column: str) -> Iterator[Row]:
     """Measure each epoch from the same weights, after a warm-up on two batches, with its mean loss."""
-    net, data, batch = given
+    net, data, batch = problem(session, name)
     few = data.subset(torch.arange(min(len(data), 2 * batch)))
     losses: dict[str, float] = {}
 
-    def run(name: str, chosen: "fa.data.ImageSet") -> None:
-        losses[name] = epochs[name](copy.deepcopy(net).train(), chosen)
+    def run(provider: str, chosen: "fa.data.ImageSet") -> None:
+        losses[provider] = epochs[provider](copy.deepcopy(net).train(), chosen, batch)
 
-    ways, warm = ({name: partial(run, name, each) for name in epochs} for each in (data, few))
-    for row, values in session.compare(ways, base, column, least=3, warm=warm):
+    ways, warm = ({way: partial(run, way, each) for way in epochs} for each in (data, few))
+    for row, values in session.compare(ways, next(iter(epochs)), column, least=3, warm=warm):
         if values:
-            per_second = round(1000 * len(data) / median(values), 1)
-            row |= {"what": what, "images_per_s": per_second, "loss": round(losses[row["provider"]], 4)}
-        yield row, values
+            row["what"] = f"{label}, {name}, {len(data)} images, batch {batch}"
+            row["images_per_s"] = round(1000 * len(data) / median(values), 1)
+            row["loss"] = round(losses[row["provider"]], 4)
+        yield row
+
+
+def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    model.eval()
+    x_adv = (x + RADIUS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+    for _ in range(STEPS):
+        x_adv.requires_grad_()
+        loss = cross_entropy(model(x_adv), y, reduction="sum")
+        (grad,) = torch.autograd.grad(loss, x_adv)
+        x_adv = (x_adv.detach() + STEP * grad.sign()).clamp(x - RADIUS, x + RADIUS).clamp(0, 1)
+    model.train()
+    return x_adv
+
+
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+
+def plain(model: nn.Module, data: "fa.data.ImageSet", batch: int) -> float:
+    optimizer, total = _optimizer(model), torch.zeros((), device=data.x.device)
+    for ids in torch.randperm(len(data), device=data.x.device).split(batch):
+        x, y = data.x[ids].float() / 255, data.y[ids]
+        loss = cross_entropy(model(attacked(model, x, y)), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(x)
+    return float(total) / len(data)
+
+
+def captured(model: nn.Module, data: "fa.data.ImageSet", batch: int, steps: int = STEPS) -> float:
+    """Train in bfloat16 from one CUDA graph of a step on one batch: no gather, no augmentation.
+
+    Returns the seconds that as many steps take as an epoch has. Without a GPU each step runs as it is.
+    """
+    optimizer = _optimizer(model.to(memory_format=torch.channels_last))
+    x = (data.x[:batch].float() / 255).contiguous(memory_format=torch.channels_last)
+    y, count = data.y[:batch], len(data) // batch
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            cross_entropy(model(attacked(model, x, y) if steps else x), y).backward()
+        optimizer.step()
+
+    replay = captured_call(step) if x.is_cuda else step
+    return wall(lambda: [replay() for _ in range(count)])[0]

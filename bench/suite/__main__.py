@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from bench import records
-from bench.suite.passes import Counting, Log, alone
-from bench.timing import ratio, wall
+from bench.clock import ratio, wall
+from bench.suite.parity import Counting, Log, alone
 from fastadv.runs.card import machine
 from tests.parity.case import Case
 from tests.parity.cases import cases_on
@@ -81,15 +82,13 @@ def rows(
             print(f"{case.name}: {name} is not installed: {error}")
         else:
             logs[name] = counting.log
-    taken: dict[str, list[float]] = {name: [] for name in logs}
-    worked: dict[str, list[float]] = {name: [] for name in logs}
+    taken, worked = ({name: list[float]() for name in logs} for _ in range(2))
     ran: dict[str, Tensor] = {}
-    for _ in range(turns):
-        for name in logs:
-            started = time.process_time()
-            seconds, ran[name] = wall(lambda name=name: ways[name](model))  # type: ignore[misc]
-            worked[name].append(round(time.process_time() - started, 4))
-            taken[name].append(seconds)
+    for _, name in product(range(turns), logs):
+        started = time.process_time()
+        seconds, ran[name] = wall(partial(ways[name], model))
+        worked[name].append(round(time.process_time() - started, 4))
+        taken[name].append(seconds)
     found = {
         name: judge(model, x, y, x_adv, case.norm, case.radius).figures(case.radius) | {"images": len(x)}
         for name, x_adv in ran.items()
@@ -99,18 +98,13 @@ def rows(
     ideal = alone(model, x, y)
     for name in filter(logs.get, ways):
         log = logs[name]
+        seconds, times = statistics.median(taken[name]), fastest and ratio(taken[fastest], taken[name])
         row: records.Row = {
-            "case": case.name,
-            "provider": name,
-            "seconds": round(statistics.median(taken[name]), 4),
-            "processor_seconds": sorted(worked[name]),
-            "times_peer": round(ratio(taken[fastest], taken[name]), 2) if fastest else None,
-            **found[name],
-            "no_worse": None,
-            "forwards": log.samples("forward"),
-            "backwards": log.samples("backward"),
-            "over_ideal": round(statistics.median(taken[name]) / ideal(log), 2),
-        }
+            "case": case.name, "provider": name, "seconds": round(seconds, 4),
+            "processor_seconds": sorted(worked[name]), "times_peer": times and round(times, 2),
+            **found[name], "no_worse": None, "forwards": log.samples("forward"),
+            "backwards": log.samples("backward"), "over_ideal": round(seconds / ideal(log), 2),
+        }  # fmt: skip
         row["found"] = row["robust_accuracy" if "robust_accuracy" in row else "median"]
         if rivals := [*(found[peer] for peer in peers), *known]:
             row["no_worse"] = row["found"] <= case.allowed(rivals)
@@ -118,25 +112,21 @@ def rows(
 
 
 def measured(options: argparse.Namespace, device: torch.device) -> Iterator[records.Row]:
-    """The rows of all chosen cases on all chosen models."""
+    same, figures = ("case", "net", "variant", "images", "radius"), stored(STORES["quick"])
     for name in options.model:
-        model, x, y = problem(name, options.samples, options.data_dir, options.weights)
-        model, x, y = model.to(device), x.to(device), y.to(device)
-        figures = stored(STORES["quick"])
+        model, *data = problem(name, options.samples, options.data_dir, options.weights)
+        x, y = (part.to(device) for part in data)
         for case in cases_on(name):
-            chosen = not options.only or case.name.startswith(tuple(options.only))
-            count = case.count(options.variant, options.samples)
-            if not chosen:
+            if options.only and not case.name.startswith(tuple(options.only)):
                 continue
             if not case.exists:
                 print(f"{case.name:{COLUMNS['case']}}  not there yet")
                 continue
+            count = case.count(options.variant, options.samples)
             this = (case.name, name, options.variant, count, case.radius)
-            same = ("case", "net", "variant", "images", "radius")
-            known = [figure for figure in figures if tuple(figure.get(part) for part in same) == this]
-            images, labels = x[:count], y[:count]
+            known = [figure for figure in figures if tuple(map(figure.get, same)) == this]
             how = (options.variant, options.turns, known, options.precision)
-            for row in rows(case, model, images, labels, *how):
+            for row in rows(case, model.to(device), x[:count], y[:count], *how):
                 yield {**row, "model": name}
 
 
@@ -147,9 +137,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["cnn"], choices=NETS)
     parser.add_argument("--variant", default="full", choices=["full", "quick"], help="which budget")
     parser.add_argument("--turns", type=int, default=3, help="timed runs of each provider")
-    parser.add_argument(
-        "--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="of our search"
-    )
+    parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="of ours")
     parser.add_argument("--out", type=Path, help="default: bench/results/suite_cpu.jsonl or suite_cuda.jsonl")
     add_places(parser)
     options = parser.parse_args()

@@ -10,9 +10,11 @@ hours of one core.
 """
 
 import argparse
+import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import fastadv as fa
 from bench import records
-from bench.suite.passes import Counting
+from bench.clock import wall
 from fastadv.runs.card import machine
 from tests.parity.case import Budget, Case
 from tests.parity.cases import TESTED, cases_on, held, radii
@@ -40,14 +43,11 @@ def head(case: Case, net: str, variant: str, radius: float, package: str, settin
 
 
 def draws(case: Case, net: str, variant: str) -> Sequence[Budget]:
-    """What tells the runs of a case on a net apart."""
-    all_of_them = case.draws(variant)
-    # APGD in L1, whose start decides, has the most runs here, too
-    return all_of_them[: max(KEPT_RUNS, len(all_of_them) // 3)] if net in KEPT else all_of_them
+    every = case.draws(variant)
+    return every[: max(KEPT_RUNS, len(every) // 3)] if net in KEPT else every
 
 
 def where() -> Row:
-    """When and on what it was measured."""
     date = datetime.now(UTC).date().isoformat()
     return {"date": date, **{name: machine()[name] for name in ("torch", "commit", "cpu")}}
 
@@ -64,7 +64,6 @@ def found(
 
 
 def failed(row: Row, error: Exception) -> Row:
-    """The row of a run that raised."""
     return row | where() | {"error": f"{type(error).__name__}: {error}"[:200]}
 
 
@@ -151,6 +150,80 @@ def short(row: Row) -> str:
     figures = ("median", "robust_accuracy", "forwards", "backwards", "error")
     names = ("case", "net", "package", "settings", "radius", *figures)
     return "  ".join(f"{name} {row[name]}" for name in names if name in row)
+
+
+class Log(list[tuple[str, int]]):
+    """The batches that passed, each "forward" or "backward" and its size; a copy of a model shares it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Log":
+        return self
+
+    def samples(self, way: str) -> int:
+        return sum(size for which, size in self if which == way)
+
+
+class Counting(nn.Module):
+    """A model that logs the samples that pass forward, and those whose gradient comes back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.log = model, Log()
+        self.train(model.training)
+
+    @property
+    def forwards(self) -> int:
+        return self.log.samples("forward")
+
+    @property
+    def backwards(self) -> int:
+        return self.log.samples("backward")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.log.append(("forward", len(x)))
+        logits: Tensor = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(self._back)
+        return logits
+
+    def _back(self, grad: Tensor) -> None:
+        self.log.append(("backward", len(grad)))
+
+
+def alone(model: nn.Module, x: Tensor, y: Tensor, turns: int = 5) -> Callable[[Log], float]:
+    """A function that says how many seconds logged batches take with nothing around them.
+
+    Each goes through the faster of the model and its frozen twin. Powers of two are timed, each once for all
+    logs; between two of them the time is a straight line.
+    """
+    frozen = fa.freeze(model)
+
+    def gradient(points: Tensor, labels: Tensor) -> None:
+        points = points.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(points), labels, reduction="sum")
+        torch.autograd.grad(loss, points)
+
+    def forward(points: Tensor, labels: Tensor) -> None:
+        with torch.no_grad():
+            model(points)
+
+    def best(points: Tensor, labels: Tensor, *ways: Callable[[Tensor, Tensor], object]) -> float:
+        taken = ([wall(partial(way, points, labels))[0] for _ in range(turns)] for way in ways)
+        return min(map(statistics.median, taken))
+
+    @cache
+    def seconds(size: int) -> dict[str, float]:
+        rows = torch.arange(size, device=x.device) % len(x)
+        points, labels = x[rows], y[rows]
+        once = best(points, labels, forward, lambda points, labels: frozen(points))
+        both = best(points, labels, gradient, frozen.input_gradient)
+        return {"forward": once, "backward": both - once}
+
+    def between(way: str, size: int) -> float:
+        low = 1 << (size.bit_length() - 1)
+        more = size / low - 1
+        return (1 - more) * seconds(low)[way] + (more and more * seconds(2 * low)[way])
+
+    return lambda log: sum(between(way, size) for way, size in log)
 
 
 def main() -> None:

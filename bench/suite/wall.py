@@ -56,7 +56,6 @@ attacks get six times the radius in L2 and twice the radius in L∞."""
 
 
 def number(line: Line, row: Row | None) -> str:
-    """A median with three digits, or robust accuracy in percent."""
     if row is None or "error" in row:
         return "-"
     if line.ours["radius"] < inf:
@@ -73,7 +72,6 @@ def cell(line: Line | None) -> str:
 
 
 def table(lines: Iterable[Line], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
-    """A row for each attack and norm, a column for each net."""
     rows: dict[str, dict[str, Line]] = {}
     for line in lines:
         case, norm, radius = (line.ours[part] for part in ("case", "norm", "radius"))
@@ -90,7 +88,6 @@ def table(lines: Iterable[Line], columns: Sequence[str] = COLUMNS) -> Iterator[s
 
 
 def behind(lines: Iterable[Line]) -> Iterator[str]:
-    """The lines where ours is worse, each in full."""
     yield "| attack | net | radius | here | best | its package | passes here | passes there |"
     yield "| --- " * 8 + "|"
     for line in lines:
@@ -103,13 +100,11 @@ def behind(lines: Iterable[Line]) -> Iterator[str]:
 
 
 def versions(rows: Sequence[Row]) -> str:
-    """What was run: packages with their versions, in words."""
     found = sorted({(row["package"], row["version"]) for row in rows})
     return ", ".join(f"{package} {version}" for package, version in found)
 
 
 def nets() -> Iterator[str]:
-    """What the nets are, and the radii on each."""
     yield "| net | what it is | radii |"
     yield "| --- | --- | --- |"
     for net in (*COLUMNS, *DENSE):
@@ -120,9 +115,8 @@ def nets() -> Iterator[str]:
 def page(rows: Sequence[Row]) -> str:
     """The page of the docs: how many are worse, and which."""
     lines = compared(rows)
-    worse = sorted(
-        (line for line in lines if line.worse), key=lambda line: (line.ours["case"], line.ours["net"])
-    )
+    worse = [line for line in lines if line.worse]
+    worse.sort(key=lambda line: (line.ours["case"], line.ours["net"]))
     parts = [
         ABOUT,
         f"**{len(lines)} comparisons: {len(lines) - len(worse)} no worse, {len(worse)} worse.** {WRITTEN}",
@@ -139,7 +133,6 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """The page of every figure."""
     lines = compared(rows)
     labels = [line for line in lines if line.ours["net"] not in DENSE]
     dates = sorted(row["date"] for row in rows if "date" in row)

@@ -10,8 +10,9 @@ from _site.attacks import attack_map, others
 from _site.commands import commands
 from _site.costs import cost
 from bench.page import table as speed_table
-from bench.page.rows import Rows
+from bench.page.table import Rows
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.attacks.methods.flags import SIGNS
 from fastadv.cli._options import symbol
 from fastadv.models.registry import factory
 from fastadv.text import in_markdown
@@ -79,6 +80,24 @@ HOMES = (fa.engine, fastadv.threat, fa.errors, fa.evaluation)
 SHARED = ("shape", "classes", "seed")
 
 
+def signs() -> str:
+    """Return the signs of masked gradients, with who described each."""
+    cells = [["indicator", "what is flagged", "above", "next", "source"]]
+    sources = {name: paper for paper, known in DESCRIBED.items() for name in known}
+    for name, sign in SIGNS.items():
+        source = sources.get(name, "Pintor et al. 2022")
+        cells.append([f"`{name}`", sign.words, f"{sign.limit:g}", sign.advice, source])
+    return in_markdown(cells, names=5)
+
+
+DESCRIBED = {
+    "Croce & Hein 2020": ("randomized", "probabilities", "optimizes", "square"),
+    "Athalye et al. 2018": ("incorrect_gradient",),
+    "Engstrom et al. 2019": ("few_parameters",),
+    "reports of users": ("bounded_outputs", "edge_kink", "mixed_rows"),
+}
+
+
 def speed() -> str:
     """Return the newest rows of the benchmark."""
     return speed_table.section(Rows.stored())
@@ -104,6 +123,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "presets": presets,
     "models": models,
     "commands": commands,
+    "signs": signs,
     "speed": speed,
 }
 

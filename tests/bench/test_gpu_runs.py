@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import stage
-from bench.session import Case, Skip
+import bench.session
+from bench.session import Case, Skip, run_stage
 from runs import ends, session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,10 +32,10 @@ class TestCases:
             case("known", raises=ValueError("again")),
             case("runs", {"provider": "b"}, needs=1.0),
         ]
-        monkeypatch.setattr(stage, "cases_of", lambda name, session: cases)
+        monkeypatch.setattr(bench.session, "cases_of", lambda name, session: cases)
         given, rows = session(seconds=50.0), []
         given.tiny = False
-        assert stage.run_stage("ops", given, rows.append, {("ops", "known")})
+        assert run_stage("ops", given, rows.append, {("ops", "known")})
         assert {row["case"]: (row["status"], row.get("why")) for row in rows if "status" in row} == {
             "fails": ("failed", "ValueError: three"),
             "skips": ("skipped", "no peer"),
@@ -45,7 +45,7 @@ class TestCases:
         assert [row["provider"] for row in rows if "provider" in row] == ["a", "b"]
         del rows[:]
         monkeypatch.setattr(given, "dead", lambda: True)  # a lost GPU ends the process
-        assert not stage.run_stage("ops", given, rows.append)
+        assert not run_stage("ops", given, rows.append)
         assert ends(rows) == {"fails": "failed"}
 
 
@@ -65,11 +65,11 @@ class Without(PathFinder):
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 import torch
 from bench.session import Session
-from bench.stage import run_stage
+from bench.session import run_stage
 session = Session(torch.device("cpu"), True, 0.0, time.monotonic() + 60)
 for stage, only in (
-    ("abs", "bank"), ("construct", "D_rand"), ("attacks", "PGD MLP"), ("correctness", "pytest"),
-    ("ops", "linf_step"), ("loop", "PGD-40 MLP"),
+    ("abs", "bank"), ("attacks", "PGD MLP"), ("correctness", "pytest"), ("ops", "linf_step"),
+    ("loop", "PGD-40 MLP 784-256-10, 1024"),
 ):
     rows = []
     run_stage(stage, session, rows.append, set(), only)

@@ -2,11 +2,10 @@
 
 import pytest
 
-from bench.page import anchor, bars, calls, machines, table
-from bench.page.entries import ENTRIES
-from bench.page.rows import Rows, name
+from bench.page import anchor, calls, table
+from bench.page.table import ENTRIES, Rows, name
 
-STORED, MACHINES = Rows.stored(), machines.stored()
+STORED, MACHINES = Rows.stored(), anchor.stored()
 
 
 def row(provider="fastadv fp32", date="2026-01-02", **figures):
@@ -20,7 +19,7 @@ class TestPage:
             assert page == table.replaced(page, inside, marks), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
-        assert bars.up_to_date("speed.png", bars.shown(calls.newest())), "run python -m bench.page"
+        assert calls.up_to_date("speed.png", calls.shown(calls.newest())), "run python -m bench.page"
 
     def test_no_line_is_missing(self):
         assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
@@ -42,8 +41,8 @@ class TestPage:
 class TestFigures:
     def test_bars_are_as_long_as_the_rows_say_and_lines_span_their_turns(self):
         stored = calls.newest()
-        nets = bars.shown(stored)
-        (axes,) = bars.draw(nets).axes
+        nets = calls.shown(stored)
+        (axes,) = calls.draw(nets).axes
         rows = [row for ways in nets for row in ways]
         assert {(row["way"], row["call"]) for row in rows} == {("plain", "PGD-10"), ("frozen", "PGD-10")}
         most = [max(key[2] for key in stored if key[:2] == (row["net"], "PGD-10")) for row in rows]

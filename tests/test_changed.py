@@ -1,0 +1,33 @@
+"""`pytest --changed` runs what a change can reach."""
+
+import pytest
+
+from tests.changed import differing, reached
+
+EVERY = {
+    "tests/test_box.py",
+    "tests/cli/test_doctor.py",
+    "tests/ops/test_contract.py",
+    "tests/bench/test_page.py",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "runs"),
+    [
+        ("bench/page/calls.py", {"tests/bench/test_page.py"}),
+        ("fastadv/cli/_options.py", {"tests/cli/test_doctor.py"}),
+        ("csrc/kernels.h", EVERY),
+        ("docs/parity.md", {"tests/ops/test_contract.py"}),
+        ("pyproject.toml", EVERY),
+        ("fastadv/gone.py", EVERY),
+    ],
+)
+def test_a_change_runs_the_files_that_import_it_directly_or_through_others(changed, runs):
+    assert reached({changed}) & EVERY == runs
+
+
+def test_a_commit_that_is_not_there_is_an_error():
+    with pytest.raises(pytest.UsageError, match="no-such-commit"):
+        differing("no-such-commit")
