@@ -18,7 +18,6 @@ from fastadv.errors import InputError
 from fastadv.evaluation import Table, evaluate
 from fastadv.evaluation.draws import SHARED, Drawing, Draws
 from tests.evaluation import nets
-from tests.evaluation.test_resume import Counting
 
 
 class Flips(nets.Threshold):
@@ -204,28 +203,6 @@ def test_the_verdict_names_its_figures():
     assert flagged.headline.endswith(f"At most {100 * flagged.worst_case:.1f}% of one draw.")
 
 
-class Poisoned(nets.Threshold):
-    """Bright images have no finite logits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x.flatten(1)[:, :1] > 0.8, torch.nan, super().forward(x))
-
-
-@pytest.mark.parametrize("batch_size", [2, 4, 6])
-@pytest.mark.parametrize("draws", [2, 5])
-def test_a_model_with_one_answer_has_the_same_figures_for_any_draws(draws, batch_size):
-    attacks = {"near": nets.nearest, "held": partial(nets.nearest, spare=(1, 2)), "pgd": nets.pgd(0.25)}
-    table = evaluate(Poisoned(), nets.DATA, attacks, batch_size=batch_size, draws=draws)
-    alone = evaluate(Poisoned(), nets.DATA, attacks, batch_size=batch_size)
-    assert table.correct.equal(alone.correct)
-    assert table.worst_case == alone.worst_case
-    for draws_of, accuracy in (
-        (table.draws, alone.clean_accuracy),
-        *((table[name].draws, alone[name].robust_accuracy) for name in attacks),
-    ):
-        assert (draws_of.one_draw, draws_of.majority, draws_of.worst) == pytest.approx((accuracy,) * 3)
-
-
 def state() -> tuple:
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
@@ -352,24 +329,6 @@ def test_the_table_tells_the_draws():
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
     assert "each sample classified 5 times" in str(table)
     assert "worst: right in the verdict" in str(table)
-
-
-@pytest.mark.slow
-def test_a_stopped_evaluation_goes_on_with_the_same_draws(tmp_path):
-    settings = {"model": Flips(0.3), "draws": 4, "seed": 2, "batch_size": 2}
-    with pytest.raises(KeyboardInterrupt):
-        nets.run(tmp_path, attacks={"near": Counting(stop=2)}, **settings)
-    again = Counting()
-    table = nets.run(tmp_path, attacks={"near": again}, resume=True, **settings)
-    assert again.calls == [[4, 5]]
-    whole = nets.run(None, attacks={"near": Counting()}, **settings)
-    nets.assert_same(table, whole)
-    for name in ("right", "voted", "verdict"):
-        assert getattr(table["near"].draws, name).equal(getattr(whole["near"].draws, name))
-        assert getattr(table.draws, name).equal(getattr(whole.draws, name))
-    for other in ({"draws": 5}, {"seed": 3}, {"draws": 1}):
-        with pytest.raises(InputError, match=f"another .*{next(iter(other))}"):
-            nets.run(tmp_path, attacks={"near": again}, resume=True, **settings | other)
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, 2.0, "3", None])

@@ -10,7 +10,6 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.evaluation import merge
 from tests.evaluation import nets
 from tests.evaluation.test_draws import Flips
 from tests.evaluation.test_resume import Counting
@@ -97,21 +96,6 @@ def test_how_much_work_there_is_decides_nothing_that_a_folder_refuses(tmp_path: 
     for model in (fa.freeze(net), net):
         nets.run(tmp_path, attacks={"small": small}, resume=True, **settings | {"model": model})
     nets.run(tmp_path, attacks={"small": small}, resume=True, freeze=True, **settings)
-
-
-def test_shares_grow_and_are_put_together(tmp_path: Path):
-    for attacks, limit in (["near"], 4), (["fgsm", "near"], None):
-        more = [Counting(), Counting()]
-        for rank, each in enumerate(more):
-            options = {"rank": rank, "world_size": 2, "limit": limit, "resume": True}
-            nets.run(tmp_path / str(rank), attacks=grown(attacks, each), **options)
-    assert [each.calls for each in more] == [[[4, 5]], []]
-    out = tmp_path / "out"
-    assert merge([tmp_path / "0", tmp_path / "1"], out) == {"shares": 2, "files": 6}
-    last = Counting()
-    table = nets.run(out, attacks=grown(attacks, last), resume=True)
-    nets.assert_same(table, nets.run(None, attacks=grown(attacks, Counting())))
-    assert last.calls == []
 
 
 def test_a_folder_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path):

@@ -4,12 +4,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import merge
-from tests.evaluation.nets import DATA, Threshold, assert_same, nearest, run
+from tests.evaluation.nets import assert_same, nearest, run
 
 REFUSED = {
     "a": "expected all 3 shares, got none of 1; run the command",
@@ -40,23 +39,6 @@ def test_shares_are_the_evaluation_of_one_process_and_less_is_refused(tmp_path: 
     (tmp_path / "b" / "part-00001-01.safetensors").unlink()
     with pytest.raises(CorruptFileError, match=r"part-00001-01\..*: expected a part of this evaluation"):
         merge([tmp_path / "a", tmp_path / "b"], tmp_path / "a")
-
-
-class Sick(Threshold):
-    """Has no finite logits on the first batch, and on a share of that alone."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).masked_fill(torch.isin(x.flatten(1), DATA.x[:2]), torch.nan)
-
-
-def test_a_share_without_finite_logits_is_one(tmp_path: Path) -> None:
-    for rank in range(3):
-        share = run(tmp_path, model=Sick(), rank=rank, world_size=3, resume=rank > 0)
-        assert share.failed.tolist() == [rank == 0] * 2
-    merge([tmp_path], tmp_path)
-    assert_same(run(tmp_path, model=Sick(), resume=True), run(None, model=Sick()))
-    with pytest.raises(InputError, match="finite logits, got NaN or infinity for every sample"):
-        run(None, model=Sick(), limit=2)
 
 
 def test_shares_in_which_an_attack_refused_the_threat_become_one(tmp_path: Path) -> None:

@@ -49,20 +49,6 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
         assert not list(folder.glob(".*.part"))
 
 
-def test_what_is_finished_is_not_done_again(tmp_path):
-    first = Counting(stop=2)
-    with pytest.raises(KeyboardInterrupt):
-        nets.run(tmp_path, attacks={"near": first})
-    assert first.calls == [[0, 1], [2, 3]]
-    again = Counting()
-    table = nets.run(tmp_path, attacks={"near": again}, resume=True)
-    assert again.calls == [[4, 5]]
-    assert table["near"].distance.tolist() == nets.run(None)["near"].distance.tolist()
-    last = Counting()
-    assert_same(nets.run(tmp_path, attacks={"near": last}, resume=True), table)
-    assert last.calls == []
-
-
 @pytest.mark.slow
 def test_samples_are_kept_from_parts_that_were_made_without_and_a_share_has_no_verdict(tmp_path):
     share = nets.run(tmp_path, keep_samples=False, rank=1, world_size=3)

@@ -56,35 +56,3 @@ def test_a_threat_that_all_batches_have_is_that_of_the_row():
         Threshold(), DATA, {"one": lambda *given, ids: uneven(*given, ids=ids, alike=True)}, batch_size=3
     )
     assert repr(table["one"].threat) == repr(fa.Linf(0.5))
-
-
-@pytest.mark.parametrize("order", [range(6), SWAPPED])
-def test_draws_are_those_of_each_sample(order):
-    """A model that answers at random for bright images alone: all others are as sure as they were."""
-
-    class Unsure(Threshold):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits = super().forward(x)
-            turned = (x.flatten(1)[:, :1] > 0.8) & (torch.rand(len(x), 1) < 0.5)
-            return torch.where(turned, -logits, logits)
-
-    data = DATA.subset(order)
-    table = evaluate(Unsure(), data, {"uneven": uneven}, batch_size=3, draws=40, indicators=False)
-    sure = [place for place in range(6) if order[place] != 3]
-    # clean, and at what the attack returned
-    assert table.draws.right[sure].tolist() == [40 * (order[place] < 4) for place in sure]
-    assert table["uneven"].draws.right[sure].tolist() == [0] * 5
-    assert 5 < int(table.draws.right[[*order].index(3)]) < 35
-
-
-def test_a_batch_without_logits_does_not_hide_the_threat_of_the_others():
-    class Sick(Threshold):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x).masked_fill(x.flatten(1)[:, :1] == 0.9, math.nan)
-
-    def attack(model, x, y, *, ids):
-        return replace(nearest(model, x, y, ids=ids), threat=fa.Linf(0.5))
-
-    table = evaluate(Sick(), DATA.subset([3, 0, 1]), {"one": attack}, batch_size=1, indicators=False)
-    assert repr(table["one"].threat) == repr(fa.Linf(0.5))
-    assert table.failed.tolist() == [True, False, False]
