@@ -60,21 +60,6 @@ def test_logarithms_are_exact_enough():
     assert ratio(found) == pytest.approx(math.log(1 / alpha), abs=1e-4)
 
 
-def test_a_run_with_another_limit_is_refused(tmp_path):
-    smooth(halfspace(), images(24), SIGMA, n=50, limit=20, run_dir=tmp_path)
-    with pytest.raises(InputError, match="limit"):
-        smooth(halfspace(), images(24), SIGMA, n=50, limit=24, run_dir=tmp_path, resume=True)
-
-
-def test_a_part_stands_for_its_own_images_alone(tmp_path):
-    found = smooth(halfspace(), images(24), SIGMA, n=50, run_dir=tmp_path)
-    first, second = sorted(tmp_path.glob("part-*.safetensors"))
-    second.write_bytes(first.read_bytes())
-    again = smooth(halfspace(), images(24), SIGMA, n=50, run_dir=tmp_path, resume=True)
-    assert torch.equal(again.ids, torch.arange(24))
-    assert torch.equal(again.radius, found.radius)
-
-
 @pytest.mark.parametrize("label", [-1, 2])
 def test_labels_out_of_range_are_refused(label):
     x, y = images(4)

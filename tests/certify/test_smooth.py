@@ -14,7 +14,6 @@ import fastadv as fa
 from fastadv import _waiting
 from fastadv.certify import Certificates, audit, contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
-from fastadv.certify.passes import read_later
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
@@ -55,21 +54,6 @@ def test_sequential_decisions_agree_with_those_of_all_draws_and_take_fewer() -> 
     for radius in radii:
         clear = (cohen.radius - radius).abs() > 0.05
         assert torch.equal((quick.radius >= radius)[clear], (cohen.radius >= radius)[clear])
-
-
-@pytest.mark.slow
-def test_results_depend_on_seed_and_position_alone() -> None:
-    model, (x, y) = halfspace(), images(30)
-    whole = smooth(model, (x, y), SIGMA, n=500, seed=4)
-    for size in (7, 77, 5000):
-        again = smooth(model, (x, y), SIGMA, n=500, seed=4, batch_size=size)
-        assert torch.equal(again.hits, whole.hits)
-        assert torch.equal(again.draws, whole.draws)
-    assert not torch.equal(smooth(model, (x, y), SIGMA, n=500, seed=5).hits, whole.hits)
-    few = smooth(model, (x[:7], y[:7]), SIGMA, n=500, seed=4)
-    assert torch.equal(few.hits, whole.hits[:7])
-    frozen = smooth(fa.freeze(model), (x, y), SIGMA, n=500, seed=4)
-    assert torch.equal(frozen.hits, whole.hits)
 
 
 def test_each_copy_has_noise_of_its_own() -> None:
@@ -119,13 +103,6 @@ def test_logits_that_are_not_finite_are_votes_against_and_are_told() -> None:
     assert found.abstained.all()
     assert (found.radius == 0).all()
     assert found.average_radius == 0
-
-
-def test_ties_go_to_the_lower_class() -> None:
-    x, y = images(2)
-    found = smooth(Odd("ties"), (x, y * 0), SIGMA, n=100, sequential=False)
-    assert (found.prediction == 0).all()
-    assert (found.hits == 100).all()
 
 
 @pytest.mark.parametrize(
@@ -200,22 +177,6 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_batch_size(tmp_path) -> None:
-    """Draws do not depend on it."""
-    model, data = halfspace(), images(40)
-    whole = smooth(model, data, SIGMA, n=300)
-
-    def stop(done: int, count: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        smooth(model, data, SIGMA, n=300, run_dir=tmp_path, progress=stop, batch_size=100)
-    again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, batch_size=4096)
-    for name in ("ids", "hits", "draws", "failed"):
-        assert torch.equal(getattr(again, name), getattr(whole, name)), name
-
-
-@pytest.mark.slow
 def test_images_of_many_parts_share_the_passes_of_a_gpu(tmp_path, monkeypatch) -> None:
     """Certificates are the same, also of a run that was begun on a CPU; passes are fewer and fuller."""
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
@@ -244,13 +205,6 @@ def test_images_of_many_parts_share_the_passes_of_a_gpu(tmp_path, monkeypatch) -
     for name in ("ids", "hits", "draws", "radius"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
         assert torch.equal(getattr(again, name), getattr(wanted, name)), name
-
-
-def test_votes_that_are_read_later_are_those_of_now() -> None:
-    votes = torch.ones(3, dtype=torch.int32)
-    read = read_later(votes)
-    votes += 1
-    assert read().tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["char", "float", "bool", "int"])

@@ -1,13 +1,10 @@
 """Each command does its work on a few digits, and its JSON is one document."""
 
-from copy import deepcopy
-
 import pytest
 import torch
 from PIL import Image
 
 from fastadv.data import load_constructed
-from fastadv.runs.files import load_tensors
 
 SOME = "-n 60"
 
@@ -25,22 +22,6 @@ def test_construct_then_train_on_it(fastadv, folder, net, kind):
     assert (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns == written
     done = fastadv("train -m softmax --data sets/a --test-data digits --test-samples 20 --epochs 1 --json")
     assert done.json["measured"]["epochs"][0]["clean_accuracy"] is not None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd"])
-def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
-    fastadv, folder, net, trained, command
-):
-    found = {}
-    for flag in ("", "--precision bf16"):
-        done = fastadv(f"{command} {net} {SOME} --radius 0.3 --steps 3 {flag} --out x.safetensors --json")
-        assert done.json["config"]["precision"] == ("bf16" if flag else "fp32")
-        found[flag] = load_tensors(folder / "x.safetensors")[0]
-    assert not found[""]["x_adv"].equal(found["--precision bf16"]["x_adv"])
-    x_adv, y, success = (found["--precision bf16"][name] for name in ("x_adv", "y", "success"))
-    assert success.any()
-    assert (deepcopy(trained).eval()(x_adv).argmax(1) != y)[success].all()
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import AutoAttackResult
@@ -95,26 +94,3 @@ def test_a_component_breaks_no_sample_that_was_wrong() -> None:
     assert (row.components.by[1::2] == -1).all()
     assert row.components.by_any_of(["square"]).equal(row.broken)
     assert row.broken[::2].any()
-
-
-class Misleading(nn.Module):
-    """A linear model of two classes whose gradient points the other way: only Square breaks it."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        lead = 1 - x.flatten(1).mean(1) * 2
-        return torch.stack([lead.detach() * 2 - lead, torch.zeros_like(lead)], 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("vulnerable", "flagged"), [(6, False), (7, True)])
-def test_the_flag_of_square_does_not_depend_on_the_batch_size(vulnerable: int, flagged: bool) -> None:
-    """Of 1,200 samples, those that are wrong among them, 7 are surely over 0.2%, and 6 are not."""
-    x, y = torch.full((1200, 3, 4, 4), 0.45), torch.ones(1200, dtype=torch.long)
-    y[:vulnerable] = 0
-    data = fa.data.ImageSet(x, y, ("a", "b"), "gray")
-    attack = partial(fa.attacks.autoattack, threat=fa.Linf(0.1), version="quick")
-    rows = [fa.evaluate(Misleading(), data, {"a": attack}, batch_size=size).rows[0] for size in (1200, 100)]
-    for row in rows:
-        assert row.components.costs["square"].broken == vulnerable
-        assert [flag.split(":")[0] for flag in row.flags] == ["square"] * flagged
-    assert rows[0].flags == rows[1].flags

@@ -98,20 +98,6 @@ class Doubled(nn.Module):
         return x.double()
 
 
-def test_tags_are_trained_by_their_cross_entropies() -> None:
-    tags, outputs = torch.tensor([[1, 0, -1], [0, 1, 1]]), torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.0, -1.0]])
-    each = nn.functional.binary_cross_entropy_with_logits(
-        outputs, tags.clamp_min(0).float(), reduction="none"
-    )
-    each = each.where(tags >= 0, 0.0).sum(1) / (tags >= 0).sum(1)
-    torch.testing.assert_close(Share(1.0).objective(outputs, tags), each)
-    chances = torch.linspace(0, 1, 40).view(10, 4)
-    with pytest.warns(UserWarning, match="all lie in"):
-        Share(1.0).objective(chances, (chances > 0.5).long())
-    with pytest.raises(InputError, match="one integer for each position"):
-        Share(1.0).labels("y", chances, 10, chances.device)
-
-
 @pytest.mark.parametrize("tolerance", [10.0, 1e9, 1e30, float("inf")])
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "mim", "square", "spsa"])
 def test_the_error_of_numbers_does_not_depend_on_the_tolerance(attack: str, tolerance: float) -> None:
@@ -273,3 +259,17 @@ def test_a_clean_accuracy_by_another_criterion_is_another_run(tmp_path: Path) ->
 def test_the_worst_error_of_each_sample_is_that_of_its_attack() -> None:
     sums = [torch.tensor([[[each], [1.0]] for each in errors]) for errors in ((1.0, 3.0), (2.0, 1.0))]
     assert worst(sums, "MAE") == 2.5
+
+
+def test_outputs_that_are_not_finite_are_in_no_error_and_right_in_no_label() -> None:
+    class Sick(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(torch.isin(x[:, 0, 0, :1], X[:4, 0, 0, 0]), torch.nan)
+
+    z, sick = TAGS(X).detach(), Sick(*TAGS)
+    table = fa.evaluate(sick, (X, z + 0.1), {"pgd": PGD}, threat=fa.Linf(0.0), criterion=Beyond(0.5))
+    for found in (table.extra, table["pgd"].extra):
+        assert found == {"MAE": pytest.approx(0.1), "RMSE": pytest.approx(0.1)}
+    assert (table.failed.sum(), table.clean_accuracy) == (4, 0.6)
+    tags = fa.evaluate(sick, (X, (z > 0).long()), criterion=Share(1.0))
+    assert tags.extra == {"label accuracy": pytest.approx(0.6)}

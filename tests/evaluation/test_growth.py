@@ -1,6 +1,5 @@
 """An evaluation in a folder that grows: by attacks, by images, by both, in shares; what is there stays."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -96,14 +95,3 @@ def test_how_much_work_there_is_decides_nothing_that_a_folder_refuses(tmp_path: 
     for model in (fa.freeze(net), net):
         nets.run(tmp_path, attacks={"small": small}, resume=True, **settings | {"model": model})
     nets.run(tmp_path, attacks={"small": small}, resume=True, freeze=True, **settings)
-
-
-def test_a_folder_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path):
-    nets.run(tmp_path)
-    told = json.loads((tmp_path / "evaluation.json").read_text())
-    told["limit"] = told.pop("samples") and None
-    (tmp_path / "evaluation.json").write_text(json.dumps(told))
-    with pytest.raises(
-        InputError, match="this version began, got one of an earlier version; finish it there"
-    ):
-        nets.run(tmp_path, resume=True)

@@ -29,13 +29,6 @@ def test_an_attack_that_breaks_nothing_has_none_and_the_best_has_all():
     assert optimality({"best": best}) == {"best": pytest.approx(1.0)}
 
 
-def test_a_sample_that_no_attack_breaks_counts_the_same_for_all():
-    told = optimality({"a": [1, 3, INF], "b": [2, 2, INF]})
-    # best 1 2 inf, so d_max 2, clean 1, A* = 5/3; a: 1 2 2, b: 2 2 2
-    assert told["a"] == pytest.approx(1.0)
-    assert told["b"] == pytest.approx(1 - (2 - 5 / 3) / (2 - 5 / 3)) == pytest.approx(0.0)
-
-
 @pytest.mark.slow
 def test_it_is_the_area_between_the_curves():
     draw = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
-from fastadv.attacks.methods.flags import SIGNS, Cost
+from fastadv.attacks.methods.flags import Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.report import chart, citations, grid, verdict
@@ -244,16 +244,6 @@ def test_each_norm_in_plain_words(threat):
     assert told == f"At most 20 of 30 images (67%) stay correct when {ALLOWED[threat]}."
     gray = replace(table, rows=rows, samples=replace(table.samples, x=table.samples.x[:, :1]))
     assert "pixel" in verdict.plainly(gray, groups(rows)[0])
-
-
-def test_each_sign_is_shown_those_that_are_raised_first_with_what_to_do():
-    table = table_of(9)
-    raised, unseen, *clear = verdict.signs(table)
-    assert (raised.name, raised.state) == ("zero_gradient", "raised")
-    assert raised.advice == SIGNS["zero_gradient"].advice
-    assert (unseen.name, unseen.value, unseen.advice) == ("incomplete", "-", "too few samples")
-    assert {(one.state, one.advice) for one in clear} == {("clear", "")}
-    assert {raised.name, unseen.name, *(one.name for one in clear)} == set(SIGNS)
 
 
 def test_every_paper_has_an_entry_and_those_that_ran_are_cited():

@@ -8,13 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-import fastadv as fa
-from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_tensors, save_tensors
 from tests.evaluation import nets
 from tests.evaluation.nets import assert_same
-from tests.models.abs import nets as abs_nets
 from tests.processes import program, succeed
 
 
@@ -121,18 +118,6 @@ def test_a_part_that_is_damaged_is_named_and_one_of_another_verdict_made_again(t
 
 
 @pytest.mark.slow
-def test_a_part_that_another_evaluation_left_is_made_again(tmp_path):
-    """As where a damaged evaluation.json was deleted, or files were copied."""
-    nets.run(tmp_path)
-    (tmp_path / "evaluation.json").unlink()
-    other = {"attacks": {"near": partial(nets.nearest, past=0.05), "pgd": nets.pgd(0.35)}}
-    assert_same(nets.run(tmp_path, **other), nets.run(None, **other))
-    first, second = (tmp_path / f"part-00000-0{place}.safetensors" for place in range(2))
-    second.write_bytes(first.read_bytes())
-    assert_same(nets.run(tmp_path, resume=True, **other), nets.run(None, **other))
-
-
-@pytest.mark.slow
 def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
     told = []
     table = nets.run(tmp_path, on_event=told.append)
@@ -153,17 +138,3 @@ def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
     assert again == told
     with pytest.raises(InputError, match="on_event: expected a function of a dictionary, got str"):
         nets.run(None, on_event="log.csv")
-
-
-def test_an_abs_that_was_used_meets_its_own_folder(tmp_path):
-    """Its bank of prior images is decoded at first use, which is no other model."""
-    model = abs_nets.tiny()
-    data = ImageSet(*abs_nets.images(model), 3, "explained")
-    attacks = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}
-    settings = {"batch_size": 3, "run_dir": tmp_path}
-    first, again = (
-        nets.evaluate(model, data, attacks, resume=resume, **settings) for resume in (False, True)
-    )
-    assert torch.equal(again["fgsm"].broken, first["fgsm"].broken)
-    with pytest.raises(InputError, match="another model"):
-        nets.evaluate(abs_nets.tiny(seed=1), data, attacks, **settings, resume=True)
