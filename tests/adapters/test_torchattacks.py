@@ -235,17 +235,6 @@ def test_foreign_draws_leave_the_generator_and_follow_the_seed():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.slow
-def test_an_evaluation_of_theirs_resumes(tmp_path):
-    model, x, y = problem()
-    data = fa.data.ImageSet(x, y, 5, "random")
-    attacks = {"theirs": partial(torchattacks.wrap(Shifted), threat=fa.Linf(EPS))}
-    first = fa.evaluate(model, data, attacks, run_dir=tmp_path / "run", batch_size=5)
-    again = fa.evaluate(model, data, attacks, run_dir=tmp_path / "run", batch_size=5, resume=True)
-    assert torch.equal(first["theirs"].broken, again["theirs"].broken)
-    assert first["theirs"].broken.any()
-
-
 # With the real package.
 
 
@@ -292,12 +281,3 @@ def test_theirs_sees_images_as_the_model_is_judged_on_them(weights: torch.dtype)
     assert (out.status == Status.BROKEN).sum() >= 2
     with torch.no_grad():
         assert torch.equal(model.eval()(out.x_adv.to(weights)).argmax(1) != y, out.success)
-
-
-@pytest.mark.parametrize(("beyond", "refused"), [(5e-7, False), (1e-4, True)])
-def test_points_outside_by_more_than_rounding_are_refused(beyond, refused):
-    model, x, y = problem()
-    far = Foreign(lambda kind, net, x, *rest: (x + EPS + beyond).clamp(0, 1), _bad())
-    out = far(model, x, y, fa.Linf(EPS))
-    assert any("outside: " in flag for flag in out.flags) == refused
-    assert (out.x_adv - x).abs().max() <= EPS * (1 + 1e-6)

@@ -54,22 +54,6 @@ def test_every_element_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) >= 2
 
 
-def test_predict_draws_noise_of_its_own() -> None:
-    seen: list[torch.Tensor] = []
-
-    def model(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.detach().flatten(1).clone())
-        return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
-
-    x, y = images(2)
-    smooth(model, (x, y), SIGMA, n0=5, n=5, sequential=False)
-    first = torch.cat([each for each in seen if len(each) > 1])
-    seen.clear()
-    fa.certify.predict(model, x, SIGMA, n=10)
-    second = torch.cat([each for each in seen if len(each) > 1])
-    assert not (first[:, None] == second[None]).all(2).any()
-
-
 def test_an_abstention_and_a_draw_contradict_nothing() -> None:
     model, (x, y) = halfspace(), images(4)
     x = x.clone()
@@ -96,12 +80,6 @@ def test_a_point_at_the_radius_itself_is_within_it(changed: int, radius: int) ->
     forged = replace(found, radius=torch.full_like(found.radius, radius), abstained=found.abstained & False)
     caught = contradictions(forged, x, x_adv, ids, model=model, n=200)
     assert caught.tolist() == (ids.tolist() if changed <= radius else [])
-
-
-@pytest.mark.parametrize("alpha", [0.5, 0.7, 1e-16])
-def test_alpha_that_bounds_nothing_is_refused(alpha: float) -> None:
-    with pytest.raises(fa.InputError, match="alpha"):
-        smooth(halfspace(), images(2), SIGMA, n=10, alpha=alpha, sequential=False)
 
 
 def forged(found: Certificates, radius: float | Tensor) -> Certificates:

@@ -165,12 +165,3 @@ def test_a_bare_environment_gets_sentences(tmp_path):
     assert "to do  the Triton kernels do not import, so that a GPU runs the references" in done.stdout
     assert "L\\u221e" in done.stdout
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_a_torch_for_cpus_on_a_machine_with_a_gpu_is_told(examined, monkeypatch):
-    monkeypatch.setattr(_doctor.shutil, "which", {"nvidia-smi": "/usr/bin/nvidia-smi"}.get)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert "install the build for CUDA" in advice(examined(), "idle")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert not [line for line in examined()["advice"] if "idle" in line]

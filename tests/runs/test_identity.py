@@ -62,13 +62,6 @@ def test_probes_of_outputs_that_are_not_finite():
     assert agree(probe(nothing, nothing), probe(nothing, nothing))
 
 
-def test_random_functions_have_no_probe():
-    random = probe(OUTPUTS, OUTPUTS + 0.1)
-    assert random["values"] == "random"
-    assert agree(random, probe(OUTPUTS + 1, OUTPUTS))
-    assert not agree(random, probe(OUTPUTS, OUTPUTS))
-
-
 def test_differences_are_named_by_their_places_and_the_first_three_told():
     stored = {
         "a": {"b": 1, "c": {"d": 2, "e": 3}},

@@ -28,13 +28,6 @@ def test_what_is_there_is_read_and_all_else_made_once(tmp_path):
         assert keeper.kept("b.json", make, write_json, read_json) == {"value": 3}
 
 
-def test_a_file_that_holds_another_result_is_replaced(tmp_path):
-    write_json(tmp_path / "a.json", "another")
-    with Keeper(tmp_path) as keeper:
-        assert keeper.kept("a.json", lambda: "own", write_json, lambda path: None) == "own"
-    assert read_json(tmp_path / "a.json") == "own"
-
-
 def test_a_folder_is_of_one_run(tmp_path):
     for _ in range(2):
         with Keeper(tmp_path) as keeper:
