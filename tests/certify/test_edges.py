@@ -70,9 +70,8 @@ def test_labels_out_of_range_are_refused(label):
 
 def test_the_grid_ends_where_it_does():
     noise = Noise(0.5)
-    for wrong in (1.05, 1.001):
-        with pytest.raises(InputError, match="grid"):
-            noise.levels(torch.full((1, 4), wrong / 255))
+    with pytest.raises(InputError, match="grid"):
+        noise.levels(torch.full((1, 4), 1.001 / 255))
     for wrong in (math.nan, math.inf, 1e9):
         with pytest.raises(InputError, match="grid"):
             noise.levels(torch.tensor([[0.0, wrong]]), sound=False)

@@ -156,20 +156,6 @@ def test_contradictions_are_measured_between_points_of_the_grid() -> None:
     assert contradictions(wrong, x - off, x + off, torch.arange(1), model=halfspace()).tolist() == [0]
 
 
-@pytest.mark.slow
-def test_contradictions_are_decided_under_the_noise_of_the_certificate() -> None:
-    def model(x: Tensor) -> Tensor:  # 1 where uniform noise never comes to
-        far = (x - 128 / 255).abs().flatten(1).amax(1) > 0.88
-        return torch.stack([~far, far], dim=1).float()
-
-    x, ids = torch.full((2, 1, 4, 4), 128 / 255), torch.arange(2)
-    found = smooth(model, (x, ids * 0), SIGMA, fa.L1, n=200)
-    assert found.correct.all()
-    assert contradictions(found, x, x, ids).numel() == 0
-    gaussian = replace(found, card={**found.card, "config": {**found.card["config"], "norm": "L2"}})
-    assert contradictions(gaussian, x, x, ids, model=model).tolist() == [0, 1]
-
-
 def test_contradictions_are_sure_by_the_alpha_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = images(1)
     votes = torch.tensor([[35, 65]]).int()  # sure by 0.05, not by 1e-3

@@ -40,16 +40,6 @@ def test_the_true_error_is_at_most_alpha(needed: float, alpha: float) -> None:
     assert max(errors(needed, needed, alpha, wider)) <= alpha
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("p", [0.55, 0.75, 0.93, 0.99])
-def test_far_from_the_probability_asked_for_few_draws_decide(p: float) -> None:
-    looks = schedule(10_000)
-    yes, no = errors(0.841, p, 1e-3, looks)
-    assert (yes if p > 0.841 else no) > 0.99
-    early = tuple(look for look in looks if look <= 1000)
-    assert sum(errors(0.841, p, 1e-3, early)) > 0.85
-
-
 def test_answers_are_those_of_the_mixture_over_the_likelihood() -> None:
     for look in (1, 7, 16, 100, 150):
         for needed in (0.5, 0.8, 0.97):

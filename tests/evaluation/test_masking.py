@@ -64,18 +64,6 @@ def test_it_is_kept_and_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-def test_autoattack_leaves_its_own_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-
-    def attack(model: Any, x: Any, y: Any, *, ids: Any, indicators: bool = True) -> Any:
-        seen.append(indicators)
-        return PGD(model, x, y, ids=ids)
-
-    looked({"own": attack}, batch_size=30)
-    assert seen == [False, False]
-
-
-@pytest.mark.slow
 def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
     """What a larger radius, or an attack for the nearest, broke within this radius counts; no other norm."""
     table = looked(

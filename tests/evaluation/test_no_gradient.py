@@ -98,9 +98,8 @@ def test_curves_go_on_with_a_warning(kind: str) -> None:
             assert curve(attack).accuracy == 1
 
 
-@pytest.mark.parametrize("kind", ["votes", "raises"])
-def test_universal_finds_nothing_and_says_so(kind: str) -> None:
-    out = fa.attacks.universal(KINDS[kind], (X, KINDS[kind](X).argmax(1)), THREAT, epochs=14)
+def test_universal_finds_nothing_and_says_so() -> None:
+    out = fa.attacks.universal(KINDS["raises"], (X, Y), THREAT, epochs=14)
     assert not out.parameters.any()
     assert out.robust_accuracy == out.clean_accuracy == 1
     assert any(flag.startswith("zero_gradient: the attack could not run") for flag in out.flags)

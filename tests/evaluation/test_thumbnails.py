@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.errors import InputError
@@ -32,36 +31,22 @@ def constructed(base: ImageSet, shift: int = 1) -> ConstructedSet:
     return ConstructedSet(tensors, {"config": {"classes": base.classes, "name": "negatives", "note": ""}})
 
 
-def shown(figure: Figure) -> list[tuple[np.ndarray, str, str]]:
-    """Pixels, caption and its color, in the order in which they were drawn."""
-    return [
-        (np.asarray(image.get_array()), text.get_text(), to_hex(text.get_color()).upper())
-        for image, text in zip(figure.axes[0].images, figure.axes[0].texts, strict=True)
-    ]
-
-
 @pytest.mark.parametrize("shift", [0, 1])
 def test_sources_stand_above_what_was_made_of_them(drawn, shift):
     base = base_set(3, 4)
     thumbnails(constructed(base, shift), base, "a.png", per_class=2)
-    (figure,) = drawn
-    found = shown(figure)
-    assert len(found) == 2 * 2 * 3
-    for turn in range(2):
-        for k in range(3):
-            number = 3 * turn + k
-            above, below = found[6 * turn + k], found[6 * turn + 3 + k]
-            pixels = base.x[number, 0].numpy() / 255
-            assert above[0] == pytest.approx(pixels, abs=1e-6)
-            assert below[0] == pytest.approx(1 - pixels, abs=1e-6)
-            assert (above[1], below[1]) == (f"n{k}", f"n{(k + shift) % 3}")
-            assert (below[2] == figures.VERMILION) == (shift == 1)
-            assert above[2] != figures.VERMILION
-    boxes = [image.get_window_extent() for image in figure.axes[0].images]
-    top = [box.y0 for box in boxes]
+    images, texts = drawn[0].axes[0].images, drawn[0].axes[0].texts
+    assert len(images) == 2 * 2 * 3
+    for place, (image, text) in enumerate(zip(images, texts, strict=True)):
+        turn, made, k = place // 6, place // 3 % 2, place % 3
+        pixels = base.x[3 * turn + k, 0].numpy() / 255
+        assert np.asarray(image.get_array()) == pytest.approx(1 - pixels if made else pixels, abs=1e-6)
+        assert text.get_text() == f"n{(k + shift * made) % 3}"
+        assert (to_hex(text.get_color()).upper() == figures.VERMILION) == bool(shift and made)
+    boxes = [image.get_window_extent() for image in images]
+    top, left = [box.y0 for box in boxes], [box.x0 for box in boxes]
     assert top[:3] == [top[0]] * 3
     assert top[0] > top[3] > top[6] > top[9]
-    left = [box.x0 for box in boxes]
     assert left[:3] == left[3:6] == left[6:9]
 
 
