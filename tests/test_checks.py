@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._checks import check_choice, check_count, check_number, check_seed, check_share, meant
+from fastadv._checks import check_choice, check_count, check_number, check_seed, check_share
 from fastadv.errors import InputError
 
 
@@ -16,15 +16,6 @@ def test_counts():
     for value in (2, 3.0, None, "3", True, torch.tensor(3)):
         with pytest.raises(InputError, match=r"steps: expected an integer >= 3, got "):
             check_count("steps", value, 3)
-
-
-@pytest.mark.parametrize(
-    ("given", "near"),
-    [("pgdd", "pgd"), ("--eps", "--radius"), ("alpha", "--step-size"), ("STEPS", "--steps"), ("zzz", None)],
-)
-def test_what_was_meant(given, near):
-    told = meant(given, ["pgd", "--radius", "--steps", "--step-size"])
-    assert told == (f"; did you mean {near!r}?" if near else "")
 
 
 def test_an_argument_that_a_function_does_not_have():

@@ -104,14 +104,3 @@ def test_tqdm_serves_where_rich_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
     fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.0), batch_size=8, progress=True)
     assert (bar.n, bar.total, bar.closed) == (12, 12, True)
     assert bar.texts == ["fgsm", "fgsm: robust accuracy 100.0%"] * 2
-
-
-def test_only_the_first_process_shows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(progress.processes, "rank", lambda: 1)
-    with progress.shown(True, "work") as tick:
-        assert tick is None
-    with progress.shown(print, "work") as tick:
-        assert tick is print
-    assert capsys.readouterr() == ("", "")

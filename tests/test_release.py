@@ -1,12 +1,10 @@
 """What a release says of itself: one version, one floor of torch, and who made it."""
 
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -35,13 +33,6 @@ def test_the_version_stands_in_one_place():
     assert re.search(rf"^## {re.escape(fastadv.__version__)}(?: |$)", changes, re.MULTILINE)
 
 
-def test_citation_and_license_name_the_authors():
-    (author,) = NAMED["authors"]
-    assert cited("name") == author["name"]
-    assert author["name"] in (ROOT / "LICENSE").read_text()
-    assert cited("license") == NAMED["license"].split()[0]
-
-
 def test_the_oldest_torch_is_what_pip_asks_for():
     (torch,) = [need for need in NAMED["dependencies"] if re.match(r"torch\b", need)]
     assert torch == f"torch>={OLDEST_TORCH}"
@@ -51,11 +42,8 @@ def test_the_oldest_torch_is_what_pip_asks_for():
 def test_an_older_torch_is_refused(found):
     with pytest.raises(ImportError, match=f"{OLDEST_TORCH} or later, got {re.escape(found)}; run: pip"):
         check_torch(found)
-
-
-@pytest.mark.parametrize("found", [OLDEST_TORCH, f"{OLDEST_TORCH}.0.dev2026+cpu", "2.100", "3.0", "10.0.1"])
-def test_newer_ones_are_not(found):
-    check_torch(found)
+    for newer in (OLDEST_TORCH, f"{OLDEST_TORCH}.0.dev2026+cpu", "2.100", "10.0.1"):
+        check_torch(newer)
 
 
 def test_wheels_hold_every_file_that_is_no_source():
@@ -71,19 +59,6 @@ def test_this_tree_cannot_be_released_under_another_version():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "got 'v9.9.9'" in done.stderr
-
-
-def test_readme_has_absolute_addresses_in_the_metadata(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setitem(sys.modules, "pybind11", None)
-    helpers = SimpleNamespace(ParallelCompile=None, Pybind11Extension=object, build_ext=object)
-    monkeypatch.setitem(sys.modules, "pybind11.setup_helpers", helpers)
-    told = runpy.run_path("setup.py")["readme"]()
-    source = NAMED["urls"]["Source"]
-    assert f"]({source}/raw/main/docs/figures/teaser.png)" in told
-    assert f"[Install]({source}/blob/main/docs/install.md)" in told
-    assert not re.findall(r"\]\((?!https?://).*?\)", told)
-    assert {"version", "readme"} == {*NAMED["dynamic"]}
 
 
 def beside(torch, code, folder, *arguments):

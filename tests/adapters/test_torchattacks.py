@@ -66,7 +66,6 @@ def test_pgd_is_ours_with_the_same_steps():
     assert loss(model.eval()(atk(x, y)[-1:]), y[-1:]) > loss(model(x[-1:]), y[-1:]) + 0.02
     atk.eps = EPS / 2
     assert torch.equal(atk(x, y)[right], ours(model, x, y, fa.Linf(EPS / 2)).x_adv[right])
-    assert repr(atk) == f"PGD(eps={EPS / 2}, alpha={ALPHA}, steps=3, random_start=False)"
 
 
 def test_random_draws_follow_torch():
@@ -94,9 +93,6 @@ def test_targets():
     least = clean.scatter(1, y[:, None], inf).argmin(1)
     assert torch.equal(model(atk(x, y)).argmax(1) == least, atk.result.success)
     atk.set_mode_targeted_random()
-    drawn = torch.stack([atk._targets_of(model, x, y) for _ in range(20)])
-    assert not (drawn == y).any()
-    assert {*drawn.flatten().tolist()} == {*range(5)}
     assert atk(x, y).shape == x.shape
     atk.set_mode_default()
     assert (model(atk(x, y)).argmax(1) != y).sum() > len(x) // 2
@@ -133,17 +129,6 @@ def test_save_writes_the_file_of_torchattacks(tmp_path, capsys, normalized):
     atk.save(batches, str(path))
     assert [*torch.load(path, weights_only=True)] == ["adv_inputs", "labels", "save_type"]
     assert capsys.readouterr() == ("", "")
-
-
-def test_what_reaches_its_target_already_is_moved_towards_it():
-    model, x, _ = problem()
-    decided = model.eval()(x).argmax(1)
-    targets = torch.cat([(decided[:1] + 1) % 2, decided[1:]])
-    atk = torchattacks.PGD(model, EPS, ALPHA, 3, random_start=False)
-    atk.set_mode_targeted_by_label()
-    loss = partial(nn.functional.cross_entropy, target=targets, reduction="none")
-    assert len(set(targets[1:].tolist())) > 1
-    assert (loss(model(atk(x, targets))) < loss(model(x))).all()
 
 
 def test_what_is_refused():
@@ -206,12 +191,13 @@ def test_points_outside_the_threat_are_not_successes():
     assert out.status[:3].tolist() == [Status.FAILED] * 3
     (failed,) = out.flags
     assert failed.startswith("failed: the attack met NaN or infinity on 3 of ")
-    with pytest.raises(fa.InputError, match="one radius"):
-        torchattacks.wrap(Shifted)(model, x, y, fa.Linf(torch.full((len(x),), EPS)))
-    with pytest.raises(fa.InputError, match="box"):
-        torchattacks.wrap(Shifted)(model, x, y, fa.Linf(EPS, box=(0, 2)))
-    with pytest.raises(fa.InputError, match="targets"):
-        torchattacks.wrap(Shifted)(model, x, y, fa.Linf(EPS), targets=(y + 1) % 5)
+    for threat, targets, says in (
+        (fa.Linf(torch.full((len(x),), EPS)), None, "one radius"),
+        (fa.Linf(EPS, box=(0, 2)), None, "box"),
+        (fa.Linf(EPS), (y + 1) % 5, "targets"),
+    ):
+        with pytest.raises(fa.InputError, match=says):
+            torchattacks.wrap(Shifted)(model, x, y, threat, targets=targets)
 
 
 def _bad():
@@ -233,17 +219,6 @@ def test_foreign_draws_leave_the_generator_and_follow_the_seed():
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.slow
-def test_an_evaluation_of_theirs_resumes(tmp_path):
-    model, x, y = problem()
-    data = fa.data.ImageSet(x, y, 5, "random")
-    attacks = {"theirs": partial(torchattacks.wrap(Shifted), threat=fa.Linf(EPS))}
-    first = fa.evaluate(model, data, attacks, run_dir=tmp_path / "run", batch_size=5)
-    again = fa.evaluate(model, data, attacks, run_dir=tmp_path / "run", batch_size=5, resume=True)
-    assert torch.equal(first["theirs"].broken, again["theirs"].broken)
-    assert first["theirs"].broken.any()
 
 
 # With the real package.
@@ -292,12 +267,3 @@ def test_theirs_sees_images_as_the_model_is_judged_on_them(weights: torch.dtype)
     assert (out.status == Status.BROKEN).sum() >= 2
     with torch.no_grad():
         assert torch.equal(model.eval()(out.x_adv.to(weights)).argmax(1) != y, out.success)
-
-
-@pytest.mark.parametrize(("beyond", "refused"), [(5e-7, False), (1e-4, True)])
-def test_points_outside_by_more_than_rounding_are_refused(beyond, refused):
-    model, x, y = problem()
-    far = Foreign(lambda kind, net, x, *rest: (x + EPS + beyond).clamp(0, 1), _bad())
-    out = far(model, x, y, fa.Linf(EPS))
-    assert any("outside: " in flag for flag in out.flags) == refused
-    assert (out.x_adv - x).abs().max() <= EPS * (1 + 1e-6)

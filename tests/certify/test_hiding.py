@@ -149,12 +149,9 @@ def test_a_point_that_contradicts_a_certificate_is_found() -> None:
 
 def test_few_coordinates_are_told() -> None:
     images, model = (torch.zeros(1, 1, 2, 2), torch.zeros(1).long()), ByTable(8, lean=1.0)
-    small, usual, large = (smooth(model, images, share, fa.L0, n=2000) for share in (0.4, 0.6, 1 - 1e-9))
-    assert "100.0% correct, 0.0% within 1; average radius 0.000; 0 abstained" in str(small)
+    small, large = (smooth(model, images, share, fa.L0, n=2000) for share in (0.4, 1 - 1e-9))
     assert "2,000 draws certify 0.74" in str(small)
     assert "no image is certified at 1" in str(small)
-    assert "100.0% within 1, 0.0% within 2; average radius 1.000" in str(usual)
-    assert "note" not in str(usual)
     assert float(large.radius) == 4  # an image has no more
 
 

@@ -5,15 +5,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.certify import Certificates, audit, contradictions, predict, smooth
 from fastadv.certify.noise import Noise
-from fastadv.certify.sequential import Fixed, Sequential, judge_of
+from fastadv.certify.sequential import Fixed, Sequential, judge_of, lower_bound
 from fastadv.certify.smooth import Smoothed
+from fastadv.errors import InputError
 from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
 
 NOISE = Noise(SIGMA)
@@ -54,22 +56,6 @@ def test_every_element_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) >= 2
 
 
-def test_predict_draws_noise_of_its_own() -> None:
-    seen: list[torch.Tensor] = []
-
-    def model(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.detach().flatten(1).clone())
-        return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
-
-    x, y = images(2)
-    smooth(model, (x, y), SIGMA, n0=5, n=5, sequential=False)
-    first = torch.cat([each for each in seen if len(each) > 1])
-    seen.clear()
-    fa.certify.predict(model, x, SIGMA, n=10)
-    second = torch.cat([each for each in seen if len(each) > 1])
-    assert not (first[:, None] == second[None]).all(2).any()
-
-
 def test_an_abstention_and_a_draw_contradict_nothing() -> None:
     model, (x, y) = halfspace(), images(4)
     x = x.clone()
@@ -96,12 +82,6 @@ def test_a_point_at_the_radius_itself_is_within_it(changed: int, radius: int) ->
     forged = replace(found, radius=torch.full_like(found.radius, radius), abstained=found.abstained & False)
     caught = contradictions(forged, x, x_adv, ids, model=model, n=200)
     assert caught.tolist() == (ids.tolist() if changed <= radius else [])
-
-
-@pytest.mark.parametrize("alpha", [0.5, 0.7, 1e-16])
-def test_alpha_that_bounds_nothing_is_refused(alpha: float) -> None:
-    with pytest.raises(fa.InputError, match="alpha"):
-        smooth(halfspace(), images(2), SIGMA, n=10, alpha=alpha, sequential=False)
 
 
 def forged(found: Certificates, radius: float | Tensor) -> Certificates:
@@ -178,20 +158,6 @@ def test_contradictions_are_measured_between_points_of_the_grid() -> None:
     assert contradictions(wrong, x - off, x + off, torch.arange(1), model=halfspace()).tolist() == [0]
 
 
-@pytest.mark.slow
-def test_contradictions_are_decided_under_the_noise_of_the_certificate() -> None:
-    def model(x: Tensor) -> Tensor:  # 1 where uniform noise never comes to
-        far = (x - 128 / 255).abs().flatten(1).amax(1) > 0.88
-        return torch.stack([~far, far], dim=1).float()
-
-    x, ids = torch.full((2, 1, 4, 4), 128 / 255), torch.arange(2)
-    found = smooth(model, (x, ids * 0), SIGMA, fa.L1, n=200)
-    assert found.correct.all()
-    assert contradictions(found, x, x, ids).numel() == 0
-    gaussian = replace(found, card={**found.card, "config": {**found.card["config"], "norm": "L2"}})
-    assert contradictions(gaussian, x, x, ids, model=model).tolist() == [0, 1]
-
-
 def test_contradictions_are_sure_by_the_alpha_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = images(1)
     votes = torch.tensor([[35, 65]]).int()  # sure by 0.05, not by 1e-3
@@ -237,3 +203,84 @@ def test_contradictions_draw_by_their_seed_and_the_number_of_the_image() -> None
     assert len(alone) == 9
     assert alone < drawn(2, 1)
     assert not alone & (drawn(0) | drawn(2) | drawn(1, seed=1))
+
+
+class Shares(nn.Module):
+    """Votes for ten classes of known shares, by the first pixel of a copy."""
+
+    def __init__(self, *edges: float) -> None:
+        super().__init__()
+        self.register_buffer("edges", torch.tensor(edges))
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = torch.bucketize(x.flatten(1)[:, :1].float(), self.edges).squeeze(1)
+        return nn.functional.one_hot(place, 10).float()
+
+
+def test_predict_tests_the_two_first_classes_against_each_other():
+    # about 30, 45 and 25% of the votes: of all draws no class has the half
+    model, x = Shares(-0.26, 0.34), torch.zeros(2, 1, 2, 2)
+    assert predict(model, x, 0.5, n=1000).tolist() == [1, 1]
+    assert smooth(model, (x, torch.ones(2).long()), 0.5, n=1000).abstained.all()
+
+
+def test_predict_takes_what_it_can_and_refuses_the_rest():
+    model, x = halfspace(), images(6)[0]
+    given = predict(model, x, SIGMA, ids=torch.arange(6))
+    for ids in (list(range(6)), np.arange(6)):
+        assert torch.equal(predict(model, x, SIGMA, ids=ids), given)
+    for wrong, told in (
+        ({"ids": [0, 1]}, "ids: expected int64"), ({"sound": 1}, "sound: expected True or False"),
+        ({"x": x.numpy()}, "x: expected a floating"), ({"x": (255 * x).byte()}, "x: expected a floating"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            predict(model, **{"x": x, "sigma": SIGMA, **wrong})
+
+
+def test_logarithms_are_exact_enough():
+    """The bound of k hits in n is where the test martingale, by math.lgamma, reaches 1 / alpha."""
+    hits, n, alpha = 99_990, 100_000, 1e-3
+
+    def ratio(p):
+        beta = math.lgamma(hits + 0.5) + math.lgamma(n - hits + 0.5) - math.lgamma(n + 1) - math.log(math.pi)
+        return beta - hits * math.log(p) - (n - hits) * math.log1p(-p)
+
+    found = lower_bound(hits, n, alpha)
+    assert ratio(found) == pytest.approx(math.log(1 / alpha), abs=1e-4)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_out_of_range_are_refused(label):
+    x, y = images(4)
+    y[2] = label
+    with pytest.raises(InputError, match="labels from 0 to 1"):
+        smooth(halfspace(), (x, y), SIGMA, n=20)
+
+
+def test_the_grid_ends_where_it_does():
+    noise = Noise(0.5)
+    with pytest.raises(InputError, match="grid"):
+        noise.levels(torch.full((1, 4), 1.001 / 255))
+    for wrong in (math.nan, math.inf, 1e9):
+        with pytest.raises(InputError, match="grid"):
+            noise.levels(torch.tensor([[0.0, wrong]]), sound=False)
+    fine = Noise(1e-4)
+    with pytest.raises(InputError, match="grid"):
+        fine.levels(torch.full((1, 1), 3000.0), sound=False)  # more steps than int32 counts
+    assert int(fine.levels(torch.ones(1, 1), sound=False)) == 255 * fine.steps
+    assert noise.ladder[-1] == 4 * noise.sigma
+
+
+def test_an_audit_draws_what_was_certified(monkeypatch):
+    seen, passes = [], Smoothed.passes
+
+    def noted(self, levels, ids, drawn, wanted):
+        seen.append(list(zip(ids.tolist(), drawn.tolist(), strict=True)))
+        return passes(self, levels, ids, drawn, wanted)
+
+    monkeypatch.setattr(Smoothed, "passes", noted)
+    found = smooth(halfspace(), images(4), SIGMA, n=200, n0=30, sequential=False)
+    assert seen[-1] == [(image, 30) for image in range(4)]
+    seen.clear()
+    assert all(each.stands for each in fa.certify.audit(found, [0, 3]))
+    assert {(0, 30), (3, 30)} <= {each for several in seen for each in several}

@@ -3,7 +3,6 @@
 import math
 import sys
 from dataclasses import replace
-from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -14,7 +13,6 @@ import fastadv as fa
 from fastadv import _waiting
 from fastadv.certify import Certificates, audit, contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
-from fastadv.certify.passes import read_later
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
@@ -57,21 +55,6 @@ def test_sequential_decisions_agree_with_those_of_all_draws_and_take_fewer() -> 
         assert torch.equal((quick.radius >= radius)[clear], (cohen.radius >= radius)[clear])
 
 
-@pytest.mark.slow
-def test_results_depend_on_seed_and_position_alone() -> None:
-    model, (x, y) = halfspace(), images(30)
-    whole = smooth(model, (x, y), SIGMA, n=500, seed=4)
-    for size in (7, 77, 5000):
-        again = smooth(model, (x, y), SIGMA, n=500, seed=4, batch_size=size)
-        assert torch.equal(again.hits, whole.hits)
-        assert torch.equal(again.draws, whole.draws)
-    assert not torch.equal(smooth(model, (x, y), SIGMA, n=500, seed=5).hits, whole.hits)
-    few = smooth(model, (x[:7], y[:7]), SIGMA, n=500, seed=4)
-    assert torch.equal(few.hits, whole.hits[:7])
-    frozen = smooth(fa.freeze(model), (x, y), SIGMA, n=500, seed=4)
-    assert torch.equal(frozen.hits, whole.hits)
-
-
 def test_each_copy_has_noise_of_its_own() -> None:
     seen: list[Tensor] = []
 
@@ -83,12 +66,8 @@ def test_each_copy_has_noise_of_its_own() -> None:
     smooth(model, (x, y), SIGMA, n0=50, n=200, sequential=False, batch_size=64)
     copies = torch.cat([each for each in seen if len(each) > 1]).flatten(1)
     assert len(copies) == 3 * 250 == len(copies.unique(dim=0))
-    noise = (
-        copies
-        - x.flatten(1)[
-            torch.cat([torch.arange(3).repeat_interleave(50), torch.arange(3).repeat_interleave(200)])
-        ]
-    )
+    turns = [torch.arange(3).repeat_interleave(count) for count in (50, 200)]
+    noise = copies - x.flatten(1)[torch.cat(turns)]
     assert abs(float(noise.std()) - SIGMA) < 0.01
     assert abs(float(noise.mean())) < 0.02
     assert (noise[:, 0] * noise[:, 1]).mean().abs() < 0.05
@@ -121,18 +100,11 @@ def test_logits_that_are_not_finite_are_votes_against_and_are_told() -> None:
     assert found.average_radius == 0
 
 
-def test_ties_go_to_the_lower_class() -> None:
-    x, y = images(2)
-    found = smooth(Odd("ties"), (x, y * 0), SIGMA, n=100, sequential=False)
-    assert (found.prediction == 0).all()
-    assert (found.hits == 100).all()
-
-
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
         ({"sigma": 0}, "sigma"), ({"sigma": math.nan}, "sigma"), ({"n0": 0}, "n0"), ({"n": 0}, "n:"),
-        ({"alpha": 0}, "alpha"), ({"alpha": 1}, "alpha"), ({"alpha": math.nan}, "alpha"),
+        ({"alpha": 0}, "alpha"), ({"alpha": 0.5}, "alpha"), ({"alpha": math.nan}, "alpha"),
         ({"radii": (-1,)}, "radii"), ({"radii": ()}, "radii"), ({"radii": (math.inf,)}, "radii"),
         ({"radii": 0.1}, "such as"),
         ({"norm": fa.Linf}, "norm"), ({"batch_size": 0}, "batch_size"), ({"sequential": 1}, "sequential"),
@@ -152,25 +124,10 @@ def test_labels_and_classes_and_grids_that_do_not_fit(tmp_path) -> None:
     with pytest.raises(InputError, match="two classes"):
         smooth(Odd("one class"), (x, y), SIGMA, n=10)
     with pytest.raises(InputError, match="sound=False"):
-        smooth(halfspace(), (x + 0.3 / 255, y), SIGMA, n=10)
-    with pytest.raises(InputError, match="sound=False"):
         smooth(halfspace(), (x + 0.3 / 255, y), SIGMA, n=10, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     rounded = smooth(halfspace(), ((x + 0.3 / 255).clamp(max=1), y), SIGMA, n=10, sound=False)
     assert "nearest points" in rounded.card["measured"]["notes"][0]
-
-
-def test_what_a_printed_result_warns_of() -> None:
-    told = str(smooth(halfspace(), images(2), SIGMA, n=100, radii=(0.1, 9.0)))
-    assert "draws an image; lower bounds all, by a sequential test\n" in told
-    assert "\nnote: 100 draws certify" in told
-    assert "no image is certified at 9" in told
-    assert "certify 0 at most" in str(smooth(halfspace(), images(2), SIGMA, n=2))
-    whole = str(smooth(halfspace(), images(2), SIGMA, n=100, sequential=False))
-    assert "lower" not in whole
-    assert "note" not in whole
-    with pytest.raises(TypeError, match="no argument 'radius'; did you mean 'radii'"):
-        smooth(halfspace(), images(2), SIGMA, radius=0.1)
 
 
 @pytest.mark.slow
@@ -200,64 +157,21 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_batch_size(tmp_path) -> None:
-    """Draws do not depend on it."""
-    model, data = halfspace(), images(40)
-    whole = smooth(model, data, SIGMA, n=300)
-
-    def stop(done: int, count: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        smooth(model, data, SIGMA, n=300, run_dir=tmp_path, progress=stop, batch_size=100)
-    again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, batch_size=4096)
-    for name in ("ids", "hits", "draws", "failed"):
-        assert torch.equal(getattr(again, name), getattr(whole, name)), name
-
-
-@pytest.mark.slow
-def test_images_of_many_parts_share_the_passes_of_a_gpu(tmp_path, monkeypatch) -> None:
-    """Certificates are the same, also of a run that was begun on a CPU; passes are fewer and fuller."""
+def test_images_of_many_parts_share_the_passes_of_a_gpu(monkeypatch) -> None:
+    """Certificates are the same; passes are fewer and fuller."""
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "TOGETHER", 2)
-    data = images(24)
 
-    def certified(folder: str, on_gpu: bool, **more) -> tuple[fa.certify.Certificates, list[int]]:
+    def certified(at_once: set[str]) -> tuple[Certificates, int]:
         model, sizes = halfspace(), list[int]()
         model.register_forward_hook(lambda part, args, logits: sizes.append(len(logits)))
-        with patch.object(_waiting, "AT_ONCE", set() if on_gpu else {"cpu"}):
-            run = partial(smooth, model, data, SIGMA, n=300, run_dir=tmp_path / folder, batch_size=512)
-            return run(**more), sizes
+        with patch.object(_waiting, "AT_ONCE", at_once):
+            return smooth(model, images(24), SIGMA, n=300, batch_size=512), len(sizes)
 
-    def stop(done: int, count: int) -> None:
-        raise KeyboardInterrupt
-
-    wanted, several = certified("cpu", on_gpu=False)
-    found, fewer = certified("gpu", on_gpu=True)
-    assert sorted(path.name for path in (tmp_path / "cpu").iterdir()) == sorted(
-        path.name for path in (tmp_path / "gpu").iterdir()
-    )
-    assert len(fewer) < 0.8 * len(several)
-    with pytest.raises(KeyboardInterrupt):
-        certified("both", on_gpu=False, progress=stop)
-    again, _ = certified("both", on_gpu=True, resume=True)
+    (wanted, several), (found, fewer) = certified({"cpu"}), certified(set())
+    assert fewer < 0.8 * several
     for name in ("ids", "hits", "draws", "radius"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
-        assert torch.equal(getattr(again, name), getattr(wanted, name)), name
-
-
-def test_votes_that_are_read_later_are_those_of_now() -> None:
-    votes = torch.ones(3, dtype=torch.int32)
-    read = read_later(votes)
-    votes += 1
-    assert read().tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize("kind", ["char", "float", "bool", "int"])
-def test_predict_takes_sample_numbers_alone(kind) -> None:
-    ids = getattr(torch.arange(2), kind)()
-    with pytest.raises(InputError, match="ids: expected int64 of shape"):
-        predict(halfspace(), images(2)[0], SIGMA, 50, ids=ids)
 
 
 @pytest.mark.slow
@@ -272,13 +186,14 @@ def test_an_audit_makes_the_same_draws_again_and_finds_what_was_changed() -> Non
     other = audit(found, [sure], model=Halfspace(-4 * NORMAL_VECTOR, -0.0011), data=data)
     assert not other[0].stands
     assert sum(other[0].hits) == int(found.draws[sure])
-    with pytest.raises(InputError, match="certified"):
-        audit(found, [99])
-    with pytest.raises(InputError, match="such as"):
-        audit(found, 0)
     stored = Certificates(**{name: getattr(found, name) for name in found.__dataclass_fields__})
-    with pytest.raises(InputError, match="model, data"):
-        audit(stored, [0])
+    for certificates, ids, says in (
+        (found, [99], "certified"),
+        (found, 0, "such as"),
+        (stored, [0], "model, data"),
+    ):
+        with pytest.raises(InputError, match=says):
+            audit(certificates, ids)
 
 
 def test_predict_abstains_where_two_classes_are_close() -> None:
@@ -297,26 +212,11 @@ def test_the_table_and_its_curve() -> None:
     found = smooth(halfspace(), images(), SIGMA, n=1000, radii=(0.25, 0.5))
     told = found.to_dict()
     assert [row["id"] for row in told["certificates"]] == list(range(24))
-    assert told["config"]["sigma"] == SIGMA
-    assert told["average_radius"] == found.average_radius
+    assert (told["config"]["sigma"], told["average_radius"]) == (SIGMA, found.average_radius)
     curve = Curve.from_certificates(found.radius, found.correct, [0.25, 0.5])
     assert curve.accuracy.tolist() == pytest.approx([found.accuracy(0.25), found.accuracy(0.5)])
     assert "24 images" in str(found)
     assert "within 0.25" in str(found)
-
-
-def test_bfloat16_models_get_copies_in_their_own_precision() -> None:
-    dtypes = set()
-
-    class Net(Halfspace):
-        def forward(self, x: Tensor) -> Tensor:
-            dtypes.add(x.dtype)
-            return super().forward(x)
-
-    model = Net(halfspace().normal.detach().bfloat16(), halfspace().offset)
-    found = smooth(model, images(4), SIGMA, n=200)
-    assert dtypes == {torch.bfloat16}
-    assert found.prediction.shape == (4,)
 
 
 def test_a_certificate_that_does_not_hold_is_contradicted() -> None:

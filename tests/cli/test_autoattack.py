@@ -1,18 +1,14 @@
 """AutoAttack in commands: its components are shown, printed, written, and resumed."""
 
 import json
-from contextlib import nullcontext
-from unittest.mock import Mock
 
 import pytest
 import torch
 
 import fastadv as fa
-from fastadv.cli import _attack, _evaluate
 from fastadv.data import load
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
-from fastadv.progress import Lines
 from fastadv.runs.files import load_tensors
 
 COUNT = 32
@@ -32,13 +28,6 @@ def direct(trained):
     return out
 
 
-def shown(monkeypatch, command):
-    """What the progress bar of a command would show: texts, done, total."""
-    bar = Mock(spec=Lines)
-    monkeypatch.setattr(command, "progress", lambda text: nullcontext(bar))
-    return bar.named.call_args_list
-
-
 def told_and_written(done, path, direct):
     """The samples in the file: with the component of the library that broke each."""
     told = done.json
@@ -53,20 +42,6 @@ def told_and_written(done, path, direct):
             assert row["components"][name][field] == getattr(cost, field)
     assert row["remarks"] == list(direct.notes)
     return written
-
-
-def test_the_component_that_broke_each_sample_is_told_and_written_and_named_by_the_bar(
-    fastadv, net, direct, monkeypatch
-):
-    seen = shown(monkeypatch, _attack)
-    done = fastadv(f"attack {net} {LINE} --batch-size {COUNT} --out a.safetensors --json")
-    told_and_written(done, "a.safetensors", direct)
-    costs = {name: cost.samples for name, cost in direct.costs.items()}
-    begun, *stages, last = [each.args[0] for each in seen]
-    assert begun == LABEL
-    assert stages == [f"{LABEL}: {name}, {n} left" for name, n in costs.items()]
-    assert last.startswith(f"{LABEL}: robust accuracy ")
-    assert seen[-1].args[1:] == (COUNT, COUNT)
 
 
 def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
@@ -85,10 +60,8 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     assert stopped.err.endswith("nothing was finished yet: add --resume to begin again in run\n")
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run --resume", code=130)
     assert stopped.err == "fastadv: interrupted; kept in run: add --resume to continue\n"
-    seen = shown(monkeypatch, _evaluate)
     done = fastadv(f"evaluate {net} {LINE} --run-dir run --resume --out resumed.safetensors --json")
     assert len(calls) == 4
-    assert seen[0].args[1:] == (COUNT // 2, COUNT)  # what the folder holds is done
     written = told_and_written(done, "resumed.safetensors", direct)
     assert written.keys() >= {"x_adv", "component", "by", "status", "distances"}
     assert torch.equal(written["status"], direct.status)

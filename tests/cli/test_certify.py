@@ -33,15 +33,6 @@ def test_it_refuses(refused, more, says):
 
 
 @pytest.mark.slow
-def test_its_options_are_those_of_the_call(fastadv):
-    line = f"{MODEL} --norm l1 --alpha 0.01 --chosen-by 7 --radii 0.1,0.2 --seed 3 --json"
-    config = fastadv(line).json["config"]
-    wanted = {"sigma": 0.25, "norm": "L1", "n0": 7, "n": 200, "alpha": 0.01, "radii": [0.1, 0.2], "seed": 3}
-    wanted |= {"sequential": True, "sound": False, "batch_size": 64}
-    assert {name: config[name] for name in wanted} == wanted
-
-
-@pytest.mark.slow
 def test_few_coordinates(fastadv):
     line = MODEL.replace("--sigma 0.25", "--sigma 0.8")
     assert "--sigma 0.8" in line

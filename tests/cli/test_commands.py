@@ -1,13 +1,16 @@
 """Each command does its work on a few digits, and its JSON is one document."""
 
-from copy import deepcopy
+import re
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from fastadv.attacks.core.card import REGISTRY
+from fastadv.cli._output import PIPE_WIDTH, print_table
 from fastadv.data import load_constructed
-from fastadv.runs.files import load_tensors
 
 SOME = "-n 60"
 
@@ -25,22 +28,6 @@ def test_construct_then_train_on_it(fastadv, folder, net, kind):
     assert (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns == written
     done = fastadv("train -m softmax --data sets/a --test-data digits --test-samples 20 --epochs 1 --json")
     assert done.json["measured"]["epochs"][0]["clean_accuracy"] is not None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd"])
-def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
-    fastadv, folder, net, trained, command
-):
-    found = {}
-    for flag in ("", "--precision bf16"):
-        done = fastadv(f"{command} {net} {SOME} --radius 0.3 --steps 3 {flag} --out x.safetensors --json")
-        assert done.json["config"]["precision"] == ("bf16" if flag else "fp32")
-        found[flag] = load_tensors(folder / "x.safetensors")[0]
-    assert not found[""]["x_adv"].equal(found["--precision bf16"]["x_adv"])
-    x_adv, y, success = (found["--precision bf16"][name] for name in ("x_adv", "y", "success"))
-    assert success.any()
-    assert (deepcopy(trained).eval()(x_adv).argmax(1) != y)[success].all()
 
 
 @pytest.mark.slow
@@ -63,3 +50,65 @@ def test_models_of_ones_own(fastadv, folder):
     torch.save({"1.weight": torch.zeros(10, 64), "1.bias": torch.arange(10.0)}, "w.pt")
     done = fastadv(f"evaluate -m ownnet:net -w w.pt --data digits {SOME} --radius 0.1 -a fgsm --json")
     assert done.json["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
+
+
+HEAD = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
+
+
+def test_a_pipe_gets_each_figure_whole(capsys):
+    figures = [f"12,345,67{place}" for place in range(12)]
+    print_table("title", [HEAD, ["autoattack-standard", *figures]])
+    lines = capsys.readouterr().out.splitlines()
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert len(lines[1]) > PIPE_WIDTH
+    assert all(text in lines[2] for text in HEAD)
+    assert all(text in lines[4] for text in figures)
+
+
+def test_a_pipe_gets_prose_in_lines(capsys):
+    words = " ".join(["word"] * 60)
+    print_table("title", [["name", "what it does"], ["pgd", words]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= PIPE_WIDTH
+    assert sum(line.count("word") for line in lines) == 60
+
+
+def test_departures_name_attacks_and_rows_of_the_table_of_parity():
+    root = Path(__file__).resolve().parents[2]
+    pages = ("bench/results/parity.md", "docs/departures.md")
+    table, departures = ((root / page).read_text() for page in pages)
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")}
+    named = re.findall(r"Row: (.*)\.$", departures, re.MULTILINE)
+    assert len(named) > 20
+    assert set(named) <= rows
+    assert set(re.findall(r"^## (\w+)$", departures, re.MULTILINE)) <= set(REGISTRY)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs(path, capsys):
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
+def test_the_commands_about_training_run(fastadv, folder):
+    page = (ROOT / "docs" / "training.md").read_text()
+    blocks = [part.partition("\n```")[0] for part in page.split("```sh\n")[1:]]
+    lines = [line for block in blocks for line in block.replace("\\\n   ", "").splitlines()]
+    name, _, value = next(line for line in lines if line.startswith("NETS=")).partition("=")
+    lines = [line.replace(f"${name}", value) for line in lines if not line.startswith(name)]
+    assert len(lines) == 5
+    for line in lines:
+        fastadv(line.removeprefix("fastadv "))
+    names = sorted(path.name for path in (folder / "runs" / "robust").iterdir())
+    assert names == [
+        "best.safetensors", "checkpoint.safetensors", "ema.safetensors", "model.safetensors", "report.jsonl"
+    ]  # fmt: skip
+    assert all(f"`{name}`" in page for name in names)

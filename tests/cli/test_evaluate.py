@@ -96,15 +96,6 @@ def test_masked_and_randomized_models(fastadv, folder, net):
 
 
 @pytest.mark.slow
-def test_draws_follow_from_the_seed(fastadv, folder, net):
-    (folder / "own.py").write_text(OWN)
-    own = net.replace("small_cnn", "own:Noisy")
-    line = f"evaluate {own} -n 60 --radius 0.05 -a fgsm --draws 5 --json --seed"
-    first, again, other = (fastadv(f"{line} {seed}").json["measured"]["draws"] for seed in (3, 3, 4))
-    assert first == again != other
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack", "evaluate"])
 def test_results_say_what_was_replaced(fastadv, folder, command):
     (folder / "defended.py").write_text(

@@ -6,7 +6,6 @@ import shlex
 import pytest
 from typer.main import get_command
 
-from fastadv import __version__
 from fastadv.cli import app
 from fastadv.cli._panels import COMMON, MOST
 
@@ -20,12 +19,6 @@ def commands(group, *path):
 
 
 COMMANDS = dict(commands(get_command(app)))
-
-
-def test_help_lists_every_command(fastadv):
-    assert {"demo", "attack", "train", "construct", "evaluate", "abs bound"} <= COMMANDS.keys()
-    told = fastadv("--help").out
-    assert all(command.partition(" ")[0] in told for command in COMMANDS)
 
 
 @pytest.mark.slow
@@ -74,7 +67,3 @@ def test_few_options_are_shown_unless_all_are_asked_for(fastadv, command):
             assert noise not in told
     assert "--help-all" not in fastadv("models --help").out
     assert {option.name for found in COMMANDS.values() for option in found.params} >= COMMON
-
-
-def test_version(fastadv):
-    assert fastadv("--version") == (0, f"{__version__}\n", "")

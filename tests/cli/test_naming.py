@@ -35,9 +35,7 @@ def parsed(text, **options):
 
 def test_the_arguments_that_text_can_name():
     assert ATTACKS.keys() - ENTRIES.keys() == {"minimum_radius"}  # it runs another
-    assert len(ARGUMENTS) > 100
     keys = {key for _, key in ARGUMENTS}
-    assert {"steps", "loss", "version", "eot", "seed", "stop_early", "share"} <= keys
     assert not {"model", "x", "y", "threat", "targets", "criterion", "mask", "ids", "on_progress"} & keys
 
 

@@ -4,14 +4,12 @@ import json
 import os
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from fastadv.cli import main
 from fastadv.runs.files import digest, load_tensors
-from fastadv.train import reports
 from tests.cli.conftest import timeless
 from tests.processes import finish, program, serve
 
@@ -53,23 +51,6 @@ def test_torchrun_starts_a_command(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_speak_once(fastadv, folder, together):
-    line = f"train {MODEL} --test-samples 20 --epochs 2"
-    codes, out, err = together(f"{line} --run-dir two")
-    assert codes == [0, 0], err
-    assert out.count("weights in two/model.safetensors") == 1
-    assert out.count("small_cnn on digits") == 1
-    fastadv(f"{line} --run-dir one")
-    for ours, alone in zip(reports(folder / "two"), reports(folder / "one"), strict=True):
-        assert ours.loss == pytest.approx(alone.loss, abs=1e-5)
-    codes, _, err = together(f"{line} --run-dir two")
-    assert codes == [2, 1]
-    assert err.count("--run-dir two already holds a run") == 1
-    # of another number of epochs, and of one process
-    assert "another epochs" in fastadv(f"{line} --run-dir two --resume --epochs 3", code=2).err
-
-
-@pytest.mark.slow
 def test_two_processes_evaluate_as_one_and_speak_once(fastadv, together):
     line = f"evaluate {MODEL} --norm l2 --radius 0.5 --steps 5 -a pgd -a gaussian_noise --radii 0,0.2 --json"
     codes, out, err = together(f"{line} --run-dir two --out two.safetensors")
@@ -83,16 +64,3 @@ def test_two_processes_evaluate_as_one_and_speak_once(fastadv, together):
     assert err.count("--run-dir two already holds an evaluation") == 1
     # with the finished batches of both
     assert timeless(fastadv(f"{line} --run-dir two --resume").json) == alone
-
-
-@pytest.mark.slow
-def test_two_processes_construct_as_one_and_speak_once(fastadv, together):
-    line = f"construct random-target {MODEL} --steps 2 --shard-size 40"
-    codes, out, err = together(f"{line} --out two --json")
-    assert codes == [0, 0], err
-    assert timeless(json.loads(out)) == timeless(fastadv(f"{line} --out one --json").json)
-    for path in Path("one").glob("shard-*"):
-        assert path.read_bytes() == (Path("two") / path.name).read_bytes()
-    codes, _, err = together(f"{line} --steps 3 --out two")
-    assert codes == [2, 1]
-    assert err.count("another steps") == 1

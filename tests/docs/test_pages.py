@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 import fastadv as fa
 
 DOCS = Path(__file__).parents[2] / "docs"
-TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9]*.md"))
 GUIDES = ("evaluate", "honest", "sets", "abs", "issues")
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
@@ -83,23 +82,6 @@ class Session:
     def run(self, names: None, feed: dict[str, Any]) -> list[Any]:
         with torch.no_grad():
             return [self.model(torch.from_numpy(feed["input"])).numpy()]
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_a_tutorial_runs(path, monkeypatch):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    fit = fa.train.fit
-
-    def quick(*args: Any, epochs: int, **more: Any) -> Any:
-        """Train for two epochs; the site's build does to the end."""
-        return fit(*args, epochs=min(epochs, 2), **more)
-
-    monkeypatch.setattr(fa.train, "fit", quick)
-    run(path, CELL)
 
 
 @pytest.mark.slow

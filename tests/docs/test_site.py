@@ -3,10 +3,14 @@
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.evaluation.figures import style
+from fastadv.runs.card import about, telling
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -43,3 +47,37 @@ def test_each_table_that_a_page_shows_can_be_made() -> None:
         assert len(lines) > 3, name
         assert columns or name in ("numbers", "others"), name
         assert name == "commands" or len(columns) < 2, name  # it has many tables
+
+
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
+TOLD = {"command", "seed", "machine", "date"}
+
+
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.png")), ids=lambda path: path.stem)
+def test_a_picture_is_small_and_tells_what_made_it(path):
+    with Image.open(path) as picture:
+        missing = TOLD - {name for name, text in picture.info.items() if text}
+        assert picture.mode == "P", "run python docs/figures/small.py"
+    assert not missing
+    assert path.stat().st_size < 250_000
+
+
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.svg")), ids=lambda path: path.stem)
+def test_a_recording_is_small_asks_no_server_and_tells_what_made_it(path):
+    text = path.read_text()
+    root = ElementTree.fromstring(text)
+    assert len(text) < 60_000
+    assert not [part for part in ("url(http", "href", "@import", "@font-face", "<script") if part in text]
+    told = dict(part.split(": ", 1) for part in root[0].text.split("; "))
+    assert told.keys() >= TOLD
+
+
+def test_what_is_told_is_kept_in_the_picture(tmp_path):
+    with telling(command="fastadv demo", seed=3):
+        style.save(style.new_figure(1, 1), tmp_path / "a.png", {"date": "long ago"})
+    with Image.open(tmp_path / "a.png") as picture:
+        kept = {name: picture.info[name] for name in TOLD}
+    assert kept == {
+        "command": "fastadv demo", "seed": "3", "machine": about()["machine"], "date": "long ago",
+    }  # fmt: skip
+    assert not {"command", "seed"} & about().keys()

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import AutoAttackResult
@@ -84,34 +83,6 @@ def test_samples_name_the_component_of_the_nearest_attack() -> None:
     assert kept.component.tolist() == [1, 0, -1, 0, -1, -1]
 
 
-def test_they_are_resumed(tmp_path) -> None:
-    whole = measured(batch_size=2, run_dir=tmp_path, keep_samples=True)
-    (tmp_path / "part-00001-00.safetensors").unlink()
-    again = measured(batch_size=2, run_dir=tmp_path, keep_samples=True, resume=True)
-    nets.assert_same(again, whole)
-
-
-@pytest.mark.slow
-def test_autoattack_itself() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.rand(8, 3, 2, 2)
-        nn.init.normal_(model[1].weight, std=1 / 3)
-    y = model(x).argmax(1)
-    data = fa.data.ImageSet(x, y, ("a", "b", "c"), "noise")
-    attack = partial(fa.attacks.autoattack, threat=fa.Linf(0.1), version="quick")
-    rows = [fa.evaluate(model, data, {"a": attack}, batch_size=size).rows[0] for size in (3, 8)]
-    direct = attack(model, x, y)
-    assert 1 < int(rows[0].broken.sum()) < 8
-    for row in rows:
-        names = [*row.components.costs, ""]
-        assert [names[place] for place in row.components.by] == list(direct.by)
-        costs, wanted = row.components.costs.values(), direct.costs.values()
-        assert [cost.samples for cost in costs] == [cost.samples for cost in wanted]
-        assert row.flags == ()
-        assert row.remarks == ()
-
-
 def test_a_component_breaks_no_sample_that_was_wrong() -> None:
     model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
     x = fa.data.load("digits", "test").x[:20]
@@ -123,26 +94,3 @@ def test_a_component_breaks_no_sample_that_was_wrong() -> None:
     assert (row.components.by[1::2] == -1).all()
     assert row.components.by_any_of(["square"]).equal(row.broken)
     assert row.broken[::2].any()
-
-
-class Misleading(nn.Module):
-    """A linear model of two classes whose gradient points the other way: only Square breaks it."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        lead = 1 - x.flatten(1).mean(1) * 2
-        return torch.stack([lead.detach() * 2 - lead, torch.zeros_like(lead)], 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("vulnerable", "flagged"), [(6, False), (7, True)])
-def test_the_flag_of_square_does_not_depend_on_the_batch_size(vulnerable: int, flagged: bool) -> None:
-    """Of 1,200 samples, those that are wrong among them, 7 are surely over 0.2%, and 6 are not."""
-    x, y = torch.full((1200, 3, 4, 4), 0.45), torch.ones(1200, dtype=torch.long)
-    y[:vulnerable] = 0
-    data = fa.data.ImageSet(x, y, ("a", "b"), "gray")
-    attack = partial(fa.attacks.autoattack, threat=fa.Linf(0.1), version="quick")
-    rows = [fa.evaluate(Misleading(), data, {"a": attack}, batch_size=size).rows[0] for size in (1200, 100)]
-    for row in rows:
-        assert row.components.costs["square"].broken == vulnerable
-        assert [flag.split(":")[0] for flag in row.flags] == ["square"] * flagged
-    assert rows[0].flags == rows[1].flags

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.errors import InputError
-from fastadv.evaluation import Table, evaluate
+from fastadv.evaluation import Curve, Row, Table, clopper_pearson, evaluate
 from fastadv.evaluation.draws import SHARED, Drawing, Draws
+from fastadv.evaluation.row import Group
 from tests.evaluation import nets
-from tests.evaluation.test_resume import Counting
 
 
 class Flips(nets.Threshold):
@@ -174,14 +175,6 @@ def test_every_sample_that_is_right_in_some_draw_is_attacked(attack):
         assert not table["one"].draws.right[right].any()
 
 
-def test_a_seed_moves_the_figure_no_more_than_chance_does():
-    """Also where all images of a pass are wrong together: there are many passes."""
-    model = Flips(0.5, together=True)
-    found = [drawn(model, 20, dataset=many(200), batch_size=256, seed=s).clean_accuracy for s in range(6)]
-    assert max(abs(one - 0.5) for one in found) < 3 * math.sqrt(0.25 / 200)
-    assert len({*found}) > 1
-
-
 def test_the_worst_of_several_is_no_luck():
     """Of ten attacks that find nothing, each by a model that is right in half of all draws."""
     generator = torch.Generator().manual_seed(0)
@@ -202,28 +195,6 @@ def test_the_verdict_names_its_figures():
     assert f"Randomized: at most {one} of one draw, {worst} worst of 5 draws (eot=4)." in table.verdict
     flagged = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01)})
     assert flagged.headline.endswith(f"At most {100 * flagged.worst_case:.1f}% of one draw.")
-
-
-class Poisoned(nets.Threshold):
-    """Bright images have no finite logits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x.flatten(1)[:, :1] > 0.8, torch.nan, super().forward(x))
-
-
-@pytest.mark.parametrize("batch_size", [2, 4, 6])
-@pytest.mark.parametrize("draws", [2, 5])
-def test_a_model_with_one_answer_has_the_same_figures_for_any_draws(draws, batch_size):
-    attacks = {"near": nets.nearest, "held": partial(nets.nearest, spare=(1, 2)), "pgd": nets.pgd(0.25)}
-    table = evaluate(Poisoned(), nets.DATA, attacks, batch_size=batch_size, draws=draws)
-    alone = evaluate(Poisoned(), nets.DATA, attacks, batch_size=batch_size)
-    assert table.correct.equal(alone.correct)
-    assert table.worst_case == alone.worst_case
-    for draws_of, accuracy in (
-        (table.draws, alone.clean_accuracy),
-        *((table[name].draws, alone[name].robust_accuracy) for name in attacks),
-    ):
-        assert (draws_of.one_draw, draws_of.majority, draws_of.worst) == pytest.approx((accuracy,) * 3)
 
 
 def state() -> tuple:
@@ -250,11 +221,8 @@ class Doubts(nn.Module):
 @pytest.mark.parametrize("freeze", [None, True])
 def test_every_figure_follows_from_the_seed_and_the_generators_stay(freeze):
     near = partial(fa.attacks.pgd, threat=fa.Linf(0.02), steps=40, stop_early=False)
-    attacks = {
-        "pgd": near,
-        "again": near,
-        "square": partial(fa.attacks.square, threat=fa.Linf(0.1), queries=9),
-    }
+    attacks = {"pgd": near, "again": near}
+    attacks["square"] = partial(fa.attacks.square, threat=fa.Linf(0.1), queries=9)
     options = {
         "dataset": squares(40),
         "attacks": attacks,
@@ -319,57 +287,16 @@ def test_one_draw_of_a_randomized_model_is_flagged():
     assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_another_answer_in_a_smaller_batch_may_be_rounding(whole):
-    class Sick(nets.Threshold):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).masked_fill(x.flatten(1)[:, :1] == 0.9, math.nan)
-
-    net = nets.Threshold() if whole else Sick()
-
-    def denies(model, x, y, *, ids):
-        """Return x, of which the model now says another class."""
-        net.weight.data.neg_()
-        return x
-
-    table = evaluate(net, nets.DATA, {"denies": denies}, indicators=False)
-    assert bool(table["denies"].flags) == whole
-
-
 @pytest.mark.slow
 def test_the_table_tells_the_draws():
     table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "none": nothing})
     told = json.loads(json.dumps(table.to_dict()))
     assert told["draws"] == table.draws.to_dict()
-    assert [*told["draws"]] == ["count", "one_draw", "majority", "worst"]
-    for one, row in zip(told["attacks"], table.rows, strict=True):
-        assert one["draws"] == row.draws.to_dict()
+    assert [one["draws"] for one in told["attacks"]] == [row.draws.to_dict() for row in table.rows]
     cells = table.details()["each sample classified 5 times"]
     assert cells[0] == ["attack", "one draw", "majority", "worst of 5"]
     assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
-    alone = drawn(Flips(0.2), 2).details()["each sample classified 2 times"]
-    assert [line[0] for line in alone] == ["attack", "none", "nothing"]
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
-    assert "each sample classified 5 times" in str(table)
-    assert "worst: right in the verdict" in str(table)
-
-
-@pytest.mark.slow
-def test_a_stopped_evaluation_goes_on_with_the_same_draws(tmp_path):
-    settings = {"model": Flips(0.3), "draws": 4, "seed": 2, "batch_size": 2}
-    with pytest.raises(KeyboardInterrupt):
-        nets.run(tmp_path, attacks={"near": Counting(stop=2)}, **settings)
-    again = Counting()
-    table = nets.run(tmp_path, attacks={"near": again}, resume=True, **settings)
-    assert again.calls == [[4, 5]]
-    whole = nets.run(None, attacks={"near": Counting()}, **settings)
-    nets.assert_same(table, whole)
-    for name in ("right", "voted", "verdict"):
-        assert getattr(table["near"].draws, name).equal(getattr(whole["near"].draws, name))
-        assert getattr(table.draws, name).equal(getattr(whole.draws, name))
-    for other in ({"draws": 5}, {"seed": 3}, {"draws": 1}):
-        with pytest.raises(InputError, match=f"another .*{next(iter(other))}"):
-            nets.run(tmp_path, attacks={"near": again}, resume=True, **settings | other)
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, 2.0, "3", None])
@@ -381,7 +308,27 @@ def test_bad_draws_and_seeds_are_named(bad):
             drawn(nets.Threshold(), 2, seed=bad)
 
 
-def test_several_attacks_are_no_weaker_than_the_strongest() -> None:
-    right, none = torch.tensor([2, 2]), torch.zeros(2, dtype=torch.bool)
-    parts = [Draws(4, right, none, none, torch.tensor(early)) for early in ([0, 2], [2, 0])]
-    assert Draws.together(parts).one_draw <= 0.5
+def test_shares_of_samples_are_rounded_to_their_number():
+    """29 / 100 * 100 is less than 29."""
+    right = torch.arange(100) < 29
+    cost = {"failed": 0, "unmoved": 0, "forwards": 0, "backwards": 0, "seconds": 0.0}
+    row = Row("one", right | ~right, ~right, right * math.inf, **cost)
+    assert row.accuracy_interval == clopper_pearson(29, 100)
+    drawn = replace(row, draws=Draws(2, 2 * right, right, right, right.long()))
+    assert Group(None, (drawn,)).right([drawn]) == 29
+    low, high = Curve(np.zeros(1), np.array([0.29])).band(100)
+    assert (low.accuracy[0], high.accuracy[0]) == clopper_pearson(29, 100)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_passes_of_draws_are_small_but_for_models_of_whole_batches(whole):
+    sizes = Counter[int]()
+
+    class ByIds(nets.Threshold):
+        def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+            sizes[len(x)] += 1
+            return super().forward(x)
+
+    table = drawn(ByIds(), 3, dataset=many(12), attacks=None, batch_size=5, whole_batches=whole)
+    assert table.draws.right.tolist() == [3] * 12
+    assert sizes == ({5: 3 + 3 * 3} if whole else {5: 2, 2: 1 + 3, SHARED: 6, 1: 6})

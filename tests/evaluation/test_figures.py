@@ -9,9 +9,11 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from fastadv.data import ConstructedSet, ImageSet
 from fastadv.demo import figures as demo
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
+from fastadv.evaluation.figures import style, thumbnails
 from fastadv.evaluation.figures.style import INK
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -59,17 +61,11 @@ def test_strips_hold_each_image_in_its_place_with_its_caption(drawn):
     (sheet,) = figure.axes
     pixels = [np.asarray(image.get_array()) for image in sheet.images]
     assert len(pixels) == len(sheet.patches) == 12
-    for image, frame in zip(sheet.images, sheet.patches, strict=True):
-        left, right, bottom, top = image.get_extent()
-        assert frame.get_bbox().extents == pytest.approx((left, top, right, bottom))
     for i in range(4):
         assert pixels[i] == pytest.approx(X[i, 0].numpy(), abs=1e-6)
         assert pixels[4 + i] == pytest.approx(x_adv[i, 0].numpy(), abs=1e-6)
         assert pixels[8 + i] == pytest.approx(pixels[4 + i] - pixels[i], abs=1e-6)
     captions = sheet.texts
-    for image, text in zip(sheet.images[:8], captions, strict=True):
-        left, right, bottom, _ = image.get_extent()
-        assert text.get_position() == pytest.approx(((left + right) / 2, bottom + 0.035))
     assert [text.get_text() for text in captions] == list("20312101")
     assert [text.get_color() for text in captions] == [INK] * 5 + [figures.VERMILION] * 2 + [INK]
     # the largest difference is 0.008: drawn 100 times as strong it does not saturate
@@ -165,3 +161,61 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         with pytest.raises(InputError, match="expected"):
             wrong()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn, in place of files."""
+    made: list[Figure] = []
+    monkeypatch.setattr(style, "save", lambda figure, path: made.append(figure))
+    return made
+
+
+def base_set(classes: int, each: int, channels: int = 1) -> ImageSet:
+    """The first pixel of an image tells its number."""
+    count = classes * each
+    x = torch.randint(256, (count, channels, 6, 6), dtype=torch.uint8)
+    x[:, :, 0, 0] = torch.arange(count)[:, None] % 256
+    return ImageSet(x, torch.arange(count) % classes, [f"n{k}" for k in range(classes)], "base")
+
+
+def constructed(base: ImageSet, shift: int = 1) -> ConstructedSet:
+    """Negatives, labeled with the next class."""
+    y = base.y
+    tensors = {
+        "images": 255 - base.x,
+        "labels": (y + shift) % base.num_classes,
+        "ids": torch.arange(len(base)),
+        "original_labels": y,
+    }
+    return ConstructedSet(tensors, {"config": {"classes": base.classes, "name": "negatives", "note": ""}})
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_sources_stand_above_what_was_made_of_them(drawn, shift):
+    base = base_set(3, 4)
+    thumbnails(constructed(base, shift), base, "a.png", per_class=2)
+    images, texts = drawn[0].axes[0].images, drawn[0].axes[0].texts
+    assert len(images) == 2 * 2 * 3
+    for place, (image, text) in enumerate(zip(images, texts, strict=True)):
+        turn, made, k = place // 6, place // 3 % 2, place % 3
+        pixels = base.x[3 * turn + k, 0].numpy() / 255
+        assert np.asarray(image.get_array()) == pytest.approx(1 - pixels if made else pixels, abs=1e-6)
+        assert text.get_text() == f"n{(k + shift * made) % 3}"
+        assert (to_hex(text.get_color()).upper() == figures.VERMILION) == bool(shift and made)
+    boxes = [image.get_window_extent() for image in images]
+    top, left = [box.y0 for box in boxes], [box.x0 for box in boxes]
+    assert top[:3] == [top[0]] * 3
+    assert top[0] > top[3] > top[6] > top[9]
+    assert left[:3] == left[3:6] == left[6:9]
+
+
+def test_wrong_arguments(tmp_path):
+    base = base_set(3, 2)
+    with pytest.raises(InputError, match="per_class"):
+        thumbnails(constructed(base), base, tmp_path / "a.png", per_class=0)
+    with pytest.raises(InputError, match="path"):
+        thumbnails(constructed(base), base, tmp_path / "a.gif")
+    two = base_set(3, 2, channels=2)
+    with pytest.raises(InputError, match="1 or 3"):
+        thumbnails(constructed(two), two, tmp_path / "a.png")

@@ -102,22 +102,6 @@ def test_one_draw_is_the_verdict_in_any_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_result_alone_and_a_curve_are_those_of_the_table() -> None:
-    some, ids = torch.tensor([10, 3, 4, 8, 1]), torch.arange(COUNT)
-    table = measured(1)
-    for name, attack in [*ATTACKS.items()][:-2]:
-        out = attack(ByIds(), X[some], Y[some], ids=ids[some])
-        assert out.held.equal((table[name].correct & ~table[name].broken)[some]), name
-    curve = fa.accuracy_against_radius(ByIds(), (X, Y), lambda r: own, [0.0, 0.1, 0.2], batch_size=5)
-    assert curve.accuracy.tolist() == [11 / 12, *[table["own"].robust_accuracy] * 2]
-    assert 0 < table["own"].robust_accuracy < 11 / 12
-    options = {"criterion": fa.attacks.Unless(2), "threat": fa.L2(0.3), "draws": 2, "indicators": False}
-    first, other = (evaluate(ByIds(), (X, Y % 2), "deepfool", batch_size=n, **options) for n in (COUNT, 5))
-    assert first["deepfool"].extra == other["deepfool"].extra
-    assert 0 < first.extra["abstained"] == other.extra["abstained"] < 1
-
-
-@pytest.mark.slow
 def test_signs_are_looked_for_with_the_ids_of_their_rows() -> None:
     """Without labels, where the outputs at the images come first."""
     attacks = {name: ATTACKS[name] for name in ("bim", "fmn")}

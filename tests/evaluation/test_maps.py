@@ -42,25 +42,12 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
     # a flow has many parameters, and a ball has none
     for threat in (fa.Flow(0.3), fa.Linf(0.05)):
         assert "few_parameters" not in fa.evaluate(model, data, {"apgd": apgd}, threat=threat).verdict
-    each = fa.evaluate(
-        model, data, {"map": partial(apgd, threat=fa.Flow(0.3)), "ball": apgd}, threat=fa.Linf(0.1)
-    )
-    assert [row.threat.norm for row in each.rows] == ["Flow", "linf"]
-    assert "Flow 0.3" in str(each)
 
 
-def test_autoattack_and_curves() -> None:
+def test_autoattack_is_flagged_too() -> None:
     model, data = digits()
-    table = fa.evaluate(model, data, {"aa": partial(fa.attacks.autoattack, version=["apgd-ce", "square"])},
-                        threat=fa.Moved(1, 10), limit=5)  # fmt: skip
+    aa = partial(fa.attacks.autoattack, threat=fa.Moved(1, 10), version=["apgd-ce", "square"])
+    table = fa.evaluate(model, data, {"aa": aa}, limit=5)
     assert "few_parameters" in table.verdict
     assert not any("square" in flag for flag in table.rows[0].flags)
-    out = fa.attacks.autoattack(model, data.x, data.y, fa.Moved(1, 10), version=["apgd-ce"])
-    assert "few_parameters" in str(out)
-
-    def attack(radius: float) -> partial[fa.attacks.AttackResult]:
-        return partial(fa.attacks.pgd, threat=fa.Flow(radius), steps=4)
-
-    curve = fa.accuracy_against_radius(model, data, attack, [0.0, 0.2, 0.6], limit=20)
-    assert curve.accuracy[0] == 1.0
-    assert curve.accuracy[2] < curve.accuracy[0]
+    assert "few_parameters" in str(aa(model, data.x, data.y))

@@ -79,13 +79,6 @@ def test_long_work_gives_what_a_function_gives(kind: str) -> None:
     assert_same(table, measured(lambda x: KINDS[kind](x)))
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 64}, {"precision": "bf16"}, {"freeze": True}], ids=str)
-def test_however_it_is_asked(options: dict[str, Any], tmp_path: Path) -> None:
-    table = measured(KINDS["raises"], run_dir=tmp_path, **options)
-    assert_same(table, measured(KINDS["raises"], freeze=False))
-    assert_same(table, measured(KINDS["raises"], run_dir=tmp_path, resume=True, **options))
-
-
 def test_a_frozen_one_falls_back_with_a_note() -> None:
     frozen = fa.freeze(KINDS["detached"])
     measured(frozen, indicators=False)
@@ -105,9 +98,8 @@ def test_curves_go_on_with_a_warning(kind: str) -> None:
             assert curve(attack).accuracy == 1
 
 
-@pytest.mark.parametrize("kind", ["votes", "raises"])
-def test_universal_finds_nothing_and_says_so(kind: str) -> None:
-    out = fa.attacks.universal(KINDS[kind], (X, KINDS[kind](X).argmax(1)), THREAT, epochs=14)
+def test_universal_finds_nothing_and_says_so() -> None:
+    out = fa.attacks.universal(KINDS["raises"], (X, Y), THREAT, epochs=14)
     assert not out.parameters.any()
     assert out.robust_accuracy == out.clean_accuracy == 1
     assert any(flag.startswith("zero_gradient: the attack could not run") for flag in out.flags)

@@ -8,7 +8,7 @@ import pytest
 
 from fastadv.runs.files import digest, load_tensors
 from tests.evaluation.nets import timeless
-from tests.evaluation.worker import go_on, whole
+from tests.evaluation.worker import KINDS, go_on, whole
 from tests.processes import Refused, go, kill, resume
 
 WORKER = "tests.evaluation.worker"
@@ -46,7 +46,7 @@ def kept(folder: Path) -> dict[str, Any]:
 
 def test_the_table_and_the_curves_of_several_processes_are_those_of_one(done: Path) -> None:
     for rank in range(WORLD):
-        for what in ("table", "curves", "draws"):
+        for what in (*KINDS, "curves"):
             ours, alone = (done / f"{what}-{name}" for name in (f"{WORLD}-{rank}", "1-0"))
             assert ours.read_bytes() == alone.read_bytes(), what
         assert (done / f"seconds-{WORLD}-{rank}").read_text() == (done / f"seconds-{WORLD}-0").read_text()
@@ -55,27 +55,20 @@ def test_the_table_and_the_curves_of_several_processes_are_those_of_one(done: Pa
 
 
 def test_the_folder_of_several_processes_is_that_of_one(done: Path) -> None:
-    ours, alone = kept(done / str(WORLD)), kept(done / "1")
-    assert len(alone) == 6 * 7
-    assert ours == alone
-    ours, alone = (done / name / "evaluation.json" for name in (str(WORLD), "1"))
-    assert ours.read_bytes() == alone.read_bytes()
-
-
-def test_an_error_in_one_ends_all_and_any_number_goes_on(tmp_path: Path, never: bytes) -> None:
-    go(WORKER, "stopped", tmp_path, 2)
-    assert (tmp_path / "stopped-1").read_text() == "Stop: in the middle"
-    assert (tmp_path / "stopped-0").read_text() == "RuntimeError: process 1: in the middle"
-    # two batches of each were done, but for one attack on one
-    assert len(kept(tmp_path / "run")) == 7
-    assert resume(WORKER, tmp_path, 4) == [never] * 4
-    assert len(kept(tmp_path / "run-4")) == 12
+    for kind in KINDS:
+        ours, alone = kept(done / str(WORLD) / kind), kept(done / "1" / kind)
+        assert len(alone) == 6 * (7 if kind == "classes" else 2)
+        assert ours == alone
+        ours, alone = (done / name / kind / "evaluation.json" for name in (str(WORLD), "1"))
+        assert ours.read_bytes() == alone.read_bytes()
 
 
 def test_a_killed_process_ends_the_others_and_leaves_what_was_finished(tmp_path: Path, never: bytes) -> None:
     kill(WORKER, tmp_path)
+    # two batches of each were done, but for one attack on one
     assert len(kept(tmp_path / "run")) == 7
-    assert resume(WORKER, tmp_path, 1) == [never]
+    assert resume(WORKER, tmp_path, 3) == [never] * 3
+    assert len(kept(tmp_path / "run-3")) == 12
 
 
 def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:

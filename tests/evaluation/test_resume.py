@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.evaluation import merge
 from fastadv.runs.files import load_tensors, save_tensors
 from tests.evaluation import nets
-from tests.evaluation.nets import assert_same
-from tests.models.abs import nets as abs_nets
+from tests.evaluation.nets import assert_same, nearest, run
+from tests.evaluation.test_draws import Flips
 from tests.processes import program, succeed
 
 
@@ -47,20 +47,6 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
         assert kept == max(0, int(moment.split("-")[0]) - moment.endswith("before")), moment
         assert_same(nets.run(folder, resume=True), expected)
         assert not list(folder.glob(".*.part"))
-
-
-def test_what_is_finished_is_not_done_again(tmp_path):
-    first = Counting(stop=2)
-    with pytest.raises(KeyboardInterrupt):
-        nets.run(tmp_path, attacks={"near": first})
-    assert first.calls == [[0, 1], [2, 3]]
-    again = Counting()
-    table = nets.run(tmp_path, attacks={"near": again}, resume=True)
-    assert again.calls == [[4, 5]]
-    assert table["near"].distance.tolist() == nets.run(None)["near"].distance.tolist()
-    last = Counting()
-    assert_same(nets.run(tmp_path, attacks={"near": last}, resume=True), table)
-    assert last.calls == []
 
 
 @pytest.mark.slow
@@ -135,18 +121,6 @@ def test_a_part_that_is_damaged_is_named_and_one_of_another_verdict_made_again(t
 
 
 @pytest.mark.slow
-def test_a_part_that_another_evaluation_left_is_made_again(tmp_path):
-    """As where a damaged evaluation.json was deleted, or files were copied."""
-    nets.run(tmp_path)
-    (tmp_path / "evaluation.json").unlink()
-    other = {"attacks": {"near": partial(nets.nearest, past=0.05), "pgd": nets.pgd(0.35)}}
-    assert_same(nets.run(tmp_path, **other), nets.run(None, **other))
-    first, second = (tmp_path / f"part-00000-0{place}.safetensors" for place in range(2))
-    second.write_bytes(first.read_bytes())
-    assert_same(nets.run(tmp_path, resume=True, **other), nets.run(None, **other))
-
-
-@pytest.mark.slow
 def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
     told = []
     table = nets.run(tmp_path, on_event=told.append)
@@ -169,15 +143,133 @@ def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
         nets.run(None, on_event="log.csv")
 
 
-def test_an_abs_that_was_used_meets_its_own_folder(tmp_path):
-    """Its bank of prior images is decoded at first use, which is no other model."""
-    model = abs_nets.tiny()
-    data = ImageSet(*abs_nets.images(model), 3, "explained")
-    attacks = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}
-    settings = {"batch_size": 3, "run_dir": tmp_path}
-    first, again = (
-        nets.evaluate(model, data, attacks, resume=resume, **settings) for resume in (False, True)
+REFUSED = {
+    "a": "expected all 3 shares, got none of 1; run the command",
+    "b": "expected all 3 shares, got none of 0, 2; run the command",
+    "c b": "expected all 3 shares, got none of 0; run the command",
+    "b a b": "expected each share once, got 1 in .*b, too",
+    "a other": "another attacks",
+    "a half": "expected a share of 3 of the same evaluation, got one of 2",
+    "a nowhere b": "nowhere: expected a finished share of an evaluation, got none",
+}
+
+
+def test_shares_are_the_evaluation_of_one_process_and_less_is_refused(tmp_path: Path) -> None:
+    for rank, name in enumerate("aba"):
+        run(tmp_path / name, rank=rank, world_size=3, resume=rank == 2)
+    run(tmp_path / "c", rank=2, world_size=3)
+    run(tmp_path / "other", rank=1, world_size=3, attacks={"near": nearest})
+    run(tmp_path / "half", rank=1, world_size=2)
+    out = tmp_path / "out"
+    for folders, said in REFUSED.items():
+        with pytest.raises(InputError, match=said):
+            merge([tmp_path / name for name in folders.split()], out)
+    with pytest.raises(InputError, match="another attacks"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "other")
+    assert not out.exists()
+    assert merge([tmp_path / "b", tmp_path / "a"], out) == {"shares": 3, "files": 6}
+    assert_same(run(out, resume=True), run(None))
+    (tmp_path / "b" / "part-00001-01.safetensors").unlink()
+    with pytest.raises(CorruptFileError, match=r"part-00001-01\..*: expected a part of this evaluation"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "a")
+
+
+def test_shares_in_which_an_attack_refused_the_threat_become_one(tmp_path: Path) -> None:
+    data, net = (
+        fa.data.load("digits", "test", limit=8),
+        fa.models.create("softmax", shape=(1, 8, 8), classes=10),
     )
-    assert torch.equal(again["fgsm"].broken, first["fgsm"].broken)
-    with pytest.raises(InputError, match="another model"):
-        nets.evaluate(abs_nets.tiny(seed=1), data, attacks, **settings, resume=True)
+    attacks = {"fgsm": fa.attacks.fgsm, "l0": partial(fa.attacks.sigma_zero, steps=2)}
+    asked = {"threat": fa.Linf(0.1), "batch_size": 4}
+    for rank in (0, 1):
+        fa.evaluate(
+            net, data, attacks, **asked, run_dir=tmp_path / "a", rank=rank, world_size=2, resume=rank > 0
+        )
+    merge([tmp_path / "a"], tmp_path / "out")
+    whole = fa.evaluate(net, data, attacks, **asked, run_dir=tmp_path / "out", resume=True)
+    assert whole["l0"].refused.startswith("threat: expected")
+    assert not whole["fgsm"].refused
+
+
+OTHERS = {"pgd": nets.pgd(0.25), "fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.15))}
+
+
+def grown(attacks: list[str], counting: Counting) -> dict:
+    return {name: counting if name == "near" else OTHERS[name] for name in attacks}
+
+
+@pytest.mark.parametrize("order", [["pgd", "near"], ["near", "pgd"], ["fgsm", "near", "pgd"]])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, order: list[str], draws: int):
+    """The table is that of a whole evaluation; of the folder, fewer attacks may be asked for."""
+    settings = {"model": Flips(0.2) if draws > 1 else nets.Threshold(), "draws": draws}
+    nets.run(tmp_path, attacks={"near": Counting()}, **settings)
+    again = Counting()
+    table = nets.run(tmp_path, attacks=grown(order, again), resume=True, **settings)
+    assert again.calls == []
+    whole = nets.run(None, attacks=grown(order, Counting()), **settings)
+    nets.assert_same(table, whole)
+    few = nets.run(tmp_path, attacks=grown(order[:1], again), resume=True, **settings)
+    nets.assert_same(few, nets.run(None, attacks=grown(order[:1], Counting()), **settings))
+    assert again.calls == []
+
+
+def test_more_images_are_added_and_those_there_are_not_attacked_again(tmp_path: Path):
+    first, more, last = Counting(), Counting(), Counting()
+    nets.run(tmp_path, attacks={"near": first}, limit=3)
+    table = nets.run(tmp_path, attacks=grown(["pgd", "near"], more), limit=5, resume=True)
+    assert (first.calls, more.calls) == ([[0, 1], [2]], [[3, 4]])
+    fresh = nets.run(None, attacks=grown(["pgd", "near"], Counting()), limit=5)
+    torch.testing.assert_close(nets.contents(table)[0], nets.contents(fresh)[0], rtol=0, atol=0)
+    whole = nets.run(tmp_path, attacks=grown(["near"], last), resume=True)
+    assert last.calls == [[5]]
+    nets.assert_same(whole, nets.run(None, attacks={"near": Counting()}))
+    # back to what was there, but to nothing between
+    nets.run(tmp_path, attacks={"near": last}, limit=3, resume=True)
+    assert len(last.calls) == 1
+    with pytest.raises(InputError, match=r"another limit= \(6 there, 4 here\)"):
+        nets.run(tmp_path, attacks={"near": last}, limit=4, resume=True)
+
+
+def test_a_longer_set_of_the_same_images_goes_on_and_one_of_others_is_refused(tmp_path: Path):
+    x, y = nets.DATA.x, nets.DATA.y
+    nets.run(tmp_path, attacks={"near": Counting()}, dataset=(x[:4], y[:4]))
+    for others in ((x.flip(0), y.flip(0)), (x, 1 - y)):
+        with pytest.raises(InputError, match="another dataset="):
+            nets.run(tmp_path, attacks={"near": Counting()}, dataset=others, resume=True)
+    more = Counting()
+    table = nets.run(tmp_path, attacks={"near": more}, dataset=(x, y), resume=True)
+    assert more.calls == [[4, 5]]
+    nets.assert_same(table, nets.run(None, attacks={"near": Counting()}, dataset=(x, y)))
+
+
+@pytest.mark.parametrize(("before", "by_class"), [(6, False), (20, True)])
+def test_a_sorted_set_keeps_the_images_that_were_drawn(tmp_path: Path, before: int, by_class: bool):
+    x = torch.linspace(0.05, 0.95, 100)
+    data, more = nets.pixels(x.tolist(), (x > 0.5).long().tolist()), Counting()
+    first = nets.run(tmp_path, attacks={"near": Counting()}, dataset=data, limit=before)
+    assert by_class == bool((first.ids > 50).any())
+    table = nets.run(tmp_path, attacks={"near": more}, dataset=data, limit=40, resume=True)
+    assert sum(map(len, more.calls)) == 40 - before
+    assert table.ids[:before].equal(first.ids)
+    assert len(table.ids.unique()) == table.n == 40
+    assert 12 <= int((table.ids > 50).sum()) <= 20
+    again = nets.run(tmp_path, attacks={"near": more}, dataset=data, limit=40, resume=True)
+    assert len(more.calls) == (40 - before) // 2
+    nets.assert_same(again, table)
+
+
+def test_how_much_work_there_is_decides_nothing_that_a_folder_refuses(tmp_path: Path):
+    """An evaluation freezes a convolutional net by itself, from 4,096 steps times samples on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+        x = torch.rand(48, 1, 8, 8)
+    small, large = (partial(fa.attacks.pgd, threat=fa.Linf(0.05), steps=steps) for steps in (2, 100))
+    settings = {"model": net, "dataset": (x, net(x).argmax(1)), "batch_size": 32, "keep_samples": False}
+    first = nets.run(tmp_path, attacks={"small": small}, limit=16, **settings)
+    both = nets.run(tmp_path, attacks={"large": large, "small": small}, resume=True, **settings)
+    assert both["small"].broken[:16].equal(first["small"].broken)
+    for model in (fa.freeze(net), net):
+        nets.run(tmp_path, attacks={"small": small}, resume=True, **settings | {"model": model})
+    nets.run(tmp_path, attacks={"small": small}, resume=True, freeze=True, **settings)

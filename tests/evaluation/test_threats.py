@@ -111,6 +111,10 @@ def test_no_name_makes_one_threat_of_two_or_two_of_one() -> None:
         attack.title = "PGD"
     table = evaluate(NET, DATA, attacks, indicators=False)
     assert [row.within for row in table.rows] == ["Own 1 (0.1)", "Own 1 (0.2)"]
+    maps = {"a": through(torch.add), "b": through(torch.add, box=(-9.0, 9.0)), "c": through(torch.maximum)}
+    attacks = {name: partial(reaching, threat=replace(each, name="map")) for name, each in maps.items()}
+    table = evaluate(NET, DATA, attacks, indicators=False)
+    assert [row.within for row in table.rows] == ["map (a)", "map (b)", "map (c)"]
 
 
 @pytest.mark.slow

@@ -62,21 +62,8 @@ def test_probes_of_outputs_that_are_not_finite():
     assert agree(probe(nothing, nothing), probe(nothing, nothing))
 
 
-def test_random_functions_have_no_probe():
-    random = probe(OUTPUTS, OUTPUTS + 0.1)
-    assert random["values"] == "random"
-    assert agree(random, probe(OUTPUTS + 1, OUTPUTS))
-    assert not agree(random, probe(OUTPUTS, OUTPUTS))
-
-
 def test_differences_are_named_by_their_places_and_the_first_three_told():
-    stored = {
-        "a": {"b": 1, "c": {"d": 2, "e": 3}},
-        "f": probe(OUTPUTS, OUTPUTS),
-        "g": [1],
-        "h": "old",
-        "i": 1,
-    }
+    stored = {"a": {"b": 1, "c": {"d": 2, "e": 3}}, "f": probe(OUTPUTS, OUTPUTS), "h": "old", "i": 1}
     changed = {"a": {"b": 1, "c": {"d": 5, "e": 3}}, "f": probe(-OUTPUTS, -OUTPUTS), "h": "new", "i": 2}
     with pytest.raises(InputError) as caught:
         check_same(Path("file"), plain(stored), stored | changed)
@@ -86,7 +73,3 @@ def test_differences_are_named_by_their_places_and_the_first_three_told():
     attacks = {"attacks": [["pgd", {"steps": 3, "radius": 0.1}]]}
     with pytest.raises(InputError, match=r"another attacks\[0\]\[1\]\.radius \(0\.1 there, 0\.2 here"):
         check_same(Path("file"), attacks, {"attacks": [["pgd", {"steps": 3, "radius": 0.2}]]})
-    with pytest.raises(InputError, match=r"another attacks \(\[\['pgd'"):
-        check_same(Path("file"), attacks, {"attacks": []})
-    with pytest.raises(InputError, match=r"another c \(1 there, 2 here\); resume"):
-        check_same(Path("file"), dict.fromkeys("abc", 1), dict.fromkeys("abc", 2))

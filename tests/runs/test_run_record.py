@@ -71,17 +71,6 @@ def test_a_checkpoint_is_resumed_by_its_own_run_alone(tmp_path, monkeypatch):
     RunFolder(tmp_path).close()  # each refusal freed it
 
 
-def test_without_a_folder_the_reports_alone_are_kept():
-    with RunRecord(None, CONFIG, resume=False) as record:
-        record.reports.append({"epoch": 1})
-        record.save(*parts(), {})
-        record.report()
-        record.result("model.safetensors", lambda path: pytest.fail("there is no folder"))
-        assert record.checkpoint is None
-    with pytest.raises(InputError, match="run_dir: expected the folder of the run to resume"):
-        RunRecord(None, CONFIG, resume=True)
-
-
 def test_reports_are_whole_lines(tmp_path):
     with RunRecord(tmp_path, CONFIG, resume=False) as record:
         for epoch in (1, 2):

@@ -227,3 +227,23 @@ def test_wrong_maps_are_answered() -> None:
 def test_the_name_of_a_table_tells_its_budgets() -> None:
     assert fa.Scaled(torch.full((2, 2), 0.02)).symbol == "Scaled 0.02"
     assert fa.Scaled(torch.tensor([[0.5, 0.02]])).symbol == "Scaled 0.02 to 0.5"
+
+
+def test_each_feature_lies_in_its_own_range() -> None:
+    threat = fa.Scaled(torch.ones(2), (torch.tensor([0.0, 0.2]), torch.tensor([1.0, 0.5])))
+    for value in (0.2, 0.5):
+        assert not threat.parameters(torch.tensor([[0.9, value]])).any()
+    for value in (0.1, 0.6):
+        with pytest.raises(InputError, match="each feature in its own range"):
+            threat.parameters(torch.tensor([[0.9, value]]))
+
+
+def test_what_leaves_x_as_it_is_may_depend_on_the_draw_and_the_ids() -> None:
+    def still(x: Tensor, ids: Tensor, draw: int) -> Tensor:
+        return torch.zeros_like(x) + ids[:, None] + draw / 4
+
+    threat = Through(lambda x, t, ids, draw: x + (t - still(x, ids, draw)), fa.Linf(1), still)
+    x, ids = torch.rand(2, 3), torch.tensor([5, 2])
+    assert torch.equal(threat.parameters(x, ids, 2), still(x, ids, 2))
+    assert torch.equal(threat.parameters(x), still(x, torch.arange(2), 0))
+    assert torch.equal(threat.image(still(x, ids, 3), x, ids, 2), x + 0.25)

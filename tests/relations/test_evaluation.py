@@ -1,0 +1,328 @@
+"""One evaluation asked for in two ways is one table: every kind of it, and every way."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import fastadv as fa
+from fastadv.attacks import Beyond, Share, Signs, Unless
+from fastadv.data import ImageSet
+from fastadv.evaluation import Table, evaluate, merge
+from fastadv.evaluation.report import verdict
+from fastadv.evaluation.row import groups
+from tests.certify.nets import SIGMA, halfspace, images
+from tests.evaluation.nets import assert_same, contents
+
+pytestmark = pytest.mark.slow
+COUNT = 24
+X = torch.rand(COUNT, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+BALL = fa.Linf(0.03)
+
+
+class Net(nn.Module):
+    """Linear in double precision, without finite logits for the first six images; noisy where asked for."""
+
+    def __init__(self, width: int, noise: float = 0.0) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(width, 64, generator=draw).double() / 4)
+        self.noise = noise
+        with torch.no_grad():
+            self.weight -= self.weight.mean(1, keepdim=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = x.flatten(1).double() @ self.weight.T
+        logits = logits + self.noise * torch.randn(logits.shape) if self.noise else logits
+        return logits.masked_fill(torch.isin(x[:, 0, 0, :1], X[:6, 0, 0, 0]), torch.nan)
+
+
+class Dense(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.net(x.roll(k, 3)) for k in range(4)], 2)
+
+
+def own(model: Any, x: Tensor, y: Tensor) -> Any:
+    """An attack that says its points alone."""
+    return fa.attacks.fgsm(model, x, y, BALL).x_adv
+
+
+PGD = partial(fa.attacks.pgd, threat=BALL, steps=3, restarts=2, seed=4)
+SQUARE = partial(fa.attacks.square, threat=BALL, queries=20)
+CLASSES = {
+    "pgd": PGD,
+    "square": SQUARE,
+    "fmn": partial(fa.attacks.fmn, threat=fa.Linf(math.inf), steps=9),
+    "deepfool": partial(fa.attacks.deepfool, threat=fa.L2(0.2)),
+    "auto": partial(fa.attacks.autoattack, threat=BALL, version=["apgd-ce"]),
+    "moved": partial(fa.attacks.apgd, threat=fa.Moved(1, 10), steps=3),
+    "own": own,
+}
+OTHERS = {"pgd": PGD, "square": SQUARE}
+# attacks, a model, and the criterion; labels are what the model says, but for every fifth sample
+KINDS: dict[str, tuple[dict[str, Any], nn.Module, Any]] = {
+    "classes": (CLASSES, Net(3), None),
+    "random": (OTHERS, Net(3, noise=0.2), None),
+    "tags": (OTHERS, Net(4), Signs()),
+    "every tag": (OTHERS, Net(4), Share(1.0)),
+    "map": (OTHERS, Dense(), Share(0.5)),
+    "numbers": (OTHERS, Net(2), Beyond(0.4)),
+    "rejecting": (OTHERS | {"fmn": CLASSES["fmn"], "own": own}, Net(3), Unless(2)),
+}
+
+
+def labels(kind: str) -> Tensor:
+    _, model, _ = KINDS[kind]
+    z = (Net(3) if kind == "random" else model)(X).nan_to_num().detach()
+    if kind == "numbers":
+        return z
+    if "tag" in kind:
+        y = (z > 0).long()
+        y[::5] = 1 - y[::5]
+        return y
+    y = (z[:, :2] if kind == "rejecting" else z).argmax(1)
+    y[::5] = (y[::5] + 1) % 2
+    return y
+
+
+def asked(kind: str, **options: Any) -> dict[str, Any]:
+    attacks, model, criterion = KINDS[kind]
+    given = {"model": model, "dataset": (X, labels(kind)), "attacks": attacks, "criterion": criterion}
+    given |= {"batch_size": 6, "keep_samples": True, "indicators": False, "seed": 2}
+    return given | {"draws": 3 if kind == "random" else 1} | options
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, Table]:
+    return {kind: evaluate(**asked(kind)) for kind in KINDS}
+
+
+def of_batches(kind: str, folder: Path) -> Table:
+    return evaluate(**asked(kind, batch_size=7))
+
+
+def of_a_loader(kind: str, folder: Path) -> Table:
+    return evaluate(**asked(kind, dataset=DataLoader(TensorDataset(X, labels(kind)), 4)))
+
+
+def of_batches_of_tensors(kind: str, folder: Path) -> Table:
+    y = labels(kind)
+    return evaluate(**asked(kind, dataset=iter([(X[:9], y[:9]), (X[9:], y[9:])])))
+
+
+def of_a_set(kind: str, folder: Path) -> Table:
+    y = labels(kind)
+    pairs = ImageSet(X, y, 3, "images") if y.ndim == 1 else [*zip(X, y, strict=True)]
+    return evaluate(**asked(kind, dataset=pairs))
+
+
+def of_shares(kind: str, folder: Path) -> Table:
+    """The first of which has no finite logits."""
+    for rank in range(4):
+        evaluate(**asked(kind, run_dir=folder / str(rank), rank=rank, world_size=4))
+    merge([folder / str(rank) for rank in range(4)], folder / "whole")
+    return evaluate(**asked(kind, run_dir=folder / "whole", resume=True))
+
+
+def resumed(kind: str, folder: Path) -> Table:
+    """Stopped in the third batch, and a part is lost."""
+
+    def stop(told: dict[str, Any]) -> None:
+        if told["step"] > 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(**asked(kind, run_dir=folder, on_event=stop))
+    (folder / "part-00001-01.safetensors").unlink()
+    return evaluate(**asked(kind, run_dir=folder, resume=True))
+
+
+def grown(kind: str, folder: Path) -> Table:
+    """By images, and by attacks, of which the last comes first."""
+    attacks, _, _ = KINDS[kind]
+    first = {name: attacks[name] for name in [*attacks][1:]}
+    evaluate(**asked(kind, run_dir=folder, attacks=first, limit=12))
+    return evaluate(**asked(kind, run_dir=folder, resume=True))
+
+
+WAYS = [of_batches, of_a_loader, of_batches_of_tensors, of_a_set, of_shares, resumed, grown]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_is_the_same(
+    kind: str, way: Callable[[str, Path], Table], tables: dict[str, Table], tmp_path: Path
+) -> None:
+    if kind == "random" and way is of_batches:
+        pytest.skip("a model draws once for a batch")
+    table, whole = way(kind, tmp_path), tables[kind]
+    if way is of_batches:  # whose flags count the batches
+        torch.testing.assert_close(contents(table)[0], contents(whole)[0], rtol=0, atol=0, equal_nan=True)
+        assert [row.within for row in table.rows] == [row.within for row in whole.rows]
+        assert table.extra == whole.extra
+    else:
+        assert_same(table, whole)
+    assert any(row.broken.any() for row in whole.rows)
+    assert 0 < whole.clean_accuracy < 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "random"])
+def test_an_attacks_own_result_is_its_row(kind: str, tables: dict[str, Table]) -> None:
+    attacks, model, criterion = KINDS[kind]
+    y, more = labels(kind), {} if criterion is None else {"criterion": criterion}
+    for name in attacks.keys() - {"own"}:
+        out, row = attacks[name](model, X, y, **more), tables[kind][name]
+        assert torch.equal(out.success & out.correct, row.broken), name
+        assert torch.equal(out.distance.double()[row.broken], row.distance[row.broken]), name
+        assert (out.robust_accuracy, out.clean_accuracy) == (
+            row.robust_accuracy if not row.unlimited else out.robust_accuracy, tables[kind].clean_accuracy,
+        )  # fmt: skip
+        if getattr(out, "costs", None):
+            names = [*row.components.costs, ""]
+            assert tuple(names[place] for place in row.components.by) == out.by
+        loaded = evaluate(**asked(kind, attacks={name: attacks[name]}))
+        assert torch.equal(loaded[name].broken, row.broken), "alone as beside others"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "random"])
+def test_a_curve_and_a_report_say_what_the_table_says(kind: str, tables: dict[str, Table]) -> None:
+    attacks, model, criterion = KINDS[kind]
+    y, table = labels(kind), tables[kind]
+    make = lambda radius: partial(PGD, threat=fa.Linf(radius))  # noqa: E731
+    for data, size in (((X, y), COUNT), (DataLoader(TensorDataset(X, y), 4), 7)):
+        curve = partial(fa.accuracy_against_radius, model, data, batch_size=size, criterion=criterion)
+        found = curve(make, [BALL.radius, 0.0]).accuracy.tolist()
+        assert found == pytest.approx([table.clean_accuracy, table["pgd"].robust_accuracy])
+        if "fmn" in attacks:
+            nearest = curve(minimum_norm=attacks["fmn"])
+            assert nearest.accuracy == pytest.approx(fa.Curve.from_distances(table["fmn"].distance).accuracy)
+    one = evaluate(**asked(kind, attacks={"pgd": PGD}))
+    told = verdict.sentence(one, groups(one.rows)[0], None)
+    assert f"{100 * one.worst_case:.1f}%" in told
+    assert one.to_dict()["worst_case"] == pytest.approx(table["pgd"].robust_accuracy)
+
+
+class Other(nn.Module):
+    """The same classes in another order, or with logits that say the same."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.change = Net(3), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.net(x))
+
+
+TURN = torch.tensor([2, 0, 1])
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "plus a constant": lambda z: z + 70,
+    "log-probabilities": lambda z: z.log_softmax(1),
+    "in another order": lambda z: z[:, TURN],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_logits_that_say_the_same_give_the_same_table(change: str, tables: dict[str, Table]) -> None:
+    y = labels("classes")
+    y = TURN.argsort()[y] if "order" in change else y
+    table = evaluate(**asked("classes", model=Other(CHANGES[change]), dataset=(X, y)))
+    for row, other in zip(table.rows, tables["classes"].rows, strict=True):
+        assert torch.equal(row.broken, other.broken), row.name
+        torch.testing.assert_close(row.distance, other.distance, equal_nan=True, rtol=1e-5, atol=1e-7)
+    assert table.worst_case == tables["classes"].worst_case
+
+
+def test_samples_in_another_order_with_their_ids_are_the_same(tables: dict[str, Table]) -> None:
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
+
+    def numbered(attack: Any) -> Any:
+        return lambda model, x, y, *, ids: attack(model, x, y, ids=order[ids])
+
+    attacks = {name: numbered(attack) for name, attack in CLASSES.items() if name != "own"}
+    table = evaluate(**asked("classes", attacks=attacks, dataset=(X[order], labels("classes")[order])))
+    for row in table.rows:
+        wanted = tables["classes"][row.name]
+        assert torch.equal(row.broken, wanted.broken[order]), row.name
+        torch.testing.assert_close(row.distance, wanted.distance[order], equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("criterion", [Signs(), Share(1.0)])
+def test_a_tag_that_is_ignored_is_none(criterion: Any) -> None:
+    net, less, y = Net(4), Net(4), labels("tags")
+    less.weight = nn.Parameter(net.weight[:3].detach())
+    ignored = y.index_fill(1, torch.tensor([3]), -1)
+    one, other = (
+        evaluate(**asked("tags", model=model, dataset=(X, tags), criterion=criterion))
+        for model, tags in ((net, ignored), (less, y[:, :3]))
+    )
+    assert [row.broken.tolist() for row in one.rows] == [row.broken.tolist() for row in other.rows]
+    assert one.extra == other.extra
+    assert one["pgd"].extra == other["pgd"].extra
+
+
+def test_one_logit_is_two_classes_and_targets_have_two_forms() -> None:
+    y, attacks = labels("tags")[:, :1], {"pgd": PGD, "deepfool": CLASSES["deepfool"]}
+    one, two = Net(1), Net(2)
+    two.weight = nn.Parameter(torch.cat([torch.zeros(1, 64).double(), one.weight.detach()]))
+    tagged = evaluate(one, (X, y), attacks, criterion=Signs())
+    table = evaluate(two, (X, y[:, 0]), attacks)
+    assert torch.equal(tagged.held, table.held)
+    torch.testing.assert_close(tagged["deepfool"].distance, table["deepfool"].distance, equal_nan=True)
+    assert tagged.verdict == table.verdict != ""
+
+    def aimed(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Any:
+        return PGD(model, x, y, targets=(y + 1) % 3, ids=ids)
+
+    some = X[6:], labels("classes")[6:]
+    attacks = {"pgd": partial(PGD, targets=(some[1] + 1) % 3)}
+    of_batches = evaluate(**asked("classes", attacks={"pgd": aimed}, dataset=some))
+    whole = evaluate(**asked("classes", attacks=attacks, dataset=some, batch_size=COUNT))
+    assert torch.equal(of_batches["pgd"].broken, whole["pgd"].broken)
+    assert of_batches["pgd"].broken.any()
+
+
+def test_any_draws_of_a_model_with_one_answer_are_its_verdict(tables: dict[str, Table]) -> None:
+    for draws in (2, 5):
+        table = evaluate(**asked("classes", draws=draws))
+        for drawn, alone in zip(
+            (table, *table.rows), (tables["classes"], *tables["classes"].rows), strict=True
+        ):
+            right = alone.correct if isinstance(alone, Table) else alone.correct & ~alone.broken
+            assert torch.equal(drawn.draws.right, draws * right)
+            assert torch.equal(drawn.draws.voted, right)
+        assert table.worst_case == pytest.approx(tables["classes"].worst_case)
+
+
+def test_certificates_are_those_of_any_batches_parts_and_order(tmp_path: Path) -> None:
+    model, (x, y), order = halfspace(), images(30), torch.arange(30).flip(0)
+    smooth = partial(fa.certify.smooth, model, sigma=SIGMA, n=300, seed=4)
+    whole = smooth((x, y))
+    calls = {
+        "batches of 7": lambda: smooth((x, y), batch_size=7),
+        "a loader": lambda: smooth(DataLoader(TensorDataset(x, y), 8)),
+        "frozen": lambda: fa.certify.smooth(fa.freeze(model), (x, y), SIGMA, n=300, seed=4),
+        "kept": lambda: smooth((x, y), run_dir=tmp_path),
+        "resumed": lambda: smooth((x, y), run_dir=tmp_path, resume=True, batch_size=64),
+    }
+    for name, call in calls.items():
+        found = call()
+        for field in ("ids", "hits", "draws", "radius", "prediction"):
+            assert torch.equal(getattr(found, field), getattr(whole, field)), (name, field)
+    few = smooth((x[:7], y[:7]))
+    assert torch.equal(few.radius, whole.radius[:7])
+    table = evaluate(model, (x, y), "fgsm", threat=fa.L2(0.2), certificates=whole)
+    assert table.cells()[1][-1] == f"{whole.clean_accuracy:.1%}"
+    assert table.cells()[2][-1] == f"{whole.accuracy(0.2):.1%}"
+    decided = fa.certify.predict(model, x, SIGMA, n=300)
+    turned = fa.certify.predict(model, x[order], SIGMA, n=300, ids=order, batch_size=7)
+    assert torch.equal(turned, decided[order])
