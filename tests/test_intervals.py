@@ -20,15 +20,6 @@ def test_the_interval_of_a_mean_is_that_of_the_central_limit_theorem():
     assert high == pytest.approx(VALUES.mean() + half, abs=0.15 * half)
 
 
-def test_the_interval_of_an_accuracy():
-    right = np.arange(100) < 30
-    low, high = bootstrap(right, resamples=2000)
-    # the quantiles of a binomial distribution of 100 draws with p = 0.3
-    assert low == pytest.approx(0.21, abs=0.015)
-    assert high == pytest.approx(0.39, abs=0.015)
-    assert bootstrap(np.ones(5, dtype=bool)) == (1.0, 1.0)
-
-
 @pytest.mark.slow
 def test_it_covers_the_truth_as_often_as_it_says():
     draws = np.random.default_rng(1).exponential(size=(60, 200))

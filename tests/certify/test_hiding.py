@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.certify.hiding import GREY, Hiding, noise_of
-from fastadv.certify.noise import Noise
 from fastadv.certify.smooth import smooth
 from fastadv.errors import InputError
 from fastadv.ops.noisy_copies import CHOICE
@@ -159,9 +158,3 @@ def test_few_coordinates_are_told() -> None:
 def test_a_share_is_between_0_and_1(share: object) -> None:
     with pytest.raises(InputError, match="sigma"):
         noise_of(share, fa.L0)  # type: ignore[arg-type]
-
-
-def test_each_norm_has_its_noise() -> None:
-    assert [type(noise_of(0.5, norm)) for norm in (fa.L2, fa.L1, fa.L0)] == [Noise, Noise, Hiding]
-    with pytest.raises(InputError, match=r"norm: expected fa\.L2, fa\.L1 or fa\.L0"):
-        noise_of(0.5, fa.Linf)

@@ -1,6 +1,5 @@
 """Evaluations by a criterion of other outputs than classes."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -223,30 +222,6 @@ def test_a_table_is_loaded_as_data(criterion: fa.attacks.Criterion, tmp_path: Pa
     loaded = torch.load(tmp_path / "table.pt", weights_only=True)
     assert loaded.criterion == criterion
     assert str(loaded) == str(table)
-
-
-class Items(torch.utils.data.Dataset):
-    """Items made one by one."""
-
-    def __init__(self, make: Callable[[int], object]) -> None:
-        self.make = make
-
-    def __len__(self) -> int:
-        return len(X)
-
-    def __getitem__(self, place: int) -> object:
-        return self.make(place)
-
-
-def test_masks_may_be_pictures() -> None:
-    image = pytest.importorskip("PIL.Image")
-    y = labels(DENSE)
-    pictures = Items(lambda i: (X[i], image.fromarray(y[i].byte().numpy())))
-    options = {"attacks": {"pgd": PGD}, "threat": fa.Linf(0.05), "criterion": Share(0.5)}
-    assert (
-        fa.evaluate(DENSE, pictures, **options)["pgd"].extra
-        == fa.evaluate(DENSE, (X, y), **options)["pgd"].extra
-    )
 
 
 def test_a_clean_accuracy_by_another_criterion_is_another_run(tmp_path: Path) -> None:
