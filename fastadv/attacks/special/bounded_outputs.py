@@ -197,7 +197,8 @@ def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> flo
         )
     except NoGradientError:
         return 0.0
-    sizes = sizes.double().where(order >= (classifier.outputs == "logit"), torch.nan)  # of (0, z) the second
+    moved = intervals[1][0] < intervals[1][1]  # of (0, z) the second
+    sizes = sizes.double().where(moved[order], torch.nan)
     told = _log_probabilities(logits)
     return max(_falls_off(logits, sizes, order, each, told) for each in due)
 
