@@ -33,7 +33,6 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} --recipe smoothadv:sigma=0.5 --radius 0.5", "--norm l2"),
         (f"train {DIGITS} --recipe nosuch", "nosuch"),
         (f"train {DIGITS} --resume", "--run-dir"),
-        ("study ilyas features --radius 3/", "expected a number such as 0.3 or 8/255, got '3/'"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd -a pgd:norm=l2 --radii 0,1", "one norm"),
         (f"attack {DIGITS} --radius 0.1 -a fgsm --steps 3", "--steps"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd:steps=3 -a fgsm --steps 3", "--steps"),

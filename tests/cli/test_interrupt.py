@@ -9,11 +9,9 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
-import fastadv as fa
 from fastadv.cli._interrupt import stoppable
 from fastadv.cli._output import progress
 
@@ -95,12 +93,6 @@ def test_a_stop_outside_the_work_is_one_line_too(number, fastadv, net, monkeypat
     monkeypatch.setattr("fastadv.cli._shared.make_device", lambda name: signal.raise_signal(number))
     done = fastadv(f"attack {net} -n 5 --radius 0.1", code=128 + number)
     assert (done.out, done.err) == ("", "fastadv: interrupted\n")
-
-
-@pytest.mark.parametrize("study", ["goodfellow --scale tiny", "ilyas pipeline"])
-def test_a_stopped_study_says_how_to_go_on(fastadv, study, monkeypatch):
-    monkeypatch.setattr(fa.train, "fit", Mock(side_effect=KeyboardInterrupt))
-    assert "kept in run; the same command resumes" in fastadv(f"study {study} --run-dir run", code=130).err
 
 
 def test_signals_that_the_caller_handles_are_left_alone(number):
