@@ -9,6 +9,8 @@ training, evaluation (`evaluate`, `accuracy_against_radius`), certificates (`cer
 that the kernels serve.
 """
 
+import gc as _gc
+
 # torch first: the extension then shares its OpenMP runtime
 import torch as _torch
 
@@ -18,20 +20,27 @@ _version.check_torch(_torch.__version__)
 
 import torch.serialization as _saved
 
-from fastadv import (
-    adapters,
-    attacks,
-    certify,
-    data,
-    engine,
-    errors,
-    evaluation,
-    losses,
-    models,
-    ops,
-    rng,
-    train,
-)  # fmt: skip
+_collects = _gc.isenabled()
+_gc.disable()  # a collection, which looks at all that torch holds, takes a third of this import
+try:
+    from fastadv import (
+        adapters,
+        attacks,
+        certify,
+        data,
+        engine,
+        errors,
+        evaluation,
+        losses,
+        models,
+        ops,
+        rng,
+        train,
+    )  # fmt: skip
+finally:
+    if _collects:
+        _gc.enable()
+
 from fastadv.attacks.core.criterion import Goal as _Goal
 from fastadv.attacks.criteria.signs import OneLogit as _OneLogit
 from fastadv.attacks.methods.flags import Cost as _Cost
