@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
 from papers.goodfellow2014 import models
 from papers.goodfellow2014.models import Ensemble
 from papers.goodfellow2014.plan import ENSEMBLE, MEMBER, Beginning, Plan, Settings, plans
@@ -31,11 +30,6 @@ class Nets:
     def __init__(
         self, settings: Settings, train_set: ImageSet, folder: Path, watch: Watch, device: torch.device | None
     ) -> None:
-        if settings.validation >= len(train_set):
-            raise InputError(
-                f"validation: expected fewer than the {len(train_set)} training images, got "
-                f"{settings.validation}; lower it, or take more images"
-            )
         self.settings, self.train_set, self.folder, self.device = settings, train_set, folder, device
         self.plans, self.watch = plans(settings), watch
         self._trained: dict[str, nn.Module] = {}

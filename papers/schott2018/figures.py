@@ -95,19 +95,17 @@ def _panels(
     width, height = left + len(norms) * (WIDTH + GAP), bottom + HEIGHT + top
     figure = style.new_figure(width, height, title)
     for place, (norm, (own, theirs)) in enumerate(zip(norms, both, strict=True)):
-        across = (left + place * (WIDTH + GAP)) / width
-        axes = figure.add_axes((across, bottom / height, WIDTH / width, HEIGHT / height))
-        style.accuracy_axis(axes, _right(norm, own), f"{THREATS[norm].symbol} distance")
-        axes.axvline(THRESHOLDS[norm], color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+        at, below = (left + place * (WIDTH + GAP), bottom, WIDTH, HEIGHT), f"{THREATS[norm].symbol} distance"
+        axes = style.panel(figure, at, below, "" if place else "accuracy", grid="y")
+        axes.set(xlim=(0, _right(norm, own)), ylim=(0, 1))
+        style.shares(axes.yaxis)
+        style.mark(axes, THRESHOLDS[norm])
         for each, dash, thick in ((theirs, (0, (3, 1.5)), 1.1), (own, "-", 2.0)):
             for model, (distances, accuracy) in each.items():
                 # cut where it cannot be seen: matplotlib cannot draw infinite distances
                 seen = [min(value, 2 * RIGHT[norm]) for value in distances]
                 axes.plot(seen, accuracy, linestyle=dash, color=colors[model], linewidth=thick, zorder=3)
-        if place:
-            axes.set_yticklabels([])
-        else:
-            axes.set_ylabel("accuracy", fontsize=9, color=INK)
+        axes.tick_params(labelleft=not place)
     style.key(figure, left, top - 0.42, [(TITLES[model], "s", color) for model, color in colors.items()])
     told = (drawn, "-"), (reference, "--"), ("distance at which the paper compares", ":")
     style.key(figure, left, top - 0.2, [(name, dash, FAINT) for name, dash in told])
@@ -127,16 +125,13 @@ def _smallest(subjects: Subjects, images: Images, found: Mapping[Key, Smallest],
     """Collect an image of each class, and for each model the smallest adversarials over all attacks."""
     places = one_of_each(images.y.cpu())
     digits = 0 if norm == "l0" else 2
+    clean = Strip("clean", images.x.cpu()[places], images.y.cpu()[places].tolist())
     rows = [
         _row(subjects[model], TITLES[model], all.x_adv[places], all.distance[places], digits)
         for (own, model), (_, all) in found.items()
         if own == norm
     ]
-    return [_clean(images, places), *rows] if rows else []
-
-
-def _clean(images: Images, places: Tensor) -> Strip:
-    return Strip("clean", images.x.cpu()[places], images.y.cpu()[places].tolist())
+    return [clean, *rows] if rows else []
 
 
 def _row(subject: Subject, name: str, x_adv: Tensor, distance: Tensor, digits: int) -> Strip:

