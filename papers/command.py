@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 import torch
 
-import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError, MissingExtraError
 from fastadv.runs.card import telling
 from fastadv.runs.pages import keep_all_pages
@@ -166,7 +165,3 @@ def _fail(text: str, code: int, asked: argparse.Namespace) -> int:
         traceback.print_exc()
     print("papers:", " ".join(text.split()), file=sys.stderr)
     return code
-
-
-def load_data(name: str, split: str, data_dir: Path | None, limit: int | None = None) -> Any:
-    return fa.data.load(name, split, data_dir=data_dir, limit=limit)

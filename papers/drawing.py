@@ -93,17 +93,6 @@ def leader(color: str, gap: float = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def name_end(axes: Axes, name: str, end: float, height: float, color: str, **how: Any) -> None:
-    """Name a line that ends at the right at `end`, at `height`, in axes; a leader joins both."""
-    inches = axes.bbox.width / axes.figure.dpi
-    axes.annotate(
-        name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",
-        color=color, va="center", annotation_clip=False,
-        arrowprops=leader(color) if abs(end - height) > 0.01 else None,
-        **{"fontsize": 9, "fontweight": "bold", **how},
-    )  # fmt: skip
-
-
 def spread(heights: Sequence[float], apart: float) -> list[float]:
     """Heights in [0, 1], moved as little as needed for labels to stand `apart`, in their order."""
     order = np.argsort(heights, kind="stable")

@@ -23,10 +23,8 @@ from fastadv.runs.record import CHECKPOINT
 CPU, NO_BOX = torch.device("cpu"), (-math.inf, math.inf)
 RESULTS, REPORT, WEIGHTS = "results.json", "report.md", "model.safetensors"
 SECONDS = "seconds"  # of each piece of work, beside what was measured
-Watch = Callable[[str, int, int], None]
-"""A function that is called with (what is being done, done, total)."""
-Report = Callable[[dict[str, Any]], str]
-"""A function that returns the results of a study as a page in Markdown."""
+Watch = Callable[[str, int, int], None]  # called with (what is being done, done, total)
+Report = Callable[[dict[str, Any]], str]  # the results of a study as a page in Markdown
 
 
 def unwatched(what: str, done: int, total: int) -> None:

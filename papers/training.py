@@ -1,4 +1,8 @@
-"""Adversarial training on CIFAR-10 by three recipes: what AutoAttack leaves of each, and what it takes."""
+"""Adversarial training on CIFAR-10 by PGD-10, N-FGSM and TRADES, judged by AutoAttack.
+
+Prints accuracy and seconds of each recipe beside published rows. Where the package autoattack of its authors
+is installed, it attacks the same images. An interrupted command resumes.
+"""
 
 import sys
 import time
@@ -25,19 +29,13 @@ from papers.study import (
     Watch,
     known_in,
     limited,
+    load_images,
     publish,
     trained,
     unwatched,
     work_off,
 )
 from papers.text import in_markdown, percent
-
-ABOUT = """Adversarial training on CIFAR-10 by PGD-10, N-FGSM and TRADES, judged by AutoAttack.
-
-Prints accuracy and seconds of each recipe beside published rows. Where the package autoattack of its authors
-is installed, it attacks the same images. An interrupted command resumes.
-"""
-
 
 THREAT = fa.Linf(8 / 255)
 STEPS: dict[str, Any] = {"steps": 10, "step_size": 2 / 255}
@@ -89,12 +87,7 @@ def run(
     device: torch.device | None = None,
     budget: float | None = None,
 ) -> dict[str, Any]:
-    """Train and attack in `folder`, where an interrupted run resumes; results.json and report.md have all.
-
-    The averaged weights are attacked. Where the package autoattack of its authors is installed, it attacks
-    the same images of the first recipe. After `budget` seconds the run stops as if interrupted; "left" says
-    what is not done.
-    """
+    """Train, and attack the averaged weights; after `budget` seconds "left" says what is not done."""
     s, watch = settings, limited(watch, budget)
     config = plain(asdict(s)) | {"train": train_set.describe(), "test": test_set.describe()}
     options = {"width": s.width} | ({} if s.data == "digits" else {"normalize": s.data})
@@ -205,8 +198,8 @@ def report(result: Mapping[str, Any]) -> str:
 
 def do(asked: Namespace, watch: Watch) -> Iterator[Any]:
     settings = replace(SCALES[asked.scale], seed=asked.seed)
-    train_set = c.load_data(settings.data, "train", asked.data_dir, settings.images)
-    test_set = c.load_data(settings.data, "test", asked.data_dir)
+    load = partial(load_images, settings.data, data_dir=asked.data_dir)
+    train_set, test_set = load("train", limit=settings.images), load("test")
     result = run(
         settings, train_set, test_set, asked.run_dir, watch, device=c.device_of(asked), budget=asked.budget
     )
@@ -216,7 +209,7 @@ def do(asked: Namespace, watch: Watch) -> Iterator[Any]:
 
 
 def parser() -> c.Parser:
-    made = c.Parser("training", description=ABOUT)
+    made = c.Parser("training", description=__doc__)
     told = "the embedded digits; part of CIFAR-10 and a narrow network; ResNet-18"
     c.scales(made, SCALES, "tiny", told)
     made.add_argument("--budget", type=c.count, help=c.BUDGET)

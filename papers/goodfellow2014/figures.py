@@ -122,12 +122,14 @@ def trace(radii: Tensor, logits: Tensor, images: Tensor, label: int, path: Path)
 
 def _name_lines(axes: Axes, last: Tensor, colors: dict[int, str], y: int) -> None:
     low, high = axes.get_ylim()
-    ends = ((last - low) / (high - low)).tolist()
+    ends, inches = ((last - low) / (high - low)).tolist(), axes.bbox.width / axes.figure.dpi
     for k, (end, place) in enumerate(zip(ends, style.spread(ends, 0.052), strict=True)):
         name, other = f"{k}, the label" if k == y else str(k), colors[k] == OTHER
-        style.name_end(
-            axes, name, end, place, FAINT if other else colors[k],
-            fontsize=8, fontweight="normal" if other else "bold",
+        color, thick = (FAINT, "normal") if other else (colors[k], "bold")
+        axes.annotate(
+            name, (1, end), (1 + 0.17 / inches, place), xycoords="axes fraction",
+            textcoords="axes fraction", color=color, va="center", annotation_clip=False, fontsize=8,
+            arrowprops=style.leader(color) if abs(end - place) > 0.01 else None, fontweight=thick,
         )  # fmt: skip
 
 

@@ -23,8 +23,7 @@ from papers.ilyas2019.plan import SOURCES, STAGES, Settings, Training
 
 FEWEST = 3  # points that a correlation is told of
 KEPT = 64  # images of each set in a small file of their own
-Known = dict[str, Any]
-"""What is known of a stage."""
+Known = dict[str, Any]  # of a stage
 
 
 def transferred(maker: Maker) -> dict[str, Any]:
@@ -38,15 +37,11 @@ def transferred(maker: Maker) -> dict[str, Any]:
         target = on(f"{other.title} on D", maker.base, Training())
         right = (read(target, clean) == clean.y) & fooled
         lost = right & (read(target, attacked) != clean.y)
-        points.append(
-            {
-                "architecture": other.title,
-                "clean": share(read(target, test) == test.y),
-                "accuracy": share(read(taught, test) == test.y),
-                "transfer": int(lost.sum()) / int(right.sum()) if right.any() else None,
-                "attacked": int(right.sum()),
-            }
-        )
+        point: dict[str, Any] = {"architecture": other.title, "attacked": int(right.sum())}
+        point["transfer"] = int(lost.sum()) / int(right.sum()) if right.any() else None
+        for what, net in (("clean", target), ("accuracy", taught)):
+            point[what] = share(read(net, test) == test.y)
+        points.append(point)
     pairs = [(point["accuracy"], point["transfer"]) for point in points if point["transfer"] is not None]
     return {"points": points, **correlated(pairs, maker.settings.seed)}
 
@@ -126,12 +121,9 @@ def run(
         def do(stage: str, names: Sequence[str]) -> None:
             known[stage] = RUN[stage](maker, names, known.get(stage, {}))
 
-        work = {titled(*part): partial(do, *part) for part in parts}
+        titles = (f"{stage}: {', '.join(names)}".rstrip(": ") for stage, names in parts)
+        work = {title: partial(do, *part) for title, part in zip(titles, parts, strict=True)}
         return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
-
-
-def titled(stage: str, names: Iterable[str]) -> str:
-    return f"{stage}: {', '.join(names)}".rstrip(": ")
 
 
 # Each stage returns what is known after it: what was known before, and what it found of some nets or sets.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,31 +97,23 @@ def upwards(features: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
     return -downwards(features, y, targets)
 
 
-class Attacked:
-    """Extremes by an attack on every feature of every sample, once downwards and once upwards."""
-
-    def __init__(self, frozen: fa.Frozen, threat: fa.Threat, attack: Any, batch_size: int) -> None:
-        self.frozen, self.threat, self.attack, self.batch_size = frozen, threat, attack, batch_size
-
-    def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (least, greatest) for samples x [n, ...] with features `clean`, all float64 [n, F]."""
-        least, greatest = clean.clone(), clean.clone()
-        for sample, feature in _pairs(clean, self.batch_size):
-            # a pair draws the same random start, whichever batch it is in
-            keys = ids[sample] * clean.shape[1] + feature
-            down, up = (self._reached(x[sample], feature, keys, loss) for loss in (downwards, upwards))
-            # x itself is in the ball, too
-            least[sample, feature] = least[sample, feature].minimum(down)
-            greatest[sample, feature] = greatest[sample, feature].maximum(up)
-        return least, greatest
-
-    def _reached(self, x: Tensor, feature: Tensor, ids: Tensor, loss: Callable[..., Tensor]) -> Tensor:
-        out = self.attack(self.frozen, x, feature, threat=self.threat, loss=loss, criterion=Never(), ids=ids)
-        return self.frozen.verdict(out.x_adv).double().gather(1, feature[:, None]).squeeze(1)
+def reached(
+    frozen: fa.Frozen, attack: Callable[..., Any], batch_size: int, x: Tensor, ids: Tensor, clean: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the least and greatest features [n, F] by attacks on x [n, ...], whose own are `clean`."""
+    least, greatest = clean.clone(), clean.clone()  # x itself is in the ball, too
+    for sample, feature in _pairs(clean, batch_size):
+        # a pair draws the same random start, whichever batch it is in
+        keys = ids[sample] * clean.shape[1] + feature
+        for found, loss, better in ((least, downwards, torch.minimum), (greatest, upwards, torch.maximum)):
+            x_adv = attack(frozen, x[sample], feature, loss=loss, criterion=Never(), ids=keys).x_adv
+            there = frozen.verdict(x_adv).double().gather(1, feature[:, None]).squeeze(1)
+            found[sample, feature] = better(found[sample, feature], there)
+    return least, greatest
 
 
 class Exact:
-    """Extremes of features that are linear in x, in closed form."""
+    """The same of features that are linear in x, in closed form."""
 
     def __init__(self, frozen: fa.Frozen, x: Tensor, threat: fa.Threat, batch_size: int) -> None:
         self.frozen, self.threat, self.batch_size = frozen, threat, batch_size
@@ -131,8 +124,7 @@ class Exact:
         self.offset = self.offset - self._products(x[:1])[0]
 
     def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return as `Attacked`. InputError where a feature is not linear at x or at its mirror image."""
-        for point in (x, -x):
+        for point in (x, -x):  # also its mirror image, for kinks that no sample meets
             expected = self._products(point) + self.offset
             size = self._products(point.abs(), self.weight.abs()) + self.offset.abs()
             got = self.frozen.verdict(point).double()
@@ -174,7 +166,9 @@ def usefulness(
     """
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
     frozen = fa.freeze(fa.models.representation(model, module))
-    search: Attacked | Exact | None = attack and Attacked(frozen, threat, attack, batch_size)
+    search: Callable[..., tuple[Tensor, Tensor]] | None = None
+    if attack is not None:
+        search = partial(reached, frozen, partial(attack, threat=threat), batch_size)
     found, done = list[tuple[Tensor, ...]](), 0
     for x, y, ids in fa.data.batches(images, batch_size, box=threat.box):
         x, y, ids = (part.to(device) for part in (x, y, ids))

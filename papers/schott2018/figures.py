@@ -17,13 +17,11 @@ from papers.schott2018.subjects import Subject, Subjects
 from papers.schott2018.work import Done, Images
 from papers.study import one_of_each
 
-RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}
-"""The largest distance that is drawn in each norm."""
+RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}  # the largest distance that is drawn in each norm
 COLORS = (INK, GREEN, ORANGE, VERMILION, PURPLE, BLUE)
 WIDTH, HEIGHT, GAP = 2.9, 2.3, 0.3  # inches of a panel, and between two
 ALMOST = 0.02  # accuracy at which a curve need not be followed further
-Line = tuple[Sequence[float], Sequence[float]]
-"""Distances, and the accuracy at each."""
+Line = tuple[Sequence[float], Sequence[float]]  # distances, and the accuracy at each
 
 
 def draw(
@@ -39,13 +37,13 @@ def draw(
     lines = {key: curve(each.paper.distance) for key, each in found.items() if each.paper is not None}
     known: dict[Key, Line] = {key: (published()[key].distance, published()[key].accuracy) for key in lines}
     title = "Accuracy under the attacks of the paper"
-    if _panels(lines, known, path := folder / "published.png", title, drawn="here", reference="published"):
+    if _panels(lines, known, path := folder / "published.png", title, ("here", "published")):
         drawn["accuracy under the paper's attacks"] = path
     lines = {key: curve(each.all.distance) for key, each in found.items()}
     radii = {key: done.tensors["radius"] for key, done in bounds.items() if key[1] in SYNTHESES}
     known = {key: curve(radii[key]) for key in lines if key in radii}
     title = "Accuracy under all attacks, and what ABS guarantees"
-    if _panels(lines, known, path := folder / "all.png", title, drawn="attacks", reference="lower bound"):
+    if _panels(lines, known, path := folder / "all.png", title, ("attacks", "lower bound")):
         drawn["accuracy under all attacks"] = path
     for norm in settings.norms:
         if rows := _smallest(subjects, images, found, norm):
@@ -72,13 +70,7 @@ def curve(distance: Tensor) -> Line:
 
 
 def _panels(
-    lines: Mapping[Key, Line],
-    known: Mapping[Key, Line],
-    path: Path,
-    title: str,
-    *,
-    drawn: str,
-    reference: str,
+    lines: Mapping[Key, Line], known: Mapping[Key, Line], path: Path, title: str, names: tuple[str, str]
 ) -> bool:
     """Draw a panel for each norm, the known lines thin and dashed; return whether there is any."""
 
@@ -107,7 +99,7 @@ def _panels(
                 axes.plot(seen, accuracy, linestyle=dash, color=colors[model], linewidth=thick, zorder=3)
         axes.tick_params(labelleft=not place)
     style.key(figure, left, top - 0.42, [(TITLES[model], "s", color) for model, color in colors.items()])
-    told = (drawn, "-"), (reference, "--"), ("distance at which the paper compares", ":")
+    told = (names[0], "-"), (names[1], "--"), ("distance at which the paper compares", ":")
     style.key(figure, left, top - 0.2, [(name, dash, FAINT) for name, dash in told])
     style.save(figure, path)
     return True

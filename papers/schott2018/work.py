@@ -57,10 +57,8 @@ class Done:
     seconds: float
 
 
-Tick = Callable[[int], None]
-"""Called with the images done."""
-Compute = Callable[[Images], TENSORS]
-"""What is done on a batch."""
+Tick = Callable[[int], None]  # called with the images done
+Compute = Callable[[Images], TENSORS]  # what is done on a batch
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def attack(
     def compute(images: Images) -> TENSORS:
         return proved(subject, images, run(frozen, images.x, images.y, ids=images.ids).x_adv)
 
-    known = None if substitute is None else substitute.identity
+    known = substitute and substitute.identity
     identity = {"model": subject.identity, "substitute": known, "cell": cell.describe()}
     return work.do(cell.name, identity, batch_size, compute, tick)
 
@@ -153,7 +151,8 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:
 def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
     """Return x_adv and its distances [B] of the points `found`, judged by the model as published."""
     x, y = images.x, images.y
-    exact, threshold = fa.freeze(subject.model), subject.threshold
+    exact = fa.freeze(subject.model)
+    threshold = exact.input_threshold  # where a binary model sets pixels to 0 or 1
 
     def wrong(points: Tensor, labels: Tensor) -> Tensor:
         logits = exact.verdict(points)
