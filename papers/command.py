@@ -28,7 +28,6 @@ Work = Callable[[argparse.Namespace, Watch], Iterator[Any]]
 PATIENCE = 2.0  # seconds of work before progress is shown
 BUDGET = "seconds after which the run stops as if interrupted, and says what is left"
 EPOCHS = "finished epochs are kept in {run_dir}; the same command resumes"
-OFFICIAL = "abs_official"  # the authors' weights, beside the data sets
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +84,7 @@ def count(text: str, least: int = 1) -> int:
 def official(data_dir: Path | None) -> Path:
     """Return the folder of the authors' weights of ABS, where data sets are."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastadv"
-    return Path(data_dir or os.environ.get("FASTADV_DATA") or cache).expanduser() / OFFICIAL
+    return Path(data_dir or os.environ.get("FASTADV_DATA") or cache).expanduser() / "abs_official"
 
 
 def say_where(written: Mapping[str, object]) -> None:

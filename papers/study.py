@@ -54,10 +54,7 @@ def work_off(
     seconds: dict[str, float],
     write: Callable[[Sequence[str]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Do pieces of work until seconds are spent; after each, and when interrupted, `write` gets what is left.
-
-    The time of each is added to that of earlier runs: what is only read again has cost what it cost before.
-    """
+    """Do pieces of work until seconds are spent; after each, or a stop, `write` gets what is left."""
     left = list(work)
     stopped: BaseException | None = None
     while left and stopped is None:
@@ -67,6 +64,7 @@ def work_off(
             del left[0]
         except (Spent, KeyboardInterrupt) as stop:
             stopped = stop
+        # added to the time of earlier runs: what is only read again has cost what it cost before
         seconds[what] = seconds.pop(what, 0.0) + time.perf_counter() - began
         result = write(left)
     if isinstance(stopped, KeyboardInterrupt):

@@ -16,7 +16,7 @@ from fastadv.data import ImageSet
 from papers.goodfellow2014 import models
 from papers.goodfellow2014.models import Ensemble
 from papers.goodfellow2014.plan import ENSEMBLE, MEMBER, Beginning, Plan, Settings, plans
-from papers.study import Watch, trained, unit
+from papers.study import CPU, Watch, trained, unit
 
 BATCH_SIZE, CHECKPOINT_EVERY = 500, 200
 STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
@@ -133,7 +133,7 @@ class Bench:
         self.details: dict[str, Any] = {}
         tested = self.settings.tested
         self.test_set = test_set if tested is None else test_set.subset(range(tested))
-        place = nets.device or torch.device("cpu")
+        place = nets.device or CPU
         self.x, self.y = unit(self.test_set.x).to(place), self.test_set.y.to(place)
         self.crafted, self.rounded = cache(self._crafted), cache(self._rounded)
 

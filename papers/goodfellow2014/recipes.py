@@ -1,6 +1,6 @@
 """The recipes that the paper alone trains by; `fa.train.fit` takes an instance of each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -137,14 +137,9 @@ class HiddenFGSM:
             seen.append(h.detach().requires_grad_())
             return seen[-1]
 
-        trained = [part for part in model.modules() if part.training]
-        model.eval()
-        try:
-            with torch.enable_grad(), entering(model, str(self.module), leaf):
-                logits = model(x)
-        finally:
-            for part in trained:
-                part.training = True
+        inside = entering(model, str(self.module), leaf)
+        with torch.enable_grad(), evaluating(model.modules()), inside:
+            logits = model(x)
         by_logits = fa.losses.loss_and_grad(logits.detach(), y, self.loss, direction=True)[1]
         return torch.autograd.grad(logits, seen[0], by_logits.to(logits.dtype))[0].sign()
 
@@ -180,23 +175,23 @@ class RubbishTraining:
     ) -> Tensor:
         # first, because it moves the running statistics, which the noise's backward pass needs as they are
         loss = self.recipe(model, x, y, ids=ids, seed=seed)
-        with running_statistics(model):
+        with evaluating(part for part in model.modules() if isinstance(part, BATCH_NORM)):
             logits = model(drawn(fa.rng.normal, x, ids, seed, "rubbish"))
         denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
         return loss + self.weight * denied.mean()
 
 
 @contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Put layers that normalize by statistics of the batch in eval mode, inside."""
-    norms = [part for part in model.modules() if isinstance(part, BATCH_NORM) and part.training]
-    for part in norms:
-        part.eval()
+def evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Put these parts of a model in eval mode, inside."""
+    trained = [part for part in parts if part.training]
+    for part in trained:
+        part.training = False
     try:
         yield
     finally:
-        for part in norms:
-            part.train()
+        for part in trained:
+            part.training = True
 
 
 for recipe in (HiddenFGSM, InputNoise, RobustLogistic, RubbishTraining, WeightDecayL1):

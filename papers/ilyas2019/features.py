@@ -17,6 +17,7 @@ from fastadv.errors import InputError
 from fastadv.runs.folder import Keeper
 from papers import drawing as style
 from papers.drawing import BLUE, FAINT, INK, VERMILION
+from papers.ilyas2019.plan import adversary
 from papers.ilyas2019.usefulness import GAMMA, RHO, Kind, Usefulness, usefulness
 from papers.study import Watch, load_images, publish, trained, unwatched
 from papers.text import number, percent
@@ -48,11 +49,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         raise InputError(f"radius: expected a finite number > 0, got {radius}")
     # from x itself: a feature has a gradient there, and steps of a quarter of the radius reach the far side
     attack = partial(fa.attacks.pgd, steps=s.steps, step_size=radius / 4, random_start=False)
-    pgd = {"steps": s.train_steps, "step_size": s.train_radius / 5, "random_start": False}
-    recipes: dict[str, fa.train.Recipe] = {
-        "standard": fa.train.Standard(),
-        "adversarial": fa.train.PGDTraining(fa.L2(s.train_radius), **pgd),  # type: ignore[arg-type]
-    }
+    recipes: dict[str, Any] = {"standard": fa.train.Standard(), "adversarial": adversary(s)}
     base, test = (load_images("digits", part, size=s.size, limit=s.samples) for part in ("train", "test"))
     figure, found = folder / "features.png", {}
     with Keeper(folder) as keeper:

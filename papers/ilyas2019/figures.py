@@ -19,7 +19,7 @@ from papers.drawing import BLUE, FAINT, INK, SKY, VERMILION
 from papers.ilyas2019 import gaussian
 from papers.ilyas2019.gaussian import Learned
 from papers.ilyas2019.plan import KINDS, PAPER_ATTACK, TRANSFER, paper
-from papers.study import one_of_each
+from papers.study import one_of_each, unit
 
 THICK, GAP = 0.17, 0.16  # inches of a bar, and between two nets
 WIDE = 0.12  # of the axis, what a number takes
@@ -80,7 +80,7 @@ def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None
             rows.append(_strip("source", base, places, "true label", apart=0.12))
             rows.append(_strip(name, made, places, "its label", base))
             if not kind.inverts:
-                pushed = _images(made, places) - _images(base, places)
+                pushed = unit(made.x[places]) - unit(base.x[places])
                 rows.append(fa.figures.Strip("difference", pushed, difference=True))
     title = f"{name}: {kind.remark}, made with the {kind.source} net"
     told = SUBTITLE.partition(";")[0] if kind.inverts else SUBTITLE
@@ -93,11 +93,7 @@ def _strip(
     labels = images.y[places]
     names = [images.classes[label] for label in labels.tolist()]
     marked = None if base is None else labels != base.y[places]
-    return fa.figures.Strip(name, _images(images, places), names, marked, remark=remark, apart=apart)
-
-
-def _images(images: ImageSet, places: Tensor) -> Tensor:
-    return torch.stack([images[place][0] for place in places.tolist()])
+    return fa.figures.Strip(name, unit(images.x[places]), names, marked, remark=remark, apart=apart)
 
 
 SHOWN = 150

@@ -137,9 +137,8 @@ class Check:
     deviation: float
     tolerance: float
 
-    @property
-    def holds(self) -> bool:
-        return self.deviation <= self.tolerance
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "holds": self.deviation <= self.tolerance}
 
 
 def twice_loss(v: Tensor, covariance: Tensor) -> Tensor:

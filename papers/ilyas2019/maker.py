@@ -1,7 +1,7 @@
 """The nets and sets of the pipeline: made once, in a folder, and from then on read from it."""
 
 import re
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -144,11 +144,7 @@ def part_name(name: str, place: int, total: int) -> str:
 
 def join_weights(parts: Sequence[Path], path: Path) -> None:
     """Write the weights of all parts as one file; InputError where they are not of one model."""
-    tensors, cards = dict[str, Tensor](), list[dict[str, str]]()
-    for part in parts:
-        some, metadata = load_tensors(part)
-        tensors |= some
-        cards.append(metadata)
+    tensors, cards = zip(*map(load_tensors, parts), strict=True)
     if any(card != cards[0] for card in cards):
         raise InputError(f"{parts[0]}: expected parts of the same weights, got others beside it")
-    save_tensors(path, tensors, cards[0])
+    save_tensors(path, dict(ChainMap(*tensors)), cards[0])

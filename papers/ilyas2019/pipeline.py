@@ -46,14 +46,18 @@ def transferred(maker: Maker) -> dict[str, Any]:
     return {"points": points, **correlated(pairs, maker.settings.seed)}
 
 
+def attack(settings: Settings, radius: float, **options: Any) -> dict[str, Any]:
+    """Return PGD at a radius by the name that tables show."""
+    s, threat = settings, fa.L2(radius)
+    run = partial(fa.attacks.pgd, threat=threat, steps=s.attack_steps, loss="ce", seed=s.seed, **options)
+    return {s.attack(radius): run}
+
+
 def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
     """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
     s, test = maker.settings, maker.test
-    attack = partial(
-        fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, loss="ce", stop_early=False,
-        seed=s.seed,
-    )  # fmt: skip
-    table = judged(maker, "standard", {s.attack(s.push_radius): attack}, "transfer", keep_samples=True)
+    given = attack(s, s.push_radius, stop_early=False)
+    table = judged(maker, "standard", given, "transfer", keep_samples=True)
     kept = table.samples
     assert kept is not None
     x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
@@ -102,10 +106,7 @@ def run(
     device: torch.device | None = None,
     budget: float | None = None,
 ) -> dict[str, Any]:
-    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md.
-
-    After `budget` seconds the run stops as if interrupted; "left" says what was asked for and is not done.
-    """
+    """Do the stages in `folder`, and return all that is known there; "left" is what `budget` left undone."""
     parts, path = tuple(settings.work(stages)), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     with Keeper(path) as keeper:
@@ -150,10 +151,7 @@ def sets(maker: Maker, names: Iterable[str], before: Known) -> Known:
 def evaluate(maker: Maker, names: Iterable[str], before: Known) -> Known:
     """Attack nets: on all test images without an attack, on the first ones under PGD in L2."""
     s, found = maker.settings, dict(before.get("nets", {}))
-    attacks = {
-        s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, loss="ce", seed=s.seed)
-        for r in s.radii
-    }
+    attacks = {name: run for r in s.radii for name, run in attack(s, r).items()}
     for name in names:
         clean = fa.evaluate(maker.net(name), maker.test).clean_accuracy
         table = judged(maker, name, attacks)

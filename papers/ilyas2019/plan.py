@@ -92,10 +92,10 @@ class Training:
     epochs: int | None = None  # None: those of the scale
 
 
+# where the paper trains otherwise than on the images themselves; for few epochs: augmented, D_rand then
+# teaches nothing, and at rate 0.1 only by chance
 TABLE = {"random_target": Training(learning_rate=0.01), "fixed_shift": Training(augmented=False)}
-"""The constructions on which the paper trains otherwise than on the images themselves."""
 FEW_EPOCHS = TABLE | {"random_target": Training(learning_rate=0.01, augmented=False)}
-"""The same for few epochs: augmented, D_rand then teaches nothing, and at rate 0.1 only by chance."""
 
 
 @dataclass(frozen=True)

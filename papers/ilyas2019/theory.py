@@ -131,7 +131,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         paths = {"learned classes": folder / "ellipses.png", "theorems 1 and 3": folder / "theorems.png"}
         figures.ellipses(mean, covariance, learned, paths["learned classes"])
         figures.theorems(covariance, max(settings.radii), paths["theorems 1 and 3"])
-        checks = [{**asdict(check), "holds": check.holds} for check in done]
+        checks = [check.as_json() for check in done]
         figured = {what: str(path) for what, path in paths.items()}
         told = [each.as_json() for each in learned]
         return publish(

@@ -117,16 +117,15 @@ class Exact:
 
     def __init__(self, frozen: fa.Frozen, x: Tensor, threat: fa.Threat, batch_size: int) -> None:
         self.frozen, self.threat, self.batch_size = frozen, threat, batch_size
-        self.offset = frozen.verdict(x[:1])[0].double()
-        dtype = frozen.dtype or x.dtype
-        rows = torch.eye(len(self.offset), device=x.device, dtype=dtype)
+        there, dtype = frozen.verdict(x[:1])[0].double(), frozen.dtype or x.dtype
+        rows = torch.eye(len(there), device=x.device, dtype=dtype)
         self.weight = frozen.jacobian(x[:1].to(dtype), rows[None])[1][0].double()
-        self.offset = self.offset - self._products(x[:1])[0]
+        self.offset = there - _products(x[:1], self.weight)[0]
 
     def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         for point in (x, -x):  # also its mirror image, for kinks that no sample meets
-            expected = self._products(point) + self.offset
-            size = self._products(point.abs(), self.weight.abs()) + self.offset.abs()
+            expected = _products(point, self.weight) + self.offset
+            size = _products(point.abs(), self.weight.abs()) + self.offset.abs()
             got = self.frozen.verdict(point).double()
             if bool(((got - expected).abs() > FLAT * size).any()):
                 raise InputError("attack: expected one for features that are not linear in x, got None")
@@ -137,9 +136,9 @@ class Exact:
             up[sample, feature] = self.threat.support(weight, points)
         return clean - down, clean + up
 
-    def _products(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        weight = self.weight if weight is None else weight
-        return x.double().flatten(1) @ weight.flatten(1).T
+
+def _products(x: Tensor, weight: Tensor) -> Tensor:
+    return x.double().flatten(1) @ weight.flatten(1).T
 
 
 def _pairs(values: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

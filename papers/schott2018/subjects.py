@@ -51,10 +51,9 @@ WEIGHTS = {  # the files that a model is made of, as the authors named them
     "abs": STATE_DICTS,
 }
 SUBSTITUTE = "transfer_cnn"
+# how ABS infers while an attack searches: in a third of the time, with nearly the same decisions; half of the
+# steps, too, would lead to points that the published model denies, and to worse ones
 SEARCH = {"precision": "bf16", "prune": True}
-"""How ABS infers while an attack searches: in a third of the time, with nearly the same decisions.
-
-With half of the steps, too, attacks end in points that the published model denies, and in worse ones."""
 
 
 class NearestNeighbor(nn.Module):

@@ -23,8 +23,8 @@ from fastadv.threat import THREATS
 from papers.schott2018.plan import NORMS, Cell
 from papers.schott2018.subjects import SUBSTITUTE, Subject, Subjects
 
+# tried where the published model denies what a search on a faster one found
 LONGER = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5)
-"""Where the published model denies what a search on a faster one found, the perturbation is tried longer."""
 TENSORS = dict[str, Tensor]
 
 
@@ -35,20 +35,19 @@ class Images:
     x: Tensor
     y: Tensor
     ids: Tensor
-    classes: int
 
     @classmethod
     def drawn(cls, dataset: ImageSet, count: int, seed: int, device: torch.device) -> "Images":
         """Return `count` images drawn without repetition; a larger count begins with the same ones."""
         order = rng.permutation(len(dataset), rng.derive(seed, "images of the study"))[:count]
         x, y, ids = next(batches(dataset, len(order), order))
-        return cls(x.to(device), y.to(device), ids.to(device), dataset.num_classes)
+        return cls(x.to(device), y.to(device), ids.to(device))
 
     def __len__(self) -> int:
         return len(self.y)
 
     def part(self, start: int, stop: int) -> "Images":
-        return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop], self.classes)
+        return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop])
 
 
 @dataclass(frozen=True, eq=False)
