@@ -127,11 +127,7 @@ def run(
             work[f"attack {first} on {s.whole:,} images"] = partial(attack, first, s.whole, "whole")
 
         def write(left: Sequence[str]) -> dict[str, Any]:
-            measured = {
-                "nets": lines,
-                study.SECONDS: known[study.SECONDS],
-                **({"left": left} if left else {}),
-            }
+            measured = {"nets": lines, study.SECONDS: known[study.SECONDS]} | ({"left": left} if left else {})
             return study.publish(keeper, "study training", config, report, **measured)
 
         return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
@@ -197,9 +193,8 @@ def do(asked: Namespace, watch: study.Watch) -> Iterator[Any]:
     )
     yield result
     c.print_table("Adversarial training", table(result), notes(result))
-    c.say_where(
-        {"all figures as JSON": asked.run_dir / study.RESULTS, "the report": asked.run_dir / study.REPORT}
-    )
+    files = {"all figures as JSON": study.RESULTS, "the report": study.REPORT}
+    c.say_where({what: asked.run_dir / file for what, file in files.items()})
 
 
 def parser() -> c.Parser:
