@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 import torch
 
-import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError, MissingExtraError
 from fastadv.runs.card import telling
 from fastadv.runs.pages import keep_all_pages
@@ -29,7 +28,6 @@ Work = Callable[[argparse.Namespace, Watch], Iterator[Any]]
 PATIENCE = 2.0  # seconds of work before progress is shown
 BUDGET = "seconds after which the run stops as if interrupted, and says what is left"
 EPOCHS = "finished epochs are kept in {run_dir}; the same command resumes"
-OFFICIAL = "abs_official"  # the authors' weights, beside the data sets
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,7 +84,7 @@ def count(text: str, least: int = 1) -> int:
 def official(data_dir: Path | None) -> Path:
     """Return the folder of the authors' weights of ABS, where data sets are."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastadv"
-    return Path(data_dir or os.environ.get("FASTADV_DATA") or cache).expanduser() / OFFICIAL
+    return Path(data_dir or os.environ.get("FASTADV_DATA") or cache).expanduser() / "abs_official"
 
 
 def say_where(written: Mapping[str, object]) -> None:
@@ -166,7 +164,3 @@ def _fail(text: str, code: int, asked: argparse.Namespace) -> int:
         traceback.print_exc()
     print("papers:", " ".join(text.split()), file=sys.stderr)
     return code
-
-
-def load_data(name: str, split: str, data_dir: Path | None, limit: int | None = None) -> Any:
-    return fa.data.load(name, split, data_dir=data_dir, limit=limit)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,6 +18,9 @@ from fastadv.runs.card import about
 from fastadv.runs.files import atomic_write
 
 BLUE, VERMILION = fa.figures.BLUE, fa.figures.VERMILION
+Rect = tuple[float, float, float, float]
+"""Left, bottom, width and height in inches."""
+Way = Literal["both", "x", "y"]
 GREEN, PURPLE, SKY, ORANGE = "#009E73", "#AA4499", "#56B4E9", "#E69F00"
 INK, FAINT, GRID = "#222222", "#777777", "#E6E6E6"
 
@@ -30,23 +34,30 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
     return figure
 
 
-def plain(axes: Axes) -> None:
-    """Axes without ticks, and with the lower border alone."""
+def panel(figure: Figure, at: Rect, below: str = "", beside: str = "", grid: Way = "both") -> Axes:
+    """Add plain axes at a place in inches, with a grid and the names of what runs along them."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((at[0] / width, at[1] / height, at[2] / width, at[3] / height))
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(length=0, labelsize=8.5, colors=INK, pad=5)
     axes.set_axisbelow(True)
-
-
-def accuracy_axis(axes: Axes, right: float, below: str) -> None:
-    """Make them axes of accuracy, 0 to 100%, against what is named below them, from 0 to `right`."""
-    plain(axes)
-    axes.set(xlim=(0, right), ylim=(0, 1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_locator(MultipleLocator(0.2))
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.grid(axis=grid, color=GRID, linewidth=0.6 if grid == "both" else 0.8)
     axes.set_xlabel(below, fontsize=9, color=INK)
+    axes.set_ylabel(beside, fontsize=9, color=INK)
+    return axes
+
+
+def mark(axes: Axes, where: float) -> None:
+    """Draw a thin dashed line at a value of the horizontal axis."""
+    axes.axvline(where, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+
+
+def shares(axis: Axis) -> None:
+    """Write shares from 0 to 1 as percentages, every 20."""
+    axis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_major_locator(MultipleLocator(0.2))
 
 
 def key(figure: Figure, left: float, down: float, entries: Sequence[tuple[str, str, str]]) -> None:
@@ -80,17 +91,6 @@ def leader(color: str, gap: float = 0) -> dict[str, Any]:
     return {
         "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": gap, "relpos": (0, 0.5),
     }  # fmt: skip
-
-
-def name_end(axes: Axes, name: str, end: float, height: float, color: str, **how: Any) -> None:
-    """Name a line that ends at the right at `end`, at `height`, in axes; a leader joins both."""
-    inches = axes.bbox.width / axes.figure.dpi
-    axes.annotate(
-        name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",
-        color=color, va="center", annotation_clip=False,
-        arrowprops=leader(color) if abs(end - height) > 0.01 else None,
-        **{"fontsize": 9, "fontweight": "bold", **how},
-    )  # fmt: skip
 
 
 def spread(heights: Sequence[float], apart: float) -> list[float]:

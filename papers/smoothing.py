@@ -1,7 +1,7 @@
-"""Randomized smoothing on MNIST: three ways to train for it, what each certifies, and what ABS certifies.
+"""Certify networks on MNIST, trained by three recipes, beside published radii.
 
-The network, its training and the settings are those of Jeong and Shin 2020 (arXiv 2006.04062), whose table 1
-has the average certified radii that ours stand beside.
+These and the settings are those of Jeong and Shin 2020 (arXiv 2006.04062), table 1. Where the folder of the
+data sets holds abs_official/, the bounds of ABS stand beside them.
 """
 
 import sys
@@ -23,17 +23,10 @@ from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from fastadv.runs.folder import Keeper
 from papers import command as c
-from papers.study import REPORT, Watch, publish, some_of, trained, unwatched
+from papers.study import REPORT, Watch, load_images, publish, some_of, trained, unwatched
 from papers.text import in_markdown, percent
 
-ABOUT = """Certify networks on MNIST, trained by three recipes, beside published radii.
-
-Where the folder of the data sets holds abs_official/, the bounds of ABS stand beside them.
-"""
-
-
-# average certified radii of the paper, by recipe and sigma
-PUBLISHED = {
+PUBLISHED = {  # average certified radii, by recipe and sigma
     "gaussian": {0.25: 0.911, 0.5: 1.558, 1.0: 1.619},
     "smoothadv": {0.25: 0.932, 0.5: 1.687, 1.0: 1.779},
     "consistency": {0.25: 0.928, 0.5: 1.655, 1.0: 1.738},
@@ -242,7 +235,7 @@ def do(asked: Namespace, watch: Watch) -> Iterator[Any]:
     settings = replace(TINY if asked.tiny else Settings(), **given)
     some_of("recipes", settings.recipes, PUBLISHED)
     name, weights = "digits" if asked.tiny else "mnist", c.official(asked.data_dir)
-    train_set, test_set = (c.load_data(name, part, asked.data_dir) for part in ("train", "test"))
+    train_set, test_set = (load_images(name, part, data_dir=asked.data_dir) for part in ("train", "test"))
     synthesis = fa.models.ABS.from_official(weights) if not asked.tiny and weights.is_dir() else None
     result = run(
         settings, train_set, test_set, asked.run_dir, watch, synthesis=synthesis, device=c.device_of(asked)
@@ -252,14 +245,14 @@ def do(asked: Namespace, watch: Watch) -> Iterator[Any]:
     c.say_where({**result["measured"]["figures"], "the report": asked.run_dir / REPORT})
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, c.names(text)))
+
+
 def parser() -> c.Parser:
-    made = c.Parser("smoothing", description=ABOUT)
+    made = c.Parser("smoothing", description=__doc__)
     made.add_argument("--recipes", type=c.names, help=f"some of {', '.join(PUBLISHED)}")
-    made.add_argument(
-        "--sigmas",
-        type=lambda text: tuple(map(float, text.split(","))),
-        help="deviations of the noise: 0.25,0.5,1",
-    )
+    made.add_argument("--sigmas", type=numbers, help="deviations of the noise: 0.25,0.5,1")
     made.add_argument("--epochs", type=c.count, help="epochs of each training (90)")
     made.add_argument("--samples", "-n", type=c.count, help="test images to certify (1,000)")
     made.add_argument("--draws", type=c.count, help="draws for each of them (100,000)")

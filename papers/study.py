@@ -23,10 +23,8 @@ from fastadv.runs.record import CHECKPOINT
 CPU, NO_BOX = torch.device("cpu"), (-math.inf, math.inf)
 RESULTS, REPORT, WEIGHTS = "results.json", "report.md", "model.safetensors"
 SECONDS = "seconds"  # of each piece of work, beside what was measured
-Watch = Callable[[str, int, int], None]
-"""A function that is called with (what is being done, done, total)."""
-Report = Callable[[dict[str, Any]], str]
-"""A function that returns the results of a study as a page in Markdown."""
+Watch = Callable[[str, int, int], None]  # called with (what is being done, done, total)
+Report = Callable[[dict[str, Any]], str]  # the results of a study as a page in Markdown
 
 
 def unwatched(what: str, done: int, total: int) -> None:
@@ -56,10 +54,7 @@ def work_off(
     seconds: dict[str, float],
     write: Callable[[Sequence[str]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Do pieces of work until seconds are spent; after each, and when interrupted, `write` gets what is left.
-
-    The time of each is added to that of earlier runs: what is only read again has cost what it cost before.
-    """
+    """Do pieces of work until seconds are spent; after each, or a stop, `write` gets what is left."""
     left = list(work)
     stopped: BaseException | None = None
     while left and stopped is None:
@@ -69,6 +64,7 @@ def work_off(
             del left[0]
         except (Spent, KeyboardInterrupt) as stop:
             stopped = stop
+        # added to the time of earlier runs: what is only read again has cost what it cost before
         seconds[what] = seconds.pop(what, 0.0) + time.perf_counter() - began
         result = write(left)
     if isinstance(stopped, KeyboardInterrupt):

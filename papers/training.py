@@ -1,4 +1,8 @@
-"""Adversarial training on CIFAR-10 by three recipes: what AutoAttack leaves of each, and what it takes."""
+"""Adversarial training on CIFAR-10 by PGD-10, N-FGSM and TRADES, judged by AutoAttack.
+
+Prints accuracy and seconds of each recipe beside published rows. Where the package autoattack of its authors
+is installed, it attacks the same images. An interrupted command resumes.
+"""
 
 import sys
 import time
@@ -18,26 +22,8 @@ from fastadv.data import ImageSet
 from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import plain
 from papers import command as c
-from papers.study import (
-    REPORT,
-    RESULTS,
-    SECONDS,
-    Watch,
-    known_in,
-    limited,
-    publish,
-    trained,
-    unwatched,
-    work_off,
-)
+from papers import study
 from papers.text import in_markdown, percent
-
-ABOUT = """Adversarial training on CIFAR-10 by PGD-10, N-FGSM and TRADES, judged by AutoAttack.
-
-Prints accuracy and seconds of each recipe beside published rows. Where the package autoattack of its authors
-is installed, it attacks the same images. An interrupted command resumes.
-"""
-
 
 THREAT = fa.Linf(8 / 255)
 STEPS: dict[str, Any] = {"steps": 10, "step_size": 2 / 255}
@@ -84,25 +70,20 @@ def run(
     train_set: ImageSet,
     test_set: ImageSet,
     folder: Path,
-    watch: Watch = unwatched,
+    watch: study.Watch = study.unwatched,
     *,
     device: torch.device | None = None,
     budget: float | None = None,
 ) -> dict[str, Any]:
-    """Train and attack in `folder`, where an interrupted run resumes; results.json and report.md have all.
-
-    The averaged weights are attacked. Where the package autoattack of its authors is installed, it attacks
-    the same images of the first recipe. After `budget` seconds the run stops as if interrupted; "left" says
-    what is not done.
-    """
-    s, watch = settings, limited(watch, budget)
+    """Train, and attack the averaged weights; after `budget` seconds "left" says what is not done."""
+    s, watch = settings, study.limited(watch, budget)
     config = plain(asdict(s)) | {"train": train_set.describe(), "test": test_set.describe()}
     options = {"width": s.width} | ({} if s.data == "digits" else {"normalize": s.data})
 
     @cache
     def net(name: str) -> nn.Module:
         make, rate, _ = RECIPES[name]
-        model = trained(
+        model = study.trained(
             s.model, train_set, make(THREAT), folder / name, seed=s.seed, options=options, epochs=s.epochs,
             batch_size=s.batch_size, learning_rate=rate, device=device, augment="crop_flip",
             optimization=fa.train.Optimization(schedule="one_cycle", ema=s.ema),
@@ -112,7 +93,7 @@ def run(
         return model
 
     with Keeper(folder) as keeper:
-        known = known_in(keeper, config)
+        known = study.known_in(keeper, config)
         lines = {name: known["nets"][name] for name in RECIPES if name in known.get("nets", {})}  # in order
 
         def train(name: str) -> None:
@@ -146,10 +127,10 @@ def run(
             work[f"attack {first} on {s.whole:,} images"] = partial(attack, first, s.whole, "whole")
 
         def write(left: Sequence[str]) -> dict[str, Any]:
-            measured = {"nets": lines, SECONDS: known[SECONDS], **({"left": left} if left else {})}
-            return publish(keeper, "study training", config, report, **measured)
+            measured = {"nets": lines, study.SECONDS: known[study.SECONDS]} | ({"left": left} if left else {})
+            return study.publish(keeper, "study training", config, report, **measured)
 
-        return work_off(work, known.setdefault(SECONDS, {}), write)
+        return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
 
 
 def authors(model: nn.Module, test_set: ImageSet, count: int, version: str) -> dict[str, Any]:
@@ -203,20 +184,21 @@ def report(result: Mapping[str, Any]) -> str:
     return f"# Adversarial training, judged by AutoAttack\n\n{in_markdown(table(result))}\n\n{told}\n"
 
 
-def do(asked: Namespace, watch: Watch) -> Iterator[Any]:
+def do(asked: Namespace, watch: study.Watch) -> Iterator[Any]:
     settings = replace(SCALES[asked.scale], seed=asked.seed)
-    train_set = c.load_data(settings.data, "train", asked.data_dir, settings.images)
-    test_set = c.load_data(settings.data, "test", asked.data_dir)
+    load = partial(study.load_images, settings.data, data_dir=asked.data_dir)
+    train_set, test_set = load("train", limit=settings.images), load("test")
     result = run(
         settings, train_set, test_set, asked.run_dir, watch, device=c.device_of(asked), budget=asked.budget
     )
     yield result
     c.print_table("Adversarial training", table(result), notes(result))
-    c.say_where({"all figures as JSON": asked.run_dir / RESULTS, "the report": asked.run_dir / REPORT})
+    files = {"all figures as JSON": study.RESULTS, "the report": study.REPORT}
+    c.say_where({what: asked.run_dir / file for what, file in files.items()})
 
 
 def parser() -> c.Parser:
-    made = c.Parser("training", description=ABOUT)
+    made = c.Parser("training", description=__doc__)
     told = "the embedded digits; part of CIFAR-10 and a narrow network; ResNet-18"
     c.scales(made, SCALES, "tiny", told)
     made.add_argument("--budget", type=c.count, help=c.BUDGET)

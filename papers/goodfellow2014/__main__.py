@@ -13,13 +13,13 @@ from typing import Any
 from papers import command as c
 from papers.goodfellow2014 import paper
 from papers.goodfellow2014.plan import SCALES
-from papers.study import REPORT, Watch
+from papers.study import REPORT, Watch, load_images
 
 
 def work(asked: Namespace, watch: Watch) -> Iterator[Any]:
     settings = replace(SCALES[asked.scale], seed=asked.seed)
     name = "digits" if asked.scale == "tiny" else "mnist"
-    train_set, test_set = (c.load_data(name, part, asked.data_dir) for part in ("train", "test"))
+    train_set, test_set = (load_images(name, part, data_dir=asked.data_dir) for part in ("train", "test"))
     result = paper.run(
         settings, train_set, test_set, asked.run_dir, watch, parts=asked.parts, device=c.device_of(asked)
     )

@@ -13,11 +13,10 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
 from papers.goodfellow2014 import models
 from papers.goodfellow2014.models import Ensemble
 from papers.goodfellow2014.plan import ENSEMBLE, MEMBER, Beginning, Plan, Settings, plans
-from papers.study import Watch, trained, unit
+from papers.study import CPU, Watch, trained, unit
 
 BATCH_SIZE, CHECKPOINT_EVERY = 500, 200
 STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
@@ -31,11 +30,6 @@ class Nets:
     def __init__(
         self, settings: Settings, train_set: ImageSet, folder: Path, watch: Watch, device: torch.device | None
     ) -> None:
-        if settings.validation >= len(train_set):
-            raise InputError(
-                f"validation: expected fewer than the {len(train_set)} training images, got "
-                f"{settings.validation}; lower it, or take more images"
-            )
         self.settings, self.train_set, self.folder, self.device = settings, train_set, folder, device
         self.plans, self.watch = plans(settings), watch
         self._trained: dict[str, nn.Module] = {}
@@ -139,7 +133,7 @@ class Bench:
         self.details: dict[str, Any] = {}
         tested = self.settings.tested
         self.test_set = test_set if tested is None else test_set.subset(range(tested))
-        place = nets.device or torch.device("cpu")
+        place = nets.device or CPU
         self.x, self.y = unit(self.test_set.x).to(place), self.test_set.y.to(place)
         self.crafted, self.rounded = cache(self._crafted), cache(self._rounded)
 

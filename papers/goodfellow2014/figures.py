@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from papers import drawing as style
-from papers.drawing import BLUE, FAINT, GREEN, GRID, INK, ORANGE, PURPLE, SKY, VERMILION, draw_image
+from papers.drawing import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, draw_image
 
 PLAIN, FGSM, CLOSED = "plain", "FGSM training", "closed form"
 WIDTHS = {FGSM: 4.5, PLAIN: 4.5}  # below a narrow line: where the two are equal, both are seen
@@ -37,15 +38,12 @@ def logistic(figures: dict[str, Any], path: Path) -> None:
     figure = style.new_figure(
         width, height, f"Logistic regression, {named}: in closed form, by examples, and with L1 decay"
     )
-    lefts = ((0.5 + place * (wide + gap)) / width for place in range(4))
-    axes = [figure.add_axes((left, 0.45 / height, wide / width, 1.95 / height)) for left in lefts]
-    titles = {
-        "clean": "clean error",
-        "fgsm": f"error under FGSM {figures['radius']:g}",
-        "norm": "|w|₁ (log scale)",
-    }
-    for (key, title), panel in zip(titles.items(), axes, strict=False):
-        _prepare(panel, title, "epoch")
+    pull = "pull of one image on |w|₁"
+    titles = "clean error", f"error under FGSM {figures['radius']:g}", "|w|₁ (log scale)", pull
+    below = ("epoch", "epoch", "epoch", "margin of the image")
+    places = ((0.5 + place * (wide + gap), 0.45, wide, 1.95) for place in range(4))
+    axes = [_panel(figure, *told) for told in zip(places, titles, below, strict=True)]
+    for key, panel in zip(("clean", "fgsm", "norm"), axes, strict=False):
         for net, rows in nets.items():
             values, epochs = [row[key] for row in rows], range(1, len(rows) + 1)
             panel.plot(epochs, values, color=colors[net], linewidth=WIDTHS.get(net, 1.6), zorder=3)
@@ -66,7 +64,6 @@ def logistic(figures: dict[str, Any], path: Path) -> None:
 
 
 def _pulls(axes: Axes, figures: dict[str, Any], colors: dict[str, str]) -> None:
-    _prepare(axes, "pull of one image on |w|₁", "margin of the image")
     radius, last = figures["radius"], figures["nets"][CLOSED]["rows"][-1]
     worst, mean = radius * last["norm"], last["margin"]
     margins = np.linspace(0, BESIDE * worst, 201)
@@ -76,17 +73,17 @@ def _pulls(axes: Axes, figures: dict[str, Any], colors: dict[str, str]) -> None:
     for name, net in figures["nets"].items():
         if name not in ("plain", FGSM, CLOSED):
             axes.axhline(net["rows"][-1]["pull"], color=colors[name], linewidth=1.6, zorder=3)
-    axes.axvline(mean, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+    style.mark(axes, mean)
     axes.text(mean, 0.85, " mean margin", color=FAINT, fontsize=7.5, transform=axes.get_xaxis_transform())
     axes.set_xlim(0, margins[-1])
     axes.set_ylim(bottom=-0.006)
 
 
-def _prepare(axes: Axes, name: str, across: str) -> None:
-    style.plain(axes)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_xlabel(across, fontsize=9, color=INK)
-    axes.text(0, 1.03, name, transform=axes.transAxes, fontsize=9, color=INK, va="bottom")
+def _panel(figure: Figure, at: style.Rect, name: str, across: str, color: str = INK) -> Axes:
+    """Add a panel whose name stands above it."""
+    axes = style.panel(figure, at, across, grid="y")
+    axes.text(0, 1.03, name, transform=axes.transAxes, fontsize=9, color=color, va="bottom")
+    return axes
 
 
 def shown(radii: Tensor) -> Tensor:
@@ -101,18 +98,15 @@ def trace(radii: Tensor, logits: Tensor, images: Tensor, label: int, path: Path)
     side = 0.62
     width, height, left, bottom, wide, tall = 7.4, 4.75, 0.65, 1.6, 6.0, 2.65
     figure = style.new_figure(width, height, "Logits along the direction of FGSM, and some of the images")
-    axes = figure.add_axes((left / width, bottom / height, wide / width, tall / height))
-    style.plain(axes)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    at = left, bottom, wide, tall
+    axes = _panel(figure, at, "logit", "radius ε of x + ε sign(∇ₓ J)", FAINT)
     axes.set_xlim(-radius, radius)
     colors = dict.fromkeys(range(logits.shape[1]), OTHER) | {ends: VERMILION, label: BLUE}
     for k in sorted(colors, key=lambda k: colors[k] != OTHER):
         axes.plot(radii, logits[:, k], color=colors[k], linewidth=1 if colors[k] == OTHER else 2.2, zorder=3)
-    axes.axvline(0, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+    style.mark(axes, 0)
     below = axes.get_xaxis_transform()
     axes.text(0.02 * radius, 1.0, "clean", color=FAINT, fontsize=7.5, va="top", transform=below)
-    axes.text(0, 1.03, "logit", transform=axes.transAxes, fontsize=9, color=FAINT, va="bottom")
-    axes.set_xlabel("radius ε of x + ε sign(∇ₓ J)", fontsize=9, color=INK)
     _name_lines(axes, logits[-1], colors, label)
     for place, (image, framed) in enumerate(zip(images.clamp(0, 1).cpu(), right, strict=True)):
         center = left + place / (len(images) - 1) * wide
@@ -128,12 +122,14 @@ def trace(radii: Tensor, logits: Tensor, images: Tensor, label: int, path: Path)
 
 def _name_lines(axes: Axes, last: Tensor, colors: dict[int, str], y: int) -> None:
     low, high = axes.get_ylim()
-    ends = ((last - low) / (high - low)).tolist()
+    ends, inches = ((last - low) / (high - low)).tolist(), axes.bbox.width / axes.figure.dpi
     for k, (end, place) in enumerate(zip(ends, style.spread(ends, 0.052), strict=True)):
         name, other = f"{k}, the label" if k == y else str(k), colors[k] == OTHER
-        style.name_end(
-            axes, name, end, place, FAINT if other else colors[k],
-            fontsize=8, fontweight="normal" if other else "bold",
+        color, thick = (FAINT, "normal") if other else (colors[k], "bold")
+        axes.annotate(
+            name, (1, end), (1 + 0.17 / inches, place), xycoords="axes fraction",
+            textcoords="axes fraction", color=color, va="center", annotation_clip=False, fontsize=8,
+            arrowprops=style.leader(color) if abs(end - place) > 0.01 else None, fontweight=thick,
         )  # fmt: skip
 
 

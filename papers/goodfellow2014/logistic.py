@@ -16,8 +16,9 @@ from fastadv.runs.identity import check_same
 from papers.goodfellow2014 import figures
 from papers.goodfellow2014.bench import Bench, Line
 from papers.goodfellow2014.figures import CLOSED, FGSM
+from papers.goodfellow2014.plan import Settings
 from papers.goodfellow2014.recipes import RobustLogistic, WeightDecayL1
-from papers.study import NO_BOX, Watch, unit, unwatched
+from papers.study import NO_BOX, Watch, unit
 
 CLASSES = (3, 7)
 COEFFICIENTS = (0.0025, 0.025, 0.25)  # of L1 decay
@@ -26,11 +27,8 @@ BATCH_SIZE, LEARNING_RATE = 128, 0.01
 
 def two_digits(bench: Bench) -> Iterator[Line]:
     """Logistic regression of 3 against 7: its worst case in closed form, and L1 decay."""
-    settings = bench.settings
-    found = logistic(
-        bench.nets.train_set.only(CLASSES), bench.test_set.only(CLASSES), bench.folder / "logistic",
-        radius=settings.radius, epochs=settings.shallow_epochs, seed=settings.seed, watch=bench.nets.watch,
-    )  # fmt: skip
+    train_set, test_set = (images.only(CLASSES) for images in (bench.nets.train_set, bench.test_set))
+    found = logistic(train_set, test_set, bench.folder / "logistic", bench.settings, bench.nets.watch)
     bench.details["logistic"] = found
     figures.logistic(found, bench.figure("logistic", "logistic regression"))
     for name, net in found["nets"].items():
@@ -40,16 +38,10 @@ def two_digits(bench: Bench) -> Iterator[Line]:
 
 
 def logistic(
-    train_set: ImageSet,
-    test_set: ImageSet,
-    folder: Path,
-    *,
-    radius: float,
-    epochs: int,
-    seed: int = 0,
-    watch: Watch = unwatched,
+    train_set: ImageSet, test_set: ImageSet, folder: Path, settings: Settings, watch: Watch
 ) -> dict[str, Any]:
     """Train logistic regression in every way, in no box, and measure it after each epoch; runs resume."""
+    radius, epochs, seed = settings.radius, settings.shallow_epochs, settings.seed
     nets: dict[str, dict[str, Any]] = {}
     weights: dict[str, Tensor] = {}
     ball = fa.Linf(radius, box=NO_BOX)

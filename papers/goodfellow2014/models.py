@@ -25,10 +25,7 @@ class Masked(nn.Dropout):
 class Maxout(nn.Module):
     """Layers of units that are each the largest of `pieces` linear functions, and a linear top.
 
-    With units=240 it is the network of Goodfellow et al. 2013, section 5.1 (94 test errors on MNIST);
-    units=1600 is the one that Goodfellow et al. 2014 train on adversarial examples to 0.782%. Dropout is that
-    of pylearn2's `mnist_pi.yaml`, which also bounds each unit's incoming weights:
-    `Optimization(max_norm=1.9365)`.
+    With 240 units the network of Goodfellow et al. 2013, section 5.1; dropout is that of pylearn2.
     """
 
     def __init__(
@@ -66,11 +63,7 @@ class Maxout(nn.Module):
 
 
 class Quadratic(nn.Module):
-    """Logits V (W x + b)² + c: one layer of units that square their input, and a linear top.
-
-    The paper (section 7) tried quadratic units because, unlike linear ones, they need not extrapolate
-    linearly. It does not define them, so this form is ours.
-    """
+    """Logits V (W x + b)² + c. The paper (section 7) does not define its quadratic units: this is ours."""
 
     def __init__(
         self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, units: int = 240, seed: int = 0
@@ -102,10 +95,8 @@ class EachOnItsOwn(nn.Module):
 class RBF(EachOnItsOwn):
     """A network of radial basis functions: P(class k | x) = exp(-d_k(x)), d_k(x) = sum_i s_ki² (x_i - m_ki)².
 
-    The paper (section 7) prints exp((x - m)ᵀ β (x - m)), so β must be negative definite; it says no more.
-    Here β_k is diagonal, -s_k², and learned like the template m_k. The probabilities do not sum to 1: far
-    from all templates they are all near 0, which no softmax over ten classes can express. The logits are the
-    log-odds of these probabilities, log(P / (1 - P)), so the predicted class is that of the nearest template.
+    The paper (section 7) prints exp((x - m)ᵀ β (x - m)) and says no more of β, here diagonal, -s_k². The
+    logits are the log-odds of these probabilities.
     """
 
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int = 0) -> None:

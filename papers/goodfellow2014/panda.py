@@ -15,9 +15,7 @@ def panda(
 ) -> tuple[dict[str, Any], Tensor]:
     """Return what `model` says of an image x [C, H, W] in [0, 1], the gradient's sign, and x after FGSM.
 
-    For each of PARTS the class, its name and its confidence; and the three images [3, C, H, W]. The gradient
-    is that of the loss of the class that the model predicts. Its sign is judged as the image that it is drawn
-    as, 0 for -1 and 1 for +1; x + radius · sign is clamped to [0, 1].
+    And these images [3, C, H, W]: the sign is judged as it is drawn, 0 for -1 and 1 for +1.
     """
     loss = "bce" if isinstance(model, EachOnItsOwn) else "ce"
     frozen = fa.freeze(model)
@@ -27,16 +25,8 @@ def panda(
     images = cat([x, gradient.sign() / 2 + 0.5, fa.Linf(radius).step(x, gradient, x, radius)])
     classes = frozen.verdict(images).argmax(1)
     chances = frozen.confidence(images).gather(1, classes[:, None])[:, 0]
-
-    found = {
-        **{
-            part: {"class": k, "name": str(k) if names is None else names[k], "confidence": chance}
-            for part, k, chance in zip(PARTS, classes.tolist(), chances.tolist(), strict=True)
-        },
-        "radius": radius,
-        "label": int(y),
-        "loss": loss,
-        "fooled": bool(classes[2] != classes[0]),
-        "zero_gradient": bool((images[1] == 0.5).all()),
+    found: dict[str, Any] = {
+        part: {"class": k, "name": str(k) if names is None else names[k], "confidence": chance}
+        for part, k, chance in zip(PARTS, classes.tolist(), chances.tolist(), strict=True)
     }
-    return found, images
+    return {**found, "radius": radius, "fooled": bool(classes[2] != classes[0])}, images

@@ -54,6 +54,7 @@ class Settings:
         return fa.Linf(self.radius)
 
 
+# tiny: every part in seconds, the figures mean nothing; cpu: two cores; paper: a GPU, five large networks
 SCALES = {
     "tiny": Settings(
         units=8, large_units=12, members=2, epochs=1, member_epochs=1, large_epochs=2, shallow_epochs=1,
@@ -64,8 +65,6 @@ SCALES = {
         epochs=100, member_epochs=100, large_epochs=200, patience=100, shallow_epochs=50, seeds=5
     ),
 }  # fmt: skip
-"""tiny: every part in seconds, on the embedded digits, the figures mean nothing; cpu: two cores; paper: for a
-GPU, five large networks."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The recipes that the paper alone trains by; `fa.train.fit` takes an instance of each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,12 +42,7 @@ def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int,
 
 @dataclass(frozen=True)
 class InputNoise(fa.train.Crafted):
-    """The mean cross-entropy on noisy images, fresh in each epoch and keyed by (seed, id) (section 7).
-
-    `kind` "sign" adds +radius or -radius to each pixel, "uniform" a number drawn uniformly between them; the
-    noisy image is clamped to the box. This costs as little as standard training, and gains little
-    robustness: it shows what the direction of FGSM is worth. `weight` is that of the clean images.
-    """
+    """Each pixel moves by +radius or -radius ("sign"), or by a number between ("uniform") (section 7)."""
 
     threat: fa.Linf
     kind: str = "sign"
@@ -66,12 +61,7 @@ class InputNoise(fa.train.Crafted):
 
 @dataclass(frozen=True)
 class WeightDecayL1:
-    """The loss of `recipe` + coefficient · the sum of `|w|` over the weights of the first layer (section 5).
-
-    The first layer is the model's first parameter with two dimensions or more. For logistic regression, FGSM
-    training subtracts radius · the same sum inside the loss, where it fades once the margin is large; here it
-    never fades. In the paper 0.0025 was already too much for a maxout network.
-    """
+    """The loss of `recipe` + coefficient · the sum of `|w|` over the first layer's weights (section 5)."""
 
     coefficient: float
     recipe: fa.train.Recipe = fa.train.Standard()  # noqa: RUF009 - frozen
@@ -87,20 +77,13 @@ class WeightDecayL1:
 class RobustLogistic:
     """The mean of `softplus(radius · |w| - y (w x + b))` for y = -1, 1, with the dual norm of w (section 5).
 
-    This is the cross-entropy at the worst point of the ball, exactly, so no example is crafted and a step
-    costs that of standard training. For L∞ it equals FGSM training. Unlike L1 decay (`WeightDecayL1`), the
-    penalty is inside the loss, and fades once the margin is large. As in the paper, only the ball counts:
-    where the box cuts it, this is an upper bound. The paper prints `radius · |w|` inside the bracket, which
-    is right for y = 1 alone. The model is linear, of two classes; `weight` is that of the clean loss.
+    The paper prints `radius · |w|` inside the bracket, which is right for y = 1 alone. Where the box cuts the
+    ball this is an upper bound. The model is linear, of two classes.
     """
 
     threat: fa.Threat
     weight: float = 0.0
     label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.threat.norm not in DUAL or not self.threat.finite:
-            raise InputError(f"threat: expected fa.Linf, L2 or L1 with a finite radius, got {self.threat}")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
@@ -115,30 +98,20 @@ class RobustLogistic:
 
 
 def _normal(model: nn.Module) -> Tensor:
-    """Return w, the gradient of the difference of the two logits. InputError for a model without one."""
-    # of exactly these classes: one derived from them may compute something else
-    if type(model) is fa.models.LogisticRegression:
+    """Return w, the gradient of the difference of the two logits."""
+    if isinstance(model, fa.models.LogisticRegression):
         return model.linear.weight[0]
-    layer = model.linear if type(model) is fa.models.SoftmaxRegression else None
-    if layer is None or layer.out_features != 2:
-        raise InputError(
-            "model: expected a linear one of two classes (fa.models.LogisticRegression, SoftmaxRegression), "
-            f"got {type(model).__name__}; use FGSMTraining"
-        )
-    return layer.weight[1] - layer.weight[0]
+    if not isinstance(model, fa.models.SoftmaxRegression) or model.linear.out_features != 2:
+        raise InputError(f"model: expected a linear one of two classes, got {type(model).__name__}")
+    return model.linear.weight[1] - model.linear.weight[0]
 
 
 @dataclass(frozen=True)
 class HiddenFGSM:
     """Goodfellow's objective on the input h of a hidden layer in place of the image (section 6).
 
-    It is weight · J(h, y) + (1 - weight) · J(h + radius · sign(∇J), y), the mean over the batch. `module` is
-    the name of the layer that h enters, as in `model.named_modules()`, or its number in a Sequential: of
-    Maxout, "hidden.1" has the units of the first layer, and "linear" those of the last.
-
-    The direction is that of the model in eval mode with the current weights, and no gradient flows through
-    it. A radius in hidden units means little where these have no bound: the network then learns to make its
-    activations large. Goodfellow et al. found it usually better to perturb the input.
+    `module` is the name of the layer that h enters: of Maxout, "hidden.1" has the units of the first layer,
+    and "linear" those of the last. The direction is that of the model in eval mode.
     """
 
     module: str | int
@@ -164,19 +137,9 @@ class HiddenFGSM:
             seen.append(h.detach().requires_grad_())
             return seen[-1]
 
-        trained = [part for part in model.modules() if part.training]
-        model.eval()
-        try:
-            with torch.enable_grad(), entering(model, str(self.module), leaf):
-                logits = model(x)
-        finally:
-            for part in trained:
-                part.training = True
-        if len(seen) != 1:
-            raise InputError(
-                f"module: expected a layer that runs once in forward, got {self.module!r}, which ran "
-                f"{len(seen)} times; name another"
-            )
+        inside = entering(model, str(self.module), leaf)
+        with torch.enable_grad(), evaluating(model.modules()), inside:
+            logits = model(x)
         by_logits = fa.losses.loss_and_grad(logits.detach(), y, self.loss, direction=True)[1]
         return torch.autograd.grad(logits, seen[0], by_logits.to(logits.dtype))[0].sign()
 
@@ -188,12 +151,7 @@ def entering(model: nn.Module, module: str, change: Callable[[Tensor], Tensor]) 
     def before(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return (change(given[0]), *given[1:])
 
-    parts = dict(model.named_modules())
-    if module not in parts:
-        raise InputError(
-            f"module: expected the name of a layer of the model, got {module!r}; see model.named_modules()"
-        )
-    handle = parts[module].register_forward_pre_hook(before)
+    handle = model.get_submodule(module).register_forward_pre_hook(before)
     try:
         yield
     finally:
@@ -204,11 +162,8 @@ def entering(model: nn.Module, module: str, change: Callable[[Tensor], Tensor]) 
 class RubbishTraining:
     """The loss of `recipe` + weight · a loss that penalizes confident predictions on noise (appendix A).
 
-    The noise is N(0, 1) in every pixel, as many images as the batch has, fresh in each epoch and keyed by
-    (seed, id). In BatchNorm, noise is normalized by the running statistics, as it will be in tests, and does
-    not enter them. `loss` is what a model should answer: "ce", that all classes are equally likely (outlier
-    exposure, Hendrycks et al. 2019); "bce", that it is none of them, for models that give each class a
-    probability of its own.
+    By "ce" all classes should be equally likely (Hendrycks et al. 2019), by "bce" none. BatchNorm normalizes
+    the noise, N(0, 1) in every pixel, by its running statistics, as in tests.
     """
 
     recipe: fa.train.Recipe = fa.train.Standard()  # noqa: RUF009 - frozen
@@ -220,23 +175,23 @@ class RubbishTraining:
     ) -> Tensor:
         # first, because it moves the running statistics, which the noise's backward pass needs as they are
         loss = self.recipe(model, x, y, ids=ids, seed=seed)
-        with running_statistics(model):
+        with evaluating(part for part in model.modules() if isinstance(part, BATCH_NORM)):
             logits = model(drawn(fa.rng.normal, x, ids, seed, "rubbish"))
         denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
         return loss + self.weight * denied.mean()
 
 
 @contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Put layers that normalize by statistics of the batch in eval mode, inside."""
-    norms = [part for part in model.modules() if isinstance(part, BATCH_NORM) and part.training]
-    for part in norms:
-        part.eval()
+def evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Put these parts of a model in eval mode, inside."""
+    trained = [part for part in parts if part.training]
+    for part in trained:
+        part.training = False
     try:
         yield
     finally:
-        for part in norms:
-            part.train()
+        for part in trained:
+            part.training = True
 
 
 for recipe in (HiddenFGSM, InputNoise, RobustLogistic, RubbishTraining, WeightDecayL1):

@@ -23,13 +23,11 @@ def fooling(maker: Maker) -> dict[str, Any]:
     for name in maker.settings.pushed:
         made = maker.set(name)
         changed = made.y != made.original_labels
+        labels = {"label": made.y, "true": made.original_labels}
         seen = {"source": made.figures["predicted"], "independent": read(independent, made)}
         found[name] = {
-            who: {
-                "label": share(labels == made.y, changed),
-                "true": share(labels == made.original_labels, changed),
-            }
-            for who, labels in seen.items()
+            who: {what: share(said == label, changed) for what, label in labels.items()}
+            for who, said in seen.items()
         }
     return found
 

@@ -16,7 +16,8 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs.folder import Keeper
 from papers import drawing as style
-from papers.drawing import BLUE, FAINT, GRID, INK, VERMILION
+from papers.drawing import BLUE, FAINT, INK, VERMILION
+from papers.ilyas2019.plan import adversary
 from papers.ilyas2019.usefulness import GAMMA, RHO, Kind, Usefulness, usefulness
 from papers.study import Watch, load_images, publish, trained, unwatched
 from papers.text import number, percent
@@ -48,11 +49,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         raise InputError(f"radius: expected a finite number > 0, got {radius}")
     # from x itself: a feature has a gradient there, and steps of a quarter of the radius reach the far side
     attack = partial(fa.attacks.pgd, steps=s.steps, step_size=radius / 4, random_start=False)
-    pgd = {"steps": s.train_steps, "step_size": s.train_radius / 5, "random_start": False}
-    recipes: dict[str, fa.train.Recipe] = {
-        "standard": fa.train.Standard(),
-        "adversarial": fa.train.PGDTraining(fa.L2(s.train_radius), **pgd),  # type: ignore[arg-type]
-    }
+    recipes: dict[str, Any] = {"standard": fa.train.Standard(), "adversarial": adversary(s)}
     base, test = (load_images("digits", part, size=s.size, limit=s.samples) for part in ("train", "test"))
     figure, found = folder / "features.png", {}
     with Keeper(folder) as keeper:
@@ -62,23 +59,13 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
                 epochs=s.epochs, batch_size=s.batch_size, progress=partial(watch, f"training {name}"),
                 optimization=fa.train.Optimization(schedule="cosine"),
             )  # fmt: skip
-            found[name] = usefulness(
-                net,
-                test,
-                fa.L2(radius),
-                attack,
-                batch_size=1024,
-                progress=partial(watch, f"measuring {name}"),
-            )  # fmt: skip
-        scatter(
-            found, figure, rho=RHO, gamma=GAMMA,
-            title=f"Features of two nets on the digits, attacked with L2 {radius:g}",
-        )  # fmt: skip
-        measured = {name: one.to_dict(RHO, GAMMA) for name, one in found.items()}
+            told = partial(watch, f"measuring {name}")
+            found[name] = usefulness(net, test, fa.L2(radius), attack, batch_size=1024, progress=told)
+        scatter(found, figure, title=f"Features of two nets on the digits, attacked with L2 {radius:g}")
         return publish(
             keeper, "study ilyas features",
-            {"nets": asdict(s), "radius": radius, "steps": s.steps, "test": test.describe()}, nets=measured,
-            figures={"usefulness": str(figure)},
+            {"nets": asdict(s), "radius": radius, "steps": s.steps, "test": test.describe()},
+            nets={name: one.to_dict() for name, one in found.items()}, figures={"usefulness": str(figure)},
         )  # fmt: skip
 
 
@@ -106,37 +93,27 @@ COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}
 LINEAR = 2.0  # where gamma lies further below zero, it is drawn logarithmically there
 
 
-def scatter(
-    nets: Mapping[str, Usefulness],
-    path: str | PathLike[str],
-    *,
-    rho: float = RHO,
-    gamma: float = GAMMA,
-    title: str | None = None,
-) -> None:
+def scatter(nets: Mapping[str, Usefulness], path: str | PathLike[str], title: str | None = None) -> None:
     """Draw a panel for each network, with a point for each of its features and classes at (rho, gamma).
 
-    Lines at the thresholds separate the robust, the non-robust and the useless features; the key says how
-    many features of the network are of each kind, for the class that each serves best, which has a full
-    point; a ring is the same feature for another class. Without an adversary all points would lie on the
-    dotted line gamma = rho. Below -2 gamma is drawn on a logarithmic scale.
+    The key counts features by kind, for the class that each serves best, which has a full point; a ring is
+    the same feature for another class. Without an adversary all points would lie on the dotted line.
     """
     width, top = 3.1, 0.85 if title else 0.55
     figure = style.new_figure(0.75 + len(nets) * width, 3.0 + top, title)
-    points = {name: _points(net, rho, gamma) for name, net in nets.items()}
-    right = 1.08 * max(rho, *(across.max(initial=0) for across, *_ in points.values()))
+    points = {name: _points(net) for name, net in nets.items()}
+    right = 1.08 * max(RHO, *(across.max(initial=0) for across, *_ in points.values()))
     lowest = min(-0.3, *(up.min(initial=0) for _, up, *_ in points.values()))
     for place, (name, (across, up, kinds, best)) in enumerate(points.items()):
-        wide, high = figure.get_size_inches()
-        axes = figure.add_axes(((0.65 + place * width) / wide, 0.5 / high, (width - 0.3) / wide, 2.4 / high))
-        style.plain(axes)
+        beside = "" if place else "robust usefulness γ = E[inf y f(x + δ)]"
+        at = 0.65 + place * width, 0.5, width - 0.3, 2.4
+        axes = style.panel(figure, at, "usefulness ρ = E[y f(x)]", beside)
         if lowest < -LINEAR:
             axes.set_yscale("symlog", linthresh=LINEAR, linscale=2)
         axes.set(xlim=(0, right), ylim=(1.08 * lowest, 1.08 * max(right, 0.3)))
-        axes.grid(color=GRID, linewidth=0.6)
         axes.plot([0, right], [0, right], color=FAINT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
-        axes.plot([rho, right], [gamma, gamma], color=INK, linewidth=0.9, zorder=2)
-        axes.axvline(rho, color=INK, linewidth=0.9, zorder=2)
+        axes.plot([RHO, right], [GAMMA, GAMMA], color=INK, linewidth=0.9, zorder=2)
+        axes.axvline(RHO, color=INK, linewidth=0.9, zorder=2)
         for kind, color in COLORS.items():
             of = kinds == kind
             first, other = of & best, of & ~best
@@ -146,25 +123,21 @@ def scatter(
             )  # fmt: skip
             axes.scatter(across[first], up[first], s=16, color=color, linewidths=0, zorder=4)
         count = len(nets[name].rho)
-        for line, (kind, share) in enumerate(nets[name].shares(rho, gamma).items()):
+        for line, (kind, share) in enumerate(nets[name].shares().items()):
             axes.text(
                 (0.0, 0.31, 0.73)[line], 1.02, f"{share * count:.0f} {kind.title}", fontsize=8,
                 fontweight="bold", color=COLORS[kind], transform=axes.transAxes, va="bottom",
             )  # fmt: skip
         axes.set_title(f"{name}: of {count} features", fontsize=9.5, color=INK, loc="left", pad=20)
-        axes.set_xlabel("usefulness ρ = E[y f(x)]", fontsize=9, color=INK)
-        if place:
-            axes.tick_params(labelleft=False)
-        else:
-            axes.set_ylabel("robust usefulness γ = E[inf y f(x + δ)]", fontsize=9, color=INK)
+        axes.tick_params(labelleft=not place)
     said = "●  a feature, for the class that it serves best (counted above)     ○  the same for another class"
     figure.text(0.65 / figure.get_size_inches()[0], -0.02, said, fontsize=8, color=FAINT, va="top")
     style.save(figure, path)
 
 
-def _points(net: Usefulness, rho: float, gamma: float) -> list[NDArray[Any]]:
+def _points(net: Usefulness) -> list[NDArray[Any]]:
     """Return rho, gamma and kind of each varying feature and class, and which class counts; each [N]."""
-    drawn, kinds = ~net.constant, net.kinds(rho, gamma)
+    drawn, kinds = ~net.constant, net.kinds()
     counted = torch.where(kinds == kinds.amax(1, keepdim=True), net.rho, -1.0)
     best = torch.zeros_like(kinds, dtype=torch.bool).scatter(1, counted.argmax(1, keepdim=True), True)
     return [each[drawn].flatten().cpu().numpy() for each in (net.rho, net.gamma, kinds, best)]

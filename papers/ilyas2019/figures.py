@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MultipleLocator, PercentFormatter
 from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet
 from papers import drawing as style
-from papers.drawing import BLUE, FAINT, GRID, INK, SKY, VERMILION
+from papers.drawing import BLUE, FAINT, INK, SKY, VERMILION
 from papers.ilyas2019 import gaussian
 from papers.ilyas2019.gaussian import Learned
 from papers.ilyas2019.plan import KINDS, PAPER_ATTACK, TRANSFER, paper
-from papers.study import one_of_each
+from papers.study import one_of_each, unit
 
 THICK, GAP = 0.17, 0.16  # inches of a bar, and between two nets
 WIDE = 0.12  # of the axis, what a number takes
@@ -38,13 +37,10 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
     left, bottom, top = 0.25 + 0.075 * longest, 0.3, 1.06
     width, height = left + 4.1, bottom + len(nets) * group + top
     figure = style.new_figure(width, height, "What networks learn from each training set")
-    axes = figure.add_axes((left / width, bottom / height, 3.5 / width, len(nets) * group / height))
-    style.plain(axes)
+    axes = style.panel(figure, (left, bottom, 3.5, len(nets) * group), grid="x")
     axes.set(xlim=(0, 1), ylim=(len(nets) * group, 0))
     axes.set_yticks([(place + 0.5) * group for place in range(len(nets))], names, fontsize=9)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.xaxis.set_major_locator(MultipleLocator(0.2))
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    style.shares(axes.xaxis)
     subtitle = (
         f"Bars: accuracy on {data}, clean and under {attack}.\n"
         f"Diamonds: Ilyas et al. 2019, ResNet-50 on CIFAR-10, clean and under {PAPER_ATTACK}."
@@ -84,7 +80,7 @@ def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None
             rows.append(_strip("source", base, places, "true label", apart=0.12))
             rows.append(_strip(name, made, places, "its label", base))
             if not kind.inverts:
-                pushed = _images(made, places) - _images(base, places)
+                pushed = unit(made.x[places]) - unit(base.x[places])
                 rows.append(fa.figures.Strip("difference", pushed, difference=True))
     title = f"{name}: {kind.remark}, made with the {kind.source} net"
     told = SUBTITLE.partition(";")[0] if kind.inverts else SUBTITLE
@@ -97,11 +93,7 @@ def _strip(
     labels = images.y[places]
     names = [images.classes[label] for label in labels.tolist()]
     marked = None if base is None else labels != base.y[places]
-    return fa.figures.Strip(name, _images(images, places), names, marked, remark=remark, apart=apart)
-
-
-def _images(images: ImageSet, places: Tensor) -> Tensor:
-    return torch.stack([images[place][0] for place in places.tolist()])
+    return fa.figures.Strip(name, unit(images.x[places]), names, marked, remark=remark, apart=apart)
 
 
 SHOWN = 150
@@ -116,10 +108,8 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path:
     reach = most + float(mean.norm())
     cloud = gaussian.whitened(covariance, 2 * SHOWN)
     for place, one in enumerate(learned):
-        axes = figure.add_axes(((0.35 + place * each) / width, 0.12, (each - 0.2) / width, 0.66))
-        style.plain(axes)
+        axes = style.panel(figure, (0.35 + place * each, 0.402, each - 0.2, 2.211))
         axes.set(xlim=(-reach, reach), ylim=(-0.9 * reach, 0.9 * reach), aspect="equal")
-        axes.grid(color=GRID, linewidth=0.6)
         for side, color, part in ((1, BLUE, cloud[:SHOWN]), (-1, VERMILION, cloud[SHOWN:])):
             axes.plot(*(side * mean + part).T.numpy(), ".", color=color, markersize=1.5, alpha=0.5)
             axes.plot(*_ellipse(side * mean, one.theorem, 200), color=color, linewidth=1.6)
@@ -146,7 +136,9 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     figure = style.new_figure(8.2, 3.4, "Two Gaussian classes under an L2 adversary: theorems 1 and 3")
     trace = covariance.trace()
     shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
-    axes = _half(figure, 0, "share of the variance along the first axis", "loss that the adversary adds")
+    half = 0.656, 0.51, 3.28, 2.108
+    named = "share of the variance along the first axis", "loss that the adversary adds"
+    axes = style.panel(figure, half, *named)
     for factor, color in ((1.1, VERMILION), (2.0, BLUE)):
         penalty = factor / float(0.02 * trace)
         added = [
@@ -160,7 +152,8 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     axes.text(0.52, 0.45, "round Σ", fontsize=8, color=FAINT, transform=axes.get_xaxis_transform())
     axes.legend(fontsize=8, facecolor="white", framealpha=1, edgecolor="none", loc="upper center")
     axes.set_title("1: an adversary costs a round Σ least", fontsize=9.5, color=INK, loc="left")
-    axes = _half(figure, 1, "L2 radius of the adversary in training", "least cosine")
+    half = 4.756, *half[1:]
+    axes = style.panel(figure, half, "L2 radius of the adversary in training", "least cosine")
     radii = np.linspace(0, radius, 101)
     learned = (gaussian.robust_covariance(covariance, gaussian.penalty_for(covariance, r)) for r in radii)
     cosines = [float(gaussian.least_alignment(each)) for each in learned]
@@ -168,15 +161,6 @@ def theorems(covariance: Tensor, radius: float, path: Path) -> None:
     axes.set(ylim=(0, 1), xlim=(0, radius))
     axes.set_title("3: the gradient turns towards the mean", fontsize=9.5, color=INK, loc="left")
     style.save(figure, path)
-
-
-def _half(figure: Any, place: int, across: str, up: str) -> Axes:
-    axes: Axes = figure.add_axes((0.08 + 0.5 * place, 0.15, 0.4, 0.62))
-    style.plain(axes)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.set_xlabel(across, fontsize=9, color=INK)
-    axes.set_ylabel(up, fontsize=9, color=INK)
-    return axes
 
 
 def _ellipse(center: Tensor, covariance: Tensor, points: int) -> Any:
@@ -196,43 +180,36 @@ def _arrow(axes: Axes, tip: Tensor, color: str) -> None:
 def transfer(found: Mapping[str, Any], path: Path, source: str) -> None:
     """Draw accuracy against transfer success, a point for each architecture, with the paper's in gray."""
     figure = style.new_figure(5.8, 4.0, "Learned from D_det, and fooled by transfer")
-    axes = figure.add_axes((0.12, 0.13, 0.62, 0.7))
-    style.plain(axes)
-    axes.grid(color=GRID, linewidth=0.6)
-    ours = {
-        point["architecture"]: (point["accuracy"], point["transfer"])
-        for point in found["points"]
-        if point["transfer"] is not None
-    }
-    attacked = {point["architecture"]: point.get("attacked") for point in found["points"]}
+    named = "accuracy of a net taught by D_det, %", "transfer success of adversarial examples, %"
+    axes = style.panel(figure, (0.696, 0.52, 3.596, 2.8), *named)
+    points = {one["architecture"]: one for one in found["points"] if one["transfer"] is not None}
+    ours = {name: (one["accuracy"], one["transfer"]) for name, one in points.items()}
     most = max(across for across, _ in (*TRANSFER.values(), *ours.values()))
     axes.set(xlim=(0, 105 * most), ylim=(0, TOP))
-    named: list[tuple[str, tuple[float, float], str]] = []
-    for points, color, filled in ((TRANSFER, FAINT, "none"), (ours, BLUE, BLUE)):
-        for name, (across, up) in points.items():
+    drawn: list[tuple[str, tuple[float, float], str]] = []
+    for group, color, filled in ((TRANSFER, FAINT, "none"), (ours, BLUE, BLUE)):
+        for name, (across, up) in group.items():
             at = 100 * across, 100 * up
             axes.plot(*at, "o", color=color, markerfacecolor=filled, markersize=6, zorder=3)
-            if points is ours and (count := attacked.get(name)):
+            if group is ours and (count := points[name].get("attacked")):
                 whole = [100 * end for end in fa.evaluation.clopper_pearson(round(up * count), count)]
                 axes.plot([at[0]] * 2, whole, color=color, linewidth=1.2, zorder=2)
-            named.append((name, at, color))
-    heights = style.spread([up / TOP for _, (_, up), _ in named], 0.055)
+            drawn.append((name, at, color))
+    heights = style.spread([up / TOP for _, (_, up), _ in drawn], 0.055)
     heights = [height - max(*heights, 0.97) + 0.97 for height in heights]
-    ends = [(across / (105 * most), up / TOP) for _, (across, up), _ in named]
-    for _ in named:  # leaders cross as long as two names, exchanged, shorten them
-        for i, j in combinations(range(len(named)), 2):
+    ends = [(across / (105 * most), up / TOP) for _, (across, up), _ in drawn]
+    for _ in drawn:  # leaders cross as long as two names, exchanged, shorten them
+        for i, j in combinations(range(len(drawn)), 2):
             ways = [[math.dist(ends[k], (1.03, heights[place])) for place in (i, j)] for k in (i, j)]
             if ways[0][1] + ways[1][0] < ways[0][0] + ways[1][1]:
                 heights[i], heights[j] = heights[j], heights[i]
-    for (name, at, color), height in zip(named, heights, strict=True):
+    for (name, at, color), height in zip(drawn, heights, strict=True):
         axes.annotate(
             name, at, (1.03, height), textcoords="axes fraction", fontsize=8, color=color,
             arrowprops=style.leader(color, gap=4), va="center",
         )  # fmt: skip
-    axes.axvline(10, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
+    style.mark(axes, 10)
     axes.text(10.3, 1, "guessing", fontsize=7.5, color=FAINT)
-    axes.set_xlabel("accuracy of a net taught by D_det, %", fontsize=9, color=INK)
-    axes.set_ylabel("transfer success of adversarial examples, %", fontsize=9, color=INK)
     told = f"filled: here, of a {source}, with 95% intervals\nempty: the paper, of a ResNet-50 on CIFAR-10"
     axes.set_title(told, fontsize=8, color=FAINT, loc="left")
     style.save(figure, path)

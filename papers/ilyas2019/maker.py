@@ -1,7 +1,7 @@
 """The nets and sets of the pipeline: made once, in a folder, and from then on read from it."""
 
 import re
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -81,10 +81,8 @@ class Maker:
     def set(self, name: str) -> ConstructedSet:
         if name not in self._sets:
             s = self.settings
-            # tensor cores in TF32 serve training alone
-            source = fa.freeze(
-                self.net(KINDS[name].source), precision="bf16" if s.precision == "bf16" else "fp32"
-            )
+            net = self.net(KINDS[name].source)
+            source = fa.freeze(net, "bf16" if s.precision == "bf16" else "fp32")  # TF32 is for training
             self._sets[name] = build(
                 name, source, self.images(name), s, out_dir=self.place("set", name),
                 progress=partial(self.watch, f"building {name}"),
@@ -122,31 +120,31 @@ def split_weights(path: Path, folder: Path, name: str, largest: int = LARGEST) -
         if (part := next(room, None)) is None:
             parts.append(part := {})
         part[key] = tensor
-    for k, part in enumerate(parts, 1):
-        save_tensors(folder / f"{name}-{k:05d}-of-{len(parts):05d}.safetensors", part, metadata)
+    for k, part in enumerate(parts):
+        save_tensors(folder / part_name(name, k, len(parts)), part, metadata)
 
 
 def find_parts(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """Return the parts of weights in folders, by name; InputError where one is missing or there twice."""
-    found: dict[str, list[tuple[str, str, Path]]] = defaultdict(list)
-    for path in (path for folder in folders for path in sorted(folder.glob("*.safetensors"))):
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted((path for folder in folders for path in folder.iterdir()), key=lambda path: path.name):
         if part := PART.fullmatch(path.name):
-            found[part[1]].append((part[2], part[3], path))
-    for name, parts in found.items():
-        total = max(int(of) for _, of, _ in parts)
-        if sorted((int(k), int(of)) for k, of, _ in parts) != [(k + 1, total) for k in range(total)]:
-            listed = ", ".join(str(path) for *_, path in parts)
+            found[part[1]].append(path)
+    for name, paths in found.items():
+        total = int(paths[-1].stem[-5:])
+        if [path.name for path in paths] != [part_name(name, k, total) for k in range(total)]:
+            listed = ", ".join(map(str, paths))
             raise InputError(f"folders: expected each of {total} parts of {name} once, got {listed}")
-    return {name: [path for *_, path in sorted(parts)] for name, parts in found.items()}
+    return found
+
+
+def part_name(name: str, place: int, total: int) -> str:
+    return f"{name}-{place + 1:05d}-of-{total:05d}.safetensors"
 
 
 def join_weights(parts: Sequence[Path], path: Path) -> None:
     """Write the weights of all parts as one file; InputError where they are not of one model."""
-    tensors, cards = dict[str, Tensor](), list[dict[str, str]]()
-    for part in parts:
-        some, metadata = load_tensors(part)
-        tensors |= some
-        cards.append(metadata)
+    tensors, cards = zip(*map(load_tensors, parts), strict=True)
     if any(card != cards[0] for card in cards):
         raise InputError(f"{parts[0]}: expected parts of the same weights, got others beside it")
-    save_tensors(path, tensors, cards[0])
+    save_tensors(path, dict(ChainMap(*tensors)), cards[0])

@@ -23,8 +23,7 @@ from papers.ilyas2019.plan import SOURCES, STAGES, Settings, Training
 
 FEWEST = 3  # points that a correlation is told of
 KEPT = 64  # images of each set in a small file of their own
-Known = dict[str, Any]
-"""What is known of a stage."""
+Known = dict[str, Any]  # of a stage
 
 
 def transferred(maker: Maker) -> dict[str, Any]:
@@ -38,27 +37,27 @@ def transferred(maker: Maker) -> dict[str, Any]:
         target = on(f"{other.title} on D", maker.base, Training())
         right = (read(target, clean) == clean.y) & fooled
         lost = right & (read(target, attacked) != clean.y)
-        points.append(
-            {
-                "architecture": other.title,
-                "clean": share(read(target, test) == test.y),
-                "accuracy": share(read(taught, test) == test.y),
-                "transfer": int(lost.sum()) / int(right.sum()) if right.any() else None,
-                "attacked": int(right.sum()),
-            }
-        )
+        point: dict[str, Any] = {"architecture": other.title, "attacked": int(right.sum())}
+        point["transfer"] = int(lost.sum()) / int(right.sum()) if right.any() else None
+        for what, net in (("clean", target), ("accuracy", taught)):
+            point[what] = share(read(net, test) == test.y)
+        points.append(point)
     pairs = [(point["accuracy"], point["transfer"]) for point in points if point["transfer"] is not None]
     return {"points": points, **correlated(pairs, maker.settings.seed)}
+
+
+def attack(settings: Settings, radius: float, **options: Any) -> dict[str, Any]:
+    """Return PGD at a radius by the name that tables show."""
+    s, threat = settings, fa.L2(radius)
+    run = partial(fa.attacks.pgd, threat=threat, steps=s.attack_steps, loss="ce", seed=s.seed, **options)
+    return {s.attack(radius): run}
 
 
 def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
     """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
     s, test = maker.settings, maker.test
-    attack = partial(
-        fa.attacks.pgd, threat=fa.L2(s.push_radius), steps=s.attack_steps, loss="ce", stop_early=False,
-        seed=s.seed,
-    )  # fmt: skip
-    table = judged(maker, "standard", {s.attack(s.push_radius): attack}, "transfer", keep_samples=True)
+    given = attack(s, s.push_radius, stop_early=False)
+    table = judged(maker, "standard", given, "transfer", keep_samples=True)
     kept = table.samples
     assert kept is not None
     x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
@@ -107,10 +106,7 @@ def run(
     device: torch.device | None = None,
     budget: float | None = None,
 ) -> dict[str, Any]:
-    """Do the stages in `folder`, and return all that is known there; also as results.json and report.md.
-
-    After `budget` seconds the run stops as if interrupted; "left" says what was asked for and is not done.
-    """
+    """Do the stages in `folder`, and return all that is known there; "left" is what `budget` left undone."""
     parts, path = tuple(settings.work(stages)), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
     with Keeper(path) as keeper:
@@ -126,12 +122,9 @@ def run(
         def do(stage: str, names: Sequence[str]) -> None:
             known[stage] = RUN[stage](maker, names, known.get(stage, {}))
 
-        work = {titled(*part): partial(do, *part) for part in parts}
+        titles = (f"{stage}: {', '.join(names)}".rstrip(": ") for stage, names in parts)
+        work = {title: partial(do, *part) for title, part in zip(titles, parts, strict=True)}
         return study.work_off(work, known.setdefault(study.SECONDS, {}), write)
-
-
-def titled(stage: str, names: Iterable[str]) -> str:
-    return f"{stage}: {', '.join(names)}".rstrip(": ")
 
 
 # Each stage returns what is known after it: what was known before, and what it found of some nets or sets.
@@ -158,10 +151,7 @@ def sets(maker: Maker, names: Iterable[str], before: Known) -> Known:
 def evaluate(maker: Maker, names: Iterable[str], before: Known) -> Known:
     """Attack nets: on all test images without an attack, on the first ones under PGD in L2."""
     s, found = maker.settings, dict(before.get("nets", {}))
-    attacks = {
-        s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, loss="ce", seed=s.seed)
-        for r in s.radii
-    }
+    attacks = {name: run for r in s.radii for name, run in attack(s, r).items()}
     for name in names:
         clean = fa.evaluate(maker.net(name), maker.test).clean_accuracy
         table = judged(maker, name, attacks)

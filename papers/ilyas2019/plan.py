@@ -41,28 +41,21 @@ KINDS = {
     f"D_rand at L2 {NEAR:g}": Kind("standard", "random_target", "random label", near=True),
     f"D_det at L2 {NEAR:g}": Kind("standard", "fixed_shift", "next label", near=True),
 }
-SETS = ("D_R", "D_NR", "D_rand", "D_det")
-"""Those of the paper's main text; they start from images."""
-
-
-def budget(name: str, settings: Any) -> dict[str, Any]:
-    """Return what the construction of the set `name` may spend, by the settings of a study."""
-    s = settings
-    if KINDS[name].inverts:
-        return {"steps": s.invert_steps, "step_size": s.invert_step_size}
-    radius = NEAR if KINDS[name].near else s.push_radius
-    step_size = s.push_step_size * radius / s.push_radius
-    return {"threat": fa.L2(radius), "steps": s.push_steps, "step_size": step_size}
+SETS = ("D_R", "D_NR", "D_rand", "D_det")  # of the paper's main text
 
 
 def build(
     name: str, source: nn.Module | fa.Frozen, base: ImageSet, settings: Any, **options: Any
 ) -> ConstructedSet:
     """Return the set `name` made with `source`, with the budget and seed of the settings."""
-    kind = KINDS[name]
+    kind, s = KINDS[name], settings
+    spent: dict[str, Any] = {"steps": s.invert_steps, "step_size": s.invert_step_size}
+    if not kind.inverts:
+        radius = NEAR if kind.near else s.push_radius
+        step_size = s.push_step_size * radius / s.push_radius
+        spent = {"threat": fa.L2(radius), "steps": s.push_steps, "step_size": step_size}
     make = getattr(construct, kind.construction)
-    spent = {**budget(name, settings), "seed": settings.seed}
-    made: ConstructedSet = make(source, base, **kind.options, **spent, **options)
+    made: ConstructedSet = make(source, base, **kind.options, **spent, seed=s.seed, **options)
     return made
 
 
@@ -73,8 +66,7 @@ def adversary(settings: Any) -> fa.train.PGDTraining:
     )
 
 
-CHAINS = (("standard", "D_rand", "D_det"), ("adversarial", "D_R", "D_NR"))
-"""The nets of the paper's main text: first those that a standard net is enough for."""
+CHAINS = (("standard", "D_rand", "D_det"), ("adversarial", "D_R", "D_NR"))  # of the paper's main text
 STAGES = ("nets", "sets", "train", "evaluate", "galleries", "controls", "transfer")
 LAST = ("controls", "transfer")  # which need all nets and sets
 SOURCES = ("standard", "adversarial")
@@ -100,10 +92,10 @@ class Training:
     epochs: int | None = None  # None: those of the scale
 
 
+# where the paper trains otherwise than on the images themselves; for few epochs: augmented, D_rand then
+# teaches nothing, and at rate 0.1 only by chance
 TABLE = {"random_target": Training(learning_rate=0.01), "fixed_shift": Training(augmented=False)}
-"""The constructions on which the paper trains otherwise than on the images themselves."""
 FEW_EPOCHS = TABLE | {"random_target": Training(learning_rate=0.01, augmented=False)}
-"""The same for few epochs: augmented, D_rand then teaches nothing, and at rate 0.1 only by chance."""
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,8 @@ def notes(result: Result) -> list[str]:
         ]
     if found := measured.get("controls"):
         if not found["leakage"]["features"]:
-            radius = f"{config['push_radius']:g}"
-            lines.append(
-                f"leakage: no class mean or principal component is useful against all of L2 {radius}"
-            )
+            told = "leakage: no class mean or principal component is useful against all of L2"
+            lines.append(f"{told} {config['push_radius']:g}")
         lines.append(_early(found["early"]))
     if found := measured.get("transfer"):
         lines.append(_correlation(found))

@@ -131,13 +131,11 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         paths = {"learned classes": folder / "ellipses.png", "theorems 1 and 3": folder / "theorems.png"}
         figures.ellipses(mean, covariance, learned, paths["learned classes"])
         figures.theorems(covariance, max(settings.radii), paths["theorems 1 and 3"])
+        checks = [check.as_json() for check in done]
+        figured = {what: str(path) for what, path in paths.items()}
+        told = [each.as_json() for each in learned]
         return publish(
-            keeper,
-            "study ilyas theory",
-            asdict(settings),
-            checks=[{**asdict(check), "holds": check.holds} for check in done],
-            learned=[each.as_json() for each in learned],
-            figures={what: str(path) for what, path in paths.items()},
+            keeper, "study ilyas theory", asdict(settings), checks=checks, learned=told, figures=figured
         )
 
 

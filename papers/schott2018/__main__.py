@@ -15,7 +15,7 @@ from papers import command as c
 from papers.schott2018 import paper, report
 from papers.schott2018.plan import MODELS, NORMS, THRESHOLDS, Settings
 from papers.schott2018.subjects import Subjects
-from papers.study import REPORT, RESULTS, Watch
+from papers.study import REPORT, RESULTS, Watch, load_images
 
 
 def work(asked: Namespace, watch: Watch) -> Iterator[Any]:
@@ -29,7 +29,7 @@ def work(asked: Namespace, watch: Watch) -> Iterator[Any]:
         seed=asked.seed, watch=watch,
     )  # fmt: skip
     subjects.check(settings.models)
-    test = c.load_data("mnist", "test", asked.data_dir)
+    test = load_images("mnist", "test", data_dir=asked.data_dir)
     result = paper.run(settings, subjects, test, folder, watch, resume=asked.resume)
     yield result
     measured = result["measured"]

@@ -17,13 +17,11 @@ from papers.schott2018.subjects import Subject, Subjects
 from papers.schott2018.work import Done, Images
 from papers.study import one_of_each
 
-RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}
-"""The largest distance that is drawn in each norm."""
+RIGHT = {"l2": 5.0, "linf": 0.55, "l0": 60.0}  # the largest distance that is drawn in each norm
 COLORS = (INK, GREEN, ORANGE, VERMILION, PURPLE, BLUE)
 WIDTH, HEIGHT, GAP = 2.9, 2.3, 0.3  # inches of a panel, and between two
 ALMOST = 0.02  # accuracy at which a curve need not be followed further
-Line = tuple[Sequence[float], Sequence[float]]
-"""Distances, and the accuracy at each."""
+Line = tuple[Sequence[float], Sequence[float]]  # distances, and the accuracy at each
 
 
 def draw(
@@ -39,13 +37,13 @@ def draw(
     lines = {key: curve(each.paper.distance) for key, each in found.items() if each.paper is not None}
     known: dict[Key, Line] = {key: (published()[key].distance, published()[key].accuracy) for key in lines}
     title = "Accuracy under the attacks of the paper"
-    if _panels(lines, known, path := folder / "published.png", title, drawn="here", reference="published"):
+    if _panels(lines, known, path := folder / "published.png", title, ("here", "published")):
         drawn["accuracy under the paper's attacks"] = path
     lines = {key: curve(each.all.distance) for key, each in found.items()}
     radii = {key: done.tensors["radius"] for key, done in bounds.items() if key[1] in SYNTHESES}
     known = {key: curve(radii[key]) for key in lines if key in radii}
     title = "Accuracy under all attacks, and what ABS guarantees"
-    if _panels(lines, known, path := folder / "all.png", title, drawn="attacks", reference="lower bound"):
+    if _panels(lines, known, path := folder / "all.png", title, ("attacks", "lower bound")):
         drawn["accuracy under all attacks"] = path
     for norm in settings.norms:
         if rows := _smallest(subjects, images, found, norm):
@@ -72,13 +70,7 @@ def curve(distance: Tensor) -> Line:
 
 
 def _panels(
-    lines: Mapping[Key, Line],
-    known: Mapping[Key, Line],
-    path: Path,
-    title: str,
-    *,
-    drawn: str,
-    reference: str,
+    lines: Mapping[Key, Line], known: Mapping[Key, Line], path: Path, title: str, names: tuple[str, str]
 ) -> bool:
     """Draw a panel for each norm, the known lines thin and dashed; return whether there is any."""
 
@@ -95,21 +87,19 @@ def _panels(
     width, height = left + len(norms) * (WIDTH + GAP), bottom + HEIGHT + top
     figure = style.new_figure(width, height, title)
     for place, (norm, (own, theirs)) in enumerate(zip(norms, both, strict=True)):
-        across = (left + place * (WIDTH + GAP)) / width
-        axes = figure.add_axes((across, bottom / height, WIDTH / width, HEIGHT / height))
-        style.accuracy_axis(axes, _right(norm, own), f"{THREATS[norm].symbol} distance")
-        axes.axvline(THRESHOLDS[norm], color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+        at, below = (left + place * (WIDTH + GAP), bottom, WIDTH, HEIGHT), f"{THREATS[norm].symbol} distance"
+        axes = style.panel(figure, at, below, "" if place else "accuracy", grid="y")
+        axes.set(xlim=(0, _right(norm, own)), ylim=(0, 1))
+        style.shares(axes.yaxis)
+        style.mark(axes, THRESHOLDS[norm])
         for each, dash, thick in ((theirs, (0, (3, 1.5)), 1.1), (own, "-", 2.0)):
             for model, (distances, accuracy) in each.items():
                 # cut where it cannot be seen: matplotlib cannot draw infinite distances
                 seen = [min(value, 2 * RIGHT[norm]) for value in distances]
                 axes.plot(seen, accuracy, linestyle=dash, color=colors[model], linewidth=thick, zorder=3)
-        if place:
-            axes.set_yticklabels([])
-        else:
-            axes.set_ylabel("accuracy", fontsize=9, color=INK)
+        axes.tick_params(labelleft=not place)
     style.key(figure, left, top - 0.42, [(TITLES[model], "s", color) for model, color in colors.items()])
-    told = (drawn, "-"), (reference, "--"), ("distance at which the paper compares", ":")
+    told = (names[0], "-"), (names[1], "--"), ("distance at which the paper compares", ":")
     style.key(figure, left, top - 0.2, [(name, dash, FAINT) for name, dash in told])
     style.save(figure, path)
     return True
@@ -127,16 +117,13 @@ def _smallest(subjects: Subjects, images: Images, found: Mapping[Key, Smallest],
     """Collect an image of each class, and for each model the smallest adversarials over all attacks."""
     places = one_of_each(images.y.cpu())
     digits = 0 if norm == "l0" else 2
+    clean = Strip("clean", images.x.cpu()[places], images.y.cpu()[places].tolist())
     rows = [
         _row(subjects[model], TITLES[model], all.x_adv[places], all.distance[places], digits)
         for (own, model), (_, all) in found.items()
         if own == norm
     ]
-    return [_clean(images, places), *rows] if rows else []
-
-
-def _clean(images: Images, places: Tensor) -> Strip:
-    return Strip("clean", images.x.cpu()[places], images.y.cpu()[places].tolist())
+    return [clean, *rows] if rows else []
 
 
 def _row(subject: Subject, name: str, x_adv: Tensor, distance: Tensor, digits: int) -> Strip:

@@ -15,13 +15,8 @@ from papers.schott2018.work import Done, Images, Work, attack, bound
 from papers.study import Watch, publish, unwatched
 
 CELLS = "cells"  # the folder of the finished batches
-
 BATCH_SIZE, DEAR_BATCH_SIZE = 100, 25
 BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
-
-
-def bounded(settings: Settings) -> list[report.Key]:
-    return [(n, model) for model in settings.models for n in BOUNDED.get(model, ()) if n in settings.norms]
 
 
 def run(
@@ -45,7 +40,8 @@ def run(
         work = Work(folder / CELLS, images, settings.seed)
         outcomes = _attacks(planned, subjects, work, watch)
         bounds: dict[report.Key, Done] = {}
-        for norm, model in (wanted := bounded(settings)):
+        wanted = [(n, m) for m in settings.models for n in BOUNDED.get(m, ()) if n in settings.norms]
+        for norm, model in wanted:
             watch(f"bounding {model} {norm}", len(bounds), len(wanted))
             bounds[norm, model] = bound(work, subjects[model], norm, DEAR_BATCH_SIZE)
         found = report.smallest(outcomes, settings)

@@ -1,10 +1,8 @@
 """What runs: the attacks of the paper and today's best, on every model, in every norm; what was published.
 
-A method is an attack with its arguments; a cell is a method on a model. published.csv holds the data behind
-figure 2 of the paper, one line for each point of a curve. The second author published it in
-github.com/jonasrauber/analysis-by-synthesis (commit 1b2feb7), in the files
-figures/*_accuracy_distortion_curves.pickle; distances are rounded to six digits here. The accuracies at the
-thresholds stand in the same files.
+A method is an attack with its arguments; a cell is a method on a model. published.csv has the curves of
+figure 2 and ACCURACIES those at the thresholds, from github.com/jonasrauber/analysis-by-synthesis (commit
+1b2feb7), figures/*_accuracy_distortion_curves.pickle; distances are rounded to six digits here.
 """
 
 import csv
@@ -14,19 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.threat import THREATS
 from papers.study import some_of
 
 SOURCE = "Schott et al. 2018, figure 2, from github.com/jonasrauber/analysis-by-synthesis"
-THRESHOLDS = {"l2": 1.5, "linf": 0.3, "l0": 12.0}
-"""The distance in each norm at which the paper compares accuracies."""
-TITLES = {
+THRESHOLDS = {"l2": 1.5, "linf": 0.3, "l0": 12.0}  # at which the paper compares accuracies
+TITLES = {  # as the paper calls the models
     "cnn": "CNN",
     "binary_cnn": "Binary CNN",
     "nearest_neighbor": "Nearest Neighbor",
@@ -34,7 +30,7 @@ TITLES = {
     "binary_abs": "Binary ABS",
     "abs": "ABS",
 }
-"""The models by their names here, as the paper calls them."""
+MODELS, NORMS = tuple(TITLES), tuple(THRESHOLDS)
 ACCURACIES = {
     "l2": (0.08, 0.03, 0.5276, 0.35, 0.39, 0.7993),
     "linf": (0.0, 0.63, 0.2156, 0.8714, 0.77, 0.08),
@@ -42,8 +38,7 @@ ACCURACIES = {
 }
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """A published curve: accuracy (from 0 to 1) at each distance, and the accuracy at the threshold."""
 
     distance: tuple[float, ...]
@@ -66,13 +61,11 @@ def published() -> dict[tuple[str, str], Published]:
     found = {}
     for (norm, model), curve in points.items():
         distance, accuracy = zip(*curve, strict=True)
-        at_threshold = ACCURACIES[norm][list(TITLES).index(model)]
-        found[norm, model] = Published(distance, accuracy, at_threshold)
+        found[norm, model] = Published(distance, accuracy, ACCURACIES[norm][MODELS.index(model)])
     return found
 
 
 Attack = Callable[..., fa.attacks.AttackResult]
-MODELS, NORMS = tuple(TITLES), tuple(THRESHOLDS)
 SYNTHESES = ("binary_abs", "abs")
 DEAR = ("nearest_neighbor", *SYNTHESES)
 
@@ -208,8 +201,6 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"samples: expected at least 1, got {self.samples}")
         for name, known in (("models", MODELS), ("norms", NORMS)):
             some_of(name, getattr(self, name), known)
 

@@ -17,8 +17,7 @@ from papers.schott2018.work import Done
 from papers.text import finite, in_markdown, number
 from papers.text import percent as to_percent
 
-Key = tuple[str, str]
-"""A norm and a model."""
+Key = tuple[str, str]  # a norm and a model
 Z = 1.96  # of a 95% interval
 ROUNDING = 1e-5
 percent = partial(to_percent, digits=0)
@@ -34,12 +33,10 @@ class Least:
 def least(outcomes: Mapping[Cell, Done], model: str, norm: str, *, today: bool = True) -> Least | None:
     """Find the smallest perturbations under the paper's attacks on a model in a norm; None without any."""
     cells = [cell for cell in outcomes if cell.model == model]
-    if not any(cell.method.norm == norm for cell in cells):
+    own = [cell for cell in cells if cell.method.norm == norm and (today or not cell.method.today)]
+    if not own:
         return None
-    if not today:
-        cells = [cell for cell in cells if cell.method.norm == norm and not cell.method.today]
-    if not cells:
-        return None
+    cells = cells if today else own
     found = [outcomes[cell].tensors for cell in cells]
     distance, which = torch.stack([part[norm] for part in found]).min(0)
     x_adv = torch.stack([part["x_adv"] for part in found])[which, torch.arange(len(distance))]

@@ -17,8 +17,6 @@ from papers.study import Watch, load_images, unit, unwatched
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002  # of the Madry net's training
 CHECKPOINT_EVERY = 200  # steps, about 15 seconds
-
-
 RAMP = (
     ("ramp1", 0.1, 0.033, 1, "constant"),
     ("ramp2", 0.2, 0.066, 1, "constant"),
@@ -45,19 +43,17 @@ def train_madry(
 
 
 STATE_DICTS = tuple(f"ABS_{k}.net" for k in range(10))
-WEIGHTS = {
+WEIGHTS = {  # the files that a model is made of, as the authors named them
     "cnn": ("vanilla_cnn.net",),
     "binary_cnn": ("binary_cnn.net",),
     "transfer_cnn": ("transfer_cnn.net",),
     "binary_abs": STATE_DICTS,
     "abs": STATE_DICTS,
 }
-"""The files that a model is made of, as the authors named them."""
 SUBSTITUTE = "transfer_cnn"
+# how ABS infers while an attack searches: in a third of the time, with nearly the same decisions; half of the
+# steps, too, would lead to points that the published model denies, and to worse ones
 SEARCH = {"precision": "bf16", "prune": True}
-"""How ABS infers while an attack searches: in a third of the time, with nearly the same decisions.
-
-With half of the steps, too, attacks end in points that the published model denies, and in worse ones."""
 
 
 class NearestNeighbor(nn.Module):
@@ -85,11 +81,6 @@ class Subject:
     name: str
     model: nn.Module
     fast: bool = False
-
-    @property
-    def threshold(self) -> float | None:
-        """Where a binary model sets pixels to 0 or 1; None for others."""
-        return fa.freeze(self.model).input_threshold
 
     def attacked(self, **options: Any) -> nn.Module:
         """Return the model that an attack sees, with these options of InferenceOptions where it is fast."""
@@ -129,10 +120,8 @@ class Subjects:
         wanted = {self.official / file for name in names for file in WEIGHTS.get(name, ())}
         missing = sorted(str(path) for path in wanted if not path.is_file())
         if missing:
-            raise InputError(
-                f"weights: expected the published files, got no {', no '.join(missing)}; put them there from "
-                "github.com/bethgelab/AnalysisBySynthesis, or name the folder that holds them"
-            )
+            told = f"expected the files of bethgelab/AnalysisBySynthesis, got no {', no '.join(missing)}"
+            raise InputError(f"weights: {told}")
 
     def __getitem__(self, name: str) -> Subject:
         if name not in self._made:
@@ -144,13 +133,12 @@ class Subjects:
         return fa.models.SchottCNN.from_official(self.official / WEIGHTS[name][0]).to(self.device)
 
     def _nearest_neighbor(self) -> Subject:
-        train_set = self._train_set()
-        model = NearestNeighbor(unit(train_set.x), train_set.y).to(self.device)
-        return Subject("nearest_neighbor", model)
+        images = self._train_set()
+        return Subject("nearest_neighbor", NearestNeighbor(unit(images.x), images.y).to(self.device))
 
     def _madry(self) -> Subject:
-        folder, train_set = self.folder / "madry", self._train_set()
-        return Subject("madry", train_madry(train_set, folder, self.watch, self.seed, self.device))
+        given = self._train_set(), self.folder / "madry", self.watch, self.seed, self.device
+        return Subject("madry", train_madry(*given))
 
     def _abs(self) -> Subject:
         model = fa.models.ABS.from_official(self.official, seed=self.seed).to(self.device)
@@ -159,8 +147,7 @@ class Subjects:
     def _binary_abs(self) -> Subject:
         plain = self["abs"].model
         assert isinstance(plain, fa.models.ABS)
-        # they share the bank of prior images
-        return Subject("binary_abs", plain.with_options(binary=True), fast=True)
+        return Subject("binary_abs", plain.with_options(binary=True), fast=True)  # the bank is shared
 
     def _train_set(self) -> ImageSet:
         return load_images("mnist", "train", data_dir=self.data_dir)

@@ -23,8 +23,8 @@ from fastadv.threat import THREATS
 from papers.schott2018.plan import NORMS, Cell
 from papers.schott2018.subjects import SUBSTITUTE, Subject, Subjects
 
+# tried where the published model denies what a search on a faster one found
 LONGER = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5)
-"""Where the published model denies what a search on a faster one found, the perturbation is tried longer."""
 TENSORS = dict[str, Tensor]
 
 
@@ -35,20 +35,19 @@ class Images:
     x: Tensor
     y: Tensor
     ids: Tensor
-    classes: int
 
     @classmethod
     def drawn(cls, dataset: ImageSet, count: int, seed: int, device: torch.device) -> "Images":
         """Return `count` images drawn without repetition; a larger count begins with the same ones."""
         order = rng.permutation(len(dataset), rng.derive(seed, "images of the study"))[:count]
         x, y, ids = next(batches(dataset, len(order), order))
-        return cls(x.to(device), y.to(device), ids.to(device), dataset.num_classes)
+        return cls(x.to(device), y.to(device), ids.to(device))
 
     def __len__(self) -> int:
         return len(self.y)
 
     def part(self, start: int, stop: int) -> "Images":
-        return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop], self.classes)
+        return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop])
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +56,8 @@ class Done:
     seconds: float
 
 
-Tick = Callable[[int], None]
-"""Called with the images done."""
-Compute = Callable[[Images], TENSORS]
-"""What is done on a batch."""
+Tick = Callable[[int], None]  # called with the images done
+Compute = Callable[[Images], TENSORS]  # what is done on a batch
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def attack(
     def compute(images: Images) -> TENSORS:
         return proved(subject, images, run(frozen, images.x, images.y, ids=images.ids).x_adv)
 
-    known = None if substitute is None else substitute.identity
+    known = substitute and substitute.identity
     identity = {"model": subject.identity, "substitute": known, "cell": cell.describe()}
     return work.do(cell.name, identity, batch_size, compute, tick)
 
@@ -153,7 +150,8 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:
 def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
     """Return x_adv and its distances [B] of the points `found`, judged by the model as published."""
     x, y = images.x, images.y
-    exact, threshold = fa.freeze(subject.model), subject.threshold
+    exact = fa.freeze(subject.model)
+    threshold = exact.input_threshold  # where a binary model sets pixels to 0 or 1
 
     def wrong(points: Tensor, labels: Tensor) -> Tensor:
         logits = exact.verdict(points)

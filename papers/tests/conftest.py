@@ -1,10 +1,10 @@
-"""Stand-ins for attacks, a study that draws nothing, and what the library's own tests share."""
+"""Stand-ins for attacks, and what the library's own tests share."""
 
 from functools import partial
 
 import pytest
 
-from papers.schott2018 import figures, paper
+from papers.schott2018 import paper
 from papers.tests.schott import FakeAttacks
 from tests.conftest import logged  # noqa: F401 - a fixture
 
@@ -15,11 +15,6 @@ def attacks(monkeypatch):
     monkeypatch.setattr(paper, "BATCH_SIZE", 3)
     monkeypatch.setattr(paper, "DEAR_BATCH_SIZE", 3)
     return made
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    monkeypatch.setattr(figures, "draw", lambda *given: {})
 
 
 @pytest.fixture(autouse=True)

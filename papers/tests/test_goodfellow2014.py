@@ -10,7 +10,6 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 import fastadv as fa
-from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from papers.goodfellow2014 import models, paper
 from papers.goodfellow2014.bench import Line, craft, craft_rounded
@@ -21,9 +20,7 @@ TINY = replace(SCALES["tiny"], tested=40, l1=(0.0025,))
 
 
 def digits(split, count):
-    made = fa.data.load("digits", split, limit=count)
-    assert isinstance(made, ImageSet)
-    return made
+    return fa.data.load("digits", split, limit=count)
 
 
 @pytest.mark.parametrize("name", ["softmax", "rbf"])

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -46,7 +45,6 @@ def test_features_of_both_nets_are_measured_and_kept(tmp_path):
     assert list(nets) == ["standard", "adversarial"]
     for net in nets.values():
         assert sum(net["shares"].values()) == pytest.approx(1)
-        assert net["samples"] == result["config"]["test"]["samples"]
         assert len(net["features"][0]["rho"]) == 10
     assert Path(result["measured"]["figures"]["usefulness"]).stat().st_size > 10_000
     cells = features.table(result)
@@ -70,14 +68,6 @@ def test_a_whitened_sample_has_exactly_these_moments():
     torch.testing.assert_close(drawn.mean(0), torch.zeros(4, dtype=torch.float64))
     torch.testing.assert_close(drawn.T @ drawn / 50, wanted)
     assert not torch.equal(drawn, gaussian.whitened(wanted, 50, seed=4))
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_the_loss_that_is_added_in_many_dimensions(seed):
-    each = covariance(5, seed)
-    penalty = 1.5 / float(torch.linalg.eigvalsh(each)[0])
-    found = gaussian.measured_vulnerability(each, penalty, 40, seed)
-    assert found == pytest.approx(float(gaussian.vulnerability(each, penalty)), rel=1e-9)
 
 
 @pytest.mark.slow
@@ -123,19 +113,15 @@ def test_adversarial_training_learns_the_robust_solution():
 @pytest.mark.parametrize(
     ("make", "arguments", "count"),
     [
-        (nets.VGG, {}, 14_728_266),
         # torchvision's without their three linear layers, and with one of 512 x 10
         (nets.VGG, {"depth": 11}, 132_868_840 - 123_642_856 + 5_130),
-        # 0.8 M in Huang et al. 2017, table 2; 15.3 M for depth 250 and growth 24
-        (nets.DenseNet, {}, 769_162),
+        # 15.3 M in Huang et al. 2017, table 2
         (nets.DenseNet, {"depth": 250, "growth": 24}, 15_324_406),
         # Zhang et al. 2017, table 1, and the scales of BatchNorm, one for each of 1,712 channels
         (nets.Inception, {}, 1_649_402 + 1_712),
     ],
 )
-def test_they_have_the_published_numbers_of_parameters(
-    make: Any, arguments: dict[str, Any], count: int
-) -> None:
+def test_they_have_the_published_numbers_of_parameters(make, arguments, count):
     with torch.device("meta"):
         model = make(**arguments)
         assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
@@ -143,7 +129,7 @@ def test_they_have_the_published_numbers_of_parameters(
 
 
 @pytest.mark.parametrize(("depth", "growth"), [(10, 4), (22, 12)])
-def test_densenet_is_torchvisions_but_for_the_stem(depth: int, growth: int) -> None:
+def test_densenet_is_torchvisions_but_for_the_stem(depth, growth):
     model = moved(nets.DenseNet(depth=depth, growth=growth))
     other = torchvision_models.DenseNet(growth, ((depth - 4) // 6,) * 3, 2 * growth, num_classes=10)
     other.features.conv0 = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)

@@ -10,8 +10,6 @@ import fastadv as fa
 from fastadv.errors import InputError
 from papers.ilyas2019.usefulness import usefulness
 
-PGD = partial(fa.attacks.pgd, steps=6)
-
 
 def data(count=60, classes=3, shape=(1, 3, 3), seed=0):
     """Images whose brightness depends on the class; the classes have different sizes."""
@@ -40,10 +38,10 @@ def deep(features=6, classes=3, inputs=9, seed=0):
 
 
 def by_hand(values, low, high, y, classes):
-    """rho, gamma and sign as the definitions say, sample by sample."""
+    """rho and gamma as the definitions say, sample by sample."""
     scale, mean = values.std(0, correction=0), values.mean(0)
     f, low, high = ((each - mean) / scale for each in (values, low, high))
-    rho, gamma, signs = [], [], []
+    rho, gamma = [], []
     for k in range(classes):
         label = torch.where(y == k, 1.0, -1.0).double()[:, None]
         useful = (label * f).mean(0)
@@ -51,8 +49,7 @@ def by_hand(values, low, high, y, classes):
         inf = torch.where(label * sign > 0, low, -high)
         rho.append(useful * sign)
         gamma.append(inf.mean(0))
-        signs.append(sign.long())
-    return torch.stack(rho, 1), torch.stack(gamma, 1), torch.stack(signs, 1)
+    return torch.stack(rho, 1), torch.stack(gamma, 1)
 
 
 @pytest.mark.parametrize("kind", [fa.Linf, fa.L2, fa.L1, fa.L0])
@@ -63,12 +60,8 @@ def test_linear_features_follow_the_definition(kind):
     x = base.x.double().flatten(1)
     values = x @ weight.T + bias
     low, high = (torch.stack([threat.support(s * w.expand_as(x), x) for w in weight], 1) for s in (-1.0, 1.0))
-    rho, gamma, sign = by_hand(values, values - low, values + high, base.y, 3)
-    for mine, theirs in ((got.rho, rho), (got.gamma, gamma), (got.mean, values.mean(0))):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-    assert torch.equal(got.sign, sign)
-    assert got.exact
-    assert got.counts.tolist() == base.y.bincount().tolist()
+    wanted = by_hand(values, values - low, values + high, base.y, 3)
+    torch.testing.assert_close((got.rho, got.gamma), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -83,7 +76,7 @@ def test_no_point_of_the_ball_is_worse_than_the_attack_says():
     with torch.no_grad():
         values = net[:5](points.flatten(0, 1)).double().view(*points.shape[:2], -1)
         clean = net[:5](base.x).double()
-    _, gamma, _ = by_hand(clean, values.amin(1), values.amax(1), base.y, 2)
+    _, gamma = by_hand(clean, values.amin(1), values.amax(1), base.y, 2)
     torch.testing.assert_close(got.gamma, gamma, rtol=0, atol=0.005)
 
 
@@ -99,28 +92,15 @@ def test_a_feature_is_constant_by_its_own_size_and_then_has_no_gamma(weight, bia
     got = usefulness(net, base, fa.L2(0.2))
     assert got.constant.tolist() == [False, False, constant, False, False]
     assert bool(got.gamma[2].isnan().all()) == constant
-    assert got.to_dict()["constant"] == [2] * constant
+    assert (got.to_dict()["features"][2]["gamma"] is None) == constant
 
 
-class Broken(nn.Module):
-    def forward(self, x):
-        return torch.where((x > 0.99).flatten(1).all(1)[:, None, None, None], torch.nan, x)
-
-
-def test_what_cannot_be_measured_is_refused():
-    base = data()
+def test_features_that_are_not_linear_are_refused_without_an_attack():
     kinked = linear()
     with torch.no_grad():
         kinked[1].weight.abs_()
         kinked[1].bias.abs_()
     kinked.insert(2, nn.ReLU())  # linear at the samples alone
-    broken = data()
-    broken.x[5] = 0.999
-    for text, call in (
-        ("not linear", lambda: usefulness(deep(), base, fa.L2(0.1))),
-        ("not linear", lambda: usefulness(kinked, base, fa.L2(0.1))),
-        ("every class", lambda: usefulness(linear(), base.subset(range(2)), fa.L2(0.1))),
-        (r"samples \[5\]", lambda: usefulness(nn.Sequential(Broken(), deep()), broken, fa.L2(0.1), PGD)),
-    ):
-        with pytest.raises(InputError, match=text):
-            call()
+    for net in (deep(), kinked):
+        with pytest.raises(InputError, match="not linear"):
+            usefulness(net, data(), fa.L2(0.1))
