@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -72,10 +73,10 @@ class UniversalResult:
         """The attack with what is bound to it, where `fastadv.evaluate` looks for that."""
         t, threat, criterion = self.parameters, self.threat, self.criterion
         own: dict[str, Any] = {}
-        if isinstance(self.targets, Tensor):
-            own = {"targets": self.targets, "samples": self.samples}
+        if isinstance(self.targets, Integral):
+            criterion = Towards(criterion, int(self.targets))
         elif self.targets is not None:
-            criterion = Towards(criterion, self.targets)
+            own = {"targets": self.targets, "samples": self.samples}
         return partial(perturbed, parameters=t, threat=threat, criterion=criterion, **own)
 
     def __call__(self, model: core.Classifier, x: Tensor, y: Tensor, **options: Any) -> AttackResult:

@@ -145,6 +145,9 @@ def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None
         assert bool(found.remarks) == (broken is not BROKEN or "criterion" in bound)
         other = row(lambda x: claims(across(x), goal=goal(x)), batch_size=batch_size, **bound)
         assert other.broken.tolist() == broken
+    # words of an attack's own
+    for words in ({"targets": (1,)}, {"targets": 9.0}, {"mask": 8}, {"mask": (3, 3)}):
+        assert row(lambda x: claims(across(x)), batch_size=batch_size, **words).broken.tolist() == BROKEN
     # nobody leads a sample to the class that it has
     assert row(claims, batch_size=batch_size, targets=1).broken.tolist() == NONE
     turned = partial(own(lambda x: claims(across(x)), threat=BALL), targets=targets.flip(0))

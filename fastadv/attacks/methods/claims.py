@@ -23,6 +23,7 @@ from fastadv.threat import Named, Threat, Through
 from fastadv.threat.base import box_in, unrounded
 
 CLAIMED, CLAIMS = "claimed", "claims: "  # how flags begin that say what was made of claims
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 PARTS = ("success", "status", "distance", "loss", "zero_gradient", "unfinished")  # of each sample
 NO_PARAMETERS = CLAIMS + "{0} takes the parameters of images, got images alone: they were checked in the box"
 
@@ -58,7 +59,7 @@ def posed(
     threats = bound("threat"), getattr(out, "threat", None), Named(inf, box, name="the box")
     threat = next(each for each in threats if isinstance(each, Threat))
     criterion = (judged.outputs == "classes" and bound("criterion")) or judged
-    targets, mask = _of_rows(bound("targets"), ids, 1), _of_rows(bound("mask"), ids, x.ndim)
+    targets, mask = (_of_rows(name, bound(name), batch) for name in ("targets", "mask"))
     if targets is not None:
         targets = targets if targets.ndim else targets.expand(batch.y.shape)  # one class for all samples
         targets = criterion.labels("targets", targets, len(x), x.device)
@@ -68,14 +69,19 @@ def posed(
     return Problem(x, batch.y, threat, targets, ids, criterion.meant_by(model.model), mask)
 
 
-def _of_rows(values: Any, ids: Tensor, ndim: int) -> Any:
-    """Return what is bound to an attack for the samples `ids` of the data, or else for those of a batch."""
+def _of_rows(name: str, values: Any, batch: Any) -> Any:
+    """Return the targets or mask bound to an attack, for the samples of a batch; None for what is another."""
+    ids, mask, told = batch.ids, name == "mask", isinstance(values, Tensor)
     try:
         values = torch.as_tensor(values, device=ids.device)
-    except (TypeError, ValueError, RuntimeError):  # None, or a word of the attack's own
+    except (TypeError, ValueError, RuntimeError):  # None, or a word
         return None
-    last = max(1, int(ids.max()))
-    return values[ids] if values.ndim >= ndim and len(values) > last else values
+    if values.ndim >= (batch.x.ndim if mask else 1) and len(values) > max(1, int(ids.max())):
+        values = values[ids]
+    # the size of a patch and classes to try are words of the attack's own
+    usual = values.dtype == torch.bool if mask else values.dtype in INTEGERS
+    fits = values.numel() and (mask or not values.ndim or len(values) == len(ids))
+    return values if told or (usual and fits) else None
 
 
 def checked(
