@@ -2,7 +2,8 @@
 
 A file reaches what imports it, directly or through others; of `import fastadv as fa` what is used counts. C++
 reaches what imports the extension, docs and examples what names their folder, a conftest the tests below it.
-Any other file that is not a module, or is gone, reaches everything.
+Any other file that is not a module, is gone, or reaches no test by imports reaches everything. Tests that go
+through the tree always run.
 """
 
 import re
@@ -30,6 +31,10 @@ class Changed:
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         test = collection_path.match("test_*.py")
         return (test and collection_path.relative_to(ROOT).as_posix() not in self.files) or None
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:  # nothing has changed
+            session.exitstatus = pytest.ExitCode.OK
 
 
 def differing(ref: str) -> set[str]:
@@ -63,18 +68,26 @@ def graph() -> dict[str, set[str]]:
         for folder in NAMED if path.startswith("tests/") else ():
             if f'"{folder}' in source or f"{folder}/" in source:
                 importing[folder].add(path)
+    importing["tests/changed.py"] = {"tests/test_changed.py"}  # what selects tests is no part of each
     return importing
 
 
 def reached(changed: set[str]) -> set[str]:
     importing = graph()
     waiting = {path if path in importing else path.partition("/")[0] for path in changed}
-    for path in [path for path in waiting if path.endswith("conftest.py")]:
-        waiting |= {other for other in importing if other.startswith(path.removesuffix("conftest.py"))}
     if not waiting <= importing.keys():
         return {*importing}
     found: set[str] = set()
     while waiting:
         found |= waiting
-        waiting = {other for path in waiting for other in importing[path]} - found
-    return found
+        waiting = {other for path in waiting for other in importing[path]}
+        for folder in {path.removesuffix("conftest.py") for path in found if path.endswith("conftest.py")}:
+            waiting |= {path for path in importing if path.startswith(folder)}
+        waiting -= found
+    alone = changed and not any("/test_" in path for path in found)  # what is loaded by its name
+    return {*importing} if alone else found | {path for path in importing if changed and reads(path)}
+
+
+def reads(path: str) -> bool:
+    """Whether a file of tests goes through the tree."""
+    return "/test_" in path and "rglob(" in (ROOT / path).read_text()
