@@ -115,6 +115,8 @@ def test_colors_are_shifted_between_the_points_of_a_grid() -> None:
                 share = (near[0] * near[1] * near[2]).unsqueeze(1)
                 expected += share * t[:, :, blue, green, red].view(2, 3, 1, 1)
     torch.testing.assert_close(threat.image(t, x), expected, rtol=0, atol=1e-12)
+    moved = fa.Recolored(0.2, 2, box=(-0.5, 1.5)).image(2 * t, 2 * x - 0.5)  # in other units
+    torch.testing.assert_close(moved, 2 * expected - 0.5, rtol=0, atol=1e-12)
     gray = torch.tensor([0.0, 0.25, 0.5, 1.0]).double().view(1, 1, 2, 2)
     shift = torch.tensor([0.1, -0.1, -0.05]).double().view(1, 1, 1, 1, 3)
     made = fa.Recolored(0.1, 3).image(shift, gray).flatten()
