@@ -1,1 +1,1 @@
-"""Papers run again by the public names of fastadv: `python -m papers.ilyas2019 --help`."""
+"""Papers run again by the public names of fastadv: `python -m papers` lists them."""

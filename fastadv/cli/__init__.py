@@ -71,7 +71,7 @@ app.add_typer(abs_app, name="abs")
 )
 def study() -> int:
     """Say where the papers went."""
-    note("the papers are beside the library: in its repository, python -m papers.ilyas2019 --help")
+    note("the papers are beside the library: in its repository, python -m papers")
     return 2
 
 

@@ -130,6 +130,8 @@ def find_parts(folders: Sequence[Path]) -> dict[str, list[Path]]:
     for path in sorted((path for folder in folders for path in folder.iterdir()), key=lambda path: path.name):
         if part := PART.fullmatch(path.name):
             found[part[1]].append(path)
+    if not found:
+        raise InputError("folders: expected parts of weights, NAME-00001-of-00003.safetensors, got none")
     for name, paths in found.items():
         total = int(paths[-1].stem[-5:])
         if [path.name for path in paths] != [part_name(name, k, total) for k in range(total)]:
