@@ -6,14 +6,7 @@ from torch import Tensor, nn
 ROUNDS = 40
 
 
-def problem(
-    inputs: int = 784,
-    classes: int = 10,
-    size: int = 6,
-    box: tuple[float, float] = (0.0, 1.0),
-    scale: float = 1.0,
-    seed: int = 0,
-) -> tuple[nn.Sequential, Tensor, Tensor]:
+def problem(inputs=784, classes=10, size=6, box=(0.0, 1.0), scale=1.0, seed=0):
     """A linear model, its logits divided by `scale`, and images of the largest margins, half at an edge."""
     draw = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, inputs, generator=draw, dtype=torch.float64)
@@ -32,16 +25,7 @@ def problem(
     return model, x, model(x).argmax(1)
 
 
-def nearest(
-    model: nn.Sequential,
-    x: Tensor,
-    y: Tensor,
-    norm: str,
-    targets: Tensor | None = None,
-    box: tuple[float, float] = (0.0, 1.0),
-    lead: float = 0.0,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def nearest(model, x, y, norm, targets=None, box=(0.0, 1.0), lead=0.0, mask=None):
     """(distance [n], point [n, D]): where a class first leads by so much, or where the target does.
 
     With targets the distance is exact if the target is the largest logit at the point, which is for the
@@ -70,9 +54,7 @@ def _gain(w: Tensor, norm: str, box: tuple[float, float]) -> Tensor:
     return torch.linalg.vector_norm(w, {"linf": 1, "l2": 2, "l1": torch.inf}[norm], dim=1)
 
 
-def _halfspace(
-    w: Tensor, gap: Tensor, x: Tensor, norm: str, box: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
+def _halfspace(w, gap, x, norm, box):
     """The nearest point z of the box with <w, z - x> >= gap; distance inf where there is none."""
     size = w.abs()
     room = torch.where(w > 0, box[1] - x, x - box[0]) * (w != 0)

@@ -1,6 +1,5 @@
 """Tiny classifiers with known weaknesses, and the batches they are attacked on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +68,7 @@ def linear(classes: int = 3, inputs: int = 16, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
 
 
-def mlp(
-    classes: int = 3, inputs: int = 16, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> nn.Sequential:
+def mlp(classes=3, inputs=16, seed=0, dtype=torch.float64):
     """A smooth two-layer net; in float64 no sign hangs on rounding."""
     seed_cpu(seed)
     net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 12), nn.Tanh(), nn.Linear(12, classes)).to(dtype)
@@ -92,9 +89,7 @@ def convnet(classes: int = 4, channels: int = 2, seed: int = 0) -> nn.Sequential
     return net
 
 
-def images(
-    size: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 1, dtype: torch.dtype = torch.float64
-) -> Tensor:
+def images(size, shape=(1, 4, 4), seed=1, dtype=torch.float64):
     return torch.rand(size, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
@@ -127,9 +122,7 @@ def explained(**options: Any) -> tuple[ABS, Tensor, Tensor]:
 class Counted(nn.Module):
     """Reports the samples that pass forward, and those whose input gradient passes back."""
 
-    def __init__(
-        self, net: nn.Module, forward: Callable[[int], None], backward: Callable[[int], None]
-    ) -> None:
+    def __init__(self, net, forward, backward):
         super().__init__()
         self.net, self.on_forward, self.on_backward = net, forward, backward
 
@@ -144,9 +137,7 @@ class Counted(nn.Module):
 class Noisy(nn.Module):
     """A net with noise on its logits, drawn anew at each call, which tells the sizes of its batches."""
 
-    def __init__(
-        self, sigma: float, tell: Callable[[int], object] = id, net: nn.Module | None = None
-    ) -> None:
+    def __init__(self, sigma, tell=id, net=None):
         super().__init__()
         self.net, self.sigma, self.tell = net or mlp(), sigma, tell
         torch.manual_seed(0)

@@ -96,9 +96,7 @@ def several(name: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         ("rand", "linf", 12, [SHARP, DLR]),
     ],
 )
-def test_the_components_of_the_published_versions(
-    version: Any, norm: str, classes: int, expected: list[Any]
-) -> None:
+def test_the_components_of_the_published_versions(version, norm, classes, expected):
     """The numbers of Croce & Hein 2020: restarts are 1 where none are named."""
     net, x = linear(classes), images(1, dtype=torch.float32)
     case = problem(x, labels(net, x), THREATS[norm](1e-6))

@@ -118,14 +118,7 @@ def told(model: object) -> str:
     return repr((model.state_dict(), vars(model))) if isinstance(model, nn.Module) else ""
 
 
-def both(
-    make: Make,
-    run: Attack,
-    change: Callable[[Any, int], object] = lambda model, call: None,
-    around: Callable[[int], AbstractContextManager[object]] = lambda call: nullcontext(),
-    calls: int = 2,
-    counts: int = 1,
-) -> None:
+def both(make, run, change=lambda model, call: None, around=lambda call: nullcontext(), calls=2, counts=1):
     """Compare calls with those of a model that is never captured, and counts from the call `counts` on.
 
     Before each, `change(model, call)`; what the model then says is right. It stays as it is, as do results.
@@ -174,9 +167,7 @@ def both(
         (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
     ],
 )
-def test_replays_find_what_steps_find(
-    make: Make, run: Attack, stop_early: bool, captured: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replays_find_what_steps_find(make, run, stop_early, captured, monkeypatch):
     monkeypatch.setattr(auto_pgd, "INTERVAL_L1", 0.5)  # several moves between two checkpoints
     both(make, partial(run, stop_early=stop_early), calls=3, counts=9)
     assert captured
@@ -432,9 +423,7 @@ def test_changes_are_followed_or_captured_anew(name: str, captured: list[int]) -
     "run", [PGD, *(partial(PGD, loss=loss) for loss in ("margin", "cw", "dlr")), APGD, LAST]
 )
 @pytest.mark.parametrize(("where", "name"), [(Changes, "shift"), (sys.modules[__name__], "SCALE")])
-def test_a_change_that_is_not_seen_is_told_by_the_verdict(
-    where: Any, name: str, run: Attack, captured: list[int], request: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_that_is_not_seen_is_told_by_the_verdict(where, name, run, captured, request, monkeypatch):
     if run is LAST:
         request.applymarker(pytest.mark.xfail(strict=True, reason="no verdict is held against it"))
     before = getattr(where, name)

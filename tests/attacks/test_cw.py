@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastadv.attacks import cw, ead, lbfgs
 from fastadv.attacks.cw import _fit
 from fastadv.attacks.lbfgs import BENDS, MEMORY, _newton
-from fastadv.threat import L1, L2, Linf, Threat
+from fastadv.threat import L1, L2, Linf
 
 from .nets import images, labeled, labels, mlp
 from .watched import scripted, watched
@@ -18,9 +18,7 @@ from .watched import scripted, watched
 THREATS = {"l2": L2, "linf": Linf}
 
 
-def by_autograd(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, constant: float, step_size: float
-) -> list[Tensor]:
+def by_autograd(model, x, y, threat, steps, constant, step_size):
     """The points of one search, by torch.optim.Adam on the objective as the paper writes it."""
     low, high = threat.box
     center, half = (low + high) / 2, 1.1 * (high - low) / 2
@@ -118,9 +116,7 @@ def test_the_first_constant_ignores_pixels_that_cannot_move(norm: str, loss: flo
     torch.testing.assert_close(rows.step_size, torch.tensor([min(step, 0.1)]))
 
 
-def ead_by_autograd(
-    model: nn.Module, x: Tensor, y: Tensor, threat: L1, steps: int, constant: float, beta: float, share: float
-) -> list[Tensor]:
+def ead_by_autograd(model, x, y, threat, steps, constant, beta, share):
     """The points of one search, one sample after the other, as Chen et al. write them."""
     low, high = threat.box
     points: list[list[Tensor]] = [[] for _ in range(steps)]

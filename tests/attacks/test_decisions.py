@@ -38,9 +38,7 @@ NOISY = [
         (pointwise, "l2", 784, (-1.0, 2.0), 9.0, 500),
     ],
 )
-def test_the_distance_of_a_linear_model_in_a_mask(
-    run: Any, norm: str, inputs: int, box: tuple[float, float], factor: float, queries: int
-) -> None:
+def test_the_distance_of_a_linear_model_in_a_mask(run, norm, inputs, box, factor, queries):
     """Half of the pixels are saturated; for pointwise, the nearest point moves all coordinates."""
     mask = torch.arange(inputs) % 4 > 0
     model, x, y = halfspaces.problem(inputs, classes=2, size=2, box=box)

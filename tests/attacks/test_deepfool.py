@@ -1,7 +1,5 @@
 """DeepFool by its first step, SuperDeepFool by the paper's loop; linear models: test_minimum_norm.py."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,9 +16,7 @@ DUAL = {"linf": 1, "l2": 2}
 @pytest.mark.parametrize(("norm", "kind"), [("linf", Linf), ("l2", L2)])
 @pytest.mark.parametrize("overshoot", [0.0, 0.02, 0.5])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-3.0, 5.0), (-torch.inf, torch.inf)], ids=str)
-def test_the_first_step_by_hand(
-    norm: str, kind: Callable[..., Linf | L2], overshoot: float, box: tuple[float, float]
-) -> None:
+def test_the_first_step_by_hand(norm, kind, overshoot, box):
     """To the nearest of three boundaries and beyond it: never the one of the smallest gap or gradient."""
     net, x = mlp(4), images(24) * 0.5 + 0.25
     (model, seen), y = watched(net), labels(net, x)

@@ -94,9 +94,7 @@ def test_probes_are_finer_than_the_samples() -> None:
 
 @pytest.mark.parametrize(("dtype", "high"), [(torch.float16, 0.7), (torch.bfloat16, 0.1)], ids=str)
 @pytest.mark.parametrize(("name", "norm"), [("pgd", "l1"), ("pgd", "l2"), ("apgd", "l1"), ("fab", "linf")])
-def test_a_box_that_half_precision_does_not_hold(
-    name: str, norm: str, dtype: torch.dtype, high: float
-) -> None:
+def test_a_box_that_half_precision_does_not_hold(name, norm, dtype, high):
     """Its end is more there: a coordinate that rounding moves to it does not leave the ball."""
     net, x, y = problem(784)
     entry, x = ATTACKS[name], (x * high).to(dtype)

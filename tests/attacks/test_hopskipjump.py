@@ -25,9 +25,7 @@ SIZE = 100
 
 @pytest.mark.parametrize(("norm", "order", "halvings"), [("l2", 2.0, 10), ("linf", INF, 14)])
 @pytest.mark.parametrize(("thickness", "queries"), [(INF, 400), (0.01, 400), (1e-9, 90)])
-def test_what_is_asked_step_by_step(
-    norm: str, order: float, halvings: int, thickness: float, queries: int
-) -> None:
+def test_what_is_asked_step_by_step(norm, order, halvings, thickness, queries):
     """With D coordinates, bisections come within D^-1.5 or D^-2, B_t = 30 sqrt(t), delta = d / D but 0.1 at
     first, and steps are d / sqrt(t), halved until they succeed, or leave no query but those of the bisection.
 

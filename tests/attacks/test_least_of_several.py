@@ -83,9 +83,7 @@ def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l0"])
-def test_later_searches_begin_elsewhere_and_lead_to_each_class(
-    norm: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_searches_begin_elsewhere_and_lead_to_each_class(norm, monkeypatch):
     calls = spied(monkeypatch)
     attacked(norm, 100, classes=4)
     model, x = mlp(4), images(24)

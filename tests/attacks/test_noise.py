@@ -42,9 +42,7 @@ def never(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-INF, INF)])
 @pytest.mark.parametrize("inputs", [784, 3072])
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_noises_have_the_size_of_the_radius(
-    name: str, norm: str, inputs: int, box: tuple[float, float]
-) -> None:
+def test_noises_have_the_size_of_the_radius(name, norm, inputs, box):
     """Larger ones do not count, smaller ones succeed less; every noise is another."""
     x, most = images(3, (inputs,), dtype=torch.float32) / 3 + 0.3, {"l2": 3.0, "linf": 0.2}.get(norm, 4.5)
     threat = L0(most) if norm == "l0" else THREATS[norm](most, box)

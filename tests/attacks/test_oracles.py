@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from inspect import signature
-from typing import Any
 
 import pytest
 import torch
@@ -49,9 +48,7 @@ def shares(model: torch.nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, lead: fl
         (apgd, 40, "ce"),
     ],
 )
-def test_all_that_a_ball_holds_is_gained(
-    ascent: Any, steps: int, loss: str, norm: str, targeted: bool
-) -> None:
+def test_all_that_a_ball_holds_is_gained(ascent, steps, loss, norm, targeted):
     """D = 3,072, half of the pixels saturated, at the distance of the boundary and at one far beyond it."""
     if ascent is apgd and norm == "l0":
         pytest.skip("not one of its norms")

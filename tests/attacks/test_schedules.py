@@ -45,9 +45,7 @@ def same(points: list[Tensor], expected: list[Tensor]) -> None:
         )
 
 
-def sparse_step(
-    here: Tensor, gradient: Tensor, share: float, size: float, x: Tensor, radius: float
-) -> Tensor:
+def sparse_step(here, gradient, share, size, x, radius):
     """[D] where a step in that share of the coordinates leads, their number rounded up as by the authors."""
     number = max(math.ceil(share * len(x) - 1e-6), 1)
     least = gradient.abs().sort(descending=True).values[number - 1]
@@ -144,9 +142,7 @@ def test_checkpoints_of_apgd(steps: int) -> None:
     ("rho", "rising", "halves"),
     [(0.75, 16, True), (0.75, 17, False), (0.5, 11, True), (0.5, 12, False), (1.0, 22, True)],
 )
-def test_steps_of_apgd_are_halved_where_the_loss_rises_too_rarely(
-    rho: float, rising: int, halves: bool
-) -> None:
+def test_steps_of_apgd_are_halved_where_the_loss_rises_too_rarely(rho, rising, halves):
     """The first checkpoint of 100 steps comes after 22: more than rho * 22 of them must raise the loss."""
     margins = [-5.0]
     for step in range(22):

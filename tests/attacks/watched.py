@@ -1,6 +1,6 @@
 """Models that remember what they were asked about, and one whose answers follow a script."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,7 @@ def firm(rise: Tensor | None = None, gradients: bool = False) -> Watched:
 FAR = -9.0  # the margin where no gradient is asked for
 
 
-def scripted(
-    margins: Sequence[float], gradients: Callable[[int], Tensor], others: Sequence[float] | None = None
-) -> tuple[nn.Module, list[Tensor]]:
+def scripted(margins, gradients, others=None):
     """A classifier of one sample of class 0, and the points [D] at which it was asked for a gradient.
 
     At gradient number n the margin of class 1 is margins[n], the last of them from there on, and its gradient

@@ -58,8 +58,7 @@ def test_infer(fastadv, model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "settings"),
-    [("--tight", {"tight": True}), ("--norm linf", {"norm": "linf"})],
+    ("options", "settings"), [("--tight", {"tight": True}), ("--norm linf", {"norm": "linf"})]
 )
 def test_bound_equals_the_library(fastadv, model, options, settings):
     told = fastadv(f"abs bound -m {model} --data digits --samples 2 --json {options}").json["measured"]

@@ -64,11 +64,7 @@ def test_missing_files_say_what_belongs_where(name, layout, tmp_path):
 
 @pytest.mark.parametrize(("name", "attribute"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
 def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
-    name,
-    attribute,
-    tmp_path,
-    monkeypatch,
-    capfd,
+    name, attribute, tmp_path, monkeypatch, capfd
 ):
     from fastadv._torchvision import datasets
 

@@ -92,9 +92,7 @@ FAILS: dict[str, tuple[Any, Any, str]] = {
     ("name", "precision"),
     [(name, each) for name in FAILS for each in ("fp32", "bf16") if "bf" not in name or each == "bf16"],
 )
-def test_a_copy_that_fails_is_replaced_by_the_model_as_given(
-    name: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_a_copy_that_fails_is_replaced_by_the_model_as_given(name, precision, monkeypatch, logged):
     run, compiled, why = FAILS[name]
     net = nn.Sequential(nn.Conv2d(2, 32, 3), nn.ELU(), nn.Flatten(), nn.Linear(1152, 5))
     model = around(net, run or (lambda net, x: net(x))).eval()

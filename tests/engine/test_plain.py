@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastadv as fa
-from fastadv.attacks import AttackResult, bim, fgsm, pgd
+from fastadv.attacks import bim, fgsm, pgd
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.engine import Frozen, Plain, Prepared, prepare
 from fastadv.engine.prepare import WORTH
@@ -213,9 +213,7 @@ def test_logits_with_a_gradient_are_their_own(prepared: Callable[[nn.Module], Pr
 
 @by_either
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_passes_that_tell_the_dtype_of_inputs_are_counted(
-    dtype: torch.dtype, prepared: Callable[[nn.Module], Prepared]
-) -> None:
+def test_passes_that_tell_the_dtype_of_inputs_are_counted(dtype, prepared):
     model = prepared(around(lambda net, x: counted(net)(x)))
     for _ in range(2):
         model.verdict(X.to(dtype))
@@ -228,9 +226,7 @@ def noisy(level: float) -> Noisy:
 
 
 @pytest.mark.parametrize("attack", [fgsm, bim])
-def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(
-    attack: Callable[..., AttackResult],
-) -> None:
+def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(attack):
     model, y = noisy(0.1), labels(convnet().eval(), X)
     out = attack(model, X, y, fa.Linf(1e-5))
     assert TWO_ANSWERS in out.flags
@@ -253,9 +249,7 @@ class OfTheBatch(nn.BatchNorm2d):
 
 
 @by_either
-def test_what_a_forward_writes_into_buffers_stays_in_the_copy(
-    prepared: Callable[[nn.Module], Prepared], search_copy: None
-) -> None:
+def test_what_a_forward_writes_into_buffers_stays_in_the_copy(prepared, search_copy):
     model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3), Tally()).eval()
     before = [buffer.clone() for buffer in model.buffers()]
     wanted = nn.functional.batch_norm(X, None, None, training=True).flatten(1) @ model[2].weight.T

@@ -37,9 +37,7 @@ GPU = torch.device("cuda")
         ("tf32", None, GPU, "tf32"),
     ],
 )
-def test_float32_of_a_gpu_rounds_as_torch_lets_it(
-    switch: str, format: Any, device: torch.device, expected: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_float32_of_a_gpu_rounds_as_torch_lets_it(switch, format, device, expected, monkeypatch):
     of = [SimpleNamespace(fp32_precision=name) for name in ("none", switch)]
     monkeypatch.setattr(_tf32, "switches", lambda: [(each, "fp32_precision", "tf32") for each in of])
     assert rounds_as(format, device) == expected

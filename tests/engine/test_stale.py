@@ -85,9 +85,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
         *(("attribute", way) for way in ("search", "gradient", "jacobian", "confidence", "model")),
     ],
 )
-def test_every_answer_is_that_of_the_model_as_it_is_now(
-    change: str, asked_first: str, logged: Logged
-) -> None:
+def test_every_answer_is_that_of_the_model_as_it_is_now(change, asked_first, logged):
     net = Net().eval()
     frozen = fa.freeze(net)
     frozen.input_gradient(X, Y)

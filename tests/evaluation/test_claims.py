@@ -274,9 +274,7 @@ def test_points_at_which_the_model_has_no_answer_are_failed() -> None:
 
 
 @pytest.mark.parametrize(("name", "given"), [("targets", 1 - DATA.y), ("mask", DATA.x > 0)])
-def test_what_is_of_all_data_is_refused_of_a_librarys_attack_with_what_to_do(
-    name: str, given: Tensor
-) -> None:
+def test_what_is_of_all_data_is_refused_of_a_librarys_attack_with_what_to_do(name, given):
     attack = partial(fa.attacks.fgsm, threat=BALL, **{name: given})
     assert evaluate(Threshold(), DATA, {"fgsm": attack}, indicators=False)["fgsm"].broken.tolist() == BROKEN
     with pytest.raises(InputError, match=rf"^{name}: .*pass a function \(model, x, y, ids\).* {name}\[ids\]"):

@@ -175,9 +175,7 @@ def test_the_worst_of_several_attacks_is_chosen_image_by_image() -> None:
         (OutsideTopK(2), WrongBy(0.1), True),
     ],
 )  # fmt: skip
-def test_a_criterion_agrees_with_those_of_the_attacks(
-    asked: fa.attacks.Criterion, bound: fa.attacks.Criterion, agree: bool
-) -> None:
+def test_a_criterion_agrees_with_those_of_the_attacks(asked, bound, agree):
     y, attack = (TAGS(X) > 0).long(), partial(PGD, threat=fa.Linf(0.02), criterion=bound)
     y = y if isinstance(asked, Signs) else TAGS(X).argmax(1)
     calls = [

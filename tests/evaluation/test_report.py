@@ -113,10 +113,7 @@ def first(table, **told):
 
 
 LEFT_OUT = {
-    "no attack": (
-        lambda table: replace(table, rows=(), indicators=None),
-        "no attack was run, so that",
-    ),
+    "no attack": (lambda table: replace(table, rows=(), indicators=None), "no attack was run, so that"),
     "no samples": (lambda table: replace(table, samples=None), "the table keeps no labels; evaluate with"),
     "no threat": (lambda table: first(table, threat=None), "in a threat that the attacks do not tell: "),
     "two norms": (lambda table: first(table, threat=fa.L2(0.5)), "the attacks are of several norms"),

@@ -10,10 +10,7 @@ from fastadv import models
 from fastadv._torchvision import models as torchvision_models
 
 # the deviation of a convolution's weights is that of He et al. 2015 by what leaves it or by what enters it
-LAWS = {
-    "wide_resnet": ("fan_out", {"depth": 10, "widen_factor": 3}),
-    "resnet18": ("fan_out", {"width": 8}),
-}
+LAWS = {"wide_resnet": ("fan_out", {"depth": 10, "widen_factor": 3}), "resnet18": ("fan_out", {"width": 8})}
 
 
 @pytest.mark.parametrize("name", LAWS)

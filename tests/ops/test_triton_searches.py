@@ -73,11 +73,7 @@ def test_a_row_that_cannot_be_used_moves_nothing(norm):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("window", "dtype", "radius"),
-    [
-        ((5, 7), torch.float32, 0.3),
-        ((1, 13), torch.bfloat16, 4.0),
-    ],
+    ("window", "dtype", "radius"), [((5, 7), torch.float32, 0.3), ((1, 13), torch.bfloat16, 4.0)]
 )
 def test_windows_of_many_blocks(window, dtype, radius):
     image, draw = (2, 9, 13), torch.Generator().manual_seed(3)

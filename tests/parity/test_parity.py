@@ -52,7 +52,5 @@ def test_rows_come_back_from_the_file_and_a_new_one_replaces_its_like(tmp_path: 
         (inf, inf, inf, False), (0.31, 0.3, 0.1, False), (0.32, 0.3, 0.1, True), (0.2, 0.3, 0.1, False),
     ],
 )  # fmt: skip
-def test_worse_is_one_percent_farther_or_two_images_more(
-    ours: float, theirs: float, radius: float, worse: bool
-) -> None:
+def test_worse_is_one_percent_farther_or_two_images_more(ours, theirs, radius, worse):
     assert line(row("fastadv", ours, radius), row("a", theirs, radius)).worse is worse

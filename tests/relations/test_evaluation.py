@@ -160,9 +160,7 @@ WAYS = [of_batches, of_a_loader, of_batches_of_tensors, of_a_set, of_shares, res
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_table_is_the_same(
-    kind: str, way: Callable[[str, Path], Table], tables: dict[str, Table], tmp_path: Path
-) -> None:
+def test_a_table_is_the_same(kind, way, tables, tmp_path):
     if kind == "random" and way is of_batches:
         pytest.skip("a model draws once for a batch")
     table, whole = way(kind, tmp_path), tables[kind]

@@ -24,9 +24,7 @@ def alike(out: AttackResult, plain: AttackResult, told: str, near: float = 1e-6)
 
 
 @pytest.mark.slow
-def test_classes_in_another_order_logits_plus_a_constant_and_a_class_that_never_comes(
-    case: Case, norm: str
-) -> None:
+def test_classes_in_another_order_logits_plus_a_constant_and_a_class_that_never_comes(case, norm):
     model, x, y = labeled(mlp(4), images(12))
     order, within = torch.tensor([2, 0, 3, 1]), threat(norm)
 

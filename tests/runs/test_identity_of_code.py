@@ -1,6 +1,5 @@
 """Work with code whose source cannot be read is kept under an `identity`, and without one not at all."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,7 @@ WORK = [trained, evaluated, constructed]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("work", WORK)
-def test_an_identity_is_asked_for_where_the_source_cannot_be_read(
-    tmp_path: Path, work: Callable[..., Any]
-) -> None:
+def test_an_identity_is_asked_for_where_the_source_cannot_be_read(tmp_path, work):
     work(None)  # nothing is kept
     with pytest.raises(
         InputError, match=r"identity: .* source of console\.own cannot be read.*pass identity="

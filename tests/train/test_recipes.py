@@ -37,10 +37,7 @@ LOSSES = {
     "smoothadv": train.SmoothAdv(fa.L2(0.5), 0.3, noises=3, steps=2),
     "consistency": train.Consistency(0.3, noises=3),
 }
-RECIPES = LOSSES | {
-    "free": train.FreeTraining(THREAT, 2),
-    "awp": train.AWP(PGDTraining(THREAT, 2)),
-}
+RECIPES = LOSSES | {"free": train.FreeTraining(THREAT, 2), "awp": train.AWP(PGDTraining(THREAT, 2))}
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 

@@ -46,9 +46,7 @@ def both_twins() -> tuple[Counter[str], nn.Module, Frozen]:
 
 @pytest.mark.slow
 @pytest.mark.all_norms
-def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(
-    case: Case, norm: str, search_copy: None
-) -> None:
+def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case, norm, search_copy):
     seen, model, lower = both_twins()
     x = images(16, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)

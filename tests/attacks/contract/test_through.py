@@ -44,9 +44,7 @@ def rows(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def attacked(
-    name: str, threat: Through, part: slice | Tensor = slice(None), model: Any = None
-) -> AttackResult:
+def attacked(name, threat, part=slice(None), model=None):
     (x, y), call = rows(), partial(fa.attacks.grid, **GRID) if name == "grid" else NAMED[name]
     return call(model or net(), x[part], y[part], threat, ids=torch.arange(8)[part])
 
@@ -102,9 +100,7 @@ def test_each_attack_serves_two_maps_and_each_map_is_served_by_several(name: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "map"), [("grid", "moved"), ("spsa", "patch anywhere")])
-def test_parts_of_a_batch_are_made_of_its_own_images(
-    name: str, map: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_of_a_batch_are_made_of_its_own_images(name, map, monkeypatch):
     """However many images pass at once."""
     threat, passed, batches, outs = MAPS[map](SHAPE), list[int](), list[int](), list[AttackResult]()
 

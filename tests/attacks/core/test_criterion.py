@@ -49,11 +49,7 @@ class Says(Far):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "run",
-    [fa.attacks.pgd, partial(fa.attacks.ddn, steps=100)],
-    ids=["pgd", "ddn"],
-)
+@pytest.mark.parametrize("run", [fa.attacks.pgd, partial(fa.attacks.ddn, steps=100)], ids=["pgd", "ddn"])
 def test_accuracies_follow_a_criterion_of_ones_own(run: Callable[..., AttackResult]) -> None:
     rows = torch.arange(10)  # of the classes of the net, which are numbers of clean embeddings here
     threat = fa.L2(torch.inf) if "ddn" in str(run) else THREAT

@@ -52,9 +52,7 @@ def outside(width: float, count: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "dtype", "width"), CASES)
-def test_a_band_without_answers_at_the_boundary_is_stepped_over(
-    name: str, norm: str, dtype: torch.dtype, width: float
-) -> None:
+def test_a_band_without_answers_at_the_boundary_is_stepped_over(name, norm, dtype, width):
     model, x, y = outside(width)
     model, x = model.to(dtype), x.to(dtype)
     threat = THREATS[norm](RADIUS[norm] if name in BUDGET else float("inf"))

@@ -73,9 +73,7 @@ def test_two_answers_are_told_beside_a_sample_without_logits() -> None:
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize("restarts", [1, 2])
 @pytest.mark.usefixtures("asked_alone")
-def test_a_true_success_is_not_lost_behind_a_false_one(
-    stop_early: bool, restarts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_true_success_is_not_lost_behind_a_false_one(stop_early, restarts, monkeypatch):
     """In the segment of steps 5 to 8 the search meets true successes and then false ones of higher rank."""
     monkeypatch.setattr(staying, "may_leave", lambda step, device: (step + 1) & step == 0)
     model, x = Window(), torch.full((5, 1, 2, 2), 0.5)

@@ -111,9 +111,7 @@ KEPT: list[tuple[str, Moves, dict[str, Any], float, Status]] = [
 
 class TestWhichPointIsKept:
     @pytest.mark.parametrize(("what", "moves", "options", "place", "status"), KEPT, ids=[k[0] for k in KEPT])
-    def test_kept(
-        self, what: str, moves: Moves, options: dict[str, Any], place: float, status: Status
-    ) -> None:
+    def test_kept(self, what, moves, options, place, status):
         out = on_line(playing(moves), **options)
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), place))
         assert out.status.tolist() == [status] * 3
@@ -209,9 +207,7 @@ class TestCandidates:
 
     @pytest.mark.parametrize("chunk", [1 << 22, 16 * 4, 1])
     @pytest.mark.parametrize("targeted", [False, True])
-    def test_each_competes_for_its_own_sample(
-        self, targeted: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_each_competes_for_its_own_sample(self, targeted, chunk, monkeypatch):
         monkeypatch.setattr(searching, "CHUNK", chunk)
         net, x, looks = mlp(5), images(7), []
         with torch.no_grad():

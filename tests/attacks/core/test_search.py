@@ -1,7 +1,6 @@
 """The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -57,9 +56,7 @@ def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str) -> 
 @pytest.mark.parametrize(
     ("loss", "targeted"), [("ce", True), ("margin", False), ("dlr", True), ("cw", False)]
 )
-def test_the_best_point_is_a_success_and_then_the_largest_loss(
-    loss: str, targeted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_point_is_a_success_and_then_the_largest_loss(loss, targeted, monkeypatch):
     """Of all points shown to the model, in three restarts with steps too long for the loss to rise."""
     monkeypatch.setattr(edge, "kinks", lambda points, *given: torch.zeros(2, len(points)).unbind())
     net, x, y = labeled(mlp(4), images(20))
@@ -134,12 +131,7 @@ def test_default_steps() -> None:
     ],
     ids=["default", "ce", "targets", "mim", "own", "targeted", "L2"],
 )  # fmt: skip
-def test_steps_judged_at_once_are_those_of_single_calls(
-    ascent: Callable[..., AttackResult],
-    options: dict[str, Any],
-    early: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_steps_judged_at_once_are_those_of_single_calls(ascent, options, early, monkeypatch):
     """To the bit, where the loss of sure samples is 0, and gradients are not always finite."""
     net, x = mlp(dtype=torch.float32), images(24, dtype=torch.float32)
     with torch.no_grad():
@@ -165,9 +157,7 @@ def test_steps_judged_at_once_are_those_of_single_calls(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("masked", [False, True])
-def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(
-    masked: bool, dtype: torch.dtype
-) -> None:
+def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(masked, dtype):
     found: list[Tensor] = []
 
     def model(x: Tensor) -> Tensor:

@@ -113,9 +113,7 @@ def test_what_is_of_classes_is_refused_beside_other_outputs(options: dict[str, o
         (Beyond(0.1, by=lambda z, y: (z - y).norm(dim=1)), False),
     ],
 )
-def test_what_calls_the_callers_functions_is_not_replayed(
-    criterion: fa.attacks.Criterion, fixed: bool
-) -> None:
+def test_what_calls_the_callers_functions_is_not_replayed(criterion, fixed):
     assert criterion.fixed is fixed
 
 

@@ -33,11 +33,7 @@ def net() -> nn.Sequential:
 class Changed(nn.Module):
     """`net` with its input and its logits changed."""
 
-    def __init__(
-        self,
-        before: Callable[[Tensor], Tensor] | None = None,
-        after: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, before=None, after=None):
         super().__init__()
         self.net, self.before, self.after = net(), before, after
 

@@ -113,9 +113,7 @@ def linear(classes: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
 @pytest.mark.parametrize(("head", "interval"), [("sigmoid", UNIT), ("tanh", SYMMETRIC)])
 @pytest.mark.parametrize("loss", ["ce_sharp", "margin"])
 @pytest.mark.parametrize("targeted", [False, True])
-def test_the_gradient_in_a_known_interval_is_that_of_the_logits(
-    head: str, interval: int, loss: str, targeted: bool
-) -> None:
+def test_the_gradient_in_a_known_interval_is_that_of_the_logits(head, interval, loss, targeted):
     net, x, y = linear()
     aims = (y + 2) % 6 if targeted else None
     kind = torch.full((9,), interval)

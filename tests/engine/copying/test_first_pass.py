@@ -223,8 +223,7 @@ def test_an_unregistered_part_without_modes_may_stay_in_training_mode(part: nn.M
 
 
 @pytest.mark.parametrize(
-    "part",
-    [nn.BatchNorm1d(3), Wild(), Asks(), nn.Sequential(nn.Dropout()), nn.TransformerEncoderLayer(3, 1)],
+    "part", [nn.BatchNorm1d(3), Wild(), Asks(), nn.Sequential(nn.Dropout()), nn.TransformerEncoderLayer(3, 1)]
 )
 def test_an_unregistered_part_with_modes_may_not(part: nn.Module) -> None:
     net = Net()

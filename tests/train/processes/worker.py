@@ -14,15 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastadv.attacks import pgd
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
-from fastadv.train import (
-    AWP,
-    MART,
-    TRADES,
-    FreeTraining,
-    PGDTraining,
-    Standard,
-    fit,
-)
+from fastadv.train import AWP, MART, TRADES, FreeTraining, PGDTraining, Standard, fit
 from tests.kills import die, loss_told
 from tests.processes import tell
 from tests.train.nets import grouped, images

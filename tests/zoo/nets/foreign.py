@@ -73,11 +73,7 @@ SMALL = {
     "image_size": 32, "patch_size": 8,
 }  # fmt: skip
 
-TORCHVISION = {
-    "resnet18": (32, {}),
-    "mobilenet_v3_small": (32, {}),
-    "shufflenet_v2_x0_5": (32, {}),
-}
+TORCHVISION = {"resnet18": (32, {}), "mobilenet_v3_small": (32, {}), "shufflenet_v2_x0_5": (32, {})}
 
 TIMM = {
     "resnet10t": (64, {}),
