@@ -53,6 +53,20 @@ def test_ascents_are_almost_as_strong_as_a_random_search(name: str) -> None:
     assert bim <= pgd + 0.12
 
 
+def test_steps_of_each_attempt_fall_from_two_radii_to_a_fiftieth() -> None:
+    points: list[Tensor] = []
+
+    def watched(x: Tensor) -> Tensor:
+        points.append(x.detach().clone())
+        return near(x)
+
+    fa.attacks.pgd(watched, X[:6], Y[:6], THREAT, criterion=Unless(-1), steps=20, stop_early=False)
+    moves = torch.stack([each for each in points if len(each) == 6]).diff(dim=0).abs().flatten(1).amax(1)
+    expected = 2 * THREAT.radius * 0.01 ** (torch.arange(1, 10) / 10)
+    for begin in (2, 13):  # after x, the random start and a first step, which the box may shorten
+        torch.testing.assert_close(moves[begin : begin + 9], expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_loss_that_is_named_stays(name: str) -> None:
     model, criterion = CASES[name]
