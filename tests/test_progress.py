@@ -74,6 +74,7 @@ class Terminal(StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")

@@ -49,6 +49,7 @@ def test_results_are_made_and_printed_on_another_default_device(name: str) -> No
     assert name in ("tensors", "loader", "fit") or told == str(call()), "but for seconds"
 
 
+@pytest.mark.slow
 def test_every_tensor_is_made_on_a_device_that_is_named() -> None:
     root = Path(fa.__file__).parent
     for path in root.rglob("*.py"):

@@ -84,6 +84,7 @@ def test_the_robust_covariance_is_where_the_loss_is_flat():
     torch.testing.assert_close(found_mean, mean, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [0.2, 3.0])
 def test_the_worst_point_of_a_ball_is_found_by_trying(radius):
     each, v = covariance(2, 2), torch.tensor([[0.3, -1.0], [4.0, 0.2], [-0.01, 0.02]]).double()

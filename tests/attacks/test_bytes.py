@@ -27,6 +27,7 @@ ATTACKS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_gives_the_same(name: str) -> None:
     out, expected = (ATTACKS[name](NET, x, Y) for x in (EIGHT, X))

@@ -102,6 +102,7 @@ def by_hand(net: nn.Module, x: Tensor, y: int, box: tuple[float, float], oversho
     return x + high * (nearest - x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overshoot", "classes"), [(0.02, 4), (0.3, 4), (0.5, 9)])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-torch.inf, torch.inf)], ids=str)
 def test_by_hand(box: tuple[float, float], overshoot: float, classes: int) -> None:

@@ -163,6 +163,7 @@ def test_a_box_as_wide_as_float32(norm: str) -> None:
     assert fab(net, x, labels(net, x), widest, steps=3, restarts=2).x_adv.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_in_a_box_without_an_end_nothing_leaves_for_its_corner(norm: str) -> None:
     net, x, far = mlp(), images(6), []

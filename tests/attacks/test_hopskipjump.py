@@ -23,6 +23,7 @@ Model = Callable[[Tensor], Tensor]
 SIZE = 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "order", "halvings"), [("l2", 2.0, 10), ("linf", INF, 14)])
 @pytest.mark.parametrize(("thickness", "queries"), [(INF, 400), (0.01, 400), (1e-9, 90)])
 def test_what_is_asked_step_by_step(norm, order, halvings, thickness, queries):

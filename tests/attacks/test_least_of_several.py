@@ -82,6 +82,7 @@ def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
     assert any(name.startswith(("restart", "target")) for name in outs[-1].by)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l0"])
 def test_later_searches_begin_elsewhere_and_lead_to_each_class(norm, monkeypatch):
     calls = spied(monkeypatch)

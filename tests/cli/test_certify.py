@@ -7,6 +7,7 @@ import pytest
 MODEL = "certify -m softmax --data digits -n 6 --sigma 0.25 --rounded --draws 200 --batch-size 64"
 
 
+@pytest.mark.slow
 def test_it_prints_a_table_or_json_and_goes_on_in_its_folder(fastadv, refused):
     done = fastadv(f"{MODEL} --radii 0.1,0.2 --run-dir run")
     assert "certified accuracy" in done.out

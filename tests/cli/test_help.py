@@ -54,6 +54,7 @@ def options(told):
     return set(re.findall(r"^│[ *]+(--[a-z-]+)", told, re.MULTILINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack", "train", "construct", "evaluate"])
 def test_few_options_are_shown_unless_all_are_asked_for(fastadv, command):
     every = {name for option in COMMANDS[command].params for name in option.opts if name.startswith("--")}

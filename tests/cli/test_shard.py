@@ -42,6 +42,7 @@ def test_a_set_of_three_jobs_is_that_of_one(fastadv, folder, apart):
     assert len(load_constructed(folder / "jobs")) == 61
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_an_evaluation_of_two_jobs_is_that_of_one(fastadv, folder, apart):
     one = fastadv(f"{EVALUATE} --run-dir one --json")

@@ -21,6 +21,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sphinx", None)  # the extra [test] has none
 
 
+@pytest.mark.slow
 def test_costs() -> None:
     from _site.costs import cost
 

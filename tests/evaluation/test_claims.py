@@ -121,6 +121,7 @@ def test_a_norm_of_the_callers_is_measured_by_its_own_distance() -> None:
     assert fa.attacks.pgd(Threshold(), DATA.x, DATA.y, Double(0.25)).distance.isfinite().sum() <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None:
     targets, first = torch.tensor([1, 1, 0, 0, 0, 0]), [True, *NONE[1:]]
@@ -293,6 +294,7 @@ def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:
     assert bool((rows[1].broken >= rows[0].broken).all())
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_asked_and_counts_one_sample_as_one() -> None:
     one = DATA.subset([2])
     for attack, data, told in (

@@ -44,6 +44,7 @@ def test_accuracy_is_the_share_of_samples_that_are_right_by_the_criterion() -> N
     assert table.to_dict()["attacks"][0]["extra"] == table["pgd"].extra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("criterion", "counted"),
     [
@@ -74,6 +75,7 @@ def by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int = 
     return ((model((x + away).clamp(0, 1)) > 0) == (y > 0))[y >= 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("attack", ["pgd", "apgd"])
 def test_a_tagger_is_no_better_than_by_hand(attack: str, ignored: bool) -> None:
@@ -97,6 +99,7 @@ class Doubled(nn.Module):
         return x.double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [10.0, 1e9, 1e30, float("inf")])
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "mim", "square", "spsa"])
 def test_the_error_of_numbers_does_not_depend_on_the_tolerance(attack: str, tolerance: float) -> None:

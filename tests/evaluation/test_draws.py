@@ -147,6 +147,7 @@ def test_an_attack_that_changes_nothing_leaves_what_there_was(kind, seed):
     assert [line[:2] for line in main] == [line[:2] for line in cells]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["fgsm", "pgd", "apgd", "square", "sparse_rs", "autoattack", "own"])
 def test_every_sample_that_is_right_in_some_draw_is_attacked(attack):
     """One verdict finds nine of ten wrong."""
@@ -187,6 +188,7 @@ def test_the_worst_of_several_is_no_luck():
     assert Draws.together([*each, worst]).one_draw == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_verdict_names_its_figures():
     attacks = {"pgd": partial(nets.pgd(0.01), eot=4)}
     table = drawn(Flips(0.3), 5, attacks=attacks)

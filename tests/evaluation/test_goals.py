@@ -40,6 +40,7 @@ def evaluated(attacks: Any, model: Any = NET, x: Tensor = X, y: Any = Y, **optio
     return fa.evaluate(model, (x, y), attacks, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOALS)
 def test_a_row_keeps_its_threat_and_all_checks_run(name: str) -> None:
     table = evaluated({"pgd": partial(PGD, **GOALS[name])})
@@ -64,6 +65,7 @@ def test_a_masked_gradient_is_seen_within_the_mask() -> None:
     assert outside.indicators.values["zero_gradient"] == 0
 
 
+@pytest.mark.slow
 def test_other_goals_do_not_count_for_each_other() -> None:
     """A target that is not reached holds no sample, and what a mask leaves says nothing of the ball."""
     wide = {"aimed": partial(PGD, threat=fa.Linf(0.3), targets=(Y + 1) % 10), "pgd": PGD}
@@ -106,6 +108,7 @@ SEEN = {"zero_gradient": Quantize(4), "incorrect_gradient": Detach(), "randomize
 SEEN |= {"mixed_rows": Together(), "a stand-in": StraightThrough()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_needs_no_classes_runs_for_other_outputs(name: str) -> None:
     model, y, criterion = other(name)

@@ -109,6 +109,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize("first", [True, False])
 def test_an_attack_that_refuses_the_threat_ends_no_evaluation(tmp_path, kind, first):

@@ -198,6 +198,7 @@ def grown(attacks: list[str], counting: Counting) -> dict:
     return {name: counting if name == "near" else OTHERS[name] for name in attacks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [["pgd", "near"], ["near", "pgd"], ["fgsm", "near", "pgd"]])
 @pytest.mark.parametrize("draws", [1, 3])
 def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, order: list[str], draws: int):
@@ -243,6 +244,7 @@ def test_a_longer_set_of_the_same_images_goes_on_and_one_of_others_is_refused(tm
     nets.assert_same(table, nets.run(None, attacks={"near": Counting()}, dataset=(x, y)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "by_class"), [(6, False), (20, True)])
 def test_a_sorted_set_keeps_the_images_that_were_drawn(tmp_path: Path, before: int, by_class: bool):
     x = torch.linspace(0.05, 0.95, 100)
@@ -259,6 +261,7 @@ def test_a_sorted_set_keeps_the_images_that_were_drawn(tmp_path: Path, before: i
     nets.assert_same(again, table)
 
 
+@pytest.mark.slow
 def test_how_much_work_there_is_decides_nothing_that_a_folder_refuses(tmp_path: Path):
     """An evaluation freezes a convolutional net by itself, from 4,096 steps times samples on."""
     with torch.random.fork_rng():

@@ -75,6 +75,7 @@ class Sick(nn.Module):
         return self.net(x).masked_fill(same[:, None], torch.nan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [Y, WRONG, torch.where(torch.arange(60) < 4, Y, WRONG)])
 @pytest.mark.parametrize("finite", [1, 5, 59, 60])
 def test_a_table_doubts_labels_where_a_result_does(finite: int, y: torch.Tensor) -> None:

@@ -82,6 +82,7 @@ def test_order_stays_and_honest_outputs_are_left_alone() -> None:
         assert torch.equal(straightened(bent[:3]), made[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [3, 8])
 def test_faint_logits_are_broken_as_by_random_search(classes: int) -> None:
     """Cross-entropy raises all other classes alike, wherever the decision is."""
@@ -112,6 +113,7 @@ ROADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("road", ROADS)
 def test_masks_of_another_kind_are_named(road: str) -> None:
     model, y = dense()

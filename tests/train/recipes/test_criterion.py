@@ -136,6 +136,7 @@ def test_a_recipe_without_labels_trains(recipe):
     assert all(weight.grad is not None and weight.grad.any() for weight in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [lambda recipe: recipe, fa.train.AWP], ids=["alone", "awp"])
 def test_fit_takes_images_alone(around):
     first, *_, last = fa.train.fit(encoder(), (DIGITS, None), around(UNLABELED[0]), epochs=20)

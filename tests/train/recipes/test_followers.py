@@ -118,6 +118,7 @@ def test_a_kept_follower_has_the_gradient_of_its_model(precision):
 RECIPES = [PGDTraining(THREAT, steps=12), SmoothAdv(fa.L2(0.5), 0.25, noises=3, steps=12)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=["pgd", "smooth"])
 def test_steps_from_graphs_follow_the_weights(recipe, monkeypatch):
     captured = recorded.as_on_a_gpu(monkeypatch)
