@@ -39,7 +39,9 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
         root = Path(named).expanduser()
         if not root.is_dir():
             source = "data_dir" if data_dir else "FASTADV_DATA"
-            raise InputError(f"{source} {root}: expected a folder of data sets, got none; name another")
+            raise InputError(
+                f"{source} {root}: expected a folder of data sets, got none; create it or name another"
+            )
         return root
     root = user_cache()
     root.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,9 @@ def to_unit(x: Tensor) -> Tensor:
 def check_images(x: Tensor, what: str, box: Boxes = UNIT) -> None:
     """Raise InputError unless `x` is float32 with every value in each box, or uint8 and these are [0, 1]."""
     if x.dtype not in (torch.uint8, torch.float32):
-        raise InputError(f"{what}: expected uint8 (0..255) or float32 (0..1), got {x.dtype}; convert them")
+        raise InputError(
+            f"{what}: expected pixels as uint8 (0..255) or float32 (0..1), got {x.dtype}; convert them"
+        )
     whole = x.dtype == torch.uint8  # its values are not read
     low, high = (0.0, 1.0) if whole or not x.numel() else map(float, x.aminmax())
     if math.isnan(low):
@@ -171,7 +173,9 @@ class ImageSet(Held):
                 + (instead("y", y, len(x)) if y.ndim > 1 else "")
             )
         if x.shape.numel() == 0:
-            raise InputError(f"{name}: expected at least one image, got a set of shape {list(x.shape)}")
+            raise InputError(
+                f"{name}: expected at least one image, got an empty set of shape {list(x.shape)}"
+            )
         if y.dtype != torch.int64 or y.device != x.device:
             raise InputError(
                 f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()"

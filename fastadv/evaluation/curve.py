@@ -123,7 +123,9 @@ def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray
         distances = np.empty(0)
     distances = np.where(np.isnan(distances), 0.0, distances)
     if distances.ndim != 1 or distances.size == 0 or distances.min() < 0:
-        raise InputError(f"{name}: expected a number of at least 0 for each sample, got {values!r}")
+        raise InputError(
+            f"{name}: expected one number of at least 0 for each of at least one sample, got {values!r}"
+        )
     return distances
 
 

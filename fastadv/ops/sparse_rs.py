@@ -89,7 +89,9 @@ def sparse_rs(
     for name, value in (("ids", ids), ("leaving", leaving), ("count", count)):
         check_column(name, value, best, torch.int64)
     if mask is not None and (mask.shape != best.shape or mask.dtype != torch.bool):
-        raise InputError(f"mask: expected bool {tuple(best.shape)}, got {mask.dtype} {tuple(mask.shape)}")
+        raise InputError(
+            f"mask: expected bool {tuple(best.shape)} as best, got {mask.dtype} {tuple(mask.shape)}"
+        )
     _philox.check_stream(seed, draw)
     lo, hi = limits(box)
     if hi - lo == inf:

@@ -90,7 +90,7 @@ def thin_gradient(
     """Return the gradient [B, C, *size] to x of conv2d(x, weight), given that to its result, [B, O, ., .]."""
     if weight.ndim != 4 or weight.shape[1] > MOST_CHANNELS:
         raise InputError(
-            f"weight: expected [O, C, h, v] with C <= {MOST_CHANNELS}, got {tuple(weight.shape)}"
+            f"weight: expected [O, C, h, v] with C <= {MOST_CHANNELS} channels, got {tuple(weight.shape)}"
         )
     out = _output_size(size, weight.shape[2:], stride, padding, dilation)
     if gradient.shape[1:] != (weight.shape[0], *out):

@@ -314,7 +314,9 @@ def _checked_radius(radius: Any) -> PerRow:
         return radius if radius.dim() else float(radius)
     number = as_number(radius)
     if not number >= 0:
-        raise InputError(f"radius: expected a number >= 0 in input units, or [B] of them, got {radius!r}")
+        raise InputError(
+            f"radius: expected a number >= 0 in input units, or a [B] tensor of them, got {radius!r}"
+        )
     return number
 
 

@@ -73,7 +73,7 @@ def test_rows_that_are_wider_than_the_image_and_blocks_that_overlap(outputs, wid
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="with C <= 4"):
+    with pytest.raises(InputError, match="C <= 4 channels"):
         thin_gradient(torch.ones(1, 6, 4, 4), torch.ones(6, 5, 3, 3), (6, 6))
     for wrong in ((1, 5, 4, 4), (1, 6, 4, 5), (6, 4, 4)):
         with pytest.raises(InputError, match=r"gradient: expected \[B, 6, 4, 4\]"):

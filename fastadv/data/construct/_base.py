@@ -144,7 +144,9 @@ def prepare(
     x = first()
     logits = frozen.verdict(x)
     if not logits.isfinite().all():
-        raise InputError("model: expected finite logits for the first image of the base, got others")
+        raise InputError(
+            "model: expected finite logits for the first image of the base, got others; check its weights"
+        )
     base.check_labels(logits.shape[1], every_class=every_class)
     return _compared(frozen, base), base, logits.shape[1]
 

@@ -59,11 +59,17 @@ class Strip:
         if self.difference and not self.remark and images.ndim == 4 and images.shape[1] == 1:
             object.__setattr__(self, "remark", "orange lighter, blue darker")
         if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-            raise InputError(f"images: expected [N, 1 or 3, H, W] with N > 0, got {tuple(images.shape)}")
+            raise InputError(
+                f"images: expected [N, 1 or 3, H, W] with N > 0, got {tuple(images.shape)}; reshape them"
+            )
         if self.captions and len(self.captions) != len(images):
-            raise InputError(f"captions: expected {len(images)}, one an image, got {len(self.captions)}")
+            raise InputError(
+                f"captions: expected {len(images)}, one for each image, got {len(self.captions)}"
+            )
         if self.marked is not None and len(self.marked) != len(self.captions):
-            raise InputError(f"marked: expected {len(self.captions)}, one a caption, got {len(self.marked)}")
+            raise InputError(
+                f"marked: expected {len(self.captions)}, one for each caption, got {len(self.marked)}"
+            )
         if self.box != (0, 1):
             mapped = in_unit(images, self.box)
             if self.difference:

@@ -140,6 +140,8 @@ def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Seque
             f"{shapes[0]}, biases {shapes[1]} and strides {list(strides)}"
         )
     if not all(bool(part.isfinite().all()) for part in (*weights, *biases)):
-        raise InputError("decoder: expected finite weights, got NaN or infinite ones; train again")
+        raise InputError(
+            "decoder: expected finite weights, got NaN or infinite ones; train again, or read a whole file"
+        )
     channels = (*(w.shape[1] for w in weights), weights[-1].shape[2])
     return DecoderShape(channels, tuple(w.shape[3] for w in weights), tuple(strides))

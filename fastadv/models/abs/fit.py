@@ -82,7 +82,9 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
     counts = y.bincount(minlength=classes)
     if not bool(counts.all()):
         empty = (counts == 0).nonzero().flatten().tolist()
-        raise InputError(f"dataset: expected images of each class, got none of {empty}; add some or drop it")
+        raise InputError(
+            f"dataset: expected images of each class, got none of {empty}; add some or drop the class"
+        )
     told = getattr(dataset, "describe", None)
     return Images(
         x, y, classes, told() if callable(told) else {"samples": len(y), "data_hash": data_hash(x, y)}
