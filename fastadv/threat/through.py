@@ -190,7 +190,7 @@ class Through(Named):
         return replace(self, ball=self.ball.resized(radius))
 
     def _nameless(self) -> Self:
-        return replace(self, ball=self.ball.resized(1.0), name="-")
+        return replace(super()._nameless(), name="-")
 
     def describe(self) -> dict[str, Any]:
         """Return what a run knows of it, with functions, which `runs.description` knows by their source."""
