@@ -18,6 +18,7 @@ from tests.test_layers import imported
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("fastadv", "tests", "bench", "papers", "tools")
 NAMED = ("docs", "examples")
+TREE = "the tree"  # what tests go through file by file
 PUBLIC = {name.rpartition(".")[2]: name for name in imported((ROOT / "fastadv" / "__init__.py").read_text())}
 USED = re.compile(r"\b(?:fa|fastadv)\.(\w+)((?:\.\w+)?)")
 
@@ -52,7 +53,7 @@ def graph() -> dict[str, set[str]]:
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in files}
     modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources}
-    importing: dict[str, set[str]] = {path: set() for path in [*sources, "csrc", *NAMED]}
+    importing: dict[str, set[str]] = {path: set() for path in [*sources, "csrc", TREE, *NAMED]}
     for path, source in sources.items():
         package = path.rpartition("/")[0].replace("/", ".")
         used = [PUBLIC.get(word, f"fastadv.{word}") + rest for word, rest in USED.findall(source)]
@@ -65,6 +66,8 @@ def graph() -> dict[str, set[str]]:
                 importing[modules.get(each) or beside or path].add(path)
         if "fastadv._C" in source:
             importing["csrc"].add(path)
+        if "/test_" in path and "rglob(" in source:
+            importing[TREE].add(path)
         for folder in NAMED if path.startswith("tests/") else ():
             if f'"{folder}' in source or f"{folder}/" in source:
                 importing[folder].add(path)
@@ -73,6 +76,8 @@ def graph() -> dict[str, set[str]]:
 
 
 def reached(changed: set[str]) -> set[str]:
+    if not changed:
+        return set()
     importing = graph()
     waiting = {path if path in importing else path.partition("/")[0] for path in changed}
     if not waiting <= importing.keys():
@@ -80,14 +85,10 @@ def reached(changed: set[str]) -> set[str]:
     found: set[str] = set()
     while waiting:
         found |= waiting
+        below = tuple(path.removesuffix("conftest.py") for path in waiting if path.endswith("conftest.py"))
         waiting = {other for path in waiting for other in importing[path]}
-        for folder in {path.removesuffix("conftest.py") for path in found if path.endswith("conftest.py")}:
-            waiting |= {path for path in importing if path.startswith(folder)}
+        waiting |= {path for path in importing if path.startswith(below)}
         waiting -= found
-    alone = changed and not any("/test_" in path for path in found)  # what is loaded by its name
-    return {*importing} if alone else found | {path for path in importing if changed and reads(path)}
-
-
-def reads(path: str) -> bool:
-    """Whether a file of tests goes through the tree."""
-    return "/test_" in path and "rglob(" in (ROOT / path).read_text()
+    if not any("/test_" in path for path in found):  # what is loaded by its name
+        return {*importing}
+    return found | importing[TREE]
