@@ -75,7 +75,7 @@ class Indicators:
         first = "".join(f"{remark} " for remark in self.remarks)
         probed = f" ({several(self.samples, 'sample')} probed)" if self.samples else ""
         if self.flagged:
-            count = f"{len(self.flagged)} sign{'s' * (len(self.flagged) > 1)}"
+            count = several(len(self.flagged), "sign")
             lines = [f"{name}: {SIGNS[name].words}" for name in self.flagged]
             next_step = f"Next: {self.advice[self.flagged[0]]}"
             return "\n".join([f"{first}Do not trust ({count}).", *lines, next_step])
