@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.engine import compare as automatic
+from fastadv.engine import compare
 from fastadv.engine.frozen import Frozen
 from fastadv.errors import InputError
 from fastadv.runs import processes
@@ -35,7 +35,7 @@ class Clock:
             return real(frozen, *args, **options)
 
         monkeypatch.setattr(Frozen, "input_gradient", gradient)
-        monkeypatch.setattr(automatic, "time", self)
+        monkeypatch.setattr(compare, "time", self)
 
     def perf_counter(self) -> float:
         return self.now
@@ -50,7 +50,7 @@ def test_the_fastest_precision_is_taken(fastest: str, monkeypatch: pytest.Monkey
     for _ in range(3):
         loss, logits, gradient = frozen.input_gradient(X, Y)
     assert all(clock.directions)  # as attacks ask
-    assert clock.asked == ["fp32", "bf16"] * (1 + automatic.ROUNDS)  # nothing after the first batch
+    assert clock.asked == ["fp32", "bf16"] * (1 + compare.ROUNDS)  # nothing after the first batch
     times = ", ".join(f"{name} {2000 if name == fastest else 3000}" for name in ("fp32", "bf16"))
     assert f"fastest precision: {fastest} (ms for 6 samples: {times.replace('000', 'e+03')})" in frozen.notes
     assert frozen.search_dtype == (torch.bfloat16 if fastest == "bf16" else torch.float32)

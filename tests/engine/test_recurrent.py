@@ -9,7 +9,7 @@ from torch import nn
 import fastadv as fa
 from fastadv import _tf32
 from fastadv.engine import plain
-from fastadv.engine.copying import first_pass as modes
+from fastadv.engine.copying import first_pass
 
 
 class AsCuDNN(torch.autograd.Function):
@@ -61,7 +61,7 @@ WAYS = {
 
 @pytest.fixture(autouse=True)
 def _on_a_gpu(monkeypatch):
-    for room in (modes, plain):
+    for room in (first_pass, plain):
         monkeypatch.setattr(room, "on_gpu", lambda module: True)
 
 

@@ -20,7 +20,7 @@ from fastadv.attacks.methods.flags import Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.report import chart, grid, verdict
-from fastadv.evaluation.report import page as citations
+from fastadv.evaluation.report import page as report_page
 from fastadv.evaluation.report.pictures import magnified, png
 from fastadv.evaluation.row import Components, groups
 from tests.evaluation.nets import DATA, Threshold, pgd
@@ -232,13 +232,13 @@ def test_each_norm_in_plain_words(threat):
 def test_every_paper_has_an_entry_and_those_that_ran_are_cited():
     row = table_of(9).rows[0]
     named = set(re.findall(r"arXiv\s+(\d+\.\d+)", " ".join(each.run.__doc__ for each in REGISTRY.values())))
-    bib = (Path(citations.__file__).parent / "papers.bib").read_text()
+    bib = (Path(report_page.__file__).parent / "papers.bib").read_text()
     assert set(re.findall(r"eprint = {(.+)}", bib)) == named
     cost = Cost(9, 3, 9, 9, 0.1)
     parts = Components(torch.zeros(9).long(), {"apgd-ce": cost, "last fab-t": cost, "square": cost})
 
     def keys(**told):
-        return [re.findall(r"{(\w+)", entry)[0] for entry in citations.bibtex([replace(row, **told)])]
+        return [re.findall(r"{(\w+)", entry)[0] for entry in report_page.bibtex([replace(row, **told)])]
 
     assert keys() == keys(method="mine") == []
     assert keys(method="AutoAttack standard", components=parts) == [
