@@ -36,17 +36,14 @@ constexpr size_t kElement = place_among<T, float, double, bf16, int32_t, int64_t
 // What is asked of torch, looked up once.
 struct TorchNames {
   py::str shape{"shape"}, dtype{"dtype"}, stride{"stride"}, is_contiguous{"is_contiguous"},
-      data_ptr{"data_ptr"}, requires_grad{"requires_grad"}, raw_repr{"raw_repr"};
+      data_ptr{"data_ptr"};
   std::array<PyObject*, std::size(kElements)> elements;
-  PyTypeObject *tensor, *parameter;
 
   TorchNames() {
     const auto torch = py::module_::import("torch");
     const auto kept = [](const py::object& object) { return object.inc_ref().ptr(); };
     for (size_t place = 0; place < elements.size(); ++place)
       elements[place] = kept(torch.attr(kElements[place]));
-    tensor = reinterpret_cast<PyTypeObject*>(kept(torch.attr("Tensor")));
-    parameter = reinterpret_cast<PyTypeObject*>(kept(torch.attr("nn").attr("Parameter")));
   }
 };
 

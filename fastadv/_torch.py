@@ -32,15 +32,8 @@ _mkldnn: Any = torch.ops.mkldnn
 _modules: Any = nn.modules.module
 GLOBAL_HOOKS = [name for name in vars(_modules) if name.startswith("_global_") and name.endswith("hooks")]
 
-# what the dispatcher knows of a tensor, and what it adds to that in this thread: modes and transforms
-dispatch_keys = _C._dispatch_keys
-included_keys = _C._dispatch_tls_local_include_set
-compares_keys = hasattr(_C.DispatchKeySet, "raw_repr")  # since 2.5
 switches_each = hasattr(torch.backends.cudnn, "conv")  # TF32 for each kind of operation: since 2.9
-counts_several = compares_keys  # changes of several tensors by one call: since 2.5
-# whether a TorchFunctionMode, and whether torch's profiler is on in this thread
-has_function_mode = _C._is_torch_function_mode_enabled
-is_profiled = _C._autograd._profiler_enabled
+counts_several = torch.__version__ >= "2.5"  # changes of several tensors by one call
 # the arguments and results of an op, from text such as "op(Tensor x) -> Tensor"
 parse_schema = _C.parse_schema
 
@@ -164,7 +157,7 @@ def has_global_hooks() -> bool:
 
 def has_modes() -> bool:
     """Return whether a mode sees the calls of this thread."""
-    return bool(has_function_mode() or _C._len_torch_dispatch_stack())
+    return bool(_C._is_torch_function_mode_enabled() or _C._len_torch_dispatch_stack())
 
 
 def is_transformed() -> bool:
@@ -248,7 +241,6 @@ FEATURES = (
     Feature("products by oneDNN's own ops", "2.0", has_onednn_ops(), "PyTorch's own; Winograd is off"),
     Feature("torch.export of ops", "2.1", find_spec("torch.export") is not None, ""),
     Feature("torch.library.opcheck", "2.4", hasattr(torch.library, "opcheck"), ""),
-    Feature("calls that skip the dispatcher", "2.5", compares_keys, "calls take 2 to 12 µs longer on a CPU"),
     Feature(
         "a TF32 switch for each kind of operation", "2.9", switches_each,
         "one switch for all products, and one for cuDNN, are set",

@@ -26,7 +26,6 @@ from fastadv.attacks.ead import ead
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
-from fastadv.attacks.gaussian_noise import gaussian_noise
 from fastadv.attacks.grid import grid
 from fastadv.attacks.hopskipjump import hopskipjump
 from fastadv.attacks.last_iterate import last_iterate
@@ -37,21 +36,18 @@ from fastadv.attacks.methods.masked_modules import masked_modules
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
 from fastadv.attacks.minimum_radius import minimum_radius
-from fastadv.attacks.nes import nes
-from fastadv.attacks.pdgd import pdgd
-from fastadv.attacks.pdpgd import pdpgd
+from fastadv.attacks.nes import nes, spsa
+from fastadv.attacks.noises import gaussian_noise, salt_and_pepper, uniform_noise
+from fastadv.attacks.pdpgd import pdgd, pdpgd
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.pointwise import pointwise
-from fastadv.attacks.salt_and_pepper import salt_and_pepper
 from fastadv.attacks.sea import sea
 from fastadv.attacks.segpgd import segpgd
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
-from fastadv.attacks.spsa import spsa
 from fastadv.attacks.square import square
 from fastadv.attacks.superdeepfool import superdeepfool
 from fastadv.attacks.transfer import transfer
-from fastadv.attacks.uniform_noise import uniform_noise
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "DENSE_ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack",

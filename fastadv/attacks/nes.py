@@ -1,17 +1,23 @@
-"""Natural evolution strategies: steps along gradients estimated from scores (Ilyas et al. 2018)."""
+"""Steps along gradients estimated from scores: NES (Ilyas et al. 2018) and SPSA (Uesato et al. 2018)."""
 
+from collections.abc import Callable
 from typing import Unpack
 
+import torch
 from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.ascent import step_size_for
-from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
-from fastadv.attacks.methods.geometry import positive, width
+from fastadv.attacks.methods.geometry import like, positive, width
+from fastadv.errors import InputError
 from fastadv.threat import Threat
+
+# (search, estimated gradient like points, points, step) -> the next points
+Move = Callable[[core.Search, Tensor, Tensor, int], Tensor]
 
 
 class _Rows(core.Rows):
@@ -59,3 +65,84 @@ def nes(
     return core.run(
         model, x, y, threat, rule, rows=_Rows, loss=loss, stop_early=stop_early, seed=seed, **common
     )
+
+
+@core.registered(knowledge="score", random=True, paper="Uesato et al. 2018", tolerance=1.5)
+@core.tested(quick={"queries": 210, "directions": 10}, oracle={"queries": 20200, "directions": 100})
+@core.takes_common(norms=("linf",), finite=True, queries=1, directions=1)
+def spsa(
+    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, queries: int,
+    directions: int = 128, probe: float | None = None, step_size: StepSize | None = None,
+    loss: losses.Loss | None = None, stop_early: bool = True, seed: int = 0, **common: Unpack[core.Common],
+) -> core.AttackResult:  # fmt: skip
+    """Maximize loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
+
+    The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over directions u of random
+    signs. The start is x.
+
+    Args:
+        queries: the most samples that pass the model for each image; at least 2 * directions + 1. The paper
+            has another number for each experiment.
+        directions: for each step, an integer >= 1; each is probed on both sides.
+        probe: how far a probe moves a coordinate, a number > 0. None is 0.01 of the width of the box.
+        step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
+
+    Source:
+        Uesato et al. 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak Attacks" (arXiv
+        1802.05666), section 4 and algorithm 1.
+    """
+    steps = steps_for(queries, directions)
+    away = positive("probe", probe, 1e-2 * width(threat))
+    size = step_size_for(threat, x, steps, 2.5, step_size)
+
+    def move(search: core.Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
+        unit = adam(search.rows, gradient, step)
+        length = search.per_sample(size)
+        if isinstance(length, Tensor) and length.ndim:
+            length = like(length, unit).to(unit.dtype)
+        return search.threat.project(points + length * unit, search.x)
+
+    rule = estimated_ascent("spsa", rng.signs, steps, directions, away, loss, move)
+    return core.run(
+        model, x, y, threat, rule, rows=Moments, loss=loss, stop_early=stop_early, seed=seed, **common
+    )
+
+
+def steps_for(queries: int, directions: int) -> int:
+    """Return the steps, at least one, for which the queries last: two a direction, and one for the point."""
+    each = 2 * directions + 1
+    if queries < each:
+        raise InputError(
+            f"queries: expected at least {each}, a step with {directions} directions, got {queries}; "
+            "give more queries or fewer directions"
+        )
+    return queries // each
+
+
+def estimated_ascent(
+    name: str, draw: Callable[..., Tensor], steps: int, directions: int, probe: float,
+    loss: losses.Loss | None, move: Move,
+) -> core.Rule:  # fmt: skip
+    """Return `steps` moves from x along estimates of the gradient of the loss; None is the margin."""
+    # probes may lie outside ball and box, and are no candidates; the points that they lead to are
+
+    def rule(search: core.Search) -> None:
+        measure = search.problem.leading if loss is None else loss
+        points = search.start()
+        for step in range(steps):
+            shape = (len(points), directions, *points.shape[1:])
+            away = draw(directions * points[0].numel(), rng.derive(search.seed, name), search.ids, step)
+            away = away.to(points.dtype).mul_(probe).view(shape)
+            if search.problem.mask is not None:
+                away = away.where(search.problem.mask.unsqueeze(1), 0.0)
+            # written in place: they are large, and each copy of them takes a tenth of a small network's pass
+            probes, center = points.new_empty(shape[0], 2 * directions, *shape[2:]), points.unsqueeze(1)
+            torch.add(center, away, out=probes[:, :directions])
+            torch.sub(center, away, out=probes[:, directions:])
+            look = search.score(probes, measure, judge=False)
+            above, below = look.loss.to(away.dtype).nan_to_num(0.0, 0.0, 0.0).chunk(2, 1)
+            shares = (above - below) / (2 * probe * probe * directions)
+            gradient = torch.einsum("nc,nc...->n...", shares, away)
+            points = search.score(move(search, gradient, points, step), measure).x_adv
+
+    return rule

@@ -11,9 +11,8 @@ from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.geometry import like, told, where_rows
-from fastadv.attacks.methods.noise import signed
+from fastadv.attacks.methods.noise import ends, signed
 from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
-from fastadv.attacks.salt_and_pepper import ends
 from fastadv.threat import Threat
 
 # published runs in L0 where none are given

@@ -1,11 +1,10 @@
 """The arguments that attacks share: what they are called, what they mean, what they default to."""
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial, wraps
 from math import prod
-from textwrap import dedent, indent
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overload
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from fastadv._checks import FOREIGN, check_choice, check_count, eager
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.criterion import Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
+from fastadv.attacks.core.meanings import NEAREST, NO_LOSS, documented
 from fastadv.attacks.core.problem import check_finite_radius, check_norm, from_bytes
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.through import Serves, on_parameters
@@ -41,30 +41,7 @@ UNKNOWN = 100
 
 
 class Common(TypedDict, total=False):
-    """The arguments that every attack takes, by name only.
-
-    Args:
-        targets: int [B], the class that each sample must be taken for; a success is a decision for it. None,
-            the default, accepts every class but y.
-        criterion: what a success must fulfill beyond the class: `ConfidentlyWrong(confidence)`,
-            `WrongBy(lead)`, `OutsideTopK(k)` or `Unless(reject)`. Of models with other outputs `Signs()`,
-            `Share(least)` or `Beyond(distance)`, which say what y and targets are, and which losses there
-            are. None, the default, asks for the class alone.
-        mask: bool, broadcasts to x; only coordinates where it is True may change. None, the default, lets all
-            of them change.
-        eot: forward passes of a randomized model over which the search averages loss, logits and gradient
-            (expectation over transformation), an integer >= 1; the default is 1.
-        ids: int [B], sample numbers, by default 0 to B - 1. Random numbers depend on them, not on the place
-            in the batch. A model or loss with an argument `ids` gets those of the rows that it is given.
-        whole_batches: whether each pass has all rows of x in their places, for a model that takes batches of
-            one size, or keeps something of each row. False, the default, passes those still to be broken.
-        freeze: whether to search on a frozen copy of the model (`fastadv.freeze`); None, the default, does so
-            where steps times samples are many. A Frozen is used as it is.
-
-    Source:
-        Athalye et al. 2018, "Obfuscated Gradients Give a False Sense of Security" (arXiv 1802.00420), for
-        `eot`.
-    """
+    """The arguments that every attack takes, by name only."""
 
     targets: Tensor | None
     criterion: Criterion | None
@@ -76,15 +53,7 @@ class Common(TypedDict, total=False):
 
 
 class GradientCommon(Common, total=False):
-    """The arguments that every attack takes whose steps follow the gradient of a loss: `Common` and one more.
-
-    Args:
-        gradient: rules that make the gradient to follow, such as those of docs/transfer.md; the first one
-            asks the model. They do not change what counts as a success, nor the losses that are reported.
-            Random numbers are those of the seed, 0 in an attack without one. The default is (), the gradient
-            itself.
-        others: as in `Common`.
-    """
+    """The arguments that every attack takes whose steps follow the gradient of a loss, by name only."""
 
     gradient: GradientRules
 
@@ -93,54 +62,6 @@ DEFAULTS = {
     "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "whole_batches": False,
     "freeze": None, "gradient": (),
 }  # fmt: skip
-# what these mean wherever an attack takes them and does not say otherwise
-OTHERS = """
-model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
-x: floating [B, ...] inside the box.
-y: int [B], labels; or what the criterion takes.
-steps: gradients for each sample, an integer >= 1.
-starts: floating like x, adversarial points inside the box. None looks for them among blends of x and uniform
-    noise, which needs a finite box. A sample without such a point counts as held.
-variant: "fastadv", or "published" for the algorithm of the paper. What the first changes, and what that
-    gains, is in docs/departures.md.
-repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pass the model for each image.
-restarts: attempts, each with other random numbers; the best result of each sample is kept.
-random_start: whether the first attempt, too, starts at a random point of ball and box; False starts it
-    at x.
-loss: "ce", "ce_sharp", "margin", "dlr", "cw", "bce" (see `fastadv.ops.logit_loss`),
-    or a function (logits, y, targets) -> [B]; it is maximized. "ce" is the published choice. The default,
-    "ce_sharp", first scales logits whose range is below 8 up to it, and breaks more where they are nearly
-    alike. With a criterion of one class the default is its margin: half of the steps then lead to the
-    likeliest class that would meet it, half to the next one.
-stop_early: whether a sample stops at its first success; False searches on for its strongest point.
-seed: of all random numbers, an integer >= 0.
-"""
-# the same where the loss is None by default, and of gradient attacks for the minimum norm
-NO_LOSS = """
-loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized. None is
-    the margin of the criterion.
-"""
-NEAREST = """
-starts: floating like x, adversarial points of the box, where the first attempt begins: bisected towards x in
-    ten queries. A sample whose point is not adversarial begins as usual, and so do all with None.
-restarts: attempts; the others begin at random points within half the distance of the nearest success.
-seed: of the random points of restarts.
-"""
-ENDING = {
-    "Returns": """\
-An `AttackResult` with the adversarial examples x_adv, like x, and success, bool [B]. Where nothing was
-found, x_adv is the strongest point for an attack with a budget, and x itself for a minimum-norm attack.
-""",
-    "Raises": "InputError: an argument is wrong; the message names it, what was expected and what came.\n",
-}
-# how the example of every attack begins
-EXAMPLE = """\
->>> import fastadv as fa
->>> x = fa.data.load("digits", "test").x[:8]
->>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
->>> y = model(x).argmax(1)  # what it decides before the attack
-"""
-SECTIONS = ("Args", "Returns", "Raises", "Example", "Source")
 
 
 @overload
@@ -244,7 +165,7 @@ def takes_common(
                     raise
                 raise told from error
         if isinstance(out, AttackResult):
-            object.__setattr__(out, "attack", function.__name__)  # it was made by this call
+            out = replace(out, attack=function.__name__)
         return out
 
     attack.__signature__ = whole  # type: ignore[attr-defined]
@@ -252,11 +173,12 @@ def takes_common(
     attack.through = through  # type: ignore[attr-defined]
     radius = "finite" if finite else "inf or the largest distance of interest"
     served = " or ".join(THREATS[norm].__name__ for norm in norms)
-    threat = f"threat: {served}; the radius is {radius},\n    a number or [B], in input units.\n"
-    others = threat + OTHERS
-    others += NO_LOSS if fixed.get("loss", "") is None else ""
-    others += NEAREST if {"gradient", "starts"} <= known and "stop_early" not in known else ""
-    attack.__doc__ = _completed(others, inspect.getdoc(function) or "", list(whole.parameters))
+    others = {"threat": f"{served}; the radius is {radius},\n    a number or [B], in input units."}
+    if {"gradient", "starts"} <= known and "stop_early" not in known:
+        others |= NEAREST
+    if fixed.get("loss", "") is None:
+        others |= NO_LOSS
+    attack.__doc__ = documented(inspect.getdoc(function) or "", whole.parameters, others)
     return eager(attack)
 
 
@@ -316,30 +238,6 @@ def _shared(own: Mapping[str, inspect.Parameter]) -> type:
 def _takes_none(parameter: inspect.Parameter) -> bool:
     # an annotation is text where the attack's module postpones them
     return parameter.default is None or "None" in str(parameter.annotation)
-
-
-def _completed(others: str, text: str, names: list[str]) -> str:
-    """Return the docstring of an attack with the meaning of all its arguments, and what attacks return."""
-    head, *rest = re.split(rf"^({'|'.join(SECTIONS)}):\n", text, flags=re.M)
-    own = {name: dedent(part).strip() + "\n" for name, part in zip(rest[::2], rest[1::2], strict=True)}
-    shared = "".join(_arguments(kind) for kind in (GradientCommon, Common))
-    meaning = _entries(shared + others) | _entries(own.get("Args", ""))
-    told = {"Args": "\n".join(f"{name}: {meaning[name]}" for name in names if name in meaning)}
-    if "Example" in own:
-        own["Example"] = EXAMPLE + own["Example"]
-    parts = ENDING | own | told
-    sections = [f"{name}:\n{indent(parts[name].strip(), '    ')}" for name in SECTIONS if name in parts]
-    return "\n\n".join([head.strip(), *sections])
-
-
-def _arguments(kind: type) -> str:
-    text = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
-    return f"{dedent(text)}\n"
-
-
-def _entries(text: str) -> dict[str, str]:
-    """Return what follows each `name: ` at the beginning of a line, up to the next one."""
-    return dict(re.findall(r"^(\w+): (.*(?:\n {4}.*)*)", text, re.M))
 
 
 def passes(arguments: Mapping[str, Any]) -> int:

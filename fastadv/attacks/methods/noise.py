@@ -10,7 +10,9 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks.core import Rows, Rule, Search
 from fastadv.attacks.core.points import rounded
-from fastadv.attacks.methods.geometry import farthest, like, norm, where_rows
+from fastadv.attacks.methods.geometry import farthest, like, norm, told, where_rows
+from fastadv.ops import project_l0
+from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng
@@ -132,3 +134,17 @@ def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:
     for _ in range(CORRECTIONS):
         scale = (scale * (wanted / length(moved(scale).sub_(x)))).clamp_max(huge)
     return moved(scale)
+
+
+def ends(search: Search, noise: Tensor) -> Tensor:
+    """Return [n, C, ...], the ends of the box that the signs of the noise name, and x outside the mask."""
+    beyond = told(torch.gt, noise, 0).sub_(0.5).mul_(torch.inf)
+    return search.problem.masked(beyond.clamp_(*search.threat.box))
+
+
+def flipped(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
+    """Return x [n, C, ...] with the `sizes` [n, C] coordinates of the largest noise at the `ends`."""
+    x, points = search.x.unsqueeze(1), ends(search, noise)
+    loud = told(torch.ne, points, x).mul_(noise).flatten(0, 1)
+    kept = project_l0(loud, torch.zeros_like(loud), sizes.flatten(), NO_BOX)
+    return x.lerp(points, kept.ne_(0).view_as(points))

@@ -16,7 +16,6 @@ import torch
 from fastadv._torch import changed
 from fastadv._version import __version__
 from fastadv.ops.registration.adapter import Signature, in_place_schema, over_layouts
-from fastadv.ops.registration.entry import entry
 
 logger = logging.getLogger("fastadv")
 # a Triton of another version may lack a name, refuse an argument, or not start
@@ -69,7 +68,6 @@ extension, extension_fault = _load_extension()
 _torch: Any = torch
 _library = _torch.library.Library("fastadv", "DEF")
 CARDS: dict[str, "OpCard"] = {}
-_entries: dict[str, Callable[..., torch.Tensor]] = {}
 ANYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of a kernel for all devices
 
 Sample = tuple[Any, ...]
@@ -228,7 +226,7 @@ def _raises(card: OpCard) -> Callable[..., Any]:
 
 def op(name: str) -> Callable[..., torch.Tensor]:
     """Return the registered op, which takes arguments by position; its results unpack as a tensor does."""
-    return _entries[name]
+    return getattr(torch.ops.fastadv, name).default  # type: ignore[no-any-return]
 
 
 def bind(name: str, device: torch.device) -> Callable[..., None]:
@@ -261,9 +259,6 @@ def _define(name: str, schema: str, kernels: dict[str, Callable[..., Any]]) -> N
     _library.define(name + schema)
     for key, kernel in kernels.items():
         _library.impl(name, kernel, key)
-    on_cpu = kernels.get("CPU", kernels[ANYWHERE])
-    op = getattr(torch.ops.fastadv, name).default
-    _entries[name] = op if extension is None else entry(op, on_cpu, extension.usual, kernels.get("CUDA"))
 
 
 def register(card: OpCard) -> None:
