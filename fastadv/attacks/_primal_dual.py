@@ -20,7 +20,7 @@ RATIO, EXTREME = 0.01, 1e6
 # the first step of the weight's logarithm, or the way that all steps can go where they are few; the last step
 DUAL_STEP, DUAL_WAY, LAST_EXPLORING_STEP = 0.1, 5.0, 0.01
 PAST = 0.9  # the share of the past in the mean of weights
-# how often the proximal operator is iterated. Few iterations spare coordinates of little curvature, which the
+# Iterations of the proximal operator. Few spare coordinates of little curvature, which the
 # operator itself would set back to x before their gradient is known
 ITERATIONS = 5
 # the margin at x in widths of the hinge's bend, so that it does not depend on the scale of the logits

@@ -139,7 +139,7 @@ def _others(search: core.Search[_Rows]) -> Tensor:
 
 def _random_start(search: core.Search[_Rows], draws: list[int], factor: float) -> Tensor:
     """Return [n, ...], noise of full length, in L1 projected on the ball; equally many by each of `draws`."""
-    # for L1 the box does not clip the noise first: the largest coordinates, which are kept, would be the same
+    # the box does not clip the noise of L1 first: the largest coordinates, which are kept, would be the same
     x, threat = search.x, search.threat
     draw = rng.uniform if threat.norm == "linf" else rng.normal
     parts = zip(draws, search.ids.chunk(len(draws)), strict=True)
@@ -178,8 +178,8 @@ def nearest_classes(search: core.Search) -> Tensor:
         mask = None if problem.mask is None else problem.mask[part]
 
         def size(gradient: Tensor) -> Tensor:
-            given = gradient if mask is None else gradient.where(mask, 0.0)
-            return norm(given.nan_to_num(0.0, 0.0, 0.0), order)
+            masked_gradient = gradient if mask is None else gradient.where(mask, 0.0)
+            return norm(masked_gradient.nan_to_num(0.0, 0.0, 0.0), order)
 
         x = search.x[part]
         search.classifier.asks_for(search.ids[part])
@@ -188,8 +188,8 @@ def nearest_classes(search: core.Search) -> Tensor:
         return search.classifier.jacobian(x, lambda logits: gains(logits, y[part], candidates[part]), size)[1]
 
     rows = max(1, CHUNK // candidates[:1].numel() // clean.shape[1])
-    each = torch.arange(len(y), device=y.device)
-    size = torch.cat([sizes(part) for part in torch.split(each, rows)])
+    rows_of = torch.arange(len(y), device=y.device)
+    size = torch.cat([sizes(part) for part in torch.split(rows_of, rows)])
     gap = (clean.amax(1, keepdim=True) - clean.gather(1, candidates)).to(size)
     distance = torch.where(gap > 0, gap / size, 0.0)
     return candidates.gather(1, distance.argsort(dim=1, stable=True))

@@ -11,7 +11,7 @@ from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
 
-# of all steps together, in radii: the paper takes min(radius + 4, 1.25 radius) steps of one level of 255
+# the length of all steps together, in radii; the paper takes min(radius + 4, 1.25 radius) steps of 1 of 255
 WAY = 1.25
 
 

@@ -34,7 +34,7 @@ CHECKED = 10
 # the answers that a rate is taken of, and the rates outside of which sizes change
 SPHERICAL_ANSWERS, SPHERICAL_RATES = 100, (0.2, 0.5)
 SOURCE_ANSWERS, SOURCE_RATES = 30, (0.1, 0.25)
-# by what a size changes, and the source step at which the walk has converged
+# the factor by which a size changes, and the source step at which the walk has converged
 ADAPTATION, CONVERGED = 1.5, 1e-7
 
 
@@ -84,7 +84,7 @@ def boundary(
     Source:
         Brendel et al. 2018, "Decision-Based Adversarial Attacks" (arXiv 1712.04248), algorithm 1.
     """
-    budget = min((given for given in (queries, steps) if given is not None), default=STEPS)
+    budget = min((limit for limit in (queries, steps) if limit is not None), default=STEPS)
     published = variant == "published"
     if published and candidates is not None:
         raise InputError(f"candidates: expected None where variant is 'published', got {candidates}")
@@ -174,9 +174,9 @@ def _follow(last: Tensor, answer: Tensor, low: float, high: float) -> tuple[Tens
 SPHERICAL, SOURCE = 0.5, 0.1
 # candidates of a step, and bisections from the start to the boundary
 CANDIDATES, OUR_HALVINGS = 10, 6
-# by what the spherical step grows if all of its candidates are adversarial, and the source step if its own is
+# the growth of the spherical step if all of its candidates are adversarial, and the source step if its own is
 WIDER, LONGER = 1.2, 1.5
-# by how many deviations of a coordinate candidates on the sphere come nearer to x if all are adversarial
+# deviations of a coordinate by which candidates on the sphere come nearer to x if all are adversarial
 NEARER = 0.5
 # the least and largest spherical step, and the least and largest source step, as shares of the distance to x
 NARROWEST, WIDEST = 1e-4, 1.0
@@ -226,7 +226,7 @@ def _step(search: core.Search[_OurRows], number: int, step: int) -> None:
 
     x = search.x
     answers = look.adversarial.to(x.dtype) * 2 - 1
-    # as if one more candidate had been undecided, so that answers that are all the same count a little
+    # one more candidate counts as undecided, so that answers that are all the same count a little
     mean = answers[:, :-1].sum(1) / (number + 1)
     weights = (answers[:, :-1] - mean[:, None]) / (rows.spherical * rows.distance)[:, None]
     moves = look.seen[:, :-1].sub_(rows.points.unsqueeze(1))

@@ -14,9 +14,9 @@ from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.threat import Threat
 
 STEPS = {"l2": 10_000, "linf": 1_000}
-# for Linf as many as there can be: the constant doubles 21 times, tau falls 53 times
+# rounds of Linf, as many as there can be: the constant doubles 21 times, tau falls 53 times
 SEARCHES = {"l2": 9, "linf": 75}
-# of the authors' code: the step of Adam; its epsilon; where the w of an edge of the box is taken
+# numbers of the authors' code: the step of Adam; its epsilon; where the w of an edge of the box is taken
 STEP, EPSILON, INSIDE = {"l2": 0.01, "linf": 0.005}, 1e-8, 1 - 1e-6
 # the first constant for a box of width 1; in Linf the one at which the search ends, and the factor
 FIRST, LARGEST, RAISE = {"l2": 1e-3, "linf": 1e-5}, 20.0, 2.0
@@ -27,7 +27,7 @@ LEAST_TAU, SHRINK, SOLVED = 1 / 256, 0.9, 1e-4
 class TanhSpace:
     """z = center + half * tanh(w), where half is `wider` than that of the box by a share; w without one."""
 
-    # at an edge w is infinite: that of a point is taken at the share `inside` of the way from the center
+    # w is infinite at an edge: that of a point is taken at the share `inside` of the way from the center
 
     def __init__(self, threat: Threat, wider: float = 0.0, inside: float = 1.0) -> None:
         self.low, self.high = threat.box
@@ -230,9 +230,9 @@ def _ours(
             rows.hit |= search.decide(space.points(space.bend(rows.w))).adversarial
             done = bisection.bisect(search) if norm == "l2" else _tighten(search)
             if step_size is None:
-                found = (search.best.distance).isfinite()
+                broken = (search.best.distance).isfinite()
                 larger = (3 * rows.step_size).clamp_max(LARGEST_STEP)
-                rows.step_size = torch.where(found, _fitting_step(search, search.best.distance), larger)
+                rows.step_size = torch.where(broken, _fitting_step(search, search.best.distance), larger)
             search.leave(done)
 
     return rule
@@ -257,7 +257,7 @@ def _fit(
     gradient = look.gradient
     free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
     if search.threat.norm == "l2":
-        # in float64, where the squares of huge and tiny gradients have room
+        # float64, in which the squares of huge and tiny gradients have room
         size = free.double().norm(dim=1)
         length = (-look.loss / size).to(search.best.rank.dtype)
         needed = 2 * length / size
@@ -273,8 +273,8 @@ def _fit(
 def _fitting_step(search: core.Search[_OurRows], length: Tensor) -> Tensor:
     """Return [n], a step of Adam for displacements of that length."""
     norm = search.threat.norm
-    each = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
-    step = OUR_STEP[norm] * each / (width(search.threat) / 2)
+    per_coordinate = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
+    step = OUR_STEP[norm] * per_coordinate / (width(search.threat) / 2)
     return torch.where(step.isfinite(), step, LARGEST_STEP).clamp_max(LARGEST_STEP)
 
 

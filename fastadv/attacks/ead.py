@@ -13,7 +13,7 @@ from fastadv.attacks.methods.bisection import Constants
 from fastadv.attacks.methods.geometry import FAR, like, positive, width
 from fastadv.threat import Threat
 
-# of the paper, for a box of width 1
+# the paper's, for a box of width 1
 BETA, FIRST, STEP = 1e-3, 1e-3, 0.01
 
 
@@ -170,7 +170,7 @@ def _needed(search: core.Search[_OurRows], look: core.GradientLook, weight: floa
     # `FLATTEST` times the largest gradient where the last has less.
     low, high = search.threat.box
     room = torch.where(look.gradient > 0, high - search.x, search.x - low).clamp_max(FAR).flatten(1)
-    # in float64, where the squares of huge and tiny gradients have room
+    # float64, in which the squares of huge and tiny gradients have room
     steep, order = look.gradient.double().abs().flatten(1).sort(1, descending=True)
     gap = -look.loss[:, None]
     count = ((steep * room.gather(1, order)).cumsum(1) < gap).sum(1, keepdim=True)

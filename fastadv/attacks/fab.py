@@ -109,10 +109,10 @@ def fab(
             here.rows.rival = torch.cat([rows.others[:, number, None] for number in numbers])
             project(here, numbers, lambda some, logits: some.rows.rival)
 
-        # how near random starts are, whatever the other runs find meanwhile
-        given = search.per_sample(longest)
+        # the distance of random starts, whatever the other runs find meanwhile
+        longest_way = search.per_sample(longest)
         rows.restart_radius = torch.where(search.best.success, search.best.distance, inf)
-        rows.restart_radius = rows.restart_radius.minimum(given.to(rows.restart_radius)).clamp_max(
+        rows.restart_radius = rows.restart_radius.minimum(longest_way.to(rows.restart_radius)).clamp_max(
             torch.finfo(rows.restart_radius.dtype).max
         )
         if targeted and search.targets is None and search.problem.criterion is core.WRONG:

@@ -95,18 +95,18 @@ def _rule(
 
     def rule(search: core.Search[_Ball]) -> None:
         rows, sparse = search.rows, search.threat.norm == "l0"
-        points, given = begin(search, starts)
+        points, started = begin(search, starts)
         rows.most = farthest(search)
         rows.radius = torch.full_like(rows.most, torch.inf)
         if sparse:
-            rows.radius = torch.where(given, search.best.distance, 1.0).to(rows.most)
+            rows.radius = torch.where(started, search.best.distance, 1.0).to(rows.most)
         for step in range(steps):
             look = search.gradient(points, loss)
             length = step_size * cosine(step, steps, LAST_STEP)
             radius = _next_radius(search, look, gamma * cosine(step, steps, LAST_GAMMA / gamma))
             if not sparse:
-                found = search.best.success | look.adversarial
-                radius = torch.where(found, radius, _to_boundary(search, look))
+                succeeded = search.best.success | look.adversarial
+                radius = torch.where(succeeded, radius, _to_boundary(search, look))
             rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
             further = advance(look.x_adv, look.gradient, search.x, length)
             points = _onto_ball_then_box(search, further)
@@ -143,25 +143,25 @@ def _ours(
 
     def rule(search: core.Search[_Ball]) -> None:
         rows = search.rows
-        points, given = begin(search, starts)
+        points, started = begin(search, starts)
         rows.most = farthest(search)
-        rows.radius = torch.where(given, search.best.distance.to(rows.most), rows.most)
+        rows.radius = torch.where(started, search.best.distance.to(rows.most), rows.most)
         all_found = False
         for step in range(steps):
             look = search.gradient(points, loss)
             share, decay = gamma * cosine(step, steps, OUR_LAST_GAMMA), cosine(step, steps, LAST_STEP)
             radius = _next_radius(search, look, share)
             if not all_found:
-                found = search.best.success | look.adversarial
+                succeeded = search.best.success | look.adversarial
                 way, crossing = _way_to_boundary(search, look, share)
-                radius = torch.where(found, radius, crossing)
+                radius = torch.where(succeeded, radius, crossing)
                 beyond = look.x_adv + way
             rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
             further = _ascend(search, look, decay, step_size)
             if not all_found:
                 if step >= patience:
-                    further = torch.where(like(found, further), further, beyond)
-                all_found = may_leave(step, further.device) and bool(found.all())
+                    further = torch.where(like(succeeded, further), further, beyond)
+                all_found = may_leave(step, further.device) and bool(succeeded.all())
             if threat.norm == "l1" and step % 2:
                 points = _onto_ball_then_box(search, further)
             else:
@@ -188,7 +188,7 @@ def _way_to_boundary(
 ) -> tuple[Tensor, Tensor]:
     """Return the shortest way [n, ...] a little beyond the boundary of a linear model, and its radius [n]."""
     order = search.threat.order or 1.0
-    # in float64, where the squares of huge and tiny gradients have room
+    # float64, in which the squares of huge and tiny gradients have room
     size = norm(look.gradient.double(), DUAL[order])
     distance = norm(look.x_adv - search.x, order)
     # a little more, or it might never be crossed

@@ -91,6 +91,6 @@ def _shares(points: int | Sequence[int] | None, x: Tensor) -> Tensor:
     stays = x.new_full((1,), torch.nan)
     lines = (torch.linspace(0, 1, number, dtype=x.dtype, device=x.device) for number in counts)
     axes = [stays if len(line) == 1 else line for line in lines]
-    made = torch.cartesian_prod(*axes).view(-1, size)
-    far = (made.nan_to_num(0.5) - 0.5).abs().sum(1)
-    return made[far.argsort(descending=True, stable=True)].view(-1, *x.shape[1:])
+    product = torch.cartesian_prod(*axes).view(-1, size)
+    far = (product.nan_to_num(0.5) - 0.5).abs().sum(1)
+    return product[far.argsort(descending=True, stable=True)].view(-1, *x.shape[1:])

@@ -32,7 +32,7 @@ STEPS = 40
 BLENDS = 10
 # probes of a step at most
 MOST = 10_000
-# how far the first probes lie from the boundary, in widths of the box
+# the distance of the first probes from the boundary, in widths of the box
 FIRST_DELTA = 0.1
 # values of the probes of one sample that pass the model at once
 BLOCK = 1 << 17
@@ -144,7 +144,7 @@ def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
         points = rows.points.unsqueeze(1) + like(rows.size, ways) * ways
         look = search.decide(points.clamp_(*search.threat.box), judge=False)
         answers = look.adversarial.to(ways.dtype) * 2 - 1
-        # what box and mask have left of the directions
+        # the directions that box and mask have left
         ways = (look.x_adv - rows.points.unsqueeze(1)) / like(rows.size, ways)
         rows.answers = rows.answers + answers.sum(1)
         rows.directions = rows.directions + ways.sum(1)
@@ -182,7 +182,7 @@ def _progress(search: core.Search[_Hops], halvings: int) -> None:
 
 # The fastadv variant (docs/departures.md).
 
-# how far probes lie from their center, as a share of its distance to x; those of `_tilt` lie farther
+# the distance of probes from their center, as a share of its distance to x; those of `_tilt` lie farther
 REACH, TILT = 0.02, 4.0
 # bisections to the boundary and of an angle, and sizes of a step, each half of the one before
 HALVINGS, TILTS, SIZES = 12, 6, 4
@@ -229,7 +229,7 @@ def _probe(search: core.Search[_OurRows], probes: int, draws: Iterator[int]) -> 
     """Set `rows.gradient` to the unit direction [n, ...], orthogonal to `rows.normal`, that probes find."""
     rows, size = search.rows, search.x[0].numel()
     seed = rng.derive(search.seed, "hopskipjump", search.restart)
-    # of the answers 1 and -1, of the directions, and of their products
+    # sums of the answers 1 and -1, of the directions, and of their products
     rows.answers = search.full(0.0)
     rows.directions = rows.products = torch.zeros_like(rows.normal)
     most = max(BLOCK // size, 16)
@@ -240,7 +240,7 @@ def _probe(search: core.Search[_OurRows], probes: int, draws: Iterator[int]) -> 
         directions.mul_(like(_deviation(search), directions)).add_(_center(search).unsqueeze(1))
         look = search.decide(directions.clamp_(*search.threat.box), judge=False)
         answers = look.adversarial.to(directions.dtype) * 2 - 1
-        # what box and mask have left of them
+        # the directions that box and mask have left
         directions = look.x_adv.sub_(_center(search).unsqueeze(1))
         rows.answers = rows.answers + answers.sum(1)
         rows.directions = rows.directions + directions.sum(1)

@@ -69,7 +69,7 @@ def latent_descent(
         rows, x = search.rows, search.x
         rows.origin, rows.share = x, torch.full((len(x),), float(step_size), device=x.device)
         rows.low = rows.high = rows.walk = x
-        # how many bisections each sample has begun; 0 while it walks
+        # the bisections that a sample has begun; 0 while it walks
         rows.bisections = torch.zeros_like(search.ids)
         for step in range(1, steps + 2 * searches + 1):
             walks = like(rows.bisections == 0, rows.origin)

@@ -89,7 +89,7 @@ def lbfgs(
 
 def _fit(search: core.Search[_Rows], look: core.GradientLook, constant: float | None) -> None:
     """Set the unit of the margin, and the first constant, for a model as linear as at x."""
-    # at its boundary, where the loss is half as steep as the margin, both parts balance
+    # both parts balance at its boundary, where the loss is half as steep as the margin
     # in float64, where the squares of huge and tiny gradients have room
     gap, steepness = -look.loss.double(), look.gradient.double().flatten(1).norm(dim=1)
     unit = torch.where(gap > 0, gap / BENDS, 1.0)

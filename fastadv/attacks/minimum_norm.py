@@ -68,11 +68,11 @@ def minimum_norm(
         "AttackBench" (arXiv 2404.19460).
     """
     check_seed(seed)
-    found, told = dict[int, str](), dict[str, None]()
+    winners, mixed = dict[int, str](), dict[str, None]()
 
     def rule(search: core.Search) -> None:
         places, spent = search.per_sample(torch.arange(len(x), device=search.ids.device)), 0
-        # whether it is finite: a member whose success lies beyond the caller's radius does not say so
+        # a finite distance: a member whose success lies beyond the caller's radius does not say so
         search.gradient(search.x)
         for one in searches(search, steps):
             spent += one.cost
@@ -81,15 +81,15 @@ def minimum_norm(
             before = search.best.distance
             out = run_inner(one.attack, search, search.classifier, search.threat, one.targets)
             merge_result(search, out)
-            told.update(dict.fromkeys(flag for flag in out.flags if flag == mixed_rows.FLAG))
+            mixed.update(dict.fromkeys(flag for flag in out.flags if flag == mixed_rows.FLAG))
             nearer = search.best.distance < before
-            found.update(dict.fromkeys(places[nearer].tolist(), one.name))
+            winners.update(dict.fromkeys(places[nearer].tolist(), one.name))
 
     out = core.run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
     values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}
-    values["flags"] = tuple(dict.fromkeys([*out.flags, *told]))
+    values["flags"] = tuple(dict.fromkeys([*out.flags, *mixed]))
     broken = (out.status == core.Status.BROKEN).tolist()
-    by = tuple(found.get(place, "") if met else "" for place, met in enumerate(broken))
+    by = tuple(winners.get(place, "") if met else "" for place, met in enumerate(broken))
     return MinimumNormResult(**values, by=by)
 
 
@@ -135,7 +135,7 @@ def searches(search: core.Search, steps: int) -> Iterator[Inner]:
     if norm != "l0" and linear:
         yield Inner("fab", partial(fab, steps=PROJECTIONS, classes=CLASSES), PROJECTIONS * rivals)
 
-    # to one class after the other; that of the largest logit comes last, since most samples ended there
+    # one class follows the other; that of the largest logit comes last, since most samples ended there
     targets = list(others.roll(-1, 1).unbind(1)) if others.shape[1] > 1 else []
     aimed: dict[str, tuple[str, InnerAttack, int]] = {
         "l2": ("target ddn", ddn, STEPS),

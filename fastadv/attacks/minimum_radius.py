@@ -16,9 +16,9 @@ from fastadv.attacks.methods.geometry import FAR, farthest, width
 from fastadv.attacks.methods.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.threat import Threat
 
-# where the search begins, in widths of the box; of L0, in coordinates
+# the first radius, in widths of the box; of L0, in coordinates
 FIRST = {"linf": 1 / 255, "l2": 1.0, "l1": 10.0, "l0": 1.0}
-# how often the first radius is doubled at most where the box has no edge
+# the most doublings of the first radius where the box has no edge
 DOUBLINGS = 30
 
 

@@ -110,13 +110,13 @@ def spsa(
 
 def steps_for(queries: int, directions: int) -> int:
     """Return the steps, at least one, for which the queries last: two a direction, and one for the point."""
-    each = 2 * directions + 1
-    if queries < each:
+    per_step = 2 * directions + 1
+    if queries < per_step:
         raise InputError(
-            f"queries: expected at least {each}, a step with {directions} directions, got {queries}; "
+            f"queries: expected at least {per_step}, a step with {directions} directions, got {queries}; "
             "give more queries or fewer directions"
         )
-    return queries // each
+    return queries // per_step
 
 
 def estimated_ascent(

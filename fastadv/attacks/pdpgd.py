@@ -125,7 +125,7 @@ def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float
     for _ in range(ITERATIONS):
         nearer = inside(search, _proximal(search.threat.norm, away - metric * (away - ahead), by))
         nearer = torch.where(like(settled, away), away, nearer)
-        # not where the length is 0, either
+        # a length of 0 is settled, too
         settled = ~(norm(nearer - away, 2) > SETTLED * norm(nearer, 2))
         away = nearer
     return away

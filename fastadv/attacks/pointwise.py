@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core.problem import check_finite_box
-from fastadv.attacks.methods.geometry import like, told, where_rows
+from fastadv.attacks.methods.geometry import as_floats, like, where_rows
 from fastadv.attacks.methods.noise import ends, signed
 from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
 from fastadv.threat import Threat
@@ -19,7 +19,7 @@ from fastadv.threat import Threat
 RESTARTS = 10
 # noises that look for a start change so many shares of the coordinates, from few to all, again and again
 LEVELS = 100
-# in L2, the bisections between x and the value of a coordinate
+# the bisections in L2 between x and the value of a coordinate
 HALVINGS = 10
 
 
@@ -122,7 +122,7 @@ def _try(search: core.Search[_Pixels], query: int) -> None:
     rows.points = torch.where(met, look.seen.flatten(1), points).view_as(search.x)
     rows.failed = torch.where(met, rows.failed, asked)
     rows.improved = rows.improved | look.adversarial
-    # without bisection, or where x itself will do, the next coordinate follows
+    # the next coordinate follows without bisection, or if x itself will do
     over = fresh & (met | ~rows.bisects[:, None])
     rows.halvings = torch.where(over, 0, (rows.halvings + 1) % (HALVINGS + 1))
     tried = torch.zeros_like(rows.untried).scatter(1, rows.index, rows.halvings == 0)
@@ -148,7 +148,7 @@ QUERIES = 1000
 OUR_LEVELS = 10
 # the share of the coordinates left that a run tries at once, at first
 SHARE = 0.25
-# in L2, how often the part of the way that a coordinate goes back is halved
+# halvings, in L2, of the part of the way that a coordinate goes back
 OUR_HALVINGS = 5
 
 
@@ -170,12 +170,12 @@ def _ours(starts: Tensor | None, queries: int, restarts: int) -> core.Rule[_OurR
 
     def rule(search: core.Search[_OurRows]) -> None:
         first = _begin(search, starts, restarts)
-        own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
+        stream, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
         for query in range(first, queries):
             if search.threat.norm == "l0":  # one coordinate cannot be bettered
                 search.leave(search.best.distance <= 1)
                 search.drop_leaving(search.x)
-            noise = signed(size, own, search.ids, query).to(search.x.dtype).view_as(search.rows.points)
+            noise = signed(size, stream, search.ids, query).to(search.x.dtype).view_as(search.rows.points)
             _pass_on(search, _try_several(search, noise, (query % OUR_LEVELS + 1) / OUR_LEVELS))
 
     return rule
@@ -190,7 +190,7 @@ def _begin(search: core.Search[_OurRows], starts: Tensor | None, runs: int) -> i
     if starts is not None:
         find_start(search, starts, 1)
     rows.points = rows.points.unsqueeze(1).repeat_interleave(runs, 1)
-    rows.changed = rows.left = told(torch.ne, rows.points, search.x.unsqueeze(1))
+    rows.changed = rows.left = as_floats(torch.ne, rows.points, search.x.unsqueeze(1))
     rows.length = search.distance(rows.points)
     rows.best, rows.least = rows.points, torch.full_like(rows.length, torch.inf)
     rows.share = torch.full_like(rows.length, SHARE)
@@ -202,7 +202,7 @@ def _try_several(search: core.Search[_OurRows], noise: Tensor, level: float) -> 
     """Let each run add noise or take coordinates back; return bool [n, runs], whose order begins anew."""
     rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
     adds = rows.stage.isinf()
-    free = told(torch.ne, far, x) * (1 - rows.changed)
+    free = as_floats(torch.ne, far, x) * (1 - rows.changed)
     count = rows.changed.flatten(2).sum(2)
     as_many = torch.where(count > 0, count / free.flatten(2).sum(2), level)
     chosen = _some(where_rows(adds, free, rows.left), noise, torch.where(adds, as_many, rows.share))
@@ -242,5 +242,5 @@ def _pass_on(search: core.Search[_OurRows], anew: Tensor) -> None:
     rows.points = where_rows(returns, rows.best, rows.points)
     rows.length = torch.where(returns, rows.least, rows.length)
     rows.stage = torch.where(returns, torch.inf, rows.stage)
-    rows.changed = told(torch.ne, rows.points, search.x.unsqueeze(1))
+    rows.changed = as_floats(torch.ne, rows.points, search.x.unsqueeze(1))
     rows.left = where_rows(anew | over, rows.changed, rows.left)

@@ -61,9 +61,9 @@ def segpgd(
 
     def loss(outputs: Tensor, y: Tensor, targets: Tensor | None, weight: Tensor) -> Tensor:
         def weighted(at: Positions) -> Tensor:
-            wrong, each = criterion.met_at(at, targets is not None), weight[:, None]
+            wrong, weights = criterion.met_at(at, targets is not None), weight[:, None]
             near = 1 / (1 + at.cross_entropy().detach()).square()  # else far positions outweigh those at hand
-            return at.weighted(torch.where(wrong, each, 1 - each) * near)
+            return at.weighted(torch.where(wrong, weights, 1 - weights) * near)
 
         return criterion.signed(outputs, y, targets, weighted)
 

@@ -68,7 +68,7 @@ def sigma_zero(
                 rows.scale = unit / look.loss.abs().where(look.loss != 0, 1.0)  # 0 is a tie
             away = (look.x_adv - search.x).div_(unit)
             count = (away.square() + sigma).square_().reciprocal_().mul_(away)
-            # where the margin is positive its part of the loss is flat; what descends it ascends the margin
+            # a positive margin's part of the loss is flat; what descends it ascends the margin
             pull = like(torch.where(look.loss < 0, rows.scale, 0.0), away) * look.gradient
             descent = pull.sub_(count, alpha=2 * sigma / away[0].numel())
             descent /= like(ops.largest(descent), descent).clamp_min(torch.finfo(away.dtype).tiny)

@@ -79,7 +79,7 @@ class _Sets:
 
     def __init__(self, search: core.Search[_Rows]) -> None:
         self.seed = rng.derive(search.seed, "sparse_rs", search.restart)
-        # of whom `rows.leaving` is a share
+        # the whole of which `rows.leaving` is a share
         self.leaving: tuple[core.Search[_Rows], float] | None = None
 
     def start(self, search: core.Search[_Rows]) -> Tensor:

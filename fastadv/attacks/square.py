@@ -220,7 +220,7 @@ CHANGES: dict[str, type[_Ends] | type[_Bumps]] = {"linf": _Ends, "l2": _Bumps, "
 
 # The shapes that are added in L2 and L1: two bumps of opposite signs in a rectangle.
 
-# by the order of the norm: with which power a bump falls from its middle
+# powers, by the order of the norm, with which a bump falls from its middle
 FALLS = {2: 2, 1: 4}
 
 

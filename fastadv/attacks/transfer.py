@@ -109,10 +109,10 @@ def transfer(
 
 def _check_classes(sources: Sequence[Prepared], x: Tensor, classes: int) -> None:
     for number, substitute in enumerate(sources):
-        found = substitute.verdict(x[:1]).shape[1]
-        if found != classes:
+        width = substitute.verdict(x[:1]).shape[1]
+        if width != classes:
             which = "" if len(sources) == 1 else f" as number {number}"
             raise InputError(
                 f"source: expected a net with the {classes} classes of the model, "
-                f"got one with {found}{which}; a label must mean the same to both"
+                f"got one with {width}{which}; a label must mean the same to both"
             )

@@ -85,7 +85,7 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
             f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), "
             f"got {value.dtype} of shape {tuple(value.shape)}"
         )
-    # on a GPU the values stay unread: that would wait for the device
+    # values on a GPU stay unread: that would wait for the device
     if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= 0).all()):
         raise InputError(f"{name}: expected values >= 0, got {float(value[~(value >= 0)][0])} among them")
     return 0.0, value.to(device=batch.device, dtype=torch.float64)

@@ -84,9 +84,9 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             )
             for place, move in enumerate(moves):
                 narrow = grad.bfloat16() if place == 1 and dtype is torch.float32 else grad
-                written = (1 - x, *(each.clone().to(device) for each in mine), x_adv.clone())
+                written = (1 - x, *(part.clone().to(device) for part in mine), x_adv.clone())
                 along = narrow if place or seed % 3 else None
-                yield *written, along, *(each.to(device) for each in rest), *move
+                yield *written, along, *(part.to(device) for part in rest), *move
 
 
 register(

@@ -24,7 +24,7 @@ def _nothing(actual: object, expected: object, args: Sample) -> None:
     assert (actual, expected) == (None, None)
 
 
-# of the cards of ops that write their arguments
+# fields of the cards of ops that write their arguments
 WRITES: dict[str, Any] = {
     "fake": lambda *args: None, "compare": _nothing, "no_gradient": "it writes its arguments",
 }  # fmt: skip

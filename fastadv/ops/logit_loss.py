@@ -26,11 +26,11 @@ from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 KINDS = ("ce", "margin", "cw", "dlr", "ce_sharp")
-# those that are exactly 0 where the model is very sure
+# losses that are exactly 0 where the model is very sure
 ENTROPIES = ("ce", "ce_sharp")
-# those that are the margin where there are two classes
+# losses that are the margin where there are two classes
 LIKE_MARGIN = ("dlr", "ce_sharp")
-# what ce_sharp and dlr divide by at least
+# the least divisor of ce_sharp and dlr
 LEAST = 1e-30
 # the least range of logits that ce_sharp takes as they are
 RANGE = 8.0
@@ -47,7 +47,7 @@ def _others(z: Tensor, index: Tensor) -> Tensor:
 
 
 def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
-    # of differences, which keep their digits where logits share a large constant; log(1 + exp(gap)) and its
+    # differences, which keep their digits where logits share a large constant; log(1 + exp(gap)) and its
     # derivative keep theirs where p_y is near 1
     gap = torch.logsumexp(_others(z, label) - z.gather(1, label[:, None]), dim=1, keepdim=True)
     share = torch.softmax(_others(z, label), dim=1) - _one(label, z)
@@ -88,7 +88,7 @@ def reference(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
 ) -> tuple[Tensor, Tensor]:
     for name, index in (("labels", labels), ("targets", targets)):
-        # on a GPU the classes are not checked: reading them would wait for the device
+        # classes on a GPU are not checked: reading them would wait for the device
         if index is None or index.device.type != "cpu":
             continue
         if bool(((index < 0) | (index >= logits.shape[1])).any()):

@@ -17,7 +17,7 @@ CHUNK = 1 << 22  # float64 differences the reference holds at once
 
 
 def reference(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    pairs = [_nearest(x, own, offset) for own, offset in zip(prototypes, bias, strict=True)]
+    pairs = [_nearest(x, bank, offset) for bank, offset in zip(prototypes, bias, strict=True)]
     distance, index = zip(*pairs, strict=True)
     return torch.stack(distance, dim=1), torch.stack(index, dim=1)
 

@@ -16,8 +16,8 @@ KINDS = ("bits", "uniform", "normal", "sign")
 
 def reference(ids: Tensor, count: int, kind: str, seed: int, draw: int, draws: int = 1) -> Tensor:
     if draws != 1:
-        each = [reference(ids, count, kind, seed, draw + more) for more in range(draws)]
-        return torch.cat(each) if each else fake(ids, count, kind, seed, draw, draws)
+        parts = [reference(ids, count, kind, seed, draw + more) for more in range(draws)]
+        return torch.cat(parts) if parts else fake(ids, count, kind, seed, draw, draws)
     if kind == "normal":
         return _philox.normals(ids, count, seed, draw).float()
     if kind == "sign":

@@ -53,11 +53,11 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             (few, 0, 0),
             (best, 10**6, 10**6),
         ):
-            each = (torch.full(shape[:1], number, device=device) for number in (leaving, count))
-            yield start, x, ids, *each, 0.0, 1.0, seed, 1
-        each = (torch.randint(12, shape[:1], generator=draw).to(device) for _ in range(2))
+            limits = (torch.full(shape[:1], number, device=device) for number in (leaving, count))
+            yield start, x, ids, *limits, 0.0, 1.0, seed, 1
+        limits = (torch.randint(12, shape[:1], generator=draw).to(device) for _ in range(2))
         last = (t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in (few, x))
-        yield *last, ids, *each, -0.3, 1.0, 2**40, 2**32 - 1, mask
+        yield *last, ids, *limits, -0.3, 1.0, 2**40, 2**32 - 1, mask
 
 
 register(

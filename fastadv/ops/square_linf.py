@@ -25,16 +25,16 @@ def reference(
     image, window = (channels, height, width), (tall, wide)
     whole, shape = best.shape, (len(best), *image)
     changed = inside(corners(words[:, :2], image, window), image, window)
-    best, lower, upper = (each.reshape(shape) for each in (best, lower, upper))
+    best, lower, upper = (channel.reshape(shape) for channel in (best, lower, upper))
     up, spare = (words[:, 2:-1] & 1).bool(), words[:, -1:] & 0xFFFFFFFF
 
     def placed(up: Tensor) -> Tensor:
         return torch.where(changed, torch.where(up[:, :, None, None], upper, lower), best)
 
-    each = torch.arange(channels, device=words.device)
-    others = (each < SPARE) & (spare >> 8 >> each.clamp(max=SPARE) & 1).bool()
+    channel = torch.arange(channels, device=words.device)
+    others = (channel < SPARE) & (spare >> 8 >> channel.clamp(max=SPARE) & 1).bool()
     same = (placed(up) == best).flatten(1).all(1)
-    return placed(up ^ (same[:, None] & (others | (each == spare % channels)))).reshape(whole)
+    return placed(up ^ (same[:, None] & (others | (channel == spare % channels)))).reshape(whole)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:

@@ -60,8 +60,8 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         gradient = torch.randn(count, outputs, *out, generator=draw).to(device, dtype)
         weight = torch.randn(outputs, channels, *kernel, generator=draw).to(device, wide(dtype))
         for last in (False, True):
-            given = gradient.movedim(1, 3).contiguous() if last else gradient
-            yield given, weight, list(size), list(stride), list(padding), list(dilation), last
+            in_layout = gradient.movedim(1, 3).contiguous() if last else gradient
+            yield in_layout, weight, list(size), list(stride), list(padding), list(dilation), last
 
 
 register(

@@ -83,8 +83,8 @@ def reference_image(products: Tensor, bias: Tensor | None, shape: Sequence[int],
     down, across = _tiles(height, size), _tiles(width, size)
     parts = products.to(wide(products.dtype)).transpose(1, 2)
     parts = parts.reshape(count, down, across, channels, size + 2, size + 2)
-    found = _both_ways(MATRICES[size][2], parts).permute(0, 1, 4, 2, 5, 3)
-    image = found.reshape(count, down * size, across * size, channels)[:, :height, :width]
+    blocks = _both_ways(MATRICES[size][2], parts).permute(0, 1, 4, 2, 5, 3)
+    image = blocks.reshape(count, down * size, across * size, channels)[:, :height, :width]
     return (image if bias is None else image + bias.to(image.dtype)).to(products.dtype).contiguous()
 
 

@@ -295,7 +295,7 @@ def box_in(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
 
 def unrounded(x_adv: Tensor, x: Tensor) -> Tensor:
     """Return x_adv in float64, moved towards x by as much as their dtypes round the largest value of each."""
-    rounding = max(torch.finfo(each.dtype).eps for each in (x_adv, x))
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in (x_adv, x))
     x_adv, x = x_adv.double(), x.double()
     unit = rounding * torch.maximum(x_adv.abs(), x.abs()).flatten(1).amax(1)
     away = x_adv - x

@@ -62,13 +62,13 @@ class L0(Threat):
         most = column(*per_row("radius", self.radius, rows), rows).floor()
         count = column(*per_row("step_size", step_size, rows), rows).floor()
         edge = torch.where(gradient > 0, torch.full_like(rows, hi), torch.full_like(rows, lo))
-        # what each coordinate adds to <grad, z - x> as it stands, and at its edge
+        # the gain of a coordinate in <grad, z - x> as it stands, and at its edge
         stays, moves = (gradient * (point.double() - origin.double()) for point in (rows, edge))
         held = rows != origin
         # the first that comes into a full ball drives out the coordinate that adds the least
         full = held.sum(1, keepdim=True) >= most
         price = torch.where(full, torch.where(held, stays, math.inf).amin(1, keepdim=True), 0.0)
-        # where x itself is the edge, a displacement against the gradient is undone
+        # the edge may be x itself: a displacement against the gradient is undone
         wanted = (edge != rows) & torch.where(moves > 0, _rank(moves) < most, stays < 0)
         gain = torch.where(wanted, moves - torch.where(held, stays, price), -math.inf)
         moved = wanted & (_rank(gain) < count)

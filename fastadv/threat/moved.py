@@ -63,7 +63,7 @@ class _Move:
         cos, sin = like(angle.cos(), x[:, 0]), like(angle.sin(), x[:, 0])
         columns, rows = pixels_of(x)
         across, below = (x.shape[3] - 1) / 2, (x.shape[2] - 1) / 2
-        # where a pixel comes from: back by the shift, and then by the angle
+        # the origin of a pixel: back by the shift, and then by the angle
         right, down = columns - across - like(shift[:, 0], x[:, 0]), rows - below - like(shift[:, 1], x[:, 0])
         columns, rows = cos * right + sin * down + across, cos * down - sin * right + below
         return sampled(x, t, columns, rows, "zeros", self.box)
@@ -86,7 +86,7 @@ def sampled(
     x: Tensor, t: Tensor, columns: Tensor, rows: Tensor, beyond: str, box: tuple[float, float]
 ) -> Tensor:
     """Return x [B, C, H, W] between its pixels, at columns and rows [B, H, W], bilinear; x where t is 0."""
-    # of pixels as areas, in which a side of one pixel has a place, too
+    # pixels are areas, in which a side of one pixel has a place, too
     places = [(2 * place + 1) / size - 1 for place, size in ((columns, x.shape[3]), (rows, x.shape[2]))]
     grid = torch.stack([place.expand(len(x), *x.shape[2:]) for place in places], -1)
     image = grid_sample(x, grid, padding_mode=beyond, align_corners=False)

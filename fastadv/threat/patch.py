@@ -90,7 +90,7 @@ class _Paste:
 
     def _corner(self, x: Tensor, ids: Tensor, draw: int) -> tuple[Tensor, Tensor]:
         """Return the row and the column, int64 [B], of the upper left pixel."""
-        height, width = (side - own for side, own in zip(x.shape[2:], self.size, strict=True))
+        height, width = (side - length for side, length in zip(x.shape[2:], self.size, strict=True))
         if self.place == "any" and min(height, width) >= 0:
             row, column = (rng.derive(self.seed, f"patch {side}") for side in ("row", "column"))
             return rng.integers(height + 1, row, ids, draw), rng.integers(width + 1, column, ids, draw)

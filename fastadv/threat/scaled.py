@@ -81,7 +81,7 @@ class _Scale:
             raise InputError(
                 f"x: expected samples like the budgets {tuple(self.radius.shape)}, got {tuple(x.shape[1:])}"
             )
-        radius, low, high = (each.to(x) for each in (self.radius, self.low, self.high))
+        radius, low, high = (bound.to(x) for bound in (self.radius, self.low, self.high))
         change = radius * t
         # rounded towards x: no budget is exceeded by a rounding
         moved = add_towards(x, change.detach().double())

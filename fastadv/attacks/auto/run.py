@@ -117,7 +117,7 @@ class Run:
         self.x_adv = problem.x.clone()
         self.by = [""] * len(problem.x)
         self.not_finite = torch.zeros_like(trial.already)
-        # where no component met a gradient but zero; it means nothing until one computed any
+        # no component met a gradient but zero; this means nothing until one computed any
         self.flat, self.gradients = ~(trial.already | trial.unusable), False
         self.unfinished = torch.full(self.flat.shape, torch.nan, device=self.flat.device)
         self.costs: dict[str, Cost] = {}
@@ -190,8 +190,8 @@ class Run:
             if any(flat):
                 self.warnings["zero_gradient"] = None
         # another component ascends another loss, and what failed is counted at the end
-        told = (f for f in out.flags if f != SOFT_LOGITS and not f.startswith((FAILED, LABELS)))
-        self.flags |= dict.fromkeys(told)
+        flags_of_component = (f for f in out.flags if f != SOFT_LOGITS and not f.startswith((FAILED, LABELS)))
+        self.flags |= dict.fromkeys(flags_of_component)
         left = [place for place in self._todo if not self.by[place]]
         self.left = torch.tensor(left, dtype=torch.int64, device=index.device)
         return sum(broken)

@@ -13,7 +13,7 @@ Version = Literal["standard", "plus", "rand", "quick", "strong"]
 VERSIONS = ("standard", "plus", "rand", "quick", "strong")
 NAMES = ("apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd", "square")
 PROXIMAL = 300  # steps of PDPGD
-# of "strong"
+# the plan of "strong"
 RESTARTS = 5  # of APGD on one loss; through all targets it has 2
 ALL, NEAREST = 20, 30  # up to so many other classes all are targets; of more, the nearest
 
@@ -45,7 +45,7 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
         count = min(count, classes)
         if free:
             return [ascent("apgd-t", f"{dlr}-targeted", steps, classes=count)]
-        # no loss leads to another class: restarts of one attack, under their own name
+        # another loss would not lead to another class: restarts of one attack, under their own name
         return [] if problem.targets is not None else [ascent(name, dlr, steps, restarts=count)]
 
     if not isinstance(version, str):
@@ -119,16 +119,16 @@ def stages(run: Run) -> list[Component]:
     """Return what "strong" adds, in its order: nothing that depends on how other samples fared."""
     classes, free = run.trial.clean.shape[1] - 1, aims(run)
     dlr = "dlr" if run.plain else "margin"
-    found = []
+    plan = []
     if run.trial.problem.threat.norm != "linf":
-        # what minimizes the norm breaks samples there that no ascent in the ball does
-        found.append(proximal("pdpgd"))
-    found += [
+        # attacks that minimize the norm break samples there that no ascent in the ball does
+        plan.append(proximal("pdpgd"))
+    plan += [
         ascent("restarts apgd-margin", "margin", restarts=RESTARTS),
         ascent("restarts apgd-ce-sharp", "ce_sharp", restarts=RESTARTS),
     ]
     if free:
         few = classes <= ALL
         count = classes if few else NEAREST
-        found.append(ascent("targets apgd-t", f"{dlr}-targeted", classes=count, nearest=not few, restarts=2))
-    return [*found, replace(search(5000), name="restarts square")]
+        plan.append(ascent("targets apgd-t", f"{dlr}-targeted", classes=count, nearest=not few, restarts=2))
+    return [*plan, replace(search(5000), name="restarts square")]

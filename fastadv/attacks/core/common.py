@@ -31,11 +31,11 @@ from fastadv.threat import THREATS, Threat, Through
 P = ParamSpec("P")
 R = TypeVar("R")
 Classifier = Model | Prepared
-# which algorithm an attack runs: this library's, or that of its paper
+# the algorithm that an attack runs: this library's, or that of its paper
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
-# those of AutoAttack, on average; and of an attack that has none of either
+# passes of AutoAttack, on average, and of an attack without such arguments
 OF_VERSION = {"quick": 500, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 UNKNOWN = 100
 
@@ -99,27 +99,30 @@ def takes_common(
     if function is None:
         return partial(takes_common, norms=norms, finite=finite, through=through, **least)
     kinds = inspect.Parameter
-    own = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
     shared = [
         kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
-        for name, annotation in _shared(own).__annotations__.items()
+        for name, annotation in _shared(parameters).__annotations__.items()
     ]
     whole = inspect.Signature(
-        [*(parameter for parameter in own.values() if parameter.kind is not kinds.VAR_KEYWORD), *shared],
+        [
+            *(parameter for parameter in parameters.values() if parameter.kind is not kinds.VAR_KEYWORD),
+            *shared,
+        ],
         return_annotation=inspect.signature(function).return_annotation,
     )
 
-    fixed = {name: parameter.default for name, parameter in own.items()}
+    fixed = {name: parameter.default for name, parameter in parameters.items()}
     known = set(whole.parameters)
-    placed = [name for name, parameter in own.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
+    placed = [name for name, parameter in parameters.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
     needed = {name for name in placed if fixed[name] is kinds.empty}
     counts = [name for name in (*COUNTS, "version") if name in fixed]
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
+        arguments: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
         # fewer where there were too many by place, or one was given twice
-        if len(given) < len(args) + len(kwargs) or not needed <= given.keys() <= known:
+        if len(arguments) < len(args) + len(kwargs) or not needed <= arguments.keys() <= known:
             foreign = {name: kwargs[name] for name in kwargs.keys() - known}
             _check_foreign(function.__name__, foreign, norms)
             try:
@@ -127,43 +130,48 @@ def takes_common(
             except TypeError as error:
                 more = "; only model, x, y and threat go by place" if len(args) > len(placed) else ""
                 raise TypeError(f"{function.__name__}: {error}{more}") from None
-        ball: Any = given.get("threat")
+        ball: Any = arguments.get("threat")
         if isinstance(ball, Threat):
-            given["x"] = from_bytes(given["x"], ball.box)
+            arguments["x"] = from_bytes(arguments["x"], ball.box)
         if maps := isinstance(ball, Through):
             ball = ball.ball
         if norms:
             check_norm(function.__name__, ball, norms)
         if finite:
             check_finite_radius(ball)
-        if "variant" in given:
-            check_choice("variant", given["variant"], get_args(Variant))
-        outputs = _take_outputs(function.__name__, given, fixed)
-        loss: Any = given.get("loss", fixed.get("loss"))
+        if "variant" in arguments:
+            check_choice("variant", arguments["variant"], get_args(Variant))
+        outputs = _take_outputs(function.__name__, arguments, fixed)
+        loss: Any = arguments.get("loss", fixed.get("loss"))
         # a "-targeted" loss has classes, and a check of its own
-        led = loss is None and given.get("criterion") is not None
-        if "loss" in own and "classes" not in own and (loss, fixed["loss"]) != (None, None) and not led:
+        led = loss is None and arguments.get("criterion") is not None
+        if (
+            "loss" in parameters
+            and "classes" not in parameters
+            and (loss, fixed["loss"]) != (None, None)
+            and not led
+        ):
             check_loss(loss)
         for name, smallest in least.items():
-            if name in given and not (given[name] is None and _takes_none(own[name])):
-                check_count(name, given[name], smallest)
-        x = given.get("x")
-        warn_of_training(function.__name__, given)
+            if name in arguments and not (arguments[name] is None and _takes_none(parameters[name])):
+                check_count(name, arguments[name], smallest)
+        x = arguments.get("x")
+        warn_of_training(function.__name__, arguments)
         rows = len(x) if isinstance(x, Tensor) and not x.is_nested and x.ndim else 0
-        work = passes({name: given.get(name, fixed[name]) for name in counts}) * rows
-        if work >= WORTH and not given.get("whole_batches"):
-            given["model"] = prepare(
-                given["model"], given.get("eot"), work=work, freeze=given.get("freeze"),
-                compile=given.get("compile"), rows=lambda: given["x"], outputs=outputs,
+        work = passes({name: arguments.get(name, fixed[name]) for name in counts}) * rows
+        if work >= WORTH and not arguments.get("whole_batches"):
+            arguments["model"] = prepare(
+                arguments["model"], arguments.get("eot"), work=work, freeze=arguments.get("freeze"),
+                compile=arguments.get("compile"), rows=lambda: arguments["x"], outputs=outputs,
             )  # fmt: skip
         # its own arithmetic, too, is not that of an autocast around
         with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
             try:
-                out: R = on_parameters(attack, **given) if maps else function(**given)  # type: ignore
+                out: R = on_parameters(attack, **arguments) if maps else function(**arguments)  # type: ignore
             except Exception as error:
-                if (told := explained(error, given["model"], x)) is error:
+                if (explanation := explained(error, arguments["model"], x)) is error:
                     raise
-                raise told from error
+                raise explanation from error
         if isinstance(out, AttackResult):
             out = replace(out, attack=function.__name__)
         return out
@@ -182,14 +190,16 @@ def takes_common(
     return eager(attack)
 
 
-def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) -> Outputs:
+def _take_outputs(attack: str, arguments: dict[str, Any], fixed: Mapping[str, Any]) -> Outputs:
     """Return which outputs the criterion takes; where they may be any, put its loss in place of a name."""
-    if given.get("criterion") is None:
+    if arguments.get("criterion") is None:
         return "classes"
-    given["criterion"] = criterion = check_criterion(given["criterion"]).for_labels(given.get("y"))
+    arguments["criterion"] = criterion = check_criterion(arguments["criterion"]).for_labels(
+        arguments.get("y")
+    )
     if criterion.outputs != "any":
         if type(criterion) is not Criterion and criterion.outputs == "classes" and fixed.get("loss"):
-            given.setdefault("loss", None)  # what the criterion raises
+            arguments.setdefault("loss", None)  # what the criterion raises
         return criterion.outputs
     if getattr(REGISTRY.get(attack), "needs", "loss") == "classes":
         serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))
@@ -197,12 +207,12 @@ def _take_outputs(attack: str, given: dict[str, Any], fixed: Mapping[str, Any]) 
             f"criterion: expected one of classes, which {attack} needs, got {criterion!r}, served by {serve}"
         )
     default = fixed.get("loss")
-    loss = given.get("loss", None if default is None else criterion.losses[0])
+    loss = arguments.get("loss", None if default is None else criterion.losses[0])
     if isinstance(loss, str):
         least = REGISTRY.get(attack) is not None and REGISTRY[attack].kind == "minimum"
-        given["loss"] = criterion.margin if least and loss == "margin" else criterion.loss(loss)
+        arguments["loss"] = criterion.margin if least and loss == "margin" else criterion.loss(loss)
     elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
-        given["loss"] = _of_outputs(loss, criterion)
+        arguments["loss"] = _of_outputs(loss, criterion)
     return "any"
 
 
@@ -218,20 +228,20 @@ def _of_outputs(loss: Callable[..., Tensor], criterion: Criterion) -> Callable[.
     return value_of_rows if takes_ids(loss) else value
 
 
-def _check_foreign(attack: str, given: Mapping[str, Any], norms: tuple[str, ...]) -> None:
+def _check_foreign(attack: str, arguments: Mapping[str, Any], norms: tuple[str, ...]) -> None:
     """Raise TypeError for names of other libraries, which says what to write here."""
-    kind, write = THREATS.get(str(given.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
-    for name in (names := sorted(FOREIGN.keys() & given.keys(), key=list(FOREIGN).index)):
-        value = given[name]
+    kind, write = THREATS.get(str(arguments.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
+    for name in (names := sorted(FOREIGN.keys() & arguments.keys(), key=list(FOREIGN).index)):
+        value = arguments[name]
         value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
         write.append(FOREIGN[name].format(value, ball=kind.__name__))
     if names:
         raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
 
 
-def _shared(own: Mapping[str, inspect.Parameter]) -> type:
+def _shared(parameters: Mapping[str, inspect.Parameter]) -> type:
     """Return the arguments that its `**common` stands for; an annotation may be text."""
-    kinds = [parameter for parameter in own.values() if parameter.kind is parameter.VAR_KEYWORD]
+    kinds = [parameter for parameter in parameters.values() if parameter.kind is parameter.VAR_KEYWORD]
     return GradientCommon if any("GradientCommon" in str(kind.annotation) for kind in kinds) else Common
 
 
@@ -251,7 +261,8 @@ def passes(arguments: Mapping[str, Any]) -> int:
 def planned(*attacks: Callable[..., Any]) -> int:
     """Return `passes` of all attacks, by their defaults and by what partials have bound."""
     return sum(
-        passes({name: each.default for name, each in parameters_of(attack).items()}) for attack in attacks
+        passes({name: parameter.default for name, parameter in parameters_of(attack).items()})
+        for attack in attacks
     )
 
 

@@ -126,9 +126,9 @@ class Criterion:
         other.
         """
         index = (y if targets is None else targets)[:, None]
-        own = logits.gather(1, index).squeeze(1)
+        at_label = logits.gather(1, index).squeeze(1)
         other = logits.scatter(1, index, -torch.inf).amax(1)
-        return other - own if targets is None else own - other
+        return other - at_label if targets is None else at_label - other
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], what an ascent raises by default: the margin, or what leads to a success better."""
@@ -179,7 +179,7 @@ class ConfidentlyWrong(_OfClass):
     def meant_by(self, model: Any) -> "ConfidentlyWrong":
         return _Told(self.confidence, model) if hasattr(model, "log_confidence") else self
 
-    def told(self, logits: Tensor) -> Tensor:
+    def as_probabilities(self, logits: Tensor) -> Tensor:
         """Return [B, K], the log probability of each class."""
         return logits.log_softmax(1)
 
@@ -188,7 +188,7 @@ class ConfidentlyWrong(_OfClass):
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the log probability of the wrong class or the target minus that of the confidence."""
-        log_probabilities = self.told(logits)
+        log_probabilities = self.as_probabilities(logits)
         if targets is None:
             wrong = log_probabilities.scatter(1, y[:, None], -torch.inf).amax(1)
         else:
@@ -201,7 +201,7 @@ class _Told(ConfidentlyWrong):
     model: Any = field(repr=False)
     fixed = False
 
-    def told(self, logits: Tensor) -> Tensor:
+    def as_probabilities(self, logits: Tensor) -> Tensor:
         return log_confidence(self.model, logits)
 
 
@@ -264,8 +264,8 @@ class OutsideTopK(_OfClass):
         raise InputError("criterion: expected no targets with OutsideTopK, got some; leave one out")
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        own, place = logits.gather(1, y[:, None]), torch.arange(logits.shape[1], device=y.device)
-        ahead = (logits > own) | ((logits == own) & (place < y[:, None]))  # as argmax
+        at_label, place = logits.gather(1, y[:, None]), torch.arange(logits.shape[1], device=y.device)
+        ahead = (logits > at_label) | ((logits == at_label) & (place < y[:, None]))  # as argmax
         return ahead.sum(1) >= self.k
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
@@ -368,8 +368,8 @@ class Goal:
     @property
     def whole(self) -> bool:
         """Whether what the criterion counts as right fails at every success, at any point of the threat."""
-        own = self.criterion is WRONG or self.criterion.outputs == "any"
-        return own and self.targets is None and self.mask is None
+        at_label = self.criterion is WRONG or self.criterion.outputs == "any"
+        return at_label and self.targets is None and self.mask is None
 
     def like(self, other: "Goal") -> bool:
         """Return whether a success of the one is one of the other."""

@@ -70,9 +70,9 @@ def follow(
             there.append((value, logits))
         return gradient.to(points.dtype)
 
-    made: Ask = ask
+    chain: Ask = ask
     for rule in rules:
-        made = partial(rule, search, ask=made)
-    gradient = made(seen)
+        chain = partial(rule, search, ask=chain)
+    gradient = chain(seen)
     value, logits = there[0] if there else search.loss_at(seen, loss)
     return value, logits, gradient

@@ -39,12 +39,12 @@ class Look:
 
     def take(self, kept: Tensor) -> Self:
         """Return a look of the same class with the rows `kept` alone, bool [n] or int [m]."""
-        made = copy(self)
-        made.x_adv = taken(self.x_adv, kept)
+        part = copy(self)
+        part.x_adv = taken(self.x_adv, kept)
         for name, value in vars(self).items():
-            # what is seen is mostly x_adv itself
-            setattr(made, name, made.x_adv if value is self.x_adv else taken(value, kept))
-        return made
+            # the points seen are mostly x_adv itself
+            setattr(part, name, part.x_adv if value is self.x_adv else taken(value, kept))
+        return part
 
 
 @dataclass(eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-# What these mean wherever an attack takes them and does not say otherwise.
+# Meanings wherever an attack takes them and does not say otherwise.
 MEANINGS = {
     "targets": """int [B], the class that each sample must be taken for; a success is a decision for it. None,
     the default, accepts every class but y.""",
@@ -69,7 +69,7 @@ Returns:
 RAISES = """\
 Raises:
     InputError: an argument is wrong; the message names it, what was expected and what came."""
-# How the example of every attack begins.
+# The beginning of the example of every attack.
 EXAMPLE = """\
 Example:
     >>> import fastadv as fa
@@ -87,7 +87,7 @@ def documented(text: str, names: Iterable[str], others: Mapping[str, str]) -> st
         names: of the arguments of the attack.
         others: meanings that go before `MEANINGS`.
     """
-    paragraphs, meanings = text.split("\n\n"), MEANINGS | others
+    paragraphs, meanings = text.split("\n\n"), MEANINGS | dict(others)
     sections = {name: part for part in paragraphs for name in SECTIONS if part.startswith(f"{name}:\n")}
     head = [part for part in paragraphs if part not in sections.values()]
     explained = sections.get("Args", "Args:").removeprefix("Args:")

@@ -25,15 +25,15 @@ def distance(points: Tensor, x: Tensor, order: float) -> Tensor:
     """Return [n] or [n, C], the distance of points to x [n, ...]."""
     if points.ndim == x.ndim:
         return ops.distance(points, x, order)[0].to(points.dtype)
-    each = x.unsqueeze(1).expand_as(points).flatten(0, 1)
-    found, _ = ops.distance(points.flatten(0, 1), each, order)
-    return found.view(points.shape[:2]).to(points.dtype)
+    center = x.unsqueeze(1).expand_as(points).flatten(0, 1)
+    distances, _ = ops.distance(points.flatten(0, 1), center, order)
+    return distances.view(points.shape[:2]).to(points.dtype)
 
 
 def rounded(points: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """Return points of the threat as the dtype of x [n, ...] holds them, in their own dtype."""
     if points.ndim == x.ndim:
         return threat.rounded(points, x).to(points.dtype)
-    each = torch.arange(len(x), device=x.device).repeat_interleave(points.shape[1])
-    flat = threat.take(each).rounded(points.flatten(0, 1), x[each])
+    center = torch.arange(len(x), device=x.device).repeat_interleave(points.shape[1])
+    flat = threat.take(center).rounded(points.flatten(0, 1), x[center])
     return flat.view(points.shape).to(points.dtype)

@@ -90,8 +90,12 @@ class Problem:
     def right(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are right without an attack."""
         criterion = self.criterion
-        own = type(criterion).right is not Criterion.right or criterion.outputs == "any"
-        return criterion.right(logits, self.y) if own or self.targets is None else logits.argmax(1) == self.y
+        of_outputs = type(criterion).right is not Criterion.right or criterion.outputs == "any"
+        return (
+            criterion.right(logits, self.y)
+            if of_outputs or self.targets is None
+            else logits.argmax(1) == self.y
+        )
 
     def checked(self, logits: Tensor, shape: torch.Size | None) -> "Problem":
         """Return the problem, which the logits at x fit; of outputs of that shape these, if y is missing."""

@@ -63,8 +63,8 @@ def strongest(rank: Tensor, success: Tensor) -> Tensor:
 
 def keep_nearest(best: Record, x: Tensor, points: Tensor, success: Tensor, order: float) -> Tensor:
     """Keep the success nearest to x [n, ...] in `best`; return the distances [n] or [n, C] of the points."""
-    each, met = (points, success) if success.ndim == 2 else (points[:, None], success[:, None])
-    return keep_nearest_((best.x_adv, best.rank, best.success), x, each, met, order).view(success.shape)
+    candidates, met = (points, success) if success.ndim == 2 else (points[:, None], success[:, None])
+    return keep_nearest_((best.x_adv, best.rank, best.success), x, candidates, met, order).view(success.shape)
 
 
 def keep_strongest(

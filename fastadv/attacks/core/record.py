@@ -63,14 +63,14 @@ class Record:
         for name, value in vars(self).items():
             value[index] = getattr(rows, name).to(value.dtype)
 
-    def merge(self, found: "Record", still: Tensor) -> None:
+    def merge(self, other: "Record", still: Tensor) -> None:
         """Merge what another search `found` for the samples `still` bool [n]; the others stay as they are."""
-        self.refuted |= found.refuted & still
-        self.not_finite |= found.not_finite & still
-        size = torch.maximum(self.largest_gradient, found.largest_gradient)
+        self.refuted |= other.refuted & still
+        self.not_finite |= other.not_finite & still
+        size = torch.maximum(self.largest_gradient, other.largest_gradient)
         self.largest_gradient = torch.where(still, size, self.largest_gradient)
         # a failure never takes the place of a success
-        keep_best_(self.x_adv, self.rank, self.success, found.x_adv, found.rank, found.success & still)
+        keep_best_(self.x_adv, self.rank, self.success, other.x_adv, other.rank, other.success & still)
 
 
 class Rows:
@@ -131,5 +131,5 @@ class Plan:
     rows: Callable[[], Rows]
     restarts: int
     seed: int
-    # in place of `Search.input_gradient`, where gradient rules make it
+    # stands in for `Search.input_gradient`, where gradient rules make it
     gradient: Callable[[Any, Tensor, losses.Loss], tuple[Tensor, Tensor, Tensor]] | None = None

@@ -103,8 +103,8 @@ def _may_replay(search: Search) -> bool:
     """Return whether a step depends on nothing but rows, and reads nothing: in a loop, or the general way."""
     criterion, loss = search.problem.criterion, search.plan.loss
     if criterion.outputs == "any":  # whose losses are its methods; another function may hold anything
-        own = getattr(loss, "__self__", None) is criterion and criterion.fixed
-        return own and Loop.bound(search, "margin") is not None
+        of_criterion = getattr(loss, "__self__", None) is criterion and criterion.fixed
+        return of_criterion and Loop.bound(search, "margin") is not None
     return (Loop.single(search, "margin") if search.plan.minimum else search.loop) is not None
 
 
@@ -158,8 +158,8 @@ def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written
         for part in written:
             setattr(*_place(over, part), rows[part])
         step(over)
-        made = {part: getattr(*_place(over, part)) for part in written}
-        new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
+        values = {part: getattr(*_place(over, part)) for part in written}
+        new = {part: tensor for part, tensor in values.items() if tensor is not rows[part]}
         # a step may have bound one row's tensor to another row; clone it before it is overwritten
         kept = {row.untyped_storage().data_ptr() for row in rows.values()}
         fixed = {part: t.clone() if t.untyped_storage().data_ptr() in kept else t for part, t in new.items()}

@@ -119,8 +119,8 @@ class AttackResult:
 
     def __post_init__(self) -> None:
         if self.correct is None:
-            told = (self.status == Status.HELD) | (self.status == Status.BROKEN)
-            object.__setattr__(self, "correct", told)
+            attacked = (self.status == Status.HELD) | (self.status == Status.BROKEN)
+            object.__setattr__(self, "correct", attacked)
 
     @property
     def held(self) -> Tensor:
@@ -141,9 +141,9 @@ class AttackResult:
         """What comes before a robust accuracy that signs of masking deny; "" where there are none."""
         flat, right = int((self.held & self.zero_gradient).sum()), int(self.correct.sum())
         masked = clopper_pearson(flat, max(right, 1)).low > ZERO_SHARE
-        told = [f"every gradient was zero on {flat} of {several(right, 'sample')}"] * masked
-        told += [flag.partition(";")[0] for flag in self.flags if flag.startswith(DENYING)]
-        return "".join(map(LEAD.format, told[:1]))
+        reasons = [f"every gradient was zero on {flat} of {several(right, 'sample')}"] * masked
+        reasons += [flag.partition(";")[0] for flag in self.flags if flag.startswith(DENYING)]
+        return "".join(map(LEAD.format, reasons[:1]))
 
     @property
     def accuracy_interval(self) -> Interval:
@@ -172,9 +172,9 @@ class AttackResult:
         clean = f"clean {percent(self.clean_accuracy)}"
         number_of = Counter(self.status.tolist())
         if self.threat is None or not self.goal.whole:
-            found, already = number_of[Status.BROKEN], number_of[Status.ALREADY_WRONG]
+            broken, already = number_of[Status.BROKEN], number_of[Status.ALREADY_WRONG]
             attacked = several(count - already, "sample")
-            return [f"{name}: {clean}, {found} of {attacked} led to what was asked for"]
+            return [f"{name}: {clean}, {broken} of {attacked} led to what was asked for"]
         about = f"{name}, {threat_text(self.threat).replace('∞', 'inf')}: {clean}"
         if self.threat.finite:
             robust, interval = percent(self.robust_accuracy), f"(95%: {ends(*self.accuracy_interval)})"

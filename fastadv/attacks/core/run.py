@@ -27,7 +27,7 @@ from fastadv.engine.bound import CleanPass
 from fastadv.engine.precision import no_gradient
 from fastadv.threat import Threat, Through
 
-# by how much the displacement of a point is lengthened, in turn, where the model denies that it is a success
+# factors that lengthen the displacement of a point, in turn, where the model denies that it is a success
 OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
@@ -106,8 +106,8 @@ def run(
         if minimum:
             task = replace(task, threat=within.with_radius(inf))
         rules = rules_of(gradient)
-        for each in rules:
-            each.check(task.x, task.threat)
+        for gradient_rule in rules:
+            gradient_rule.check(task.x, task.threat)
         trial = Trial(classifier, task, from_x)
         followed = partial(follow, rules=rules) if rules else None
         plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, followed)
@@ -223,7 +223,7 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, ve
 
 def _put_back(trial: Trial, record: Record, verdict: Verdict, within: Threat) -> tuple[Verdict, Tensor]:
     """Put samples that are not broken back to x; return the verdict on what is left, and who is broken."""
-    # where rows depend on each other, that changes the verdict on others, of which more may go back in turn
+    # rows may depend on each other: that changes the verdict on others, of which more may go back in turn
     x = trial.problem.x
     while True:
         broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)

@@ -43,7 +43,7 @@ class Samples(Generic[R_co]):
         self.dtype = problem.x.dtype
         self.problem = (problem if whole else problem.take(index)).wide()
         self.aims = self.problem.targets
-        # where all are attacked, in the record's dtype, the best is the record itself until some leave
+        # if all are attacked, in the record's dtype, the best is the record itself until some leave
         self.best = record if whole and record.x_adv.dtype == self.x.dtype else record.take(index)
         self.best.x_adv = self.best.x_adv.to(self.x.dtype)
         self.rows = plan.rows()  # type: ignore[assignment]
@@ -53,9 +53,9 @@ class Samples(Generic[R_co]):
         self._record, self._index, self._places = record, index, index
         self.evaluations = 0
         self.forget()
-        # whether samples never leave, as in a graph
+        # samples never leave, as in a graph
         self.stays = False
-        # whether a point has competed for the best
+        # a point has competed for the best
         self._competed = False
         # the lean way, and whether there is none; where gradients are taken
         self._loop: Any = None
@@ -97,9 +97,9 @@ class Samples(Generic[R_co]):
 
     def forget(self) -> None:
         """Begin anew: no answer is known, and gradient rules remember nothing and draw the same numbers."""
-        # what gradient rules remember: tensors [n, ...]
+        # the memory of gradient rules: tensors [n, ...]
         self.memory: dict[str, Tensor] = {}
-        # of the last look with gradients, for points without finite logits: tensors [n, ...]
+        # the last look with gradients, for points without finite logits: tensors [n, ...]
         self.answer: dict[str, Tensor] = {}
         self._draws = 0
 

@@ -84,8 +84,8 @@ class Search(Samples[R_co]):
     def led(self) -> bool:
         """Whether the steps follow what a criterion of one class raises by default."""
         criterion = self.problem.criterion
-        own = type(criterion) is not Criterion and criterion.outputs == "classes"
-        return own and self.plan.loss == criterion.leading
+        of_criterion = type(criterion) is not Criterion and criterion.outputs == "classes"
+        return of_criterion and self.plan.loss == criterion.leading
 
     def direction(self, points: Tensor) -> Tensor:
         """Return the gradient of the loss of the plan at points that need no verdict."""
@@ -139,10 +139,10 @@ class Search(Samples[R_co]):
 
     def _first_gradient(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `input_gradient` of the loss of the plan, which may find that the search is a rare one."""
-        made = self.input_gradient(points, self.plan.loss)
+        part = self.input_gradient(points, self.plan.loss)
         if self.edge.depth is not None:
             self._loop, self._rare = None, True
-        return made
+        return part
 
     def _follow(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, logits and the gradient that the plan follows."""
@@ -255,22 +255,22 @@ class Search(Samples[R_co]):
     def over(self, problem: Problem, record: Record) -> "Search[R_co]":
         """Return a search like this one over other samples, which writes their best points to `record`."""
         everyone = torch.arange(len(problem.x), device=problem.x.device)
-        made: Search[R_co] = Search(self.classifier, problem, everyone, record, self.plan, self.restart)
-        made.dtype = self.dtype
-        return made
+        part: Search[R_co] = Search(self.classifier, problem, everyone, record, self.plan, self.restart)
+        part.dtype = self.dtype
+        return part
 
     def copied(self, count: int) -> tuple["Search[R_co]", Record]:
         """Return a search of the samples `count` times in a row, and the record that it writes."""
         index = torch.arange(len(self.x), device=self.x.device).repeat(count)
         record = self.best.take(index)
-        made = self.over(self.problem.take(index), record)
-        made._places = self._places[index]
-        return made, record
+        part = self.over(self.problem.take(index), record)
+        part._places = self._places[index]
+        return part, record
 
-    def merge(self, found: Record) -> None:
+    def merge(self, record: Record) -> None:
         """Merge what a search of copies found; with `stop_early` broken samples keep their points."""
         self._competed, success = True, self.best.success
-        self.best.merge(found, ~success if self.plan.stop_early else torch.ones_like(success))
+        self.best.merge(record, ~success if self.plan.stop_early else torch.ones_like(success))
 
     def steps_ahead(self, most: int) -> int:
         """Return how many evaluations, at most so many, lead up to the next at which samples may leave."""
@@ -413,7 +413,7 @@ class Search(Samples[R_co]):
 
 def _finite(logits: Tensor) -> Tensor | None:
     """Return bool [n], whether all logits [n, K] are finite; None where they surely are."""
-    # on a GPU a kernel of torch is launched faster than one of ours
+    # a GPU launches torch's kernel faster than one of ours
     return None if surely_finite(logits) else torch.linalg.vector_norm(logits, torch.inf, dim=1) < torch.inf
 
 

@@ -16,7 +16,7 @@ from fastadv.engine.precision import no_gradient
 from fastadv.errors import InputError
 from fastadv.threat import Linf, Through
 
-# which maps of parameters an attack serves
+# maps of parameters that an attack serves
 Serves = Literal["any", "images", "none"]
 IMAGE = 3  # axes of the parameters of a sample that are an image
 

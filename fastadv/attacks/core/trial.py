@@ -97,7 +97,7 @@ class Trial:
         right = right if at_times is None else right | at_times
         self.correct = right if finite is None else right & finite
         classifier.settle(x)
-        # only now: it may change the layout that the search copy prefers
+        # the search copy is asked only now: it may change the layout that the search copy prefers
         self.problem = problem.seen(classifier.layout(x), clean, crowds)
         # the model gets them right, by finite logits
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
@@ -173,10 +173,10 @@ class Trial:
         if not self.mixes_rows(x_adv, verdict):
             self._report(TWO_ANSWERS)
 
-    def _report(self, flag: str, told: bool = True) -> None:
+    def _report(self, flag: str, in_notes: bool = True) -> None:
         """Flag the result; log it once for a frozen model, unless the caller may have meant it."""
         self.flags = tuple(dict.fromkeys([*self.flags, flag]))
-        if told and flag not in self.classifier.notes:
+        if in_notes and flag not in self.classifier.notes:
             self.classifier.add_note(flag)
             log.warning("attack: %s", flag)
 
@@ -203,7 +203,7 @@ class Trial:
         if verdict.finite is not None:
             failed |= ~verdict.finite
         broken = met & self.attacked if broken is None else broken
-        # of rows that depend on each other the last verdict may be another
+        # rows may depend on each other: the last verdict may be another
         already = self.already & met if self._mixes else self.already
         status = torch.full_like(problem.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
@@ -211,10 +211,10 @@ class Trial:
             value = torch.where(broken, value, self._at_x.loss(problem, loss))
         if within is None and problem.threat.covers(problem.x):
             flag = _wide(problem.threat)
-            self._report(flag, told=flag.endswith("?"))
+            self._report(flag, in_notes=flag.endswith("?"))
         if self._lost:
             about = self._lost, len(status), threat_text(problem.threat), *problem.threat.box
-            self._report(OUTSIDE.format(*about), told=False)
+            self._report(OUTSIDE.format(*about), in_notes=False)
         if bool(failed.any()):
             unusable = int(self.unusable.sum())
             failures = int(((status == Status.FAILED) & ~self.unusable).sum())

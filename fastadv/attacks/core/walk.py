@@ -28,8 +28,8 @@ class Walk:
 
     def rows(self, x_adv: Tensor, x: Tensor, **others: Tensor | None) -> Rows:
         """Return all that has one row a sample; `x_adv` is what the steps change."""
-        each = self.step_size if isinstance(self.step_size, Tensor) and self.step_size.ndim else None
-        named = {"x_adv": x_adv, "x": x, "radius": radii(self.threat), "step_size": each, **others}
+        steps = self.step_size if isinstance(self.step_size, Tensor) and self.step_size.ndim else None
+        named = {"x_adv": x_adv, "x": x, "radius": radii(self.threat), "step_size": steps, **others}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def __call__(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor:
@@ -56,7 +56,7 @@ class Walk:
         x_adv = rows["x_adv"]
         passed = x_adv[:1].expand(self.copies * len(x_adv), *x_adv.shape[1:])
         captures = None if self.name is None else classifier.captures(passed)
-        if captures is None or any(each.shape[:1] != x_adv.shape[:1] for each in rows.values()):
+        if captures is None or any(steps.shape[:1] != x_adv.shape[:1] for steps in rows.values()):
             return None  # which the step refuses in words
         key = self.name, *without_rows(self.threat), None if "step_size" in rows else self.step_size
         graph = captures.take(key, rows, steps)

@@ -137,7 +137,7 @@ class Beyond(Criterion):
         apart = self._apart(outputs, y)
         if not outputs.requires_grad:
             return apart
-        # where outputs are those of y, up to the rounding of another batch, the distance has no gradient
+        # the distance has no gradient at outputs equal to y, up to the rounding of another batch
         rows = _rows(y, y).to(outputs)
         away = _rows(outputs, y) - rows
         alike = away.abs().amax(1) <= torch.finfo(away.dtype).eps ** 0.5 * rows.abs().amax(1)
@@ -152,7 +152,7 @@ class Beyond(Criterion):
         error = (_rows(outputs, y) - _rows(y, y).to(outputs)).double()
         count = torch.full_like(error[:, :1], error.shape[1])
         sums = error.abs().sum(1, keepdim=True), error.square().sum(1, keepdim=True)
-        return {name: (each, count) for name, each in zip(ERRORS, sums, strict=True)}
+        return {name: (total, count) for name, total in zip(ERRORS, sums, strict=True)}
 
     def _apart(self, outputs: Tensor, y: Tensor) -> Tensor:
         by = self.by if callable(self.by) else DISTANCES[self.by]

@@ -43,8 +43,8 @@ def straightened(z: Tensor) -> Tensor:
     # become their logarithms; in [0, 1] and [-1, 1] outputs become those before a sigmoid or tanh; others
     # take the places of as many values of a normal distribution, which no function that rises changes.
     # of two classes the second one tells: the first may be the 0 of one channel
-    told = z.detach()[:, 1:] if z.shape[1] == 2 else z.detach()
-    values = told.flatten(1)
+    wide = z.detach()[:, 1:] if z.shape[1] == 2 else z.detach()
+    values = wide.flatten(1)
     if values.shape[1] < FEWEST:
         return z
     values = values[:, :: -(-values.shape[1] // MOST)].sort(1).values
@@ -73,5 +73,5 @@ def _placed(z: Tensor, values: Tensor) -> Tensor:
     slopes = places.diff() / knots.diff(dim=1).maximum(flat)
     rows = z.flatten(1)
     piece = torch.searchsorted(knots, rows.detach(), right=True).sub(1).clamp(0, PIECES - 1)
-    made: Tensor = places[piece] + (rows - knots.gather(1, piece)) * slopes.gather(1, piece)
-    return made.view_as(z)
+    image: Tensor = places[piece] + (rows - knots.gather(1, piece)) * slopes.gather(1, piece)
+    return image.view_as(z)

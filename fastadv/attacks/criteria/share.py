@@ -55,8 +55,8 @@ class Positions(NamedTuple):
     def weighted(self, weight: Tensor) -> Tensor:
         """Return the mean cross-entropy [B], whose gradient has the weights [B, P] of the positions."""
         # the value has none: weights that fall with success would rank points the wrong way round
-        each = self.cross_entropy()
-        return self.mean(each.detach() + weight * (each - each.detach()))
+        values = self.cross_entropy()
+        return self.mean(values.detach() + weight * (values - values.detach()))
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ class Share(Criterion):
                 raise InputError(
                     f"{name}: expected a position that counts in each sample, got one without; leave it out"
                 )
-            each, of_each = _each(self.positions(outputs, labels))
+            values, of_each = _each(self.positions(outputs, labels))
             counts = (labels != self.ignore).flatten()
-            self.of.check(each[counts], of_each[counts], None)
+            self.of.check(values[counts], of_each[counts], None)
 
     def _labels(self, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return y, or the targets where y counts."""
@@ -238,8 +238,8 @@ class Share(Criterion):
         if type(self.of) is Criterion:
             decided = at.z.max(1).indices  # as argmax, which is several times slower on a CPU
             return ((decided == at.y) if targeted else (decided != at.y)) & at.counts
-        each, y = _each(at)
-        return self.of.met(each, y, y if targeted else None).view_as(at.y) & at.counts
+        values, y = _each(at)
+        return self.of.met(values, y, y if targeted else None).view_as(at.y) & at.counts
 
     def decisions(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         at = self.positions(outputs, self._labels(y, targets))
@@ -258,8 +258,8 @@ class Share(Criterion):
         """Return [B, P], of the criterion at each position."""
         if type(self.of) is Criterion:
             return -at.margins() if targeted else at.margins()
-        each, y = _each(at)
-        return self.of.margin(each, y, y if targeted else None).view(at.y.shape)
+        values, y = _each(at)
+        return self.of.margin(values, y, y if targeted else None).view(at.y.shape)
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         at = self.positions(outputs, y)
@@ -289,9 +289,9 @@ class Share(Criterion):
             order = margins.where(at.counts, -torch.inf).sort(1, descending=True).values
             last = order.gather(1, self._needed(at)[:, None] - 1).squeeze(1).abs()
             unit = torch.minimum(last, UNIT * mean).maximum(mean / 100).clamp_min(LEAST)
-        each = margins / unit[:, None]
-        each = each / (1 + each.abs())
-        return at.mean(torch.where(each > 0, each / 2, each))
+        values = margins / unit[:, None]
+        values = values / (1 + values.abs())
+        return at.mean(torch.where(values > 0, values / 2, values))
 
     def _ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return self.signed(outputs, y, targets, lambda at: at.mean(at.cross_entropy()))
@@ -327,8 +327,8 @@ class Share(Criterion):
         self, outputs: Tensor, y: Tensor, targets: Tensor | None, value: Callable[[Positions], Tensor]
     ) -> Tensor:
         """Return what is to rise: the value away from y, or minus that of the targets."""
-        made = value(self.positions(outputs, self._labels(y, targets)).scaled())
-        return made if targets is None else -made
+        total = value(self.positions(outputs, self._labels(y, targets)).scaled())
+        return total if targets is None else -total
 
     def _masked(self, at: Positions, targets: Tensor | None) -> Tensor:
         """Return the cross-entropy [B, P]; where it has done its work, the largest of a right decision."""

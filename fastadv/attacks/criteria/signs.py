@@ -94,11 +94,11 @@ class Signs(Criterion):
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         labels, name = (y, "y") if targets is None else (targets, "targets")
-        for found in (y, labels):
-            if outputs.shape != found.shape:
+        for tags in (y, labels):
+            if outputs.shape != tags.shape:
                 raise InputError(
                     f"{name}: expected a label for each of the outputs {tuple(outputs.shape)}, "
-                    f"got {tuple(found.shape)}"
+                    f"got {tuple(tags.shape)}"
                 )
         if bool((labels == IGNORED).flatten(1).all(1).any()):
             raise InputError("y: expected a label besides -1 in each sample, got one without; leave it out")
@@ -171,5 +171,5 @@ def _wrong(outputs: Tensor, y: Tensor) -> Tensor:
 
 def _cross_entropy(outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
     labels = y if targets is None else targets
-    each = softplus(_away(outputs, labels)).where(labels.flatten(1) != IGNORED, 0.0).sum(1)
-    return each if targets is None else -each
+    losses = softplus(_away(outputs, labels)).where(labels.flatten(1) != IGNORED, 0.0).sum(1)
+    return losses if targets is None else -losses

@@ -16,10 +16,10 @@ from fastadv.threat import Threat
 MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
 # checkpoints, as shares of the steps: the first interval, by how much each is shorter, the shortest
 DENSE = 0.22, 0.03, 0.06
-# for L1: the interval, the share of coordinates that move first, what counts as sparser, how fast steps
+# L1's numbers: the interval, the share of coordinates that move first, what counts as sparser, how fast steps
 # shrink, and how far
 INTERVAL_L1, DENSITY, SPARSER, SHRINK, LEAST_STEP = 0.04, 0.2, 0.95, 1.5, 0.1
-# what rounding may add to a number of coordinates before it is rounded up
+# an allowance for what rounding adds to a number of coordinates before it is rounded up
 ROUNDING = 1e-6
 
 

@@ -34,9 +34,10 @@ def claim_flags(claims: Mapping[str, int]) -> tuple[str, ...]:
         {reason: count for reason, count in sorted(claims.items()) if count and reason != CLAIMED}
     )
     why = ", ".join(f"{count} {reason}" for reason, count in refuted.items())
-    number, made = refuted.total(), several(claims.get(CLAIMED, 0), "point")
-    told = f"{CLAIMS}{number} of {made} of the attack {'is' if number == 1 else 'are'} no success: {why}"
-    return (told,) * bool(refuted)
+    number, number_claimed = refuted.total(), several(claims.get(CLAIMED, 0), "point")
+    are = "is" if number == 1 else "are"
+    flag = f"{CLAIMS}{number} of {number_claimed} of the attack {are} no success: {why}"
+    return (flag,) * bool(refuted)
 
 
 def is_own(attack: Any) -> bool:
@@ -57,7 +58,7 @@ def posed(
     """Return what was asked of an attack, by what is bound to it under a name, or else by its result."""
     x, ids, goal = batch.x, batch.ids, getattr(out, "goal", None) or ANY_WRONG
     threats = bound("threat"), getattr(out, "threat", None), Named(inf, box, name="the box")
-    threat = next(each for each in threats if isinstance(each, Threat))
+    threat = next(one for one in threats if isinstance(one, Threat))
     criterion = (judged.outputs == "classes" and bound("criterion")) or judged
     targets, mask = (_of_rows(name, bound(name), batch) for name in ("targets", "mask"))
     if targets is not None:
@@ -71,7 +72,7 @@ def posed(
 
 def _of_rows(name: str, values: Any, batch: Any) -> Any:
     """Return the targets or mask bound to an attack, for the samples of a batch; None for what is another."""
-    ids, mask, told = batch.ids, name == "mask", isinstance(values, Tensor)
+    ids, mask, is_tensor = batch.ids, name == "mask", isinstance(values, Tensor)
     try:
         values = torch.as_tensor(values, device=ids.device)
     except (TypeError, ValueError, RuntimeError):  # None, or a word
@@ -81,7 +82,7 @@ def _of_rows(name: str, values: Any, batch: Any) -> Any:
     # the size of a patch and classes to try are words of the attack's own
     usual = values.dtype == torch.bool if mask else values.dtype in INTEGERS
     fits = values.numel() and (mask or not values.ndim or len(values) == len(ids))
-    return values if told or (usual and fits) else None
+    return values if is_tensor or (usual and fits) else None
 
 
 def checked(
@@ -94,18 +95,20 @@ def checked(
     the model as given. A tensor is x_adv, of which each row is claimed. Distances are measured; `spent` are
     the passes where the result tells none.
     """
-    told = _told(name, out, problem)
-    goal, threat, flags = told.get("goal", ANY_WRONG), problem.threat, tuple(told.get("flags", ()))
-    claimed = told.get("success", right).bool() & right
-    if isinstance(threat, Through) and "parameters" not in told and bool(claimed.any()):
+    parts = _parts_of(name, out, problem)
+    goal, threat, flags = parts.get("goal", ANY_WRONG), problem.threat, tuple(parts.get("flags", ()))
+    claimed = parts.get("success", right).bool() & right
+    if isinstance(threat, Through) and "parameters" not in parts and bool(claimed.any()):
         flags, threat = (*flags, NO_PARAMETERS.format(threat.name)), Named(inf, threat.box, name="the box")
     criterion = goal.criterion  # which may be stricter
     if criterion == WRONG or criterion.outputs != problem.criterion.outputs:
         criterion = problem.criterion
-    finite = told["x_adv"].flatten(1).isfinite().all(1)
-    outside, x_adv, distance = _placed(replace(problem, threat=threat), told["x_adv"], told.get("parameters"))
+    finite = parts["x_adv"].flatten(1).isfinite().all(1)
+    outside, x_adv, distance = _placed(
+        replace(problem, threat=threat), parts["x_adv"], parts.get("parameters")
+    )
     inside = ~torch.stack([*outside.values()]).any(0)
-    failed = ~finite | (told.get("status", right) == Status.FAILED)
+    failed = ~finite | (parts.get("status", right) == Status.FAILED)
     success = claimed & inside
     if bool(success.any()):
         model.begin(problem.x, problem.ids)
@@ -115,7 +118,7 @@ def checked(
         if problem.targets is not None:  # of the target's own class no sample is led there
             success &= (problem.targets != problem.y).reshape(len(success), -1).any(1)
     claims[CLAIMED] += int(claimed.sum())
-    claims["denied by the model as given"] += int((claimed & inside & ~success).sum()) * ("success" in told)
+    claims["denied by the model as given"] += int((claimed & inside & ~success).sum()) * ("success" in parts)
     for place, beyond in outside.items():
         claims[f"outside of {place}"] += int((claimed & finite & beyond).sum())
     claims["not finite"] += int((claimed & ~finite).sum())
@@ -123,10 +126,10 @@ def checked(
     same = success & (x_adv == problem.x).flatten(1).all(1)
     status = torch.where(failed, int(Status.FAILED), int(Status.HELD)).masked_fill(success, Status.BROKEN)
     if unknown := type(threat) is Named:
-        distance = told.get("distance", distance)
+        distance = parts.get("distance", distance)
     values = {
         "loss": torch.full_like(distance, nan), "forwards": spent[0], "backwards": spent[1],
-        "zero_gradient": torch.zeros_like(right), **told, "x_adv": x_adv, "success": success | ~right,
+        "zero_gradient": torch.zeros_like(right), **parts, "x_adv": x_adv, "success": success | ~right,
         "status": status.masked_fill(~right | same, Status.ALREADY_WRONG), "flags": flags, "correct": right,
         "distance": distance.float().masked_fill(~success, inf).masked_fill(~right, 0.0),
         "threat": None if unknown else threat, "goal": Goal(criterion, problem.targets, problem.mask),
@@ -134,22 +137,22 @@ def checked(
     return replace(out, **values) if isinstance(out, AttackResult) else AttackResult(**values)
 
 
-def _told(name: str, out: Any, problem: Problem) -> dict[str, Any]:
+def _parts_of(name: str, out: Any, problem: Problem) -> dict[str, Any]:
     """Return the parts that a result has, by name, on the device of x; InputError for other shapes."""
     x = problem.x
-    names = [each.name for each in fields(AttackResult)]
-    told = {part: value for part in names if (value := getattr(out, part, None)) is not None}
+    names = [one.name for one in fields(AttackResult)]
+    parts = {part: value for part in names if (value := getattr(out, part, None)) is not None}
     for part, shape in {"x_adv": x.shape, **dict.fromkeys(PARTS, x.shape[:1])}.items():
-        value = told.get(part, out if part == "x_adv" else None)
+        value = parts.get(part, out if part == "x_adv" else None)
         if isinstance(value, Tensor) and value.shape == shape:
-            told[part] = value.detach().to(x.device)
+            parts[part] = value.detach().to(x.device)
         elif value is not None or part == "x_adv":
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
                 f"{name}: expected an AttackResult, or x_adv, with {part} of shape {tuple(shape)}, got {got}"
             )
-    points = from_bytes(told["x_adv"], problem.threat.box)
-    return told | {"x_adv": points if points.is_floating_point() else points.to(x)}
+    points = from_bytes(parts["x_adv"], problem.threat.box)
+    return parts | {"x_adv": points if points.is_floating_point() else points.to(x)}
 
 
 def _placed(problem: Problem, points: Tensor, parameters: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:

@@ -11,7 +11,7 @@ from fastadv.attacks.core.search import Search
 FULL = {"cpu": 64}
 FULL_ELSEWHERE = 512
 
-# what one run does to a search: (search, numbers) with one number for each equal part of its rows
+# one run of a search: (search, numbers) with one number for each equal part of its rows
 Runs = Callable[[Search, list[int]], None]
 
 
@@ -41,6 +41,6 @@ def _together(search: Search, numbers: list[int], runs: Runs) -> None:
         copies.close()
     except Over:
         pass
-    each = torch.arange(len(record.rank), device=record.rank.device).chunk(len(numbers))
-    for rows in each:
+    chunks = torch.arange(len(record.rank), device=record.rank.device).chunk(len(numbers))
+    for rows in chunks:
         search.merge(record.take(rows))

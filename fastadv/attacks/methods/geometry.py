@@ -33,7 +33,7 @@ def width(threat: Threat) -> float:
     return edge if math.isfinite(edge) else 1.0
 
 
-def told(compare: Callable[..., Tensor], values: Tensor, others: Tensor | float) -> Tensor:
+def as_floats(compare: Callable[..., Tensor], values: Tensor, others: Tensor | float) -> Tensor:
     """Return the answers of torch.ne or its kin as 1 and 0: a.lerp(b, told) is a fast torch.where."""
     answers: Tensor = compare(values, others, out=torch.empty_like(values))
     return answers

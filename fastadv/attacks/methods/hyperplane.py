@@ -47,16 +47,16 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Rivals, crossed: bo
             assert search.problem.bounded is not None
             return bounded_outputs.ways(logits, classes(logits), search.problem.bounded)
 
-        look = each = search.jacobian(points, ways)
+        look = answer = search.jacobian(points, ways)
         lacks, normals = bounded_outputs.normals(
-            look.logits, each.gradients, classes(look.logits), search.problem.bounded
+            look.logits, answer.gradients, classes(look.logits), search.problem.bounded
         )
     else:
-        look = each = search.jacobian(points, lambda logits: gains(logits, search.y, rivals(logits)))
+        look = answer = search.jacobian(points, lambda logits: gains(logits, search.y, rivals(logits)))
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
-        normals = each.gradients
+        normals = answer.gradients
     flat, order = normals.flatten(0, 1), DUAL[search.threat.order]
-    # in float64, where the squares of huge and tiny gradients have room
+    # float64, in which the squares of huge and tiny gradients have room
     sizes = norm(flat.double() if order == 2 else flat, order).view(normals.shape[:2])
     distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
     distance, place = distances.to(normals.dtype).min(1)
@@ -92,5 +92,5 @@ def largest_others(logits: Tensor, y: Tensor, classes: int | None) -> Tensor:
 def gains(logits: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
     """Return [n, C, K]: the directions in which a rival's logit gains on that of the label."""
     zeros = logits.new_zeros(*rivals.shape, logits.shape[1])  # torch's one_hot reads values
-    own = y[:, None, None].expand(*rivals.shape, 1)
-    return zeros.scatter(2, rivals[:, :, None], 1.0).scatter_add(2, own, -torch.ones_like(zeros[..., :1]))
+    labels = y[:, None, None].expand(*rivals.shape, 1)
+    return zeros.scatter(2, rivals[:, :, None], 1.0).scatter_add(2, labels, -torch.ones_like(zeros[..., :1]))

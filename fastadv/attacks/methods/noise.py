@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks.core import Rows, Rule, Search
 from fastadv.attacks.core.points import rounded
-from fastadv.attacks.methods.geometry import farthest, like, norm, told, where_rows
+from fastadv.attacks.methods.geometry import as_floats, farthest, like, norm, where_rows
 from fastadv.ops import project_l0
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
@@ -20,11 +20,11 @@ Draw = Callable[[int, int, Tensor, int], Tensor]
 # (search, noise [n, C, ...], sizes [n, C]) -> points [n, C, ...]
 Grow = Callable[[Search, Tensor, Tensor], Tensor]
 
-# by what share a noise has to become smaller to be worth a query
+# the share by which a noise has to become smaller to be worth a query
 WORTH = 1e-3
-# by what share of the distance between two sizes each level shifts its sizes: they soon lie dense
+# the share of the distance between two sizes by which a level shifts its sizes: they soon lie dense
 GOLDEN = (math.sqrt(5) - 1) / 2
-# how often a scale is corrected for what the box cuts off
+# corrections of a scale for what the box cuts off
 CORRECTIONS = 4
 
 
@@ -73,14 +73,14 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
         shares = steps / (repetitions + 1)
         for level in range(1, levels + 1):
             step = torch.ones_like(rows.size) if noise.whole else WORTH * rows.size
-            found = rows.size.isfinite()
-            narrows = found & (rows.size - rows.low > step)
+            broken = rows.size.isfinite()
+            narrows = broken & (rows.size - rows.low > step)
             less, inside = rows.size - step, rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
             spread = rows.most[:, None] * (steps - (level - 1) * GOLDEN % 1) / repetitions
             spread = torch.where(rows.limited[:, None], rows.most[:, None], spread)
             if noise.whole:
                 inside, spread = inside.floor(), spread.ceil()
-            sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
+            sizes = torch.where(broken[:, None], less[:, None], spread).where(~narrows[:, None], inside)
             count, shape = repetitions * search.x[0].numel(), (len(sizes), repetitions, *search.x.shape[1:])
             fresh = noise.draw(count, seed, search.ids, level).to(rows.noise.dtype).view(shape)
             tried = where_rows(narrows, rows.noise.unsqueeze(1), fresh)
@@ -96,9 +96,9 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
 
 def _within(search: Search[Sizes], points: Tensor) -> Tensor:
     """Return the points [n, C, ...] in the ball of size `rows.most`, which rounding may have left."""
-    each = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1])
+    rows_of = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1])
     ball = search.threat.resized(search.rows.most)
-    inside = ball.take(each).project(points.flatten(0, 1), search.x[each]).view_as(points)
+    inside = ball.take(rows_of).project(points.flatten(0, 1), search.x[rows_of]).view_as(points)
     return inside if search.dtype == inside.dtype else rounded(inside, search.x.to(search.dtype), ball)
 
 
@@ -138,13 +138,13 @@ def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:
 
 def ends(search: Search, noise: Tensor) -> Tensor:
     """Return [n, C, ...], the ends of the box that the signs of the noise name, and x outside the mask."""
-    beyond = told(torch.gt, noise, 0).sub_(0.5).mul_(torch.inf)
+    beyond = as_floats(torch.gt, noise, 0).sub_(0.5).mul_(torch.inf)
     return search.problem.masked(beyond.clamp_(*search.threat.box))
 
 
 def flipped(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
     """Return x [n, C, ...] with the `sizes` [n, C] coordinates of the largest noise at the `ends`."""
     x, points = search.x.unsqueeze(1), ends(search, noise)
-    loud = told(torch.ne, points, x).mul_(noise).flatten(0, 1)
+    loud = as_floats(torch.ne, points, x).mul_(noise).flatten(0, 1)
     kept = project_l0(loud, torch.zeros_like(loud), sizes.flatten(), NO_BOX)
     return x.lerp(points, kept.ne_(0).view_as(points))

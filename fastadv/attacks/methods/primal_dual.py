@@ -11,7 +11,7 @@ from fastadv.attacks.core import GradientLook, Search
 from fastadv.attacks.methods.adam import Moments
 from fastadv.attacks.methods.geometry import like, width
 
-# of the primal and the dual variables: the first step, and the last one over it
+# steps of the primal and the dual variables: the first, and the last one over it
 STEP, LAST_STEP = 0.1, 0.01
 DUAL_STEP, LAST_DUAL_STEP = 0.1, 0.1
 # the first weight of the distance over that of the loss, and the least and the inverse of the largest

@@ -23,7 +23,7 @@ Noise = Callable[[Search, int], Tensor]
 
 # queries that look for a start at most, as in the code of HopSkipJump's authors
 LOOKS = 10_000
-# how far blends lie on the way from x to the noise
+# places of blends on the way from x to the noise
 BLENDS = (1.0, 0.5)
 
 
@@ -100,10 +100,10 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
         rows.points = look.seen
         return queries - 1
     rows.points, rows.left = search.x.clone(), torch.zeros_like(search.ids)
-    found, cost = torch.zeros_like(search.ids, dtype=torch.bool), 1
+    started, cost = torch.zeros_like(search.ids, dtype=torch.bool), 1
     # samples that have a start wait for the others
     others = search.over(search.problem, search.best)
-    others.rows.place = torch.arange(len(found), device=found.device)
+    others.rows.place = torch.arange(len(started), device=started.device)
     try:
         for draw in count():
             candidates = noise(others, draw)[:, :queries]
@@ -114,14 +114,14 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
             look = others.decide(candidates)
             nearest = others.distance(look.seen).masked_fill(~look.adversarial, math.inf).argmin(1)
             place = others.rows.place
-            new = look.adversarial.any(1) & ~found[place]
+            new = look.adversarial.any(1) & ~started[place]
             rows.points[place[new]], rows.left[place[new]] = look.seen[new, nearest[new]], left
-            found[place[new]] = True
-            others.leave(found[place])
+            started[place[new]] = True
+            others.leave(started[place])
         others.close()
     except Over:
         pass
-    search.leave(~found)
+    search.leave(~started)
     return queries - cost
 
 
@@ -134,7 +134,7 @@ def spend(search: Search[Starts], cost: int, left: int) -> int:
 
 def to_boundary(search: Search[Starts], halvings: int, left: int, straight: bool = False) -> int:
     """Move the adversarial `rows.points` onto the boundary, by bisection; return what is `left`."""
-    # in Linf they are clipped to smaller balls, unless the way is to be `straight`
+    # blends in Linf are clipped to smaller balls, unless the way is to be `straight`
     rows = search.rows
     left = spend(search, halvings, left)
     rows.far = rows.points
@@ -169,21 +169,21 @@ def begin(search: Search, starts: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the first points [n, ...], and bool [n], which of them come from `starts`, [B, ...]."""
     # Where the caller's points meet the boundary, and at x where they are not adversarial; on restarts at a
     # random point within half the distance of the nearest success.
-    given = torch.zeros_like(search.ids, dtype=torch.bool)
+    started = torch.zeros_like(search.ids, dtype=torch.bool)
     if search.restart:
-        return _anywhere(search), given
+        return _anywhere(search), started
     if starts is None:
-        return search.x.clone(), given
+        return search.x.clone(), started
     far = search.problem.masked(search.per_sample(starts).to(search.x.dtype))
     look = search.decide(far)
-    given, points = look.adversarial, look.seen
+    started, points = look.adversarial, look.seen
     low, high = search.full(0.0), search.full(1.0)
     for _ in range(HALVINGS):
         share = (low + high) / 2
         look = search.decide(_between(search, far, share))
         low, high = torch.where(look.adversarial, low, share), torch.where(look.adversarial, share, high)
         points = torch.where(like(look.adversarial, points), look.seen, points)
-    return torch.where(like(given, points), points, search.x), given
+    return torch.where(like(started, points), points, search.x), started
 
 
 def _between(search: Search, far: Tensor, share: Tensor) -> Tensor:

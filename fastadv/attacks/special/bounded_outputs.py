@@ -27,10 +27,10 @@ END, CROWD, SPAN = 0.1, 0.5, 0.2  # of a known interval: what is near an end; th
 # be there, and the smaller one where some are at either end
 MOST, NEAR = 0.7, 0.02  # of another: the share of outputs at one end, and of the range what is near it
 LEAST = 1e-7  # the distance from an end that float32 still tells
-# of the way from a sample to another; outputs of each whose gradients are compared there
+# shares of the way from a sample to another; outputs of each whose gradients are compared there
 BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
-# what is near an end of a range; the mean share of the outputs of a class that makes a look due, and that of
-# all that the sign asks for; how small their gradients are
+# the closeness to an end of a range; the mean share of the outputs of a class that makes a look due, and
+# that of all that the sign asks for; how small their gradients are
 CLOSE, DUE, DUE_ALL, SMALL = 0.05, 0.07, 0.03, 0.25
 ONE = 1e-5  # how far a sum of probabilities is from 1 in float32, as in AutoAttack
 FEW, LIMIT = 16, 0.6  # rows, of fewer nothing is said; the sign is above the limit
@@ -56,8 +56,8 @@ def bounded(logits: Tensor) -> Tensor | None:
     unit, symmetric = (_crowded(rows, start) for start in (0, -1))
     symmetric &= ~unit
     unknown = at_an_end & ~unit & ~symmetric
-    found = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
-    return found if bool(found.any()) else None
+    kind = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
+    return kind if bool(kind.any()) else None
 
 
 def _crowded(rows: Tensor, start: int) -> Tensor:
@@ -75,10 +75,10 @@ def met_bounded(classifier: Prepared, logits: Tensor) -> Tensor | None:
     """Return `bounded` of a batch in training. Reading waits for a GPU: there the first batch decides."""
     if classifier in _straight:
         return None
-    found = bounded(logits) if bool(may_crowd(logits)) else None
-    if found is None and waits(logits.device):
+    kind = bounded(logits) if bool(may_crowd(logits)) else None
+    if kind is None and waits(logits.device):
         _straight.add(classifier)
-    return found
+    return kind
 
 
 def _ends(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +113,7 @@ def unbent(
         """Return [n, C, K]: what is to rise and, where both are to count alike, what is to fall."""
         before, steep = inverse(logits, interval)
         by = losses.loss_and_grad(before, y, loss, aims, not exact)[1] * steep
-        # no factor leaves half precision
+        # every factor stays in half precision
         sizes.append(by.abs().amax(1).clamp_min(torch.finfo(by.dtype).tiny))
         by = by / sizes[0][:, None]
         if not bool(apart.any()):
@@ -187,7 +187,7 @@ def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> flo
     # each class may have an interval of its own
     intervals = [torch.stack([end.expand(logits.shape[1]) for end in (ends.amin(), ends.amax())])]
     intervals += [torch.stack([ends.amin(0), ends.amax(0)])]
-    due = [each for each in intervals if _crowds(logits, each)]
+    due = [interval for interval in intervals if _crowds(logits, interval)]
     if not due:
         return 0.0
     directions = torch.nn.functional.one_hot(order, logits.shape[1]).to(logits)
@@ -199,8 +199,8 @@ def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> flo
         return 0.0
     moved = intervals[1][0] < intervals[1][1]  # of (0, z) the second
     sizes = sizes.double().where(moved[order], torch.nan)
-    told = _log_probabilities(logits)
-    return max(_falls_off(logits, sizes, order, each, told) for each in due)
+    in_logs = _log_probabilities(logits)
+    return max(_falls_off(logits, sizes, order, interval, in_logs) for interval in due)
 
 
 def _crowds(logits: Tensor, interval: Tensor) -> bool:
@@ -211,32 +211,33 @@ def _crowds(logits: Tensor, interval: Tensor) -> bool:
 def _log_probabilities(logits: Tensor) -> bool:
     """Return whether the exponentials of each finite row add up to 1, but for their rounding."""
     rows = logits[logits.isfinite().all(1)]
-    held = (each for each in (torch.bfloat16, torch.float16) if torch.equal(rows.to(each).to(rows), rows))
+    halves = (torch.bfloat16, torch.float16)
+    held = (dtype for dtype in halves if torch.equal(rows.to(dtype).to(rows), rows))
     slack = max(ONE, 4 * torch.finfo(next(held, torch.float32)).eps)
     return bool(((rows.double().exp().sum(1) - 1).abs() <= slack).all())
 
 
-def _falls_off(logits: Tensor, sizes: Tensor, order: Tensor, interval: Tensor, told: bool) -> float:
+def _falls_off(logits: Tensor, sizes: Tensor, order: Tensor, interval: Tensor, in_logs: bool) -> float:
     low, high, kept = interval[0][order], interval[1][order], sizes.isfinite()
     place, sizes = ((logits.gather(1, order) - low) / (high - low))[kept], sizes[kept]
     if not len(sizes):  # no gradient is finite
         return 0.0
-    found = [0.0]
+    falls = [0.0]
     middle = sizes[(place - 0.5).abs() < 0.4]
     usual = float(middle.median() if len(middle) else sizes.max())
-    for end in (place, *[1 - place] * (not told)):
+    for end in (place, *[1 - place] * (not in_logs)):
         near = end <= CLOSE
         if (
             int(near.sum()) > DUE_ALL * near.numel()
             and (small := float(sizes[near].median())) < SMALL * usual
         ):
             # exactly nothing has no order
-            found.append(1.0 if small < 1e-3 * usual else _rank_correlation(end[near], sizes[near]))
-    return max(found)
+            falls.append(1.0 if small < 1e-3 * usual else _rank_correlation(end[near], sizes[near]))
+    return max(falls)
 
 
 def _rank_correlation(one: Tensor, other: Tensor) -> float:
-    ranks = torch.stack([each.argsort().argsort().double() for each in (one, other)])
+    ranks = torch.stack([values.argsort().argsort().double() for values in (one, other)])
     return float(torch.corrcoef(ranks)[0, 1])
 
 

@@ -63,8 +63,8 @@ def inside(points: Tensor, depth: float | Tensor, box: Box) -> Tensor:
     """Return points [n, ...] that are at least so far inside the box, a number or [n] of its widths."""
     width = box[1] - box[0]
     width = width if math.isfinite(width) else 1.0
-    each = like(depth, points) if isinstance(depth, Tensor) else torch.full((), depth, device=points.device)
-    low, high = (box[0] + width * each).to(points), (box[1] - width * each).to(points)
+    depths = like(depth, points) if isinstance(depth, Tensor) else torch.full((), depth, device=points.device)
+    low, high = (box[0] + width * depths).to(points), (box[1] - width * depths).to(points)
     return torch.clamp(points, low, high)
 
 

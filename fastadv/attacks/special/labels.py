@@ -103,13 +103,15 @@ def label_flags(right: int, count: int, classes: int = 0) -> tuple[str, ...]:
     """Return a flag where no sample was right before the attack, or fewer than by chance among `classes`."""
     if not right:
         who, wrong = "all {} were" if count > 1 else "the sample was", "misclassified" if classes else "wrong"
-        told = f"{who.format(count)} {wrong} before the attack: nothing was attacked"
-    # of a thousand batches of guesses, one has so few
+        warning = f"{who.format(count)} {wrong} before the attack: nothing was attacked"
+    # one in a thousand batches of guesses has so few
     elif 0 < right * classes < count and clopper_pearson(right, count, level=0.998).high < 1 / classes:
-        told = f"{right} of {count} were right before the attack, fewer than chance, 1 in {classes}, allows"
+        warning = (
+            f"{right} of {count} were right before the attack, fewer than chance, 1 in {classes}, allows"
+        )
     else:
         return ()
-    return (f"{LABELS}{told}; are labels and model of one kind?",)
+    return (f"{LABELS}{warning}; are labels and model of one kind?",)
 
 
 def warn_of_probabilities(outputs: Tensor, kind: str = "any", reads: bool = True) -> None:

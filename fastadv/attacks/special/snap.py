@@ -18,9 +18,9 @@ def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Te
 
 
 @cache
-def _sides(threshold: float, own: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
+def _sides(threshold: float, dtype: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
     """Return the least number that all dtypes find at the threshold or above, and the largest none does."""
-    coarse = _coarsest(own, *dtypes)
+    coarse = _coarsest(dtype, *dtypes)
     edges = [float(torch.tensor(threshold, dtype=dtype, device="cpu")) for dtype in dtypes]
     at, below = (torch.tensor(edge, dtype=coarse, device="cpu") for edge in (max(edges), min(edges)))
     if float(at) < max(edges):

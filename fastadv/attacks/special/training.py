@@ -15,16 +15,16 @@ from fastadv.engine.copying.reach import modules_in
 
 # writes into a weight by one step of an optimizer, at most; and calls that came a step apart, which tell
 WRITES, STEPS = 8, 3
-# of the part with a model's last weight: the weight's version, and how many calls in a row came a step apart
+# the part with a model's last weight: that weight's version, and how many calls in a row came a step apart
 _seen: "WeakKeyDictionary[nn.Module, tuple[float, float]]" = WeakKeyDictionary()
-# whether the caller moves every image, also those that an attack leaves alone
+# the caller moves every image, also those that an attack leaves alone
 moves_all: ContextVar[bool] = ContextVar("moves_all", default=False)
 
 
-def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
+def warn_of_training(attack: str, arguments: Mapping[str, Any]) -> None:
     """Warn once for a model in training mode with gradients, or with a step between each of four calls."""
-    model = given["model"]
-    if isinstance(model, Frozen) and "ids" not in given:  # with which this library calls
+    model = arguments["model"]
+    if isinstance(model, Frozen) and "ids" not in arguments:  # with which this library calls
         model = model.source
     if isinstance(model, Prepared) or moves_all.get():
         return
@@ -36,9 +36,9 @@ def warn_of_training(attack: str, given: Mapping[str, Any]) -> None:
     before, steps = _seen.get(part, (inf, 0.0))
     steps = steps + 1 if 0 < version(weight) - before <= WRITES else min(steps, 0.0)
     learns = part.training and weight.grad is not None
-    told = learns or steps == STEPS
-    _seen[part] = version(weight), -inf if told else steps  # -inf stays
-    if not told or steps == -inf:
+    warned = learns or steps == STEPS
+    _seen[part] = version(weight), -inf if warned else steps  # -inf stays
+    if not warned or steps == -inf:
         return
     sign = "is in training mode and has gradients" if learns else "takes a step of training between calls"
     warn(

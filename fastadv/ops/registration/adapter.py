@@ -66,9 +66,9 @@ def over_layouts(
     def call(args: Sequence[Any], last: bool = False) -> None:
         views = [*args, *defaults[len(args) :]]  # the dispatcher leaves out trailing defaults
         for i in optional:
-            if (given := views[i]) is not None:
-                order = torch.channels_last if last and given.dim() == 4 else torch.contiguous_format
-                views[i] = given.contiguous(memory_format=order)
+            if (view := views[i]) is not None:
+                order = torch.channels_last if last and view.dim() == 4 else torch.contiguous_format
+                views[i] = view.contiguous(memory_format=order)
         for i in lists:
             views[i] = [tensor.contiguous() for tensor in args[i]]
         for i in loose:

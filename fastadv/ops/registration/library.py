@@ -249,8 +249,8 @@ def launch(kernel: Callable[..., None], *args: Any) -> None:
 def _written(card: OpCard, *args: Any) -> None:
     """Write what the op returns for the arguments into the results before them."""
     count = card.signature.results
-    made = op(card.name)(*args[count:])
-    for result, value in zip(args[:count], (made,) if count == 1 else made or (), strict=True):
+    values = op(card.name)(*args[count:])
+    for result, value in zip(args[:count], (values,) if count == 1 else values or (), strict=True):
         result.copy_(value)
 
 

@@ -102,7 +102,7 @@ def project(out, x_adv, grad, x, cols, ascent, radius, lo, hi, BLOCK: tl.constex
             searching = (close == 0) & (middle > below) & (middle < above) & (rounds < _ROUNDS)
         newton = threshold + (norm - radius) / falling
         threshold = tl.where((newton >= below) & (newton <= above), newton, above)
-        # where nothing may be kept, nothing is, to the last bit
+        # nothing is kept that may not be, to the last bit
         threshold = tl.where(radius > 0, threshold, top)
 
     for first in range(0, cols, BLOCK):
@@ -202,6 +202,6 @@ def project_row(out, last, rest, radius, lo, hi, row):
         ).to(tl.float64)  # fmt: skip
         near = tl.where((near >= 0) & (near <= top), near, 0.0)
         threshold = _solve(near, top, radius, _ROUNDS, 1e-16, bounds, row)
-        # where nothing may be kept, nothing is, to the last bit
+        # nothing is kept that may not be, to the last bit
         threshold = tl.where(radius > 0, threshold, top)
     _row.fold(_write, 0, (out, (threshold, last, rest, lo, hi, row[2])), row)

@@ -119,7 +119,7 @@ def gathered_product(
     for first in range(0, depth, BLOCK):
         place = first + tl.arange(0, BLOCK)
         real = place < depth
-        # where the tile lies within one tap, pixels are a matter of rows alone
+        # pixels of a tile within one tap are a matter of rows alone
         tap = (first if WHOLE else place) // channels
         channel = place - tap * channels
         tap_y = tap // count_x
@@ -209,8 +209,8 @@ def up_kernel(
     value = _elu(value) if KIND == "elu" else 1 / (1 + tl.exp(-value))
     if KIND == "gradient":
         # of the squared distance to x [B, C, H, H], by what goes into the sigmoid
-        own = (ahead * size + pixel)[:, None] + column[None, :] * out_side * out_side
-        value = 2 * (value - tl.load(x + first * size + own, mask=mask, other=0.0)) * value * (1 - value)
+        target = (ahead * size + pixel)[:, None] + column[None, :] * out_side * out_side
+        value = 2 * (value - tl.load(x + first * size + target, mask=mask, other=0.0)) * value * (1 - value)
     at = (ahead * size + pixel * pixel_stride)[:, None] + column[None, :] * channel_stride
     store(out + k * class_stride + first * size, at, rounded(value, out.dtype.element_ty), mask)
 

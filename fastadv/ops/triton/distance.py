@@ -53,5 +53,5 @@ def distance_kernel(
 
 def launch(out: Tensor, inside: Tensor, x_adv: Tensor, x: Tensor, order: float, lo: float, hi: float) -> None:
     points, center = in_one_layout(x_adv, x)
-    given = points, center, points[:1].numel(), order, lo, hi, KINDS.get(order, "power")
-    start_rows(distance_kernel, out, inside.view(torch.uint8), *given)
+    arguments = points, center, points[:1].numel(), order, lo, hi, KINDS.get(order, "power")
+    start_rows(distance_kernel, out, inside.view(torch.uint8), *arguments)

@@ -35,8 +35,8 @@ def _verdict(row, classes, label, BLOCK: tl.constexpr):
         index = tl.where(larger, at, index)
         rival = tl.where(mask & (at != label) & (z > rival), z, rival)
     finite = tl.max(broken) == 0
-    found = tl.min(tl.where(top == tl.max(top), index, 2**31 - 1))
-    return finite, found, tl.max(rival) - tl.load(row + label)
+    decision = tl.min(tl.where(top == tl.max(top), index, 2**31 - 1))
+    return finite, decision, tl.max(rival) - tl.load(row + label)
 
 
 @triton.jit
@@ -53,10 +53,10 @@ def judge_kernel(
         return
     label = tl.load(labels + number)
     valid = (label >= 0) & (label < classes)
-    finite, found, margin = _verdict(logits + number * classes, classes, tl.where(valid, label, 0), BLOCK)
-    met = found != label
+    finite, decision, margin = _verdict(logits + number * classes, classes, tl.where(valid, label, 0), BLOCK)
+    met = decision != label
     if targets is not None:
-        met = found == tl.load(targets + number)
+        met = decision == tl.load(targets + number)
     met = met & finite & valid
     rank = tl.load(loss + number)
     if MARGIN:
@@ -94,7 +94,7 @@ def judge_kernel(
         point = load(x_adv, at, mask)
         if grad is not None:
             along = load(grad, at, mask)
-            # in the order of the bits without the sign, NaN comes last
+            # the order of the bits without the sign, NaN comes last
             most = tl.maximum(most, along.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
         if wins:
             store(best_x, at, point, mask)
@@ -114,7 +114,7 @@ def launch(
     x: Tensor | None = None, radius: float = 0.0, step_size: float = 0.0, lo: float = 0.0, hi: float = 0.0,
     radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
-    optional = [each for each in (grad, x) if each is not None]
+    optional = [tensor for tensor in (grad, x) if tensor is not None]
     best, points, *others = in_one_layout(best_x, x_adv, *optional)
     along, center = None if grad is None else others[0], None if x is None else others[-1]
     written = best_rank, best_success, not_finite, steepest, ranks, success
@@ -129,6 +129,6 @@ def launch(
         step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows), margin_at_zero, stop,
         triton.next_power_of_2(ranks.shape[1]),
     )  # fmt: skip
-    for given, made in zip((best_x, x_adv, *written), (best, points, *values), strict=True):
-        if made is not given:
-            given.copy_(made)
+    for target, result in zip((best_x, x_adv, *written), (best, points, *values), strict=True):
+        if result is not target:
+            target.copy_(result)

@@ -51,7 +51,7 @@ def launch(
     if out.numel() == 0:
         return
     target, *inputs = _common.common_layout(out, x_adv, grad, x)
-    # without values a row the batch is one long row, and short samples waste no lanes
+    # a batch without values a row is one long row, and short samples waste no lanes
     rows = 1 if radius_rows is None and step_size_rows is None else len(out)
     cols = out.numel() // rows
     wide = width(linf_step_kernel, out.device, Width(_common.WIDTH, 4))

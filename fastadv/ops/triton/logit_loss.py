@@ -80,10 +80,10 @@ def _softplus(gap):
 
 
 @triton.jit
-def _ce(row, classes, aim, own, rate, direction: tl.constexpr, BLOCK: tl.constexpr):
+def _ce(row, classes, aim, at_label, rate, direction: tl.constexpr, BLOCK: tl.constexpr):
     """Return (loss, largest other logit, factor of exp(rate * (z - largest)), gradient at the aim)."""
     top, others = _rest(row, classes, aim, rate, BLOCK)
-    gap = _times(top.to(tl.float64) - own.to(tl.float64), rate) + tl.log(others)
+    gap = _times(top.to(tl.float64) - at_label.to(tl.float64), rate) + tl.log(others)
     # their digits are kept where p_aim is near 1
     loss, wrong = _softplus(gap)
     missing = tl.full((), 1.0, tl.float64) if direction else _times(wrong, rate)
@@ -107,13 +107,13 @@ def logit_loss_kernel(
     usable = valid & _finite(row, classes, BLOCK)
     label = tl.where(valid, label, 0).to(tl.int32)
     aim = tl.where(valid, aim, 0).to(tl.int32)
-    own = load(row, aim, valid)
+    at_label = load(row, aim, valid)
 
     if KIND == "ce" or KIND == "ce_sharp":
         rate = None
         if KIND == "ce_sharp":
             rate = _rate(row, classes, BLOCK)
-        loss, top, scale, at_aim = _ce(row, classes, aim, own, rate, DIRECTION, BLOCK)
+        loss, top, scale, at_aim = _ce(row, classes, aim, at_label, rate, DIRECTION, BLOCK)
         for first in range(0, classes, BLOCK):
             at = first + tl.arange(0, BLOCK)
             value = scale * tl.exp(_times(load(row, at, at < classes) - top, rate))
@@ -128,15 +128,15 @@ def logit_loss_kernel(
         rival, other = _largest(row, classes, aim, aim, aim, BLOCK)
         up = other
         down = aim
-        loss = rival - own
+        loss = rival - at_label
         if targets is not None:
             up = aim
             down = other
-            loss = own - rival
+            loss = at_label - rival
         if KIND == "dlr":
             if targets is not None:
                 down = label
-                loss = own - load(row, label, valid)
+                loss = at_label - load(row, label, valid)
             z0, o0 = _largest(row, classes, -1, -1, -1, BLOCK)
             _, o1 = _largest(row, classes, o0, o0, o0, BLOCK)
             z2, o2 = _largest(row, classes, o0, o1, o1, BLOCK)

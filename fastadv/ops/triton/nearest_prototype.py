@@ -73,13 +73,13 @@ def _distances(row, prototypes, bias, first, count, cols, PROTOTYPES: tl.constex
     total = tl.zeros((PROTOTYPES, BLOCK), tl.float64)
     for block in range(0, cols, BLOCK):
         c = block + tl.arange(0, BLOCK)
-        own = tl.load(
+        point = tl.load(
             prototypes + s.to(tl.int64)[:, None] * cols + c[None, :],
             mask=(s < count)[:, None] & (c < cols)[None, :],
             other=0.0,
         )
         value = tl.load(row + c, mask=c < cols, other=0.0)
-        apart = tl.where((c < cols)[None, :], value.to(tl.float64)[None, :] - own.to(tl.float64), 0.0)
+        apart = tl.where((c < cols)[None, :], value.to(tl.float64)[None, :] - point.to(tl.float64), 0.0)
         total += apart * apart
     offset = tl.load(bias + s, mask=s < count, other=0.0)
     return tl.where(s < count, tl.sum(total, 1) + offset.to(tl.float64), float("inf")), s

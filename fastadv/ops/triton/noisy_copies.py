@@ -44,9 +44,9 @@ def launch(
 ) -> None:  # fmt: skip
     cols = levels[0].numel() if len(levels) else 0
     programs = len(rows) * triton.cdiv(cols, WIDTH)
-    given = (levels, rows, ids, draws, table)
+    tables = (levels, rows, ids, draws, table)
     keys = _philox.seeded(seed, 0)[:2]
     start(
-        noisy_copies_kernel, programs, out, *(each.contiguous() for each in given), cols, center, step, *keys,
-        TABLE=table.shape[0].bit_length() - 1, BLOCK=WIDTH,
+        noisy_copies_kernel, programs, out, *(part.contiguous() for part in tables), cols, center,
+        step, *keys,        TABLE=table.shape[0].bit_length() - 1, BLOCK=WIDTH,
     )  # fmt: skip

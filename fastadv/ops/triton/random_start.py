@@ -87,6 +87,6 @@ def launch(
     radius_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
     rest = ids.contiguous(), radius, lo, hi, _common.rows64(radius_rows), *_philox.seeded(seed, draw), norm
-    # which word an element takes depends on the order
+    # the word of an element depends on the order
     # wider blocks spill registers on sm_90
     _common.over_rows(random_start_kernel, out, (x,), *rest, ordered=True, block=512)

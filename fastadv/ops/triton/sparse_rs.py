@@ -82,6 +82,6 @@ def launch(
     out: Tensor, best: Tensor, x: Tensor, ids: Tensor, leaving: Tensor, count: Tensor, lo: float, hi: float,
     seed: int, draw: int, mask: Tensor | None = None,
 ) -> None:  # fmt: skip
-    rows = (each.contiguous() for each in (ids, leaving, count))
+    rows = (counts.contiguous() for counts in (ids, leaving, count))
     rest = lo, hi, None if mask is None else mask.contiguous(), *_philox.seeded(seed, draw)
     over_rows(sparse_rs_kernel, out, (best, x), *rows, *rest, ordered=True, block=512)

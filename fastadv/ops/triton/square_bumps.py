@@ -60,7 +60,7 @@ def _measured(best, x, bumps, sign, window, other, pixels, width, NORM: tl.const
     length = _root(tl.sum(old), NORM)
 
     size = tl.zeros((BLOCK,), tl.float64)
-    # from the first pixel of the window's first row
+    # counted from the first pixel of the window's first row
     begin = window[0] * width
     for first in range(begin, begin + window[2] * width, BLOCK):
         at = first + tl.arange(0, BLOCK)
