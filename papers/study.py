@@ -14,11 +14,10 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
-from fastadv.runs.description import describe
 from fastadv.runs.files import read_json, write_json, write_text
-from fastadv.runs.folder import Keeper
-from fastadv.runs.identity import check_same
+from fastadv.runs.identity import check_same, describe
 from fastadv.runs.record import CHECKPOINT
+from fastadv.runs.work import Keeper
 
 CPU, NO_BOX = torch.device("cpu"), (-math.inf, math.inf)
 RESULTS, REPORT, WEIGHTS = "results.json", "report.md", "model.safetensors"

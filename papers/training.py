@@ -19,8 +19,8 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import plain
+from fastadv.runs.work import Keeper
 from papers import command as c
 from papers import study
 from papers.text import in_markdown, percent

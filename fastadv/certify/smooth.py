@@ -1,7 +1,7 @@
 """Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from os import PathLike
 from pathlib import Path
@@ -18,21 +18,22 @@ from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.data._batches import batches
-from fastadv.data.content import describe_shared
+from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.arguments import check_input
+from fastadv.engine.prepare import answers
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops._rows import check_column
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.description import check_described, describe
-from fastadv.runs.files import load_tensors, save_tensors, seal
-from fastadv.runs.folder import Keeper
+from fastadv.runs.files import seal
+from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
+from fastadv.runs.work import Keeper
 from fastadv.threat import L2
 
 PART = 16  # images of a part, which a run keeps as soon as they are certified
@@ -118,19 +119,19 @@ def smooth(
         config = {**rule, "limit": limit}
         if noise.box != UNIT:
             config["box"] = L2(math.inf, noise.box).describe()["box"]
-        if kept := run_dir is not None or processes.world() > 1:
+        parts = torch.split(first_samples(dataset, limit, tell=True), PART)
+        x, _, ids = next(batches(dataset, PART, order=parts[0], workers=0, box=box))
+        if run_dir is not None or processes.world() > 1:
+            used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
+            config |= {**FORMAT, "data": describe_data(used), "identity": identity}
             config["model"] = describe(prepared, identity=identity)
-            check_described(config)
-    if kept:
-        used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
-        config["data"] = describe_shared(used, run_dir, identity)
+            if identity is None:
+                config[ANSWERS] = answers(prepared, x, ids)
     if processes.world() > 1:
-        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
+        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume}, agree)
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
-    parts = torch.split(first_samples(dataset, limit, tell=True), PART)
-    # images off the grid are refused before the folder is that of this run
-    first = smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0, box=box))[0])
+    first = smoothed.levels(x)  # images off the grid are refused before the folder is that of this run
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
@@ -138,22 +139,16 @@ def smooth(
         # parts whose images share passes
         shared = min(TOGETHER, -(-len(parts) // processes.world())) if smoothed.waits else 1
 
-        def store(number: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-            return keeper.kept(
-                f"part-{number:05d}.safetensors",
-                make,
-                lambda path, part: save_tensors(path, part, {"of": f"{of} {number}"}),
-                partial(_read, f"{of} {number}"),
-            )
-
         def make(place: int) -> list[dict[str, Tensor]]:
             several = parts[place * shared :][:shared]
             certified = cache(partial(_certify, smoothed, judge, dataset, several, n0))
 
-            def own(k: int) -> dict[str, Tensor]:
-                return certified()[k]
+            def part(k: int) -> dict[str, Tensor]:
+                number = place * shared + k
+                file = f"part-{number:05d}.safetensors"
+                return keeper.part(file, f"{of} {number}", lambda: (certified()[k], None))[0]
 
-            return [store(place * shared + k, partial(own, k)) for k in range(len(several))]
+            return [part(k) for k in range(len(several))]
 
         done: list[dict[str, Tensor]] = []
         for several in processes.in_turn(-(-len(parts) // shared), make):
@@ -253,11 +248,6 @@ def _certify(
     }  # fmt: skip
     split = {name: torch.split(rows, [len(part) for part in parts]) for name, rows in certified.items()}
     return [{name: rows[k] for name, rows in split.items()} for k in range(len(parts))]
-
-
-def _read(of: str, path: Path) -> dict[str, Tensor] | None:
-    tensors, metadata = load_tensors(path)
-    return tensors if metadata.get("of") == of else None
 
 
 def _checked(radii: Any) -> tuple[float, ...]:

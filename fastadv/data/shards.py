@@ -13,7 +13,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import digest, load_tensors, read_json, save_tensors, seal, write_json, writing
 from fastadv.runs.identity import check_same, plain
 
-INDEX = "index.json"
+INDEX, SHARDS = "index.json", "shard-*.safetensors"
 _FORMAT = "fastadv.shards.1"
 
 
@@ -68,13 +68,12 @@ def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
     return Shard({name: tensor.clone() for name, tensor in tensors.items() if tensor.ndim == 1}, sha, path)
 
 
-def shard_config(folder: Path, k: int) -> dict[str, Any]:
-    """Return the configuration of the set of which shard `k` is one. CorruptFileError for another file."""
-    path = folder / shard_name(k)
-    found = _about(load_tensors(path)[1]).get("config")
-    if not isinstance(found, dict):
-        raise _corrupt(path, f"shard {k} of a constructed data set, got another file")
-    return found
+def shard_config(path: Path) -> dict[str, Any]:
+    """Return the configuration of the set of which a file is a shard. CorruptFileError for another file."""
+    config = _about(load_tensors(path)[1]).get("config")
+    if not isinstance(config, dict):
+        raise _corrupt(path, "a shard of a constructed data set, got another file")
+    return config
 
 
 def joined(shards: Sequence[Shard]) -> dict[str, Tensor | MappedRows]:

@@ -14,7 +14,7 @@ from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import CLAIMS, claim_flags
-from fastadv.data.content import describe_shared
+from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
@@ -225,7 +225,7 @@ def accuracy_against_radius(
         frozen = prepare(model, work=work, freeze=freeze, outputs=judged.outputs)
         about = description(frozen, attacks) if processes.world() > 1 else {}
     if about:
-        about["data"] = describe_shared(dataset)
+        about["data"] = describe_data(dataset)
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         about["frozen"] = frozen.describe()
         processes.check_alike({**about, **asked, "torch": torch.__version__})

@@ -22,7 +22,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.certify import Certificates
 from fastadv.data._batches import batches
-from fastadv.data.content import describe_shared
+from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
@@ -30,6 +30,7 @@ from fastadv.engine import Frozen, Prepared, prepare
 from fastadv.engine.by_row import FEWER
 from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options, Precision
+from fastadv.engine.prepare import answers
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
@@ -67,7 +68,7 @@ from fastadv.evaluation.table import Table
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import check_described, describe
+from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
 from fastadv.threat import Threat
 
 T = TypeVar("T")
@@ -122,8 +123,8 @@ def evaluate(
             stopped evaluation loses at most one batch of one attack. None keeps nothing.
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
             there may be more attacks and more samples, which are added to what is there.
-        identity: a text that represents the code of your own model classes and attacks, which are otherwise
-            known by their source; change it when that code changes. Needed where a source cannot be read.
+        identity: a text that represents your own model and attacks. Without it a model is known by its
+            weights and its logits of 16 samples, an attack by its arguments and code.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
@@ -197,7 +198,7 @@ def evaluate(
             model, work=work, freeze=freeze, size=size, precision=precision, compile=compile,
             rows=lambda: _first(dataset, box, judged)[0], outputs=judged.outputs,
         )  # fmt: skip
-        config: dict[str, Any] = {"batch_size": batch_size, "samples": [count]}
+        config: dict[str, Any] = {**FORMAT, "batch_size": batch_size, "samples": [count]}
         if criterion is not None:
             config["criterion"] = describe(criterion)
         if draws > 1:
@@ -209,14 +210,14 @@ def evaluate(
             search = {"precision": precision or options.precision, "eot": frozen.eot}
             search["compile"] = bool(options.compile if compile is None else compile)
             config["search"] = {**search, "whole_batches": whole_batches}
-        if run_dir is not None:
-            check_described(config)
-    if run_dir is not None or processes.world() > 1:
-        config["data"] = describe_shared(dataset)
+            config["data"] = describe_data(dataset)
+            if identity is None:
+                x, _, ids = _first(dataset, box, judged, min(batch_size, count))
+                config[ANSWERS] = answers(frozen, x, ids)
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         machine = {"torch": torch.__version__, "frozen": frozen.describe()}
-        processes.check_alike({**config, **asked, **machine})
+        processes.check_alike({**config, **asked, **machine}, agree)
     with Parts(run_dir, shared=apart) as parts, shown(progress, "evaluating") as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow({"attacks": [[name, None] for name in attacks], **config})
@@ -251,9 +252,11 @@ def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criteri
     return criterion.for_labels(_first(dataset, box, criterion)[1])
 
 
-def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first sample, with its label and number."""
-    return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
+def _first(
+    dataset: Dataset[Any], box: Boxes, criterion: Criterion, count: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first samples, with their labels and numbers."""
+    return next(batches(dataset, count, range(count), workers=0, box=box, labels=labels_of(criterion)))
 
 
 def over_batches(
@@ -483,7 +486,7 @@ def description(
     """Describe what an evaluation is of, but for its data, as JSON."""
     model = describe(frozen.model, identity=identity)
     return {
-        "model": dict(zip(("code", "weights"), model, strict=True)) if isinstance(model, list) else model,
+        "model": dict(zip(("parts", "weights"), model, strict=True)) if isinstance(model, list) else model,
         "attacks": [[name, describe(attack, identity=identity)] for name, attack in attacks.items()],
         "identity": identity,
     }

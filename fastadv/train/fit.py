@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_device, check_seed, knowing, warn
 from fastadv._torch import sharding
-from fastadv.data.content import describe_set, describe_shared
+from fastadv.data.content import describe_data, describe_set
 from fastadv.data.given import as_dataset, read_by
 from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
@@ -25,7 +25,7 @@ from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, labels_of,
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe, describe_model
+from fastadv.runs.identity import describe, describe_model
 from fastadv.runs.record import RunRecord
 from fastadv.threat import Threat
 from fastadv.train import optim
@@ -239,12 +239,11 @@ def _begun(given: dict[str, Any]) -> Run:
             execution=o.execution, rates=rates, untried=untried, criterion=criterion,
         )  # fmt: skip
         config = _config(steps, o, rate)
-    kept = o.run_dir, o.identity
-    config["data"] = describe_shared(o.train_set, *kept)
-    config["validation_set"] = None if held_out is None else describe_shared(held_out, *kept)
+    config["data"] = describe_data(o.train_set)
+    config["validation_set"] = None if held_out is None else describe_data(held_out)
     if processes.world() > 1:
         asked = {"epochs": o.epochs, "run_dir": o.run_dir and str(o.run_dir), "resume": o.resume}
-        asked["test_set"] = None if o.test_set is None else describe_shared(o.test_set)
+        asked["test_set"] = None if o.test_set is None else describe_data(o.test_set)
         processes.check_alike(config | asked | _around(model, measure, o))
     rewinds = o.ending.patience is not None or o.ending.on_alarm == "rewind"
     if o.run_dir is not None or rewinds:
@@ -310,7 +309,7 @@ def _config(steps: Steps, o: SimpleNamespace, rate: float | None) -> dict[str, A
     """Describe what is trained, but for its data: a folder with another description is not resumed."""
     model, feed, optimization = steps.model, steps.feed, steps.optimization
     return {
-        "model": describe_model(model, o.identity),
+        "model": describe_model(model),
         "recipe": describe(steps.recipe, model, o.identity),
         # with the constant schedule, which does not depend on it, a run may be made longer
         "epochs": None if optimization.schedule == "constant" else o.epochs,

@@ -21,7 +21,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fi
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
 from fastadv.data._batches import batches
-from fastadv.data.content import describe_shared
+from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
@@ -34,10 +34,9 @@ from fastadv.evaluation.named import labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.description import check_described, describe
 from fastadv.runs.files import load_tensors, save_tensors
-from fastadv.runs.folder import Keeper
-from fastadv.runs.identity import check_same
+from fastadv.runs.identity import check_same, describe
+from fastadv.runs.work import Keeper
 from fastadv.threat import Threat, Through
 from fastadv.train._feed import Feed, first_rows
 from fastadv.train.perturbation import Towards, UniversalResult, as_map, marks
@@ -303,9 +302,7 @@ def universal(
         config = {name: describe(value, identity=identity) for name, value in about.items()}
         config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
         config["identity"] = identity
-        if run_dir is not None:
-            check_described(config)
-    config["data"] = describe_shared(dataset, run_dir, identity)
+    config["data"] = describe_data(dataset)
     if processes.world() > 1:
         asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
         processes.check_alike(config | asked)

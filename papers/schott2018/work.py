@@ -17,8 +17,8 @@ from fastadv import rng
 from fastadv.data import ImageSet, batches
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import load_tensors, save_tensors, seal
-from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same, plain
+from fastadv.runs.work import Keeper
 from fastadv.threat import THREATS
 from papers.schott2018.plan import NORMS, Cell
 from papers.schott2018.subjects import SUBSTITUTE, Subject, Subjects
