@@ -119,9 +119,10 @@ def answers(prepared: Prepared, x: Tensor, ids: Tensor | None = None) -> dict[st
     plain = prepare(prepared.source, freeze=False, size=size, outputs=prepared.outputs)
     ids = torch.arange(len(x), device="cpu") if ids is None else ids
     x, ids = (each.to(device=plain.device) for each in (x, ids))
-    logits = list[Tensor]()
-    for _ in range(2):
+
+    def logits() -> Tensor:
         plain.begin(x, ids)
         with rng.generators_kept(x.device, seed=0):
-            logits.append(plain.verdict(x)[:ANSWERS])
-    return probe(*logits, plain.dtype)
+            return plain.verdict(x)[:ANSWERS]
+
+    return probe(logits(), logits(), plain.dtype)

@@ -74,8 +74,8 @@ class Parts(Keeper):
     def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
         """Write that the share `rank` of `world_size` is done."""
         done = {"rank": rank, "world_size": world_size, "batches": batches, "attacks": attacks}
-        done["of"] = _seal_of(self.identity)
-        self.result(f"share-{rank:05d}.json", lambda path: write_json(path, done))
+        of = {"of": _seal_of(self.identity)}
+        self.result(f"share-{rank:05d}.json", lambda path: write_json(path, done | of))
 
 
 def _file_of(name: str) -> str:

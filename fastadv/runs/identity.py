@@ -98,7 +98,7 @@ class _Description:
         if callable(describes := getattr(value, "describe", None)):
             about = self.of(describes())
             if _is_ours(describes) and not _is_ours(type(value)):  # a base class, which knows its own fields
-                about = [self._coded(type(value)), about, self.of(_attributes(value))]
+                about = [self._coded(type(value)), about, self.of(_held(value))]
             # a frozen model tells its options alone
             return [about, self.of(value.model)] if hasattr(value, "model") else about
         if isinstance(value, partial):
@@ -124,7 +124,7 @@ class _Description:
             defaults = self.of([value.__defaults__, value.__kwdefaults__])
             return f"{_name(value)} {_hash([_code(value.__code__), defaults, held])}"
         if _is_ours(value):
-            return value.__qualname__
+            return str(value.__qualname__)
         functions = {k: _code(f.__code__) for k, f in vars(value).items() if isinstance(f, FunctionType)}
         return f"{_name(value)} {_hash([functions, [self._coded(base) for base in value.__bases__]])}"
 
@@ -150,9 +150,14 @@ def _parts(model: nn.Module) -> str:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object, without those it computes once when asked."""
+    """Return the fields of a dataclass, or what another object holds."""
     if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return _held(value)
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, without those it computes once when asked."""
     kind, held = type(value), getattr(value, "__dict__", {})
     return {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
 

@@ -77,7 +77,7 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
     for options, named in (
         ({"batch_size": 3}, r"batch_size \(2 there, 3 here\)"),
         ({"limit": 4}, r"limit \(6 there, 4 here\)"),
-        ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "attacks.pgd.step_size .*attacks.pgd.threat"),
+        ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "attacks.pgd.step_size .*.threat"),
         ({"attacks": {"pgd": partial(nets.pgd(0.25), steps=6)}}, r"attacks.pgd.steps \(5 there, 6 here\)"),
         ({"attacks": {"pgd": nets.nearest}}, "attacks.pgd "),
         ({"attacks": {"near": partial(nets.nearest, past=0.02), "pgd": nets.pgd(0.25)}}, "attacks.near "),

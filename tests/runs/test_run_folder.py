@@ -11,7 +11,8 @@ import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import folder, pages
 from fastadv.runs.files import read_json, write_json, write_text
-from fastadv.runs.folder import Keeper, RunFolder
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.work import Keeper
 from tests.engine.nets import convnet, images
 
 LEFT = ".checkpoint.safetensors.0123abcd.part"
