@@ -178,7 +178,7 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
     flat = outputs.detach().double().cpu().flatten(1)
     finite = flat.isfinite().all(1)
     spread = float(flat[finite].square().mean().sqrt()) if finite.any() else 0.0
-    within = spread * rounding(dtype)
+    within = spread * (_HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING)
     twice = again.detach().double().cpu().flatten(1)
     if twice.shape != flat.shape or not torch.allclose(flat, twice, rtol=0, atol=within, equal_nan=True):
         return {"values": "random", "within": 0.0}
@@ -189,11 +189,6 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
         "values": [float(f"{v:.6g}") if ok else None for v, ok in zip(values, finite, strict=True)],
         "within": float(f"{within:.3g}"),
     }
-
-
-def rounding(dtype: torch.dtype | None) -> float:
-    """Return how far another machine may round `dtype`, as a share of the values' spread."""
-    return _HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,18 +218,33 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
         )
 
 
+def agree(stored: Any, now: Any) -> bool:
+    """Return whether two values are equal, and probes in them within rounding, as far as both have rows."""
+    return next(_different((), stored, now), None) is None
+
+
 def _different(where: Where, stored: Any, now: Any) -> Iterator[tuple[Where, Any, Any]]:
     """Yield what differs, with its place and both values."""
-    if agree(stored, now):
-        return
-    if isinstance(stored, dict) and isinstance(now, dict) and "within" not in now:
+    if isinstance(stored, dict) and isinstance(now, dict):
+        if stored.keys() == now.keys() == {"values", "within"}:
+            if not _near(stored, now):
+                yield where, stored["values"], now["values"]
+            return
         for key in sorted(stored.keys() | now.keys()):
             yield from _different((*where, key), stored.get(key), now.get(key))
     elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now) and _nested(now):
         for place, (old, new) in enumerate(zip(stored, now, strict=True)):
             yield from _different((*where, place), old, new)
-    else:
+    elif stored != now:
         yield where, stored, now
+
+
+def _near(stored: dict[str, Any], now: dict[str, Any]) -> bool:
+    old, new, within = stored["values"], now["values"], max(stored["within"], now["within"])
+    if not (isinstance(old, list) and isinstance(new, list)):
+        return bool(old == new)
+    both = zip(old, new, strict=False)
+    return all(a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in both)
 
 
 def _nested(values: list[Any]) -> bool:
@@ -246,16 +256,3 @@ def _short(value: Any) -> str:
         return "none"
     text = str(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."
-
-
-def agree(stored: Any, now: Any) -> bool:
-    """Return whether two values are equal, and probes in them within rounding, as far as both have rows."""
-    if not (isinstance(stored, dict) and isinstance(now, dict)):
-        return bool(stored == now)
-    if stored.keys() == now.keys() == {"values", "within"}:
-        old, new, within = stored["values"], now["values"], max(stored["within"], now["within"])
-        if not (isinstance(old, list) and isinstance(new, list)):
-            return bool(old == new)
-        both = zip(old, new, strict=False)
-        return all(a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in both)
-    return all(agree(stored.get(key), now.get(key)) for key in stored.keys() | now.keys())

@@ -47,7 +47,7 @@ class Keeper:
         if self._lock is not None:
             self._lock.close()
 
-    # all processes call `begun`, `identify`, `found` and `result` together; `kept` and `part` one alone
+    # all processes call `begun`, `identify`, `found` and `result` together; `part` each by itself
     def begun(self, file: str, resume: bool, what: str, read: Callable[[Path], T]) -> T | None:
         """Return what a run left in `file`, None in a new folder; InputError for one without `resume`."""
 
@@ -88,34 +88,20 @@ class Keeper:
         folder = self.path
         return None if folder is None else processes.from_first(lambda: work(folder / file))
 
-    def kept(
-        self, file: str, make: Callable[[], T], write: Callable[[Path, T], object],
-        read: Callable[[Path], T | None],
-    ) -> T:  # fmt: skip
-        """Return the result in `file`, or what `make` makes, and keep that; `read` gives None for another."""
-        if self.path is None:
-            return make()
-        path = self.path / file
-        result = read(path) if path.exists() else None
-        if result is None:
-            result = make()
-            _written(path, lambda path: write(path, result))
-        return result
-
     def part(
         self, file: str, seal: str, make: Callable[[], Kept],
         fits: Callable[[Path, Kept], bool] = lambda path, part: True,
     ) -> Kept:  # fmt: skip
         """Return the part in `file`, made where it is not there, has another seal, or does not fit."""
-
-        def read(path: Path) -> Kept | None:
-            part = read_part(path, seal)
-            return part if part is not None and fits(path, part) else None
-
-        def write(path: Path, part: Kept) -> None:
-            save_tensors(path, part[0], {"of": seal, "about": json.dumps(part[1])})
-
-        return self.kept(file, make, write, read)
+        if self.path is None:
+            return make()
+        path = self.path / file
+        part = read_part(path, seal) if path.exists() else None
+        if part is None or not fits(path, part):
+            part = tensors, about = make()
+            metadata = {"of": seal, "about": json.dumps(about)}
+            _written(path, lambda path: save_tensors(path, tensors, metadata))
+        return part
 
 
 def _written(path: Path, write: Callable[[Path], T]) -> T:

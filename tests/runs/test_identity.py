@@ -69,7 +69,7 @@ def test_differences_are_named_by_their_places_and_the_first_three_told():
     with pytest.raises(InputError) as caught:
         check_same(Path("file"), plain(stored), stored | changed)
     said = str(caught.value)
-    assert "another a.c.d (2 there, 5 here), another f ({'values'" in said
+    assert "another a.c.d (2 there, 5 here), another f ([" in said
     assert "another h (old there, new here) and 1 more; resume" in said
     attacks = {"attacks": [["pgd", {"steps": 3, "radius": 0.1}]]}
     with pytest.raises(InputError, match=r"another attacks\[0\]\[1\]\.radius \(0\.1 there, 0\.2 here"):
