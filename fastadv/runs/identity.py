@@ -93,8 +93,11 @@ class _Description:
         if isinstance(value, FunctionType | type):
             return self._coded(value)
         if isinstance(value, nn.Module):
-            parts = f"{type(value).__qualname__} {_hash(_parts(value))}"
-            return [parts, data_hash(*value.state_dict().values())]
+            model = getattr(value, COMPILED_MODULE, value)
+            return [
+                f"{type(model).__qualname__} {_hash(self._model(model))}",
+                data_hash(*model.state_dict().values()),
+            ]
         if callable(describes := getattr(value, "describe", None)):
             about = self.of(describes())
             if _is_ours(describes) and not _is_ours(type(value)):  # a base class, which knows its own fields
@@ -110,6 +113,12 @@ class _Description:
             text = repr(value)
             return [self._coded(type(value)), "" if " at 0x" in text else text]
         return {"class" if "name" in state else "name": self._coded(type(value)), **self.of(state)}
+
+    def _model(self, model: nn.Module) -> list[Any]:
+        """Describe the parts of a model, and functions they hold, as gradients, which no answer shows."""
+        attributes = [pair for part in model.modules() for pair in vars(part).items()]
+        held = [pair for pair in attributes if callable(pair[1]) or isinstance(pair[1], str)]
+        return [_parts(model), self.of([pair for pair in held if pair[0] != "_compiled_call_impl"])]
 
     def _coded(self, value: Any) -> str:
         """Return the name of a function or class, with a hash of its code where it is the caller's own."""
