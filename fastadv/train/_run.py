@@ -27,7 +27,7 @@ from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
 from fastadv.train.options import Ending
 from fastadv.train.recipes import Standard
-from fastadv.train.recipes.base import HALVES, innermost
+from fastadv.train.recipes.base import innermost
 from fastadv.train.report import EpochReport, alarm, best
 
 logger = logging.getLogger("fastadv")
@@ -235,7 +235,7 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
 
 def gains_channels_last(model: nn.Module, device: torch.device, precision: str) -> bool:
     """Return whether training is faster in that layout: on a CPU always, as far as is known."""
-    half = HALVES.get(precision)
+    half = torch.bfloat16 if precision == "bf16" else None
     return device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
 
 

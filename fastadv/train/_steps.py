@@ -27,7 +27,7 @@ from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import put_back
 from fastadv.train.recipes._followers import Followers
-from fastadv.train.recipes.base import LossScale, is_missing, owns_step
+from fastadv.train.recipes.base import is_missing, owns_step
 
 logger = logging.getLogger("fastadv")
 
@@ -131,10 +131,7 @@ class Steps:
     def __post_init__(self) -> None:
         decay = self.optimization.ema
         self.losses = Losses(self.feed.steps, self.feed.device)
-        fp16 = self.execution.precision == "fp16"
-        self.scale = LossScale(self.feed.device) if fp16 else None
-        # float16 would lose activations beyond its range
-        searched = cast(Precision, self.execution.precision.replace("fp16", "fp32"))
+        searched = cast(Precision, self.execution.precision)
         self.call = compiled_form(self.model) if self.execution.compile else None
         self.followers = Followers(searched, self.execution.cuda_graph, bool(self.execution.compile))
         # of batches that do not fill a step, as a compiler takes long for each size
@@ -217,7 +214,6 @@ class Steps:
         reasons = {
             "the recipe has a step of its own": owns_step(recipe),
             "several processes share a step": self.feed.world > 1,
-            "fp16 looks at the gradients of each step": self.scale is not None,
             "the optimizer is the caller's, or its momentum moves": self.rates is None,
             "the recipe or its loss is the caller's": not (self.execution.cuda_graph or is_fixed(recipe)),
             "the model has hooks, or holds what may change unseen": not can_follow(self.model),
@@ -235,8 +231,6 @@ class Steps:
         kept, share = {"losses": self.losses.values}, self.feed.share(0)
         kept |= {f"recipe/{name}": held for name, held in self.state.items()}
         kept |= {f"recipe/{name}": share.whole(rows) for name, rows in self.places.items()}
-        if self.scale is not None:
-            kept["scale"] = self.scale.values
         if self.average is not None:
             kept |= {f"ema/{name}": weight for name, weight in self.average.weights.items()}
         return kept
@@ -253,8 +247,6 @@ class Steps:
                 self.places[name] = share.own(held).clone()
             else:
                 self.state[name] = held
-        if self.scale is not None:
-            self.scale.values.copy_(state.tensors["scale"])
         if self.average is not None:
             self.average.restore(checkpoint.kept(state, "ema", self.feed.device))
 
@@ -284,7 +276,7 @@ class Steps:
             model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
             seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, check=check,
             share=share, precision=self.execution.precision, clip_norm=self.optimization.clip_norm,
-            state=self.state, scale=self.scale, places=self.places,
+            state=self.state, places=self.places,
         )  # fmt: skip
 
 

@@ -124,9 +124,6 @@ def fit(
     return list(_begun(locals()).go())
 
 
-run = fit  # its earlier name
-
-
 def epochs(
     model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep | str, **options: Any
 ) -> Epochs:
@@ -213,7 +210,7 @@ def _begun(given: dict[str, Any]) -> Run:
         optim.check_norms(o.optimization, model)
         optimizer = optim.make_optimizer(model, o.optimizer, rate, o.optimization, kept=o.run_dir is not None)
         place = next(model.parameters()).device
-        check_execution(o.execution, model, o.recipe, place, o.run_dir)
+        check_execution(o.execution, place, o.run_dir)
         sets = {"train_set": o.train_set, "test_set": o.test_set, "validation_set": measuring.validation_set}
         with rng.generators_kept(place):
             classes = check_sets(model, sets, augment, place, box, criterion)
