@@ -243,7 +243,7 @@ def gains_channels_last(model: nn.Module, device: torch.device, precision: str) 
 def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
     model, device = steps.model, steps.losses.values.device
-    x, _, _ = first_rows(steps.train_set, 2, steps.feed.box, steps.feed.labels)
+    x, _, _ = first_rows(steps.feed.dataset, 2, steps.feed.box, steps.feed.labels)
     gains = gains_channels_last(model, device, steps.execution.precision)
     if not (gains and allows_channels_last(model, x.to(device))):
         yield

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._torch import called_by, compiled_form, lerp_
@@ -110,13 +109,11 @@ class Steps:
     """What the batches of a run pass through, and what they change."""
 
     model: nn.Module
-    train_set: Dataset[Any]
     feed: Feed
     recipe: Recipe | OwnStep
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     classes: int
-    seed: int
     optimization: Optimization
     execution: Execution
     rates: DeviceRates | None = None  # of the optimizer, which then reads them on the device
@@ -141,7 +138,7 @@ class Steps:
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
         """Train the batches after the first `done` of an epoch, and yield the number done after each."""
-        derive = partial(rng.derive, self.seed)
+        derive = partial(rng.derive, self.feed.seed)
         recipe = self.ramp[epoch - 1] if epoch <= len(self.ramp) else self.recipe
         plainly = partial(run, recipe, self.rates)
         captured = self._captured(recipe, self.feed.epoch_size // self.feed.batch_size - done)
@@ -274,7 +271,7 @@ class Steps:
         check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
         return Step(
             model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
-            seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, check=check,
+            seed=rng.derive(self.feed.seed, "attack", epoch), epoch=epoch, index=step, check=check,
             share=share, precision=self.execution.precision, clip_norm=self.optimization.clip_norm,
             state=self.state, places=self.places,
         )  # fmt: skip

@@ -35,7 +35,7 @@ OWN_LIMIT = 512
 
 def _draw_alike(steps: Steps) -> None:
     """Let a model that draws when it is tested draw the same in every epoch; a run keeps the generators."""
-    rng.seed_all(rng.derive(steps.seed, "measured"), steps.losses.values.device)
+    rng.seed_all(rng.derive(steps.feed.seed, "measured"), steps.losses.values.device)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Measure:
             return None
         _draw_alike(steps)
         size, right = min(self.size, OWN_LIMIT), 0
-        seed = rng.derive(steps.seed, "own examples")
+        seed = rng.derive(steps.feed.seed, "own examples")
         criterion = self.criterion
         frozen, order = follower(steps.model, criterion.outputs), first_samples(self.data, size)
         kind = labels_of(criterion)
