@@ -241,7 +241,7 @@ def _config(job: Job, steps: Steps) -> dict[str, Any]:
     return {
         "model": describe_model(model, job.identity),
         "recipe": describe(steps.recipe, model, job.identity),
-        # With the constant schedule, which does not depend on it, a run may be made longer
+        # Epochs change nothing in a constant schedule: such a run may be made longer
         "epochs": None if optimization.schedule == "constant" else job.epochs,
         "batch_size": feed.batch_size,
         "optimizer": describe(job.optimizer, model, job.identity),

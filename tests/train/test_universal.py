@@ -212,7 +212,8 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
         ({"attack": "fgsm"}, "attack: expected one of apgd, pgd"),
         ({"epochs": 0}, "epochs: expected an integer >= 1"),
         ({"targets": 7}, "targets: expected classes 0 to 2"),
-        ({"targets": torch.zeros(3).long()}, "targets: expected one integer for each of 40"),
+        ({"targets": torch.zeros(40).long()}, "targets: expected an integer"),
+        ({"targets": 1, "criterion": fa.attacks.Signs()}, r"targets: expected None for Signs"),
         ({"resume": True}, "run_dir: expected the folder"),
         ({"data": (images() * 2, torch.zeros(40).long())}, "rescale them"),
         ({"data": (images(), torch.full((40,), 5))}, "y: expected classes 0 to 2"),
@@ -415,7 +416,6 @@ def test_samples_of_the_class_that_is_wanted_change_no_step(criterion):
 
 
 DIGITS = fa.data.load("digits", "test", limit=20)
-NEXT, SECOND = ({"targets": (DIGITS.y + k) % 10} for k in (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -424,9 +424,6 @@ NEXT, SECOND = ({"targets": (DIGITS.y + k) % 10} for k in (1, 2))
         ({}, {"criterion": fa.attacks.WrongBy(0.5)}),
         ({}, {"targets": 3}),
         ({"targets": 2}, {"targets": 3}),
-        (NEXT, SECOND),
-        (NEXT, {}),
-        (NEXT, {"targets": 3}),
     ],
 )
 def test_another_question_is_another_run(first, changed, tmp_path):
