@@ -7,7 +7,7 @@ something, has hooks, or reads values has no graph; it is passed as ever.
 
 import random
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from fastadv.engine.copying.reach import Trace
 from fastadv.engine.module import is_compiled
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
-from fastadv.rng import generators_kept
+from fastadv.rng import CPU, generators_kept
 from fastadv.text import first_line
 
 KINDS = 4  # of which graphs are kept, as they hold on to weights that were replaced
@@ -193,9 +193,9 @@ def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
     """Return whether two passes of a few rows by `run`, among others, agree to the bit, without trace."""
     few, half, trace = x[:FEW], (min(len(x), FEW) + 1) // 2, Trace(model)
     with generators_kept(x.device):
-        before = _drawn(x.device)
+        before = drawn([CPU, x.device])
         first, again = (run(rows)[:half] for rows in (few, torch.cat([few[:half], few[half:] / 2])))
-        return torch.equal(first, again) and before == _drawn(x.device) and not trace.written()
+        return torch.equal(first, again) and before == drawn([CPU, x.device]) and not trace.written()
 
 
 def _switches() -> Hashable:
@@ -207,9 +207,10 @@ def _switches() -> Hashable:
     )  # fmt: skip
 
 
-def _drawn(device: torch.device) -> list[Hashable]:
-    """Return the states of the generators that a pass may draw from."""
-    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+def drawn(devices: Iterable[torch.device]) -> list[Hashable]:
+    """Return the states of the generators of Python, NumPy, and of torch on these devices."""
+    on_gpu = torch.cuda.get_rng_state
+    states = [on_gpu(device) if device.type == "cuda" else torch.get_rng_state() for device in devices]
     return [random.getstate(), repr(np.random.get_state()), *(bytes(state.tolist()) for state in states)]
 
 
