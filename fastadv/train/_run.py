@@ -120,14 +120,14 @@ class Run:
     def _epoch(self) -> EpochReport:
         epoch = len(self.done) + 1
         tested = epoch % self.measure.every == 0 or epoch == self.epochs
-        with rng.generators_kept(self.steps.losses.values.device):
+        with rng.generators_kept(self.steps.feed.device):
             with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
                 self._train()
             started = time.perf_counter()
             measured = self.measure(self.steps) if tested else {"tested": False}
         report = EpochReport(
             epoch=epoch,
-            loss=self.steps.losses.mean,
+            loss=float(self.steps.losses.sum()),
             learning_rate=self.steps.learning_rate,
             seconds=self.seconds + time.perf_counter() - started,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
@@ -141,7 +141,7 @@ class Run:
         return report
 
     def _train(self) -> None:
-        epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
+        epoch, steps = len(self.done) + 1, self.steps.feed.steps
         before, started = self.seconds, time.perf_counter()
         every = self.steps.execution.checkpoint_every
         loss = f", loss {self.done[-1].loss:.4f}" if self.done else ""
@@ -165,7 +165,7 @@ class Run:
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
-        self.steps.losses.values.zero_()
+        self.steps.losses.zero_()
         self._save()
         self.results.keep_best(self.done)
         self.record.report()
@@ -242,7 +242,7 @@ def gains_channels_last(model: nn.Module, device: torch.device, precision: str) 
 @contextmanager
 def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
-    model, device = steps.model, steps.losses.values.device
+    model, device = steps.model, steps.feed.device
     x, _, _ = first_rows(steps.feed.dataset, 2, steps.feed.box, steps.feed.labels)
     gains = gains_channels_last(model, device, steps.execution.precision)
     if not (gains and allows_channels_last(model, x.to(device))):
