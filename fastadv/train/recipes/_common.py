@@ -1,7 +1,7 @@
 """What recipes share: checks of their arguments, starts, and losses."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -165,10 +165,23 @@ def check_criterion(criterion: object, label_smoothing: float, loss: str = "ce")
             raise InputError(f"{name}: expected {usual!r} with {criterion!r}, got {value!r}; leave it out")
 
 
-def objective(criterion: Criterion, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over the batch of what training for a criterion minimizes, in the model's own mode."""
+def mean_losses(
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    y: Tensor,
+    smoothing: float = 0.0,
+    loss: str = "ce",
+    criterion: Criterion | None = None,
+) -> list[Tensor]:
+    """Return what training minimizes for each batch; they pass at once, so that BatchNorm sees all."""
+    x = batches[0] if len(batches) == 1 else torch.cat([*batches])
+    if criterion is None:
+        logits = logits_at(model, x, y).tensor_split(len(batches))
+        return [mean_loss(part, y, smoothing, loss) for part in logits]
     criterion = criterion.for_labels(y)
-    return criterion.objective(OUTPUTS[criterion.outputs](model(x), len(x)), labels_for(criterion, y)).mean()
+    outputs = OUTPUTS[criterion.outputs](model(x), len(x)).tensor_split(len(batches))
+    labels = labels_for(criterion, y)
+    return [criterion.objective(part, labels).mean() for part in outputs]
 
 
 def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
@@ -245,23 +258,7 @@ def mixture(
     model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
     criterion: Criterion | None = None,
 ) -> Tensor:  # fmt: skip
-    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
-    if criterion is not None:
-        return _mixed(criterion, model, x, x_adv, y, weight)
-    if weight == 0:
-        return mean_loss(logits_at(model, x_adv, y), y, smoothing, loss)
-    both = logits_at(model, torch.cat([x, x_adv]), y).tensor_split(2)
-    clean, adversarial = (mean_loss(logits, y, smoothing, loss) for logits in both)
-    return weight * clean + (1 - weight) * adversarial
-
-
-def _mixed(
-    criterion: Criterion, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float
-) -> Tensor:
-    if weight == 0:
-        return objective(criterion, model, x_adv, y)
-    criterion = criterion.for_labels(y)
-    outputs = OUTPUTS[criterion.outputs](model(torch.cat([x, x_adv])), 2 * len(x))
-    labels = labels_for(criterion, y)
-    clean, adversarial = (criterion.objective(half, labels).mean() for half in outputs.tensor_split(2))
-    return weight * clean + (1 - weight) * adversarial
+    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass."""
+    images = [x, x_adv] if weight else [x_adv]
+    *clean, adversarial = mean_losses(model, images, y, smoothing, loss, criterion)
+    return weight * clean[0] + (1 - weight) * adversarial if clean else adversarial
