@@ -132,7 +132,7 @@ class Run:
             seconds=self.seconds + time.perf_counter() - started,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
-        # of any recipe but standard training a loss of robustness is a fault
+        # A loss of robustness is a fault of any recipe but standard training
         if tested and not isinstance(innermost(self.steps.recipe), Standard):
             report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.judge.size))
         # times differ between processes, and where kernels are not deterministic accuracies may

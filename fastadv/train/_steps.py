@@ -84,7 +84,7 @@ class Steps:
     execution: Execution
     rates: DeviceRates | None = None  # of the optimizer, which then reads them on the device
     ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
-    # what the recipe keeps between batches, and of this process's places in a batch
+    # Tensors that the recipe keeps between batches, and those of this process's places in a batch
     state: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, Tensor] = field(default_factory=dict)
     untried: bool = False  # whether a compiler that nobody asked for has yet to show that it works
@@ -95,12 +95,12 @@ class Steps:
         decay = self.optimization.ema
         # A tensor made in the caller's inference mode could not be written outside it
         with torch.inference_mode(False):
-            # Of each step of an epoch, by its share of the samples, over all processes
+            # Losses of the steps of an epoch, by their shares of the samples, over all processes
             self.losses = torch.zeros(self.feed.steps, dtype=torch.float64, device=self.feed.device)
         searched = cast(Precision, self.execution.precision)
         self.call = compiled_form(self.model) if self.execution.compile else None
         self.followers = Followers(searched, self.execution.cuda_graph, bool(self.execution.compile))
-        # of batches that do not fill a step, as a compiler takes long for each size
+        # Followers for batches that do not fill a step, as a compiler takes long for each size
         self.few = self.followers if self.call is None else Followers(searched, False)
         self.refused, self.untried = False, self.untried and self.call is not None
         self.average = None if decay is None else MovingAverage(self.model, decay)
@@ -203,7 +203,7 @@ class Steps:
         share, names = self.feed.share(0), getattr(self.recipe, "places", ())
         for name, held in checkpoint.kept(state, "recipe", self.feed.device).items():
             if name in names:
-                self.places[name] = share.own(held).clone()
+                self.places[name] = share.part(held).clone()
             else:
                 self.state[name] = held
         if self.average is not None:

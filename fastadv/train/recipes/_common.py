@@ -26,7 +26,7 @@ from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
 from fastadv.train.recipes.base import Crafted, Recipe, is_loss, is_missing, labels_or_outputs, owns_step
 
-# what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
+# Names of what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
 # size of the noise with which TRADES and MART start, of the box: at x itself, the divergence has no gradient
 NOISE = 1e-3
@@ -131,7 +131,7 @@ def ascent(
         criterion = criterion.for_labels(y)
         y = labels_for(criterion, y)
     if criterion is not None and outputs == "any":
-        # at x itself the distance to the outputs there has no gradient, nor its square
+        # The distance to the outputs at x, and its square, have no gradient there
         rising = criterion.leading if unlabeled else criterion.rising
         loss = rising if loss == "ce" else loss
         loss = criterion.loss(loss) if isinstance(loss, str) else loss
@@ -250,8 +250,8 @@ class NearPredictions(Crafted):
 
 def divergence(logits: Tensor, other: Tensor) -> Tensor:
     """Compute KL(softmax(logits) || softmax(other)) of each sample, [B]; both have a gradient."""
-    each = kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True)
-    return each.sum(1)
+    terms = kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True)
+    return terms.sum(1)
 
 
 def mixture(

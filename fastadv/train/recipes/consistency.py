@@ -46,8 +46,8 @@ class Consistency:
         x = check_images(self, model, x)
         noise = gaussian(x, self.sigma, self.noises, ids, seed_of(seed, ids))
         logits = logits_at(model, (x + noise).flatten(0, 1), y)
-        each = logits.log_softmax(1).view(*noise.shape[:2], -1)
-        mean = log_mean(each)
-        apart = (mean.exp() * (mean - each)).sum(2).mean()
+        chances = logits.log_softmax(1).view(*noise.shape[:2], -1)
+        mean = log_mean(chances)
+        apart = (mean.exp() * (mean - chances)).sum(2).mean()
         unsure = -(mean.exp() * mean).sum(1).mean()
         return cross_entropy(logits, y.repeat(self.noises)) + self.weight * apart + self.entropy * unsure

@@ -79,9 +79,9 @@ class SmoothAdv(Crafted):
 
     def _unsure(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return for each noisy copy -log of the sum over its sample's copies of the probability of y."""
-        # in float64, where 1 - p of a confident sample does not round to 0
-        own = logits.double().log_softmax(1).gather(1, y[:, None]).view(-1, self.noises)
-        return -own.logsumexp(1).repeat_interleave(self.noises)
+        # 1 - p of a confident sample rounds to 0 in float32
+        chances = logits.double().log_softmax(1).gather(1, y[:, None]).view(-1, self.noises)
+        return -chances.logsumexp(1).repeat_interleave(self.noises)
 
     def _loss(
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int
