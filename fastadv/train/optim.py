@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
@@ -113,7 +114,7 @@ def make_optimizer(
     else:
         result = SGD(groups, momentum=momentum, nesterov=optimizer == "nesterov", **common)
     if options.max_norm is not None:
-        weights = [weight for group in result.param_groups for weight in group["params"] if weight.ndim > 1]
+        weights = [weight for weight in _weights(result.param_groups) if weight.ndim > 1]
         most = options.max_norm
 
         def bound(*_: object) -> None:
@@ -173,7 +174,7 @@ def device_rates(optimizer: Optimizer, options: Optimization, device: torch.devi
     """Return the rates on a GPU of SGD or Adam; None where weights lie elsewhere, or their momentum moves."""
     factor = find_schedule(options.schedule)
     moves = isinstance(factor, OneCycle) and factor.momentum is not None
-    places = {weight.device for group in optimizer.param_groups for weight in group["params"]}
+    places = {weight.device for weight in _weights(optimizer.param_groups)}
     return DeviceRates(optimizer, device) if waits(device) and places == {device} and not moves else None
 
 
@@ -205,26 +206,25 @@ def _groups(model: nn.Module, norm_decay: bool) -> Groups:
     ]
 
 
+def _weights(groups: Groups) -> list[nn.Parameter]:
+    return [weight for group in groups for weight in group["params"]]
+
+
 def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
     """Raise InputError unless this makes an optimizer that `fit` can use; on copies, with zero gradients."""
     with torch.inference_mode(False), torch.enable_grad():
-        copies = [
-            {**group, "params": [nn.Parameter(weight.detach().clone()) for weight in group["params"]]}
-            for group in groups
-        ]
-        weights = [weight for group in copies for weight in group["params"]]
+        copies = deepcopy(groups)
+        weights = _weights(copies)
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
         with rng.generators_kept(weights[0].device):
-            trial = optimizer([dict(group) for group in copies])
+            trial = optimizer(copies)
             if not isinstance(trial, Optimizer):
                 raise InputError(
                     "optimizer: expected a function that returns a torch.optim.Optimizer, got one that "
                     f"returns a {type(trial).__name__}"
                 )
-            if [*map(id, weights)] != [
-                id(weight) for group in trial.param_groups for weight in group["params"]
-            ]:
+            if [*map(id, weights)] != [*map(id, _weights(trial.param_groups))]:
                 raise InputError(
                     "optimizer: expected one over the groups of parameters that the function is given, got "
                     "others; make it inside the function, of its argument"

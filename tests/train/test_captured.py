@@ -64,9 +64,9 @@ CASES = {
 def test_a_run_is_the_same_from_graphs(case, captured):
     expected, wanted = trained(cuda_graph=False, **CASES[case])
     assert not captured
-    model, found = trained(**CASES[case])
+    model, results = trained(**CASES[case])
     assert_same(model, expected)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(results, wanted, rtol=0, atol=0)
     assert len(captured) == 2  # one for each epoch
 
 
@@ -140,9 +140,9 @@ def test_what_is_not_captured_runs_as_it_is_and_is_told_once(why, captured, monk
         with rng.generators_kept(rng.CPU, 0):
             fit(model, images(), recipe, epochs=2, batch_size=8, identity="", execution=execution, **more)
     assert_same(*models)
-    told = [line for line in lines if "not captured" in line]
-    assert len(told) == 1
-    assert why in told[0]
+    reasons = [line for line in lines if "not captured" in line]
+    assert len(reasons) == 1
+    assert why in reasons[0]
 
 
 def test_a_model_that_changes_between_steps_is_seen(captured):

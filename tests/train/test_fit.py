@@ -48,7 +48,7 @@ def test_it_learns_and_reports():
 def test_max_norm_bounds_the_weights_into_each_unit_after_each_step(recipe):
     most, options, seen = 0.3, {"learning_rate": 0.5, "epochs": 1, "batch_size": 16}, []
     model, free = net(), net()
-    model[0].register_forward_pre_hook(lambda part, given: seen.append(part.weight.flatten(1).norm(dim=1)))
+    model[0].register_forward_pre_hook(lambda part, _: seen.append(part.weight.flatten(1).norm(dim=1)))
     nn.init.constant_(model[0].bias, 2.0)  # no weight into the unit: neither bounded nor counted
     free.load_state_dict(model.state_dict())
     train(model, images(16), recipe, max_norm=most, **options)
@@ -189,7 +189,7 @@ def test_a_recipe_may_be_named_and_has_the_threat_of_the_run():
         assert train(recipe=name, threat=threat, epochs=1)[0].loss > 0
 
 
-@pytest.mark.parametrize(("name", "options"), [(name, each) for name, all_ in BAD.items() for each in all_])
+@pytest.mark.parametrize(("name", "options"), [(name, bad) for name, all_ in BAD.items() for bad in all_])
 def test_bad_options_are_named_at_the_call(name, options):
     model = net()
     with pytest.raises(InputError, match=name):
@@ -215,9 +215,9 @@ def test_bad_data_and_models_are_named_at_the_call():
     for name in ("test_set", "validation_set"):
         with pytest.raises(InputError, match=rf"{name}: expected labels from 0 to 2.*got 0 to 3"):
             train(**{name: wide}, test_attacks=ATTACKS)
-    for name, given in (("test_set", {"test_set": large}), ("train_set", {"data": large})):
+    for name, wrong in (("test_set", {"test_set": large}), ("train_set", {"data": large})):
         with pytest.raises(InputError, match=rf"{name}: expected images .* takes, got \[1, 9, 9\]"):
-            train(**given)
+            train(**wrong)
     with pytest.raises(InputError, match="empty"):
         train(data=torch.utils.data.TensorDataset(data.x[:0], data.y[:0]))
     with pytest.raises(InputError, match="labels from 0 to 2, as the model has 3 classes, got 0 to 7"):

@@ -28,8 +28,8 @@ def test_a_name_is_that_optimizer_of_torch(name):
     theirs = OF_TORCH[name](twin.parameters())
     assert find_rate(name, None) == (1e-3 if name.startswith("adam") else 0.05)
     for _ in range(3):
-        for optimizer, each in ((ours, model), (theirs, twin)):
-            for k, weight in enumerate(each.parameters()):
+        for optimizer, trained in ((ours, model), (theirs, twin)):
+            for k, weight in enumerate(trained.parameters()):
                 weight.grad = weight.detach().sin() + k
             optimizer.step()
     assert_same(model, twin)

@@ -17,7 +17,7 @@ ASKED = {"a class": {"targets": 1}, "by a lead": {"targets": 1, "criterion": fa.
 
 
 @pytest.fixture(scope="module")
-def found():
+def results():
     return {kind: universal(MODEL, DATA, THREAT, epochs=3, **asked) for kind, asked in ASKED.items()}
 
 
@@ -32,8 +32,8 @@ def judged(attack, data=DATA, **options):
 
 
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_table_asks_the_question_of_the_result(found, kind):
-    out, lead = found[kind], 0.05 if "lead" in kind else 0.0
+def test_a_table_asks_the_question_of_the_result(results, kind):
+    out, lead = results[kind], 0.05 if "lead" in kind else 0.0
     row = judged(out, batch_size=7)
     assert torch.equal(row.broken, reached(out, 1, lead))
     assert 0 < row.robust_accuracy == out.robust_accuracy < 1
@@ -48,8 +48,8 @@ def test_a_table_asks_the_question_of_the_result(found, kind):
 
 
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_result_keeps_its_question(found, kind, tmp_path):
-    out, asked = found[kind], ASKED[kind]
+def test_a_result_keeps_its_question(results, kind, tmp_path):
+    out, asked = results[kind], ASKED[kind]
     torch.save(out, tmp_path / "out.pt")
     run = partial(universal, MODEL, DATA, THREAT, epochs=3, **asked, run_dir=tmp_path / "run")
     for again in (torch.load(tmp_path / "out.pt", weights_only=True), run(), run(resume=True)):
