@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import has_hooks
-from fastadv.engine.capture import drawn, kind_of, stepping
+from fastadv.engine.capture import drawn, kind_of, obstacle, stepping
 from fastadv.engine.copying.copier import registers_all
 from fastadv.engine.stamp import Stamp
-from fastadv.errors import InputError
 from fastadv.ops import _graphs
 from fastadv.rng import CPU
-from fastadv.text import first_line
 from fastadv.train.optim import DeviceRates
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._followers import Followers
@@ -100,14 +98,15 @@ class Captured:
         self._at = replace(
             at, x=at.x.clone(), y=at.y.clone(), ids=at.ids.clone(), check=partial(_note, self._loss)
         )
+
+        def capture() -> None:
+            self._replay = _graphs.capture(partial(self._run, self._at, captured=True))
+
         with _graphs.current(at.x.device):
-            try:
-                with stepping():
-                    self._replay = _graphs.capture(partial(self._run, self._at, captured=True))
-            except InputError:  # on any path
-                raise
-            except Exception as error:  # what a capture does not allow raises anything
-                self._leave(first_line(error))
+            with stepping():
+                why = obstacle(capture)
+            if why is not None:
+                self._leave(why)
                 # Another capture mends torch's generator, which stays in one that failed
                 with suppress(Exception):
                     _graphs.capture(partial(_note, self._loss, torch.ones_like(self._loss)))
