@@ -202,12 +202,6 @@ class Epochs(Iterator[EpochReport]):
         self._run.record.close()
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(
-        memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-    )
-
-
 def _writes_out_of_bounds(part: nn.Module) -> bool:
     """Tell whether oneDNN's channels-last weight gradient may corrupt memory (uxlfoundation/oneDNN#6035)."""
     return (
@@ -224,7 +218,11 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
         return False
     if not x.is_cuda and any(_writes_out_of_bounds(part) for part in model.modules()):
         return False
-    state = {name: _channels_last(tensor) for name, tensor in model.state_dict().items()}
+    last, same = torch.channels_last, torch.preserve_format
+    state = {
+        name: tensor.detach().clone(memory_format=last if tensor.ndim == 4 else same)
+        for name, tensor in model.state_dict().items()
+    }
     try:
         with rng.generators_kept(x.device), torch.no_grad():
             functional_call(model, state, (x,))
@@ -233,18 +231,14 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
     return True
 
 
-def gains_channels_last(model: nn.Module, device: torch.device, precision: str) -> bool:
-    """Return whether training is faster in that layout: on a CPU always, as far as is known."""
-    half = torch.bfloat16 if precision == "bf16" else None
-    return device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
-
-
 @contextmanager
 def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
     model, device = steps.model, steps.feed.device
     x, _, _ = first_rows(steps.feed.dataset, 2, steps.feed.box, steps.feed.labels)
-    gains = gains_channels_last(model, device, steps.execution.precision)
+    half = torch.bfloat16 if steps.execution.precision == "bf16" else None
+    # Channels-last is faster on a CPU always, as far as is known
+    gains = device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
     if not (gains and allows_channels_last(model, x.to(device))):
         yield
         return

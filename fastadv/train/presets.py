@@ -8,7 +8,7 @@ from typing import Any
 from fastadv._checks import check_choice
 from fastadv.threat import Linf, Threat
 from fastadv.train.augment import Augment, random_resized_crop
-from fastadv.train.options import Ending, Execution, Optimization
+from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import OneCycle
 
@@ -31,7 +31,6 @@ class Preset:
     learning_rate: float
     optimization: Optimization
     execution: Execution = Execution()
-    ending: Ending = Ending()
     augment: tuple[str | Augment, ...] = ("crop", "flip")
     generated: float | None = None  # the share of generated or extra images, which the caller brings
     clean: float  # published accuracy in percent
@@ -41,12 +40,9 @@ class Preset:
 
     def training(self) -> dict[str, Any]:
         """Return what `fit` takes beside the model and its data: the recipe and every option."""
-        recipe = RECIPES[self.recipe](threat=self.threat, **self.arguments)
-        return {
-            "recipe": recipe, "epochs": self.epochs, "batch_size": self.batch_size,
-            "optimizer": self.optimizer, "learning_rate": self.learning_rate, "augment": self.augment,
-            "optimization": self.optimization, "execution": self.execution, "ending": self.ending,
-        }  # fmt: skip
+        names = "epochs", "batch_size", "optimizer", "learning_rate", "augment", "optimization", "execution"
+        options = {name: getattr(self, name) for name in names}
+        return {"recipe": RECIPES[self.recipe](threat=self.threat, **self.arguments), **options}
 
 
 def _averaged(rate: float, batch_size: int, epochs: int, **more: Any) -> dict[str, Any]:

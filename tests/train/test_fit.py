@@ -32,18 +32,6 @@ def train(model=None, data=None, recipe=None, call=fit, **options):
     )
 
 
-@pytest.mark.slow
-def test_it_learns_and_reports():
-    past = train(epochs=8, schedule="cosine", test_set=images(30, seed=9), test_attacks=ATTACKS)
-    assert [report.epoch for report in past] == list(range(1, 9))
-    assert past[-1].loss < past[0].loss / 2
-    assert past[-1].clean_accuracy > 0.9
-    assert set(past[-1].robust_accuracy) == {"fgsm"}
-    assert past[-1].robust_accuracy["fgsm"] <= past[-1].clean_accuracy
-    assert past[0].learning_rate > past[-1].learning_rate > 0
-    assert all(report.seconds > 0 for report in past)
-
-
 @pytest.mark.parametrize("recipe", [Standard(), FreeTraining(fa.Linf(0.1), 2)], ids=["standard", "own step"])
 def test_max_norm_bounds_the_weights_into_each_unit_after_each_step(recipe):
     most, options, seen = 0.3, {"learning_rate": 0.5, "epochs": 1, "batch_size": 16}, []
