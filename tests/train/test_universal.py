@@ -186,23 +186,6 @@ def test_other_outputs_by_a_criterion():
     assert logit.success_rate > 0
 
 
-def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
-    model = net()
-    arguments = model, labeled(model, images()), fa.Linf(0.2)
-    options = {"epochs": 6, "batch_size": 16}
-    whole = universal(*arguments, **options)
-    stopped(7, universal, *arguments, **options, run_dir=tmp_path)
-    with pytest.raises(InputError, match="pass resume=True"):
-        universal(*arguments, **options, run_dir=tmp_path)
-    with pytest.raises(InputError, match="another seed"):
-        universal(*arguments, **options, run_dir=tmp_path, resume=True, seed=1)
-    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), whole)
-    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), whole)
-    parameters, about = load_tensors(tmp_path / "parameters.safetensors")
-    assert torch.equal(parameters["parameters"], whole.parameters)
-    assert "clean_accuracy" in about["card"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -424,11 +407,18 @@ DIGITS = fa.data.load("digits", "test", limit=20)
         ({}, {"criterion": fa.attacks.WrongBy(0.5)}),
         ({}, {"targets": 3}),
         ({"targets": 2}, {"targets": 3}),
+        ({}, {"seed": 1}),
     ],
 )
 def test_another_question_is_another_run(first, changed, tmp_path):
     model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
     run = partial(universal, model, DIGITS, fa.Linf(0.1), epochs=1, run_dir=tmp_path)
-    same(run(**first), run(**first, resume=True))
+    out = run(**first)
+    same(out, run(**first, resume=True))
+    parameters, about = load_tensors(tmp_path / "parameters.safetensors")
+    assert torch.equal(parameters["parameters"], out.parameters)
+    assert "clean_accuracy" in about["card"]
     with pytest.raises(InputError, match="another"):
         run(**changed, resume=True)
+    with pytest.raises(InputError, match="pass resume=True"):
+        run(**first)
