@@ -28,7 +28,7 @@ from fastadv.runs.identity import probe
 # Passes times samples from which a frozen copy gains more than it takes to make and to compare. On an H200
 # the first call of a frozen ResNet-18 takes 40 ms more, and 1,000 images gain 9 ms a pass.
 WORTH, WORTH_ON_GPU = 4096, 1 << 16
-ANSWERS = 16  # samples whose logits tell a model from another
+FIRST_SAMPLES = 16  # whose logits tell a model from another
 
 
 def prepare(
@@ -123,6 +123,6 @@ def answers(prepared: Prepared, x: Tensor, ids: Tensor | None = None) -> dict[st
     def logits() -> Tensor:
         plain.begin(x, ids)
         with rng.generators_kept(x.device, seed=0):
-            return plain.verdict(x)[:ANSWERS]
+            return plain.verdict(x)[:FIRST_SAMPLES]
 
     return probe(logits(), logits(), plain.dtype)

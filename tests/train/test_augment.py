@@ -102,11 +102,11 @@ def test_crop_in_the_documented_arithmetic(n, channels, height, width, padding, 
 def test_parts_come_in_their_order_and_with_seeds_of_their_own():
     x, ids, seen = images(30), torch.arange(30), []
 
-    def own(x, *, ids, seed):
+    def halved(x, *, ids, seed):
         seen.append(seed)
         return x / 2
 
-    augment = make_augment(["crop_flip", own, partial(cutout, size=3), own])
+    augment = make_augment(["crop_flip", halved, partial(cutout, size=3), halved])
     assert augment.parts[:2] == (crop, flip)
     results = [augment(x, ids=ids, seed=9, epoch=epoch) for epoch in (1, 2)]
     assert len({*seen, 9}) == 5

@@ -29,11 +29,11 @@ def test_a_step_that_is_not_given_has_the_length_that_the_recipe_says(name):
     recipe, length = LENGTHS[name]
 
     def loss(step_size):
-        given, model = dataclasses.replace(recipe, step_size=step_size), hand.warm_net()
-        if callable(given):
+        sized, model = dataclasses.replace(recipe, step_size=step_size), hand.warm_net()
+        if callable(sized):
             x, y, ids = hand.batch()
-            return given(model, x, y, ids=ids, seed=hand.SEED)
-        return given.step(hand.step_at(model))
+            return sized(model, x, y, ids=ids, seed=hand.SEED)
+        return sized.step(hand.step_at(model))
 
     torch.testing.assert_close(loss(None), loss(length))
     assert (loss(None) - loss(0.8 * length)).abs() > 1e-5
