@@ -61,11 +61,10 @@ class Parts(Keeper):
 
         def whole() -> Part:
             part = make()
-            part.tensors = {**known, **part.tensors}
-            return part
+            return Part({**known, **part.tensors}, part.notes)
 
         def write(path: Path, part: Part) -> None:
-            save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of, "data": data})
+            save_tensors(path, part.tensors, {"told": json.dumps(part.notes), "of": of, "data": data})
 
         return self.kept(file_of(name), whole, write, partial(self._read, of, data, known))
 

@@ -14,7 +14,6 @@ from fastadv.engine import Prepared
 from fastadv.engine.by_row import ByRow
 from fastadv.text import percent
 
-TENSORS = ("right", "voted", "early")
 FIGURES = ("one_draw", "majority", "worst")
 SHARED = 4  # samples of a pass: a model may draw once for all of them, such as a shift or a size
 RANDOMIZED = (
@@ -98,7 +97,7 @@ class Drawing:
         return rng.generators_kept(device or rng.CPU, seed)
 
     def draw(self, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor, number: int) -> dict[str, Tensor]:
-        """Classify batch `number`, x [B, ...], `count` times as given; the tensors of TENSORS, each [B]."""
+        """Classify batch `number`, x [B, ...], `count` times as given; right, voted and early [B]."""
         # passes of a few samples, since a model may draw once for a whole batch; and the same random numbers
         # for x and for each x_adv, so that these draws of an attack that changes nothing are those of x
         size = len(x) if isinstance(frozen, ByRow) and frozen.size else SHARED

@@ -1,11 +1,11 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from fastadv._checks import check_choice
-from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS
+from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
@@ -13,8 +13,10 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, bound, layers, takes
 from fastadv.threat import Threat
+
+Attack = Callable[..., AttackResult]
+"""(model, x, y) or (model, x, y, ids=ids) -> AttackResult or x_adv: partial(fa.attacks.pgd, threat=L)."""
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
@@ -119,3 +121,22 @@ def _without_threat(attack: Attack) -> bool:
     """Return whether an attack takes a threat and has none, or None."""
     parameter = parameters_of(attack).get("threat")
     return parameter is not None and parameter.default in (parameter.empty, None)
+
+
+def takes(attack: Attack, name: str) -> bool:
+    """Return whether an attack can be called with an argument of this name, as far as it tells."""
+    known = parameters_of(attack, wrapped=False)
+    return not known or name in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+
+
+def bound(attack: Any, name: str) -> Any:
+    """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
+    partials = (layer for layer in layers(attack) if isinstance(layer, partial) and name in layer.keywords)
+    return next((layer.keywords[name] for layer in partials), None)
+
+
+def layers(attack: Any) -> Iterator[Any]:
+    """Yield an attack and what it wraps, from outside to inside."""
+    while attack is not None:
+        yield attack
+        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))

@@ -64,18 +64,6 @@ class Samples:
     component: Tensor  # int64 [N], its place among the row's `components.costs`; -1 for none
     distances: Tensor  # float64 [N, A], those of each attack, as in its row
 
-    @classmethod
-    def together(cls, parts: Sequence["Samples"]) -> "Samples":
-        """Return the samples of all parts, in their order."""
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
-
-    def add_components(self, attacks: Sequence[Components | None]) -> None:
-        """Fill in `component` from those of each attack."""
-        for place, components in enumerate(attacks):
-            if components is not None:
-                mine = self.by == place
-                self.component[mine] = components.by[mine]
-
 
 @dataclass(frozen=True)
 class Row:
@@ -212,6 +200,15 @@ class Row:
         if not (self.minimum_norm or self.unlimited):
             dropped += ["median_distance", "mean_distance"]
         return kept | dict.fromkeys(dropped, math.nan)
+
+
+def component_of(by: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Return int64 [N], the component of the row `by` that found x_adv; -1 for none."""
+    component = torch.full_like(by, -1)
+    for place, row in enumerate(rows):
+        if row.components is not None:
+            component = row.components.by.where(by == place, component)
+    return component
 
 
 @dataclass(frozen=True)

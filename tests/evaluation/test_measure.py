@@ -17,7 +17,7 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import Curve, Row, Table, accuracy_against_radius, clopper_pearson, evaluate, measure
+from fastadv.evaluation import Curve, Row, Table, _outcome, accuracy_against_radius, clopper_pearson, evaluate
 from fastadv.evaluation.named import minimizes
 from tests.engine.nets import convnet, images
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
@@ -452,8 +452,8 @@ X, Y = images()
 def test_an_evaluation_keeps_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each result splits the memory that its batch leaves, and a stream takes ever more."""
     seen: list[Any] = []
-    real = measure.row
-    monkeypatch.setattr(measure, "row", lambda *args: [seen.extend(args[3]), real(*args)][1])
+    real = _outcome.row
+    monkeypatch.setattr(_outcome, "row", lambda *args: [seen.extend(args[3]), real(*args)][1])
     data = TensorDataset(X.repeat(4, 1, 1, 1), Y.repeat(4))
     attacks = dict.fromkeys("ab", partial(fa.attacks.fgsm, threat=fa.Linf(0.05)))
     fa.evaluate(convnet().eval(), data, attacks, batch_size=4, indicators=False)
