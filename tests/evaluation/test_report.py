@@ -254,7 +254,7 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     (budget, endless) = groups(table.rows)
     assert groups(table.rows[::-1])[0].threat == budget.threat, "those with a budget first"
     assert "3 of 6 samples stay correct under pgd and fmn." in verdict.sentence(table, budget, None)
-    shown = [line[2].split()[0] for line in grid.attacks(table).lines]
+    shown = [line[2].split()[0] for line in grid.attacks(table)[1][1:]]
     assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
     known = [row.distance.where(torch.arange(6) > 0, math.nan) for row in table.rows]
@@ -264,10 +264,10 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     assert budget.held(table.rows).sum() == 3
     endless.rows[0].distance[1] = 0.1
     drawn = chart.chart(table, budget, {}, None)
-    (line,) = drawn.lines
-    assert line.name == drawn.grid.head[1] == "all attacks"
+    (line,), (_, (head, *cells)) = drawn.lines, drawn.grid
+    assert line.name == head[1] == "all attacks"
     # the axis ends before 0.3
-    shares = dict.fromkeys(cell.split("%")[0] for _, cell in drawn.grid.lines)
+    shares = dict.fromkeys(cell.split("%")[0] for _, cell in cells)
     assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
     boxed = replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0)))
     assert len(groups((*table.rows, boxed))) == 3, "one group for each box"
@@ -276,7 +276,7 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     assert drawn.marks == [], "what has a curve needs no mark"
     (mark,) = chart.chart(table, groups(table.rows)[0], {}, None).marks  # of PGD; FMN has a line
     assert (mark.name, mark.up) == ("pgd", chart._up(5 / 6))
-    (_, line) = drawn.grid.lines
+    _, (_, _, line) = drawn.grid
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,16 @@ LEFT, TOP, RIGHT, BOTTOM = 52, 12, 628, 252  # of the axes, in the units of the 
 MOST, POINTS, TOLD = 6, 120, 11  # lines; radii of a line; radii of the table beside it
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A curve with its interval, as points of a drawing: `band` is a polygon."""
 
     name: str
     points: str
     band: str
-    dots: Sequence[tuple[float, float]]  # of the radii that were measured, where they are few
+    dots: Sequence[tuple[float, float]]  # the radii that were measured, where they are few
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """An attack with a budget: a point and the ends of its interval."""
 
     name: str
@@ -41,8 +39,7 @@ class Mark:
     high: float
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A drawing for one norm. between: the polygon from what is proved up to what attacks leave."""
 
     symbol: str
@@ -62,47 +59,39 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     titles = {row.name: row.title for row in table.rows}
     curves = {titles.get(name, name): curve for name, curve in curves.items()}
     rows = group.same(table.rows)
-    others = {row.title for row in table.rows} - {row.title for row in rows}
     minimal = [row for row in rows if row.minimum_norm]
-    others |= {row.title for row in minimal}
-    drawn = {name: curve for name, curve in curves.items() if name not in others}
-    budgets = [row for row in rows if row.threat is not None and row.threat.finite and not row.minimum_norm]
+    undrawn = {row.title for row in table.rows} - {row.title for row in rows if not row.minimum_norm}
+    drawn = {name: curve for name, curve in curves.items() if name not in undrawn}
+    budgets = [row for row in rows if _reach(row) < math.inf and not row.minimum_norm]
     if not minimal and not drawn and bounds is None:
         return None
-    ends = [float(row.threat.radius) for row in budgets if row.threat is not None]
-    ends += [float(curve.radii[-1]) for curve in drawn.values()] + [_far(row.distance) for row in minimal]
-    ends += [] if bounds is None else [_far(bounds)]
+    ends = [*map(_reach, budgets), *(float(curve.radii[-1]) for curve in drawn.values())]
+    ends += [_far(row.distance) for row in minimal] + ([] if bounds is None else [_far(bounds)])
     right = max(ends, default=1.0) or 1.0
-    # of the table beside the lines: those that were tried, else some of the axis
-    told = np.unique([at for curve in drawn.values() for at in curve.radii] or np.linspace(0, right, TOLD))
-    radii = np.union1d(np.linspace(0, right, POINTS + 1), told)
+    # radii of the table beside the lines: those that were tried, else some of the axis
+    tried = np.unique([at for curve in drawn.values() for at in curve.radii] or np.linspace(0, right, TOLD))
+    radii = np.union1d(np.linspace(0, right, POINTS + 1), tried)
     known: dict[str, Curve] = {}
     if minimal and len(rows) > 1:
         known["all attacks"] = _curve(group.nearest(table.rows), radii[radii <= max(map(_reach, minimal))])
     if len(minimal) > 1 or len(rows) == 1:
         known |= {row.title: _curve(row.distance, radii[radii <= _reach(row)]) for row in minimal}
     known |= drawn
-    left_out = max(0, len(known) - MOST + (bounds is not None))
-    known = dict(list(known.items())[: MOST - (bounds is not None)])
+    most = MOST - (bounds is not None)
+    left_out = max(0, len(known) - most)
+    known = dict(list(known.items())[:most])
     proved = None if bounds is None else Curve.from_certificates(bounds, table.correct, radii)
     if proved is not None:
         known["proved"] = proved
     lines = [_line(name, curve, table.n, right, name in drawn) for name, curve in known.items()]
-    marks = [
-        Mark(
-            row.title, _across(float(row.threat.radius), right), _up(row.robust_accuracy),
-            *(_up(end) for end in row.accuracy_interval),
-        )
-        for row in budgets
-        if row.threat is not None and row.title not in drawn
-    ]  # fmt: skip
+    marks = [_mark(row, right) for row in budgets if row.title not in drawn]
     first = next(iter(known.values()))
     between = _polygon(first, proved, right) if proved is not None and first is not proved else ""
     return Chart(
         f"{group.threat.symbol}{group.rows[0].apart}", lines, marks, between,
         [(_across(at, right), f"{at:.2g}") for at in _ticks(right)],
         [(_up(share), f"{share:.0%}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)],
-        _grid(known, table.n, told.tolist(), doubt=bool(table.headline)),
+        _grid(known, table.n, tried.tolist(), doubt=bool(table.headline)),
         left_out,
     )  # fmt: skip
 
@@ -137,10 +126,14 @@ def _line(name: str, curve: Curve, samples: int, right: float, measured: bool) -
     return Line(name, _points(curve, right), _polygon(low, high, right), dots)
 
 
+def _mark(row: Row, right: float) -> Mark:
+    ends = (_up(end) for end in row.accuracy_interval)
+    return Mark(row.title, _across(_reach(row), right), _up(row.robust_accuracy), *ends)
+
+
 def _points(curve: Curve, right: float) -> str:
-    return " ".join(
-        f"{_across(at, right)},{_up(share)}" for at, share in zip(curve.radii, curve.accuracy, strict=True)
-    )
+    pairs = zip(curve.radii, curve.accuracy, strict=True)
+    return " ".join(f"{_across(at, right)},{_up(share)}" for at, share in pairs)
 
 
 def _polygon(low: Curve, high: Curve, right: float) -> str:
@@ -157,17 +150,14 @@ def _ticks(right: float) -> NDArray[np.float64]:
 
 def _grid(known: Mapping[str, Curve], samples: int, radii: Sequence[float], doubt: bool) -> Grid:
     """Return the same as a table, at these radii."""
-    lines = []
-    for radius in radii:
-        cells = []
-        for curve in known.values():
-            if not curve.radii[0] <= radius <= curve.radii[-1]:
-                cells.append("-")
-                continue
-            share = curve.at(radius)
-            sure = with_interval(percent, share, clopper_pearson(round(share * samples), samples))
-            cells.append(percent(share) if doubt else sure)
-        lines.append([f"{radius:.4g}", *cells])
-    return Grid(
-        "Accuracy at each radius" + ", with its 95% interval" * (not doubt), ["radius", *known], lines
-    )
+
+    def cell(curve: Curve, radius: float) -> str:
+        if not curve.radii[0] <= radius <= curve.radii[-1]:
+            return "-"
+        share = curve.at(radius)
+        interval = clopper_pearson(round(share * samples), samples)
+        return percent(share) if doubt else with_interval(percent, share, interval)
+
+    lines = [[f"{radius:.4g}", *(cell(curve, radius) for curve in known.values())] for radius in radii]
+    caption = "Accuracy at each radius" + ", with its 95% interval" * (not doubt)
+    return caption, [["radius", *known], *lines]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from fastadv.text import allowed_text, number, percent, several
 
 UNTOLD = "in a threat that the attacks do not tell"
 NAMED = 4  # attacks that a sentence names
-STATES = ("raised", "not looked at", "clear")  # of a sign, in the order in which they are told
 
 
 def plainly(table: Table, group: Group) -> str:
@@ -102,26 +100,18 @@ def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A sign of masked gradients: what it means, its value and limit, and what to do where it is raised."""
-
-    name: str
-    state: str
-    means: str
-    value: str
-    advice: str
-
-
-def signs(table: Table) -> list[Shown]:
+def signs(table: Table) -> list[dict[str, str]]:
     """Return all signs, those that are raised first; none where nobody looked."""
-    found = table.indicators
-    if found is None:
+    seen = table.indicators
+    if seen is None:
         return []
     shown = []
     for name, sign in SIGNS.items():
-        state = STATES[0] if name in found.flagged else STATES[1] if name in found.unseen else STATES[2]
-        value = f"{number(found.values.get(name))}, raised above {sign.limit:g}"
-        advice = found.advice.get(name, "") if state == STATES[0] else found.unseen.get(name, "")
-        shown.append(Shown(name, state, sign.words, value if state != STATES[1] else "-", advice))
-    return sorted(shown, key=lambda each: STATES.index(each.state))
+        value = f"{number(seen.values.get(name))}, raised above {sign.limit:g}"
+        state, advice = "clear", seen.unseen.get(name, "")
+        if name in seen.flagged:
+            state, advice = "raised", seen.advice.get(name, "")
+        elif name in seen.unseen:
+            state, value = "not looked at", ""
+        shown.append({"name": name, "state": state, "means": sign.words, "value": value, "advice": advice})
+    return sorted(shown, key=lambda sign: ("raised", "not looked at", "clear").index(sign["state"]))
