@@ -20,7 +20,7 @@ class Events:
     def __init__(self, on_event: OnEvent | None = None, tick: Tick | None = None, total: int = 0) -> None:
         self._on_event = None if processes.rank() else on_event
         self._tick, self._total, self._steps = tick, total, 0
-        # of each attack: samples, those right at first, those that it left right, seconds
+        # sums of each attack: samples, those right at first, those that it left right, seconds
         self._done: dict[str, Tensor] = {}
 
     def begun(self, name: str, attack: Attack) -> Attack:
@@ -42,8 +42,7 @@ class Events:
         self._done[name] = done
         samples, right, robust, seconds = done.tolist()
         self._steps += len(correct)
-        told = f"{name}: robust accuracy {percent(robust / samples)}"
-        tell(self._tick, told, self._steps, self._total)
+        tell(self._tick, f"{name}: robust accuracy {percent(robust / samples)}", self._steps, self._total)
         if self._on_event is not None:
             self._on_event(
                 {

@@ -177,7 +177,7 @@ def outcome(
         if key in tensors:
             tensors[key][place] = values.to("cpu", tensors[key].dtype)
     tensors["seconds"][0] = time.perf_counter() - started
-    # without what a search compares at the first batches of a process: a table is the same for any number
+    # passes that compare the copy at a process's first batches do not count: else more processes count more
     passes = zip((result.forwards, result.backwards), frozen.compared, before, strict=True)
     tensors["cost"] = torch.tensor([int(all_) - (now - then) for all_, now, then in passes], device="cpu")
     for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):

@@ -80,8 +80,8 @@ class Curve(NamedTuple):
             Cohen et al. 2019, "Certified Adversarial Robustness via Randomized Smoothing" (arXiv 1902.02918),
             section 4.
         """
-        given = correct.cpu() if isinstance(correct, Tensor) else correct
-        proved, right = distances_of(certified, "certified"), np.asarray(given)
+        right = np.asarray(correct.cpu() if isinstance(correct, Tensor) else correct)
+        proved = distances_of(certified, "certified")
         if right.dtype != np.bool_ or right.shape != proved.shape:
             raise InputError(
                 f"correct: expected True or False for each of {len(proved)} samples, got {right.dtype} of "
@@ -110,8 +110,8 @@ class Curve(NamedTuple):
 def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray[np.float64]:
     """Distances [N] as float64, NaN counted as 0; InputError unless there are some and none is negative."""
     try:
-        given = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
-        distances = np.array(given, dtype=np.float64)
+        plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+        distances = np.array(plain, dtype=np.float64)
     except (TypeError, ValueError):
         distances = np.empty(0)
     distances = np.where(np.isnan(distances), 0.0, distances)

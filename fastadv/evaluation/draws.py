@@ -65,9 +65,9 @@ class Draws:
             torch.stack([getattr(one, name) for one in parts])
             for name in ("voted", "verdict", "right", "early")
         )
-        # of equals the strongest
+        # the strongest of equals
         order, halves = torch.arange(len(parts), device="cpu")[:, None], (early, right - early)
-        worst = [(each * len(parts) + order).argmin(0, keepdim=True) for each in halves]
+        worst = [(half * len(parts) + order).argmin(0, keepdim=True) for half in halves]
         first, last = early.gather(0, worst[1])[0], halves[1].gather(0, worst[0])[0]
         if (first + last).sum() > right[0].sum():
             first, last = early[0], halves[1][0]
@@ -103,16 +103,16 @@ class Drawing:
         size = len(x) if isinstance(frozen, ByRow) and frozen.size else SHARED
         parts = [*zip(torch.split(x, size), torch.split(ids, size), strict=True)]
         votes = torch.zeros(len(y), 1, device=y.device)
-        early = own = votes[:, 0]
+        early = right = votes[:, 0]
         with self.kept(x.device, number, 0, 0):
             for draw in range(self.count):
                 logits = torch.cat([_verdict(frozen, *part) for part in parts])
                 finite = logits.isfinite().all(1, keepdim=True)
                 votes = votes + nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * finite
-                own = votes.gather(1, y[:, None]).squeeze(1)
-                early = own if draw < self.count // 2 else early
-        voted = own > votes.scatter(1, y[:, None], 0.0).amax(1)
-        return {"right": own.to(torch.int64), "voted": voted, "early": early.to(torch.int64)}
+                right = votes.gather(1, y[:, None]).squeeze(1)
+                early = right if draw < self.count // 2 else early
+        voted = right > votes.scatter(1, y[:, None], 0.0).amax(1)
+        return {"right": right.to(torch.int64), "voted": voted, "early": early.to(torch.int64)}
 
 
 def _verdict(frozen: Prepared, x: Tensor, ids: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ def evaluate(
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
             config |= description(job, identity)
-            # as asked for, not as the amount of work decides, which may grow
+            # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
             search = {"precision": precision or options.precision, "eot": job.frozen.eot}
             search["compile"] = bool(options.compile if compile is None else compile)
@@ -237,7 +237,7 @@ class Evaluation:
         for count in (*self.earlier, self.limit):
             positions = first_samples(self.dataset, count)
             missing, new = len(positions) - len(seen), positions[~torch.isin(positions, seen)]
-            # of a sorted set, of which others were drawn before, some of each class
+            # some of each class of a sorted set, of which others were drawn before
             more = new[torch.arange(missing, device="cpu") * len(new) // missing]
             parts += torch.split(more, self.batch_size)
             seen = torch.cat(parts)

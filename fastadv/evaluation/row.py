@@ -297,12 +297,12 @@ def told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 def groups(rows: Sequence[Row]) -> list[Group]:
     """Return the attacks by threat, those with a budget first."""
-    found: dict[object, list[Row]] = {}
+    by_ball: dict[object, list[Row]] = {}
     for row in rows:
         if row.refused:
             continue
         threat = row.threat
         ball = threat and (threat.metric, float(threat.radius), *_asked(row))
-        found.setdefault(ball, []).append(row)
-    every = [Group(rows[0].threat, tuple(rows)) for rows in found.values()]
-    return sorted(every, key=lambda one: (one.unlimited or not one.whole, not one.whole))
+        by_ball.setdefault(ball, []).append(row)
+    known = [Group(rows[0].threat, tuple(rows)) for rows in by_ball.values()]
+    return sorted(known, key=lambda one: (one.unlimited or not one.whole, not one.whole))

@@ -223,8 +223,8 @@ class Table:
             blank = [""] * (len(head) - 2 - len(extra))
             lines.append(["worst of all", percent(self.worst_case), *blank, *extra])
         # columns of doubt, and of distances, only where there are some
-        told = [any(line[place] not in ("", "-", "0") for line in lines) for place in range(len(head))]
-        shown = [place for place in range(len(head)) if told[place] or place in (0, 1, 2, 5, 6, 7)]
+        cells_of = [{*cells} - {"", "-", "0"} for cells in zip(*lines, strict=True)]
+        shown = [place for place, values in enumerate(cells_of) if values or place in (0, 1, 2, 5, 6, 7)]
         return [[line[place] for place in shown] for line in [head, *lines]]
 
     @property

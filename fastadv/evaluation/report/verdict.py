@@ -43,10 +43,10 @@ def _called(rows: Sequence[Row]) -> str:
     names = []
     for row in rows:
         kind = row.method.partition(" ")[0].lower()
-        own = row.title.partition(", ")[0] if row.title != row.name else row.method
-        alone = kind and row.name.startswith(kind) and sum(each.method == row.method for each in rows) == 1
-        told = f"{row.title} ({row.method})" if kind == "autoattack" else row.title
-        names.append(own if alone else told)
+        short = row.title.partition(", ")[0] if row.title != row.name else row.method
+        alone = kind and row.name.startswith(kind) and [one.method for one in rows].count(row.method) == 1
+        long = f"{row.title} ({row.method})" if kind == "autoattack" else row.title
+        names.append(short if alone else long)
     *first, last = names
     under = f"{', '.join(first)} and {last}" if first else last
     return under if len(names) <= NAMED else f"{len(names)} attacks"
@@ -66,11 +66,11 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     where = f"within {group.rows[0].within}" if group.threat else UNTOLD
     narrower, one = _narrower(group), "s" if table.n == 1 else ""
     stay = f"hold{one}" if narrower else f"stay{one} correct"
-    told = f"{begun} {where}: {right:,} of {several(table.n, 'sample')} {stay} under {under}{narrower}"
+    text = f"{begun} {where}: {right:,} of {several(table.n, 'sample')} {stay} under {under}{narrower}"
     if bounds is None or group.threat is None or not group.whole:
-        return f"{told}."
+        return f"{text}."
     proved = (table.correct & (bounds >= float(group.threat.radius))).double().mean().item()
-    return f"{told}, and {percent(proved)} are proved to."
+    return f"{text}, and {percent(proved)} are proved to."
 
 
 def _known(table: Table, group: Group) -> NDArray[Any]:
@@ -91,8 +91,8 @@ def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
     symbol = f"{group.threat.symbol}{group.rows[0].apart}"
     middle = median(known) if len(known) else math.nan
     if not math.isfinite(middle):
-        told = f"An adversarial example in {symbol} was found for fewer than half of "
-        return f"{told}{several(table.n, 'sample')}, by {_called(searched)}{_narrower(group)}."
+        text = f"An adversarial example in {symbol} was found for fewer than half of "
+        return f"{text}{several(table.n, 'sample')}, by {_called(searched)}{_narrower(group)}."
     low, high = (number(end).replace("inf", "∞") for end in bootstrap(known, median))
     return (
         f"Median distance to an adversarial example {number(middle)} in {symbol} (95% interval {low} to "
