@@ -264,8 +264,8 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     assert budget.held(table.rows).sum() == 3
     endless.rows[0].distance[1] = 0.1
     drawn = chart.chart(table, budget, {}, None)
-    (line,), (_, (head, *cells)) = drawn.lines, drawn.grid
-    assert line.name == head[1] == "all attacks"
+    _, (head, *cells) = drawn.grid
+    assert [*drawn.curves] == head[1:] == ["all attacks"]
     # the axis ends before 0.3
     shares = dict.fromkeys(cell.split("%")[0] for _, cell in cells)
     assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
@@ -275,7 +275,7 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     drawn = chart.chart(table, budget, tried, None)
     assert drawn.marks == [], "what has a curve needs no mark"
     (mark,) = chart.chart(table, groups(table.rows)[0], {}, None).marks  # of PGD; FMN has a line
-    assert (mark.name, mark.up) == ("pgd", chart._up(5 / 6))
+    assert (mark.title, mark.robust_accuracy) == ("pgd", 5 / 6)
     _, (_, _, line) = drawn.grid
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
 

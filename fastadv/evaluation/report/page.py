@@ -137,7 +137,6 @@ def _content(
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),
         "charts": [drawing for drawing in drawn if drawing is not None],
-        "axes": {"left": chart.LEFT, "right": chart.RIGHT, "bottom": chart.BOTTOM},
         "heat": grid.heat(table, names, main),
         "gallery": pictures.gallery(table, seen, names, box) if alone else several,
         "hard": pictures.hardest(table, margins, names, box, farthest=alone),
@@ -178,7 +177,9 @@ def _filled(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html").render(version=__version__, percent=percent, **content)
+    return environment.get_template("template.html").render(
+        version=__version__, percent=percent, chart=chart, **content
+    )
 
 
 def bibtex(rows: Sequence[Row]) -> list[str]:
