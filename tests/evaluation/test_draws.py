@@ -189,14 +189,20 @@ def test_the_worst_of_several_is_no_luck():
 
 
 @pytest.mark.slow
-def test_the_verdict_names_its_figures():
-    attacks = {"pgd": partial(nets.pgd(0.01), eot=4)}
-    table = drawn(Flips(0.3), 5, attacks=attacks)
+def test_table_and_verdict_tell_the_draws():
+    table = drawn(Flips(0.3), 5, attacks={"pgd": partial(nets.pgd(0.01), eot=4)})
     one, worst = (f"{100 * share:.1f}%" for share in (table.worst_case, table["pgd"].draws.worst))
     assert table.worst_case == table["pgd"].robust_accuracy == table.to_dict()["worst_case"]
     assert f"Randomized: at most {one} of one draw, {worst} worst of 5 draws (eot=4)." in table.verdict
-    flagged = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01)})
-    assert flagged.headline.endswith(f"At most {100 * flagged.worst_case:.1f}% of one draw.")
+    table = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01), "none": nothing})
+    assert table.headline.endswith(f"At most {100 * table.worst_case:.1f}% of one draw.")
+    as_json = json.loads(json.dumps(table.to_dict()))
+    assert as_json["draws"] == table.draws.to_dict()
+    assert [row["draws"] for row in as_json["attacks"]] == [row.draws.to_dict() for row in table.rows]
+    cells = table.details()["each sample classified 5 times"]
+    assert cells[0] == ["attack", "one draw", "majority", "worst of 5"]
+    assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
+    assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
 
 
 def state() -> tuple:
@@ -225,12 +231,8 @@ def test_every_figure_follows_from_the_seed_and_the_generators_stay(freeze):
     near = partial(fa.attacks.pgd, threat=fa.Linf(0.02), steps=40, stop_early=False)
     attacks = {"pgd": near, "again": near}
     attacks["square"] = partial(fa.attacks.square, threat=fa.Linf(0.1), queries=9)
-    options = {
-        "dataset": squares(40),
-        "attacks": attacks,
-        "criterion": fa.attacks.Unless(2),
-        "freeze": freeze,
-    }
+    options = {"dataset": squares(40), "attacks": attacks, "criterion": fa.attacks.Unless(2)}
+    options["freeze"] = freeze
 
     def told(seed: int) -> dict[str, str]:
         table = drawn(Doubts(), 3, seed=seed, batch_size=16, **options)
@@ -279,26 +281,11 @@ def test_no_two_parts_of_an_evaluation_have_the_same_noise():
 @pytest.mark.slow
 def test_one_draw_of_a_randomized_model_is_flagged():
     table = evaluate(Flips(0.3), many(), {"pgd": nets.pgd(0.1)})
-    flag = [text for text in table["pgd"].flags if text.startswith("randomized: ")]
-    assert len(flag) == 1
-    assert "draws=20" in flag[0]
-    assert flag[0] in str(table)
-    assert table.draws is None
-    assert table["pgd"].draws is None
-    assert table.to_dict()["draws"] is None
+    (flag,) = [text for text in table["pgd"].flags if text.startswith("randomized: ")]
+    assert "draws=20" in flag
+    assert flag in str(table)
+    assert (table.draws, table["pgd"].draws, table.to_dict()["draws"]) == (None,) * 3
     assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
-
-
-@pytest.mark.slow
-def test_the_table_tells_the_draws():
-    table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "none": nothing})
-    told = json.loads(json.dumps(table.to_dict()))
-    assert told["draws"] == table.draws.to_dict()
-    assert [one["draws"] for one in told["attacks"]] == [row.draws.to_dict() for row in table.rows]
-    cells = table.details()["each sample classified 5 times"]
-    assert cells[0] == ["attack", "one draw", "majority", "worst of 5"]
-    assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
-    assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, 2.0, "3", None])

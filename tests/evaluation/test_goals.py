@@ -125,18 +125,6 @@ def test_what_needs_no_classes_runs_for_other_outputs(name: str) -> None:
         assert verdict.startswith("Inconclusive: the gradient is" if sign == "a stand-in" else "Do not trust")
 
 
-class NaNBackward(nn.Module):
-    """Finite logits whose gradients are NaN."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return NET(x) + (x.flatten(1).sum(1, keepdim=True) * 0).sqrt()
-
-
-def test_gradients_of_nan_are_told_and_end_nothing() -> None:
-    table = fa.evaluate(NaNBackward(), (X, Y), {"pgd": partial(PGD, steps=3)}, freeze=False)
-    assert table["pgd"].failed == len(X)
-
-
 def test_what_an_attack_asks_for_inside_is_told() -> None:
     def inside(model: Any, x: Tensor, y: Tensor, **more: Any) -> Any:
         return fa.attacks.pgd(model, x, y, L, steps=3, criterion=WrongBy(1.0), **more)

@@ -96,14 +96,9 @@ def test_an_own_attack_takes_what_it_names():
     assert curve.accuracy[1] == table["fgsm"].robust_accuracy
 
 
-TABLES = torch.linspace(-2, 2, 24).view(8, 3)
+TABLES, SCALED = torch.linspace(-2, 2, 24).view(8, 3), fa.Scaled(torch.full((3,), 0.1), box=(-9, 9))
 REFUSED = {
-    "a map": (
-        nn.Linear(3, 2),
-        (TABLES, TABLES[:, 0].gt(0).long()),
-        "square",
-        fa.Scaled(torch.full((3,), 0.1), box=(-9, 9)),
-    ),
+    "a map": (nn.Linear(3, 2), (TABLES, TABLES[:, 0].gt(0).long()), "square", SCALED),
     "a norm": (nets.Threshold(), nets.DATA, "ddn", fa.Linf(0.25)),
     "a radius": (nets.Threshold(), nets.DATA, "apgd", fa.L2(math.inf)),
 }

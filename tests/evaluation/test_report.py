@@ -40,12 +40,10 @@ def written(folder, table, **more):
 @pytest.mark.slow
 def test_the_page_tells_what_was_measured(tmp_path):
     table = evaluate(Threshold(), DATA, {"pgd": pgd(0.25)}, keep_samples=True)
+    about = {"command": "fastadv evaluate", "seed": 7, "data": {"name": "pixels", "note": None}}
+    about = {"class_names": DATA.classes, "provenance": about, "title": "one pixel"}
     curve = Curve(np.array([0, 0.1, 0.25]), np.array([4, 4, 2]) / 6)
-    page = written(
-        tmp_path, table, title="one pixel", model=Threshold(), class_names=DATA.classes,
-        curves={"pgd": curve},
-        provenance={"command": "fastadv evaluate", "seed": 7, "data": {"name": "pixels", "note": None}},
-    )  # fmt: skip
+    page = written(tmp_path, table, model=Threshold(), curves={"pgd": curve}, **about)
     low, high = (f"{100 * end:.1f}%" for end in table["pgd"].accuracy_interval)
     held = f"Robust accuracy 33.3% (95% interval {low} to {high}) within L∞ 0.25: 2 of 6 samples stay correct"
     assert f"{held} under pgd." in page.text
@@ -60,10 +58,8 @@ def test_the_page_tells_what_was_measured(tmp_path):
     with pytest.raises(InputError, match="class_names: expected 2, got 3; name every class"):
         written(tmp_path, table, model=Threshold(), class_names=["a", "b", "c"])
     # held at 0.4 and 0.3 from the boundary, where the margin changes by twice the step
-    assert re.findall(r"sample (\d), held, clean margin (-[\d.]+)", page.text) == [
-        ("3", "-0.8"),
-        ("2", "-0.6"),
-    ]
+    held = re.findall(r"sample (\d), held, clean margin (-[\d.]+)", page.text)
+    assert held == [("3", "-0.8"), ("2", "-0.6")]
     assert json.loads(page.data["measured"]) == json.loads(json.dumps(table.to_dict()))
 
 
@@ -155,9 +151,8 @@ def test_attacks_above_and_bounds_below(whole):
     low, high = heights[: len(heights) // 2], heights[len(heights) // 2 :][::-1]
     # downwards in a drawing: attacks leave all but what they broke, proved is all up to 0.015
     assert all(above <= below for above, below in zip(low, high, strict=True))
-    shown = re.findall(
-        r'<th scope="row" class="name">(0[.\d]*)</th>.*<td>([\d.]+)%[^<]*</td></tr>', page.source
-    )
+    line = r'<th scope="row" class="name">(0[.\d]*)</th>.*<td>([\d.]+)%[^<]*</td></tr>'
+    shown = re.findall(line, page.source)
     proved = {float(radius): float(share) for radius, share in shown}
     assert proved[0.0] == 100
     assert {share for radius, share in proved.items() if radius > 0.015} == {0}
@@ -200,13 +195,9 @@ def test_wrong_arguments(tmp_path, monkeypatch):
 def both_kinds():
     """PGD at 0.1 and FMN at any radius on six samples of two classes, 0 1 0 1 0 1: neither breaks all."""
     table, inf, edge = table_of(6, classes=2), math.inf, 0.10001  # more than its radius, by rounding
-    found = torch.tensor(
-        [[edge, inf, inf, inf, inf, inf], [inf, 0.1, 0.04, 0.3, 0.2, inf]], dtype=torch.float64
-    )
-    rows = zip(table.rows, found, strict=True)
-    return replace(
-        table, rows=tuple(replace(row, broken=each.isfinite(), distance=each) for row, each in rows)
-    )
+    distances = torch.tensor([[edge, *[inf] * 5], [inf, 0.1, 0.04, 0.3, 0.2, inf]]).double()
+    rows = zip(table.rows, distances, strict=True)
+    return replace(table, rows=tuple(replace(row, broken=far < inf, distance=far) for row, far in rows))
 
 
 ALLOWED = {  # of images of three colors and 8x8 pixels, 192 values

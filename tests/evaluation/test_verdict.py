@@ -58,11 +58,8 @@ def test_labels_that_do_not_fit_are_told() -> None:
     verdict = evaluate(NET, (X, few), {"pgd": PGD}, batch_size=1).verdict
     assert verdict.startswith("4 of 60 were right before the attack, fewer than chance, 1 in 3, allows")
     # P(X <= 1 | 100, 1/10) = 0.0003, P(X <= 2) = 0.0019
-    assert [bool(label_flags(*told)) for told in ((1, 100, 10), (2, 100, 10), (1, 1000))] == [
-        True,
-        False,
-        False,
-    ]
+    doubted = [bool(label_flags(*counts)) for counts in ((1, 100, 10), (2, 100, 10), (1, 1000))]
+    assert doubted == [True, False, False]
 
 
 class Sick(nn.Module):
