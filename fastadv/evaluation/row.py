@@ -13,12 +13,13 @@ from fastadv.attacks.methods.flags import Cost
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.sums import Sums, figure
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
-from fastadv.text import percent, threat_text
+from fastadv.text import number, percent, threat_text, with_interval
 from fastadv.threat import Threat
 
 # figures of a row, in the order in which they are told
 SHARES = ("robust_accuracy", "success_rate", "median_distance", "mean_distance")
 COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
+COLUMNS = ("accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds", "failed", "unmoved")
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,17 @@ class Row:
             dropped += ["median_distance", "mean_distance"]
         return kept | dict.fromkeys(dropped, math.nan)
 
+    def cells(self) -> dict[str, str]:
+        """Return the figures as text, by their columns."""
+        figures = self.figures()
+        median = number(figures["median_distance"])
+        if self.minimum_norm:
+            median = with_interval(number, self.median_distance, self.median_interval)
+        shares = percent(figures["robust_accuracy"]), percent(self.success_rate)
+        spent = f"{self.forwards:,}", f"{self.backwards:,}", f"{self.seconds:.1f}"
+        texts = *shares, median, number(figures["mean_distance"]), *spent, str(self.failed), str(self.unmoved)
+        return dict(zip(COLUMNS, texts, strict=True))
+
 
 def component_of(by: Tensor, rows: Sequence[Row]) -> Tensor:
     """Return int64 [N], the component of the row `by` that found x_adv; -1 for none."""
@@ -276,23 +288,22 @@ def comparable(one: Threat | None, other: Threat | None) -> bool:
 
 def told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Return the rows, where threats of one name do not do the same with what tells them apart."""
-    first: dict[str, dict[str, Row]] = {}
+    first: dict[str, dict[str, tuple[Row, Threat]]] = {}  # by name and metric
     for row in rows:
         if row.threat is not None:
-            first.setdefault(row.threat.symbol, {}).setdefault(row.threat.metric, row)
+            first.setdefault(row.threat.symbol, {}).setdefault(row.threat.metric, (row, row.threat))
 
-    def apart(row: Row) -> str:
-        alike = {} if row.threat is None else first[row.threat.symbol]
-        if row.threat is None or len(alike) == 1:
+    def apart(threat: Threat | None) -> str:
+        alike = {} if threat is None else first[threat.symbol]
+        if threat is None or len(alike) == 1:
             return ""
-        boxes = {one.threat.box for one in alike.values() if one.threat}
-        low, high = row.threat.box
-        named = alike[row.threat.metric]
-        titles = {one.title for one in alike.values()}
-        title = named.title if len(titles) == len(alike) else named.name
-        return f" in [{low:g}, {high:g}]" if len(boxes) == len(alike) else f" ({title})"
+        if len({other.box for _, other in alike.values()}) == len(alike):
+            return " in [{:g}, {:g}]".format(*threat.box)
+        titles = {row.title for row, _ in alike.values()}
+        row, _ = alike[threat.metric]
+        return f" ({row.title if len(titles) == len(alike) else row.name})"
 
-    return tuple(replace(row, apart=apart(row)) for row in rows)
+    return tuple(replace(row, apart=apart(row.threat)) for row in rows)
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:

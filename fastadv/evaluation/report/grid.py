@@ -33,21 +33,17 @@ def attacks(table: Table) -> Grid:
 
 
 def _line(row: Row, doubt: bool) -> list[str]:
-    figures = row.figures()
-    middle = number(figures["median_distance"])
-    if row.minimum_norm:
-        middle = with_interval(number, row.median_distance, row.median_interval)
+    cells = row.cells()
     sure = with_interval(percent, row.robust_accuracy, row.accuracy_interval)
-    share = "-" if row.unlimited else percent(row.robust_accuracy) if doubt else sure
-    distances = middle.replace("inf", "∞"), number(figures["mean_distance"])
-    return [row.title, row.within, share, percent(row.success_rate), *distances]
+    share = cells["accuracy"] if doubt or row.unlimited else sure
+    return [row.title, row.within, share, cells["broken"], cells["median"].replace("inf", "∞"), cells["mean"]]
 
 
 def costs(table: Table) -> Grid:
     """Return what each attack and the look for signs of masking took."""
     cells = [["", "forwards", "backwards", "seconds"]]
     for row in table.rows:
-        cells.append([row.title, f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"])
+        cells.append([row.title, *(row.cells()[name] for name in cells[0][1:])])
     if (seen := table.indicators) is not None:
         cells.append(["signs of masking", f"{seen.forwards:,}", f"{seen.backwards:,}", "-"])
     cells.append(["the whole evaluation", "-", "-", f"{table.seconds:.1f}"])
