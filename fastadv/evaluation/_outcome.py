@@ -179,7 +179,7 @@ def outcome(
     tensors["seconds"][0] = time.perf_counter() - started
     # passes that compare the copy at a process's first batches do not count: else more processes count more
     passes = zip((result.forwards, result.backwards), frozen.compared, before, strict=True)
-    tensors["cost"] = torch.tensor([int(all_) - (now - then) for all_, now, then in passes], device="cpu")
+    tensors["cost"] = torch.tensor([int(total) - (now - then) for total, now, then in passes], device="cpu")
     for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):
         if goal is not None and key == "mask" and bool((goal == goal[:1]).all()):
             tensors[key] = goal[:1].to("cpu", copy=True)

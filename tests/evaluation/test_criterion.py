@@ -127,12 +127,12 @@ def test_pixels_and_mean_iou_are_those_of_a_count_by_hand() -> None:
     extra = table["pgd"].extra
     right = ((decided == y) & counts).sum().item()
     assert extra["pixel accuracy"] == pytest.approx(right / counts.sum().item())
-    each = []
+    ratios = []
     for k in range(3):
         both = ((decided == k) & (y == k) & counts).sum().item()
         either = (((decided == k) | (y == k)) & counts).sum().item()
-        each.append(both / either)
-    assert extra["mean IoU"] == pytest.approx(sum(each) / 3)
+        ratios.append(both / either)
+    assert extra["mean IoU"] == pytest.approx(sum(ratios) / 3)
     assert table.extra == {"pixel accuracy": 1.0, "mean IoU": 1.0}
 
 
@@ -163,7 +163,7 @@ def test_the_worst_of_several_attacks_is_chosen_image_by_image() -> None:
     assert (ratio(one), ratio(other)) == (2 / 6, 3 / 6 / 2)
     assert worst([one, other]) == worst([other, one]) == 2 / 6 / 2
     single = [torch.rand(5, 1, 1).double() for _ in range(3)]
-    parts = [torch.cat([each, torch.ones_like(each)], 1) for each in single]
+    parts = [torch.cat([sums, torch.ones_like(sums)], 1) for sums in single]
     assert worst(parts) == pytest.approx(torch.cat(single, 1).amin(1).mean().item())
 
 
@@ -224,7 +224,7 @@ def test_a_clean_accuracy_by_another_criterion_is_another_run(tmp_path: Path) ->
 
 
 def test_the_worst_error_of_each_sample_is_that_of_its_attack() -> None:
-    sums = [torch.tensor([[[each], [1.0]] for each in errors]) for errors in ((1.0, 3.0), (2.0, 1.0))]
+    sums = [torch.tensor([[[error], [1.0]] for error in errors]) for errors in ((1.0, 3.0), (2.0, 1.0))]
     assert worst(sums, "MAE") == 2.5
 
 
@@ -235,8 +235,8 @@ def test_outputs_that_are_not_finite_are_in_no_error_and_right_in_no_label() -> 
 
     z, sick = TAGS(X).detach(), Sick(*TAGS)
     table = fa.evaluate(sick, (X, z + 0.1), {"pgd": PGD}, threat=fa.Linf(0.0), criterion=Beyond(0.5))
-    for found in (table.extra, table["pgd"].extra):
-        assert found == {"MAE": pytest.approx(0.1), "RMSE": pytest.approx(0.1)}
+    for extra in (table.extra, table["pgd"].extra):
+        assert extra == {"MAE": pytest.approx(0.1), "RMSE": pytest.approx(0.1)}
     assert (table.failed.sum(), table.clean_accuracy) == (4, 0.6)
     tags = fa.evaluate(sick, (X, (z > 0).long()), criterion=Share(1.0))
     assert tags.extra == {"label accuracy": pytest.approx(0.6)}

@@ -159,14 +159,14 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn, in place of files."""
-    made: list[Figure] = []
-    monkeypatch.setattr(style, "save", lambda figure, path: made.append(figure))
-    return made
+    figures: list[Figure] = []
+    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
+    return figures
 
 
-def base_set(classes: int, each: int, channels: int = 1) -> ImageSet:
+def base_set(classes: int, per_class: int, channels: int = 1) -> ImageSet:
     """The first pixel of an image tells its number."""
-    count = classes * each
+    count = classes * per_class
     x = torch.randint(256, (count, channels, 6, 6), dtype=torch.uint8)
     x[:, :, 0, 0] = torch.arange(count)[:, None] % 256
     return ImageSet(x, torch.arange(count) % classes, [f"n{k}" for k in range(classes)], "base")
@@ -186,14 +186,13 @@ def test_sources_stand_above_what_was_made_of_them(drawn, shift):
     images, texts = drawn[0].axes[0].images, drawn[0].axes[0].texts
     assert len(images) == 2 * 2 * 3
     for place, (image, text) in enumerate(zip(images, texts, strict=True)):
-        turn, made, k = place // 6, place // 3 % 2, place % 3
+        turn, below, k = place // 6, place // 3 % 2, place % 3
         pixels = base.x[3 * turn + k, 0].numpy() / 255
-        assert np.asarray(image.get_array()) == pytest.approx(1 - pixels if made else pixels, abs=1e-6)
-        assert text.get_text() == f"n{(k + shift * made) % 3}"
-        assert (to_hex(text.get_color()).upper() == figures.VERMILION) == bool(shift and made)
-    top, left = zip(
-        *((box.y0, box.x0) for box in (image.get_window_extent() for image in images)), strict=True
-    )
+        assert np.asarray(image.get_array()) == pytest.approx(1 - pixels if below else pixels, abs=1e-6)
+        assert text.get_text() == f"n{(k + shift * below) % 3}"
+        assert (to_hex(text.get_color()).upper() == figures.VERMILION) == bool(shift and below)
+    boxes = [image.get_window_extent() for image in images]
+    top, left = [box.y0 for box in boxes], [box.x0 for box in boxes]
     assert top[0] == top[1] == top[2] > top[3] > top[6] > top[9]
     assert left[:3] == left[3:6] == left[6:9]
 

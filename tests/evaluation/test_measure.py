@@ -79,8 +79,8 @@ def test_failed_and_unmoved_samples_are_counted_and_never_broken():
     head, *lines = table.cells()
     assert head[-2:] == ["failed", "unmoved"]
     assert [line[-2:] for line in lines] == [["0", ""], ["4", "1"], ["0", "2"], ["", ""]]
-    told, _ = table.to_dict()["attacks"]
-    assert (told["failed"], told["unmoved"]) == (4, 1)
+    first, _ = table.to_dict()["attacks"]
+    assert (first["failed"], first["unmoved"]) == (4, 1)
     assert "failing: failed: the attack met NaN or infinity on 4 of 6 samples" in str(table)
     assert "unmoved: failing met only zero gradients on 1" in str(table)
 
@@ -159,9 +159,9 @@ def test_renderings():
     assert plain[2].split() == ["none", "66.7%"]
     assert plain[3].split()[:3] == ["small", "50.0%", "25.0%"]
     assert plain[5].split() == ["worst", "of", "all", "16.7%"]
-    told = json.loads(json.dumps(table.to_dict(), allow_nan=False))
-    assert told["n"] == 6
-    small, large = told["attacks"]
+    as_json = json.loads(json.dumps(table.to_dict(), allow_nan=False))
+    assert as_json["n"] == 6
+    small, large = as_json["attacks"]
     assert {"label": "small", "attack": "pgd", "norm": "linf", "radius": 0.15}.items() <= small.items()
     assert small["median_distance"] is None
     assert (large["radius"], large["robust_accuracy"]) == (0.35, pytest.approx(1 / 6))
@@ -288,7 +288,7 @@ def fmn(threat):
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("arguments", "says"),
     [
         ({"radii": [0.1]}, "neither"),
         ({"radii": [0.1], "attack_for_radius": pgd, "minimum_norm": nearest}, "both"),
@@ -303,9 +303,9 @@ def fmn(threat):
         ),
     ],
 )
-def test_curves_that_cannot_be(given, says):
+def test_curves_that_cannot_be(arguments, says):
     with pytest.raises(InputError, match=says):
-        accuracy_against_radius(Threshold(), DATA, **given)
+        accuracy_against_radius(Threshold(), DATA, **arguments)
 
 
 def test_a_certificate_counts_up_to_its_radius_and_radius_0_is_the_clean_accuracy():

@@ -93,5 +93,5 @@ def test_what_explains_a_figure_is_said() -> None:
     for model, y in ((constant, even), (constant, even * 0 + 1), (Sick(X[:1], constant), even)):
         verdict = evaluate(model, (X, y), {"pgd": PGD}).verdict
         assert verdict.startswith("The model predicts one class for all images. ") == bool((y != 1).any())
-    found = Indicators({"square": 0.05}, lower={"square": 0.0})
-    assert found.verdict == "No sign of masking; Square broke 5.0% that gradients did not, within chance"
+    chance = Indicators({"square": 0.05}, lower={"square": 0.0})
+    assert chance.verdict == "No sign of masking; Square broke 5.0% that gradients did not, within chance"
