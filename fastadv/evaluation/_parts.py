@@ -47,14 +47,14 @@ class Parts(Keeper):
         """Return the part `name` with the tensors `known`: read if it is there, else made and written."""
         if self.identity is None:
             part = make()
-            return Part({**known, **part.tensors}, part.told)
+            return Part({**known, **part.tensors}, part.notes)
         # one of an attack on a batch, or of all attacks asked for
         attacks = [self.identity["attacks"][place] for place in self.places.values()]
         of = _seal(self.identity, name, attacks)
 
         def whole() -> Kept:
             part = make()
-            return {**known, **part.tensors}, {"told": part.told, "data": data}
+            return {**known, **part.tensors}, {"notes": part.notes, "data": data}
 
         def fits(path: Path, part: Kept) -> bool:
             tensors, about = part
@@ -69,7 +69,7 @@ class Parts(Keeper):
             return same
 
         tensors, about = self.part(_file_of(name), of, whole, fits)
-        return Part(tensors, about["told"])
+        return Part(tensors, about["notes"])
 
     def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
         """Write that the share `rank` of `world_size` is done."""

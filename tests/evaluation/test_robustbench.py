@@ -10,13 +10,13 @@ from fastadv.evaluation.robustbench import RADII, entry
 def test_entries_are_as_robustbench_writes_them():
     # model_info/imagenet/Linf/Salman2020Do_R18.json
     about = {"venue": "NeurIPS 2020"}
-    made = entry("imagenet", "ResNet-18", 0.5292, 0.2532, fa.Linf(4 / 255), unreliable=True, about=about)
-    assert list(made) == [
+    written = entry("imagenet", "ResNet-18", 0.5292, 0.2532, fa.Linf(4 / 255), unreliable=True, about=about)
+    assert list(written) == [
         "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
         "architecture", "eps", "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
     ]  # fmt: skip
-    assert (made["clean_acc"], made["venue"], made["link"]) == ("52.92", "NeurIPS 2020", None)
-    assert (made["eps"], made["autoattack_acc"], made["unreliable"]) == ("4/255", "25.32", True)
+    assert (written["clean_acc"], written["venue"], written["link"]) == ("52.92", "NeurIPS 2020", None)
+    assert (written["eps"], written["autoattack_acc"], written["unreliable"]) == ("4/255", "25.32", True)
     with pytest.raises(InputError, match=r"expected fields among link, .*, got eps"):
         entry("cifar10", "net", 1, 1, fa.Linf(8 / 255), about={"eps": "1"})
     with pytest.raises(InputError, match=r"tables of cifar10, linf 0\.03137 and l2 0\.5, got"):

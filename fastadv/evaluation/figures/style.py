@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -95,29 +95,24 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
     )  # fmt: skip
 
 
-def save(figure: "Figure", path: str | PathLike[str], told: Mapping[str, str] | None = None) -> None:
-    """Write the figure, cropped; a PNG keeps as text what `told` and `runs.about` say of it."""
+def save(figure: "Figure", path: str | PathLike[str], more: Mapping[str, str] | None = None) -> None:
+    """Write the figure, cropped; a PNG keeps as text what `more` and `runs.about` say of it."""
     kind = check_path(path)
-    kept = about() | dict(told or {}) if kind == "png" else None
+    kept = about() | dict(more or {}) if kind == "png" else None
     with atomic_write(path) as part:
         figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1, metadata=kept)
 
 
-def leader(color: str, gap: float = 0) -> dict[str, Any]:
-    """Return a thin line from the left of a name to what it names, ending `gap` points before it."""
-    return {
-        "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": gap, "relpos": (0, 0.5),
-    }  # fmt: skip
-
-
-def name_end(axes: "Axes", name: str, end: float, height: float, color: str, **how: Any) -> None:
-    """Name a line that ends at the right at `end`, at `height`, in axes; a leader joins both."""
+def name_end(axes: "Axes", name: str, end: float, height: float, color: str) -> None:
+    """Name a line that ends at the right at `end`, at `height`, in axes; a thin leader joins both."""
     inches = axes.bbox.width / axes.figure.dpi
+    leader = {
+        "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5),
+    }  # fmt: skip
     axes.annotate(
         name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",
-        color=color, va="center", annotation_clip=False,
-        arrowprops=leader(color) if abs(end - height) > 0.01 else None,
-        **{"fontsize": 9, "fontweight": "bold", **how},
+        color=color, va="center", annotation_clip=False, fontsize=9, fontweight="bold",
+        arrowprops=leader if abs(end - height) > 0.01 else None,
     )  # fmt: skip
 
 
