@@ -93,6 +93,30 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
             nets.run(tmp_path, resume=True, **options)
 
 
+def test_a_model_is_known_by_its_answers_which_count_nothing_and_draw_nothing(tmp_path):
+    """Parts and weights are the same; a closure, as a preprocessing, is another."""
+
+    def scaled(by: float, noise: float = 0.0) -> nn.Module:
+        class Scaled(nets.Threshold):
+            def forward(self, x):
+                return super().forward(by * x + (noise * torch.rand_like(x) if noise else 0))
+
+        return Scaled()
+
+    state = torch.get_rng_state()
+    first = nets.run(tmp_path / "a", model=scaled(1.0))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same(first, nets.run(None, model=scaled(1.0)))
+    with pytest.raises(InputError, match="another model's answer to the first samples"):
+        nets.run(tmp_path / "a", model=scaled(1.1), resume=True)
+    for _ in range(2):
+        nets.run(tmp_path / "random", model=scaled(1.0, 0.01), resume=True)
+    with pytest.raises(InputError, match="another model's answer"):
+        nets.run(tmp_path / "random", model=scaled(1.0, 0.3), resume=True)
+    nets.run(tmp_path / "named", model=scaled(1.0), identity="v1")
+    nets.run(tmp_path / "named", model=scaled(1.1), identity="v1", resume=True)
+
+
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     """Write a part again, whole, after a change of its tensors."""
     part, told = load_tensors(path)

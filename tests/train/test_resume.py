@@ -135,8 +135,9 @@ def test_another_data_set_or_model_is_refused(whole):
     activation[2] = nn.Tanh()
     dropout[4].p = 0.3
     momentum[1].momentum = 0.2
+    (hooked := net()).register_forward_hook(lambda module, args, output: 2 * output)
     smaller = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    for other in (smaller, net().double(), frozen, activation, dropout, momentum):
+    for other in (smaller, net().double(), frozen, activation, dropout, momentum, hooked):
         with pytest.raises(InputError, match="another model"):
             fit(other, images(), pgd(), **settings)
 
