@@ -161,8 +161,8 @@ def smooth(
     if beyond := [radius for radius in asked or (noise.least,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
-    told = card("certificates", {**config, "batch_size": batch_size}, **measured)
-    result = Certificates(**together, radii=asked or (), card=told)
+    about = card("certificates", {**config, "batch_size": batch_size}, **measured)
+    result = Certificates(**together, radii=asked or (), card=about)
     result.remember(prepared, dataset)
     return result
 
@@ -208,7 +208,7 @@ def predict(
     numbers = torch.arange(len(x), device="cpu") if ids is None else torch.as_tensor(ids, device="cpu")
     check_column("ids", numbers, torch.empty(len(x), device="cpu"), torch.int64)
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
-    (first, second), (classes, _) = (each.unbind(1) for each in votes.topk(2, 1))
+    (first, second), (classes, _) = (top.unbind(1) for top in votes.topk(2, 1))
     sure = [
         a + b > 0 and clopper_pearson(a, a + b, level=1 - alpha).low > 0.5
         for a, b in zip(first.tolist(), second.tolist(), strict=True)
@@ -236,11 +236,11 @@ def _certify(
     wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
     for image, cast in smoothed.passes(levels, ids, drawn, wanted):
         hits[image] = cast[prediction[image]]
-        made = int(drawn[image]) - n0
-        failed[image] = made - cast.sum()
-        wanted[image] = judge.more(int(hits[image]), made, charge)
+        draws = int(drawn[image]) - n0
+        failed[image] = draws - cast.sum()
+        wanted[image] = judge.more(int(hits[image]), draws, charge)
         if not wanted[image]:
-            proved = judge.radius(int(hits[image]), made, charge)
+            proved = judge.radius(int(hits[image]), draws, charge)
             abstained[image], radius[image] = proved <= 0, smoothed.noise.reach(proved, elements)
     certified = {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
@@ -251,9 +251,9 @@ def _certify(
 
 
 def _checked(radii: Any) -> tuple[float, ...]:
-    if not isinstance(radii, Iterable) or not (given := tuple(radii)):
+    if not isinstance(radii, Iterable) or not (numbers := tuple(radii)):
         raise InputError(f"radii: expected numbers, such as (0.25, 0.5), or None for a ladder, got {radii!r}")
-    return tuple(check_number("radii", radius, 0) for radius in given)
+    return tuple(check_number("radii", radius, 0) for radius in numbers)
 
 
 def check_alpha(alpha: Any) -> None:

@@ -14,7 +14,7 @@ from fastadv.data.sampling import known_labels, sample_count
 from fastadv.errors import InputError
 
 Key = str | int
-# what a set means by its `labels` or `targets`: in a tuple what stands behind the image
+# The keys that a set means by its `labels` or `targets`; in a tuple the place behind the image
 LABELS = ("label", "labels", "target", "targets", 1)
 
 
@@ -73,7 +73,7 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
             column = self.dataset[self.label]
             numbers = column if isinstance(column, Tensor | np.ndarray) else list(column)
             return torch.as_tensor(numbers, device="cpu")
-        # no numbers, as an item that is read says; or the set transforms whole items alone
+        # The labels are no numbers, as an item that is read says; or the set transforms whole items alone
         except (TypeError, ValueError, KeyError):
             return None
 

@@ -77,13 +77,13 @@ def shard_config(path: Path) -> dict[str, Any]:
 
 def joined(shards: Sequence[Shard]) -> dict[str, Tensor | MappedRows]:
     """Return the tensors of these shards as one; those that lie in their files are mapped."""
-    found: dict[str, Tensor | MappedRows] = {
+    tensors: dict[str, Tensor | MappedRows] = {
         name: torch.cat([shard.tensors[name] for shard in shards]) for name in shards[0].tensors
     }
     files = [shard.path for shard in shards if shard.path is not None]
-    for name in names_in(files[0]) - found.keys() if files else ():
-        found[name] = MappedRows(files, name)
-    return found
+    for name in names_in(files[0]) - tensors.keys() if files else ():
+        tensors[name] = MappedRows(files, name)
+    return tensors
 
 
 def _corrupt(path: Path, what: str) -> CorruptFileError:

@@ -62,7 +62,7 @@ class _Description:
     """Describes values that may refer to each other. An object that was met before is named by its number."""
 
     def __init__(self, trained: nn.Module | None, by_name: bool) -> None:
-        # by id; the objects are held, so that no id returns
+        # The names, by id; the objects are held, so that no id returns
         models = [] if trained is None else [trained, getattr(trained, COMPILED_MODULE, trained)]
         self._seen: dict[int, tuple[str, Any]] = {id(model): ("the model", model) for model in models}
         self._by_name = by_name

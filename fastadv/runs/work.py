@@ -47,7 +47,7 @@ class Keeper:
         if self._lock is not None:
             self._lock.close()
 
-    # all processes call `begun`, `identify`, `found` and `result` together; `part` each by itself
+    # all processes call `begun`, `identify`, `read` and `result` together; `part` each by itself
     def begun(self, file: str, resume: bool, what: str, read: Callable[[Path], T]) -> T | None:
         """Return what a run left in `file`, None in a new folder; InputError for one without `resume`."""
 
@@ -59,7 +59,7 @@ class Keeper:
                 )
             return read(path)
 
-        return self.found(file, left)
+        return self.read(file, left)
 
     def identify(self, file: str, config: Mapping[str, Any]) -> Any:
         """Make this the folder of the run `config`, as JSON in `file`, and return that."""
@@ -76,7 +76,7 @@ class Keeper:
     def has(self, file: str) -> bool:
         return self.path is not None and (self.path / file).exists()
 
-    def found(self, file: str, read: Callable[[Path], T]) -> T | None:
+    def read(self, file: str, read: Callable[[Path], T]) -> T | None:
         """Read `file`; None where it is not there."""
         return self._in_first(file, lambda path: read(path) if path.exists() else None)
 
@@ -143,7 +143,7 @@ def merge(
             twice.
         CorruptFileError: a file is damaged or missing.
     """
-    found: dict[int, Path] = {}
+    places: dict[int, Path] = {}
     for folder in map(Path, folders):
         paths = sorted(folder.glob(pieces.pattern))
         if not paths:
@@ -153,25 +153,25 @@ def merge(
             )
         for path in paths:
             number = int(path.stem.rpartition("-")[2])
-            if number in found:
+            if number in places:
                 raise InputError(
-                    f"{path}: expected each {pieces.name} once, got it in {found[number].parent}, too; "
+                    f"{path}: expected each {pieces.name} once, got it in {places[number].parent}, too; "
                     "leave one out"
                 )
-            found[number] = path
-    first = found[min(found)]
+            places[number] = path
+    first = places[min(places)]
     config, total = pieces.config(first), pieces.total(first)
-    for path in found.values():
+    for path in places.values():
         check_same(path, pieces.config(path), config)
-    if missing := [str(number) for number in range(total) if number not in found]:
+    if missing := [str(number) for number in range(total) if number not in places]:
         raise InputError(
             f"folders: expected all {total} {pieces.name}s, got none of {', '.join(missing[:8])}"
             f"{' ...' * (len(missing) > 8)}; run the command of what is missing, and merge again"
         )
-    files = [file for _, path in sorted(found.items()) for file in pieces.files(path, first)]
+    files = [file for _, path in sorted(places.items()) for file in pieces.files(path, first)]
     with RunFolder(out, name=name, shared=True) as opened:
         for path in opened.path.glob(pieces.mark):  # another whole must not be lost
             check_same(path, pieces.config(path), config)
         for file in files:
             copy_file(file, opened.path)
-    return opened.path, len(found), len(files)
+    return opened.path, len(places), len(files)

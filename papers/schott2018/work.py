@@ -144,8 +144,8 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:
     return work.do(f"{subject.name} {norm} bound", identity, batch_size, compute)
 
 
-def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
-    """Return x_adv and its distances [B] of the points `found`, judged by the model as published."""
+def proved(subject: Subject, images: Images, attacked: Tensor) -> TENSORS:
+    """Return x_adv and its distances [B] of the points `attacked`, judged by the model as published."""
     x, y = images.x, images.y
     exact = fa.freeze(subject.model)
     threshold = exact.input_threshold  # where a binary model sets pixels to 0 or 1
@@ -157,11 +157,11 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
     already = wrong(x, y)
     x_adv, distance = x.clone(), torch.where(already, 0.0, torch.inf)
     distances = {norm: distance.clone() for norm in NORMS}
-    todo = (~already & (found != x).flatten(1).any(1)).nonzero().squeeze(1)
+    todo = (~already & (attacked != x).flatten(1).any(1)).nonzero().squeeze(1)
     for share in LONGER if subject.fast else LONGER[:1]:
         if not len(todo):
             break
-        clean, far = x[todo], found[todo]
+        clean, far = x[todo], attacked[todo]
         points = far if share == 1 else (clean + share * (far - clean)).clamp(0, 1)
         # a binary model sees the same image where a pixel goes back to x, or to the threshold that it crossed
         points = points if threshold is None else snap(clean, points, threshold)

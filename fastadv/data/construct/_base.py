@@ -125,7 +125,7 @@ class Search(NamedTuple):
         """How long a step is; 20 makes it the paper's 0.1 for L2(0.5) and 100 steps."""
         return self.threat.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
 
-    def told(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         size = "20 * radius / steps" if self.step_size is None else float(self.step_size)
         return {"steps": self.steps, "step_size": size}
 
@@ -170,8 +170,8 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
     if isinstance(module, str):
         check_choice("module", module, names)
     dtype = dtype_of(model) or torch.float32
-    given = (lambda x: module(x.to(dtype))) if callable(module) else module
-    cut = representation(model, given)
+    cut_at = (lambda x: module(x.to(dtype))) if callable(module) else module
+    cut = representation(model, cut_at)
     x, _ = base.fetch(torch.tensor([0, base.count - 1], device="cpu"))
     with torch.no_grad():
         features = cut(x.to(dtype))  # flat for each image

@@ -103,8 +103,8 @@ def build(
         check_count("batch_size", batch_size, 1)
         check_count("shard_size", shard_size, 1)
         count = shard_count(base.count, shard_size)
-        own = processes.apart(count, rank, world_size, "shards", "shard_size")
-        ranges = {k: shard_range(k, base.count, shard_size) for k in own}
+        numbers_here = processes.apart(count, rank, world_size, "shards", "shard_size")
+        ranges = {k: shard_range(k, base.count, shard_size) for k in numbers_here}
         box = construction.threat.box
         dtype = dtype or ("uint8" if base.eight_bit and box == UNIT else "float32")
         if check_choice("dtype", dtype, DTYPES) == "uint8" and box != UNIT:
@@ -121,7 +121,7 @@ def build(
         processes.from_first(lambda: _check_folder(keeper.path, config))
         tick = ticks(show, sum(map(len, ranges.values())))
         numbers = list(ranges)
-        made = set[int]()  # here, and counted meanwhile
+        built = set[int]()  # here, and counted meanwhile
 
         def make(k: int) -> Shard:
             rows = dict[str, Tensor]()
@@ -131,7 +131,7 @@ def build(
                         rows[name] = part.new_empty((len(ranges[k]), *part.shape[1:]))
                     rows[name][first * batch_size :][: len(batch)] = part
                 tick(len(batch))
-            made.add(k)
+            built.add(k)
             return Shard(rows) if keeper.path is None else write_shard(keeper.path, k, rows, config)
 
         def shard(place: int) -> Shard:
@@ -143,7 +143,7 @@ def build(
         shards = dict[int, Shard]()
         for k, there in zip(numbers, processes.in_turn(len(numbers), shard), strict=True):
             shards[k] = there
-            if k not in made:
+            if k not in built:
                 tick(len(ranges[k]))
         return _assembled(keeper, shards, count, config)
 

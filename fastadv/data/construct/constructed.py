@@ -113,10 +113,10 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
 def indexed(folder: Path, config: Mapping[str, Any], ordered: list[shards.Shard]) -> ConstructedSet:
     """Return the set of all shards of a folder, and write its index; all processes call it together."""
     tensors = shards.joined(ordered)
-    made = processes.from_first(
+    made_card = processes.from_first(
         lambda: shards.write_index(folder, make_card(tensors, config), config, ordered)["card"]
     )
-    return ConstructedSet(tensors, made)
+    return ConstructedSet(tensors, made_card)
 
 
 def make_card(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

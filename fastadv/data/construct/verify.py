@@ -46,9 +46,9 @@ def verify_constructed(folder: str | PathLike[str]) -> dict[str, Any]:
     path = Path(folder)
     tensors, index = read_shards(path)
     _raise(path, [*_contents(path, tensors, index)])
-    made = ConstructedSet(tensors, index["card"])
-    again = measured(tensors, made.num_classes)
-    _raise(path, [*_figures(made, again)])
+    dataset = ConstructedSet(tensors, index["card"])
+    again = measured(tensors, dataset.num_classes)
+    _raise(path, [*_figures(dataset, again)])
     return again
 
 
@@ -91,15 +91,15 @@ def _contents(folder: Path, tensors: Mapping[str, Any], index: Mapping[str, Any]
         yield str(error)
 
 
-def _figures(made: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]:
+def _figures(dataset: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]:
     """Figures of the card that are not those of the tensors, and distances beyond the budget."""
-    card = made.card["measured"]
+    card = dataset.card["measured"]
     for name in sorted(card.keys() & again.keys()):
         there, here = card[name], again[name]
         near = isinstance(here, float) and isclose(there, here, rel_tol=1e-9)
         if not (there == here or near):
             yield f"{name}: expected {there} as on the card, got {here}"
-    radius = made.card["config"]["threat"]["radius"]
+    radius = dataset.card["config"]["threat"]["radius"]
     if isinstance(radius, int | float) and again["distance_max"] > radius * (1 + 1e-6):
         yield f"distance_max: expected at most the radius {radius}, got {again['distance_max']}"
 
