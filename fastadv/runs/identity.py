@@ -31,19 +31,10 @@ _HALF_ROUNDING = 5e-2
 _LIBRARIES = {"fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 NAMED = 3  # differences that an error tells
 
-Where = tuple[str | int, ...]
-"""The keys and places that lead to an entry."""
-
 
 def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
-    """Describe `value` as JSON that is the same in every process; devices do not count.
-
-    Args:
-        value: options, models, functions, and what holds them. A function is known by its name, its code and
-            what it encloses; a model by its parts and weights.
-        trained: a model in training inside `value`, whose weights do not count.
-        identity: a text that stands for the caller's code, which is then known by its name alone.
-    """
+    """Describe `value` as JSON that is the same in every process; devices do not count."""
+    # weights of a model in training do not count; an identity stands for the caller's code
     if identity is not None and not isinstance(identity, str):
         raise InputError(f"identity: expected a text, got {identity!r}; name the version of your code")
     return _Description(trained, by_name=identity is not None).of(value)
@@ -217,7 +208,7 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
     for where, there, here in _different((), dict(stored), plain(config)):
         keys = [key for key in where if key != "keywords"]  # of a partial: they are named by themselves
         name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
-        names.setdefault(name, f"{name} ({_short(there)} there, {_short(here)} here)")
+        names.setdefault(name, f"{name} ({there!s:.60} there, {here!s:.60} here)")
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         named = ", another ".join([*names.values()][:NAMED]) + more
@@ -232,7 +223,7 @@ def agree(stored: Any, now: Any) -> bool:
     return next(_different((), stored, now), None) is None
 
 
-def _different(where: Where, stored: Any, now: Any) -> Iterator[tuple[Where, Any, Any]]:
+def _different(where: tuple[Any, ...], stored: Any, now: Any) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
     """Yield what differs, with its place and both values."""
     if isinstance(stored, dict) and isinstance(now, dict):
         if stored.keys() == now.keys() == {"values", "within"}:
@@ -241,7 +232,7 @@ def _different(where: Where, stored: Any, now: Any) -> Iterator[tuple[Where, Any
             return
         for key in sorted(stored.keys() | now.keys()):
             yield from _different((*where, key), stored.get(key), now.get(key))
-    elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now) and _nested(now):
+    elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now):
         for place, (old, new) in enumerate(zip(stored, now, strict=True)):
             yield from _different((*where, place), old, new)
     elif stored != now:
@@ -254,14 +245,3 @@ def _near(stored: dict[str, Any], now: dict[str, Any]) -> bool:
         return bool(old == new)
     both = zip(old, new, strict=False)
     return all(a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in both)
-
-
-def _nested(values: list[Any]) -> bool:
-    return any(isinstance(value, dict | list) for value in values)
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "none"
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:56]} ..."

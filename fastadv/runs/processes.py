@@ -150,8 +150,8 @@ def check_alike(about: Mapping[str, Any], agree: Callable[[Any, Any], bool] = op
         if different:
             raise _everywhere(
                 InputError(
-                    f"processes: expected the same run in all {len(theirs)}, got process {place} with another "
-                    f"{', another '.join(different)} than process 0; "
+                    f"processes: expected the same run in all {len(theirs)}, got process {place} with "
+                    f"another {', another '.join(different)} than process 0; "
                     "start all with the same code, arguments, data and initial weights"
                 )
             )

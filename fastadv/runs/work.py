@@ -136,13 +136,7 @@ class Pieces:
 def merge(
     folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], pieces: Pieces, name: str
 ) -> tuple[Path, int, int]:
-    """Put pieces together in the folder `out`; return it, their number and that of their files.
-
-    Raises:
-        InputError: a folder, or `out`, holds no piece or one of another whole; a piece is missing, or there
-            twice.
-        CorruptFileError: a file is damaged or missing.
-    """
+    """Put verified pieces together in the folder `out`; return it, their number and that of their files."""
     places: dict[int, Path] = {}
     for folder in map(Path, folders):
         paths = sorted(folder.glob(pieces.pattern))

@@ -61,7 +61,7 @@ def test_a_checkpoint_is_resumed_by_its_own_run_alone(tmp_path, monkeypatch):
         (CONFIG | {"seed": 2}, r"another seed \(1 there, 2 here\)"),
         (CONFIG | {"threat": {"name": "L2", "radius": 0.6}}, "another threat"),
         (CONFIG | {"threat": {"name": "L2"}}, "another threat"),
-        (CONFIG | {"more": 1}, r"another more \(none there, 1 here\)"),
+        (CONFIG | {"more": 1}, r"another more \(None there, 1 here\)"),
         ({"seed": 1, "shape": (1, 2)}, "another threat"),
     ):
         with pytest.raises(InputError, match=named) as caught:
