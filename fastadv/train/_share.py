@@ -1,5 +1,6 @@
 """How processes share a batch, and the statistics of all of it that BatchNorm normalizes by."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from fastadv.errors import InputError
 from fastadv.runs import processes
+
+_SIGNATURE = inspect.signature(functional.batch_norm)
 
 
 @dataclass(frozen=True)
@@ -102,37 +105,29 @@ class _WholeBatch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         if function is functional.batch_norm:
-            return self._batch_norm(*args, **(kwargs or {}))
+            call = _SIGNATURE.bind(*args, **(kwargs or {}))
+            call.apply_defaults()
+            if call.arguments["training"]:
+                return self._normalized(call.arguments)
         return function(*args, **(kwargs or {}))
 
-    def _batch_norm(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        """Compute `batch_norm`, in train mode over all processes, and update its running statistics."""
-        if not training:
-            arguments = running_mean, running_var, weight, bias, training, momentum, eps
-            return functional.batch_norm(input, *arguments)
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        mean, variance, count = self._moments(x)
+    def _normalized(self, arguments: Mapping[str, Any]) -> Tensor:
+        """Compute `batch_norm` in train mode over all processes, and update its running statistics."""
+        x: Tensor = arguments["input"]
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean, variance, count = self._moments(values)
         with torch.no_grad():
-            for kept, now in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
-                if kept is not None:
-                    kept.lerp_(now.to(kept), momentum)
+            for kept, now in (("running_mean", mean), ("running_var", variance * (count / (count - 1)))):
+                if arguments[kept] is not None:
+                    arguments[kept].lerp_(now.to(arguments[kept]), arguments["momentum"])
         shape = [1, -1] + [1] * (x.ndim - 2)
-        result = (x - mean.view(shape)) * (variance + eps).rsqrt().view(shape)
-        if weight is not None:
-            result = result * weight.view(shape)
-        if bias is not None:
-            result = result + bias.view(shape)
-        return result.to(input.dtype)
+        result = (values - mean.view(shape)) * (variance + arguments["eps"]).rsqrt().view(shape)
+        if arguments["weight"] is not None:
+            result = result * arguments["weight"].view(shape)
+        if arguments["bias"] is not None:
+            result = result + arguments["bias"].view(shape)
+        normalized: Tensor = result.to(x.dtype)
+        return normalized
 
     def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean and variance of each channel over the processes, and the number of values."""
