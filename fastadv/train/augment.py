@@ -175,11 +175,8 @@ class Augmentation:
 
     def __call__(self, x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
         for place, part in enumerate(self.parts):
-            x = part(x, ids=ids, seed=self.key(place, seed, epoch))
+            x = part(x, ids=ids, seed=rng.derive(seed, "augment", epoch, place))
         return x
-
-    def key(self, place: int, seed: int, epoch: int) -> int:
-        return rng.derive(seed, "augment", epoch, place)
 
 
 def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Augmentation | None:

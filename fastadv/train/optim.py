@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ from fastadv.train.schedules import OneCycle, find_schedule
 Groups = list[dict[str, Any]]
 MakeOptimizer = Callable[[Groups], Optimizer]
 """A function of groups of parameters, such as functools.partial(torch.optim.RMSprop, lr=0.01)."""
-Trained = TypeVar("Trained", bound=Recipe | OwnStep)
 
 LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adam": 1e-3, "adamw": 1e-3}
 # their parameters are scales and shifts, also where they have two dimensions or more
@@ -42,16 +41,13 @@ def check_norms(options: Optimization, model: nn.Module) -> None:
         )
 
 
-def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
-    """Return the recipes of the first epochs, those with a smaller radius."""
+def first_recipes(options: Optimization, recipe: Recipe | OwnStep, epochs: int) -> list[Any]:
+    """Return the recipes of the first epochs, in which the radius grows; InputError where it cannot."""
     if options.warm_up and options.warm_up >= epochs:
         raise InputError(f"warm_up: expected fewer than the {epochs} epochs, got {options.warm_up:g}")
-    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
-
-
-def ramped(ramp: float, recipe: Trained, epochs: int) -> list[Trained]:
-    """Return the recipe of each epoch of the ramp; InputError where it cannot grow so."""
-    count = ramp if isinstance(ramp, int) else round(ramp * epochs)
+    if options.ramp is None:
+        return []
+    count = options.ramp if isinstance(options.ramp, int) else round(options.ramp * epochs)
     if not 1 <= count < epochs:
         raise InputError(f"ramp: expected from 1 epoch to fewer than all {epochs}, got {count}")
     first = 1 / (count + 1)

@@ -13,7 +13,7 @@ from fastadv.errors import InputError
 from fastadv.models.zoo import find
 from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Piecewise, Standard, fit
 from fastadv.train._steps import MovingAverage
-from fastadv.train.optim import first_recipes, make_optimizer, make_schedule, ramped
+from fastadv.train.optim import first_recipes, make_optimizer, make_schedule
 from fastadv.train.presets import PRESETS, find_preset
 from fastadv.train.schedules import SCHEDULES, find_schedule
 
@@ -229,9 +229,13 @@ def test_a_preset_of_another_name_is_refused():
         find_preset("nobody")
 
 
+def ramped(ramp, recipe, epochs):
+    return first_recipes(Optimization(ramp=ramp), recipe, epochs)
+
+
 def by_epoch(ramp, **options):
     recipe = PGDTraining(**{"threat": fa.Linf(0.3), "steps": 6, "step_size": 0.1, **options})
-    first = first_recipes(Optimization(ramp=ramp), recipe, 4)
+    first = ramped(ramp, recipe, 4)
     recipes = first + [recipe] * (4 - len(first))
     return [(round(recipe.threat.radius, 10), recipe.steps, recipe.step_size) for recipe in recipes]
 

@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 from fastadv.train.recipes.awp import AWP
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
-from fastadv.train.recipes.fast import FastTraining
-from fastadv.train.recipes.fgsm import FGSMTraining
+from fastadv.train.recipes.fgsm import FastTraining, FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
 from fastadv.train.recipes.pgd import PGDTraining
 from fastadv.train.recipes.smoothing import Consistency, GaussianTraining, SmoothAdv

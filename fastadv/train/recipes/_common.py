@@ -20,7 +20,7 @@ from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
-from fastadv.train.recipes.base import Recipe, is_loss, is_missing, labels_or_outputs, owns_step
+from fastadv.train.recipes.base import is_missing, labels_or_outputs
 
 # Names of what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
@@ -101,15 +101,6 @@ def put_back(weights: Iterable[nn.Parameter]) -> Iterator[None]:
         with torch.no_grad():
             for weight, value in before:
                 weight.copy_(value)
-
-
-def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
-    """Raise InputError unless `recipe` is a loss, which `wrapper` needs."""
-    if owns_step(recipe) or not is_loss(recipe):
-        raise InputError(
-            f"recipe: expected one that is a loss, for {wrapper} to wrap, got {type(recipe).__name__}; "
-            "for example fa.train.PGDTraining"
-        )
 
 
 def ascent(
