@@ -19,7 +19,7 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
-from fastadv.evaluation.measure import description, evaluate, machine, prepared
+from fastadv.evaluation.measure import description, environment, evaluate, prepared
 from fastadv.evaluation.named import Attack, bound, minimizes, name_of
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
@@ -214,7 +214,7 @@ def accuracy_against_radius(
         about = description(job) if processes.world() > 1 else {}
     if about:
         about |= {"data": describe_data(job.dataset), "radii": tried.tolist()}
-        processes.check_alike({**about, "batch_size": batch_size, "limit": limit, **machine(job)})
+        processes.check_alike({**about, "batch_size": batch_size, "limit": limit, **environment(job)})
 
     total = sample_count(job.dataset, limit) * len(attacks)
     claims = Counter[str]()

@@ -192,7 +192,7 @@ def evaluate(
                 config[ANSWERS] = answers(job.frozen, x, ids)
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
-        processes.check_alike({**config, **asked, **machine(job)}, agree)
+        processes.check_alike({**config, **asked, **environment(job)}, agree)
     with Parts(run_dir, shared=apart) as parts, shown(progress, "evaluating") as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
@@ -466,7 +466,7 @@ def description(job: Evaluation, identity: str | None = None) -> dict[str, Any]:
     }
 
 
-def machine(job: Evaluation) -> dict[str, Any]:
+def environment(job: Evaluation) -> dict[str, Any]:
     """Return what processes have alike, though a run may go on elsewhere."""
     return {"torch": torch.__version__, "frozen": job.frozen.describe()}
 

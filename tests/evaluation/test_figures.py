@@ -98,9 +98,7 @@ def test_curves_draw_the_points_they_are_given(drawn):
     assert {"a", "b", "guessing", "accuracy"} == names.keys()
     assert [names["a"].get_color(), names["b"].get_color()] == [line.get_color() for line in lines]
     assert names["a"].xy[1] < names["b"].xy[1]
-    assert axes.get_xlabel() == "L2 radius"
-    assert axes.get_xlim() == (0, 2)
-    assert axes.get_ylim() == (0, 1)
+    assert (axes.get_xlabel(), axes.get_xlim(), axes.get_ylim()) == ("L2 radius", (0, 2), (0, 1))
     assert [text.get_text() for text in drawn[0].texts] == ["two"]
 
 

@@ -24,15 +24,10 @@ from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_figures_by_hand(batch_size):
     table = evaluate(Threshold(), DATA, {"small": pgd(0.15), "large": pgd(0.35)}, batch_size=batch_size)
-    assert table.n == 6
-    assert table.clean_accuracy == pytest.approx(4 / 6)
-    assert table.worst_case == pytest.approx(1 / 6)
+    assert (table.n, table.clean_accuracy, table.worst_case) == pytest.approx((6, 4 / 6, 1 / 6))
     small, large = table.rows
-    assert small.name == "small"
-    assert small.robust_accuracy == pytest.approx(3 / 6)
-    assert small.success_rate == pytest.approx(1 / 4)
-    assert large.robust_accuracy == pytest.approx(1 / 6)
-    assert large.success_rate == pytest.approx(3 / 4)
+    assert (small.robust_accuracy, small.success_rate) == pytest.approx((3 / 6, 1 / 4))
+    assert (large.robust_accuracy, large.success_rate) == pytest.approx((1 / 6, 3 / 4))
     assert table["large"].broken.tolist() == [True, True, True, False, False, False]
     # pitfall 15: in the median over all, samples already wrong count 0 and samples that held count inf;
     # the mean is over the broken
@@ -104,20 +99,17 @@ def test_a_sample_without_finite_logits_counts_as_neither_right_nor_broken_nor_r
 
     table = evaluate(Poisoned(), DATA, {"pgd": attack}, batch_size=batch_size)
     whole = evaluate(Threshold(), DATA, {"pgd": pgd(0.35)})
-    assert table.n == 6
     assert table.failed.tolist() == [False, True, False, False, False, True]
     assert table.correct.tolist() == [True, False, True, True, False, False]
-    assert table.clean_accuracy == pytest.approx(3 / 6)
+    assert (table.n, table.clean_accuracy) == (6, 3 / 6)
     row = table["pgd"]
     assert seen == [0, 2, 3, 4]
     assert row.broken.tolist() == [True, False, True, False, False, False]
-    assert row.robust_accuracy == pytest.approx(1 / 6)
-    assert row.success_rate == pytest.approx(2 / 3)
+    assert (row.robust_accuracy, row.success_rate) == pytest.approx((1 / 6, 2 / 3))
     assert torch.equal(row.distance[seen], whole["pgd"].distance[seen])
     assert row.distance[[1, 5]].isnan().all()
     # the median is over the four samples with a verdict: 0, two broken, inf
-    finite = row.distance[[0, 2]]
-    assert row.median_distance == pytest.approx(float(finite.mean()))
+    assert row.median_distance == pytest.approx(float(row.distance[[0, 2]].mean()))
     assert table.to_dict()["failed"] == 2
     assert [line[-1] for line in table.cells()[:2]] == ["failed", "2"]
     curve = accuracy_against_radius(Poisoned(), DATA, pgd, [0, 0.15, 0.35], batch_size=batch_size)
@@ -144,8 +136,7 @@ def test_limit():
     table = evaluate(model, DATA, attacks, limit=5, batch_size=2)
     # the model is left as it was
     assert (model.training, model.weight.grad, model.weight.requires_grad) == (True, None, True)
-    assert table.n == 5
-    assert table.ids.tolist() == [0, 1, 2, 3, 4]
+    assert (table.n, table.ids.tolist()) == (5, [0, 1, 2, 3, 4])
     assert evaluate(Threshold(), DATA, limit=100).n == 6
     with pytest.raises(KeyError, match="pgd"):
         table["fgsm"]
@@ -153,21 +144,17 @@ def test_limit():
 
 def test_renderings():
     table = evaluate(Threshold(), DATA, {"small": pgd(0.15), "large": pgd(0.35)})
-    plain = str(table).splitlines()
-    head = "attack accuracy broken forwards backwards seconds"
-    assert plain[0].split() == head.split()
-    assert plain[2].split() == ["none", "66.7%"]
-    assert plain[3].split()[:3] == ["small", "50.0%", "25.0%"]
-    assert plain[5].split() == ["worst", "of", "all", "16.7%"]
+    head, _, first, small, _, worst, *_ = (line.split() for line in str(table).splitlines())
+    assert head == ["attack", "accuracy", "broken", "forwards", "backwards", "seconds"]
+    assert (first, small[:3]) == (["none", "66.7%"], ["small", "50.0%", "25.0%"])
+    assert worst == ["worst", "of", "all", "16.7%"]
     as_json = json.loads(json.dumps(table.to_dict(), allow_nan=False))
-    assert as_json["n"] == 6
     small, large = as_json["attacks"]
     assert {"label": "small", "attack": "pgd", "norm": "linf", "radius": 0.15}.items() <= small.items()
     assert small["median_distance"] is None
     assert (large["radius"], large["robust_accuracy"]) == (0.35, pytest.approx(1 / 6))
     clean = evaluate(Threshold(), DATA)
-    assert clean.clean_accuracy == clean.worst_case == pytest.approx(4 / 6)
-    assert clean.rows == ()
+    assert (clean.clean_accuracy, clean.worst_case, clean.rows) == (4 / 6, 4 / 6, ())
     wrong = evaluate(Threshold(), pixels([0.1, 0.2], [1, 1]), {"pgd": pgd(0.1)})
     assert wrong.clean_accuracy == wrong.rows[0].median_distance == 0
     assert math.isnan(wrong.rows[0].success_rate)
@@ -276,11 +263,10 @@ def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
     monkeypatch.setitem(REGISTRY, "nearest", MINIMUM)
     curve = accuracy_against_radius(Threshold(), DATA, partial(nearest, past=0.02), [0.1, 0.2])
     assert curve.accuracy == pytest.approx([4 / 6, 3 / 6])
-    assert minimizes(partial(partial(nearest), past=0.1))
-    assert minimizes(fa.attacks.latent_descent)
-    assert minimizes(fa.attacks.transfer)
-    assert not minimizes(pgd(0.1))
-    assert not minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
+    for attack in (partial(partial(nearest), past=0.1), fa.attacks.latent_descent, fa.attacks.transfer):
+        assert minimizes(attack)
+    for attack in (pgd(0.1), lambda model, x, y, ids: nearest(model, x, y, ids=ids)):
+        assert not minimizes(attack)
 
 
 def fmn(threat):
@@ -341,8 +327,7 @@ def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
     assert everything.accuracy_interval == pytest.approx((0.025 ** (1 / 6), 1.0))
     assert table.cells()[2][3] == "0.16 [0, inf]"
     of_near, of_pgd = table.to_dict()["attacks"]
-    assert of_near["median_interval"] == [0, None]
-    assert of_near["minimum_norm"] is True
+    assert (of_near["minimum_norm"], of_near["median_interval"]) == (True, [0, None])
     assert of_pgd["median_interval"] is None
 
 
@@ -355,13 +340,10 @@ def test_samples_hold_the_nearest_adversarial_example(batch_size):
     }
     table = evaluate(Threshold(), DATA, attacks, batch_size=batch_size, keep_samples=True)
     kept = table.samples
-    assert torch.equal(kept.x, DATA.x)
-    assert kept.y.tolist() == DATA.y.tolist()
-    assert kept.ids.tolist() == list(range(6))
+    assert (kept.x.equal(DATA.x), kept.y.equal(DATA.y), kept.ids.tolist()) == (True, True, [*range(6)])
     assert kept.by.tolist() == [2, 0, 1, 2, -1, -1]
     assert kept.distance.tolist() == pytest.approx([0.105, 0.25, 0.31, 0.405, 0, 0])
-    assert kept.success.tolist() == [True] * 6
-    assert kept.status.tolist() == [1, 1, 1, 1, 0, 0]
+    assert (kept.success.tolist(), kept.status.tolist()) == ([True] * 6, [1, 1, 1, 1, 0, 0])
     assert kept.x_adv.flatten().tolist() == pytest.approx([0.505, 0.45, 0.51, 0.495, 0.3, 0.6])
     assert torch.equal(kept.distances, torch.stack([row.distance for row in table.rows], 1))
     assert evaluate(Threshold(), DATA, attacks).samples is None
@@ -385,8 +367,7 @@ def test_samples_that_no_attack_broke():
         assert kept.status[:2].tolist() == [Status.BROKEN] * 2
         assert kept.success[:2].all()
     kept = evaluate(Threshold(), DATA, keep_samples=True).samples
-    assert kept.by.tolist() == [-1] * 6
-    assert kept.distances.shape == (6, 0)
+    assert (kept.by.tolist(), kept.distances.shape) == ([-1] * 6, (6, 0))
 
 
 def uneven(model, x, y, *, ids, alike: bool = False) -> AttackResult:

@@ -74,15 +74,15 @@ def test_an_own_attack_takes_what_it_names():
     x, y = nets.DATA.x, nets.DATA.y
     threat = fa.Linf(0.25)
 
-    def plain(model, x, y):
-        return fa.attacks.fgsm(model, x, y, threat)
-
     def asks(model, x, y, threat):
         return fa.attacks.fgsm(model, x, y, threat)
 
+    def plain(model, x, y):
+        return asks(model, x, y, threat)
+
     class Object:
         def __call__(self, model, x, y, threat):
-            return fa.attacks.fgsm(model, x, y, threat)
+            return asks(model, x, y, threat)
 
     attacks = {"plain": plain, "asks": asks, "object": Object(), "lambda": lambda m, a, b: plain(m, a, b)}
     table = fa.evaluate(nets.Threshold(), (x, y), {**attacks, "fgsm": "fgsm"}, threat=threat, batch_size=4)

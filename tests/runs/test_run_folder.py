@@ -127,9 +127,7 @@ def test_a_part_is_made_once_and_again_where_it_is_another(tmp_path):
     assert part(tmp_path, "b", fits=lambda path, kept: int(kept[0]["value"]) > 2) == 3
     assert [part(None) for _ in range(2)] == [4, 5]
     save_tensors(tmp_path / "a.safetensors", {"value": torch.ones(1)}, {"of": "b"})
-    with pytest.raises(
-        InputError, match="a part that this version wrote, got one of another version"
-    ):
+    with pytest.raises(InputError, match="a part that this version wrote, got one of another version"):
         part(tmp_path, "b")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -79,19 +79,15 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
-    lines: dict[str, Literal["-", "--", ":"]] = {"-": "-", "--": "--", ":": ":"}
-    marks = [
-        Line2D([], [], color=color, linestyle=lines[mark], linewidth=1.2)
-        if mark in lines
-        else Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
-        for _, mark, color in entries
-    ]
-    colors = [INK if mark else color for _, mark, color in entries]
+    marks, solid = [], [mark in ("-", "--", ":") for _, mark, _ in entries]
+    for (_, mark, color), line in zip(entries, solid, strict=True):
+        marks.append(Line2D([], [], color=color, markersize=7, markeredgewidth=1.2, linewidth=1.2))
+        marks[-1].set(linestyle=mark if line else "", marker="" if line else mark)
     figure.legend(
         marks, [name for name, _, _ in entries], loc="center left",
-        bbox_to_anchor=(left / width, 1 - down / height), ncols=len(marks), fontsize=9, labelcolor=colors,
-        handlelength=1.8 if any(mark in lines for _, mark, _ in entries) else 0.8, handletextpad=0.5,
-        frameon=False, borderpad=0, borderaxespad=0,
+        bbox_to_anchor=(left / width, 1 - down / height), ncols=len(marks), fontsize=9, frameon=False,
+        labelcolor=[INK if mark else color for _, mark, color in entries], borderpad=0, borderaxespad=0,
+        handlelength=1.8 if any(solid) else 0.8, handletextpad=0.5,
     )  # fmt: skip
 
 
