@@ -87,7 +87,7 @@ def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_p
     assert same(weights, states[1])
     assert about["measured"]["robust_accuracy"] == {"fgsm": 0.65}
     assert about["measured"]["weights"] == "best"
-    # of another run in the same folder they are not taken for its own
+    # Best weights of another run in the same folder are not taken for this one's
     (tmp_path / "checkpoint.safetensors").unlink()
     scripted([0.5])
     _, states, _ = run(tmp_path, epochs=1, seed=1)

@@ -183,9 +183,9 @@ def test_a_yes_or_no_for_each_class(recipe):
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(model(leaf)), leaf)
         wanted = 0.3 * wanted + 0.7 * loss(model((x + 0.1 * gradient.sign()).clamp(0, 1)))
-    loss_ = recipe(loss="bce")(model, x, y, ids=ids)
-    torch.testing.assert_close(loss_, wanted)
-    assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != loss_
+    mean = recipe(loss="bce")(model, x, y, ids=ids)
+    torch.testing.assert_close(mean, wanted)
+    assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != mean
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -245,7 +245,7 @@ def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat):
     assert threat.contains(x_adv, x).all()
     least = 0.01 if isinstance(threat, fa.L1) else 0.8
     assert (threat.distance(x_adv, x) >= least * threat.radius).all()
-    before, after = (cross_entropy(model(images_), y, reduction="none") for images_ in (x, x_adv))
+    before, after = (cross_entropy(model(points), y, reduction="none") for points in (x, x_adv))
     assert (after > before).all()
 
 

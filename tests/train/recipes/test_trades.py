@@ -41,7 +41,7 @@ def test_trades():
     _, p, q = away(twin, x, ids)
     natural = -hand.at_label(p, y).log().mean()
     wanted = natural + 6 * divergence(p, q).mean()
-    # what must not be taken for it: the other direction, a clean branch held fixed
+    # Mistakes that it must differ from: the other direction, a clean branch held fixed
     assert not torch.allclose(wanted, natural + 6 * divergence(q, p).mean(), rtol=1e-3)
     held = natural + 6 * divergence(p.detach(), q).mean()
     assert hand.differ(hand.gradients(wanted, twin), hand.gradients(held, twin))
@@ -110,7 +110,7 @@ def test_a_confident_mistake_has_a_finite_loss_and_a_gradient(lead):
     (gradient,) = torch.autograd.grad(loss, logits)
     own_loss = torch.tensor([lead, 0.0, 0.0]).logsumexp(0)
     torch.testing.assert_close(loss, 2 * own_loss - torch.tensor(2.0).log())
-    # of -log p_y: p - e_y; of -log(1 - p_k): p_k towards k, and from the two others half of that
+    # Gradient of -log p_y: p - e_y; of -log(1 - p_k): p_k towards k, from the two others half of that
     p = logits.detach().softmax(0)
     by_hand = torch.stack([p[0] - 1 - p[1] / 2, 2 * p[1], p[2] - p[1] / 2])
     torch.testing.assert_close(gradient, by_hand)
