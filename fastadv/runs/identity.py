@@ -224,7 +224,8 @@ def agree(stored: Any, now: Any) -> bool:
 
 
 def _different(where: tuple[Any, ...], stored: Any, now: Any) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
-    """Yield what differs, with its place and both values."""
+    """Yield what differs, with its place and both values; a list of plain values differs as a whole."""
+    alike = isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now)
     if isinstance(stored, dict) and isinstance(now, dict):
         if stored.keys() == now.keys() == {"values", "within"}:
             if not _near(stored, now):
@@ -232,7 +233,7 @@ def _different(where: tuple[Any, ...], stored: Any, now: Any) -> Iterator[tuple[
             return
         for key in sorted(stored.keys() | now.keys()):
             yield from _different((*where, key), stored.get(key), now.get(key))
-    elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now):
+    elif alike and any(isinstance(value, dict | list) for value in now):
         for place, (old, new) in enumerate(zip(stored, now, strict=True)):
             yield from _different((*where, place), old, new)
     elif stored != now:
