@@ -162,6 +162,11 @@ def _files_of(path: Path, first: Path) -> list[Path]:
 
 
 _SHARES = Pieces(
-    "share", "finished shares of an evaluation", "share-*.json", IDENTITY, _identity_of,
-    lambda path: int(read_json(path)["world_size"]), _files_of,
-)  # fmt: skip
+    "share",
+    "finished shares of an evaluation",
+    "share-*.json",
+    IDENTITY,
+    _identity_of,
+    lambda path: int(read_json(path)["world_size"]),
+    _files_of,
+)

@@ -89,9 +89,12 @@ class Keeper:
         return None if folder is None else processes.from_first(lambda: work(folder / file))
 
     def part(
-        self, file: str, seal: str, make: Callable[[], Kept],
+        self,
+        file: str,
+        seal: str,
+        make: Callable[[], Kept],
         fits: Callable[[Path, Kept], bool] = lambda path, part: True,
-    ) -> Kept:  # fmt: skip
+    ) -> Kept:
         """Return the part in `file`, made where it is not there, has another seal, or does not fit."""
         if self.path is None:
             return make()

@@ -134,4 +134,4 @@ def _total(path: Path) -> int:
 
 _SHARDS = Pieces(
     "shard", "shards of a constructed set", SHARDS, SHARDS, shard_config, _total, lambda path, first: [path]
-)  # fmt: skip
+)
