@@ -56,6 +56,7 @@ from fastadv.threat import Named as _Named
 from fastadv.threat.through import Own as _Own
 from fastadv.train.universal import universal as _universal
 
+# The one attack on a data set, whose batches are those of training: `attacks` knows of neither
 attacks.universal = _universal
 
 # results are data, which torch.load reads by default: with weights_only=True

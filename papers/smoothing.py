@@ -21,7 +21,7 @@ from fastadv.certify import Certificates, smooth
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
-from fastadv.runs.folder import Keeper
+from fastadv.runs.work import Keeper
 from papers import command as c
 from papers.study import REPORT, Watch, load_images, publish, some_of, trained, unwatched
 from papers.text import in_markdown, percent

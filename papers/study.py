@@ -14,11 +14,10 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
-from fastadv.runs.description import describe
 from fastadv.runs.files import read_json, write_json, write_text
-from fastadv.runs.folder import Keeper
-from fastadv.runs.identity import check_same
+from fastadv.runs.identity import check_same, describe
 from fastadv.runs.record import CHECKPOINT
+from fastadv.runs.work import Keeper
 
 CPU, NO_BOX = torch.device("cpu"), (-math.inf, math.inf)
 RESULTS, REPORT, WEIGHTS = "results.json", "report.md", "model.safetensors"
@@ -74,7 +73,7 @@ def work_off(
 
 def known_in(keeper: Keeper, config: Mapping[str, Any], *but: str) -> dict[str, Any]:
     """Return what a run of this configuration measured in the folder; entries `but` may differ."""
-    if (there := keeper.found(RESULTS, read_json)) is None or keeper.path is None:
+    if (there := keeper.read(RESULTS, read_json)) is None or keeper.path is None:
         return {}
     pair = ({**one, **dict.fromkeys(but)} for one in (there["config"], config))
     check_same(keeper.path / RESULTS, *pair)
@@ -96,9 +95,9 @@ def some_of(name: str, chosen: Iterable[str], known: Iterable[str]) -> tuple[str
     """Return the chosen names, each once, in the order in which they are known; InputError for others."""
     wanted, known = dict.fromkeys(chosen), tuple(known)
     if not wanted or wanted.keys() - set(known):
-        got = ", ".join(each for each in wanted if each not in known) or "none"
+        got = ", ".join(option for option in wanted if option not in known) or "none"
         raise InputError(f"{name}: expected some of {', '.join(known)}, got {got}")
-    return tuple(each for each in known if each in wanted)
+    return tuple(option for option in known if option in wanted)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -107,9 +106,9 @@ def unit(x: Tensor) -> Tensor:
 
 
 def load_images(name: str, split: str, **options: Any) -> ImageSet:
-    made = fa.data.load(name, split, **options)
-    assert isinstance(made, ImageSet)
-    return made
+    images = fa.data.load(name, split, **options)
+    assert isinstance(images, ImageSet)
+    return images
 
 
 def trained(

@@ -19,8 +19,8 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import plain
+from fastadv.runs.work import Keeper
 from papers import command as c
 from papers import study
 from papers.text import in_markdown, percent
@@ -102,15 +102,15 @@ def run(
 
         def attack(name: str, count: int, key: str) -> None:
             model = fa.freeze(net(name), "bf16" if s.precision == "bf16" else None)
-            found = fa.evaluate(
+            measured = fa.evaluate(
                 model, test_set, {"AutoAttack": partial(fa.attacks.autoattack, version=s.version)},
                 threat=THREAT, limit=count, run_dir=folder / name / key, resume=True,
                 progress=partial(watch, f"attacking {name}"),
             )  # fmt: skip
-            row = found["AutoAttack"]
+            row = measured["AutoAttack"]
             lines[name][key] = {
-                "images": found.n, "clean": found.clean_accuracy, "robust": row.robust_accuracy,
-                "seconds": row.seconds, "verdict": found.verdict,
+                "images": measured.n, "clean": measured.clean_accuracy, "robust": row.robust_accuracy,
+                "seconds": row.seconds, "verdict": measured.verdict,
             }  # fmt: skip
 
         def compare(name: str) -> None:
@@ -180,8 +180,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 def report(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     where = f"{machine['gpu'] or machine['cpu']}, torch {machine['torch']}, {result['date']}"
-    told = "\n".join(f"- {note}" for note in [*notes(result), where])
-    return f"# Adversarial training, judged by AutoAttack\n\n{in_markdown(table(result))}\n\n{told}\n"
+    bullets = "\n".join(f"- {note}" for note in [*notes(result), where])
+    return f"# Adversarial training, judged by AutoAttack\n\n{in_markdown(table(result))}\n\n{bullets}\n"
 
 
 def do(asked: Namespace, watch: study.Watch) -> Iterator[Any]:
@@ -198,13 +198,13 @@ def do(asked: Namespace, watch: study.Watch) -> Iterator[Any]:
 
 
 def parser() -> c.Parser:
-    made = c.Parser("training", description=__doc__)
-    told = "the embedded digits; part of CIFAR-10 and a narrow network; ResNet-18"
-    c.scales(made, SCALES, "tiny", told)
-    made.add_argument("--budget", type=c.count, help=c.BUDGET)
-    c.on_data(made)
-    c.command(made, do, "training")
-    return made
+    command = c.Parser("training", description=__doc__)
+    scale_names = "the embedded digits; part of CIFAR-10 and a narrow network; ResNet-18"
+    c.scales(command, SCALES, "tiny", scale_names)
+    command.add_argument("--budget", type=c.count, help=c.BUDGET)
+    c.on_data(command)
+    c.command(command, do, "training")
+    return command
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def main() -> None:
         parts = (x[i], (out.x_adv[i] - x[i]), out.x_adv[i])
         for part, image in enumerate(parts):
             place = (left / width, BELOW / height, SIDE / width, SIDE / height)
-            draw_image(figure.add_axes(place), image, GAIN if part == 1 else None)
+            axes = figure.add_axes(place)
+            axes.set_axis_off()
+            draw_image(axes, image, GAIN if part == 1 else None, (0, SIDE, SIDE, 0))
             middle = (left + SIDE / 2) / width
             if part == 1:
                 said, below, color = f"difference, {GAIN} times", "at most 2/255 a pixel", FAINT

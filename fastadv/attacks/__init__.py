@@ -61,7 +61,7 @@ __all__ = [
     "transfer", "uniform_noise", "universal",
 ]  # fmt: skip
 
-universal: Callable[..., Any]  # of `fastadv/train/universal.py`: it reads data sets, which know of attacks
+universal: Callable[..., Any]  # fastadv/train/universal.py, named here by fastadv/__init__.py
 
 ATTACKS: dict[str, Attack] = {name: card for name, card in sorted(REGISTRY.items()) if not card.requires}
 ABS_ATTACKS: dict[str, Attack] = {"latent_descent": REGISTRY["latent_descent"]}

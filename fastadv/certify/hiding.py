@@ -70,8 +70,8 @@ class Hiding(Noise):
         self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, seed: int,
         dtype: torch.dtype, total: int | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        given = torch.zeros_like(levels), counts, ids, first, table, 0, 1.0, seed
-        hidden, rows = noisy_copies(*given, dtype=dtype, total=total)
+        arguments = torch.zeros_like(levels), counts, ids, first, table, 0, 1.0, seed
+        hidden, rows = noisy_copies(*arguments, dtype=dtype, total=total)
         middle = self.grid[0] + GREY * self.grid[1]
         return torch.where(hidden > 0, middle, self.points(levels).to(dtype)[rows]), rows
 

@@ -53,8 +53,8 @@ class Noise:
         number = isinstance(self.sigma, int | float) and not isinstance(self.sigma, bool)
         wide = self.grid[1]
         if not (number and 1e-4 <= self.sigma / wide <= 10):
-            told = f"a number from {1e-4 * wide:g} to {10 * wide:g}, in input units"
-            raise InputError(f"sigma: expected {told}, got {self.sigma!r}")
+            expected = f"a number from {1e-4 * wide:g} to {10 * wide:g}, in input units"
+            raise InputError(f"sigma: expected {expected}, got {self.sigma!r}")
         if self.norm not in (L2, L1):
             raise InputError(f"norm: expected fa.L2, fa.L1 or fa.L0, got {self.norm!r}")
 

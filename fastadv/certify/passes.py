@@ -49,9 +49,11 @@ class Smoothed:
                 if not wanted[image]:
                     queue.popleft()
             images, counts = torch.tensor([[*taken], [*taken.values()]], device="cpu")
-            given = torch.stack([images, counts, ids[images], drawn[images]])
-            given = given.pin_memory() if levels.is_cuda else given  # so that its transfer waits for nothing
-            here, many, which, first = given.to(levels.device, non_blocking=True)
+            numbers = torch.stack([images, counts, ids[images], drawn[images]])
+            numbers = (
+                numbers.pin_memory() if levels.is_cuda else numbers
+            )  # so that its transfer waits for nothing
+            here, many, which, first = numbers.to(levels.device, non_blocking=True)
             copies, rows = self.noise.copies(
                 levels[here], many, which, first, table, self.seed, self.dtype, total=self.batch_size - room
             )

@@ -1,7 +1,7 @@
 """Certified robustness by randomized smoothing: the classifier that a model is on average, under noise."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from os import PathLike
 from pathlib import Path
@@ -18,21 +18,22 @@ from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.data._batches import batches
-from fastadv.data.content import describe_shared
+from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.arguments import check_input
+from fastadv.engine.prepare import answers
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops._rows import check_column
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.description import check_described, describe
-from fastadv.runs.files import load_tensors, save_tensors, seal
-from fastadv.runs.folder import Keeper
+from fastadv.runs.files import seal
+from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
+from fastadv.runs.work import Keeper
 from fastadv.threat import L2
 
 PART = 16  # images of a part, which a run keeps as soon as they are certified
@@ -118,19 +119,19 @@ def smooth(
         config = {**rule, "limit": limit}
         if noise.box != UNIT:
             config["box"] = L2(math.inf, noise.box).describe()["box"]
-        if kept := run_dir is not None or processes.world() > 1:
+        parts = torch.split(first_samples(dataset, limit, tell=True), PART)
+        x, _, ids = next(batches(dataset, PART, order=parts[0], workers=0, box=box))
+        if run_dir is not None or processes.world() > 1:
+            used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
+            config |= {**FORMAT, "data": describe_data(used), "identity": identity}
             config["model"] = describe(prepared, identity=identity)
-            check_described(config)
-    if kept:
-        used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
-        config["data"] = describe_shared(used, run_dir, identity)
+            if identity is None:
+                config[ANSWERS] = answers(prepared, x, ids)
     if processes.world() > 1:
-        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
+        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume}, agree)
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
-    parts = torch.split(first_samples(dataset, limit, tell=True), PART)
-    # images off the grid are refused before the folder is that of this run
-    first = smoothed.levels(next(batches(dataset, len(parts[0]), order=parts[0], workers=0, box=box))[0])
+    first = smoothed.levels(x)  # images off the grid are refused before the folder is that of this run
     with Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
@@ -138,22 +139,16 @@ def smooth(
         # parts whose images share passes
         shared = min(TOGETHER, -(-len(parts) // processes.world())) if smoothed.waits else 1
 
-        def store(number: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-            return keeper.kept(
-                f"part-{number:05d}.safetensors",
-                make,
-                lambda path, part: save_tensors(path, part, {"of": f"{of} {number}"}),
-                partial(_read, f"{of} {number}"),
-            )
-
         def make(place: int) -> list[dict[str, Tensor]]:
             several = parts[place * shared :][:shared]
             certified = cache(partial(_certify, smoothed, judge, dataset, several, n0))
 
-            def own(k: int) -> dict[str, Tensor]:
-                return certified()[k]
+            def part(k: int) -> dict[str, Tensor]:
+                number = place * shared + k
+                file = f"part-{number:05d}.safetensors"
+                return keeper.part(file, f"{of} {number}", lambda: (certified()[k], None))[0]
 
-            return [store(place * shared + k, partial(own, k)) for k in range(len(several))]
+            return [part(k) for k in range(len(several))]
 
         done: list[dict[str, Tensor]] = []
         for several in processes.in_turn(-(-len(parts) // shared), make):
@@ -166,8 +161,8 @@ def smooth(
     if beyond := [radius for radius in asked or (noise.least,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
-    told = card("certificates", {**config, "batch_size": batch_size}, **measured)
-    result = Certificates(**together, radii=asked or (), card=told)
+    about = card("certificates", {**config, "batch_size": batch_size}, **measured)
+    result = Certificates(**together, radii=asked or (), card=about)
     result.remember(prepared, dataset)
     return result
 
@@ -213,7 +208,7 @@ def predict(
     numbers = torch.arange(len(x), device="cpu") if ids is None else torch.as_tensor(ids, device="cpu")
     check_column("ids", numbers, torch.empty(len(x), device="cpu"), torch.int64)
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
-    (first, second), (classes, _) = (each.unbind(1) for each in votes.topk(2, 1))
+    (first, second), (classes, _) = (top.unbind(1) for top in votes.topk(2, 1))
     sure = [
         a + b > 0 and clopper_pearson(a, a + b, level=1 - alpha).low > 0.5
         for a, b in zip(first.tolist(), second.tolist(), strict=True)
@@ -241,11 +236,11 @@ def _certify(
     wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
     for image, cast in smoothed.passes(levels, ids, drawn, wanted):
         hits[image] = cast[prediction[image]]
-        made = int(drawn[image]) - n0
-        failed[image] = made - cast.sum()
-        wanted[image] = judge.more(int(hits[image]), made, charge)
+        draws = int(drawn[image]) - n0
+        failed[image] = draws - cast.sum()
+        wanted[image] = judge.more(int(hits[image]), draws, charge)
         if not wanted[image]:
-            proved = judge.radius(int(hits[image]), made, charge)
+            proved = judge.radius(int(hits[image]), draws, charge)
             abstained[image], radius[image] = proved <= 0, smoothed.noise.reach(proved, elements)
     certified = {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
@@ -255,15 +250,10 @@ def _certify(
     return [{name: rows[k] for name, rows in split.items()} for k in range(len(parts))]
 
 
-def _read(of: str, path: Path) -> dict[str, Tensor] | None:
-    tensors, metadata = load_tensors(path)
-    return tensors if metadata.get("of") == of else None
-
-
 def _checked(radii: Any) -> tuple[float, ...]:
-    if not isinstance(radii, Iterable) or not (given := tuple(radii)):
+    if not isinstance(radii, Iterable) or not (numbers := tuple(radii)):
         raise InputError(f"radii: expected numbers, such as (0.25, 0.5), or None for a ladder, got {radii!r}")
-    return tuple(check_number("radii", radius, 0) for radius in given)
+    return tuple(check_number("radii", radius, 0) for radius in numbers)
 
 
 def check_alpha(alpha: Any) -> None:

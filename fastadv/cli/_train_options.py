@@ -101,9 +101,7 @@ class EndingOptions(Panel, title="Ending"):
 
 
 class Executing(Machine):
-    precision: Precision | None = o.option(
-        None, "bf16, fp16: under autocast, fp16 with scaled losses; fp32 by default."
-    )
+    precision: Precision | None = o.option(None, "fp32, the default; or bf16, under autocast.")
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
     compile: bool = o.option(False, "Run model and search through torch.compile.", "--compile")
 

@@ -1,7 +1,5 @@
 """Any map-style data set as one of (image, label) pairs: mappings, tuples of three, PIL images."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv.data.content import read_once, told
+from fastadv.data.content import describe_data
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.errors import InputError
-from fastadv.runs.description import describe, unread
 
 Key = str | int
-# what a set means by its `labels` or `targets`: in a tuple what stands behind the image
+# The keys that a set means by its `labels` or `targets`; in a tuple the place behind the image
 LABELS = ("label", "labels", "target", "targets", 1)
 
 
@@ -76,24 +73,13 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
             column = self.dataset[self.label]
             numbers = column if isinstance(column, Tensor | np.ndarray) else list(column)
             return torch.as_tensor(numbers, device="cpu")
-        # no numbers, as an item that is read says; or the set transforms whole items alone
+        # The labels are no numbers, as an item that is read says; or the set transforms whole items alone
         except (TypeError, ValueError, KeyError):
             return None
 
-    def told(self) -> str | None:
-        """Return the hash of all pairs where it is known without reading them, as from a fingerprint."""
-        whole = told(self.dataset)
-        text = json.dumps([whole, self.image, self.label, describe(self.transform)])
-        return None if whole is None or unread(text) else hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @cached_property
-    def data_hash(self) -> str | None:
-        """Hash of all pairs, which are read for it unless the set tells what it holds; None if unknown."""
-        return told(self) or read_once(self)
-
     def describe(self) -> dict[str, Any]:
         """Return what a card says of the set."""
-        return {"name": self.name, "samples": len(self), "data_hash": self.data_hash}
+        return {"name": self.name, "samples": len(self), "data_hash": describe_data(self).split()[-1]}
 
 
 def pairs(

@@ -16,8 +16,8 @@ from fastadv.demo import figures, nets
 from fastadv.demo.nets import NETS, Digits, Settings, Watch
 from fastadv.runs.card import card
 from fastadv.runs.files import write_json
-from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import plain
+from fastadv.runs.work import Keeper
 from fastadv.text import finite
 
 RESULTS = "results.json"

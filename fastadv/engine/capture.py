@@ -7,7 +7,7 @@ something, has hooks, or reads values has no graph; it is passed as ever.
 
 import random
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from fastadv.engine.copying.reach import Trace
 from fastadv.engine.module import is_compiled
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
-from fastadv.rng import generators_kept
+from fastadv.rng import CPU, generators_kept
 from fastadv.text import first_line
 
 KINDS = 4  # of which graphs are kept, as they hold on to weights that were replaced
@@ -147,14 +147,10 @@ class Captures:
 
     def run(self, graph: Graph, make: Callable[[Rows], Step], times: int) -> bool:
         """Return whether the step could be taken so many times; else its kind is not captured again."""
-        try:
-            graph.run(make, times)
-        except InputError:  # on any path
-            raise
-        except Exception as error:  # what a capture does not allow raises anything
-            self.refuse(first_line(error))
-            return False
-        return True
+        why = obstacle(lambda: graph.run(make, times))
+        if why is not None:
+            self.refuse(why)
+        return why is None
 
     def give_back(self, graph: Graph) -> None:
         if self.graphs.alike.get(self.kind) is not False:  # another thread may have refused it
@@ -167,6 +163,17 @@ class Captures:
             self.tell(why)
 
 
+def obstacle(capture: Step) -> str | None:
+    """Capture, and return why that is not possible; None where it is."""
+    try:
+        capture()
+    except InputError:  # on any path
+        raise
+    except Exception as error:  # what a capture does not allow raises anything
+        return first_line(error)
+    return None
+
+
 def kind_of(model: nn.Module) -> Hashable | None:
     """Return what a captured pass depends on beyond the values of weights; None where there can be none."""
     if has_global_hooks() or has_modes():
@@ -175,8 +182,8 @@ def kind_of(model: nn.Module) -> Hashable | None:
     devices = set[torch.device]()
     wrapped = nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharding()[0]
     for part in model.modules():
-        own = vars(part)
-        if is_compiled(part) or isinstance(part, wrapped) or any(own.get(name) for name in HOOKS):
+        hooked = any(vars(part).get(name) for name in HOOKS)
+        if hooked or is_compiled(part) or isinstance(part, wrapped):
             return None
         for tensors in held_by(part)[:2]:
             for tensor in tensors.values():
@@ -193,29 +200,30 @@ def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
     """Return whether two passes of a few rows by `run`, among others, agree to the bit, without trace."""
     few, half, trace = x[:FEW], (min(len(x), FEW) + 1) // 2, Trace(model)
     with generators_kept(x.device):
-        before = _drawn(x.device)
+        before = drawn([CPU, x.device])
         first, again = (run(rows)[:half] for rows in (few, torch.cat([few[:half], few[half:] / 2])))
-        return torch.equal(first, again) and before == _drawn(x.device) and not trace.written()
+        return torch.equal(first, again) and before == drawn([CPU, x.device]) and not trace.written()
 
 
 def _switches() -> Hashable:
     cudnn: Any = torch.backends.cudnn
     return (
-        *(getattr(each, name) for each, name, _ in switches()), torch.are_deterministic_algorithms_enabled(),
+        *(getattr(backend, name) for backend, name, _ in switches()),
+        torch.are_deterministic_algorithms_enabled(),
         cudnn.benchmark, cudnn.deterministic, cudnn.enabled, torch.get_float32_matmul_precision(),
         torch.is_autocast_enabled("cuda"), torch.get_default_dtype(),
     )  # fmt: skip
 
 
-def _drawn(device: torch.device) -> list[Hashable]:
-    """Return the states of the generators that a pass may draw from."""
-    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+def drawn(devices: Iterable[torch.device]) -> list[Hashable]:
+    """Return the states of the generators of Python, NumPy, and of torch on these devices."""
+    on_gpu = torch.cuda.get_rng_state
+    states = [on_gpu(device) if device.type == "cuda" else torch.get_rng_state() for device in devices]
     return [random.getstate(), repr(np.random.get_state()), *(bytes(state.tolist()) for state in states)]
 
 
 def _attributes(part: nn.Module) -> list[Hashable]:
-    own = vars(part)
-    return [(name, _value(own[name])) for name in own if name not in OWN]
+    return [(name, _value(value)) for name, value in vars(part).items() if name not in OWN]
 
 
 def _value(value: Any) -> Hashable:
@@ -230,8 +238,8 @@ def _value(value: Any) -> Hashable:
         return dict, *((_value(name), _value(held)) for name, held in value.items())
     if isinstance(value, nn.Module):  # one that is not registered
         return id(value), *map(_value, value.parameters())
-    own = getattr(value, "__dict__", {})  # of an object of any other kind
-    return id(value), *((name, held) for name, held in own.items() if isinstance(held, PLAIN))
+    attributes = getattr(value, "__dict__", {})  # of an object of any other kind
+    return id(value), *((name, held) for name, held in attributes.items() if isinstance(held, PLAIN))
 
 
 def _is_plain(tensor: Tensor) -> bool:

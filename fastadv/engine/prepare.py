@@ -1,9 +1,12 @@
 """prepare: which engine answers, the plain one or a frozen copy."""
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from fastadv import rng
 from fastadv._checks import check_flag
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
@@ -20,10 +23,12 @@ from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
+from fastadv.runs.identity import probe
 
 # Passes times samples from which a frozen copy gains more than it takes to make and to compare. On an H200
 # the first call of a frozen ResNet-18 takes 40 ms more, and 1,000 images gain 9 ms a pass.
 WORTH, WORTH_ON_GPU = 4096, 1 << 16
+FIRST_SAMPLES = 16  # whose logits tell a model from another
 
 
 def prepare(
@@ -103,3 +108,21 @@ def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
     least = WORTH if device is None or device.type == "cpu" else WORTH_ON_GPU
     faster = work >= least and (has_conv2d(module) or has_batch_norm(module))
     return faster if wanted is None else wanted
+
+
+def answers(prepared: Prepared, x: Tensor, ids: Tensor | None = None) -> dict[str, Any]:
+    """Return what tells a model from others: numbers of its logits of the first rows of x [B, ...].
+
+    The model as given passes x twice, under a fixed seed; `prepared` counts nothing.
+    """
+    size = prepared.size if isinstance(prepared, ByRow) else 0
+    plain = prepare(prepared.source, freeze=False, size=size, outputs=prepared.outputs)
+    ids = torch.arange(len(x), device="cpu") if ids is None else ids
+    x, ids = (each.to(device=plain.device) for each in (x, ids))
+
+    def logits() -> Tensor:
+        plain.begin(x, ids)
+        with rng.generators_kept(x.device, seed=0):
+            return plain.verdict(x)[:FIRST_SAMPLES]
+
+    return probe(logits(), logits(), plain.dtype)

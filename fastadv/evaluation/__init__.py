@@ -1,10 +1,10 @@
 """Evaluation: a model under attacks as a table, draws of a randomized one, curves, and intervals."""
 
 from fastadv.evaluation import robustbench as robustbench
-from fastadv.evaluation._outcome import Attack
 from fastadv.evaluation._parts import merge
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.measure import evaluate
+from fastadv.evaluation.named import Attack
 from fastadv.evaluation.optimality import optimality
 from fastadv.evaluation.report import report
 from fastadv.evaluation.row import Row

@@ -1,6 +1,5 @@
 """What an evaluation tells while it runs: a bar, and an event after each attack on a batch."""
 
-from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -8,7 +7,8 @@ from torch import Tensor
 
 from fastadv._checks import OnEvent
 from fastadv.attacks.core.common import parameters_of
-from fastadv.evaluation._outcome import Attack, Part
+from fastadv.evaluation._outcome import Part
+from fastadv.evaluation.named import Attack
 from fastadv.progress import Lines, Tick, tell
 from fastadv.runs import processes
 from fastadv.text import percent
@@ -20,7 +20,7 @@ class Events:
     def __init__(self, on_event: OnEvent | None = None, tick: Tick | None = None, total: int = 0) -> None:
         self._on_event = None if processes.rank() else on_event
         self._tick, self._total, self._steps = tick, total, 0
-        # of each attack: samples, those right at first, those that it left right, seconds
+        # sums of each attack: samples, those right at first, those that it left right, seconds
         self._done: dict[str, Tensor] = {}
 
     def begun(self, name: str, attack: Attack) -> Attack:
@@ -33,24 +33,22 @@ class Events:
                 return partial(attack, on_progress=lambda part, left: named(f"{name}: {part}, {left} left"))
         return attack
 
-    def finished(self, name: str, verdict: Mapping[str, Tensor], part: Part, count: int = 1) -> None:
-        """Tell that an attack is done with a batch, whose verdict, or `count` draws, were without it."""
-        correct, key = verdict["correct"], "draws.right"
-        rights = (correct, correct & ~part["broken"]) if count == 1 else (verdict[key], part[key])
-        clean, left = (float(right.sum()) / count for right in rights)
-        counts = len(correct), clean, left, float(part["seconds"])
+    def finished(self, name: str, clean: Part, part: Part, count: int = 1) -> None:
+        """Tell that an attack is done with a batch, of which `clean` is the verdict, or `count` draws."""
+        correct, key = clean["correct"], "draws.right"
+        rights = (correct, correct & ~part["broken"]) if count == 1 else (clean[key], part[key])
+        counts = len(correct), *(float(right.sum()) / count for right in rights), float(part["seconds"])
         done = self._done.get(name, 0) + torch.tensor(counts, dtype=torch.float64, device="cpu")
         self._done[name] = done
-        samples, clean, robust, seconds = done.tolist()
+        samples, right, robust, seconds = done.tolist()
         self._steps += len(correct)
-        told = f"{name}: robust accuracy {percent(robust / samples)}"
-        tell(self._tick, told, self._steps, self._total)
+        tell(self._tick, f"{name}: robust accuracy {percent(robust / samples)}", self._steps, self._total)
         if self._on_event is not None:
             self._on_event(
                 {
                     "step": int(samples),
                     "attack": name,
-                    "clean_accuracy": clean / samples,
+                    "clean_accuracy": right / samples,
                     "robust_accuracy": {name: robust / samples},
                     "seconds": {name: seconds},
                 }

@@ -60,7 +60,7 @@ def indicators(
         looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
         return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
 
-    told = Indicators(**kept.get(PART, known, make).told)
+    told = Indicators(**kept.get(PART, known, make).notes)
     drawn = worst_draws(rows)
     if drawn is not None and eot > 1 and "randomized" in told.flagged:
         one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"
@@ -89,7 +89,7 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
         passes=row.forwards + row.backwards,
         threat=None if criterion is None else row.threat,
         soft=SOFT_LOGITS in row.flags,
-        parameters=max((part.told.get("parameters", 0) for part in parts), default=0),
+        parameters=max((part.notes.get("parameters", 0) for part in parts), default=0),
         unguided=unguided(gradient, costs, bool((row.correct & ~row.broken).any())),
         goal=Goal(criterion or usual, of_all(parts, "targets"), of_all(parts, "mask")),
     )

@@ -3,9 +3,7 @@
 Shares of one evaluation, which processes that knew nothing of each other made, are put together by `merge`.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,13 @@ from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation._outcome import Part
-from fastadv.runs.files import copy_file, load_tensors, read_json, save_tensors, seal, write_json, writing
-from fastadv.runs.folder import Keeper, RunFolder
-from fastadv.runs.identity import Where, check_same, plain, short
+from fastadv.runs.files import read_json, seal, write_json
+from fastadv.runs.identity import ANSWERS, check_same, plain
+from fastadv.runs.work import Keeper, Kept, Pieces, read_part
+from fastadv.runs.work import merge as merge_pieces
 
 IDENTITY = "evaluation.json"
 GROWS = ("attacks", "samples", "data")  # what an evaluation may have more of, and yet be the same
-
-
-def file_of(name: str) -> str:
-    return f"part-{name}.safetensors" if name[0].isdigit() else f"{name}.safetensors"
-
-
-def share_of(rank: int) -> str:
-    """Return the file that says that the share `rank` of an evaluation is done."""
-    return f"share-{rank:05d}.json"
 
 
 class Parts(Keeper):
@@ -43,11 +33,11 @@ class Parts(Keeper):
         """Make this the folder of the evaluation `config`, which may have more attacks or samples."""
 
         def grown(path: Path) -> Any:
-            if not path.exists():
-                write_json(path, config)
-            elif (whole := _joined(path, read_json(path), plain(config))) != read_json(path):
+            stored = read_json(path) if path.exists() else None
+            whole = config if stored is None else _joined(path, stored, plain(config))
+            if whole != stored:
                 write_json(path, whole)
-            return read_json(path)
+            return plain(whole)
 
         self.identity = self.result(IDENTITY, grown)
         there = [name for name, _ in (self.identity or config)["attacks"]]
@@ -55,88 +45,69 @@ class Parts(Keeper):
 
     def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part], data: str = "") -> Part:
         """Return the part `name` with the tensors `known`: read if it is there, else made and written."""
-        # made again where it has another `known`, as by a randomized model, or another evaluation left it
-        asked = None if self.identity is None else [self.identity["attacks"][k] for k in self.places.values()]
-        of = _seal(self.identity, name, asked)
-
-        def whole() -> Part:
+        if self.identity is None:
             part = make()
-            part.tensors = {**known, **part.tensors}
-            return part
+            return Part({**known, **part.tensors}, part.notes)
+        # one of an attack on a batch, or of all attacks asked for
+        attacks = [self.identity["attacks"][place] for place in self.places.values()]
+        of = _seal(self.identity, name, attacks)
 
-        def write(path: Path, part: Part) -> None:
-            save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of, "data": data})
+        def whole() -> Kept:
+            part = make()
+            return {**known, **part.tensors}, {"notes": part.notes, "data": data}
 
-        return self.kept(file_of(name), whole, write, partial(self._read, of, data, known))
+        def fits(path: Path, part: Kept) -> bool:
+            tensors, about = part
+            if about["data"] != data:
+                raise InputError(
+                    f"{path}: expected the run that wrote it, got one with another dataset= (samples or "
+                    "labels that are there are others here); add those after them, or choose another folder"
+                )
+            # another `known`, as by a randomized model
+            same = all(key in tensors and torch.equal(tensors[key], known[key]) for key in known)
+            self.seconds += float(tensors.get("seconds", 0.0)) * same
+            return same
+
+        tensors, about = self.part(_file_of(name), of, whole, fits)
+        return Part(tensors, about["notes"])
 
     def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
         """Write that the share `rank` of `world_size` is done."""
         done = {"rank": rank, "world_size": world_size, "batches": batches, "attacks": attacks}
-        self.result(share_of(rank), lambda path: write_json(path, {**done, "of": seal(self.identity)}))
+        of = {"of": _seal_of(self.identity)}
+        self.result(f"share-{rank:05d}.json", lambda path: write_json(path, done | of))
 
-    def _read(self, of: str, data: str, known: Mapping[str, Tensor], path: Path) -> Part | None:
-        tensors, metadata = load_tensors(path)
-        if metadata.get("of") != of:
-            return None
-        if metadata["data"] != data:
-            raise InputError(
-                f"{path}: expected the run that wrote it, got one with another dataset= (samples or labels "
-                "that are there are others here); add those after them, or choose another folder"
-            )
-        if not all(key in tensors and torch.equal(tensors[key], known[key]) for key in known):
-            return None
-        self.seconds += float(tensors.get("seconds", 0.0))  # bounds tell none
-        return Part(tensors, json.loads(metadata["told"]))
+
+def _file_of(name: str) -> str:
+    return f"part-{name}.safetensors" if name[0].isdigit() else f"{name}.safetensors"
 
 
 def _joined(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return an evaluation that is in a folder with what `config` has more; InputError for another."""
-    if "samples" not in stored:
-        raise InputError(
-            f"{path}: expected an evaluation that this version began, got one of an earlier version; "
-            "finish it there, or choose another folder"
-        )
     there, asked = dict(stored["attacks"]), dict(config["attacks"])
-    (count,), before = config["samples"], stored["samples"]
+    (count,), before = config["samples"], stored.get("samples", [0])
 
-    def fixed(of: Mapping[str, Any], attacks: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    def fixed(whole: Mapping[str, Any], attacks: Mapping[str, Any], limit: int) -> dict[str, Any]:
         both = {name: attacks[name] for name in there.keys() & asked.keys()}
-        return {key: of[key] for key in of if key not in GROWS} | {"attacks": both, "limit": limit}
+        return {key: whole[key] for key in whole if key not in GROWS} | {"attacks": both, "limit": limit}
 
     enough = count in before or count > before[-1]
-    same = fixed(stored, there, before[-1]), fixed(config, asked, before[-1] if enough else count)
-    check_same(path, *same, told=_in_words)
+    check_same(path, fixed(stored, there, before[-1]), fixed(config, asked, before[-1] if enough else count))
     more = [[name, asked[name]] for name in asked if name not in there]
     samples = before if count in before else [*before, count]
     return {**stored, "attacks": [*stored["attacks"], *more], "samples": samples, "data": config["data"]}
 
 
-def _in_words(where: Where, stored: Any, now: Any) -> str:
-    """Tell an entry that differs by the argument of `evaluate`, or of an attack."""
-    top, *inner = where
-    if top == "model":
-        return f"model (the model's {'weights' if inner == ['weights'] else 'code or options'})"
-    there, here = ("not given" if value is None else short(value) for value in (stored, now))
-    values = f"({there} there, {here} here)"
-    if top == "search" and inner:
-        return f"{inner[0]}= {values}"
-    if top != "attacks" or not inner:
-        return f"{top}= {values}"
-    name, *inner = (each for each in inner if each != "keywords")
-    if not inner or inner[0] in ("function", "class", "name"):
-        return f"attack by the name {name!r} (its code in attacks=)"
-    named = "argument" if inner[0] == "args" else f"{inner[0]}="
-    part = f"{inner[-1]}: " if len(inner) > 1 else ""
-    return f"{named} of {name!r} ({part}{values[1:]}"
-
-
-def _seal(identity: Any, name: str, asked: Any = None) -> str:
-    """Return what says whose part `name` is: one of an attack on a batch, or of all attacks `asked` for."""
-    if identity is None:
-        return ""
+def _seal(identity: Mapping[str, Any], name: str, attacks: Any = None) -> str:
+    """Return what says whose part `name` is: one of an attack on a batch, or of all `attacks`."""
     place = name.partition("-")[2]
-    base = {key: value for key, value in identity.items() if key not in GROWS}
-    return seal([base, identity["attacks"][int(place)] if place else asked, name])
+    base = {key: value for key, value in identity.items() if key not in (*GROWS, ANSWERS)}
+    return seal([base, identity["attacks"][int(place)] if place else attacks, name])
+
+
+def _seal_of(identity: Mapping[str, Any]) -> str:
+    """Return the seal of an evaluation; answers of other machines differ by rounding."""
+    return seal({key: value for key, value in identity.items() if key != ANSWERS})
 
 
 def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) -> dict[str, Any]:
@@ -157,67 +128,45 @@ def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) 
             or there twice.
         CorruptFileError: a file is damaged or missing.
     """
-    paths = [Path(folder) for folder in folders]
-    shares, identity = _shares(paths)
-    count = 0
-    with RunFolder(run_dir, shared=True) as opened:
-        if (opened.path / IDENTITY).is_file():  # another evaluation must not be lost
-            check_same(opened.path / IDENTITY, read_json(opened.path / IDENTITY), identity)
-        for rank, (path, share) in sorted(shares.items()):
-            for number in range(rank, share["batches"], share["world_size"]):
-                for place in range(share["attacks"]):
-                    name = f"{number:05d}-{place:02d}"
-                    _check_part(path / file_of(name), _seal(identity, name))
-                    copy_file(path / file_of(name), opened.path)
-                    count += 1
-            copy_file(path / share_of(rank), opened.path)
-        with writing(opened.path / IDENTITY):
-            write_json(opened.path / IDENTITY, identity)
-    return {"shares": len(shares), "files": count}
+    _, shares, files = merge_pieces(folders, run_dir, _SHARES, "run_dir")
+    return {"shares": shares, "files": files - 2 * shares}  # beside the identity and the file of each
 
 
-def _shares(paths: Sequence[Path]) -> tuple[dict[int, tuple[Path, dict[str, Any]]], Any]:
-    """Return the folder of each share with what its file says, and the identity of the evaluation."""
-    found: dict[int, tuple[Path, dict[str, Any]]] = {}
-    identity: Any = None
-    world = 0
-    for path in paths:
-        files = sorted(path.glob("share-*.json")) if (path / IDENTITY).is_file() else []
-        if not files:
-            raise InputError(
-                f"{path}: expected a finished share of an evaluation, got none; "
-                "run its command again with --resume"
-            )
-        own = read_json(path / IDENTITY)
-        identity = own if identity is None else identity
-        check_same(path / IDENTITY, own, identity)
-        for file in files:
-            share = read_json(file)
-            world = world or share["world_size"]
-            rank = share["rank"]
-            if share["of"] != seal(identity) or share["world_size"] != world:
-                raise InputError(
-                    f"{file}: expected a share of {world} of the same evaluation, got one of "
-                    f"{share['world_size']} or of another; merge those that belong together"
-                )
-            if rank in found:
-                raise InputError(
-                    f"{file}: expected each share once, got {rank} in {found[rank][0]}, too; leave one out"
-                )
-            found[rank] = path, share
-    missing = [str(rank) for rank in range(world) if rank not in found]
-    if missing:
+def _identity_of(path: Path) -> dict[str, Any]:
+    home = path.parent / IDENTITY
+    if not home.is_file():
+        raise InputError(f"{home}: expected what the share beside it is of, got no file; run it again")
+    return dict(read_json(home))
+
+
+def _files_of(path: Path, first: Path) -> list[Path]:
+    """Return the files of the share `path`, verified, which belongs to `first`."""
+    share, world = read_json(path), read_json(first)["world_size"]
+    identity = _identity_of(path)
+    if share["of"] != _seal_of(identity) or share["world_size"] != world:
         raise InputError(
-            f"folders: expected all {world} shares, got none of {', '.join(missing)}; "
-            "run the command of what is missing, with --resume, and merge again"
+            f"{path}: expected a share of {world} of the same evaluation, got one of "
+            f"{share['world_size']} or of another; merge those that belong together"
         )
-    return found, identity
+    files = [path.parent / IDENTITY, path]
+    for number in range(share["rank"], share["batches"], world):
+        for place in range(share["attacks"]):
+            name = f"{number:05d}-{place:02d}"
+            files.append(path.parent / _file_of(name))
+            if not files[-1].is_file() or read_part(files[-1], _seal(identity, name)) is None:
+                raise CorruptFileError(
+                    f"{files[-1]}: expected a part of this evaluation, got none or another; "
+                    "run the command of its share again, with --resume"
+                )
+    return files
 
 
-def _check_part(path: Path, of: str) -> None:
-    """Raise CorruptFileError unless the file is whole, and of this part."""
-    if not path.is_file() or load_tensors(path)[1].get("of") != of:
-        raise CorruptFileError(
-            f"{path}: expected a part of this evaluation, got none or another; "
-            "run the command of its share again, with --resume"
-        )
+_SHARES = Pieces(
+    "share",
+    "finished shares of an evaluation",
+    "share-*.json",
+    IDENTITY,
+    _identity_of,
+    lambda path: int(read_json(path)["world_size"]),
+    _files_of,
+)

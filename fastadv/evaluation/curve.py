@@ -11,23 +11,16 @@ from torch import Tensor, nn
 
 from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
-from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import CLAIMS, claim_flags
-from fastadv.data.content import describe_shared
-from fastadv.data.given import Data, as_dataset
+from fastadv.data.content import describe_data
+from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import Prepared
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NOT_RUN, Attack, Batch, attempted, bound
-from fastadv.evaluation.measure import (
-    check_evaluation,
-    description,
-    evaluate,
-    for_data,
-    over_batches,
-)  # fmt: skip
-from fastadv.evaluation.named import boxes_of, criterion_of, labels_of, minimizes, name_of, named
+from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
+from fastadv.evaluation.measure import description, environment, evaluate, prepared
+from fastadv.evaluation.named import Attack, bound, minimizes, name_of
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
@@ -87,8 +80,8 @@ class Curve(NamedTuple):
             Cohen et al. 2019, "Certified Adversarial Robustness via Randomized Smoothing" (arXiv 1902.02918),
             section 4.
         """
-        given = correct.cpu() if isinstance(correct, Tensor) else correct
-        proved, right = distances_of(certified, "certified"), np.asarray(given)
+        right = np.asarray(correct.cpu() if isinstance(correct, Tensor) else correct)
+        proved = distances_of(certified, "certified")
         if right.dtype != np.bool_ or right.shape != proved.shape:
             raise InputError(
                 f"correct: expected True or False for each of {len(proved)} samples, got {right.dtype} of "
@@ -117,8 +110,8 @@ class Curve(NamedTuple):
 def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray[np.float64]:
     """Distances [N] as float64, NaN counted as 0; InputError unless there are some and none is negative."""
     try:
-        given = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
-        distances = np.array(given, dtype=np.float64)
+        plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+        distances = np.array(plain, dtype=np.float64)
     except (TypeError, ValueError):
         distances = np.empty(0)
     distances = np.where(np.isnan(distances), 0.0, distances)
@@ -213,25 +206,18 @@ def accuracy_against_radius(
     with processes.agreement():
         tried = check_radii(radii)
         # names are for errors alone: two radii may print alike
-        of_radii = {f"radius {radius!r}": of_radius(radius) for radius in tried[tried > 0].tolist()}
-        attacks = named(of_radii, criterion=criterion)
-        judged = criterion_of(attacks, criterion)
-        dataset = as_dataset(dataset, labels=labels_of(judged))
-        check_evaluation(dataset, batch_size, limit)
+        attacks = {f"radius {radius!r}": of_radius(radius) for radius in tried[tried > 0].tolist()}
         check_progress(progress)
-        work = planned(*attacks.values()) * sample_count(dataset, limit)
-        box = boxes_of(attacks, dataset=dataset)
-        judged = for_data(judged, dataset, box)
-        frozen = prepare(model, work=work, freeze=freeze, outputs=judged.outputs)
-        about = description(frozen, attacks) if processes.world() > 1 else {}
+        job = prepared(
+            model, dataset, attacks, batch_size, limit, None, criterion, freeze=freeze, may_compile=False
+        )
+        about = description(job) if processes.world() > 1 else {}
     if about:
-        about["data"] = describe_shared(dataset)
-        asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
-        about["frozen"] = frozen.describe()
-        processes.check_alike({**about, **asked, "torch": torch.__version__})
+        about |= {"data": describe_data(job.dataset), "radii": tried.tolist()}
+        processes.check_alike({**about, "batch_size": batch_size, "limit": limit, **environment(job)})
 
-    total = sample_count(dataset, limit) * len(attacks)
-    right, claims = judged.meant_by(frozen.model), Counter[str]()
+    total = sample_count(job.dataset, limit) * len(attacks)
+    claims = Counter[str]()
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)
@@ -239,9 +225,9 @@ def accuracy_against_radius(
         if tried[0] == 0:
             left[0] = len(alive.y)
         first = tried.size - len(attacks)
-        for place, (name, attack) in enumerate(attacks.items(), start=first):
+        for place, (name, attack) in enumerate(job.attacks.items(), start=first):
             if len(alive.y):
-                result = attempted(name, attack, frozen, alive, right, box, claims)
+                result = attempted(name, attack, job.frozen, alive, job.criterion, job.box, claims)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))
             left[place] = len(alive.y)
@@ -251,7 +237,7 @@ def accuracy_against_radius(
         return len(batch.y), left
 
     with shown(progress, "measuring the curve") as tick:
-        samples, left = zip(*over_batches(frozen, dataset, batch_size, limit, box, right, held), strict=True)
+        samples, left = zip(*job.over_batches(held), strict=True)
     _warn_of(claim_flags(claims))
     return Curve(tried, sum(left) / sum(samples))
 

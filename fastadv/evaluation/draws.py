@@ -14,7 +14,6 @@ from fastadv.engine import Prepared
 from fastadv.engine.by_row import ByRow
 from fastadv.text import percent
 
-TENSORS = ("right", "voted", "early")
 FIGURES = ("one_draw", "majority", "worst")
 SHARED = 4  # samples of a pass: a model may draw once for all of them, such as a shift or a size
 RANDOMIZED = (
@@ -66,9 +65,9 @@ class Draws:
             torch.stack([getattr(one, name) for one in parts])
             for name in ("voted", "verdict", "right", "early")
         )
-        # of equals the strongest
+        # the strongest of equals
         order, halves = torch.arange(len(parts), device="cpu")[:, None], (early, right - early)
-        worst = [(each * len(parts) + order).argmin(0, keepdim=True) for each in halves]
+        worst = [(half * len(parts) + order).argmin(0, keepdim=True) for half in halves]
         first, last = early.gather(0, worst[1])[0], halves[1].gather(0, worst[0])[0]
         if (first + last).sum() > right[0].sum():
             first, last = early[0], halves[1][0]
@@ -98,22 +97,22 @@ class Drawing:
         return rng.generators_kept(device or rng.CPU, seed)
 
     def draw(self, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor, number: int) -> dict[str, Tensor]:
-        """Classify batch `number`, x [B, ...], `count` times as given; the tensors of TENSORS, each [B]."""
+        """Classify batch `number`, x [B, ...], `count` times as given; right, voted and early [B]."""
         # passes of a few samples, since a model may draw once for a whole batch; and the same random numbers
         # for x and for each x_adv, so that these draws of an attack that changes nothing are those of x
         size = len(x) if isinstance(frozen, ByRow) and frozen.size else SHARED
         parts = [*zip(torch.split(x, size), torch.split(ids, size), strict=True)]
         votes = torch.zeros(len(y), 1, device=y.device)
-        early = own = votes[:, 0]
+        early = right = votes[:, 0]
         with self.kept(x.device, number, 0, 0):
             for draw in range(self.count):
                 logits = torch.cat([_verdict(frozen, *part) for part in parts])
                 finite = logits.isfinite().all(1, keepdim=True)
                 votes = votes + nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * finite
-                own = votes.gather(1, y[:, None]).squeeze(1)
-                early = own if draw < self.count // 2 else early
-        voted = own > votes.scatter(1, y[:, None], 0.0).amax(1)
-        return {"right": own.to(torch.int64), "voted": voted, "early": early.to(torch.int64)}
+                right = votes.gather(1, y[:, None]).squeeze(1)
+                early = right if draw < self.count // 2 else early
+        voted = right > votes.scatter(1, y[:, None], 0.0).amax(1)
+        return {"right": right.to(torch.int64), "voted": voted, "early": early.to(torch.int64)}
 
 
 def _verdict(frozen: Prepared, x: Tensor, ids: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.certify import Certificates
 from fastadv.data._batches import batches
-from fastadv.data.content import describe_shared
+from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
@@ -30,45 +30,26 @@ from fastadv.engine import Frozen, Prepared, prepare
 from fastadv.engine.by_row import FEWER
 from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options, Precision
+from fastadv.engine.prepare import answers
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
+from fastadv.evaluation import _outcome as outcomes
 from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import (
-    REFUSALS,
-    Attack,
-    Batch,
-    Counted,
-    Part,
-    Shelf,
-    all_draws,
-    all_sums,
-    bound,
-    counted_at,
-    nearest,
-    outcome,
-    remarks,
-    row,
-    untouched,
-)  # fmt: skip
+from fastadv.evaluation._outcome import Batch, Part, Shelf, joined, outcome
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import (
-    Attacks,
-    boxes_of,
-    criterion_of,
-    labels_of,
-    minimizes,
-    name_of,
-    named,
-)  # fmt: skip
-from fastadv.evaluation.row import Samples, told_apart
+from fastadv.evaluation.named import Attack, Attacks, bound, boxes_of, criterion_of, labels_of, named
+from fastadv.evaluation.row import Samples, component_of, told_apart
+from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import Table
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import check_described, describe
+from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
 from fastadv.threat import Threat
+
+REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
 T = TypeVar("T")
 
@@ -122,8 +103,8 @@ def evaluate(
             stopped evaluation loses at most one batch of one attack. None keeps nothing.
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
             there may be more attacks and more samples, which are added to what is there.
-        identity: a text that represents the code of your own model classes and attacks, which are otherwise
-            known by their source; change it when that code changes. Needed where a source cannot be read.
+        identity: a text that represents your own model and attacks. Without it a model is known by its
+            weights and its logits of 16 samples, an attack by its arguments and code.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
@@ -170,193 +151,69 @@ def evaluate(
         True
     """
     with processes.agreement():
-        attacks = named(attacks, threat, criterion=criterion)
-        judged = criterion_of(attacks, criterion)
-        dataset = as_dataset(dataset, labels=labels_of(judged))
-        check_evaluation(dataset, batch_size, limit)
         drawing = Drawing(draws, seed)
-        if judged.outputs != "classes" and (draws > 1 or certificates is not None):
-            given = "draws" if draws > 1 else "certificates"
-            raise InputError(f"{given}: expected none with {judged!r}, as they are of classes; leave it out")
         check_on_event(on_event)
         check_progress(progress)
+        check_flag("whole_batches", whole_batches)
         if resume and run_dir is None:
             raise InputError("resume: expected the run_dir of an evaluation, got none; pass run_dir=")
-        count = sample_count(dataset, limit)
+        job = prepared(
+            model, dataset, attacks, batch_size, limit, threat, criterion,
+            freeze=freeze, precision=precision, compile=compile, size=batch_size if whole_batches else 0,
+        )  # fmt: skip
+        if job.criterion.outputs != "classes" and (draws > 1 or certificates is not None):
+            name = "draws" if draws > 1 else "certificates"
+            raise InputError(
+                f"{name}: expected none with {job.criterion!r}, as they are of classes; leave it out"
+            )
+        count = sample_count(job.dataset, limit)
+        share = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
         if apart := (rank, world_size) != (None, None):
             if run_dir is None:
                 raise InputError("run_dir: expected a folder for a share of an evaluation, got None")
-            # before the folder is that of an evaluation that cannot be
-            least = -(-count // batch_size)
-            processes.apart(least, rank, world_size, each="batches", size="batch_size")
-        work = planned(*attacks.values()) * count
-        size = batch_size if check_flag("whole_batches", whole_batches) else 0
-        box = boxes_of(attacks, threat, dataset=dataset)
-        judged = for_data(judged, dataset, box)
-        frozen = prepare(
-            model, work=work, freeze=freeze, size=size, precision=precision, compile=compile,
-            rows=lambda: _first(dataset, box, judged)[0], outputs=judged.outputs,
-        )  # fmt: skip
-        config: dict[str, Any] = {"batch_size": batch_size, "samples": [count]}
+            share(-(-count // batch_size))  # before the folder is that of an evaluation that cannot be
+        config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
+        config |= {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
             config["criterion"] = describe(criterion)
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
-            config |= description(frozen, attacks, identity)
-            # as asked for, not as the amount of work decides, which may grow
+            config |= description(job, identity)
+            # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
-            search = {"precision": precision or options.precision, "eot": frozen.eot}
+            search = {"precision": precision or options.precision, "eot": job.frozen.eot}
             search["compile"] = bool(options.compile if compile is None else compile)
             config["search"] = {**search, "whole_batches": whole_batches}
-        if run_dir is not None:
-            check_described(config)
-    if run_dir is not None or processes.world() > 1:
-        config["data"] = describe_shared(dataset)
+            config["data"] = describe_data(job.dataset)
+            if identity is None:
+                size = min(batch_size, count)
+                x, _, ids = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
+                config[ANSWERS] = answers(job.frozen, x, ids)
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
-        machine = {"torch": torch.__version__, "frozen": frozen.describe()}
-        processes.check_alike({**config, **asked, **machine})
+        processes.check_alike({**config, **asked, **environment(job)}, agree)
     with Parts(run_dir, shared=apart) as parts, shown(progress, "evaluating") as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
-        parts.grow({"attacks": [[name, None] for name in attacks], **config})
-        earlier = [each for each in (parts.identity or config)["samples"] if each < count]
-        own = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
-        table = Evaluation(
-            frozen,
-            dataset,
-            attacks,
-            batch_size,
-            limit,
-            box,
-            judged.meant_by(frozen.model),
+        parts.grow(config)
+        job = replace(
+            job,
             keep_samples=keep_samples or certificates is not None,
             parts=parts,
             looked=indicators and not apart,
             drawing=drawing,
-            own=own,
-            events=Events(on_event, tick, count * len(attacks)),
-            earlier=earlier,
-        ).table()
+            share=share,
+            events=Events(on_event, tick, count * len(job.attacks)),
+            earlier=[before for before in (parts.identity or config)["samples"] if before < count],
+        )
+        table = job.table()
         if apart:
-            number = len(in_batches(dataset, batch_size, limit, earlier))
+            number = len(job.positions())
             parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
-        return table if certificates is None else table.beside(certificates, frozen.source)
+        return table if certificates is None else table.beside(certificates, job.frozen.source)
 
 
-def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
-    """Return the criterion for labels like those of the data."""
-    if criterion.outputs == "classes":
-        return criterion
-    return criterion.for_labels(_first(dataset, box, criterion)[1])
-
-
-def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first sample, with its label and number."""
-    return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
-
-
-def over_batches(
-    frozen: Prepared, dataset: Dataset[Any], batch_size: int, limit: int | None, box: Boxes,
-    criterion: Criterion, work: Callable[[int, Batch], T], own: Callable[[int], Sequence[int]] = range,
-    earlier: Sequence[int] = (), drawing: Drawing = ONE_DRAW,
-) -> Iterator[T]:  # fmt: skip
-    """Yield what `work` makes of the number of a batch and the batch, for each of them in their order."""
-    # whole batches, as one process would take them, since rounding may depend on the size
-    parts = in_batches(dataset, batch_size, limit, earlier)
-    with drawing.kept(frozen.device, 0):
-        _compare_first(frozen, dataset, torch.cat(parts), box, labels_of(criterion))
-    with processes.agreement():
-        numbers = own(len(parts))
-    taken = numbers[processes.rank() :: processes.world()]
-    seeded = (partial(drawing.kept, frozen.device, number, 0) for number in taken)
-    read = chain.from_iterable(
-        _with_verdict(frozen, dataset, alike, box, criterion, seeded)
-        for alike in _of_one_size([parts[number] for number in taken])
-    )
-
-    def make(place: int) -> tuple[bool, T]:
-        batch = next(read)
-        return not bool(batch.failed.all()), work(numbers[place], batch)
-
-    usable = len(numbers) < len(parts)  # others may have finite logits
-    for finite, made in processes.in_turn(len(numbers), make):
-        usable = usable or finite
-        yield made
-    with processes.agreement():
-        if not usable:
-            raise InputError(NOT_FINITE)
-
-
-def in_batches(
-    dataset: Dataset[Any], batch_size: int, limit: int | None, earlier: Sequence[int] = ()
-) -> list[Tensor]:
-    """Return the positions of each batch; those of `earlier` numbers of samples first, as they were."""
-    parts, seen = list[Tensor](), torch.zeros(0, dtype=torch.long, device="cpu")
-    for count in (*earlier, limit):
-        positions = first_samples(dataset, count)
-        missing, new = len(positions) - len(seen), positions[~torch.isin(positions, seen)]
-        # of a sorted set, of which others were drawn before, some of each class
-        parts += torch.split(new[torch.arange(missing, device="cpu") * len(new) // missing], batch_size)
-        seen = torch.cat(parts)
-    return parts
-
-
-def _compare_first(
-    frozen: Prepared, dataset: Dataset[Any], positions: Tensor, box: Boxes, labels: str
-) -> None:
-    """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
-    with processes.agreement():
-        for part in torch.split(positions, ROWS):
-            x, _, _ = next(batches(dataset, ROWS, order=part, workers=0, box=box, labels=labels))
-            if frozen.check(x.to(device=frozen.device)):
-                return
-
-
-def _of_one_size(parts: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return the parts in groups, in which only the last may be smaller than the first."""
-    groups = list[list[Tensor]]()
-    for part in parts:
-        if groups and len(groups[-1][0]) == len(groups[-1][-1]) >= len(part):
-            groups[-1].append(part)
-        else:
-            groups.append([part])
-    return groups
-
-
-def _with_verdict(
-    frozen: Prepared, dataset: Dataset[Any], parts: Sequence[Tensor], box: Boxes, criterion: Criterion,
-    seeded: Iterator[Callable[[], AbstractContextManager[None]]],
-) -> Iterator[Batch]:  # fmt: skip
-    """Yield batches with the verdict on them; of several draws that of the seed of each."""
-    order, labels = torch.cat(list(parts)), labels_of(criterion)
-    for batch in batches(dataset, len(parts[0]), order=order, box=box, labels=labels):
-        x, y, ids = (tensor.to(device=frozen.device) for tensor in batch)
-        known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
-        frozen.begin(x, ids)
-        try:
-            with next(seeded)():
-                logits = frozen.verdict(x)
-        except Exception as error:
-            if len(x) == len(parts[0]):
-                raise
-            raise InputError(FEWER.format(error, len(x), len(parts[0]))) from error
-        if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
-            raise InputError(
-                f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
-                f"got {int(y.min())} to {int(y.max())}; map the labels"
-            )
-        y = fitting(criterion, logits, frozen.output_shape, known, None)
-        right, failed = criterion.right(logits, y), ~logits.isfinite().all(1)
-        logits = logits if criterion.outputs == "classes" else logits.new_zeros(len(x), 1)
-        yield Batch(x, y, ids, right, failed, logits, right)
-
-
-Measured = tuple[dict[str, Tensor], dict[str, Tensor], list[Part], Samples | None]
-"""Of a batch: its verdict, draws of the clean x, what each attack did, its samples."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Evaluation:
     """A model under attacks: every batch is measured and attacked, and all of them are judged."""
 
@@ -371,122 +228,247 @@ class Evaluation:
     parts: Parts = field(default_factory=lambda: Parts(None))
     looked: bool = False  # whether signs of masking are looked for
     drawing: Drawing = ONE_DRAW
-    own: Callable[[int], Sequence[int]] = range  # of all batches, which are worked on
+    share: Callable[[int], Sequence[int]] = range  # the batches to work on, of so many
     events: Events = field(default_factory=Events)
     shelf: Shelf = field(default_factory=Shelf)
     earlier: Sequence[int] = ()  # numbers of samples that the folder had before there were more
 
+    def positions(self) -> list[Tensor]:
+        """Return the positions of each batch; those of earlier numbers of samples first, as they were."""
+        parts, seen = list[Tensor](), torch.zeros(0, dtype=torch.long, device="cpu")
+        for count in (*self.earlier, self.limit):
+            positions = first_samples(self.dataset, count)
+            missing, new = len(positions) - len(seen), positions[~torch.isin(positions, seen)]
+            # some of each class of a sorted set, of which others were drawn before
+            more = new[torch.arange(missing, device="cpu") * len(new) // missing]
+            parts += torch.split(more, self.batch_size)
+            seen = torch.cat(parts)
+        return parts
+
+    def read(self, order: Tensor, size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the samples at these positions in batches, on the model's device."""
+        labels = labels_of(self.criterion)
+        for batch in batches(self.dataset, size, order=order, box=self.box, labels=labels, **options):
+            x, y, ids = (tensor.to(device=self.frozen.device) for tensor in batch)
+            yield x, y, ids
+
+    def over_batches(self, work: Callable[[int, Batch], T]) -> Iterator[T]:
+        """Yield what `work` makes of the number of a batch and the batch, for each of them in their order."""
+        # whole batches, as one process would take them, since rounding may depend on the size
+        parts = self.positions()
+        with self.drawing.kept(self.frozen.device, 0):
+            self._compare_first(torch.cat(parts))
+        with processes.agreement():
+            numbers = self.share(len(parts))
+        taken = numbers[processes.rank() :: processes.world()]
+        seeded = (partial(self.drawing.kept, self.frozen.device, number, 0) for number in taken)
+        groups = _of_one_size([parts[number] for number in taken])
+        read = chain.from_iterable(self._with_verdict(alike, seeded) for alike in groups)
+
+        def make(place: int) -> tuple[bool, T]:
+            batch = next(read)
+            return not bool(batch.failed.all()), work(numbers[place], batch)
+
+        usable = len(numbers) < len(parts)  # others may have finite logits
+        for finite, result in processes.in_turn(len(numbers), make):
+            usable = usable or finite
+            yield result
+        with processes.agreement():
+            if not usable:
+                raise InputError(NOT_FINITE)
+
+    def _compare_first(self, positions: Tensor) -> None:
+        """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
+        with processes.agreement():
+            for x, _, _ in self.read(positions, ROWS, workers=0):
+                if self.frozen.check(x):
+                    return
+
+    def _with_verdict(
+        self, parts: Sequence[Tensor], seeded: Iterator[Callable[[], AbstractContextManager[None]]]
+    ) -> Iterator[Batch]:
+        """Yield batches with the verdict on them; of several draws that of the seed of each."""
+        frozen, criterion, size = self.frozen, self.criterion, len(parts[0])
+        for x, y, ids in self.read(torch.cat(list(parts)), size):
+            known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
+            frozen.begin(x, ids)
+            try:
+                with next(seeded)():
+                    logits = frozen.verdict(x)
+            except Exception as error:
+                if len(x) == size:
+                    raise
+                raise InputError(FEWER.format(error, len(x), size)) from error
+            if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
+                raise InputError(
+                    f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
+                    f"got {int(y.min())} to {int(y.max())}; map the labels"
+                )
+            y = fitting(criterion, logits, frozen.output_shape, known, None)
+            right, failed = criterion.right(logits, y), ~logits.isfinite().all(1)
+            logits = logits if criterion.outputs == "classes" else logits.new_zeros(len(x), 1)
+            yield Batch(x, y, ids, right, failed, logits, right)
+
     def table(self) -> Table:
-        started, done = time.perf_counter(), list[Measured]()
+        """Attack all batches, and put them together."""
+        started, done = time.perf_counter(), list[list[Part]]()
         with self.drawing.kept(self.frozen.device):
-            asked = self.frozen, self.dataset, self.batch_size, self.limit, self.box, self.criterion
-            for measured in over_batches(*asked, self.measure, self.own, self.earlier, self.drawing):
-                done.append(measured)
+            for clean, *attacked in self.over_batches(self.measure):
+                done.append([clean, *attacked])
                 if processes.world() > 1:
-                    verdict, draws, attacked, _ = measured
                     for name, part in zip(self.attacks, attacked, strict=True):
-                        self.events.finished(name, verdict | draws, part, self.drawing.count)
+                        self.events.finished(name, clean, part, self.drawing.count)
         return self.judge(done, started)
 
-    def measure(self, number: int, batch: Batch) -> Measured:
+    def measure(self, number: int, batch: Batch) -> list[Part]:
         """Measure the batch `number` without an attack, and under each."""
-        at = partial(
-            counted_at, frozen=self.frozen, y=batch.y, ids=batch.ids, criterion=self.criterion,
-            drawing=self.drawing, number=number,
-        )  # fmt: skip
-        draws = at(batch.x)
+        at = partial(self.count_at, batch=batch, number=number)
+        counted = at(batch.x)
         if self.drawing.count > 1:
-            batch = batch._replace(drawn=(draws["draws.right"] > 0).to(batch.x.device))
+            batch = batch._replace(drawn=(counted["draws.right"] > 0).to(batch.x.device))
         verdict = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
-        attacked = []
+        seen = batch.logits[~batch.failed].argmax(1).cpu().bincount(minlength=batch.logits.shape[1])
+        counted["seen"] = seen if self.criterion.outputs == "classes" else seen[:0]
+        clean, attacked = Part(verdict | counted), list[Part]()
         data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
         for name in self.attacks:
-            attacked.append(self.attack(number, name, batch, verdict, at, data))
+            make = partial(self.attack, number, name, batch, at)
+            place = self.parts.places.get(name, 0)
+            attacked.append(self.parts.get(f"{number:05d}-{place:02d}", verdict, make, data))
             if processes.world() == 1:
-                self.events.finished(name, verdict | draws, attacked[-1], self.drawing.count)
-        if attacked and all("refused" in part.told for part in attacked):
-            raise InputError(attacked[0].told["refused"])
-        seen = batch.logits[~batch.failed].argmax(1).cpu().bincount(minlength=batch.logits.shape[1])
-        draws["seen"] = seen if self.criterion.outputs == "classes" else seen[:0]
-        samples = nearest(batch, attacked) if self.keep_samples else None
-        for part in attacked:
-            part.tensors.pop("x_adv", None)
-            part.tensors = self.shelf.keep(part.tensors)
-        return self.shelf.keep(verdict), self.shelf.keep(draws), attacked, samples
-
-    def attack(
-        self, number: int, name: str, batch: Batch, verdict: dict[str, Tensor], at: Counted, data: str
-    ) -> Part:
-        """Run an attack on a batch, unless the folder holds what it did."""
-        points = self.keep_samples or self.parts.path is not None
-
-        def make() -> Part:
-            with self.drawing.kept(batch.x.device, number, 1 + crc32(name.encode())):
-                attack = self.events.begun(name, self.attacks[name])
-                several, box = self.drawing.count > 1, self.box
-                try:
-                    return outcome(name, attack, self.frozen, batch, points, several, at, self.criterion, box)
-                except InputError as error:
-                    if error.argument not in REFUSALS:
-                        raise
-                    refused = {"refused": str(error)}
-            return Part(untouched(batch, points).tensors | at(batch.x), refused)
-
-        place = self.parts.places.get(name, 0)
-        return self.parts.get(f"{number:05d}-{place:02d}", verdict, make, data)
-
-    def judge(self, done: Sequence[Measured], started: float) -> Table:
-        """Put the batches together."""
-        frozen, drawing = self.frozen, self.drawing
-        verdicts, draws, attacked, samples = zip(*done, strict=True)
-        correct, failed, ids = (
-            torch.cat([one[name] for one in verdicts]) for name in ("correct", "failed", "ids")
-        )
-        found = [*zip(*attacked, strict=True)]
-        clean = all_draws(draws, correct, drawing)
-        titles = [getattr(attack, "title", "") for attack in self.attacks.values()]
-        rows = told_apart([
-            replace(row(name, correct, minimizes(one), parts, drawing, clean),
-                    attack=name_of(one), heading=title)
-            for (name, one), title, parts in zip(self.attacks.items(), titles, found, strict=True)
-        ])  # fmt: skip
-        together = None
+                self.events.finished(name, clean, attacked[-1], self.drawing.count)
+        if attacked and all("refused" in part.notes for part in attacked):
+            raise InputError(attacked[0].notes["refused"])
         if self.keep_samples:
-            together = Samples.together(samples)
-            together.add_components([one.components for one in rows])
-        said, signs = remarks(correct, failed, draws), None
+            kept = outcomes.nearest(batch, attacked)
+            clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
+        return [self.shelf.keep(part) for part in (clean, *attacked)]
+
+    def count_at(self, x: Tensor, batch: Batch, number: int) -> dict[str, Tensor]:
+        """Return what counts at points x [B, ...] of the batch `number`: sums of the criterion, and draws."""
+        self.frozen.asks_for(batch.ids)
+        with self.drawing.kept(x.device, number, 0, 1):
+            counted = {f"sums.{k}": v for k, v in sums_at(self.criterion, self.frozen, x, batch.y).items()}
+        if self.drawing.count > 1:
+            drawn = self.drawing.draw(self.frozen, x, batch.y, batch.ids, number)
+            counted |= {f"draws.{name}": value.cpu() for name, value in drawn.items()}
+        return counted
+
+    def attack(self, number: int, name: str, batch: Batch, at: outcomes.Counted) -> Part:
+        """Run an attack on a batch, or note why it does not serve the threat."""
+        points = self.keep_samples or self.parts.path is not None
+        with self.drawing.kept(batch.x.device, number, 1 + crc32(name.encode())):
+            attack = self.events.begun(name, self.attacks[name])
+            several = self.drawing.count > 1
+            try:
+                return outcome(
+                    name, attack, self.frozen, batch, points, several, at, self.criterion, self.box
+                )
+            except InputError as error:
+                if error.argument not in REFUSALS:
+                    raise
+                refused = {"refused": str(error)}
+        return Part(outcomes.untouched(batch, points) | at(batch.x), refused)
+
+    def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
+        """Put the batches together, each without an attack and under each."""
+        parts, *attacked = zip(*done, strict=True)
+        correct, failed, ids = (joined(parts, name) for name in ("correct", "failed", "ids"))
+        clean = outcomes.draws_of(parts, correct, self.drawing.count)
+        rows = told_apart([
+            outcomes.row(name, attack, correct, own_parts, self.drawing.count, clean)
+            for (name, attack), own_parts in zip(self.attacks.items(), attacked, strict=True)
+        ])  # fmt: skip
+        samples = None
+        if self.keep_samples:
+            values = outcomes.columns(parts, "samples")
+            samples = Samples(**values, component=component_of(values["by"], rows))
+        seen = torch.stack([part["seen"] for part in parts]).sum(
+            0
+        )  # images of each class, as the model sees it
+        remarks, signs = outcomes.remarks(correct, failed, seen), None
         if self.looked and rows:
-            ran = [place for place, one in enumerate(rows) if not one.refused]
-            both = [rows[place] for place in ran], [found[place] for place in ran]
-            given = frozen, self.dataset, *both, correct, ids, self.batch_size, self.parts
-            eots = [
-                bound(each, "eot") or EOT * (bound(each, "version") == "rand")
-                for each in self.attacks.values()
-            ]
-            asked = [each for one in self.attacks.values() if (each := bound(one, "criterion")) is not None]
-            signs = processes.from_first(
-                lambda: masking.indicators(*given, self.criterion, said, max(frozen.eot, *eots), asked)
-            )
+            ran = [place for place, row in enumerate(rows) if not row.refused]
+            look = partial(
+                masking.indicators, self.frozen, self.dataset, [rows[place] for place in ran],
+                [attacked[place] for place in ran], correct, ids, self.batch_size, self.parts,
+                self.criterion, remarks, self._eot(), self._criteria(),
+            )  # fmt: skip
+            signs = processes.from_first(look)
         # the clock of the first process, and the parts that all have read
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))
         seconds = times[0][0] + sum(before for _, before in times)
-        told = replaced(frozen.model)
         return Table(
-            rows, correct, failed, ids, seconds, together, told, signs, clean, criterion=self.criterion,
-            sums=all_sums(draws), remarks=said,
+            rows, correct, failed, ids, seconds, samples, replaced(self.frozen.model), signs, clean,
+            criterion=self.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
         )  # fmt: skip
 
+    def _eot(self) -> int:
+        """Return the most passes over which an attack averages a gradient."""
+        passes = [self.frozen.eot]
+        for attack in self.attacks.values():
+            passes.append(bound(attack, "eot") or EOT * (bound(attack, "version") == "rand"))
+        return max(passes)
 
-def description(
-    frozen: Prepared, attacks: Mapping[str, Attack], identity: str | None = None
-) -> dict[str, Any]:
+    def _criteria(self) -> list[Criterion]:
+        criteria = (bound(attack, "criterion") for attack in self.attacks.values())
+        return [criterion for criterion in criteria if criterion is not None]
+
+
+def prepared(
+    model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
+    threat: Threat | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
+    **options: Any,
+) -> Evaluation:  # fmt: skip
+    """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
+    attacks = named(attacks, threat, criterion=criterion)
+    judged = criterion_of(attacks, criterion)
+    dataset = as_dataset(dataset, labels=labels_of(judged))
+    check_evaluation(dataset, batch_size, limit)
+    box = boxes_of(attacks, threat, dataset=dataset)
+    judged = for_data(judged, dataset, box)
+    work = planned(*attacks.values()) * sample_count(dataset, limit)
+    rows = (lambda: _first(dataset, box, judged)[0]) if may_compile else None
+    frozen = prepare(model, work=work, rows=rows, outputs=judged.outputs, **options)
+    return Evaluation(frozen, dataset, attacks, batch_size, limit, box, judged.meant_by(frozen.model))
+
+
+def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
+    """Return the criterion for labels like those of the data."""
+    if criterion.outputs == "classes":
+        return criterion
+    return criterion.for_labels(_first(dataset, box, criterion)[1])
+
+
+def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first sample, with its label and number."""
+    return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
+
+
+def _of_one_size(parts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return the parts in groups, in which only the last may be smaller than the first."""
+    groups = list[list[Tensor]]()
+    for part in parts:
+        if groups and len(groups[-1][0]) == len(groups[-1][-1]) >= len(part):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
+def description(job: Evaluation, identity: str | None = None) -> dict[str, Any]:
     """Describe what an evaluation is of, but for its data, as JSON."""
-    model = describe(frozen.model, identity=identity)
+    model = describe(job.frozen.model, identity=identity)
     return {
-        "model": dict(zip(("code", "weights"), model, strict=True)) if isinstance(model, list) else model,
-        "attacks": [[name, describe(attack, identity=identity)] for name, attack in attacks.items()],
+        "model": dict(zip(("parts", "weights"), model, strict=True)) if isinstance(model, list) else model,
+        "attacks": [[name, describe(attack, identity=identity)] for name, attack in job.attacks.items()],
         "identity": identity,
     }
+
+
+def environment(job: Evaluation) -> dict[str, Any]:
+    """Return what processes have alike, though a run may go on elsewhere."""
+    return {"torch": torch.__version__, "frozen": job.frozen.describe()}
 
 
 def check_evaluation(dataset: Dataset[Any], batch_size: int, limit: int | None) -> None:

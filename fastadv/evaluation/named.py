@@ -1,11 +1,11 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from fastadv._checks import check_choice
-from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS
+from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
@@ -13,8 +13,10 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, bound, layers, takes
 from fastadv.threat import Threat
+
+Attack = Callable[..., AttackResult]
+"""(model, x, y) or (model, x, y, ids=ids) -> AttackResult or x_adv: partial(fa.attacks.pgd, threat=L)."""
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
@@ -28,14 +30,14 @@ def named(
         pairs = list(attacks.items())
     else:
         single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
-        each = [attacks] if single else attacks or []
-        pairs = [(attack if isinstance(attack, str) else name_of(attack), attack) for attack in each]
-    made: dict[str, Attack] = {}
+        several = [attacks] if single else attacks or []
+        pairs = [(attack if isinstance(attack, str) else name_of(attack), attack) for attack in several]
+    by_name: dict[str, Attack] = {}
     taken = False
-    for name, given in pairs:
-        if name in made:
+    for name, value in pairs:
+        if name in by_name:
             raise InputError(f"attacks: expected one attack of each name, got two of {name!r}; pass a dict")
-        attack = _looked_up(given) if isinstance(given, str) else given
+        attack = _looked_up(value) if isinstance(value, str) else value
         if not callable(attack):
             raise InputError(
                 f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
@@ -44,43 +46,48 @@ def named(
         if (without := _without_threat(attack)) and threat is not None:
             check_threat(threat, maps=True)
             attack, taken = partial(attack, threat=threat), True
-        elif without and isinstance(given, str) and parameters_of(attack)["threat"].default is not None:
+        elif without and isinstance(value, str) and parameters_of(attack)["threat"].default is not None:
             raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
         if criterion is not None and bound(attack, "criterion") is None and takes(attack, "criterion"):
             attack = partial(attack, criterion=criterion)
-        made[name] = attack
-    # such as a universal perturbation, which is in one threat
-    taken = taken or any(getattr(each, "threat", None) is threat for each in (recipe, *made.values()))
-    # where no other threat does, it may still say the box of the data
-    idle = boxes_of(made, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
+        by_name[name] = attack
+    # a universal perturbation is in one threat
+    taken = taken or any(getattr(one, "threat", None) is threat for one in (recipe, *by_name.values()))
+    # a threat that nothing takes may still say the box of the data, if no other does
+    idle = boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
     if threat is not None and idle and not taken:
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
-    return made
+    return by_name
 
 
 def boxes_of(
     attacks: Mapping[str, Attack], threat: Threat | None = None, recipe: Any = None, dataset: Any = None
 ) -> dict[str, Box]:
-    """Return the boxes in which the data must lie, by the names of their threats."""
-    # those of the attacks and the recipe, or else that of `threat`, or else the data set's own
+    """Return the boxes in which the data must lie, by the names of their threats.
+
+    They are those of the attacks and the recipe, or else that of `threat`, or else the data set's.
+    """
     threats = {f"attacks[{name!r}]": bound(attack, "threat") for name, attack in attacks.items()}
     threats["the recipe"] = getattr(recipe, "threat", None)
-    found = {name: each.box for name, each in threats.items() if isinstance(each, Threat)}
-    own = {"": dataset.box if isinstance(dataset, Held) else UNIT} if dataset is not None else {}
-    return found or ({"threat": threat.box} if isinstance(threat, Threat) else own)
+    boxes = {name: one.box for name, one in threats.items() if isinstance(one, Threat)}
+    if not boxes and isinstance(threat, Threat):
+        return {"threat": threat.box}
+    if boxes or dataset is None:
+        return boxes
+    return {"": dataset.box if isinstance(dataset, Held) else UNIT}
 
 
 def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = None) -> Criterion:
     """Return the criterion that says which samples are right; InputError where the attacks have several."""
     if criterion is not None:
         check_criterion(criterion)
-    every = [each for each in attacks.values() if criterion is None or takes(each, "criterion")]
-    bound_to = [bound(attack, "criterion") for attack in every] or [criterion]
-    if criterion is not None and all(each == criterion for each in bound_to):
+    asked = [attack for attack in attacks.values() if criterion is None or takes(attack, "criterion")]
+    bound_to = [bound(attack, "criterion") for attack in asked] or [criterion]
+    if criterion is not None and all(one == criterion for one in bound_to):
         return criterion
     bound_to += [] if criterion is None else [criterion]
-    meanings = [WRONG if decides_by_class(each) else each for each in bound_to]
-    if any(each != meanings[0] for each in meanings):
+    meanings = [WRONG if decides_by_class(one) else one for one in bound_to]
+    if any(one != meanings[0] for one in meanings):
         raise InputError(
             f"attacks: expected criteria that agree on what is right without an attack, got {bound_to}; "
             "evaluate them one after the other"
@@ -96,10 +103,10 @@ def labels_of(criterion: Criterion) -> str:
 def minimizes(attack: Any) -> bool:
     """Return whether it is a minimum-norm attack: one of `fastadv.attacks`, or with a `minimum`."""
     known = [entry.run for entry in REGISTRY.values() if entry.minimal]
-    for each in layers(attack):
-        if any(each is one for one in known):
+    for layer in layers(attack):
+        if any(layer is one for one in known):
             return True
-        if isinstance(says := getattr(each, "minimum", None), bool):
+        if isinstance(says := getattr(layer, "minimum", None), bool):
             return says
     return False
 
@@ -119,3 +126,22 @@ def _without_threat(attack: Attack) -> bool:
     """Return whether an attack takes a threat and has none, or None."""
     parameter = parameters_of(attack).get("threat")
     return parameter is not None and parameter.default in (parameter.empty, None)
+
+
+def takes(attack: Attack, name: str) -> bool:
+    """Return whether an attack can be called with an argument of this name, as far as it tells."""
+    known = parameters_of(attack, wrapped=False)
+    return not known or name in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+
+
+def bound(attack: Any, name: str) -> Any:
+    """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
+    partials = (layer for layer in layers(attack) if isinstance(layer, partial) and name in layer.keywords)
+    return next((layer.keywords[name] for layer in partials), None)
+
+
+def layers(attack: Any) -> Iterator[Any]:
+    """Yield an attack and what it wraps, from outside to inside."""
+    while attack is not None:
+        yield attack
+        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))

@@ -20,12 +20,12 @@ RADII = {
     ("cifar100", "linf"): 8 / 255,
     ("imagenet", "linf"): 4 / 255,
 }
-# how many images its accuracies are of
+# images of which its accuracies are
 IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
-# what a run cannot know: whoever submits the entry says it
+# fields that a run cannot know: whoever submits the entry says it
 TEXTS = ("link", "name", "authors", "venue", "architecture", "reported", "footnote")
 SAID = (*TEXTS, "additional_data", "number_forward_passes")
-# in the order of RobustBench
+# RobustBench has this order
 FIELDS = (
     "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
     "architecture", "eps", "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
@@ -37,7 +37,7 @@ def entry(
     unreliable: bool = False, about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the entry of a model for RobustBench, its fields in RobustBench's order, None where not given."""
-    # its data sets have the radii of its tables
+    # RobustBench has one radius for a data set and norm
     radii = {norm: radius for (name, norm), radius in RADII.items() if name == dataset}
     if radii and not isclose(threat.radius, radii.get(threat.norm.lower(), 0.0), rel_tol=1e-6):
         tables = " and ".join(f"{norm} {radius:.4g}" for norm, radius in radii.items())

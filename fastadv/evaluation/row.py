@@ -13,12 +13,13 @@ from fastadv.attacks.methods.flags import Cost
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.sums import Sums, figure
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
-from fastadv.text import percent, threat_text
+from fastadv.text import number, percent, threat_text, with_interval
 from fastadv.threat import Threat
 
 # figures of a row, in the order in which they are told
 SHARES = ("robust_accuracy", "success_rate", "median_distance", "mean_distance")
 COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
+COLUMNS = ("accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds", "failed", "unmoved")
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,6 @@ class Samples:
     by: Tensor  # int64 [N], the row whose attack found x_adv; -1 for none
     component: Tensor  # int64 [N], its place among the row's `components.costs`; -1 for none
     distances: Tensor  # float64 [N, A], those of each attack, as in its row
-
-    @classmethod
-    def together(cls, parts: Sequence["Samples"]) -> "Samples":
-        """Return the samples of all parts, in their order."""
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
-
-    def add_components(self, attacks: Sequence[Components | None]) -> None:
-        """Fill in `component` from those of each attack."""
-        for place, components in enumerate(attacks):
-            if components is not None:
-                mine = self.by == place
-                self.component[mine] = components.by[mine]
 
 
 @dataclass(frozen=True)
@@ -213,6 +202,26 @@ class Row:
             dropped += ["median_distance", "mean_distance"]
         return kept | dict.fromkeys(dropped, math.nan)
 
+    def cells(self) -> dict[str, str]:
+        """Return the figures as text, by their columns."""
+        figures = self.figures()
+        median = number(figures["median_distance"])
+        if self.minimum_norm:
+            median = with_interval(number, self.median_distance, self.median_interval)
+        shares = percent(figures["robust_accuracy"]), percent(self.success_rate)
+        spent = f"{self.forwards:,}", f"{self.backwards:,}", f"{self.seconds:.1f}"
+        texts = *shares, median, number(figures["mean_distance"]), *spent, str(self.failed), str(self.unmoved)
+        return dict(zip(COLUMNS, texts, strict=True))
+
+
+def component_of(by: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Return int64 [N], the component of the row `by` that found x_adv; -1 for none."""
+    component = torch.full_like(by, -1)
+    for place, row in enumerate(rows):
+        if row.components is not None:
+            component = row.components.by.where(by == place, component)
+    return component
+
 
 @dataclass(frozen=True)
 class Group:
@@ -279,33 +288,32 @@ def comparable(one: Threat | None, other: Threat | None) -> bool:
 
 def told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Return the rows, where threats of one name do not do the same with what tells them apart."""
-    first: dict[str, dict[str, Row]] = {}
+    first: dict[str, dict[str, tuple[Row, Threat]]] = {}  # by name and metric
     for row in rows:
         if row.threat is not None:
-            first.setdefault(row.threat.symbol, {}).setdefault(row.threat.metric, row)
+            first.setdefault(row.threat.symbol, {}).setdefault(row.threat.metric, (row, row.threat))
 
-    def apart(row: Row) -> str:
-        alike = {} if row.threat is None else first[row.threat.symbol]
-        if row.threat is None or len(alike) == 1:
+    def apart(threat: Threat | None) -> str:
+        alike = {} if threat is None else first[threat.symbol]
+        if threat is None or len(alike) == 1:
             return ""
-        boxes = {one.threat.box for one in alike.values() if one.threat}
-        low, high = row.threat.box
-        named = alike[row.threat.metric]
-        titles = {one.title for one in alike.values()}
-        title = named.title if len(titles) == len(alike) else named.name
-        return f" in [{low:g}, {high:g}]" if len(boxes) == len(alike) else f" ({title})"
+        if len({other.box for _, other in alike.values()}) == len(alike):
+            return " in [{:g}, {:g}]".format(*threat.box)
+        titles = {row.title for row, _ in alike.values()}
+        row, _ = alike[threat.metric]
+        return f" ({row.title if len(titles) == len(alike) else row.name})"
 
-    return tuple(replace(row, apart=apart(row)) for row in rows)
+    return tuple(replace(row, apart=apart(row.threat)) for row in rows)
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
     """Return the attacks by threat, those with a budget first."""
-    found: dict[object, list[Row]] = {}
+    by_ball: dict[object, list[Row]] = {}
     for row in rows:
         if row.refused:
             continue
         threat = row.threat
         ball = threat and (threat.metric, float(threat.radius), *_asked(row))
-        found.setdefault(ball, []).append(row)
-    every = [Group(rows[0].threat, tuple(rows)) for rows in found.values()]
-    return sorted(every, key=lambda one: (one.unlimited or not one.whole, not one.whole))
+        by_ball.setdefault(ball, []).append(row)
+    known = [Group(rows[0].threat, tuple(rows)) for rows in by_ball.values()]
+    return sorted(known, key=lambda one: (one.unlimited or not one.whole, not one.whole))

@@ -18,12 +18,11 @@ def sums_at(criterion: Criterion, frozen: Prepared, x: Tensor, y: Tensor) -> Sum
         return {}
     logits = frozen.verdict(x)
     finite = logits.isfinite().all(1)[:, None]
-    found = criterion.figures(logits, y)
-    kept = {
-        name: (first.where(finite, 0), second * (finite | (name not in ERRORS)))
-        for name, (first, second) in found.items()
-    }
-    return {name: torch.stack(pair, 1).to("cpu").double() for name, pair in kept.items()}
+    sums = {}
+    for name, (first, second) in criterion.figures(logits, y).items():
+        pair = first.where(finite, 0), second * (finite | (name not in ERRORS))
+        sums[name] = torch.stack(pair, 1).to("cpu").double()
+    return sums
 
 
 def ratio(sums: Tensor) -> float:
@@ -44,15 +43,15 @@ def figure_text(name: str, value: float) -> str:
 
 
 def worst(attacks: Sequence[Tensor], name: str = "") -> float:
-    """Return the worst figure found where each sample may have been attacked by any of several attacks."""
+    """Return the worst figure where each sample may have been attacked by any of several attacks."""
     if name in ERRORS:  # of one column, where it is the worst of each sample
-        each = torch.stack(list(attacks))
-        return figure(name, each.gather(0, each[:, :, :1].argmax(0)[None].expand(1, -1, 2, -1))[0])
+        sums = torch.stack(list(attacks))
+        return figure(name, sums.gather(0, sums[:, :, :1].argmax(0)[None].expand(1, -1, 2, -1))[0])
     # One sample after the other takes the attack that lowers the ratio most; so do Croce et al. 2024 (arXiv
     # 2306.12941) for a mean IoU.
-    each = torch.stack(list(attacks), 1)  # [n, attacks, 2, C]
-    total = each[:, 0].sum(0)
-    for sample in each:
+    sums = torch.stack(list(attacks), 1)  # [n, attacks, 2, C]
+    total = sums[:, 0].sum(0)
+    for sample in sums:
         tried = total - sample[0] + sample  # [attacks, 2, C]
         counts = tried[:, 1] > 0
         ratios = torch.where(counts, tried[:, 0] / tried[:, 1], 0.0).sum(1) / counts.sum(1)

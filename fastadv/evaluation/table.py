@@ -17,10 +17,10 @@ from fastadv.engine.module import in_words
 from fastadv.errors import InputError
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
-from fastadv.evaluation.row import COUNTS, Row, Samples, groups, worst_draws
+from fastadv.evaluation.row import COLUMNS, COUNTS, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
-from fastadv.text import aligned, finite, number, percent, several, with_interval
+from fastadv.text import aligned, finite, percent, several
 
 SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
@@ -202,29 +202,20 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """Return the table as text."""
-        head = ["attack", self.criterion.counted, "broken", "median", "mean"]
-        head += ["forwards", "backwards", "seconds", "failed", "unmoved", "certified", *self.extra]
+        head = ["attack", self.criterion.counted, *COLUMNS[1:], "certified", *self.extra]
         proved = "" if self.certificates is None else percent(self.certificates.clean_accuracy)
         first = ["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), "", proved]
         lines = [[*first, *starmap(figure_text, self.extra.items())]]
         for row in self.rows:
-            share = row.figures()
-            median = number(share["median_distance"])
-            if row.minimum_norm:
-                median = with_interval(number, row.median_distance, row.median_interval)
-            shares = percent(share["robust_accuracy"]), percent(row.success_rate)
-            spent = f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"
-            doubt = str(row.failed), str(row.unmoved)
-            distances = median, number(share["mean_distance"])
-            extra = ["-" if row.refused else figure_text(*each) for each in row.extra.items()]
-            lines.append([row.title, *shares, *distances, *spent, *doubt, self._certified(row), *extra])
+            extra = ["-" if row.refused else figure_text(*pair) for pair in row.extra.items()]
+            lines.append([row.title, *row.cells().values(), self._certified(row), *extra])
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
             extra = [*starmap(figure_text, self.worst_extra.items())]
             blank = [""] * (len(head) - 2 - len(extra))
             lines.append(["worst of all", percent(self.worst_case), *blank, *extra])
         # columns of doubt, and of distances, only where there are some
-        told = [any(line[place] not in ("", "-", "0") for line in lines) for place in range(len(head))]
-        shown = [place for place in range(len(head)) if told[place] or place in (0, 1, 2, 5, 6, 7)]
+        cells_of = [{*cells} - {"", "-", "0"} for cells in zip(*lines, strict=True)]
+        shown = [place for place, values in enumerate(cells_of) if values or place in (0, 1, 2, 5, 6, 7)]
         return [[line[place] for place in shown] for line in [head, *lines]]
 
     @property

@@ -63,8 +63,8 @@ def is_intel() -> bool:
 
 def cpu_flags() -> list[str]:
     """Return the processor's instruction sets that change how sums are rounded, where the system tells."""
-    told = (_of_processor("flags") or _of_processor("Features")).split()
-    return [name for name in SETS if name in told]
+    flags = (_of_processor("flags") or _of_processor("Features")).split()
+    return [name for name in SETS if name in flags]
 
 
 def _of_processor(key: str) -> str:
@@ -78,8 +78,8 @@ def _of_processor(key: str) -> str:
 
 def extension_build() -> dict[str, str] | None:
     """Return what built the C++ extension; None where it is not loaded, or does not tell."""
-    told = getattr(sys.modules.get("fastadv._C"), "build", None)
-    return dict(told) if isinstance(told, dict) else None
+    build = getattr(sys.modules.get("fastadv._C"), "build", None)
+    return dict(build) if isinstance(build, dict) else None
 
 
 def machine() -> dict[str, Any]:
@@ -129,8 +129,8 @@ def instruction(python: str, command: str) -> str:
 
 def about() -> dict[str, str]:
     """Return what a picture keeps as text: software, machine, date, and what `telling` was given."""
-    own = {"Software": f"fastadv {__version__}", "machine": cpu_name()}
-    return own | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | _TOLD.get({})
+    software = {"Software": f"fastadv {__version__}", "machine": cpu_name()}
+    return software | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | _TOLD.get({})
 
 
 @runtime_checkable

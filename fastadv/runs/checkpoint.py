@@ -32,9 +32,9 @@ def save(
     weights = {
         f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
     }
-    own, plain = _parts(optimizer)
+    state_tensors, plain = _parts(optimizer)
     text = json.dumps({"progress": dict(progress), **plain, "scheduler": scheduler.state_dict()})
-    save_tensors(path, weights | own | dict(kept), {"format": FORMAT, "state": text})
+    save_tensors(path, weights | state_tensors | dict(kept), {"format": FORMAT, "state": text})
 
 
 def check_keeps(optimizer: Optimizer) -> None:

@@ -124,7 +124,7 @@ def save_tensors(
     entry = {"metadata": dict(metadata or {}), "digest": digest(plain)}
     text = json.dumps(entry | {"seal": seal(entry)}, sort_keys=True)
     with atomic_write(path) as part:
-        # not save_file, which writes through a temporary file of its own that a kill would leave behind
+        # save_file writes through a temporary file of its own that a kill would leave behind
         part.write_bytes(save(plain, {_ENTRY: text}))
 
 

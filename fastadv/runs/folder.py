@@ -1,17 +1,14 @@
-"""The folder of one run: locked while it is written, cleared of half-written files, and resumed."""
+"""The folder of one run: locked while it is written, and cleared of half-written files."""
 
 import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from fastadv.errors import InputError
-from fastadv.runs import processes
-from fastadv.runs.files import read_json, remove_parts, write_json, writing
-from fastadv.runs.identity import check_same
+from fastadv.runs.files import remove_parts
 
 try:
     import fcntl
@@ -19,25 +16,11 @@ except ImportError:  # Windows: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("fastadv")
-T = TypeVar("T")
 
 PATIENCE = 2.0  # seconds to wait for the lock: another process may hold it for a moment, to clean up
 
 
-class _Closed:
-    """What is closed at the end of a `with`."""
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-class RunFolder(_Closed):
+class RunFolder:
     """A folder that a run writes: made, locked until it closes or dies, and cleared of half-written files."""
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir", shared: bool = False) -> None:
@@ -86,6 +69,12 @@ class RunFolder(_Closed):
             else:
                 return True
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Give up the lock; the last of several processes cleans up once more."""
         if self._release.alive:
@@ -105,85 +94,3 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
-
-
-class Keeper(_Closed):
-    """The folder of resumable work, which the first process holds for all; None keeps nothing."""
-
-    _lock: RunFolder | None = None
-
-    def __init__(
-        self, folder: str | os.PathLike[str] | None, *, name: str = "run_dir", shared: bool = False
-    ) -> None:
-        self._name = name
-
-        def hold() -> Path:
-            assert folder is not None
-            self._lock = RunFolder(folder, name=name, shared=shared)
-            return self._lock.path
-
-        self.path = None if folder is None else processes.from_first(hold)
-
-    # all processes call `begun`, `identify`, `found` and `result` together, one `kept` for a file of its own
-    def begun(self, file: str, resume: bool, what: str, read: Callable[[Path], T]) -> T | None:
-        """Return what a run left in `file`, None in a new folder; InputError for one without `resume`."""
-
-        def left(path: Path) -> T:
-            if not resume:
-                raise InputError(
-                    f"{self._name}: expected a new folder, got {path.parent} with {what}; "
-                    "pass resume=True or choose another"
-                )
-            return read(path)
-
-        return self.found(file, left)
-
-    def identify(self, file: str, config: Mapping[str, Any]) -> Any:
-        """Make this the folder of the run `config`, as JSON in `file`, and return that."""
-
-        def same(path: Path) -> Any:
-            if path.exists():
-                check_same(path, read_json(path), config)
-            else:
-                write_json(path, config)
-            return read_json(path)
-
-        return self.result(file, same)
-
-    def has(self, file: str) -> bool:
-        return self.path is not None and (self.path / file).exists()
-
-    def found(self, file: str, read: Callable[[Path], T]) -> T | None:
-        """Read `file`; None where it is not there."""
-        return self._in_first(file, lambda path: read(path) if path.exists() else None)
-
-    def result(self, file: str, write: Callable[[Path], T]) -> T | None:
-        """Let `write` write `file` and return what it returns; None without a folder."""
-        return self._in_first(file, lambda path: _written(path, write))
-
-    def _in_first(self, file: str, work: Callable[[Path], T | None]) -> T | None:
-        folder = self.path
-        return None if folder is None else processes.from_first(lambda: work(folder / file))
-
-    def kept(
-        self, file: str, make: Callable[[], T], write: Callable[[Path, T], None],
-        read: Callable[[Path], T | None],
-    ) -> T:  # fmt: skip
-        """Return the result in `file`, or what `make` makes, and keep that; `read` gives None for another."""
-        if self.path is None:
-            return make()
-        path = self.path / file
-        result = read(path) if path.exists() else None
-        if result is None:
-            result = make()
-            _written(path, lambda path: write(path, result))
-        return result
-
-    def close(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-
-
-def _written(path: Path, write: Callable[[Path], T]) -> T:
-    with writing(path):
-        return write(path)

@@ -1,30 +1,184 @@
-"""How a folder recognizes its own run and refuses another."""
+"""What a run is, as JSON that is equal in every process, and how a folder tells its own run from another."""
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
+from fastadv.runs.card import data_hash
 
-# largest difference of a probe's values that another machine's rounding may cause, as a share of their spread
+FORMAT = {"format": 2}  # of the configurations of runs; another number where older ones cannot be compared
+ANSWERS = "model's answer to the first samples"  # a probe in the configuration of a run
+# the largest difference of a probe's values that another machine's rounding may cause, as a share of their
+# spread
 _ROUNDING = 1e-3
 _HALF_ROUNDING = 5e-2
+# code of these packages is known by its name
+_LIBRARIES = {"fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 NAMED = 3  # differences that an error tells
 
-Where = tuple[str | int, ...]
-"""The keys and places that lead to an entry."""
+
+def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
+    """Describe `value` as JSON that is the same in every process; devices do not count."""
+    # weights of a model in training do not count; an identity stands for the caller's code
+    if identity is not None and not isinstance(identity, str):
+        raise InputError(f"identity: expected a text, got {identity!r}; name the version of your code")
+    return _Description(trained, by_name=identity is not None).of(value)
+
+
+def describe_model(model: nn.Module) -> str:
+    """Describe a model in training, but for its weights: its parts, and the shapes and flags of its state."""
+    # torch.compile wraps the model
+    inner = getattr(model, COMPILED_MODULE, model)
+    trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
+    state = [(name, tuple(t.shape), str(t.dtype), name in trained) for name, t in inner.state_dict().items()]
+    return f"{type(inner).__qualname__} {_hash([_parts(inner), state])}"
+
+
+class _Description:
+    """Describes values that may refer to each other. An object that was met before is named by its number."""
+
+    def __init__(self, trained: nn.Module | None, by_name: bool) -> None:
+        # The names, by id; the objects are held, so that no id returns
+        models = [] if trained is None else [trained, getattr(trained, COMPILED_MODULE, trained)]
+        self._seen: dict[int, tuple[str, Any]] = {id(model): ("the model", model) for model in models}
+        self._by_name = by_name
+
+    def of(self, value: Any) -> Any:
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else str(value)
+        if isinstance(value, Tensor):
+            return self.of(value.item()) if value.ndim == 0 else data_hash(value)
+        if isinstance(value, np.ndarray | np.generic):
+            return [str(value.dtype), self.of(value.tolist())]
+        if isinstance(value, Mapping):
+            return {str(key): self.of(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.of(item) for item in value]
+        if isinstance(value, set | frozenset):
+            return sorted((self.of(item) for item in value), key=json.dumps)
+        if isinstance(value, MethodType):
+            return [self.of(value.__func__), self.of(value.__self__)]
+        if id(value) in self._seen:
+            return self._seen[id(value)][0]
+        self._seen[id(value)] = f"{_name(value)} again, number {len(self._seen)}", value
+        return self._object(value)
+
+    def _object(self, value: Any) -> Any:
+        if isinstance(value, FunctionType | type):
+            return self._coded(value)
+        if isinstance(value, nn.Module):
+            model = getattr(value, COMPILED_MODULE, value)
+            return [
+                f"{type(model).__qualname__} {_hash(self._model(model))}",
+                data_hash(*model.state_dict().values()),
+            ]
+        if callable(describes := getattr(value, "describe", None)):
+            about = self.of(describes())
+            if _is_ours(describes) and not _is_ours(type(value)):  # a base class, which knows its own fields
+                about = [self._coded(type(value)), about, self.of(_held(value))]
+            # a frozen model tells its options alone
+            return [about, self.of(value.model)] if hasattr(value, "model") else about
+        if isinstance(value, partial):
+            arguments = {"args": self.of(value.args), "keywords": self.of(value.keywords)}
+            return {"function": self.of(value.func), **arguments}
+        if hasattr(value, "__qualname__") or isinstance(value, ModuleType | logging.Logger | torch.device):
+            return _name(value)
+        if not (state := _attributes(value)):
+            text = repr(value)
+            return [self._coded(type(value)), "" if " at 0x" in text else text]
+        return {"class" if "name" in state else "name": self._coded(type(value)), **self.of(state)}
+
+    def _model(self, model: nn.Module) -> list[Any]:
+        """Describe the parts of a model, and functions they hold, as gradients, which no answer shows."""
+        attributes = [pair for part in model.modules() for pair in vars(part).items()]
+        held = [pair for pair in attributes if callable(pair[1]) or isinstance(pair[1], str)]
+        return [_parts(model), self.of([pair for pair in held if pair[0] != "_compiled_call_impl"])]
+
+    def _coded(self, value: Any) -> str:
+        """Return the name of a function or class, with a hash of its code where it is the caller's own."""
+        if self._by_name and not _is_ours(value):
+            return _name(value)
+        if isinstance(value, FunctionType):
+            # a container may be filled from call to call
+            cells = [c.cell_contents for c in value.__closure__ or () if c != CellType()]
+            held = [type(c).__name__ if isinstance(c, list | dict | set) else self.of(c) for c in cells]
+            if _is_ours(value):
+                return f"{_name(value)} {_hash(held)}" if held else _name(value)
+            defaults = self.of([value.__defaults__, value.__kwdefaults__])
+            return f"{_name(value)} {_hash([_code(value.__code__), defaults, held])}"
+        if _is_ours(value):
+            return str(value.__qualname__)
+        functions = {k: _code(f.__code__) for k, f in vars(value).items() if isinstance(f, FunctionType)}
+        return f"{_name(value)} {_hash([functions, [self._coded(base) for base in value.__bases__]])}"
+
+
+def _is_ours(value: Any) -> bool:
+    """Return whether a function or class is of this library, or of those that are known by their names."""
+    return str(getattr(value, "__module__", None)).partition(".")[0] in _LIBRARIES
+
+
+def _code(code: CodeType) -> list[Any]:
+    """Return what a function does, as its compiled code."""
+    constants = [_code(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
+    return [code.co_code.hex(), *code.co_names, constants]
+
+
+def _constant(value: Any) -> str:
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _parts(model: nn.Module) -> str:
+    """Return the parts of a model and their options, as it prints them."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, or what another object holds."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return _held(value)
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, without those it computes once when asked."""
+    kind, held = type(value), getattr(value, "__dict__", {})
+    return {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, ModuleType):
+        return value.__name__
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(kind, '__module__', None)}.{kind.__qualname__}"
+
+
+def _hash(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Return a few numbers that tell functions apart by their outputs [B, ...]; a random one has none."""
+    """Return a number for each row of outputs [B, ...], to tell functions apart; a random one has none."""
     flat = outputs.detach().double().cpu().flatten(1)
     finite = flat.isfinite().all(1)
     spread = float(flat[finite].square().mean().sqrt()) if finite.any() else 0.0
-    within = spread * rounding(dtype)
+    within = spread * (_HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING)
     twice = again.detach().double().cpu().flatten(1)
     if twice.shape != flat.shape or not torch.allclose(flat, twice, rtol=0, atol=within, equal_nan=True):
         return {"values": "random", "within": 0.0}
@@ -37,72 +191,58 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
     }
 
 
-def rounding(dtype: torch.dtype | None) -> float:
-    """Return how far another machine may round `dtype`, as a share of the values' spread."""
-    return _HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING
-
-
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `config` as it comes back from JSON: to compare what was written with what is asked for."""
     result: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))
     return result
 
 
-def dotted(where: Where, stored: Any, now: Any) -> str:
-    """Tell an entry that differs by its dotted name, with both values."""
-    name = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in where).removeprefix(".")
-    return f"{name} ({short(stored)} there, {short(now)} here)"
-
-
-def check_same(
-    path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], *,
-    told: Callable[[Where, Any, Any], str] = dotted,
-) -> None:  # fmt: skip
-    """InputError, naming what differs, unless the file `path` of the run `stored` is of the run `config`."""
-    by_name: dict[str, str] = {}
-    for text in (told(*each) for each in _different((), dict(stored), plain(config))):
-        by_name.setdefault(text.partition(" (")[0], text)
-    if by_name:
-        more = f" and {len(by_name) - NAMED} more" if len(by_name) > NAMED else ""
-        named = ", another ".join([*by_name.values()][:NAMED]) + more
+def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise InputError, naming what differs, unless the file `path` of the run `stored` is of `config`."""
+    if stored.get("format") != config.get("format"):
+        raise InputError(
+            f"{path}: expected a run that this version began, got one of another version; finish it with "
+            "that version, or choose another folder"
+        )
+    names: dict[str, str] = {}
+    for where, there, here in _different((), dict(stored), plain(config)):
+        keys = [key for key in where if key != "keywords"]  # of a partial: they are named by themselves
+        name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+        names.setdefault(name, f"{name} ({there!s:.60} there, {here!s:.60} here)")
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        named = ", another ".join([*names.values()][:NAMED]) + more
         raise InputError(
             f"{path}: expected the run that wrote it, got one with another {named}; resume with the same "
             "arguments, or choose another folder"
         )
 
 
-def _different(where: Where, stored: Any, now: Any) -> Iterator[tuple[Where, Any, Any]]:
-    """Yield what differs, each with both values."""
-    if agree(stored, now):
-        return
-    if isinstance(stored, dict) and isinstance(now, dict) and "within" not in now:
+def agree(stored: Any, now: Any) -> bool:
+    """Return whether two values are equal, and probes in them within rounding, as far as both have rows."""
+    return next(_different((), stored, now), None) is None
+
+
+def _different(where: tuple[Any, ...], stored: Any, now: Any) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Yield what differs, with its place and both values; a list of plain values differs as a whole."""
+    alike = isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now)
+    if isinstance(stored, dict) and isinstance(now, dict):
+        if stored.keys() == now.keys() == {"values", "within"}:
+            if not _near(stored, now):
+                yield where, stored["values"], now["values"]
+            return
         for key in sorted(stored.keys() | now.keys()):
             yield from _different((*where, key), stored.get(key), now.get(key))
-    elif isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now) and _nested(now):
+    elif alike and any(isinstance(value, dict | list) for value in now):
         for place, (old, new) in enumerate(zip(stored, now, strict=True)):
             yield from _different((*where, place), old, new)
-    else:
+    elif stored != now:
         yield where, stored, now
 
 
-def _nested(values: list[Any]) -> bool:
-    return any(isinstance(value, dict | list) for value in values)
-
-
-def short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:56]} ..."
-
-
-def agree(stored: Any, now: Any) -> bool:
-    """Return whether two values are equal, and probes in them within the rounding of another machine."""
-    if not (isinstance(stored, dict) and isinstance(now, dict)):
-        return bool(stored == now)
-    if stored.keys() == now.keys() == {"values", "within"}:
-        old, new, within = stored["values"], now["values"], max(stored["within"], now["within"])
-        if not (isinstance(old, list) and isinstance(new, list)) or len(old) != len(new):
-            return bool(old == new)
-        return all(
-            a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in zip(old, new, strict=True)
-        )
-    return all(agree(stored.get(key), now.get(key)) for key in stored.keys() | now.keys())
+def _near(stored: dict[str, Any], now: dict[str, Any]) -> bool:
+    old, new, within = stored["values"], now["values"], max(stored["within"], now["within"])
+    if not (isinstance(old, list) and isinstance(new, list)):
+        return bool(old == new)
+    both = zip(old, new, strict=False)
+    return all(a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in both)

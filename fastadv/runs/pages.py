@@ -14,9 +14,9 @@ LARGEST, KEPT = 1 << 28, 1 << 30  # bytes: of a block, and of all free memory at
 
 def keep_pages() -> None:
     """Let the C library keep freed blocks of up to LARGEST bytes, KEPT in all, for the whole process."""
-    told = any(name.startswith("MALLOC_") for name in os.environ)
-    told = told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if os.environ.get("FASTADV_KEEP_PAGES") != "0" and not told:
+    set_by_user = any(name.startswith("MALLOC_") for name in os.environ)
+    set_by_user = set_by_user or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if os.environ.get("FASTADV_KEEP_PAGES") != "0" and not set_by_user:
         _keep(((M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, KEPT)))
 
 
@@ -39,7 +39,7 @@ def _keep(options: tuple[tuple[int, int], ...]) -> bool:
 @cache
 def _mallopt() -> Callable[[int, int], Any] | None:
     try:
-        found: Callable[[int, int], Any] = ctypes.CDLL(None).mallopt
+        mallopt: Callable[[int, int], Any] = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return None
-    return found
+    return mallopt

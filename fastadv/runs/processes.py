@@ -66,35 +66,35 @@ def tell(value: T) -> list[T]:
     """Return the values of all processes, in the order of their ranks."""
     if world() == 1:
         return [value]
-    told: list[Any] = [None] * world()
+    values: list[Any] = [None] * world()
     with _together():
-        dist.all_gather_object(told, value)
-    return told
+        dist.all_gather_object(values, value)
+    return values
 
 
 def from_first(make: Callable[[], T]) -> T:
     """Return what `make` gives in the first process, in all of them; its error, too, is everybody's."""
     if world() == 1:
         return make()
-    made: list[Any] = [None]
+    results: list[Any] = [None]
     with agreement():
         if rank() == 0:
-            made = [make()]
+            results = [make()]
     with _together():
-        dist.broadcast_object_list(made, src=0)
-    result: T = made[0]
+        dist.broadcast_object_list(results, src=0)
+    result: T = results[0]
     return result
 
 
 def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
     """Yield what make(0) to make(count - 1) give, in every process; each makes every W-th of them."""
     for first in range(0, count, world()):
-        own = first + rank()
-        made = None
+        number = first + rank()
+        result = None
         with agreement():
-            if own < count:
-                made = make(own)
-        yield from cast(list[T], tell(made)[: count - first])
+            if number < count:
+                result = make(number)
+        yield from cast(list[T], tell(result)[: count - first])
 
 
 def apart(count: int, rank: int | None, world_size: int | None, each: str, size: str) -> range:
@@ -119,19 +119,19 @@ def apart(count: int, rank: int | None, world_size: int | None, each: str, size:
 @contextmanager
 def agreement() -> Iterator[None]:
     """Raise an error that one process meets inside in every one. Inside, none waits for another."""
-    own: Exception | None = None
+    raised: Exception | None = None
     try:
         yield
     except Exception as error:
         if world() == 1:
             raise
-        own = error
+        raised = error
     if world() == 1:
         return
-    kind = next((kind for kind in _KINDS if isinstance(own, kind)), RuntimeError)
-    errors = tell(None if own is None else (kind, str(own)))
-    if own is not None:
-        raise _everywhere(own)
+    kind = next((kind for kind in _KINDS if isinstance(raised, kind)), RuntimeError)
+    errors = tell(None if raised is None else (kind, str(raised)))
+    if raised is not None:
+        raise _everywhere(raised)
     for place, met in enumerate(errors):
         if met is not None:
             raise _everywhere(met[0](f"process {place}: {met[1]}"))
@@ -144,14 +144,14 @@ def _everywhere(error: Exception) -> Exception:
 
 def check_alike(about: Mapping[str, Any], agree: Callable[[Any, Any], bool] = operator.eq) -> None:
     """Raise InputError in every process, naming what differs, unless all describe their run in this way."""
-    told = tell(dict(about))
-    for place, other in enumerate(told):
-        different = [name for name in other if not agree(told[0][name], other[name])]
+    theirs = tell(dict(about))
+    for place, other in enumerate(theirs):
+        different = [name for name in other if not agree(theirs[0][name], other[name])]
         if different:
             raise _everywhere(
                 InputError(
-                    f"processes: expected the same run in all {len(told)}, got process {place} with another "
-                    f"{', another '.join(different)} than process 0; "
+                    f"processes: expected the same run in all {len(theirs)}, got process {place} with "
+                    f"another {', another '.join(different)} than process 0; "
                     "start all with the same code, arguments, data and initial weights"
                 )
             )

@@ -13,12 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs import processes
 from fastadv.runs.checkpoint import State, load, save
-from fastadv.runs.description import check_described
 from fastadv.runs.files import write_text
-from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import check_same
+from fastadv.runs.work import Keeper
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 
@@ -33,9 +31,6 @@ class RunRecord(Keeper):
                 "pass run_dir=, or leave out resume"
             )
         self.config, self.reports = config, list[dict[str, Any]]()
-        with processes.agreement():
-            if run_dir is not None:
-                check_described(config)
         super().__init__(run_dir)
         try:
             self.stopped = self.begun(CHECKPOINT, resume, "a checkpoint", self._own)

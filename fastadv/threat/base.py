@@ -16,8 +16,8 @@ from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row
 from fastadv.ops.philox import philox
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe
 from fastadv.runs.files import seal
+from fastadv.runs.identity import describe
 
 SLACK = 1e-6
 LENGTHS = 1 << 31  # flips the highest bit of a draw, for the lengths of random starts

@@ -1,7 +1,7 @@
 """Training: recipes (what is minimized) and `fit` (how), with checkpoints that resume bit for bit."""
 
 from fastadv.train import augment, recipes
-from fastadv.train.fit import epochs, fit, run
+from fastadv.train.fit import epochs, fit
 from fastadv.train.options import Ending, Execution, Measuring, Optimization
 from fastadv.train.perturbation import UniversalResult
 from fastadv.train.recipes import *  # noqa: F403
@@ -22,6 +22,5 @@ __all__ = [
     "epochs",
     "fit",
     "reports",
-    "run",
 ]
 __all__ += recipes.__all__

@@ -1,22 +1,19 @@
 """Training steps as CUDA graphs: search, passes, clipping and the optimizer in one launch."""
 
-import random
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastadv._torch import has_hooks
-from fastadv.engine.capture import kind_of, stepping
+from fastadv.engine.capture import drawn, kind_of, obstacle, stepping
 from fastadv.engine.copying.copier import registers_all
 from fastadv.engine.stamp import Stamp
-from fastadv.errors import InputError
 from fastadv.ops import _graphs
-from fastadv.text import first_line
+from fastadv.rng import CPU
 from fastadv.train.optim import DeviceRates
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._followers import Followers
@@ -57,72 +54,64 @@ class Captured:
 
     def __init__(self, run: Callable[..., None], followers: Followers, refuse: Callable[[str], None]) -> None:
         self._run, self._followers, self._refuse = run, followers, refuse
-        self._ran = 0
-        self._graph: Callable[[], None] | None = None
+        self._taken, self._refused = 0, False
+        self._replay: Callable[[], None] | None = None
 
     def take(self, at: Step) -> None:
-        # no method is kept, as a circle of references would keep the graph's memory
-        (self._first, self._second, self._third, self._replay, self._run)[self._ran](at)
-
-    def _first(self, at: Step) -> None:
-        for frozen in self._followers.frozen:
-            frozen.search.compared.clear()  # replays compare nothing
-        self._run(at)
-        self._stamp, self._ran = Stamp(at.model, values=False), 1
-
-    def _second(self, at: Step) -> None:
-        before = self._unseen(at.x.device)
-        self._run(at)
-        self._ran = 2
-        if not self._stamp.same():
-            self._leave("a step changes the model beyond its tensors")
-        elif self._unseen(at.x.device) != before:
-            self._leave("a step draws random numbers on the CPU, or makes a model")
+        if self._refused:
+            self._run(at)
+        elif self._taken > 1:
+            self._launch(at)
+        else:
+            for frozen in self._followers.frozen if self._taken == 0 else ():
+                frozen.search.compared.clear()  # replays compare nothing
+            before = self._unseen(at.x.device)
+            self._run(at)
+            if self._taken == 0:
+                self._stamp = Stamp(at.model, values=False)
+            elif not self._stamp.same():
+                self._leave("a step changes the model beyond its tensors")
+            elif self._unseen(at.x.device) != before:
+                self._leave("a step draws random numbers on the CPU, or makes a model")
+        self._taken += 1
 
     def _unseen(self, device: torch.device) -> list[Hashable]:
         """Return what a graph would not move: generators of the CPU, and which copies of models there are."""
-        drawn = [] if device.type == "cpu" else [bytes(torch.get_rng_state().tolist())]
         copies = frozenset(map(id, self._followers.frozen))
-        return [random.getstate(), repr(np.random.get_state()), copies, *drawn]
+        return [copies, *drawn([] if device.type == "cpu" else [CPU])]
 
-    def _third(self, at: Step) -> None:
+    def _launch(self, at: Step) -> None:
+        if self._replay is None:
+            self._capture(at)
+        if not (self._refused or self._stamp.same()):
+            self._leave("the model changes between steps")
+        if self._replay is None:
+            return self._run(at)
+        for static, values in ((self._at.x, at.x), (self._at.y, at.y), (self._at.ids, at.ids)):
+            static.copy_(values, non_blocking=True)
+        with _graphs.current(at.x.device):
+            self._replay()
+        at.check(self._loss)
+
+    def _capture(self, at: Step) -> None:
         self._loss = torch.zeros((), dtype=torch.float64, device=at.x.device)
         self._at = replace(
             at, x=at.x.clone(), y=at.y.clone(), ids=at.ids.clone(), check=partial(_note, self._loss)
         )
-        try:
-            with _graphs.current(at.x.device), stepping():
-                self._graph = _graphs.capture(partial(self._run, self._at, captured=True))
-        except InputError:  # on any path
-            raise
-        except Exception as error:  # what a capture does not allow raises anything
-            self._leave(first_line(error))
-            self._mend()
-            self._run(at)
-        else:
-            self._ran = 3
-            self._replay(at)
 
-    def _replay(self, at: Step) -> None:
-        if self._graph is None or not self._stamp.same():
-            self._leave("the model changes between steps")
-            return self._run(at)
-        for held, values in ((self._at.x, at.x), (self._at.y, at.y), (self._at.ids, at.ids)):
-            held.copy_(values, non_blocking=True)
+        def capture() -> None:
+            self._replay = _graphs.capture(partial(self._run, self._at, captured=True))
+
         with _graphs.current(at.x.device):
-            self._graph()
-        at.check(self._loss)
+            with stepping():
+                why = obstacle(capture)
+            if why is not None:
+                self._leave(why)
+                # Another capture mends torch's generator, which stays in one that failed
+                with suppress(Exception):
+                    _graphs.capture(partial(_note, self._loss, torch.ones_like(self._loss)))
 
     def _leave(self, why: str) -> None:
         """Run all further steps as they are."""
-        self._ran, self._graph = 4, None
+        self._refused, self._replay = True, None
         self._refuse(why)
-
-    def _mend(self) -> None:
-        """Capture what can be: torch's generator stays in a capture that failed until one succeeds."""
-
-        def write() -> None:
-            self._loss.zero_()
-
-        with suppress(Exception), _graphs.current(self._loss.device):
-            _graphs.capture(write)

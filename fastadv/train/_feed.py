@@ -99,27 +99,27 @@ class Feed:
         order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1 and len(order):
             parts = torch.split(order, self.batch_size)
-            order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
+            order = torch.cat([self.share(done + k).part(rows) for k, rows in enumerate(parts)])
         read = self._reader.batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
-                # what users' functions draw follows the step
-                own = rng.derive(self.seed, "torch augment", epoch, step, *self.share(step).key)
-                rng.seed_all(own, self.device)
+                # The step decides what users' functions draw
+                seed = rng.derive(self.seed, "torch augment", epoch, step, *self.share(step).key)
+                rng.seed_all(seed, self.device)
                 x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch)
             yield x.to(self.dtype or x.dtype), y, ids
 
     @cached_property
     def _reader(self) -> Reader:
         data, pinned = self.dataset, self.device.type == "cuda"
-        # on a CPU, files that are mapped stay files
+        # Files that are mapped stay files on a CPU
         held = isinstance(data, ImageSet) or waits(self.device)
         if isinstance(data, Held) and held and data.nbytes <= RESIDENT:
             data = data.to(self.device)
         # the last batch has no more images for this process than a full one
-        own = Share(self.batch_size, self.rank, self.world).count
-        return Reader(data, own, self.workers, kept=True, pinned=pinned, box=self.box, labels=self.labels)
+        most = Share(self.batch_size, self.rank, self.world).count
+        return Reader(data, most, self.workers, kept=True, pinned=pinned, box=self.box, labels=self.labels)
 
     def close(self) -> None:
         """End what reads ahead; it begins again where more is asked for."""

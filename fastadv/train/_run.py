@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,14 @@ from torch.func import functional_call
 from fastadv import rng
 from fastadv._tf32 import rounds_as
 from fastadv.engine.layout import gains_on_gpu
+from fastadv.engine.plain import Plain
+from fastadv.engine.prepare import FIRST_SAMPLES, answers
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
 from fastadv.runs.card import instruction
+from fastadv.runs.identity import ANSWERS, check_same
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
@@ -27,7 +31,7 @@ from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
 from fastadv.train.options import Ending
 from fastadv.train.recipes import Standard
-from fastadv.train.recipes.base import HALVES, innermost
+from fastadv.train.recipes.base import innermost
 from fastadv.train.report import EpochReport, alarm, best
 
 logger = logging.getLogger("fastadv")
@@ -88,6 +92,8 @@ class Run:
                 f"got {self.epochs}; ask for more or choose another folder"
             )
         self.steps.restore(state)
+        if self.record.checkpoint is not None:
+            check_same(self.record.checkpoint, state.progress["answers"], self._answers())
         logger.info("resumed at epoch %d, step %d", len(self.done) + 1, self.step)
 
     def go(self) -> Generator[EpochReport, None, None]:
@@ -120,19 +126,19 @@ class Run:
     def _epoch(self) -> EpochReport:
         epoch = len(self.done) + 1
         tested = epoch % self.measure.every == 0 or epoch == self.epochs
-        with rng.generators_kept(self.steps.losses.values.device):
+        with rng.generators_kept(self.steps.feed.device):
             with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
                 self._train()
             started = time.perf_counter()
             measured = self.measure(self.steps) if tested else {"tested": False}
         report = EpochReport(
             epoch=epoch,
-            loss=self.steps.losses.mean,
+            loss=float(self.steps.losses.sum()),
             learning_rate=self.steps.learning_rate,
             seconds=self.seconds + time.perf_counter() - started,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
-        # of any recipe but standard training a loss of robustness is a fault
+        # A loss of robustness is a fault of any recipe but standard training
         if tested and not isinstance(innermost(self.steps.recipe), Standard):
             report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.judge.size))
         # times differ between processes, and where kernels are not deterministic accuracies may
@@ -141,7 +147,7 @@ class Run:
         return report
 
     def _train(self) -> None:
-        epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
+        epoch, steps = len(self.done) + 1, self.steps.feed.steps
         before, started = self.seconds, time.perf_counter()
         every = self.steps.execution.checkpoint_every
         loss = f", loss {self.done[-1].loss:.4f}" if self.done else ""
@@ -165,7 +171,7 @@ class Run:
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
-        self.steps.losses.values.zero_()
+        self.steps.losses.zero_()
         self._save()
         self.results.keep_best(self.done)
         self.record.report()
@@ -173,8 +179,18 @@ class Run:
             self.measure.on_event(dataclasses.asdict(report))
 
     def _save(self) -> None:
-        steps, progress = self.steps, {"step": self.step, "seconds": self.seconds}
+        steps = self.steps
+        progress = {"step": self.step, "seconds": self.seconds, "answers": self._answers()}
         self.record.save(steps.model, steps.optimizer, steps.scheduler, steps.kept(), **progress)
+
+    def _answers(self) -> dict[str, Any]:
+        """Return what tells the model, as it is now, from one of other code with the same weights."""
+        if self.record.path is None or self.record.config["identity"] is not None:
+            return {}
+        feed, criterion = self.steps.feed, self.steps.criterion
+        x, _, ids = first_rows(feed.dataset, FIRST_SAMPLES, feed.box, feed.labels)
+        given = Plain(self.steps.model, outputs=criterion.outputs)
+        return {ANSWERS: answers(given, x.to(feed.device, feed.dtype), ids)}
 
 
 class Epochs(Iterator[EpochReport]):
@@ -202,12 +218,6 @@ class Epochs(Iterator[EpochReport]):
         self._run.record.close()
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(
-        memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-    )
-
-
 def _writes_out_of_bounds(part: nn.Module) -> bool:
     """Tell whether oneDNN's channels-last weight gradient may corrupt memory (uxlfoundation/oneDNN#6035)."""
     return (
@@ -224,7 +234,11 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
         return False
     if not x.is_cuda and any(_writes_out_of_bounds(part) for part in model.modules()):
         return False
-    state = {name: _channels_last(tensor) for name, tensor in model.state_dict().items()}
+    last, same = torch.channels_last, torch.preserve_format
+    state = {
+        name: tensor.detach().clone(memory_format=last if tensor.ndim == 4 else same)
+        for name, tensor in model.state_dict().items()
+    }
     try:
         with rng.generators_kept(x.device), torch.no_grad():
             functional_call(model, state, (x,))
@@ -233,18 +247,14 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
     return True
 
 
-def gains_channels_last(model: nn.Module, device: torch.device, precision: str) -> bool:
-    """Return whether training is faster in that layout: on a CPU always, as far as is known."""
-    half = HALVES.get(precision)
-    return device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
-
-
 @contextmanager
 def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
-    model, device = steps.model, steps.losses.values.device
-    x, _, _ = first_rows(steps.train_set, 2, steps.feed.box, steps.feed.labels)
-    gains = gains_channels_last(model, device, steps.execution.precision)
+    model, device = steps.model, steps.feed.device
+    x, _, _ = first_rows(steps.feed.dataset, 2, steps.feed.box, steps.feed.labels)
+    half = torch.bfloat16 if steps.execution.precision == "bf16" else None
+    # Channels-last is faster on a CPU always, as far as is known
+    gains = device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
     if not (gains and allows_channels_last(model, x.to(device))):
         yield
         return

@@ -36,7 +36,7 @@ class Share:
         """Keys for draws that follow the step: none for the first rows, which may be all."""
         return [self.rank] if self.rank else []
 
-    def own(self, rows: Tensor) -> Tensor:
+    def part(self, rows: Tensor) -> Tensor:
         """Take these rows of the rows [B, ...] of the whole batch."""
         return rows[self.rank :: self.world] if self.count else rows[:1]
 
@@ -59,8 +59,8 @@ class Share:
         if self.world == 1:
             return gradients
         known = [gradient is not None for gradient in gradients]
-        held = (torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True))
-        sums = processes.add_up(torch.cat([weights[0].new_tensor(known), *(each.flatten() for each in held)]))
+        filled = (torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True))
+        sums = processes.add_up(torch.cat([weights[0].new_tensor(known), *(g.flatten() for g in filled)]))
         # read only where some are missing: on a GPU that waits for it
         met = [True] * len(weights) if all(known) else sums[: len(weights)].tolist()
         parts = torch.split(sums[len(weights) :], [weight.numel() for weight in weights])
@@ -105,42 +105,42 @@ class _WholeBatch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         if function is functional.batch_norm:
-            given = _SIGNATURE.bind(*args, **(kwargs or {}))
-            given.apply_defaults()
-            if given.arguments["training"]:
-                return self._normalized(given.arguments)
+            call = _SIGNATURE.bind(*args, **(kwargs or {}))
+            call.apply_defaults()
+            if call.arguments["training"]:
+                return self._normalized(call.arguments)
         return function(*args, **(kwargs or {}))
 
-    def _normalized(self, given: Mapping[str, Any]) -> Tensor:
+    def _normalized(self, arguments: Mapping[str, Any]) -> Tensor:
         """Compute `batch_norm` in train mode over all processes, and update its running statistics."""
-        x: Tensor = given["input"]
+        x: Tensor = arguments["input"]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, variance, count = self._moments(values)
         with torch.no_grad():
             for kept, now in (("running_mean", mean), ("running_var", variance * (count / (count - 1)))):
-                if given[kept] is not None:
-                    given[kept].lerp_(now.to(given[kept]), given["momentum"])
+                if arguments[kept] is not None:
+                    arguments[kept].lerp_(now.to(arguments[kept]), arguments["momentum"])
         shape = [1, -1] + [1] * (x.ndim - 2)
-        result = (values - mean.view(shape)) * (variance + given["eps"]).rsqrt().view(shape)
-        if given["weight"] is not None:
-            result = result * given["weight"].view(shape)
-        if given["bias"] is not None:
-            result = result + given["bias"].view(shape)
+        result = (values - mean.view(shape)) * (variance + arguments["eps"]).rsqrt().view(shape)
+        if arguments["weight"] is not None:
+            result = result * arguments["weight"].view(shape)
+        if arguments["bias"] is not None:
+            result = result + arguments["bias"].view(shape)
         normalized: Tensor = result.to(x.dtype)
         return normalized
 
     def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean and variance of each channel over the processes, and the number of values."""
         over = [0, *range(2, values.ndim)]
-        own = values.numel() // values.shape[1] if self.share.count else 0
+        size = values.numel() // values.shape[1] if self.share.count else 0
         # deviations from each process's own mean: a difference of squares would round away small variances
         variance, mean = torch.var_mean(values, over, correction=0)
-        row = torch.stack([mean, variance, torch.full_like(mean, own)])
+        row = torch.stack([mean, variance, torch.full_like(mean, size)])
         before, after = self.share.rank, self.share.world - self.share.rank - 1
         rows = _Sum.apply(functional.pad(row[None], (0, 0, 0, 0, before, after)))  # type: ignore[no-untyped-call]
         means, variances, counts = rows.unbind(1)
         total = counts.sum(0)
-        if own <= 1 and total[0] <= 1:
+        if size <= 1 and total[0] <= 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got {list(values.shape)}"
             )

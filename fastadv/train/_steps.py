@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._torch import called_by, compiled_form, lerp_
@@ -27,7 +26,7 @@ from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import put_back
 from fastadv.train.recipes._followers import Followers
-from fastadv.train.recipes.base import LossScale, is_missing, owns_step
+from fastadv.train.recipes.base import is_missing, owns_step
 
 logger = logging.getLogger("fastadv")
 
@@ -71,57 +70,21 @@ class MovingAverage:
             yield
 
 
-class Losses:
-    """The losses of an epoch's `steps`, by their shares of the samples, of all processes; float64."""
-
-    def __init__(self, steps: int, device: torch.device) -> None:
-        # tensors made in the caller's inference mode could not be written outside it
-        with torch.inference_mode(False):
-            self.values = torch.zeros(steps, dtype=torch.float64, device=device)
-
-    @property
-    def mean(self) -> float:
-        return float(self.values.sum())
-
-    def take(self, step: int, loss: Tensor, share: Share, of: int) -> None:
-        """Record the loss of a step on `share`, in an epoch of `of` samples, and check it now and then."""
-        self.values[step] = processes.add_up(mean(loss).detach().double() * (share.count / of))
-        if not waits(self.values.device) or (step + 1) % CHECK_EVERY == 0:
-            self.check()
-
-    def check(self) -> None:
-        """Raise NotFiniteError for the first loss that is not finite."""
-        bad = (~torch.isfinite(self.values)).nonzero()
-        if len(bad):
-            step = int(bad[0])
-            raise NotFiniteError(step, float(self.values[step]))
-
-
-class NotFiniteError(FloatingPointError):
-    """The loss of a step is NaN or infinite."""
-
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"expected a finite loss, got {loss} at step {step}")
-        self.step, self.loss = step, loss
-
-
 @dataclass
 class Steps:
     """What the batches of a run pass through, and what they change."""
 
     model: nn.Module
-    train_set: Dataset[Any]
     feed: Feed
     recipe: Recipe | OwnStep
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     classes: int
-    seed: int
     optimization: Optimization
     execution: Execution
     rates: DeviceRates | None = None  # of the optimizer, which then reads them on the device
     ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
-    # what the recipe keeps between batches, and of this process's places in a batch
+    # Tensors that the recipe keeps between batches, and those of this process's places in a batch
     state: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, Tensor] = field(default_factory=dict)
     untried: bool = False  # whether a compiler that nobody asked for has yet to show that it works
@@ -130,21 +93,21 @@ class Steps:
 
     def __post_init__(self) -> None:
         decay = self.optimization.ema
-        self.losses = Losses(self.feed.steps, self.feed.device)
-        fp16 = self.execution.precision == "fp16"
-        self.scale = LossScale(self.feed.device) if fp16 else None
-        # float16 would lose activations beyond its range
-        searched = cast(Precision, self.execution.precision.replace("fp16", "fp32"))
+        # A tensor made in the caller's inference mode could not be written outside it
+        with torch.inference_mode(False):
+            # Losses of the steps of an epoch, by their shares of the samples, over all processes
+            self.losses = torch.zeros(self.feed.steps, dtype=torch.float64, device=self.feed.device)
+        searched = cast(Precision, self.execution.precision)
         self.call = compiled_form(self.model) if self.execution.compile else None
         self.followers = Followers(searched, self.execution.cuda_graph, bool(self.execution.compile))
-        # of batches that do not fill a step, as a compiler takes long for each size
+        # Followers for batches that do not fill a step, as a compiler takes long for each size
         self.few = self.followers if self.call is None else Followers(searched, False)
         self.refused, self.untried = False, self.untried and self.call is not None
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
         """Train the batches after the first `done` of an epoch, and yield the number done after each."""
-        derive = partial(rng.derive, self.seed)
+        self.number = epoch
         recipe = self.ramp[epoch - 1] if epoch <= len(self.ramp) else self.recipe
         plainly = partial(run, recipe, self.rates)
         captured = self._captured(recipe, self.feed.epoch_size // self.feed.batch_size - done)
@@ -156,7 +119,7 @@ class Steps:
                     self.rates.update()
                 full = at.share.size == self.feed.batch_size
                 take = captured.take if full and captured else plainly
-                seed = derive("torch", epoch, step, *at.share.key)
+                seed = rng.derive(self.feed.seed, "torch", epoch, step, *at.share.key)
                 try:
                     self._take(take, at, seed, full)
                 except Exception as error:  # a compiler raises anything
@@ -177,13 +140,6 @@ class Steps:
                 "batch_size: expected two images or more in each step, as BatchNorm needs in training, got 1 "
                 f"in epoch {epoch} at step {step}; leave out the images that do not fill a step with "
                 "optimization=Optimization(drop_last=True) (--drop-last), or choose another batch_size"
-            ) from error
-        except NotFiniteError as error:
-            ids = self.feed.order(epoch)[error.step * self.feed.batch_size :][: self.feed.batch_size]
-            raise FloatingPointError(
-                f"training: expected a finite loss, got {error.loss} in epoch {epoch} at step {error.step} "
-                f"(samples {_listing(ids.tolist())}); "
-                f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
 
     def _take(self, take: Callable[[Step], None], at: Step, seed: int, full: bool) -> None:
@@ -217,7 +173,6 @@ class Steps:
         reasons = {
             "the recipe has a step of its own": owns_step(recipe),
             "several processes share a step": self.feed.world > 1,
-            "fp16 looks at the gradients of each step": self.scale is not None,
             "the optimizer is the caller's, or its momentum moves": self.rates is None,
             "the recipe or its loss is the caller's": not (self.execution.cuda_graph or is_fixed(recipe)),
             "the model has hooks, or holds what may change unseen": not can_follow(self.model),
@@ -232,11 +187,9 @@ class Steps:
 
     def kept(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside the model, of all processes, which call this together."""
-        kept, share = {"losses": self.losses.values}, self.feed.share(0)
+        kept, share = {"losses": self.losses}, self.feed.share(0)
         kept |= {f"recipe/{name}": held for name, held in self.state.items()}
         kept |= {f"recipe/{name}": share.whole(rows) for name, rows in self.places.items()}
-        if self.scale is not None:
-            kept["scale"] = self.scale.values
         if self.average is not None:
             kept |= {f"ema/{name}": weight for name, weight in self.average.weights.items()}
         return kept
@@ -246,21 +199,19 @@ class Steps:
         checkpoint.restore(state, self.model, self.optimizer, self.scheduler)
         if self.rates is not None:
             self.rates.prepare()
-        self.losses.values.copy_(state.tensors["losses"])
+        self.losses.copy_(state.tensors["losses"])
         share, names = self.feed.share(0), getattr(self.recipe, "places", ())
         for name, held in checkpoint.kept(state, "recipe", self.feed.device).items():
             if name in names:
-                self.places[name] = share.own(held).clone()
+                self.places[name] = share.part(held).clone()
             else:
                 self.state[name] = held
-        if self.scale is not None:
-            self.scale.values.copy_(state.tensors["scale"])
         if self.average is not None:
             self.average.restore(checkpoint.kept(state, "ema", self.feed.device))
 
     def check(self) -> None:
         """Raise FloatingPointError for a loss, or for trained weights, that are not finite."""
-        self.losses.check()
+        self._check_losses()
         trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
         weights = {name: w for name, w in self.model.named_parameters() if id(w) in trained}
         finite = torch.stack([w.isfinite().all().to(self.feed.device) for w in weights.values()]).tolist()
@@ -272,6 +223,25 @@ class Steps:
                 f"lower the learning rate (now {self.learning_rate:g}) or shorten gradients with clip_norm"
             )
 
+    def _check_losses(self) -> None:
+        bad = (~torch.isfinite(self.losses)).nonzero()
+        if len(bad):
+            step, size = int(bad[0]), self.feed.batch_size
+            ids = self.feed.order(self.number)[step * size :][:size].tolist()
+            more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+            raise FloatingPointError(
+                f"training: expected a finite loss, got {float(self.losses[step])} in epoch {self.number} at "
+                f"step {step} (samples {', '.join(map(str, ids[:8]))}{more}); "
+                f"lower the learning rate (now {self.learning_rate:g}) or check the data"
+            )
+
+    def _take_loss(self, step: int, share: Share, loss: Tensor) -> None:
+        """Record the loss of a step on `share`, and check the losses now and then."""
+        weighted = mean(loss).detach().double() * (share.count / self.feed.epoch_size)
+        self.losses[step] = processes.add_up(weighted)
+        if not waits(self.feed.device) or (step + 1) % CHECK_EVERY == 0:
+            self._check_losses()
+
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         if self.criterion.outputs == "classes":
             check_classes(y, self.classes)
@@ -279,15 +249,9 @@ class Steps:
             y = cast(Tensor, self.criterion.labels("train_set", y, len(y), y.device))
             self.criterion.check_labels("train_set", y, self.classes)
         share = self.feed.share(step)
-        check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
         return Step(
             model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
-            seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, index=step, check=check,
-            share=share, precision=self.execution.precision, clip_norm=self.optimization.clip_norm,
-            state=self.state, scale=self.scale, places=self.places,
+            seed=rng.derive(self.feed.seed, "attack", epoch), epoch=epoch, index=step,
+            check=partial(self._take_loss, step, share), share=share, precision=self.execution.precision,
+            clip_norm=self.optimization.clip_norm, state=self.state, places=self.places,
         )  # fmt: skip
-
-
-def _listing(ids: list[int]) -> str:
-    shown = ", ".join(map(str, ids[:8]))
-    return shown if len(ids) <= 8 else f"{shown} and {len(ids) - 8} more"

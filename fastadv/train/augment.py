@@ -175,26 +175,23 @@ class Augmentation:
 
     def __call__(self, x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
         for place, part in enumerate(self.parts):
-            x = part(x, ids=ids, seed=self.key(place, seed, epoch))
+            x = part(x, ids=ids, seed=rng.derive(seed, "augment", epoch, place))
         return x
-
-    def key(self, place: int, seed: int, epoch: int) -> int:
-        return rng.derive(seed, "augment", epoch, place)
 
 
 def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Augmentation | None:
     """Combine augmentations: a name of `AUGMENTS`, a function, or several; InputError for unknown ones."""
     if augment is None:
         return None
-    given = [augment] if isinstance(augment, str) or not isinstance(augment, Sequence) else augment
+    names = [augment] if isinstance(augment, str) or not isinstance(augment, Sequence) else augment
     parts: list[Augment] = []
-    for each in given:
-        if isinstance(each, str) and each in AUGMENTS:
-            parts.extend(AUGMENTS[each])
-        elif callable(each):
-            parts.append(each)
+    for part in names:
+        if isinstance(part, str) and part in AUGMENTS:
+            parts.extend(AUGMENTS[part])
+        elif callable(part):
+            parts.append(part)
         else:
-            check_choice("augment", each, AUGMENTS, ", a function, several of them, or None")
+            check_choice("augment", part, AUGMENTS, ", a function, several of them, or None")
     if not parts:
         raise InputError("augment: expected at least one augmentation, got an empty list; pass None")
     return Augmentation(tuple(parts))

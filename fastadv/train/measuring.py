@@ -35,7 +35,7 @@ OWN_LIMIT = 512
 
 def _draw_alike(steps: Steps) -> None:
     """Let a model that draws when it is tested draw the same in every epoch; a run keeps the generators."""
-    rng.seed_all(rng.derive(steps.seed, "measured"), steps.losses.values.device)
+    rng.seed_all(rng.derive(steps.feed.seed, "measured"), steps.feed.device)
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class Measure:
             return None
         _draw_alike(steps)
         size, right = min(self.size, OWN_LIMIT), 0
-        seed = rng.derive(steps.seed, "own examples")
+        seed = rng.derive(steps.feed.seed, "own examples")
         criterion = self.criterion
         frozen, order = follower(steps.model, criterion.outputs), first_samples(self.data, size)
         kind = labels_of(criterion)
         for batch in batches(self.data, BATCH_SIZE, order=order, box=self.box, labels=kind):
-            x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
+            x, y, ids = (tensor.to(steps.feed.device) for tensor in batch)
             y = labels_or_outputs(criterion, steps.model, x, y)
             labels = criterion.labels("test_set", y, len(y), y.device)
             assert labels is not None
@@ -125,8 +125,10 @@ class Measures:
 
     def describe(self, held_out: str | None) -> dict[str, Any]:
         """Return what a card says of the images that chose the best epoch."""
-        told = {} if self.validation is None else {"validation": describe_set(self.validation.data, held_out)}
-        return {"chosen_on": self.chosen_on, **told}
+        about: dict[str, Any] = {"chosen_on": self.chosen_on}
+        if self.validation is not None:
+            about["validation"] = describe_set(self.validation.data, held_out)
+        return about
 
     def warn(self) -> None:
         """Log a warning where the test set chooses the weights that are kept."""

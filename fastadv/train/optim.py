@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from fastadv.train.schedules import OneCycle, find_schedule
 Groups = list[dict[str, Any]]
 MakeOptimizer = Callable[[Groups], Optimizer]
 """A function of groups of parameters, such as functools.partial(torch.optim.RMSprop, lr=0.01)."""
-Trained = TypeVar("Trained", bound=Recipe | OwnStep)
 
 LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adam": 1e-3, "adamw": 1e-3}
 # their parameters are scales and shifts, also where they have two dimensions or more
@@ -41,16 +41,13 @@ def check_norms(options: Optimization, model: nn.Module) -> None:
         )
 
 
-def first_recipes(options: Optimization, recipe: Trained, epochs: int) -> list[Trained]:
-    """Return the recipes of the first epochs, those with a smaller radius."""
+def first_recipes(options: Optimization, recipe: Recipe | OwnStep, epochs: int) -> list[Any]:
+    """Return the recipes of the first epochs, in which the radius grows; InputError where it cannot."""
     if options.warm_up and options.warm_up >= epochs:
         raise InputError(f"warm_up: expected fewer than the {epochs} epochs, got {options.warm_up:g}")
-    return [] if options.ramp is None else ramped(options.ramp, recipe, epochs)
-
-
-def ramped(ramp: float, recipe: Trained, epochs: int) -> list[Trained]:
-    """Return the recipe of each epoch of the ramp; InputError where it cannot grow so."""
-    count = ramp if isinstance(ramp, int) else round(ramp * epochs)
+    if options.ramp is None:
+        return []
+    count = options.ramp if isinstance(options.ramp, int) else round(options.ramp * epochs)
     if not 1 <= count < epochs:
         raise InputError(f"ramp: expected from 1 epoch to fewer than all {epochs}, got {count}")
     first = 1 / (count + 1)
@@ -96,25 +93,24 @@ def make_optimizer(
     kept: bool = False,
 ) -> Optimizer:  # fmt: skip
     """Make the optimizer of the parameters that require a gradient; a function is tried on copies first."""
-    # with `max_norm`, each of its steps ends with the weights inside that bound
     groups, momentum = _groups(model, options.norm_decay), options.momentum
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
-    made: Optimizer
+    result: Optimizer
     if callable(optimizer):
         _check_left_alone(options)
         if learning_rate is not None:
             groups = [{**group, "lr": learning_rate} for group in groups]
         _try(optimizer, groups, kept)
-        made = optimizer(groups)
+        result = optimizer(groups)
     elif optimizer in ("adam", "adamw"):
         kind = Adam if optimizer == "adam" else AdamW
-        made = kind(groups, betas=(momentum, 0.999), **common)
+        result = kind(groups, betas=(momentum, 0.999), **common)
     elif optimizer == "nesterov" and momentum == 0:
         raise InputError("momentum: expected a number > 0 for 'nesterov', got 0; take 'sgd'")
     else:
-        made = SGD(groups, momentum=momentum, nesterov=optimizer == "nesterov", **common)
+        result = SGD(groups, momentum=momentum, nesterov=optimizer == "nesterov", **common)
     if options.max_norm is not None:
-        weights = [weight for group in made.param_groups for weight in group["params"] if weight.ndim > 1]
+        weights = [weight for weight in _weights(result.param_groups) if weight.ndim > 1]
         most = options.max_norm
 
         def bound(*_: object) -> None:
@@ -122,14 +118,14 @@ def make_optimizer(
                 for weight in weights:
                     weight.renorm_(2, 0, most)
 
-        made.register_step_post_hook(bound)
-    return made
+        result.register_step_post_hook(bound)
+    return result
 
 
 class DeviceRates:
     """The learning rates of an optimizer as tensors, which the fused form of its step reads."""
 
-    # so a CUDA graph follows a schedule, and a step has the same bits in one as outside
+    # A CUDA graph then follows a schedule, and a step has the same bits in one as outside
 
     def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
         self.optimizer, self.device = optimizer, device
@@ -144,7 +140,7 @@ class DeviceRates:
             held.update({k: v.to(self.device) for k, v in held.items() if isinstance(v, Tensor)})
         for group in self.optimizer.param_groups if isinstance(self.optimizer, SGD) else ():
             for weight in group["params"] if group["momentum"] else ():
-                # it knows no first step of some weights alone; from zero, a first one is like the others
+                # A fused step knows no first one of some weights alone; from zero, it is like the others
                 if state[weight].get("momentum_buffer") is None:
                     with torch.inference_mode(False):
                         state[weight]["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
@@ -174,7 +170,7 @@ def device_rates(optimizer: Optimizer, options: Optimization, device: torch.devi
     """Return the rates on a GPU of SGD or Adam; None where weights lie elsewhere, or their momentum moves."""
     factor = find_schedule(options.schedule)
     moves = isinstance(factor, OneCycle) and factor.momentum is not None
-    places = {weight.device for group in optimizer.param_groups for weight in group["params"]}
+    places = {weight.device for weight in _weights(optimizer.param_groups)}
     return DeviceRates(optimizer, device) if waits(device) and places == {device} and not moves else None
 
 
@@ -191,52 +187,53 @@ def _check_left_alone(options: Optimization) -> None:
 
 def _groups(model: nn.Module, norm_decay: bool) -> Groups:
     """Group the parameters that require a gradient by whether they decay; InputError if there are none."""
-    found: dict[bool, list[nn.Parameter]] = {}
+    groups: dict[bool, list[nn.Parameter]] = {}
     scales = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     for weight in model.parameters():
         if weight.requires_grad:
             decays = norm_decay or not (weight.ndim < 2 or id(weight) in scales)
-            found.setdefault(decays, []).append(weight)
-    if not found:
+            groups.setdefault(decays, []).append(weight)
+    if not groups:
         raise InputError(
             "model: expected parameters that require a gradient, got none; call model.requires_grad_(True)"
         )
     return [
-        {"params": weights} | ({} if decays else {"weight_decay": 0.0}) for decays, weights in found.items()
+        {"params": weights} | ({} if decays else {"weight_decay": 0.0}) for decays, weights in groups.items()
     ]
+
+
+def _weights(groups: Groups) -> list[nn.Parameter]:
+    return [weight for group in groups for weight in group["params"]]
 
 
 def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
     """Raise InputError unless this makes an optimizer that `fit` can use; on copies, with zero gradients."""
     with torch.inference_mode(False), torch.enable_grad():
-        copies = [
-            {**group, "params": [nn.Parameter(each.detach().clone()) for each in group["params"]]}
-            for group in groups
-        ]
-        weights = [weight for group in copies for weight in group["params"]]
+        copies = deepcopy(groups)
+        weights = _weights(copies)
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
         with rng.generators_kept(weights[0].device):
-            made = optimizer([dict(group) for group in copies])
-            if not isinstance(made, Optimizer):
+            trial = optimizer(copies)
+            if not isinstance(trial, Optimizer):
                 raise InputError(
                     "optimizer: expected a function that returns a torch.optim.Optimizer, got one that "
-                    f"returns a {type(made).__name__}"
+                    f"returns a {type(trial).__name__}"
                 )
-            if [*map(id, weights)] != [id(each) for group in made.param_groups for each in group["params"]]:
+            if [*map(id, weights)] != [*map(id, _weights(trial.param_groups))]:
                 raise InputError(
                     "optimizer: expected one over the groups of parameters that the function is given, got "
                     "others; make it inside the function, of its argument"
                 )
             try:
-                made.step()
+                trial.step()
             except TypeError as error:
                 raise InputError(
-                    f"optimizer: expected one whose step() takes no closure, got {type(made).__name__} "
+                    f"optimizer: expected one whose step() takes no closure, got {type(trial).__name__} "
                     f"({error}); train with it in a loop of your own"
                 ) from error
     if kept:
-        check_keeps(made)
+        check_keeps(trial)
 
 
 def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, steps: int) -> LambdaLR:

@@ -22,9 +22,8 @@ from fastadv.engine import Plain
 from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.train.recipes import AWP, FreeTraining
 from fastadv.train.recipes._common import check_positive
-from fastadv.train.recipes.base import innermost, owns_step
+from fastadv.train.recipes.base import innermost
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule
 
 # floats in a run's identity, so that 1 and 1.0 are the same run
@@ -149,7 +148,7 @@ class Ending:
         check_choice("on_alarm", self.on_alarm, ACTIONS)
 
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +156,8 @@ class Execution:
     """How a run is carried out: what changes speed and rounding, not what is trained.
 
     Args:
-        precision: "fp32"; "bf16" runs the recipe under autocast and searches its examples in it; "fp16" runs
-            under autocast, with losses scaled so that their gradients stay in range (a step where they do not
-            is left out, and the scale halved). Accuracies are measured in the model's own precision.
+        precision: "fp32"; "bf16" runs the recipe under autocast and searches its examples in it. Accuracies
+            are measured in the model's own precision.
         workers: processes that read images from disk, 0 or more; None is up to 8 for many images. They do not
             change the result: what a data set draws itself is keyed by (seed, epoch, sample).
         checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs
@@ -168,8 +166,8 @@ class Execution:
             are then one launch. None, the default, does so on a GPU for a recipe of this library and an
             optimizer by name; True also for a recipe, or a loss in it, of your own, which then must do the
             same in every step. Others run as they are, their searches alone captured as in `freeze`, and the
-            log says once why: the recipe owns its step, "fp16", several processes, or a model that has hooks,
-            reads values, draws random numbers on the CPU, or counts outside itself (which is not seen).
+            log says once why: the recipe owns its step, several processes, or a model that has hooks, reads
+            values, draws random numbers on the CPU, or counts outside itself (which is not seen).
         compile: whether the model and its search go through torch.compile in steps that a batch fills, which
             takes a minute at the start. None, the default, does so on one GPU for work that is worth it (see
             `fastadv.freeze`), and trains on without where the first step fails.
@@ -182,6 +180,11 @@ class Execution:
     compile: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.precision == "fp16":
+            raise InputError(
+                "precision: expected 'fp32' or 'bf16', got 'fp16', which needs scaled losses; take 'bf16', "
+                "or train in a loop of your own with torch.amp.GradScaler"
+            )
         check_choice("precision", self.precision, PRECISIONS)
         for name in ("cuda_graph", "compile"):
             if (value := getattr(self, name)) is not None:
@@ -206,9 +209,7 @@ def decided(
     return replace(execution, compile=worth)
 
 
-def check_execution(
-    execution: Execution, model: nn.Module, recipe: Any, device: torch.device, run_dir: Any
-) -> None:
+def check_execution(execution: Execution, device: torch.device, run_dir: Any) -> None:
     if run_dir is None and execution.checkpoint_every:
         raise InputError(
             "run_dir: expected a folder for the checkpoints, got None; "
@@ -218,21 +219,3 @@ def check_execution(
         raise InputError(f"cuda_graph: expected a model on a CUDA device, got {device}; leave it out")
     if execution.compile and processes.world() > 1:
         raise InputError(f"compile: expected one process, got {processes.world()}; leave it out")
-    if execution.precision == "fp16":
-        _check_fp16(model, recipe, device)
-
-
-def _check_fp16(model: nn.Module, recipe: Any, device: torch.device) -> None:
-    """Raise InputError where autocast does not know fp16, or weights would round away their steps."""
-    if owns_step(recipe) and not isinstance(recipe, AWP | FreeTraining):
-        raise InputError(
-            f"precision: expected 'fp32' or 'bf16' for {type(recipe).__name__}, which takes gradients itself "
-            "that fp16 would round to zero, got 'fp16'"
-        )
-    if not torch.amp.is_autocast_available(device.type):
-        raise InputError(f"precision: expected 'fp32' on {device}, which has no autocast, got 'fp16'")
-    if any(weight.dtype != torch.float32 for weight in model.parameters() if weight.requires_grad):
-        raise InputError(
-            "precision: expected weights in float32 for 'fp16', got others; call model.float(), or leave "
-            "it out"
-        )

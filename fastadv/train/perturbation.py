@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -17,8 +16,6 @@ from fastadv.engine.arguments import check_input
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
 from fastadv.threat.through import straight
-
-SAME = 1e-5  # how far a mark may be off by rounding, over the mean size of the values of a sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +34,7 @@ class UniversalResult:
         forwards: samples passed forward.
         backwards: samples for which an input gradient was computed.
         flags: warnings that cast doubt on the result; empty where nothing does.
-        targets: the class that was wanted of all samples, or the target of each; None for any wrong class.
-        samples: float64 [N], a mark of each sample, where each has a target of its own: as an attack, the
-            result refuses others.
+        targets: the class that was wanted of all samples; None for any wrong class.
     """
 
     parameters: Tensor = field(repr=False)
@@ -51,8 +46,7 @@ class UniversalResult:
     forwards: int = 0
     backwards: int = 0
     flags: tuple[str, ...] = ()
-    targets: int | Tensor | None = field(default=None, repr=False)
-    samples: Tensor | None = field(default=None, repr=False)
+    targets: int | None = field(default=None, repr=False)
 
     @property
     def success_rate(self) -> float:
@@ -71,28 +65,21 @@ class UniversalResult:
     @property
     def func(self) -> Any:
         """The attack with what is bound to it, where `fastadv.evaluate` looks for that."""
-        t, threat, criterion = self.parameters, self.threat, self.criterion
-        own: dict[str, Any] = {}
-        if isinstance(self.targets, Integral):
-            criterion = Towards(criterion, int(self.targets))
-        elif self.targets is not None:
-            own = {"targets": self.targets, "samples": self.samples}
-        return partial(perturbed, parameters=t, threat=threat, criterion=criterion, **own)
+        criterion = self.criterion if self.targets is None else Towards(self.criterion, self.targets)
+        return partial(perturbed, parameters=self.parameters, threat=self.threat, criterion=criterion)
 
     def __call__(self, model: core.Classifier, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
         if "targets" in options:  # of other samples
-            self = replace(self, targets=options.pop("targets"), samples=None)
+            self = replace(self, targets=options.pop("targets"))
         result: AttackResult = self.func(model, x, y, **options)
         return result
 
 
 def perturbed(
     model: core.Classifier, x: Tensor, y: Tensor, *, parameters: Tensor, threat: Threat,
-    criterion: Criterion = WRONG, targets: Tensor | None = None, ids: Tensor | None = None,
-    samples: Tensor | None = None,
+    criterion: Criterion = WRONG, ids: Tensor | None = None,
 ) -> AttackResult:  # fmt: skip
-    """Judge a perturbation as an attack. Of targets for each sample of the data, `ids` choose those of x."""
-    # samples: the marks of the data, by which x is known again
+    """Judge a perturbation as an attack."""
 
     def rule(search: core.Search) -> None:
         t = parameters.to(search.x)
@@ -101,33 +88,8 @@ def perturbed(
         else:
             search.decide(_added(search.x, t, search.threat))
 
-    if samples is not None:
-        ids = torch.arange(len(x), device=x.device) if ids is None else ids
-        _check_samples(samples, x, ids)
-    if isinstance(targets, Tensor) and ids is not None:
-        targets = targets.to(ids.device)[ids]
-    out = core.run(model, x, y, threat, rule, criterion=criterion, targets=targets, ids=ids)
+    out = core.run(model, x, y, threat, rule, criterion=criterion, ids=ids)
     return replace(out, attack="universal")
-
-
-def marks(x: Tensor) -> Tensor:
-    """Return a number for each sample, float64 [B], by which it is known again on another device, too."""
-    flat = x.detach().double().flatten(1)
-    direction = torch.arange(1.0, 1.0 + flat.shape[1], dtype=torch.float64, device=x.device).square().cos()
-    found: Tensor = flat @ direction / direction.norm()
-    return found
-
-
-def _check_samples(samples: Tensor, x: Tensor, ids: Tensor) -> None:
-    """Raise InputError unless x are the samples `ids` among those of these marks, up to rounding."""
-    known = bool((ids < len(samples)).all())
-    within = SAME * x.detach().double().flatten(1).square().mean(1).sqrt()
-    if not known or bool(((samples.to(ids.device)[ids] - marks(x)).abs() > within).any()):
-        raise InputError(
-            "targets: expected the samples that the perturbation was made for, in their order, as each has a "
-            "target of its own, got others; pass partial(out, targets=...), or replace(out, targets=None) to "
-            "count any wrong class"
-        )
 
 
 def _added(x: Tensor, t: Tensor, threat: Threat) -> Tensor:
@@ -164,7 +126,7 @@ class Towards(Criterion):
     def __post_init__(self) -> None:
         check_count("targets", self.target, 0)
         if self.inside.outputs != "classes":
-            raise InputError(f"targets: expected a tensor like labels for {self.inside!r}, got {self.target}")
+            raise InputError(f"targets: expected None for {self.inside!r}, got {self.target}; leave it out")
 
     def meant_by(self, model: Any) -> Criterion:
         return replace(self, inside=self.inside.meant_by(model))

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastadv._checks import check_choice
 from fastadv.threat import Linf, Threat
-from fastadv.train.augment import AUGMENTS, Augment
-from fastadv.train.options import Ending, Execution, Optimization
+from fastadv.train.augment import Augment, random_resized_crop
+from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import OneCycle
 
@@ -31,32 +31,21 @@ class Preset:
     learning_rate: float
     optimization: Optimization
     execution: Execution = Execution()
-    ending: Ending = Ending()
-    augment: tuple[str | tuple[str, Mapping[str, Any]], ...] = ("crop", "flip")
+    augment: tuple[str | Augment, ...] = ("crop", "flip")
     generated: float | None = None  # the share of generated or extra images, which the caller brings
     clean: float  # published accuracy in percent
     robust: float  # the same under `judge`
     judge: str = "AutoAttack"
     differs: tuple[str, ...] = ()  # what is not as in `source`
 
-    def make_augment(self) -> list[Augment]:
-        made: list[Augment] = []
-        for each in self.augment:
-            name, arguments = (each, {}) if isinstance(each, str) else each
-            made += [partial(part, **arguments) if arguments else part for part in AUGMENTS[name]]
-        return made
-
     def training(self) -> dict[str, Any]:
         """Return what `fit` takes beside the model and its data: the recipe and every option."""
-        recipe = RECIPES[self.recipe](threat=self.threat, **self.arguments)
-        return {
-            "recipe": recipe, "epochs": self.epochs, "batch_size": self.batch_size,
-            "optimizer": self.optimizer, "learning_rate": self.learning_rate, "augment": self.make_augment(),
-            "optimization": self.optimization, "execution": self.execution, "ending": self.ending,
-        }  # fmt: skip
+        names = "epochs", "batch_size", "optimizer", "learning_rate", "augment", "optimization", "execution"
+        options = {name: getattr(self, name) for name in names}
+        return {"recipe": RECIPES[self.recipe](threat=self.threat, **self.arguments), **options}
 
 
-def _averaged(rate: float, batch_size: int, epochs: int, **given: Any) -> dict[str, Any]:
+def _averaged(rate: float, batch_size: int, epochs: int, **more: Any) -> dict[str, Any]:
     """Return what the settings of Gowal et al. and those who followed them have in common."""
     return {
         "data": "cifar10", "model": "wide_resnet", "optimizer": "nesterov", "learning_rate": rate,
@@ -72,9 +61,9 @@ def _averaged(rate: float, batch_size: int, epochs: int, **given: Any) -> dict[s
             "examples are crafted in eval mode",
             "the average of weights does not begin anew after 2.5% of training",
             "the bias of the last layer, too, is left without decay",
-            *given.pop("differs", ()),
+            *more.pop("differs", ()),
         ),
-        **given,
+        **more,
     }  # fmt: skip
 
 
@@ -100,8 +89,8 @@ PRESETS: dict[str, Preset] = {
         options={"shortcut": "raw", "final_norm": False, "normalize": "cifar10"},
         recipe="fast", arguments={"step_size": 10 / 255}, epochs=15, batch_size=128, learning_rate=0.2,
         optimization=Optimization(weight_decay=5e-4, schedule="cyclic_half"),
-        execution=Execution(precision="fp16"), clean=83.34, robust=43.21,
-        differs=("examples are crafted in fp32 and in eval mode",),
+        execution=Execution(precision="bf16"), clean=83.34, robust=43.21,
+        differs=("in bf16, not fp16", "examples are crafted in eval mode"),
     ),
     "rice2020": Preset(
         paper="Rice, Wong, Kolter 2020 (arXiv 2002.11569)",
@@ -152,7 +141,7 @@ PRESETS: dict[str, Preset] = {
         data="cifar10", model=None, recipe="trades", arguments={"steps": 10, "beta": 6.0}, epochs=20,
         batch_size=512, optimizer="adamw", learning_rate=5e-5,
         optimization=Optimization(weight_decay=0.5, norm_decay=False, schedule="cosine", warm_up=5),
-        augment=(("random_resized_crop", {"least": 0.8, "ratio": 1.05}), "flip"),
+        augment=(partial(random_resized_crop, least=0.8, ratio=1.05), "flip"),
         clean=90.06, robust=56.14,
         differs=(
             "the cosine ends at 0, theirs at a tenth of the rate, and the warm-up begins at 0",

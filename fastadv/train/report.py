@@ -49,8 +49,8 @@ class EpochReport:
 
     def __repr__(self) -> str:
         known = {k: v for k, v in vars(self).items() if v not in (None, {}) and v is not True}
-        told = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in known.items())
-        return f"EpochReport({', '.join(told)})"
+        texts = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in known.items())
+        return f"EpochReport({', '.join(texts)})"
 
     @property
     def lowest(self) -> float:
@@ -146,17 +146,19 @@ def _collapsed(before: Sequence[EpochReport], now: EpochReport, tested: int) -> 
         return None
     fall = _fall(best.epoch, best.lowest, now.lowest)
     if best.own_accuracy is not None and now.own_accuracy is not None:
-        own = f"that on the recipe's own examples rose from {best.own_accuracy:.1%} to {now.own_accuracy:.1%}"
-        return f"{fall}, while {own}" if now.own_accuracy >= best.own_accuracy else None
+        crafted = (
+            f"that on the recipe's own examples rose from {best.own_accuracy:.1%} to {now.own_accuracy:.1%}"
+        )
+        return f"{fall}, while {crafted}" if now.own_accuracy >= best.own_accuracy else None
     loss = f"the recipe's own loss fell from {best.loss:.3g} to {now.loss:.3g}"
     return f"{fall}, while {loss}" if now.loss <= best.loss else None
 
 
 def _never_rose(before: EpochReport, now: EpochReport) -> str | None:
-    own = [report.own_accuracy or 0.0 for report in (before, now)]
-    if min(own) < CLASSIFIED or before.lowest >= MASKED * own[0] or now.lowest >= MASKED * own[1]:
+    crafted = [report.own_accuracy or 0.0 for report in (before, now)]
+    if min(crafted) < CLASSIFIED or before.lowest >= MASKED * crafted[0] or now.lowest >= MASKED * crafted[1]:
         return None
-    return f"accuracy under attack is {now.lowest:.1%}, that on the recipe's own examples {own[1]:.1%}"
+    return f"accuracy under attack is {now.lowest:.1%}, that on the recipe's own examples {crafted[1]:.1%}"
 
 
 def _fell(before: Sequence[EpochReport], now: EpochReport, tested: int) -> str | None:

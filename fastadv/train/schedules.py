@@ -30,7 +30,7 @@ class Piecewise:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        shares = tuple(check_share("milestones", each) for each in self.milestones)
+        shares = tuple(check_share("milestones", share) for share in self.milestones)
         if not shares or list(shares) != sorted(set(shares)):
             raise InputError(f"milestones: expected increasing shares of training, got {self.milestones}")
         check_share("factor", self.factor)
@@ -87,7 +87,7 @@ class OneCycle:
     def __post_init__(self) -> None:
         check_share("peak", self.peak)
         if self.momentum is not None:
-            low, high = (check_share("momentum", each, zero=True) for each in self.momentum)
+            low, high = (check_share("momentum", end, zero=True) for end in self.momentum)
             if low > high:
                 raise InputError(f"momentum: expected the lower one first, got {self.momentum}")
             object.__setattr__(self, "momentum", (low, high))

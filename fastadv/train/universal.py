@@ -20,12 +20,12 @@ from fastadv.attacks import core
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
-from fastadv.data._batches import batches
-from fastadv.data.content import describe_shared
+from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
+from fastadv.engine.prepare import answers
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation import evaluate
 from fastadv.evaluation._outcome import NOT_RUN
@@ -34,13 +34,12 @@ from fastadv.evaluation.named import labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.description import check_described, describe
 from fastadv.runs.files import load_tensors, save_tensors
-from fastadv.runs.folder import Keeper
-from fastadv.runs.identity import check_same
+from fastadv.runs.identity import ANSWERS, FORMAT, agree, check_same, describe
+from fastadv.runs.work import Keeper
 from fastadv.threat import Threat, Through
 from fastadv.train._feed import Feed, first_rows
-from fastadv.train.perturbation import Towards, UniversalResult, as_map, marks
+from fastadv.train.perturbation import Towards, UniversalResult, as_map
 
 CHECKPOINT, PARAMETERS = "checkpoint.safetensors", "parameters.safetensors"
 SUMS, TINY = 6, 1e-300  # sums over samples besides that of gradients; what is divided by at least
@@ -64,7 +63,7 @@ class _State:
 
     def save(self, path: Path, config: dict[str, Any]) -> None:
         plain = {name: value for name, value in vars(self).items() if name != "points"}
-        apart = {name: each.clone() for name, each in self.points.items()}  # several may be one tensor
+        apart = {name: point.clone() for name, point in self.points.items()}  # several may be one tensor
         save_tensors(path, apart, {"state": json.dumps({"config": config, **plain})})
 
     @classmethod
@@ -83,7 +82,6 @@ class _Ascent:
     feed: Feed
     map: Through
     criterion: Criterion
-    targets: Tensor | None  # of each sample of the data
     attack: str
     epochs: int
     origin: Tensor  # [1, ...], the center of the ball
@@ -98,11 +96,11 @@ class _Ascent:
             self._begin(number)
         for step, (x, y, ids) in enumerate(feed.batches(number)):
             count = feed.share(step).count
-            own = self.origin.new_zeros(self.origin.numel() + SUMS, dtype=torch.float64)
+            parts = self.origin.new_zeros(self.origin.numel() + SUMS, dtype=torch.float64)
             with nullcontext() if number else processes.agreement():
                 if count:
-                    own += self._look(number, x[:count], y[:count].to(x.device), ids[:count])
-            parts = processes.add_up(own)
+                    parts += self._look(number, x[:count], y[:count].to(x.device), ids[:count])
+            parts = processes.add_up(parts)
             gradient = (parts[SUMS:] / parts[0].clamp_min(TINY)).view_as(self.origin).to(self.origin)
             sums = sums + parts[:SUMS]
             if not state.soft:
@@ -121,12 +119,11 @@ class _Ascent:
         # a sample whose gradient is not finite counts for nothing
         classifier, now = self.classifier, self.state.points["now"]
         known = self.criterion.labels("data", None if y.shape[1:] == (0,) else y, len(x), x.device)
-        wanted = None if self.targets is None else self.targets[ids]
         meant = WRONG if self.criterion.outputs == "logit" else self.criterion
         classifier.begin(x, ids)
         if number < self.checks:
             clean = classifier.verdict(x)
-            known = fitting(meant, clean, classifier.output_shape, known, wanted)
+            known = fitting(meant, clean, classifier.output_shape, known, None)
             self._check_center(x, ids)
         with with_gradient(), no_autocast(x.device.type):
             leaf = now.expand(len(x), *now.shape[1:]).clone().requires_grad_()
@@ -137,7 +134,7 @@ class _Ascent:
         loss = "margin" if meant is WRONG else meant.margin
         soft = self.state.soft
         try:
-            value, _, by_images = classifier.input_gradient(images.detach(), known, loss, wanted)
+            value, _, by_images = classifier.input_gradient(images.detach(), known, loss)
         except NoGradientError:
             return torch.zeros(leaf[0].numel() + SUMS, dtype=torch.float64, device=x.device)
         (gradient,) = torch.autograd.grad(images, leaf, by_images)
@@ -214,7 +211,7 @@ def _checkpoints(moves: int) -> dict[int, int]:
 @knowing
 def universal(
     model: nn.Module | core.Classifier, data: Data | Tensor, threat: Threat, *, attack: str = "apgd",
-    epochs: int = 10, batch_size: int = 128, targets: int | Tensor | None = None,
+    epochs: int = 10, batch_size: int = 128, targets: int | None = None,
     criterion: Criterion | None = None, seed: int = 0, run_dir: str | PathLike[str] | None = None,
     resume: bool = False, identity: str | None = None, progress: Progress = False,
 ) -> UniversalResult:  # fmt: skip
@@ -242,15 +239,14 @@ def universal(
         attack: "apgd" or "pgd".
         epochs: passes through the data, 1 or more.
         batch_size: samples of a step.
-        targets: a class, wanted of all samples that are not of it; or a tensor as long as the data, with the
-            target of each. None wants anything but y.
+        targets: a class, wanted of all samples that are not of it; None wants anything but y.
         criterion: what a success must fulfill; None asks for a wrong class.
         seed: of the order of samples.
         run_dir: a folder for a checkpoint after each epoch, and at the end for parameters.safetensors, with a
             card. None writes nothing.
         resume: continue a stopped run of `run_dir`, to the same result.
-        identity: a text that represents the code of your own model and criterion, which are otherwise known
-            by their source. Needed where a source cannot be read.
+        identity: a text that represents your own model and criterion. Without it a model is known by its
+            weights and its logits of 16 samples, a criterion by its code.
         progress: True shows a bar on stderr; a function is called with (steps done, steps) after every step.
 
     Returns:
@@ -289,28 +285,25 @@ def universal(
         labels = labels_of(criterion)
         dataset = as_dataset(data, "data", labels)
         size = sample_count(dataset, name="data")
-        wanted, meant = targets, criterion
-        if targets is not None and not isinstance(targets, Tensor):
-            meant, targets = Towards(criterion, targets), None
+        meant = criterion if targets is None else Towards(criterion, targets)
         judged = for_data(meant, dataset, threat.box)
-        if targets is not None:
-            targets = wanted = judged.labels("targets", targets, size, targets.device)
         first = partial(first_rows, dataset, 1, threat.box, labels)
         classifier = prepare(model, work=epochs * size, rows=lambda: first()[0], outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
-        about = {"model": classifier, "threat": threat, "targets": targets, "criterion": meant}
+        about = {"model": classifier, "threat": threat, "criterion": meant}
         config = {name: describe(value, identity=identity) for name, value in about.items()}
         config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
-        config["identity"] = identity
-        if run_dir is not None:
-            check_described(config)
-    config["data"] = describe_shared(dataset, run_dir, identity)
+        config |= {"identity": identity, "targets": None}  # Folders of the last version name targets
+        config |= {**FORMAT, "data": describe_data(dataset)}
+        if run_dir is not None and identity is None:
+            x, _, ids = first_rows(dataset, min(batch_size, size), threat.box, labels)
+            config[ANSWERS] = answers(classifier, x, ids)
     if processes.world() > 1:
         asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
-        processes.check_alike(config | asked)
+        processes.check_alike(config | asked, agree)
     through = as_map(threat)
-    x, y, ids = (each.to(device) for each in first())
+    x, y, ids = (tensor.to(device) for tensor in first())
     checks = epochs if y.shape[1:] == (0,) else 1  # without labels, outputs at x take their place
     origin = through.parameters(x, ids)
     if Threat.covers(through.ball, origin):  # also where the ball says that it means to
@@ -320,16 +313,13 @@ def universal(
         if state is None:
             points = dict.fromkeys(("now", "before", "best", "top", "gradient"), origin)
             state = _State(float(threat.default_step_size(1, FIRST_STEP[attack])), points=points)
-        state.points = {name: each.to(device) for name, each in state.points.items()}
-        judged, targets = judged.meant_by(classifier.model), None if targets is None else targets.to(device)
-        ascent = _Ascent(classifier, feed, through, judged, targets, attack, epochs, origin, checks, state)
+        state.points = {name: point.to(device) for name, point in state.points.items()}
+        judged = judged.meant_by(classifier.model)
+        ascent = _Ascent(classifier, feed, through, judged, attack, epochs, origin, checks, state)
         for number in range(len(state.losses), epochs):
             ascent.epoch(number, tick)
             keeper.result(CHECKPOINT, partial(state.save, config=config))
-        result = UniversalResult(state.points["best"][0], threat, criterion, targets=wanted)
-        if targets is not None:
-            read = batches(dataset, batch_size, box=threat.box, labels=labels)
-            result = replace(result, samples=torch.cat([marks(x).cpu() for x, _, _ in read]))
+        result = UniversalResult(state.points["best"][0], threat, criterion, targets=targets)
         result = _judged(result, ascent, dataset)
         keeper.result(PARAMETERS, partial(_save, result, config))
     return result

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.runs.folder import Keeper
+from fastadv.runs.work import Keeper
 from papers.goodfellow2014 import figures
 from papers.goodfellow2014.bench import STEPS, STRONGLY_TESTED, Answers, Bench, Line, Nets, Paper
 from papers.goodfellow2014.figures import POINTS, RADIUS, first_layer, shown, spread

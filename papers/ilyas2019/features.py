@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.runs.folder import Keeper
+from fastadv.runs.work import Keeper
 from papers import drawing as style
 from papers.drawing import BLUE, FAINT, INK, VERMILION
 from papers.ilyas2019.plan import adversary

@@ -14,8 +14,8 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.runs.files import save_tensors, writing
-from fastadv.runs.folder import Keeper
 from fastadv.runs.record import REPORT
+from fastadv.runs.work import Keeper
 from papers import study
 from papers.ilyas2019 import controls, figures, report
 from papers.ilyas2019.maker import Maker, file_name, read, share, split_weights

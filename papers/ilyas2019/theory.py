@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.runs.folder import Keeper
+from fastadv.runs.work import Keeper
 from papers.ilyas2019 import figures, gaussian
 from papers.ilyas2019.gaussian import Check, Learned, apart
 from papers.study import Watch, publish, unwatched

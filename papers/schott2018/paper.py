@@ -7,7 +7,7 @@ from typing import Any
 
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.folder import Keeper
+from fastadv.runs.work import Keeper
 from papers.schott2018 import figures, report
 from papers.schott2018.plan import SYNTHESES, Cell, Settings
 from papers.schott2018.subjects import SUBSTITUTE, Subjects

@@ -1,6 +1,5 @@
 """The work of the study, batch by batch; each batch is kept in the run's folder as soon as it is done."""
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -16,9 +15,9 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.data import ImageSet, batches
 from fastadv.runs.card import data_hash
-from fastadv.runs.files import load_tensors, save_tensors, seal
-from fastadv.runs.folder import Keeper
+from fastadv.runs.files import seal
 from fastadv.runs.identity import check_same, plain
+from fastadv.runs.work import Keeper, Kept
 from fastadv.threat import THREATS
 from papers.schott2018.plan import NORMS, Cell
 from papers.schott2018.subjects import SUBSTITUTE, Subject, Subjects
@@ -48,6 +47,9 @@ class Images:
 
     def part(self, start: int, stop: int) -> "Images":
         return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop])
+
+    def describe(self) -> dict[str, str]:
+        return {"images": data_hash(self.x, self.y, self.ids)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +85,10 @@ class Work:
         with Keeper(self.folder / f"{short}-{seal(whole)[:8]}") as keeper:
             for start in range(0, len(self.images), batch_size):
                 part = self.images.part(start, start + batch_size)
-                work = {**whole, "images": data_hash(part.x, part.y, part.ids)}
                 file = f"{start:05d}-{start + len(part):05d}.safetensors"
                 make = partial(_timed, compute, part)
-                done.append(keeper.kept(file, make, partial(_write, work), partial(_read, work)))
+                tensors, about = keeper.part(file, seal(whole), make, partial(_fits, part.describe()))
+                done.append(Done(tensors, about["seconds"]))
                 tick(start + len(part))
         return Done(
             {key: torch.cat([part.tensors[key] for part in done]) for key in done[0].tensors},
@@ -94,21 +96,16 @@ class Work:
         )
 
 
-def _timed(compute: Compute, part: Images) -> Done:
+def _timed(compute: Compute, part: Images) -> Kept:
     began = time.perf_counter()
     tensors = {key: value.cpu() for key, value in compute(part).items()}  # waits for the device
-    return Done(tensors, time.perf_counter() - began)
+    return tensors, {"seconds": time.perf_counter() - began, **part.describe()}
 
 
-def _write(work: Mapping[str, Any], path: Path, done: Done) -> None:
-    measured = json.dumps({"seconds": done.seconds})
-    save_tensors(path, done.tensors, {"work": json.dumps(work), "measured": measured})
-
-
-def _read(work: Mapping[str, Any], path: Path) -> Done:
-    tensors, about = load_tensors(path)
-    check_same(path, json.loads(about["work"]), work)
-    return Done(tensors, json.loads(about["measured"])["seconds"])
+def _fits(images: Mapping[str, str], path: Path, part: Kept) -> bool:
+    """Return True; InputError for a part of other images, which must not be lost."""
+    check_same(path, {name: part[1][name] for name in images}, images)
+    return True
 
 
 def attack(
@@ -147,8 +144,8 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int) -> Done:
     return work.do(f"{subject.name} {norm} bound", identity, batch_size, compute)
 
 
-def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
-    """Return x_adv and its distances [B] of the points `found`, judged by the model as published."""
+def proved(subject: Subject, images: Images, attacked: Tensor) -> TENSORS:
+    """Return x_adv and its distances [B] of the points `attacked`, judged by the model as published."""
     x, y = images.x, images.y
     exact = fa.freeze(subject.model)
     threshold = exact.input_threshold  # where a binary model sets pixels to 0 or 1
@@ -160,11 +157,11 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
     already = wrong(x, y)
     x_adv, distance = x.clone(), torch.where(already, 0.0, torch.inf)
     distances = {norm: distance.clone() for norm in NORMS}
-    todo = (~already & (found != x).flatten(1).any(1)).nonzero().squeeze(1)
+    todo = (~already & (attacked != x).flatten(1).any(1)).nonzero().squeeze(1)
     for share in LONGER if subject.fast else LONGER[:1]:
         if not len(todo):
             break
-        clean, far = x[todo], found[todo]
+        clean, far = x[todo], attacked[todo]
         points = far if share == 1 else (clean + share * (far - clean)).clamp(0, 1)
         # a binary model sees the same image where a pixel goes back to x, or to the threshold that it crossed
         points = points if threshold is None else snap(clean, points, threshold)

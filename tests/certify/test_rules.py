@@ -269,18 +269,3 @@ def test_the_grid_ends_where_it_does():
         fine.levels(torch.full((1, 1), 3000.0), sound=False)  # more steps than int32 counts
     assert int(fine.levels(torch.ones(1, 1), sound=False)) == 255 * fine.steps
     assert noise.ladder[-1] == 4 * noise.sigma
-
-
-def test_an_audit_draws_what_was_certified(monkeypatch):
-    seen, passes = [], Smoothed.passes
-
-    def noted(self, levels, ids, drawn, wanted):
-        seen.append(list(zip(ids.tolist(), drawn.tolist(), strict=True)))
-        return passes(self, levels, ids, drawn, wanted)
-
-    monkeypatch.setattr(Smoothed, "passes", noted)
-    found = smooth(halfspace(), images(4), SIGMA, n=200, n0=30, sequential=False)
-    assert seen[-1] == [(image, 30) for image in range(4)]
-    seen.clear()
-    assert all(each.stands for each in fa.certify.audit(found, [0, 3]))
-    assert {(0, 30), (3, 30)} <= {each for several in seen for each in several}

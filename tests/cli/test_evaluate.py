@@ -125,7 +125,7 @@ def test_the_page_is_that_of_the_evaluation(fastadv, folder, net, monkeypatch):
     kept = json.loads(page.data["measured"])
     assert timeless(kept["attacks"]) == timeless(told["attacks"])
     assert (kept["worst_case"], kept["clean_accuracy"]) == (told["worst_case"], told["clean_accuracy"])
-    assert len(page.each("polyline")) == 2  # the curves
+    assert len(page.elements("polyline")) == 2  # the curves
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(folder, refused, monkeypatch):

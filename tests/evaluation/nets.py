@@ -83,9 +83,9 @@ def contents(table: Table) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def assert_same(table: Table, other: Table) -> None:
-    (tensors, told), (others, wanted) = contents(table), contents(other)
+    (tensors, texts), (others, wanted) = contents(table), contents(other)
     torch.testing.assert_close(tensors, others, rtol=0, atol=0, equal_nan=True)
-    assert told == wanted
+    assert texts == wanted
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Read(HTMLParser):
         """All that the page shows, with single spaces."""
         return " ".join("".join(self.texts).split())
 
-    def each(self, *names: str) -> list[dict[str, str | None]]:
+    def elements(self, *names: str) -> list[dict[str, str | None]]:
         """The attributes of the elements of these names."""
         return [attributes for name, attributes in self.tags if name in names]
 

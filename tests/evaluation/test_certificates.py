@@ -14,21 +14,21 @@ MODEL, DATA = halfspace(), images(10)
 
 @pytest.mark.slow
 def test_certificates_stand_beside_attacks_and_are_not_contradicted_by_honest_ones() -> None:
-    found = fa.certify.smooth(MODEL, DATA, SIGMA, n=2000)
+    proved = fa.certify.smooth(MODEL, DATA, SIGMA, n=2000)
     smoothed = fa.models.Smoothed(MODEL, SIGMA, noises=64)
-    given = {"near": _attack("pgd", fa.L2(0.4)), "linf": _attack("fgsm", fa.Linf(0.02))}
-    table = fa.evaluate(smoothed, DATA, given, certificates=found)
-    wanted = ["certified", f"{found.clean_accuracy:.1%}", f"{found.accuracy(0.4):.1%}", "-"]
+    attacks = {"near": _attack("pgd", fa.L2(0.4)), "linf": _attack("fgsm", fa.Linf(0.02))}
+    table = fa.evaluate(smoothed, DATA, attacks, certificates=proved)
+    wanted = ["certified", f"{proved.clean_accuracy:.1%}", f"{proved.accuracy(0.4):.1%}", "-"]
     assert [line[-1] for line in table.cells()[:4]] == wanted
     assert table.contradicted is not None
     assert len(table.contradicted) == 0
-    assert found.accuracy(0.4) <= table["near"].robust_accuracy  # from below, and from above
+    assert proved.accuracy(0.4) <= table["near"].robust_accuracy  # from below, and from above
 
 
 def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
-    found = fa.certify.smooth(MODEL, DATA, SIGMA, n=500)
-    forged = replace(found, radius=found.radius + 2, abstained=torch.zeros(10, dtype=torch.bool))
-    forged.remember(*found.of)
+    honest = fa.certify.smooth(MODEL, DATA, SIGMA, n=500)
+    forged = replace(honest, radius=honest.radius + 2, abstained=torch.zeros(10, dtype=torch.bool))
+    forged.remember(*honest.of)
     table = fa.evaluate(MODEL, DATA, {"deepfool": _attack("deepfool", fa.L2(1.5))}, certificates=forged)
     assert table.verdict.startswith("Do not trust the certificates: attacks found points within")
     assert "contradiction" in str(table)
@@ -37,12 +37,13 @@ def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
 
 
 def test_certificates_of_other_images_are_refused() -> None:
-    found = fa.certify.smooth(MODEL, DATA, SIGMA, n=100)
-    with pytest.raises(InputError, match="certificates"):
-        fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.1), limit=5, certificates=found)
-    shifted = replace(found, ids=found.ids + 1)
-    with pytest.raises(InputError, match="certificates"):
-        fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.1), certificates=shifted)
+    proved = fa.certify.smooth(MODEL, DATA, SIGMA, n=100)
+    for options in (
+        {"limit": 5, "certificates": proved},
+        {"certificates": replace(proved, ids=proved.ids + 1)},
+    ):
+        with pytest.raises(InputError, match="certificates"):
+            fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.1), **options)
 
 
 @pytest.mark.slow
@@ -50,7 +51,7 @@ def test_stored_certificates_are_of_the_model_within_a_smoothed_one(monkeypatch)
     seen = []
     monkeypatch.setattr(
         "fastadv.evaluation.table.contradictions",
-        lambda found, x, x_adv, ids, *, model: seen.append(model) or ids[:0],
+        lambda proved, x, x_adv, ids, *, model: seen.append(model) or ids[:0],
     )
     stored = replace(fa.certify.smooth(MODEL, DATA, SIGMA, n=100))  # as from a file, without its model
     for model in (fa.models.Smoothed(MODEL, SIGMA, noises=2), MODEL):

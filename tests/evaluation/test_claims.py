@@ -45,7 +45,7 @@ class Lax(Criterion):
         return logits[:, 0].isfinite()
 
 
-def own(points: Points, **bound: Any) -> Any:
+def attack_of(points: Points, **bound: Any) -> Any:
     def attack(model: Any, x: Tensor, y: Tensor, threat: fa.Threat | None = None, **more: Any) -> Any:
         return points(x)
 
@@ -53,7 +53,7 @@ def own(points: Points, **bound: Any) -> Any:
 
 
 def row(points: Points, threat: fa.Threat | None = BALL, batch_size: int = 4, **bound: Any) -> Row:
-    attacks = {"own": own(points, **bound)}
+    attacks = {"own": attack_of(points, **bound)}
     return evaluate(Threshold(), DATA, attacks, threat=threat, indicators=False, batch_size=batch_size)["own"]
 
 
@@ -74,13 +74,13 @@ LIES: dict[str, tuple[Points, list[bool], str]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_claim_that_model_or_threat_deny_is_no_success(lie: str, batch_size: int) -> None:
     points, broken, why = LIES[lie]
-    found = row(points, batch_size=batch_size)
-    assert found.broken.tolist() == broken
-    assert any(flag.startswith("claims: ") and why in flag for flag in found.flags), found.flags
-    assert found.failed == (4 if lie == "NaN" else 0)
-    assert repr(found.threat) == repr(BALL)
+    attacked = row(points, batch_size=batch_size)
+    assert attacked.broken.tolist() == broken
+    assert any(flag.startswith("claims: ") and why in flag for flag in attacked.flags), attacked.flags
+    assert attacked.failed == (4 if lie == "NaN" else 0)
+    assert repr(attacked.threat) == repr(BALL)
     # measured, whatever was claimed
-    assert found.distance[found.broken].tolist() == pytest.approx([0.12, 0.22][: sum(broken)])
+    assert attacked.distance[attacked.broken].tolist() == pytest.approx([0.12, 0.22][: sum(broken)])
 
 
 @pytest.mark.parametrize(
@@ -97,18 +97,18 @@ def test_a_claim_that_model_or_threat_deny_is_no_success(lie: str, batch_size: i
     ],
 )
 def test_finished_points_are_taken_whatever_they_come_in(points: Points) -> None:
-    found = row(points)
-    assert found.broken.tolist() == BROKEN
-    assert found.distance[:2].tolist() == pytest.approx([0.12, 0.22], abs=0.02)
-    assert [flag.partition(" points")[0] for flag in found.flags] == ["claims: 2 of 4"]
+    attacked = row(points)
+    assert attacked.broken.tolist() == BROKEN
+    assert attacked.distance[:2].tolist() == pytest.approx([0.12, 0.22], abs=0.02)
+    assert [flag.partition(" points")[0] for flag in attacked.flags] == ["claims: 2 of 4"]
     free = row(points, threat=None)
     assert free.broken.tolist() == [True] * 4 + [False] * 2
     assert (free.flags, free.threat) == ((), None)
 
 
 def test_what_is_no_result_is_refused_in_one_sentence() -> None:
-    for points, told in ((lambda x: x[:2], r"\(2, 1, 1, 1\)"), (lambda x: (x, x), "tuple")):
-        with pytest.raises(InputError, match=rf"attacks\['own'\]: expected .*, got {told}"):
+    for points, says in ((lambda x: x[:2], r"\(2, 1, 1, 1\)"), (lambda x: (x, x), "tuple")):
+        with pytest.raises(InputError, match=rf"attacks\['own'\]: expected .*, got {says}"):
             row(points)
 
 
@@ -141,9 +141,9 @@ def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None
         ({"targets": None}, BROKEN),
         ({"mask": torch.ones(1, 1, 1, 1, dtype=torch.bool)}, BROKEN),
     ):
-        found = row(lambda x: claims(across(x)), batch_size=batch_size, **bound)
-        assert found.broken.tolist() == broken
-        assert bool(found.remarks) == (broken is not BROKEN or "criterion" in bound)
+        attacked = row(lambda x: claims(across(x)), batch_size=batch_size, **bound)
+        assert attacked.broken.tolist() == broken
+        assert bool(attacked.remarks) == (broken is not BROKEN or "criterion" in bound)
         other = row(lambda x: claims(across(x), goal=goal(x)), batch_size=batch_size, **bound)
         assert other.broken.tolist() == broken
     # words of an attack's own
@@ -151,7 +151,7 @@ def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None
         assert row(lambda x: claims(across(x)), batch_size=batch_size, **words).broken.tolist() == BROKEN
     # nobody leads a sample to the class that it has
     assert row(claims, batch_size=batch_size, targets=1).broken.tolist() == NONE
-    turned = partial(own(lambda x: claims(across(x)), threat=BALL), targets=targets.flip(0))
+    turned = partial(attack_of(lambda x: claims(across(x)), threat=BALL), targets=targets.flip(0))
     table = evaluate(Threshold(), (DATA.x.flip(0), DATA.y.flip(0)), {"own": turned}, batch_size=batch_size)
     assert table["own"].broken.tolist() == [*NONE[1:], True]
 
@@ -182,13 +182,13 @@ ROADS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("road", ROADS)
 def test_a_librarys_attack_is_told_alike_under_the_claim_of_an_own(road: str) -> None:
-    def claimed(model: Any, x: Tensor, y: Tensor, ids: Tensor, **given: Any) -> AttackResult:
-        out = fa.attacks.pgd(model, x, y, ids=ids, **given)
+    def claimed(model: Any, x: Tensor, y: Tensor, ids: Tensor, **bound: Any) -> AttackResult:
+        out = fa.attacks.pgd(model, x, y, ids=ids, **bound)
         fa.attacks.fgsm(model, x, y, fa.Linf(0.1), ids=ids.flip(0))  # it leaves the model at other samples
         return claims(out.x_adv, parameters=out.parameters)
 
-    def wide(model: Any, x: Tensor, y: Tensor, ids: Tensor, **given: Any) -> AttackResult:
-        ball = fa.Linf(0.02 if "mask" in given else 0.2)  # of which the mask is left out
+    def wide(model: Any, x: Tensor, y: Tensor, ids: Tensor, **bound: Any) -> AttackResult:
+        ball = fa.Linf(0.02 if "mask" in bound else 0.2)  # of which the mask is left out
         return claims(fa.attacks.pgd(model, x, y, ball, ids=ids).x_adv, parameters=x * math.inf)
 
     attacks = {
@@ -208,7 +208,7 @@ def test_a_librarys_attack_is_told_alike_under_the_claim_of_an_own(road: str) ->
 def test_curves_and_bisections_count_what_is_proved() -> None:
     def curve(points: Points, **bound: Any) -> list[float]:
         def of_radius(radius: float) -> Any:
-            return own(points, threat=fa.Linf(radius), **bound)
+            return attack_of(points, threat=fa.Linf(radius), **bound)
 
         return fa.accuracy_against_radius(Threshold(), DATA, of_radius, [0, 0.15, 0.25]).accuracy.tolist()
 
@@ -220,7 +220,7 @@ def test_curves_and_bisections_count_what_is_proved() -> None:
         assert curve(lambda x: claims(across(x)), targets=1) == [4 / 6, 3 / 6, 3 / 6]
     x, y = DATA.x[:4], DATA.y[:4]
     for points, broken in ((claims, 0), (across, 4), (lambda x: claims(across(x)), 4)):
-        out = fa.attacks.minimum_radius(Threshold(), x, y, fa.Linf(1.0), attack=own(points), searches=3)
+        out = fa.attacks.minimum_radius(Threshold(), x, y, fa.Linf(1.0), attack=attack_of(points), searches=3)
         assert int(out.success.sum()) == broken
         assert any(flag.startswith("claims: ") for flag in out.flags)
 
@@ -246,7 +246,7 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
 
 def test_the_librarys_own_are_not_checked_and_what_wraps_them_is() -> None:
     assert not any(is_own(partial(card.run, steps=3)) for card in REGISTRY.values())
-    assert is_own(wraps(fa.attacks.pgd)(own(claims)))
+    assert is_own(wraps(fa.attacks.pgd)(attack_of(claims)))
 
 
 def test_points_outside_of_the_mask_are_told_as_such_in_whatever_form_it_comes() -> None:
@@ -256,12 +256,12 @@ def test_points_outside_of_the_mask_are_told_as_such_in_whatever_form_it_comes()
         return fa.attacks.fgsm(model, x, y, threat).x_adv
 
     attacks = {
-        str(place): partial(wide, threat=fa.Linf(0.3), mask=each)
-        for place, each in enumerate((mask, mask[:1], mask.numpy(), mask.tolist()))
+        str(place): partial(wide, threat=fa.Linf(0.3), mask=form)
+        for place, form in enumerate((mask, mask[:1], mask.numpy(), mask.tolist()))
     }
-    for found in evaluate(Numbered.net, (X, y), attacks, indicators=False).rows:
-        assert not bool(found.broken.any())
-        assert [flag.partition("success: ")[2] for flag in found.flags] == ["12 outside of the mask"]
+    for attacked in evaluate(Numbered.net, (X, y), attacks, indicators=False).rows:
+        assert not bool(attacked.broken.any())
+        assert [flag.partition("success: ")[2] for flag in attacked.flags] == ["12 outside of the mask"]
 
 
 def test_points_at_which_the_model_has_no_answer_are_failed() -> None:
@@ -269,14 +269,14 @@ def test_points_at_which_the_model_has_no_answer_are_failed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.where(x < 0.95, math.nan))
 
-    attacks = {"own": own(lambda x: torch.where(x > 0.8, 0.97, across(x)), threat=BALL)}
-    found = evaluate(Gap(), DATA, attacks, indicators=False)["own"]
-    assert (found.broken.tolist(), found.failed) == (BROKEN, 1)
+    attacks = {"own": attack_of(lambda x: torch.where(x > 0.8, 0.97, across(x)), threat=BALL)}
+    attacked = evaluate(Gap(), DATA, attacks, indicators=False)["own"]
+    assert (attacked.broken.tolist(), attacked.failed) == (BROKEN, 1)
 
 
-@pytest.mark.parametrize(("name", "given"), [("targets", 1 - DATA.y), ("mask", DATA.x > 0)])
-def test_what_is_of_all_data_is_refused_of_a_librarys_attack_with_what_to_do(name, given):
-    attack = partial(fa.attacks.fgsm, threat=BALL, **{name: given})
+@pytest.mark.parametrize(("name", "values"), [("targets", 1 - DATA.y), ("mask", DATA.x > 0)])
+def test_what_is_of_all_data_is_refused_of_a_librarys_attack_with_what_to_do(name, values):
+    attack = partial(fa.attacks.fgsm, threat=BALL, **{name: values})
     assert evaluate(Threshold(), DATA, {"fgsm": attack}, indicators=False)["fgsm"].broken.tolist() == BROKEN
     with pytest.raises(InputError, match=rf"^{name}: .*pass a function \(model, x, y, ids\).* {name}\[ids\]"):
         evaluate(Threshold(), DATA, {"fgsm": attack}, indicators=False, batch_size=4)
@@ -284,12 +284,12 @@ def test_what_is_of_all_data_is_refused_of_a_librarys_attack_with_what_to_do(nam
 
 def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:
     data = Numbered.net, (X, Numbered.net(X).argmax(1))
-    made = fa.attacks.universal(*data, fa.Linf(0.3), epochs=1, targets=2)
-    attacks = {"made": made, "any": partial(made, targets=None), "five": partial(made, targets=5)}
-    attacks["fives"] = replace(made, targets=5)
+    perturbation = fa.attacks.universal(*data, fa.Linf(0.3), epochs=1, targets=2)
+    attacks = {"made": perturbation, "any": partial(perturbation, targets=None)}
+    attacks |= {"five": partial(perturbation, targets=5), "fives": replace(perturbation, targets=5)}
     rows = evaluate(*data, attacks, indicators=False).rows
-    assert [found.asked for found in rows] == ["the target 2", "", "the target 5", "the target 5"]
-    assert [len(found.remarks) for found in rows] == [1, 0, 1, 1]
+    assert [row.asked for row in rows] == ["the target 2", "", "the target 5", "the target 5"]
+    assert [len(row.remarks) for row in rows] == [1, 0, 1, 1]
     assert torch.equal(rows[2].broken, rows[3].broken)
     assert bool((rows[1].broken >= rows[0].broken).all())
 
@@ -297,7 +297,7 @@ def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:
 @pytest.mark.slow
 def test_the_page_says_what_was_asked_and_counts_one_sample_as_one() -> None:
     one = DATA.subset([2])
-    for attack, data, told in (
+    for attack, data, says in (
         (pgd(0.25), DATA, "2 of 6 samples stay correct under pgd."),
         (pgd(0.25), one, "1 of 1 sample stays correct under pgd."),
         (partial(pgd(0.25), targets=1 - DATA.y), DATA, f"2 of 6 samples hold under pgd; {NARROWER}."),
@@ -306,11 +306,9 @@ def test_the_page_says_what_was_asked_and_counts_one_sample_as_one() -> None:
     ):
         table = evaluate(Threshold(), data, {"pgd": attack}, indicators=False)
         (group,) = groups(table.rows)
-        assert verdict.sentence(table, group, None).endswith(told)
+        assert verdict.sentence(table, group, None).endswith(says)
     assert verdict.plainly(evaluate(Threshold(), one, {"pgd": pgd(0.25)}), group) == ""
-    lone = evaluate(Threshold(), one, {"own": own(claims, threat=BALL)}, keep_samples=True)
+    lone = evaluate(Threshold(), one, {"own": attack_of(claims, threat=BALL)}, keep_samples=True)
     assert lone["own"].flags[0].startswith("claims: 1 of 1 point of the attack is no success")
     plain = "1 of 1 image (100%) stays correct when each pixel may change by 0.25 (25% of its range)."
     assert verdict.plainly(lone, groups(lone.rows)[0]) == plain
-    assert fa.attacks.Share(1e-9).counted == "under 1e-07% wrong"
-    assert fa.attacks.Share(1 - 1e-9).counted == "under 99.9999999% wrong"

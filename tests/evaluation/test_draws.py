@@ -57,18 +57,18 @@ def test_draws_by_hand():
     a, b, c = [4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]
     nan = [math.nan, 0.0, 0.0]
     passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, b, b, nan]])
-    parts = iter([part for each in passes for part in each.split(SHARED)])  # passes of a few samples
+    parts = iter([part for logits in passes for part in logits.split(SHARED)])  # passes of a few samples
     stub = SimpleNamespace(verdict=lambda x: next(parts), asks_for=lambda ids: None)
     y = torch.zeros(5, dtype=torch.int64)
-    found = Drawing(4).draw(stub, torch.zeros(5, 1), y, y, 0)
-    assert found["right"].tolist() == [4, 2, 2, 0, 3]
-    assert found["early"].tolist() == [2, 2, 2, 0, 2]
-    assert found["voted"].tolist() == [True, True, False, False, True]
+    counted = Drawing(4).draw(stub, torch.zeros(5, 1), y, y, 0)
+    assert counted["right"].tolist() == [4, 2, 2, 0, 3]
+    assert counted["early"].tolist() == [2, 2, 2, 0, 2]
+    assert counted["voted"].tolist() == [True, True, False, False, True]
     verdict = torch.tensor([True, True, False, False, True])
-    draws = Draws(4, **found, verdict=verdict)
+    draws = Draws(4, **counted, verdict=verdict)
     assert (draws.one_draw, draws.majority, draws.worst) == (11 / 20, 0.6, 0.2)
     other = {"right": torch.tensor([1, 4, 4, 4, 4]), "early": torch.tensor([0, 2, 2, 2, 2])}
-    other = Draws(4, **(found | other), verdict=verdict)
+    other = Draws(4, **(counted | other), verdict=verdict)
     assert other.worst == 0.4  # of four that are right in every draw, the verdict denies two
     both = Draws.together([draws, other])
     assert both.right.tolist() == [1, 2, 2, 0, 3]
@@ -153,11 +153,11 @@ def test_every_sample_that_is_right_in_some_draw_is_attacked(attack):
     """One verdict finds nine of ten wrong."""
     seen = []
 
-    def own(model, x, y, ids, **options):
+    def adds_half(model, x, y, ids, **options):
         return fa.attacks.core.run(model, x, y, fa.Linf(0.5), lambda s: s.decide(s.x + 0.5), ids=ids)
 
     threat = fa.L0(1) if attack == "sparse_rs" else fa.Linf(0.5)
-    run = own if attack == "own" else partial(getattr(fa.attacks, attack), threat=threat)
+    run = adds_half if attack == "own" else partial(getattr(fa.attacks, attack), threat=threat)
     if attack == "autoattack":
         run = partial(run, version=["square"])
 
@@ -181,22 +181,28 @@ def test_the_worst_of_several_is_no_luck():
     generator = torch.Generator().manual_seed(0)
     votes = (torch.rand(10, 400, 20, generator=generator) < 0.5).long()
     yes = torch.ones(400, dtype=torch.bool)
-    each = [Draws(20, one.sum(1), yes, yes, one[:, :10].sum(1)) for one in votes]
-    assert Draws.together(each).one_draw == pytest.approx(0.5, abs=0.03)
-    assert torch.stack([one.right for one in each]).amin(0).double().mean() < 0.35 * 20
-    worst = replace(each[0], right=each[0].right * 0, early=each[0].early * 0)
-    assert Draws.together([*each, worst]).one_draw == pytest.approx(0, abs=0.01)
+    several = [Draws(20, one.sum(1), yes, yes, one[:, :10].sum(1)) for one in votes]
+    assert Draws.together(several).one_draw == pytest.approx(0.5, abs=0.03)
+    assert torch.stack([one.right for one in several]).amin(0).double().mean() < 0.35 * 20
+    worst = replace(several[0], right=several[0].right * 0, early=several[0].early * 0)
+    assert Draws.together([*several, worst]).one_draw == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.slow
-def test_the_verdict_names_its_figures():
-    attacks = {"pgd": partial(nets.pgd(0.01), eot=4)}
-    table = drawn(Flips(0.3), 5, attacks=attacks)
+def test_table_and_verdict_tell_the_draws():
+    table = drawn(Flips(0.3), 5, attacks={"pgd": partial(nets.pgd(0.01), eot=4)})
     one, worst = (f"{100 * share:.1f}%" for share in (table.worst_case, table["pgd"].draws.worst))
     assert table.worst_case == table["pgd"].robust_accuracy == table.to_dict()["worst_case"]
     assert f"Randomized: at most {one} of one draw, {worst} worst of 5 draws (eot=4)." in table.verdict
-    flagged = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01)})
-    assert flagged.headline.endswith(f"At most {100 * flagged.worst_case:.1f}% of one draw.")
+    table = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01), "none": nothing})
+    assert table.headline.endswith(f"At most {100 * table.worst_case:.1f}% of one draw.")
+    as_json = json.loads(json.dumps(table.to_dict()))
+    assert as_json["draws"] == table.draws.to_dict()
+    assert [row["draws"] for row in as_json["attacks"]] == [row.draws.to_dict() for row in table.rows]
+    cells = table.details()["each sample classified 5 times"]
+    assert cells[0] == ["attack", "one draw", "majority", "worst of 5"]
+    assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
+    assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
 
 
 def state() -> tuple:
@@ -225,28 +231,24 @@ def test_every_figure_follows_from_the_seed_and_the_generators_stay(freeze):
     near = partial(fa.attacks.pgd, threat=fa.Linf(0.02), steps=40, stop_early=False)
     attacks = {"pgd": near, "again": near}
     attacks["square"] = partial(fa.attacks.square, threat=fa.Linf(0.1), queries=9)
-    options = {
-        "dataset": squares(40),
-        "attacks": attacks,
-        "criterion": fa.attacks.Unless(2),
-        "freeze": freeze,
-    }
+    options = {"dataset": squares(40), "attacks": attacks, "criterion": fa.attacks.Unless(2)}
+    options["freeze"] = freeze
 
-    def told(seed: int) -> dict[str, str]:
+    def texts(seed: int) -> dict[str, str]:
         table = drawn(Doubts(), 3, seed=seed, batch_size=16, **options)
-        found = {name: str([getattr(table, name)]) for name in ("correct", "failed", "indicators")}
+        figures = {name: str([getattr(table, name)]) for name in ("correct", "failed", "indicators")}
         for row in (table, *table.rows):
             name = getattr(row, "name", "clean")
-            found |= {f"{name} {each}": str(value) for each, value in row.sums.items()}
-            found |= {f"{name} {each}": str(value) for each, value in vars(row.draws).items()}
-        return found | {"all": str(nets.timeless(table.to_dict()))}
+            figures |= {f"{name} {part}": str(value) for part, value in row.sums.items()}
+            figures |= {f"{name} {part}": str(value) for part, value in vars(row.draws).items()}
+        return figures | {"all": str(nets.timeless(table.to_dict()))}
 
     before = state()
-    first = told(2)
+    first = texts(2)
     assert state() == before
     torch.rand(3), np.random.rand(3)
-    assert told(2) == first
-    other = told(3)
+    assert texts(2) == first
+    other = texts(3)
     same = {name for name in first if first[name] == other[name]}
     assert {name.split()[-1] for name in same} <= {"count", "indicators"}
     assert len({first[f"{name} right"] for name in ("clean", "pgd", "again", "square")}) == 4
@@ -279,26 +281,11 @@ def test_no_two_parts_of_an_evaluation_have_the_same_noise():
 @pytest.mark.slow
 def test_one_draw_of_a_randomized_model_is_flagged():
     table = evaluate(Flips(0.3), many(), {"pgd": nets.pgd(0.1)})
-    flag = [text for text in table["pgd"].flags if text.startswith("randomized: ")]
-    assert len(flag) == 1
-    assert "draws=20" in flag[0]
-    assert flag[0] in str(table)
-    assert table.draws is None
-    assert table["pgd"].draws is None
-    assert table.to_dict()["draws"] is None
+    (flag,) = [text for text in table["pgd"].flags if text.startswith("randomized: ")]
+    assert "draws=20" in flag
+    assert flag in str(table)
+    assert (table.draws, table["pgd"].draws, table.to_dict()["draws"]) == (None,) * 3
     assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
-
-
-@pytest.mark.slow
-def test_the_table_tells_the_draws():
-    table = drawn(Flips(0.2), 5, attacks={"pgd": nets.pgd(0.1), "none": nothing})
-    told = json.loads(json.dumps(table.to_dict()))
-    assert told["draws"] == table.draws.to_dict()
-    assert [one["draws"] for one in told["attacks"]] == [row.draws.to_dict() for row in table.rows]
-    cells = table.details()["each sample classified 5 times"]
-    assert cells[0] == ["attack", "one draw", "majority", "worst of 5"]
-    assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
-    assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, 2.0, "3", None])

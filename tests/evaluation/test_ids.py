@@ -50,7 +50,7 @@ Y = ByIds()(X, torch.arange(COUNT)).argmax(1)
 Y[4] = (Y[4] + 1) % 3
 
 
-def own(model: Any, x: Tensor, y: Tensor) -> AttackResult:
+def points_alone(model: Any, x: Tensor, y: Tensor) -> AttackResult:
     """An attack that asks the model without more."""
     right = model(x).argmax(1) == y
     moved = torch.cat([x[..., :1], 1 - x[..., 1:4], x[..., 4:]], 3)
@@ -69,7 +69,7 @@ ATTACKS = {
         ("sigma_zero", fa.L0(3), {"steps": 9}), ("bim", fa.Scaled(torch.full((1, 1, 7), 0.03)), {"steps": 3}),
         ("autoattack", fa.Linf(0.03), {"version": ["apgd-ce"]}),
     )
-} | {"own": own, "again": own}  # fmt: skip
+} | {"own": points_alone, "again": points_alone}  # fmt: skip
 
 
 def measured(draws: int = 3, sick: int = -1, **options: Any) -> Table:
@@ -88,16 +88,16 @@ def verdicts(table: Table) -> list[list[bool]]:
 @pytest.mark.slow
 def test_one_draw_is_the_verdict_in_any_batches(tmp_path: Path) -> None:
     whole = measured(sick=(sick := 7), batch_size=COUNT)
-    found = verdicts(whole)
-    assert len({*map(tuple, found)}) > 4
-    assert found == verdicts(measured(1, sick, batch_size=2))
+    right = verdicts(whole)
+    assert len({*map(tuple, right)}) > 4
+    assert right == verdicts(measured(1, sick, batch_size=2))
     for rank in (0, 1):
         measured(sick=sick, run_dir=tmp_path, rank=rank, world_size=2, resume=rank > 0)
     merge([tmp_path], tmp_path)
     for place in (3, 10):
         (tmp_path / f"part-00001-{place:02}.safetensors").unlink()
     assert_same(again := measured(sick=sick, run_dir=tmp_path, resume=True), measured(sick=sick))
-    assert verdicts(again) == found
+    assert verdicts(again) == right
     written(tmp_path, whole, model=ByIds(sick))
 
 

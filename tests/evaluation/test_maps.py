@@ -24,9 +24,8 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
     model, data = digits()
     apgd = partial(fa.attacks.apgd, steps=5)
     alone = fa.evaluate(model, data, {"apgd": apgd}, threat=fa.Moved(1, 15), batch_size=16)
-    assert "few_parameters" in alone.verdict
     assert alone.verdict.startswith("Do not trust (")
-    assert "fastadv.attacks.grid" in alone.verdict
+    assert all(text in alone.verdict for text in ("few_parameters", "fastadv.attacks.grid"))
     both = fa.evaluate(model, data, {"apgd": apgd, "grid": "grid"}, threat=fa.Moved(1, 15), keep_samples=True)
     assert "few_parameters" not in both.verdict
     assert "square" not in both.indicators.flagged

@@ -20,7 +20,7 @@ OWN = partial(fa.attacks.fgsm, threat=BALL)
 
 
 @pytest.mark.parametrize(
-    ("given", "names"),
+    ("attacks", "names"),
     [
         ("fgsm", ["fgsm"]),
         (fa.attacks.fgsm, ["fgsm"]),
@@ -28,11 +28,11 @@ OWN = partial(fa.attacks.fgsm, threat=BALL)
         ({"first": "fgsm", "second": partial(fa.attacks.fgsm, restarts=1)}, ["first", "second"]),
         ({"own": OWN, "given": "fgsm"}, ["own", "given"]),
         ({"given": fa.attacks.fgsm, "own": OWN}, ["given", "own"]),
-        ({"given": "fgsm", "own": lambda *given, ids: OWN(*given, ids=ids)}, ["given", "own"]),
+        ({"given": "fgsm", "own": lambda *batch, ids: OWN(*batch, ids=ids)}, ["given", "own"]),
     ],
 )
-def test_names_and_functions_take_the_threat(given: Any, names: list[str]) -> None:
-    table = fa.evaluate(MODEL, DATA, given, threat=BALL, indicators=False)
+def test_names_and_functions_take_the_threat(attacks: Any, names: list[str]) -> None:
+    table = fa.evaluate(MODEL, DATA, attacks, threat=BALL, indicators=False)
     assert [row.name for row in table.rows] == names
     wanted = fa.evaluate(MODEL, DATA, {"fgsm": OWN}, indicators=False)
     assert table.rows[0].robust_accuracy == wanted["fgsm"].robust_accuracy
@@ -46,7 +46,7 @@ def test_a_threat_that_is_bound_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "threat", "said"),
+    ("attacks", "threat", "said"),
     [
         ("fgsm", None, "threat: expected one for fgsm, got None"),
         ("fgms", BALL, "did you mean 'fgsm'"),
@@ -64,9 +64,9 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),
     ],
 )
-def test_what_cannot_be_is_refused(given: Any, threat: Any, said: str) -> None:
+def test_what_cannot_be_is_refused(attacks: Any, threat: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        fa.evaluate(MODEL, DATA, given, threat=threat)
+        fa.evaluate(MODEL, DATA, attacks, threat=threat)
 
 
 def test_an_own_attack_takes_what_it_names():
@@ -74,15 +74,15 @@ def test_an_own_attack_takes_what_it_names():
     x, y = nets.DATA.x, nets.DATA.y
     threat = fa.Linf(0.25)
 
-    def plain(model, x, y):
-        return fa.attacks.fgsm(model, x, y, threat)
-
     def asks(model, x, y, threat):
         return fa.attacks.fgsm(model, x, y, threat)
 
+    def plain(model, x, y):
+        return asks(model, x, y, threat)
+
     class Object:
         def __call__(self, model, x, y, threat):
-            return fa.attacks.fgsm(model, x, y, threat)
+            return asks(model, x, y, threat)
 
     attacks = {"plain": plain, "asks": asks, "object": Object(), "lambda": lambda m, a, b: plain(m, a, b)}
     table = fa.evaluate(nets.Threshold(), (x, y), {**attacks, "fgsm": "fgsm"}, threat=threat, batch_size=4)
@@ -96,14 +96,9 @@ def test_an_own_attack_takes_what_it_names():
     assert curve.accuracy[1] == table["fgsm"].robust_accuracy
 
 
-TABLES = torch.linspace(-2, 2, 24).view(8, 3)
+TABLES, SCALED = torch.linspace(-2, 2, 24).view(8, 3), fa.Scaled(torch.full((3,), 0.1), box=(-9, 9))
 REFUSED = {
-    "a map": (
-        nn.Linear(3, 2),
-        (TABLES, TABLES[:, 0].gt(0).long()),
-        "square",
-        fa.Scaled(torch.full((3,), 0.1), box=(-9, 9)),
-    ),
+    "a map": (nn.Linear(3, 2), (TABLES, TABLES[:, 0].gt(0).long()), "square", SCALED),
     "a norm": (nets.Threshold(), nets.DATA, "ddn", fa.Linf(0.25)),
     "a radius": (nets.Threshold(), nets.DATA, "apgd", fa.L2(math.inf)),
 }
@@ -116,9 +111,9 @@ def test_an_attack_that_refuses_the_threat_ends_no_evaluation(tmp_path, kind, fi
     model, data, name, threat = REFUSED[kind]
     other = "deepfool" if kind == "a radius" else "pgd"
     names = [name, other] if first else [other, name]
-    given = {"threat": threat, "batch_size": 4}
-    table = fa.evaluate(model, data, names, run_dir=tmp_path, **given)
-    alone = fa.evaluate(model, data, other, **given)
+    asked = {"threat": threat, "batch_size": 4}
+    table = fa.evaluate(model, data, names, run_dir=tmp_path, **asked)
+    alone = fa.evaluate(model, data, other, **asked)
     assert table[name].refused.startswith(("threat: expected", "radius: expected"))
     assert f"{name}: not run: {table[name].refused}" in table.notes()
     assert [line[1] for line in table.cells() if line[0] == name] == ["-"]
@@ -127,8 +122,8 @@ def test_an_attack_that_refuses_the_threat_ends_no_evaluation(tmp_path, kind, fi
     assert table.verdict == alone.verdict
     assert table[other].broken.equal(alone[other].broken)
     assert table.to_dict()["attacks"][not first]["refused"] == table[name].refused
-    assert fa.evaluate(model, data, names, run_dir=tmp_path, resume=True, **given)[name].refused
+    assert fa.evaluate(model, data, names, run_dir=tmp_path, resume=True, **asked)[name].refused
     with pytest.raises(InputError, match="expected"):
-        fa.evaluate(model, data, name, **given)
+        fa.evaluate(model, data, name, **asked)
     with pytest.raises(InputError, match="steps: expected"):  # no word of the threat
-        fa.evaluate(model, data, {"bad": partial(fa.attacks.pgd, steps=-1), "other": other}, **given)
+        fa.evaluate(model, data, {"bad": partial(fa.attacks.pgd, steps=-1), "other": other}, **asked)

@@ -119,8 +119,8 @@ def test_dynamic_int8_runs_and_is_known_by_its_weights(tmp_path: Path) -> None:
     def quantized(factor: float) -> Any:
         last = nn.Linear(512, 10)
         last.load_state_dict({name: factor * value for name, value in NET[4].state_dict().items()})
-        made = nn.Sequential(NET[:4], last).eval()
-        return torch.ao.quantization.quantize_dynamic(made, {nn.Linear})  # type: ignore[no-untyped-call]
+        net = nn.Sequential(NET[:4], last).eval()
+        return torch.ao.quantization.quantize_dynamic(net, {nn.Linear})  # type: ignore[no-untyped-call]
 
     table = measured(quantized(1), run_dir=tmp_path)
     assert_same(table, measured(quantized(1), run_dir=tmp_path, resume=True))

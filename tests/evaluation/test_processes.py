@@ -40,7 +40,7 @@ def kept(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("part-*")):
         tensors, metadata = load_tensors(path)
         del tensors["seconds"]
-        found[path.name] = digest(tensors), timeless(json.loads(metadata["told"])), metadata["of"]
+        found[path.name] = digest(tensors), timeless(json.loads(metadata["about"])), metadata["of"]
     return found
 
 

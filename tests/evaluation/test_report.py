@@ -40,12 +40,10 @@ def written(folder, table, **more):
 @pytest.mark.slow
 def test_the_page_tells_what_was_measured(tmp_path):
     table = evaluate(Threshold(), DATA, {"pgd": pgd(0.25)}, keep_samples=True)
+    about = {"command": "fastadv evaluate", "seed": 7, "data": {"name": "pixels", "note": None}}
+    about = {"class_names": DATA.classes, "provenance": about, "title": "one pixel"}
     curve = Curve(np.array([0, 0.1, 0.25]), np.array([4, 4, 2]) / 6)
-    page = written(
-        tmp_path, table, title="one pixel", model=Threshold(), class_names=DATA.classes,
-        curves={"pgd": curve},
-        provenance={"command": "fastadv evaluate", "seed": 7, "data": {"name": "pixels", "note": None}},
-    )  # fmt: skip
+    page = written(tmp_path, table, model=Threshold(), curves={"pgd": curve}, **about)
     low, high = (f"{100 * end:.1f}%" for end in table["pgd"].accuracy_interval)
     held = f"Robust accuracy 33.3% (95% interval {low} to {high}) within L∞ 0.25: 2 of 6 samples stay correct"
     assert f"{held} under pgd." in page.text
@@ -60,10 +58,8 @@ def test_the_page_tells_what_was_measured(tmp_path):
     with pytest.raises(InputError, match="class_names: expected 2, got 3; name every class"):
         written(tmp_path, table, model=Threshold(), class_names=["a", "b", "c"])
     # held at 0.4 and 0.3 from the boundary, where the margin changes by twice the step
-    assert re.findall(r"sample (\d), held, clean margin (-[\d.]+)", page.text) == [
-        ("3", "-0.8"),
-        ("2", "-0.6"),
-    ]
+    held = re.findall(r"sample (\d), held, clean margin (-[\d.]+)", page.text)
+    assert held == [("3", "-0.8"), ("2", "-0.6")]
     assert json.loads(page.data["measured"]) == json.loads(json.dumps(table.to_dict()))
 
 
@@ -76,21 +72,21 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 def test_the_page_is_whole_and_needs_nothing_else(whole):
     page = whole
-    assert [page.tags[0][0], len(page.each("h1"))] == ["html", 1]
+    assert [page.tags[0][0], len(page.elements("h1"))] == ["html", 1]
     levels = [int(name[1]) for name, _ in page.tags if re.fullmatch(r"h\d", name)]
     assert levels == [1, *[2] * len(HEADINGS)]
     places = [page.source.index(f">{heading}</h2>") for heading in HEADINGS]
     assert places == sorted(places)
-    named = [each["id"] for _, each in page.tags if "id" in each]
+    named = [element["id"] for _, element in page.tags if "id" in element]
     assert len(named) == len(set(named))
-    links = [each["href"] for each in page.each("a")]
+    links = [element["href"] for element in page.elements("a")]
     assert links
     assert {link.removeprefix("#") for link in links} <= set(named)
-    pictures = page.each("img")
+    pictures = page.elements("img")
     assert len(pictures) == 3 * 8 + 6
-    assert all(each["alt"] and each["src"].startswith("data:image/png;base64,") for each in pictures)
-    assert all(each.get("role") == "img" or each.get("aria-hidden") for each in page.each("svg"))
-    assert all(each["type"] == "application/json" for each in page.each("script"))
+    assert all(element["alt"] and element["src"].startswith("data:image/png;base64,") for element in pictures)
+    assert all(element.get("role") == "img" or element.get("aria-hidden") for element in page.elements("svg"))
+    assert all(element["type"] == "application/json" for element in page.elements("script"))
     assert not re.search(r"https?:|@import|url\(", page.source)
     assert "default-src 'none'" in page.source
 
@@ -103,13 +99,13 @@ def test_names_are_text_and_never_tags(tmp_path):
     page = written(
         tmp_path, replace(table, rows=rows), title=evil, class_names=[evil] * 10, provenance={evil: evil}
     )
-    assert len(page.each("script")) == 1
+    assert len(page.elements("script")) == 1
     assert json.loads(page.data["measured"])["attacks"][0]["label"] == evil
     assert page.text.count(evil) > 10
 
 
-def first(table, **told):
-    return replace(table, rows=(replace(table.rows[0], **told), *table.rows[1:]))
+def first(table, **changes):
+    return replace(table, rows=(replace(table.rows[0], **changes), *table.rows[1:]))
 
 
 LEFT_OUT = {
@@ -134,8 +130,8 @@ def test_inputs_that_are_no_images_and_values_that_are_no_numbers(tmp_path):
     for shape in ((5,), (4, 6, 6), ()):
         page = written(tmp_path, table_of(9, shape))
         assert f"inputs of shape {list(shape)} are no gray or color images" in page.text
-        assert page.each("img") == []
-    assert len(written(tmp_path, table_of(9, (1, 5, 9))).each("img")) == 3 * 6 + 6
+        assert page.elements("img") == []
+    assert len(written(tmp_path, table_of(9, (1, 5, 9))).elements("img")) == 3 * 6 + 6
     one = replace(table_of(1), indicators=None)
     assert "0.0% (95% interval 0.0% to 97.5%) within L∞ 0.1: 0 of 1" in written(tmp_path, one).text
     table = table_of(9)
@@ -150,14 +146,13 @@ def test_inputs_that_are_no_images_and_values_that_are_no_numbers(tmp_path):
 def test_attacks_above_and_bounds_below(whole):
     page = whole
     assert "20 of 60 samples stay correct under pgd and fmn, and 0.0% are proved to." in page.text
-    (between,) = [each for each in page.each("polygon") if each["class"] == "between"]
+    (between,) = [element for element in page.elements("polygon") if element["class"] == "between"]
     heights = [float(point.split(",")[1]) for point in between["points"].split()]
     low, high = heights[: len(heights) // 2], heights[len(heights) // 2 :][::-1]
     # downwards in a drawing: attacks leave all but what they broke, proved is all up to 0.015
     assert all(above <= below for above, below in zip(low, high, strict=True))
-    shown = re.findall(
-        r'<th scope="row" class="name">(0[.\d]*)</th>.*<td>([\d.]+)%[^<]*</td></tr>', page.source
-    )
+    line = r'<th scope="row" class="name">(0[.\d]*)</th>.*<td>([\d.]+)%[^<]*</td></tr>'
+    shown = re.findall(line, page.source)
     proved = {float(radius): float(share) for radius, share in shown}
     assert proved[0.0] == 100
     assert {share for radius, share in proved.items() if radius > 0.015} == {0}
@@ -167,8 +162,8 @@ def test_bounds_of_wrong_samples_prove_nothing():
     """Of six samples two are wrong, one breaks, and of the others two have a bound of the radius."""
     table = evaluate(Threshold(), DATA, {"pgd": pgd(0.15)}, indicators=False)
     bounds = torch.tensor([0.1, 0.2, 0.15, 0.1, 1.0, 1.0])
-    told = verdict.sentence(table, groups(table.rows)[0], bounds)
-    assert told.endswith(": 3 of 6 samples stay correct under pgd, and 33.3% are proved to.")
+    text = verdict.sentence(table, groups(table.rows)[0], bounds)
+    assert text.endswith(": 3 of 6 samples stay correct under pgd, and 33.3% are proved to.")
 
 
 def test_a_picture_holds_the_pixels():
@@ -194,19 +189,15 @@ def test_wrong_arguments(tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"reports need jinja2.*pip install jinja2"):
         report(table, path)
     assert path.read_text() == "the last one"
-    assert [each.name for each in tmp_path.iterdir()] == ["r.html"]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def both_kinds():
     """PGD at 0.1 and FMN at any radius on six samples of two classes, 0 1 0 1 0 1: neither breaks all."""
     table, inf, edge = table_of(6, classes=2), math.inf, 0.10001  # more than its radius, by rounding
-    found = torch.tensor(
-        [[edge, inf, inf, inf, inf, inf], [inf, 0.1, 0.04, 0.3, 0.2, inf]], dtype=torch.float64
-    )
-    rows = zip(table.rows, found, strict=True)
-    return replace(
-        table, rows=tuple(replace(row, broken=each.isfinite(), distance=each) for row, each in rows)
-    )
+    distances = torch.tensor([[edge, *[inf] * 5], [inf, 0.1, 0.04, 0.3, 0.2, inf]]).double()
+    rows = zip(table.rows, distances, strict=True)
+    return replace(table, rows=tuple(replace(row, broken=far < inf, distance=far) for row, far in rows))
 
 
 ALLOWED = {  # of images of three colors and 8x8 pixels, 192 values
@@ -223,22 +214,22 @@ ALLOWED = {  # of images of three colors and 8x8 pixels, 192 values
 def test_each_norm_in_plain_words(threat):
     table = table_of(30)
     rows = (replace(table.rows[0], threat=threat),)
-    told = verdict.plainly(replace(table, rows=rows), groups(rows)[0])
-    assert told == f"At most 20 of 30 images (67%) stay correct when {ALLOWED[threat]}."
+    text = verdict.plainly(replace(table, rows=rows), groups(rows)[0])
+    assert text == f"At most 20 of 30 images (67%) stay correct when {ALLOWED[threat]}."
     gray = replace(table, rows=rows, samples=replace(table.samples, x=table.samples.x[:, :1]))
     assert "pixel" in verdict.plainly(gray, groups(rows)[0])
 
 
 def test_every_paper_has_an_entry_and_those_that_ran_are_cited():
     row = table_of(9).rows[0]
-    named = set(re.findall(r"arXiv\s+(\d+\.\d+)", " ".join(each.run.__doc__ for each in REGISTRY.values())))
+    named = set(re.findall(r"arXiv\s+(\d+\.\d+)", " ".join(card.run.__doc__ for card in REGISTRY.values())))
     bib = (Path(report_page.__file__).parent / "papers.bib").read_text()
     assert set(re.findall(r"eprint = {(.+)}", bib)) == named
     cost = Cost(9, 3, 9, 9, 0.1)
     parts = Components(torch.zeros(9).long(), {"apgd-ce": cost, "last fab-t": cost, "square": cost})
 
-    def keys(**told):
-        return [re.findall(r"{(\w+)", entry)[0] for entry in report_page.bibtex([replace(row, **told)])]
+    def keys(**changes):
+        return [re.findall(r"{(\w+)", entry)[0] for entry in report_page.bibtex([replace(row, **changes)])]
 
     assert keys() == keys(method="mine") == []
     assert keys(method="AutoAttack standard", components=parts) == [
@@ -254,20 +245,20 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     (budget, endless) = groups(table.rows)
     assert groups(table.rows[::-1])[0].threat == budget.threat, "those with a budget first"
     assert "3 of 6 samples stay correct under pgd and fmn." in verdict.sentence(table, budget, None)
-    shown = [line[2].split()[0] for line in grid.attacks(table).lines]
+    shown = [line[2].split()[0] for line in grid.attacks(table)[1][1:]]
     assert shown == ["100.0%", "83.3%", "-", "50.0%"], "no accuracy without a radius"
     assert "Median distance to an adversarial example 0.15 in" in verdict.sentence(table, endless, None)
     known = [row.distance.where(torch.arange(6) > 0, math.nan) for row in table.rows]
-    rows = tuple(replace(row, distance=each) for row, each in zip(table.rows, known, strict=True))
+    rows = tuple(replace(row, distance=far) for row, far in zip(table.rows, known, strict=True))
     assert "over 5 samples" in verdict.sentence(replace(table, rows=rows), groups(rows)[1], None)
     endless.rows[0].distance[1] += 1e-8  # what rounding to float32 adds
     assert budget.held(table.rows).sum() == 3
     endless.rows[0].distance[1] = 0.1
     drawn = chart.chart(table, budget, {}, None)
-    (line,) = drawn.lines
-    assert line.name == drawn.grid.head[1] == "all attacks"
+    _, (head, *cells) = drawn.grid
+    assert [*drawn.curves] == head[1:] == ["all attacks"]
     # the axis ends before 0.3
-    shares = dict.fromkeys(cell.split("%")[0] for _, cell in drawn.grid.lines)
+    shares = dict.fromkeys(cell.split("%")[0] for _, cell in cells)
     assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
     boxed = replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0)))
     assert len(groups((*table.rows, boxed))) == 3, "one group for each box"
@@ -275,8 +266,8 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     drawn = chart.chart(table, budget, tried, None)
     assert drawn.marks == [], "what has a curve needs no mark"
     (mark,) = chart.chart(table, groups(table.rows)[0], {}, None).marks  # of PGD; FMN has a line
-    assert (mark.name, mark.up) == ("pgd", chart._up(5 / 6))
-    (_, line) = drawn.grid.lines
+    assert (mark.title, mark.robust_accuracy) == ("pgd", 5 / 6)
+    _, (_, _, line) = drawn.grid
     assert [cell.split("%")[0] for cell in line] == ["0.1", "50.0", "90.0"]
 
 
@@ -298,9 +289,9 @@ def test_each_class_under_attacks_of_both_kinds():
         ("even", ["100%", "66.7%", "33.3%"]), ("odd", ["66.7%", "66.7%", "66.7%"]),
     ]  # fmt: skip
     wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
-    found = grid.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
-    assert found.head[3:] == ["wide within 0.1", "worst of all"]
-    assert [cells[-1][0] for _, _, cells in found.lines] == ["33.3%", "66.7%"]
+    three = grid.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
+    assert three.head[3:] == ["wide within 0.1", "worst of all"]
+    assert [cells[-1][0] for _, _, cells in three.lines] == ["33.3%", "66.7%"]
     other = replace(wide, threat=fa.L2(2.0))  # the radius is that of another norm
     heat = grid.heat(replace(table, rows=(*table.rows, other)), None, table.rows[0].threat)
     assert heat.head[3:] == ["wide", "worst of all"]

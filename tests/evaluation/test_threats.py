@@ -25,7 +25,7 @@ Make = Callable[[float], fa.Threat]
 through = partial(fa.Through, ball=UNIT, still=torch.zeros_like)
 
 
-def own(budget: float) -> fa.Threat:
+def projected(budget: float) -> fa.Threat:
     class Own(fa.Linf):
         def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
             return x + (x_adv - x).clamp(-budget, budget)
@@ -38,8 +38,8 @@ class Kept(fa.Linf):
 
 
 def kept(budget: float) -> fa.Threat:
-    object.__setattr__(made := Kept(1.0), "budget", budget)
-    return made
+    object.__setattr__(threat := Kept(1.0), "budget", budget)
+    return threat
 
 
 def of_one_line(budget: float) -> fa.Threat:
@@ -48,12 +48,12 @@ def of_one_line(budget: float) -> fa.Threat:
 
 
 KINDS: dict[str, Make] = {
-    "own": own, "kept": kept, "one line": of_one_line,
+    "own": projected, "kept": kept, "one line": of_one_line,
     "scaled": lambda budget: fa.Scaled(torch.full((1, 1, 1), budget)),
     "enclosed": lambda budget: through(lambda x, t: (x + budget * t).clamp(0, 1)),
     "no source": lambda budget: through(eval(f"lambda x, t: (x + {budget} * t).clamp(0, 1)")),
     "still": lambda budget: through(torch.maximum, still=(torch.clone, torch.zeros_like)[budget > 0.2]),
-    "ball": lambda budget: through(torch.add, ball=own(budget)),
+    "ball": lambda budget: through(torch.add, ball=projected(budget)),
     "inherited": lambda budget: fa.Linf(1.0) if budget > 0.2 else Kept(1.0),
     "box": lambda budget: fa.Linf(0.3, (0.0, 1.0) if budget > 0.2 else (-9.0, 9.0)),
     "patch": lambda budget: fa.Patch((1, 1), "any", seed=int(10 * budget)),
@@ -87,8 +87,9 @@ def test_two_budgets_of_one_name_are_two_threats(kind: str, tmp_path: Path) -> N
     for more in ({"batch_size": 6}, folder, {**folder, "resume": True}):
         table = evaluate(NET, DATA, attacks, **{"batch_size": 2, "indicators": False} | more)
         small, large, again = table.rows
-        found = [([row.name for row in each.rows], each.right(table.rows)) for each in groups(table.rows)]
-        assert found == [(["small"], 3), (["large", "again"], 1)]
+        one, other = groups(table.rows)
+        assert ([row.name for row in one.rows], one.right(table.rows)) == (["small"], 3)
+        assert ([row.name for row in other.rows], other.right(table.rows)) == (["large", "again"], 1)
         assert large.within == again.within != small.within
         assert f"6 samples, {small.within}, {large.within}; accuracy" in str(table)
         names = [row["norm"] for row in table.to_dict()["attacks"]]
@@ -106,7 +107,7 @@ def test_no_name_makes_one_threat_of_two_or_two_of_one() -> None:
     attacks = {name: partial(reaching, threat=through(torch.add, name=name)) for name in "ab"}
     table = evaluate(NET, DATA, attacks, indicators=False)
     assert [len(group.rows) for group in groups(table.rows)] == [2]
-    attacks = {f"{budget}": partial(reaching, threat=own(budget)) for budget in (0.1, 0.2)}
+    attacks = {f"{budget}": partial(reaching, threat=projected(budget)) for budget in (0.1, 0.2)}
     for attack in attacks.values():
         attack.title = "PGD"
     table = evaluate(NET, DATA, attacks, indicators=False)
@@ -139,10 +140,10 @@ def test_distances_over_one_budget_are_none_over_another(kind: str) -> None:
         worst.append(evaluate(NET, DATA, {"near": near, "least": least}).worst_case)
     assert worst == [3 / 6, 2 / 6]
     x, y = DATA.x[:4], DATA.y[:4]
-    out = reaching(NET, x, y, torch.arange(4), threat=own(0.3))
-    assert fa.attacks.indicators(NET, x, y, own(0.3), results={"own": out})
+    out = reaching(NET, x, y, torch.arange(4), threat=projected(0.3))
+    assert fa.attacks.indicators(NET, x, y, projected(0.3), results={"own": out})
     with pytest.raises(InputError, match="results: expected one of an attack in"):
-        fa.attacks.indicators(NET, x, y, own(0.2), results={"own": out})
+        fa.attacks.indicators(NET, x, y, projected(0.2), results={"own": out})
 
 
 @pytest.mark.slow
@@ -154,6 +155,6 @@ def test_no_run_goes_on_in_another_budget(tmp_path: Path) -> None:
         lambda threat: fa.attacks.universal(model, data, threat, **more),
     ]
     for door in doors:
-        door(own(0.15)), door(own(0.15))
+        door(projected(0.15)), door(projected(0.15))
         with pytest.raises(InputError, match=r"run that wrote it, got one with another (metric|threat)"):
-            door(own(0.35))
+            door(projected(0.35))

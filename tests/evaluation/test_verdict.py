@@ -58,11 +58,8 @@ def test_labels_that_do_not_fit_are_told() -> None:
     verdict = evaluate(NET, (X, few), {"pgd": PGD}, batch_size=1).verdict
     assert verdict.startswith("4 of 60 were right before the attack, fewer than chance, 1 in 3, allows")
     # P(X <= 1 | 100, 1/10) = 0.0003, P(X <= 2) = 0.0019
-    assert [bool(label_flags(*told)) for told in ((1, 100, 10), (2, 100, 10), (1, 1000))] == [
-        True,
-        False,
-        False,
-    ]
+    doubted = [bool(label_flags(*counts)) for counts in ((1, 100, 10), (2, 100, 10), (1, 1000))]
+    assert doubted == [True, False, False]
 
 
 class Sick(nn.Module):
@@ -96,5 +93,5 @@ def test_what_explains_a_figure_is_said() -> None:
     for model, y in ((constant, even), (constant, even * 0 + 1), (Sick(X[:1], constant), even)):
         verdict = evaluate(model, (X, y), {"pgd": PGD}).verdict
         assert verdict.startswith("The model predicts one class for all images. ") == bool((y != 1).any())
-    found = Indicators({"square": 0.05}, lower={"square": 0.0})
-    assert found.verdict == "No sign of masking; Square broke 5.0% that gradients did not, within chance"
+    chance = Indicators({"square": 0.05}, lower={"square": 0.0})
+    assert chance.verdict == "No sign of masking; Square broke 5.0% that gradients did not, within chance"

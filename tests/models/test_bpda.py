@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv.engine.module import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
-from fastadv.runs.description import describe
+from fastadv.runs.identity import describe
 from tests.defenses import Binarize, Defended, KWinners, NoGrad, Quantize
 from tests.docs.test_pages import BLOCK, run
 from tests.zoo.net import module

@@ -42,7 +42,7 @@ OPTIONS = [  # every recipe meets some of them
     {"optimizer": "adam", "ema": 0.8, "augment": "shift"},
     {"optimizer": RMSPROP, "norm_decay": False, "clip_norm": 0.5},
     {"precision": "bf16", "schedule": "one_cycle_momentum", "warm_up": 1},
-    {"precision": "fp16", "max_norm": 0.5, "augment": "crop_flip"},
+    {"max_norm": 0.5, "augment": "crop_flip"},
     {"optimizer": "nesterov", "schedule": "cosine", "drop_last": True, "batch_size": 6},
 ]
 CASES = dict(zip(OF_CLASSES, cycle(OPTIONS), strict=False))

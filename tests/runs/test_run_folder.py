@@ -1,17 +1,19 @@
 """A run's folder: one writer at a time, no half-written files, and never two runs in one."""
 
-import json
 import os
 import signal
 from functools import partial
 
 import pytest
+import torch
 
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import folder, pages
-from fastadv.runs.files import read_json, write_json, write_text
-from fastadv.runs.folder import Keeper, RunFolder
+from fastadv.runs.files import save_tensors, write_text
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.identity import FORMAT
+from fastadv.runs.work import Keeper
 from tests.engine.nets import convnet, images
 
 LEFT = ".checkpoint.safetensors.0123abcd.part"
@@ -107,22 +109,26 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
     RunFolder(tmp_path).close()
 
 
-def test_what_is_there_is_read_and_all_else_made_once(tmp_path):
+def test_a_part_is_made_once_and_again_where_it_is_another(tmp_path):
     made = []
 
     def make():
         made.append(len(made))
-        return {"value": len(made)}
+        return {"value": torch.tensor([len(made)])}, {"said": [1, None]}
 
-    for _ in range(2):
-        with Keeper(tmp_path) as keeper:
-            kept = partial(keeper.kept, make=make, write=write_json, read=read_json)
-            assert kept("a.json") == {"value": 1}
-            assert kept("b.json") == {"value": 2}
-    assert made == [0, 1]
-    (tmp_path / "b.json").unlink()
-    with Keeper(tmp_path) as keeper:
-        assert keeper.kept("b.json", make, write_json, read_json) == {"value": 3}
+    def part(folder, seal="a", **options):
+        with Keeper(folder) as keeper:
+            tensors, about = keeper.part("a.safetensors", seal, make, **options)
+            assert about == {"said": [1, None]}
+            return int(tensors["value"])
+
+    assert [part(tmp_path) for _ in range(2)] == [1, 1]
+    assert [part(tmp_path, "b") for _ in range(2)] == [2, 2]
+    assert part(tmp_path, "b", fits=lambda path, kept: int(kept[0]["value"]) > 2) == 3
+    assert [part(None) for _ in range(2)] == [4, 5]
+    save_tensors(tmp_path / "a.safetensors", {"value": torch.ones(1)}, {"of": "b"})
+    with pytest.raises(InputError, match="a part that this version wrote, got one of another version"):
+        part(tmp_path, "b")
 
 
 def test_a_folder_is_of_one_run(tmp_path):
@@ -131,6 +137,8 @@ def test_a_folder_is_of_one_run(tmp_path):
             assert keeper.identify("run.json", {"seed": 1, "shape": (2, 3)}) == {"seed": 1, "shape": [2, 3]}
     with Keeper(tmp_path) as keeper, pytest.raises(InputError, match=r"another seed \(1 there, 2 here\)"):
         keeper.identify("run.json", {"seed": 2, "shape": (2, 3)})
+    with Keeper(tmp_path) as keeper, pytest.raises(InputError, match=r"another version; finish it with"):
+        keeper.identify("run.json", {**FORMAT, "seed": 1})
     (tmp_path / "run.json").write_text("{")
     with Keeper(tmp_path) as keeper, pytest.raises(CorruptFileError, match=r"run\.json"):
         keeper.identify("run.json", {"seed": 1})
@@ -144,8 +152,6 @@ def test_a_result_that_cannot_be_written_is_named(tmp_path):
     with Keeper(tmp_path) as keeper:
         with pytest.raises(OSError, match=said):
             keeper.result("a.json", full)
-        with pytest.raises(OSError, match=said):
-            keeper.kept("a.json", dict, full, json.loads)
         keeper.result("a.json", partial(write_text, text="whole"))
     assert (tmp_path / "a.json").read_text() == "whole"
 

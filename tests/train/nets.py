@@ -34,11 +34,11 @@ def images(n: int = 50, seed: int = 0) -> ImageSet:
 
 def grouped(**options: Any) -> dict[str, Any]:
     """The arguments of `fit` for these options, each within its option object."""
-    made = {}
+    groups = {}
     for group in (Optimization, Measuring, Ending, Execution):
-        own = {field.name: options.pop(field.name) for field in fields(group) if field.name in options}
-        made |= {group.__name__.lower(): group(**own)} if own else {}
-    return options | made
+        values = {field.name: options.pop(field.name) for field in fields(group) if field.name in options}
+        groups |= {group.__name__.lower(): group(**values)} if values else {}
+    return options | groups
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
     return model, fit(model, images(), epochs=epochs, run_dir=folder, resume=resume, **grouped(**settings))
 
 
-def stopped(at: int, call: Callable[..., object], *given: object, **options: object) -> None:
+def stopped(at: int, call: Callable[..., object], *arguments: object, **options: object) -> None:
     """Train by this call, and stop after so many steps."""
 
     def progress(done: int, total: int) -> None:
@@ -63,7 +63,7 @@ def stopped(at: int, call: Callable[..., object], *given: object, **options: obj
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call(*given, progress=progress, **options)
+        call(*arguments, progress=progress, **options)
 
 
 def assert_same(model: nn.Module, other: nn.Module) -> None:

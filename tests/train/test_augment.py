@@ -102,17 +102,18 @@ def test_crop_in_the_documented_arithmetic(n, channels, height, width, padding, 
 def test_parts_come_in_their_order_and_with_seeds_of_their_own():
     x, ids, seen = images(30), torch.arange(30), []
 
-    def own(x, *, ids, seed):
+    def halved(x, *, ids, seed):
         seen.append(seed)
         return x / 2
 
-    augment = make_augment(["crop_flip", own, partial(cutout, size=3), own])
+    augment = make_augment(["crop_flip", halved, partial(cutout, size=3), halved])
     assert augment.parts[:2] == (crop, flip)
     results = [augment(x, ids=ids, seed=9, epoch=epoch) for epoch in (1, 2)]
     assert len({*seen, 9}) == 5
-    by_hand = crop(x, ids=ids, seed=augment.key(0, 9, 1))
-    by_hand = flip(by_hand, ids=ids, seed=augment.key(1, 9, 1)) / 2
-    by_hand = cutout(by_hand, ids=ids, size=3, seed=augment.key(3, 9, 1)) / 2
+    keys = [rng.derive(9, "augment", 1, place) for place in range(4)]
+    by_hand = crop(x, ids=ids, seed=keys[0])
+    by_hand = flip(by_hand, ids=ids, seed=keys[1]) / 2
+    by_hand = cutout(by_hand, ids=ids, size=3, seed=keys[3]) / 2
     assert torch.equal(results[0], by_hand)
     assert not torch.equal(results[0], results[1])
 

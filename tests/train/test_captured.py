@@ -64,9 +64,9 @@ CASES = {
 def test_a_run_is_the_same_from_graphs(case, captured):
     expected, wanted = trained(cuda_graph=False, **CASES[case])
     assert not captured
-    model, found = trained(**CASES[case])
+    model, results = trained(**CASES[case])
     assert_same(model, expected)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(results, wanted, rtol=0, atol=0)
     assert len(captured) == 2  # one for each epoch
 
 
@@ -120,7 +120,6 @@ REFUSED = {
     "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=_margin)}),
     "optimizer is the caller's": (net, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
     "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),
-    "fp16": (net, {"precision": "fp16"}),
     "has hooks": (_hooked, {}),
     "changes the model": (partial(Odd, "counts"), {}),
     "random numbers on the CPU": (partial(Odd, "python"), {}),
@@ -131,19 +130,19 @@ REFUSED = {
 @pytest.mark.parametrize("why", REFUSED)
 def test_what_is_not_captured_runs_as_it_is_and_is_told_once(why, captured, monkeypatch):
     make, options = REFUSED[why]
-    recipe, precision = options.get("recipe", PGD), options.get("precision", "fp32")
+    recipe = options.get("recipe", PGD)
     more = {name: options[name] for name in ("optimizer", "optimization") if name in options}
     models, lines = [], []
     monkeypatch.setattr(_steps.logger, "info", lambda text, *values: lines.append(text % values))
     for cuda_graph in (False, None):
-        execution = Execution(precision=precision, cuda_graph=cuda_graph)
+        execution = Execution(cuda_graph=cuda_graph)
         models.append(model := make())
         with rng.generators_kept(rng.CPU, 0):
             fit(model, images(), recipe, epochs=2, batch_size=8, identity="", execution=execution, **more)
     assert_same(*models)
-    told = [line for line in lines if "not captured" in line]
-    assert len(told) == 1
-    assert why in told[0]
+    reasons = [line for line in lines if "not captured" in line]
+    assert len(reasons) == 1
+    assert why in reasons[0]
 
 
 def test_a_model_that_changes_between_steps_is_seen(captured):

@@ -27,10 +27,10 @@ COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
 @pytest.fixture
 def scripted(monkeypatch):
 
-    def script(accuracies, own=0.5):
-        told = iter(accuracies)
-        monkeypatch.setattr(Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(told)}))
-        monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: own)
+    def script(accuracies, crafted=0.5):
+        robust = iter(accuracies)
+        monkeypatch.setattr(Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(robust)}))
+        monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: crafted)
         monkeypatch.setattr(Measure, "size", 1000)
 
     return script
@@ -87,7 +87,7 @@ def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_p
     assert same(weights, states[1])
     assert about["measured"]["robust_accuracy"] == {"fgsm": 0.65}
     assert about["measured"]["weights"] == "best"
-    # of another run in the same folder they are not taken for its own
+    # Best weights of another run in the same folder are not taken for this one's
     (tmp_path / "checkpoint.safetensors").unlink()
     scripted([0.5])
     _, states, _ = run(tmp_path, epochs=1, seed=1)
@@ -99,9 +99,9 @@ HELD_OUT = nets.images(30, seed=5)
 
 def scripted_by_set(monkeypatch, validation, test):
     """The accuracies under attack that a run is told, epoch by epoch, on 30 images held out and on others."""
-    told = {True: iter(validation), False: iter(test)}
+    script = {True: iter(validation), False: iter(test)}
     monkeypatch.setattr(
-        Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(told[len(self.data) == 30])})
+        Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(script[len(self.data) == 30])})
     )
     monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: len(self.data) / 100)
 
@@ -156,7 +156,9 @@ def test_what_is_measured_on_a_validation_set():
 def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averaged_weights():
     def reports(robust, averaged):
         rows = zip(robust, averaged, strict=True)
-        return [EpochReport(k, 1.0, 0.9, own, 0.1, 1.0, 0.9, ema) for k, (own, ema) in enumerate(rows, 1)]
+        return [
+            EpochReport(k, 1.0, 0.9, robust, 0.1, 1.0, 0.9, ema) for k, (robust, ema) in enumerate(rows, 1)
+        ]
 
     robust = [{"a": 0.5, "b": 0.5}, {"a": 0.2, "b": 0.9}, {"a": 0.4, "b": 0.4}, {"a": 0.5, "b": 0.6}]
     averaged = [{"a": 0.3, "b": 0.4}, {"a": 0.5, "b": 0.4}, {"a": 0.3, "b": 0.9}, {"a": 0.4, "b": 0.7}]
@@ -170,14 +172,14 @@ def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averag
 def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, folder):
     scripted(COLLAPSE)
     model, states, past = run(tmp_path if folder else None, on_alarm=action)
-    chosen, told = [], []
+    chosen, alarms = [], []
     for record in logged.records:
-        (chosen if "chosen on the test set" in record.getMessage() else told).append(record.getMessage())
-    assert len(told) == 1
+        (chosen if "chosen on the test set" in record.getMessage() else alarms).append(record.getMessage())
+    assert len(alarms) == 1
     assert len(chosen) == (folder or action == "rewind")
-    assert told[0].startswith("epoch 4: catastrophic overfitting: accuracy under attack fell from 60.0%")
+    assert alarms[0].startswith("epoch 4: catastrophic overfitting: accuracy under attack fell from 60.0%")
     assert [report.epoch for report in past if report.alarm] == [4]
-    assert told[0] == f"epoch 4: {past[3].alarm}"
+    assert alarms[0] == f"epoch 4: {past[3].alarm}"
     assert len(past) == (6 if action == "warn" else 4)
     assert same(model.state_dict(), states[1 if action == "rewind" else -1])
     if folder:
@@ -220,13 +222,13 @@ def everything(folder, **options):
 
 
 def contents(folder):
-    found = {}
+    held = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
-            found[path.name] = files.digest(files.load_tensors(path)[0])
+            held[path.name] = files.digest(files.load_tensors(path)[0])
         else:
-            found[path.name] = [dataclasses.replace(report, seconds=0.0) for report in reports(folder)]
-    return found
+            held[path.name] = [dataclasses.replace(report, seconds=0.0) for report in reports(folder)]
+    return held
 
 
 @pytest.mark.usefixtures("one_thread")

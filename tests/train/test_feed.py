@@ -232,7 +232,9 @@ def test_a_loader_that_is_read_once_is_told():
     data = Drawn(torch.zeros(12))
     weighted = DataLoader(data, 5, sampler=torch_data.WeightedRandomSampler(torch.ones(12), 12))
     for loader in (weighted, DataLoader(data, 5, collate_fn=lambda items: torch_data.default_collate(items))):
-        with pytest.warns(UserWarning, match="train_set: this DataLoader has a sampler .* read once") as told:
+        with pytest.warns(
+            UserWarning, match="train_set: this DataLoader has a sampler .* read once"
+        ) as warned:
             assert seen_of(loader) == (12, [5, 5, 2])
         place = inspect.getsourcelines(seen_of)
-        assert (told[0].filename, told[0].lineno) == (__file__, place[1] + len(place[0]) - 2)
+        assert (warned[0].filename, warned[0].lineno) == (__file__, place[1] + len(place[0]) - 2)

@@ -13,7 +13,7 @@ from fastadv.errors import InputError
 from fastadv.models.zoo import find
 from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Piecewise, Standard, fit
 from fastadv.train._steps import MovingAverage
-from fastadv.train.optim import first_recipes, make_optimizer, make_schedule, ramped
+from fastadv.train.optim import first_recipes, make_optimizer, make_schedule
 from fastadv.train.presets import PRESETS, find_preset
 from fastadv.train.schedules import SCHEDULES, find_schedule
 
@@ -68,10 +68,10 @@ def test_rate_and_momentum_cycle_as_those_of_torch():
         peer = make_optimizer(torch.nn.Linear(2, 2), name, 0.1, options)
         cycle = torch.optim.lr_scheduler.OneCycleLR(peer, 0.1, steps)
         for _ in range(steps):
-            for each, follows, kept in ((optimizer, scheduler, ours), (peer, cycle, theirs)):
-                each.step()
-                group = each.param_groups[0]
-                rated.setdefault(each, []).append(group["lr"])
+            for moving, follows, kept in ((optimizer, scheduler, ours), (peer, cycle, theirs)):
+                moving.step()
+                group = moving.param_groups[0]
+                rated.setdefault(moving, []).append(group["lr"])
                 kept.append(group["momentum"] if name == "sgd" else group["betas"][0])
                 follows.step()
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.1 * 4 / steps
@@ -229,11 +229,15 @@ def test_a_preset_of_another_name_is_refused():
         find_preset("nobody")
 
 
+def ramped(ramp, recipe, epochs):
+    return first_recipes(Optimization(ramp=ramp), recipe, epochs)
+
+
 def by_epoch(ramp, **options):
     recipe = PGDTraining(**{"threat": fa.Linf(0.3), "steps": 6, "step_size": 0.1, **options})
-    first = first_recipes(Optimization(ramp=ramp), recipe, 4)
+    first = ramped(ramp, recipe, 4)
     recipes = first + [recipe] * (4 - len(first))
-    return [(round(each.threat.radius, 10), each.steps, each.step_size) for each in recipes]
+    return [(round(recipe.threat.radius, 10), recipe.steps, recipe.step_size) for recipe in recipes]
 
 
 def test_the_radius_grows_by_the_same_amount_after_each_epoch():
@@ -258,7 +262,7 @@ def test_the_first_epoch_is_that_of_the_smaller_radius():
         fa.train.epochs(climbing, images(), recipe, optimization=Optimization(ramp=1), **options),
         fa.train.epochs(small, images(), PGDTraining(fa.Linf(0.1), steps=2, step_size=0.06), **options),
     )
-    assert len({next(each).loss for each in runs}) == 1
+    assert len({next(training).loss for training in runs}) == 1
     assert torch.equal(small[5].weight, climbing[5].weight)
     assert next(runs[0]).loss > next(runs[1]).loss
 

@@ -1,4 +1,4 @@
-"""Optimizers by name and by function, groups of parameters, and fp16."""
+"""Optimizers by name and by function, and groups of parameters."""
 
 import functools
 
@@ -7,12 +7,10 @@ import torch
 from torch import nn
 
 from fastadv.errors import InputError
-from fastadv.runs import checkpoint
-from fastadv.train import AWP, Execution, Optimization, Standard, fit
+from fastadv.train import Execution, Optimization, Standard, fit
 from fastadv.train.optim import find_rate, make_optimizer
 
-from .nets import assert_same, images, net, stopped
-from .recipes.test_own_step import Spy
+from .nets import assert_same, images, net
 
 RMSPROP = functools.partial(torch.optim.RMSprop, lr=0.01)
 OF_TORCH = {
@@ -30,8 +28,8 @@ def test_a_name_is_that_optimizer_of_torch(name):
     theirs = OF_TORCH[name](twin.parameters())
     assert find_rate(name, None) == (1e-3 if name.startswith("adam") else 0.05)
     for _ in range(3):
-        for optimizer, each in ((ours, model), (theirs, twin)):
-            for k, weight in enumerate(each.parameters()):
+        for optimizer, trained in ((ours, model), (theirs, twin)):
+            for k, weight in enumerate(trained.parameters()):
                 weight.grad = weight.detach().sin() + k
             optimizer.step()
     assert_same(model, twin)
@@ -101,44 +99,6 @@ def test_options_that_a_function_has_itself_are_refused_beside_it(options):
     assert find_rate(RMSPROP, None) is None
 
 
-def test_fp16_trains_near_fp32_and_resumes_with_its_scale(tmp_path):
-    options = {"epochs": 2, "batch_size": 10, "optimization": Optimization(clip_norm=1.0)}
-    call = functools.partial(fit, train_set=images(), recipe=AWP(Standard()), **options)
-    exact, whole, again, cut = (net() for _ in range(4))
-    for each in (exact, whole, again, cut):
-        each[4].p = 0.0  # masks of fp16 are drawn otherwise
-    (_, first), (_, last) = call(exact), call(whole, execution=Execution(precision="fp16"))
-    assert last.loss == pytest.approx(first.loss, rel=0.05)
-    assert not torch.equal(exact[0].weight, whole[0].weight)
-    fp16 = Execution(precision="fp16", checkpoint_every=3)
-    stopped(7, call, cut, run_dir=tmp_path, execution=fp16)
-    path = tmp_path / "checkpoint.safetensors"
-    assert checkpoint.load(path).tensors["scale"].tolist() == [2.0**16, 5.0]
-    call(again, run_dir=tmp_path, resume=True, execution=fp16)
-    assert_same(again, whole)
-    assert checkpoint.load(path).tensors["scale"].tolist() == [2.0**16, 10.0]
-
-
-def test_a_step_that_overflows_is_left_out_and_halves_the_scale(tmp_path):
-    def steep(model, x, y, *, ids=None, seed=0):
-        return model(x).float().sum() * next(slopes)
-
-    slopes = iter([1e35, 1e-3])
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    before = model[1].weight.clone()
-    call = functools.partial(
-        fit, model, images(20), steep, epochs=1, batch_size=10, run_dir=tmp_path, identity="1",
-        execution=Execution(precision="fp16"), optimization=Optimization(weight_decay=0.0, momentum=0.0),
-    )  # fmt: skip
-    call()
-    assert checkpoint.load(tmp_path / "checkpoint.safetensors").tensors["scale"].tolist() == [2.0**15, 1.0]
-    assert model[1].weight.isfinite().all()
-    assert 0 < (model[1].weight - before).abs().max() < 1e-2
-
-
-def test_fp16_is_refused_where_it_would_round_weights_or_gradients_away():
-    fp16 = Execution(precision="fp16")
-    with pytest.raises(InputError, match="precision: expected weights in float32 for 'fp16'"):
-        fit(net().double(), images(), Standard(), epochs=1, execution=fp16)
-    with pytest.raises(InputError, match=r"precision: .* Spy, which takes gradients itself"):
-        fit(net(), images(), Spy(), epochs=1, execution=fp16)
+def test_fp16_is_refused_with_what_to_take_instead():
+    with pytest.raises(InputError, match=r"precision: expected 'fp32' or 'bf16', got 'fp16'.*GradScaler"):
+        Execution(precision="fp16")

@@ -36,8 +36,8 @@ def test_noise_is_fresh_in_each_call_and_follows_torchs_seed(name):
 def test_the_examples_alone():
     x, y, ids = batch()
     model, recipe = net().train(), LOSSES["pgd"]
-    made = train.craft(train.AWP(recipe), model, x, y, ids=ids, seed=3)
-    assert torch.equal(made, recipe.craft(model, x, y, ids=ids, seed=3))
+    x_adv = train.craft(train.AWP(recipe), model, x, y, ids=ids, seed=3)
+    assert torch.equal(x_adv, recipe.craft(model, x, y, ids=ids, seed=3))
     with torch.random.fork_rng(devices=[]):
         assert not torch.equal(train.craft(recipe, model, x, y), train.craft(recipe, model, x, y))
     assert model.training
@@ -53,9 +53,9 @@ def test_the_page_runs():
     importlib.import_module("fastadv._torchvision")  # which Lightning imports, too
     with torch.random.fork_rng(devices=[]):
         for package, code in BLOCKS:
-            made = compile(code, str(PAGE), "exec")
+            script = compile(code, str(PAGE), "exec")
             if not package or importlib.util.find_spec(package):
-                exec(made, names)
+                exec(script, names)
     assert [package for package, _ in BLOCKS] == ["", "", "", "", "lightning", "accelerate"]
     loss, average = names["loss"], names["average"]
     assert isinstance(loss, torch.Tensor)
@@ -67,9 +67,9 @@ def test_the_page_runs():
 @pytest.mark.parametrize("name", ["pgd", "trades", "smoothadv"])
 def test_examples_do_not_depend_on_autocast(name):
     x, y, _ = batch()
-    model, made = net().train(), []
+    model, examples = net().train(), []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            made.append(train.craft(LOSSES[name], model, x, y, seed=0))
-    assert made[1].dtype == torch.float32
-    assert torch.equal(*made)
+            examples.append(train.craft(LOSSES[name], model, x, y, seed=0))
+    assert examples[1].dtype == torch.float32
+    assert torch.equal(*examples)

@@ -110,10 +110,10 @@ def test_images_outside_the_box_are_refused_as_by_attacks(name, monkeypatch):
 
     calls = [call, lambda x: train.craft(recipe, model, x, y)]
     for wrong in (4 * x - 2, x.clone().fill_(nan), (255 * x).to(torch.int16)):
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as error:
             fa.attacks.pgd(model, wrong, y, THREAT)
         for refuses in calls[: 1 + isinstance(innermost(recipe), Crafted)]:
-            with pytest.raises(InputError, match="^" + re.escape(str(told.value))):
+            with pytest.raises(InputError, match="^" + re.escape(str(error.value))):
                 refuses(wrong)
     call(x)
     with pytest.raises(InputError):  # on a CPU each batch is read
@@ -183,9 +183,9 @@ def test_a_yes_or_no_for_each_class(recipe):
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(model(leaf)), leaf)
         wanted = 0.3 * wanted + 0.7 * loss(model((x + 0.1 * gradient.sign()).clamp(0, 1)))
-    made = recipe(loss="bce")(model, x, y, ids=ids)
-    torch.testing.assert_close(made, wanted)
-    assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != made
+    mean = recipe(loss="bce")(model, x, y, ids=ids)
+    torch.testing.assert_close(mean, wanted)
+    assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != mean
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -218,24 +218,26 @@ def test_pgd_training_by_hand(options):
 
     def loss(logits):
         if "loss" in options:
-            return logits.masked_fill(one_hot(y, 3).bool(), -inf).amax(1) - hand.own(logits, y)
+            return logits.masked_fill(one_hot(y, 3).bool(), -inf).amax(1) - hand.at_label(logits, y)
         return cross_entropy(logits, y, reduction="none")
 
     start = THREAT.random_start(x, seed=hand.SEED, ids=ids) if options.get("random_start", True) else x
     x_adv = hand.ascend(model, x, loss, start, 4, options.get("step_size", 2.5 * 0.1 / 4), 0.1)
     recipe = PGDTraining(THREAT, 4, **options)
-    made = recipe.craft(model, x, y, ids=ids, seed=hand.SEED)
-    torch.testing.assert_close(made, x_adv, rtol=0, atol=1e-6)  # the start is drawn in float32
+    crafted = recipe.craft(model, x, y, ids=ids, seed=hand.SEED)
+    torch.testing.assert_close(crafted, x_adv, rtol=0, atol=1e-6)  # the start is drawn in float32
     if weight:
-        clean, adversarial = by_hand(torch.cat([x, made])).tensor_split(2)
+        clean, adversarial = by_hand(torch.cat([x, crafted])).tensor_split(2)
         wanted = weight * cross_entropy(clean, y) + (1 - weight) * cross_entropy(adversarial, y)
     else:
-        wanted = cross_entropy(by_hand(made), y, label_smoothing=smoothing)
+        wanted = cross_entropy(by_hand(crafted), y, label_smoothing=smoothing)
     hand.assert_same_step(recipe, model, by_hand, wanted)
 
 
 @pytest.mark.parametrize("threat", [fa.L0(2), fa.L0(9), fa.L1(0.5), fa.L2(0.4), fa.Linf(0.05)])
-@pytest.mark.parametrize("make", [lambda each: PGDTraining(each, steps=7, random_start=False), FGSMTraining])
+@pytest.mark.parametrize(
+    "make", [lambda threat: PGDTraining(threat, steps=7, random_start=False), FGSMTraining]
+)
 def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat):
     x, y, ids = batch()
     model = flat_net()
@@ -243,7 +245,7 @@ def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat):
     assert threat.contains(x_adv, x).all()
     least = 0.01 if isinstance(threat, fa.L1) else 0.8
     assert (threat.distance(x_adv, x) >= least * threat.radius).all()
-    before, after = (cross_entropy(model(each), y, reduction="none") for each in (x, x_adv))
+    before, after = (cross_entropy(model(points), y, reduction="none") for points in (x, x_adv))
     assert (after > before).all()
 
 
@@ -273,3 +275,31 @@ def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
         if name not in ("rs-l2", "pgd-l2"):
             with pytest.raises(InputError, match=words):
                 train.fit(InTraining(form), images(9), recipe, epochs=1)
+
+
+LENGTHS = {
+    "pgd": (train.PGDTraining(THREAT, 4), 2.5 * 0.1 / 4),
+    "trades": (train.TRADES(THREAT, 4), 2.5 * 0.1 / 4),
+    "mart": (train.MART(THREAT, 4), 2.5 * 0.1 / 4),
+    "score": (train.SCORE(THREAT, 4), 2.5 * 0.1 / 4),
+    "hat": (train.HAT(THREAT, 4, helper=flat_net(1).double()), 2.5 * 0.1 / 4),
+    "smoothadv": (train.SmoothAdv(fa.L2(0.5), 0.3, steps=4), 2 * 0.5 / 4),
+    "rs": (train.FastTraining(THREAT), 1.25 * 0.1),
+    "n-fgsm": (train.FastTraining(THREAT, "n-fgsm"), 0.1),
+    "free": (train.FreeTraining(THREAT, 2), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_step_that_is_not_given_has_the_length_that_the_recipe_says(name):
+    recipe, length = LENGTHS[name]
+
+    def loss(step_size):
+        sized, model = dataclasses.replace(recipe, step_size=step_size), hand.warm_net()
+        if callable(sized):
+            x, y, ids = hand.batch()
+            return sized(model, x, y, ids=ids, seed=hand.SEED)
+        return sized.step(hand.step_at(model))
+
+    torch.testing.assert_close(loss(None), loss(length))
+    assert (loss(None) - loss(0.8 * length)).abs() > 1e-5

@@ -52,15 +52,15 @@ def draws():
 
 @pytest.mark.slow
 def test_every_figure_follows_the_seed_and_the_callers_generators_stay(tmp_path):
-    found = []
+    runs = []
     for seed, call in ((0, fit), (0, epochs), (1, fit)):
         draws()  # whatever was drawn before
         model, options = asked(seed)
         before = generators()
         reports = [*call(model, images(), OWN, epochs=3, **options)]
         assert generators() == before
-        found.append((model, timeless(reports)))
-    (first, reports), (again, same), (_, others) = found
+        runs.append((model, timeless(reports)))
+    (first, reports), (again, same), (_, others) = runs
     assert_same(first, again)
     assert reports == same != others
     model, options = asked()
@@ -85,9 +85,11 @@ def test_between_two_epochs_the_caller_draws_as_if_nothing_ran():
 
 @pytest.mark.slow
 def test_a_figure_does_not_depend_on_what_is_measured_before_it():
-    found = []
+    accuracies = []
     for changed in ({}, {"ema": None}, {"test_limit": 7}):
         model, options = asked(**changed)
         last = fit(model, images(), OWN, epochs=1, **options)[-1]
-        found.append((last.validation_clean_accuracy, last.validation_robust_accuracy, last.own_accuracy))
-    assert found[0] == found[1] == found[2]
+        accuracies.append(
+            (last.validation_clean_accuracy, last.validation_robust_accuracy, last.own_accuracy)
+        )
+    assert accuracies[0] == accuracies[1] == accuracies[2]

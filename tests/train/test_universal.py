@@ -35,8 +35,8 @@ def labeled(model, x):
 
 
 def margin(logits, y, targets=None):
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
+    right = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - right
 
 
 def linear(weight):
@@ -76,7 +76,7 @@ def test_of_one_sample_it_is_the_one_of_shrinking_steps(make):
     out = universal(model, (x, y), threat, attack="pgd", epochs=10)
     points, best = x, (-math.inf, x)
     for k in range(10):
-        best = max(best, (margin(model(points), y).item(), points), key=lambda each: each[0])
+        best = max(best, (margin(model(points), y).item(), points), key=lambda candidate: candidate[0])
         size = 0.8 * 0.5 * (1 - k / 10)
         options = {"steps": 1, "step_size": size, "loss": "margin", "start": points}
         points = fa.attacks.last_iterate(model, x, y, threat, **options)
@@ -116,8 +116,8 @@ def test_it_goes_on_after_most_samples_are_wrong():
     x = torch.cat([torch.full((9, 1, 6, 6), 0.05), torch.full((1, 1, 6, 6), 0.29)])
     data, threat = (x, torch.ones(10).long()), fa.Linf(0.3, WIDE)
     black = linear(torch.ones(1, 6, 6))
-    found = [universal(black, data, threat, attack="pgd", epochs=epochs) for epochs in (2, 6)]
-    assert [out.robust_accuracy for out in found] == pytest.approx([0.1, 0.0])
+    results = [universal(black, data, threat, attack="pgd", epochs=epochs) for epochs in (2, 6)]
+    assert [out.robust_accuracy for out in results] == pytest.approx([0.1, 0.0])
 
 
 def test_the_seed_alone_decides_and_the_model_stays_as_it_is():
@@ -186,23 +186,6 @@ def test_other_outputs_by_a_criterion():
     assert logit.success_rate > 0
 
 
-def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
-    model = net()
-    arguments = model, labeled(model, images()), fa.Linf(0.2)
-    options = {"epochs": 6, "batch_size": 16}
-    whole = universal(*arguments, **options)
-    stopped(7, universal, *arguments, **options, run_dir=tmp_path)
-    with pytest.raises(InputError, match="pass resume=True"):
-        universal(*arguments, **options, run_dir=tmp_path)
-    with pytest.raises(InputError, match="another seed"):
-        universal(*arguments, **options, run_dir=tmp_path, resume=True, seed=1)
-    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), whole)
-    same(universal(*arguments, **options, run_dir=tmp_path, resume=True), whole)
-    parameters, about = load_tensors(tmp_path / "parameters.safetensors")
-    assert torch.equal(parameters["parameters"], whole.parameters)
-    assert "clean_accuracy" in about["card"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -212,7 +195,8 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
         ({"attack": "fgsm"}, "attack: expected one of apgd, pgd"),
         ({"epochs": 0}, "epochs: expected an integer >= 1"),
         ({"targets": 7}, "targets: expected classes 0 to 2"),
-        ({"targets": torch.zeros(3).long()}, "targets: expected one integer for each of 40"),
+        ({"targets": torch.zeros(40).long()}, "targets: expected an integer"),
+        ({"targets": 1, "criterion": fa.attacks.Signs()}, r"targets: expected None for Signs"),
         ({"resume": True}, "run_dir: expected the folder"),
         ({"data": (images() * 2, torch.zeros(40).long())}, "rescale them"),
         ({"data": (images(), torch.full((40,), 5))}, "y: expected classes 0 to 2"),
@@ -220,9 +204,9 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
 )
 def test_wrong_arguments(arguments, message):
     model = net()
-    given = {"data": labeled(model, images()), "threat": fa.Linf(0.1)} | arguments
+    settings = {"data": labeled(model, images()), "threat": fa.Linf(0.1)} | arguments
     with pytest.raises(InputError, match=message):
-        universal(model, **given)
+        universal(model, **settings)
 
 
 def test_a_patch_changes_its_place_alone():
@@ -230,12 +214,12 @@ def test_a_patch_changes_its_place_alone():
     data = labeled(model, x)
     out = universal(model, data, fa.Patch((3, 2), place=(1, 2)), epochs=8, batch_size=16)
     assert out.parameters.shape == (1, 3, 2)
-    made = out.apply(x)
-    assert torch.equal(made[:, :, 1:4, 2:4], out.parameters.expand(len(x), 1, 3, 2))
+    patched = out.apply(x)
+    assert torch.equal(patched[:, :, 1:4, 2:4], out.parameters.expand(len(x), 1, 3, 2))
     outside = torch.ones(6, 6, dtype=torch.bool)
     outside[1:4, 2:4] = False
-    assert torch.equal(made[..., outside], x[..., outside])
-    assert out.robust_accuracy == (model(made).argmax(1) == data[1]).double().mean().item() < 0.9
+    assert torch.equal(patched[..., outside], x[..., outside])
+    assert out.robust_accuracy == (model(patched).argmax(1) == data[1]).double().mean().item() < 0.9
 
 
 def test_a_patch_at_any_place_goes_by_ids():
@@ -243,8 +227,8 @@ def test_a_patch_at_any_place_goes_by_ids():
     out = universal(model, labeled(model, x), fa.Patch((3, 3), place="any"), epochs=2, batch_size=16)
     ids = torch.tensor([7, 3])
     assert torch.equal(out.apply(x[ids], ids), out.apply(x)[ids])
-    moved = [made != one for made, one in zip(out.apply(x), x, strict=True)]
-    places = {tuple(each.nonzero().amin(0).tolist()) for each in moved}
+    moved = [image != one for image, one in zip(out.apply(x), x, strict=True)]
+    places = {tuple(pixels.nonzero().amin(0).tolist()) for pixels in moved}
     assert len(places) > 5
 
 
@@ -280,9 +264,9 @@ def test_any_map_of_parameters():
         lambda x: x.new_ones(len(x), 1),
     )
     assert 0.5 <= universal(model, data, contrast, epochs=3).parameters.item() <= 1.5
-    own = fa.Through(lambda x, t: t, fa.Linf(0.1), still=lambda x: x)
+    replaced = fa.Through(lambda x, t: t, fa.Linf(0.1), still=lambda x: x)
     with pytest.raises(InputError, match=r"whose still\(x\) differ"):
-        universal(model, data, own)
+        universal(model, data, replaced)
 
 
 def cases():
@@ -304,10 +288,10 @@ class Doubled(Spoiled):
 
 
 def in_processes(folder, rank):
-    given = cases()
-    torch.save([given[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
-    tell(folder, rank, {"wrong": given["wrong"], "alike": partial(given["ball"], seed=rank)})
-    stopped(7, given["ball"], run_dir=folder / "run")
+    calls = cases()
+    torch.save([calls[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
+    tell(folder, rank, {"wrong": calls["wrong"], "alike": partial(calls["ball"], seed=rank)})
+    stopped(7, calls["ball"], run_dir=folder / "run")
 
 
 def test_several_processes_find_what_one_finds(tmp_path):
@@ -351,12 +335,12 @@ def test_a_loss_is_that_of_all_samples_of_an_epoch(attack, batch_size):
     steps = math.ceil(40 / batch_size)
     epochs = [looks[k : k + steps] for k in range(0, len(looks), steps)]
     assert len(epochs) == 6
-    assert out.losses == pytest.approx([torch.cat([m for _, m in each]).mean().item() for each in epochs])
+    assert out.losses == pytest.approx([torch.cat([m for _, m in epoch]).mean().item() for epoch in epochs])
     assert out.flags == ()
     soft = 0.1 * looks[0][1].abs().mean()
     scores = [
-        [m / (soft + m.abs()) for k, (_, m) in enumerate(each) if number or k]  # the first step has no score
-        for number, each in enumerate(epochs)
+        [m / (soft + m.abs()) for k, (_, m) in enumerate(epoch) if number or k]  # the first step has no score
+        for number, epoch in enumerate(epochs)
     ]
     best = max(range(6), key=lambda number: torch.cat(scores[number]).mean())
     assert torch.equal(out.parameters, epochs[best][-1][0])
@@ -393,7 +377,7 @@ def test_a_run_goes_on_from_any_epoch(make, seed, tmp_path):
 @pytest.mark.parametrize("eot", [1, 2, 3])
 def test_passes_are_what_the_model_saw(eot):
     seen, model = [], net()
-    model.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    model.register_forward_hook(lambda module, _, out: seen.append(len(out)))
     frozen = fa.engine.freeze(model, eot=eot)
     data = labeled(net(), images())
     seen.clear()
@@ -415,7 +399,6 @@ def test_samples_of_the_class_that_is_wanted_change_no_step(criterion):
 
 
 DIGITS = fa.data.load("digits", "test", limit=20)
-NEXT, SECOND = ({"targets": (DIGITS.y + k) % 10} for k in (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -424,14 +407,18 @@ NEXT, SECOND = ({"targets": (DIGITS.y + k) % 10} for k in (1, 2))
         ({}, {"criterion": fa.attacks.WrongBy(0.5)}),
         ({}, {"targets": 3}),
         ({"targets": 2}, {"targets": 3}),
-        (NEXT, SECOND),
-        (NEXT, {}),
-        (NEXT, {"targets": 3}),
+        ({}, {"seed": 1}),
     ],
 )
 def test_another_question_is_another_run(first, changed, tmp_path):
     model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
     run = partial(universal, model, DIGITS, fa.Linf(0.1), epochs=1, run_dir=tmp_path)
-    same(run(**first), run(**first, resume=True))
+    out = run(**first)
+    same(out, run(**first, resume=True))
+    parameters, about = load_tensors(tmp_path / "parameters.safetensors")
+    assert torch.equal(parameters["parameters"], out.parameters)
+    assert "clean_accuracy" in about["card"]
     with pytest.raises(InputError, match="another"):
         run(**changed, resume=True)
+    with pytest.raises(InputError, match="pass resume=True"):
+        run(**first)

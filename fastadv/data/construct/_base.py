@@ -19,13 +19,13 @@ from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
 from fastadv.engine.module import dtype_of
+from fastadv.engine.prepare import answers
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
 from fastadv.ops._rows import PerRow
 from fastadv.runs.card import data_hash
-from fastadv.runs.description import describe
-from fastadv.runs.identity import probe
+from fastadv.runs.identity import describe
 from fastadv.threat import Threat
 
 STARTS = ("images", "noise")
@@ -90,13 +90,15 @@ class Base:
                 "the constructed set would lack a label"
             )
 
-    def fingerprint(self, identity: str | None) -> dict[str, Any]:
-        """Return what tells this data set from another: its description, or its length and hashes."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this data set from another: its description, or its length and a hash."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
-        some = data_hash(*self.fetch(self.spread(16)))
-        held = describe_data(self.dataset, identity)
-        return {"name": self.name, "samples": self.count, "data_hash": some, "held": held}
+        return {
+            "name": self.name,
+            "samples": self.count,
+            "data_hash": describe_data(self.dataset).split()[-1],
+        }
 
 
 class Search(NamedTuple):
@@ -123,7 +125,7 @@ class Search(NamedTuple):
         """How long a step is; 20 makes it the paper's 0.1 for L2(0.5) and 100 steps."""
         return self.threat.default_step_size(self.steps, 20.0) if self.step_size is None else self.step_size
 
-    def told(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         size = "20 * radius / steps" if self.step_size is None else float(self.step_size)
         return {"steps": self.steps, "step_size": size}
 
@@ -168,8 +170,8 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
     if isinstance(module, str):
         check_choice("module", module, names)
     dtype = dtype_of(model) or torch.float32
-    given = (lambda x: module(x.to(dtype))) if callable(module) else module
-    cut = representation(model, given)
+    cut_at = (lambda x: module(x.to(dtype))) if callable(module) else module
+    cut = representation(model, cut_at)
     x, _ = base.fetch(torch.tensor([0, base.count - 1], device="cpu"))
     with torch.no_grad():
         features = cut(x.to(dtype))  # flat for each image
@@ -190,17 +192,9 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
 
 def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
     """Return what tells a model or function from another: weights or code, and answers on the base."""
-    x, _ = base.fetch(base.spread(32))
-    dtype = dtype_of(source.model) if isinstance(source.model, nn.Module) else None
-    answers = probe(source.verdict(x), source.verdict(x), dtype)
-    return {"frozen": source.describe(), **weights_or_code(source.model, identity), "probe": answers}
-
-
-def weights_or_code(
-    model: nn.Module | Callable[[Tensor], Tensor], identity: str | None = None
-) -> dict[str, Any]:
-    """Return the class of a model and the hash of its weights and buffers, or the code of a function."""
-    if not isinstance(model, nn.Module):
-        return {"function": describe(model, identity=identity)}
-    state = model.state_dict()
-    return {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
+    model, numbers = source.model, base.spread(32)
+    known: dict[str, Any] = {"function": describe(model, identity=identity)}
+    if isinstance(model, nn.Module):
+        state = model.state_dict()
+        known = {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
+    return {"frozen": source.describe(), **known, "probe": answers(source, base.fetch(numbers)[0], numbers)}

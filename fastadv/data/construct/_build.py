@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -10,16 +11,16 @@ from torch import Tensor
 
 from fastadv._checks import check_choice, check_count
 from fastadv.data.construct._base import Base, fingerprint
-from fastadv.data.construct.constructed import ConstructedSet, make_card
+from fastadv.data.construct.constructed import ConstructedSet, indexed, make_card
 from fastadv.data.imageset import UNIT, to_unit
 from fastadv.data.shards import (
+    SHARDS,
     Shard,
     joined,
     read_shard,
     shard_count,
     shard_name,
     shard_range,
-    write_index,
     write_shard,
 )
 from fastadv.engine import Prepared
@@ -27,9 +28,8 @@ from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import processes
-from fastadv.runs.description import check_described
-from fastadv.runs.folder import Keeper
 from fastadv.runs.identity import agree, plain
+from fastadv.runs.work import Keeper
 from fastadv.threat import Threat
 
 DTYPES = ("uint8", "float32")
@@ -55,7 +55,7 @@ class BuildOptions(TypedDict, total=False):
         precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
         compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         identity: a text that represents the code of a model or `module` that is a function of your own, which
-            is otherwise known by its source. Needed where the source cannot be read.
+            is otherwise known by its code.
         rank: for processes that do not communicate: this one builds the shards k with k % world_size == rank
             and returns them; the one that finds the folder complete writes the index and returns the whole
             set. 0 by default.
@@ -92,41 +92,6 @@ class Construction:
     search: Callable[[Tensor, Tensor, Tensor], Searched]  # of x, y, and ids (on the CPU)
 
 
-class Store(Keeper):
-    """The shards of the set `config`, in a folder; each process reads and writes shards of its own."""
-
-    def __init__(self, out_dir: str | PathLike[str] | None, config: Mapping[str, Any]) -> None:
-        super().__init__(out_dir, name="out_dir", shared=True)
-        self._config = plain(config)
-
-    def read(self, k: int) -> Shard | None:
-        """Return shard `k`, verified; None where it is not there."""
-        if self.path is None or not self.has(shard_name(k)):
-            return None
-        return read_shard(self.path, k, self._config)
-
-    def write(self, k: int, tensors: dict[str, Tensor]) -> Shard:
-        return Shard(tensors) if self.path is None else write_shard(self.path, k, tensors, self._config)
-
-    def assemble(self, shards: dict[int, Shard], count: int) -> ConstructedSet:
-        """Return the set of all `count` shards, with its index, or that of these; all call it together."""
-        complete = processes.from_first(lambda: all(self.has(shard_name(k)) for k in range(count)))
-        others = [k for k in range(count) if k not in shards] if complete else []
-        read = processes.in_turn(len(others), lambda place: self.read(others[place]))
-        shards |= {k: shard for k, shard in zip(others, read, strict=True) if shard is not None}
-        ordered = [shards.pop(k) for k in sorted(shards)]
-        tensors = joined(ordered)
-
-        def card() -> dict[str, Any]:
-            made = make_card(tensors, self._config)
-            if self.path is None or not complete:
-                return made
-            found: dict[str, Any] = write_index(self.path, made, self._config, ordered)["card"]
-            return found
-
-        return ConstructedSet(tensors, processes.from_first(card))
-
-
 def build(
     construction: Construction, base: Base, *, batch_size: int = 256, dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None, shard_size: int = 1024, identity: str | None = None,
@@ -138,45 +103,72 @@ def build(
         check_count("batch_size", batch_size, 1)
         check_count("shard_size", shard_size, 1)
         count = shard_count(base.count, shard_size)
-        own = processes.apart(count, rank, world_size, "shards", "shard_size")
-        ranges = {k: shard_range(k, base.count, shard_size) for k in own}
+        numbers_here = processes.apart(count, rank, world_size, "shards", "shard_size")
+        ranges = {k: shard_range(k, base.count, shard_size) for k in numbers_here}
         box = construction.threat.box
         dtype = dtype or ("uint8" if base.eight_bit and box == UNIT else "float32")
         if check_choice("dtype", dtype, DTYPES) == "uint8" and box != UNIT:
             raise InputError(f"dtype: expected 'float32' in the box {box}, got 'uint8', which holds [0, 1]")
         check_progress(progress)
-        known = base.fingerprint("" if out_dir is None else identity)
-        config = _config(construction, base, dtype, shard_size, identity, known)
-        if out_dir is not None:
-            check_described(config)
+        config = _config(construction, base, dtype, shard_size, identity)
     if processes.world() > 1:
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         processes.check_alike({**config, **asked}, agree)
-    with shown(progress, f"building {construction.name}") as show, Store(out_dir, config) as store:
+    with (
+        shown(progress, f"building {construction.name}") as show,
+        Keeper(out_dir, name="out_dir", shared=True) as keeper,
+    ):
+        processes.from_first(lambda: _check_folder(keeper.path, config))
         tick = ticks(show, sum(map(len, ranges.values())))
-        # what is there is read first: a folder of another set is refused before any work
         numbers = list(ranges)
-        read = processes.in_turn(len(numbers), lambda place: store.read(numbers[place]))
-        shards = {k: shard for k, shard in zip(numbers, read, strict=True) if shard is not None}
-        if shards:
-            tick(sum(len(ranges[k]) for k in shards))
-        left = [k for k in ranges if k not in shards]
+        built = set[int]()  # here, and counted meanwhile
 
-        def make(place: int) -> Shard:
-            k, rows = left[place], dict[str, Tensor]()
+        def make(k: int) -> Shard:
+            rows = dict[str, Tensor]()
             for first, batch in enumerate(torch.split(torch.tensor(ranges[k], device="cpu"), batch_size)):
-                for name, made in _build_batch(construction, base, batch, dtype).items():
+                for name, part in _build_batch(construction, base, batch, dtype).items():
                     if name not in rows:  # filled in place: parts that are joined would be held twice
-                        rows[name] = made.new_empty((len(ranges[k]), *made.shape[1:]))
-                    rows[name][first * batch_size :][: len(batch)] = made
+                        rows[name] = part.new_empty((len(ranges[k]), *part.shape[1:]))
+                    rows[name][first * batch_size :][: len(batch)] = part
                 tick(len(batch))
-            return store.write(k, rows)
+            built.add(k)
+            return Shard(rows) if keeper.path is None else write_shard(keeper.path, k, rows, config)
 
-        for place, shard in enumerate(processes.in_turn(len(left), make)):
-            shards[left[place]] = shard
-            if place % processes.world() != processes.rank():  # another process has made it meanwhile
-                tick(len(ranges[left[place]]))
-        return store.assemble(shards, count)
+        def shard(place: int) -> Shard:
+            k = numbers[place]
+            if keeper.path is not None and keeper.has(shard_name(k)):
+                return read_shard(keeper.path, k, config)
+            return make(k)
+
+        shards = dict[int, Shard]()
+        for k, there in zip(numbers, processes.in_turn(len(numbers), shard), strict=True):
+            shards[k] = there
+            if k not in built:
+                tick(len(ranges[k]))
+        return _assembled(keeper, shards, count, config)
+
+
+def _check_folder(folder: Path | None, config: Mapping[str, Any]) -> None:
+    """Raise InputError, before any work, where the first shard that is there is of another set."""
+    paths = [] if folder is None else sorted(folder.glob(SHARDS))
+    if folder is not None and paths:
+        read_shard(folder, int(paths[0].stem.partition("-")[2]), config)
+
+
+def _assembled(
+    keeper: Keeper, shards: dict[int, Shard], count: int, config: Mapping[str, Any]
+) -> ConstructedSet:
+    """Return the set of all `count` shards, with its index, or that of these; all call it together."""
+    folder = keeper.path
+    if folder is None or not processes.from_first(
+        lambda: all(keeper.has(shard_name(k)) for k in range(count))
+    ):
+        tensors = joined([shards[k] for k in sorted(shards)])
+        return ConstructedSet(tensors, processes.from_first(lambda: make_card(tensors, config)))
+    others = [k for k in range(count) if k not in shards]
+    read = processes.in_turn(len(others), lambda place: read_shard(folder, others[place], config))
+    shards |= dict(zip(others, read, strict=True))
+    return indexed(folder, config, [shards[k] for k in range(count)])
 
 
 def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
@@ -193,7 +185,7 @@ def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
 
 
 def _config(
-    construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None, known: Any
+    construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None
 ) -> dict[str, Any]:
     return plain(
         {
@@ -201,7 +193,7 @@ def _config(
             "name": f"{base.name}-{construction.name}",
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
-            "base": known,
+            "base": base.fingerprint(),
             "model": fingerprint(construction.source, base, identity),
             "threat": construction.threat.describe(),
             "metric": construction.threat.metric,

@@ -11,6 +11,7 @@ from fastadv.data import shards
 from fastadv.data._rows import MappedRows
 from fastadv.data.imageset import UNIT, ImageSet
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.runs.card import card, data_hash
 from fastadv.runs.files import digest
 from fastadv.runs.folder import RunFolder
@@ -107,6 +108,15 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
     """
     tensors, index = shards.read_shards(Path(folder))
     return ConstructedSet(tensors, index["card"])
+
+
+def indexed(folder: Path, config: Mapping[str, Any], ordered: list[shards.Shard]) -> ConstructedSet:
+    """Return the set of all shards of a folder, and write its index; all processes call it together."""
+    tensors = shards.joined(ordered)
+    made_card = processes.from_first(
+        lambda: shards.write_index(folder, make_card(tensors, config), config, ordered)["card"]
+    )
+    return ConstructedSet(tensors, made_card)
 
 
 def make_card(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

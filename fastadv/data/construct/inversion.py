@@ -135,7 +135,7 @@ def _invert(
 
     settings = {
         "objective": "representation distance",
-        **search.told(),
+        **search.describe(),
         "module": _module_name(module),
         "representation": representation,
         "start": start,

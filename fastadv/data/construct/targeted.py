@@ -125,5 +125,5 @@ def _attack(
         images = last_iterate(frozen, x, None, search.threat, targets=targets, **how)
         return targets, x, images, lambda x: cross_entropy(frozen.verdict(x), targets, reduction="none")
 
-    settings = {"objective": "cross-entropy to the label", **search.told(), "seed": search.seed}
+    settings = {"objective": "cross-entropy to the label", **search.describe(), "seed": search.seed}
     return build(Construction(name, frozen, classes, search.threat, settings, attack), samples, **options)

@@ -8,23 +8,19 @@ from typing import Any
 
 import torch
 
-from fastadv.data.construct.constructed import ConstructedSet, make_card, measured
+from fastadv.data.construct.constructed import ConstructedSet, indexed, measured
 from fastadv.data.imageset import check_classes
 from fastadv.data.shards import (
     INDEX,
-    Shard,
-    joined,
+    SHARDS,
     read_shard,
     read_shards,
     shard_config,
     shard_count,
     shard_name,
-    write_index,
 )
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import copy_file
-from fastadv.runs.folder import RunFolder
-from fastadv.runs.identity import check_same
+from fastadv.runs.work import Pieces, merge
 
 STORED = {"images", "labels", "original_labels", "ids", "predicted", "distance"}
 STORED |= {"objective_before", "objective_after"}
@@ -50,9 +46,9 @@ def verify_constructed(folder: str | PathLike[str]) -> dict[str, Any]:
     path = Path(folder)
     tensors, index = read_shards(path)
     _raise(path, [*_contents(path, tensors, index)])
-    made = ConstructedSet(tensors, index["card"])
-    again = measured(tensors, made.num_classes)
-    _raise(path, [*_figures(made, again)])
+    dataset = ConstructedSet(tensors, index["card"])
+    again = measured(tensors, dataset.num_classes)
+    _raise(path, [*_figures(dataset, again)])
     return again
 
 
@@ -95,15 +91,15 @@ def _contents(folder: Path, tensors: Mapping[str, Any], index: Mapping[str, Any]
         yield str(error)
 
 
-def _figures(made: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]:
+def _figures(dataset: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]:
     """Figures of the card that are not those of the tensors, and distances beyond the budget."""
-    card = made.card["measured"]
+    card = dataset.card["measured"]
     for name in sorted(card.keys() & again.keys()):
         there, here = card[name], again[name]
         near = isinstance(here, float) and isclose(there, here, rel_tol=1e-9)
         if not (there == here or near):
             yield f"{name}: expected {there} as on the card, got {here}"
-    radius = made.card["config"]["threat"]["radius"]
+    radius = dataset.card["config"]["threat"]["radius"]
     if isinstance(radius, int | float) and again["distance_max"] > radius * (1 + 1e-6):
         yield f"distance_max: expected at most the radius {radius}, got {again['distance_max']}"
 
@@ -126,37 +122,16 @@ def merge_constructed(folders: Sequence[str | PathLike[str]], out_dir: str | Pat
             twice.
         CorruptFileError: a shard is damaged.
     """
-    found: dict[int, Path] = {}
-    for folder in map(Path, folders):
-        numbers = sorted(map(_number, folder.glob("shard-*.safetensors")))
-        if not numbers:
-            raise InputError(f"{folder}: expected shards of a constructed set, got none; check its name")
-        for k in numbers:
-            if k in found:
-                at = folder / shard_name(k)
-                raise InputError(f"{at}: expected each shard once, got it in {found[k]}, too; leave one out")
-            found[k] = folder
-    config = shard_config(found[min(found)], min(found))
-    total = shard_count(config["base"]["samples"], config["shard_size"])
-    shards: dict[int, Shard] = {}
-    for k, folder in sorted(found.items()):
-        shards[k] = read_shard(folder, k, config)
-    missing = [str(k) for k in range(total) if k not in found]
-    if missing:
-        raise InputError(
-            f"folders: expected all {total} shards, got none of {', '.join(missing[:8])}"
-            f"{' ...' * (len(missing) > 8)}; run the command of what is missing, and merge again"
-        )
-    with RunFolder(out_dir, name="out_dir", shared=True) as opened:
-        for path in opened.path.glob("shard-*.safetensors"):  # those of another set must not be lost
-            check_same(path, shard_config(opened.path, _number(path)), config)
-        for k, folder in found.items():
-            copy_file(folder / shard_name(k), opened.path)
-        ordered = [shards[k]._replace(path=opened.path / shard_name(k)) for k in range(total)]
-        tensors = joined(ordered)
-        index = write_index(opened.path, make_card(tensors, config), config, ordered)
-    return ConstructedSet(tensors, index["card"])
+    out, total, _ = merge(folders, out_dir, _SHARDS, "out_dir")
+    config = shard_config(out / shard_name(0))
+    return indexed(out, config, [read_shard(out, k, config) for k in range(total)])
 
 
-def _number(path: Path) -> int:
-    return int(path.stem.partition("-")[2])
+def _total(path: Path) -> int:
+    config = shard_config(path)
+    return shard_count(config["base"]["samples"], config["shard_size"])
+
+
+_SHARDS = Pieces(
+    "shard", "shards of a constructed set", SHARDS, SHARDS, shard_config, _total, lambda path, first: [path]
+)

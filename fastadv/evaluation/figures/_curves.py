@@ -41,7 +41,7 @@ def curves(
     figure = style.new_figure(5.6, 3.4, title)
     longest = max(len(name) for name in lines)
     axes = figure.add_axes((0.1, 0.15, 0.855 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
-    known = {name: checked_line(f"lines[{name!r}]", line) for name, line in lines.items()}
+    known = {name: _checked(name, line) for name, line in lines.items()}
     right = max(float(across[-1]) for across, _ in known.values()) or 1.0
     style.accuracy_axis(axes, right, radius)
     everywhere, ends = np.linspace(0, right, 1001), []
@@ -69,11 +69,10 @@ def curves(
     style.save(figure, path)
 
 
-def checked_line(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return both as float64; InputError unless they are of one length."""
+def _checked(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     across, up = (np.asarray(values, dtype=np.float64) for values in line)
     if across.ndim != 1 or across.shape != up.shape or across.size == 0:
         raise InputError(
-            f"{name}: expected radii and accuracy of one length, got {across.shape} and {up.shape}"
+            f"lines[{name!r}]: expected radii and accuracy of one length, got {across.shape} and {up.shape}"
         )
     return across, up

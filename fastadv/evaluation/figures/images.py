@@ -166,38 +166,26 @@ def _shown(row: Strip, gain: float) -> str:
 
 
 def draw_image(
-    axes: "Axes",
-    image: Tensor,
-    gain: float | None = None,
-    extent: tuple[float, float, float, float] | None = None,
+    axes: "Axes", image: Tensor, gain: float | None, extent: tuple[float, float, float, float]
 ) -> None:
     """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
-    pixels = image.permute(1, 2, 0).numpy()
-    how: dict[str, Any] = {"interpolation": "nearest"}
-    if extent is not None:
-        how |= {"extent": extent, "aspect": "auto"}
-    if len(image) == 3:
-        axes.imshow(pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1), **how)
-    elif gain is None:
-        axes.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1, **how)
-    else:
+    pixels, colors = image.permute(1, 2, 0).numpy(), dict[str, Any]()
+    if len(image) == 1:
         less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
-        axes.imshow(pixels[..., 0], cmap=less_more, vmin=-1 / gain, vmax=1 / gain, **how)
-    if extent is not None:
-        left, right, bottom, top = extent
-        axes.add_patch(
-            Rectangle(
-                (left, top), right - left, bottom - top, fill=False, edgecolor=FRAME, linewidth=0.6,
-                zorder=2.5, clip_on=False,
-            )
-        )  # fmt: skip
-        return
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(color=FRAME, linewidth=0.6)
+        colors = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        if gain is not None:
+            colors = {"cmap": less_more, "vmin": -1 / gain, "vmax": 1 / gain}
+        pixels = pixels[..., 0]
+    elif gain is not None:
+        pixels = np.clip(0.5 + gain * pixels, 0, 1)
+    axes.imshow(pixels, interpolation="nearest", extent=extent, aspect="auto", **colors)
+    left, right, bottom, top = extent
+    frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=FRAME, clip_on=False)
+    frame.set(linewidth=0.6, zorder=2.5)
+    axes.add_patch(frame)
 
 
 COLUMNS, MOST = 10, 20  # classes side by side, and at most
@@ -221,41 +209,24 @@ def thumbnails(
         InputError: images are neither gray nor RGB, or the path has another ending.
     """
     check_count("per_class", per_class, 1)
-    ids = _chosen(made.original_labels.cpu(), per_class)
+    labels, new = made.original_labels.cpu(), made.labels.cpu()
+    counts = labels.bincount()
+    classes = counts.nonzero()[:, 0]
+    shown = classes[torch.linspace(0, len(classes) - 1, min(MOST, len(classes)), device="cpu").long()]
+    per_class = min(per_class, int(counts[classes].min()))
+    chosen = torch.stack([(labels == k).nonzero()[:per_class, 0] for k in shown], dim=1)
     rows: list[Strip] = []
-    for columns in torch.split(ids, COLUMNS, dim=1):
-        for turn in columns:
-            rows += _pair(made, base, turn)
-    classes = int(made.original_labels.bincount().count_nonzero())
-    drawn = f", {ids.shape[1]} of {classes} classes" if ids.shape[1] < classes else ""
+    for places in (turn for columns in torch.split(chosen, COLUMNS, dim=1) for turn in columns):
+        order = made.ids.cpu()[places]
+        x, _, _ = next(batches(base, len(places), order=order, workers=0, box=made.box))
+        names = [[made.classes[k] for k in kinds[places].tolist()] for kinds in (labels, new)]
+        changed, images = (new != labels)[places], to_unit(made.take(places)).cpu()
+        rows.append(Strip("source", x.cpu(), names[0], apart=0.12, box=made.box))
+        rows.append(Strip("constructed", images, names[1], changed, box=made.box))
+    drawn = f", {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
     strips(
         rows,
         path,
         title=f"Constructed set: {made.name.replace('_', ' ')}",
         subtitle=f"each image with its label, orange where that is not the label of the source{drawn}",
     )
-
-
-def _chosen(labels: Tensor, per_class: int) -> Tensor:
-    """Return the positions to draw, [samples of a class, classes]: the first ones of each class."""
-    counts = labels.bincount()
-    classes = counts.nonzero()[:, 0]
-    per_class = min(per_class, int(counts[classes].min()))
-    shown = classes[torch.linspace(0, len(classes) - 1, min(MOST, len(classes)), device="cpu").long()]
-    return torch.stack([(labels == k).nonzero()[:per_class, 0] for k in shown], dim=1)
-
-
-def _pair(made: ConstructedSet, base: Dataset[Any], positions: Tensor) -> list[Strip]:
-    """Return the rows of sources and constructed images at `positions` [M]."""
-    x, _, _ = next(batches(base, len(positions), order=made.ids.cpu()[positions], workers=0, box=made.box))
-    known, given = (labels.cpu()[positions] for labels in (made.original_labels, made.labels))
-    return [
-        Strip("source", x.cpu(), [made.classes[k] for k in known.tolist()], apart=0.12, box=made.box),
-        Strip(
-            "constructed",
-            to_unit(made.take(positions)).cpu(),
-            [made.classes[k] for k in given.tolist()],
-            given != known,
-            box=made.box,
-        ),
-    ]

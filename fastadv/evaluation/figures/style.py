@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -79,45 +79,36 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
-    lines: dict[str, Literal["-", "--", ":"]] = {"-": "-", "--": "--", ":": ":"}
-    marks = [
-        Line2D([], [], color=color, linestyle=lines[mark], linewidth=1.2)
-        if mark in lines
-        else Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
-        for _, mark, color in entries
-    ]
-    colors = [INK if mark else color for _, mark, color in entries]
+    marks, solid = [], [mark in ("-", "--", ":") for _, mark, _ in entries]
+    for (_, mark, color), line in zip(entries, solid, strict=True):
+        marks.append(Line2D([], [], color=color, markersize=7, markeredgewidth=1.2, linewidth=1.2))
+        marks[-1].set(linestyle=mark if line else "", marker="" if line else mark)
     figure.legend(
         marks, [name for name, _, _ in entries], loc="center left",
-        bbox_to_anchor=(left / width, 1 - down / height), ncols=len(marks), fontsize=9, labelcolor=colors,
-        handlelength=1.8 if any(mark in lines for _, mark, _ in entries) else 0.8, handletextpad=0.5,
-        frameon=False, borderpad=0, borderaxespad=0,
+        bbox_to_anchor=(left / width, 1 - down / height), ncols=len(marks), fontsize=9, frameon=False,
+        labelcolor=[INK if mark else color for _, mark, color in entries], borderpad=0, borderaxespad=0,
+        handlelength=1.8 if any(solid) else 0.8, handletextpad=0.5,
     )  # fmt: skip
 
 
-def save(figure: "Figure", path: str | PathLike[str], told: Mapping[str, str] | None = None) -> None:
-    """Write the figure, cropped; a PNG keeps as text what `told` and `runs.about` say of it."""
+def save(figure: "Figure", path: str | PathLike[str], more: Mapping[str, str] | None = None) -> None:
+    """Write the figure, cropped; a PNG keeps as text what `more` and `runs.about` say of it."""
     kind = check_path(path)
-    kept = about() | dict(told or {}) if kind == "png" else None
+    kept = about() | dict(more or {}) if kind == "png" else None
     with atomic_write(path) as part:
         figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1, metadata=kept)
 
 
-def leader(color: str, gap: float = 0) -> dict[str, Any]:
-    """Return a thin line from the left of a name to what it names, ending `gap` points before it."""
-    return {
-        "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": gap, "relpos": (0, 0.5),
-    }  # fmt: skip
-
-
-def name_end(axes: "Axes", name: str, end: float, height: float, color: str, **how: Any) -> None:
-    """Name a line that ends at the right at `end`, at `height`, in axes; a leader joins both."""
+def name_end(axes: "Axes", name: str, end: float, height: float, color: str) -> None:
+    """Name a line that ends at the right at `end`, at `height`, in axes; a thin leader joins both."""
     inches = axes.bbox.width / axes.figure.dpi
+    leader = {
+        "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5),
+    }  # fmt: skip
     axes.annotate(
         name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",
-        color=color, va="center", annotation_clip=False,
-        arrowprops=leader(color) if abs(end - height) > 0.01 else None,
-        **{"fontsize": 9, "fontweight": "bold", **how},
+        color=color, va="center", annotation_clip=False, fontsize=9, fontweight="bold",
+        arrowprops=leader if abs(end - height) > 0.01 else None,
     )  # fmt: skip
 
 

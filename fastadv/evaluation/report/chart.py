@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,39 +20,22 @@ LEFT, TOP, RIGHT, BOTTOM = 52, 12, 628, 252  # of the axes, in the units of the 
 MOST, POINTS, TOLD = 6, 120, 11  # lines; radii of a line; radii of the table beside it
 
 
-@dataclass(frozen=True)
-class Line:
-    """A curve with its interval, as points of a drawing: `band` is a polygon."""
-
-    name: str
-    points: str
-    band: str
-    dots: Sequence[tuple[float, float]]  # of the radii that were measured, where they are few
-
-
-@dataclass(frozen=True)
-class Mark:
-    """An attack with a budget: a point and the ends of its interval."""
-
-    name: str
-    across: float
-    up: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing for one norm. between: the polygon from what is proved up to what attacks leave."""
+class Chart(NamedTuple):
+    """A drawing for one norm. marks: attacks with a budget. right: the largest radius of the axis."""
 
     symbol: str
-    lines: Sequence[Line]
-    marks: Sequence[Mark]
-    between: str
-    radii: Sequence[tuple[float, str]]
-    shares: Sequence[tuple[float, str]]
+    right: float
+    curves: Mapping[str, Curve]  # the first at the top; "proved" is last
+    measured: Sequence[str]  # names of curves whose radii are shown as dots
+    marks: Sequence[Row]
     grid: Grid
-    left_out: int
+    left_out: int  # curves that found no room
+
+    @property
+    def between(self) -> tuple[Curve, Curve] | None:
+        """What is proved and what attacks leave, where the drawing has both."""
+        known = [*self.curves.values()]
+        return (known[0], known[-1]) if "proved" in self.curves and len(known) > 1 else None
 
 
 def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tensor | None) -> Chart | None:
@@ -62,49 +45,33 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     titles = {row.name: row.title for row in table.rows}
     curves = {titles.get(name, name): curve for name, curve in curves.items()}
     rows = group.same(table.rows)
-    others = {row.title for row in table.rows} - {row.title for row in rows}
     minimal = [row for row in rows if row.minimum_norm]
-    others |= {row.title for row in minimal}
-    drawn = {name: curve for name, curve in curves.items() if name not in others}
-    budgets = [row for row in rows if row.threat is not None and row.threat.finite and not row.minimum_norm]
-    if not minimal and not drawn and bounds is None:
+    undrawn = {row.title for row in table.rows} - {row.title for row in rows if not row.minimum_norm}
+    tried = {name: curve for name, curve in curves.items() if name not in undrawn}
+    budgets = [row for row in rows if _reach(row) < math.inf and not row.minimum_norm]
+    if not minimal and not tried and bounds is None:
         return None
-    ends = [float(row.threat.radius) for row in budgets if row.threat is not None]
-    ends += [float(curve.radii[-1]) for curve in drawn.values()] + [_far(row.distance) for row in minimal]
-    ends += [] if bounds is None else [_far(bounds)]
+    ends = [*map(_reach, budgets), *(float(curve.radii[-1]) for curve in tried.values())]
+    ends += [_far(row.distance) for row in minimal] + ([] if bounds is None else [_far(bounds)])
     right = max(ends, default=1.0) or 1.0
-    # of the table beside the lines: those that were tried, else some of the axis
-    told = np.unique([at for curve in drawn.values() for at in curve.radii] or np.linspace(0, right, TOLD))
-    radii = np.union1d(np.linspace(0, right, POINTS + 1), told)
+    # radii of the table beside the lines: those that were tried, else some of the axis
+    shown = np.unique([at for curve in tried.values() for at in curve.radii] or np.linspace(0, right, TOLD))
+    radii = np.union1d(np.linspace(0, right, POINTS + 1), shown)
     known: dict[str, Curve] = {}
     if minimal and len(rows) > 1:
         known["all attacks"] = _curve(group.nearest(table.rows), radii[radii <= max(map(_reach, minimal))])
     if len(minimal) > 1 or len(rows) == 1:
         known |= {row.title: _curve(row.distance, radii[radii <= _reach(row)]) for row in minimal}
-    known |= drawn
-    left_out = max(0, len(known) - MOST + (bounds is not None))
-    known = dict(list(known.items())[: MOST - (bounds is not None)])
-    proved = None if bounds is None else Curve.from_certificates(bounds, table.correct, radii)
-    if proved is not None:
-        known["proved"] = proved
-    lines = [_line(name, curve, table.n, right, name in drawn) for name, curve in known.items()]
-    marks = [
-        Mark(
-            row.title, _across(float(row.threat.radius), right), _up(row.robust_accuracy),
-            *(_up(end) for end in row.accuracy_interval),
-        )
-        for row in budgets
-        if row.threat is not None and row.title not in drawn
-    ]  # fmt: skip
-    first = next(iter(known.values()))
-    between = _polygon(first, proved, right) if proved is not None and first is not proved else ""
-    return Chart(
-        f"{group.threat.symbol}{group.rows[0].apart}", lines, marks, between,
-        [(_across(at, right), f"{at:.2g}") for at in _ticks(right)],
-        [(_up(share), f"{share:.0%}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)],
-        _grid(known, table.n, told.tolist(), doubt=bool(table.headline)),
-        left_out,
-    )  # fmt: skip
+    known |= tried
+    most = MOST - (bounds is not None)
+    left_out = max(0, len(known) - most)
+    known = dict(list(known.items())[:most])
+    if bounds is not None:
+        known["proved"] = Curve.from_certificates(bounds, table.correct, radii)
+    grid = _grid(known, table.n, shown.tolist(), doubt=bool(table.headline))
+    symbol = f"{group.threat.symbol}{group.rows[0].apart}"
+    marks = [row for row in budgets if row.title not in tried]
+    return Chart(symbol, right, known, [*tried], marks, grid, left_out)
 
 
 def _curve(distances: Tensor, radii: NDArray[np.float64]) -> Curve:
@@ -123,32 +90,27 @@ def _far(distance: Tensor) -> float:
     return float(known.double().quantile(0.98)) if len(known) else 0.0
 
 
-def _across(radius: float, right: float) -> float:
+def across(radius: float, right: float) -> float:
+    """Return where a radius stands on an axis that ends at `right`."""
     return round(LEFT + (RIGHT - LEFT) * radius / right, 1)
 
 
-def _up(share: float) -> float:
+def up(share: float) -> float:
+    """Return where a share stands."""
     return round(BOTTOM - (BOTTOM - TOP) * share, 1)
 
 
-def _line(name: str, curve: Curve, samples: int, right: float, measured: bool) -> Line:
-    low, high = curve.band(samples)
-    dots = [(_across(at, right), _up(share)) for at, share in zip(*curve, strict=True)] if measured else []
-    return Line(name, _points(curve, right), _polygon(low, high, right), dots)
+def points(curve: Curve, right: float) -> str:
+    """Return a curve as points of a line."""
+    return " ".join(f"{across(at, right)},{up(share)}" for at, share in zip(*curve, strict=True))
 
 
-def _points(curve: Curve, right: float) -> str:
-    return " ".join(
-        f"{_across(at, right)},{_up(share)}" for at, share in zip(curve.radii, curve.accuracy, strict=True)
-    )
+def polygon(right: float, low: Curve, high: Curve) -> str:
+    """Return what lies between two curves, as points."""
+    return f"{points(low, right)} {points(Curve(high.radii[::-1], high.accuracy[::-1]), right)}"
 
 
-def _polygon(low: Curve, high: Curve, right: float) -> str:
-    back = Curve(high.radii[::-1], high.accuracy[::-1])
-    return f"{_points(low, right)} {_points(back, right)}"
-
-
-def _ticks(right: float) -> NDArray[np.float64]:
+def ticks(right: float) -> NDArray[np.float64]:
     """Return round radii, four to eight of them."""
     power = 10.0 ** math.floor(math.log10(right))
     step = next(step * power for step in (2, 1, 0.5, 0.2, 0.1) if right / (step * power) >= 4)
@@ -157,17 +119,14 @@ def _ticks(right: float) -> NDArray[np.float64]:
 
 def _grid(known: Mapping[str, Curve], samples: int, radii: Sequence[float], doubt: bool) -> Grid:
     """Return the same as a table, at these radii."""
-    lines = []
-    for radius in radii:
-        cells = []
-        for curve in known.values():
-            if not curve.radii[0] <= radius <= curve.radii[-1]:
-                cells.append("-")
-                continue
-            share = curve.at(radius)
-            sure = with_interval(percent, share, clopper_pearson(round(share * samples), samples))
-            cells.append(percent(share) if doubt else sure)
-        lines.append([f"{radius:.4g}", *cells])
-    return Grid(
-        "Accuracy at each radius" + ", with its 95% interval" * (not doubt), ["radius", *known], lines
-    )
+
+    def cell(curve: Curve, radius: float) -> str:
+        if not curve.radii[0] <= radius <= curve.radii[-1]:
+            return "-"
+        share = curve.at(radius)
+        interval = clopper_pearson(round(share * samples), samples)
+        return percent(share) if doubt else with_interval(percent, share, interval)
+
+    lines = [[f"{radius:.4g}", *(cell(curve, radius) for curve in known.values())] for radius in radii]
+    caption = "Accuracy at each radius" + ", with its 95% interval" * (not doubt)
+    return caption, [["radius", *known], *lines]

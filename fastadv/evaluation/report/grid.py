@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,65 +16,41 @@ from fastadv.threat import Threat
 MOST = 25  # classes that are shown
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table as text: its caption, the head, and the lines, of which the first cell is the name."""
-
-    caption: str
-    head: Sequence[str]
-    lines: Sequence[Sequence[str]]
+Grid = tuple[str, Sequence[Sequence[str]]]  # a caption, and cells as text, the head first
 
 
 def attacks(table: Table) -> Grid:
     """Return each attack with its accuracy and distances, and the worst of several."""
     shares = table.criterion.counted + (", at most" if table.headline else " [95%]")
-    head = ["attack", "threat", shares, "broken", "median distance", "mean of the broken"]
-    lines = [_line(row, bool(table.headline)) for row in table.rows]
-    if len(lines) > 1 and not math.isnan(table.worst_case):
+    lines = [["attack", "threat", shares, "broken", "median distance", "mean of the broken"]]
+    lines.append(["no attack", "", percent(table.clean_accuracy), "", "", ""])
+    lines += [_line(row, bool(table.headline)) for row in table.rows]
+    if len(table.rows) > 1 and not math.isnan(table.worst_case):
         lines.append(["worst of all", "", percent(table.worst_case), "", "", ""])
-    lines.insert(0, ["no attack", "", percent(table.clean_accuracy), "", "", ""])
-    kept = [place for place in range(len(head)) if any(line[place] not in ("", "-") for line in lines)]
-    head, *lines = ([line[place] for place in kept] for line in [head, *lines])
-    return Grid("Accuracy over all samples, and how far the attacks had to go", head, lines)
+    kept = [place for place, cells in enumerate(zip(*lines[1:], strict=True)) if {*cells} - {"", "-"}]
+    cells = [[line[place] for place in kept] for line in lines]
+    return "Accuracy over all samples, and how far the attacks had to go", cells
 
 
 def _line(row: Row, doubt: bool) -> list[str]:
-    told = row.figures()
-    middle = number(told["median_distance"])
-    if row.minimum_norm:
-        middle = with_interval(number, row.median_distance, row.median_interval)
-    middle = middle.replace("inf", "∞")
+    cells = row.cells()
     sure = with_interval(percent, row.robust_accuracy, row.accuracy_interval)
-    return [
-        row.title,
-        row.within,
-        "-" if row.unlimited else percent(row.robust_accuracy) if doubt else sure,
-        percent(row.success_rate),
-        middle,
-        number(told["mean_distance"]),
-    ]
+    share = cells["accuracy"] if doubt or row.unlimited else sure
+    return [row.title, row.within, share, cells["broken"], cells["median"].replace("inf", "∞"), cells["mean"]]
 
 
 def costs(table: Table) -> Grid:
     """Return what each attack and the look for signs of masking took."""
-    lines = [
-        [row.title, f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"] for row in table.rows
-    ]
-    if table.indicators is not None:
-        seen = table.indicators
-        lines.append(["signs of masking", f"{seen.forwards:,}", f"{seen.backwards:,}", "-"])
-    lines.append(["the whole evaluation", "-", "-", f"{table.seconds:.1f}"])
-    head = ["", "forwards", "backwards", "seconds"]
-    return Grid("Samples passed through the model, forwards and backwards", head, lines)
+    cells = [["", "forwards", "backwards", "seconds"]]
+    for row in table.rows:
+        cells.append([row.title, *(row.cells()[name] for name in cells[0][1:])])
+    if (seen := table.indicators) is not None:
+        cells.append(["signs of masking", f"{seen.forwards:,}", f"{seen.backwards:,}", "-"])
+    cells.append(["the whole evaluation", "-", "-", f"{table.seconds:.1f}"])
+    return "Samples passed through the model, forwards and backwards", cells
 
 
-def details(table: Table) -> list[Grid]:
-    """Return the components of attacks that have some, and the draws of a randomized model."""
-    return [Grid(name, cells[0], cells[1:]) for name, cells in table.details().items()]
-
-
-@dataclass(frozen=True)
-class Heat:
+class Heat(NamedTuple):
     """The head, and of each class its name, its number of samples and its accuracies: text and share lost."""
 
     head: Sequence[str]
@@ -113,11 +89,11 @@ def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
     """Return the name of a column and bool [n], what the attack broke within the radius that counts."""
     if row.threat is None:
         return row.title, row.broken
-    own = float(row.threat.radius)
+    reach = float(row.threat.radius)
     if threat is not None and threat.finite and comparable(row.threat, threat):
         radius = float(threat.radius)
     else:
-        radius = own if row.threat.finite else row.median_distance
-    if own <= radius < math.inf:
+        radius = reach if row.threat.finite else row.median_distance
+    if reach <= radius < math.inf:
         return row.title, row.broken
     return f"{row.title} within {number(radius)}", row.broken & reached(row.distance, radius)

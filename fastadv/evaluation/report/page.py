@@ -23,7 +23,7 @@ from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.report import chart, grid, pictures, verdict
-from fastadv.evaluation.row import Group, Row, groups
+from fastadv.evaluation.row import Group, Row, Samples, groups
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
 from fastadv.runs.card import data_hash, machine
@@ -80,31 +80,36 @@ def report(
             f"bounds: expected [{table.n}], a radius for each sample of the table, got {list(bounds.shape)}"
             + (" with NaN" if bounds.isnan().any() else "")
         )
-    seen = margins = None
     if table.criterion.outputs == "any":  # the page shows samples by their classes
         table = replace(table, samples=None)
     frozen = None if model is None else prepare(model, outputs=table.criterion.outputs)
-    if frozen is not None and (kept := table.samples) is not None:
-        seen = _logits(frozen, kept.x_adv, kept.ids).argmax(1)
-        logits = _logits(frozen, kept.x, kept.ids)
-        margins = Criterion().margin(logits, kept.y, None)
-        if class_names is not None and len(class_names) != (number := logits.shape[1]):
-            raise InputError(f"class_names: expected {number}, got {len(class_names)}; name every class")
+    seen, margins = _predicted(table.samples, frozen, class_names)
     content = _content(table, seen, margins, class_names, curves or {}, bounds)
-    told = _provenance(table, frozen, provenance or {})
-    content |= {"title": title, "again": (provenance or {}).get("command")}
-    text = _filled(version=__version__, percent=percent, table=table, provenance=told, **content)
+    texts = _provenance(table, frozen, provenance or {})
+    again = (provenance or {}).get("command")
+    text = _filled(title=title, again=again, table=table, provenance=texts, **content)
     with writing(path), atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def _logits(frozen: Prepared, x: Tensor, ids: Tensor) -> Tensor:
-    """Return the logits [n, K] of the model as given, on the CPU."""
-    made = []
-    for part, numbers in zip(torch.split(x, BATCH), torch.split(ids, BATCH), strict=True):
-        frozen.begin(part, numbers)
-        made.append(frozen.verdict(part.to(device=frozen.device)).cpu())
-    return torch.cat(made)
+def _predicted(
+    samples: Samples | None, frozen: Prepared | None, names: Sequence[str] | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the class of each x_adv and the margin of each x, by the model as given; None without."""
+    if frozen is None or samples is None:
+        return None, None
+
+    def logits(x: Tensor) -> Tensor:
+        rows = []
+        for part, ids in zip(torch.split(x, BATCH), torch.split(samples.ids, BATCH), strict=True):
+            frozen.begin(part, ids)
+            rows.append(frozen.verdict(part.to(device=frozen.device)).cpu())
+        return torch.cat(rows)
+
+    seen, clean = logits(samples.x_adv).argmax(1), logits(samples.x)
+    if names is not None and len(names) != (number := clean.shape[1]):
+        raise InputError(f"class_names: expected {number}, got {len(names)}; name every class")
+    return seen, Criterion().margin(clean, samples.y, None)
 
 
 def _content(
@@ -127,36 +132,33 @@ def _content(
     several = "the attacks are of several norms, whose distances cannot be compared"
     return {
         "clean": with_interval(percent, table.clean_accuracy, clean),
-        "plain": [told for group in grouped if (told := verdict.plainly(table, group))],
+        "plain": [text for group in grouped if (text := verdict.plainly(table, group))],
         "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),
-        "charts": [each for each in drawn if each is not None],
-        "axes": {"left": chart.LEFT, "right": chart.RIGHT, "bottom": chart.BOTTOM},
+        "charts": [drawing for drawing in drawn if drawing is not None],
         "heat": grid.heat(table, names, main),
         "gallery": pictures.gallery(table, seen, names, box) if alone else several,
         "hard": pictures.hardest(table, margins, names, box, farthest=alone),
         "costs": grid.costs(table),
         "bibtex": bibtex(table.rows),
-        "details": grid.details(table),
-        "measured": table.to_dict(),
     }
 
 
-def _provenance(table: Table, model: Prepared | None, told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what the caller told, then hashes of the samples and the weights, and what wrote the report."""
-    found = [*_flat(told)]
+def _provenance(table: Table, model: Prepared | None, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the caller says, then hashes of the samples and the weights, and what wrote the report."""
+    texts = [*_flat(about)]
     if table.samples is not None:
-        found.append(("hash of the samples", data_hash(table.samples.x, table.samples.y)))
+        texts.append(("hash of the samples", data_hash(table.samples.x, table.samples.y)))
     if model is not None and isinstance(model.model, nn.Module):
-        found.append(("hash of the weights", data_hash(*model.model.state_dict().values())))
-    found += [(name, str(value)) for name, value in machine().items() if value]
-    return [*found, ("report written", datetime.now(UTC).isoformat(timespec="seconds"))]
+        texts.append(("hash of the weights", data_hash(*model.model.state_dict().values())))
+    texts += [(name, str(value)) for name, value in machine().items() if value]
+    return [*texts, ("report written", datetime.now(UTC).isoformat(timespec="seconds"))]
 
 
-def _flat(told: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def _flat(about: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """Yield names and values, those inside others by both names; nothing for None and for what is empty."""
-    for key, value in told.items():
+    for key, value in about.items():
         name = f"{above}{key}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}: ")
@@ -168,15 +170,16 @@ def _filled(**content: Any) -> str:
     """Fill in the template, in which every text is escaped."""
     import jinja2
 
-    folder = files("fastadv.evaluation.report")
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        loader=jinja2.PackageLoader("fastadv.evaluation", "report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html").render(content)
+    return environment.get_template("template.html").render(
+        version=__version__, percent=percent, chart=chart, **content
+    )
 
 
 def bibtex(rows: Sequence[Row]) -> list[str]:

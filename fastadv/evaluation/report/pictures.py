@@ -4,7 +4,7 @@ import struct
 import zlib
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,32 +19,13 @@ LARGEST = 112  # pixels of a longer side, beyond which images are made smaller
 LESS, MORE = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermilion, as in figures
 
 
-@dataclass(frozen=True)
-class Shot:
-    """A sample: what it shows as addresses of images, and what they are in words."""
-
-    clean: str
-    adversarial: str
-    difference: str
-    label: str
-    becomes: str  # the class that the model sees, "" where that is not known
-    told: str
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Samples nearest to the median distance of those broken; `gain` is what differences are magnified by."""
-
-    shots: Sequence[Shot]
-    gain: float
-    median: str
-    smaller: bool
-
-
 def gallery(
     table: Table, predictions: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float]
-) -> Gallery | str:
-    """Return the gallery, or why there is none. predictions: int64 [n], of x_adv."""
+) -> dict[str, Any] | str:
+    """Return samples nearest to the median distance of those broken, or why there are none.
+
+    predictions: int64 [n], of x_adv. Differences are magnified by `gain`; images are addresses.
+    """
     kept = table.samples
     if kept is None:
         return "the table keeps no samples; evaluate with keep_samples=True"
@@ -59,35 +40,25 @@ def gallery(
     both = in_unit(torch.stack([kept.x[chosen], kept.x_adv[chosen]]), box)  # an infinite box: of one range
     x, x_adv = map(small, both)
     gain = amplification([x_adv - x])
-    shots = [
-        Shot(
-            png(x[place]),
-            png(x_adv[place]),
-            png(magnified(x_adv[place] - x[place], gain)),
-            class_name(int(kept.y[index]), classes),
-            "" if predictions is None else class_name(int(predictions[index]), classes),
-            f"sample {int(kept.ids[index])}, distance {number(float(kept.distance[index]))}",
-        )
-        for place, index in enumerate(chosen.tolist())
-    ]
-    return Gallery(shots, gain, number(middle.item()), x.shape != kept.x[chosen].shape)
-
-
-@dataclass(frozen=True)
-class Hard:
-    """A sample, with the address of its image; "" without one."""
-
-    picture: str
-    label: str
-    told: str
+    shots = []
+    for place, index in enumerate(chosen.tolist()):
+        images = {"clean": x[place], "adversarial": x_adv[place]}
+        images["difference"] = magnified(x_adv[place] - x[place], gain)
+        words = {
+            "label": class_name(int(kept.y[index]), classes),
+            "becomes": "" if predictions is None else class_name(int(predictions[index]), classes),
+            "text": f"sample {int(kept.ids[index])}, distance {number(float(kept.distance[index]))}",
+        }
+        shots.append({name: png(image) for name, image in images.items()} | words)
+    smaller = x.shape != kept.x[chosen].shape
+    return {"shots": shots, "gain": gain, "median": number(middle.item()), "smaller": smaller}
 
 
 def hardest(
     table: Table, margins: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float],
     *, farthest: bool,
-) -> list[Hard] | str:  # fmt: skip
-    """Return the samples that held by the largest margin, or why there are none."""
-    # after those that held, those broken `farthest`
+) -> list[dict[str, str]] | str:  # fmt: skip
+    """Return the samples that held by the largest margin, then those broken `farthest`; or why none."""
     kept = table.samples
     if kept is None:
         return "the table keeps no samples; evaluate with keep_samples=True"
@@ -102,8 +73,8 @@ def hardest(
         if margins is not None:
             became += f", clean margin {number(float(margins[index]))}"
         picture = png(small(in_unit(kept.x[index : index + 1], box))[0]) if is_image(kept.x) else ""
-        told = f"sample {int(kept.ids[index])}, {became}"
-        shown.append(Hard(picture, class_name(int(kept.y[index]), classes), told))
+        text, label = f"sample {int(kept.ids[index])}, {became}", class_name(int(kept.y[index]), classes)
+        shown.append({"picture": picture, "label": label, "text": text})
     return shown or "no sample held against all attacks"
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from fastadv.text import allowed_text, number, percent, several
 
 UNTOLD = "in a threat that the attacks do not tell"
 NAMED = 4  # attacks that a sentence names
-STATES = ("raised", "not looked at", "clear")  # of a sign, in the order in which they are told
 
 
 def plainly(table: Table, group: Group) -> str:
@@ -45,10 +43,10 @@ def _called(rows: Sequence[Row]) -> str:
     names = []
     for row in rows:
         kind = row.method.partition(" ")[0].lower()
-        own = row.title.partition(", ")[0] if row.title != row.name else row.method
-        alone = kind and row.name.startswith(kind) and sum(each.method == row.method for each in rows) == 1
-        told = f"{row.title} ({row.method})" if kind == "autoattack" else row.title
-        names.append(own if alone else told)
+        short = row.title.partition(", ")[0] if row.title != row.name else row.method
+        alone = kind and row.name.startswith(kind) and [one.method for one in rows].count(row.method) == 1
+        long = f"{row.title} ({row.method})" if kind == "autoattack" else row.title
+        names.append(short if alone else long)
     *first, last = names
     under = f"{', '.join(first)} and {last}" if first else last
     return under if len(names) <= NAMED else f"{len(names)} attacks"
@@ -68,11 +66,11 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     where = f"within {group.rows[0].within}" if group.threat else UNTOLD
     narrower, one = _narrower(group), "s" if table.n == 1 else ""
     stay = f"hold{one}" if narrower else f"stay{one} correct"
-    told = f"{begun} {where}: {right:,} of {several(table.n, 'sample')} {stay} under {under}{narrower}"
+    text = f"{begun} {where}: {right:,} of {several(table.n, 'sample')} {stay} under {under}{narrower}"
     if bounds is None or group.threat is None or not group.whole:
-        return f"{told}."
+        return f"{text}."
     proved = (table.correct & (bounds >= float(group.threat.radius))).double().mean().item()
-    return f"{told}, and {percent(proved)} are proved to."
+    return f"{text}, and {percent(proved)} are proved to."
 
 
 def _known(table: Table, group: Group) -> NDArray[Any]:
@@ -93,8 +91,8 @@ def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
     symbol = f"{group.threat.symbol}{group.rows[0].apart}"
     middle = median(known) if len(known) else math.nan
     if not math.isfinite(middle):
-        told = f"An adversarial example in {symbol} was found for fewer than half of "
-        return f"{told}{several(table.n, 'sample')}, by {_called(searched)}{_narrower(group)}."
+        text = f"An adversarial example in {symbol} was found for fewer than half of "
+        return f"{text}{several(table.n, 'sample')}, by {_called(searched)}{_narrower(group)}."
     low, high = (number(end).replace("inf", "∞") for end in bootstrap(known, median))
     return (
         f"Median distance to an adversarial example {number(middle)} in {symbol} (95% interval {low} to "
@@ -102,26 +100,18 @@ def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A sign of masked gradients: what it means, its value and limit, and what to do where it is raised."""
-
-    name: str
-    state: str
-    means: str
-    value: str
-    advice: str
-
-
-def signs(table: Table) -> list[Shown]:
+def signs(table: Table) -> list[dict[str, str]]:
     """Return all signs, those that are raised first; none where nobody looked."""
-    found = table.indicators
-    if found is None:
+    seen = table.indicators
+    if seen is None:
         return []
     shown = []
     for name, sign in SIGNS.items():
-        state = STATES[0] if name in found.flagged else STATES[1] if name in found.unseen else STATES[2]
-        value = f"{number(found.values.get(name))}, raised above {sign.limit:g}"
-        advice = found.advice.get(name, "") if state == STATES[0] else found.unseen.get(name, "")
-        shown.append(Shown(name, state, sign.words, value if state != STATES[1] else "-", advice))
-    return sorted(shown, key=lambda each: STATES.index(each.state))
+        value = f"{number(seen.values.get(name))}, raised above {sign.limit:g}"
+        state, advice = "clear", seen.unseen.get(name, "")
+        if name in seen.flagged:
+            state, advice = "raised", seen.advice.get(name, "")
+        elif name in seen.unseen:
+            state, value = "not looked at", ""
+        shown.append({"name": name, "state": state, "means": sign.words, "value": value, "advice": advice})
+    return sorted(shown, key=lambda sign: ("raised", "not looked at", "clear").index(sign["state"]))

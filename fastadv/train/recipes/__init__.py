@@ -9,18 +9,12 @@ from collections.abc import Callable
 
 from fastadv.train.recipes.awp import AWP
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
-from fastadv.train.recipes.consistency import Consistency
-from fastadv.train.recipes.fast import FastTraining
-from fastadv.train.recipes.fgsm import FGSMTraining
+from fastadv.train.recipes.fgsm import FastTraining, FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
-from fastadv.train.recipes.gaussian import GaussianTraining
-from fastadv.train.recipes.hat import HAT
-from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.pgd import PGDTraining
-from fastadv.train.recipes.score import SCORE
-from fastadv.train.recipes.smoothadv import SmoothAdv
+from fastadv.train.recipes.smoothing import Consistency, GaussianTraining, SmoothAdv
 from fastadv.train.recipes.standard import Standard
-from fastadv.train.recipes.trades import TRADES
+from fastadv.train.recipes.trades import HAT, MART, SCORE, TRADES
 
 __all__ = [
     "AWP",

@@ -1,14 +1,11 @@
 """What recipes share: checks of their arguments, starts, and losses."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
@@ -16,7 +13,6 @@ from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import Criterion, outputs_for
 from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.attacks.special.bounded_outputs import inverse, met_bounded
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.arguments import OUTPUTS, check_logits
@@ -24,12 +20,10 @@ from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
-from fastadv.train.recipes.base import Crafted, Recipe, is_loss, is_missing, labels_or_outputs, owns_step
+from fastadv.train.recipes.base import is_missing, labels_or_outputs
 
-# what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
+# Names of what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
 OBJECTIVES = ("ce", "bce")
-# size of the noise with which TRADES and MART start, of the box: at x itself, the divergence has no gradient
-NOISE = 1e-3
 
 
 def check_one_radius(threat: Threat) -> None:
@@ -109,15 +103,6 @@ def put_back(weights: Iterable[nn.Parameter]) -> Iterator[None]:
                 weight.copy_(value)
 
 
-def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
-    """Raise InputError unless `recipe` is a loss, which `wrapper` needs."""
-    if owns_step(recipe) or not is_loss(recipe):
-        raise InputError(
-            f"recipe: expected one that is a loss, for {wrapper} to wrap, got {type(recipe).__name__}; "
-            "for example fa.train.PGDTraining"
-        )
-
-
 def ascent(
     model: nn.Module | Prepared, x: Tensor, y: Tensor, threat: Threat, steps: int,
     step_size: float | Tensor | None = None, *, loss: Loss = "ce", start: Tensor | None = None,
@@ -131,7 +116,7 @@ def ascent(
         criterion = criterion.for_labels(y)
         y = labels_for(criterion, y)
     if criterion is not None and outputs == "any":
-        # at x itself the distance to the outputs there has no gradient, nor its square
+        # The distance to the outputs at x, and its square, have no gradient there
         rising = criterion.leading if unlabeled else criterion.rising
         loss = rising if loss == "ce" else loss
         loss = criterion.loss(loss) if isinstance(loss, str) else loss
@@ -165,10 +150,23 @@ def check_criterion(criterion: object, label_smoothing: float, loss: str = "ce")
             raise InputError(f"{name}: expected {usual!r} with {criterion!r}, got {value!r}; leave it out")
 
 
-def objective(criterion: Criterion, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over the batch of what training for a criterion minimizes, in the model's own mode."""
+def mean_losses(
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    y: Tensor,
+    smoothing: float = 0.0,
+    loss: str = "ce",
+    criterion: Criterion | None = None,
+) -> list[Tensor]:
+    """Return what training minimizes for each batch; they pass at once, so that BatchNorm sees all."""
+    x = batches[0] if len(batches) == 1 else torch.cat([*batches])
+    if criterion is None:
+        logits = logits_at(model, x, y).tensor_split(len(batches))
+        return [mean_loss(part, y, smoothing, loss) for part in logits]
     criterion = criterion.for_labels(y)
-    return criterion.objective(OUTPUTS[criterion.outputs](model(x), len(x)), labels_for(criterion, y)).mean()
+    outputs = OUTPUTS[criterion.outputs](model(x), len(x)).tensor_split(len(batches))
+    labels = labels_for(criterion, y)
+    return [criterion.objective(part, labels).mean() for part in outputs]
 
 
 def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
@@ -177,91 +175,11 @@ def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int,
     return kind(x[0].numel(), rng.derive(seed, purpose), ids).to(x).view_as(x)
 
 
-def gaussian(x: Tensor, sigma: float, noises: int, ids: Tensor | None, seed: int) -> Tensor:
-    """Draw `noises` times sigma · N(0, 1) for each sample, [noises, B, ...], keyed by (seed, id)."""
-    kinds = [partial(rng.normal, draw=draw) for draw in range(noises)]
-    return sigma * torch.stack([drawn(kind, x, ids, seed, "smoothing") for kind in kinds])
-
-
-def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-    """Return x + 0.001 · N(0, 1) widths of the box, in ball and box: where TRADES and MART begin."""
-    width = threat.box[1] - threat.box[0]
-    size = NOISE * (width if math.isfinite(width) else 1.0)
-    return threat.project(x + size * drawn(rng.normal, x, ids, seed, "near start"), x)
-
-
-STARTS = ("near", "uniform")
-
-
-@dataclass(frozen=True)
-class NearPredictions(Crafted):
-    """A loss with beta · a distance of p(x) and p(x_adv) in it: TRADES, MART and SCORE."""
-
-    threat: Threat
-    steps: int = 7
-    step_size: float | None = None
-    beta: float = 6.0
-    label_smoothing: float = 0.0
-    start: str = "near"
-
-    def __post_init__(self) -> None:
-        check_steps(self.threat, self.steps, self.step_size)
-        check_number("beta", self.beta, 0)
-        check_objective(self.label_smoothing)
-        check_choice("start", self.start, STARTS)
-        if self.start == "uniform":
-            check_finite(self.threat, "a start drawn from the ball")
-
-    def begin(self, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-        if self.start == "uniform":
-            return self.threat.random_start(x, seed=seed, ids=ids)
-        return near_start(self.threat, x, ids, seed)
-
-    def away(
-        self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int,
-        distance: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:  # fmt: skip
-        """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the follower held fixed."""
-        frozen = follower(model)
-        clean = frozen(x)
-        interval = met_bounded(frozen, clean)
-
-        def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            if interval is None:
-                return distance(clean, logits)
-            return distance(*(inverse(outputs, interval)[0] for outputs in (clean, logits)))
-
-        start = self.begin(x, ids, seed)
-        return ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
-
-
-def divergence(logits: Tensor, other: Tensor) -> Tensor:
-    """Compute KL(softmax(logits) || softmax(other)) of each sample, [B]; both have a gradient."""
-    each = kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True)
-    return each.sum(1)
-
-
 def mixture(
     model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
     criterion: Criterion | None = None,
 ) -> Tensor:  # fmt: skip
-    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
-    if criterion is not None:
-        return _mixed(criterion, model, x, x_adv, y, weight)
-    if weight == 0:
-        return mean_loss(logits_at(model, x_adv, y), y, smoothing, loss)
-    both = logits_at(model, torch.cat([x, x_adv]), y).tensor_split(2)
-    clean, adversarial = (mean_loss(logits, y, smoothing, loss) for logits in both)
-    return weight * clean + (1 - weight) * adversarial
-
-
-def _mixed(
-    criterion: Criterion, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float
-) -> Tensor:
-    if weight == 0:
-        return objective(criterion, model, x_adv, y)
-    criterion = criterion.for_labels(y)
-    outputs = OUTPUTS[criterion.outputs](model(torch.cat([x, x_adv])), 2 * len(x))
-    labels = labels_for(criterion, y)
-    clean, adversarial = (criterion.objective(half, labels).mean() for half in outputs.tensor_split(2))
-    return weight * clean + (1 - weight) * adversarial
+    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass."""
+    images = [x, x_adv] if weight else [x_adv]
+    *clean, adversarial = mean_losses(model, images, y, smoothing, loss, criterion)
+    return weight * clean[0] + (1 - weight) * adversarial if clean else adversarial

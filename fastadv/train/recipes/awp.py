@@ -6,8 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastadv.train.recipes._common import check_loss_recipe, check_positive, put_back
-from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, check_images, labels_or_outputs
+from fastadv.errors import InputError
+from fastadv.train.recipes._common import check_positive, put_back
+from fastadv.train.recipes.base import (
+    Crafted,
+    OwnStep,
+    Recipe,
+    Step,
+    check_images,
+    is_loss,
+    labels_or_outputs,
+    owns_step,
+)
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
 
@@ -44,7 +54,11 @@ class AWP(OwnStep):
     gamma: float = 0.01
 
     def __post_init__(self) -> None:
-        check_loss_recipe(self.recipe, "AWP")
+        if owns_step(self.recipe) or not is_loss(self.recipe):
+            raise InputError(
+                f"recipe: expected one that is a loss, for AWP to wrap, got {type(self.recipe).__name__}; "
+                "for example fa.train.PGDTraining"
+            )
         check_positive("gamma", self.gamma)
 
     def step(self, at: Step) -> Tensor:

@@ -1,7 +1,7 @@
 """What a recipe is: a loss, or a step of its own."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, cast
 from weakref import WeakSet
@@ -19,9 +19,6 @@ from fastadv.errors import InputError
 from fastadv.train._share import Share, mean
 from fastadv.train.recipes._followers import follower, in_run
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-FIRST_SCALE, GROWTH_EVERY = 2.0**16, 2000  # those of torch.amp.GradScaler
-
 
 class Recipe(Protocol):
     """A loss to train on: a function of (model, x, y) to a differentiable scalar, the mean over the batch.
@@ -34,46 +31,6 @@ class Recipe(Protocol):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor: ...
-
-
-class LossScale:
-    """The factor on each loss before its backward pass; gradients are divided by it."""
-
-    # A step with gradients that are not finite is left out and halves it; after 2,000 others in a row it
-    # doubles. All processes see the gradients of the whole batch, and decide alike.
-
-    def __init__(self, device: torch.device) -> None:
-        with torch.inference_mode(False):
-            self.values = torch.tensor([FIRST_SCALE, 0.0], dtype=torch.float64, device=device)
-        self.finite = True
-
-    def scaled(self, loss: Tensor) -> Tensor:
-        return loss * self.values[0].to(loss.dtype)
-
-    def unscale(self, gradients: Iterable[Tensor | None]) -> None:
-        """Divide gradients by the factor, in place, and see whether all are finite."""
-        known = [gradient for gradient in gradients if gradient is not None]
-        for gradient in known:
-            gradient.div_(self.values[0])
-        # one wait for a GPU, as torch's own scaler has
-        self.finite = bool(torch.stack([gradient.isfinite().all() for gradient in known]).all())
-
-    def directions(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """Return gradients divided by the factor, zero where they are not finite."""
-        return [
-            None if gradient is None else (gradient / self.values[0].to(gradient.dtype)).nan_to_num(0, 0, 0)
-            for gradient in gradients
-        ]
-
-    def admits_step(self) -> bool:
-        """Return whether the optimizer may step, and adapt the factor."""
-        if self.finite:
-            self.values[1] += 1
-            if self.values[1] >= GROWTH_EVERY:
-                self.values.copy_(self.values * self.values.new_tensor([2.0, 0.0]))
-        else:
-            self.values.copy_(self.values * self.values.new_tensor([0.5, 0.0]))
-        return self.finite
 
 
 def _unnoted(loss: Tensor) -> None:
@@ -102,7 +59,6 @@ class Step:
         state: tensors by name, which the recipe makes; they begin empty and are part of the checkpoint.
         places: the same, with a row for each of this process's places in a full batch.
         precision: of the run, as in `Execution`.
-        scale: in fp16, keeps gradients in range, and leaves out steps whose gradients are not finite.
         share: this process's share of the batch.
     """
 
@@ -119,42 +75,29 @@ class Step:
     state: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, Tensor] = field(default_factory=dict)
     precision: str = "fp32"
-    scale: LossScale | None = None
     share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def autocast(self) -> torch.autocast:
         """Return a context of the run's precision. Leave it before weights change: it caches casts."""
-        return torch.autocast(
-            self.x.device.type, HALVES.get(self.precision, torch.bfloat16), enabled=self.precision in HALVES
-        )
+        return torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def backward(self, loss: Tensor) -> None:
         """Compute fresh gradients of a loss."""
         self.check(loss)
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaled(loss).backward()  # type: ignore[no-untyped-call]
+        self.share.weighted(mean(loss)).backward()  # type: ignore[no-untyped-call]
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        found = self.share.add_up([weight.grad for weight in weights], weights)
-        for weight, gradient in zip(weights, found, strict=True):
+        sums = self.share.add_up([weight.grad for weight in weights], weights)
+        for weight, gradient in zip(weights, sums, strict=True):
             weight.grad = gradient
-        if self.scale is not None:
-            self.scale.unscale(found)
 
     def gradients(self, loss: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Return the gradient of a loss for each of some weights; None where it does not depend on one."""
-        own = torch.autograd.grad(self._scaled(loss), weights, allow_unused=True)
-        found = self.share.add_up(own, weights)
-        return found if self.scale is None else self.scale.directions(found)
-
-    def _scaled(self, loss: Tensor) -> Tensor:
-        weighted = self.share.weighted(mean(loss))
-        return weighted if self.scale is None else self.scale.scaled(weighted)
+        gradients = torch.autograd.grad(self.share.weighted(mean(loss)), weights, allow_unused=True)
+        return self.share.add_up(gradients, weights)
 
     def descend(self) -> None:
         """Take one step of the optimizer along the gradients, whose norm is first limited to `clip_norm`."""
-        if self.scale is not None and not self.scale.admits_step():
-            # without gradients a step changes nothing, and the schedule sees that it was taken
-            self.optimizer.zero_grad(set_to_none=True)
         if self.clip_norm is not None:
             # frozen weights may hold gradients of the caller's
             groups = self.optimizer.param_groups

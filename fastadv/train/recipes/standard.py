@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.train.recipes._common import check_criterion, check_objective, logits_at, mean_loss, objective
+from fastadv.train.recipes._common import check_criterion, check_objective, mean_losses
 from fastadv.train.recipes.base import check_images, labels_or_outputs
 
 
@@ -34,5 +34,6 @@ class Standard:
     ) -> Tensor:
         x = check_images(self, model, x)
         if self.criterion is not None:
-            return objective(self.criterion, model, x, labels_or_outputs(self.criterion, model, x, y))
-        return mean_loss(logits_at(model, x, y), y, self.label_smoothing, self.loss)
+            y = labels_or_outputs(self.criterion, model, x, y)
+        (loss,) = mean_losses(model, [x], y, self.label_smoothing, self.loss, self.criterion)
+        return loss

@@ -1,11 +1,103 @@
-"""TRADES: accuracy on clean images, and the same prediction around each."""
+"""TRADES, HAT, MART and SCORE: accuracy on clean images, and the same prediction around each."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, one_hot
 
-from fastadv.train.recipes._common import NearPredictions, divergence, logits_at
+from fastadv import rng
+from fastadv._checks import check_choice, check_number
+from fastadv.attacks.special.bounded_outputs import inverse, met_bounded
+from fastadv.attacks.special.labels import check_index
+from fastadv.engine import Frozen
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+from fastadv.train.recipes._common import (
+    ascent,
+    check_finite,
+    check_objective,
+    check_positive,
+    check_steps,
+    drawn,
+    logits_at,
+)
+from fastadv.train.recipes._followers import follower
+from fastadv.train.recipes.base import Crafted
+
+# Size of the noise with which TRADES and MART start, of the box: at x itself, the divergence has no gradient
+NOISE = 1e-3
+STARTS = ("near", "uniform")
+
+
+def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
+    """Return x + 0.001 · N(0, 1) widths of the box, in ball and box: where TRADES and MART begin."""
+    width = threat.box[1] - threat.box[0]
+    size = NOISE * (width if math.isfinite(width) else 1.0)
+    return threat.project(x + size * drawn(rng.normal, x, ids, seed, "near start"), x)
+
+
+def divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """Compute KL(softmax(logits) || softmax(other)) of each sample, [B]; both have a gradient."""
+    terms = kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True)
+    return terms.sum(1)
+
+
+def squared(logits: Tensor, other: Tensor) -> Tensor:
+    """Compute the squared distance between the probabilities of each sample, [B]."""
+    return (logits.softmax(1) - other.softmax(1)).square().sum(1)
+
+
+def _other(logits: Tensor, y: Tensor) -> Tensor:
+    """Compute -log(1 - p_k) of each sample, [B], for the most likely class k other than y."""
+    chances = logits.log_softmax(1)
+    k = chances.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+    # 1 - p_k as the sum of the other chances: a difference would round to 0 where p_k is near 1
+    return -chances.scatter(1, k, -torch.inf).logsumexp(1)
+
+
+@dataclass(frozen=True)
+class NearPredictions(Crafted):
+    """A loss with beta · a distance of p(x) and p(x_adv) in it: TRADES, MART and SCORE."""
+
+    threat: Threat
+    steps: int = 7
+    step_size: float | None = None
+    beta: float = 6.0
+    label_smoothing: float = 0.0
+    start: str = "near"
+
+    def __post_init__(self) -> None:
+        check_steps(self.threat, self.steps, self.step_size)
+        check_number("beta", self.beta, 0)
+        check_objective(self.label_smoothing)
+        check_choice("start", self.start, STARTS)
+        if self.start == "uniform":
+            check_finite(self.threat, "a start drawn from the ball")
+
+    def begin(self, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
+        if self.start == "uniform":
+            return self.threat.random_start(x, seed=seed, ids=ids)
+        return near_start(self.threat, x, ids, seed)
+
+    def away(
+        self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int,
+        distance: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:  # fmt: skip
+        """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the follower held fixed."""
+        frozen = follower(model)
+        clean = frozen(x)
+        interval = met_bounded(frozen, clean)
+
+        def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            if interval is None:
+                return distance(clean, logits)
+            return distance(*(inverse(outputs, interval)[0] for outputs in (clean, logits)))
+
+        start = self.begin(x, ids, seed)
+        return ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
 
 
 @dataclass(frozen=True)
@@ -49,3 +141,126 @@ class TRADES(NearPredictions):
         clean = logits_at(model, x, y)
         natural = cross_entropy(clean, y, label_smoothing=self.label_smoothing)
         return natural + self.beta * divergence(clean, logits_at(model, x_adv, y)).mean()
+
+
+@dataclass(frozen=True)
+class HAT(TRADES):
+    """J(x, y) + beta · KL(p(x) || p(x_adv)) + gamma · J(x + far · (x_adv - x), y_helper).
+
+    x_adv is that of TRADES, and y_helper the class that `helper`, a network trained on clean images alone,
+    assigns to x_adv. Training on TRADES moves the decision boundary further away than robustness needs; the
+    helper examples lie beyond the ball and hold it back, which keeps clean accuracy. They are not clamped to
+    the box, and pass in a batch of their own.
+
+    Args:
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1); not for the
+            helper examples.
+        helper: a network trained on clean images alone, on the model's device. It answers in eval mode and is
+            never trained.
+        gamma: weight of the helper examples, >= 0; 0.5 as in the paper for CIFAR-10.
+        far: how far the helper examples are from x, relative to x_adv, > 0; 2 as in the paper.
+        others: as in `TRADES`.
+
+    Raises:
+        InputError: the helper is no model, gamma < 0, far is not positive, or one of the errors of `TRADES`.
+
+    Source:
+        Rade, Moosavi-Dezfooli 2022 (ICLR, Reducing excessive margin to achieve a better accuracy vs.
+        robustness trade-off), equation 2.
+    """
+
+    beta: float = 2.5
+    _: KW_ONLY
+    helper: nn.Module | Frozen
+    gamma: float = 0.5
+    far: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.helper, nn.Module | Frozen):
+            raise InputError(
+                f"helper: expected a network trained on clean images, got {type(self.helper).__name__}"
+            )
+        check_number("gamma", self.gamma, 0)
+        check_positive("far", self.far)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        with torch.no_grad():
+            called = follower(self.helper)(x_adv).argmax(1)
+        loss = super().objective(model, x, y, x_adv)
+        beyond = logits_at(model, x + self.far * (x_adv - x), y)
+        return loss + self.gamma * cross_entropy(beyond, called)
+
+
+@dataclass(frozen=True)
+class MART(NearPredictions):
+    """BCE(x_adv, y) + beta · KL(p(x) || p(x_adv)) · (1 - p_y(x)), the mean over the batch.
+
+    BCE = -log p_y(x_adv) - log(1 - p_k(x_adv)), where k is the most likely class other than y. No part is
+    held fixed. x_adv maximizes the cross-entropy: `steps` projected steps from x + 0.001 · N(0, 1), as in the
+    authors' code, the noise keyed by (seed, id).
+
+    The second term is the paper's, without a bound: its gradient by the logit of k stays near p_k where the
+    network is sure of k. The authors' code takes log(1.0001 - p_k), which ends at 9.2 and whose gradient
+    vanishes there.
+
+    Args:
+        beta: weight of the second term, >= 0; 5 as in the paper, 6 in the authors' code.
+        label_smoothing: that of the first term, in [0, 1).
+        others: as in `TRADES`.
+
+    Source:
+        Wang et al. 2020 (ICLR, Improving adversarial robustness requires revisiting misclassified examples),
+        equations 6 to 8 and 11.
+    """
+
+    beta: float = 5.0
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        start = self.begin(x, ids, seed)
+        return ascent(model, x, y, self.threat, self.steps, self.step_size, start=start)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        clean, adversarial = logits_at(model, x, y), logits_at(model, x_adv, y)
+        missed = 1 - clean.softmax(1).gather(1, y[:, None])[:, 0]
+        binary = (
+            cross_entropy(adversarial, y, label_smoothing=self.label_smoothing)
+            + _other(adversarial, y).mean()
+        )
+        loss: Tensor = binary + self.beta * (divergence(clean, adversarial) * missed).mean()
+        return loss
+
+
+@dataclass(frozen=True)
+class SCORE(NearPredictions):
+    """The mean of ‖p(x) - y‖² + beta · ‖p(x_adv) - p(x)‖², where y is one-hot, or smoothed.
+
+    x_adv maximizes the same distance: `steps` projected steps, with p(x) of the eval-mode network held fixed.
+    With a distance that obeys the triangle inequality the best model of clean images remains the best robust
+    one, which does not hold for KL. The authors' label smoothing of 0.1 is spread over the other classes
+    only.
+
+    Args:
+        beta: weight of the second term, >= 0. It has no default in the authors' code.
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+        start: "uniform" starts anywhere in the ball, as in the authors' code; "near" at x + 0.001 · N(0, 1).
+        others: as in `TRADES`.
+
+    Source:
+        Pang et al. 2022 (arXiv 2202.10103), section 4, the squared error (LSE) in place of KL.
+    """
+
+    beta: float = 4.0
+    start: str = "uniform"
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        return self.away(model, x, y, ids, seed, squared)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        y = check_index("y", y, len(x), x.device)
+        clean, adversarial = logits_at(model, x, y), logits_at(model, x_adv, y)
+        classes = clean.shape[1]
+        right = (1 - self.label_smoothing) * one_hot(y, classes).to(clean) + self.label_smoothing / classes
+        natural = (clean.softmax(1) - right).square().sum(1)
+        loss: Tensor = (natural + self.beta * squared(clean, adversarial)).mean()
+        return loss

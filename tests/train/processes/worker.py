@@ -137,9 +137,9 @@ def faults(folder: Path, rank: int) -> None:
     }
     said = {}
     for name, options in wrong.items():
-        given = {"model": net(), "train_set": images(26), "recipe": Standard(), **SETTINGS, **options}
+        arguments = {"model": net(), "train_set": images(26), "recipe": Standard(), **SETTINGS, **options}
         try:
-            fit(**given)
+            fit(**arguments)
         except (InputError, FloatingPointError) as error:
             said[name] = f"{type(error).__name__}: {error}"
     (folder / f"said-{rank}.json").write_text(json.dumps(said))

@@ -50,7 +50,7 @@ def near(x, ids):
     return (x + 0.001 * noise.view_as(x)).clamp(0, 1)
 
 
-def own(values, y):
+def at_label(values, y):
     """The value of each sample's label."""
     return values[torch.arange(len(y)), y]
 

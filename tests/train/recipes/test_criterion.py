@@ -76,16 +76,18 @@ def test_a_run_measures_by_the_criterion(case, tmp_path):
     assert last.robust_accuracy["pgd"] == table["pgd"].robust_accuracy
 
 
-@pytest.mark.parametrize("criterion", [WrongBy(1.0), Criterion(), "signs"])
-def test_a_criterion_of_classes_is_none_of_a_recipe(criterion):
-    with pytest.raises(InputError, match="criterion: expected None for classes"):
-        fa.train.PGDTraining(fa.Linf(0.1), criterion=criterion)
-
-
-@pytest.mark.parametrize("option", [{"label_smoothing": 0.1}, {"loss": "bce"}])
-def test_what_is_of_classes_alone_is_refused(option):
-    with pytest.raises(InputError, match=f"{next(iter(option))}: expected"):
-        fa.train.Standard(criterion=Signs(), **option)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("criterion: expected None for classes", {"criterion": kind})
+        for kind in (WrongBy(1.0), Criterion(), "signs")
+    ]
+    + [("label_smoothing: expected", {"criterion": Signs(), "label_smoothing": 0.1})]
+    + [("loss: expected", {"criterion": Signs(), "loss": "bce"})],
+)
+def test_criteria_of_classes_and_what_is_of_classes_alone_are_refused(name, options):
+    with pytest.raises(InputError, match=name):
+        fa.train.Standard(**options)
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,12 @@ def test_a_start_outside_the_box_leaves_black_pixels_between():
     x, y, ids = batch()
     x = torch.where(x < 0.3, 0.0, x)
     model = warm_net()
-    made = FastTraining(THREAT, clamp_start=False).craft(model, x, y, ids=ids, seed=SEED)
+    x_adv = FastTraining(THREAT, clamp_start=False).craft(model, x, y, ids=ids, seed=SEED)
     wanted = by_hand(model, x, y, ids, 1.0, 1.25, True, box=(-1.0, 2.0))
-    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(x_adv, wanted, rtol=0, atol=1e-6)
     black = FastTraining(THREAT).craft(model, x, y, ids=ids, seed=SEED)[x == 0]
     assert ((black < 1e-6) | (black > RADIUS - 1e-6)).all()
-    between = (made[x == 0] > 1e-6) & (made[x == 0] < RADIUS - 1e-6)
+    between = (x_adv[x == 0] > 1e-6) & (x_adv[x == 0] < RADIUS - 1e-6)
     assert between.float().mean() > 0.1
     with pytest.raises(InputError, match="clamp_start: expected True for L0"):
         FastTraining(fa.L0(3), clamp_start=False)
@@ -72,9 +72,9 @@ def test_a_start_outside_the_box_leaves_black_pixels_between():
 def test_starts_are_of_every_length_in_l2_and_l1(threat):
     x, y, ids = batch()
     model = warm_net()
-    made = FastTraining(threat, step_size=1e-6).craft(model, x, y, ids=ids, seed=SEED)
+    x_adv = FastTraining(threat, step_size=1e-6).craft(model, x, y, ids=ids, seed=SEED)
     start = threat.random_start(x, seed=SEED, ids=ids, length="uniform")
-    torch.testing.assert_close(made, start, rtol=0, atol=3e-6)
+    torch.testing.assert_close(x_adv, start, rtol=0, atol=3e-6)
 
 
 def test_statistics_of_both():

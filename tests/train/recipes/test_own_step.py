@@ -79,26 +79,13 @@ def test_what_a_step_is_given(precision):
         assert torch.equal(at.x, moved)
 
 
-class Failing(Spy):
-    def __init__(self, make):
-        self.make = make
+def test_a_loss_that_is_no_number_is_told():
+    class Failing(Spy):
+        def step(self, at):
+            return super().step(at).expand(3)
 
-    def step(self, at):
-        loss = self.make(super().step(at))
-        at.backward(loss)
-        return loss
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "match"),
-    [
-        (lambda loss: loss * math.nan, FloatingPointError, "nan in epoch 1 at step 0"),
-        (lambda loss: loss.expand(3), InputError, "recipe: expected one number"),
-    ],
-)
-def test_a_loss_that_is_no_finite_number_is_told(make, error, match):
-    with pytest.raises(error, match=match):
-        fit(net(), images(), Failing(make), epochs=1)
+    with pytest.raises(InputError, match="recipe: expected one number"):
+        fit(net(), images(), Failing(), epochs=1)
 
 
 RECIPE = FreeTraining(fa.Linf(RADIUS), replays=3, step_size=0.07, label_smoothing=0.2)

@@ -24,7 +24,7 @@ def drawn(x, ids, noises=NOISES):
 
 
 def not_sure(model, x, y, noises):
-    return -hand.own(sum(model(x + noise).softmax(1) for noise in noises) / len(noises), y).log()
+    return -hand.at_label(sum(model(x + noise).softmax(1) for noise in noises) / len(noises), y).log()
 
 
 def mean_loss(model, x, y, noises):
@@ -45,10 +45,10 @@ def test_examples_and_loss_by_hand():
     x, y, ids = hand.batch()
     model, by_hand, noises = hand.warm_net(), hand.warm_net(), drawn(x, ids)
     x_adv = ascended(model, x, y, noises, not_sure)
-    made = fa.train.craft(RECIPE, model, x, y, ids=ids, seed=hand.SEED)
-    torch.testing.assert_close(made, x_adv, rtol=0, atol=1e-9)
+    crafted = fa.train.craft(RECIPE, model, x, y, ids=ids, seed=hand.SEED)
+    torch.testing.assert_close(crafted, x_adv, rtol=0, atol=1e-9)
     assert (x_adv - ascended(model, x, y, noises, mean_loss)).abs().max() > 1e-3
-    wanted = cross_entropy(by_hand(torch.cat([made + noise for noise in noises])), y.repeat(NOISES))
+    wanted = cross_entropy(by_hand(torch.cat([crafted + noise for noise in noises])), y.repeat(NOISES))
     hand.assert_same_step(RECIPE, model, by_hand, wanted)
 
 
@@ -65,9 +65,9 @@ def test_an_image_of_which_the_net_is_sure_moves_where_it_should():
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([25.0, 0.0, 0.0]))
     assert (not_sure(model, x, y, drawn(x, ids)) <= 1e-7).all()
-    made = recipe.craft(model, x, y, ids=ids, seed=0)
+    crafted = recipe.craft(model, x, y, ids=ids, seed=0)
     wanted = recipe.craft(model.double(), x.double(), y, ids=ids, seed=0)
-    torch.testing.assert_close(made.double(), wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(crafted.double(), wanted, rtol=0, atol=1e-4)
 
 
 def noise(x, ids, draw):
@@ -86,13 +86,13 @@ def test_gaussian_training_by_hand():
 def test_consistency_by_hand(weight, entropy, noises):
     x, y, ids = batch()
     hand = warm_net()
-    each = hand(torch.cat([x + noise(x, ids, draw) for draw in range(noises)])).softmax(1).chunk(noises)
-    mean = sum(each) / noises
-    natural = -torch.cat([p[torch.arange(9), y] for p in each]).log().mean()
-    apart = sum((mean * (mean.log() - p.log())).sum(1).mean() for p in each) / noises
+    chances = hand(torch.cat([x + noise(x, ids, draw) for draw in range(noises)])).softmax(1).chunk(noises)
+    mean = sum(chances) / noises
+    natural = -torch.cat([p[torch.arange(9), y] for p in chances]).log().mean()
+    apart = sum((mean * (mean.log() - p.log())).sum(1).mean() for p in chances) / noises
     unsure = -(mean * mean.log()).sum(1).mean()
     wanted = natural + weight * apart + entropy * unsure
-    held = natural + weight * sum((mean.detach() * -p.log()).sum(1).mean() for p in each) / noises
+    held = natural + weight * sum((mean.detach() * -p.log()).sum(1).mean() for p in chances) / noises
     assert differ(gradients(wanted, hand), gradients(held, hand))  # the mean moves, too
     assert_same_step(Consistency(SIGMA, weight, entropy, noises), warm_net(), hand, wanted)
 

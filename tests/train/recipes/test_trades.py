@@ -39,9 +39,9 @@ def test_trades():
     x, y, ids = hand.batch()
     model, twin = hand.warm_net(), hand.warm_net()
     _, p, q = away(twin, x, ids)
-    natural = -hand.own(p, y).log().mean()
+    natural = -hand.at_label(p, y).log().mean()
     wanted = natural + 6 * divergence(p, q).mean()
-    # what must not be taken for it: the other direction, a clean branch held fixed
+    # Mistakes that it must differ from: the other direction, a clean branch held fixed
     assert not torch.allclose(wanted, natural + 6 * divergence(q, p).mean(), rtol=1e-3)
     held = natural + 6 * divergence(p.detach(), q).mean()
     assert hand.differ(hand.gradients(wanted, twin), hand.gradients(held, twin))
@@ -57,7 +57,7 @@ def test_beta_weighs_the_divergence_and_smoothing_the_labels():
 
     torch.testing.assert_close(loss(beta=4.0) - loss(beta=0.0), 2 * (loss(beta=2.0) - loss(beta=0.0)))
     p = hand.warm_net()(x).softmax(1)
-    smooth = -(0.8 * hand.own(p, y).log() + 0.2 * p.log().mean(1)).mean()
+    smooth = -(0.8 * hand.at_label(p, y).log() + 0.2 * p.log().mean(1)).mean()
     torch.testing.assert_close(loss(beta=0.0, label_smoothing=0.2), smooth)
 
 
@@ -68,7 +68,7 @@ def test_hat():
     x_adv, p, q = away(twin, x, ids)
     called = hand.evaluated(helper)(x_adv).argmax(1)
     assert (called != hand.evaluated(helper)(x).argmax(1)).any()
-    wanted = -hand.own(p, y).log().mean() + 2 * divergence(p, q).mean()
+    wanted = -hand.at_label(p, y).log().mean() + 2 * divergence(p, q).mean()
     wanted = wanted + 0.7 * cross_entropy(twin(x + 3 * (x_adv - x)), called)
     make = partial(HAT, *GIVEN, beta=2.0)
     hand.assert_same_step(make(helper=helper, gamma=0.7, far=3.0), model, twin, wanted)
@@ -76,13 +76,13 @@ def test_hat():
     assert helper.training
     assert all(weight.grad is None for weight in helper.parameters())
     helpers = helper, fa.freeze(helper)
-    losses = [make(helper=each)(hand.warm_net(), x, y, ids=ids, seed=3) for each in helpers]
+    losses = [make(helper=helper)(hand.warm_net(), x, y, ids=ids, seed=3) for helper in helpers]
     torch.testing.assert_close(*losses)
 
 
 def binary(q, y):
     others = q.masked_fill(torch.eye(3, dtype=torch.bool)[y], 0)
-    return -hand.own(q, y).log() - (1 - others.amax(1)).log()
+    return -hand.at_label(q, y).log() - (1 - others.amax(1)).log()
 
 
 def test_mart():
@@ -91,10 +91,12 @@ def test_mart():
     x_adv = hand.ascend(twin, x, lambda z: cross_entropy(z, y, reduction="none"), hand.near(x, ids))
     p, q = twin(x).softmax(1), twin(x_adv).softmax(1)
     apart = divergence(p, q)
-    wanted = (binary(q, y) + 5 * apart * (1 - hand.own(p, y))).mean()
-    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * (1 - hand.own(q, y))).mean(), rtol=1e-3)
-    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * hand.own(p, y)).mean(), rtol=1e-3)
-    held = (binary(q, y) + 5 * apart * (1 - hand.own(p, y).detach())).mean()
+    wanted = (binary(q, y) + 5 * apart * (1 - hand.at_label(p, y))).mean()
+    assert not torch.allclose(
+        wanted, (binary(q, y) + 5 * apart * (1 - hand.at_label(q, y))).mean(), rtol=1e-3
+    )
+    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * hand.at_label(p, y)).mean(), rtol=1e-3)
+    held = (binary(q, y) + 5 * apart * (1 - hand.at_label(p, y).detach())).mean()
     assert hand.differ(hand.gradients(wanted, twin), hand.gradients(held, twin))
     hand.assert_same_step(MART(*GIVEN, beta=5.0), model, twin, wanted)
 
@@ -108,7 +110,7 @@ def test_a_confident_mistake_has_a_finite_loss_and_a_gradient(lead):
     (gradient,) = torch.autograd.grad(loss, logits)
     own_loss = torch.tensor([lead, 0.0, 0.0]).logsumexp(0)
     torch.testing.assert_close(loss, 2 * own_loss - torch.tensor(2.0).log())
-    # of -log p_y: p - e_y; of -log(1 - p_k): p_k towards k, and from the two others half of that
+    # Gradient of -log p_y: p - e_y; of -log(1 - p_k): p_k towards k, from the two others half of that
     p = logits.detach().softmax(0)
     by_hand = torch.stack([p[0] - 1 - p[1] / 2, 2 * p[1], p[2] - p[1] / 2])
     torch.testing.assert_close(gradient, by_hand)
@@ -132,9 +134,9 @@ def test_score(start):
     recipe = SCORE(*GIVEN, beta=3.0, label_smoothing=0.3, start=start)
     begin = recipe.threat.random_start(x, seed=hand.SEED, ids=ids) if start == "uniform" else None
     x_adv, p, _ = away(hand.warm_net(), x, ids, square, begin)
-    made = recipe.craft(model, x, y, ids=ids, seed=hand.SEED)
-    torch.testing.assert_close(made, x_adv, rtol=0, atol=1e-6)  # the start is drawn in float32
-    p, q = twin(x).softmax(1), twin(made).softmax(1)
+    crafted = recipe.craft(model, x, y, ids=ids, seed=hand.SEED)
+    torch.testing.assert_close(crafted, x_adv, rtol=0, atol=1e-6)  # the start is drawn in float32
+    p, q = twin(x).softmax(1), twin(crafted).softmax(1)
     wanted = (square(p, 0.7 * one_hot(y, 3).double() + 0.1) + 3 * square(q, p)).mean()
     hand.assert_same_step(recipe, model, twin, wanted)
 
