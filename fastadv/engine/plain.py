@@ -13,17 +13,15 @@ from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
-from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient
+from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
 from fastadv.engine.copying.copier import LAZY, eval_copy
 from fastadv.engine.copying.first_pass import asks_for_gradients, on_gpu
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
-from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, log_confidence, mean_of
-from fastadv.engine.pull import pull, pull_each
-from fastadv.engine.room import GRADIENT, VERDICT, ran_out, room_of
+from fastadv.engine.room import GRADIENT, VERDICT, mixes_rows, ran_out, room_of
 from fastadv.errors import InputError, NoGradientError
 from fastadv.text import first_line
 

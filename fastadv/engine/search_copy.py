@@ -12,22 +12,20 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv._tf32 import rounds_as
-from fastadv.engine.bound import Gradient
+from fastadv.engine.bound import Gradient, pull, pull_each, pull_scaled
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copying.copier import eval_copy, take_values
+from fastadv.engine.cpu.winograd import gains_by_rows
 from fastadv.engine.fold import Pair, fold
 from fastadv.engine.guard import HALVES, Format
-from fastadv.engine.layout import CHANNELS_LAST, VIEWS, laid_out, lay_out
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
-from fastadv.engine.parts import Parts, mixes_rows
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Options, no_autocast, tf32, to_half
 from fastadv.engine.prepared import Directions
-from fastadv.engine.pull import pull, pull_each, pull_scaled
 from fastadv.engine.rewrite import Rewrite, Rewriting
-from fastadv.engine.rewrites import FOLD, applicable
-from fastadv.engine.room import GRADIENT, room_of
+from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
+from fastadv.engine.room import GRADIENT, Parts, mixes_rows, room_of
 from fastadv.ops._step import may_be_narrow
 
 T = TypeVar("T")
@@ -83,7 +81,8 @@ class SearchCopy:
         self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
         self._check(plain.checked.mends_rows)
         self.uncompiled: CheckedModel | None = None  # what is compiled, as it is
-        self.parts = Parts(None if options.compile else self.model, "winograd" in self.rewriting.notes)
+        wide = "winograd" in self.rewriting.notes and gains_by_rows(self.model)
+        self.parts = Parts(None if options.compile else self.model, wide)
         self.notes = Notes(self._first_notes())
 
     def _rewrites(self) -> list[Rewrite]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_share, warn
 from fastadv.errors import InputError
-from fastadv.models.normalized import Normalized
+from fastadv.models.wrappers import Normalized
 
 torch.fx.wrap("logits_of")
 

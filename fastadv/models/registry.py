@@ -13,7 +13,7 @@ from fastadv._extras import need
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.models._common import first_weights
 from fastadv.models.adapt import adapt, carried
-from fastadv.models.normalized import STATISTICS, Normalized
+from fastadv.models.wrappers import STATISTICS, Normalized
 
 SOURCES = ("timm", "torchvision")
 
@@ -53,16 +53,16 @@ def create_from(
 BUILT_IN = {
     "softmax": "fastadv.models.small:SoftmaxRegression",
     "logistic": "fastadv.models.small:LogisticRegression",
-    "cnn": "fastadv.models.cnn:SchottCNN",
+    "cnn": "fastadv.models.small:SchottCNN",
     "wong_cnn": "fastadv.models.small:WongCNN",
     "lenet": "fastadv.models.small:LeNet",
     "small_cnn": "fastadv.models.small:SmallCNN",
     "resnet18": "fastadv.models.resnet:ResNet18",
     "resnet50": "fastadv.models.resnet:ResNet50",
     "preact_resnet18": "fastadv.models.preact_resnet:PreActResNet18",
-    "wide_resnet": "fastadv.models.wide_resnet:WideResNet",
-    "wrn_28_10": "fastadv.models.wide_resnet:wrn_28_10",
-    "wrn_34_10": "fastadv.models.wide_resnet:wrn_34_10",
+    "wide_resnet": "fastadv.models.preact_resnet:WideResNet",
+    "wrn_28_10": "fastadv.models.preact_resnet:wrn_28_10",
+    "wrn_34_10": "fastadv.models.preact_resnet:wrn_34_10",
 }
 
 

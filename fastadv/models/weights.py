@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.adapt import Logits
-from fastadv.models.normalized import Normalized
+from fastadv.models.wrappers import Normalized
 from fastadv.runs.files import load_tensors, load_torch, save_tensors
 
 # keys under which training scripts commonly nest a state dict

@@ -14,8 +14,8 @@ from torch.func import functional_call
 
 from fastadv import rng
 from fastadv._tf32 import rounds_as
-from fastadv.engine.layout import gains_on_gpu
 from fastadv.engine.rewrite import has_conv2d
+from fastadv.engine.rewrites import gains_on_gpu
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes

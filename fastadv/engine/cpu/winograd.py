@@ -175,6 +175,13 @@ def is_wide(weight: Tensor) -> bool:
     return weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= least
 
 
+def gains_by_rows(model: object) -> bool:
+    """Return whether a model convolves so in float32, where products gain by rows that pass together."""
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    kernels = [part.weight for part in parts if isinstance(part, nn.Conv2d)]
+    return any(kernel.dtype == torch.float32 and is_wide(kernel) for kernel in kernels)
+
+
 def available(dtype: torch.dtype | None) -> bool:
     """Return whether oneDNN gives access to its products in that dtype, and the tiles are compiled."""
     if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:

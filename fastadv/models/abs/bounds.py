@@ -34,7 +34,7 @@ from fastadv.errors import InputError
 from fastadv.models.abs import inference
 from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.inference import LatentSearch, adam_step, check_labels, squared_misfit
-from fastadv.models.binarized import THRESHOLD
+from fastadv.models.wrappers import THRESHOLD
 
 BISECTIONS = 30
 # Descents on the clipped misfit, each at the radius that the latents so far allow.

@@ -8,11 +8,10 @@ from torch import Tensor
 from fastadv._waiting import waits
 from fastadv.errors import InputError
 from fastadv.models._common import check_batch
-from fastadv.models.abs.calibrate import graded
 from fastadv.models.abs.decoder import Decoders
-from fastadv.models.abs.options import InferenceOptions
+from fastadv.models.abs.options import InferenceOptions, graded
 from fastadv.models.abs.prior import PriorBank
-from fastadv.models.binarized import THRESHOLD, binarize
+from fastadv.models.wrappers import THRESHOLD, binarize
 from fastadv.ops.latent_fit import latent_fit
 
 

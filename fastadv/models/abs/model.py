@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from fastadv.errors import InputError
 from fastadv.models.abs import bounds
-from fastadv.models.abs.calibrate import (
+from fastadv.models.abs.decoder import Decoders, DecoderShape
+from fastadv.models.abs.fit import Settings, fit
+from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
+from fastadv.models.abs.options import (
+    InferenceOptions,
     class_factors,
     confidence_floor,
     confidence_scale,
@@ -19,13 +23,9 @@ from fastadv.models.abs.calibrate import (
     least_share,
     log_graded,
 )
-from fastadv.models.abs.decoder import Decoders, DecoderShape
-from fastadv.models.abs.fit import Settings, fit
-from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
-from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
-from fastadv.models.binarized import THRESHOLD
+from fastadv.models.wrappers import THRESHOLD
 from fastadv.progress import Progress
 from fastadv.runs.card import card, data_hash
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
-from fastadv.models.normalized import Normalized
 from fastadv.models.registry import factory
 from fastadv.models.weights import listing, read_weights
+from fastadv.models.wrappers import Normalized
 from fastadv.models.zoo.entries import SHAPE, Entry, Net
 from fastadv.runs.files import user_cache
 
