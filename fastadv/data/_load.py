@@ -9,9 +9,17 @@ from torch.nn.functional import interpolate
 
 from fastadv._checks import check_choice
 from fastadv.data.folder import FolderSet, imagefolder
-from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.published import CLASSES, cifar10, cifar100, digits, mnist, svhn
+from fastadv.data.published import (
+    CLASSES,
+    cifar10,
+    cifar100,
+    digits,
+    imagenet,
+    mnist,
+    restricted_imagenet,
+    svhn,
+)
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_torch, user_cache
