@@ -95,7 +95,7 @@ def fastest(make: Callable[[Precision], P], x: Tensor) -> tuple[P, str] | None:
             f"precision: expected one process for 'auto', got a group of {processes.world()}, each of which "
             "might choose another one; measure in one process, and pass the precision that its notes name"
         )
-    with rng.torch_seeded(0, x.device):
+    with generators_kept(x.device, 0):
         ways: dict[Precision, P] = {"fp32": make("fp32")}
         for precision in AUTOMATIC[x.is_cuda]:
             with suppress(InputError):
