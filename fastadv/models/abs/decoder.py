@@ -52,7 +52,7 @@ class DecoderShape:
         return self.channels[-1] * self.size**2
 
     @classmethod
-    def for_images(cls, shape: tuple[int, int, int], latents: int = 8, width: int = 16) -> "DecoderShape":
+    def for_images(cls, shape: Sequence[int], latents: int = 8, width: int = 16) -> "DecoderShape":
         """Choose the paper's shape for 28x28 images, and a similar one for another size."""
         check_count("latents", latents, 1)
         check_count("width", width, 1)
