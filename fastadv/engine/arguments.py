@@ -51,31 +51,31 @@ def labels_for(loss: object, y: Tensor | None, targets: Tensor | None) -> Tensor
     return y
 
 
-def indices(name: str, given: object) -> Tensor | None:
+def indices(name: str, classes: object) -> Tensor | None:
     """Classes [B] or None; InputError for what is no tensor. The losses check their values."""
-    if given is not None and not isinstance(given, Tensor):
-        raise InputError(f"{name}: expected a tensor of classes [B] or None, got {type(given).__name__}")
+    if classes is not None and not isinstance(classes, Tensor):
+        raise InputError(f"{name}: expected a tensor of classes [B] or None, got {type(classes).__name__}")
     # the graph of a callable loss may save them, which inference tensors refuse
-    return given.clone() if given is not None and given.is_inference() else given
+    return classes.clone() if classes is not None and classes.is_inference() else classes
 
 
-def checked_directions(given: object, logits: Tensor) -> Tensor:
+def checked_directions(directions: object, logits: Tensor) -> Tensor:
     """Return `given` detached; InputError unless it is a floating [B, C, K] that fits the logits [B, K]."""
     if (
-        not isinstance(given, Tensor)
-        or not given.is_floating_point()
-        or given.ndim != 3
-        or (given.shape[0], given.shape[2]) != tuple(logits.shape)
-        or given.device != logits.device
+        not isinstance(directions, Tensor)
+        or not directions.is_floating_point()
+        or directions.ndim != 3
+        or (directions.shape[0], directions.shape[2]) != tuple(logits.shape)
+        or directions.device != logits.device
     ):
-        got = type(given).__name__
-        if isinstance(given, Tensor):
-            got = f"{given.dtype} {tuple(given.shape)} on {given.device}"
+        got = type(directions).__name__
+        if isinstance(directions, Tensor):
+            got = f"{directions.dtype} {tuple(directions.shape)} on {directions.device}"
         raise InputError(
             f"directions: expected a floating tensor [B, C, K] with B, K = {tuple(logits.shape)} "
             f"on {logits.device}, got {got}"
         )
-    return given.detach()
+    return directions.detach()
 
 
 def checked_logits(logits: object, size: int) -> Tensor:
@@ -127,10 +127,10 @@ def check_logits(logits: object, size: int) -> Tensor:
         return rows[None]
     single = rows is not None and rows.shape in ((size,), (size, 1), ()) and rows.numel() == size
     if rows is None or not (single or (rows.ndim == 2 and rows.shape[0] == size)):
-        told = _not_floating(logits)
+        got = _not_floating(logits)
         if rows is not None and rows.ndim > 2:
-            told += "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
-        raise InputError(f"model: expected floating logits [B, K] with B = {size}, {told}")
+            got += "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
+        raise InputError(f"model: expected floating logits [B, K] with B = {size}, {got}")
     if single or rows.shape[1] < 2:
         do = (
             "attack one logit z with criterion=fastadv.attacks.Signs(), a number to predict with "

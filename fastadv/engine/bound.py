@@ -160,5 +160,5 @@ class CleanPass:
         # only here: the error holds on to what the pass had in memory
         self.attached = self.logits  # lets go of the graph
         x = self.x if rows is None else self.x[rows]
-        found: Gradient = plain.input_gradient(x, y, loss, targets, direction)
-        return found
+        answer: Gradient = plain.input_gradient(x, y, loss, targets, direction)
+        return answer

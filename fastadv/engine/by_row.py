@@ -79,7 +79,7 @@ class ByRow(Plain):
         if not self.size:
             return self._told(model, x, ids)
         left = [(self._places.get(number, 0), row) for row, number in enumerate(ids.tolist())]
-        made, order = list[Tensor](), list[Tensor]()
+        outputs, order = list[Tensor](), list[Tensor]()
         while left:  # rows of the same place pass in one batch after the other
             chosen: dict[int, int] = {}
             for place, row in left:
@@ -88,10 +88,10 @@ class ByRow(Plain):
             batch = self._batch.to(x.dtype).index_copy(0, places, x[rows])
             logits = self._told(model, batch, self._ids.index_copy(0, places, ids[rows]))
             checked = OUTPUTS[self.outputs](logits, self.size)
-            made.append((checked if self.outputs == "classes" else logits)[places])
+            outputs.append((checked if self.outputs == "classes" else logits)[places])
             order.append(rows)
             left = [(place, row) for place, row in left if chosen[place] != row]
-        return torch.cat(made)[torch.cat(order).argsort()]
+        return torch.cat(outputs)[torch.cat(order).argsort()]
 
     def _told(self, model: Any, x: Tensor, ids: Tensor) -> Any:
         return model(x, ids=ids) if self._tells else model(x)

@@ -52,8 +52,8 @@ _known: "WeakKeyDictionary[nn.Module, Known]" = WeakKeyDictionary()
 def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
     held, types = list(map(vars, parts)), list(map(type, parts))
     foreign = {kind for kind in set(types) if not kind.__module__.startswith(TORCH)}
-    own = compress(held, map(foreign.__contains__, types))
-    values = chain.from_iterable(map(dict.values, own))
+    theirs = compress(held, map(foreign.__contains__, types))
+    values = chain.from_iterable(map(dict.values, theirs))
     hooks = chain.from_iterable(filter(None, chain.from_iterable(map(itemgetter(*CALLED), held))))
     forwards = map(dict.get, held, repeat("forward"))
     # no values themselves, which may hold the model
@@ -102,16 +102,16 @@ class CheckedModel:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
         # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
         # is: by two rows, or by all, since some models take one batch size alone.
-        own = self.dtype
-        if own in (None, x.dtype) or x.dtype in self._seen or not len(x):
+        weights = self.dtype
+        if weights in (None, x.dtype) or x.dtype in self._seen or not len(x):
             return 0
         passed, few = 0, x[:2]
-        for rows, dtype in ((few, x.dtype), (few, own), (x, x.dtype)):
+        for rows, dtype in ((few, x.dtype), (few, weights), (x, x.dtype)):
             passed += len(rows)
             if self._takes(rows.detach().to(dtype, copy=True)):
                 self._seen[x.dtype] = dtype
                 return passed
-        self._seen[x.dtype] = own
+        self._seen[x.dtype] = weights
         return passed
 
     def _takes(self, x: Tensor) -> bool:
@@ -228,4 +228,4 @@ def mend_graph(logits: Tensor) -> bool:
 
 
 def _contiguous(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(each if each is None else each.contiguous() for each in gradients)
+    return tuple(gradient if gradient is None else gradient.contiguous() for gradient in gradients)

@@ -30,7 +30,7 @@ class Pair:
         self._layer, self._models = layer, models
         weight, bias = self._folded()
         both = torch.empty_like(layer.weight).copy_(weight), bias.to(layer.weight.dtype)
-        layer.weight, layer.bias = (nn.Parameter(each, requires_grad=False) for each in both)
+        layer.weight, layer.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in both)
         vars(norm)["forward"] = _same
 
     def _folded(self) -> tuple[Tensor, Tensor]:
@@ -44,8 +44,8 @@ class Pair:
         return weight * factor.view(-1, *[1] * (weight.ndim - 1)), bias * factor + shift
 
     def refresh(self) -> None:
-        for own, folded in zip((self._layer.weight, self._layer.bias), self._folded(), strict=True):
-            own.copy_(folded)
+        for weight, folded in zip((self._layer.weight, self._layer.bias), self._folded(), strict=True):
+            weight.copy_(folded)
 
 
 def _same(input: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ def _pairs(copied: nn.Module, run: Callable[[], Tensor]) -> list[tuple[nn.Module
     finally:
         for hook in hooks:
             hook.remove()
-    found = ((node, layer, *norms[node]) for node, layer in layers.items() if node in norms)
+    followed = ((node, layer, *norms[node]) for node, layer in layers.items() if node in norms)
     return [
         (layer, norm)
-        for node, layer, norm, normed in found
+        for node, layer, norm, normed in followed
         if readers[node] == calls[layer] == calls[norm] == 1 and readers[normed]
     ]
 
@@ -112,10 +112,10 @@ def _readers(last: Any) -> "Counter[Any]":
 
 def _is_plain(part: nn.Module, forwards: set[Any]) -> bool:
     """Return whether calls of a part are those of a forward of torch alone, with parameters of its own."""
-    own, convolve = vars(part), getattr(type(part), "_conv_forward", part.forward)
-    hooked = "forward" in own or any(own[name] for name in HOOKS)
+    held, convolve = vars(part), getattr(type(part), "_conv_forward", part.forward)
+    hooked = "forward" in held or any(held[name] for name in HOOKS)
     of_torch = type(part).forward in forwards and convolve.__module__.startswith("torch.")
-    return not hooked and of_torch and {"weight", "bias"} <= own["_parameters"].keys()
+    return not hooked and of_torch and {"weight", "bias"} <= held["_parameters"].keys()
 
 
 def has_batch_norm(module: nn.Module) -> bool:

@@ -128,8 +128,8 @@ class Frozen(Prepared):
         return self._taking[outputs]
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())
-        return "\n- ".join([f"Frozen({type(self.source).__name__}, {told})", *self.notes])
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())
+        return "\n- ".join([f"Frozen({type(self.source).__name__}, {options})", *self.notes])
 
     def __reduce__(self) -> Any:
         return type(self), (self.source, self.options)
@@ -295,8 +295,8 @@ class Frozen(Prepared):
         if self.options.cuda_graph is False or not waits(x.device):
             return None
         self._renew()  # a replay looks at nothing
-        found = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
-        return found and replace(found, tell=self._tell)
+        graphs = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
+        return graphs and replace(graphs, tell=self._tell)
 
     def _tell(self, why: str) -> None:
         if self.options.cuda_graph:
@@ -337,10 +337,10 @@ class Frozen(Prepared):
                 if self._parts is not None and not self.options.compile:  # as a compiler writes attributes
                     parts = self.search.module, self.search.model  # into which a pass may write
                     self._parts = Stamp(
-                        *(each for each in parts if isinstance(each, nn.Module)), values=False
+                        *(part for part in parts if isinstance(part, nn.Module)), values=False
                     )
-            elif (found := fastest(self._in_precision, x)) is not None:
-                best, note = found
+            elif (choice := fastest(self._in_precision, x)) is not None:
+                best, note = choice
                 best.add_note(note)
                 self.search, self.settled = best.search, True
                 self.forwards += best.forwards

@@ -85,7 +85,7 @@ def stretch(one: Tensor, other: Tensor) -> Tensor:
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:
     """Return [B]; 1 where both are zero."""
-    one, other = (each.flatten(1).double() for each in (one, other))
+    one, other = (gradient.flatten(1).double() for gradient in (one, other))
     both = (one == 0).all(1) & (other == 0).all(1)
     alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)
     return torch.where(both, torch.ones_like(alike), alike)

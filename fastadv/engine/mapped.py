@@ -47,9 +47,9 @@ class Mapped(Prepared):
 
     def over(self, inner: Prepared) -> "Mapped":
         """Return the same before another classifier."""
-        made = copy(self)
-        made.inner, made.source = inner, made
-        return made
+        mapped = copy(self)
+        mapped.inner, mapped.source = inner, mapped
+        return mapped
 
     def taking(self, outputs: Outputs) -> Prepared:
         return self.over(self.inner.taking(outputs))
@@ -116,8 +116,8 @@ class Mapped(Prepared):
     ) -> tuple[Tensor, Tensor]:
         leaf, images = self._followed(x)
         logits, gradients = self.inner.jacobian(images.detach(), directions)
-        pulled = [self.pull(leaf, images, each, retain_graph=True) for each in gradients.unbind(1)]
-        return logits, torch.stack([each if reduce is None else reduce(each) for each in pulled], 1)
+        pulled = [self.pull(leaf, images, gradient, retain_graph=True) for gradient in gradients.unbind(1)]
+        return logits, torch.stack(pulled if reduce is None else list(map(reduce, pulled)), 1)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         leaf, images = self._followed(x)

@@ -74,7 +74,7 @@ class Plain(Prepared):
             copied = known.writes or _needs_copy(parts, [*weights, *buffers])
             run = eval_copy(module, follow=None if known.writes else False) if copied else module
             checked = CheckedModel(run, one_dtype(weights), known, not copied, outputs)
-            device = next((each.device for each in (*weights, *buffers)), None)
+            device = next((tensor.device for tensor in (*weights, *buffers)), None)
         checked.mends_rows = device is None or device.type == "cpu"
         self.source, self.checked, self.eot = source, checked, check_count("eot", eot, 1)
         self.dtype, self.device, self.counts = checked.dtype, device, counts or Counts()
@@ -100,8 +100,8 @@ class Plain(Prepared):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        told = replaced(as_module(self.source))
-        return (*((in_words(told),) if told else ()), *self._added)
+        names = replaced(as_module(self.source))
+        return (*((in_words(names),) if names else ()), *self._added)
 
     def add_note(self, note: str) -> None:
         self._added[note] = None
@@ -118,10 +118,10 @@ class Plain(Prepared):
 
     @eager
     def confidence(self, x: Tensor) -> Tensor:
-        own = getattr(self.model, "confidence", None)
-        if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
+        confidence = getattr(self.model, "confidence", None)
+        if not callable(confidence) or isinstance(confidence, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
-        return self._as_given(own, x).clone()  # as logits that stay
+        return self._as_given(confidence, x).clone()  # as logits that stay
 
     def taken(self, x: object) -> Tensor:
         """Return x [B, ...] checked, once the model has met the like."""
@@ -158,7 +158,7 @@ class Plain(Prepared):
     def _gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: Loss, direction: bool
     ) -> Gradient:
-        made: list[Gradient] = []
+        passes: list[Gradient] = []
         with no_autocast(x.device.type):
             for _ in range(self.eot):
                 leaf = self.leaf(x)
@@ -167,9 +167,9 @@ class Plain(Prepared):
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
                 gradient = self.pull(leaf, attached, by_logits)
-                made.append((value, logits, gradient.to(x.dtype)))
+                passes.append((value, logits, gradient.to(x.dtype)))
                 self.count(len(x))
-        value, logits, gradient = map(mean_of, zip(*made, strict=True))
+        value, logits, gradient = map(mean_of, zip(*passes, strict=True))
         return value, logits, gradient
 
     def jacobian(

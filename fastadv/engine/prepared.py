@@ -33,9 +33,9 @@ def log_confidence(model: Any, logits: Tensor) -> Tensor:
     Returns:
         [B, K].
     """
-    own = getattr(model, "log_confidence", None)
-    found: Tensor = own(logits) if callable(own) else logits.log_softmax(1)
-    return found
+    method = getattr(model, "log_confidence", None)
+    confidence: Tensor = method(logits) if callable(method) else logits.log_softmax(1)
+    return confidence
 
 
 def mean_of(passes: Sequence[Tensor]) -> Tensor:

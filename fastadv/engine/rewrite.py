@@ -109,11 +109,11 @@ class Rewriting:
 
     def __init__(self, rewrites: Iterable[Rewrite], dtype: torch.dtype | None) -> None:
         self.notes, self._ways = dict[str, str](), dict[Any, Found]()
-        for each in rewrites:
-            self.notes[each.name] = each.note
-            ways = each.replace(dtype) if callable(each.replace) else each.replace
+        for rewrite in rewrites:
+            self.notes[rewrite.name] = rewrite.note
+            ways = rewrite.replace(dtype) if callable(rewrite.replace) else rewrite.replace
             for function, way in ways.items():
-                self._ways[function] = (*self._ways.get(function, ()), (each.name, way))
+                self._ways[function] = (*self._ways.get(function, ()), (rewrite.name, way))
 
     def __bool__(self) -> bool:
         return bool(self._ways)

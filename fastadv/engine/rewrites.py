@@ -21,7 +21,7 @@ EIGHT = 8  # channels that the tensor cores of a GPU take at once
 def lay_out(model: nn.Module, channels_last: bool) -> None:
     """Lay out the four-dimensional tensors of a copy; kernels of 1 by 1 stay in their memory."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    for tensor in (each for each in (*model.parameters(), *model.buffers()) if each.ndim == 4):
+    for tensor in (tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.ndim == 4):
         if tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
             strides = torch.empty_like(tensor, device="meta", memory_format=layout).stride()
             tensor.data = tensor.data.as_strided(tensor.shape, strides)
@@ -81,10 +81,10 @@ class _Convolution(torch.autograd.Function):
         (weight,), how = saved, ctx.how
         if torch.is_grad_enabled():  # it is to have a derivative itself
             size = [len(gradient), *ctx.size]
-            found = conv2d_input(size, weight, gradient, how.stride, how.padding, how.dilation)  # type: ignore[no-untyped-call]
-            return found, None, None, None
-        found = thin_gradient(gradient, weight, ctx.size[1:], how.stride, how.padding, how.dilation)
-        return laid_out(found, ctx.last), None, None, None
+            by_input = conv2d_input(size, weight, gradient, how.stride, how.padding, how.dilation)  # type: ignore[no-untyped-call]
+            return by_input, None, None, None
+        by_input = thin_gradient(gradient, weight, ctx.size[1:], how.stride, how.padding, how.dilation)
+        return laid_out(by_input, ctx.last), None, None, None
 
 
 @takes_settings

@@ -44,7 +44,7 @@ def joined(parts: list[T]) -> T:
     results: list[Any] = parts
     if isinstance(parts[0], Tensor):
         return cast(T, torch.cat(results))
-    return cast(T, tuple(torch.cat(each) for each in zip(*results, strict=True)))
+    return cast(T, tuple(torch.cat(tensors) for tensors in zip(*results, strict=True)))
 
 
 class Room:
@@ -80,12 +80,12 @@ class Room:
         most: int = 0,
     ) -> T:  # fmt: skip
         """Return step(x, *rows), in parts of `most` rows or what fits, if they may pass `apart`."""
-        todo, made = slices(len(x), min(most or len(x), self.most(kind, x))), list[T]()
+        todo, results = slices(len(x), min(most or len(x), self.most(kind, x))), list[T]()
         while todo:
             part = todo[0]
             count = part.stop - part.start
             try:
-                made.append(step(x, *rows) if count == len(x) else step(x[part], *cut(part, *rows)))
+                results.append(step(x, *rows) if count == len(x) else step(x[part], *cut(part, *rows)))
                 todo = todo[1:]
                 continue
             except Exception as error:
@@ -93,7 +93,7 @@ class Room:
                     raise
             # only here: the error holds on to what the pass had in memory
             todo = self.halved(kind, x, todo)
-        return made[0] if len(made) == 1 else joined(made)
+        return results[0] if len(results) == 1 else joined(results)
 
 
 _known: "WeakKeyDictionary[nn.Module, Room]" = WeakKeyDictionary()
@@ -145,7 +145,7 @@ class Parts:
 
     def measure(self, run: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """Find by how much the tensor that grows most does so with a row like x [B, ...]."""
-        key, made = (x.dtype, x.shape[1:]), []
+        key, taken = (x.dtype, x.shape[1:]), []
         if key in self._bytes_a_row or not (self._splits and x.is_cpu):
             return
         few = x[:1].expand(PROBE, *x.shape[1:]).contiguous()
@@ -154,8 +154,8 @@ class Parts:
             for rows in (few, few[:-1]):
                 with _Sizes() as sizes:
                     run(rows)
-                made.append(sizes.bytes)
-        growth = [more - less for more, less in zip(*made, strict=False)]
+                taken.append(sizes.bytes)
+        growth = [more - less for more, less in zip(*taken, strict=False)]
         self._bytes_a_row[key] = max(growth, default=0)
 
     def full(self, x: Tensor) -> int:

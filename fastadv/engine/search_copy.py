@@ -88,7 +88,7 @@ class SearchCopy:
     def _rewrites(self) -> list[Rewrite]:
         rewrites = applicable(self.model, self.weights) if isinstance(self.model, nn.Module) else []
         # a compiler looks at functions for itself
-        return [each for each in rewrites if each in BEFORE] if self.options.compile else rewrites
+        return [rewrite for rewrite in rewrites if rewrite in BEFORE] if self.options.compile else rewrites
 
     def _check(self, mends_rows: bool) -> None:
         self.checked = CheckedModel(self.model, outputs=self.options.outputs)
@@ -204,7 +204,7 @@ class SearchCopy:
 
     def formats(self, device: torch.device) -> list[Format]:
         """Return the formats by which logits of the copy and of the model as given round."""
-        return [rounds_as(each, device) for each in (self.dtype, self.format)]
+        return [rounds_as(format, device) for format in (self.dtype, self.format)]
 
     def captures(self, x: Tensor) -> Captures | None:
         model = self.model

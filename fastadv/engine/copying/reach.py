@@ -74,12 +74,12 @@ class Trace:
         # named here, since np.random takes long to import
         generators = random.Random, np.random.RandomState, np.random.Generator, torch.Generator
         opaque = *generators, np.ndarray, Iterator
-        self._opaque = any(isinstance(each, opaque) or getattr(type(each), "__slots__", ()) for each in held)
-        tensors = {each for each in held if isinstance(each, Tensor) and each.layout == torch.strided}
-        weights = {each for each in tensors if isinstance(each, nn.Parameter)}
+        self._opaque = any(isinstance(one, opaque) or getattr(type(one), "__slots__", ()) for one in held)
+        tensors = {value for value in held if isinstance(value, Tensor) and value.layout == torch.strided}
+        weights = {value for value in tensors if isinstance(value, nn.Parameter)}
         self._places = [(weight, weight.grad, weight.data_ptr()) for weight in weights]
         self._values = [(tensor, tensor.detach().clone()) for tensor in tensors - weights]
-        groups = [each if isinstance(each, CONTAINERS) else getattr(each, "__dict__", ()) for each in held]
+        groups = [one if isinstance(one, CONTAINERS) else getattr(one, "__dict__", ()) for one in held]
         self._groups = [(group, _members(group)) for group in groups]
 
     def written(self) -> bool:

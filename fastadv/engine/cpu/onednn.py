@@ -81,10 +81,10 @@ def is_faster() -> bool:
 
 
 def _suits(*tensors: Tensor | None) -> bool:
-    given = [tensor for tensor in tensors if tensor is not None]
+    present = [tensor for tensor in tensors if tensor is not None]
     return all(
-        each.device.type == "cpu" and each.dtype == torch.float32 and each.layout == torch.strided
-        for each in given
+        tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.layout == torch.strided
+        for tensor in present
     ) and not torch.is_autocast_enabled("cpu")
 
 
@@ -98,8 +98,8 @@ class _Linear(torch.autograd.Function):
     @unseen
     def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = saved
-        found = fast_linear(gradient, weight.t())  # with a derivative of its own
-        return (gradient @ weight if found is NotImplemented else found), None, None
+        by_input = fast_linear(gradient, weight.t())  # with a derivative of its own
+        return (gradient @ weight if by_input is NotImplemented else by_input), None, None
 
 
 def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

@@ -49,14 +49,14 @@ class Kernels:
         """Transform a weight [O, C, 3, 3], split along O so that the allocator can reuse each block."""
         an_output = (SIZES[weight.dtype] + 2) ** 2 * weight.shape[1] * weight.element_size()
         most = max(LARGEST // an_output // BLOCK, 1) * BLOCK
-        made = []
+        blocks = []
         for part in torch.split(weight, most):
             kernels = winograd_kernels(part, SIZES[weight.dtype])
             places, outputs, channels = kernels.shape
             flat = kernels.reshape(-1, channels, 1, 1).contiguous(memory_format=torch.channels_last)
             packed = onednn_pack(flat, places, [1, places * channels, PACKED, 1])
-            made.append(cls(packed, outputs, SIZES[weight.dtype]))
-        return tuple(made)
+            blocks.append(cls(packed, outputs, SIZES[weight.dtype]))
+        return tuple(blocks)
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Return the products [T, P, O] of tiles [T, P, C]: a convolution by 1 in P groups."""
@@ -64,14 +64,15 @@ class Kernels:
         if count < PACKED:
             tiles = nn.functional.pad(tiles, (0, 0, 0, 0, 0, PACKED - count))
         lines = tiles.flatten(1)[None, :, None].permute(0, 3, 1, 2)
-        found = onednn_convolve(lines, self.packed, places)
-        return found.permute(0, 2, 3, 1).reshape(-1, places, self.outputs)[:count]
+        products = onednn_convolve(lines, self.packed, places)
+        return products.permute(0, 2, 3, 1).reshape(-1, places, self.outputs)[:count]
 
 
 def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, padding: int) -> Tensor:
     """Convolve x [B, C, H, W] with those kernels; x and the result are channels-last."""
     images, size = x.permute(0, 2, 3, 1), kernels[0].size
-    biases = [None] * len(kernels) if bias is None else torch.split(bias, [each.outputs for each in kernels])
+    sizes = [block.outputs for block in kernels]
+    biases = [None] * len(kernels) if bias is None else torch.split(bias, sizes)
     count, height, width, channels = images.shape
     tall, wide = height + 2 * padding - 2, width + 2 * padding - 2
     an_image = count_tiles(tall, wide, size)
@@ -79,11 +80,11 @@ def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, paddi
     parts = []
     for part in slices(count, max(most, -(-PACKED // an_image))):
         tiles, shape = winograd_tiles(images[part], size, padding), (len(images[part]), tall, wide)
-        made = [
-            winograd_image(each(tiles), added, shape, size)
-            for each, added in zip(kernels, biases, strict=True)
+        outputs = [
+            winograd_image(block(tiles), added, shape, size)
+            for block, added in zip(kernels, biases, strict=True)
         ]
-        parts.append(_joined(made, 3))
+        parts.append(_joined(outputs, 3))
     whole = _joined(parts, 0)
     # no view of another tensor, which an activation in place could not follow
     return whole.permute(0, 3, 1, 2).data
@@ -107,8 +108,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, padding = ctx.weight, ctx.padding
         if torch.is_grad_enabled():  # it is to have a derivative itself
-            found = conv2d_input(ctx.shape, weight, gradient, padding=padding)  # type: ignore[no-untyped-call]
-            return found, None, None, None, None
+            by_input = conv2d_input(ctx.shape, weight, gradient, padding=padding)  # type: ignore[no-untyped-call]
+            return by_input, None, None, None, None
         dense = gradient.contiguous(memory_format=torch.channels_last)
         kernels = ctx.winograd.kernels(weight, backwards=True)
         return convolve(dense, kernels, None, 2 - padding), None, None, None, None
@@ -157,13 +158,13 @@ class Winograd:
     def kernels(self, weight: Tensor, backwards: bool = False) -> tuple[Kernels, ...]:
         """Return the transformed weights of one direction, made again after the weights have changed."""
         known = weight.data_ptr(), version(weight), weight.dtype
-        _, before, plain, made = self._made[id(weight)]
+        _, before, plain, kernels = self._made[id(weight)]
         if before != known:
-            plain, made = weight.detach(), {}
-            self._made[id(weight)] = weight, known, plain, made
-        if backwards not in made:
-            made[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
-        return made[backwards]
+            plain, kernels = weight.detach(), {}
+            self._made[id(weight)] = weight, known, plain, kernels
+        if backwards not in kernels:
+            kernels[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
+        return kernels[backwards]
 
 
 PADDINGS = ((0, 0), (1, 1), (2, 2))
