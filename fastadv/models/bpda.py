@@ -62,19 +62,19 @@ class _Replaced:
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-    if not torch.is_grad_enabled() or not any(each.requires_grad for each in tensors):
+    tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
         value = self.bpda_given(*args, **kwargs)
         _check_value(self, value, tensors)
         return value
     # a copy of the first, which it must not write into: the other gradient is taken there
-    own: dict[int, Tensor] = {id(each): each.detach() for each in tensors}
-    first = own[id(tensors[0])] = tensors[0].detach().clone()
+    detached: dict[int, Tensor] = {id(tensor): tensor.detach() for tensor in tensors}
+    first = detached[id(tensors[0])] = tensors[0].detach().clone()
     before = version(first)
     with torch.no_grad():
         value = self.bpda_given(
-            *(own.get(id(each), each) for each in args),
-            **{key: own.get(id(each), each) for key, each in kwargs.items()},
+            *(detached.get(id(value), value) for value in args),
+            **{key: detached.get(id(value), value) for key, value in kwargs.items()},
         )
     graph = _check_value(self, value, tensors)
     if version(first) != before:
@@ -143,7 +143,7 @@ class _Together(nn.Module):
     def __init__(self, model: nn.Module, gradients: list[Gradient]) -> None:
         super().__init__()
         self.model, self.gradients = model, gradients
-        self.nets = nn.ModuleList(each for each in gradients if isinstance(each, nn.Module))
+        self.nets = nn.ModuleList(net for net in gradients if isinstance(net, nn.Module))
 
     def forward(self, x: Tensor) -> Any:
         return self.model(x)
@@ -194,17 +194,18 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
     model = unwrap(model)
     chosen = _chosen(model, _checked(gradients))
     copied = eval_copy(_Together(model, list(gradients.values())), follow=False)
-    made, own = copied.get_submodule("model"), dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
-    bar(made, model, *(each for each in gradients.values() if isinstance(each, nn.Module)))
+    copied_model = copied.get_submodule("model")
+    substitutes = dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
+    bar(copied_model, model, *(net for net in gradients.values() if isinstance(net, nn.Module)))
     for name, pattern in chosen.items():
-        part, gradient = made.get_submodule(name), own[pattern]
-        if isinstance(gradient, nn.Module) and any(each is part for each in gradient.modules()):
+        part, gradient = copied_model.get_submodule(name), substitutes[pattern]
+        if isinstance(gradient, nn.Module) and any(inner is part for inner in gradient.modules()):
             raise InputError(
                 f"bpda: expected a substitute for {name!r} that does not hold that module itself, got "
                 f"{type(gradient).__name__} with it inside; give another network"
             )
         replace_gradient(part, gradient, name)
-    return made
+    return copied_model
 
 
 def _checked(gradients: Any) -> Mapping[str, Gradient]:
@@ -230,10 +231,10 @@ def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, st
     patterns: dict[str, str] = {}
     matched: dict[int, str] = {}  # one module may have several names
     for pattern in gradients:
-        found = [name for name in named if fnmatchcase(name, pattern)]
-        if not found:
+        matches = [name for name in named if fnmatchcase(name, pattern)]
+        if not matches:
             raise InputError(f"bpda: {_nothing(pattern, list(named))}")
-        for name in found:
+        for name in matches:
             other = matched.setdefault(id(named[name]), pattern)
             if other != pattern:
                 raise InputError(

@@ -89,13 +89,13 @@ class _Watched(nn.Module):
         else:
             model.get_submodule(name).register_forward_hook(self._after)
 
-    def _before(self, part: nn.Module, given: tuple[Any, ...]) -> None:
+    def _before(self, part: nn.Module, args: tuple[Any, ...]) -> None:
         if self._passing.values is not None:
-            self._passing.values.append(given[0])
+            self._passing.values.append(args[0])
 
-    def _after(self, part: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
+    def _after(self, part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self._passing.values is not None:
-            self._passing.values.append(made)
+            self._passing.values.append(output)
 
     def forward(self, x: Tensor) -> Tensor:
         self._passing.values = []

@@ -148,5 +148,5 @@ class Smoothed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         ids = torch.arange(self.noises, device=x.device)
         noise = rng.normal(x.shape[1:].numel(), rng.derive(self.seed, "smoothed"), ids).to(x)
-        made = [self.model(x + self.sigma * each.view(x.shape[1:])) for each in noise]
-        return log_mean(torch.stack(made))
+        passes = [self.model(x + self.sigma * draw.view(x.shape[1:])) for draw in noise]
+        return log_mean(torch.stack(passes))

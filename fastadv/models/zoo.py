@@ -77,33 +77,33 @@ def robustbench_entries() -> tuple[Entry, ...]:
     """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2."""
     table = json.loads(files("fastadv.models").joinpath("zoo.json").read_text(encoding="utf-8"))
     nets = {
-        name: Net(name, **{**told, "rename": tuple(map(tuple, table["names"][told["rename"]]))})
-        for name, told in table["nets"].items()
+        name: Net(name, **{**row, "rename": tuple(map(tuple, table["names"][row["rename"]]))})
+        for name, row in table["nets"].items()
     }
-    made = []
+    listed = []
     for board, entries in table["entries"].items():
         dataset, threat = board.split("/")
-        for name, told in entries.items():
-            looked_up = {"net": nets[told["net"]], "constants": table["constants"].get(told.get("constants"))}
-            made.append(Entry(dataset, threat, name, **{"radius": RADIUS[threat], **told, **looked_up}))
-    return tuple(made)
+        for name, row in entries.items():
+            looked_up = {"net": nets[row["net"]], "constants": table["constants"].get(row.get("constants"))}
+            listed.append(Entry(dataset, threat, name, **{"radius": RADIUS[threat], **row, **looked_up}))
+    return tuple(listed)
 
 
 def find(name: str) -> Entry:
     """Return the entry of that name, [DATASET/][THREAT/]NAME; InputError where none or several have it."""
     *boards, last = str(name).lower().split("/")
     known = robustbench_entries()
-    found = [
+    matches = [
         entry
         for entry in known
         if entry.name.lower() == last and {*boards} <= {entry.dataset, entry.threat.lower()}
     ]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
         raise InputError(
             f"{name!r}: expected the name of one entry of RobustBench's zoo, got that of "
-            f"{', '.join(entry.path for entry in found)}; give one of these"
+            f"{', '.join(entry.path for entry in matches)}; give one of these"
         )
     paths = {text.lower(): entry.path for entry in known for text in (entry.name, entry.path)}
     near = dict.fromkeys(paths[text] for text in get_close_matches(str(name).lower(), paths, 6, 0.5))
@@ -127,16 +127,16 @@ def weights_folder() -> Path:
 
 def locate(entry: Entry, weights: str | os.PathLike[str] | None) -> Path:
     """Return the file of weights: `weights`, in that folder, or in the cache; InputError if it is absent."""
-    given = weights_folder() if weights is None else Path(weights).expanduser()
-    if given.is_file():
-        return given
-    stems = (given / entry.path, given / entry.name)
+    where = weights_folder() if weights is None else Path(weights).expanduser()
+    if where.is_file():
+        return where
+    stems = (where / entry.path, where / entry.name)
     places = [stem.with_name(stem.name + ending) for stem in stems for ending in ENDINGS]
     for place in places:
         if place.is_file():
             return place
     raise InputError(
-        f"{entry.path}: expected its weights in {places[0] if weights is None or given.is_dir() else given}, "
+        f"{entry.path}: expected its weights in {places[0] if weights is None or where.is_dir() else where}, "
         f"got no such file; RobustBench keeps them at {entry.url}: put the file "
         "there, or give it as weights (--weights FILE)"
     )
@@ -155,21 +155,21 @@ def load(entry: Entry, path: Path) -> nn.Module:
     make = factory(entry.net.create)
     with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
         model: nn.Module = make(shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
-    own = model.state_dict()
-    wanted = layout(entry, own)
+    state = model.state_dict()
+    wanted = layout(entry, state)
     _compare(entry, tensors, wanted, path)
-    filled = {name: tensors.get(zoo_name(entry.net, name)) for name in own}
+    filled = {name: tensors.get(zoo_name(entry.net, name)) for name in state}
     model.load_state_dict(
         {
-            name: torch.zeros_like(own[name]) if tensor is None else tensor.to(own[name].dtype)
+            name: torch.zeros_like(state[name]) if tensor is None else tensor.to(state[name].dtype)
             for name, tensor in filled.items()
         },
         assign=True,
     )
     if entry.constants is None:
         return model
-    given = [tensors[name].flatten().tolist() for name in BUFFERS if name in tensors]
-    return Normalized(model, *(given or entry.constants))
+    stored = [tensors[name].flatten().tolist() for name in BUFFERS if name in tensors]
+    return Normalized(model, *(stored or entry.constants))
 
 
 def zoo_name(net: Net, name: str) -> str:
@@ -178,9 +178,9 @@ def zoo_name(net: Net, name: str) -> str:
     return name
 
 
-def layout(entry: Entry, own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def layout(entry: Entry, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of the zoo's file for a net whose state dict is `own`."""
-    shapes = {zoo_name(entry.net, name): tuple(tensor.shape) for name, tensor in own.items()}
+    shapes = {zoo_name(entry.net, name): tuple(tensor.shape) for name, tensor in state.items()}
     if entry.net.unused is not None:
         parts = {name: shape for name, shape in shapes.items() if name.startswith("block1.")}
         shapes |= {name.replace("block1", entry.net.unused, 1): shape for name, shape in parts.items()}

@@ -165,8 +165,8 @@ def fit(
     resume: bool, device: str | torch.device | None, progress: Progress, calibration: int,
     options: dict[str, Any],
 ) -> Model:  # fmt: skip
-    if own := sorted(options.keys() & {"weights", "biases", "strides"}):
-        raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
+    if parts := sorted(options.keys() & {"weights", "biases", "strides"}):
+        raise InputError(f"{parts[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)
     check_progress(progress)
     place = check_device(device or "cpu")
@@ -177,17 +177,17 @@ def fit(
         )
     run = Run(images, settings, place)
 
-    def made() -> Any:
+    def built_model() -> Any:
         weights, biases = run.net.decoders()
         strides, beta = settings.shape.strides, settings.beta[1]
         built: Any = cls(weights, biases, strides, seed=settings.seed, beta=beta, **options)
         return built.to(run.device)
 
-    made()  # refuses wrong options of the model before any work
+    built_model()  # refuses wrong options of the model before any work
     with RunRecord(run_dir, run.config, resume) as record, shown(progress, "training ABS") as run.tick:
         run.go(record)
         run.net.eval()
-        model = made()
+        model = built_model()
         started = time.perf_counter()
         if calibration:
             seed = rng.derive(settings.seed, "abs calibration")

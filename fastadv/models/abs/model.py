@@ -141,8 +141,8 @@ class ABS(nn.Module):
 
     def infer(self, x: Tensor, steps: int | None = None, step_size: float | None = None) -> Inference:
         """Fit every class to images [B, C, H, W] in [0, 1], without a gradient."""
-        given = {"steps": steps, "step_size": step_size}
-        changes = {name: value for name, value in given.items() if value is not None}
+        options = {"steps": steps, "step_size": step_size}
+        changes = {name: value for name, value in options.items() if value is not None}
         return self._search(self.options.changed(**changes)).infer(x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,9 +35,9 @@ class VAEs(nn.Module):
                 )
                 channels = wide
             for i, (kernel, stride) in enumerate(zip(shape.kernels, shape.strides, strict=True)):
-                taken, given = classes * shape.channels[i], classes * shape.channels[i + 1]
+                inputs, outputs = classes * shape.channels[i], classes * shape.channels[i + 1]
                 self.decoder.append(
-                    nn.ConvTranspose2d(taken, given, kernel, stride, groups=classes, bias=False)
+                    nn.ConvTranspose2d(inputs, outputs, kernel, stride, groups=classes, bias=False)
                 )
         self.code_bias = nn.Parameter(torch.zeros(classes, 2, shape.channels[0]))
         self.image_bias = nn.Parameter(torch.zeros(classes, shape.channels[-1]))
