@@ -124,12 +124,12 @@ def check_seed(seed: Any, name: str = "seed") -> int:
 
 def meant(name: Any, known: Iterable[str]) -> str:
     """Return which of the known names, also of options, was meant, as the end of an error; "" for none."""
-    plain = {each.lstrip("-").replace("-", "_").lower(): each for each in known}
+    plain = {one.lstrip("-").replace("-", "_").lower(): one for one in known}
     word = str(name).lstrip("-").replace("-", "_").lower()
     word = SYNONYMS.get(word, word)
-    swapped = [each for each in plain if sorted(each) == sorted(word)]
+    swapped = [one for one in plain if sorted(one) == sorted(word)]
     near = [word] if word in plain else [*dict.fromkeys([*swapped, *get_close_matches(word, plain, 2)])][:2]
-    return f"; did you mean {' or '.join(repr(plain[each]) for each in near)}?" if near else ""
+    return f"; did you mean {' or '.join(repr(plain[one]) for one in near)}?" if near else ""
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
@@ -156,8 +156,8 @@ def knowing(function: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs.keys() - known.keys():
             write = FOREIGN.get(name, "").format(kwargs[name], ball="Linf")
             helps = write.split("=")[0].split(".")[0] in known  # it names an argument of the function
-            told = f"; write {write}" if helps else meant(name, known)
-            raise TypeError(f"{function.__name__}: no argument {name!r}{told}")
+            advice = f"; write {write}" if helps else meant(name, known)
+            raise TypeError(f"{function.__name__}: no argument {name!r}{advice}")
         return function(*args, **kwargs)
 
     return eager(called)

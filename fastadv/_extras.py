@@ -33,5 +33,5 @@ def unfit(error: object) -> str:
 
 def need(package: str) -> None:
     """Raise MissingExtraError, which names the command that helps, where a package is missing."""
-    if told := lacks(package):
-        raise MissingExtraError(told, name=package)
+    if lack := lacks(package):
+        raise MissingExtraError(lack, name=package)

@@ -203,7 +203,7 @@ def _collate(items: list[Any], labels: str = CLASSES, resize: str = "") -> Any:
 def _instead(labels: list[Any]) -> str:
     """Return what to pass in place of labels of one shape, as the end of an error."""
     try:
-        y = torch.stack([torch.as_tensor(each, device="cpu") for each in labels])
+        y = torch.stack([torch.as_tensor(label, device="cpu") for label in labels])
     except (TypeError, ValueError, RuntimeError):  # no numbers
         return ""
     y = y[0] if y.ndim == 3 else y  # a list of batches, each taken for an image

@@ -115,10 +115,10 @@ def load(
         ((100, 1, 10, 10), 10)
     """
     name, options = _parse(name)
-    if (told := options.pop("size", None)) is not None:
-        if size is not None or not told.isdecimal():
-            raise InputError(f"{name}: expected one size, a whole number, got {told!r} and {size}")
-        size = int(told)
+    if (side := options.pop("size", None)) is not None:
+        if size is not None or not side.isdecimal():
+            raise InputError(f"{name}: expected one size, a whole number, got {side!r} and {size}")
+        size = int(side)
     check_choice("split", split, ("train", "test"))
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:

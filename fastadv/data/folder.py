@@ -62,8 +62,8 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
 
 def how_to_resize() -> str:
-    given = instruction("load the set with size=32", "give --size 32")
-    return f"{given}, or another number, to resize and crop them"
+    advice = instruction("load the set with size=32", "give --size 32")
+    return f"{advice}, or another number, to resize and crop them"
 
 
 def _eight_bits(image: "Image") -> "Image":
@@ -167,8 +167,8 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
     named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
     if not named:
         return root, True
-    if found := [root / name for name in _SPLITS[split] if root / name in named]:
-        return found[0], False
+    if parts := [root / name for name in _SPLITS[split] if root / name in named]:
+        return parts[0], False
     expected = " or ".join(f"{name}/" for name in _SPLITS[split])
     raise InputError(
         f"{root}: expected a folder {expected} for the {split} split, "

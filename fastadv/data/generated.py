@@ -229,15 +229,15 @@ class Mixture(Held):
         return order
 
     def take(self, positions: Tensor) -> Tensor:
-        made, begin = positions >= len(self.real), len(self.real)
+        drawn, begin = positions >= len(self.real), len(self.real)
         if waits(positions.device):  # as masks are read, each set gives all rows
             real = self.real.take(positions.clamp(max=begin - 1))
             generated = self.generated.take((positions - begin).clamp(min=0))
-            return torch.where(made.view(-1, *[1] * len(self.shape)), *_alike(generated, real))
-        real, generated = self.real.take(positions[~made]), self.generated.take(positions[made] - begin)
+            return torch.where(drawn.view(-1, *[1] * len(self.shape)), *_alike(generated, real))
+        real, generated = self.real.take(positions[~drawn]), self.generated.take(positions[drawn] - begin)
         real, generated = _alike(real, generated)
         x = real.new_empty((len(positions), *self.shape))
-        x[~made], x[made] = real, generated.to(x.device)
+        x[~drawn], x[drawn] = real, generated.to(x.device)
         return x
 
     def to(self, device: torch.device | str) -> "Mixture":

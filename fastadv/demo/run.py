@@ -144,14 +144,14 @@ def run(settings: Settings, folder: Path, watch: Watch) -> dict[str, Any]:
         after.callback(torch.set_num_threads, threads)
         torch.set_num_threads(1)
         digits = Digits(settings, folder)
-        made = {net.name: net for net in nets.nets(digits, watch)}
+        networks = {net.name: net for net in nets.nets(digits, watch)}
         model, explained = synthesis(digits, watch)
-        drawn = draw(digits, made, folder / "figures")
+        drawn = draw(digits, networks, folder / "figures")
         drawn |= draw_synthesis(digits, model, folder / "figures")
         sets = {"train": digits.base.describe(), "test": digits.test.describe()}
         result = card(
             "demo", {"settings": plain(asdict(settings)), **sets},
-            nets={name: nets.measured(net) for name, net in made.items()}, abs=explained, figures=drawn,
+            nets={name: nets.measured(net) for name, net in networks.items()}, abs=explained, figures=drawn,
             folder=str(folder), seconds=time.perf_counter() - started,
         )  # fmt: skip
         keeper.result(RESULTS, partial(write_json, value=result))
@@ -159,11 +159,11 @@ def run(settings: Settings, folder: Path, watch: Watch) -> dict[str, Any]:
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    found = result["measured"]["nets"]
-    attacks = list(found["standard"]["robust"])
+    results = result["measured"]["nets"]
+    attacks = list(results["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
     lines = [["net", "learned from", *(measure.replace(" ", "\n", 1) for measure in measures)]]
-    for name, net in found.items():
+    for name, net in results.items():
         shares = [net["clean"], *(net["robust"][attack] for attack in attacks)]
         # as the paper prints them; of some it says only that they are about 0
         paper = [f"{100 * share:.4g}%" if share else "~0%" for share in net["paper_cifar10"].values()]
