@@ -14,7 +14,7 @@ import torch
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
-# what other libraries call it
+# Names in other libraries, and ours
 SYNONYMS = {
     **dict.fromkeys(("eps", "epsilon"), "radius"),
     **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
@@ -22,7 +22,7 @@ SYNONYMS = {
     **dict.fromkeys(("num_random_init", "nb_random_init", "n_restarts", "random_restarts"), "restarts"),
     **dict.fromkeys(("rand_init", "random_init"), "random_start"),
 }
-# what to write for arguments of other libraries; {} is the value
+# Advice for arguments of other libraries; {} is the value
 FOREIGN = {
     **{name: "threat=fa.{ball}({})" if ours == "radius" else ours + "={}" for name, ours in SYNONYMS.items()},
     "targeted": "targets=, the class that each sample is to reach (for False, nothing)",

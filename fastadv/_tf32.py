@@ -45,37 +45,39 @@ def switches() -> list[tuple[Any, str, Any]]:
     backends: Any = torch.backends
     cuda, cudnn = backends.cuda.matmul, backends.cudnn
     if switches_each:
-        return [(each, "fp32_precision", "tf32") for each in (cuda, cudnn.conv, cudnn.rnn)]
-    return [(each, "allow_tf32", True) for each in (cuda, cudnn)]
+        return [(backend, "fp32_precision", "tf32") for backend in (cuda, cudnn.conv, cudnn.rnn)]
+    return [(backend, "allow_tf32", True) for backend in (cuda, cudnn)]
 
 
 def rounds_as(format: torch.dtype | str | None, device: torch.device) -> torch.dtype | str | None:
     """Return "tf32" for float32, or for None, of several formats, on a GPU that may take products in it."""
     single = format in (torch.float32, None) and device.type == "cuda"
-    return "tf32" if single and any(getattr(each, name) == on for each, name, on in switches()) else format
+    return (
+        "tf32" if single and any(getattr(backend, name) == on for backend, name, on in switches()) else format
+    )
 
 
 @contextmanager
 def _switch() -> Iterator[None]:
     """Switch inside, as well as an older switch of torch, which may not disagree."""
     backends: Any = torch.backends
-    turned = [(each, name, on) for each, name, on in switches() if getattr(each, name) != on]
-    kept = [(each, name) for each, name, _ in turned]
+    turned = [(backend, name, on) for backend, name, on in switches() if getattr(backend, name) != on]
+    kept = [(backend, name) for backend, name, _ in turned]
     if switches_each:
         kept.append((backends.mkldnn.matmul, "fp32_precision"))
-    before = [getattr(each, name) for each, name in kept]
+    before = [getattr(backend, name) for backend, name in kept]
     older = _older() if turned and turned[0][0] is backends.cuda.matmul else None
     try:
         if older is not None:
             torch.set_float32_matmul_precision("high")
-        for each, name, on in turned:
-            setattr(each, name, on)
+        for backend, name, on in turned:
+            setattr(backend, name, on)
         yield
     finally:
         if older is not None:
             torch.set_float32_matmul_precision(older)  # which turns oneDNN's, too
-        for (each, name), value in zip(kept, before, strict=True):
-            setattr(each, name, value)
+        for (backend, name), value in zip(kept, before, strict=True):
+            setattr(backend, name, value)
 
 
 def _older() -> str | None:

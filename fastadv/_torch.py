@@ -32,13 +32,13 @@ _mkldnn: Any = torch.ops.mkldnn
 _modules: Any = nn.modules.module
 GLOBAL_HOOKS = [name for name in vars(_modules) if name.startswith("_global_") and name.endswith("hooks")]
 
-# what the dispatcher knows of a tensor, and what it adds to that in this thread: modes and transforms
+# The dispatcher's keys of a tensor, and those that it adds in this thread: modes and transforms
 dispatch_keys = _C._dispatch_keys
 included_keys = _C._dispatch_tls_local_include_set
 compares_keys = hasattr(_C.DispatchKeySet, "raw_repr")  # since 2.5
 switches_each = hasattr(torch.backends.cudnn, "conv")  # TF32 for each kind of operation: since 2.9
 counts_several = compares_keys  # changes of several tensors by one call: since 2.5
-# whether a TorchFunctionMode, and whether torch's profiler is on in this thread
+# A TorchFunctionMode, or torch's profiler, may be on in this thread
 has_function_mode = _C._is_torch_function_mode_enabled
 is_profiled = _C._autograd._profiler_enabled
 # the arguments and results of an op, from text such as "op(Tensor x) -> Tensor"

@@ -81,7 +81,7 @@ def bootstrap(
     check_count("resamples", resamples, 1)
     drawn = _resamples(len(sample), resamples, rng.derive(seed, "bootstrap"))
     results = np.asarray([statistic(sample[index]) for index in drawn], dtype=np.float64)
-    # not interpolated: between two infinities that would be NaN
+    # Interpolation between two infinities would be NaN
     ends = np.quantile(results, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     return Interval(*(float(end) if end.ndim == 0 else end for end in ends))
 

@@ -84,7 +84,7 @@ def _bce_and_grad(
     z = logits.detach().to(wide(logits.dtype))
     aim, sign = (y, 1.0) if targets is None else (targets, -1.0)
     way = torch.ones_like(z).scatter_(1, aim[:, None], -1.0)
-    # in logarithms, because sigmoids underflow where the model is sure
+    # Logarithms, because sigmoids underflow where the model is sure
     size = logsigmoid(way * z)
     if direction:
         size = size - size.amax(1, keepdim=True)

@@ -62,7 +62,7 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
 
 
 def _cuda(device: torch.device) -> list[int]:
-    # of all devices, as a model may lie on several
+    # All devices, as a model may lie on several
     return [*range(torch.cuda.device_count())] if device.type == "cuda" else []
 
 
@@ -97,7 +97,7 @@ def seed_all(seed: int, device: torch.device = CPU) -> None:
     """
     random.seed(seed)
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # which takes words of 32 bits
-    # not torch.manual_seed, which would also seed the devices that are not forked
+    # torch.manual_seed would also seed the devices that are not forked
     torch.default_generator.manual_seed(seed)
     for index in _cuda(device):
         torch.cuda.default_generators[index].manual_seed(seed)

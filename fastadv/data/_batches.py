@@ -117,7 +117,7 @@ class Reader:
             collate_fn=partial(_collate, labels=self.labels, resize=how_to_resize()),
             pin_memory=self.pinned,
             persistent_workers=self.kept and workers > 0,
-            # of its own, because the loader would draw its workers' seed from the global one
+            # A generator of the loader's: it would draw its workers' seed from the global one
             generator=torch.Generator(),
         )
 

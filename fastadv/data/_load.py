@@ -24,11 +24,11 @@ from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_torch, user_cache
 
-# what is read from a folder that the user must name: images as files
+# Sets of images as files, whose folder the user must name
 _FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
 _NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", *_FILES)
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
-# what can follow a name: imagenet:preprocessing=Crop288; of the other sets imagefolder:size=32
+# Options after a name, as in imagenet:preprocessing=Crop288; other sets take imagefolder:size=32
 _OPTIONS = {"imagenet": ("preprocessing", "ids")}
 
 

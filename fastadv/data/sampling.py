@@ -207,7 +207,7 @@ def _one_of_each(sizes: Tensor, count: int) -> Tensor:
         )
     shares = _shares(sizes, count).maximum((spare > 0).long()).minimum(spare)
     while (over := int(shares.sum()) - count) != 0:
-        # from the class with the largest part of its images, or to the one with the smallest
+        # The class with the largest part of its images gives one, or that with the smallest gets one
         part = shares / sizes
         most, least = part.masked_fill(shares <= 1, -1.0), part.masked_fill(shares >= spare, 2.0)
         shares[most.argmax() if over > 0 else least.argmin()] += -1 if over > 0 else 1

@@ -14,7 +14,7 @@ from fastadv.evaluation import Table
 
 PAPER_ATTACK = "PGD L2 0.25"
 SOURCE = f"Ilyas et al. 2019, ResNet-50 on CIFAR-10, {PAPER_ATTACK}"
-# what each net has learned from; its accuracy there, clean and attacked (table 1, figure 2; 0 is "about 0")
+# A net's training images; its accuracy there, clean and attacked (table 1, figure 2; 0 is "about 0")
 NETS = {
     "standard": ("the digits", 0.9525, 0.0449),
     "adversarial": ("the digits under PGD", 0.9083, 0.823),

@@ -165,7 +165,7 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
     lines = [["net", "learned from", *(measure.replace(" ", "\n", 1) for measure in measures)]]
     for name, net in results.items():
         shares = [net["clean"], *(net["robust"][attack] for attack in attacks)]
-        # as the paper prints them; of some it says only that they are about 0
+        # The paper's own digits; some it says only are about 0
         paper = [f"{100 * share:.4g}%" if share else "~0%" for share in net["paper_cifar10"].values()]
         lines.append([name, NETS[name][0], *(f"{share:.1%}" for share in shares), *paper])
     return lines

@@ -113,7 +113,7 @@ def _wide(rows: Tensor) -> Tensor:
     return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
-# what a search takes for outputs: the logits of two or more classes, one logit, or anything
+# A search takes for outputs the logits of two or more classes, one logit, or anything
 Outputs = Literal["classes", "logit", "any"]
 OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
     "classes": checked_logits, "logit": checked_logit, "any": checked_outputs,

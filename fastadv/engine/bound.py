@@ -25,7 +25,7 @@ def pull(
 ) -> Tensor:
     """Return the gradient at `leaf` of by_logits @ attached; for reentrant checkpoints with `whole`."""
     gradient = None
-    # not `torch.autograd.grad`: a `TorchFunctionMode` sees that function instead of what it calls, and what a
+    # `torch.autograd.grad` does not serve: a `TorchFunctionMode` sees it instead of what it calls, and what a
     # checkpoint computes again has to be rewritten as before
     if attached.requires_grad and whole:
         leaf.grad = None
@@ -75,7 +75,7 @@ Ask = Callable[[Tensor], Gradient]
 class Bound:
     """Loss, logits and gradient of a plain model, in tensors that the next call overwrites."""
 
-    # where a pass fails, `otherwise` takes its place from then on: it says why, or mends
+    # A pass that fails is replaced by `otherwise` from then on, which says why, or mends
 
     def __init__(
         self, checked: CheckedModel, leaf: Callable[[Tensor], Tensor], count: Callable[[int], None],
@@ -105,7 +105,7 @@ class Bound:
                 with self._checked.differentiated() if checked else NOTHING:
                     (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
                 if checked and self._checked.is_bare(len(leaf)):
-                    # what would be checked at each pass has been; whose logits lie in x is still to be seen
+                    # All checks of a pass are done; logits that lie in x are still to be seen
                     self._model, self._by_logits = self._checked.model, self._value.new_empty(0)
                 if gradient is not None and version(points) == before:
                     self._count(len(points))
@@ -117,7 +117,7 @@ class Bound:
             self._model = None
             if version(points) != before:
                 raise InputError(WRITES)
-        # only here: the error holds on to what the pass had in memory
+        # Outside of `except`: the error holds on to what the pass had in memory
         return self._otherwise(points)
 
     def _meet(self, logits: Tensor, leaf: Tensor) -> Tensor:
@@ -150,14 +150,14 @@ class CleanPass:
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
             try:
-                # in the dtype that the model sees: half precision of x may hold less
+                # The dtype is the one that the model sees: half precision of x may hold less
                 gradient = plain.pull(self.leaf, self.attached, by_logits)
                 plain.backwards += len(self.x)
                 return value, logits, gradient if rows is None else gradient[rows]
             except Exception as error:
                 if callable(loss) or not ran_out(error):
                     raise
-        # only here: the error holds on to what the pass had in memory
+        # Outside of `except`: the error holds on to what the pass had in memory
         self.attached = self.logits  # lets go of the graph
         x = self.x if rows is None else self.x[rows]
         answer: Gradient = plain.input_gradient(x, y, loss, targets, direction)

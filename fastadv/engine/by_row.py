@@ -29,7 +29,7 @@ def takes_ids(function: Any) -> bool:
 class ByRow(Plain):
     """The model as given, for one that knows more of a row than x: its number, or its place in the batch."""
 
-    # with a `size` it sees batches of that size alone; rows of `begin` fill those that were not asked for
+    # A `size` means batches of that size alone; rows of `begin` fill those that were not asked for
 
     halves = False  # parts of a batch would be other rows
 
@@ -39,7 +39,7 @@ class ByRow(Plain):
         super().__init__(model, eot, outputs=outputs)
         self.size, self._tells, self.checked.call = size, takes_ids(self.source), self._rows
         none = torch.zeros(0, dtype=torch.long, device="cpu")
-        # of the last batch: its rows, their ids and places; and whose rows pass next
+        # The last batch: its rows, their ids and places; then the ids of the rows that pass next
         self._batch, self._ids, self._places = none.float(), none, dict[int, int]()
         self._asked, self._next = none, 0
 

@@ -56,7 +56,7 @@ def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
     values = chain.from_iterable(map(dict.values, theirs))
     hooks = chain.from_iterable(filter(None, chain.from_iterable(map(itemgetter(*CALLED), held))))
     forwards = map(dict.get, held, repeat("forward"))
-    # no values themselves, which may hold the model
+    # Values count by their ids, since they may hold the model
     kinds = *types, *hooks, *map(id, values), *map(id, forwards)
     known = _known.get(model)
     if known is None or known.kinds != kinds or known.learns():
@@ -81,7 +81,7 @@ class CheckedModel:
         self.mends_rows = False  # whether torch may get the gradient of a single row wrong
         self._pairs = False  # whether a single row passes twice
         self.kernels: Callable[[], AbstractContextManager[None]] = nullcontext
-        # by thread, the copy that makes a first pass, whose backward pass is still to come
+        # Copies by thread that have made a first pass, whose backward pass is still to come
         self._watched = dict[int, tuple[nn.Module, Trace]]()
         self._seen: dict[torch.dtype, torch.dtype] = {}
 

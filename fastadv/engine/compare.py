@@ -35,7 +35,7 @@ def compare(search: SearchCopy, plain: Plain, x: Tensor, kind: str) -> None:
         plain.forwards += len(rows)
         return search.logits(rows)
 
-    # what a randomized model draws next does not depend on what was compared
+    # A randomized model's next draws do not depend on what was compared
     with search.lock, generators_kept(x.device):
         same, what = _same(search, plain, x[:ROWS].detach(), kind)
         if same is False:

@@ -64,7 +64,7 @@ def fold(copied: nn.Module, model: nn.Module, run: Callable[[], Tensor]) -> list
 def _pairs(copied: nn.Module, run: Callable[[], Tensor]) -> list[tuple[nn.Module, nn.Module]]:
     """Return layers whose results a BatchNorm alone reads, and that, where both are called once in a pass."""
     calls = Counter[nn.Module]()
-    # by the nodes that a layer returns and a norm reads; and what the norm returns
+    # Nodes that a layer returns and a norm reads lead to these; and to what the norm returns
     layers, norms = dict[Any, nn.Module](), dict[Any, tuple[nn.Module, Any]]()
 
     def of_layer(part: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:

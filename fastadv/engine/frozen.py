@@ -85,7 +85,7 @@ class Frozen(Prepared):
         self._stamp: Stamp | None = None if follows else stamp
         self._parts: Stamp | None = stamp if follows else None
         self._measures = self.options.precision == AUTO
-        # whether the search copy was chosen and prepared
+        # Settled means that the search copy was chosen and prepared
         self.settled = self.search.idle and not self._measures
 
     def _renew(self) -> None:
@@ -167,7 +167,7 @@ class Frozen(Prepared):
         return self._now().confidence(x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # by the model as given; its graph must not stay in memory while the copy is compared
+        # The model as given passes; its graph must not stay in memory while the copy is compared
         plain = self._now()
         return plain.clean_pass(x) if self.settled else None
 
@@ -326,7 +326,7 @@ class Frozen(Prepared):
         """Choose the search copy, and prepare it, on the first batch."""
         if self.settled or len(x) == 0:
             return self.settled
-        # what a randomized model draws next does not depend on when it is prepared
+        # A randomized model's next draws do not depend on when it is prepared
         with self._lock, generators_kept(x.device), torch.inference_mode(False), torch.no_grad():
             if self.settled:  # another thread has done it meanwhile
                 return True

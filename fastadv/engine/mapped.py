@@ -27,7 +27,7 @@ def _of_inner(name: str) -> Any:
 class Mapped(Prepared):
     """A classifier before another: t [B, ...] to the logits of images map(x, t), with gradients at t."""
 
-    # it is told by ids whose rows pass next; passes are counted inside, and the map counts for nothing
+    # Ids say whose rows pass next. The classifier inside counts passes; the map itself counts none
 
     eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
     notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
@@ -66,7 +66,7 @@ class Mapped(Prepared):
             rows = rows.roll(-self._next).repeat(-(-len(t) // count))[: len(t)]
         self._next = (self._next + len(t)) % count
         images = self.threat.image(t, self.x[rows], self.ids[rows])
-        # as a search casts points in half precision
+        # Images take the precision to which a search casts points
         return images if self.inner.sees(images.dtype) == images.dtype else images.to(t.dtype)
 
     def _seen(self, t: Tensor) -> Tensor:

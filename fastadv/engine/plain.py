@@ -219,7 +219,7 @@ class Plain(Prepared):
         return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
+        # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own
         if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
             return None
         with with_gradient(), no_autocast(x.device.type):
@@ -286,13 +286,13 @@ class Plain(Prepared):
 
 def _by_following(error: Exception) -> bool:
     """Return whether an error may be that of a model that has no gradient."""
-    # what a capture does not allow raises anything
+    # Steps that a capture does not allow raise anything
     return not (isinstance(error, InputError) or ran_out(error) or in_step())
 
 
 def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:
     """Return whether a model cannot be called as it is."""
-    # it learns in training mode, where alone cuDNN differentiates recurrent layers; what scripted parts write
+    # Training mode learns, and in it alone cuDNN differentiates recurrent layers; what scripted parts write
     # is not seen, and inference tensors are part of no graph
     kinds = {*map(type, parts)}
     if any(issubclass(kind, LazyModuleMixin) for kind in kinds):

@@ -17,7 +17,7 @@ from fastadv.engine.fold import has_batch_norm
 from fastadv.engine.module import device_of
 
 Run = Callable[..., Any]
-# of functions of torch, ways to compute them, which return NotImplemented where they do not suit or gain
+# Ways to compute functions of torch, which return NotImplemented where they do not suit or gain
 Ways = Mapping[Any, Run]
 # ways with the names of their rewrites, in the order in which they are tried
 Found = tuple[tuple[str, Run], ...]

@@ -91,7 +91,7 @@ class Room:
             except Exception as error:
                 if count < 2 or not ran_out(error) or not apart():
                     raise
-            # only here: the error holds on to what the pass had in memory
+            # Outside of `except`: the error holds on to what the pass had in memory
             todo = self.halved(kind, x, todo)
         return results[0] if len(results) == 1 else joined(results)
 
@@ -104,7 +104,7 @@ def room_of(model: object) -> Room:
     return _known.setdefault(model, Room()) if isinstance(model, nn.Module) else Room()
 
 
-# what the largest activation of a part may take; twice as much where products of Winograd's method in float32
+# Bytes of the largest activation of a part; twice as much where products of Winograd's method in float32
 # gain by it (a ResNet-18 with 64 images, ms: 373 in two parts, 356 whole; by the library alone 472 and 590)
 BYTES = 8 << 20
 LEAST = 8  # rows for each thread to work on

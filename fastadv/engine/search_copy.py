@@ -58,7 +58,7 @@ class Notes:
 class SearchCopy:
     """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`."""
 
-    # where logits depend on the rest of a batch, parts may have others in the search, not in the verdict
+    # Logits that depend on the rest of a batch may differ in parts of it: in the search, not in the verdict
 
     def __init__(self, plain: Plain, options: Options) -> None:
         self.model, self.module, self.options = plain.model, as_module(plain.source), options
@@ -77,7 +77,7 @@ class SearchCopy:
             self.model = self._copied(self.module)
         self._folds = FOLD in rewrites
         self.rewriting = Rewriting(rewrites, self.weights)
-        # of what is watched alone: others would keep what they make of weights that are not folded yet
+        # A watched pass has these alone: others would keep what they make of weights that are not folded yet
         self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
         self._check(plain.checked.mends_rows)
         self.uncompiled: CheckedModel | None = None  # what is compiled, as it is
@@ -97,7 +97,7 @@ class SearchCopy:
     def _kinds(self) -> set[str]:
         """Return what a copy may answer, if it gains."""
         function, mean = not isinstance(self.model, nn.Module), self.options.eot > 1
-        # of statistics of a batch, what a search finds in one is not proved by a part of it
+        # Statistics of a batch: what a search finds in one is not proved by a part of it
         if mean or self._mixes or (function and not self.options.compile):
             return set()
         # half precision does not tell apart losses that attacks without a gradient compare

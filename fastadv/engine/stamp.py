@@ -32,7 +32,7 @@ class Stamp:
         tensors = [part for part in parts if isinstance(part, Tensor)]
         self._placed = list(filter(_is_ordinary, tensors))
         self._counted = [tensor for tensor in tensors if values and not tensor.is_inference()]
-        # they hold the memory that they look into
+        # Views into the tensors, which hold the memory that they look into
         self._elements = [torch.zeros(1, device="cpu")]
         for tensor in self._placed if values else ():
             if tensor.is_cpu and tensor.is_floating_point() and tensor.numel():

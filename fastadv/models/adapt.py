@@ -12,7 +12,7 @@ from fastadv.models.wrappers import Normalized
 
 torch.fx.wrap("logits_of")
 
-# what a mean and a deviation express, and what images in [0, 1] of the model's size have behind them
+# Steps that a mean and a deviation express, or that images in [0, 1] of the model's size have behind them
 _KNOWN_STEPS = {
     "do_center_crop",
     "do_convert_rgb",

@@ -16,7 +16,7 @@ from fastadv.engine.module import is_replaced, label, unwrap
 from fastadv.errors import InputError, NoGradientError
 
 IDENTITY = "identity"
-# of what a module is called with; IDENTITY for the first tensor of that
+# A function of what a module is called with; IDENTITY for the first tensor of that
 Gradient = Callable[..., Tensor] | str
 
 

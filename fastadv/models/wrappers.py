@@ -64,7 +64,7 @@ class Normalized(nn.Module):
         return log_confidence(self.model, logits)
 
 
-# of the binary networks of Schott et al. 2018
+# The threshold of the binary networks of Schott et al. 2018
 THRESHOLD = 0.5
 
 

@@ -33,7 +33,7 @@ def copy_functions(
     values: list[object], memo: dict[int, Any], copied: Callable[[Any], Any]
 ) -> Callable[[], None]:
     """Enter copies of functions that lead to a module into deepcopy's `memo`; return what fills them in."""
-    # they share code, globals and all variables that lead to no module; a compiled one is copied as written
+    # Copies share code, globals and variables that lead to no module; a compiled one is copied as written
     functions = [value for value in values if isinstance(value, FunctionType) and holds_module(value)]
     cells: dict[int, tuple[CellType, CellType]] = {}
     deferred: list[tuple[Deferred, Callable[..., Any]]] = []
@@ -75,7 +75,7 @@ def copy_functions(
 
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
 LAZY = "freeze: expected initialized parameters, got a lazy module; run the model once"
-# what every module holds: its mode, tensors, parts and hooks
+# Attributes of every module: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
 HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backward_hook")
 HOLDS = (*HOOKS, "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")

@@ -84,7 +84,7 @@ ORIGINAL = (
     "model: expected a module that runs its own parts, got one whose copy runs {} of the original; "
     "write its forward as a method that reaches every part through self"
 )
-# of modules that are to replace others, those whose parts must not run in them
+# Modules that replace others, with the models whose parts must not run in them
 _originals: "WeakKeyDictionary[nn.Module, list[ref[nn.Module]]]" = WeakKeyDictionary()
 
 

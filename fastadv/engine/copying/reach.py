@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# what modules hold most often, and what leads nowhere
+# Types that modules hold most often, and that lead nowhere
 ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 HOLDERS = (dict, list, tuple, set, frozenset, deque, MethodType, partial, CellType)
 LEAVES = (Tensor, type, ModuleType, Enum)

@@ -86,7 +86,7 @@ def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, paddi
         ]
         parts.append(_joined(outputs, 3))
     whole = _joined(parts, 0)
-    # no view of another tensor, which an activation in place could not follow
+    # A view of another tensor would not do: an activation in place could not follow it
     return whole.permute(0, 3, 1, 2).data
 
 
@@ -120,9 +120,9 @@ class Winograd:
 
     def __init__(self, searched: torch.dtype | None) -> None:
         self.searched = searched
-        # by the id of a weight: the weight, its version, its tensor when it was transformed (kept, since
+        # A weight's id leads to the weight, its version, its tensor when it was transformed (kept, since
         # other weights could otherwise be allocated at the same address), and its kernels by direction
-        self._made: dict[int, tuple[Tensor, Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
+        self._kept: dict[int, tuple[Tensor, Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
         self._left = float(MOST_BYTES)
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
@@ -133,7 +133,7 @@ class Winograd:
 
     def _tiles(self, input: Tensor, weight: Tensor, how: Settings) -> int:
         """Return the tiles of a batch; 0 where the method does not suit, or would lose by products."""
-        # not weights that are computed for each pass, as by weight_norm
+        # Weights that are computed for each pass, as by weight_norm, do not suit
         if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
             return 0
         usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
@@ -147,21 +147,21 @@ class Winograd:
         return len(input) * tiles if few else 0
 
     def _has_room(self, weight: Tensor) -> bool:
-        if id(weight) not in self._made:
+        if id(weight) not in self._kept:
             taken = 2 * (SIZES[weight.dtype] + 2) ** 2 * weight[:, :, 0, 0].numel() * weight.element_size()
             if taken > self._left:
                 return False
             self._left -= taken
-            self._made[id(weight)] = weight, None, weight.detach(), {}
+            self._kept[id(weight)] = weight, None, weight.detach(), {}
         return True
 
     def kernels(self, weight: Tensor, backwards: bool = False) -> tuple[Kernels, ...]:
         """Return the transformed weights of one direction, made again after the weights have changed."""
         known = weight.data_ptr(), version(weight), weight.dtype
-        _, before, plain, kernels = self._made[id(weight)]
+        _, before, plain, kernels = self._kept[id(weight)]
         if before != known:
             plain, kernels = weight.detach(), {}
-            self._made[id(weight)] = weight, known, plain, kernels
+            self._kept[id(weight)] = weight, known, plain, kernels
         if backwards not in kernels:
             kernels[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
         return kernels[backwards]
