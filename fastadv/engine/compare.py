@@ -56,7 +56,7 @@ def _same(search: SearchCopy, plain: Plain, x: Tensor, kind: str) -> tuple[bool 
         return guard.same_gradient(pulled, gradient, rounds_as(search.format, x.device)), "gradient"
     same, cosine = guard.same_direction(pulled, gradient)
     name = str(search.weights).removeprefix("torch.")
-    search.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
+    search.notes[f"{name} gradients: mean cosine with the model's {cosine:.2f}"] = None
     return same, "gradient"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastadv._checks import eager
 from fastadv._torch import has_global_hooks
 from fastadv._waiting import waits
-from fastadv.engine.arguments import Outputs, indices, labels_for
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
@@ -96,7 +96,7 @@ class Frozen(Prepared):
             if not self._stamp.same():  # or else another thread has done it meanwhile
                 noted = CHANGED in self.notes
                 self._freeze(self.source)
-                (self.search.notes.add if noted else self.search.notes.warn)(CHANGED)
+                (self.add_note if noted else self.search.warn)(CHANGED)
 
     def _as_plain(self) -> Plain:
         """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
@@ -145,10 +145,10 @@ class Frozen(Prepared):
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         copies = self._plain.checked.copies or self.search.checked.copies
-        return self.search.notes.texts + ((COPIES,) if copies else ())
+        return (*self.search.notes, *((COPIES,) if copies else ()))
 
     def add_note(self, note: str) -> None:
-        self.search.notes.add(note)
+        self.search.notes[note] = None
 
     @property
     def search_dtype(self) -> torch.dtype | None:
@@ -189,20 +189,18 @@ class Frozen(Prepared):
         few = x.is_cpu and x.numel() < FEW and self.search.ordinary
         return kind in self.search.kinds and not few and not has_global_hooks()
 
-    def _answer(
-        self, x: Tensor, kind: str, by_copy: Callable[[Tensor], T], by_plain: Callable[[Tensor], T]
-    ) -> T:
+    def _answer(self, x: Tensor, kind: str, ask: Callable[[Plain | SearchCopy, Tensor], T]) -> T:
         """Return an answer of the copy, which is compared first, or else of the model as given."""
         self._renew()
         x = self._plain.taken(x)
 
         def compared() -> T:
             self._compare(x, kind)
-            return by_copy(x)
+            return ask(self.search, x)
 
         def plainly() -> T:
             # x may be left of a larger batch, in the layout of the search
-            return by_plain(x.contiguous())
+            return ask(self._as_plain(), x.contiguous())
 
         if self._copied(x, kind):
             self.settle(x)
@@ -238,46 +236,26 @@ class Frozen(Prepared):
 
     @eager
     def __call__(self, x: Tensor) -> Tensor:
-        def by_copy(x: Tensor) -> Tensor:
-            self.forwards += len(x)
-            return self.search.in_parts(LOGITS, self.search.logits, x)
-
         with no_gradient():
-            return self._answer(x, LOGITS, by_copy, lambda x: self._as_plain()(x))
+            return self._answer(x, LOGITS, lambda engine, x: engine(x))
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False,
     ) -> Gradient:  # fmt: skip
-        def by_copy(x: Tensor) -> Gradient:
-            classes, wanted = indices("y", y), indices("targets", targets)
-            rows = labels_for(loss, classes, wanted), wanted
-            self.count(len(x))
-            step = partial(self.search.gradient, loss=loss, direction=direction)
-            # a loss that is a function may hold one value for each sample of the batch
-            return self.search.in_parts(GRADIENT, step, x, *rows, whole=callable(loss))
+        def ask(engine: Plain | SearchCopy, x: Tensor) -> Gradient:
+            return engine.input_gradient(x, y, loss, targets, direction)
 
         with with_gradient():
-            return self._answer(
-                x, GRADIENT, by_copy,
-                lambda x: self._as_plain().input_gradient(x, y, loss, targets, direction),
-            )  # fmt: skip
+            return self._answer(x, GRADIENT, ask)
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        def by_copy(x: Tensor) -> tuple[Tensor, Tensor]:
-            self.forwards += len(x)
-            logits, gradients = self.search.jacobian(x, directions, reduce)
-            self.backwards += gradients.shape[:2].numel()
-            return logits, gradients
-
         with with_gradient():
-            return self._answer(
-                x, JACOBIAN, by_copy, lambda x: self._as_plain().jacobian(x, directions, reduce)
-            )
+            return self._answer(x, JACOBIAN, lambda engine, x: engine.jacobian(x, directions, reduce))
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
         self._renew()
@@ -300,18 +278,18 @@ class Frozen(Prepared):
 
     def _tell(self, why: str) -> None:
         if self.options.cuda_graph:
-            self.search.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
+            self.search.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
 
     def hold(self, apart: Tensor, verdict: Tensor) -> bool:
         """Compare the search anew where its losses are not those of the verdict."""
         search = self.search
         if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
             return False
-        if DENIED in search.notes.texts:  # though it was compared again
+        if DENIED in search.notes:  # though it was compared again
             search.leave(DENIED)
         elif not search.idle:
             search.compared.clear()
-            search.notes.warn(DENIED)
+            search.warn(DENIED)
         return True
 
     def check(self, x: Tensor) -> bool:
