@@ -38,13 +38,9 @@ def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]
         stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     ) -> Any:  # fmt: skip
         fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
-        on_cpu = input.device.type == weight.device.type == "cpu"
-        if not (fits and on_cpu and are_fixed(weight, bias)) or torch.is_autocast_enabled("cpu"):
+        fits = fits and input.device.type == weight.device.type == "cpu" and are_fixed(weight, bias)
+        if not fits or isinstance(padding, str) or torch.is_autocast_enabled("cpu"):
             return NotImplemented
-        if isinstance(padding, str):
-            if padding != "valid":
-                return NotImplemented
-            padding = 0
         return way(input, weight, bias, Settings(_two(stride), _two(padding), _two(dilation)))
 
     return conv2d
