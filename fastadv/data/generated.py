@@ -94,52 +94,44 @@ def _open(path: Path) -> tuple[Tensor, Tensor, list[list[int]]]:
             if not {"image.npy", "label.npy"} <= set(names):
                 held = ", ".join(name.removesuffix(".npy") for name in names) or "none"
                 raise InputError(f"{path}: expected the arrays image and label, got {held}; rename them")
-            images, labels = (_Array(archive, name) for name in ("image.npy", "label.npy"))
-            if len(images.shape) != 4 or 0 in images.shape or images.dtype != np.uint8:
-                raise InputError(
-                    f"{path}: expected image as uint8 [N, H, W, C] with at least one image, got "
-                    f"{images.dtype} of shape {list(images.shape)}; convert it"
-                )
-            if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-                raise InputError(
-                    f"{path}: expected label as {images.shape[0]} integers, one for each image, got "
-                    f"{labels.dtype} of shape {list(labels.shape)}; convert it"
-                )
-            return (
-                torch.from_numpy(images.mapped(path, archive)),
-                torch.from_numpy(labels.read(archive).astype(np.int64)),
-                [[array.info.CRC, array.info.file_size] for array in (images, labels)],
-            )
-    except InputError:
-        raise
+            parts = [archive.getinfo(name) for name in ("image.npy", "label.npy")]
+            images, labels = (_array(path, archive, part) for part in parts)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
         raise CorruptFileError(
             f"{path}: expected a whole npz file, got one that does not read ({error}); get it again"
         ) from error
+    if images.ndim != 4 or 0 in images.shape or images.dtype != np.uint8:
+        raise InputError(
+            f"{path}: expected image as uint8 [N, H, W, C] with at least one image, got "
+            f"{images.dtype} of shape {list(images.shape)}; convert it"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: expected label as {images.shape[0]} integers, one for each image, got "
+            f"{labels.dtype} of shape {list(labels.shape)}; convert it"
+        )
+    sums = [[part.CRC, part.file_size] for part in parts]
+    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), sums
 
 
-class _Array:
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self.info = archive.getinfo(name)
-        with archive.open(name) as file:
-            first = npy.read_magic(file) == (1, 0)
-            header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
-            self.shape, self.columns_first, self.dtype = header(file)
-            self.start = file.tell()
-
-    def mapped(self, path: Path, archive: zipfile.ZipFile) -> np.ndarray[Any, Any]:
-        """Return a private map of the file, which is never written, or what is read where it is packed."""
-        if self.info.compress_type != zipfile.ZIP_STORED or self.columns_first:
-            return self.read(archive)
-        with path.open("rb") as file:
-            file.seek(self.info.header_offset + _LOCAL_HEADER - 4)
-            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-        start = self.info.header_offset + _LOCAL_HEADER + name + extra + self.start
-        return np.memmap(path, self.dtype, mode="c", offset=start, shape=self.shape)
-
-    def read(self, archive: zipfile.ZipFile) -> np.ndarray[Any, Any]:
-        with archive.open(self.info) as file:
+def _array(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+    """Return a private map of an array in the file, which is never written; packed or by columns, itself."""
+    with archive.open(part) as file:
+        header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+        shape, columns_first, dtype = header(file)
+        start = file.tell()
+    if dtype.hasobject:  # refused, and never unpickled
+        return np.empty(shape, dtype)
+    if part.compress_type != zipfile.ZIP_STORED or columns_first:
+        with archive.open(part) as file:
             return np.ascontiguousarray(npy.read_array(file, allow_pickle=False))
+    with path.open("rb") as whole:
+        whole.seek(part.header_offset + _LOCAL_HEADER - 4)
+        name, extra = (int.from_bytes(whole.read(2), "little") for _ in range(2))
+    start += part.header_offset + _LOCAL_HEADER + name + extra
+    return np.memmap(path, dtype, mode="c", offset=start, shape=shape)
 
 
 _DENOMINATOR = 10**6  # of the fraction, which is thus 7/10 where the number given is the float next to it

@@ -8,7 +8,6 @@ from fastadv._checks import check_flag
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import ByRow, takes_ids
-from fastadv.engine.fold import has_batch_norm
 from fastadv.engine.freeze import freeze as freeze_as_asked
 from fastadv.engine.freeze import frozen_by_itself
 from fastadv.engine.frozen import Frozen
@@ -17,7 +16,7 @@ from fastadv.engine.module import as_module, device_of
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepared import Model, Prepared
-from fastadv.engine.rewrite import has_conv2d
+from fastadv.engine.rewrite import has_batch_norm, has_conv2d
 from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 

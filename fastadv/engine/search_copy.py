@@ -18,13 +18,12 @@ from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copying.copier import eval_copy, take_values
 from fastadv.engine.cpu.winograd import gains_by_rows
-from fastadv.engine.fold import Pair, fold
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Options, no_autocast, tf32, to_half
 from fastadv.engine.prepared import Directions
-from fastadv.engine.rewrite import Rewrite, Rewriting
+from fastadv.engine.rewrite import Pair, Rewrite, Rewriting, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
 from fastadv.engine.room import GRADIENT, Parts, mixes_rows, room_of
 from fastadv.ops._step import may_be_narrow

@@ -62,11 +62,14 @@ class _Replaced:
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    name = repr(self.bpda_name)
     tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
+    if not tensors:
+        raise InputError(
+            f"bpda: expected {name} to be called with a tensor, got none; match a module that is"
+        )
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
-        value = self.bpda_given(*args, **kwargs)
-        _check_value(self, value, tensors)
-        return value
+        return _checked_value(self, self.bpda_given(*args, **kwargs), tensors[0])
     # a copy of the first, which it must not write into: the other gradient is taken there
     detached: dict[int, Tensor] = {id(tensor): tensor.detach() for tensor in tensors}
     first = detached[id(tensors[0])] = tensors[0].detach().clone()
@@ -76,62 +79,55 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             *(detached.get(id(value), value) for value in args),
             **{key: detached.get(id(value), value) for key, value in kwargs.items()},
         )
-    graph = _check_value(self, value, tensors)
+    _checked_value(self, value, tensors[0])
     if version(first) != before:
         raise InputError(
-            f"bpda: expected {self.bpda_name!r} to leave its input as it is, got a module that writes into "
-            "it; let its forward begin with x = x.clone()"
+            f"bpda: expected {name} to leave its input as it is, got a module that writes into it; let its "
+            "forward begin with x = x.clone()"
         )
-    if not isinstance(self.bpda, str):
-        graph = self.bpda(*args, **kwargs)
-        _check_graph(self, value, graph)
-    return _Value.apply(value, graph)  # type: ignore[no-untyped-call]
-
-
-def _check_value(self: Any, value: Any, tensors: list[Tensor]) -> Tensor:
-    """Return the first tensor that the module was given; InputError for one that cannot be replaced."""
-    if not tensors:
+    if self.bpda == IDENTITY:
+        return _Value.apply(value, tensors[0])  # type: ignore[no-untyped-call]
+    graph, of = self.bpda(*args, **kwargs), f"{label(self.bpda)} for {name}"
+    if not _alike(graph, value):
         raise InputError(
-            f"bpda: expected {self.bpda_name!r} to be called with a tensor, got none; match a module that is"
-        )
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(
-            f"bpda: expected {self.bpda_name!r} to return one floating-point tensor, got {got}; match a "
-            "module around or inside it that does"
-        )
-    if isinstance(self.bpda, str):
-        x = tensors[0]
-        if x.shape != value.shape or not _same_format(x, value):
-            raise InputError(
-                f"bpda: expected {self.bpda_name!r} to return what has the form of its input for "
-                f"'{IDENTITY}', got {_form(value)} for {_form(x)}; give a function or a network that "
-                "returns the former"
-            )
-    return tensors[0]
-
-
-def _check_graph(self: Any, value: Tensor, graph: Any) -> None:
-    of = f"{label(self.bpda)} for {self.bpda_name!r}"
-    if not isinstance(graph, Tensor) or graph.shape != value.shape or not _same_format(graph, value):
-        got = _form(graph) if isinstance(graph, Tensor) else type(graph).__name__
-        raise InputError(
-            f"bpda: expected {of} to return {_form(value)} as the module does, got {got}; give one that does"
+            f"bpda: expected {of} to return {_form(value)} as the module does, got {_form(graph)}; give one "
+            "that does"
         )
     if not graph.requires_grad:
         raise NoGradientError(
             f"bpda: expected {of} to depend on its input differentiably, got one that cuts the graph; "
             "compute it in differentiable functions of torch"
         )
+    return _Value.apply(value, graph)  # type: ignore[no-untyped-call]
 
 
-def _same_format(one: Tensor, other: Tensor) -> bool:
-    """Return whether dtypes are equal, or autocast has chosen them."""
+def _checked_value(self: Any, value: Any, x: Tensor) -> Any:
+    """Return the module's value at x; InputError for one whose gradient cannot be replaced."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"bpda: expected {self.bpda_name!r} to return one floating-point tensor, got {got}; match a "
+            "module around or inside it that does"
+        )
+    if self.bpda == IDENTITY and not _alike(value, x):
+        raise InputError(
+            f"bpda: expected {self.bpda_name!r} to return what has the form of its input for '{IDENTITY}', "
+            f"got {_form(value)} for {_form(x)}; give a function or a network that returns the former"
+        )
+    return value
+
+
+def _alike(one: Any, other: Tensor) -> bool:
+    """Return whether both are tensors of a shape, and of a dtype unless autocast has chosen it."""
+    if not isinstance(one, Tensor) or one.shape != other.shape:
+        return False
     return one.dtype == other.dtype or torch.is_autocast_enabled(one.device.type)
 
 
-def _form(tensor: Tensor) -> str:
-    return f"{list(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{list(value.shape)} in {str(value.dtype).removeprefix('torch.')}"
 
 
 SHOWN = 20  # names of modules in an error
