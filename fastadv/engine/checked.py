@@ -11,13 +11,12 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from fastadv._tf32 import without_cudnn
 from fastadv._torch import nodes_of, version
 from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.copying.first_pass import stays_inside
 from fastadv.engine.copying.reach import Trace, modules_in
-from fastadv.engine.precision import NOTHING, no_autocast
+from fastadv.engine.precision import NOTHING, no_autocast, without_cudnn
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
 

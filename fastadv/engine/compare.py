@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._tf32 import rounds_as
 from fastadv.engine import guard
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Precision
+from fastadv.engine.precision import Precision, rounds_as
 from fastadv.engine.prepared import Prepared
 from fastadv.engine.search_copy import LOGITS, ROWS, SearchCopy, kind_of_pass
 from fastadv.errors import InputError, NoGradientError

@@ -16,6 +16,7 @@ from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
+from fastadv.engine.copying.reach import Stamp
 from fastadv.engine.guard import allowed
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
@@ -23,7 +24,6 @@ from fastadv.engine.precision import AUTO, Options, Precision, check_possible, n
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
-from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 from fastadv.text import first_line

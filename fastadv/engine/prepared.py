@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._tf32 import rounds_as
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import Captures
 from fastadv.engine.guard import allowed
+from fastadv.engine.precision import rounds_as
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from fastadv._tf32 import rounds_as
 from fastadv._torch import holds_compiled
 from fastadv.engine.cpu.onednn import LINEAR, Settings, gains, takes_settings
 from fastadv.engine.cpu.winograd import WINOGRAD
+from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import Rewrite, Subject, convolutions, follows, on_cpu, unseen
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv._tf32 import rounds_as
 from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.bound import Gradient, pull, pull_each, pull_scaled
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
@@ -21,7 +20,7 @@ from fastadv.engine.cpu.winograd import gains_by_rows
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Options, no_autocast, tf32, to_half
+from fastadv.engine.precision import Options, no_autocast, rounds_as, tf32, to_half
 from fastadv.engine.prepared import Directions
 from fastadv.engine.rewrite import Pair, Rewrite, Rewriting, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 from fastadv.models.adapt import adapt
 from fastadv.models.bpda import bpda
 from fastadv.models.registry import BUILT_IN, create, names
-from fastadv.models.representation import representation
 from fastadv.models.weights import load_weights, read_weights, save_weights
-from fastadv.models.wrappers import STATISTICS, Binarized, Normalized, Smoothed
+from fastadv.models.wrappers import STATISTICS, Binarized, Normalized, Smoothed, representation
 from fastadv.models.zoo import robustbench, robustbench_entries
 
 if TYPE_CHECKING:

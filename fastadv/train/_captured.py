@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastadv._torch import has_hooks
 from fastadv.engine.capture import kind_of, stepping
 from fastadv.engine.copying.copier import registers_all
-from fastadv.engine.stamp import Stamp
+from fastadv.engine.copying.reach import Stamp
 from fastadv.errors import InputError
 from fastadv.ops import _graphs
 from fastadv.text import first_line

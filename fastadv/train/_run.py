@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastadv import rng
-from fastadv._tf32 import rounds_as
+from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.engine.rewrites import gains_on_gpu
 from fastadv.errors import InputError, LostProcessError

@@ -13,9 +13,8 @@ from fastadv.data import ImageSet, load
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import ABS
 from fastadv.models.abs import fit as module
-from fastadv.models.abs.decoder import DecoderShape
+from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
 from fastadv.models.abs.fit import Run, Settings, warp
-from fastadv.models.abs.vae import VAEs, losses
 from tests.train.nets import stopped
 
 from .nets import images, tiny
