@@ -121,7 +121,7 @@ class Stamp:
 
     def __init__(self, *models: nn.Module, values: bool = True) -> None:
         """Look at the models; `values`: those of tensors count, too."""
-        parts = _parts(models)
+        parts = [part for part in reachable(models, _within) if not isinstance(part, nn.Module)]
         self.known = all(map(_known, parts))
         containers = [part for part in parts if isinstance(part, GROUPS)]
         self._empty = [part for part in containers if not part]  # most, which are quicker to look at
@@ -150,19 +150,11 @@ class Stamp:
         return list(map(Tensor.data_ptr, self._placed)), list(map(version, self._counted)), values
 
 
-def _parts(models: tuple[nn.Module, ...]) -> list[Any]:
-    """Return what models lead to by attributes and containers, each once."""
-    seen: dict[int, Any] = {}
-    left: list[Any] = list(models)
-    while left:
-        part = left.pop()
-        part = vars(part) if isinstance(part, nn.Module) else part
-        if id(part) in seen:
-            continue
-        seen[id(part)] = part
-        if isinstance(part, GROUPS):
-            left += part.values() if isinstance(part, dict) else part
-    return list(seen.values())
+def _within(value: object) -> Iterable[Any]:
+    """Return what a module or a container leads to itself."""
+    if isinstance(value, nn.Module):
+        return (vars(value),)
+    return value.values() if isinstance(value, dict) else value if isinstance(value, GROUPS) else ()
 
 
 def _is_ordinary(tensor: Tensor) -> bool:
