@@ -20,7 +20,7 @@ from fastadv.engine.copying.reach import Stamp
 from fastadv.engine.guard import allowed
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import AUTO, Options, Precision, check_possible, no_gradient, with_gradient
+from fastadv.engine.precision import AUTO, Options, check_possible, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
@@ -317,7 +317,7 @@ class Frozen(Prepared):
                     self._parts = Stamp(
                         *(part for part in parts if isinstance(part, nn.Module)), values=False
                     )
-            elif (choice := fastest(self._in_precision, x)) is not None:
+            elif choice := fastest(lambda one: Frozen(self.source, replace(self.options, precision=one)), x):
                 best, note = choice
                 best.add_note(note)
                 self.search, self.settled = best.search, True
@@ -325,6 +325,3 @@ class Frozen(Prepared):
                 self.backwards += best.backwards
             self._discount(asked)
             return self.settled
-
-    def _in_precision(self, precision: Precision) -> "Frozen":
-        return Frozen(self.source, replace(self.options, precision=precision))

@@ -166,7 +166,9 @@ def check_possible(
         raise InputError(
             f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"
         )
-    if options.precision == "tf32" and not _may_take_tf32(module, device):
+    weights = () if module is None else module.parameters()
+    single = any(weight.dtype == torch.float32 for weight in weights)
+    if options.precision == "tf32" and not (single and device is not None and has_tf32(device)):
         raise InputError(
             "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
             f"got {name} on {device}; leave the precision out"
@@ -176,13 +178,6 @@ def check_possible(
             f"freeze: expected a module for {options.precision!r}, whose copy is cast, got "
             f"{name}; leave the precision out"
         )
-
-
-def _may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:
-    """Return whether anything of the module would be computed in TF32."""
-    if module is None or device is None or not has_tf32(device):
-        return False
-    return any(weight.dtype == torch.float32 for weight in module.parameters())
 
 
 def to_half(model: nn.Module, dtype: torch.dtype) -> None:

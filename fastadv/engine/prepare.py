@@ -71,7 +71,8 @@ def prepare(
         model = model.taking(outputs)
     if isinstance(model, Mapped):  # what is inside was prepared with all that was asked, except passes
         return model if eot in (None, model.eot) else model.over(prepare(model.inner, eot))
-    if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
+    fits = not by_row or (isinstance(model, ByRow) and model.size >= size)
+    if isinstance(model, Prepared) and eot in (None, model.eot) and fits:
         prepared = model
     elif by_row:
         prepared = ByRow(model, passes, size, outputs)
@@ -89,10 +90,6 @@ def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int)
     if frozen.options.compile is not None or device is None or not waits(device) or work < WORTH:
         return frozen
     return frozen.compiled if worth_compiling(frozen.as_given, rows()[:1].to(device), work) else frozen
-
-
-def _fits(model: Prepared, size: int) -> bool:
-    return isinstance(model, ByRow) and model.size >= size
 
 
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:

@@ -230,17 +230,13 @@ class _Watched(nn.Module):
         if name is None:
             for part in model.modules():
                 if isinstance(part, nn.Linear):
-                    part.register_forward_pre_hook(self._before)
+                    part.register_forward_pre_hook(self._read)
         else:
-            model.get_submodule(name).register_forward_hook(self._after)
+            model.get_submodule(name).register_forward_hook(self._read)
 
-    def _before(self, part: nn.Module, args: tuple[Any, ...]) -> None:
+    def _read(self, part: nn.Module, args: tuple[Any, ...], output: Tensor | None = None) -> None:
         if self._passing.values is not None:
-            self._passing.values.append(args[0])
-
-    def _after(self, part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self._passing.values is not None:
-            self._passing.values.append(output)
+            self._passing.values.append(args[0] if output is None else output)
 
     def forward(self, x: Tensor) -> Tensor:
         self._passing.values = []

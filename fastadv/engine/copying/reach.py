@@ -126,9 +126,10 @@ class Stamp:
         containers = [part for part in parts if isinstance(part, GROUPS)]
         self._empty = [part for part in containers if not part]  # most, which are quicker to look at
         self._held = [part for part in containers if part]
-        self._then = list(map(_copied, self._held))
+        self._then = [next(kind(one) for kind in GROUPS if isinstance(one, kind)) for one in self._held]
         tensors = [part for part in parts if isinstance(part, Tensor)]
-        self._placed = list(filter(_is_ordinary, tensors))
+        ordinary = [tensor for tensor in tensors if type(tensor) in (Tensor, nn.Parameter)]
+        self._placed = [tensor for tensor in ordinary if tensor.layout == torch.strided]
         self._counted = [tensor for tensor in tensors if values and not tensor.is_inference()]
         # Views into the tensors, which hold the memory that they look into
         self._elements = [torch.zeros(1, device="cpu")]
@@ -157,15 +158,7 @@ def _within(value: object) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, GROUPS) else ()
 
 
-def _is_ordinary(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
-
-
 def _known(part: object) -> bool:
     if isinstance(part, FunctionType):
         return not part.__closure__ or part.__module__.startswith("torch.")
     return isinstance(part, (*FIXED, *OF_TORCH, *GROUPS, Tensor))
-
-
-def _copied(container: Any) -> Any:
-    return next(kind(container) for kind in GROUPS if isinstance(container, kind))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
-from fastadv.engine.rewrite import Rewrite, Run, Subject, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, Run, on_cpu, unseen
 from fastadv.runs.card import is_intel
 
 Two = tuple[int, int]
@@ -107,14 +107,10 @@ def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> An
     return _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
 
 
-def _multiplies_faster(subject: Subject) -> bool:
-    return on_cpu(subject) and subject.dtype == torch.float32 and is_faster()
-
-
 LINEAR = Rewrite(
     "onednn",
     "linear layers by oneDNN",
-    _multiplies_faster,
+    lambda subject: on_cpu(subject) and subject.dtype == torch.float32 and is_faster(),
     {F.linear: fast_linear},
     needs="float32 and a torch with oneDNN, and is off where torch has MKL on an Intel processor",
 )

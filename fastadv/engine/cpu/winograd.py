@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.onednn import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite, Run, Subject, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, on_cpu, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
@@ -190,18 +190,10 @@ def available(dtype: torch.dtype | None) -> bool:
     return dtype != torch.bfloat16 or onednn_has_bfloat16()
 
 
-def _applies(subject: Subject) -> bool:
-    return on_cpu(subject) and subject.convolves and available(subject.dtype)
-
-
-def _ways(dtype: torch.dtype | None) -> dict[Any, Run]:
-    return {F.conv2d: takes_settings(Winograd(dtype).conv2d)}
-
-
 WINOGRAD = Rewrite(
     "winograd",
     "convolutions by Winograd's method",
-    _applies,
-    _ways,
+    lambda subject: on_cpu(subject) and subject.convolves and available(subject.dtype),
+    lambda dtype: {F.conv2d: takes_settings(Winograd(dtype).conv2d)},
     needs="the C++ kernels and a torch with oneDNN, and for bf16 a processor that computes in it",
 )
