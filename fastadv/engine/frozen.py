@@ -323,5 +323,6 @@ class Frozen(Prepared):
                 self.search, self.settled = best.search, True
                 self.forwards += best.forwards
                 self.backwards += best.backwards
+                self.search.counts = self.counts
             self._discount(asked)
             return self.settled
