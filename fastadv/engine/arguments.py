@@ -157,8 +157,9 @@ def _not_floating(outputs: object) -> str:
     parts = outputs if isinstance(outputs, list | tuple) else [outputs]
     if any(isinstance(part, Mapping) and "boxes" in part for part in parts):
         return f"{got} of boxes; detectors are not attacked: wrap the part whose outputs are one tensor"
-    if hasattr(outputs, "logits") or (isinstance(outputs, Mapping) and "logits" in outputs):
+    names = [*outputs] if isinstance(outputs, Mapping) else []
+    if "logits" in [*names, *dir(outputs)]:
         return f"{got}; fastadv.models.adapt(model, mean=..., std=...) returns its logits"
-    if isinstance(outputs, Mapping) and "out" in outputs:
-        return f'{got} with {", ".join(map(str, outputs))}; wrap it so that it returns the tensor "out"'
+    if "out" in names:
+        return f'{got} with {", ".join(map(str, names))}; wrap it so that it returns the tensor "out"'
     return f"{got}; wrap it so that it returns one tensor"

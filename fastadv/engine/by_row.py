@@ -10,7 +10,7 @@ from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.plain import Plain
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.room import ran_out
-from fastadv.errors import InputError, NoGradientError
+from fastadv.errors import InputError
 
 FEWER = (
     "model: expected one that takes any number of rows, got {} at {} of {}; "
@@ -99,9 +99,9 @@ class ByRow(Plain):
 
 def explained(error: Exception, model: Any, x: Any) -> Exception:
     """Return the error of a call; one that names the reason if the model takes batches of one size alone."""
-    known = isinstance(error, NoGradientError) or ran_out(error) or "whole_batches" in str(error)
-    other = isinstance(error, InputError) and "model: expected floating logits" not in str(error)
-    if known or other or not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
+    odd = "model: expected floating logits" in str(error) and "whole_batches" not in str(error)
+    clear = isinstance(error, InputError) and not odd
+    if clear or ran_out(error) or not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
         return error
     with rng.generators_kept(x.device):
         for rows in (x, x[:-1]):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -313,10 +313,9 @@ class Frozen(Prepared):
                 self.search.prepare(x[:ROWS], self._as_plain())
                 self.settled = True
                 if self._parts is not None and not self.options.compile:  # as a compiler writes attributes
-                    parts = self.search.module, self.search.model  # into which a pass may write
-                    self._parts = Stamp(
-                        *(part for part in parts if isinstance(part, nn.Module)), values=False
-                    )
+                    # parts into which a pass may write
+                    parts = cast(nn.Module, self.search.module), cast(nn.Module, self.search.model)
+                    self._parts = Stamp(*parts, values=False)
             elif choice := fastest(lambda one: Frozen(self.source, replace(self.options, precision=one)), x):
                 best, note = choice
                 best.add_note(note)

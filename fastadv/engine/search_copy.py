@@ -65,7 +65,7 @@ class SearchCopy:
         self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
         self._check(plain.checked.mends_rows)
         self.uncompiled: CheckedModel | None = None  # what is compiled, as it is
-        wide = "winograd" in self.rewriting.notes and gains_by_rows(self.model)
+        wide = "winograd" in self.rewriting.notes and gains_by_rows(cast(nn.Module, self.model))
         self.parts = Parts(None if options.compile else self.model, wide)
         self.notes = dict.fromkeys(self._first_notes())  # in the order in which they came
 

@@ -51,10 +51,8 @@ def are_fixed(weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _two(value: Any) -> Two:
-    if isinstance(value, int):
-        return value, value
-    first, *more = value
-    return first, more[0] if more else first
+    first, second = (value, value) if isinstance(value, int) else (*value, *value)[:2]
+    return first, second
 
 
 LEAST = 1 << 19  # weights of a layer that gains

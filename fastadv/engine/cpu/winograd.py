@@ -176,10 +176,9 @@ def is_wide(weight: Tensor) -> bool:
     return weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= least
 
 
-def gains_by_rows(model: object) -> bool:
+def gains_by_rows(model: nn.Module) -> bool:
     """Return whether a model convolves so in float32, where products gain by rows that pass together."""
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    kernels = [part.weight for part in parts if isinstance(part, nn.Conv2d)]
+    kernels = [part.weight for part in model.modules() if isinstance(part, nn.Conv2d)]
     return any(kernel.dtype == torch.float32 and is_wide(kernel) for kernel in kernels)
 
 
