@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -124,9 +125,9 @@ class FolderSet(Images):
         index = check_positions(positions, len(self), self.name)
         if not len(index):
             raise InputError(f"{self.name}: expected at least one position, got none")
-        part = object.__new__(type(self))
-        whole = ("shape", "data_hash")  # what was cached of all images
-        vars(part).update({key: value for key, value in vars(self).items() if key not in whole})
+        part = copy(self)
+        for name in ("shape", "data_hash"):  # what was cached of all images
+            vars(part).pop(name, None)
         part.paths = [self.paths[i] for i in index.tolist()]
         part.labels = self.labels[index]
         return part

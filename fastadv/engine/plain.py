@@ -100,8 +100,7 @@ class Plain(Prepared):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        names = replaced(as_module(self.source))
-        return (*((in_words(names),) if names else ()), *self._added)
+        return tuple(filter(None, (in_words(replaced(as_module(self.source))), *self._added)))
 
     def add_note(self, note: str) -> None:
         self._added[note] = None

@@ -162,13 +162,14 @@ def check_possible(
     options: Options, name: str, module: nn.Module | None, device: torch.device | None
 ) -> None:
     """Raise InputError where the options cannot be had of a model of that name."""
-    if options.cuda_graph and (device is None or device.type != "cuda"):
+    place = device or torch.device("cpu")
+    if options.cuda_graph and place.type != "cuda":
         raise InputError(
             f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"
         )
     weights = () if module is None else module.parameters()
     single = any(weight.dtype == torch.float32 for weight in weights)
-    if options.precision == "tf32" and not (single and device is not None and has_tf32(device)):
+    if options.precision == "tf32" and not (single and has_tf32(place)):
         raise InputError(
             "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
             f"got {name} on {device}; leave the precision out"

@@ -39,6 +39,7 @@ def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]
     ) -> Any:  # fmt: skip
         fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
         fits = fits and input.device.type == weight.device.type == "cpu" and are_fixed(weight, bias)
+        padding = 0 if padding == "valid" else padding
         if not fits or isinstance(padding, str) or torch.is_autocast_enabled("cpu"):
             return NotImplemented
         return way(input, weight, bias, Settings(_two(stride), _two(padding), _two(dilation)))
