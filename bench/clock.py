@@ -51,8 +51,7 @@ class Clock:
         """Those in which a search can compute here; on a CPU the two that gain."""
         if self.on_cpu:
             return ("fp32", "bf16")
-        from fastadv._tf32 import has_tf32
-        from fastadv.engine.precision import AUTO, PRECISIONS
+        from fastadv.engine.precision import AUTO, PRECISIONS, has_tf32
 
         left = {AUTO} if has_tf32(self.device) else {AUTO, "tf32"}
         return tuple(name for name in PRECISIONS if name not in left)

@@ -4,7 +4,7 @@ import inspect
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -14,7 +14,7 @@ import torch
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
-# what other libraries call it
+# Names in other libraries, and ours
 SYNONYMS = {
     **dict.fromkeys(("eps", "epsilon"), "radius"),
     **dict.fromkeys(("alpha", "eps_iter", "eps_step", "stepsize"), "step_size"),
@@ -22,7 +22,7 @@ SYNONYMS = {
     **dict.fromkeys(("num_random_init", "nb_random_init", "n_restarts", "random_restarts"), "restarts"),
     **dict.fromkeys(("rand_init", "random_init"), "random_start"),
 }
-# what to write for arguments of other libraries; {} is the value
+# Advice for arguments of other libraries; {} is the value
 FOREIGN = {
     **{name: "threat=fa.{ball}({})" if ours == "radius" else ours + "={}" for name, ours in SYNONYMS.items()},
     "targeted": "targets=, the class that each sample is to reach (for False, nothing)",
@@ -124,12 +124,12 @@ def check_seed(seed: Any, name: str = "seed") -> int:
 
 def meant(name: Any, known: Iterable[str]) -> str:
     """Return which of the known names, also of options, was meant, as the end of an error; "" for none."""
-    plain = {each.lstrip("-").replace("-", "_").lower(): each for each in known}
+    plain = {one.lstrip("-").replace("-", "_").lower(): one for one in known}
     word = str(name).lstrip("-").replace("-", "_").lower()
     word = SYNONYMS.get(word, word)
-    swapped = [each for each in plain if sorted(each) == sorted(word)]
+    swapped = [one for one in plain if sorted(one) == sorted(word)]
     near = [word] if word in plain else [*dict.fromkeys([*swapped, *get_close_matches(word, plain, 2)])][:2]
-    return f"; did you mean {' or '.join(repr(plain[each]) for each in near)}?" if near else ""
+    return f"; did you mean {' or '.join(repr(plain[one]) for one in near)}?" if near else ""
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
@@ -156,8 +156,8 @@ def knowing(function: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs.keys() - known.keys():
             write = FOREIGN.get(name, "").format(kwargs[name], ball="Linf")
             helps = write.split("=")[0].split(".")[0] in known  # it names an argument of the function
-            told = f"; write {write}" if helps else meant(name, known)
-            raise TypeError(f"{function.__name__}: no argument {name!r}{told}")
+            advice = f"; write {write}" if helps else meant(name, known)
+            raise TypeError(f"{function.__name__}: no argument {name!r}{advice}")
         return function(*args, **kwargs)
 
     return eager(called)
@@ -170,15 +170,6 @@ def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "")
         return value
     near = meant(value, known)
     raise InputError(f"{name}: expected one of {', '.join(known)}{other}, got {value!r}{near}")
-
-
-def check_some(name: str, chosen: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the chosen of the names `known` in their order; InputError for an unknown one, or none."""
-    wanted = set(chosen)
-    unknown = sorted(wanted - set(known))
-    if unknown or not wanted:
-        raise InputError(f"{name}: expected some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
-    return tuple(each for each in known if each in wanted)
 
 
 def check_on_event(on_event: Any) -> OnEvent | None:

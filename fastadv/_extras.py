@@ -13,7 +13,7 @@ EXTRAS = {
     "typer": ("cli", "the command fastadv needs"),
     "rich": ("cli", "the command fastadv needs"),
 }
-# what pip calls a package; fastadv's own name stands in no such command, since it is not ours on PyPI yet
+# Names for pip; fastadv's own stands in no such command, since it is not ours on PyPI yet
 PIP = {"PIL": "pillow", "art": "adversarial-robustness-toolbox"}
 
 
@@ -33,5 +33,5 @@ def unfit(error: object) -> str:
 
 def need(package: str) -> None:
     """Raise MissingExtraError, which names the command that helps, where a package is missing."""
-    if told := lacks(package):
-        raise MissingExtraError(told, name=package)
+    if lack := lacks(package):
+        raise MissingExtraError(lack, name=package)

@@ -48,8 +48,8 @@ def sharding() -> tuple[tuple[type, ...], tuple[type, ...]]:
 
     def imported(names: Sequence[str]) -> tuple[type, ...]:
         places = (f"torch.distributed.{name}".rpartition(".") for name in names)
-        found = (getattr(sys.modules.get(module), name, None) for module, _, name in places)
-        return tuple(dict.fromkeys(kind for kind in found if kind is not None))
+        kinds = (getattr(sys.modules.get(module), name, None) for module, _, name in places)
+        return tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
 
     return imported(_SHARDED), imported(_CUT)
 
@@ -78,14 +78,14 @@ def compiled_form(module: nn.Module) -> Callable[..., Any]:
 @contextmanager
 def called_by(module: nn.Module, call: Callable[..., Any] | None) -> Iterator[None]:
     """Let `module(x)` run `call` inside, unless it is None."""
-    own, name = vars(module), "_compiled_call_impl"  # of the class, unless the caller has set it
-    before = {name: own[name]} if name in own else {}
-    own |= {} if call is None else {name: call}
+    held, name = vars(module), "_compiled_call_impl"  # of the class, unless the caller has set it
+    before = {name: held[name]} if name in held else {}
+    held |= {} if call is None else {name: call}
     try:
         yield
     finally:
-        own.pop(name, None)
-        own |= before
+        held.pop(name, None)
+        held |= before
 
 
 def has_hooks(tensor: Tensor) -> bool:
@@ -128,7 +128,7 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
         part = waiting.pop()
         if part not in seen:
             seen[part] = None
-            waiting += [each for each in reversed(part._modules.values()) if each is not None]
+            waiting += [inner for inner in reversed(part._modules.values()) if inner is not None]
     return list(seen)
 
 
@@ -145,9 +145,10 @@ def nodes_of(last: Any) -> Iterator[Any]:
 
 def tensors_of(parts: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the parameters and the buffers that modules hold themselves."""
-    held = [(part._parameters, part._buffers) for part in parts]
-    weights: list[Tensor] = [each for own, _ in held for each in own.values() if each is not None]
-    return weights, [each for _, buffers in held for each in buffers.values() if each is not None]
+    parts = list(parts)
+    weights = (tensor for part in parts for tensor in part._parameters.values())
+    buffers = (tensor for part in parts for tensor in part._buffers.values())
+    return [one for one in weights if one is not None], [one for one in buffers if one is not None]
 
 
 def has_global_hooks() -> bool:
@@ -184,7 +185,7 @@ def run_backward(
 ) -> tuple[Tensor | None, ...]:
     """Return `torch.autograd.grad`, or `backward` without leaves, which no TorchFunctionMode sees."""
     engine: Any = torch.autograd.Variable._execution_engine
-    found: tuple[Tensor | None, ...] = engine.run_backward(
+    answer: tuple[Tensor | None, ...] = engine.run_backward(
         outputs,
         gradients,
         retain_graph,
@@ -193,7 +194,7 @@ def run_backward(
         allow_unreachable=True,
         accumulate_grad=not leaves,
     )
-    return found
+    return answer
 
 
 def has_onednn_ops() -> bool:
@@ -204,8 +205,8 @@ def has_onednn_ops() -> bool:
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return `torch.nn.functional.linear` by oneDNN, without a derivative."""
-    found: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
+    result: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
 
 
 def onednn_pack(kernels: Tensor, groups: int, shape: Sequence[int]) -> Tensor:
@@ -216,10 +217,10 @@ def onednn_pack(kernels: Tensor, groups: int, shape: Sequence[int]) -> Tensor:
 
 def onednn_convolve(x: Tensor, packed: Tensor, groups: int) -> Tensor:
     """Return the convolution of x with such kernels, without a derivative."""
-    found: Tensor = _mkldnn._convolution_pointwise(
+    result: Tensor = _mkldnn._convolution_pointwise(
         x, packed, None, [0, 0], [1, 1], [1, 1], groups, "none", [], ""
     )
-    return found
+    return result
 
 
 def onednn_has_bfloat16() -> bool:

@@ -9,11 +9,11 @@ __version__ = "0.1.0"
 OLDEST_TORCH = "2.4"
 
 
-def check_torch(found: str) -> None:
+def check_torch(version: str) -> None:
     """Raise ImportError where a torch of that version is too old."""
-    if _numbers(found) < _numbers(OLDEST_TORCH):
+    if _numbers(version) < _numbers(OLDEST_TORCH):
         raise ImportError(
-            f"fastadv {__version__}: expected PyTorch {OLDEST_TORCH} or later, got {found}; "
+            f"fastadv {__version__}: expected PyTorch {OLDEST_TORCH} or later, got {version}; "
             f"run: pip install 'torch>={OLDEST_TORCH}'"
         )
 

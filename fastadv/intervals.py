@@ -71,17 +71,17 @@ def bootstrap(
     Source:
         Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
     """
-    given = np.asarray(values)
-    if given.ndim == 0 or len(given) == 0 or np.isnan(given).any():
+    sample = np.asarray(values)
+    if sample.ndim == 0 or len(sample) == 0 or np.isnan(sample).any():
         raise InputError(
             f"values: expected one number for each of at least one sample, without NaN, got shape "
-            f"{given.shape}; leave out samples that have no value"
+            f"{sample.shape}; leave out samples that have no value"
         )
     check_share("level", level)
     check_count("resamples", resamples, 1)
-    drawn = _resamples(len(given), resamples, rng.derive(seed, "bootstrap"))
-    results = np.asarray([statistic(given[index]) for index in drawn], dtype=np.float64)
-    # not interpolated: between two infinities that would be NaN
+    drawn = _resamples(len(sample), resamples, rng.derive(seed, "bootstrap"))
+    results = np.asarray([statistic(sample[index]) for index in drawn], dtype=np.float64)
+    # Interpolation between two infinities would be NaN
     ends = np.quantile(results, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     return Interval(*(float(end) if end.ndim == 0 else end for end in ends))
 
@@ -109,14 +109,14 @@ def clopper_pearson(right: ArrayLike, count: int, *, level: float = 0.95) -> Int
     """
     check_count("count", count, 1)
     check_share("level", level)
-    given = np.asarray(right)
-    if given.dtype.kind not in "iu" or (given < 0).any() or (given > count).any():
+    counts = np.asarray(right)
+    if counts.dtype.kind not in "iu" or (counts < 0).any() or (counts > count).any():
         raise InputError(f"right: expected integers from 0 to {count}, the count, got {right!r}")
-    values, places = np.unique(given, return_inverse=True)
+    values, places = np.unique(counts, return_inverse=True)
     low = np.array([_low(int(k), count, (1 - level) / 2) for k in values])
     high = np.array([1 - _low(count - int(k), count, (1 - level) / 2) for k in values])
-    ends = [end[places].reshape(given.shape) for end in (low, high)]
-    return Interval(*(float(end) if given.ndim == 0 else end for end in ends))
+    ends = [end[places].reshape(counts.shape) for end in (low, high)]
+    return Interval(*(float(end) if counts.ndim == 0 else end for end in ends))
 
 
 @lru_cache(1 << 14)  # the draws of all attacks ask for the same

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from fastadv._checks import check_choice
+from fastadv._torch import nodes_of
 from fastadv.errors import InputError
 from fastadv.ops import logit_loss
 from fastadv.ops._rows import wide
@@ -83,7 +84,7 @@ def _bce_and_grad(
     z = logits.detach().to(wide(logits.dtype))
     aim, sign = (y, 1.0) if targets is None else (targets, -1.0)
     way = torch.ones_like(z).scatter_(1, aim[:, None], -1.0)
-    # in logarithms, because sigmoids underflow where the model is sure
+    # Logarithms, because sigmoids underflow where the model is sure
     size = logsigmoid(way * z)
     if direction:
         size = size - size.amax(1, keepdim=True)
@@ -118,16 +119,9 @@ def _value(loss: LossFunction, logits: Tensor, y: Tensor, targets: Tensor | None
 
 def _sees_other_rows(value: Tensor, leaf: Tensor) -> bool:
     """Return whether a graph leads to a batch other than `leaf`, as that of x or of features does."""
-    seen, nodes = set[object](), [value.grad_fn]
-    while nodes:
-        if (node := nodes.pop()) is None or node in seen:
-            continue
-        seen.add(node)
-        held = getattr(node, "variable", leaf)
-        if held is not leaf and not isinstance(held, nn.Parameter) and held.shape[:1] == leaf.shape[:1]:
-            return True
-        nodes += [each for each, _ in node.next_functions]
-    return False
+    held = (getattr(node, "variable", leaf) for node in nodes_of(value.grad_fn))
+    others = (one for one in held if one is not leaf and not isinstance(one, nn.Parameter))
+    return any(other.shape[:1] == leaf.shape[:1] for other in others)
 
 
 def loss_and_grad(

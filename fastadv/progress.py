@@ -1,6 +1,5 @@
-"""Progress on stderr, for calls with progress=True: a bar by rich or tqdm, else lines."""
+"""Progress on stderr, for calls with progress=True: a bar by rich, else lines."""
 
-import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -66,22 +65,6 @@ class RichBar(Lines):
             self.bar.stop()
 
 
-class TqdmBar(Lines):
-    """A bar by tqdm."""
-
-    bar: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is None:
-            self.bar = importlib.import_module("tqdm.auto").tqdm(total=total, file=sys.stderr)
-        self.bar.set_description(self.text, refresh=False)
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
 def check_progress(progress: Any) -> None:
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise InputError(f"progress: expected True, False or a function of (done, total), got {progress!r}")
@@ -94,9 +77,8 @@ def shown(progress: Progress, text: str) -> Iterator[Tick | None]:
         yield progress if callable(progress) else None
         return
     notebook, terminal = "ipykernel" in sys.modules, sys.stderr.isatty()
-    by_rich = find_spec("rich") and (find_spec("ipywidgets") if notebook else terminal)
-    by_tqdm = find_spec("tqdm") and (notebook or terminal)
-    with closing(RichBar(text) if by_rich else TqdmBar(text) if by_tqdm else Lines(text)) as bar:
+    draws = find_spec("rich") and (find_spec("ipywidgets") if notebook else terminal)
+    with closing(RichBar(text) if draws else Lines(text)) as bar:
         yield bar
 
 

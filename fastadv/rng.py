@@ -61,32 +61,9 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 1
 
 
-@contextmanager
-def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Key what torch draws itself, such as dropout, by `seed`, and restore the caller's state afterwards.
-
-    Args:
-        seed: from 0 to 2^63 - 1.
-        device: a GPU seeds those of all GPUs, in addition to the CPU's.
-
-    Returns:
-        A context manager.
-    """
-    with torch.random.fork_rng(devices=_cuda(device)):
-        _seed_torch(seed, device)
-        yield
-
-
 def _cuda(device: torch.device) -> list[int]:
-    # of all devices, as a model may lie on several
+    # All devices, as a model may lie on several
     return [*range(torch.cuda.device_count())] if device.type == "cuda" else []
-
-
-def _seed_torch(seed: int, device: torch.device) -> None:
-    # not torch.manual_seed, which would also seed the devices that are not forked
-    torch.default_generator.manual_seed(seed)
-    for index in _cuda(device):
-        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 @contextmanager
@@ -120,7 +97,10 @@ def seed_all(seed: int, device: torch.device = CPU) -> None:
     """
     random.seed(seed)
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # which takes words of 32 bits
-    _seed_torch(seed, device)
+    # torch.manual_seed would also seed the devices that are not forked
+    torch.default_generator.manual_seed(seed)
+    for index in _cuda(device):
+        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0, draws: int = 1) -> Tensor:

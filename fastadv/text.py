@@ -70,17 +70,17 @@ def allowed_text(threat: Threat, x: Tensor | None) -> str:
         return f"they are changed within {threat.text}"
     size = 0 if x is None else x[0].numel()
     part = "value" if x is None or x.ndim != 4 else "pixel" if x.shape[1] == 1 else "color value"
-    told, share = radius_text(threat), float(threat.radius) / (threat.box[1] - threat.box[0])
+    most, share = radius_text(threat), float(threat.radius) / (threat.box[1] - threat.box[0])
     if threat.norm == "linf":
-        return f"each {part} may change by {told}" + (f" ({percent(share, 0)} of its range)" if share else "")
+        return f"each {part} may change by {most}" + (f" ({percent(share, 0)} of its range)" if share else "")
     if threat.norm == "l0":
-        return f"any {told} of {size:,} {part}s may change" if size else f"any {told} {part}s may change"
-    told = f"their change has at most the {threat.symbol} norm {told}"
+        return f"any {most} of {size:,} {part}s may change" if size else f"any {most} {part}s may change"
+    most = f"their change has at most the {threat.symbol} norm {most}"
     if threat.norm == "l2" and size and share:
-        return f"{told} (as much as every {part} by {percent(share / math.sqrt(size), 0)} of its range)"
+        return f"{most} (as much as every {part} by {percent(share / math.sqrt(size), 0)} of its range)"
     if threat.norm == "l1" and share:
-        return f"{told} (as much as {number(share)} {part}s by their whole range)"
-    return told
+        return f"{most} (as much as {number(share)} {part}s by their whole range)"
+    return most
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.demo import figures, nets, run
+from fastadv.demo import nets, run
 from fastadv.demo.nets import TINY, Digits
 
 SAID = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
@@ -98,4 +98,4 @@ def test_the_sentences_hold_every_figure_and_say_what_came_out():
 def test_one_sample_of_each_class_that_has_a_usable_one():
     y = torch.tensor([1, 0, 2, 1, 0, 2])
     usable = torch.tensor([False, True, False, True, True, False])
-    assert figures.one_of_each(y, usable).tolist() == [1, 3]
+    assert run.one_of_each(y, usable).tolist() == [1, 3]

@@ -18,7 +18,7 @@ PACKAGE = Path(fastadv.__file__).parent
 LAYERS = [
     {"errors", "_C", "_torch", "_version", "_waiting"},
     {"_extras"},
-    {"_checks", "_tf32", "_torchvision"},
+    {"_checks", "_torchvision"},
     {"runs"},
     {"ops"},
     {"losses", "rng"},

@@ -1,11 +1,9 @@
-"""What progress=True shows: lines where nothing can draw, a bar by rich or tqdm where it can."""
+"""What progress=True shows: lines where nothing can draw, a bar by rich where it can."""
 
 import re
 import sys
 from functools import partial
 from io import StringIO
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -90,18 +88,3 @@ def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.Mo
                     "auto: robust accuracy 100.0%"]  # fmt: skip
     assert "auto: robust accuracy 100.0%" in screen.getvalue()
     assert "100%" in screen.getvalue()
-
-
-def test_tqdm_serves_where_rich_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    bar = SimpleNamespace(n=0, closed=False, texts=[])
-    bar.update = lambda count: setattr(bar, "n", bar.n + count)
-    bar.set_description = lambda text, refresh: bar.texts.append(text)
-    bar.close = lambda: setattr(bar, "closed", True)
-    module: Any = ModuleType("tqdm.auto")
-    module.tqdm = lambda total, file: setattr(bar, "total", total) or bar
-    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
-    monkeypatch.setattr(progress, "find_spec", lambda name: True if name == "tqdm" else None)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.0), batch_size=8, progress=True)
-    assert (bar.n, bar.total, bar.closed) == (12, 12, True)
-    assert bar.texts == ["fgsm", "fgsm: robust accuracy 100.0%"] * 2

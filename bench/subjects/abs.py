@@ -19,8 +19,7 @@ from bench.clock import ratio
 from bench.session import Case, Row, Session
 from bench.subjects.training import random_images
 from fastadv import ops
-from fastadv.models.abs.decoder import DecoderShape
-from fastadv.models.abs.vae import VAEs, losses
+from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
 from fastadv.ops._decoders import forward
 from fastadv.ops._samples import MNIST, random_decoder
 from fastadv.ops.registration.library import CARDS, extension

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.adapters.foreign import Foreign, imported, one_radius
+from fastadv.adapters.foreign import Foreign, imported, one_radius, with_defaults
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -39,26 +39,20 @@ def _craft(
     kind: Callable[..., Any], model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None,
     **options: Any,
 ) -> Any:  # fmt: skip
-    takes, radius = inspect.signature(kind).parameters, one_radius("ART", threat)
+    radius = one_radius("ART", threat)
     with torch.no_grad():
         classes = model.model(x[:1].to(model.sees)).shape[1]  # type: ignore[operator, arg-type]
     classifier = imported("art.estimators.classification").PyTorchClassifier(
         model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), classes, clip_values=threat.box,
         device_type="gpu" if x.device.type == "cuda" else "cpu",
     )  # fmt: skip
-    if "eps" in takes and radius < inf:
-        options = {"eps": radius, **options}
-    if "norm" in takes:
-        options = {"norm": threat.order, **options}
-    if "verbose" in takes:
-        options = {"verbose": False, **options}
-    if "batch_size" in takes:
-        options = {"batch_size": len(x), **options}
+    usual = {"norm": threat.order, "verbose": False, "batch_size": len(x)}
+    options = with_defaults(kind, options, usual if radius == inf else usual | {"eps": radius})
     if targets is not None:
-        if "targeted" not in takes:
+        if "targeted" not in inspect.signature(kind).parameters:
             raise InputError(f"targets: expected None, which {kind.__name__} takes alone, got targets")
-        options = {**options, "targeted": True}
-    elif kind.__name__ == "BoundaryAttack":  # it is targeted unless told otherwise
+        options["targeted"] = True
+    elif kind.__name__ == "BoundaryAttack":  # targeted by default
         options = {"targeted": False, **options}
     labels = (y if targets is None else targets).cpu().numpy()
     points = kind(classifier, **options).generate(x.cpu().numpy(), labels)

@@ -1,5 +1,6 @@
 """An attack of another package, called as ours are: its points are judged, its passes counted."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,8 +17,7 @@ from fastadv.engine.arguments import checked_logits
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-# by how much a point may leave ball and box, in input units, for the packages round to float32
-SLACK = 1e-6
+SLACK = 1e-6  # in input units, by which a point may leave ball and box: the packages round to float32
 
 
 class Watched(nn.Module):
@@ -37,8 +37,8 @@ class Watched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        given = x.to(self.place).to(self.sees)  # some hand over float64
-        logits = checked_logits(self.model(given), len(x))
+        # some packages hand over float64
+        logits = checked_logits(self.model(x.to(self.place).to(self.sees)), len(x))
         if logits.requires_grad:
             logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits
@@ -78,8 +78,8 @@ class Foreign:
             watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             with rng.generators_kept(search.x.device, seeded), torch.enable_grad():
-                given = search.x.clone(), search.y.clone(), threat, search.targets
-                points = self.make(self.kind, watched, *given, **self.options)
+                x, y = search.x.clone(), search.y.clone()
+                points = self.make(self.kind, watched, x, y, threat, search.targets, **self.options)
             search.classifier.forwards += watched.forwards
             search.classifier.backwards += watched.backwards
             if not isinstance(points, Tensor) or points.shape != search.x.shape:
@@ -100,6 +100,14 @@ def one_radius(package: str, threat: Threat) -> float:
     if isinstance(threat.radius, Tensor) and threat.radius.ndim:
         raise InputError(f"threat: expected one radius for all samples, as {package} takes, got [B]")
     return float(threat.radius)
+
+
+def with_defaults(
+    kind: Callable[..., Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return options with those defaults that are arguments of `kind`."""
+    taken = inspect.signature(kind).parameters
+    return {**{name: value for name, value in defaults.items() if name in taken}, **options}
 
 
 def imported(module: str) -> Any:

@@ -37,33 +37,8 @@ def _ball(attack, threat, **options):
     return partial(attack, threat=threat, loss="ce", stop_early=False, **options)
 
 
-def _fgsm(eps=8 / 255):
-    return _ball(attacks.fgsm, Linf(eps))
-
-
-def _bim(eps=8 / 255, alpha=2 / 255, steps=10):
-    steps = steps or int(min(eps * 255 + 4, 1.25 * eps * 255))
-    return _ball(attacks.bim, Linf(eps), steps=steps, step_size=alpha)
-
-
 def _pgd(eps=8 / 255, alpha=2 / 255, steps=10, random_start=True):
     return _ball(attacks.pgd, Linf(eps), steps=steps, step_size=alpha, random_start=random_start)
-
-
-def _pgdl2(eps=1.0, alpha=0.2, steps=10, random_start=True, eps_for_division=1e-10):
-    return _ball(attacks.pgd, L2(eps), steps=steps, step_size=alpha, random_start=random_start)
-
-
-def _eotpgd(eps=8 / 255, alpha=2 / 255, steps=10, eot_iter=2, random_start=True):
-    return partial(_pgd(eps, alpha, steps, random_start), eot=eot_iter)
-
-
-def _ffgsm(eps=8 / 255, alpha=10 / 255):
-    return _pgd(eps, alpha, 1, True)
-
-
-def _mifgsm(eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0):
-    return _ball(attacks.mim, Linf(eps), steps=steps, step_size=alpha, decay=decay)
 
 
 def _apgd(
@@ -83,11 +58,6 @@ def _apgdt(
     return partial(attack, classes=n_classes - 1)
 
 
-def _spsa(eps=0.3, delta=0.01, lr=0.01, nb_iter=1, nb_sample=128, max_batch_size=64):
-    queries = (2 * nb_sample + 1) * nb_iter
-    return _ball(attacks.spsa, Linf(eps), queries=queries, directions=nb_sample, probe=delta, step_size=lr)
-
-
 def _cw(c=1, kappa=0, steps=50, lr=0.01):
     """Run the published loop with the one constant c; a success leads by kappa."""
     criterion = attacks.WrongBy(kappa) if kappa else None
@@ -95,10 +65,6 @@ def _cw(c=1, kappa=0, steps=50, lr=0.01):
         attacks.cw, threat=L2(inf), variant="published", constant=float(c), steps=steps, searches=1,
         step_size=lr, criterion=criterion,
     )  # fmt: skip
-
-
-def _deepfool(steps=50, overshoot=0.02):
-    return partial(attacks.deepfool, threat=L2(inf), steps=steps, overshoot=overshoot, candidates=None)
 
 
 def _eadl1(
@@ -141,7 +107,28 @@ def _autoattack(norm="Linf", eps=8 / 255, version="standard", n_classes=10, seed
 
 
 MEANING: dict[str, Callable[..., Any]] = {
-    "FGSM": _fgsm, "BIM": _bim, "PGD": _pgd, "PGDL2": _pgdl2, "EOTPGD": _eotpgd, "FFGSM": _ffgsm,
-    "MIFGSM": _mifgsm, "APGD": _apgd, "APGDT": _apgdt, "SPSA": _spsa, "CW": _cw, "DeepFool": _deepfool,
-    "EADL1": _eadl1, "FAB": _fab, "Square": _square, "AutoAttack": _autoattack,
+    "FGSM": lambda eps=8 / 255: _ball(attacks.fgsm, Linf(eps)),
+    "BIM": lambda eps=8 / 255, alpha=2 / 255, steps=10: _ball(
+        attacks.bim, Linf(eps), step_size=alpha, steps=steps or int(min(eps * 255 + 4, 1.25 * eps * 255))
+    ),
+    "PGD": _pgd,
+    "PGDL2": lambda eps=1.0, alpha=0.2, steps=10, random_start=True, eps_for_division=1e-10: _ball(
+        attacks.pgd, L2(eps), steps=steps, step_size=alpha, random_start=random_start
+    ),
+    "EOTPGD": lambda eps=8 / 255, alpha=2 / 255, steps=10, eot_iter=2, random_start=True: partial(
+        _pgd(eps, alpha, steps, random_start), eot=eot_iter
+    ),
+    "FFGSM": lambda eps=8 / 255, alpha=10 / 255: _pgd(eps, alpha, 1),
+    "MIFGSM": lambda eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0: _ball(
+        attacks.mim, Linf(eps), steps=steps, step_size=alpha, decay=decay
+    ),
+    "SPSA": lambda eps=0.3, delta=0.01, lr=0.01, nb_iter=1, nb_sample=128, max_batch_size=64: _ball(
+        attacks.spsa, Linf(eps), queries=(2 * nb_sample + 1) * nb_iter, directions=nb_sample, probe=delta,
+        step_size=lr,
+    ),
+    "DeepFool": lambda steps=50, overshoot=0.02: partial(
+        attacks.deepfool, threat=L2(inf), steps=steps, overshoot=overshoot, candidates=None
+    ),
+    "APGD": _apgd, "APGDT": _apgdt, "CW": _cw, "EADL1": _eadl1, "FAB": _fab, "Square": _square,
+    "AutoAttack": _autoattack,
 }  # fmt: skip

@@ -10,23 +10,20 @@ docs/adapters.md says what differs. The package itself is needed only for `wrap`
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from os import PathLike
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import attacks, rng
-from fastadv.adapters.foreign import Foreign, one_radius
+from fastadv.adapters.foreign import Foreign, one_radius, with_defaults
 from fastadv.adapters.meaning import INSTEAD, MEANING
 from fastadv.attacks.special.training import moves_all
-from fastadv.engine import prepare
 from fastadv.engine.module import device_of
 from fastadv.errors import InputError
 from fastadv.models import Normalized
-from fastadv.runs.files import atomic_write
 from fastadv.threat import Threat
 
 NEVER = attacks.WrongBy(1e30)  # with which an attack goes on to the strongest point
@@ -44,110 +41,69 @@ class Attack:
 
     model: nn.Module
     _make: Callable[..., Any]
-    _own: tuple[str, ...]  # its arguments but the model
+    _names: tuple[str, ...]  # of its arguments but the model
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        given = self.__signature__.bind(*args, **kwargs)  # type: ignore[attr-defined]
-        given.apply_defaults()
-        vars(self).update(given.arguments)
+        bound = self.__signature__.bind(*args, **kwargs)  # type: ignore[attr-defined]
+        bound.apply_defaults()
+        vars(self).update(bound.arguments)
         self.result: attacks.AttackResult | None = None
         self.set_mode_default()
         self._normalized: Any = None
 
     @property
     def ours(self) -> Any:
-        return type(self)._make(**{name: getattr(self, name) for name in self._own})
+        return type(self)._make(**{name: getattr(self, name) for name in self._names})
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in self._own)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in self._names)})"
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images like `images`; in a targeted mode `labels` mean what that mode says."""
         if isinstance(self.model, nn.Module):
             images = images.to(device=device_of(self.model))
         if self._normalized is None:
-            return self._found(self.model, images, labels)
+            return self._moved(self.model, images, labels)
         mean, std = (torch.as_tensor(v, device="cpu").to(images).view(-1, 1, 1) for v in self._normalized)
         x = images * std + mean
         near = x.clamp(0, 1)  # the way back to pixels rounds
         x = torch.where((x - near).abs() < 1e-5, near, x)
-        return (self._found(Normalized(self.model, *self._normalized), x, labels) - mean) / std
+        return (self._moved(Normalized(self.model, *self._normalized), x, labels) - mean) / std
 
-    def _found(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        given: dict[str, Any] = {}
+    def _moved(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        options: dict[str, Any] = {}
         y = labels.to(x.device)
         if self._targets_of is not None:
-            given["targets"] = targets = self._targets_of(model, x, y).to(x.device)
+            options["targets"] = targets = self._targets_of(x, y).to(x.device)
             y = torch.where(y == targets, torch.where(targets == 0, 1, 0), y)  # a label is no target
         run = self.ours
         if "seed" in inspect.signature(run.func).parameters and run.keywords.get("seed") is None:
-            given["seed"] = rng.fresh_seed()  # from torch's generator, which governs torchattacks
+            options["seed"] = rng.fresh_seed()  # from torch's generator, which governs torchattacks
         before = moves_all.set(moves := "stop_early" in run.keywords)  # as theirs do, right or wrong
         try:
-            self.result = result = cast(attacks.AttackResult, run(model, x, y, **given))
+            self.result = result = cast(attacks.AttackResult, run(model, x, y, **options))
             left = (result.status == attacks.Status.ALREADY_WRONG).nonzero().squeeze(1)
             if not (moves and len(left)):
                 return result.x_adv
-            given |= {"targets": given["targets"][left]} if "targets" in given else {}
-            moved = run(model, x[left], y[left], ids=left, criterion=NEVER, **given).x_adv
+            options |= {"targets": options["targets"][left]} if "targets" in options else {}
+            moved = run(model, x[left], y[left], ids=left, criterion=NEVER, **options).x_adv
             return result.x_adv.index_copy(0, left, moved)
         finally:
             moves_all.reset(before)
 
-    def save(
-        self, data_loader: Iterable[Any], save_path: str | PathLike[str], verbose: bool = True,
-        save_predictions: bool = False, save_clean_inputs: bool = False,
-    ) -> None:  # fmt: skip
-        """Attack the batches of a loader, and write the file of torchattacks; nothing is printed.
-
-        By torch.save, on the CPU, images in [0, 1]: "adv_inputs", "labels", "save_type"; and, where asked
-        for, "preds" and "clean_inputs".
-        """
-        mean, std = (torch.tensor(v, device="cpu").view(-1, 1, 1) for v in self._normalized or ([0.0], [1.0]))
-        rows = list[dict[str, Tensor]]()
-        for x, y in data_loader:
-            adv = self(x, y)
-            rows.append({"adv_inputs": adv.cpu() * std + mean, "labels": y.cpu()})
-            if save_predictions:
-                rows[-1]["preds"] = prepare(self.model).verdict(adv).argmax(1).cpu()
-            if save_clean_inputs:
-                rows[-1]["clean_inputs"] = x.cpu() * std + mean
-        written = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-        with atomic_write(save_path) as path:
-            torch.save({**written, "save_type": "float"}, path)
-
     def set_mode_default(self) -> None:
         """Look for any wrong class."""
-        self._targets_of: Callable[..., Tensor] | None = None
+        self._targets_of: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def set_mode_targeted_by_label(self, quiet: bool = True) -> None:
         """Take the labels of a call as the classes to reach."""
-        self._targets_of = lambda model, x, y: y
+        self._targets_of = lambda images, labels: labels
 
     def set_mode_targeted_by_function(
         self, target_map_function: Callable[[Tensor, Tensor], Tensor], quiet: bool = True
     ) -> None:
         """Reach the classes int [B] that a function of images and labels gives."""
-        self._targets_of = lambda model, x, y: target_map_function(x, y)
-
-    def set_mode_targeted_random(self, quiet: bool = True) -> None:
-        """Reach classes drawn among those that are not the label."""
-
-        def draw(model: Any, x: Tensor, y: Tensor) -> Tensor:
-            classes = prepare(model).verdict(x[:1]).shape[1]
-            ids = torch.arange(len(y), device=y.device)
-            return (y + 1 + rng.integers(classes - 1, rng.fresh_seed(), ids)) % classes
-
-        self._targets_of = draw
-
-    def set_mode_targeted_least_likely(self, kth_min: int = 1, quiet: bool = True) -> None:
-        """Reach the class with the k-th smallest logit among those that are not the label."""
-
-        def least(model: Any, x: Tensor, y: Tensor) -> Tensor:
-            logits = prepare(model).verdict(x).scatter(1, y[:, None], inf)
-            return logits.kthvalue(kth_min, dim=1).indices
-
-        self._targets_of = least
+        self._targets_of = target_map_function
 
     def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take images that were normalized so; the attack itself works in [0, 1]."""
@@ -182,13 +138,8 @@ def _craft(
 ) -> Any:  # fmt: skip
     if threat.box != (0.0, 1.0):
         raise InputError(f"threat: expected the box (0, 1), which torchattacks clamps to, got {threat.box}")
-    takes = inspect.signature(kind).parameters
-    radius = one_radius("torchattacks", threat)
-    if "eps" in takes and radius < inf:
-        options = {"eps": radius, **options}
-    if "norm" in takes:
-        options = {"norm": threat.norm.capitalize(), **options}
-    attack = kind(model, **options)
+    radius, norm = one_radius("torchattacks", threat), {"norm": threat.norm.capitalize()}
+    attack = kind(model, **with_defaults(kind, options, norm if radius == inf else norm | {"eps": radius}))
     if targets is None:
         return attack(x, y)
     if "targeted" not in attack.supported_mode:
@@ -199,10 +150,10 @@ def _craft(
 
 def _served(name: str, make: Callable[..., Any]) -> type[Attack]:
     """Return the class of that name, whose arguments are the model and those of `make`."""
-    own = inspect.signature(make).parameters
+    arguments = inspect.signature(make).parameters
     model = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    signature = inspect.Signature([model, *own.values()])
-    about = {"_make": staticmethod(make), "_own": tuple(own), "__signature__": signature}
+    signature = inspect.Signature([model, *arguments.values()])
+    about = {"_make": staticmethod(make), "_names": tuple(arguments), "__signature__": signature}
     about |= {"__doc__": make.__doc__ or Attack.__doc__, "__module__": __name__}
     return type(name, (Attack,), about)
 

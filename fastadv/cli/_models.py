@@ -11,7 +11,7 @@ from fastadv import models as library
 from fastadv.cli import _options as o
 from fastadv.cli._output import note, print_table, say
 from fastadv.models.registry import SOURCES
-from fastadv.models.zoo.entries import SHAPE, Entry, find, robustbench_entries
+from fastadv.models.zoo import SHAPE, Entry, find, robustbench_entries
 
 ZOO = "rb:"
 

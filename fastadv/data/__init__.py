@@ -8,9 +8,8 @@ from fastadv.data._load import is_named as is_named
 from fastadv.data._load import load, load_folder
 from fastadv.data._load import names as names
 from fastadv.data.folder import FolderSet
+from fastadv.data.generated import Mixture, NpzSet
 from fastadv.data.imageset import ImageSet
-from fastadv.data.mixture import Mixture
-from fastadv.data.npz import NpzSet
 from fastadv.data.pairs import pairs
 from fastadv.data.sampling import HeldOut as HeldOut
 from fastadv.data.sampling import hold_out

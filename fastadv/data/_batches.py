@@ -117,7 +117,7 @@ class Reader:
             collate_fn=partial(_collate, labels=self.labels, resize=how_to_resize()),
             pin_memory=self.pinned,
             persistent_workers=self.kept and workers > 0,
-            # of its own, because the loader would draw its workers' seed from the global one
+            # A generator of the loader's: it would draw its workers' seed from the global one
             generator=torch.Generator(),
         )
 
@@ -203,7 +203,7 @@ def _collate(items: list[Any], labels: str = CLASSES, resize: str = "") -> Any:
 def _instead(labels: list[Any]) -> str:
     """Return what to pass in place of labels of one shape, as the end of an error."""
     try:
-        y = torch.stack([torch.as_tensor(each, device="cpu") for each in labels])
+        y = torch.stack([torch.as_tensor(label, device="cpu") for label in labels])
     except (TypeError, ValueError, RuntimeError):  # no numbers
         return ""
     y = y[0] if y.ndim == 3 else y  # a list of batches, each taken for an image

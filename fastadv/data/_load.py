@@ -9,18 +9,26 @@ from torch.nn.functional import interpolate
 
 from fastadv._checks import check_choice
 from fastadv.data.folder import FolderSet, imagefolder
-from fastadv.data.imagenet import imagenet, restricted_imagenet
 from fastadv.data.imageset import ImageSet, to_unit
-from fastadv.data.published import CLASSES, cifar10, cifar100, digits, mnist, svhn
+from fastadv.data.published import (
+    CLASSES,
+    cifar10,
+    cifar100,
+    digits,
+    imagenet,
+    mnist,
+    restricted_imagenet,
+    svhn,
+)
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_torch, user_cache
 
-# what is read from a folder that the user must name: images as files
+# Sets of images as files, whose folder the user must name
 _FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
 _NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", *_FILES)
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
-# what can follow a name: imagenet:preprocessing=Crop288; of the other sets imagefolder:size=32
+# Options after a name, as in imagenet:preprocessing=Crop288; other sets take imagefolder:size=32
 _OPTIONS = {"imagenet": ("preprocessing", "ids")}
 
 
@@ -107,10 +115,10 @@ def load(
         ((100, 1, 10, 10), 10)
     """
     name, options = _parse(name)
-    if (told := options.pop("size", None)) is not None:
-        if size is not None or not told.isdecimal():
-            raise InputError(f"{name}: expected one size, a whole number, got {told!r} and {size}")
-        size = int(told)
+    if (side := options.pop("size", None)) is not None:
+        if size is not None or not side.isdecimal():
+            raise InputError(f"{name}: expected one size, a whole number, got {side!r} and {size}")
+        size = int(side)
     check_choice("split", split, ("train", "test"))
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:

@@ -50,10 +50,10 @@ class MappedRows:
 
     def picked(self, positions: Tensor) -> Self:
         """Return the rows at `positions`, int64 [B], in that order, which stay in their files."""
-        found = copy(self)
-        found.chosen, found._held = (self, positions.cpu()), {}
-        found.shape = torch.Size([len(positions), *self.shape[1:]])
-        return found
+        part = copy(self)
+        part.chosen, part._held = (self, positions.cpu()), {}
+        part.shape = torch.Size([len(positions), *self.shape[1:]])
+        return part
 
     def pieces(self) -> Iterator[Tensor]:
         """Yield all rows, those of a file, whose map goes with the tensor, or some picked ones, at a time."""

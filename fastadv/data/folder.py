@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -62,8 +63,8 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
 
 def how_to_resize() -> str:
-    given = instruction("load the set with size=32", "give --size 32")
-    return f"{given}, or another number, to resize and crop them"
+    advice = instruction("load the set with size=32", "give --size 32")
+    return f"{advice}, or another number, to resize and crop them"
 
 
 def _eight_bits(image: "Image") -> "Image":
@@ -124,9 +125,9 @@ class FolderSet(Images):
         index = check_positions(positions, len(self), self.name)
         if not len(index):
             raise InputError(f"{self.name}: expected at least one position, got none")
-        part = object.__new__(type(self))
-        whole = ("shape", "data_hash")  # what was cached of all images
-        vars(part).update({key: value for key, value in vars(self).items() if key not in whole})
+        part = copy(self)
+        for name in ("shape", "data_hash"):  # what was cached of all images
+            vars(part).pop(name, None)
         part.paths = [self.paths[i] for i in index.tolist()]
         part.labels = self.labels[index]
         return part
@@ -167,8 +168,8 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
     named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
     if not named:
         return root, True
-    if found := [root / name for name in _SPLITS[split] if root / name in named]:
-        return found[0], False
+    if parts := [root / name for name in _SPLITS[split] if root / name in named]:
+        return parts[0], False
     expected = " or ".join(f"{name}/" for name in _SPLITS[split])
     raise InputError(
         f"{root}: expected a folder {expected} for the {split} split, "

@@ -33,13 +33,13 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
             raise InputError(f"{name}: expected images and labels (x, y), got {_shown(data)} alone")
         return _held([data], name, labels)
     if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
-        if all(isinstance(each, Tensor) for each in data):
+        if all(isinstance(part, Tensor) for part in data):
             return _held([data], name, labels)
         raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
     if isinstance(data, DataLoader) and (read := read_by(data)) is not None:
         return read
     if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
-        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels, told=True)
+        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels, matrix=True)
         if several and labels == ANY and not isinstance(data[0], Tensor):  # nobody sees whether a batch
             several = data[0][0].ndim != 3  # is an image [C, H, W] with C labels
         return _held(data, name, labels) if several else data  # type: ignore[return-value, arg-type]
@@ -59,14 +59,14 @@ def read_by(loader: DataLoader[Any], *, rest: bool = True) -> Dataset[Any] | Non
         return Subset(loader.dataset, np.asarray(sampler.indices).tolist())
     if kind is not samplers.SequentialSampler and (kind is not samplers.RandomSampler or sampler.replacement):
         return None
-    sizes = {len(each) for each in (sampler, sampler.data_source, loader.dataset)}  # type: ignore[arg-type]
+    sizes = {len(one) for one in (sampler, sampler.data_source, loader.dataset)}  # type: ignore[arg-type]
     return loader.dataset if len(sizes) == 1 else None
 
 
-def _is_batch(item: object, labels: str, told: bool = False) -> bool:
+def _is_batch(item: object, labels: str, matrix: bool = False) -> bool:
     """Return whether an item is images [B, ...] and their labels, such as int [B], and no single pair.
 
-    With `told` labels of more axes are also those of a batch, which says what to do with them.
+    With `matrix` labels of more axes are also those of a batch, which says what to do with them.
     """
     if labels == ANY and isinstance(item, Tensor):
         return item.ndim > 3
@@ -75,7 +75,7 @@ def _is_batch(item: object, labels: str, told: bool = False) -> bool:
     x, y = item
     if labels == ANY:
         return bool(x.ndim > 1 and y.ndim and len(x) == len(y))
-    if told and y.ndim > 1:
+    if matrix and y.ndim > 1:
         return len(x) == len(y)
     return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
 

@@ -84,7 +84,7 @@ class Images(Dataset[tuple[Tensor, Any]]):
     classes: tuple[str, ...]
     name: str
     note: str
-    # whether the first images stand for all, as in published sets and with classes in turn
+    # The first images may stand for all, as in published sets and with classes in turn
     fixed_order = False
 
     @property

@@ -124,20 +124,20 @@ def known_labels(dataset: Any, label: str | int = 1) -> Tensor | None:
 
     Items of classes that are not the library's or torch's are asked for their `label`, a few of them.
     """
-    given = None
+    stated = None
     if isinstance(dataset, Subset):
         whole = known_labels(dataset.dataset, label)
-        given = None if whole is None else whole[torch.as_tensor(dataset.indices, device="cpu")]
+        stated = None if whole is None else whole[torch.as_tensor(dataset.indices, device="cpu")]
     elif isinstance(dataset, ConcatDataset):
-        parts = [known_labels(each, label) for each in dataset.datasets]
-        given = None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
+        parts = [known_labels(part, label) for part in dataset.datasets]
+        stated = None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
     elif isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        given = dataset.tensors[1]
+        stated = dataset.tensors[1]
     elif getattr(dataset, "target_transform", None) is None:  # of torchvision's sets
-        given = getattr(dataset, "labels", None)
-        given = getattr(dataset, "targets", None) if given is None else given
+        stated = getattr(dataset, "labels", None)
+        stated = getattr(dataset, "targets", None) if stated is None else stated
     try:
-        labels = torch.as_tensor(given, device="cpu")
+        labels = torch.as_tensor(stated, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
     integers = labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
@@ -207,7 +207,7 @@ def _one_of_each(sizes: Tensor, count: int) -> Tensor:
         )
     shares = _shares(sizes, count).maximum((spare > 0).long()).minimum(spare)
     while (over := int(shares.sum()) - count) != 0:
-        # from the class with the largest part of its images, or to the one with the smallest
+        # The class with the largest part of its images gives one, or that with the smallest gets one
         part = shares / sizes
         most, least = part.masked_fill(shares <= 1, -1.0), part.masked_fill(shares >= spare, 2.0)
         shares[most.argmax() if over > 0 else least.argmin()] += -1 if over > 0 else 1
@@ -218,7 +218,7 @@ def _drawn(numbers: Tensor, shares: Tensor, seed: int) -> Tensor:
     """Return positions, sorted: of each class so many, those that come first in a random order of all."""
     order = rng.permutation(len(numbers), seed)
     by_class = order[numbers[order].argsort(stable=True)]
-    own = numbers[by_class]
-    sizes = torch.bincount(own, minlength=len(shares))
-    place = torch.arange(len(own), device="cpu") - (sizes.cumsum(0) - sizes)[own]
-    return by_class[place < shares[own]].sort().values
+    classes = numbers[by_class]
+    sizes = torch.bincount(classes, minlength=len(shares))
+    place = torch.arange(len(classes), device="cpu") - (sizes.cumsum(0) - sizes)[classes]
+    return by_class[place < shares[classes]].sort().values

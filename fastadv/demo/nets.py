@@ -14,7 +14,7 @@ from fastadv.evaluation import Table
 
 PAPER_ATTACK = "PGD L2 0.25"
 SOURCE = f"Ilyas et al. 2019, ResNet-50 on CIFAR-10, {PAPER_ATTACK}"
-# what each net has learned from; its accuracy there, clean and attacked (table 1, figure 2; 0 is "about 0")
+# A net's training images; its accuracy there, clean and attacked (table 1, figure 2; 0 is "about 0")
 NETS = {
     "standard": ("the digits", 0.9525, 0.0449),
     "adversarial": ("the digits under PGD", 0.9083, 0.823),
@@ -125,11 +125,11 @@ def nets(digits: Digits, watch: Watch) -> Iterator[Net]:
     pushed = {"threat": fa.L2(s.push_radius), "steps": s.push_steps, "step_size": s.push_radius / 10}
     inverted = {"steps": s.invert_steps, "step_size": s.invert_step_size}
     for name, (source, make, _) in SETS.items():
-        made = getattr(construct, make)(
+        constructed = getattr(construct, make)(
             sources[source].model, digits.base, **(inverted if "robust" in make else pushed), seed=s.seed,
             out_dir=digits.folder / "sets" / name, progress=partial(watch, f"building {name}"),
         )  # fmt: skip
-        yield _train(digits, name, made, fa.train.Standard(), watch)
+        yield _train(digits, name, constructed, fa.train.Standard(), watch)
 
 
 def _train(digits: Digits, name: str, learned: ImageSet, recipe: fa.train.Recipe, watch: Watch) -> Net:
@@ -156,10 +156,10 @@ def measured(net: Net) -> dict[str, Any]:
     }
 
 
-def findings(found: Mapping[str, Any], attack: str) -> list[str]:
-    d_r, standard = (float(found[name]["robust"][attack]) for name in ("D_R", "standard"))
+def findings(results: Mapping[str, Any], attack: str) -> list[str]:
+    d_r, standard = (float(results[name]["robust"][attack]) for name in ("D_R", "standard"))
     keeps = f"D_R keeps {d_r:.1%} under {attack}, the standard net {standard:.1%}"
-    others = {name: float(found[name]["clean"]) for name in ("D_NR", "D_rand", "D_det")}
+    others = {name: float(results[name]["clean"]) for name in ("D_NR", "D_rand", "D_det")}
     reads = ", ".join(f"{name} {clean:.1%}" for name, clean in others.items())
     return [
         f"Robust features alone protect: {keeps}."

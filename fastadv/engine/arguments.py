@@ -13,8 +13,7 @@ from fastadv.errors import InputError
 def check_input(x: object, device: torch.device | None) -> Tensor:
     """Return `x` detached; InputError unless it is a floating tensor [B, ...] on `device`."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
-        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
+        raise InputError(f"x: expected a floating tensor [B, ...], got {_kind(x)}; convert it")
     if device is not None and x.device != device:
         raise InputError(f"x: expected a tensor on {device}, where the model is, got {x.device}; move it")
     return plain(x)
@@ -51,31 +50,31 @@ def labels_for(loss: object, y: Tensor | None, targets: Tensor | None) -> Tensor
     return y
 
 
-def indices(name: str, given: object) -> Tensor | None:
+def indices(name: str, classes: object) -> Tensor | None:
     """Classes [B] or None; InputError for what is no tensor. The losses check their values."""
-    if given is not None and not isinstance(given, Tensor):
-        raise InputError(f"{name}: expected a tensor of classes [B] or None, got {type(given).__name__}")
+    if classes is None:
+        return None
+    if not isinstance(classes, Tensor):
+        raise InputError(f"{name}: expected a tensor of classes [B] or None, got {_kind(classes)}")
     # the graph of a callable loss may save them, which inference tensors refuse
-    return given.clone() if given is not None and given.is_inference() else given
+    return classes.clone() if classes.is_inference() else classes
 
 
-def checked_directions(given: object, logits: Tensor) -> Tensor:
+def checked_directions(directions: object, logits: Tensor) -> Tensor:
     """Return `given` detached; InputError unless it is a floating [B, C, K] that fits the logits [B, K]."""
     if (
-        not isinstance(given, Tensor)
-        or not given.is_floating_point()
-        or given.ndim != 3
-        or (given.shape[0], given.shape[2]) != tuple(logits.shape)
-        or given.device != logits.device
+        not isinstance(directions, Tensor)
+        or not directions.is_floating_point()
+        or directions.ndim != 3
+        or (directions.shape[0], directions.shape[2]) != tuple(logits.shape)
+        or directions.device != logits.device
     ):
-        got = type(given).__name__
-        if isinstance(given, Tensor):
-            got = f"{given.dtype} {tuple(given.shape)} on {given.device}"
+        place = getattr(directions, "device", "no device")
         raise InputError(
             f"directions: expected a floating tensor [B, C, K] with B, K = {tuple(logits.shape)} "
-            f"on {logits.device}, got {got}"
+            f"on {logits.device}, got {_kind(directions)} on {place}"
         )
-    return given.detach()
+    return directions.detach()
 
 
 def checked_logits(logits: object, size: int) -> Tensor:
@@ -113,7 +112,7 @@ def _wide(rows: Tensor) -> Tensor:
     return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
-# what a search takes for outputs: the logits of two or more classes, one logit, or anything
+# A search takes for outputs the logits of two or more classes, one logit, or anything
 Outputs = Literal["classes", "logit", "any"]
 OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
     "classes": checked_logits, "logit": checked_logit, "any": checked_outputs,
@@ -122,36 +121,45 @@ OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
 
 def check_logits(logits: object, size: int) -> Tensor:
     """Return `logits`; InputError unless they are floating [B, K], or [K] of one sample, with K >= 2."""
-    rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
-    if rows is not None and size == 1 and rows.ndim == 1 and len(rows) > 1:
-        return rows[None]
-    single = rows is not None and rows.shape in ((size,), (size, 1), ()) and rows.numel() == size
-    if rows is None or not (single or (rows.ndim == 2 and rows.shape[0] == size)):
-        told = _not_floating(logits)
-        if rows is not None and rows.ndim > 2:
-            told += "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
-        raise InputError(f"model: expected floating logits [B, K] with B = {size}, {told}")
-    if single or rows.shape[1] < 2:
-        do = (
-            "attack one logit z with criterion=fastadv.attacks.Signs(), a number to predict with "
-            "Beyond(distance); elsewhere return torch.cat([torch.zeros_like(z), z], dim=1)"
-        )
-        if rows.numel() and not rows.is_meta and bool(((rows >= 0) & (rows <= 1)).all()):
-            do = f"all are in [0, 1]: for a probability p return torch.cat([1 - p, p], dim=1); {do}"
-        do += "" if rows.ndim == 2 else ", each with .view(-1, 1)"
-        raise InputError(f"model: expected at least two classes, got logits {tuple(rows.shape)}; {do}")
-    return rows
+    expected = f"model: expected floating logits [B, K] with B = {size}"
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise InputError(f"{expected}, {_not_floating(logits)}")
+    if size == 1 and logits.ndim == 1 and len(logits) > 1:
+        return logits[None]
+    matrix = logits.ndim == 2 and len(logits) == size
+    if matrix and logits.shape[1] > 1:
+        return logits
+    if matrix or (logits.numel() == size and logits.ndim < 2):
+        raise InputError(f"model: expected at least two classes, {_not_floating(logits)}; {_for_one(logits)}")
+    advice = "; for classes at positions pass criterion=fastadv.attacks.Share(least)" * (logits.ndim > 2)
+    raise InputError(f"{expected}, {_not_floating(logits)}{advice}")
+
+
+def _for_one(logits: Tensor) -> str:
+    """Return what to do with one logit a sample."""
+    advice = (
+        "attack one logit z with criterion=fastadv.attacks.Signs(), a number to predict with "
+        "Beyond(distance); elsewhere return torch.cat([torch.zeros_like(z), z], dim=1)"
+    )
+    if logits.numel() and not logits.is_meta and bool(((logits >= 0) & (logits <= 1)).all()):
+        advice = f"all are in [0, 1]: for a probability p return torch.cat([1 - p, p], dim=1); {advice}"
+    return advice if logits.ndim == 2 else f"{advice}, each with .view(-1, 1)"
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _not_floating(outputs: object) -> str:
+    got = f"got {_kind(outputs)}"
     if isinstance(outputs, Tensor):
-        return f"got {outputs.dtype} {tuple(outputs.shape)}"
-    got = f"got {type(outputs).__name__}"
+        return got
     parts = outputs if isinstance(outputs, list | tuple) else [outputs]
     if any(isinstance(part, Mapping) and "boxes" in part for part in parts):
         return f"{got} of boxes; detectors are not attacked: wrap the part whose outputs are one tensor"
-    if hasattr(outputs, "logits") or (isinstance(outputs, Mapping) and "logits" in outputs):
+    names = [*outputs] if isinstance(outputs, Mapping) else []
+    if "logits" in [*names, *dir(outputs)]:
         return f"{got}; fastadv.models.adapt(model, mean=..., std=...) returns its logits"
-    if isinstance(outputs, Mapping) and "out" in outputs:
-        return f'{got} with {", ".join(map(str, outputs))}; wrap it so that it returns the tensor "out"'
+    if "out" in names:
+        return f'{got} with {", ".join(map(str, names))}; wrap it so that it returns the tensor "out"'
     return f"{got}; wrap it so that it returns one tensor"

@@ -1,4 +1,4 @@
-"""Gradients of one batch: asked for many times, with arguments checked once, or after the clean verdict."""
+"""Gradients at x: from those at the logits; of one batch, asked for many times or after its clean verdict."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,63 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._torch import run_backward, version
+from fastadv.engine.arguments import checked_directions
 from fastadv.engine.checked import WRITES, CheckedModel
 from fastadv.engine.precision import NOTHING, no_autocast, with_gradient
 from fastadv.engine.room import ran_out
-from fastadv.errors import InputError
+from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.registration.library import bind
+
+# target size of logit gradients in float16: room to grow 1e3x and shrink 1e7x on the way back
+LARGEST = 64.0
+
+
+def pull(
+    attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False, whole: bool = False
+) -> Tensor:
+    """Return the gradient at `leaf` of by_logits @ attached; for reentrant checkpoints with `whole`."""
+    gradient = None
+    # `torch.autograd.grad` does not serve: a `TorchFunctionMode` sees it instead of what it calls, and what a
+    # checkpoint computes again has to be rewritten as before
+    if attached.requires_grad and whole:
+        leaf.grad = None
+        run_backward((attached,), (by_logits,), retain_graph, ())
+        gradient, leaf.grad = leaf.grad, None
+    elif attached.requires_grad:
+        (gradient,) = run_backward((attached,), (by_logits,), retain_graph, (leaf,))
+    if gradient is None:
+        raise NoGradientError(
+            "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
+            "remove its no_grad, detach or integer step, or use an attack without gradients"
+        )
+    return gradient
+
+
+def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool) -> Tensor:
+    """Return the same in float32 for a graph in float16, each row of which has a scale of its own."""
+    largest = by_logits.abs().amax(1).nan_to_num(0.0, 0.0)
+    exponent = torch.frexp(largest).exponent.clamp(-121, 128)  # beyond -121 the factor leaves float32
+    factor = torch.ldexp(torch.full_like(largest, LARGEST), -exponent)  # a power of two rounds nothing
+    gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)
+    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return wide / factor.view(-1, *[1] * (leaf.ndim - 1))
+
+
+def pull_each(
+    x: Tensor, logits: Tensor, directions: Tensor | Callable[[Tensor], Tensor],
+    reduce: Callable[[Tensor], Tensor] | None, back: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the directions [B, C, K], their gradients by `back`, each reduced, and the first as it is."""
+    chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
+    gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))
+    first: Tensor | None = None
+    for place, by_logits in enumerate(chosen.unbind(1)):
+        gradient = back(by_logits).to(x.dtype)
+        if first is None:
+            first = gradient.clone()  # `reduce` may write into it
+        gradients[:, place] = gradient if reduce is None else reduce(gradient)
+    return chosen, gradients, torch.zeros_like(x) if first is None else first
+
 
 Gradient = tuple[Tensor, Tensor, Tensor]
 # points [B, ...] -> loss [B], logits [B, K], and the gradient like the points, right up to a positive factor
@@ -23,7 +75,7 @@ Ask = Callable[[Tensor], Gradient]
 class Bound:
     """Loss, logits and gradient of a plain model, in tensors that the next call overwrites."""
 
-    # where a pass fails, `otherwise` takes its place from then on: it says why, or mends
+    # A pass that fails is replaced by `otherwise` from then on, which says why, or mends
 
     def __init__(
         self, checked: CheckedModel, leaf: Callable[[Tensor], Tensor], count: Callable[[int], None],
@@ -53,7 +105,7 @@ class Bound:
                 with self._checked.differentiated() if checked else NOTHING:
                     (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
                 if checked and self._checked.is_bare(len(leaf)):
-                    # what would be checked at each pass has been; whose logits lie in x is still to be seen
+                    # All checks of a pass are done; logits that lie in x are still to be seen
                     self._model, self._by_logits = self._checked.model, self._value.new_empty(0)
                 if gradient is not None and version(points) == before:
                     self._count(len(points))
@@ -65,7 +117,7 @@ class Bound:
             self._model = None
             if version(points) != before:
                 raise InputError(WRITES)
-        # only here: the error holds on to what the pass had in memory
+        # Outside of `except`: the error holds on to what the pass had in memory
         return self._otherwise(points)
 
     def _meet(self, logits: Tensor, leaf: Tensor) -> Tensor:
@@ -98,15 +150,15 @@ class CleanPass:
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
             try:
-                # in the dtype that the model sees: half precision of x may hold less
+                # The dtype is the one that the model sees: half precision of x may hold less
                 gradient = plain.pull(self.leaf, self.attached, by_logits)
                 plain.backwards += len(self.x)
                 return value, logits, gradient if rows is None else gradient[rows]
             except Exception as error:
                 if callable(loss) or not ran_out(error):
                     raise
-        # only here: the error holds on to what the pass had in memory
+        # Outside of `except`: the error holds on to what the pass had in memory
         self.attached = self.logits  # lets go of the graph
         x = self.x if rows is None else self.x[rows]
-        found: Gradient = plain.input_gradient(x, y, loss, targets, direction)
-        return found
+        answer: Gradient = plain.input_gradient(x, y, loss, targets, direction)
+        return answer

@@ -10,7 +10,7 @@ from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.plain import Plain
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.room import ran_out
-from fastadv.errors import InputError, NoGradientError
+from fastadv.errors import InputError
 
 FEWER = (
     "model: expected one that takes any number of rows, got {} at {} of {}; "
@@ -29,7 +29,7 @@ def takes_ids(function: Any) -> bool:
 class ByRow(Plain):
     """The model as given, for one that knows more of a row than x: its number, or its place in the batch."""
 
-    # with a `size` it sees batches of that size alone; rows of `begin` fill those that were not asked for
+    # A `size` means batches of that size alone; rows of `begin` fill those that were not asked for
 
     halves = False  # parts of a batch would be other rows
 
@@ -39,7 +39,7 @@ class ByRow(Plain):
         super().__init__(model, eot, outputs=outputs)
         self.size, self._tells, self.checked.call = size, takes_ids(self.source), self._rows
         none = torch.zeros(0, dtype=torch.long, device="cpu")
-        # of the last batch: its rows, their ids and places; and whose rows pass next
+        # The last batch: its rows, their ids and places; then the ids of the rows that pass next
         self._batch, self._ids, self._places = none.float(), none, dict[int, int]()
         self._asked, self._next = none, 0
 
@@ -79,7 +79,7 @@ class ByRow(Plain):
         if not self.size:
             return self._told(model, x, ids)
         left = [(self._places.get(number, 0), row) for row, number in enumerate(ids.tolist())]
-        made, order = list[Tensor](), list[Tensor]()
+        outputs, order = list[Tensor](), list[Tensor]()
         while left:  # rows of the same place pass in one batch after the other
             chosen: dict[int, int] = {}
             for place, row in left:
@@ -88,10 +88,10 @@ class ByRow(Plain):
             batch = self._batch.to(x.dtype).index_copy(0, places, x[rows])
             logits = self._told(model, batch, self._ids.index_copy(0, places, ids[rows]))
             checked = OUTPUTS[self.outputs](logits, self.size)
-            made.append((checked if self.outputs == "classes" else logits)[places])
+            outputs.append((checked if self.outputs == "classes" else logits)[places])
             order.append(rows)
             left = [(place, row) for place, row in left if chosen[place] != row]
-        return torch.cat(made)[torch.cat(order).argsort()]
+        return torch.cat(outputs)[torch.cat(order).argsort()]
 
     def _told(self, model: Any, x: Tensor, ids: Tensor) -> Any:
         return model(x, ids=ids) if self._tells else model(x)
@@ -99,9 +99,9 @@ class ByRow(Plain):
 
 def explained(error: Exception, model: Any, x: Any) -> Exception:
     """Return the error of a call; one that names the reason if the model takes batches of one size alone."""
-    known = isinstance(error, NoGradientError) or ran_out(error) or "whole_batches" in str(error)
-    other = isinstance(error, InputError) and "model: expected floating logits" not in str(error)
-    if known or other or not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
+    odd = "model: expected floating logits" in str(error) and "whole_batches" not in str(error)
+    clear = isinstance(error, InputError) and not odd
+    if clear or ran_out(error) or not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
         return error
     with rng.generators_kept(x.device):
         for rows in (x, x[:-1]):

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastadv._tf32 import switches
 from fastadv._torch import has_global_hooks, has_modes, held_by, sharding, version
 from fastadv.engine.copying.copier import FIXED, HOOKS, OWN
 from fastadv.engine.copying.reach import Trace
 from fastadv.engine.module import is_compiled
+from fastadv.engine.precision import switches
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.rng import CPU, generators_kept

@@ -11,13 +11,12 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from fastadv._tf32 import without_cudnn
 from fastadv._torch import nodes_of, version
 from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.copying.first_pass import stays_inside
 from fastadv.engine.copying.reach import Trace, modules_in
-from fastadv.engine.precision import NOTHING, no_autocast
+from fastadv.engine.precision import NOTHING, no_autocast, without_cudnn
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
 
@@ -52,11 +51,11 @@ _known: "WeakKeyDictionary[nn.Module, Known]" = WeakKeyDictionary()
 def known_of(model: nn.Module, parts: list[nn.Module]) -> Known:
     held, types = list(map(vars, parts)), list(map(type, parts))
     foreign = {kind for kind in set(types) if not kind.__module__.startswith(TORCH)}
-    own = compress(held, map(foreign.__contains__, types))
-    values = chain.from_iterable(map(dict.values, own))
+    theirs = compress(held, map(foreign.__contains__, types))
+    values = chain.from_iterable(map(dict.values, theirs))
     hooks = chain.from_iterable(filter(None, chain.from_iterable(map(itemgetter(*CALLED), held))))
     forwards = map(dict.get, held, repeat("forward"))
-    # no values themselves, which may hold the model
+    # Values count by their ids, since they may hold the model
     kinds = *types, *hooks, *map(id, values), *map(id, forwards)
     known = _known.get(model)
     if known is None or known.kinds != kinds or known.learns():
@@ -81,7 +80,7 @@ class CheckedModel:
         self.mends_rows = False  # whether torch may get the gradient of a single row wrong
         self._pairs = False  # whether a single row passes twice
         self.kernels: Callable[[], AbstractContextManager[None]] = nullcontext
-        # by thread, the copy that makes a first pass, whose backward pass is still to come
+        # Copies by thread that have made a first pass, whose backward pass is still to come
         self._watched = dict[int, tuple[nn.Module, Trace]]()
         self._seen: dict[torch.dtype, torch.dtype] = {}
 
@@ -102,16 +101,16 @@ class CheckedModel:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
         # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
         # is: by two rows, or by all, since some models take one batch size alone.
-        own = self.dtype
-        if own in (None, x.dtype) or x.dtype in self._seen or not len(x):
+        weights = self.dtype
+        if weights in (None, x.dtype) or x.dtype in self._seen or not len(x):
             return 0
         passed, few = 0, x[:2]
-        for rows, dtype in ((few, x.dtype), (few, own), (x, x.dtype)):
+        for rows, dtype in ((few, x.dtype), (few, weights), (x, x.dtype)):
             passed += len(rows)
             if self._takes(rows.detach().to(dtype, copy=True)):
                 self._seen[x.dtype] = dtype
                 return passed
-        self._seen[x.dtype] = own
+        self._seen[x.dtype] = weights
         return passed
 
     def _takes(self, x: Tensor) -> bool:
@@ -228,4 +227,4 @@ def mend_graph(logits: Tensor) -> bool:
 
 
 def _contiguous(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(each if each is None else each.contiguous() for each in gradients)
+    return tuple(gradient if gradient is None else gradient.contiguous() for gradient in gradients)

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._tf32 import rounds_as
 from fastadv.engine import guard
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Precision
+from fastadv.engine.precision import Precision, rounds_as
 from fastadv.engine.prepared import Prepared
 from fastadv.engine.search_copy import LOGITS, ROWS, SearchCopy, kind_of_pass
 from fastadv.errors import InputError, NoGradientError
@@ -35,7 +34,7 @@ def compare(search: SearchCopy, plain: Plain, x: Tensor, kind: str) -> None:
         plain.forwards += len(rows)
         return search.logits(rows)
 
-    # what a randomized model draws next does not depend on what was compared
+    # A randomized model's next draws do not depend on what was compared
     with search.lock, generators_kept(x.device):
         same, what = _same(search, plain, x[:ROWS].detach(), kind)
         if same is False:
@@ -56,7 +55,7 @@ def _same(search: SearchCopy, plain: Plain, x: Tensor, kind: str) -> tuple[bool 
         return guard.same_gradient(pulled, gradient, rounds_as(search.format, x.device)), "gradient"
     same, cosine = guard.same_direction(pulled, gradient)
     name = str(search.weights).removeprefix("torch.")
-    search.notes.add(f"{name} gradients: mean cosine with the model's {cosine:.2f}")
+    search.notes[f"{name} gradients: mean cosine with the model's {cosine:.2f}"] = None
     return same, "gradient"
 
 
@@ -95,7 +94,7 @@ def fastest(make: Callable[[Precision], P], x: Tensor) -> tuple[P, str] | None:
             f"precision: expected one process for 'auto', got a group of {processes.world()}, each of which "
             "might choose another one; measure in one process, and pass the precision that its notes name"
         )
-    with rng.torch_seeded(0, x.device):
+    with generators_kept(x.device, 0):
         ways: dict[Precision, P] = {"fp32": make("fp32")}
         for precision in AUTOMATIC[x.is_cuda]:
             with suppress(InputError):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from fastadv._checks import eager
 from fastadv._torch import has_global_hooks
 from fastadv._waiting import waits
-from fastadv.engine.arguments import Outputs, indices, labels_for
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
+from fastadv.engine.copying.reach import Stamp
 from fastadv.engine.guard import allowed
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import AUTO, Options, Precision, check_possible, no_gradient, with_gradient
+from fastadv.engine.precision import AUTO, Options, check_possible, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
-from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 from fastadv.text import first_line
@@ -85,7 +85,7 @@ class Frozen(Prepared):
         self._stamp: Stamp | None = None if follows else stamp
         self._parts: Stamp | None = stamp if follows else None
         self._measures = self.options.precision == AUTO
-        # whether the search copy was chosen and prepared
+        # Settled means that the search copy was chosen and prepared
         self.settled = self.search.idle and not self._measures
 
     def _renew(self) -> None:
@@ -96,7 +96,7 @@ class Frozen(Prepared):
             if not self._stamp.same():  # or else another thread has done it meanwhile
                 noted = CHANGED in self.notes
                 self._freeze(self.source)
-                (self.search.notes.add if noted else self.search.notes.warn)(CHANGED)
+                (self.add_note if noted else self.search.warn)(CHANGED)
 
     def _as_plain(self) -> Plain:
         """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
@@ -128,8 +128,8 @@ class Frozen(Prepared):
         return self._taking[outputs]
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())
-        return "\n- ".join([f"Frozen({type(self.source).__name__}, {told})", *self.notes])
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())
+        return "\n- ".join([f"Frozen({type(self.source).__name__}, {options})", *self.notes])
 
     def __reduce__(self) -> Any:
         return type(self), (self.source, self.options)
@@ -145,10 +145,10 @@ class Frozen(Prepared):
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         copies = self._plain.checked.copies or self.search.checked.copies
-        return self.search.notes.texts + ((COPIES,) if copies else ())
+        return (*self.search.notes, *((COPIES,) if copies else ()))
 
     def add_note(self, note: str) -> None:
-        self.search.notes.add(note)
+        self.search.notes[note] = None
 
     @property
     def search_dtype(self) -> torch.dtype | None:
@@ -167,7 +167,7 @@ class Frozen(Prepared):
         return self._now().confidence(x)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # by the model as given; its graph must not stay in memory while the copy is compared
+        # The model as given passes; its graph must not stay in memory while the copy is compared
         plain = self._now()
         return plain.clean_pass(x) if self.settled else None
 
@@ -189,20 +189,18 @@ class Frozen(Prepared):
         few = x.is_cpu and x.numel() < FEW and self.search.ordinary
         return kind in self.search.kinds and not few and not has_global_hooks()
 
-    def _answer(
-        self, x: Tensor, kind: str, by_copy: Callable[[Tensor], T], by_plain: Callable[[Tensor], T]
-    ) -> T:
+    def _answer(self, x: Tensor, kind: str, ask: Callable[[Plain | SearchCopy, Tensor], T]) -> T:
         """Return an answer of the copy, which is compared first, or else of the model as given."""
         self._renew()
         x = self._plain.taken(x)
 
         def compared() -> T:
             self._compare(x, kind)
-            return by_copy(x)
+            return ask(self.search, x)
 
         def plainly() -> T:
             # x may be left of a larger batch, in the layout of the search
-            return by_plain(x.contiguous())
+            return ask(self._as_plain(), x.contiguous())
 
         if self._copied(x, kind):
             self.settle(x)
@@ -238,46 +236,26 @@ class Frozen(Prepared):
 
     @eager
     def __call__(self, x: Tensor) -> Tensor:
-        def by_copy(x: Tensor) -> Tensor:
-            self.forwards += len(x)
-            return self.search.in_parts(LOGITS, self.search.logits, x)
-
         with no_gradient():
-            return self._answer(x, LOGITS, by_copy, lambda x: self._as_plain()(x))
+            return self._answer(x, LOGITS, lambda engine, x: engine(x))
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False,
     ) -> Gradient:  # fmt: skip
-        def by_copy(x: Tensor) -> Gradient:
-            classes, wanted = indices("y", y), indices("targets", targets)
-            rows = labels_for(loss, classes, wanted), wanted
-            self.count(len(x))
-            step = partial(self.search.gradient, loss=loss, direction=direction)
-            # a loss that is a function may hold one value for each sample of the batch
-            return self.search.in_parts(GRADIENT, step, x, *rows, whole=callable(loss))
+        def ask(engine: Plain | SearchCopy, x: Tensor) -> Gradient:
+            return engine.input_gradient(x, y, loss, targets, direction)
 
         with with_gradient():
-            return self._answer(
-                x, GRADIENT, by_copy,
-                lambda x: self._as_plain().input_gradient(x, y, loss, targets, direction),
-            )  # fmt: skip
+            return self._answer(x, GRADIENT, ask)
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        def by_copy(x: Tensor) -> tuple[Tensor, Tensor]:
-            self.forwards += len(x)
-            logits, gradients = self.search.jacobian(x, directions, reduce)
-            self.backwards += gradients.shape[:2].numel()
-            return logits, gradients
-
         with with_gradient():
-            return self._answer(
-                x, JACOBIAN, by_copy, lambda x: self._as_plain().jacobian(x, directions, reduce)
-            )
+            return self._answer(x, JACOBIAN, lambda engine, x: engine.jacobian(x, directions, reduce))
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
         self._renew()
@@ -295,23 +273,23 @@ class Frozen(Prepared):
         if self.options.cuda_graph is False or not waits(x.device):
             return None
         self._renew()  # a replay looks at nothing
-        found = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
-        return found and replace(found, tell=self._tell)
+        graphs = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
+        return graphs and replace(graphs, tell=self._tell)
 
     def _tell(self, why: str) -> None:
         if self.options.cuda_graph:
-            self.search.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
+            self.search.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
 
     def hold(self, apart: Tensor, verdict: Tensor) -> bool:
         """Compare the search anew where its losses are not those of the verdict."""
         search = self.search
         if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
             return False
-        if DENIED in search.notes.texts:  # though it was compared again
+        if DENIED in search.notes:  # though it was compared again
             search.leave(DENIED)
         elif not search.idle:
             search.compared.clear()
-            search.notes.warn(DENIED)
+            search.warn(DENIED)
         return True
 
     def check(self, x: Tensor) -> bool:
@@ -326,7 +304,7 @@ class Frozen(Prepared):
         """Choose the search copy, and prepare it, on the first batch."""
         if self.settled or len(x) == 0:
             return self.settled
-        # what a randomized model draws next does not depend on when it is prepared
+        # A randomized model's next draws do not depend on when it is prepared
         with self._lock, generators_kept(x.device), torch.inference_mode(False), torch.no_grad():
             if self.settled:  # another thread has done it meanwhile
                 return True
@@ -335,18 +313,15 @@ class Frozen(Prepared):
                 self.search.prepare(x[:ROWS], self._as_plain())
                 self.settled = True
                 if self._parts is not None and not self.options.compile:  # as a compiler writes attributes
-                    parts = self.search.module, self.search.model  # into which a pass may write
-                    self._parts = Stamp(
-                        *(each for each in parts if isinstance(each, nn.Module)), values=False
-                    )
-            elif (found := fastest(self._in_precision, x)) is not None:
-                best, note = found
+                    # parts into which a pass may write
+                    parts = cast(nn.Module, self.search.module), cast(nn.Module, self.search.model)
+                    self._parts = Stamp(*parts, values=False)
+            elif choice := fastest(lambda one: Frozen(self.source, replace(self.options, precision=one)), x):
+                best, note = choice
                 best.add_note(note)
                 self.search, self.settled = best.search, True
                 self.forwards += best.forwards
                 self.backwards += best.backwards
+                self.search.counts = self.counts
             self._discount(asked)
             return self.settled
-
-    def _in_precision(self, precision: Precision) -> "Frozen":
-        return Frozen(self.source, replace(self.options, precision=precision))

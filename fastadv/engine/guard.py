@@ -20,7 +20,7 @@ ROUNDING: dict[Format, float] = {
 
 HALVES: frozenset[Format] = frozenset((torch.float16, torch.bfloat16))
 
-# of gradients across a kink: the least cosine, and the largest ratio of lengths, as in half precision
+# Gradients across a kink: their least cosine and largest ratio of lengths, as in half precision
 ALIKE, LENGTH = 0.9, 1.25
 WORST = 10  # of gradients in half precision one row in ten may point anywhere and have any length
 LEAST_ALIKE, MEAN_ALIKE = 0.3, 0.8  # cosines in half precision: of all other rows, and the mean
@@ -85,7 +85,7 @@ def stretch(one: Tensor, other: Tensor) -> Tensor:
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:
     """Return [B]; 1 where both are zero."""
-    one, other = (each.flatten(1).double() for each in (one, other))
+    one, other = (gradient.flatten(1).double() for gradient in (one, other))
     both = (one == 0).all(1) & (other == 0).all(1)
     alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)
     return torch.where(both, torch.ones_like(alike), alike)

@@ -27,7 +27,7 @@ def _of_inner(name: str) -> Any:
 class Mapped(Prepared):
     """A classifier before another: t [B, ...] to the logits of images map(x, t), with gradients at t."""
 
-    # it is told by ids whose rows pass next; passes are counted inside, and the map counts for nothing
+    # Ids say whose rows pass next. The classifier inside counts passes; the map itself counts none
 
     eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
     notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
@@ -47,9 +47,9 @@ class Mapped(Prepared):
 
     def over(self, inner: Prepared) -> "Mapped":
         """Return the same before another classifier."""
-        made = copy(self)
-        made.inner, made.source = inner, made
-        return made
+        mapped = copy(self)
+        mapped.inner, mapped.source = inner, mapped
+        return mapped
 
     def taking(self, outputs: Outputs) -> Prepared:
         return self.over(self.inner.taking(outputs))
@@ -66,7 +66,7 @@ class Mapped(Prepared):
             rows = rows.roll(-self._next).repeat(-(-len(t) // count))[: len(t)]
         self._next = (self._next + len(t)) % count
         images = self.threat.image(t, self.x[rows], self.ids[rows])
-        # as a search casts points in half precision
+        # Images take the precision to which a search casts points
         return images if self.inner.sees(images.dtype) == images.dtype else images.to(t.dtype)
 
     def _seen(self, t: Tensor) -> Tensor:
@@ -116,8 +116,8 @@ class Mapped(Prepared):
     ) -> tuple[Tensor, Tensor]:
         leaf, images = self._followed(x)
         logits, gradients = self.inner.jacobian(images.detach(), directions)
-        pulled = [self.pull(leaf, images, each, retain_graph=True) for each in gradients.unbind(1)]
-        return logits, torch.stack([each if reduce is None else reduce(each) for each in pulled], 1)
+        pulled = [self.pull(leaf, images, gradient, retain_graph=True) for gradient in gradients.unbind(1)]
+        return logits, torch.stack(pulled if reduce is None else list(map(reduce, pulled)), 1)
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
         leaf, images = self._followed(x)

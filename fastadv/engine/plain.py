@@ -13,17 +13,15 @@ from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
-from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient
+from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
 from fastadv.engine.copying.copier import LAZY, eval_copy
 from fastadv.engine.copying.first_pass import asks_for_gradients, on_gpu
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
-from fastadv.engine.parts import mixes_rows
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, log_confidence, mean_of
-from fastadv.engine.pull import pull, pull_each
-from fastadv.engine.room import GRADIENT, VERDICT, ran_out, room_of
+from fastadv.engine.room import GRADIENT, VERDICT, mixes_rows, ran_out, room_of
 from fastadv.errors import InputError, NoGradientError
 from fastadv.text import first_line
 
@@ -76,7 +74,7 @@ class Plain(Prepared):
             copied = known.writes or _needs_copy(parts, [*weights, *buffers])
             run = eval_copy(module, follow=None if known.writes else False) if copied else module
             checked = CheckedModel(run, one_dtype(weights), known, not copied, outputs)
-            device = next((each.device for each in (*weights, *buffers)), None)
+            device = next((tensor.device for tensor in (*weights, *buffers)), None)
         checked.mends_rows = device is None or device.type == "cpu"
         self.source, self.checked, self.eot = source, checked, check_count("eot", eot, 1)
         self.dtype, self.device, self.counts = checked.dtype, device, counts or Counts()
@@ -102,8 +100,7 @@ class Plain(Prepared):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        told = replaced(as_module(self.source))
-        return (*((in_words(told),) if told else ()), *self._added)
+        return tuple(filter(None, (in_words(replaced(as_module(self.source))), *self._added)))
 
     def add_note(self, note: str) -> None:
         self._added[note] = None
@@ -120,10 +117,10 @@ class Plain(Prepared):
 
     @eager
     def confidence(self, x: Tensor) -> Tensor:
-        own = getattr(self.model, "confidence", None)
-        if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
+        confidence = getattr(self.model, "confidence", None)
+        if not callable(confidence) or isinstance(confidence, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
-        return self._as_given(own, x).clone()  # as logits that stay
+        return self._as_given(confidence, x).clone()  # as logits that stay
 
     def taken(self, x: object) -> Tensor:
         """Return x [B, ...] checked, once the model has met the like."""
@@ -160,7 +157,7 @@ class Plain(Prepared):
     def _gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: Loss, direction: bool
     ) -> Gradient:
-        made: list[Gradient] = []
+        passes: list[Gradient] = []
         with no_autocast(x.device.type):
             for _ in range(self.eot):
                 leaf = self.leaf(x)
@@ -169,9 +166,9 @@ class Plain(Prepared):
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
                 gradient = self.pull(leaf, attached, by_logits)
-                made.append((value, logits, gradient.to(x.dtype)))
+                passes.append((value, logits, gradient.to(x.dtype)))
                 self.count(len(x))
-        value, logits, gradient = map(mean_of, zip(*made, strict=True))
+        value, logits, gradient = map(mean_of, zip(*passes, strict=True))
         return value, logits, gradient
 
     def jacobian(
@@ -221,7 +218,7 @@ class Plain(Prepared):
         return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor) -> CleanPass | None:
-        # where the forward may answer otherwise if a gradient is followed, its verdict is a pass of its own
+        # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own
         if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
             return None
         with with_gradient(), no_autocast(x.device.type):
@@ -288,13 +285,13 @@ class Plain(Prepared):
 
 def _by_following(error: Exception) -> bool:
     """Return whether an error may be that of a model that has no gradient."""
-    # what a capture does not allow raises anything
+    # Steps that a capture does not allow raise anything
     return not (isinstance(error, InputError) or ran_out(error) or in_step())
 
 
 def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:
     """Return whether a model cannot be called as it is."""
-    # it learns in training mode, where alone cuDNN differentiates recurrent layers; what scripted parts write
+    # Training mode learns, and in it alone cuDNN differentiates recurrent layers; what scripted parts write
     # is not seen, and inference tensors are part of no graph
     kinds = {*map(type, parts)}
     if any(issubclass(kind, LazyModuleMixin) for kind in kinds):

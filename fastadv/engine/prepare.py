@@ -11,7 +11,6 @@ from fastadv._checks import check_flag
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import ByRow, takes_ids
-from fastadv.engine.fold import has_batch_norm
 from fastadv.engine.freeze import freeze as freeze_as_asked
 from fastadv.engine.freeze import frozen_by_itself
 from fastadv.engine.frozen import Frozen
@@ -20,7 +19,7 @@ from fastadv.engine.module import as_module, device_of
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Precision
 from fastadv.engine.prepared import Model, Prepared
-from fastadv.engine.rewrite import has_conv2d
+from fastadv.engine.rewrite import has_batch_norm, has_conv2d
 from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 from fastadv.runs.identity import probe
@@ -77,7 +76,8 @@ def prepare(
         model = model.taking(outputs)
     if isinstance(model, Mapped):  # what is inside was prepared with all that was asked, except passes
         return model if eot in (None, model.eot) else model.over(prepare(model.inner, eot))
-    if isinstance(model, Prepared) and eot in (None, model.eot) and (not by_row or _fits(model, size)):
+    fits = not by_row or (isinstance(model, ByRow) and model.size >= size)
+    if isinstance(model, Prepared) and eot in (None, model.eot) and fits:
         prepared = model
     elif by_row:
         prepared = ByRow(model, passes, size, outputs)
@@ -95,10 +95,6 @@ def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int)
     if frozen.options.compile is not None or device is None or not waits(device) or work < WORTH:
         return frozen
     return frozen.compiled if worth_compiling(frozen.as_given, rows()[:1].to(device), work) else frozen
-
-
-def _fits(model: Prepared, size: int) -> bool:
-    return isinstance(model, ByRow) and model.size >= size
 
 
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:

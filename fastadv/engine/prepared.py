@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._tf32 import rounds_as
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import Captures
 from fastadv.engine.guard import allowed
+from fastadv.engine.precision import rounds_as
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
@@ -33,9 +33,9 @@ def log_confidence(model: Any, logits: Tensor) -> Tensor:
     Returns:
         [B, K].
     """
-    own = getattr(model, "log_confidence", None)
-    found: Tensor = own(logits) if callable(own) else logits.log_softmax(1)
-    return found
+    method = getattr(model, "log_confidence", None)
+    confidence: Tensor = method(logits) if callable(method) else logits.log_softmax(1)
+    return confidence
 
 
 def mean_of(passes: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """The search copy of a frozen model: what is copied, and how it passes batches."""
 
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from threading import RLock
@@ -11,23 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv._tf32 import rounds_as
-from fastadv.engine.bound import Gradient
+from fastadv.engine.arguments import indices, labels_for
+from fastadv.engine.bound import Gradient, pull, pull_each, pull_scaled
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copying.copier import eval_copy, take_values
-from fastadv.engine.fold import Pair, fold
+from fastadv.engine.cpu.winograd import gains_by_rows
 from fastadv.engine.guard import HALVES, Format
-from fastadv.engine.layout import CHANNELS_LAST, VIEWS, laid_out, lay_out
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
-from fastadv.engine.parts import Parts, mixes_rows
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Options, no_autocast, tf32, to_half
+from fastadv.engine.precision import Options, no_autocast, rounds_as, tf32, to_half
 from fastadv.engine.prepared import Directions
-from fastadv.engine.pull import pull, pull_each, pull_scaled
-from fastadv.engine.rewrite import Rewrite, Rewriting
-from fastadv.engine.rewrites import FOLD, applicable
-from fastadv.engine.room import GRADIENT, room_of
+from fastadv.engine.rewrite import Pair, Rewrite, Rewriting, fold
+from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
+from fastadv.engine.room import GRADIENT, Parts, mixes_rows, room_of
 from fastadv.ops._step import may_be_narrow
 
 T = TypeVar("T")
@@ -41,29 +38,14 @@ MEANS = "searched as it is: the mean of several passes"
 SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}
 
 
-class Notes:
-    """Texts for `Frozen.notes`."""
-
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        self.texts = tuple(texts)
-
-    def add(self, *notes: str) -> None:
-        self.texts = tuple(dict.fromkeys((*self.texts, *notes)))
-
-    def warn(self, note: str, instead_of: str = "") -> None:
-        """Take a note that the user should see once; `instead_of` is one that no longer holds."""
-        if note not in self.texts:
-            log.warning("freeze: %s", note)
-        self.texts = (*(text for text in self.texts if text not in (note, instead_of)), note)
-
-
 class SearchCopy:
     """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`."""
 
-    # where logits depend on the rest of a batch, parts may have others in the search, not in the verdict
+    # Logits that depend on the rest of a batch may differ in parts of it: in the search, not in the verdict
 
     def __init__(self, plain: Plain, options: Options) -> None:
         self.model, self.module, self.options = plain.model, as_module(plain.source), options
+        self.counts = plain.counts
         self.dtype, self.sees, self.weights = plain.dtype, plain.sees, options.half or plain.dtype
         self.half, self.tf32 = self.weights in HALVES, options.precision == "tf32"
         self.ordinary = not (options.special or options.follow)  # for few values the model as given is faster
@@ -79,17 +61,18 @@ class SearchCopy:
             self.model = self._copied(self.module)
         self._folds = FOLD in rewrites
         self.rewriting = Rewriting(rewrites, self.weights)
-        # of what is watched alone: others would keep what they make of weights that are not folded yet
+        # A watched pass has these alone: others would keep what they make of weights that are not folded yet
         self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
         self._check(plain.checked.mends_rows)
         self.uncompiled: CheckedModel | None = None  # what is compiled, as it is
-        self.parts = Parts(None if options.compile else self.model, "winograd" in self.rewriting.notes)
-        self.notes = Notes(self._first_notes())
+        wide = "winograd" in self.rewriting.notes and gains_by_rows(cast(nn.Module, self.model))
+        self.parts = Parts(None if options.compile else self.model, wide)
+        self.notes = dict.fromkeys(self._first_notes())  # in the order in which they came
 
     def _rewrites(self) -> list[Rewrite]:
         rewrites = applicable(self.model, self.weights) if isinstance(self.model, nn.Module) else []
         # a compiler looks at functions for itself
-        return [each for each in rewrites if each in BEFORE] if self.options.compile else rewrites
+        return [rewrite for rewrite in rewrites if rewrite in BEFORE] if self.options.compile else rewrites
 
     def _check(self, mends_rows: bool) -> None:
         self.checked = CheckedModel(self.model, outputs=self.options.outputs)
@@ -98,7 +81,7 @@ class SearchCopy:
     def _kinds(self) -> set[str]:
         """Return what a copy may answer, if it gains."""
         function, mean = not isinstance(self.model, nn.Module), self.options.eot > 1
-        # of statistics of a batch, what a search finds in one is not proved by a part of it
+        # Statistics of a batch: what a search finds in one is not proved by a part of it
         if mean or self._mixes or (function and not self.options.compile):
             return set()
         # half precision does not tell apart losses that attacks without a gradient compare
@@ -144,7 +127,15 @@ class SearchCopy:
     def leave(self, why: str) -> None:
         """Let the model as given search alone."""
         self.kinds = set()
-        self.notes.warn(f"fell back to the model as given: {why}")
+        self.warn(f"fell back to the model as given: {why}")
+
+    def warn(self, note: str, instead_of: str = "") -> None:
+        """Take a note that the user should see once; `instead_of` is one that no longer holds."""
+        if note not in self.notes:
+            log.warning("freeze: %s", note)
+        for old in (note, instead_of):
+            self.notes.pop(old, None)
+        self.notes[note] = None
 
     def prepare(self, x: Tensor, plain: Plain) -> None:
         """Fold what a pass of x shows, and compile."""
@@ -153,7 +144,7 @@ class SearchCopy:
             both = cast(nn.Module, self.model), cast(nn.Module, self.module)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
                 self.pairs = fold(*both, lambda: self.followed(x, self._views)[1])
-            self.notes.add(f"folded {len(self.pairs)} BatchNorm")
+            self.notes[f"folded {len(self.pairs)} BatchNorm"] = None
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
             self.uncompiled, self.model = self.checked, torch.compile(self.model)
@@ -179,10 +170,24 @@ class SearchCopy:
         """Return the logits of one pass of x; a step of `in_parts`."""
         return self._forward(self._ready(x), self.rewriting)
 
-    def gradient(
+    def __call__(self, x: Tensor) -> Tensor:
+        self.counts.forwards += len(x)
+        return self.in_parts(LOGITS, self.logits, x)
+
+    def input_gradient(
+        self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
+    ) -> Gradient:
+        y, targets = indices("y", y), indices("targets", targets)
+        self.counts.forwards += len(x)
+        self.counts.backwards += len(x)
+        step = partial(self._gradient, loss=loss, direction=direction)
+        # a loss that is a function may hold one value for each sample of the batch
+        whole = callable(loss)
+        return self.in_parts(GRADIENT, step, x, labels_for(loss, y, targets), targets, whole=whole)
+
+    def _gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool
     ) -> Gradient:
-        """See `Frozen.input_gradient`; a step of `in_parts`."""
         leaf, attached = self.followed(x)
         # copied, since they may be a part of x itself
         logits = attached.detach().clone()
@@ -193,11 +198,14 @@ class SearchCopy:
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
+        self.counts.forwards += len(x)
         # a compiled backward frees what the next one needs
         leaf, attached = self.followed(x, checked=self.uncompiled)
         logits = attached.detach().clone()
         back = partial(self.backward, attached, leaf, retain_graph=True)
-        return logits, pull_each(x, logits, directions, reduce, back)[1]
+        gradients = pull_each(x, logits, directions, reduce, back)[1]
+        self.counts.backwards += gradients.shape[:2].numel()
+        return logits, gradients
 
     def knows(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether passes of rows like x were compared with the model's; in a graph none can be."""
@@ -205,7 +213,7 @@ class SearchCopy:
 
     def formats(self, device: torch.device) -> list[Format]:
         """Return the formats by which logits of the copy and of the model as given round."""
-        return [rounds_as(each, device) for each in (self.dtype, self.format)]
+        return [rounds_as(format, device) for format in (self.dtype, self.format)]
 
     def captures(self, x: Tensor) -> Captures | None:
         model = self.model
@@ -226,7 +234,8 @@ class SearchCopy:
         with self._precisely(x.device.type):
             logits = (checked or self.checked)(x, lens=lens)
         if lens is not None:
-            self.notes.add(*(note for name, note in rewriting.notes.items() if note and name in lens.used))
+            used = (note for name, note in rewriting.notes.items() if note and name in lens.used)
+            self.notes |= dict.fromkeys(used)
         return logits if logits.requires_grad else logits.clone()  # as what stays
 
     def followed(

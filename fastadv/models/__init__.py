@@ -4,20 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastadv.models.adapt import adapt
-from fastadv.models.binarized import Binarized
 from fastadv.models.bpda import bpda
-from fastadv.models.normalized import STATISTICS, Normalized
 from fastadv.models.registry import BUILT_IN, create, names
-from fastadv.models.representation import representation
-from fastadv.models.smoothed import Smoothed
 from fastadv.models.weights import load_weights, read_weights, save_weights
+from fastadv.models.wrappers import STATISTICS, Binarized, Normalized, Smoothed, representation
 from fastadv.models.zoo import robustbench, robustbench_entries
 
 if TYPE_CHECKING:
     from fastadv.models.abs import ABS
-    from fastadv.models.cnn import SchottCNN as SchottCNN
     from fastadv.models.small import LeNet as LeNet
     from fastadv.models.small import LogisticRegression as LogisticRegression
+    from fastadv.models.small import SchottCNN as SchottCNN
     from fastadv.models.small import SoftmaxRegression as SoftmaxRegression
     from fastadv.models.small import WongCNN as WongCNN
 

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
-from fastadv.rng import torch_seeded
+from fastadv.rng import CPU, generators_kept
 
 Shape = tuple[int, int, int]  # (C, H, W) of one image
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}  # swish in many papers
@@ -64,5 +63,5 @@ def first_weights(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch_seeded(seed, torch.device("cpu")), torch.device("cpu"):
+    with generators_kept(CPU, seed), CPU:
         yield

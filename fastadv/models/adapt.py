@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_share, warn
 from fastadv.errors import InputError
-from fastadv.models.normalized import Normalized
+from fastadv.models.wrappers import Normalized
 
 torch.fx.wrap("logits_of")
 
-# what a mean and a deviation express, and what images in [0, 1] of the model's size have behind them
+# Steps that a mean and a deviation express, or that images in [0, 1] of the model's size have behind them
 _KNOWN_STEPS = {
     "do_center_crop",
     "do_convert_rgb",
@@ -82,12 +82,13 @@ def adapt(
             f"adapt: expected the normalization of images, which {type(model).__name__} does not state; pass "
             f"torchvision's weights enum or Hugging Face's image processor, or {_ADVICE}"
         )
-    own = getattr(model, "num_classes", None) or getattr(getattr(model, "config", None), "num_labels", None)
-    theirs = None if preprocessing is not None else _settings(source).get("num_classes")
-    if own and theirs and own != theirs:
+    config = getattr(model, "config", None)
+    classes = getattr(model, "num_classes", None) or getattr(config, "num_labels", None)
+    stated = None if preprocessing is not None else _settings(source).get("num_classes")
+    if classes and stated and classes != stated:
         warn(
-            f"adapt: expected a model of {theirs} classes, as the weights have whose mean and std it names, "
-            f"got one of {own}; if it was trained with others, pass mean= and std="
+            f"adapt: expected a model of {stated} classes, as the weights have whose mean and std it names, "
+            f"got one of {classes}; if it was trained with others, pass mean= and std="
         )
     return Normalized(Logits(model), *_constants(source))
 
@@ -96,7 +97,7 @@ def carried(model: nn.Module) -> Any:
     """Return timm's configuration, which the model or its Hugging Face configuration holds, or None."""
     holders = (model, getattr(model, "config", None))
     held = [getattr(holder, name, None) for holder in holders for name in ("pretrained_cfg", "default_cfg")]
-    return next((each for each in held if each), None)
+    return next((settings for settings in held if settings), None)
 
 
 def _constants(source: Any) -> tuple[list[float], list[float]]:

@@ -1,6 +1,7 @@
-"""BPDA: the backward pass of modules that hide their gradients, replaced by name."""
+"""BPDA: modules that hide their gradients have that of something else; values stay, to the last bit."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -8,11 +9,126 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import meant
+from fastadv._torch import version
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.copying.first_pass import bar
-from fastadv.engine.module import unwrap
-from fastadv.errors import InputError
-from fastadv.models._replaced import IDENTITY, Gradient, replace_gradient
+from fastadv.engine.module import is_replaced, label, unwrap
+from fastadv.errors import InputError, NoGradientError
+
+IDENTITY = "identity"
+# A function of what a module is called with; IDENTITY for the first tensor of that
+Gradient = Callable[..., Tensor] | str
+
+
+class _Value(torch.autograd.Function):
+    """The value of one tensor in the graph of another: `graph + (value - graph).detach()`, not rounded."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, graph: Tensor) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return None, gradients[0]
+
+
+def replace_gradient(module: nn.Module, gradient: Gradient, name: str) -> None:
+    """Let calls of `module`, called `name`, have the gradient of `gradient`, without one of their own."""
+    part: Any = module
+    if not is_replaced(part):
+        part.bpda_given, part.forward = part.forward, _Replaced(part).forward
+    else:
+        del part.bpda  # torch lets nothing but a module follow a module
+    part.bpda, part.bpda_name = gradient, name
+
+
+class _Replaced:
+    """The forward of a module with another gradient: an object of its own, so that pickle finds it again."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Replaced":
+        return _Replaced(copy.deepcopy(self.module, memo))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return _forward(self.module, *args, **kwargs)
+
+
+def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    name = repr(self.bpda_name)
+    tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
+    if not tensors:
+        raise InputError(
+            f"bpda: expected {name} to be called with a tensor, got none; match a module that is"
+        )
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+        return _checked_value(self, self.bpda_given(*args, **kwargs), tensors[0])
+    # a copy of the first, which it must not write into: the other gradient is taken there
+    detached: dict[int, Tensor] = {id(tensor): tensor.detach() for tensor in tensors}
+    first = detached[id(tensors[0])] = tensors[0].detach().clone()
+    before = version(first)
+    with torch.no_grad():
+        value = self.bpda_given(
+            *(detached.get(id(value), value) for value in args),
+            **{key: detached.get(id(value), value) for key, value in kwargs.items()},
+        )
+    _checked_value(self, value, tensors[0])
+    if version(first) != before:
+        raise InputError(
+            f"bpda: expected {name} to leave its input as it is, got a module that writes into it; let its "
+            "forward begin with x = x.clone()"
+        )
+    if self.bpda == IDENTITY:
+        return _Value.apply(value, tensors[0])  # type: ignore[no-untyped-call]
+    graph, of = self.bpda(*args, **kwargs), f"{label(self.bpda)} for {name}"
+    if not _alike(graph, value):
+        raise InputError(
+            f"bpda: expected {of} to return {_form(value)} as the module does, got {_form(graph)}; give one "
+            "that does"
+        )
+    if not graph.requires_grad:
+        raise NoGradientError(
+            f"bpda: expected {of} to depend on its input differentiably, got one that cuts the graph; "
+            "compute it in differentiable functions of torch"
+        )
+    return _Value.apply(value, graph)  # type: ignore[no-untyped-call]
+
+
+def _checked_value(self: Any, value: Any, x: Tensor) -> Any:
+    """Return the module's value at x; InputError for one whose gradient cannot be replaced."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"bpda: expected {self.bpda_name!r} to return one floating-point tensor, got {got}; match a "
+            "module around or inside it that does"
+        )
+    if self.bpda == IDENTITY and not _alike(value, x):
+        raise InputError(
+            f"bpda: expected {self.bpda_name!r} to return what has the form of its input for '{IDENTITY}', "
+            f"got {_form(value)} for {_form(x)}; give a function or a network that returns the former"
+        )
+    return value
+
+
+def _alike(one: Any, other: Tensor) -> bool:
+    """Return whether both are tensors of a shape, and of a dtype unless autocast has chosen it."""
+    if not isinstance(one, Tensor) or one.shape != other.shape:
+        return False
+    return one.dtype == other.dtype or torch.is_autocast_enabled(one.device.type)
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{list(value.shape)} in {str(value.dtype).removeprefix('torch.')}"
+
 
 SHOWN = 20  # names of modules in an error
 
@@ -23,7 +139,7 @@ class _Together(nn.Module):
     def __init__(self, model: nn.Module, gradients: list[Gradient]) -> None:
         super().__init__()
         self.model, self.gradients = model, gradients
-        self.nets = nn.ModuleList(each for each in gradients if isinstance(each, nn.Module))
+        self.nets = nn.ModuleList(net for net in gradients if isinstance(net, nn.Module))
 
     def forward(self, x: Tensor) -> Any:
         return self.model(x)
@@ -74,17 +190,18 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
     model = unwrap(model)
     chosen = _chosen(model, _checked(gradients))
     copied = eval_copy(_Together(model, list(gradients.values())), follow=False)
-    made, own = copied.get_submodule("model"), dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
-    bar(made, model, *(each for each in gradients.values() if isinstance(each, nn.Module)))
+    copied_model = copied.get_submodule("model")
+    substitutes = dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
+    bar(copied_model, model, *(net for net in gradients.values() if isinstance(net, nn.Module)))
     for name, pattern in chosen.items():
-        part, gradient = made.get_submodule(name), own[pattern]
-        if isinstance(gradient, nn.Module) and any(each is part for each in gradient.modules()):
+        part, gradient = copied_model.get_submodule(name), substitutes[pattern]
+        if isinstance(gradient, nn.Module) and any(inner is part for inner in gradient.modules()):
             raise InputError(
                 f"bpda: expected a substitute for {name!r} that does not hold that module itself, got "
                 f"{type(gradient).__name__} with it inside; give another network"
             )
         replace_gradient(part, gradient, name)
-    return made
+    return copied_model
 
 
 def _checked(gradients: Any) -> Mapping[str, Gradient]:
@@ -110,10 +227,10 @@ def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, st
     patterns: dict[str, str] = {}
     matched: dict[int, str] = {}  # one module may have several names
     for pattern in gradients:
-        found = [name for name in named if fnmatchcase(name, pattern)]
-        if not found:
+        matches = [name for name in named if fnmatchcase(name, pattern)]
+        if not matches:
             raise InputError(f"bpda: {_nothing(pattern, list(named))}")
-        for name in found:
+        for name in matches:
             other = matched.setdefault(id(named[name]), pattern)
             if other != pattern:
                 raise InputError(

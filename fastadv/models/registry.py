@@ -13,7 +13,7 @@ from fastadv._extras import need
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.models._common import first_weights
 from fastadv.models.adapt import adapt, carried
-from fastadv.models.normalized import STATISTICS, Normalized
+from fastadv.models.wrappers import STATISTICS, Normalized
 
 SOURCES = ("timm", "torchvision")
 
@@ -23,13 +23,13 @@ def create_from(
     **options: Any,
 ) -> nn.Module:  # fmt: skip
     """Return a network of a source, of images in [0, 1]; untrained, it has so many classes."""
-    told: dict[str, Any] = dict(zip(("mean", "std"), STATISTICS["imagenet"], strict=True))
+    normalization: dict[str, Any] = dict(zip(("mean", "std"), STATISTICS["imagenet"], strict=True))
     options.pop("shape", None)  # networks of images take any size
     package: Any = importlib.import_module("fastadv._torchvision").models  # which timm imports, too
     if source == "timm":
         need(source)
-        package = importlib.import_module(source)
-        make, known, told = package.create_model, package.list_models(), {}  # the network knows its own
+        package = importlib.import_module(source)  # whose networks know their normalization
+        make, known, normalization = package.create_model, package.list_models(), {}
         options["pretrained"] = pretrained
     else:
         make, known = package.get_model, package.list_models(module=package)
@@ -39,7 +39,7 @@ def create_from(
             member = members[check_choice("weights", weights, members)]
             # fetched and read without pickle first: torchvision itself unpickles the file
             member.get_state_dict(progress=False, check_hash=True, weights_only=True)
-            told, pretrained, options["weights"] = {"preprocessing": member}, True, member
+            normalization, pretrained, options["weights"] = {"preprocessing": member}, True, member
         if classes is not None and not pretrained:
             options.setdefault("num_classes", classes)
         with first_weights(seed):
@@ -47,22 +47,22 @@ def create_from(
     except (RuntimeError, TypeError, ValueError) as error:
         hint = "" if name in known else meant(name, known)
         raise InputError(f"model '{source}:{name}': {error}{hint}") from error
-    return adapt(net, **(told or {"preprocessing": carried(net)}))
+    return adapt(net, **(normalization or {"preprocessing": carried(net)}))
 
 
 BUILT_IN = {
     "softmax": "fastadv.models.small:SoftmaxRegression",
     "logistic": "fastadv.models.small:LogisticRegression",
-    "cnn": "fastadv.models.cnn:SchottCNN",
+    "cnn": "fastadv.models.small:SchottCNN",
     "wong_cnn": "fastadv.models.small:WongCNN",
     "lenet": "fastadv.models.small:LeNet",
     "small_cnn": "fastadv.models.small:SmallCNN",
     "resnet18": "fastadv.models.resnet:ResNet18",
     "resnet50": "fastadv.models.resnet:ResNet50",
     "preact_resnet18": "fastadv.models.preact_resnet:PreActResNet18",
-    "wide_resnet": "fastadv.models.wide_resnet:WideResNet",
-    "wrn_28_10": "fastadv.models.wide_resnet:wrn_28_10",
-    "wrn_34_10": "fastadv.models.wide_resnet:wrn_34_10",
+    "wide_resnet": "fastadv.models.preact_resnet:WideResNet",
+    "wrn_28_10": "fastadv.models.preact_resnet:wrn_28_10",
+    "wrn_34_10": "fastadv.models.preact_resnet:wrn_34_10",
 }
 
 
@@ -83,8 +83,8 @@ def factory(name: str) -> Callable[..., Any]:
     if module_name == "rb":
         raise InputError(f"model {name!r}: use fastadv.models.robustbench({attribute!r}, weights)")
     if not module_name or not attribute or module_name.startswith("."):
-        own = ", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own as package.module:function"
-        check_choice("model", name, BUILT_IN, own)
+        others = ", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own as package.module:function"
+        check_choice("model", name, BUILT_IN, others)
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)
     except MissingExtraError:
@@ -136,7 +136,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
             f"model {name!r}: expected no {key}, which its name says, got {kwargs[key]!r}; use wide_resnet"
         )
     try:
-        given = inspect.signature(make).bind(**kwargs)
+        bound = inspect.signature(make).bind(**kwargs)
     except TypeError as error:
         inside = "; let it return a model of images in [0, 1], fastadv.models.Normalized(model, mean, std)"
         raise InputError(
@@ -144,8 +144,8 @@ def create(name: str, **kwargs: Any) -> nn.Module:
             f"{inside if 'normalize' in kwargs else ''}"
         ) from error
     if normalize is not None:
-        given.apply_defaults()
-        _check_normalize(normalize, given.arguments["shape"])
+        bound.apply_defaults()
+        _check_normalize(normalize, bound.arguments["shape"])
     model = make(**kwargs)
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.adapt import Logits
-from fastadv.models.normalized import Normalized
+from fastadv.models.wrappers import Normalized
 from fastadv.runs.files import load_tensors, load_torch, save_tensors
 
 # keys under which training scripts commonly nest a state dict
@@ -115,9 +115,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if isinstance(model, Normalized) and not tensors.keys() & {"mean", "std"}:
         model = model.model.model if isinstance(model.model, Logits) else model.model
-    own = model.state_dict()
-    missing = {name for name in own.keys() - tensors.keys() if not name.endswith("num_batches_tracked")}
-    foreign = tensors.keys() - own.keys()
+    state = model.state_dict()
+    missing = {name for name in state.keys() - tensors.keys() if not name.endswith("num_batches_tracked")}
+    foreign = tensors.keys() - state.keys()
     if missing or foreign:
         raise InputError(
             f"{path}: expected the weights of {type(model).__name__}, got a file that lacks "
@@ -125,9 +125,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
             "create the model that these weights were saved from"
         )
     for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
+        if tensor.shape != state[name].shape:
             raise InputError(
-                f"{path}: expected {name} of shape {list(own[name].shape)}, got {list(tensor.shape)};"
+                f"{path}: expected {name} of shape {list(state[name].shape)}, got {list(tensor.shape)};"
                 " create the model with the shape, classes and width that it was saved with"
             )
     model.load_state_dict(tensors, strict=False)

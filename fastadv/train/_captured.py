@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv._torch import has_hooks
 from fastadv.engine.capture import drawn, kind_of, obstacle, stepping
 from fastadv.engine.copying.copier import registers_all
-from fastadv.engine.stamp import Stamp
+from fastadv.engine.copying.reach import Stamp
 from fastadv.ops import _graphs
 from fastadv.rng import CPU
 from fastadv.train.optim import DeviceRates

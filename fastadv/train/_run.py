@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastadv import rng
-from fastadv._tf32 import rounds_as
-from fastadv.engine.layout import gains_on_gpu
 from fastadv.engine.plain import Plain
+from fastadv.engine.precision import rounds_as
 from fastadv.engine.prepare import FIRST_SAMPLES, answers
 from fastadv.engine.rewrite import has_conv2d
+from fastadv.engine.rewrites import gains_on_gpu
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes

@@ -43,7 +43,7 @@ class Maxout(nn.Module):
         super().__init__()
         self.shape, self.pieces = tuple(shape), pieces
         sizes = [math.prod(shape), *[units] * layers]
-        with fa.rng.torch_seeded(seed, CPU):
+        with fa.rng.generators_kept(CPU, seed):
             self.hidden = nn.ModuleList(nn.Linear(size, pieces * units) for size in sizes[:-1])
             self.linear = nn.Linear(units, classes)
             for weight in self.parameters():
@@ -70,7 +70,7 @@ class Quadratic(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        with fa.rng.torch_seeded(seed, CPU):
+        with fa.rng.generators_kept(CPU, seed):
             self.hidden = nn.Linear(math.prod(shape), units)
             self.linear = nn.Linear(units, classes)
 
@@ -102,7 +102,7 @@ class RBF(EachOnItsOwn):
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int = 0) -> None:
         super().__init__()
         self.shape, size = tuple(shape), math.prod(shape)
-        with fa.rng.torch_seeded(seed, CPU):
+        with fa.rng.generators_kept(CPU, seed):
             self.templates = nn.Parameter(torch.rand(classes, size))
             self.scales = nn.Parameter(torch.full((classes, size), 2 / math.sqrt(size)))
 

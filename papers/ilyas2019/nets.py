@@ -58,7 +58,7 @@ class VGG(Features):
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        with fa.rng.torch_seeded(seed, CPU):
+        with fa.rng.generators_kept(CPU, seed):
             layers: list[nn.Module] = []
             before = shape[0]
             for count, times in zip(DEPTHS[depth], WIDER, strict=True):
@@ -106,7 +106,7 @@ class DenseNet(Features):
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        with fa.rng.torch_seeded(seed, CPU):
+        with fa.rng.generators_kept(CPU, seed):
             width = 2 * growth
             layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1, bias=False)]
             for block in range(3):
@@ -135,7 +135,7 @@ class Inception(Features):
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        with fa.rng.torch_seeded(seed, CPU):
+        with fa.rng.generators_kept(CPU, seed):
             channels = STEM * width
             layers: list[nn.Module] = [_after(shape[0], channels, 3)]
             for stage in STAGES:

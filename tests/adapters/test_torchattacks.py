@@ -89,11 +89,8 @@ def test_targets():
     assert torch.equal(reached, atk.result.success)
     atk.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % 5)
     assert (model(atk(x, y)).argmax(1) == wanted).sum() > len(x) // 2
-    atk.set_mode_targeted_least_likely(1)
-    least = clean.scatter(1, y[:, None], inf).argmin(1)
-    assert torch.equal(model(atk(x, y)).argmax(1) == least, atk.result.success)
-    atk.set_mode_targeted_random()
-    assert atk(x, y).shape == x.shape
+    atk.set_mode_targeted_by_function(lambda images, labels: model(images).argmin(1))
+    assert torch.equal(model(atk(x, y)).argmax(1) == clean.argmin(1), atk.result.success)
     atk.set_mode_default()
     assert (model(atk(x, y)).argmax(1) != y).sum() > len(x) // 2
 
@@ -108,27 +105,6 @@ def test_normalized_images():
     back = adv * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
     assert (back - x).abs().max() <= EPS + 1e-6
     assert (back - x).abs().max() > EPS / 2
-
-
-@pytest.mark.parametrize("normalized", [False, True])
-def test_save_writes_the_file_of_torchattacks(tmp_path, capsys, normalized):
-    model, x, y = problem()
-    atk, place = torchattacks.PGD(model, EPS, ALPHA, 2), nn.Identity()
-    if normalized:
-        place = fa.models.Normalized(place, [0.5], [0.25])
-        atk.set_normalization_used([0.5], [0.25])
-    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(place(x), y), 5)
-    path = tmp_path / "a.pt"
-    atk.save(batches, save_path=path, save_predictions=True, save_clean_inputs=True)
-    saved = torch.load(path, weights_only=True)
-    assert [*saved] == ["adv_inputs", "labels", "preds", "clean_inputs", "save_type"]
-    torch.testing.assert_close(saved["clean_inputs"], x)
-    assert fa.Linf(EPS + 1e-6, box=(-1e-6, 1 + 1e-6)).contains(saved["adv_inputs"], x).all()
-    assert torch.equal(saved["labels"], y)
-    assert torch.equal(saved["preds"], model.eval()(place(saved["adv_inputs"])).argmax(1))
-    atk.save(batches, str(path))
-    assert [*torch.load(path, weights_only=True)] == ["adv_inputs", "labels", "save_type"]
-    assert capsys.readouterr() == ("", "")
 
 
 def test_what_is_refused():

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fastadv.data import load
-from fastadv.data.imagenet import NUMBERS, PREPROCESSINGS, SUPER_CLASSES, NamedImages
+from fastadv.data.published import NUMBERS, PREPROCESSINGS, SUPER_CLASSES, NamedImages
 from fastadv.errors import InputError
 
 NAMES = ["n00000700/ILSVRC2012_val_00015253.JPEG", "n00000003/b.png", "n00000700/a.png"]

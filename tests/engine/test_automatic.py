@@ -67,6 +67,7 @@ def test_a_precision_that_cannot_be_had_is_left_out() -> None:
     assert exact.exact
 
 
+@pytest.mark.usefixtures("search_copy")
 def test_passes_of_measuring_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock("fp32", monkeypatch)
     seen = Counter[str]()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import parts
+from fastadv.engine import room
 from tests.engine.rewritten import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -29,7 +29,7 @@ class Net(nn.Module):
 
 def frozen(monkeypatch: pytest.MonkeyPatch, rows: int) -> fa.Frozen:
     """A Frozen for parts of so many rows of [2, 6, 7]."""
-    monkeypatch.setattr(parts, "BYTES", rows * 5 * 6 * 7 * 8)
+    monkeypatch.setattr(room, "BYTES", rows * 5 * 6 * 7 * 8)
     return fa.freeze(Net().double().eval())
 
 
@@ -91,7 +91,7 @@ def test_a_function_as_loss_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch
 
 
 def test_rows_that_a_batch_norm_mixes_stay_together(monkeypatch, one_thread):
-    monkeypatch.setattr(parts, "BYTES", 1)
+    monkeypatch.setattr(room, "BYTES", 1)
     net, x, y = Net(), torch.rand(40, 2, 6, 7, dtype=torch.float64), torch.arange(40) % 4
     net.norm = nn.BatchNorm2d(5, track_running_stats=False)
     logits, gradient = answers(net.double().eval(), x, y)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv import _tf32
-from fastadv._tf32 import has_tf32, rounds_as, switches
-from fastadv.engine.precision import tf32
+from fastadv.engine.precision import has_tf32, rounds_as, switches, tf32
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 from tests.zoo.net import module
@@ -39,7 +37,9 @@ GPU = torch.device("cuda")
 )
 def test_float32_of_a_gpu_rounds_as_torch_lets_it(switch, format, device, expected, monkeypatch):
     of = [SimpleNamespace(fp32_precision=name) for name in ("none", switch)]
-    monkeypatch.setattr(_tf32, "switches", lambda: [(each, "fp32_precision", "tf32") for each in of])
+    monkeypatch.setattr(
+        "fastadv.engine.precision.switches", lambda: [(each, "fp32_precision", "tf32") for each in of]
+    )
     assert rounds_as(format, device) == expected
 
 

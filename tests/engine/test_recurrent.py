@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv import _tf32
-from fastadv.engine import plain
+from fastadv.engine import plain, precision
 from fastadv.engine.copying import first_pass
 
 
@@ -84,7 +83,7 @@ def test_attacks_differentiate_recurrent_layers(kind, way, monkeypatch):
 
 
 def test_cudnn_comes_back_when_the_last_thread_leaves():
-    first, second = _tf32.without_cudnn(), _tf32.without_cudnn()
+    first, second = precision.without_cudnn(), precision.without_cudnn()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -4,14 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.engine import layout
+from fastadv.engine import rewrites
 from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.cpu.onednn import LINEAR
-from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import WINOGRAD
-from fastadv.engine.layout import VIEWS
 from fastadv.engine.rewrite import Rewrite
-from fastadv.engine.rewrites import REWRITES, applicable
+from fastadv.engine.rewrites import REWRITES, THIN, VIEWS, applicable
 from tests.engine.rewritten import Seen
 from tests.engine.test_rewrites import images
 
@@ -95,7 +93,7 @@ def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     wide = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32)).to("meta").eval()
     assert names(wide, torch.bfloat16) == ["fold", "views", "channels-last"]
     assert names(wide) == ["fold"]
-    monkeypatch.setattr(layout, "rounds_as", lambda format, device: "tf32")
+    monkeypatch.setattr(rewrites, "rounds_as", lambda format, device: "tf32")
     assert names(wide) == ["fold", "views", "channels-last"]
     monkeypatch.setattr(onednn, "is_faster", lambda: False)
     assert "onednn" not in names(images().eval())

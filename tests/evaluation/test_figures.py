@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fastadv.data import ConstructedSet, ImageSet
-from fastadv.demo import figures as demo
+from fastadv.demo import run as demo
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
 from fastadv.evaluation.figures import style, thumbnails

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastadv.errors import InputError
-from fastadv.models.representation import representation
+from fastadv.models.wrappers import representation
 
 X = torch.rand(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 

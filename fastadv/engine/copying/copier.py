@@ -33,8 +33,8 @@ def copy_functions(
     values: list[object], memo: dict[int, Any], copied: Callable[[Any], Any]
 ) -> Callable[[], None]:
     """Enter copies of functions that lead to a module into deepcopy's `memo`; return what fills them in."""
-    # they share code, globals and all variables that lead to no module; a compiled one is copied as written
-    functions = [each for each in values if isinstance(each, FunctionType) and holds_module(each)]
+    # Copies share code, globals and variables that lead to no module; a compiled one is copied as written
+    functions = [value for value in values if isinstance(value, FunctionType) and holds_module(value)]
     cells: dict[int, tuple[CellType, CellType]] = {}
     deferred: list[tuple[Deferred, Callable[..., Any]]] = []
     plain: list[tuple[FunctionType, FunctionType]] = []
@@ -48,9 +48,9 @@ def copy_functions(
             if id(cell) not in cells and holds_module(content(cell)):
                 cells[id(cell)] = cell, CellType()
             closure.append(cells[id(cell)][1] if id(cell) in cells else cell)
-        own = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(closure))
-        memo[id(function)] = own
-        plain.append((function, own))
+        twin = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(closure))
+        memo[id(function)] = twin
+        plain.append((function, twin))
     for method in values:
         # deepcopy gives a bound method the copy of its object, and leaves its function
         if isinstance(method, MethodType) and id(method.__func__) in memo:
@@ -63,10 +63,10 @@ def copy_functions(
     def fill() -> None:
         for theirs, own_cell in cells.values():
             own_cell.cell_contents = copied(theirs.cell_contents)
-        for function, own in plain:
-            own.__defaults__ = with_modules(function.__defaults__)
-            own.__kwdefaults__ = with_modules(function.__kwdefaults__)
-            vars(own).update({name: with_modules(value) for name, value in vars(function).items()})
+        for function, twin in plain:
+            twin.__defaults__ = with_modules(function.__defaults__)
+            twin.__kwdefaults__ = with_modules(function.__kwdefaults__)
+            vars(twin).update({name: with_modules(value) for name, value in vars(function).items()})
         for wrapper, target in deferred:
             wrapper.target = copied(target)
 
@@ -75,7 +75,7 @@ def copy_functions(
 
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
 LAZY = "freeze: expected initialized parameters, got a lazy module; run the model once"
-# what every module holds: its mode, tensors, parts and hooks
+# Attributes of every module: its mode, tensors, parts and hooks
 OWN = frozenset(vars(nn.Module()))
 HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backward_hook")
 HOLDS = (*HOOKS, "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -90,7 +90,7 @@ def eval_copy(
     # buffers are shared with `follow`, with False those that are statistics, with None none; with `apart` a
     # write into the one does not count as one into the other; with `gradients` weights ask for theirs
     with torch.inference_mode(False), torch.no_grad():
-        return _Copy(model, follow, apart, gradients).made
+        return _Copy(model, follow, apart, gradients).result
 
 
 class _Copy:
@@ -105,7 +105,7 @@ class _Copy:
         modules = [*attributes]
         scripted = {part for part in modules if isinstance(part, torch.jit.ScriptModule)}
         opaque = [part for part in modules if part in scripted or hasattr(type(part), "__deepcopy__")]
-        within = {each for part in opaque for each in part.modules()}
+        within = {inner for part in opaque for inner in part.modules()}
         filled = [part for part in modules if part not in within]
         self.memo: dict[int, Any] = {id(part): object.__new__(type(part)) for part in filled}
         self.alive: list[Any] = []  # what deepcopy has copied, so that nothing else gets an id of its
@@ -120,12 +120,12 @@ class _Copy:
             elif isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and follow):
                 self._enter(value, gradients)
         fill = copy_functions(held, self.memo, lambda value: self._copied([value])[0])
-        self.made: nn.Module
-        self.made, *copied = self._copied([model, *(attributes[part] for part in filled)])
+        self.result: nn.Module
+        self.result, *copied = self._copied([model, *(attributes[part] for part in filled)])
         fill()
-        for part, own in zip(filled, copied, strict=True):
+        for part, twin in zip(filled, copied, strict=True):
             empty = {name: type(vars(part)[name])() for name in HOLDS}
-            vars(self.memo[id(part)]).update(vars(part) | empty | own)
+            vars(self.memo[id(part)]).update(vars(part) | empty | twin)
         if opaque:
             self._check_apart(modules)
         for part in opaque:
@@ -153,22 +153,22 @@ class _Copy:
         """Enter what shares its memory; of an inference tensor a copy, which can be part of a graph."""
         if id(tensor) in self.memo:
             return
-        own = tensor.data if self.apart else tensor.detach()
-        own = own.clone() if tensor.is_inference() else own
+        twin = tensor.data if self.apart else tensor.detach()
+        twin = twin.clone() if tensor.is_inference() else twin
         if isinstance(tensor, nn.Parameter):
-            own = nn.Parameter(own, requires_grad=gradients and tensor.requires_grad)
-        self.memo[id(tensor)] = own
-        self.shared.append((tensor, own))
+            twin = nn.Parameter(twin, requires_grad=gradients and tensor.requires_grad)
+        self.memo[id(tensor)] = twin
+        self.shared.append((tensor, twin))
 
     def _copied(self, values: list[Any]) -> Any:
         """Return copy.deepcopy(values); what that refuses is shared."""
         memo = dict(self.memo)  # what a failed copy has left in it belongs to no model
         try:
-            made = copy.deepcopy(values, memo)
+            copies = copy.deepcopy(values, memo)
         except Exception:
-            memo = self.memo | {id(each): each for each in _refused(values, self.memo)}
+            memo = self.memo | {id(value): value for value in _refused(values, self.memo)}
             try:
-                made = copy.deepcopy(values, memo)
+                copies = copy.deepcopy(values, memo)
             except Exception as error:  # a copy runs code of the object, which may raise anything
                 raise InputError(
                     f"freeze: expected a module that copy.deepcopy can copy, got {type(self.model).__name__} "
@@ -176,15 +176,15 @@ class _Copy:
                 ) from error
         self.alive.append(memo.pop(id(memo), None))
         self.memo = memo
-        return made
+        return copies
 
     def _adopt(self, part: nn.Module) -> None:
         """Share the tensors of a module that has copied itself, with what it holds."""
         copied = self.memo.get(id(part))
         if copied is None:  # by a module around it
             return
-        own, theirs = dict(_tensors(copied)), dict(_tensors(part))
-        if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in theirs.items()}:
+        mine, theirs = dict(_tensors(copied)), dict(_tensors(part))
+        if {name: t.shape for name, t in mine.items()} != {name: t.shape for name, t in theirs.items()}:
             raise InputError(
                 "freeze: expected a copy with the same tensors, got others from the __deepcopy__ of a part "
                 f"of {type(self.model).__name__}; {ADVICE}"
@@ -194,15 +194,15 @@ class _Copy:
             buffers = module.named_buffers(recurse=False) if self._follows(module) else ()
             names |= {f"{prefix}.{name}".strip(".") for name, _ in buffers}
         for name in names:
-            if own[name].data_ptr() != theirs[name].data_ptr() and not theirs[name].is_inference():
-                own[name].data = theirs[name].data
-                self.shared.append((theirs[name], own[name]))
+            if mine[name].data_ptr() != theirs[name].data_ptr() and not theirs[name].is_inference():
+                mine[name].data = theirs[name].data
+                self.shared.append((theirs[name], mine[name]))
         for weight in copied.parameters():  # one by one: a scripted module has no requires_grad_
             weight.requires_grad_(self.gradients and weight.requires_grad)
 
     def _check_apart(self, modules: list[nn.Module]) -> None:
         theirs = {*map(id, modules), *map(id, self.model.parameters())}
-        if not theirs.isdisjoint(map(id, (*self.made.modules(), *self.made.parameters()))):
+        if not theirs.isdisjoint(map(id, (*self.result.modules(), *self.result.parameters()))):
             raise InputError(
                 "freeze: expected copy.deepcopy to copy the module, got "
                 f"{type(self.model).__name__} sharing parts with its copy; {ADVICE}"
@@ -210,11 +210,11 @@ class _Copy:
 
     def _to_eval(self, modules: list[nn.Module]) -> None:
         """Call `eval`; one of the user's own may write weights, so it meets copies of them."""
-        own = [part for part in modules if _sets_mode(part)]
-        for _, tensor in self.shared if own else ():
+        setters = [part for part in modules if _sets_mode(part)]
+        for _, tensor in self.shared if setters else ():
             tensor.data = tensor.data.clone()
-        self.made.eval()
-        for theirs, tensor in self.shared if own else ():
+        self.result.eval()
+        for theirs, tensor in self.shared if setters else ():
             if not bool(((theirs == tensor) | (theirs != theirs)).all()):
                 raise InputError(
                     "freeze: expected a `train` method that leaves the weights as they are, got one of "
@@ -222,7 +222,7 @@ class _Copy:
                 )
             if not theirs.is_inference():
                 tensor.data = theirs.data
-        for part in self.made.modules():
+        for part in self.result.modules():
             part.training |= stays_in_training(part)
             if isinstance(part, NormBase) and part.training:  # it would write into the model's statistics
                 for buffer in part.buffers(recurse=False):
@@ -278,14 +278,15 @@ def take_values(copied: nn.Module, model: nn.Module) -> None:
     for name, theirs in _tensors(model):
         origin.setdefault(held[name], theirs)
     pairs = dict[tuple[torch.dtype, torch.dtype], list[tuple[Tensor, Tensor]]]()
-    for own, theirs in origin.items():
-        if own.data_ptr() != theirs.data_ptr():  # what lies in one memory follows by itself
-            pairs.setdefault((own.dtype, theirs.dtype), []).append((own, theirs))
+    for mine, theirs in origin.items():
+        if mine.data_ptr() != theirs.data_ptr():  # what lies in one memory follows by itself
+            pairs.setdefault((mine.dtype, theirs.dtype), []).append((mine, theirs))
     for several in pairs.values():  # older versions of torch take all for what the first are
         copy_all_(*zip(*several, strict=True))
 
 
 def registers_all(module: nn.Module) -> bool:
     """Return whether it leads to no parameter or module but its own, as one in a plain list would be."""
-    own = {id(part) for part in (*module.modules(), *module.parameters())}
-    return all(id(part) in own for part in reachable(module) if isinstance(part, nn.Module | nn.Parameter))
+    registered = {id(part) for part in (*module.modules(), *module.parameters())}
+    parts = (part for part in reachable(module) if isinstance(part, nn.Module | nn.Parameter))
+    return all(id(part) in registered for part in parts)

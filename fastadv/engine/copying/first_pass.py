@@ -60,7 +60,7 @@ def _names_in(kind: type) -> frozenset[Any]:
     if kind not in _names:
         bases = [base for base in kind.__mro__ if not issubclass(nn.Module, base)]
         methods = [value for base in bases for name, value in vars(base).items() if name != "__init__"]
-        codes = [getattr(inspect.unwrap(each), "__code__", None) for each in methods if callable(each)]
+        codes = [getattr(inspect.unwrap(method), "__code__", None) for method in methods if callable(method)]
         _names[kind] = frozenset[Any]().union(*map(_names_of, codes))
     return _names[kind]
 
@@ -84,7 +84,7 @@ ORIGINAL = (
     "model: expected a module that runs its own parts, got one whose copy runs {} of the original; "
     "write its forward as a method that reaches every part through self"
 )
-# of modules that are to replace others, those whose parts must not run in them
+# Modules that replace others, with the models whose parts must not run in them
 _originals: "WeakKeyDictionary[nn.Module, list[ref[nn.Module]]]" = WeakKeyDictionary()
 
 
@@ -103,18 +103,18 @@ def bar_alike(copied: nn.Module | None, model: nn.Module) -> None:
 def stays_inside(model: object) -> Iterator[None]:
     """Raise InputError before this thread calls a module that learns or draws random numbers, inside."""
     # parts of a module in eval mode may be called; a direct call of `forward` or in compiled code is not seen
-    own = {*model.modules()} if isinstance(model, nn.Module) else set[nn.Module]()
-    originals = [original() for part in own for original in _originals.get(part, ())]
+    parts = {*model.modules()} if isinstance(model, nn.Module) else set[nn.Module]()
+    originals = [original() for part in parts for original in _originals.get(part, ())]
     barred = {part for original in originals if original is not None for part in original.modules()}
     compiled = getattr(model, COMPILED_FUNCTION, None)
     strays, thread = list[InputError](), threading.get_ident()
 
     def look(root: nn.Module) -> None:
-        if root not in own and (learner := _learner(root, model)) is not None:
+        if root not in parts and (learner := _learner(root, model)) is not None:
             text = MODULE if isinstance(model, nn.Module) else FUNCTION
             strays.append(InputError(text.format(type(root).__name__, type(learner).__name__)))
             raise strays[0]
-        own.update(root.modules())
+        parts.update(root.modules())
 
     def before(part: nn.Module, args: Any) -> None:
         if torch.compiler.is_compiling() or threading.get_ident() != thread:
@@ -124,7 +124,7 @@ def stays_inside(model: object) -> Iterator[None]:
             raise strays[0]
         look(part)
 
-    if compiled is not None or any(map(is_compiled, own)):
+    if compiled is not None or any(map(is_compiled, parts)):
         for part in modules_in(compiled):
             look(part)
         yield

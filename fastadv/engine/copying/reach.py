@@ -1,4 +1,4 @@
-"""What an object leads to: attributes, members of containers, variables of functions; what changes there."""
+"""What an object leads to: attributes, members of containers, variables of functions; and what changes."""
 
 import gc
 import random
@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from enum import Enum
 from functools import partial
 from operator import is_
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-# what modules hold most often, and what leads nowhere
+from fastadv._torch import version
+
+# Types that modules hold most often, and that lead nowhere
 ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 HOLDERS = (dict, list, tuple, set, frozenset, deque, MethodType, partial, CellType)
 LEAVES = (Tensor, type, ModuleType, Enum)
@@ -74,12 +76,12 @@ class Trace:
         # named here, since np.random takes long to import
         generators = random.Random, np.random.RandomState, np.random.Generator, torch.Generator
         opaque = *generators, np.ndarray, Iterator
-        self._opaque = any(isinstance(each, opaque) or getattr(type(each), "__slots__", ()) for each in held)
-        tensors = {each for each in held if isinstance(each, Tensor) and each.layout == torch.strided}
-        weights = {each for each in tensors if isinstance(each, nn.Parameter)}
+        self._opaque = any(isinstance(one, opaque) or getattr(type(one), "__slots__", ()) for one in held)
+        tensors = {value for value in held if isinstance(value, Tensor) and value.layout == torch.strided}
+        weights = {value for value in tensors if isinstance(value, nn.Parameter)}
         self._places = [(weight, weight.grad, weight.data_ptr()) for weight in weights]
         self._values = [(tensor, tensor.detach().clone()) for tensor in tensors - weights]
-        groups = [each if isinstance(each, CONTAINERS) else getattr(each, "__dict__", ()) for each in held]
+        groups = [one if isinstance(one, CONTAINERS) else getattr(one, "__dict__", ()) for one in held]
         self._groups = [(group, _members(group)) for group in groups]
 
     def written(self) -> bool:
@@ -104,3 +106,59 @@ def _members(group: Any) -> list[Any]:
 
 def _same(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(map(is_, one, other))
+
+
+GROUPS = (dict, list, tuple, set, frozenset, deque)
+FIXED = (type(None), bool, int, float, complex, str, bytes, type, Enum, BuiltinFunctionType, ModuleType)
+OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator)
+
+
+class Stamp:
+    """The parts, attributes, modes and hooks of models, where their tensors lie, and their values."""
+
+    # It sees writes that torch counts, and on a CPU others, such as `parameter.data.mul_(2)`, into the first,
+    # middle or last element. What is inside of other objects, arrays of NumPy and closures is not `known`.
+
+    def __init__(self, *models: nn.Module, values: bool = True) -> None:
+        """Look at the models; `values`: those of tensors count, too."""
+        parts = [part for part in reachable(models, _within) if not isinstance(part, nn.Module)]
+        self.known = all(map(_known, parts))
+        containers = [part for part in parts if isinstance(part, GROUPS)]
+        self._empty = [part for part in containers if not part]  # most, which are quicker to look at
+        self._held = [part for part in containers if part]
+        self._then = [next(kind(one) for kind in GROUPS if isinstance(one, kind)) for one in self._held]
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        ordinary = [tensor for tensor in tensors if type(tensor) in (Tensor, nn.Parameter)]
+        self._placed = [tensor for tensor in ordinary if tensor.layout == torch.strided]
+        self._counted = [tensor for tensor in tensors if values and not tensor.is_inference()]
+        # Views into the tensors, which hold the memory that they look into
+        self._elements = [torch.zeros(1, device="cpu")]
+        for tensor in self._placed if values else ():
+            if tensor.is_cpu and tensor.is_floating_point() and tensor.numel():
+                for place in (0, 0.5, 1):
+                    element = tensor.detach()[tuple(int(place * (size - 1)) for size in tensor.shape)]
+                    self._elements.append(element.view(1))
+        self._tensors = self._now()
+
+    def same(self) -> bool:
+        try:
+            return not any(self._empty) and self._held == self._then and self._now() == self._tensors
+        except Exception:  # what took a value's place may refuse to be compared with it
+            return False
+
+    def _now(self) -> tuple[list[int], list[int], bytes]:
+        values = torch.cat(self._elements).view(torch.uint8).numpy().tobytes()
+        return list(map(Tensor.data_ptr, self._placed)), list(map(version, self._counted)), values
+
+
+def _within(value: object) -> Iterable[Any]:
+    """Return what a module or a container leads to itself."""
+    if isinstance(value, nn.Module):
+        return (vars(value),)
+    return value.values() if isinstance(value, dict) else value if isinstance(value, GROUPS) else ()
+
+
+def _known(part: object) -> bool:
+    if isinstance(part, FunctionType):
+        return not part.__closure__ or part.__module__.startswith("torch.")
+    return isinstance(part, (*FIXED, *OF_TORCH, *GROUPS, Tensor))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv._torch import has_onednn_ops, onednn_linear
-from fastadv.engine.rewrite import Rewrite, Run, Subject, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, Run, on_cpu, unseen
 from fastadv.runs.card import is_intel
 
 Two = tuple[int, int]
@@ -38,13 +38,10 @@ def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]
         stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     ) -> Any:  # fmt: skip
         fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
-        on_cpu = input.device.type == weight.device.type == "cpu"
-        if not (fits and on_cpu and are_fixed(weight, bias)) or torch.is_autocast_enabled("cpu"):
+        fits = fits and input.device.type == weight.device.type == "cpu" and are_fixed(weight, bias)
+        padding = 0 if padding == "valid" else padding
+        if not fits or isinstance(padding, str) or torch.is_autocast_enabled("cpu"):
             return NotImplemented
-        if isinstance(padding, str):
-            if padding != "valid":
-                return NotImplemented
-            padding = 0
         return way(input, weight, bias, Settings(_two(stride), _two(padding), _two(dilation)))
 
     return conv2d
@@ -55,10 +52,8 @@ def are_fixed(weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _two(value: Any) -> Two:
-    if isinstance(value, int):
-        return value, value
-    first, *more = value
-    return first, more[0] if more else first
+    first, second = (value, value) if isinstance(value, int) else (*value, *value)[:2]
+    return first, second
 
 
 LEAST = 1 << 19  # weights of a layer that gains
@@ -81,10 +76,10 @@ def is_faster() -> bool:
 
 
 def _suits(*tensors: Tensor | None) -> bool:
-    given = [tensor for tensor in tensors if tensor is not None]
+    present = [tensor for tensor in tensors if tensor is not None]
     return all(
-        each.device.type == "cpu" and each.dtype == torch.float32 and each.layout == torch.strided
-        for each in given
+        tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.layout == torch.strided
+        for tensor in present
     ) and not torch.is_autocast_enabled("cpu")
 
 
@@ -98,8 +93,8 @@ class _Linear(torch.autograd.Function):
     @unseen
     def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = saved
-        found = fast_linear(gradient, weight.t())  # with a derivative of its own
-        return (gradient @ weight if found is NotImplemented else found), None, None
+        by_input = fast_linear(gradient, weight.t())  # with a derivative of its own
+        return (gradient @ weight if by_input is NotImplemented else by_input), None, None
 
 
 def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -111,14 +106,10 @@ def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> An
     return _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
 
 
-def _multiplies_faster(subject: Subject) -> bool:
-    return on_cpu(subject) and subject.dtype == torch.float32 and is_faster()
-
-
 LINEAR = Rewrite(
     "onednn",
     "linear layers by oneDNN",
-    _multiplies_faster,
+    lambda subject: on_cpu(subject) and subject.dtype == torch.float32 and is_faster(),
     {F.linear: fast_linear},
     needs="float32 and a torch with oneDNN, and is off where torch has MKL on an Intel processor",
 )

@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.onednn import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite, Run, Subject, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, on_cpu, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
@@ -49,14 +49,14 @@ class Kernels:
         """Transform a weight [O, C, 3, 3], split along O so that the allocator can reuse each block."""
         an_output = (SIZES[weight.dtype] + 2) ** 2 * weight.shape[1] * weight.element_size()
         most = max(LARGEST // an_output // BLOCK, 1) * BLOCK
-        made = []
+        blocks = []
         for part in torch.split(weight, most):
             kernels = winograd_kernels(part, SIZES[weight.dtype])
             places, outputs, channels = kernels.shape
             flat = kernels.reshape(-1, channels, 1, 1).contiguous(memory_format=torch.channels_last)
             packed = onednn_pack(flat, places, [1, places * channels, PACKED, 1])
-            made.append(cls(packed, outputs, SIZES[weight.dtype]))
-        return tuple(made)
+            blocks.append(cls(packed, outputs, SIZES[weight.dtype]))
+        return tuple(blocks)
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Return the products [T, P, O] of tiles [T, P, C]: a convolution by 1 in P groups."""
@@ -64,14 +64,15 @@ class Kernels:
         if count < PACKED:
             tiles = nn.functional.pad(tiles, (0, 0, 0, 0, 0, PACKED - count))
         lines = tiles.flatten(1)[None, :, None].permute(0, 3, 1, 2)
-        found = onednn_convolve(lines, self.packed, places)
-        return found.permute(0, 2, 3, 1).reshape(-1, places, self.outputs)[:count]
+        products = onednn_convolve(lines, self.packed, places)
+        return products.permute(0, 2, 3, 1).reshape(-1, places, self.outputs)[:count]
 
 
 def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, padding: int) -> Tensor:
     """Convolve x [B, C, H, W] with those kernels; x and the result are channels-last."""
     images, size = x.permute(0, 2, 3, 1), kernels[0].size
-    biases = [None] * len(kernels) if bias is None else torch.split(bias, [each.outputs for each in kernels])
+    sizes = [block.outputs for block in kernels]
+    biases = [None] * len(kernels) if bias is None else torch.split(bias, sizes)
     count, height, width, channels = images.shape
     tall, wide = height + 2 * padding - 2, width + 2 * padding - 2
     an_image = count_tiles(tall, wide, size)
@@ -79,13 +80,13 @@ def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, paddi
     parts = []
     for part in slices(count, max(most, -(-PACKED // an_image))):
         tiles, shape = winograd_tiles(images[part], size, padding), (len(images[part]), tall, wide)
-        made = [
-            winograd_image(each(tiles), added, shape, size)
-            for each, added in zip(kernels, biases, strict=True)
+        outputs = [
+            winograd_image(block(tiles), added, shape, size)
+            for block, added in zip(kernels, biases, strict=True)
         ]
-        parts.append(_joined(made, 3))
+        parts.append(_joined(outputs, 3))
     whole = _joined(parts, 0)
-    # no view of another tensor, which an activation in place could not follow
+    # A view of another tensor would not do: an activation in place could not follow it
     return whole.permute(0, 3, 1, 2).data
 
 
@@ -107,8 +108,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, padding = ctx.weight, ctx.padding
         if torch.is_grad_enabled():  # it is to have a derivative itself
-            found = conv2d_input(ctx.shape, weight, gradient, padding=padding)  # type: ignore[no-untyped-call]
-            return found, None, None, None, None
+            by_input = conv2d_input(ctx.shape, weight, gradient, padding=padding)  # type: ignore[no-untyped-call]
+            return by_input, None, None, None, None
         dense = gradient.contiguous(memory_format=torch.channels_last)
         kernels = ctx.winograd.kernels(weight, backwards=True)
         return convolve(dense, kernels, None, 2 - padding), None, None, None, None
@@ -119,9 +120,9 @@ class Winograd:
 
     def __init__(self, searched: torch.dtype | None) -> None:
         self.searched = searched
-        # by the id of a weight: the weight, its version, its tensor when it was transformed (kept, since
+        # A weight's id leads to the weight, its version, its tensor when it was transformed (kept, since
         # other weights could otherwise be allocated at the same address), and its kernels by direction
-        self._made: dict[int, tuple[Tensor, Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
+        self._kept: dict[int, tuple[Tensor, Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
         self._left = float(MOST_BYTES)
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
@@ -132,7 +133,7 @@ class Winograd:
 
     def _tiles(self, input: Tensor, weight: Tensor, how: Settings) -> int:
         """Return the tiles of a batch; 0 where the method does not suit, or would lose by products."""
-        # not weights that are computed for each pass, as by weight_norm
+        # Weights that are computed for each pass, as by weight_norm, do not suit
         if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
             return 0
         usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
@@ -146,24 +147,24 @@ class Winograd:
         return len(input) * tiles if few else 0
 
     def _has_room(self, weight: Tensor) -> bool:
-        if id(weight) not in self._made:
+        if id(weight) not in self._kept:
             taken = 2 * (SIZES[weight.dtype] + 2) ** 2 * weight[:, :, 0, 0].numel() * weight.element_size()
             if taken > self._left:
                 return False
             self._left -= taken
-            self._made[id(weight)] = weight, None, weight.detach(), {}
+            self._kept[id(weight)] = weight, None, weight.detach(), {}
         return True
 
     def kernels(self, weight: Tensor, backwards: bool = False) -> tuple[Kernels, ...]:
         """Return the transformed weights of one direction, made again after the weights have changed."""
         known = weight.data_ptr(), version(weight), weight.dtype
-        _, before, plain, made = self._made[id(weight)]
+        _, before, plain, kernels = self._kept[id(weight)]
         if before != known:
-            plain, made = weight.detach(), {}
-            self._made[id(weight)] = weight, known, plain, made
-        if backwards not in made:
-            made[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
-        return made[backwards]
+            plain, kernels = weight.detach(), {}
+            self._kept[id(weight)] = weight, known, plain, kernels
+        if backwards not in kernels:
+            kernels[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
+        return kernels[backwards]
 
 
 PADDINGS = ((0, 0), (1, 1), (2, 2))
@@ -175,6 +176,12 @@ def is_wide(weight: Tensor) -> bool:
     return weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= least
 
 
+def gains_by_rows(model: nn.Module) -> bool:
+    """Return whether a model convolves so in float32, where products gain by rows that pass together."""
+    kernels = [part.weight for part in model.modules() if isinstance(part, nn.Conv2d)]
+    return any(kernel.dtype == torch.float32 and is_wide(kernel) for kernel in kernels)
+
+
 def available(dtype: torch.dtype | None) -> bool:
     """Return whether oneDNN gives access to its products in that dtype, and the tiles are compiled."""
     if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:
@@ -182,18 +189,10 @@ def available(dtype: torch.dtype | None) -> bool:
     return dtype != torch.bfloat16 or onednn_has_bfloat16()
 
 
-def _applies(subject: Subject) -> bool:
-    return on_cpu(subject) and subject.convolves and available(subject.dtype)
-
-
-def _ways(dtype: torch.dtype | None) -> dict[Any, Run]:
-    return {F.conv2d: takes_settings(Winograd(dtype).conv2d)}
-
-
 WINOGRAD = Rewrite(
     "winograd",
     "convolutions by Winograd's method",
-    _applies,
-    _ways,
+    lambda subject: on_cpu(subject) and subject.convolves and available(subject.dtype),
+    lambda dtype: {F.conv2d: takes_settings(Winograd(dtype).conv2d)},
     needs="the C++ kernels and a torch with oneDNN, and for bf16 a processor that computes in it",
 )

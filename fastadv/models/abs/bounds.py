@@ -34,7 +34,7 @@ from fastadv.errors import InputError
 from fastadv.models.abs import inference
 from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.inference import LatentSearch, adam_step, check_labels, squared_misfit
-from fastadv.models.binarized import THRESHOLD
+from fastadv.models.wrappers import THRESHOLD
 
 BISECTIONS = 30
 # Descents on the clipped misfit, each at the radius that the latents so far allow.
@@ -70,14 +70,14 @@ def _bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, t
     right = _decided(exact.weighed(loss), y)
     if exact.options != search.options:  # the decision to keep is the model's own
         right &= _decided(search.weighed(search.best(seen)[0]), y)
-    own = torch.arange(len(y), device=y.device), y
-    mine = loss[own] * values
+    at_y = torch.arange(len(y), device=y.device), y
+    mine = loss[at_y] * values
     rivals, ends = least_losses(exact, seen, latents, starts, exact.options.beta if tight else 0.0)
-    rivals[own] = torch.inf
+    rivals[at_y] = torch.inf
     if exact.options.binary:
         radius = _cheapest(x, _crossings(exact.factors, mine, rivals, y, values), norm)
     elif norm == "l2":
-        misfit = squared_misfit(seen, exact.decoders(latents))[own].sqrt()
+        misfit = squared_misfit(seen, exact.decoders(latents))[at_y].sqrt()
         radius = meeting_radius(rivals, mine, misfit, y)
     else:
         radius = _linf(exact, seen, y, latents, ends)
@@ -113,8 +113,8 @@ def least_losses(
 def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values: int) -> Tensor:
     """Return the least n [B] at which n crossings can change the decision: see the head of this file."""
     factors, mine, rivals = factors.double(), mine.double() * (1 + ROUNDING), rivals.double() * (1 - ROUNDING)
-    own = factors[y][:, None]
-    needed = (factors * rivals - own * mine[:, None]) / (factors + own)
+    factor = factors[y][:, None]
+    needed = (factors * rivals - factor * mine[:, None]) / (factors + factor)
     return needed.amin(1).nan_to_num(0.0).clamp(0, values).ceil().long()
 
 
@@ -130,10 +130,10 @@ def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
 
 def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
     """Return the radius [B] at which the worst losses meet: descents and bisections take turns."""
-    own = torch.arange(len(y), device=y.device), y
+    at_y = torch.arange(len(y), device=y.device), y
     decoders, beta = search.decoders, search.options.beta
-    divergence = beta / 2 * latents[own].square().sum(1)
-    misfit = (decoders(latents)[own] - seen).abs().flatten(1)
+    divergence = beta / 2 * latents[at_y].square().sum(1)
+    misfit = (decoders(latents)[at_y] - seen).abs().flatten(1)
     rivals = [_gaps(decoders, beta, seen, end) for end in ends]
     radius = _meet(misfit, divergence, rivals, y)
     end = latents

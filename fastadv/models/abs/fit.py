@@ -18,8 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_device, check_flag, check_number, check_seed
 from fastadv.errors import InputError
-from fastadv.models.abs.decoder import DecoderShape
-from fastadv.models.abs.vae import VAEs, losses
+from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
 from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import checkpoint
 from fastadv.runs.card import card, data_hash
@@ -45,23 +44,30 @@ class Images:
         return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
-def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
+def read_images(dataset: Any) -> Images:
     """Return the images of a set with tensors `x` and `y`, or of pairs (image, label), checked."""
     x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        pairs = [dataset[i] for i in range(len(dataset))]
-        if not pairs:
-            raise InputError("dataset: expected at least one image, got an empty set")
-        parts = [torch.as_tensor(image, device=getattr(image, "device", "cpu")) for image, _ in pairs]
-        shapes = {tuple(part.shape) for part in parts}
-        if len(shapes) > 1:
-            raise InputError(f"dataset: expected images of one shape, got {sorted(shapes)}; resize them")
-        x = torch.stack(parts)
-        y = torch.tensor([int(label) for _, label in pairs], device="cpu")
-    if len(x) == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
+        try:
+            items = (dataset[i] for i in range(len(dataset)))
+            pairs = [
+                (torch.as_tensor(image, device=getattr(image, "device", "cpu")), int(label))
+                for image, label in items
+            ]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                "dataset: expected tensors x and y, or pairs (image, label), of images [C, H, W], got "
+                f"{dataset!r:.80}"
+            ) from error
+        shapes = {tuple(image.shape) for image, _ in pairs}
+        if len(shapes) != 1:
+            got = sorted(shapes) or "an empty set"
+            raise InputError(f"dataset: expected images of one shape, got {got}; resize them")
+        x = torch.stack([image for image, _ in pairs])
+        y = torch.tensor([label for _, label in pairs], device="cpu")
+    if len(x) == 0 or x.ndim != 4:
         raise InputError(
-            f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; "
-            "give their DecoderShape"
+            f"dataset: expected images [N, C, H, W], at least one, got {len(x)} of {tuple(x.shape[1:])}"
         )
     if y.shape != (len(x),) or y.is_floating_point():
         raise InputError(
@@ -85,10 +91,9 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
         raise InputError(
             f"dataset: expected images of each class, got none of {empty}; add some or drop the class"
         )
-    told = getattr(dataset, "describe", None)
-    return Images(
-        x, y, classes, told() if callable(told) else {"samples": len(y), "data_hash": data_hash(x, y)}
-    )
+    describe = getattr(dataset, "describe", None)
+    known = describe() if callable(describe) else {"samples": len(y), "data_hash": data_hash(x, y)}
+    return Images(x, y, classes, known)
 
 
 # Schott et al. warp a tenth of the images by each of four means
@@ -155,29 +160,33 @@ class Settings:
 
 
 def fit(
-    cls: Callable[..., Model], dataset: Any, settings: Settings, *, run_dir: str | PathLike[str] | None,
+    cls: Callable[..., Model], images: Images, settings: Settings, *, run_dir: str | PathLike[str] | None,
     resume: bool, device: str | torch.device | None, progress: Progress, calibration: int,
     options: dict[str, Any],
 ) -> Model:  # fmt: skip
-    if own := sorted(options.keys() & {"weights", "biases", "strides"}):
-        raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
+    if parts := sorted(options.keys() & {"weights", "biases", "strides"}):
+        raise InputError(f"{parts[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)
     check_progress(progress)
     place = check_device(device or "cpu")
-    images = read_images(dataset, settings.shape.image)
+    if (one := tuple(images.x.shape[1:])) != settings.shape.image:
+        raise InputError(
+            f"dataset: expected images {settings.shape.image}, as the decoders give, got {one}; "
+            "give their DecoderShape"
+        )
     run = Run(images, settings, place)
 
-    def made() -> Any:
+    def built_model() -> Any:
         weights, biases = run.net.decoders()
         strides, beta = settings.shape.strides, settings.beta[1]
         built: Any = cls(weights, biases, strides, seed=settings.seed, beta=beta, **options)
         return built.to(run.device)
 
-    made()  # refuses wrong options of the model before any work
+    built_model()  # refuses wrong options of the model before any work
     with RunRecord(run_dir, run.config, resume) as record, shown(progress, "training ABS") as run.tick:
         run.go(record)
         run.net.eval()
-        model = made()
+        model = built_model()
         started = time.perf_counter()
         if calibration:
             seed = rng.derive(settings.seed, "abs calibration")

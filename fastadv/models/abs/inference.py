@@ -8,11 +8,10 @@ from torch import Tensor
 from fastadv._waiting import waits
 from fastadv.errors import InputError
 from fastadv.models._common import check_batch
-from fastadv.models.abs.calibrate import graded
 from fastadv.models.abs.decoder import Decoders
-from fastadv.models.abs.options import InferenceOptions
+from fastadv.models.abs.options import InferenceOptions, graded
 from fastadv.models.abs.prior import PriorBank
-from fastadv.models.binarized import THRESHOLD, binarize
+from fastadv.models.wrappers import THRESHOLD, binarize
 from fastadv.ops.latent_fit import latent_fit
 
 
@@ -54,7 +53,7 @@ def unrolled(
 
 # Images worked on at once; it bounds the memory of the decoders' activations, about 1 MB an image of MNIST.
 CHUNK = 250
-# How far pixels may lie outside [0, 1]: rounding, and finite differences.
+# Pixels may lie so far outside [0, 1]: by rounding, and finite differences.
 SLACK = 1e-3
 
 
@@ -181,7 +180,7 @@ class LatentSearch:
         loss, latents = self.best(seen)
         with torch.no_grad():
             image = self.decoders(latents)
-        # By the envelope theorem the optimum's own movement does not count: d loss / dx = 2 (x - G(z*)) / D.
+        # The envelope theorem: the optimum's own movement does not count, d loss / dx = 2 (x - G(z*)) / D.
         function = class_losses(seen, image, latents, self.options.beta)
         if self.options.input_grad == "unrolled":
             with torch.no_grad():

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from fastadv.errors import InputError
 from fastadv.models.abs import bounds
-from fastadv.models.abs.calibrate import (
+from fastadv.models.abs.decoder import Decoders, DecoderShape
+from fastadv.models.abs.fit import Settings, fit, read_images
+from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
+from fastadv.models.abs.options import (
+    InferenceOptions,
     class_factors,
     confidence_floor,
     confidence_scale,
@@ -19,13 +23,9 @@ from fastadv.models.abs.calibrate import (
     least_share,
     log_graded,
 )
-from fastadv.models.abs.decoder import Decoders, DecoderShape
-from fastadv.models.abs.fit import Settings, fit
-from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
-from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
-from fastadv.models.binarized import THRESHOLD
+from fastadv.models.wrappers import THRESHOLD
 from fastadv.progress import Progress
 from fastadv.runs.card import card, data_hash
 
@@ -141,8 +141,8 @@ class ABS(nn.Module):
 
     def infer(self, x: Tensor, steps: int | None = None, step_size: float | None = None) -> Inference:
         """Fit every class to images [B, C, H, W] in [0, 1], without a gradient."""
-        given = {"steps": steps, "step_size": step_size}
-        changes = {name: value for name, value in given.items() if value is not None}
+        options = {"steps": steps, "step_size": step_size}
+        changes = {name: value for name, value in options.items() if value is not None}
         return self._search(self.options.changed(**changes)).infer(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,8 +240,9 @@ class ABS(nn.Module):
             progress: True shows a bar on stderr; a function is called with (done, total) steps.
             options: of the model: prior_samples, factors, and the fields of `InferenceOptions`.
         """
+        images = read_images(dataset)
         if shape is None:
-            shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
+            shape = DecoderShape.for_images(images.x.shape[1:], latents, width)
         if not isinstance(shape, DecoderShape):
             raise InputError(f"shape: expected a DecoderShape, got {shape!r}; or give latents and width")
         beta = (shape.values / MNIST_VALUES,) * 2 if beta is None else beta
@@ -249,7 +250,7 @@ class ABS(nn.Module):
             epochs, shape, width, batch_size, learning_rate, beta, augment, seed, training_precision
         )
         return fit(
-            cls, dataset, settings, run_dir=run_dir, resume=resume, device=device, progress=progress,
+            cls, images, settings, run_dir=run_dir, resume=resume, device=device, progress=progress,
             calibration=calibration, options=options,
         )  # fmt: skip
 
@@ -293,17 +294,3 @@ class ABS(nn.Module):
 
         super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def _image_shape(dataset: Any) -> tuple[int, int, int]:
-    """Return (C, H, W) of the first image, before the others are read; InputError where there is none."""
-    images = getattr(dataset, "x", None)
-    try:
-        first = images[0] if isinstance(images, Tensor) else dataset[0][0]
-        channels, rows, columns = torch.as_tensor(first, device="cpu").shape
-    except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(
-            "dataset: expected tensors x and y, or pairs (image, label), of images [C, H, W], at least one; "
-            f"got {dataset!r:.80}"
-        ) from error
-    return channels, rows, columns

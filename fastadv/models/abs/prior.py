@@ -1,10 +1,11 @@
 """The prior samples that every latent search starts from, and the images that they decode to."""
 
-import weakref
+from collections.abc import MutableMapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
@@ -76,11 +77,15 @@ class _Decoded:
     def __init__(self) -> None:
         self._images: Tensor | None = None
         self._hash = ""
-        # Sets of tensors known to hold what the images were made of, so that each is hashed once.
-        self._known: list[list[_Seen]] = []
+        # Tensors that held a part of what the images were made of, by its number and theirs of writes, so
+        # that a set of them is hashed once.
+        self._known: MutableMapping[Tensor, tuple[int, int | None]] = WeakIdKeyDictionary()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Decoded, ()
 
     def describe(self) -> str:
         """Say the same whether the images are decoded yet or not: they follow from latents and weights."""
@@ -88,6 +93,8 @@ class _Decoded:
 
     def images(self, latents: Tensor, decoders: Decoders) -> Tensor | None:
         parts = [latents, *decoders.weights, *decoders.biases]
+        counted = not any(part.is_inference() for part in parts)  # whether each counts writes into it
+        seen = [(i, version(part) if counted else None) for i, part in enumerate(parts)]
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._images = latent_decode(
@@ -97,24 +104,10 @@ class _Decoded:
                     decoders.shape.strides,
                 ).flatten(2)
             self._hash = data_hash(*parts)
-        elif any(
-            all(seen.still(part) for seen, part in zip(known, parts, strict=True)) for known in self._known
-        ):
+        elif all(self._known.get(part) == written for part, written in zip(parts, seen, strict=True)):
             return self._images
         elif latents.device != self._images.device or data_hash(*parts) != self._hash:
             return None
-        self._known = [known for known in self._known if all(seen.tensor() is not None for seen in known)]
-        if not any(part.is_inference() for part in parts):  # these do not count what is written to them
-            self._known.append([_Seen(part) for part in parts])
+        if counted:
+            self._known.update(zip(parts, seen, strict=True))
         return self._images
-
-
-class _Seen:
-    """A tensor as it once was. It is not kept alive, and a later tensor at its address is another one."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.version = weakref.ref(tensor), version(tensor)
-
-    def still(self, tensor: Tensor) -> bool:
-        """Return whether this is the tensor, and nothing has been written to it since."""
-        return self.tensor() is tensor and self.version == version(tensor)

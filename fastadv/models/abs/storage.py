@@ -69,14 +69,14 @@ def read_abs(path: str | os.PathLike[str]) -> Stored:
 def checked_factors(factors: Any, classes: int) -> Tensor:
     """Class factors as a float32 tensor [K]; InputError unless they are K positive finite numbers."""
     try:
-        given = torch.as_tensor(factors, dtype=torch.float32).detach().clone()
+        values = torch.as_tensor(factors, dtype=torch.float32).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"factors: expected {classes} positive numbers, one a class, got {factors!r}"
         ) from error
-    if given.shape != (classes,) or not bool((given.isfinite() & (given > 0)).all()):
-        raise InputError(f"factors: expected {classes} positive numbers, one a class, got {given.tolist()}")
-    return given
+    if values.shape != (classes,) or not bool((values.isfinite() & (values > 0)).all()):
+        raise InputError(f"factors: expected {classes} positive numbers, one a class, got {values.tolist()}")
+    return values
 
 
 def _expected(layers: int) -> set[str]:

@@ -10,9 +10,9 @@ from fastadv._torch import compiled_call
 from fastadv.engine import Frozen, Plain, Prepared
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.copying.copier import registers_all
+from fastadv.engine.copying.reach import Stamp
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
-from fastadv.engine.stamp import Stamp
 
 MOST = 8  # followers of a run
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.engine.cpu.thin import THIN
+from fastadv.engine.rewrites import THIN
 from tests.engine.rewritten import Seen
 
 

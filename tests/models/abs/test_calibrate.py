@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from fastadv.errors import InputError
-from fastadv.models.abs.calibrate import (
+from fastadv.models.abs.options import (
+    PRUNE_GAIN,
     class_factors,
     confidence_floor,
     confidence_scale,
     graded,
     least_share,
 )
-from fastadv.models.abs.options import PRUNE_GAIN
 
 from .nets import images, tiny
 

@@ -13,9 +13,8 @@ from fastadv.data import ImageSet, load
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import ABS
 from fastadv.models.abs import fit as module
-from fastadv.models.abs.decoder import DecoderShape
+from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
 from fastadv.models.abs.fit import Run, Settings, warp
-from fastadv.models.abs.vae import VAEs, losses
 from tests.train.nets import stopped
 
 from .nets import images, tiny
@@ -86,7 +85,7 @@ def test_batches_are_balanced_and_keyed():
     y[y == 2] = 1
     y[:4] = 2  # a small class
     settings = Settings(3, SHAPE, 4, 12, 1e-3, (1.0, 1.0), True, 0)
-    data = module.read_images(ImageSet(x, y, 3, "uneven"), SHAPE.image)
+    data = module.read_images(ImageSet(x, y, 3, "uneven"))
     run = Run(data, settings, torch.device("cpu"))
     ids = run._batches(0)
     assert ids.shape == (4, 4, 3)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fastadv import models
-from fastadv.models.zoo import find
-from fastadv.models.zoo.loading import BUFFERS, layout, zoo_name
+from fastadv.models.zoo import BUFFERS, find, layout, zoo_name
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,7 @@ import torch
 
 from fastadv.errors import InputError
 from fastadv.models import create, robustbench_entries
-from fastadv.models.zoo import find
-from fastadv.models.zoo.entries import SHAPE
-from fastadv.models.zoo.loading import layout
+from fastadv.models.zoo import SHAPE, find, layout
 
 # seals of the names and shapes in each kind of file, made from the zoo's own code, by the package
 # `robustbench`, with tests/models/robustbench_zoo/peer.py of the versions up to commit ba4b0c27

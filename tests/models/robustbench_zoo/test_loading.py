@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 from fastadv import models
 from fastadv.errors import InputError
 from fastadv.models import Normalized
-from fastadv.models.zoo import Entry, find, locate
-from fastadv.models.zoo.loading import weights_folder
+from fastadv.models.zoo import Entry, find, locate, weights_folder
 
 from .conftest import net_of, state_of
 

@@ -1,0 +1,246 @@
+"""The zoo of RobustBench: its nets by name, with weights from the user's own files."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.errors import InputError
+from fastadv.models.registry import factory
+from fastadv.models.weights import listing, read_weights
+from fastadv.models.wrappers import Normalized
+from fastadv.runs.files import user_cache
+
+SHAPE = (3, 32, 32)
+CLASSES = {"cifar10": 10, "cifar100": 100}
+RADIUS = {"Linf": 8 / 255, "L2": 0.5}
+
+
+@dataclass(frozen=True)
+class Net:
+    """A built-in model with options, and how the zoo names its weights."""
+
+    name: str
+    create: str
+    options: Mapping[str, Any]
+    rename: tuple[tuple[str, str], ...]  # patterns over our names, and what the zoo has in their place
+    unused: str | None = None  # a copy of `block1` in the file under this name, which the net never passes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of RobustBench's zoo."""
+
+    dataset: str  # as in RobustBench, such as "cifar10"
+    threat: str  # as in RobustBench, such as "Linf"
+    name: str  # as in RobustBench, such as "Carmon2019Unlabeled"
+    drive: str  # the name of the zoo's file at Google Drive
+    net: Net
+    # mean and deviation of each channel, by which it normalizes images in [0, 1]
+    constants: tuple[list[float], list[float]] | None = None
+    stored: bool = False  # whether its file holds them, as mu and sigma; these then count
+    lenient: bool = False  # whether the zoo ignores what else the file holds
+    nest: str | None = None  # the key of the state dict in the file
+    radius: float | None = None  # of the leaderboard, in the units of images in [0, 1]
+    clean: float | None = None  # published clean accuracy in percent
+    robust: float | None = None  # published accuracy under AutoAttack in percent
+    best_known: float | None = None  # under all attacks that are known, in percent, where that is less
+
+    @property
+    def path(self) -> str:
+        """DATASET/THREAT/NAME, where the zoo keeps the file."""
+        return f"{self.dataset}/{self.threat}/{self.name}"
+
+    @property
+    def url(self) -> str:
+        """Where RobustBench keeps the file."""
+        return f"https://drive.google.com/file/d/{self.drive}"
+
+    @property
+    def classes(self) -> int:
+        """How many logits there are."""
+        return CLASSES[self.dataset]
+
+
+@cache
+def robustbench_entries() -> tuple[Entry, ...]:
+    """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2."""
+    table = json.loads(files("fastadv.models").joinpath("zoo.json").read_text(encoding="utf-8"))
+    nets = {
+        name: Net(name, **{**row, "rename": tuple(map(tuple, table["names"][row["rename"]]))})
+        for name, row in table["nets"].items()
+    }
+    listed = []
+    for board, entries in table["entries"].items():
+        dataset, threat = board.split("/")
+        for name, row in entries.items():
+            looked_up = {"net": nets[row["net"]], "constants": table["constants"].get(row.get("constants"))}
+            listed.append(Entry(dataset, threat, name, **{"radius": RADIUS[threat], **row, **looked_up}))
+    return tuple(listed)
+
+
+def find(name: str) -> Entry:
+    """Return the entry of that name, [DATASET/][THREAT/]NAME; InputError where none or several have it."""
+    *boards, last = str(name).lower().split("/")
+    known = robustbench_entries()
+    matches = [
+        entry
+        for entry in known
+        if entry.name.lower() == last and {*boards} <= {entry.dataset, entry.threat.lower()}
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(
+            f"{name!r}: expected the name of one entry of RobustBench's zoo, got that of "
+            f"{', '.join(entry.path for entry in matches)}; give one of these"
+        )
+    paths = {text.lower(): entry.path for entry in known for text in (entry.name, entry.path)}
+    near = dict.fromkeys(paths[text] for text in get_close_matches(str(name).lower(), paths, 6, 0.5))
+    raise InputError(
+        f"{name!r}: expected the name of an entry of RobustBench's zoo for CIFAR-10 or CIFAR-100, which "
+        "fastadv.models.robustbench_entries() lists"
+        + (f"; did you mean {' or '.join(repr(path) for path in [*near][:3])}?" if near else "")
+    )
+
+
+_log = logging.getLogger("fastadv")
+
+ENDINGS = (".pt", ".safetensors")
+
+
+def weights_folder() -> Path:
+    """Return the cache: the folder FASTADV_WEIGHTS, else fastadv/models in the user's cache."""
+    named = os.environ.get("FASTADV_WEIGHTS")
+    return Path(named).expanduser() if named else user_cache() / "models"
+
+
+def locate(entry: Entry, weights: str | os.PathLike[str] | None) -> Path:
+    """Return the file of weights: `weights`, in that folder, or in the cache; InputError if it is absent."""
+    where = weights_folder() if weights is None else Path(weights).expanduser()
+    if where.is_file():
+        return where
+    stems = (where / entry.path, where / entry.name)
+    places = [stem.with_name(stem.name + ending) for stem in stems for ending in ENDINGS]
+    for place in places:
+        if place.is_file():
+            return place
+    raise InputError(
+        f"{entry.path}: expected its weights in {places[0] if weights is None or where.is_dir() else where}, "
+        f"got no such file; RobustBench keeps them at {entry.url}: put the file "
+        "there, or give it as weights (--weights FILE)"
+    )
+
+
+BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}
+COUNTER = "num_batches_tracked"
+
+
+def load(entry: Entry, path: Path) -> nn.Module:
+    """Return the entry's net with the weights of a file; InputError where they are those of another net."""
+    tensors = {
+        name.removeprefix("module.").removeprefix("model."): tensor
+        for name, tensor in read_weights(path, nest=entry.nest)[0].items()
+    }
+    make = factory(entry.net.create)
+    with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
+        model: nn.Module = make(shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
+    state = model.state_dict()
+    wanted = layout(entry, state)
+    _compare(entry, tensors, wanted, path)
+    filled = {name: tensors.get(zoo_name(entry.net, name)) for name in state}
+    model.load_state_dict(
+        {
+            name: torch.zeros_like(state[name]) if tensor is None else tensor.to(state[name].dtype)
+            for name, tensor in filled.items()
+        },
+        assign=True,
+    )
+    if entry.constants is None:
+        return model
+    stored = [tensors[name].flatten().tolist() for name in BUFFERS if name in tensors]
+    return Normalized(model, *(stored or entry.constants))
+
+
+def zoo_name(net: Net, name: str) -> str:
+    for pattern, replacement in net.rename:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def layout(entry: Entry, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the zoo's file for a net whose state dict is `own`."""
+    shapes = {zoo_name(entry.net, name): tuple(tensor.shape) for name, tensor in state.items()}
+    if entry.net.unused is not None:
+        parts = {name: shape for name, shape in shapes.items() if name.startswith("block1.")}
+        shapes |= {name.replace("block1", entry.net.unused, 1): shape for name, shape in parts.items()}
+    return shapes | (BUFFERS if entry.stored else {})
+
+
+def _compare(
+    entry: Entry, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Raise InputError unless the file has the wanted names and shapes, but for what old files lack."""
+    optional = {name for name in wanted if name.endswith(COUNTER)}
+    optional |= {*BUFFERS} if entry.stored and not tensors.keys() & BUFFERS.keys() else set()
+    missing = wanted.keys() - tensors.keys() - optional
+    foreign = tensors.keys() - wanted.keys()
+    shapes = {
+        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    }
+    if missing or shapes or (foreign and not entry.lenient):
+        raise InputError(
+            f"{path}: expected the weights of {entry.path} ({entry.net.name}, {entry.classes} classes), "
+            f"got those of another net: missing {listing(missing)}; unexpected {listing(foreign)}; shapes "
+            f"{listing(shapes)}; give the file of this entry, or the name of the entry that it belongs to"
+        )
+    broken = {name for name in tensors.keys() & wanted.keys() if not bool(tensors[name].isfinite().all())}
+    if broken:
+        raise InputError(
+            f"{path}: expected finite weights of {entry.path}, got NaN or infinity in {listing(broken)}; "
+            "get the file again"
+        )
+    if foreign:
+        _log.warning("%s: %s is left out, as in RobustBench", path, listing(foreign))
+
+
+def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+    """Return an entry of RobustBench's zoo in eval mode, with its weights.
+
+    The networks of `robustbench_entries()` are built here, equal to the zoo's own in logits and gradients.
+    Nothing is downloaded.
+
+        fa.models.robustbench("Carmon2019Unlabeled", weights="downloads/Carmon2019Unlabeled.pt")
+        fa.models.robustbench("cifar10/L2/Rice2020Overfitting")            # from the cache
+
+    Args:
+        name: as in RobustBench, with DATASET/ or THREAT/ before it where several entries share the name.
+        weights: the file, as the zoo ships it (a torch file) or as safetensors; or a folder that holds
+            DATASET/THREAT/NAME.pt, as RobustBench's own `models/` does, or NAME.pt. None: the cache, which is
+            the folder FASTADV_WEIGHTS, else fastadv/models in the user's cache.
+
+    Returns:
+        A module; x in [0, 1] to logits [B, K].
+
+    Raises:
+        InputError: the name is unknown, or several entries share it; the file is missing, holds the weights
+            of another network, or weights that are not finite.
+        CorruptFileError: the file cannot be read.
+
+    Source:
+        Croce et al. 2021, "RobustBench" (arXiv 2010.09670).
+    """
+    entry = find(name)
+    return load(entry, locate(entry, weights)).eval()
