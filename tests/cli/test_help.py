@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -19,6 +20,21 @@ def commands(group, *path):
 
 
 COMMANDS = dict(commands(get_command(app)))
+LINES = (Path(__file__).parent / "options.txt").read_text().splitlines()
+OPTIONS = {command: options.split() for command, _, options in (line.partition(": ") for line in LINES)}
+
+
+def spelled(option):
+    """An option as the file has it: its flags, then * if it is required, or its default."""
+    shown = "" if option.default in (None, False) else f"={option.default}"
+    return "/".join([*option.opts, *option.secondary_opts]) + ("*" if option.required else shown)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_have_their_names_defaults_and_a_line_of_help(command):
+    shown = [option for option in COMMANDS[command].params if option.help]
+    assert sorted(map(spelled, shown)) == sorted(OPTIONS[command])
+    assert all("\n" not in option.help and option.help[-1] in ".)" for option in shown)
 
 
 @pytest.mark.slow
