@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -29,8 +29,8 @@ from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
-from fastadv.cli._output import note, show_all
-from fastadv.cli._panels import Debug, add, with_panels
+from fastadv.cli._output import show_all
+from fastadv.cli._signature import Debug, add, eager, taking
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
@@ -64,31 +64,14 @@ for command, example in (
 app.add_typer(abs_app, name="abs")
 
 
-@app.command(
-    hidden=True,
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def study() -> int:
-    """Say where the papers went."""
-    note("the papers are beside the library: in its repository, python -m papers")
-    return 2
-
-
 def _version(asked: bool) -> None:
     if asked:
         print(fastadv.__version__)
         raise typer.Exit
 
 
-@app.callback(add_help_option=False)
-@with_panels
-def _fastadv(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Attacks, adversarial training and constructed data sets, on compiled kernels."""
+VERSION = eager(_version, "Print the version.", "version", "--version")
+app.callback(add_help_option=False)(taking(lambda **_: None, VERSION))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,19 +3,19 @@
 import inspect
 import json as jsons
 from collections.abc import Callable, Iterator
-from functools import wraps
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import partial, wraps
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks
+from fastadv.cli._attacks import Criterion, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import finite, progress, say_where
-from fastadv.cli._shared import Images, Network, Search
+from fastadv.cli._shared import IMAGES, Budget, Machine, Network, Search
 from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
@@ -23,46 +23,47 @@ from fastadv.runs.files import save_tensors
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
-class FirstImages(Images):
-    samples: o.Samples = 1000
-
-
-@names_attacks
 def attack(
-    network: Network,
-    images: FirstImages,
-    options: AttackOptions,
-    machine: Search,
-    attack: str = o.option("pgd", help_text("pgd:steps=100"), "--attack", "-a"),
-    out: Path | None = o.written(
-        None,
-        "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples "
-        "with finite logits here, for autoattack also which component broke each sample, -1 for none "
-        "(safetensors).",
-    ),
+    model: Network,
+    images: Annotated[partial[Any], replace(IMAGES, defaults={"samples": 1000})],
+    budget: Budget,
+    search: Search,
+    machine: Machine,
+    attack: str = "pgd",
+    criterion: Criterion | None = None,
+    out: o.Written | None = None,
 ) -> Iterator[Any]:
     """Attack a model, and report which samples were broken and at which distance.
 
     A minimum-norm attack needs no --radius; it limits which successes count.
+
+    {naming}
+
+    Args:
+        attack: {attacks}; or with arguments, pgd:steps=100.
+        criterion: signs: the model has one logit, whose sign says whether the class is 1 or 0.
+        out: Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with
+            finite logits here, for autoattack also which component broke each sample, -1 for none
+            (safetensors).
     """
-    (named,) = parse_attacks([attack], options, machine.seed).values()
-    searched, place = machine.searched, machine.place()
+    (named,) = parse_attacks([attack], budget, machine.seed, criterion).values()
+    place, batch_size = machine.place(), search.batch_size
     with interruptible(NOTHING_KEPT):
-        dataset = images.load()
-        net = machine.frozen(network.load(dataset, place, machine.seed))
+        dataset = images()
+        net = search.frozen(model.load(dataset, place, machine.seed))
         run, kept = named.run, list[dict[str, Tensor]]()
         with progress(named.label) as tick:
             run = run if out is None else _keeping(run, kept)
-            table = evaluate(net, dataset, {named.label: run}, batch_size=machine.batch_size, progress=tick)
-        told = {"data": dataset.describe(), "batch_size": machine.batch_size, "precision": searched}
-        result = card("attack", {**network.config, **named.config, **told}, **table.to_dict())
+            table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, progress=tick)
+        rest = {"data": dataset.describe(), "batch_size": batch_size, "precision": search.precision or "fp32"}
+        result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
         if out is not None:
             tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
             if (components := table.rows[0].components) is not None:
                 tensors["component"] = components.by[~table.failed]
             save_tensors(out, tensors, {"card": jsons.dumps(finite(result))})
     yield result
-    print_results(table, network.model, dataset)
+    print_results(table, model.model, dataset)
     say_where({"adversarial examples": out})
 
 

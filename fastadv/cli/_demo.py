@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
@@ -13,12 +15,10 @@ from fastadv.demo.nets import SIZES, SOURCE, TINY, findings
 
 
 def demo(
-    out: Path = o.folder(Path("demo"), "Folder for figures, networks, constructed sets and results.json."),
-    size: int | None = o.option(
-        None, "Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."
-    ),
+    out: o.Folder = Path("demo"),
+    size: int | None = None,
     seed: o.Seed = 0,
-    tiny: bool = o.option(False, "", "--tiny", hidden=True),
+    tiny: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> Iterator[Any]:
     """Run two papers on the embedded digits: robust and non-robust features, and ABS.
 
@@ -26,6 +26,11 @@ def demo(
     network on each; then trains an ABS, attacks it and bounds it.
 
     Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes.
+
+    Args:
+        out: Folder for figures, networks, constructed sets and results.json.
+        size: Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28.
+        seed: Random seed.
     """
     if tiny and size is not None:
         o.refuse("--tiny has a size of its own; leave out --size.")

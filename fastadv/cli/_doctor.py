@@ -8,15 +8,15 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import nn
 
 from fastadv._extras import EXTRAS, lacks, unfit
 from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
-from fastadv.cli import _options as o
 from fastadv.cli._output import say
 from fastadv.engine.cpu import onednn
 from fastadv.engine.rewrites import REWRITES, applicable
@@ -35,15 +35,17 @@ OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KM
 VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
 
 
-def doctor(
-    data_dir: Path | None = o.option(
-        None, "Folder of the sets; else FASTADV_DATA, else the user's cache.", metavar="FOLDER"
-    ),
-    verbose: bool = o.option(False, "Show all of it, to paste into an issue.", "--verbose", "-v"),
-) -> Iterator[Any]:
+FolderName = Annotated[Path, typer.Option(metavar="FOLDER")]
+
+
+def doctor(data_dir: FolderName | None = None, verbose: bool = False) -> Iterator[Any]:
     """Show what runs fastadv here, what is missing, and what to do.
 
     --verbose adds every version, the build of the kernels, what runs each op, and which fast paths are taken.
+
+    Args:
+        data_dir: Folder of the sets; else FASTADV_DATA, else the user's cache.
+        verbose: Show all of it, to paste into an issue.
     """
     yield (found := examine(data_dir))
     shown = {**found, "backends": _served(found["backends"])} if verbose else _summary(found)

@@ -4,23 +4,23 @@ import json as jsons
 import math
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
+from fastadv.cli._attacks import Criterion, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import BELOW, checks, ending, kept_in, parse_limits, print_results, write_summary
+from fastadv.cli._measure import BELOW, Limits, checks, ending, kept_in, print_results, write_summary
 from fastadv.cli._output import finite, progress, say, say_where
-from fastadv.cli._panels import Panel
 from fastadv.cli._robustbench import RobustBench, write_entry
-from fastadv.cli._shared import Images, Network, Search
+from fastadv.cli._shared import Budget, Images, Machine, Network, Search
+from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
-from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
+from fastadv.evaluation import Curve, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation.curve import check_radii
@@ -34,86 +34,67 @@ OF_ALL = "is of all images: give it without --shard, after fastadv merge."
 WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
 
 
-class Kept(Panel, title="Results"):
-    radii: str | None = o.option(
-        None, "Also the accuracy at each of these radii: 0,0.1,0.2.", metavar="NUMBERS"
-    )
-    out: Path | None = o.written(
-        None,
-        "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
-        "attack, -1 for none), component (which part of it, as for autoattack) and the distances of each "
-        "attack here (safetensors). --resume writes it for an evaluation that is in --run-dir.",
-    )
-    report: Path | None = o.option(
-        None,
-        "Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.",
-        parser=o.parse_report, metavar="FILE",
-    )  # fmt: skip
-    run_dir: Path | None = o.folder(
-        None,
-        "Keep results and adversarial examples here, batch by batch; all but the --radii of attacks "
-        "with a budget.",
-    )
-    resume: bool = o.option(False, "Resume the evaluation in --run-dir.", "--resume")
-    shard: Any = o.option(
-        None,
-        "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs "
-        "--run-dir, one of all jobs or each its own. After fastadv merge the same command with --resume and "
-        "without --shard gives the table.",
-        parser=o.parse_shard, metavar="I/N",
-    )  # fmt: skip
-    draws: int = o.count(
-        1, "Classify each image, and its x_adv, so many times: for a model that answers at random.", "--draws"
-    )
-    indicators: bool = o.option(
-        True,
-        "Look for signs of masked gradients on 8 to 200 images: as many as 5% more passes allow. "
-        "The last line says whether the accuracies can be trusted.",
-        "--indicators/--no-indicators",
-    )
-    strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
-    fail_under: Any = o.option(
-        None, "End with exit code 4 if an accuracy is below its share; robust is the worst of all attacks.",
-        parser=parse_limits, metavar="robust=SHARE,clean=SHARE",
-    )  # fmt: skip
-    summary: Path | None = o.written(None, "Write a summary: JUnit if the name ends in .xml, else Markdown.")
+@dataclass(frozen=True)
+class Results:
+    """What is written, and what ends the command.
 
-    def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
+    Args:
+        radii: Also the accuracy at each of these radii: 0,0.1,0.2.
+        out: Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack,
+            -1 for none), component (which part of it, as for autoattack) and the distances of each attack
+            here (safetensors). --resume writes it for an evaluation that is in --run-dir.
+        report: Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.
+        shard: Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all
+            jobs or each its own. After fastadv merge the same command with --resume and without --shard gives
+            the table.
+        strict: End with exit code 3 unless there is no sign of masking.
+        fail_under: End with exit code 4 if an accuracy is below its share; robust is that of the worst attack.
+        summary: Write a summary: JUnit if the name ends in .xml, else Markdown.
+    """
+
+    radii: Sequence[float] | None = None
+    out: o.Written | None = None
+    report: o.Report | None = None
+    shard: o.Shard | None = None
+    strict: bool = False
+    fail_under: Limits | None = None
+    summary: o.Written | None = None
+
+    def check(self, named: dict[str, NamedAttack], kept: dict[str, Any]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
-        tried = () if self.radii is None else tuple(check_radii(o.parse_numbers(self.radii)).tolist())
+        radii = () if self.radii is None else tuple(check_radii(self.radii).tolist())
         if len({attack.norm for attack in named.values()}) > 1:
             why = "needs attacks of one norm; evaluate each norm separately."
-            o.refuse_given(why, radii=self.radii, out=self.out)
+            o.refuse_set(why, radii=self.radii, out=self.out)
         for attack in named.values():
-            if attack.minimal and any(r > attack.radius for r in tried):
+            if attack.minimal and any(radius > attack.radius for radius in radii):
                 o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
-        if "robust" in (self.fail_under or ()) and all(each.radius == math.inf for each in named.values()):
+        if "robust" in (self.fail_under or ()) and all(one.radius == math.inf for one in named.values()):
             o.refuse("--fail-under robust: no attack has a radius; give --radius.")
-        if self.strict and not self.indicators:
+        if self.strict and not kept["indicators"]:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
-            if self.run_dir is None:
+            if kept["run_dir"] is None:
                 o.refuse("--shard keeps its share in a folder: give --run-dir too.")
-            whole = {name: getattr(self, name) or None for name in WHOLE}
-            o.refuse_given(OF_ALL, **whole)
-        o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
-        return tried
+            o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
+        o.check_run_dir(kept["run_dir"], kept["resume"], IDENTITY, "an evaluation")
+        return radii
 
 
-@names_attacks
 @together
 def evaluate(
-    network: Network,
+    model: Network,
     images: Images,
-    options: AttackOptions,
-    results: Kept,
+    budget: Budget,
+    evaluation: Annotated[partial[Any], Front(measure, "run_dir resume draws indicators")],
+    results: Results,
     benchmark: RobustBench,
-    machine: Search,
-    attack: list[str] | None = o.option(
-        None, f"{help_text('pgd:steps=100')} May be repeated; by default fgsm and pgd.", "--attack", "-a"
-    ),
+    search: Search,
+    machine: Machine,
+    attack: list[str] | None = None,
+    criterion: Criterion | None = None,
 ) -> Iterator[Any]:
     """Measure a model without an attack, under each attack, and under the worst of them for each sample.
 
@@ -127,50 +108,66 @@ def evaluate(
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
     Jobs of an array share it with --shard.
+
+    {naming}
+
+    Args:
+        attack: {attacks}; or with arguments, pgd:steps=100. May be repeated; by default fgsm and pgd.
+        criterion: signs: the model has one logit, whose sign says whether the class is 1 or 0.
     """
     if results.shard:
-        o.refuse_given(OF_ALL, suite=benchmark.suite)
-    named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
-    radii, run_dir, place = results.check(named), results.run_dir, machine.place()
+        o.refuse_set(OF_ALL, suite=benchmark.suite)
+    texts, budget = benchmark.attacks(attack, budget, images.keywords)
+    named = parse_attacks(texts, budget, machine.seed, criterion)
+    run_dir, place, batch_size = evaluation.keywords["run_dir"], machine.place(), search.batch_size
+    radii, attacks = (
+        results.check(named, evaluation.keywords),
+        {label: one.run for label, one in named.items()},
+    )
+    rank, jobs = results.shard or (None, None)
     with interruptible(partial(kept_in, run_dir)):
-        dataset = images.load()
-        lacks = benchmark.lacks(images, len(dataset))
-        net = machine.frozen(network.load(dataset, place, machine.seed))
-        table = _table(net, dataset, named, results, machine)
+        dataset = images()
+        lacks = benchmark.lacks(images.keywords, len(dataset))
+        net = search.frozen(model.load(dataset, place, machine.seed))
+        with progress("attacks") as tick:
+            table = evaluation(
+                net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
+                keep_samples=bool(results.out or results.report), progress=tick,
+            )  # fmt: skip
         curves = {
-            label: _curve(net, dataset, one, table[label].distance, radii, machine.batch_size)
+            label: _curve(net, dataset, one, table[label].distance, radii, batch_size)
             for label, one in named.items()
             if radii
         }
     if results.shard:
-        rank, jobs = results.shard
         yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
         say(f"share {rank} of {jobs}, {several(len(table.ids), 'image')}, is kept in {run_dir}")
         return
     if processes.rank():
         return  # the first process tells and writes
     config = {
-        **network.config,
+        **model.config,
         "attacks": [{"label": label, **one.config} for label, one in named.items()],
         "data": dataset.describe(),
-        "batch_size": machine.batch_size,
-        "precision": machine.searched,
+        "batch_size": batch_size,
+        "precision": search.precision or "fp32",
     }
     measured = table.to_dict() | {
         "curves": [
-            {**told, "radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
-            for told, curve in zip(config["attacks"], curves.values(), strict=False)
+            {**row, "radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+            for row, curve in zip(config["attacks"], curves.values(), strict=False)
         ]
     }
     if benchmark.suite is not None:
         measured["lacks"] = lacks
-    document, title = card("evaluation", config, **measured), f"{network.model} on {dataset.name}"
+    document, title = card("evaluation", config, **measured), f"{model.model} on {dataset.name}"
     passed = checks(table, results.fail_under or {}, results.strict)
     if results.out is not None:
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(document))})
     if benchmark.robustbench is not None:
         (only,) = named.values()
-        write_entry(benchmark.robustbench, table, only, images.data, network.model, dataset.note)
+        name = images.keywords["data"]
+        write_entry(benchmark.robustbench, table, only, name, model.model, dataset.note)
     if results.summary is not None:
         write_summary(results.summary, table, f"{title}: {table.setting}", passed)
     if results.report is not None:
@@ -178,10 +175,10 @@ def evaluate(
             table, results.report, title=title, model=net, class_names=dataset.classes, curves=curves,
             provenance=_provenance(config, named, machine.seed),
         )  # fmt: skip
-    low = "; ".join(found for _, found, code in passed if code == BELOW)
+    low = "; ".join(text for _, text, code in passed if code == BELOW)
     with ending(max((code for *_, code in passed), default=0), low):
         yield document
-        print_results(table, network.model, dataset)
+        print_results(table, model.model, dataset)
         if lacks:
             say(lacks)
         for label, curve in curves.items():
@@ -190,17 +187,6 @@ def evaluate(
             say(f"accuracy at each radius, {label}: {points}")
         written = {"adversarial examples": results.out, "entry": benchmark.robustbench}
         say_where(written | {"report": results.report, "summary": results.summary})
-
-
-def _table(net: Any, dataset: Any, named: dict[str, NamedAttack], results: Kept, machine: Search) -> Table:
-    rank, jobs = results.shard or (None, None)
-    attacks = {label: one.run for label, one in named.items()}
-    with progress("attacks") as tick:
-        return measure(
-            net, dataset, attacks, batch_size=machine.batch_size, run_dir=results.run_dir,
-            resume=results.resume, keep_samples=bool(results.out or results.report), draws=results.draws,
-            indicators=results.indicators, seed=machine.seed, rank=rank, world_size=jobs, progress=tick,
-        )  # fmt: skip
 
 
 def _curve(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from xml.etree import ElementTree
 
 import typer
@@ -59,7 +59,7 @@ BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, whi
 SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # of a table
 
 
-def parse_limits(text: str) -> dict[str, float]:
+def _parse_limits(text: str) -> dict[str, float]:
     """Parse the least shares, such as robust=0.5,clean=0.9."""
     limits = o.pairs(text.split(","), "a share such as robust=0.5")
     for name, limit in limits.items():
@@ -69,33 +69,36 @@ def parse_limits(text: str) -> dict[str, float]:
     return limits
 
 
+Limits = Annotated[Mapping[str, float], o.text(_parse_limits, "robust=SHARE,clean=SHARE")]
+
+
 def checks(table: Table, limits: Mapping[str, float], strict: bool) -> list[Check]:
-    """Return what an evaluation must pass: name, what was found, the exit code if it failed, else 0."""
-    made: list[Check] = []
+    """Return what an evaluation must pass: name, what it has, the exit code if it failed, else 0."""
+    passed: list[Check] = []
     for name, limit in limits.items():
         share = getattr(table, SHARES[name])
         good = share >= limit
-        found = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
-        made.append((f"{name} accuracy >= {limit:g}", found, 0 if good else BELOW))
+        text = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
+        passed.append((f"{name} accuracy >= {limit:g}", text, 0 if good else BELOW))
     if (signs := table.indicators) is not None:
         name = "no sign of masking" if signs.clean or strict else "verdict on masking, not required"
-        made.append((name, spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
-    return made
+        passed.append((name, spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
+    return passed
 
 
 def write_summary(path: Path, table: Table, title: str, passed: Sequence[Check]) -> None:
     if path.suffix.lower() != ".xml":
-        lines = ["**Failed:** " * bool(code) + found.replace("\n", "  \n") for _, found, code in passed]
+        lines = ["**Failed:** " * bool(code) + text.replace("\n", "  \n") for _, text, code in passed]
         head = " ".join(filter(None, ["###", table.headline, title]))
         write_text(path, "\n\n".join([head, in_markdown(table.cells()), *lines]) + "\n")
         return
-    cases = [(*each, 0.0) for each in passed]
+    cases = [(*check, 0.0) for check in passed]
     for row in table.rows:
         share = f"{'at most ' * bool(table.headline)}{percent(row.figures()['robust_accuracy'])}"
         cases.append((row.name, f"accuracy {share}", 0, row.seconds))
     suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
     suite.set("failures", str(sum(bool(code) for _, _, code, _ in cases)))
-    for name, found, code, seconds in cases:
+    for name, text, code, seconds in cases:
         case = ElementTree.SubElement(suite, "testcase", classname=title, name=name, time=f"{seconds:.3f}")
-        ElementTree.SubElement(case, "failure" if code else "system-out").text = found
+        ElementTree.SubElement(case, "failure" if code else "system-out").text = text
     write_text(path, ElementTree.tostring(suite, "utf-8", xml_declaration=True).decode() + "\n")

@@ -15,8 +15,7 @@ from fastadv.evaluation._parts import IDENTITY
 
 
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of parts: one, or several.")],
-    out: Path = o.folder(..., "The folder of the whole; it may be one of them."),
+    folders: Annotated[list[Path], typer.Argument(help="Folders of parts: one, or several.")], out: o.Folder
 ) -> Iterator[Any]:
     """Merge the results of jobs with --shard, of an evaluation or a construction.
 
@@ -25,6 +24,9 @@ def merge(
 
     A merged set gets its index. For the table of a merged evaluation run the command of the jobs again with
     --resume and without --shard.
+
+    Args:
+        out: The folder of the whole; it may be one of them.
     """
     with interruptible("the same command resumes"):
         if any((folder / IDENTITY).is_file() for folder in folders):

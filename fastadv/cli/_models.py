@@ -51,15 +51,16 @@ def load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset
 
 
 def models(
-    data: Literal["cifar10", "cifar100"] | None = o.option(
-        None, "Only entries for this data set.", "--data", "-d"
-    ),
-    norm: Literal["linf", "l2"] | None = o.option(None, "Only entries ranked in this norm."),
+    data: Literal["cifar10", "cifar100"] | None = None, norm: Literal["linf", "l2"] | None = None
 ) -> Iterator[Any]:
     """List the models that -m takes: built-in, from timm and torchvision, and RobustBench's zoo as rb:NAME.
 
     Each entry of the zoo has its published accuracies in percent: clean, under AutoAttack, and under all
     known attacks if that is lower. --json also reports its network, and where RobustBench keeps its weights.
+
+    Args:
+        data: Only entries for this data set.
+        norm: Only entries ranked in this norm.
     """
     found = [
         entry

@@ -1,36 +1,83 @@
 """`fastadv train`: train a model, standard or adversarially, with checkpoints that resume."""
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Annotated, Any
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, parse_attack
+from fastadv.cli._attacks import parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import note, print_table, progress, say
-from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
-from fastadv.cli._shared import Network, RunFolder
+from fastadv.cli._recipes import RecipeOptions, parse_ramp, parse_recipe, parse_schedule
+from fastadv.cli._shared import Budget, Machine, Network, RunFolder, TrainImages, load_data
+from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
-from fastadv.cli._train_options import EndingOptions, Executing, Optimizing, TrainingImages
+from fastadv.data import HeldOut, hold_out, is_named
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.text import percent
-from fastadv.train import Ending, EpochReport, Measuring, reports
+from fastadv.train import Ending, EpochReport, Execution, Measuring, Optimization, fit, reports
 from fastadv.train import epochs as each_epoch
 from fastadv.train.report import best
 
 TEST_STEPS = 10
+TEST_SAMPLES = 1000
+TRAINING = Front(fit, "epochs batch_size optimizer learning_rate", defaults={"epochs": 10, "batch_size": 128})
+SCHEDULE = "How the learning rate changes: {schedules}; or cyclic:peak=0.3."
+TYPES = {
+    "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
+    "ramp": Annotated[float, o.text(parse_ramp, "EPOCHS")] | None,
+}
+Workers = {"workers": o.FromZero | None}
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What is measured after each epoch.
+
+    Args:
+        test_data: Data set to test on after each epoch; by default the test split of --data.
+        test_samples: Test on N samples, chosen as by --samples; 1000 by default.
+        validation: Hold out N training images, of all classes by --seed; the best epoch is chosen by them.
+    """
+
+    test_data: str | None = None
+    test_samples: int | None = None
+    validation: int | None = None
+
+    def held_out(self, dataset: Any, seed: int) -> HeldOut | None:
+        if self.validation is None:
+            return None
+        if self.validation >= len(dataset):
+            o.refuse(f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}.")
+        return hold_out(dataset, self.validation, seed)
+
+    def load(self, data: str, **options: Any) -> Any:
+        """Load what is tested on beside the training images `data`; options are those of `load_data`."""
+        if self.test_data is None and not is_named(data):
+            if self.test_samples is not None:
+                o.refuse(f"--test-samples has no effect: {data} has no test split; name --test-data.")
+            note(f"{data} has no test split: name one with --test-data to see accuracies")
+            return None
+        options |= {"samples": self.test_samples or TEST_SAMPLES}
+        return load_data(self.test_data or data, **options)
 
 
 @together
 def train(
-    network: Network,
-    images: TrainingImages,
-    options: RecipeOptions,
-    optimizing: Optimizing,
-    ending: EndingOptions,
-    folder: RunFolder,
-    machine: Executing,
+    model: Network,
+    images: TrainImages,
+    recipe: RecipeOptions,
+    budget: Budget,
+    training: Annotated[partial[Any], TRAINING],
+    optimization: Annotated[Optimization, Front(Optimization, types=TYPES)],
+    tests: Tests,
+    measuring: Annotated[Measuring, Front(Measuring, "test_every")],
+    ending: Annotated[Ending, Front(Ending)],
+    results: RunFolder,
+    execution: Annotated[Execution, Front(Execution, "precision workers compile", types=Workers)],
+    machine: Machine,
 ) -> Iterator[Any]:
     """Train a model, standard or adversarially.
 
@@ -38,28 +85,25 @@ def train(
 
     Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """
-    recipe, augment = parse_recipe(options.recipe, options), parse_augment(images.augment)
-    optimization, end = optimizing.optimization(), ending.ending()
-    if options.radius is None and (images.validation is not None or end != Ending()):
+    trained = parse_recipe(recipe.recipe, budget, recipe.awp)
+    if budget.radius is None and (tests.validation is not None or ending != Ending()):
         o.refuse("--validation, --patience and --on-alarm need the --radius of the attack that decides.")
-    execution = machine.execution()
-    folder.check()
-    place, run_dir, seed = machine.place(), folder.run_dir, machine.seed
+    results.check()
+    place, run_dir, seed = machine.place(), results.run_dir, machine.seed
     done: list[EpochReport] = []
-    with interruptible(lambda: folder.kept(begun=bool(done))):
-        dataset, drawn = images.to_train_on(seed)
-        held_out = None if drawn is None else drawn.held_out
-        test_set = images.to_test_on()
-        net = network.load(dataset, place, seed, fresh=True)
-        tested = test_set if held_out is None else held_out
+    with interruptible(lambda: results.kept(begun=bool(done))):
+        dataset = images(part="train")
+        drawn = tests.held_out(dataset, seed)
+        dataset, held_out = (dataset, None) if drawn is None else (drawn.rest, drawn.held_out)
+        test_set = tests.load(**images.keywords)
+        net = model.load(dataset, place, seed, fresh=True)
+        tested = test_set is not None or held_out is not None
         with progress("training") as bar:
             run = each_epoch(
-                net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
-                optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,
-                test_set=test_set, test_attacks=None if tested is None else _test_attacks(options, seed),
-                run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=bar,
-                optimization=optimization, ending=end, execution=execution,
-                measuring=Measuring(validation_set=held_out, test_every=images.test_every),
+                net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
+                test_attacks=_test_attacks(budget, seed) if tested else None, run_dir=run_dir,
+                resume=results.resume, seed=seed, device=place, progress=bar, optimization=optimization,
+                measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
             )  # fmt: skip
             for report in run:
                 done.append(report)
@@ -67,22 +111,22 @@ def train(
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
     config = {
-        "model": network.model,
-        "options": network.option,
-        "recipe": repr(recipe),
+        "model": model.model,
+        "options": model.option,
+        "recipe": repr(trained),
         "data": dataset.describe(),
         "validation": drawn and drawn.about,
         "chosen_on": None if best(past) is None else "test_set" if held_out is None else "validation_set",
-        "epochs": optimizing.epochs,
+        "epochs": training.keywords["epochs"],
         "seed": seed,
         "run_dir": run_dir and str(run_dir),
     }
-    yield card("training", config, epochs=[dataclasses.asdict(report) for report in past])
-    _show(past, f"{network.model} on {dataset.name}", dataset.note)
+    yield card("training", config, epochs=[asdict(report) for report in past])
+    _show(past, f"{model.model} on {dataset.name}", dataset.note)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
         # not whatever lies there: another run in this folder may have left the file
-        if optimizing.ema is not None:
+        if optimization.ema is not None:
             say(f"their moving average in {run_dir / 'ema.safetensors'}")
         if best(past) is not None:
             on = "test" if held_out is None else "validation"
@@ -91,11 +135,10 @@ def train(
         note("the weights were not kept: give --run-dir")
 
 
-def _test_attacks(options: RecipeOptions, seed: int) -> dict[str, Any] | None:
-    if options.radius is None:
+def _test_attacks(budget: Budget, seed: int) -> dict[str, Any] | None:
+    if budget.radius is None:
         return None
-    tested = AttackOptions(norm=options.norm, radius=options.radius, steps=TEST_STEPS)
-    attack = parse_attack("pgd", tested, seed)
+    attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
     return {attack.label: attack.run}
 
 

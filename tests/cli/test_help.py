@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from fastadv.cli import app
-from fastadv.cli._panels import COMMON, MOST
+from fastadv.cli._signature import COMMON, MOST
 
 
 def commands(group, *path):
@@ -53,10 +53,14 @@ def test_help_has_an_example_that_parses(fastadv, folder, command):
 @pytest.mark.parametrize(
     ("command", "groups"),
     [
-        ("attack", "Model Images Attack Computation"),
-        ("train", "Model Images Recipe Optimization Ending Results Computation"),
-        ("construct", "Model Images Construction Computation"),
-        ("evaluate", "Model Images Attack Results RobustBench Computation"),
+        ("attack", "Model Images Budget Search Machine"),
+        (
+            "train",
+            "Model Images Recipe Budget Training Optimization Tests Measuring Ending Results Execution "
+            "Machine",
+        ),
+        ("construct", "Model Images Construction Search Machine"),
+        ("evaluate", "Model Images Budget Evaluation Results Benchmark Search Machine"),
     ],
 )
 def test_options_stand_in_groups(fastadv, command, groups):

@@ -7,8 +7,9 @@ import pytest
 import typer
 
 from fastadv.attacks import ATTACKS, Signs
-from fastadv.cli._attacks import AttackOptions, parse_attack, parse_attacks, registry
-from fastadv.cli._options import _types, nameable
+from fastadv.cli._attacks import parse_attack, parse_attacks
+from fastadv.cli._options import _types, nameable, registry
+from fastadv.cli._shared import Budget
 
 ENTRIES = registry()
 ARGUMENTS = [
@@ -30,7 +31,7 @@ def written(name, **values):
 
 
 def parsed(text, **options):
-    return parse_attack(text, AttackOptions(radius=0.1, **options), seed=0)
+    return parse_attack(text, Budget(radius=0.1, **options), seed=0)
 
 
 def test_the_arguments_that_text_can_name():
@@ -100,7 +101,7 @@ def test_wrong_text_is_one_line(refused, net, text, says):
 
 
 def test_an_option_that_every_attack_overrides_has_no_effect():
-    options = AttackOptions(radius=0.1, steps=7)
+    options = Budget(radius=0.1, steps=7)
     assert parse_attack("pgd:steps=9", options, 0).arguments["steps"] == 9
     with pytest.raises(typer.BadParameter, match="--steps has no effect on pgd:steps=9"):
         parse_attacks(["pgd:steps=9"], options, 0)
@@ -112,11 +113,11 @@ def test_titles_are_those_of_papers():
         "pgd:steps=7,norm=l2,radius=1,restarts=2": "PGD-7, L2 1, restarts=2", "fgsm": "FGSM, L∞ 8/255",
         "autoattack:version=quick": "AutoAttack quick, L∞ 8/255", "square": "square, L∞ 8/255",
     }.items():  # fmt: skip
-        assert parse_attack(text, AttackOptions(radius=8 / 255), 0).run.title == title
+        assert parse_attack(text, Budget(radius=8 / 255), 0).run.title == title
 
 
 def test_a_criterion_is_bound_to_every_attack():
-    named = parse_attack("pgd", AttackOptions(radius=0.1, criterion="signs"), 0)
+    named = parse_attack("pgd", Budget(radius=0.1), 0, "signs")
     assert named.run.keywords["criterion"] == Signs()
     assert named.config["criterion"] == "signs"
-    assert "criterion" not in parse_attack("pgd", AttackOptions(radius=0.1), 0).run.keywords
+    assert "criterion" not in parse_attack("pgd", Budget(radius=0.1), 0).run.keywords

@@ -10,8 +10,8 @@ from PIL import Image
 import fastadv as fa
 from fastadv import train
 from fastadv.cli import _train
-from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
-from fastadv.cli._shared import load_data
+from fastadv.cli._recipes import parse_augment, parse_recipe
+from fastadv.cli._shared import Budget, load_data
 from fastadv.data import load
 from fastadv.models import SmallCNN
 from fastadv.train.schedules import SCHEDULES
@@ -30,7 +30,7 @@ from fastadv.train.schedules import SCHEDULES
     ],
 )
 def test_name_and_arguments(text, options, kind, fields):
-    recipe = parse_recipe(text, RecipeOptions(radius=0.1, **options))
+    recipe = parse_recipe(text, Budget(radius=0.1, **options))
     assert type(recipe) is kind
     assert {name: getattr(recipe, name) for name in fields} == fields
     if hasattr(recipe, "threat"):
@@ -64,8 +64,8 @@ def test_samples_of_a_sorted_folder_are_of_all_classes(tmp_path):
         steps=1,
         out_dir=tmp_path,
     )
-    assert len(load_data(str(tmp_path), limit=20).y.unique()) == 10
-    assert load_data("digits", limit=20).data_hash == load("digits", "test", limit=20).data_hash
+    assert len(load_data(str(tmp_path), samples=20).y.unique()) == 10
+    assert load_data("digits", samples=20).data_hash == load("digits", "test", limit=20).data_hash
 
 
 def test_photographs_of_several_sizes_are_resized_in_both_sets(fastadv, refused, folder):
