@@ -50,5 +50,5 @@ def demo(
     for line in findings(measured["nets"], attack) + study.synthesis_found(measured["abs"], attack):
         say(line)
     say("")
-    say_where({**measured["figures"], "all numbers": out / study.RESULTS}, width=21)
+    say_where({**measured["figures"], "all numbers": out / study.RESULTS})
     say(f"done in {measured['seconds']:.0f} s", style="dim")

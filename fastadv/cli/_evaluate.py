@@ -48,7 +48,7 @@ class Results:
             jobs or each its own. After fastadv merge the same command with --resume and without --shard gives
             the table.
         strict: End with exit code 3 unless there is no sign of masking.
-        fail_under: End with exit code 4 if an accuracy is below its share; robust is that of the worst attack.
+        fail_under: End with exit code 4 if an accuracy is below its share; robust is that of all attacks.
         summary: Write a summary: JUnit if the name ends in .xml, else Markdown.
     """
 
