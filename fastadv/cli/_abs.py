@@ -14,7 +14,18 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import print_table, progress, say
-from fastadv.cli._shared import IMAGES, Images, Machine, RunFolder, TrainImages, load_data, make_device
+from fastadv.cli._shared import (
+    BATCH_SIZE,
+    DEVICE,
+    IMAGES,
+    RESUME,
+    Images,
+    Machine,
+    RunFolder,
+    TrainImages,
+    load_data,
+    make_device,
+)
 from fastadv.cli._signature import Front, add, group
 from fastadv.data import batches, is_named
 from fastadv.errors import InputError
@@ -34,19 +45,12 @@ abs_app = group("Analysis by Synthesis: one generative model for each class (Sch
 
 @dataclass(frozen=True)
 class Synthesis:
-    """The model.
-
-    Args:
-        model: What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net.
-        binary: Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class.
-        seed: Draws the prior samples for the authors' weights. A trained model has its own.
-        device: cpu, cuda, cuda:1; by default the GPU where there is one.
-    """
-
-    model: Path
-    binary: bool = False
-    seed: o.Seed | None = None
-    device: str | None = None
+    model: Annotated[Path, "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net."]
+    binary: Annotated[bool, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class."] = False
+    seed: Annotated[
+        o.Seed | None, "Draws the prior samples for the authors' weights. A trained model has its own."
+    ] = None
+    device: Annotated[str | None, DEVICE] = None
 
     @property
     def name(self) -> str:
@@ -107,20 +111,14 @@ def train(
     images: TrainImages,
     machine: Machine,
     training: Annotated[partial[Any], Front(ABS.fit, "epochs beta precision=training_precision")],
-    run_dir: o.Folder,
-    resume: bool = False,
-    prior_samples: int = PRIOR_SAMPLES,
-    test_samples: int | None = None,
+    run_dir: Annotated[o.Folder, "Folder for checkpoint, report.jsonl and model.safetensors."],
+    resume: Annotated[bool, RESUME] = False,
+    prior_samples: Annotated[int, "Latents of the prior among which a search starts."] = PRIOR_SAMPLES,
+    test_samples: Annotated[int | None, "Test on the first N samples; by default on all."] = None,
 ) -> Iterator[Any]:
     """Train one VAE for each class, all at once, and measure the model on the test split.
 
     The same command with --resume continues bit for bit after any stop.
-
-    Args:
-        run_dir: Folder for checkpoint, report.jsonl and model.safetensors.
-        resume: Resume the run in --run-dir.
-        prior_samples: Latents of the prior among which a search starts.
-        test_samples: Test on the first N samples; by default on all.
     """
     folder, options = RunFolder(run_dir, resume), images.keywords
     folder.check()
@@ -150,13 +148,9 @@ def infer(
     model: Synthesis,
     images: Images,
     inference: Annotated[InferenceOptions, Front(InferenceOptions, "prune precision")],
-    batch_size: int = 100,
+    batch_size: Annotated[int, BATCH_SIZE] = 100,
 ) -> Iterator[Any]:
-    """Classify a data set: accuracy and confidence.
-
-    Args:
-        batch_size: Samples worked on at once.
-    """
+    """Classify a data set: accuracy and confidence."""
     options = {"prune": inference.prune, "precision": inference.precision}
     with interruptible(NOTHING_KEPT):
         net, dataset = model.load(**options), images()
@@ -170,13 +164,9 @@ def bound(
     model: Synthesis,
     images: Images,
     radius: Annotated[partial[Any], Front(ABS.lower_bound, "norm tight")],
-    batch_size: int = 100,
+    batch_size: Annotated[int, BATCH_SIZE] = 100,
 ) -> Iterator[Any]:
-    """Bound the radius of every image within which the model keeps its decision, and sum the radii up.
-
-    Args:
-        batch_size: Samples worked on at once.
-    """
+    """Bound the radius of every image within which the model keeps its decision, and sum the radii up."""
     options = radius.keywords
     with interruptible(NOTHING_KEPT):
         net, dataset = model.load(), images()
@@ -197,14 +187,11 @@ def bound(
 def attack(
     model: Synthesis,
     images: Annotated[partial[Any], replace(IMAGES, defaults={"samples": 200})],
-    batch_size: int = 100,
+    batch_size: Annotated[int, BATCH_SIZE] = 100,
 ) -> Iterator[Any]:
     """Run latent descent, which looks for the nearest L2 point that changes each decision.
 
     In the median distance, images that are misclassified count 0, and decisions that hold count as infinite.
-
-    Args:
-        batch_size: Samples worked on at once.
     """
     label = "latent descent"
     with interruptible(NOTHING_KEPT):
@@ -229,15 +216,10 @@ def attack(
 def show(
     model: Synthesis,
     images: Annotated[partial[Any], replace(IMAGES, names="data data_dir size split")],
-    out: o.Picture,
-    index: o.FromZero = 0,
+    out: Annotated[o.Picture, "Draw here (png, pdf, svg)."],
+    index: Annotated[o.FromZero, "Number of the image in the data set."] = 0,
 ) -> Iterator[Any]:
-    """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue.
-
-    Args:
-        out: Draw here (png, pdf, svg).
-        index: Number of the image in the data set.
-    """
+    """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
     with interruptible("nothing was drawn"):
         net, dataset = model.load(), images(samples=index + 1)
         if index >= len(dataset):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import Criterion, parse_attacks
+from fastadv.cli._attacks import ATTACK, CRITERION, Criterion, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import finite, progress, say_where
@@ -20,6 +20,10 @@ from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
 
+OUT = (
+    "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with finite "
+    "logits here, for autoattack also which component broke each sample, -1 for none (safetensors)."
+)
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
@@ -29,22 +33,15 @@ def attack(
     budget: Budget,
     search: Search,
     machine: Machine,
-    attack: str = "pgd",
-    criterion: Criterion | None = None,
-    out: o.Written | None = None,
+    attack: Annotated[str, ATTACK] = "pgd",
+    criterion: Annotated[Criterion | None, CRITERION] = None,
+    out: Annotated[o.Written | None, OUT] = None,
 ) -> Iterator[Any]:
     """Attack a model, and report which samples were broken and at which distance.
 
     A minimum-norm attack needs no --radius; it limits which successes count.
 
     {naming}
-
-    Args:
-        attack: {attacks}; or with arguments, pgd:steps=100.
-        criterion: signs: the model has one logit, whose sign says whether the class is 1 or 0.
-        out: Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with
-            finite logits here, for autoattack also which component broke each sample, -1 for none
-            (safetensors).
     """
     (named,) = parse_attacks([attack], budget, machine.seed, criterion).values()
     place, batch_size = machine.place(), search.batch_size

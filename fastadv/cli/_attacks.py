@@ -14,7 +14,9 @@ from fastadv.threat import THREATS
 
 # What the command line sets where the function leaves it open
 DEFAULTS = {"steps": 40, "queries": 1000}
+ATTACK = "{attacks}; or with arguments, pgd:steps=100."
 Criterion = Literal["signs"]
+CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
 CRITERIA = {"signs": Signs()}
 TITLED = ("steps", "norm", "radius", "version")  # arguments that a title says at its beginning
 

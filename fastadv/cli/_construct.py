@@ -18,6 +18,11 @@ from fastadv.text import number, percent
 from fastadv.threat import THREATS
 
 Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]
+SHARD_SIZE = "Samples in a file. A process holds one file at a time; a kill loses at most that many."
+SHARD = (
+    "Build share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each "
+    "its own; fastadv merge puts those together, and writes the index."
+)
 # The set of a construction in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
 
@@ -40,15 +45,15 @@ def _settings(kind: Kind, budget: Budget, seed: int) -> dict[str, Any]:
 
 @together
 def construct(
-    kind: Annotated[Kind, typer.Argument()],
+    kind: Annotated[Kind, typer.Argument(help="D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.")],
     model: Network,
     images: Images,
     construction: Budget,
     search: Search,
     machine: Machine,
-    out: o.Folder,
-    shard_size: int = 1024,
-    shard: o.Shard | None = None,
+    out: Annotated[o.Folder, "Folder for the set; what is there already is kept and the rest is built."],
+    shard_size: Annotated[int, SHARD_SIZE] = 1024,
+    shard: Annotated[o.Shard | None, SHARD] = None,
 ) -> Iterator[Any]:
     """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 
@@ -57,13 +62,6 @@ def construct(
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
     Jobs of an array share it with --shard. What stops one loses at most --shard-size images.
-
-    Args:
-        kind: D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.
-        out: Folder for the set; what is there already is kept and the rest is built.
-        shard_size: Samples in a file. A process holds one file at a time; a kill loses at most that many.
-        shard: Build share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or
-            each its own; fastadv merge puts those together, and writes the index.
     """
     settings, place = _settings(kind, construction, machine.seed), machine.place()
     rank, jobs = shard or (None, None)

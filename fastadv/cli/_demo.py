@@ -13,11 +13,14 @@ from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.demo import run as study
 from fastadv.demo.nets import SIZES, SOURCE, TINY, findings
 
+OUT = "Folder for figures, networks, constructed sets and results.json."
+SIZE = "Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."
+
 
 def demo(
-    out: o.Folder = Path("demo"),
-    size: int | None = None,
-    seed: o.Seed = 0,
+    out: Annotated[o.Folder, OUT] = Path("demo"),
+    size: Annotated[int | None, SIZE] = None,
+    seed: Annotated[o.Seed, "Random seed."] = 0,
     tiny: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> Iterator[Any]:
     """Run two papers on the embedded digits: robust and non-robust features, and ABS.
@@ -26,11 +29,6 @@ def demo(
     network on each; then trains an ABS, attacks it and bounds it.
 
     Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes.
-
-    Args:
-        out: Folder for figures, networks, constructed sets and results.json.
-        size: Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28.
-        seed: Random seed.
     """
     if tiny and size is not None:
         o.refuse("--tiny has a size of its own; leave out --size.")

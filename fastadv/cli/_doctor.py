@@ -17,6 +17,7 @@ from fastadv._extras import EXTRAS, lacks, unfit
 from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.cli._output import say
+from fastadv.cli._shared import DATA_DIR
 from fastadv.engine.cpu import onednn
 from fastadv.ops.registration import library
 from fastadv.runs import card
@@ -31,15 +32,12 @@ MARKS = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py", "cifar10 (JPEG 
 
 
 def doctor(
-    data_dir: Annotated[Path, typer.Option(metavar="FOLDER")] | None = None, verbose: bool = False
+    data_dir: Annotated[Path | None, typer.Option(metavar="FOLDER"), DATA_DIR] = None,
+    verbose: Annotated[bool, "Show all of it, to paste into an issue."] = False,
 ) -> Iterator[Any]:
     """Show what runs fastadv here, what is missing, and what to do.
 
     --verbose adds every version, the build of the kernels, and what runs each op.
-
-    Args:
-        data_dir: Folder of the sets; else FASTADV_DATA, else the user's cache.
-        verbose: Show all of it, to paste into an issue.
     """
     state = examine(data_dir)
     yield state

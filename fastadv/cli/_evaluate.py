@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import Criterion, NamedAttack, parse_attacks
+from fastadv.cli._attacks import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import BELOW, Limits, checks, ending, kept_in, print_results, write_summary
 from fastadv.cli._output import finite, progress, say, say_where
@@ -36,29 +36,31 @@ WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
 
 @dataclass(frozen=True)
 class Results:
-    """What is written, and what ends the command.
-
-    Args:
-        radii: Also the accuracy at each of these radii: 0,0.1,0.2.
-        out: Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack,
-            -1 for none), component (which part of it, as for autoattack) and the distances of each attack
-            here (safetensors). --resume writes it for an evaluation that is in --run-dir.
-        report: Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.
-        shard: Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all
-            jobs or each its own. After fastadv merge the same command with --resume and without --shard gives
-            the table.
-        strict: End with exit code 3 unless there is no sign of masking.
-        fail_under: End with exit code 4 if an accuracy is below its share; robust is that of all attacks.
-        summary: Write a summary: JUnit if the name ends in .xml, else Markdown.
-    """
-
-    radii: Sequence[float] | None = None
-    out: o.Written | None = None
-    report: o.Report | None = None
-    shard: o.Shard | None = None
-    strict: bool = False
-    fail_under: Limits | None = None
-    summary: o.Written | None = None
+    radii: Annotated[Sequence[float] | None, "Also the accuracy at each of these radii: 0,0.1,0.2."] = None
+    out: Annotated[
+        o.Written | None,
+        "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack, -1 "
+        "for none), component (which part of it, as for autoattack) and the distances of each attack here "
+        "(safetensors). --resume writes it for an evaluation that is in --run-dir.",
+    ] = None
+    report: Annotated[
+        o.Report | None,
+        "Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.",
+    ] = None
+    shard: Annotated[
+        o.Shard | None,
+        "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all "
+        "jobs or each its own. After fastadv merge the same command with --resume and without --shard gives the "
+        "table.",
+    ] = None
+    strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
+    fail_under: Annotated[
+        Limits | None,
+        "End with exit code 4 if an accuracy is below its share; robust is the worst of all attacks.",
+    ] = None
+    summary: Annotated[
+        o.Written | None, "Write a summary: JUnit if the name ends in .xml, else Markdown."
+    ] = None
 
     def check(self, named: dict[str, NamedAttack], kept: dict[str, Any]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -93,8 +95,8 @@ def evaluate(
     benchmark: RobustBench,
     search: Search,
     machine: Machine,
-    attack: list[str] | None = None,
-    criterion: Criterion | None = None,
+    attack: Annotated[list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd."] = None,
+    criterion: Annotated[Criterion | None, CRITERION] = None,
 ) -> Iterator[Any]:
     """Measure a model without an attack, under each attack, and under the worst of them for each sample.
 
@@ -110,10 +112,6 @@ def evaluate(
     Jobs of an array share it with --shard.
 
     {naming}
-
-    Args:
-        attack: {attacks}; or with arguments, pgd:steps=100. May be repeated; by default fgsm and pgd.
-        criterion: signs: the model has one logit, whose sign says whether the class is 1 or 0.
     """
     if results.shard:
         o.refuse_set(OF_ALL, suite=benchmark.suite)

@@ -15,7 +15,8 @@ from fastadv.evaluation._parts import IDENTITY
 
 
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of parts: one, or several.")], out: o.Folder
+    folders: Annotated[list[Path], typer.Argument(help="Folders of parts: one, or several.")],
+    out: Annotated[o.Folder, "The folder of the whole; it may be one of them."],
 ) -> Iterator[Any]:
     """Merge the results of jobs with --shard, of an evaluation or a construction.
 
@@ -24,9 +25,6 @@ def merge(
 
     A merged set gets its index. For the table of a merged evaluation run the command of the jobs again with
     --resume and without --shard.
-
-    Args:
-        out: The folder of the whole; it may be one of them.
     """
     with interruptible("the same command resumes"):
         if any((folder / IDENTITY).is_file() for folder in folders):

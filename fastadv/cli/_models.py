@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
@@ -51,16 +51,13 @@ def load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset
 
 
 def models(
-    data: Literal["cifar10", "cifar100"] | None = None, norm: Literal["linf", "l2"] | None = None
+    data: Annotated[Literal["cifar10", "cifar100"] | None, "Only entries for this data set."] = None,
+    norm: Annotated[Literal["linf", "l2"] | None, "Only entries ranked in this norm."] = None,
 ) -> Iterator[Any]:
     """List the models that -m takes: built-in, from timm and torchvision, and RobustBench's zoo as rb:NAME.
 
     Each entry of the zoo has its published accuracies in percent: clean, under AutoAttack, and under all
     known attacks if that is lower. --json also reports its network, and where RobustBench keeps its weights.
-
-    Args:
-        data: Only entries for this data set.
-        norm: Only entries ranked in this norm.
     """
     found = [
         entry

@@ -15,6 +15,8 @@ from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES, Schedule
 
+AUGMENT = "{augments}; several with +, arguments with a colon: crop+flip+cutout:size=8."
+
 
 def parse_augment(text: str) -> list[Augment] | None:
     """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
@@ -55,17 +57,9 @@ def _nameable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """What is trained on.
-
-    Args:
-        recipe: {recipes}; or with arguments, trades:beta=3 or fast:method=n-fgsm.
-        awp: Strength of adversarial weight perturbation (AWP): 0.005.
-        augment: {augments}; several with +, arguments with a colon: crop+flip+cutout:size=8.
-    """
-
-    recipe: str = "standard"
-    awp: float | None = None
-    augment: Annotated[Any, o.text(parse_augment, "NAME+NAME")] = "none"
+    recipe: Annotated[str, "{recipes}; or with arguments, trades:beta=3 or fast:method=n-fgsm."] = "standard"
+    awp: Annotated[float | None, "Strength of adversarial weight perturbation (AWP): 0.005."] = None
+    augment: Annotated[Any, o.text(parse_augment, "NAME+NAME"), AUGMENT] = "none"
 
 
 def parse_recipe(text: str, budget: Budget, awp: float | None = None) -> Recipe | OwnStep:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import NamedAttack
@@ -20,15 +20,13 @@ TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 @dataclass(frozen=True)
 class RobustBench:
-    """The benchmark.
-
-    Args:
-        suite: Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set.
-        robustbench: Write the result of --suite robustbench as an entry of RobustBench here (json).
-    """
-
-    suite: Literal["robustbench"] | None = None
-    robustbench: o.Written | None = None
+    suite: Annotated[
+        Literal["robustbench"] | None,
+        "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set.",
+    ] = None
+    robustbench: Annotated[
+        o.Written | None, "Write the result of --suite robustbench as an entry of RobustBench here (json)."
+    ] = None
 
     def lacks(self, images: Mapping[str, Any], count: int) -> str:
         """Return what a result of the suite on `count` images is not; an entry on too few is refused."""

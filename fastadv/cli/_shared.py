@@ -22,28 +22,28 @@ from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
 from fastadv.models.registry import SOURCES, factory
 
+DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
+SAMPLES = "Use only N samples: the first, or of a sorted set some of each class."
+BATCH_SIZE = "Samples worked on at once."
+DEVICE = "cpu, cuda, cuda:1; by default the GPU where there is one."
+RESUME = "Resume the run in --run-dir."
 KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there is a file of them
 
 
 def load_data(
-    data: str,
-    data_dir: o.DataDir | None = None,
-    size: int | None = None,
-    samples: int | None = None,
-    split: o.Split | None = None,
+    data: Annotated[
+        str,
+        "{sets}, or the folder of a constructed set. Options follow a colon: imagefolder:size=32, "
+        "imagenet:preprocessing=Crop288.",
+    ],
+    data_dir: Annotated[o.DataDir | None, DATA_DIR] = None,
+    size: Annotated[int | None, "Resize images to N x N; of files, the shorter side, then crop."] = None,
+    samples: Annotated[int | None, SAMPLES] = None,
+    split: Annotated[o.Split | None, "Part of the data set; by default test, to construct train."] = None,
     *,
     part: o.Split = "test",
 ) -> Any:
-    """Load the data set of that name, of it `part` without a `split`; or the set in that folder.
-
-    Args:
-        data: {sets}, or the folder of a constructed set. Options follow a colon: imagefolder:size=32,
-            imagenet:preprocessing=Crop288.
-        data_dir: Folder of the data sets; else FASTADV_DATA, else the user's cache.
-        size: Resize images to N x N; of files, the shorter side, then crop.
-        samples: Use only N samples: the first, or of a sorted set some of each class.
-        split: Part of the data set; by default test, to construct train.
-    """
+    """Load the data set of that name, of it `part` without a `split`; or the set in that folder."""
     if sets.is_named(data):
         return sets.load(data, split or part, data_dir=data_dir, size=size, limit=samples)
     if not is_set(data):
@@ -55,25 +55,28 @@ def load_data(
     return whole.subset(first_samples(whole, samples, tell=True))
 
 
-IMAGES = Front(load_data, "data data_dir size samples split", whole=True)
+IMAGES = Front(load_data, "data data_dir size samples split")
 Images = Annotated[partial[Any], IMAGES]
 TrainImages = Annotated[partial[Any], replace(IMAGES, names="data data_dir size samples")]
 
 
 @dataclass(frozen=True)
 class Network:
-    """The model.
-
-    Args:
-        model: {models}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's zoo, or your own
-            as package.module:function, which returns a model of images in [0, 1].
-        option: An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated.
-        weights: Weights: a safetensors or a torch file; of rb:NAME also a folder of RobustBench's files.
-    """
-
-    model: Annotated[str, o.text(parse_model, "NAME")]
-    option: Annotated[list[str], typer.Option(metavar="KEY=VALUE")] | None = None
-    weights: Path | None = None
+    model: Annotated[
+        str,
+        o.text(parse_model, "NAME"),
+        "{models}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's zoo, or your own as "
+        "package.module:function, which returns a model of images in [0, 1].",
+    ]
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE"),
+        "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated.",
+    ] = None
+    weights: Annotated[
+        Path | None,
+        "Weights: a safetensors or a torch file; of rb:NAME also a folder of RobustBench's files.",
+    ] = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -109,15 +112,8 @@ def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where results are kept.
-
-    Args:
-        run_dir: Folder for checkpoint, reports and model.safetensors.
-        resume: Resume the run in --run-dir.
-    """
-
-    run_dir: o.Folder | None = None
-    resume: bool = False
+    run_dir: Annotated[o.Folder | None, "Folder for checkpoint, reports and model.safetensors."] = None
+    resume: Annotated[bool, RESUME] = False
 
     def check(self) -> None:
         o.check_run_dir(self.run_dir, self.resume)
@@ -133,15 +129,8 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a command runs.
-
-    Args:
-        seed: Random seed.
-        device: cpu, cuda, cuda:1; by default the GPU where there is one.
-    """
-
-    seed: o.Seed = 0
-    device: str | None = None
+    seed: Annotated[o.Seed, "Random seed."] = 0
+    device: Annotated[str | None, DEVICE] = None
 
     def place(self) -> torch.device:
         return make_device(self.device)
@@ -149,20 +138,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Search:
-    """How attacks search.
-
-    Args:
-        batch_size: Samples worked on at once.
-        precision: Precision of the search, fp32 by default. Successes are checked in the model's own
-            precision.
-        compile: Compile the search, or never; by default on a GPU where the work is worth a minute.
-        freeze: Search on a frozen copy, or never; by default where the work is long enough.
-    """
-
-    batch_size: int = 256
-    precision: Precision | None = None
-    compile: bool | None = None
-    freeze: bool | None = None
+    batch_size: Annotated[int, BATCH_SIZE] = 256
+    precision: Annotated[
+        Precision | None,
+        "Precision of the search, fp32 by default. Successes are checked in the model's own precision.",
+    ] = None
+    compile: Annotated[
+        bool | None, "Compile the search, or never; by default on a GPU where the work is worth a minute."
+    ] = None
+    freeze: Annotated[
+        bool | None, "Search on a frozen copy, or never; by default where the work is long enough."
+    ] = None
 
     def frozen(self, net: nn.Module) -> nn.Module | Prepared:
         """Return the model as attacks take it: by itself, as it is for good, or with a search copy."""
@@ -174,22 +160,17 @@ class Search:
         return freeze(net, self.precision, compile=self.compile) if asked or self.freeze else net
 
 
+STEPS = (
+    "Steps of a search; by default 7 in a recipe, the paper's to construct, else 40 if an attack has none."
+)
+
+
 @dataclass(frozen=True)
 class Budget:
-    """What a command says for all attacks that take it; None where it says nothing.
-
-    Args:
-        norm: Norm of the budget.
-        radius: The budget, in input units: 0.3, 8/255.
-        step_size: Length of a step, in input units.
-        steps: Steps of a search; by default 40 of an attack without a default, 7 of a recipe, and the
-            paper's of a construction.
-    """
-
-    norm: o.Norm | None = None
-    radius: float | None = None
-    step_size: float | None = None
-    steps: int | None = None
+    norm: Annotated[o.Norm | None, "Norm of the budget."] = None
+    radius: Annotated[float | None, "The budget, in input units: 0.3, 8/255."] = None
+    step_size: Annotated[float | None, "Length of a step, in input units."] = None
+    steps: Annotated[int | None, STEPS] = None
 
     @property
     def chosen(self) -> dict[str, Any]:

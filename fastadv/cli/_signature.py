@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from typer import rich_utils
+from typer.models import ParameterInfo
 
 from fastadv import data, models
 from fastadv.cli import _options as o
@@ -26,7 +27,7 @@ from fastadv.train.augment import AUGMENTS
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import SCHEDULES
 
-KEYWORD, EMPTY = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST = 13  # options that --help shows: of a command that has more, what is required and these
 COMMON = {
     *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
@@ -71,22 +72,21 @@ rich_utils.RANGE_STRING = ""  # no bounds such as 9223372036854775807 behind N
 
 
 def argument_lines(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what the docstring of a function says of its arguments."""
+    """Return what the docstring of a function says of its arguments: a sentence, as the terminal has it."""
     section = (inspect.getdoc(function) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
     lines = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in lines}
-
-
-def _with_texts(text: str) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: TEXTS.get(match[1], match[0]), text)
+    return {name: _first_sentence(" ".join(text.split())) for name, text in lines}
 
 
 def _first_sentence(text: str) -> str:
-    """Return the first sentence of an argument's line, in the words of the command line."""
     sentence = re.split(r"(?<=\.) (?=[A-Z`])", text, maxsplit=1)[0]
     sentence = re.sub(r"None(, the default,)?", "the default", sentence)
     sentence = sentence.replace("`run_dir`", "--run-dir").replace("`", "")
     return sentence[:1].upper() + sentence[1:]
+
+
+def _with_texts(text: str) -> str:
+    return re.sub(r"\{(\w+)\}", lambda match: TEXTS.get(match[1], match[0]), text)
 
 
 @dataclass(frozen=True)
@@ -94,53 +94,55 @@ class Front:
     """Arguments of a function or a class as options: all, or those of `names`, where "draws=n" renames n."""
 
     function: Callable[..., Any]
-    names: str = ""
+    names: str | None = None
     types: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    whole: bool = False  # the whole line of an argument is its help
 
     def pairs(self) -> dict[str, str]:
         """Return the argument behind each option."""
-        names = self.names.split() or inspect.signature(self.function).parameters
+        names = inspect.signature(self.function).parameters if self.names is None else self.names.split()
         return {name.partition("=")[0]: name.rpartition("=")[2] for name in names}
 
-    def options(self, panel: str) -> list[inspect.Parameter]:
+    def options(self, panel: str | None) -> list[inspect.Parameter]:
         taken, lines = inspect.signature(self.function).parameters, argument_lines(self.function)
         options = []
         for name, argument in self.pairs().items():
             kind = self.types.get(name, taken[argument].annotation)
             default = self.defaults.get(name, taken[argument].default)
-            text = lines.get(argument, "")
-            options.append(_option(name, kind, default, text if self.whole else _first_sentence(text), panel))
+            options.append(_option(name, kind, default, lines.get(argument, ""), panel))
         return options
 
     def bind(self, options: Mapping[str, Any]) -> Any:
         """Return an object of the class, or the function with these arguments bound to it."""
         arguments = {argument: options[name] for name, argument in self.pairs().items()}
-        return (
-            self.function(**arguments) if is_dataclass(self.function) else partial(self.function, **arguments)
-        )
+        call = partial(self.function, **arguments)
+        return call() if is_dataclass(self.function) else call
 
 
-def _option(name: str, annotation: Any, default: Any, text: str, panel: str = "") -> inspect.Parameter:
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    declared = [get_args(kind) for kind in kinds if get_origin(kind) is Annotated]
-    declared += [(kind, TYPES[kind]) for kind in TYPES if kind in kinds]
-    kind, shown = declared[0] if declared else (annotation, typer.Option())
+def _option(
+    name: str, annotation: Any, default: Any, text: str, panel: str | None = None
+) -> inspect.Parameter:
+    """Declare an option; the annotation may have its text, and how it is read, as notes."""
+    kind, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    text = next((note for note in notes if isinstance(note, str)), text)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    read = [(kind, note) for note in notes if isinstance(note, ParameterInfo)]
+    read += [get_args(part)[:2] for part in kinds if get_origin(part) is Annotated]
+    read += [(part, TYPES[part]) for part in TYPES if part in kinds]
+    kind, shown = read[0] if read else (kind, typer.Option())
     shown = copy(shown)
     shown.help = _with_texts(shown.help or text)
-    shown.rich_help_panel = panel or None
+    shown.rich_help_panel = panel
     if not shown.param_decls:
         only = kind is bool and default is False  # no flag that turns off what is off
         shown.param_decls = FLAGS.get(name) or ((f"--{name.replace('_', '-')}",) if only else ())
-    kind = Any if shown.parser else kind | None if default is None and declared else kind
+    kind = Any if shown.parser else kind | None if default is None and read else kind
     return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, shown])
 
 
 def _front(annotation: Any) -> Front | None:
-    if is_dataclass(annotation):
-        return Front(annotation, whole=True)  # type: ignore[arg-type]
-    return next((part for part in get_args(annotation)[1:] if isinstance(part, Front)), None)
+    notes = (Front(annotation),) if is_dataclass(annotation) else get_args(annotation)  # type: ignore[arg-type]
+    return next((note for note in notes if isinstance(note, Front)), None)
 
 
 @dataclass
@@ -190,23 +192,18 @@ def taking(called: Callable[..., None], *parameters: inspect.Parameter) -> Calla
 
 def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
     """Let a command take options: it yields the document of --json, and then prints for people."""
-    taken = inspect.signature(command).parameters.values()
-    fronts = {one.name: front for one in taken if (front := _front(one.annotation)) is not None}
-    lines = argument_lines(command)
-    alone = [
-        _option(one.name, one.annotation, one.default, lines.get(one.name, ""))
-        for one in taken
-        if one.name not in fronts
-    ]
-    panels = [option for name, front in fronts.items() for option in front.options(name.capitalize())]
+    taken = inspect.signature(command).parameters
+    fronts = {name: front for name in taken if (front := _front(taken[name].annotation)) is not None}
+    alone = Front(command, " ".join(name for name in taken if name not in fronts))
 
     @wraps(command)
     def called(*, json: bool, **options: Any) -> None:
         try:
             with o.usage(), telling(seed=options.get("seed", "none")):
-                arguments = {one.name: options[one.name] for one in alone}
-                arguments |= {name: front.bind(options) for name, front in fronts.items()}
-                with closing(command(**arguments)) as documents:  # type: ignore[type-var]
+                run = alone.bind(options)
+                with closing(
+                    run(**{name: front.bind(options) for name, front in fronts.items()})
+                ) as documents:
                     for document in documents:
                         if json:
                             write_json(document)
@@ -214,12 +211,13 @@ def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
         except KeyboardInterrupt:  # of which Typer would make an exit code without a word
             raise Interrupted from None
 
-    return taking(called, *alone, JSON, *panels)
+    panels = [option for name, front in fronts.items() for option in front.options(name.capitalize())]
+    return taking(called, *alone.options(None), JSON, *panels)
 
 
 def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
-    """Add a command; the paragraphs of its docstring before `Args` are its help."""
-    prose = _with_texts((inspect.getdoc(command) or "").partition("\n\nArgs:\n")[0])
+    """Add a command, whose docstring is its help."""
+    prose = _with_texts(inspect.getdoc(command) or "")
     text = "\n\n".join(" ".join(part.split()) for part in prose.split("\n\n"))
     app.command(help=text, epilog=f"Example: {example}", add_help_option=False)(_command(command))
 

@@ -34,17 +34,13 @@ Workers = {"workers": o.FromZero | None}
 
 @dataclass(frozen=True)
 class Tests:
-    """What is measured after each epoch.
-
-    Args:
-        test_data: Data set to test on after each epoch; by default the test split of --data.
-        test_samples: Test on N samples, chosen as by --samples; 1000 by default.
-        validation: Hold out N training images, of all classes by --seed; the best epoch is chosen by them.
-    """
-
-    test_data: str | None = None
-    test_samples: int | None = None
-    validation: int | None = None
+    test_data: Annotated[
+        str | None, "Data set to test on after each epoch; by default the test split of --data."
+    ] = None
+    test_samples: Annotated[int | None, "Test on N samples, chosen as by --samples; 1000 by default."] = None
+    validation: Annotated[
+        int | None, "Hold out N training images, of all classes by --seed; the best epoch is chosen by them."
+    ] = None
 
     def held_out(self, dataset: Any, seed: int) -> HeldOut | None:
         if self.validation is None:
