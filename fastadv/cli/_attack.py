@@ -1,17 +1,18 @@
-"""`fastadv attack`: one attack on a model."""
+"""`fastadv attack`: one attack on a model; and from text such as `pgd:steps=100` to an attack."""
 
 import inspect
 import json as jsons
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial, wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
+from fastadv.attacks import ATTACKS, AttackResult, Signs
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import ATTACK, CRITERION, Criterion, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import finite, progress, say_where
@@ -19,6 +20,97 @@ from fastadv.cli._shared import IMAGES, Budget, Machine, Network, Search
 from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
+from fastadv.text import threat_text
+from fastadv.threat import THREATS
+
+# What the command line sets where the function leaves it open
+DEFAULTS = {"steps": 40, "queries": 1000}
+ATTACK = "{attacks}; or with arguments, pgd:steps=100."
+Criterion = Literal["signs"]
+CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
+CRITERIA = {"signs": Signs()}
+TITLED = ("steps", "norm", "radius", "version")  # arguments that a title says at its beginning
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack as `evaluate` takes it: run(model, x, y, ids=ids)."""
+
+    name: str
+    label: str
+    norm: str
+    function: Callable[..., AttackResult]
+    arguments: Mapping[str, Any]
+    used: frozenset[str]  # the shared options that it takes
+    minimal: bool
+    radius: float  # inf for a minimum-norm attack without bound
+    criterion: str | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        named = {"criterion": self.criterion} if self.criterion else {}
+        return {"attack": self.name, "norm": self.norm, "radius": self.radius, **self.arguments, **named}
+
+    @property
+    def title(self) -> str:
+        """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
+        defaults = {key: argument.default for key, argument in ATTACKS[self.name].parameters.items()}
+        steps = {**defaults, **self.arguments}
+        name = self.name.upper() if len(self.name) <= 5 else self.name  # acronyms
+        name = f"AutoAttack {steps['version']}" if name == "autoattack" else name
+        name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
+        parts = self.label.partition(":")[2].split(",")
+        others = [part for part in parts if part and part.split("=")[0] not in TITLED]
+        return ", ".join([name, threat_text(THREATS[self.norm](self.radius)), *others])
+
+    @property
+    def run(self) -> Callable[..., AttackResult]:
+        run = self.at(self.radius)
+        run.title = self.title  # type: ignore[attr-defined]
+        return run
+
+    def at(self, radius: float) -> Callable[..., AttackResult]:
+        bound = {"criterion": CRITERIA[self.criterion]} if self.criterion else {}
+        return partial(self.function, threat=THREATS[self.norm](radius), **self.arguments, **bound)
+
+
+def parse_attacks(
+    texts: list[str], budget: Budget, seed: int, criterion: Criterion | None = None
+) -> dict[str, NamedAttack]:
+    """Parse attacks, by their labels. Wrong usage for text without sense, and options that none takes."""
+    named = [parse_attack(text, budget, seed, criterion) for text in texts]
+    by_label = {attack.label: attack for attack in named}
+    if len(by_label) < len(named):
+        o.refuse(f"the same attack is named twice: {', '.join(texts)}.")
+    for option in budget.chosen:
+        if not any(option in attack.used for attack in named):
+            flag = option.replace("_", "-")
+            o.refuse(f"--{flag} has no effect on {', '.join(texts)}; leave it out.")
+    return by_label
+
+
+def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | None = None) -> NamedAttack:
+    """Parse NAME or NAME:key=value,key=value; the budget holds where it is taken and `text` says nothing."""
+    name, _, tail = text.partition(":")
+    attack, where = o.registry()[o.look_up("attack", name, o.registry())], f"attack {text!r}"
+    takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}, **o.nameable(attack.parameters)}
+    in_text = o.parse_arguments(where, name, tail, takes)
+    shared = {key: value for key, value in budget.chosen.items() if key in takes and key not in in_text}
+    values = shared | in_text
+    norm = str(values.pop("norm", "linf" if "linf" in attack.norms else attack.norms[0]))
+    radius = values.pop("radius", math.inf if attack.minimal else None)
+    if radius is None:
+        o.refuse(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
+    if norm not in attack.norms:
+        o.refuse(f"{name} works in {', '.join(attack.norms)}, not in {norm!r}.")
+    threat = THREATS[norm](radius)  # wrong values are refused before the work
+    arguments = {key: DEFAULTS[key] for key in DEFAULTS if key in o.needed(attack.parameters)}
+    arguments |= ({"seed": seed} if "seed" in takes else {}) | values
+    bound = "" if radius == math.inf else f" {radius:g}"
+    label = text if tail else f"{name} {threat.symbol}{bound}"
+    used, minimal = frozenset(shared), attack.minimal
+    return NamedAttack(name, label, norm, attack.run, arguments, used, minimal, float(radius), criterion)
+
 
 OUT = (
     "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with finite "

@@ -4,34 +4,38 @@ import json as jsons
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
+from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import BELOW, Limits, checks, ending, kept_in, print_results, write_summary
 from fastadv.cli._output import finite, progress, say, say_where
-from fastadv.cli._robustbench import RobustBench, write_entry
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
-from fastadv.evaluation import Curve, accuracy_against_radius, report
+from fastadv.engine.module import in_words
+from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation.curve import check_radii
+from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors
+from fastadv.runs.files import save_tensors, write_text
 from fastadv.text import percent, several
+from fastadv.threat import THREATS
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
 WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
+TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Results:
     shard: Annotated[
         o.Shard | None,
         "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all "
-        "jobs or each its own. After fastadv merge the same command with --resume and without --shard gives the "
-        "table.",
+        "jobs or each its own. After fastadv merge the same command with --resume and without --shard gives "
+        "the table.",
     ] = None
     strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
     fail_under: Annotated[
@@ -83,6 +87,54 @@ class Results:
             o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
         o.check_run_dir(kept["run_dir"], kept["resume"], IDENTITY, "an evaluation")
         return radii
+
+
+@dataclass(frozen=True)
+class RobustBench:
+    suite: Annotated[
+        Literal["robustbench"] | None,
+        "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set.",
+    ] = None
+    robustbench: Annotated[
+        o.Written | None, "Write the result of --suite robustbench as an entry of RobustBench here (json)."
+    ] = None
+
+    def lacks(self, images: Mapping[str, Any], count: int) -> str:
+        """Return what a result of the suite on `count` images is not; an entry on too few is refused."""
+        text = "" if self.suite is None else shortage(images["data"].partition(":")[0], count)
+        if text and self.robustbench is not None:
+            folder = "--data-dir names the folder that holds them"
+            o.refuse(f"--robustbench: {text}; {'leave out --samples' if images['samples'] else folder}.")
+        return text and f"not a result of RobustBench: {text}"
+
+    def attacks(
+        self, texts: list[str] | None, budget: Budget, images: Mapping[str, Any]
+    ) -> tuple[list[str], Budget]:
+        """Return which attacks to run in which budget: those of the options, or those of the suite."""
+        if self.suite is None:
+            o.refuse_set(
+                "writes the result of --suite robustbench: give that, too.", robustbench=self.robustbench
+            )
+            return texts or ["fgsm", "pgd"], budget
+        o.refuse_set(
+            "is set by --suite robustbench; leave it out.", split=images["split"], size=images["size"]
+        )
+        for option in ("ids=", "size="):
+            if option in images["data"]:
+                o.refuse(f"--suite robustbench has its own images: leave out {option}")
+        if texts:
+            o.refuse("--suite robustbench runs autoattack: leave out --attack.")
+        for name in budget.chosen.keys() - {"norm"}:
+            o.refuse(f"--suite robustbench sets the budget: leave out --{name.replace('_', '-')}.")
+        data, norm = images["data"].partition(":")[0], budget.norm or "linf"
+        if (data, norm) not in RADII:
+            o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")
+        if data == "imagenet" and "preprocessing=" not in images["data"]:
+            o.refuse(
+                "--suite robustbench: each model of ImageNet names its preprocessing: give "
+                "--data imagenet:preprocessing=Res256Crop224, or another one."
+            )
+        return ["autoattack"], replace(budget, norm=norm, radius=RADII[data, norm])
 
 
 @together
@@ -204,3 +256,16 @@ def _provenance(config: dict[str, Any], named: dict[str, NamedAttack], seed: int
     data = {key: config["data"].get(key) for key in OF_THE_DATA}
     command = shlex.join(["fastadv", *sys.argv[1:]])
     return {"command": command, "seed": seed, **config, "attacks": attacks, "data": data}
+
+
+def write_entry(
+    path: Path, table: Table, attack: NamedAttack, data: str, model: str, note: str | None
+) -> None:
+    """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
+    row, threat = table[attack.label], THREATS[attack.norm](attack.radius)
+    accuracies = table.clean_accuracy, row.robust_accuracy
+    footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
+    about = {"footnote": footnote} if footnote else None
+    dataset = data.partition(":")[0]
+    fields = entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about)
+    write_text(path, jsons.dumps(fields, indent=2) + "\n")

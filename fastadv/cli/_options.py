@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -131,35 +131,19 @@ def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for convert in (int, parse_number):
-        try:
+        with suppress(ValueError, typer.BadParameter):
             return convert(text)
-        except (ValueError, typer.BadParameter):
-            continue
     return text
 
 
-# the types that text can name, the narrowest first
-TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-# the types of an argument that a value of such a type serves
-FITS: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {float}, str: {str}}
+# The types that text can name, the narrowest first
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def nameable(parameter: inspect.Parameter) -> bool:
-    """Return whether text can name a value of the argument: a number, true or false, or text."""
-    return bool(_types(parameter.annotation) & TYPES.keys())
-
-
-def required(parameter: inspect.Parameter) -> bool:
-    return parameter.default is inspect.Parameter.empty
-
-
-def registry() -> dict[str, Attack]:
-    """Return the attacks that commands can name, in alphabetical order: text can say all that they need."""
-    needs = {
-        name: [one for key, one in attack.parameters.items() if key not in ("model", "x", "y", "threat")]
-        for name, attack in sorted(ATTACKS.items())
-    }
-    return {name: ATTACKS[name] for name, ones in needs.items() if all(map(nameable, filter(required, ones)))}
+def nameable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, set[type]]:
+    """Return the types of the arguments whose values text can name: numbers, true or false, or text."""
+    types = {key: _types(parameter.annotation) for key, parameter in parameters.items()}
+    return {key: kinds for key, kinds in types.items() if kinds & WORDS.keys()}
 
 
 def _types(annotation: Any) -> set[type]:
@@ -170,28 +154,34 @@ def _types(annotation: Any) -> set[type]:
     return {annotation}
 
 
-def parse_arguments(
-    where: str, name: str, text: str, takes: Mapping[str, inspect.Parameter | None]
-) -> dict[str, Any]:
+def needed(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    return {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+
+
+def registry() -> dict[str, Attack]:
+    """Return the attacks that commands can name, in alphabetical order: text can say all that they need."""
+    known = {"model", "x", "y", "threat"}
+    return {
+        name: attack
+        for name, attack in sorted(ATTACKS.items())
+        if needed(attack.parameters) <= known | nameable(attack.parameters).keys()
+    }
+
+
+def parse_arguments(where: str, name: str, text: str, takes: Mapping[str, set[type]]) -> dict[str, Any]:
     """Parse key=value,key=value into arguments of `name`. Wrong usage for one that it does not take."""
     values = pairs([part for part in text.split(",") if part], where)
-    for key in values:
+    for key, value in values.items():
         if key not in takes:
             refuse(f"{name} takes no {key!r}; it takes {', '.join(takes) or 'none'}{meant(key, takes)}.")
-    return {key: _checked(where, key, value, takes[key]) for key, value in values.items()}
-
-
-def _checked(where: str, key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
-    """Refuse a value of a type that its argument does not take; norm and radius have no parameter."""
-    types = {str if key == "norm" else float} if parameter is None else _types(parameter.annotation)
-    if value == "none" and NoneType in types:
-        return None
-    if types & FITS[type(value)]:
-        return value
-    if TYPES.keys() & types == {bool}:
-        refuse(f"{where}: expected {key}=true or {key}=false, got {value!r}.")
-    wanted = next(words for kind, words in TYPES.items() if kind in types)
-    refuse(f"{where}: expected {key} to be {wanted}, got {value!r}.")
+        types = takes[key]
+        if value == "none" and NoneType in types:
+            values[key] = None
+        elif not types & ({int, float} if type(value) is int else {type(value)}):
+            kinds = [kind for kind in WORDS if kind in types]
+            wanted = f"{key}=true or {key}=false" if kinds == [bool] else f"{key} to be {WORDS[kinds[0]]}"
+            refuse(f"{where}: expected {wanted}, got {value!r}.")
+    return values
 
 
 def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, what: str = "a run") -> None:

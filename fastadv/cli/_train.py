@@ -1,15 +1,15 @@
 """`fastadv train`: train a model, standard or adversarially, with checkpoints that resume."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import parse_attack
+from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import note, print_table, progress, say
-from fastadv.cli._recipes import RecipeOptions, parse_ramp, parse_recipe, parse_schedule
 from fastadv.cli._shared import Budget, Machine, Network, RunFolder, TrainImages, load_data
 from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
@@ -17,9 +17,93 @@ from fastadv.data import HeldOut, hold_out, is_named
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.text import percent
-from fastadv.train import Ending, EpochReport, Execution, Measuring, Optimization, fit, reports
+from fastadv.threat import THREATS
+from fastadv.train import (
+    AWP,
+    Ending,
+    EpochReport,
+    Execution,
+    Measuring,
+    Optimization,
+    OwnStep,
+    Recipe,
+    fit,
+    reports,
+)
 from fastadv.train import epochs as each_epoch
+from fastadv.train.augment import AUGMENTS, Augment
+from fastadv.train.recipes import RECIPES
 from fastadv.train.report import best
+from fastadv.train.schedules import SCHEDULES, Schedule
+
+AUGMENT = "{augments}; several with +, arguments with a colon: crop+flip+cutout:size=8."
+
+
+def parse_augment(text: str) -> list[Augment] | None:
+    """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
+    return None if text == "none" else [part for name in text.split("+") for part in _augmentations(name)]
+
+
+def _augmentations(text: str) -> tuple[Augment, ...]:
+    name, colon, tail = text.partition(":")
+    o.look_up("augmentation", name, ["none", *AUGMENTS])
+    if not colon:
+        return AUGMENTS[name]
+    if len(AUGMENTS[name]) > 1:
+        o.refuse(f"{name} takes no arguments: name its parts, with + between them.")
+    (function,) = AUGMENTS[name]
+    parameters = inspect.signature(function).parameters
+    known = o.nameable(parameters)
+    takes = {key: known[key] for key in known if key not in o.needed(parameters)}
+    return (partial(function, **o.parse_arguments(f"augmentation {text!r}", name, tail, takes)),)
+
+
+def parse_schedule(text: str) -> str | Schedule:
+    """Parse NAME or NAME:key=value,key=value; a name alone stays one."""
+    name, colon, tail = text.partition(":")
+    o.look_up("schedule", name, SCHEDULES)
+    if not colon:
+        return name
+    kind = type(SCHEDULES[name])
+    fields: Mapping[str, inspect.Parameter] = inspect.signature(kind).parameters if is_dataclass(kind) else {}
+    arguments = o.parse_arguments(f"schedule {text!r}", name, tail, o.nameable(fields))
+    return replace(SCHEDULES[name], **arguments)  # type: ignore[type-var]
+
+
+def parse_ramp(text: str) -> float:
+    return int(text) if text.isdigit() else o.parse_number(text)
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    recipe: Annotated[str, "{recipes}; or with arguments, trades:beta=3 or fast:method=n-fgsm."] = "standard"
+    awp: Annotated[float | None, "Strength of adversarial weight perturbation (AWP): 0.005."] = None
+    augment: Annotated[Any, o.text(parse_augment, "NAME+NAME"), AUGMENT] = "none"
+
+
+def parse_recipe(text: str, budget: Budget, awp: float | None = None) -> Recipe | OwnStep:
+    """Parse NAME or NAME:key=value,key=value. Wrong usage for what has no sense or no effect."""
+    name, _, tail = text.partition(":")
+    kind = RECIPES[o.look_up("recipe", name, RECIPES)]
+    parameters = inspect.signature(kind).parameters
+    keys = o.nameable(parameters)
+    arguments = o.parse_arguments(f"recipe {text!r}", name, tail, keys)
+    for key in ("steps", "step_size"):
+        if key in budget.chosen:
+            if key not in keys or key in arguments:
+                o.refuse(f"--{key.replace('_', '-')} has no effect on the recipe {text}; leave it out.")
+            arguments[key] = budget.chosen[key]
+    if missing := [key for key in keys if key in o.needed(parameters) and key not in arguments]:
+        o.refuse(f"the recipe {name} needs {' and '.join(missing)}: {name}:{missing[0]}=VALUE.")
+    if "threat" in parameters:
+        if budget.radius is None:
+            o.refuse(f"the recipe {name} needs --radius.")
+        arguments["threat"] = THREATS[budget.norm or "linf"](budget.radius)
+    elif budget.norm is not None and budget.radius is None:
+        o.refuse("--norm has no effect without --radius; leave it out, or give both.")
+    recipe: Any = kind(**arguments)
+    return recipe if awp is None else AWP(recipe, awp)
+
 
 TEST_STEPS = 10
 TEST_SAMPLES = 1000

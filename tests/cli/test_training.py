@@ -10,8 +10,8 @@ from PIL import Image
 import fastadv as fa
 from fastadv import train
 from fastadv.cli import _train
-from fastadv.cli._recipes import parse_augment, parse_recipe
 from fastadv.cli._shared import Budget, load_data
+from fastadv.cli._train import parse_augment, parse_recipe
 from fastadv.data import load
 from fastadv.models import SmallCNN
 from fastadv.train.schedules import SCHEDULES
