@@ -12,16 +12,14 @@ from torch import Tensor
 from fastadv import attacks
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, print_results
+from fastadv.cli._measure import NOTHING_KEPT, kept_in, print_results
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import (
     BATCH_SIZE,
     DEVICE,
     IMAGES,
-    RESUME,
     Images,
     Machine,
-    RunFolder,
     TrainImages,
     load_data,
     make_device,
@@ -112,7 +110,7 @@ def train(
     machine: Machine,
     training: Annotated[partial[Any], Front(ABS.fit, "epochs beta precision=training_precision")],
     run_dir: Annotated[o.Folder, "Folder for checkpoint, report.jsonl and model.safetensors."],
-    resume: Annotated[bool, RESUME] = False,
+    resume: Annotated[bool, "Resume the run in --run-dir."] = False,
     prior_samples: Annotated[int, "Latents of the prior among which a search starts."] = PRIOR_SAMPLES,
     test_samples: Annotated[int | None, "Test on the first N samples; by default on all."] = None,
 ) -> Iterator[Any]:
@@ -120,14 +118,14 @@ def train(
 
     The same command with --resume continues bit for bit after any stop.
     """
-    folder, options = RunFolder(run_dir, resume), images.keywords
-    folder.check()
+    o.check_run_dir(run_dir, resume)
+    options = images.keywords
     if (beta := training.keywords["beta"]) is not None and len(beta) != 2:
         o.refuse(f"--beta: expected FROM,TO such as 10,1, got {','.join(map('{:g}'.format, beta))!r}.")
     if test_samples is not None and not is_named(options["data"]):
         o.refuse(f"--test-samples has no effect: {options['data']} has no test split; leave it out.")
     place = machine.place()
-    with interruptible(folder.kept):
+    with interruptible(partial(kept_in, run_dir)):
         dataset = images(part="train")
         with progress("training") as tick:
             model = ABS.fit(

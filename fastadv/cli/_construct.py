@@ -66,12 +66,7 @@ def construct(
     settings, place = _settings(kind, construction, machine.seed), machine.place()
     rank, jobs = shard or (None, None)
     build = getattr(library, kind.replace("-", "_"))
-
-    def kept() -> str:
-        shards = len(list(out.glob("shard-*.safetensors"))) if out.is_dir() else 0
-        return f"{shards} finished shards are kept in {out}; run the same command to resume"
-
-    with interruptible(kept):
+    with interruptible(f"finished shards are kept in {out}; run the same command to resume"):
         dataset = images(part="train")
         net = search.frozen(model.load(dataset, place, machine.seed))
         with progress(kind) as tick:

@@ -21,7 +21,7 @@ NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first
 
 def kept_in(run_dir: Path | None) -> str:
     if run_dir is None:
-        return NOTHING_KEPT
+        return "nothing was kept; with --run-dir a run can be resumed"
     if not any(run_dir.rglob("*.safetensors")):
         return f"nothing was finished yet: add --resume to begin again in {run_dir}"
     return f"kept in {run_dir}: add --resume to continue"

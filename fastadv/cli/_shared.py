@@ -26,7 +26,6 @@ DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
 SAMPLES = "Use only N samples: the first, or of a sorted set some of each class."
 BATCH_SIZE = "Samples worked on at once."
 DEVICE = "cpu, cuda, cuda:1; by default the GPU where there is one."
-RESUME = "Resume the run in --run-dir."
 KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there is a file of them
 
 
@@ -108,23 +107,6 @@ def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
         return {}  # create says what is wrong
     everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
     return {key: value for key, value in offered.items() if everything or key in takes}
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    run_dir: Annotated[o.Folder | None, "Folder for checkpoint, reports and model.safetensors."] = None
-    resume: Annotated[bool, RESUME] = False
-
-    def check(self) -> None:
-        o.check_run_dir(self.run_dir, self.resume)
-
-    def kept(self, begun: bool = False) -> str:
-        """Return the message of a stopped command. begun: it has finished an epoch."""
-        if self.run_dir is None:
-            return "nothing was kept; with --run-dir a run can be resumed"
-        if not begun and not (self.run_dir / o.CHECKPOINT).exists():
-            return "no epoch was done, so nothing was kept; run it again"
-        return f"the last finished epoch is kept in {self.run_dir}; the same command with --resume continues"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import interruptible
+from fastadv.cli._measure import kept_in
 from fastadv.cli._output import note, print_table, progress, say
-from fastadv.cli._shared import Budget, Machine, Network, RunFolder, TrainImages, load_data
+from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
 from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
 from fastadv.data import HeldOut, hold_out, is_named
@@ -106,8 +107,11 @@ def parse_recipe(text: str, budget: Budget, awp: float | None = None) -> Recipe 
 
 
 TEST_STEPS = 10
-TEST_SAMPLES = 1000
-TRAINING = Front(fit, "epochs batch_size optimizer learning_rate", defaults={"epochs": 10, "batch_size": 128})
+TRAINING = Front(
+    fit,
+    "epochs batch_size optimizer learning_rate run_dir resume",
+    defaults={"epochs": 10, "batch_size": 128},
+)
 SCHEDULE = "How the learning rate changes: {schedules}; or cyclic:peak=0.3."
 TYPES = {
     "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
@@ -140,7 +144,7 @@ class Tests:
                 o.refuse(f"--test-samples has no effect: {data} has no test split; name --test-data.")
             note(f"{data} has no test split: name one with --test-data to see accuracies")
             return None
-        options |= {"samples": self.test_samples or TEST_SAMPLES}
+        options |= {"samples": self.test_samples or 1000}
         return load_data(self.test_data or data, **options)
 
 
@@ -155,7 +159,6 @@ def train(
     tests: Tests,
     measuring: Annotated[Measuring, Front(Measuring, "test_every")],
     ending: Annotated[Ending, Front(Ending)],
-    results: RunFolder,
     execution: Annotated[Execution, Front(Execution, "precision workers compile", types=Workers)],
     machine: Machine,
 ) -> Iterator[Any]:
@@ -168,25 +171,25 @@ def train(
     trained = parse_recipe(recipe.recipe, budget, recipe.awp)
     if budget.radius is None and (tests.validation is not None or ending != Ending()):
         o.refuse("--validation, --patience and --on-alarm need the --radius of the attack that decides.")
-    results.check()
-    place, run_dir, seed = machine.place(), results.run_dir, machine.seed
-    done: list[EpochReport] = []
-    with interruptible(lambda: results.kept(begun=bool(done))):
+    run_dir, seed, place = training.keywords["run_dir"], machine.seed, machine.place()
+    o.check_run_dir(run_dir, training.keywords["resume"])
+    with interruptible(partial(kept_in, run_dir)):
         dataset = images(part="train")
         drawn = tests.held_out(dataset, seed)
         dataset, held_out = (dataset, None) if drawn is None else (drawn.rest, drawn.held_out)
         test_set = tests.load(**images.keywords)
         net = model.load(dataset, place, seed, fresh=True)
-        tested = test_set is not None or held_out is not None
+        attacks: dict[str, Any] | None = None
+        if budget.radius is not None and (test_set is not None or held_out is not None):
+            attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
+            attacks = {attack.label: attack.run}
         with progress("training") as bar:
             run = each_epoch(
                 net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
-                test_attacks=_test_attacks(budget, seed) if tested else None, run_dir=run_dir,
-                resume=results.resume, seed=seed, device=place, progress=bar, optimization=optimization,
+                test_attacks=attacks, seed=seed, device=place, progress=bar, optimization=optimization,
                 measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
             )  # fmt: skip
-            for report in run:
-                done.append(report)
+            done = list(run)
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
@@ -215,29 +218,21 @@ def train(
         note("the weights were not kept: give --run-dir")
 
 
-def _test_attacks(budget: Budget, seed: int) -> dict[str, Any] | None:
-    if budget.radius is None:
-        return None
-    attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
-    return {attack.label: attack.run}
+def _row(report: EpochReport) -> dict[str, str]:
+    shares = {"accuracy": report.clean_accuracy, **report.robust_accuracy}
+    if report.ema_clean_accuracy is not None:
+        shares |= {"EMA accuracy": report.ema_clean_accuracy}
+        shares |= {f"EMA {name}": share for name, share in report.ema_robust_accuracy.items()}
+    if report.validation_clean_accuracy is not None:
+        shares["validation"] = report.judged
+    row = {"epoch": str(report.epoch), "loss": f"{report.loss:.4f}"}
+    row |= {name: percent(share) for name, share in shares.items()}
+    return row | {"learning rate": f"{report.learning_rate:.2g}", "seconds": f"{report.seconds:.1f}"}
 
 
 def _show(past: list[EpochReport], title: str, caption: str) -> None:
-    attacks = list(past[-1].robust_accuracy) if past else []
-    averaged = bool(past) and past[-1].ema_clean_accuracy is not None
-    validated = bool(past) and past[-1].validation_clean_accuracy is not None
-    head = ["accuracy", *attacks]
-    head += [f"EMA {name}" for name in head] if averaged else []
-    head += ["validation"] if validated else []
-    cells = [["epoch", "loss", *head, "learning rate", "seconds"]]
-    for report in past:
-        accuracies = [report.clean_accuracy, *(report.robust_accuracy.get(name) for name in attacks)]
-        if averaged:
-            accuracies += [report.ema_clean_accuracy]
-            accuracies += [report.ema_robust_accuracy.get(name) for name in attacks]
-        if validated:
-            accuracies.append(report.judged)
-        rate, seconds = f"{report.learning_rate:.2g}", f"{report.seconds:.1f}"
-        cells.append([str(report.epoch), f"{report.loss:.4f}", *map(percent, accuracies), rate, seconds])
+    rows = [_row(report) for report in past]
+    head = list(rows[-1])  # the last epoch is always tested
+    cells = [head, *([row.get(name, percent(None)) for name in head] for row in rows)]
     alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
     print_table(title, cells, [caption, *alarms] if caption else alarms)

@@ -56,8 +56,7 @@ def test_help_has_an_example_that_parses(fastadv, folder, command):
         ("attack", "Model Images Budget Search Machine"),
         (
             "train",
-            "Model Images Recipe Budget Training Optimization Tests Measuring Ending Results Execution "
-            "Machine",
+            "Model Images Recipe Budget Training Optimization Tests Measuring Ending Execution Machine",
         ),
         ("construct", "Model Images Construction Search Machine"),
         ("evaluate", "Model Images Budget Evaluation Results Benchmark Search Machine"),
