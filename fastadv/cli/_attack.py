@@ -23,7 +23,7 @@ from fastadv.runs.files import save_tensors
 from fastadv.text import threat_text
 from fastadv.threat import THREATS
 
-# What the command line sets where the function leaves it open
+# Values that the command line sets where the function leaves them open
 DEFAULTS = {"steps": 40, "queries": 1000}
 ATTACK = "{attacks}; or with arguments, pgd:steps=100."
 Criterion = Literal["signs"]

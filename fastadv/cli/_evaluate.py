@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import typer
 from torch import Tensor
 
 from fastadv.cli import _options as o
 from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import BELOW, Limits, checks, ending, kept_in, print_results, write_summary
-from fastadv.cli._output import finite, progress, say, say_where
+from fastadv.cli._measure import BELOW, Limits, checks, kept_in, print_results, write_summary
+from fastadv.cli._output import finite, note, progress, say, say_where
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
@@ -225,8 +226,7 @@ def evaluate(
             table, results.report, title=title, model=net, class_names=dataset.classes, curves=curves,
             provenance=_provenance(config, named, machine.seed),
         )  # fmt: skip
-    low = "; ".join(text for _, text, code in passed if code == BELOW)
-    with ending(max((code for *_, code in passed), default=0), low):
+    try:
         yield document
         print_results(table, model.model, dataset)
         if lacks:
@@ -237,6 +237,11 @@ def evaluate(
             say(f"accuracy at each radius, {label}: {points}")
         written = {"adversarial examples": results.out, "entry": benchmark.robustbench}
         say_where(written | {"report": results.report, "summary": results.summary})
+    finally:  # also where only the document was asked for
+        if low := "; ".join(text for _, text, code in passed if code == BELOW):
+            note(low)
+        if code := max((code for *_, code in passed), default=0):
+            raise typer.Exit(code)
 
 
 def _curve(

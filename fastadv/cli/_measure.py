@@ -1,16 +1,13 @@
-"""What the commands that measure share: the table, how they end, and what CI reads of an evaluation."""
+"""What the commands that measure share: the table, and what CI reads of an evaluation."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
-import typer
-
 from fastadv._checks import check_share
 from fastadv.cli import _options as o
-from fastadv.cli._output import note, print_table, say
+from fastadv.cli._output import print_table, say
 from fastadv.evaluation import Table
 from fastadv.runs.files import write_text
 from fastadv.text import in_markdown, percent, several
@@ -41,17 +38,6 @@ def print_results(table: Table, model: str, dataset: Any) -> None:
         print_table(name, cells)
     if table.indicators is not None:
         say(spoken(table.verdict))
-
-
-@contextmanager
-def ending(code: int, why: str = "") -> Iterator[None]:
-    """End the command with an exit code, also where only its document was asked for, and say why."""
-    with suppress(GeneratorExit):
-        yield
-    if why:
-        note(why)
-    if code:
-        raise typer.Exit(code)
 
 
 Check = tuple[str, str, int]

@@ -13,7 +13,7 @@ from torch import nn
 from fastadv import data as sets
 from fastadv import models
 from fastadv.cli import _options as o
-from fastadv.cli._models import ZOO, check_name, load_entry, parse_model
+from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
 from fastadv.cli._signature import Front
 from fastadv.data._load import is_set
@@ -63,7 +63,6 @@ TrainImages = Annotated[partial[Any], replace(IMAGES, names="data data_dir size 
 class Network:
     model: Annotated[
         str,
-        o.text(parse_model, "NAME"),
         "{models}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's zoo, or your own as "
         "package.module:function, which returns a model of images in [0, 1].",
     ]

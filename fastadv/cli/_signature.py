@@ -46,7 +46,7 @@ NAMING = f"""An attack is named alone, or with its arguments: pgd:steps=100,norm
 Attacks that ascend a loss take loss=NAME: {", ".join(LOSSES)}. dlr works with logits of any size,
 ce_sharp also with logits that are nearly alike: pgd, bim, mim, fgsm and apgd ascend it; loss=ce is what their
 papers ascend."""
-# What a help says where its text has one of these names in braces
+# The text that stands in a help for these names in braces
 TEXTS = {
     "models": ", ".join(models.names()),
     "sets": ", ".join(data.names()),

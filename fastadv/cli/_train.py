@@ -208,7 +208,7 @@ def train(
     _show(past, f"{model.model} on {dataset.name}", dataset.note)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
-        # not whatever lies there: another run in this folder may have left the file
+        # A file may also lie there from another run in this folder
         if optimization.ema is not None:
             say(f"their moving average in {run_dir / 'ema.safetensors'}")
         if best(past) is not None:
