@@ -95,14 +95,22 @@ def measure(model: ABS, dataset: Any, text: str, size: int = 100) -> dict[str, f
 
 
 def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
+    """Print what was measured, by its parts where there are several."""
     cells = [["", "measured", "value"]]
     for part, values in measured.items():
         for name, value in values.items():
             share = name.endswith("accuracy") or name == "above_zero"
             cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
-    if not any(line[0] for line in cells):
-        cells = [line[1:] for line in cells]
+    cells = cells if len(measured) > 1 else [line[1:] for line in cells]
     print_table(title, cells, [caption] if caption else [])
+
+
+def results(
+    what: str, model: Synthesis, options: dict[str, Any], dataset: Any, measured: dict[str, float], title: str
+) -> Iterator[Any]:
+    yield card(f"abs {what}", {**model.config, **options, "data": dataset.describe()}, **measured)
+    title = f"{model.name}, {title}on {dataset.name}, {len(dataset):,} images"
+    print_measured(title, {"": measured}, dataset.note)
 
 
 def train(
@@ -153,9 +161,7 @@ def infer(
     with interruptible(NOTHING_KEPT):
         net, dataset = model.load(**options), images()
         measured = measure(net, dataset, "inferring", batch_size)
-    yield card("abs infer", {**model.config, **options, "data": dataset.describe()}, **measured)
-    title = f"{model.name}, on {dataset.name}, {len(dataset):,} images"
-    print_measured(title, {"": measured}, dataset.note)
+    yield from results("infer", model, options, dataset, measured, "")
 
 
 def bound(
@@ -176,10 +182,8 @@ def bound(
         "median": float(radii.quantile(0.5)),
         "above_zero": float((radii > 0).double().mean()),
     }
-    yield card("abs bound", {**model.config, **options, "data": dataset.describe()}, **measured)
-    symbol = THREATS[options["norm"]].symbol
-    title = f"{model.name}, {symbol} lower bound on {dataset.name}, {len(dataset):,} images"
-    print_measured(title, {"": measured}, dataset.note)
+    title = f"{THREATS[options['norm']].symbol} lower bound "
+    yield from results("bound", model, options, dataset, measured, title)
 
 
 def attack(

@@ -30,8 +30,6 @@ def demo(
 
     Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes.
     """
-    if tiny and size is not None:
-        o.refuse("--tiny has a size of its own; leave out --size.")
     size = 10 if size is None else size
     o.look_up("size", str(size), map(str, SIZES))
     settings = replace(TINY if tiny else SIZES[size], seed=seed)

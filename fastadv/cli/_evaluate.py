@@ -117,16 +117,11 @@ class RobustBench:
                 "writes the result of --suite robustbench: give that, too.", robustbench=self.robustbench
             )
             return texts or ["fgsm", "pgd"], budget
-        o.refuse_set(
-            "is set by --suite robustbench; leave it out.", split=images["split"], size=images["size"]
-        )
+        taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
+        o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
         for option in ("ids=", "size="):
             if option in images["data"]:
                 o.refuse(f"--suite robustbench has its own images: leave out {option}")
-        if texts:
-            o.refuse("--suite robustbench runs autoattack: leave out --attack.")
-        for name in budget.chosen.keys() - {"norm"}:
-            o.refuse(f"--suite robustbench sets the budget: leave out --{name.replace('_', '-')}.")
         data, norm = images["data"].partition(":")[0], budget.norm or "linf"
         if (data, norm) not in RADII:
             o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")
