@@ -10,8 +10,8 @@ LINE = "-n 60 -a fgsm -a pgd:steps=5 --radius 0.05 --no-indicators"
 @pytest.mark.slow
 def test_a_share_that_is_not_reached_is_exit_code_4(fastadv, net):
     line = f"evaluate {net} {LINE}"
-    told = fastadv(f"{line} --json").json["measured"]
-    clean, robust = told["clean_accuracy"], told["worst_case"]
+    measured = fastadv(f"{line} --json").json["measured"]
+    clean, robust = measured["clean_accuracy"], measured["worst_case"]
     assert 0 < robust < clean < 1
     assert fastadv(f"{line} --fail-under robust={robust},clean={clean}").err == ""
     done = fastadv(f"{line} --fail-under robust={robust + 0.01},clean={clean}", code=4)

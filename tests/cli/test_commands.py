@@ -36,8 +36,8 @@ def test_precisions(fastadv, refused, net, command):
     line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
     refused(f"{line} --precision tf32 --device cpu", "GPU of compute capability 8 or more for 'tf32'")
     config = fastadv(f"{line} --precision fp16 --json").json["config"]
-    told = config["model"]["frozen"] if "construct" in command else config
-    assert told["precision"] == "fp16"
+    settings = config["model"]["frozen"] if "construct" in command else config
+    assert settings["precision"] == "fp16"
 
 
 def test_models_of_ones_own(fastadv, folder):

@@ -22,9 +22,9 @@ def examined(fastadv):
     return lambda: fastadv("doctor --json").json
 
 
-def advice(found, word):
+def advice(state, word):
     """The one line of advice with that word."""
-    (line,) = [line for line in found["advice"] if word in line]
+    (line,) = [line for line in state["advice"] if word in line]
     return line
 
 
@@ -57,9 +57,9 @@ def test_wrong_values_of_variables_are_told(examined, monkeypatch):
         linf_step = None
 
     monkeypatch.setattr(library, "extension", Extension)
-    found = examined()
-    assert "got avx7" in advice(found, "FASTADV_ISA")
-    assert found["cpu"]["instruction_set"] is None
+    state = examined()
+    assert "got avx7" in advice(state, "FASTADV_ISA")
+    assert state["cpu"]["instruction_set"] is None
 
 
 @pytest.mark.slow
@@ -70,14 +70,14 @@ def test_a_user_without_a_home(examined, refused, monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    found = examined()
-    assert "set HOME or XDG_CACHE_HOME" in advice(found, "home")
-    assert found["data"]["folder"] == ""
+    state = examined()
+    assert "set HOME or XDG_CACHE_HOME" in advice(state, "home")
+    assert state["data"]["folder"] == ""
     refused("attack -m small_cnn --data mnist --radius 0.1", "expected a home folder for the cache, got none")
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "says"),
     [
         ("", "the C++ kernels are missing, so"),
         (
@@ -86,11 +86,11 @@ def test_a_user_without_a_home(examined, refused, monkeypatch):
         ),
     ],
 )
-def test_why_the_kernels_are_not_there_is_told(fault, told, monkeypatch):
+def test_why_the_kernels_are_not_there_is_told(fault, says, monkeypatch):
     monkeypatch.setattr(library, "extension", None)
     monkeypatch.setattr(library, "extension_fault", fault)
     assert not _doctor._cpu(advice := [])["extension"]
-    assert told in advice[0]
+    assert says in advice[0]
     assert advice[0].endswith("run pip install again")
 
 

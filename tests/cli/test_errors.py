@@ -70,7 +70,7 @@ def test_failed_work_is_one(refused, folder, net):
     refused("attack -m small_cnn -w net.safetensors --data digits --radius 0.1", "shape")  # of width 4
 
 
-# what is wrong whatever the command does, by the option that names it
+# Values that are wrong whatever the command does, by the option that names them
 WRONG = {
     "--data": ["nosuch", "digits:ids=3", "imagenet:ids=", "imagefolder", "file", "."],
     "--data-dir": ["nowhere", "file"],
@@ -93,9 +93,9 @@ LATE = {"doctor": {"--data-dir"}}
 def test_every_command_refuses_wrong_options(refused, folder, command):
     """As its example, which names weights and sets that are not there."""
     (folder / "file").touch()
-    found = COMMANDS[command]
-    words = found.epilog.removeprefix("Example: fastadv ").replace("-w runs/a/model.safetensors", "")
-    taken = {name for option in found.params for name in option.opts}
+    declared = COMMANDS[command]
+    words = declared.epilog.removeprefix("Example: fastadv ").replace("-w runs/a/model.safetensors", "")
+    taken = {name for option in declared.params for name in option.opts}
     for option in taken & WRONG.keys() - LATE.get(command, set()):
         for value in WRONG[option]:
             refused(f"{words} {option} {value}", "")

@@ -40,9 +40,9 @@ def test_a_model_without_a_gradient_freezes_or_not(fastadv, refused, folder, mon
     (folder / "detached.py").write_text(DETACHED)
     monkeypatch.syspath_prepend(folder)
     line = f"{command} -m detached:make --data digits -n 60 -a square:queries=100 --radius 0.1"
-    told = [timeless(fastadv(f"{line} {flag} --json").json["measured"]) for flag in ("", "--no-freeze")]
-    assert told[0] == told[1]
-    assert told[0]["attacks"][0]["robust_accuracy"] < told[0]["clean_accuracy"]
+    measured = [timeless(fastadv(f"{line} {flag} --json").json["measured"]) for flag in ("", "--no-freeze")]
+    assert measured[0] == measured[1]
+    assert measured[0]["attacks"][0]["robust_accuracy"] < measured[0]["clean_accuracy"]
     assert fastadv(f"{command} -m detached:make --data digits -n 220 -a pgd --radius 0.1").out
     for option in ("--precision bf16", "--compile"):
         refused(f"{line} --no-freeze {option}", "--no-freeze goes with neither --precision nor --compile")
@@ -88,11 +88,11 @@ def test_masked_and_randomized_models(fastadv, folder, net):
     assert once.out.endswith("classify each sample several times (--draws 20)\n")
     for attack in ("pgd:steps=40,stop_early=false,eot=3", "autoattack:version=rand"):
         done = fastadv(f"{noisy} --radius 0.05 -a {attack} --draws 5 --strict")
-        told = (
+        measured = (
             r"Randomized: at most [\d.]+% of one draw, [\d.]+% worst of 5 draws \(eot=(3|20)\)\. "
             "No other sign of masking .*"
         )
-        assert re.fullmatch(told, done.out.splitlines()[-1])
+        assert re.fullmatch(measured, done.out.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -121,10 +121,13 @@ def test_the_page_is_that_of_the_evaluation(fastadv, folder, net, monkeypatch):
     data = load("digits", "test", limit=40).describe()
     assert all(str(data[key]) in page.text for key in OF_THE_DATA if key not in ("shape", "note"))
     assert "attack=pgd, norm=linf, radius=0.1, seed=3, steps=3" in page.text
-    told = fastadv(line, "--json").json["measured"]
+    measured = fastadv(line, "--json").json["measured"]
     kept = json.loads(page.data["measured"])
-    assert timeless(kept["attacks"]) == timeless(told["attacks"])
-    assert (kept["worst_case"], kept["clean_accuracy"]) == (told["worst_case"], told["clean_accuracy"])
+    assert timeless(kept["attacks"]) == timeless(measured["attacks"])
+    assert (kept["worst_case"], kept["clean_accuracy"]) == (
+        measured["worst_case"],
+        measured["clean_accuracy"],
+    )
     assert len(page.each("polyline")) == 2  # the curves
 
 
@@ -134,5 +137,5 @@ def test_what_cannot_be_written_is_refused_before_the_work(folder, refused, monk
     (folder / "file").touch()
     refused(f"{line} file/r.html", "cannot be written in")
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    told = refused(f"{line} r.html", "reports need jinja2, which is not installed: pip install", code=1)
-    assert told.endswith("pip install jinja2")
+    measured = refused(f"{line} r.html", "reports need jinja2, which is not installed: pip install", code=1)
+    assert measured.endswith("pip install jinja2")

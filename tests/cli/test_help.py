@@ -12,11 +12,11 @@ from fastadv.cli._signature import COMMON, MOST
 
 
 def commands(group, *path):
-    for name, found in group.commands.items():
-        if hasattr(found, "commands"):
-            yield from commands(found, *path, name)
-        elif not found.hidden:
-            yield " ".join((*path, name)), found
+    for name, declared in group.commands.items():
+        if hasattr(declared, "commands"):
+            yield from commands(declared, *path, name)
+        elif not declared.hidden:
+            yield " ".join((*path, name)), declared
 
 
 COMMANDS = dict(commands(get_command(app)))
@@ -45,9 +45,9 @@ def test_help_has_an_example_that_parses(fastadv, folder, command):
     assert done.err == ""
     assert f"Example: fastadv {command}" in done.out
     assert "--json" in done.out
-    found = COMMANDS[command]
-    example = found.epilog.removeprefix(f"Example: fastadv {command}")
-    found.make_context(command, shlex.split(example))
+    declared = COMMANDS[command]
+    example = declared.epilog.removeprefix(f"Example: fastadv {command}")
+    declared.make_context(command, shlex.split(example))
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_help_has_an_example_that_parses(fastadv, folder, command):
     ],
 )
 def test_options_stand_in_groups(fastadv, command, groups):
-    told = fastadv(f"{command} --help-all").out
-    titles = [line.split()[1] for line in told.splitlines() if line.startswith("╭")]
+    text = fastadv(f"{command} --help-all").out
+    titles = [line.split()[1] for line in text.splitlines() if line.startswith("╭")]
     assert [title for title in titles if title != "Arguments"] == ["Options", *groups.split()]
 
 
-def options(told):
+def options(text):
     """The options of a help: what begins a line of a panel."""
-    return set(re.findall(r"^│[ *]+(--[a-z-]+)", told, re.MULTILINE))
+    return set(re.findall(r"^│[ *]+(--[a-z-]+)", text, re.MULTILINE))
 
 
 @pytest.mark.slow
@@ -78,12 +78,12 @@ def options(told):
 def test_few_options_are_shown_unless_all_are_asked_for(fastadv, command):
     every = {name for option in COMMANDS[command].params for name in option.opts if name.startswith("--")}
     for _ in range(2):  # whatever was asked before
-        few, told = (fastadv(f"{command} {asked}").out for asked in ("-h", "--help-all"))
-        assert options(told) >= every - {"--batch-norm-momentum"}  # which is cut
+        few, text = (fastadv(f"{command} {asked}").out for asked in ("-h", "--help-all"))
+        assert options(text) >= every - {"--batch-norm-momentum"}  # which is cut
         shown = options(few) - {"--help", "--help-all"}
         assert {"--model", "--data", "--radius", "--json"} <= shown
         assert len(shown) <= MOST < len(every) - 3
         for noise in ("<bool>", "<int", "<str>", "<path>", "9223372036854775807"):
-            assert noise not in told
+            assert noise not in text
     assert "--help-all" not in fastadv("models --help").out
-    assert {option.name for found in COMMANDS.values() for option in found.params} >= COMMON
+    assert {option.name for declared in COMMANDS.values() for option in declared.params} >= COMMON

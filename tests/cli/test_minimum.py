@@ -31,14 +31,14 @@ def test_no_radius_is_needed_one_bounds_the_search_and_one_run_serves_all_radii(
     line = f"evaluate {net} -n {COUNT} -a ladder --no-indicators --radii 0.2,0,0.1,0.06 --json"
     measured = fastadv(line).json["measured"]
     assert [(radius, len(ids)) for radius, ids in RUNS] == [(math.inf, COUNT)]
-    (curve,), (told,) = measured["curves"], measured["attacks"]
+    (curve,), (row,) = measured["curves"], measured["attacks"]
     assert (curve["label"], curve["radii"]) == ("ladder L∞", [0, 0.06, 0.1, 0.2])
     assert len(set(curve["accuracy"])) > 2
-    assert told["median_interval"][0] <= told["median_distance"] <= told["median_interval"][1]
-    assert told["robust_accuracy"] is None  # without a radius it says nothing
+    assert row["median_interval"][0] <= row["median_distance"] <= row["median_interval"][1]
+    assert row["robust_accuracy"] is None  # without a radius it says nothing
     RUNS.clear()
-    (told,) = fastadv(f"attack {net} -n {COUNT} -a ladder --radius 0.01 --json").json["measured"]["attacks"]
-    assert (told["label"], told["radius"], told["median_distance"]) == ("ladder L∞ 0.01", 0.01, None)
+    (row,) = fastadv(f"attack {net} -n {COUNT} -a ladder --radius 0.01 --json").json["measured"]["attacks"]
+    assert (row["label"], row["radius"], row["median_distance"]) == ("ladder L∞ 0.01", 0.01, None)
     assert {radius for radius, _ in RUNS} == {0.01}
 
 

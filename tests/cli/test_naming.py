@@ -66,10 +66,10 @@ def test_an_attack_of_each_kind_runs_from_the_command_line(fastadv, net, name):
     norm = "linf" if "linf" in entry.norms else entry.norms[0]
     quick: Mapping[str, Any] = {key: value for key, value in entry.quick.items() if not callable(value)}
     radius = {} if entry.minimal else {"radius": RADIUS[norm]}
-    told = fastadv(f"evaluate {net} -n 3 --json -a", written(name, **quick, **radius)).json
-    (row,) = told["measured"]["attacks"]
+    card = fastadv(f"evaluate {net} -n 3 --json -a", written(name, **quick, **radius)).json
+    (row,) = card["measured"]["attacks"]
     assert row["minimum_norm"] == entry.minimal
-    (config,) = told["config"]["attacks"]
+    (config,) = card["config"]["attacks"]
     assert {"attack": name, "norm": norm, **quick}.items() <= config.items()
 
 

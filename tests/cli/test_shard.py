@@ -20,12 +20,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def parts(folder):
     """What the parts of an evaluation hold, but for times."""
-    found = {}
+    contents = {}
     for path in sorted(folder.glob("part-*")):
         tensors, about = load_tensors(path)
         del tensors["seconds"]
-        found[path.name] = digest(tensors), about
-    return found
+        contents[path.name] = digest(tensors), about
+    return contents
 
 
 @pytest.mark.slow
