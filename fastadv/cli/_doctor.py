@@ -41,12 +41,13 @@ def doctor(
     """
     state = examine(data_dir)
     yield state
-    shown = {**state, "backends": _served(state["backends"])} if verbose else _summary(state)
-    for name in [name for name in shown if name != "advice"]:
-        say(f"{name:<12} {_words(shown[name])}")
-    for line in state["advice"]:
+    shown = state if verbose else _summary(state)
+    advice = state.pop("advice")
+    for name, value in shown.items():
+        say(f"{name:<12} {_words(value)}")
+    for line in advice:
         say(f"to do  {line}", "yellow")
-    if not state["advice"]:
+    if not advice:
         say("All is well.", "green")
 
 
@@ -61,17 +62,12 @@ def _summary(state: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _served(backends: dict[str, dict[str, str]]) -> dict[str, list[str]]:
-    kinds = dict.fromkeys((by, device) for served in backends.values() for device, by in served.items())
-    return {f"{by} on {at}:": [op for op, served in backends.items() if served[at] == by] for by, at in kinds}
-
-
 def _words(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{name} {_words(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
-    return ("yes" if value else "no") if isinstance(value, bool) else "none" if value is None else str(value)
+    return str(value)
 
 
 def examine(data_dir: Path | None) -> dict[str, Any]:

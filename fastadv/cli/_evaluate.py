@@ -83,8 +83,6 @@ class Results:
         if self.strict and not kept["indicators"]:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
-            if kept["run_dir"] is None:
-                o.refuse("--shard keeps its share in a folder: give --run-dir too.")
             o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
         o.check_run_dir(kept["run_dir"], kept["resume"], IDENTITY, "an evaluation")
         return radii

@@ -57,8 +57,6 @@ def models(
         for entry in robustbench_entries()
         if data in (None, entry.dataset) and norm in (None, entry.threat.lower())
     ]
-    if not entries:
-        o.refuse(f"no entries for {data} in {norm}: leave out --data or --norm.")
     entries.sort(key=lambda entry: (entry.dataset, entry.threat != "Linf", -(entry.robust or 0)))
     built_in = {} if data or norm else {"built_in": library.names()}
     yield {**built_in, "zoo": {entry.path: _fields(entry) for entry in entries}}

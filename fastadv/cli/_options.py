@@ -55,9 +55,9 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(parse_number(part) for part in text.split(","))
 
 
-def look_up(what: str, name: str, known: Iterable[str], more: str = "") -> str:
+def look_up(what: str, name: str, known: Iterable[str]) -> str:
     if name not in (known := list(known)):
-        refuse(f"no {what} {name!r}; there are {', '.join(known)}{more}{meant(name, known)}.")
+        refuse(f"no {what} {name!r}; there are {', '.join(known)}{meant(name, known)}.")
     return name
 
 

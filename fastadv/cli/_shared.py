@@ -43,10 +43,8 @@ def load_data(
     part: o.Split = "test",
 ) -> Any:
     """Load the data set of that name, of it `part` without a `split`; or the set in that folder."""
-    if sets.is_named(data):
+    if sets.is_named(data) or not is_set(data):
         return sets.load(data, split or part, data_dir=data_dir, size=size, limit=samples)
-    if not is_set(data):
-        o.look_up("data set", data, sets.names(), ", and the folder of a constructed set")
     o.refuse_set(f"has no effect on the constructed set {data}; leave it out.", split=split, size=size)
     whole = sets.load_folder(data)
     if samples is None or samples >= len(whole):

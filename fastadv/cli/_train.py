@@ -14,7 +14,7 @@ from fastadv.cli._output import note, print_table, progress, say
 from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
 from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
-from fastadv.data import HeldOut, hold_out, is_named
+from fastadv.data import hold_out, is_named
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.text import percent
@@ -130,18 +130,9 @@ class Tests:
         int | None, "Hold out N training images, of all classes by --seed; the best epoch is chosen by them."
     ] = None
 
-    def held_out(self, dataset: Any, seed: int) -> HeldOut | None:
-        if self.validation is None:
-            return None
-        if self.validation >= len(dataset):
-            o.refuse(f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}.")
-        return hold_out(dataset, self.validation, seed)
-
     def load(self, data: str, **options: Any) -> Any:
         """Load what is tested on beside the training images `data`; options are those of `load_data`."""
         if self.test_data is None and not is_named(data):
-            if self.test_samples is not None:
-                o.refuse(f"--test-samples has no effect: {data} has no test split; name --test-data.")
             note(f"{data} has no test split: name one with --test-data to see accuracies")
             return None
         options |= {"samples": self.test_samples or 1000}
@@ -175,8 +166,8 @@ def train(
     o.check_run_dir(run_dir, training.keywords["resume"])
     with interruptible(partial(kept_in, run_dir)):
         dataset = images(part="train")
-        drawn = tests.held_out(dataset, seed)
-        dataset, held_out = (dataset, None) if drawn is None else (drawn.rest, drawn.held_out)
+        drawn = hold_out(dataset, tests.validation, seed) if tests.validation else None
+        dataset, held_out = (drawn.rest, drawn.held_out) if drawn else (dataset, None)
         test_set = tests.load(**images.keywords)
         net = model.load(dataset, place, seed, fresh=True)
         attacks: dict[str, Any] | None = None
