@@ -45,9 +45,7 @@ abs_app = group("Analysis by Synthesis: one generative model for each class (Sch
 class Synthesis:
     model: Annotated[Path, "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net."]
     binary: Annotated[bool, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class."] = False
-    seed: Annotated[
-        o.Seed | None, "Draws the prior samples for the authors' weights. A trained model has its own."
-    ] = None
+    seed: Annotated[o.Seed | None, "Seed of the prior samples for the authors' weights."] = None
     device: Annotated[str | None, DEVICE] = None
 
     @property

@@ -36,6 +36,7 @@ from fastadv.threat import THREATS
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
 WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
+Suite = Literal["robustbench"]
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
@@ -48,10 +49,7 @@ class Results:
         "for none), component (which part of it, as for autoattack) and the distances of each attack here "
         "(safetensors). --resume writes it for an evaluation that is in --run-dir.",
     ] = None
-    report: Annotated[
-        o.Report | None,
-        "Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.",
-    ] = None
+    report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
     shard: Annotated[
         o.Shard | None,
         "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all "
@@ -59,13 +57,8 @@ class Results:
         "the table.",
     ] = None
     strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
-    fail_under: Annotated[
-        Limits | None,
-        "End with exit code 4 if an accuracy is below its share; robust is the worst of all attacks.",
-    ] = None
-    summary: Annotated[
-        o.Written | None, "Write a summary: JUnit if the name ends in .xml, else Markdown."
-    ] = None
+    fail_under: Annotated[Limits | None, "End with exit code 4 if an accuracy is below its share."] = None
+    summary: Annotated[o.Written | None, "Write a summary: JUnit for .xml, else Markdown."] = None
 
     def check(self, named: dict[str, NamedAttack], kept: dict[str, Any]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -90,13 +83,8 @@ class Results:
 
 @dataclass(frozen=True)
 class RobustBench:
-    suite: Annotated[
-        Literal["robustbench"] | None,
-        "Evaluate as this benchmark does: AutoAttack standard at its radius on the whole test set.",
-    ] = None
-    robustbench: Annotated[
-        o.Written | None, "Write the result of --suite robustbench as an entry of RobustBench here (json)."
-    ] = None
+    suite: Annotated[Suite | None, "Run AutoAttack at this benchmark's radius on the whole test set."] = None
+    robustbench: Annotated[o.Written | None, "Write the result of --suite as an entry (json)."] = None
 
     def lacks(self, images: Mapping[str, Any], count: int) -> str:
         """Return what a result of the suite on `count` images is not; an entry on too few is refused."""
@@ -149,8 +137,8 @@ def evaluate(
     Minimum-norm attacks need no --radius; it limits which successes count. One run serves all --radii.
 
     With --strict the exit code is 3 if gradients may be masked, or if that could not be checked; with
-    --fail-under it is 4 if an accuracy is too low, doubt or not. Under torchrun both codes become 1:
-    read "verdict" in the output of --json.
+    --fail-under it is 4 if an accuracy is too low, doubt or not; robust is the worst of all attacks. Under
+    torchrun both codes become 1: read "verdict" in the output of --json.
 
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
@@ -164,10 +152,8 @@ def evaluate(
     texts, budget = benchmark.attacks(attack, budget, images.keywords)
     named = parse_attacks(texts, budget, machine.seed, criterion)
     run_dir, place, batch_size = evaluation.keywords["run_dir"], machine.place(), search.batch_size
-    radii, attacks = (
-        results.check(named, evaluation.keywords),
-        {label: one.run for label, one in named.items()},
-    )
+    radii = results.check(named, evaluation.keywords)
+    attacks = {label: attack.run for label, attack in named.items()}
     rank, jobs = results.shard or (None, None)
     with interruptible(partial(kept_in, run_dir)):
         dataset = images()

@@ -69,10 +69,7 @@ class Network:
         typer.Option(metavar="KEY=VALUE"),
         "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated.",
     ] = None
-    weights: Annotated[
-        Path | None,
-        "Weights: a safetensors or a torch file; of rb:NAME also a folder of RobustBench's files.",
-    ] = None
+    weights: Annotated[Path | None, "Safetensors or torch file; of rb:NAME also a folder of such."] = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -115,19 +112,15 @@ class Machine:
         return make_device(self.device)
 
 
+PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."
+
+
 @dataclass(frozen=True)
 class Search:
     batch_size: Annotated[int, BATCH_SIZE] = 256
-    precision: Annotated[
-        Precision | None,
-        "Precision of the search, fp32 by default. Successes are checked in the model's own precision.",
-    ] = None
-    compile: Annotated[
-        bool | None, "Compile the search, or never; by default on a GPU where the work is worth a minute."
-    ] = None
-    freeze: Annotated[
-        bool | None, "Search on a frozen copy, or never; by default where the work is long enough."
-    ] = None
+    precision: Annotated[Precision | None, PRECISION] = None
+    compile: Annotated[bool | None, "Compile the search, or never; by default for long work on a GPU."] = None
+    freeze: Annotated[bool | None, "Search on a frozen copy, or never; by default for long work."] = None
 
     def frozen(self, net: nn.Module) -> nn.Module | Prepared:
         """Return the model as attacks take it: by itself, as it is for good, or with a search copy."""

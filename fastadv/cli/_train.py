@@ -122,13 +122,9 @@ Workers = {"workers": o.FromZero | None}
 
 @dataclass(frozen=True)
 class Tests:
-    test_data: Annotated[
-        str | None, "Data set to test on after each epoch; by default the test split of --data."
-    ] = None
+    test_data: Annotated[str | None, "Data set to test on; by default the test split of --data."] = None
     test_samples: Annotated[int | None, "Test on N samples, chosen as by --samples; 1000 by default."] = None
-    validation: Annotated[
-        int | None, "Hold out N training images, of all classes by --seed; the best epoch is chosen by them."
-    ] = None
+    validation: Annotated[int | None, "Hold out N images, by which the best epoch is chosen."] = None
 
     def load(self, data: str, **options: Any) -> Any:
         """Load what is tested on beside the training images `data`; options are those of `load_data`."""

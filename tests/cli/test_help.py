@@ -50,22 +50,10 @@ def test_help_has_an_example_that_parses(fastadv, folder, command):
     declared.make_context(command, shlex.split(example))
 
 
-@pytest.mark.parametrize(
-    ("command", "groups"),
-    [
-        ("attack", "Model Images Budget Search Machine"),
-        (
-            "train",
-            "Model Images Recipe Budget Training Optimization Tests Measuring Ending Execution Machine",
-        ),
-        ("construct", "Model Images Construction Search Machine"),
-        ("evaluate", "Model Images Budget Evaluation Results Benchmark Search Machine"),
-    ],
-)
-def test_options_stand_in_groups(fastadv, command, groups):
-    text = fastadv(f"{command} --help-all").out
-    titles = [line.split()[1] for line in text.splitlines() if line.startswith("╭")]
-    assert [title for title in titles if title != "Arguments"] == ["Options", *groups.split()]
+def test_options_stand_in_groups(fastadv):
+    lines = fastadv("evaluate --help-all").out.splitlines()
+    titles = [line.split()[1] for line in lines if line.startswith("╭")]
+    assert " ".join(titles) == "Options Model Images Budget Evaluation Results Benchmark Search Machine"
 
 
 def options(text):
