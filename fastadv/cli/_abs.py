@@ -100,7 +100,7 @@ def print_measured(title: str, measured: dict[str, dict[str, float]], caption: s
             share = name.endswith("accuracy") or name == "above_zero"
             cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
     cells = cells if len(measured) > 1 else [line[1:] for line in cells]
-    print_table(title, cells, [caption] if caption else [])
+    print_table(title, cells, [caption])
 
 
 def results(

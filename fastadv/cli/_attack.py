@@ -44,12 +44,12 @@ class NamedAttack:
     used: frozenset[str]  # the shared options that it takes
     minimal: bool
     radius: float  # inf for a minimum-norm attack without bound
-    criterion: str | None = None
+    criterion: Mapping[str, str]
 
     @property
     def config(self) -> dict[str, Any]:
-        named = {"criterion": self.criterion} if self.criterion else {}
-        return {"attack": self.name, "norm": self.norm, "radius": self.radius, **self.arguments, **named}
+        threat = {"norm": self.norm, "radius": self.radius}
+        return {"attack": self.name, **threat, **self.arguments, **self.criterion}
 
     @property
     def title(self) -> str:
@@ -70,7 +70,7 @@ class NamedAttack:
         return run
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
-        bound = {"criterion": CRITERIA[self.criterion]} if self.criterion else {}
+        bound = {key: CRITERIA[name] for key, name in self.criterion.items()}
         return partial(self.function, threat=THREATS[self.norm](radius), **self.arguments, **bound)
 
 
@@ -109,7 +109,8 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
     bound = "" if radius == math.inf else f" {radius:g}"
     label = text if tail else f"{name} {threat.symbol}{bound}"
     used, minimal = frozenset(shared), attack.minimal
-    return NamedAttack(name, label, norm, attack.run, arguments, used, minimal, float(radius), criterion)
+    judged = {"criterion": criterion} if criterion else {}
+    return NamedAttack(name, label, norm, attack.run, arguments, used, minimal, float(radius), judged)
 
 
 OUT = (

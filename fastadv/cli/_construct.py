@@ -93,7 +93,7 @@ def construct(
         [f"{distance}, largest", number(measured["distance_max"])],
         ["images of a label", f"{min(counts):,} to {max(counts):,}"],
     ]
-    print_table(f"{built.name}: {len(built):,} images in {out}", cells, [built.note] if built.note else [])
+    print_table(f"{built.name}: {len(built):,} images in {out}", cells, [built.note])
     if len(built) < built.card["config"]["base"]["samples"]:
         say(f"share {rank} of {jobs} is kept in {out}; when all are done: fastadv merge {out} --out {out}")
         return

@@ -1,5 +1,6 @@
 """`fastadv doctor`: one block for an issue, and what to do about what is missing."""
 
+import json
 import os
 import platform
 import shutil
@@ -44,7 +45,7 @@ def doctor(
     shown = state if verbose else _summary(state)
     advice = state.pop("advice")
     for name, value in shown.items():
-        say(f"{name:<12} {_words(value)}")
+        say(f"{name:<12} {value if isinstance(value, str) else json.dumps(value)}")
     for line in advice:
         say(f"to do  {line}", "yellow")
     if not advice:
@@ -60,14 +61,6 @@ def _summary(state: dict[str, Any]) -> dict[str, str]:
         "threads": f"{cpu['threads']} on {cpu['cores']} cores, {cpu['name']}",
         "data": f"digits; {', '.join(data['sets']) or 'nothing'} in {data['folder'] or 'no folder'}",
     }
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{name} {_words(part)}" for name, part in value.items()) or "none"
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return str(value)
 
 
 def examine(data_dir: Path | None) -> dict[str, Any]:

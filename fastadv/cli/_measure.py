@@ -31,9 +31,9 @@ def spoken(text: str) -> str:
 
 
 def print_results(table: Table, model: str, dataset: Any) -> None:
-    notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
+    notes = [*map(spoken, table.notes()), dataset.note]
     title = f"{model} on {several(table.n, 'image')} of {dataset.name}"
-    print_table(f"{table.headline} {title}".lstrip(), table.cells(), [*map(spoken, notes)])
+    print_table(f"{table.headline} {title}".lstrip(), table.cells(), notes)
     for name, cells in table.details().items():
         print_table(name, cells)
     if table.indicators is not None:

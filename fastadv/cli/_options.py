@@ -168,6 +168,17 @@ def registry() -> dict[str, Attack]:
     }
 
 
+def parse_call(
+    what: str, text: str, functions: Mapping[str, Callable[..., Any]], optional: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Parse NAME or NAME:key=value,key=value; optional: only arguments that the function can go without."""
+    name, _, tail = text.partition(":")
+    parameters = inspect.signature(functions[look_up(what, name, functions)]).parameters
+    hidden = needed(parameters) if optional else set()
+    takes = {key: types for key, types in nameable(parameters).items() if key not in hidden}
+    return name, parse_arguments(f"{what} {text!r}", name, tail, takes)
+
+
 def parse_arguments(where: str, name: str, text: str, takes: Mapping[str, set[type]]) -> dict[str, Any]:
     """Parse key=value,key=value into arguments of `name`. Wrong usage for one that it does not take."""
     values = pairs([part for part in text.split(",") if part], where)

@@ -56,7 +56,11 @@ def finite(value: Any) -> Any:
 
 
 def print_table(
-    title: str, cells: Sequence[Sequence[str]], notes: Sequence[str] = (), *, breaks: Sequence[int] = ()
+    title: str,
+    cells: Sequence[Sequence[str]],
+    notes: Sequence[str | None] = (),
+    *,
+    breaks: Sequence[int] = (),
 ) -> None:
     """Print a table, cells[0] its head, a rule after the lines `breaks`, and the notes below it."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
@@ -73,7 +77,7 @@ def print_table(
         wide = Measurement.get(screen, screen.options.update(width=sys.maxsize), table)
         screen.width = max(PIPE_WIDTH, wide.maximum)
     screen.print(table)
-    for text in notes:
+    for text in filter(None, notes):
         screen.print(text, style="dim", markup=False)
 
 

@@ -1,7 +1,7 @@
 """`fastadv train`: train a model, standard or adversarially, with checkpoints that resume."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -37,38 +37,29 @@ from fastadv.train.recipes import RECIPES
 from fastadv.train.report import best
 from fastadv.train.schedules import SCHEDULES, Schedule
 
+# The functions that take the arguments of an augmentation and a schedule: those of several parts take none
+ALONE = {name: parts[0] if len(parts) == 1 else lambda: None for name, parts in AUGMENTS.items()}
+KINDS = {name: type(one) if is_dataclass(one) else lambda: None for name, one in SCHEDULES.items()}
 AUGMENT = "{augments}; several with +, arguments with a colon: crop+flip+cutout:size=8."
 
 
 def parse_augment(text: str) -> list[Augment] | None:
     """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
-    return None if text == "none" else [part for name in text.split("+") for part in _augmentations(name)]
-
-
-def _augmentations(text: str) -> tuple[Augment, ...]:
-    name, colon, tail = text.partition(":")
-    o.look_up("augmentation", name, ["none", *AUGMENTS])
-    if not colon:
-        return AUGMENTS[name]
-    if len(AUGMENTS[name]) > 1:
-        o.refuse(f"{name} takes no arguments: name its parts, with + between them.")
-    (function,) = AUGMENTS[name]
-    parameters = inspect.signature(function).parameters
-    known = o.nameable(parameters)
-    takes = {key: known[key] for key in known if key not in o.needed(parameters)}
-    return (partial(function, **o.parse_arguments(f"augmentation {text!r}", name, tail, takes)),)
+    if text == "none":
+        return None
+    functions = []
+    for part in text.split("+"):
+        name, arguments = o.parse_call("augmentation", part, ALONE, optional=True)
+        functions += [
+            partial(function, **arguments) if arguments else function for function in AUGMENTS[name]
+        ]
+    return functions
 
 
 def parse_schedule(text: str) -> str | Schedule:
     """Parse NAME or NAME:key=value,key=value; a name alone stays one."""
-    name, colon, tail = text.partition(":")
-    o.look_up("schedule", name, SCHEDULES)
-    if not colon:
-        return name
-    kind = type(SCHEDULES[name])
-    fields: Mapping[str, inspect.Parameter] = inspect.signature(kind).parameters if is_dataclass(kind) else {}
-    arguments = o.parse_arguments(f"schedule {text!r}", name, tail, o.nameable(fields))
-    return replace(SCHEDULES[name], **arguments)  # type: ignore[type-var]
+    name, arguments = o.parse_call("schedule", text, KINDS)
+    return replace(SCHEDULES[name], **arguments) if arguments else name  # type: ignore[type-var]
 
 
 def parse_ramp(text: str) -> float:
@@ -84,11 +75,9 @@ class RecipeOptions:
 
 def parse_recipe(text: str, budget: Budget, awp: float | None = None) -> Recipe | OwnStep:
     """Parse NAME or NAME:key=value,key=value. Wrong usage for what has no sense or no effect."""
-    name, _, tail = text.partition(":")
-    kind = RECIPES[o.look_up("recipe", name, RECIPES)]
-    parameters = inspect.signature(kind).parameters
+    name, arguments = o.parse_call("recipe", text, RECIPES)
+    parameters = inspect.signature(RECIPES[name]).parameters
     keys = o.nameable(parameters)
-    arguments = o.parse_arguments(f"recipe {text!r}", name, tail, keys)
     for key in ("steps", "step_size"):
         if key in budget.chosen:
             if key not in keys or key in arguments:
@@ -102,7 +91,7 @@ def parse_recipe(text: str, budget: Budget, awp: float | None = None) -> Recipe 
         arguments["threat"] = THREATS[budget.norm or "linf"](budget.radius)
     elif budget.norm is not None and budget.radius is None:
         o.refuse("--norm has no effect without --radius; leave it out, or give both.")
-    recipe: Any = kind(**arguments)
+    recipe: Any = RECIPES[name](**arguments)
     return recipe if awp is None else AWP(recipe, awp)
 
 
@@ -222,4 +211,4 @@ def _show(past: list[EpochReport], title: str, caption: str) -> None:
     head = list(rows[-1])  # the last epoch is always tested
     cells = [head, *([row.get(name, percent(None)) for name in head] for row in rows)]
     alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
-    print_table(title, cells, [caption, *alarms] if caption else alarms)
+    print_table(title, cells, [caption, *alarms])

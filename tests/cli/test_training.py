@@ -41,9 +41,9 @@ def test_name_and_arguments(text, options, kind, fields):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("mixer", "no augmentation 'mixer'; there are none, crop, flip"),
+        ("mixer", "no augmentation 'mixer'; there are crop, flip"),
         ("crop+", "no augmentation ''"),
-        ("crop_flip:padding=2", "name its parts"),
+        ("crop_flip:padding=2", "crop_flip takes no 'padding'; it takes none"),
         ("cutout:side=3", "cutout takes no 'side'; it takes size, fill"),
         ("flip:epoch=3", "takes no 'epoch'; it takes none"),
         ("crop:padding=big", "expected padding to be a whole number, got 'big'"),
