@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,12 +112,15 @@ def results(
     print_measured(title, {"": measured}, dataset.note)
 
 
+TRAINING = Front(
+    ABS.fit, "epochs beta precision=training_precision run_dir resume", defaults={"run_dir": Parameter.empty}
+)
+
+
 def train(
     images: TrainImages,
     machine: Machine,
-    training: Annotated[partial[Any], Front(ABS.fit, "epochs beta precision=training_precision")],
-    run_dir: Annotated[o.Folder, "Folder for checkpoint, report.jsonl and model.safetensors."],
-    resume: Annotated[bool, "Resume the run in --run-dir."] = False,
+    training: Annotated[partial[Any], TRAINING],
     prior_samples: Annotated[int, "Latents of the prior among which a search starts."] = PRIOR_SAMPLES,
     test_samples: Annotated[int | None, "Test on the first N samples; by default on all."] = None,
 ) -> Iterator[Any]:
@@ -124,10 +128,8 @@ def train(
 
     The same command with --resume continues bit for bit after any stop.
     """
-    o.check_run_dir(run_dir, resume)
-    options = images.keywords
-    if (beta := training.keywords["beta"]) is not None and len(beta) != 2:
-        o.refuse(f"--beta: expected FROM,TO such as 10,1, got {','.join(map('{:g}'.format, beta))!r}.")
+    options, run_dir = images.keywords, training.keywords["run_dir"]
+    o.check_run_dir(run_dir, training.keywords["resume"])
     if test_samples is not None and not is_named(options["data"]):
         o.refuse(f"--test-samples has no effect: {options['data']} has no test split; leave it out.")
     place = machine.place()
@@ -135,8 +137,8 @@ def train(
         dataset = images(part="train")
         with progress("training") as tick:
             model = ABS.fit(
-                dataset, **training.keywords, run_dir=run_dir, resume=resume, seed=machine.seed, device=place,
-                progress=tick, prior_samples=prior_samples,
+                dataset, **training.keywords, seed=machine.seed, device=place, progress=tick,
+                prior_samples=prior_samples,
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if is_named(options["data"]):

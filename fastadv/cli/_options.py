@@ -55,6 +55,12 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(parse_number(part) for part in text.split(","))
 
 
+def parse_two(text: str) -> tuple[float, ...]:
+    if text.count(",") != 1:
+        refuse(f"expected FROM,TO such as 10,1, got {text!r}.")
+    return parse_numbers(text)
+
+
 def look_up(what: str, name: str, known: Iterable[str]) -> str:
     if name not in (known := list(known)):
         refuse(f"no {what} {name!r}; there are {', '.join(known)}{meant(name, known)}.")

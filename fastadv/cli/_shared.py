@@ -95,10 +95,7 @@ class Network:
 def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
     if ":" not in name:
         return offered
-    try:
-        takes = signature(factory(name)).parameters
-    except (ValueError, TypeError):
-        return {}  # create says what is wrong
+    takes = signature(factory(name)).parameters
     everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
     return {key: value for key, value in offered.items() if everything or key in takes}
 

@@ -62,7 +62,7 @@ TYPES: dict[Any, Any] = {
     int: typer.Option(metavar="N", min=1),
     float: o.text(o.parse_number, "NUMBER"),
     Sequence[float]: o.text(o.parse_numbers, "NUMBERS"),
-    tuple[float, float]: o.text(o.parse_numbers, "FROM,TO"),
+    tuple[float, float]: o.text(o.parse_two, "FROM,TO"),
     PathLike[str]: o.text(o.parse_folder, "FOLDER"),
     Path: typer.Option(metavar="FILE"),
     str: typer.Option(metavar="NAME"),

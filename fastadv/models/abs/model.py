@@ -229,7 +229,7 @@ class ABS(nn.Module):
         Args:
             dataset: has tensors x and y, or is a sequence of pairs (image, label).
             epochs: passes through the data.
-            run_dir: a folder for checkpoints, reports and the model; None writes nothing.
+            run_dir: a folder for checkpoint, report.jsonl and model.safetensors. None writes nothing.
             resume: continue a stopped run of `run_dir`, bit for bit.
             latents: L, the dimension of the latent space.
             width: channels of the widest decoder layers but the first, which has twice as many.
