@@ -1,6 +1,5 @@
 """`fastadv attack`: one attack on a model; and from text such as `pgd:steps=100` to an attack."""
 
-import inspect
 import json as jsons
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -168,5 +167,4 @@ def _keeping(run: Callable[..., Any], kept: list[dict[str, Tensor]]) -> Callable
         kept.append({name: part.cpu() for name, part in parts.items()})
         return result
 
-    attack.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
     return attack

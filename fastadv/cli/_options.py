@@ -72,28 +72,17 @@ def parse_data_dir(text: str) -> Path:
         return data_folder(text)
 
 
-def parse_out(text: str, check: Callable[[str], object] = Path) -> Path:
-    """Check the name of a file to write before the work: no folder, in a place that can be written."""
+def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> Path:
+    """Check the name of a file or a folder before the work: it lies where it can be written."""
     with usage():
         check(text)
-    path = Path(text)
-    if path.is_dir() or not path.name:
-        refuse(f"expected the name of a file, got the folder {text!r}.")
-    return _writable(path, path.absolute().parent)
-
-
-def parse_folder(text: str) -> Path:
-    """Check the name of a folder to write before the work: no file, in a place that can be written."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        refuse(f"expected the name of a folder, got the file {text!r}.")
-    return _writable(path, path.absolute())
-
-
-def _writable(path: Path, place: Path) -> Path:
+    path, is_folder = Path(text), what == "folder"
+    if path.exists() and path.is_dir() != is_folder:
+        refuse(f"expected the name of a {what}, got {text!r}.")
+    place = path.absolute() if is_folder else path.absolute().parent
     folder = next(parent for parent in (place, *place.parents) if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        refuse(f"{str(path)!r} cannot be written in {folder}; choose another place.")
+        refuse(f"{text!r} cannot be written in {folder}; choose another place.")
     return path
 
 
@@ -109,10 +98,10 @@ def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) ->
     return typer.Option(parser=parser, metavar=metavar, help=help)
 
 
-Folder = Annotated[Path, text(parse_folder, "FOLDER")]
-Written = Annotated[Path, text(parse_out, "FILE")]
-Report = Annotated[Path, text(partial(parse_out, check=check_report), "FILE")]
-Picture = Annotated[Path, text(partial(parse_out, check=check_path), "FILE")]
+Folder = Annotated[Path, text(partial(parse_place, what="folder"), "FOLDER")]
+Written = Annotated[Path, text(partial(parse_place, what="file"), "FILE")]
+Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
+Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
 DataDir = Annotated[Path, text(parse_data_dir, "FOLDER")]
 Norm = Annotated[str, text(partial(look_up, "norm", known=THREATS), "|".join(THREATS))]
 Shard = Annotated[tuple[int, int], text(parse_shard, "I/N")]

@@ -63,7 +63,7 @@ TYPES: dict[Any, Any] = {
     float: o.text(o.parse_number, "NUMBER"),
     Sequence[float]: o.text(o.parse_numbers, "NUMBERS"),
     tuple[float, float]: o.text(o.parse_two, "FROM,TO"),
-    PathLike[str]: o.text(o.parse_folder, "FOLDER"),
+    PathLike[str]: get_args(o.Folder)[1],
     Path: typer.Option(metavar="FILE"),
     str: typer.Option(metavar="NAME"),
     list[str]: typer.Option(metavar="NAME"),
