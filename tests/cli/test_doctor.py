@@ -76,15 +76,11 @@ def test_a_user_without_a_home(examined, refused, monkeypatch):
     refused("attack -m small_cnn --data mnist --radius 0.1", "expected a home folder for the cache, got none")
 
 
+FAULT = "_C.so is of another Python than this"
+
+
 @pytest.mark.parametrize(
-    ("fault", "says"),
-    [
-        ("", "the C++ kernels are missing, so"),
-        (
-            "_C.so is of another Python than this: install fastadv again",
-            "not load (_C.so is of another Python than this)",
-        ),
-    ],
+    ("fault", "says"), [("", "are missing, so"), (f"{FAULT}: install fastadv again", f"not load ({FAULT})")]
 )
 def test_why_the_kernels_are_not_there_is_told(fault, says, monkeypatch):
     monkeypatch.setattr(library, "extension", None)

@@ -59,6 +59,7 @@ def test_failed_work_is_one(refused, folder, net):
     for line, says in (
         ("attack -m small_cnn -w torn.safetensors --data digits --radius 0.1", "torn.safetensors"),
         ("attack -m small_cnn --data other --radius 0.1", "index"),
+        ("train -m softmax --data digits -n 200 --epochs 3 --learning-rate 1e38", "finite loss"),
     ):
         refused(line, says, 1)
     refused("attack -m small_cnn -w net.safetensors --data digits --radius 0.1", "shape")  # of width 4
@@ -103,10 +104,6 @@ def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv, folder):
     assert "RuntimeError: no luck" in done.err
     # the value of another option, not an option
     assert "Traceback" not in fastadv(f"{line} --data --debug", code=2).err
-
-
-def test_loss_that_is_not_finite_is_one(refused):
-    refused("train -m softmax --data digits -n 200 --epochs 3 --learning-rate 1e38", "finite loss", 1)
 
 
 def test_untrained_model_is_pointed_out(fastadv):
