@@ -71,8 +71,8 @@ def smooth(
         n: the most draws that bound the probability of that class, for each image.
         alpha: the probability of a wrong certificate, for each image.
         radii: the radii to decide on; None takes a ladder: quarters of sigma, in L0 whole numbers.
-        sequential: stop as soon as all radii are decided; else make all draws, as in the paper: `radii` then change
-            nothing.
+        sequential: stop as soon as all radii are decided; else make all draws, as in the paper, and `radii`
+            change nothing.
         sound: refuse images off the grid of 1/255; else certify the nearest points of the grid.
         box: (low, high), in which the images lie; an infinite one has the grid of (0, 1). It limits neither
             noise nor perturbations.
