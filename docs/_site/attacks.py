@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
-from fastadv.cli._options import symbol
 from fastadv.text import in_markdown
 from fastadv.threat import THREATS
 
@@ -32,7 +31,7 @@ def write_pages(app: "Sphinx") -> None:
 
 def _page(name: str) -> str:
     card = REGISTRY[name]
-    norms = ", ".join(symbol(norm) for norm in card.norms)
+    norms = ", ".join(THREATS[norm].symbol for norm in card.norms)
     facts = (
         f"Asks for {ASKS[card.knowledge]}, looks {LOOKS[card.kind].replace('the', 'for the')}, in {norms}."
     )
@@ -45,7 +44,7 @@ def attack_map() -> str:
     for name, card in sorted(REGISTRY.items()):
         for norm in card.norms:
             found[card.knowledge, card.kind][norm].append(f"{{py:func}}`{name} <fastadv.attacks.{name}>`")
-    cells = [["asks for", "looks", *map(symbol, THREATS)]]
+    cells = [["asks for", "looks", *(threat.symbol for threat in THREATS.values())]]
     for asks in ASKS:
         for looks in LOOKS:
             if names := found.get((asks, looks)):

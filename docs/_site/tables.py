@@ -13,7 +13,6 @@ from bench.page import table as speed_table
 from bench.page.table import Rows
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.methods.flags import SIGNS
-from fastadv.cli._options import symbol
 from fastadv.models.registry import factory
 from fastadv.text import in_markdown
 from fastadv.train.presets import PRESETS
@@ -27,7 +26,7 @@ def attacks() -> str:
     cells = [["attack", "asks for", "looks for", "norms", "cost of a sample", "the paper"]]
     order = ("gradient", "score", "decision", "none")
     for name, card in sorted(REGISTRY.items(), key=lambda item: (order.index(item[1].knowledge), item[0])):
-        norms = ", ".join(symbol(norm) for norm in card.norms)
+        norms = ", ".join(fastadv.threat.THREATS[norm].symbol for norm in card.norms)
         cells.append([f"{{py:func}}`~fastadv.attacks.{name}`", card.knowledge, KINDS[card.kind], norms,
                       cost(card), card.paper])  # fmt: skip
     return in_markdown(cells, names=len(cells[0]))

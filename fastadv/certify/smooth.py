@@ -69,11 +69,12 @@ def smooth(
         norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise, `fa.L0` to hide coordinates: a hidden one
             is the middle of the box.
         n0: draws that choose the class.
-        n: the most draws that bound its probability.
+        n: the most draws that bound the probability of that class, for each image.
         alpha: the probability of a wrong certificate, for each image.
         radii: the radii to decide on; None takes a ladder: quarters of sigma, in L0 whole numbers.
-        sequential: stop early; False is the method of the paper, and `radii` then change nothing.
-        sound: refuse images off the grid; False certifies the nearest point of the grid.
+        sequential: stop as soon as all radii are decided; else make all draws, as in the paper, and `radii`
+            change nothing.
+        sound: refuse images off the grid of 1/255; else certify the nearest points of the grid.
         box: (low, high), in which the images lie; an infinite one has the grid of (0, 1). It limits neither
             noise nor perturbations.
         seed: of all draws.

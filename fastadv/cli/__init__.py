@@ -12,7 +12,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any
+from io import TextIOWrapper
+from typing import Any, cast
 
 import typer
 
@@ -29,8 +30,8 @@ from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
-from fastadv.cli._output import note, show_all
-from fastadv.cli._panels import Debug, add, with_panels
+from fastadv.cli._output import note
+from fastadv.cli._signature import Debug, add, eager, taking
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
@@ -64,31 +65,14 @@ for command, example in (
 app.add_typer(abs_app, name="abs")
 
 
-@app.command(
-    hidden=True,
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def study() -> int:
-    """Say where the papers went."""
-    note("the papers are beside the library: in its repository, python -m papers")
-    return 2
-
-
 def _version(asked: bool) -> None:
     if asked:
         print(fastadv.__version__)
         raise typer.Exit
 
 
-@app.callback(add_help_option=False)
-@with_panels
-def _fastadv(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Attacks, adversarial training and constructed data sets, on compiled kernels."""
+VERSION = eager(_version, "Print the version.", "version", "--version")
+app.callback(add_help_option=False)(taking(lambda **_: None, VERSION))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,12 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="fastadv: %(message)s", level=logging.WARNING)
-    # a model can then be named as module:function of a file in the working folder
+    # A model can then be named as module:function of a file in the working folder
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     if argv is None:
         keep_all_pages()
-        show_all()
+        for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a character
+            cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     with stoppable(), telling(command=shlex.join(["fastadv", *arguments])):
         return _run(arguments)
 
@@ -125,40 +110,34 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        # whoever reads our output has closed it; Python would complain again when it flushes at exit
+        # Whoever reads our output has closed it; Python would complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", exit_code(), debug)
-    except Interrupted as error:
-        return _fail("; ".join(["interrupted", *error.args]), exit_code(), debug)
-    except Exception as error:
-        return _report(error, debug)
-
-
-def _report(error: Exception, debug: Debug) -> int:
-    usage = getattr(error, "format_message", None)
-    if usage is not None:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "fastadv"
+    except (Exception, KeyboardInterrupt) as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stderr.write(usage().rstrip() + "\n")
+            sys.stderr.write(f"{error}\n")
             return 2
-        text = usage().replace("Invalid value: ", "").replace("Value error, ", "").rstrip().rstrip(".")
+        if debug.on:
+            traceback.print_exc()
+        code, text = _reason(error)
+        note(text)
+        return code
+
+
+def _reason(error: Any) -> tuple[int, str]:
+    """Return the exit code of an error, and what to say of it."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort | Interrupted):
+        return exit_code(), "; ".join(["interrupted", *error.args])
+    if hasattr(error, "format_message"):  # wrong usage
+        context = getattr(error, "ctx", None)
+        text = error.format_message().replace("Invalid value: ", "").rstrip().rstrip(".")
         if type(error).__name__ == "NoSuchOption" and context is not None:
-            flags = [flag for each in context.command.params for flag in each.opts]
-            text = f"no option {error.option_name}{meant(error.option_name, flags)}"  # type: ignore[attr-defined]
-        stop = "" if text.endswith("?") else "."
-        return _fail(f"{text}{stop} Try '{path} --help'.", getattr(error, "exit_code", 2), debug)
+            flags = [flag for option in context.command.params for flag in option.opts]
+            text = f"no option {error.option_name}{meant(error.option_name, flags)}"
+        path = "fastadv" if context is None else context.command_path
+        return error.exit_code, f"{text}{'' if text.endswith('?') else '.'} Try '{path} --help'."
     if isinstance(error, EXPECTED):
-        return _fail(str(error), 1, debug)
+        return 1, str(error)
     if "operator torchvision::" in str(error):  # a model of the user's imports it
-        return _fail(unfit(error), 1, debug)
-    return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
-
-
-def _fail(text: str, code: int, debug: Debug) -> int:
-    if debug.on:
-        traceback.print_exc()
-    print("fastadv:", " ".join(text.split()), file=sys.stderr)
-    return code
+        return 1, unfit(error)
+    return 1, f"{type(error).__name__}: {error} (--debug shows where)"

@@ -1,48 +1,53 @@
 """`fastadv abs`: train an Analysis-by-Synthesis model, classify, bound, attack and draw with it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from fastadv import attacks
-from fastadv._checks import SEEDS
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, print_results
+from fastadv.cli._measure import NOTHING_KEPT, kept_in, print_results
 from fastadv.cli._output import print_table, progress, say
-from fastadv.cli._panels import Panel, add, group
-from fastadv.cli._shared import Images, Machine, RunFolder, Source, TrainImages, load_data, make_device
+from fastadv.cli._shared import (
+    BATCH_SIZE,
+    DEVICE,
+    IMAGES,
+    Images,
+    Machine,
+    TrainImages,
+    load_data,
+    make_device,
+)
+from fastadv.cli._signature import Front, add, group
 from fastadv.data import batches, is_named
 from fastadv.errors import InputError
 from fastadv.evaluation import evaluate, figures
 from fastadv.models import ABS
-from fastadv.models.abs.options import Precision
+from fastadv.models.abs.options import InferenceOptions
 from fastadv.runs.card import card
 from fastadv.text import number, percent
+from fastadv.threat import THREATS
 
 PRIOR_SAMPLES = 8000
 THRESHOLD = 1.5  # the L2 distance at which the paper compares accuracies
 COLUMNS = 5  # images in a row of a picture
-NOTHING_DRAWN = "nothing was drawn"
 
 abs_app = group("Analysis by Synthesis: one generative model for each class (Schott et al. 2018).")
 
 
-class Synthesis(Panel, title="Model"):
-    model: Path = o.option(
-        ..., "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net.", "--model", "-m"
-    )
-    binary: bool = o.option(
-        False, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class.", "--binary"
-    )
-    seed: int | None = o.option(
-        None, "Draws the prior samples for the authors' weights. A trained model has its own.", min=0,
-        max=SEEDS - 1,
-    )  # fmt: skip
-    device: o.Device = None
+@dataclass(frozen=True)
+class Synthesis:
+    model: Annotated[Path, "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net."]
+    binary: Annotated[bool, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class."] = False
+    seed: Annotated[o.Seed | None, "Seed of the prior samples for the authors' weights."] = None
+    device: Annotated[str | None, DEVICE] = None
 
     @property
     def name(self) -> str:
@@ -58,8 +63,7 @@ class Synthesis(Panel, title="Model"):
         if path.is_dir():
             model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)
         elif path.is_file():
-            why = f"has no effect on {path}, which has its own prior; leave it out."
-            o.refuse_given(why, seed=seed)
+            o.refuse_set(f"has no effect on {path}, which has its own prior; leave it out.", seed=seed)
             model = ABS.load(path)
         else:
             raise InputError(
@@ -90,119 +94,110 @@ def measure(model: ABS, dataset: Any, text: str, size: int = 100) -> dict[str, f
 
 
 def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
+    """Print what was measured, by its parts where there are several."""
     cells = [["", "measured", "value"]]
     for part, values in measured.items():
         for name, value in values.items():
             share = name.endswith("accuracy") or name == "above_zero"
             cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
-    if not any(line[0] for line in cells):
-        cells = [line[1:] for line in cells]
-    print_table(title, cells, [caption] if caption else [])
+    cells = cells if len(measured) > 1 else [line[1:] for line in cells]
+    print_table(title, cells, [caption])
 
 
-class NeededFolder(RunFolder):
-    run_dir: Path = o.folder(..., "Folder for checkpoint, report.jsonl and model.safetensors.")
+def results(
+    what: str, model: Synthesis, options: dict[str, Any], dataset: Any, measured: dict[str, float], title: str
+) -> Iterator[Any]:
+    yield card(f"abs {what}", {**model.config, **options, "data": dataset.describe()}, **measured)
+    title = f"{model.name}, {title}on {dataset.name}, {len(dataset):,} images"
+    print_measured(title, {"": measured}, dataset.note)
+
+
+TRAINING = Front(
+    ABS.fit, "epochs beta precision=training_precision run_dir resume", defaults={"run_dir": Parameter.empty}
+)
 
 
 def train(
     images: TrainImages,
-    folder: NeededFolder,
     machine: Machine,
-    epochs: o.Epochs = 20,
-    beta: str | None = o.option(
-        None,
-        "Weight of the KL term, annealed over the first half of the epochs; by default an image's "
-        "values / 784 throughout.",
-        metavar="FROM,TO",
-    ),
-    precision: Precision = o.option("fp32", "Precision of training."),
-    prior_samples: int = o.option(PRIOR_SAMPLES, "Latents of the prior among which a search starts.", min=2),
-    test_samples: int | None = o.count(None, "Test on the first N samples; by default on all."),
+    training: Annotated[partial[Any], TRAINING],
+    prior_samples: Annotated[int, "Latents of the prior among which a search starts."] = PRIOR_SAMPLES,
+    test_samples: Annotated[int | None, "Test on the first N samples; by default on all."] = None,
 ) -> Iterator[Any]:
     """Train one VAE for each class, all at once, and measure the model on the test split.
 
     The same command with --resume continues bit for bit after any stop.
     """
-    folder.check()
-    weights = None if beta is None else o.parse_numbers(beta)
-    if weights is not None and len(weights) != 2:
-        o.refuse(f"--beta: expected FROM,TO such as 10,1, got {beta!r}.")
-    if test_samples is not None and not is_named(images.data):
-        o.refuse(f"--test-samples has no effect: {images.data} has no test split; leave it out.")
-    place, run_dir = machine.place(), folder.run_dir
-    with interruptible(folder.kept):
-        dataset = images.load()
+    options, run_dir = images.keywords, training.keywords["run_dir"]
+    o.check_run_dir(run_dir, training.keywords["resume"])
+    if test_samples is not None and not is_named(options["data"]):
+        o.refuse(f"--test-samples has no effect: {options['data']} has no test split; leave it out.")
+    place = machine.place()
+    with interruptible(partial(kept_in, run_dir)):
+        dataset = images(part="train")
         with progress("training") as tick:
             model = ABS.fit(
-                dataset, epochs=epochs, run_dir=run_dir, resume=folder.resume, seed=machine.seed,
-                beta=None if weights is None else (weights[0], weights[1]), device=place, progress=tick,
-                training_precision=precision, prior_samples=prior_samples,
+                dataset, **training.keywords, seed=machine.seed, device=place, progress=tick,
+                prior_samples=prior_samples,
             )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
-        if is_named(images.data):
-            test_set = load_data(images.data, None, images.data_dir, test_samples, size=images.size)
+        if is_named(options["data"]):
+            test_set = load_data(**options | {"samples": test_samples})
             for name, binary in (("abs", False), ("binary_abs", True)):
                 measured[name] = measure(model.with_options(binary=binary), test_set, f"testing {name}")
     yield card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured)
-    print_measured(f"ABS on {dataset.name}, {epochs} epochs", measured, dataset.note)
+    print_measured(f"ABS on {dataset.name}, {training.keywords['epochs']} epochs", measured, dataset.note)
     say(f"model in {run_dir / 'model.safetensors'}")
 
 
-class FewImages(Images):
-    samples: o.Samples = 200
-
-
 def infer(
-    synthesis: Synthesis,
+    model: Synthesis,
     images: Images,
-    prune: bool = o.option(False, "Skip the descent of classes that can hardly win.", "--prune"),
-    precision: Precision = o.option("fp32", "Precision of the descent."),
-    batch_size: o.BatchSize = 100,
+    inference: Annotated[InferenceOptions, Front(InferenceOptions, "prune precision")],
+    batch_size: Annotated[int, BATCH_SIZE] = 100,
 ) -> Iterator[Any]:
     """Classify a data set: accuracy and confidence."""
-    options: dict[str, Any] = {"prune": prune, "precision": precision}
+    options = {"prune": inference.prune, "precision": inference.precision}
     with interruptible(NOTHING_KEPT):
-        net, dataset = synthesis.load(**options), images.load()
+        net, dataset = model.load(**options), images()
         measured = measure(net, dataset, "inferring", batch_size)
-    yield card("abs infer", {**synthesis.config, **options, "data": dataset.describe()}, **measured)
-    title = f"{synthesis.name}, on {dataset.name}, {len(dataset):,} images"
-    print_measured(title, {"": measured}, dataset.note)
+    yield from results("infer", model, options, dataset, measured, "")
 
 
 def bound(
-    synthesis: Synthesis,
+    model: Synthesis,
     images: Images,
-    norm: Literal["l2", "linf", "l0"] = o.option("l2", "Norm of the radius; l0 with --binary."),
-    tight: bool = o.option(
-        False, "Keep the prior's cost of the other classes, which the paper's bound drops.", "--tight"
-    ),
-    batch_size: o.BatchSize = 100,
+    radius: Annotated[partial[Any], Front(ABS.lower_bound, "norm tight")],
+    batch_size: Annotated[int, BATCH_SIZE] = 100,
 ) -> Iterator[Any]:
     """Bound the radius of every image within which the model keeps its decision, and sum the radii up."""
+    options = radius.keywords
     with interruptible(NOTHING_KEPT):
-        net, dataset = synthesis.load(), images.load()
+        net, dataset = model.load(), images()
         parts = batched("bounding", dataset, net, batch_size)
-        radius = torch.cat([net.lower_bound(x, y, norm=norm, tight=tight).cpu() for x, y in parts])
+        radii = torch.cat([net.lower_bound(x, y, **options).cpu() for x, y in parts])
     measured = {
-        "mean": float(radius.mean()),
-        "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
-        "median": float(radius.quantile(0.5)),
-        "above_zero": float((radius > 0).double().mean()),
+        "mean": float(radii.mean()),
+        "standard_error": float(radii.std()) / len(radii) ** 0.5 if len(radii) > 1 else 0.0,
+        "median": float(radii.quantile(0.5)),
+        "above_zero": float((radii > 0).double().mean()),
     }
-    config = {**synthesis.config, "norm": norm, "tight": tight, "data": dataset.describe()}
-    yield card("abs bound", config, **measured)
-    title = f"{synthesis.name}, {o.symbol(norm)} lower bound on {dataset.name}, {len(dataset):,} images"
-    print_measured(title, {"": measured}, dataset.note)
+    title = f"{THREATS[options['norm']].symbol} lower bound "
+    yield from results("bound", model, options, dataset, measured, title)
 
 
-def attack(synthesis: Synthesis, images: FewImages, batch_size: o.BatchSize = 100) -> Iterator[Any]:
+def attack(
+    model: Synthesis,
+    images: Annotated[partial[Any], replace(IMAGES, defaults={"samples": 200})],
+    batch_size: Annotated[int, BATCH_SIZE] = 100,
+) -> Iterator[Any]:
     """Run latent descent, which looks for the nearest L2 point that changes each decision.
 
     In the median distance, images that are misclassified count 0, and decisions that hold count as infinite.
     """
     label = "latent descent"
     with interruptible(NOTHING_KEPT):
-        net, dataset = synthesis.load(), images.load()
+        net, dataset = model.load(), images()
         with progress(label) as tick:
             run = {label: attacks.latent_descent}
             table = evaluate(net, dataset, run, batch_size=batch_size, indicators=False, progress=tick)
@@ -214,25 +209,21 @@ def attack(synthesis: Synthesis, images: FewImages, batch_size: o.BatchSize = 10
         "broken": float(row.broken.double().mean()),
         **table.to_dict(),
     }
-    config = {**synthesis.config, "threshold": THRESHOLD, "data": dataset.describe()}
+    config = {**model.config, "threshold": THRESHOLD, "data": dataset.describe()}
     yield card("abs attack", config, **measured)
-    print_results(table, synthesis.name, dataset)
+    print_results(table, model.name, dataset)
     say(f"accuracy where L2 {THRESHOLD:g} is allowed: {percent(allowed)}")
 
 
-class OneImage(Source):
-    index: int = o.option(0, "Number of the image in the data set.", min=0)
-    split: o.SplitOption = None
-
-    @property
-    def samples(self) -> int:
-        return self.index + 1
-
-
-def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Draw here")) -> Iterator[Any]:
+def show(
+    model: Synthesis,
+    images: Annotated[partial[Any], replace(IMAGES, names="data data_dir size split")],
+    out: Annotated[o.Picture, "Draw here (png, pdf, svg)."],
+    index: Annotated[o.FromZero, "Number of the image in the data set."] = 0,
+) -> Iterator[Any]:
     """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
-    with interruptible(NOTHING_DRAWN):
-        net, dataset, index = synthesis.load(), images.load(), images.index
+    with interruptible("nothing was drawn"):
+        net, dataset = model.load(), images(samples=index + 1)
         if index >= len(dataset):
             o.refuse(
                 f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}."
@@ -242,25 +233,23 @@ def show(synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Dra
         inferred = net.infer(x)
         confidence = inferred.confidence[0].tolist()
         losses, chosen = inferred.loss[0].tolist(), int(inferred.loss.argmin())
-        titles = [
-            f"{name}: {1000 * losses[k]:.1f}\n{100 * confidence[k]:.1f}%"
-            for k, name in enumerate(dataset.classes)
-        ]
+        titles = [f"a {dataset.classes[label]}\n"]
+        for name, loss, share in zip(dataset.classes, losses, confidence, strict=True):
+            titles.append(f"{name}: {1000 * loss:.1f}\n{100 * share:.1f}%")
         seen = torch.cat([net.observed(x), inferred.reconstruction[0]])
-        titles.insert(0, f"a {dataset.classes[label]}\n")
-        rows = strips(seen, titles, chosen + 1, COLUMNS + 1)
+        rows = strips(seen, titles, chosen + 1)
         title = f"Image {index} of {dataset.name} as each class draws it"
         subtitle = "class: 1,000 × its loss; below, its confidence; equal ones lie on its floor, eta"
         figures.strips(rows, out, title=title, subtitle=subtitle)
-    told = {"index": index, "label": label, "prediction": chosen, "loss": losses}
-    yield {**told, "confidence": confidence, "out": str(out)}
+    decision = {"index": index, "label": label, "prediction": chosen, "loss": losses}
+    yield {**decision, "confidence": confidence, "out": str(out)}
     verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]}"
     say(f"{verdict} with confidence {confidence[chosen]:.2f}; drawn in {out}")
 
 
-def strips(images: Tensor, titles: list[str], chosen: int = -1, wide: int = COLUMNS) -> list[figures.Strip]:
+def strips(images: Tensor, titles: list[str], chosen: int) -> list[figures.Strip]:
     marked = torch.arange(len(images)) == chosen
-    cuts = [slice(start, start + wide) for start in range(0, len(images), wide)]
+    cuts = [slice(start, start + COLUMNS + 1) for start in range(0, len(images), COLUMNS + 1)]
     return [figures.Strip("", images[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]
 
 

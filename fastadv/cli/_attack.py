@@ -1,68 +1,158 @@
-"""`fastadv attack`: one attack on a model."""
+"""`fastadv attack`: one attack on a model; and from text such as `pgd:steps=100` to an attack."""
 
-import inspect
 import json as jsons
-from collections.abc import Callable, Iterator
-from functools import wraps
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
+from fastadv.attacks import ATTACKS, AttackResult, Signs
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._measure import NOTHING_KEPT, print_results
 from fastadv.cli._output import finite, progress, say_where
-from fastadv.cli._shared import Images, Network, Search
+from fastadv.cli._shared import IMAGES, Budget, Machine, Network, Search
 from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
+from fastadv.text import threat_text
+from fastadv.threat import THREATS
 
+# Values that the command line sets where the function leaves them open
+DEFAULTS = {"steps": 40, "queries": 1000}
+ATTACK = "{attacks}; or with arguments, pgd:steps=100."
+Criterion = Literal["signs"]
+CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
+CRITERIA = {"signs": Signs()}
+TITLED = ("steps", "norm", "radius", "version")  # arguments that a title says at its beginning
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack as `evaluate` takes it: run(model, x, y, ids=ids)."""
+
+    name: str
+    label: str
+    norm: str
+    function: Callable[..., AttackResult]
+    arguments: Mapping[str, Any]
+    used: frozenset[str]  # the shared options that it takes
+    minimal: bool
+    radius: float  # inf for a minimum-norm attack without bound
+    criterion: Mapping[str, str]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        threat = {"norm": self.norm, "radius": self.radius}
+        return {"attack": self.name, **threat, **self.arguments, **self.criterion}
+
+    @property
+    def title(self) -> str:
+        """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
+        defaults = {key: argument.default for key, argument in ATTACKS[self.name].parameters.items()}
+        steps = {**defaults, **self.arguments}
+        name = self.name.upper() if len(self.name) <= 5 else self.name  # acronyms
+        name = f"AutoAttack {steps['version']}" if name == "autoattack" else name
+        name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
+        parts = self.label.partition(":")[2].split(",")
+        others = [part for part in parts if part and part.split("=")[0] not in TITLED]
+        return ", ".join([name, threat_text(THREATS[self.norm](self.radius)), *others])
+
+    @property
+    def run(self) -> Callable[..., AttackResult]:
+        run = self.at(self.radius)
+        run.title = self.title  # type: ignore[attr-defined]
+        return run
+
+    def at(self, radius: float) -> Callable[..., AttackResult]:
+        bound = {key: CRITERIA[name] for key, name in self.criterion.items()}
+        return partial(self.function, threat=THREATS[self.norm](radius), **self.arguments, **bound)
+
+
+def parse_attacks(
+    texts: list[str], budget: Budget, seed: int, criterion: Criterion | None = None
+) -> dict[str, NamedAttack]:
+    """Parse attacks, by their labels. Wrong usage for text without sense, and options that none takes."""
+    named = [parse_attack(text, budget, seed, criterion) for text in texts]
+    by_label = {attack.label: attack for attack in named}
+    if len(by_label) < len(named):
+        o.refuse(f"the same attack is named twice: {', '.join(texts)}.")
+    for option in budget.chosen:
+        if not any(option in attack.used for attack in named):
+            flag = option.replace("_", "-")
+            o.refuse(f"--{flag} has no effect on {', '.join(texts)}; leave it out.")
+    return by_label
+
+
+def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | None = None) -> NamedAttack:
+    """Parse NAME or NAME:key=value,key=value; the budget holds where it is taken and `text` says nothing."""
+    name, _, tail = text.partition(":")
+    attack, where = o.registry()[o.look_up("attack", name, o.registry())], f"attack {text!r}"
+    takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}, **o.nameable(attack.parameters)}
+    in_text = o.parse_arguments(where, name, tail, takes)
+    shared = {key: value for key, value in budget.chosen.items() if key in takes and key not in in_text}
+    values = shared | in_text
+    norm = str(values.pop("norm", "linf" if "linf" in attack.norms else attack.norms[0]))
+    radius = values.pop("radius", math.inf if attack.minimal else None)
+    if radius is None:
+        o.refuse(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
+    if norm not in attack.norms:
+        o.refuse(f"{name} works in {', '.join(attack.norms)}, not in {norm!r}.")
+    threat = THREATS[norm](radius)  # wrong values are refused before the work
+    arguments = {key: DEFAULTS[key] for key in DEFAULTS if key in o.needed(attack.parameters)}
+    arguments |= ({"seed": seed} if "seed" in takes else {}) | values
+    bound = "" if radius == math.inf else f" {radius:g}"
+    label = text if tail else f"{name} {threat.symbol}{bound}"
+    used, minimal = frozenset(shared), attack.minimal
+    judged = {"criterion": criterion} if criterion else {}
+    return NamedAttack(name, label, norm, attack.run, arguments, used, minimal, float(radius), judged)
+
+
+OUT = (
+    "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with finite "
+    "logits here, for autoattack also which component broke each sample, -1 for none (safetensors)."
+)
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
-class FirstImages(Images):
-    samples: o.Samples = 1000
-
-
-@names_attacks
 def attack(
-    network: Network,
-    images: FirstImages,
-    options: AttackOptions,
-    machine: Search,
-    attack: str = o.option("pgd", help_text("pgd:steps=100"), "--attack", "-a"),
-    out: Path | None = o.written(
-        None,
-        "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples "
-        "with finite logits here, for autoattack also which component broke each sample, -1 for none "
-        "(safetensors).",
-    ),
+    model: Network,
+    images: Annotated[partial[Any], replace(IMAGES, defaults={"samples": 1000})],
+    budget: Budget,
+    search: Search,
+    machine: Machine,
+    attack: Annotated[str, ATTACK] = "pgd",
+    criterion: Annotated[Criterion | None, CRITERION] = None,
+    out: Annotated[o.Written | None, OUT] = None,
 ) -> Iterator[Any]:
     """Attack a model, and report which samples were broken and at which distance.
 
     A minimum-norm attack needs no --radius; it limits which successes count.
+
+    {naming}
     """
-    (named,) = parse_attacks([attack], options, machine.seed).values()
-    searched, place = machine.searched, machine.place()
+    (named,) = parse_attacks([attack], budget, machine.seed, criterion).values()
+    place, batch_size = machine.place(), search.batch_size
     with interruptible(NOTHING_KEPT):
-        dataset = images.load()
-        net = machine.frozen(network.load(dataset, place, machine.seed))
+        dataset = images()
+        net = search.frozen(model.load(dataset, place, machine.seed))
         run, kept = named.run, list[dict[str, Tensor]]()
         with progress(named.label) as tick:
             run = run if out is None else _keeping(run, kept)
-            table = evaluate(net, dataset, {named.label: run}, batch_size=machine.batch_size, progress=tick)
-        told = {"data": dataset.describe(), "batch_size": machine.batch_size, "precision": searched}
-        result = card("attack", {**network.config, **named.config, **told}, **table.to_dict())
+            table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, progress=tick)
+        rest = {"data": dataset.describe(), "batch_size": batch_size, "precision": search.precision or "fp32"}
+        result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
         if out is not None:
             tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
             if (components := table.rows[0].components) is not None:
                 tensors["component"] = components.by[~table.failed]
             save_tensors(out, tensors, {"card": jsons.dumps(finite(result))})
     yield result
-    print_results(table, network.model, dataset)
+    print_results(table, model.model, dataset)
     say_where({"adversarial examples": out})
 
 
@@ -77,5 +167,4 @@ def _keeping(run: Callable[..., Any], kept: list[dict[str, Tensor]]) -> Callable
         kept.append({name: part.cpu() for name, part in parts.items()})
         return result
 
-    attack.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
     return attack

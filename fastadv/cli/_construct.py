@@ -1,7 +1,6 @@
 """`fastadv construct`: build D_R, D_NR, D_rand or D_det into a folder."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -9,63 +8,52 @@ import typer
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say
-from fastadv.cli._shared import Budget, Images, Network, Search
+from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import is_named
 from fastadv.evaluation import figures
 from fastadv.runs import processes
 from fastadv.text import number, percent
+from fastadv.threat import THREATS
 
 Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]
-# each construction's set in the paper
+SHARD_SIZE = "Samples in a file. A process holds one file at a time; a kill loses at most that many."
+SHARD = (
+    "Build share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each "
+    "its own; fastadv merge puts those together, and writes the index."
+)
+# The set of a construction in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
 
 
-class BaseImages(Images):
-    part = "train"
-
-    split: o.Split | None = o.option(None, "Part of the data set; by default train.")
-
-
-class Construction(Budget, title="Construction"):
-    """How the images are searched. What is not given is the paper's on CIFAR-10."""
-
-    steps: int | None = o.count(None, "Steps of the search; 1000 to invert, 100 to push.")
-
-    def settings(self, kind: Kind, seed: int) -> dict[str, Any]:
-        inverts = kind in ("robust", "non-robust")
-        if self.norm not in (None, "l2") and self.radius is None and not inverts:
-            o.refuse(f"--norm {self.norm} needs a --radius: the paper's budget is one in L2.")
-        paper = library.CIFAR10_PAPER[PAPER_NAMES[kind]]
-        budget = float(paper["threat"].radius) if self.radius is None else self.radius
-        step_size = paper["step_size"] if inverts else None
-        return {
-            "threat": o.make_threat(self.norm or "l2", budget),
-            "steps": self.steps or paper["steps"],
-            "step_size": step_size if self.step_size is None else self.step_size,
-            "seed": seed,
-        }
+def _settings(kind: Kind, budget: Budget, seed: int) -> dict[str, Any]:
+    """Return how the images are searched: by the options, else as in the paper on CIFAR-10."""
+    inverts = kind in ("robust", "non-robust")
+    if budget.norm not in (None, "l2") and budget.radius is None and not inverts:
+        o.refuse(f"--norm {budget.norm} needs a --radius: the paper's budget is one in L2.")
+    paper = library.CIFAR10_PAPER[PAPER_NAMES[kind]]
+    radius = float(paper["threat"].radius) if budget.radius is None else budget.radius
+    step_size = paper["step_size"] if inverts else None
+    return {
+        "threat": THREATS[budget.norm or "l2"](radius),
+        "steps": budget.steps or paper["steps"],
+        "step_size": step_size if budget.step_size is None else budget.step_size,
+        "seed": seed,
+    }
 
 
 @together
 def construct(
     kind: Annotated[Kind, typer.Argument(help="D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.")],
-    network: Network,
-    images: BaseImages,
-    construction: Construction,
-    machine: Search,
-    out: Path = o.folder(..., "Folder for the set; what is there already is kept and the rest is built."),
-    shard_size: int = o.count(
-        1024, "Samples in a file. A process holds one file at a time; a kill loses at most that many."
-    ),
-    shard: Any = o.option(
-        None,
-        "Build share I of N alone, I from 0 to N - 1, as an independent job. Jobs may "
-        "have one folder or each its own; fastadv merge puts those together, and writes the index.",
-        parser=o.parse_shard,
-        metavar="I/N",
-    ),
+    model: Network,
+    images: Images,
+    construction: Budget,
+    search: Search,
+    machine: Machine,
+    out: Annotated[o.Folder, "Folder for the set; what is there already is kept and the rest is built."],
+    shard_size: Annotated[int, SHARD_SIZE] = 1024,
+    shard: Annotated[o.Shard | None, SHARD] = None,
 ) -> Iterator[Any]:
     """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 
@@ -75,32 +63,26 @@ def construct(
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
     Jobs of an array share it with --shard. What stops one loses at most --shard-size images.
     """
-    settings, norm = construction.settings(kind, machine.seed), construction.norm
-    batch_size, place = machine.batch_size, machine.place()
+    settings, place = _settings(kind, construction, machine.seed), machine.place()
     rank, jobs = shard or (None, None)
     build = getattr(library, kind.replace("-", "_"))
-
-    def kept() -> str:
-        shards = len(list(out.glob("shard-*.safetensors"))) if out.is_dir() else 0
-        return f"{shards} finished shards are kept in {out}; run the same command to resume"
-
-    with interruptible(kept):
-        dataset = images.load()
-        net = machine.frozen(network.load(dataset, place, machine.seed))
+    with interruptible(f"finished shards are kept in {out}; run the same command to resume"):
+        dataset = images(part="train")
+        net = search.frozen(model.load(dataset, place, machine.seed))
         with progress(kind) as tick:
-            made = build(
+            built = build(
                 net, dataset, **settings, out_dir=out, shard_size=shard_size,
-                batch_size=batch_size, progress=tick, rank=rank, world_size=jobs,
+                batch_size=search.batch_size, progress=tick, rank=rank, world_size=jobs,
             )  # fmt: skip
     if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):
         if dataset.shape[0] in (1, 3) and not shard:
-            figures.thumbnails(made, dataset, out / "thumbnails.png")
-    yield {"out": str(out), **made.card}
-    measured = made.card["measured"]
-    counts = made.labels.bincount(minlength=made.num_classes).tolist()
-    distance = f"{o.symbol(norm or 'l2')} distance from the start"
+            figures.thumbnails(built, dataset, out / "thumbnails.png")
+    yield {"out": str(out), **built.card}
+    measured = built.card["measured"]
+    counts = built.labels.bincount(minlength=built.num_classes).tolist()
+    distance = f"{settings['threat'].symbol} distance from the start"
     cells = [
         ["measured", "value"],
         ["labels as in the base", percent(measured["kept_label"])],
@@ -111,9 +93,10 @@ def construct(
         [f"{distance}, largest", number(measured["distance_max"])],
         ["images of a label", f"{min(counts):,} to {max(counts):,}"],
     ]
-    print_table(f"{made.name}: {len(made):,} images in {out}", cells, [made.note] if made.note else [])
-    if len(made) < made.card["config"]["base"]["samples"]:
+    print_table(f"{built.name}: {len(built):,} images in {out}", cells, [built.note])
+    if len(built) < built.card["config"]["base"]["samples"]:
         say(f"share {rank} of {jobs} is kept in {out}; when all are done: fastadv merge {out} --out {out}")
         return
-    test = f" --test-data {images.data}" if is_named(images.data) else ""
+    data = images.keywords["data"]
+    test = f" --test-data {data}" if is_named(data) else ""
     say(f"train on it with: fastadv train --data {out}{test} ...")

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
@@ -11,14 +13,15 @@ from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.demo import run as study
 from fastadv.demo.nets import SIZES, SOURCE, TINY, findings
 
+OUT = "Folder for figures, networks, constructed sets and results.json."
+SIZE = "Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."
+
 
 def demo(
-    out: Path = o.folder(Path("demo"), "Folder for figures, networks, constructed sets and results.json."),
-    size: int | None = o.option(
-        None, "Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."
-    ),
-    seed: o.Seed = 0,
-    tiny: bool = o.option(False, "", "--tiny", hidden=True),
+    out: Annotated[o.Folder, OUT] = Path("demo"),
+    size: Annotated[int | None, SIZE] = None,
+    seed: Annotated[o.Seed, "Random seed."] = 0,
+    tiny: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> Iterator[Any]:
     """Run two papers on the embedded digits: robust and non-robust features, and ABS.
 
@@ -27,8 +30,6 @@ def demo(
 
     Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes.
     """
-    if tiny and size is not None:
-        o.refuse("--tiny has a size of its own; leave out --size.")
     size = 10 if size is None else size
     o.look_up("size", str(size), map(str, SIZES))
     settings = replace(TINY if tiny else SIZES[size], seed=seed)
@@ -45,5 +46,5 @@ def demo(
     for line in findings(measured["nets"], attack) + study.synthesis_found(measured["abs"], attack):
         say(line)
     say("")
-    say_where({**measured["figures"], "all numbers": out / study.RESULTS}, width=21)
+    say_where({**measured["figures"], "all numbers": out / study.RESULTS})
     say(f"done in {measured['seconds']:.0f} s", style="dim")

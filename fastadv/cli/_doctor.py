@@ -1,5 +1,6 @@
 """`fastadv doctor`: one block for an issue, and what to do about what is missing."""
 
+import json
 import os
 import platform
 import shutil
@@ -8,118 +9,93 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import nn
+import typer
 
 from fastadv._extras import EXTRAS, lacks, unfit
 from fastadv._torch import onednn_has_bfloat16
 from fastadv._version import __version__
-from fastadv.cli import _options as o
 from fastadv.cli._output import say
+from fastadv.cli._shared import DATA_DIR
 from fastadv.engine.cpu import onednn
-from fastadv.engine.rewrites import REWRITES, applicable
 from fastadv.ops.registration import library
-from fastadv.ops.registration.library import op
 from fastadv.runs import card
 from fastadv.runs.files import user_cache
 
-# what to do where it is missing
-PACKAGES = (
-    "torch", "numpy", "safetensors", "torchvision", "pillow", "matplotlib", "jinja2", "typer", "rich",
-    "triton",
-)  # fmt: skip
-# the variables that change how fast a process is or how it rounds
+PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton", *sorted(EXTRAS.keys() - {"PIL"}))
+# The variables that change how fast a process is or how it rounds
 OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
 VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
+# The folders by which a data set is known
+MARKS = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py", "cifar10 (JPEG copies)": "cifar10/test"}
 
 
 def doctor(
-    data_dir: Path | None = o.option(
-        None, "Folder of the sets; else FASTADV_DATA, else the user's cache.", metavar="FOLDER"
-    ),
-    verbose: bool = o.option(False, "Show all of it, to paste into an issue.", "--verbose", "-v"),
+    data_dir: Annotated[Path | None, typer.Option(metavar="FOLDER"), DATA_DIR] = None,
+    verbose: Annotated[bool, "Show all of it, to paste into an issue."] = False,
 ) -> Iterator[Any]:
     """Show what runs fastadv here, what is missing, and what to do.
 
-    --verbose adds every version, the build of the kernels, what runs each op, and which fast paths are taken.
+    --verbose adds every version, the build of the kernels, and what runs each op.
     """
-    yield (found := examine(data_dir))
-    shown = {**found, "backends": _served(found["backends"])} if verbose else _summary(found)
-    for name in [name for name in shown if name != "advice"]:
-        say(f"{name:<12} {_words(shown[name])}")
-    for line in found["advice"]:
+    state = examine(data_dir)
+    yield state
+    shown = state if verbose else _summary(state)
+    advice = state.pop("advice")
+    for name, value in shown.items():
+        say(f"{name:<12} {value if isinstance(value, str) else json.dumps(value)}")
+    for line in advice:
         say(f"to do  {line}", "yellow")
-    if not found["advice"]:
+    if not advice:
         say("All is well.", "green")
 
 
-def _summary(found: dict[str, Any]) -> dict[str, str]:
-    cpu, data, versions = found["cpu"], found["data"], found["packages"]
+def _summary(state: dict[str, Any]) -> dict[str, str]:
+    cpu, data, versions = state["cpu"], state["data"], state["packages"]
     return {
-        "versions": f"fastadv {versions['fastadv']}, torch {versions['torch']}, Python {found['python']}",
+        "versions": f"fastadv {versions['fastadv']}, torch {versions['torch']}, Python {state['python']}",
         "kernels": f"C++ ({cpu['instruction_set']})" if cpu["extension"] else "PyTorch references",
-        "GPU": ", ".join(found["gpu"]["names"]) or "none",
+        "GPU": ", ".join(state["gpu"]["names"]) or "none",
         "threads": f"{cpu['threads']} on {cpu['cores']} cores, {cpu['name']}",
         "data": f"digits; {', '.join(data['sets']) or 'nothing'} in {data['folder'] or 'no folder'}",
     }
-
-
-def _served(backends: dict[str, dict[str, str]]) -> dict[str, list[str]]:
-    kinds = dict.fromkeys((by, device) for each in backends.values() for device, by in each.items())
-    return {f"{by} on {at}:": [op for op, each in backends.items() if each[at] == by] for by, at in kinds}
-
-
-def _words(told: Any) -> str:
-    if isinstance(told, dict):
-        return "; ".join(f"{name} {_words(part)}" for name, part in told.items()) or "none"
-    if isinstance(told, list):
-        return " ".join(map(str, told)) or "none"
-    return ("yes" if told else "no") if isinstance(told, bool) else "none" if told is None else str(told)
 
 
 def examine(data_dir: Path | None) -> dict[str, Any]:
     """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
     packages = {"fastadv": __version__, **{name: card.version_of(name) for name in PACKAGES}}
     packages["torch"] = torch.__version__  # with its CUDA, which what pip recorded may lack
-    advice = [told for package in EXTRAS if (told := lacks(package))]
-    vision, data = _torchvision(), _data(data_dir, advice)
-    found = {
+    advice = [line for package in EXTRAS if (line := lacks(package))]
+    state = {
         "packages": packages,
         "commit": card.machine()["commit"],
         "python": platform.python_version(),
         "system": platform.platform(),
         "extension": card.extension_build(),
         "cpu": _cpu(advice),
-        "gpu": _gpu(packages, advice),
+        "gpu": _gpu(packages["triton"], advice),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
-        "backends": _asked(library.backends, {}, advice),
-        "fast_paths": fast_paths(),
-        "torchvision": vision,
-        "data": data,
+        "backends": _tried(library.backends, advice) or {},
+        "data": _data(data_dir, advice),
     }
-    if packages["torchvision"] and not vision["imports"]:
-        advice.append(unfit(vision["error"]))
-    if data["folder"] and not data["sets"]:
-        advice.append(
-            f"no MNIST or CIFAR-10 in {data['folder']}: name their folder with --data-dir or "
-            "FASTADV_DATA, or let 'train' download them"
-        )
-    return {**found, "advice": list(dict.fromkeys(advice))}
+    if packages["torchvision"] and (fault := _torchvision_fault()):
+        advice.append(unfit(fault))
+    return {**state, "advice": list(dict.fromkeys(advice))}
 
 
-def _asked(ask: Any, otherwise: Any, advice: list[str]) -> Any:
-    """Return what it tells; `otherwise`, and advice, where a variable has a value that it does not take."""
+def _tried(ask: Any, advice: list[str]) -> Any:
+    """Return what it returns, and advice where a variable has a value that it does not take."""
     try:
         return ask()
     except ValueError as error:
         advice.append(str(error))
-        return otherwise
+        return None
 
 
 def _cpu(advice: list[str]) -> dict[str, Any]:
-    extension = library.extension
+    extension, available = library.extension, onednn.available()
     if extension is None:
         fault = library.extension_fault.removesuffix(f": {library.AGAIN}")
         advice.append(
@@ -133,15 +109,14 @@ def _cpu(advice: list[str]) -> dict[str, Any]:
         "flags": card.cpu_flags(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "torch": torch.backends.cpu.get_cpu_capability(),
         "extension": extension is not None,
-        "instruction_set": _asked(extension.isa, None, advice) if extension is not None else None,
-        "instruction_sets": list(extension.isas()) if extension is not None else [],
+        "instruction_set": None if extension is None else _tried(extension.isa, advice),
+        "onednn": available,
+        "onednn_bf16": available and onednn_has_bfloat16(),
     }
 
 
-def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
-    triton = packages["triton"]
+def _gpu(triton: str | None, advice: list[str]) -> dict[str, Any]:
     if torch.cuda.is_available() and triton is None:
         advice.append("the GPU runs the references: install triton")
     if not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
@@ -149,74 +124,36 @@ def _gpu(packages: dict[str, str | None], advice: list[str]) -> dict[str, Any]:
             f"torch {torch.__version__} is built for CPUs and leaves the NVIDIA GPU idle: "
             "install the build for CUDA that pytorch.org names"
         )
-    fault = None
     if triton is not None:
         try:
             library.triton_launcher(library.CARDS["linf_step"])
         except ImportError as error:
             fault = " ".join(str(error).split())[:200]
             advice.append(f"the Triton kernels do not import, so that a GPU runs the references: {fault}")
-    every = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
+    cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
     return {
-        "names": [each.name for each in every],
-        "capabilities": [f"{each.major}.{each.minor}" for each in every],
-        "memory_gib": [round(each.total_memory / 2**30, 1) for each in every],
+        "names": [one.name for one in cards],
+        "capabilities": [f"{one.major}.{one.minor}" for one in cards],
+        "memory_gib": [round(one.total_memory / 2**30, 1) for one in cards],
         "cuda": torch.version.cuda,
-        "triton": triton,
-        "fault": fault,
-    }
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def fast_paths() -> dict[str, Any]:
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    rewrites = {
-        f"{device} {name}": [each.name for each in applicable(_net(device), dtype)]
-        for device in devices
-        for name, dtype in DTYPES.items()
-    }
-    there, flags = onednn.available(), card.cpu_flags()
-    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "bf16": "NEON"}
-    return {
-        "rewrites": rewrites,
-        "not_taken": {
-            each.name: f"it needs {each.needs or 'a CPU'}"
-            for each in REWRITES
-            if not all(each.name in rewrites[f"cpu {name}"] for name in DTYPES)
-        },
-        "direct_calls": op("linf_step") is not torch.ops.fastadv.linf_step.default,
-        "onednn": {
-            "available": there,
-            "bf16": there and onednn_has_bfloat16(),
-            "bf16_unit": next((unit for flag, unit in units.items() if flag in flags), None),
-        },
     }
 
 
 @cache
-def _net(device: str) -> nn.Module:
-    """Make a net with whatever a rewrite is for."""
-    convolved = nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.ELU()
-    return nn.Sequential(*convolved, nn.Flatten(), nn.Linear(1024, 64)).to(device).eval()
-
-
-@cache
-def _torchvision() -> dict[str, Any]:
+def _torchvision_fault() -> str:
     """Import it in a fresh process, as the user's own code would: fastadv itself mends what it needs."""
     command = [sys.executable, "-c", "import torchvision"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = asked.stderr.strip().splitlines() if asked.returncode else []
-    return {"imports": not asked.returncode, "error": lines[-1][:200] if lines else None}
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stderr.strip().splitlines() or ["no reason"])[-1][:200] if done.returncode else ""
 
 
 def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:
     named = data_dir or os.environ.get("FASTADV_DATA")
-    folder = Path(named).expanduser() if named else _asked(user_cache, None, advice)
-    marks = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py", "cifar10 (JPEG copies)": "cifar10/test"}
-    return {
-        "folder": str(folder or ""),
-        "named_by": "--data-dir" if data_dir else "FASTADV_DATA" if named else "default",
-        "sets": [name for name, place in marks.items() if folder is not None and (folder / place).is_dir()],
-    }
+    folder = Path(named).expanduser() if named else _tried(user_cache, advice)
+    sets = [name for name, place in MARKS.items() if folder is not None and (folder / place).is_dir()]
+    if folder is not None and not sets:
+        advice.append(
+            f"no MNIST or CIFAR-10 in {folder}: name their folder with --data-dir or FASTADV_DATA, "
+            "or let 'train' download them"
+        )
+    return {"folder": str(folder or ""), "sets": sets}

@@ -4,173 +4,200 @@ import json as jsons
 import math
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
 from torch import Tensor
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
+from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import BELOW, checks, ending, kept_in, parse_limits, print_results, write_summary
-from fastadv.cli._output import finite, progress, say, say_where
-from fastadv.cli._panels import Panel
-from fastadv.cli._robustbench import RobustBench, write_entry
-from fastadv.cli._shared import Images, Network, Search
+from fastadv.cli._measure import BELOW, Limits, checks, kept_in, print_results, write_summary
+from fastadv.cli._output import finite, note, progress, say, say_where
+from fastadv.cli._shared import Budget, Images, Machine, Network, Search
+from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
+from fastadv.engine.module import in_words
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation.curve import check_radii
+from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors
+from fastadv.runs.files import save_tensors, write_text
 from fastadv.text import percent, several
+from fastadv.threat import THREATS
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
 WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
+Suite = Literal["robustbench"]
+TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
-class Kept(Panel, title="Results"):
-    radii: str | None = o.option(
-        None, "Also the accuracy at each of these radii: 0,0.1,0.2.", metavar="NUMBERS"
-    )
-    out: Path | None = o.written(
-        None,
-        "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
-        "attack, -1 for none), component (which part of it, as for autoattack) and the distances of each "
-        "attack here (safetensors). --resume writes it for an evaluation that is in --run-dir.",
-    )
-    report: Path | None = o.option(
-        None,
-        "Write all of it as one HTML file, with samples, the hardest of them, cost and provenance.",
-        parser=o.parse_report, metavar="FILE",
-    )  # fmt: skip
-    run_dir: Path | None = o.folder(
-        None,
-        "Keep results and adversarial examples here, batch by batch; all but the --radii of attacks "
-        "with a budget.",
-    )
-    resume: bool = o.option(False, "Resume the evaluation in --run-dir.", "--resume")
-    shard: Any = o.option(
-        None,
-        "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs "
-        "--run-dir, one of all jobs or each its own. After fastadv merge the same command with --resume and "
-        "without --shard gives the table.",
-        parser=o.parse_shard, metavar="I/N",
-    )  # fmt: skip
-    draws: int = o.count(
-        1, "Classify each image, and its x_adv, so many times: for a model that answers at random.", "--draws"
-    )
-    indicators: bool = o.option(
-        True,
-        "Look for signs of masked gradients on 8 to 200 images: as many as 5% more passes allow. "
-        "The last line says whether the accuracies can be trusted.",
-        "--indicators/--no-indicators",
-    )
-    strict: bool = o.option(False, "End with exit code 3 unless there is no sign of masking.", "--strict")
-    fail_under: Any = o.option(
-        None, "End with exit code 4 if an accuracy is below its share; robust is the worst of all attacks.",
-        parser=parse_limits, metavar="robust=SHARE,clean=SHARE",
-    )  # fmt: skip
-    summary: Path | None = o.written(None, "Write a summary: JUnit if the name ends in .xml, else Markdown.")
+@dataclass(frozen=True)
+class Results:
+    radii: Annotated[Sequence[float] | None, "Also the accuracy at each of these radii: 0,0.1,0.2."] = None
+    out: Annotated[
+        o.Written | None,
+        "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack, -1 "
+        "for none), component (which part of it, as for autoattack) and the distances of each attack here "
+        "(safetensors). --resume writes it for an evaluation that is in --run-dir.",
+    ] = None
+    report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
+    shard: Annotated[
+        o.Shard | None,
+        "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all "
+        "jobs or each its own. After fastadv merge the same command with --resume and without --shard gives "
+        "the table.",
+    ] = None
+    strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
+    fail_under: Annotated[Limits | None, "End with exit code 4 if an accuracy is below its share."] = None
+    summary: Annotated[o.Written | None, "Write a summary: JUnit for .xml, else Markdown."] = None
 
-    def check(self, named: dict[str, NamedAttack]) -> tuple[float, ...]:
+    def check(self, named: dict[str, NamedAttack], kept: dict[str, Any]) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
-        tried = () if self.radii is None else tuple(check_radii(o.parse_numbers(self.radii)).tolist())
+        radii = () if self.radii is None else tuple(check_radii(self.radii).tolist())
         if len({attack.norm for attack in named.values()}) > 1:
             why = "needs attacks of one norm; evaluate each norm separately."
-            o.refuse_given(why, radii=self.radii, out=self.out)
+            o.refuse_set(why, radii=self.radii, out=self.out)
         for attack in named.values():
-            if attack.minimal and any(r > attack.radius for r in tried):
+            if attack.minimal and any(radius > attack.radius for radius in radii):
                 o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
-        if "robust" in (self.fail_under or ()) and all(each.radius == math.inf for each in named.values()):
+        if "robust" in (self.fail_under or ()) and all(one.radius == math.inf for one in named.values()):
             o.refuse("--fail-under robust: no attack has a radius; give --radius.")
-        if self.strict and not self.indicators:
+        if self.strict and not kept["indicators"]:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
-            if self.run_dir is None:
-                o.refuse("--shard keeps its share in a folder: give --run-dir too.")
-            whole = {name: getattr(self, name) or None for name in WHOLE}
-            o.refuse_given(OF_ALL, **whole)
-        o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
-        return tried
+            o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
+        o.check_run_dir(kept["run_dir"], kept["resume"], IDENTITY, "an evaluation")
+        return radii
 
 
-@names_attacks
+@dataclass(frozen=True)
+class RobustBench:
+    suite: Annotated[Suite | None, "Run AutoAttack at this benchmark's radius on the whole test set."] = None
+    robustbench: Annotated[o.Written | None, "Write the result of --suite as an entry (json)."] = None
+
+    def lacks(self, images: Mapping[str, Any], count: int) -> str:
+        """Return what a result of the suite on `count` images is not; an entry on too few is refused."""
+        text = "" if self.suite is None else shortage(images["data"].partition(":")[0], count)
+        if text and self.robustbench is not None:
+            folder = "--data-dir names the folder that holds them"
+            o.refuse(f"--robustbench: {text}; {'leave out --samples' if images['samples'] else folder}.")
+        return text and f"not a result of RobustBench: {text}"
+
+    def attacks(
+        self, texts: list[str] | None, budget: Budget, images: Mapping[str, Any]
+    ) -> tuple[list[str], Budget]:
+        """Return which attacks to run in which budget: those of the options, or those of the suite."""
+        if self.suite is None:
+            o.refuse_set(
+                "writes the result of --suite robustbench: give that, too.", robustbench=self.robustbench
+            )
+            return texts or ["fgsm", "pgd"], budget
+        taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
+        o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
+        for option in ("ids=", "size="):
+            if option in images["data"]:
+                o.refuse(f"--suite robustbench has its own images: leave out {option}")
+        data, norm = images["data"].partition(":")[0], budget.norm or "linf"
+        if (data, norm) not in RADII:
+            o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")
+        if data == "imagenet" and "preprocessing=" not in images["data"]:
+            o.refuse(
+                "--suite robustbench: each model of ImageNet names its preprocessing: give "
+                "--data imagenet:preprocessing=Res256Crop224, or another one."
+            )
+        return ["autoattack"], replace(budget, norm=norm, radius=RADII[data, norm])
+
+
 @together
 def evaluate(
-    network: Network,
+    model: Network,
     images: Images,
-    options: AttackOptions,
-    results: Kept,
+    budget: Budget,
+    evaluation: Annotated[partial[Any], Front(measure, "run_dir resume draws indicators")],
+    results: Results,
     benchmark: RobustBench,
-    machine: Search,
-    attack: list[str] | None = o.option(
-        None, f"{help_text('pgd:steps=100')} May be repeated; by default fgsm and pgd.", "--attack", "-a"
-    ),
+    search: Search,
+    machine: Machine,
+    attack: Annotated[list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd."] = None,
+    criterion: Annotated[Criterion | None, CRITERION] = None,
 ) -> Iterator[Any]:
     """Measure a model without an attack, under each attack, and under the worst of them for each sample.
 
     Minimum-norm attacks need no --radius; it limits which successes count. One run serves all --radii.
 
     With --strict the exit code is 3 if gradients may be masked, or if that could not be checked; with
-    --fail-under it is 4 if an accuracy is too low, doubt or not. Under torchrun both codes become 1:
-    read "verdict" in the output of --json.
+    --fail-under it is 4 if an accuracy is too low, doubt or not; robust is the worst of all attacks. Under
+    torchrun both codes become 1: read "verdict" in the output of --json.
 
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
     Jobs of an array share it with --shard.
+
+    {naming}
     """
     if results.shard:
-        o.refuse_given(OF_ALL, suite=benchmark.suite)
-    named = parse_attacks(*benchmark.attacks(attack, options, images), machine.seed)
-    radii, run_dir, place = results.check(named), results.run_dir, machine.place()
+        o.refuse_set(OF_ALL, suite=benchmark.suite)
+    texts, budget = benchmark.attacks(attack, budget, images.keywords)
+    named = parse_attacks(texts, budget, machine.seed, criterion)
+    run_dir, place, batch_size = evaluation.keywords["run_dir"], machine.place(), search.batch_size
+    radii = results.check(named, evaluation.keywords)
+    attacks = {label: attack.run for label, attack in named.items()}
+    rank, jobs = results.shard or (None, None)
     with interruptible(partial(kept_in, run_dir)):
-        dataset = images.load()
-        lacks = benchmark.lacks(images, len(dataset))
-        net = machine.frozen(network.load(dataset, place, machine.seed))
-        table = _table(net, dataset, named, results, machine)
+        dataset = images()
+        lacks = benchmark.lacks(images.keywords, len(dataset))
+        net = search.frozen(model.load(dataset, place, machine.seed))
+        with progress("attacks") as tick:
+            table = evaluation(
+                net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
+                keep_samples=bool(results.out or results.report), progress=tick,
+            )  # fmt: skip
         curves = {
-            label: _curve(net, dataset, one, table[label].distance, radii, machine.batch_size)
+            label: _curve(net, dataset, one, table[label].distance, radii, batch_size)
             for label, one in named.items()
             if radii
         }
     if results.shard:
-        rank, jobs = results.shard
         yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
         say(f"share {rank} of {jobs}, {several(len(table.ids), 'image')}, is kept in {run_dir}")
         return
     if processes.rank():
         return  # the first process tells and writes
     config = {
-        **network.config,
+        **model.config,
         "attacks": [{"label": label, **one.config} for label, one in named.items()],
         "data": dataset.describe(),
-        "batch_size": machine.batch_size,
-        "precision": machine.searched,
+        "batch_size": batch_size,
+        "precision": search.precision or "fp32",
     }
     measured = table.to_dict() | {
         "curves": [
-            {**told, "radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
-            for told, curve in zip(config["attacks"], curves.values(), strict=False)
+            {**row, "radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+            for row, curve in zip(config["attacks"], curves.values(), strict=False)
         ]
     }
     if benchmark.suite is not None:
         measured["lacks"] = lacks
-    document, title = card("evaluation", config, **measured), f"{network.model} on {dataset.name}"
+    document, title = card("evaluation", config, **measured), f"{model.model} on {dataset.name}"
     passed = checks(table, results.fail_under or {}, results.strict)
     if results.out is not None:
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(document))})
     if benchmark.robustbench is not None:
         (only,) = named.values()
-        write_entry(benchmark.robustbench, table, only, images.data, network.model, dataset.note)
+        name = images.keywords["data"]
+        write_entry(benchmark.robustbench, table, only, name, model.model, dataset.note)
     if results.summary is not None:
         write_summary(results.summary, table, f"{title}: {table.setting}", passed)
     if results.report is not None:
@@ -178,10 +205,9 @@ def evaluate(
             table, results.report, title=title, model=net, class_names=dataset.classes, curves=curves,
             provenance=_provenance(config, named, machine.seed),
         )  # fmt: skip
-    low = "; ".join(found for _, found, code in passed if code == BELOW)
-    with ending(max((code for *_, code in passed), default=0), low):
+    try:
         yield document
-        print_results(table, network.model, dataset)
+        print_results(table, model.model, dataset)
         if lacks:
             say(lacks)
         for label, curve in curves.items():
@@ -190,17 +216,11 @@ def evaluate(
             say(f"accuracy at each radius, {label}: {points}")
         written = {"adversarial examples": results.out, "entry": benchmark.robustbench}
         say_where(written | {"report": results.report, "summary": results.summary})
-
-
-def _table(net: Any, dataset: Any, named: dict[str, NamedAttack], results: Kept, machine: Search) -> Table:
-    rank, jobs = results.shard or (None, None)
-    attacks = {label: one.run for label, one in named.items()}
-    with progress("attacks") as tick:
-        return measure(
-            net, dataset, attacks, batch_size=machine.batch_size, run_dir=results.run_dir,
-            resume=results.resume, keep_samples=bool(results.out or results.report), draws=results.draws,
-            indicators=results.indicators, seed=machine.seed, rank=rank, world_size=jobs, progress=tick,
-        )  # fmt: skip
+    finally:  # also where only the document was asked for
+        if low := "; ".join(text for _, text, code in passed if code == BELOW):
+            note(low)
+        if code := max((code for *_, code in passed), default=0):
+            raise typer.Exit(code)
 
 
 def _curve(
@@ -220,3 +240,16 @@ def _provenance(config: dict[str, Any], named: dict[str, NamedAttack], seed: int
     data = {key: config["data"].get(key) for key in OF_THE_DATA}
     command = shlex.join(["fastadv", *sys.argv[1:]])
     return {"command": command, "seed": seed, **config, "attacks": attacks, "data": data}
+
+
+def write_entry(
+    path: Path, table: Table, attack: NamedAttack, data: str, model: str, note: str | None
+) -> None:
+    """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
+    row, threat = table[attack.label], THREATS[attack.norm](attack.radius)
+    accuracies = table.clean_accuracy, row.robust_accuracy
+    footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
+    about = {"footnote": footnote} if footnote else None
+    dataset = data.partition(":")[0]
+    fields = entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about)
+    write_text(path, jsons.dumps(fields, indent=2) + "\n")

@@ -1,24 +1,17 @@
 """Ctrl-C and SIGTERM: one line that says what was kept and how to go on."""
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-# the signals that stop a command, with what Python does about them by itself
+# The signals that stop a command, with what Python does about them by itself
 STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _received: list[int] = []
 
 
 class Interrupted(Exception):
     """The user stopped the command; the text, if any, says what was kept and how to resume."""
-
-
-def epochs_kept(folder: Path) -> str:
-    return f"finished epochs are kept in {folder}; the same command resumes"
 
 
 @contextmanager
@@ -33,23 +26,13 @@ def interruptible(kept: Callable[[], str] | str) -> Iterator[None]:
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does; what the caller handles is left to it."""
-    # Python drops an exception that leaves a finalizer, where a signal may arrive: `check_stop` repeats it
     main = threading.current_thread() is threading.main_thread()
     ours = {number: usual for number, usual in STOPS.items() if main and signal.getsignal(number) == usual}
-    hook = sys.unraisablehook
-
-    def ignored(dropped: Any) -> None:
-        """Hide what Python reports as dropped if it is a stop, which comes again."""
-        if not (_received and dropped.exc_type is KeyboardInterrupt):
-            hook(dropped)
-
     for number in ours:
         signal.signal(number, _stop)
-    sys.unraisablehook = ignored
     try:
         yield
     finally:
-        sys.unraisablehook = hook
         for number, usual in ours.items():
             signal.signal(number, usual)
         _received.clear()
@@ -61,7 +44,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def check_stop() -> None:
-    """Raise KeyboardInterrupt if a signal has told the command to stop, in case the first was dropped."""
+    """Stop again where a signal has told the command to: Python drops an exception out of a finalizer."""
     if _received:
         raise KeyboardInterrupt
 

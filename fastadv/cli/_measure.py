@@ -1,16 +1,13 @@
-"""What the commands that measure share: the table, how they end, and what CI reads of an evaluation."""
+"""What the commands that measure share: the table, and what CI reads of an evaluation."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from xml.etree import ElementTree
-
-import typer
 
 from fastadv._checks import check_share
 from fastadv.cli import _options as o
-from fastadv.cli._output import note, print_table, say
+from fastadv.cli._output import print_table, say
 from fastadv.evaluation import Table
 from fastadv.runs.files import write_text
 from fastadv.text import in_markdown, percent, several
@@ -21,7 +18,7 @@ NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first
 
 def kept_in(run_dir: Path | None) -> str:
     if run_dir is None:
-        return NOTHING_KEPT
+        return "nothing was kept; with --run-dir a run can be resumed"
     if not any(run_dir.rglob("*.safetensors")):
         return f"nothing was finished yet: add --resume to begin again in {run_dir}"
     return f"kept in {run_dir}: add --resume to continue"
@@ -34,24 +31,13 @@ def spoken(text: str) -> str:
 
 
 def print_results(table: Table, model: str, dataset: Any) -> None:
-    notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
+    notes = [*map(spoken, table.notes()), dataset.note]
     title = f"{model} on {several(table.n, 'image')} of {dataset.name}"
-    print_table(f"{table.headline} {title}".lstrip(), table.cells(), [*map(spoken, notes)])
+    print_table(f"{table.headline} {title}".lstrip(), table.cells(), notes)
     for name, cells in table.details().items():
         print_table(name, cells)
     if table.indicators is not None:
         say(spoken(table.verdict))
-
-
-@contextmanager
-def ending(code: int, why: str = "") -> Iterator[None]:
-    """End the command with an exit code, also where only its document was asked for, and say why."""
-    with suppress(GeneratorExit):
-        yield
-    if why:
-        note(why)
-    if code:
-        raise typer.Exit(code)
 
 
 Check = tuple[str, str, int]
@@ -59,7 +45,7 @@ BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, whi
 SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # of a table
 
 
-def parse_limits(text: str) -> dict[str, float]:
+def _parse_limits(text: str) -> dict[str, float]:
     """Parse the least shares, such as robust=0.5,clean=0.9."""
     limits = o.pairs(text.split(","), "a share such as robust=0.5")
     for name, limit in limits.items():
@@ -69,33 +55,36 @@ def parse_limits(text: str) -> dict[str, float]:
     return limits
 
 
+Limits = Annotated[Mapping[str, float], o.text(_parse_limits, "robust=SHARE,clean=SHARE")]
+
+
 def checks(table: Table, limits: Mapping[str, float], strict: bool) -> list[Check]:
-    """Return what an evaluation must pass: name, what was found, the exit code if it failed, else 0."""
-    made: list[Check] = []
+    """Return what an evaluation must pass: name, what it has, the exit code if it failed, else 0."""
+    passed: list[Check] = []
     for name, limit in limits.items():
         share = getattr(table, SHARES[name])
         good = share >= limit
-        found = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
-        made.append((f"{name} accuracy >= {limit:g}", found, 0 if good else BELOW))
+        text = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
+        passed.append((f"{name} accuracy >= {limit:g}", text, 0 if good else BELOW))
     if (signs := table.indicators) is not None:
         name = "no sign of masking" if signs.clean or strict else "verdict on masking, not required"
-        made.append((name, spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
-    return made
+        passed.append((name, spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
+    return passed
 
 
 def write_summary(path: Path, table: Table, title: str, passed: Sequence[Check]) -> None:
     if path.suffix.lower() != ".xml":
-        lines = ["**Failed:** " * bool(code) + found.replace("\n", "  \n") for _, found, code in passed]
+        lines = ["**Failed:** " * bool(code) + text.replace("\n", "  \n") for _, text, code in passed]
         head = " ".join(filter(None, ["###", table.headline, title]))
         write_text(path, "\n\n".join([head, in_markdown(table.cells()), *lines]) + "\n")
         return
-    cases = [(*each, 0.0) for each in passed]
+    cases = [(*check, 0.0) for check in passed]
     for row in table.rows:
         share = f"{'at most ' * bool(table.headline)}{percent(row.figures()['robust_accuracy'])}"
         cases.append((row.name, f"accuracy {share}", 0, row.seconds))
     suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
     suite.set("failures", str(sum(bool(code) for _, _, code, _ in cases)))
-    for name, found, code, seconds in cases:
+    for name, text, code, seconds in cases:
         case = ElementTree.SubElement(suite, "testcase", classname=title, name=name, time=f"{seconds:.3f}")
-        ElementTree.SubElement(case, "failure" if code else "system-out").text = found
+        ElementTree.SubElement(case, "failure" if code else "system-out").text = text
     write_text(path, ElementTree.tostring(suite, "utf-8", xml_declaration=True).decode() + "\n")

@@ -16,7 +16,7 @@ from fastadv.evaluation._parts import IDENTITY
 
 def merge(
     folders: Annotated[list[Path], typer.Argument(help="Folders of parts: one, or several.")],
-    out: Path = o.folder(..., "The folder of the whole; it may be one of them."),
+    out: Annotated[o.Folder, "The folder of the whole; it may be one of them."],
 ) -> Iterator[Any]:
     """Merge the results of jobs with --shard, of an evaluation or a construction.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
@@ -14,13 +14,6 @@ from fastadv.models.registry import SOURCES
 from fastadv.models.zoo import SHAPE, Entry, find, robustbench_entries
 
 ZOO = "rb:"
-
-
-def parse_model(text: str) -> str:
-    """Refuse an entry that the zoo does not have, before any work."""
-    if text.startswith(ZOO):
-        find(text.removeprefix(ZOO))
-    return text
 
 
 def check_name(name: str) -> None:
@@ -51,37 +44,33 @@ def load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset
 
 
 def models(
-    data: Literal["cifar10", "cifar100"] | None = o.option(
-        None, "Only entries for this data set.", "--data", "-d"
-    ),
-    norm: Literal["linf", "l2"] | None = o.option(None, "Only entries ranked in this norm."),
+    data: Annotated[Literal["cifar10", "cifar100"] | None, "Only entries for this data set."] = None,
+    norm: Annotated[Literal["linf", "l2"] | None, "Only entries ranked in this norm."] = None,
 ) -> Iterator[Any]:
     """List the models that -m takes: built-in, from timm and torchvision, and RobustBench's zoo as rb:NAME.
 
     Each entry of the zoo has its published accuracies in percent: clean, under AutoAttack, and under all
     known attacks if that is lower. --json also reports its network, and where RobustBench keeps its weights.
     """
-    found = [
+    entries = [
         entry
         for entry in robustbench_entries()
         if data in (None, entry.dataset) and norm in (None, entry.threat.lower())
     ]
-    if not found:
-        o.refuse(f"no entries for {data} in {norm}: leave out --data or --norm.")
-    found.sort(key=lambda entry: (entry.dataset, entry.threat != "Linf", -(entry.robust or 0)))
+    entries.sort(key=lambda entry: (entry.dataset, entry.threat != "Linf", -(entry.robust or 0)))
     built_in = {} if data or norm else {"built_in": library.names()}
-    yield {**built_in, "zoo": {entry.path: _told(entry) for entry in found}}
+    yield {**built_in, "zoo": {entry.path: _fields(entry) for entry in entries}}
     if built_in:
         others = ", ".join(f"{source}:NAME" for source in SOURCES)
         say(f"-m {', '.join(library.names())}, {others}, or your own as package.module:function")
     cells = [["-m", "clean", "AutoAttack", "best known"]]
-    for entry in found:
+    for entry in entries:
         shares = (entry.clean, entry.robust, entry.best_known)
         cells.append([ZOO + entry.path, *("" if share is None else f"{share:.2f}" for share in shares)])
-    print_table(f"{len(found)} entries of RobustBench's zoo", cells)
+    print_table(f"{len(entries)} entries of RobustBench's zoo", cells)
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _fields(entry: Entry) -> dict[str, Any]:
     fields = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
     net = {"name": entry.net.create, "options": entry.net.options}
     return {**{name: getattr(entry, name) for name in fields}, "net": net}

@@ -1,10 +1,9 @@
-"""The options that commands share, and how their text becomes values."""
+"""How the text of options becomes values."""
 
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import field
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import typer
 
 from fastadv._checks import SEEDS, meant
+from fastadv.attacks import ATTACKS, Attack
 from fastadv.data._load import data_folder
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import check_path
 from fastadv.evaluation.report.page import check_path as check_report
-from fastadv.threat import THREATS, Threat
+from fastadv.threat import THREATS
 
-Split = Literal["train", "test"]
+CHECKPOINT = "checkpoint.safetensors"  # of a training run
 
 
 def refuse(text: str) -> NoReturn:
@@ -28,10 +28,19 @@ def refuse(text: str) -> NoReturn:
     raise typer.BadParameter(text)
 
 
-def refuse_given(why: str, **options: object) -> None:
+def refuse_set(why: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
             refuse(f"--{name.replace('_', '-')} {why}")
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Turn an InputError inside into wrong usage, exit code 2: every command runs under it."""
+    try:
+        yield
+    except InputError as error:
+        raise typer.BadParameter(f"{error}.") from error
 
 
 def parse_number(text: str | float) -> float:
@@ -46,17 +55,16 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(parse_number(part) for part in text.split(","))
 
 
-def split_names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+def parse_two(text: str) -> tuple[float, ...]:
+    if text.count(",") != 1:
+        refuse(f"expected FROM,TO such as 10,1, got {text!r}.")
+    return parse_numbers(text)
 
 
-def look_up(what: str, name: str, known: Iterable[str], more: str = "") -> str:
+def look_up(what: str, name: str, known: Iterable[str]) -> str:
     if name not in (known := list(known)):
-        refuse(f"no {what} {name!r}; there are {', '.join(known)}{more}{meant(name, known)}.")
+        refuse(f"no {what} {name!r}; there are {', '.join(known)}{meant(name, known)}.")
     return name
-
-
-parse_norm = partial(look_up, "norm", known=THREATS)
 
 
 def parse_data_dir(text: str) -> Path:
@@ -64,36 +72,42 @@ def parse_data_dir(text: str) -> Path:
         return data_folder(text)
 
 
-def parse_out(text: str) -> Path:
-    """Check the name of a file to write before the work: no folder, in a place that can be written."""
-    path = Path(text)
-    if path.is_dir() or not path.name:
-        refuse(f"expected the name of a file, got the folder {text!r}.")
-    return _writable(path, path.absolute().parent)
-
-
-def parse_folder(text: str) -> Path:
-    """Check the name of a folder to write before the work: no file, in a place that can be written."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        refuse(f"expected the name of a folder, got the file {text!r}.")
-    return _writable(path, path.absolute())
-
-
-def _writable(path: Path, place: Path) -> Path:
-    folder = next(each for each in (place, *place.parents) if each.exists())
+def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> Path:
+    """Check the name of a file or a folder before the work: it lies where it can be written."""
+    with usage():
+        check(text)
+    path, is_folder = Path(text), what == "folder"
+    if path.exists() and path.is_dir() != is_folder:
+        refuse(f"expected the name of a {what}, got {text!r}.")
+    place = path.absolute() if is_folder else path.absolute().parent
+    folder = next(parent for parent in (place, *place.parents) if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        refuse(f"{str(path)!r} cannot be written in {folder}; choose another place.")
+        refuse(f"{text!r} cannot be written in {folder}; choose another place.")
     return path
 
 
-def _parse_checked(check: Callable[[str], object], text: str) -> Path:
-    with usage():
-        check(text)
-    return parse_out(text)
+def parse_shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        refuse(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text!r}.")
+    return int(number), int(count)
 
 
-parse_report, parse_picture = (partial(_parse_checked, check) for check in (check_report, check_path))
+def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) -> Any:
+    """Declare an option whose text has a parser of its own."""
+    return typer.Option(parser=parser, metavar=metavar, help=help)
+
+
+Folder = Annotated[Path, text(partial(parse_place, what="folder"), "FOLDER")]
+Written = Annotated[Path, text(partial(parse_place, what="file"), "FILE")]
+Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
+Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
+DataDir = Annotated[Path, text(parse_data_dir, "FOLDER")]
+Norm = Annotated[str, text(partial(look_up, "norm", known=THREATS), "|".join(THREATS))]
+Shard = Annotated[tuple[int, int], text(parse_shard, "I/N")]
+Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, metavar="N")]
+FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
+Split = Literal["train", "test"]
 
 
 def pairs(parts: list[str], what: str) -> dict[str, Any]:
@@ -112,22 +126,19 @@ def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for convert in (int, parse_number):
-        try:
+        with suppress(ValueError, typer.BadParameter):
             return convert(text)
-        except (ValueError, typer.BadParameter):
-            continue
     return text
 
 
-# the types that text can name, the narrowest first
-TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-# the types of an argument that a value of each may be given to
-FITS: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {float}, str: {str}}
+# The types that text can name, the narrowest first
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def nameable(parameter: inspect.Parameter) -> bool:
-    """Return whether text can name a value of the argument: a number, true or false, or text."""
-    return bool(_types(parameter.annotation) & TYPES.keys())
+def nameable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, set[type]]:
+    """Return the types of the arguments whose values text can name: numbers, true or false, or text."""
+    types = {key: _types(parameter.annotation) for key, parameter in parameters.items()}
+    return {key: kinds for key, kinds in types.items() if kinds & WORDS.keys()}
 
 
 def _types(annotation: Any) -> set[type]:
@@ -138,32 +149,45 @@ def _types(annotation: Any) -> set[type]:
     return {annotation}
 
 
-def parse_arguments(
-    where: str, name: str, text: str, takes: Mapping[str, inspect.Parameter | None]
-) -> dict[str, Any]:
+def needed(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    return {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+
+
+def registry() -> dict[str, Attack]:
+    """Return the attacks that commands can name, in alphabetical order: text can say all that they need."""
+    known = {"model", "x", "y", "threat"}
+    return {
+        name: attack
+        for name, attack in sorted(ATTACKS.items())
+        if needed(attack.parameters) <= known | nameable(attack.parameters).keys()
+    }
+
+
+def parse_call(
+    what: str, text: str, functions: Mapping[str, Callable[..., Any]], optional: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Parse NAME or NAME:key=value,key=value; optional: only arguments that the function can go without."""
+    name, _, tail = text.partition(":")
+    parameters = inspect.signature(functions[look_up(what, name, functions)]).parameters
+    hidden = needed(parameters) if optional else set()
+    takes = {key: types for key, types in nameable(parameters).items() if key not in hidden}
+    return name, parse_arguments(f"{what} {text!r}", name, tail, takes)
+
+
+def parse_arguments(where: str, name: str, text: str, takes: Mapping[str, set[type]]) -> dict[str, Any]:
     """Parse key=value,key=value into arguments of `name`. Wrong usage for one that it does not take."""
-    given = pairs([part for part in text.split(",") if part], where)
-    for key in given:
+    values = pairs([part for part in text.split(",") if part], where)
+    for key, value in values.items():
         if key not in takes:
             refuse(f"{name} takes no {key!r}; it takes {', '.join(takes) or 'none'}{meant(key, takes)}.")
-    return {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
-
-
-def check_value(where: str, key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
-    """Refuse a value of a type that its argument does not take; norm and radius have no parameter."""
-    own = str if key == "norm" else float
-    types = {own} if parameter is None else _types(parameter.annotation)
-    if value == "none" and NoneType in types:
-        return None
-    if types & FITS[type(value)]:
-        return value
-    if TYPES.keys() & types == {bool}:
-        refuse(f"{where}: expected {key}=true or {key}=false, got {value!r}.")
-    wanted = next(words for kind, words in TYPES.items() if kind in types)
-    refuse(f"{where}: expected {key} to be {wanted}, got {value!r}.")
-
-
-CHECKPOINT = "checkpoint.safetensors"  # of a training run
+        types = takes[key]
+        if value == "none" and NoneType in types:
+            values[key] = None
+        elif not types & ({int, float} if type(value) is int else {type(value)}):
+            kinds = [kind for kind in WORDS if kind in types]
+            wanted = f"{key}=true or {key}=false" if kinds == [bool] else f"{key} to be {WORDS[kinds[0]]}"
+            refuse(f"{where}: expected {wanted}, got {value!r}.")
+    return values
 
 
 def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, what: str = "a run") -> None:
@@ -176,76 +200,3 @@ def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, w
             f"--run-dir {run_dir} already holds {what}: add --resume to continue it, "
             "or choose another folder."
         )
-
-
-@contextmanager
-def usage() -> Iterator[None]:
-    """Turn an InputError inside into wrong usage, exit code 2: every command runs under it."""
-    try:
-        yield
-    except InputError as error:
-        raise typer.BadParameter(f"{error}.") from error
-
-
-def make_threat(norm: str, radius: float) -> Threat:
-    return THREATS[norm](radius)
-
-
-def symbol(norm: str) -> str:
-    return THREATS[norm].symbol
-
-
-def option(default: Any, help: str, *names: str, **more: Any) -> Any:
-    """Declare an option, as the default of an argument or of a field; `...` where it must be given."""
-    told = {"option": typer.Option(*names, help=help, **more)}
-    return field(metadata=told) if default is ... else field(default=default, metadata=told)
-
-
-def count(default: Any, help: str, *names: str) -> Any:
-    return option(default, help, *names, min=1)
-
-
-def number(default: Any, help: str) -> Any:
-    return option(default, help, parser=parse_number, metavar="NUMBER")
-
-
-def folder(default: Any, help: str) -> Any:
-    return option(default, help, parser=parse_folder, metavar="FOLDER")
-
-
-def picture(default: Any, help: str) -> Any:
-    return option(default, f"{help} (png, pdf, svg).", parser=parse_picture, metavar="FILE")
-
-
-def written(default: Any, help: str) -> Any:
-    return option(default, help, parser=parse_out, metavar="FILE")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise typer.BadParameter(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text!r}.")
-    return int(number), int(count)
-
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the data sets; else FASTADV_DATA, else the user's cache.",
-        parser=parse_data_dir,
-        metavar="FOLDER",
-    ),
-]
-SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]
-Samples = Annotated[
-    int | None,
-    typer.Option(
-        "--samples", "-n", min=1, help="Use only N samples: the first, or of a sorted set some of each class."
-    ),
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")]
-Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Random seed.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -2,14 +2,14 @@
 
 import json
 import math
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, OverflowMethod
+from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
@@ -19,23 +19,12 @@ from fastadv.progress import RichBar
 
 PIPE_WIDTH = 100  # columns where the output is no terminal
 WIDEST_NAME = 24  # columns that a name in the first cell of a table may take without a line break
-PATIENCE = 2.0  # seconds of work before a progress bar appears
-
-Tick = Callable[[int, int], None]
-"""Called with (done, total)."""
-
-
-def show_all() -> None:
-    """Show the code of a character that the encoding of the output lacks, where Python raises an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+NUMBER = re.compile(r"\s*(-|~?-?[\d,]*(\.\d+)?(e[+-]?\d+)?%?|-?inf|nan)\s*")
 
 
 def console() -> Console:
     """Make the console for results, anew each time because tests replace sys.stdout."""
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(file=sys.stdout, highlight=False, width=width)
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -43,10 +32,10 @@ def say(text: str, style: str | None = None) -> None:
     console().print(text, style=style, soft_wrap=True, markup=False)
 
 
-def say_where(written: Mapping[str, Path | None], width: int = 0) -> None:
+def say_where(written: Mapping[str, Path | None]) -> None:
     for what, path in written.items():
         if path is not None:
-            say(f"{what:<{width}} {path}" if width else f"{what} in {path}")
+            say(f"{what} in {path}")
 
 
 def note(text: str) -> None:
@@ -67,42 +56,35 @@ def finite(value: Any) -> Any:
 
 
 def print_table(
-    title: str, cells: Sequence[Sequence[str]], notes: Sequence[str] = (), *, breaks: Sequence[int] = ()
+    title: str,
+    cells: Sequence[Sequence[str]],
+    notes: Sequence[str | None] = (),
+    *,
+    breaks: Sequence[int] = (),
 ) -> None:
     """Print a table, cells[0] its head, a rule after the lines `breaks`, and the notes below it."""
-    made = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
-    for place, column in enumerate(zip(*cells, strict=True)):
-        numbers = all(_is_number(cell) for cell in column[1:])
-        # names are never cut, so that one can be copied
-        least = min(WIDEST_NAME, max(map(len, column))) if place == 0 else None
-        overflow: OverflowMethod = "ellipsis" if place else "fold"
-        made.add_column(
-            escape(column[0]), justify="right" if numbers else "left", min_width=least, overflow=overflow
-        )
+    table = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
+    for head, *column in zip(*cells, strict=True):
+        numbers = all(map(NUMBER.fullmatch, column))
+        table.add_column(escape(head), justify="right" if numbers else "left", overflow="ellipsis")
+    names = table.columns[0]  # never cut, so that one can be copied
+    names.overflow, names.min_width = "fold", min(WIDEST_NAME, max(len(line[0]) for line in cells))
     for place, line in enumerate(cells[1:], start=1):
-        made.add_row(*(escape(cell) for cell in line), end_section=place in breaks)
+        table.add_row(*map(escape, line), end_section=place in breaks)
     screen = console()
     figures = all(len(cell) <= WIDEST_NAME for line in cells for cell in line[1:])
-    if figures and not screen.is_terminal:  # a file has room for each of them
-        wide = Measurement.get(screen, screen.options.update(width=sys.maxsize), made)
+    if figures and not screen.is_terminal:  # a file has room for all of them
+        wide = Measurement.get(screen, screen.options.update(width=sys.maxsize), table)
         screen.width = max(PIPE_WIDTH, wide.maximum)
-    screen.print(made)
-    for text in notes:
+    screen.print(table)
+    for text in filter(None, notes):
         screen.print(text, style="dim", markup=False)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell.strip().removeprefix("~").removesuffix("%").replace(",", "") or "0")
-    except ValueError:
-        return cell == "-"
-    return True
 
 
 class Bar(RichBar):
     """A progress bar on stderr that appears after two seconds of work, and only on a terminal."""
 
-    patience, transient = PATIENCE, True
+    patience, transient = 2.0, True
 
     def __call__(self, done: int, total: int) -> None:
         check_stop()

@@ -27,8 +27,8 @@ def together(command: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[An
 
     @wraps(command)
     def called(*, machine: Machine, **arguments: Any) -> Iterator[Any]:
-        with _joined(machine.device) as own:
-            yield from command(machine=replace(machine, device=own), **arguments)
+        with _joined(machine.device) as joined:
+            yield from command(machine=replace(machine, device=joined), **arguments)
 
     return called
 

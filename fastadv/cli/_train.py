@@ -1,36 +1,142 @@
 """`fastadv train`: train a model, standard or adversarially, with checkpoints that resume."""
 
-import dataclasses
+import inspect
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
+from typing import Annotated, Any
 
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, parse_attack
+from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import interruptible
+from fastadv.cli._measure import kept_in
 from fastadv.cli._output import note, print_table, progress, say
-from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
-from fastadv.cli._shared import Network, RunFolder
+from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
+from fastadv.cli._signature import Front
 from fastadv.cli._torchrun import together
-from fastadv.cli._train_options import EndingOptions, Executing, Optimizing, TrainingImages
+from fastadv.data import hold_out, is_named
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.text import percent
-from fastadv.train import Ending, EpochReport, Measuring, reports
+from fastadv.threat import THREATS
+from fastadv.train import (
+    AWP,
+    Ending,
+    EpochReport,
+    Execution,
+    Measuring,
+    Optimization,
+    OwnStep,
+    Recipe,
+    fit,
+    reports,
+)
 from fastadv.train import epochs as each_epoch
+from fastadv.train.augment import AUGMENTS, Augment
+from fastadv.train.recipes import RECIPES
 from fastadv.train.report import best
+from fastadv.train.schedules import SCHEDULES, Schedule
+
+# The functions that take the arguments of an augmentation and a schedule: those of several parts take none
+ALONE = {name: parts[0] if len(parts) == 1 else lambda: None for name, parts in AUGMENTS.items()}
+KINDS = {name: type(one) if is_dataclass(one) else lambda: None for name, one in SCHEDULES.items()}
+AUGMENT = "{augments}; several with +, arguments with a colon: crop+flip+cutout:size=8."
+
+
+def parse_augment(text: str) -> list[Augment] | None:
+    """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
+    if text == "none":
+        return None
+    functions = []
+    for part in text.split("+"):
+        name, arguments = o.parse_call("augmentation", part, ALONE, optional=True)
+        functions += [
+            partial(function, **arguments) if arguments else function for function in AUGMENTS[name]
+        ]
+    return functions
+
+
+def parse_schedule(text: str) -> str | Schedule:
+    """Parse NAME or NAME:key=value,key=value; a name alone stays one."""
+    name, arguments = o.parse_call("schedule", text, KINDS)
+    return replace(SCHEDULES[name], **arguments) if arguments else name  # type: ignore[type-var]
+
+
+def parse_ramp(text: str) -> float:
+    return int(text) if text.isdigit() else o.parse_number(text)
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    recipe: Annotated[str, "{recipes}; or with arguments, trades:beta=3 or fast:method=n-fgsm."] = "standard"
+    awp: Annotated[float | None, "Strength of adversarial weight perturbation (AWP): 0.005."] = None
+    augment: Annotated[Any, o.text(parse_augment, "NAME+NAME"), AUGMENT] = "none"
+
+
+def parse_recipe(text: str, budget: Budget, awp: float | None = None) -> Recipe | OwnStep:
+    """Parse NAME or NAME:key=value,key=value. Wrong usage for what has no sense or no effect."""
+    name, arguments = o.parse_call("recipe", text, RECIPES)
+    parameters = inspect.signature(RECIPES[name]).parameters
+    keys = o.nameable(parameters)
+    for key in ("steps", "step_size"):
+        if key in budget.chosen:
+            if key not in keys or key in arguments:
+                o.refuse(f"--{key.replace('_', '-')} has no effect on the recipe {text}; leave it out.")
+            arguments[key] = budget.chosen[key]
+    if missing := [key for key in keys if key in o.needed(parameters) and key not in arguments]:
+        o.refuse(f"the recipe {name} needs {' and '.join(missing)}: {name}:{missing[0]}=VALUE.")
+    if "threat" in parameters:
+        if budget.radius is None:
+            o.refuse(f"the recipe {name} needs --radius.")
+        arguments["threat"] = THREATS[budget.norm or "linf"](budget.radius)
+    elif budget.norm is not None and budget.radius is None:
+        o.refuse("--norm has no effect without --radius; leave it out, or give both.")
+    recipe: Any = RECIPES[name](**arguments)
+    return recipe if awp is None else AWP(recipe, awp)
+
 
 TEST_STEPS = 10
+TRAINING = Front(
+    fit,
+    "epochs batch_size optimizer learning_rate run_dir resume",
+    defaults={"epochs": 10, "batch_size": 128},
+)
+SCHEDULE = "How the learning rate changes: {schedules}; or cyclic:peak=0.3."
+TYPES = {
+    "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
+    "ramp": Annotated[float, o.text(parse_ramp, "EPOCHS")] | None,
+}
+Workers = {"workers": o.FromZero | None}
+
+
+@dataclass(frozen=True)
+class Tests:
+    test_data: Annotated[str | None, "Data set to test on; by default the test split of --data."] = None
+    test_samples: Annotated[int | None, "Test on N samples, chosen as by --samples; 1000 by default."] = None
+    validation: Annotated[int | None, "Hold out N images, by which the best epoch is chosen."] = None
+
+    def load(self, data: str, **options: Any) -> Any:
+        """Load what is tested on beside the training images `data`; options are those of `load_data`."""
+        if self.test_data is None and not is_named(data):
+            note(f"{data} has no test split: name one with --test-data to see accuracies")
+            return None
+        options |= {"samples": self.test_samples or 1000}
+        return load_data(self.test_data or data, **options)
 
 
 @together
 def train(
-    network: Network,
-    images: TrainingImages,
-    options: RecipeOptions,
-    optimizing: Optimizing,
-    ending: EndingOptions,
-    folder: RunFolder,
-    machine: Executing,
+    model: Network,
+    images: TrainImages,
+    recipe: RecipeOptions,
+    budget: Budget,
+    training: Annotated[partial[Any], TRAINING],
+    optimization: Annotated[Optimization, Front(Optimization, types=TYPES)],
+    tests: Tests,
+    measuring: Annotated[Measuring, Front(Measuring, "test_every")],
+    ending: Annotated[Ending, Front(Ending)],
+    execution: Annotated[Execution, Front(Execution, "precision workers compile", types=Workers)],
+    machine: Machine,
 ) -> Iterator[Any]:
     """Train a model, standard or adversarially.
 
@@ -38,51 +144,48 @@ def train(
 
     Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """
-    recipe, augment = parse_recipe(options.recipe, options), parse_augment(images.augment)
-    optimization, end = optimizing.optimization(), ending.ending()
-    if options.radius is None and (images.validation is not None or end != Ending()):
+    trained = parse_recipe(recipe.recipe, budget, recipe.awp)
+    if budget.radius is None and (tests.validation is not None or ending != Ending()):
         o.refuse("--validation, --patience and --on-alarm need the --radius of the attack that decides.")
-    execution = machine.execution()
-    folder.check()
-    place, run_dir, seed = machine.place(), folder.run_dir, machine.seed
-    done: list[EpochReport] = []
-    with interruptible(lambda: folder.kept(begun=bool(done))):
-        dataset, drawn = images.to_train_on(seed)
-        held_out = None if drawn is None else drawn.held_out
-        test_set = images.to_test_on()
-        net = network.load(dataset, place, seed, fresh=True)
-        tested = test_set if held_out is None else held_out
+    run_dir, seed, place = training.keywords["run_dir"], machine.seed, machine.place()
+    o.check_run_dir(run_dir, training.keywords["resume"])
+    with interruptible(partial(kept_in, run_dir)):
+        dataset = images(part="train")
+        drawn = hold_out(dataset, tests.validation, seed) if tests.validation else None
+        dataset, held_out = (drawn.rest, drawn.held_out) if drawn else (dataset, None)
+        test_set = tests.load(**images.keywords)
+        net = model.load(dataset, place, seed, fresh=True)
+        attacks: dict[str, Any] | None = None
+        if budget.radius is not None and (test_set is not None or held_out is not None):
+            attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
+            attacks = {attack.label: attack.run}
         with progress("training") as bar:
             run = each_epoch(
-                net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
-                optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,
-                test_set=test_set, test_attacks=None if tested is None else _test_attacks(options, seed),
-                run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=bar,
-                optimization=optimization, ending=end, execution=execution,
-                measuring=Measuring(validation_set=held_out, test_every=images.test_every),
+                net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
+                test_attacks=attacks, seed=seed, device=place, progress=bar, optimization=optimization,
+                measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
             )  # fmt: skip
-            for report in run:
-                done.append(report)
+            done = list(run)
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
     config = {
-        "model": network.model,
-        "options": network.option,
-        "recipe": repr(recipe),
+        "model": model.model,
+        "options": model.option,
+        "recipe": repr(trained),
         "data": dataset.describe(),
         "validation": drawn and drawn.about,
         "chosen_on": None if best(past) is None else "test_set" if held_out is None else "validation_set",
-        "epochs": optimizing.epochs,
+        "epochs": training.keywords["epochs"],
         "seed": seed,
         "run_dir": run_dir and str(run_dir),
     }
-    yield card("training", config, epochs=[dataclasses.asdict(report) for report in past])
-    _show(past, f"{network.model} on {dataset.name}", dataset.note)
+    yield card("training", config, epochs=[asdict(report) for report in past])
+    _show(past, f"{model.model} on {dataset.name}", dataset.note)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
-        # not whatever lies there: another run in this folder may have left the file
-        if optimizing.ema is not None:
+        # A file may also lie there from another run in this folder
+        if optimization.ema is not None:
             say(f"their moving average in {run_dir / 'ema.safetensors'}")
         if best(past) is not None:
             on = "test" if held_out is None else "validation"
@@ -91,30 +194,21 @@ def train(
         note("the weights were not kept: give --run-dir")
 
 
-def _test_attacks(options: RecipeOptions, seed: int) -> dict[str, Any] | None:
-    if options.radius is None:
-        return None
-    tested = AttackOptions(norm=options.norm, radius=options.radius, steps=TEST_STEPS)
-    attack = parse_attack("pgd", tested, seed)
-    return {attack.label: attack.run}
+def _row(report: EpochReport) -> dict[str, str]:
+    shares = {"accuracy": report.clean_accuracy, **report.robust_accuracy}
+    if report.ema_clean_accuracy is not None:
+        shares |= {"EMA accuracy": report.ema_clean_accuracy}
+        shares |= {f"EMA {name}": share for name, share in report.ema_robust_accuracy.items()}
+    if report.validation_clean_accuracy is not None:
+        shares["validation"] = report.judged
+    row = {"epoch": str(report.epoch), "loss": f"{report.loss:.4f}"}
+    row |= {name: percent(share) for name, share in shares.items()}
+    return row | {"learning rate": f"{report.learning_rate:.2g}", "seconds": f"{report.seconds:.1f}"}
 
 
 def _show(past: list[EpochReport], title: str, caption: str) -> None:
-    attacks = list(past[-1].robust_accuracy) if past else []
-    averaged = bool(past) and past[-1].ema_clean_accuracy is not None
-    validated = bool(past) and past[-1].validation_clean_accuracy is not None
-    head = ["accuracy", *attacks]
-    head += [f"EMA {name}" for name in head] if averaged else []
-    head += ["validation"] if validated else []
-    cells = [["epoch", "loss", *head, "learning rate", "seconds"]]
-    for report in past:
-        accuracies = [report.clean_accuracy, *(report.robust_accuracy.get(name) for name in attacks)]
-        if averaged:
-            accuracies += [report.ema_clean_accuracy]
-            accuracies += [report.ema_robust_accuracy.get(name) for name in attacks]
-        if validated:
-            accuracies.append(report.judged)
-        rate, seconds = f"{report.learning_rate:.2g}", f"{report.seconds:.1f}"
-        cells.append([str(report.epoch), f"{report.loss:.4f}", *map(percent, accuracies), rate, seconds])
+    rows = [_row(report) for report in past]
+    head = list(rows[-1])  # the last epoch is always tested
+    cells = [head, *([row.get(name, percent(None)) for name in head] for row in rows)]
     alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
-    print_table(title, cells, [caption, *alarms] if caption else alarms)
+    print_table(title, cells, [caption, *alarms])

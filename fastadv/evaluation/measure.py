@@ -92,8 +92,8 @@ def evaluate(
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
         keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
             of one norm (`table.samples`).
-        draws: for a randomized model, classify each sample this many times, and its x_adv after each attack,
-            which is made for all that are right in any draw: accuracies are those of one draw, beside those
+        draws: for a randomized model, classify each sample this many times, and its x_adv after each attack.
+            That is made for all that are right in any draw. Accuracies are those of one draw, beside those
             of the majority and the worst draw (`Table.draws`, `Row.draws`). These passes are not counted
             among those of an attack.
         seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,

@@ -53,11 +53,11 @@ def fit(
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
             name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score",
             "fast" or "free".
-        epochs: passes through `train_set`, 1 or more.
+        epochs: passes through the training images, 1 or more.
         threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's.
         batch_size: images of a step, 1 or more; None is that of a DataLoader, otherwise 128.
-        optimizer: "sgd", "nesterov", "adam", "adamw", or a function of groups of parameters that makes one,
-            such as partial(torch.optim.RMSprop, lr=0.01): momentum and weight decay are then its own.
+        optimizer: "sgd", "nesterov", "adam" or "adamw". A function of groups of parameters that makes one,
+            such as partial(torch.optim.RMSprop, lr=0.01), has its own momentum and weight decay.
         learning_rate: above 0; None is 0.05 for "sgd" and "nesterov", 1e-3 for "adam" and "adamw", and a
             function's own.
         augment: a name in `fa.train.augment.AUGMENTS`, a function (x, `*`, ids, seed) -> x, or several of

@@ -35,8 +35,8 @@ class Optimization:
     """How the weights are optimized, in addition to the optimizer and its learning rate.
 
     Args:
-        momentum: of SGD, from 0 to below 1; the first beta of Adam.
-        weight_decay: of the optimizer, 0 or more.
+        momentum: that of SGD, from 0 to below 1; the first beta of Adam.
+        weight_decay: that of the optimizer, 0 or more.
         norm_decay: whether weight decay also shrinks biases and the parameters of normalization.
         schedule: "constant", "step" (a tenth after each third), "piecewise" (see `Piecewise`), "cosine",
             "cyclic", "cyclic_half" (see `Cyclic`), "one_cycle", "one_cycle_momentum" (see `OneCycle`), or a
@@ -44,7 +44,7 @@ class Optimization:
         schedule_by: "step", or "epoch": the factor is then constant within an epoch.
         warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
         drop_last: whether the images that do not fill a step are left out of an epoch, others in each.
-        batch_norm_momentum: with which BatchNorm's running statistics move, in (0, 1], in torch's convention.
+        batch_norm_momentum: that of BatchNorm's running statistics, in (0, 1], in torch's convention.
             None uses the model's own; it is restored afterwards.
         clip_norm: the largest norm of all gradients together; None sets no limit.
         max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each

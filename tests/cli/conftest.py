@@ -65,10 +65,10 @@ def refused(fastadv):
         done = fastadv(line, code=code)
         assert done.out == "", (line, done)
         noted = ("untrained weights", "on one core")
-        (told,) = [line for line in done.err.splitlines() if not any(note in line for note in noted)]
-        assert told.startswith("fastadv: ")
-        assert says in " ".join(told.split())
-        return told
+        (spoken,) = [line for line in done.err.splitlines() if not any(note in line for note in noted)]
+        assert spoken.startswith("fastadv: ")
+        assert says in " ".join(spoken.split())
+        return spoken
 
     return call
 

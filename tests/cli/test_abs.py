@@ -33,27 +33,26 @@ def model(tmp_path_factory):
 def test_train_measures_and_resumes(fastadv, refused):
     line = "abs train --data digits --samples 200 --run-dir run --epochs 2"
     line += " --prior-samples 50 --test-samples 20"
-    found = fastadv(line, "--json").json["measured"]
-    assert found["training"]["loss"] > 0
-    assert {"training", "abs", "binary_abs"} <= found.keys()
+    measured = fastadv(line, "--json").json["measured"]
+    assert measured["training"]["loss"] > 0
+    assert measured.keys() == {"training", "abs", "binary_abs"}
     assert "model in run/model.safetensors" in fastadv(line, "--resume").out
     assert ABS.load("run/model.safetensors").card["config"]["epochs"] == 2
     refused(line, "--resume")
 
 
 @pytest.mark.slow
-def test_infer(fastadv, model):
+def test_infer_equals_the_library(fastadv, model):
     settings = {"prune": True, "precision": "bf16", "binary": True}
     line = f"abs infer -m {model} --data digits --samples 20 --batch-size 12 --json"
-    told = fastadv(f"{line} --prune --precision bf16 --binary").json
-    own, digits = ABS.load(model).with_options(**settings), load("digits", "test", limit=20)
-    inferred = [own.infer(x) for x in digits.x.split(12)]
+    card = fastadv(f"{line} --prune --precision bf16 --binary").json
+    twin, digits = ABS.load(model).with_options(**settings), load("digits", "test", limit=20)
+    inferred = [twin.infer(x) for x in digits.x.split(12)]
     right = float((torch.cat([part.loss for part in inferred]).argmin(1) == digits.y).double().mean())
-    assert told["measured"]["accuracy"] == pytest.approx(right)
-    assert right > 0.6
     median = float(torch.cat([part.confidence for part in inferred]).amax(1).median())
-    assert told["measured"]["median_confidence"] == pytest.approx(median)
-    assert settings.items() <= told["config"].items()
+    assert card["measured"] == pytest.approx({"accuracy": right, "median_confidence": median})
+    assert right > 0.6
+    assert settings.items() <= card["config"].items()
 
 
 @pytest.mark.slow
@@ -61,13 +60,13 @@ def test_infer(fastadv, model):
     ("options", "settings"), [("--tight", {"tight": True}), ("--norm linf", {"norm": "linf"})]
 )
 def test_bound_equals_the_library(fastadv, model, options, settings):
-    told = fastadv(f"abs bound -m {model} --data digits --samples 2 --json {options}").json["measured"]
+    measured = fastadv(f"abs bound -m {model} --data digits --samples 2 --json {options}").json["measured"]
     digits = load("digits", "test", limit=2)
     radius = ABS.load(model).lower_bound(digits.x, digits.y, **settings)
-    assert told["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
-    assert told["standard_error"] == pytest.approx(float(radius.std()) / 2**0.5, rel=1e-4)
-    assert told["median"] == pytest.approx(float(radius.quantile(0.5)), rel=1e-4)
-    assert told["above_zero"] == pytest.approx(float((radius > 0).double().mean()))
+    error, positive = radius.std() / 2**0.5, (radius > 0).double().mean()
+    values = (radius.mean(), error, radius.quantile(0.5), positive)
+    names = ("mean", "standard_error", "median", "above_zero")
+    assert measured == pytest.approx(dict(zip(names, map(float, values), strict=True)), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -75,27 +74,26 @@ def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     monkeypatch.setattr("fastadv.cli._abs.THRESHOLD", 0.8)
     descent = partial(fa.attacks.latent_descent, steps=300)
     monkeypatch.setattr(fa.attacks, "latent_descent", descent)
-    told = fastadv(f"abs attack -m {model} --data digits --samples 5 --json").json["measured"]
-    digits = load("digits", "test", limit=5)
-    table = fa.evaluate(ABS.load(model), digits, {"latent descent": descent})
+    measured = fastadv(f"abs attack -m {model} --data digits --samples 5 --json").json["measured"]
+    table = fa.evaluate(ABS.load(model), load("digits", "test", limit=5), {"latent descent": descent})
     row = table["latent descent"]
-    assert told["median_distance"] == pytest.approx(row.median_distance, rel=1e-3)
-    assert told["clean_accuracy"] == pytest.approx(table.clean_accuracy)
-    assert told["broken"] == pytest.approx(float(row.broken.double().mean()))
-    assert told["accuracy"] == pytest.approx(float((row.distance > 0.8).double().mean()))
-    assert 0 < told["accuracy"] < 1
-    assert told["attacks"][0]["forwards"] == row.forwards
+    assert measured["median_distance"] == pytest.approx(row.median_distance, rel=1e-3)
+    assert measured["clean_accuracy"] == pytest.approx(table.clean_accuracy)
+    assert measured["broken"] == pytest.approx(float(row.broken.double().mean()))
+    assert measured["accuracy"] == pytest.approx(float((row.distance > 0.8).double().mean()))
+    assert 0 < measured["accuracy"] < 1
+    assert measured["attacks"][0]["forwards"] == row.forwards
 
 
 @pytest.mark.slow
 def test_pictures(fastadv, model):
-    told = fastadv(f"abs show -m {model} --data digits --index 3 --out seen.png --json").json
-    x, y = load("digits", "test").x[3:4], int(load("digits", "test").y[3])
-    own = ABS.load(model)
-    assert told["loss"] == pytest.approx(own.infer(x).loss[0].tolist(), rel=1e-4)
-    assert told["confidence"] == pytest.approx(own.confidence(x)[0].tolist(), rel=1e-3)
-    assert (told["index"], told["label"]) == (3, y)
-    assert told["prediction"] == int(torch.tensor(told["loss"]).argmin())
+    shown = fastadv(f"abs show -m {model} --data digits --index 3 --out seen.png --json").json
+    digits, net = load("digits", "test"), ABS.load(model)
+    x = digits.x[3:4]
+    assert shown["loss"] == pytest.approx(net.infer(x).loss[0].tolist(), rel=1e-4)
+    assert shown["confidence"] == pytest.approx(net.confidence(x)[0].tolist(), rel=1e-3)
+    assert (shown["index"], shown["label"]) == (3, int(digits.y[3]))
+    assert shown["prediction"] == int(torch.tensor(shown["loss"]).argmin())
     assert Path("seen.png").read_bytes().startswith(b"\x89PNG")
 
 

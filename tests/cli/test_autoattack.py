@@ -30,10 +30,10 @@ def direct(trained):
 
 def told_and_written(done, path, direct):
     """The samples in the file: with the component of the library that broke each."""
-    told = done.json
+    document = done.json
     written, metadata = load_tensors(path)
-    assert json.loads(metadata["card"]) == told
-    (row,) = told["measured"]["attacks"]
+    assert json.loads(metadata["card"]) == document
+    (row,) = document["measured"]["attacks"]
     assert row["label"] == LABEL
     assert [[*row["components"], ""][place] for place in written["component"]] == list(direct.by)
     torch.testing.assert_close(written["x_adv"][direct.success], direct.x_adv[direct.success])

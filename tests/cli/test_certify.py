@@ -39,5 +39,5 @@ def test_few_coordinates(fastadv):
     assert "--sigma 0.8" in line
     config = fastadv(f"{line} --norm l0 --json").json["config"]
     assert (config["norm"], config["sigma"]) == ("L0", 0.8)
-    told = [row.split() for row in fastadv(f"{line} --norm l0").out.splitlines()]
-    assert [row[1] for row in told if len(row) > 3 and row[1].isdigit()] == ["0", "1", "2", "3", "4"]
+    rows = [row.split() for row in fastadv(f"{line} --norm l0").out.splitlines()]
+    assert [row[1] for row in rows if len(row) > 3 and row[1].isdigit()] == ["0", "1", "2", "3", "4"]

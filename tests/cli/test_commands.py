@@ -13,6 +13,7 @@ from fastadv.cli._output import PIPE_WIDTH, print_table
 from fastadv.data import load_constructed
 
 SOME = "-n 60"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
@@ -36,8 +37,8 @@ def test_precisions(fastadv, refused, net, command):
     line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
     refused(f"{line} --precision tf32 --device cpu", "GPU of compute capability 8 or more for 'tf32'")
     config = fastadv(f"{line} --precision fp16 --json").json["config"]
-    told = config["model"]["frozen"] if "construct" in command else config
-    assert told["precision"] == "fp16"
+    settings = config["model"]["frozen"] if "construct" in command else config
+    assert settings["precision"] == "fp16"
 
 
 def test_models_of_ones_own(fastadv, folder):
@@ -52,31 +53,24 @@ def test_models_of_ones_own(fastadv, folder):
     assert done.json["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
 
 
-HEAD = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
-
-
-def test_a_pipe_gets_each_figure_whole(capsys):
+def test_a_pipe_gets_each_figure_whole_and_prose_in_lines(capsys):
+    head = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
     figures = [f"12,345,67{place}" for place in range(12)]
-    print_table("title", [HEAD, ["autoattack-standard", *figures]])
+    print_table("title", [head, ["autoattack-standard", *figures]])
     lines = capsys.readouterr().out.splitlines()
     assert len({len(line) for line in lines[1:]}) == 1
     assert len(lines[1]) > PIPE_WIDTH
-    assert all(text in lines[2] for text in HEAD)
+    assert all(text in lines[2] for text in head)
     assert all(text in lines[4] for text in figures)
-
-
-def test_a_pipe_gets_prose_in_lines(capsys):
-    words = " ".join(["word"] * 60)
-    print_table("title", [["name", "what it does"], ["pgd", words]])
+    print_table("title", [["name", "what it does"], ["pgd", " ".join(["word"] * 60)]])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= PIPE_WIDTH
     assert sum(line.count("word") for line in lines) == 60
 
 
 def test_departures_name_attacks_and_rows_of_the_table_of_parity():
-    root = Path(__file__).resolve().parents[2]
     pages = ("bench/results/parity.md", "docs/departures.md")
-    table, departures = ((root / page).read_text() for page in pages)
+    table, departures = ((ROOT / page).read_text() for page in pages)
     rows = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")}
     named = re.findall(r"Row: (.*)\.$", departures, re.MULTILINE)
     assert len(named) > 20
@@ -84,7 +78,6 @@ def test_departures_name_attacks_and_rows_of_the_table_of_parity():
     assert set(re.findall(r"^## (\w+)$", departures, re.MULTILINE)) <= set(REGISTRY)
 
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""`fastadv demo`: what it prints, writes and refuses; and where `fastadv study` says that papers went."""
+"""`fastadv demo`: what it prints, writes and refuses."""
 
 import json
 from unittest.mock import Mock
@@ -39,8 +39,3 @@ def test_it_shows_six_nets_and_goes_on_to_the_same_figures_when_stopped(
     first = nets(folder / "d")
     assert fastadv("demo --tiny --out d --json").json["measured"]["nets"] == nets(folder / "d") == first
     refused("demo --tiny --out d --seed 1", "choose another folder")
-
-
-@pytest.mark.parametrize("line", ["study", "study ilyas pipeline --scale gpu", "study --help"])
-def test_a_study_says_where_the_papers_went(refused, line):
-    refused(line, "python -m papers")

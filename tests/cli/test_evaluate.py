@@ -1,8 +1,9 @@
-"""`fastadv evaluate`: the verdict, replaced gradients, and the report."""
+"""`fastadv evaluate`: the verdict, radii, replaced gradients, the report, and what CI reads."""
 
 import json
 import re
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -40,9 +41,9 @@ def test_a_model_without_a_gradient_freezes_or_not(fastadv, refused, folder, mon
     (folder / "detached.py").write_text(DETACHED)
     monkeypatch.syspath_prepend(folder)
     line = f"{command} -m detached:make --data digits -n 60 -a square:queries=100 --radius 0.1"
-    told = [timeless(fastadv(f"{line} {flag} --json").json["measured"]) for flag in ("", "--no-freeze")]
-    assert told[0] == told[1]
-    assert told[0]["attacks"][0]["robust_accuracy"] < told[0]["clean_accuracy"]
+    measured = [timeless(fastadv(f"{line} {flag} --json").json["measured"]) for flag in ("", "--no-freeze")]
+    assert measured[0] == measured[1]
+    assert measured[0]["attacks"][0]["robust_accuracy"] < measured[0]["clean_accuracy"]
     assert fastadv(f"{command} -m detached:make --data digits -n 220 -a pgd --radius 0.1").out
     for option in ("--precision bf16", "--compile"):
         refused(f"{line} --no-freeze {option}", "--no-freeze goes with neither --precision nor --compile")
@@ -88,11 +89,11 @@ def test_masked_and_randomized_models(fastadv, folder, net):
     assert once.out.endswith("classify each sample several times (--draws 20)\n")
     for attack in ("pgd:steps=40,stop_early=false,eot=3", "autoattack:version=rand"):
         done = fastadv(f"{noisy} --radius 0.05 -a {attack} --draws 5 --strict")
-        told = (
+        measured = (
             r"Randomized: at most [\d.]+% of one draw, [\d.]+% worst of 5 draws \(eot=(3|20)\)\. "
             "No other sign of masking .*"
         )
-        assert re.fullmatch(told, done.out.splitlines()[-1])
+        assert re.fullmatch(measured, done.out.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -121,10 +122,13 @@ def test_the_page_is_that_of_the_evaluation(fastadv, folder, net, monkeypatch):
     data = load("digits", "test", limit=40).describe()
     assert all(str(data[key]) in page.text for key in OF_THE_DATA if key not in ("shape", "note"))
     assert "attack=pgd, norm=linf, radius=0.1, seed=3, steps=3" in page.text
-    told = fastadv(line, "--json").json["measured"]
+    measured = fastadv(line, "--json").json["measured"]
     kept = json.loads(page.data["measured"])
-    assert timeless(kept["attacks"]) == timeless(told["attacks"])
-    assert (kept["worst_case"], kept["clean_accuracy"]) == (told["worst_case"], told["clean_accuracy"])
+    assert timeless(kept["attacks"]) == timeless(measured["attacks"])
+    assert (kept["worst_case"], kept["clean_accuracy"]) == (
+        measured["worst_case"],
+        measured["clean_accuracy"],
+    )
     assert len(page.elements("polyline")) == 2  # the curves
 
 
@@ -134,5 +138,81 @@ def test_what_cannot_be_written_is_refused_before_the_work(folder, refused, monk
     (folder / "file").touch()
     refused(f"{line} file/r.html", "cannot be written in")
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    told = refused(f"{line} r.html", "reports need jinja2, which is not installed: pip install", code=1)
-    assert told.endswith("pip install jinja2")
+    measured = refused(f"{line} r.html", "reports need jinja2, which is not installed: pip install", code=1)
+    assert measured.endswith("pip install jinja2")
+
+
+@pytest.mark.slow
+def test_a_minimum_norm_attack_needs_no_radius_and_one_run_serves_all_radii(fastadv, net):
+    line = f"evaluate {net} -n 40 -a fmn:steps=6 --no-indicators --json"
+    measured = fastadv(f"{line} --radii 0.2,0,0.1,0.06").json["measured"]
+    (curve,), (row,) = measured["curves"], measured["attacks"]
+    assert curve["radii"] == [0, 0.06, 0.1, 0.2]
+    assert len(set(curve["accuracy"])) > 2
+    assert row["forwards"] == fastadv(line).json["measured"]["attacks"][0]["forwards"]
+    assert row["median_interval"][0] <= row["median_distance"] <= row["median_interval"][1]
+    assert row["robust_accuracy"] is None  # without a radius it says nothing
+    line = f"attack {net} -n 40 -a fmn --radius 0.01 --json"
+    (row,) = fastadv(line).json["measured"]["attacks"]
+    assert (row["label"], row["radius"], row["median_distance"]) == ("fmn L∞ 0.01", 0.01, None)
+
+
+TWO = "-n 60 -a fgsm -a pgd:steps=5 --radius 0.05 --no-indicators"
+
+
+@pytest.mark.slow
+def test_a_share_that_is_not_reached_is_exit_code_4(fastadv, net):
+    line = f"evaluate {net} {TWO}"
+    measured = fastadv(f"{line} --json").json["measured"]
+    clean, robust = measured["clean_accuracy"], measured["worst_case"]
+    assert 0 < robust < clean < 1
+    assert fastadv(f"{line} --fail-under robust={robust},clean={clean}").err == ""
+    done = fastadv(f"{line} --fail-under robust={robust + 0.01},clean={clean}", code=4)
+    assert done.err == f"fastadv: robust accuracy {robust:g} is below {robust + 0.01:g}\n"
+    assert "worst of all" in done.out
+    done = fastadv(f"{line} --fail-under robust=1,clean=1 --json", code=4)
+    assert done.json["measured"]["worst_case"] == robust
+    assert done.err.endswith(f"is below 1; clean accuracy {clean:g} is below 1\n")
+
+
+@pytest.mark.slow
+def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
+    line = f"evaluate {net} -n 4 -a fgsm -a pgd:steps=5 --radius 0.05 --strict"
+    fastadv(f"{line} --summary a.md --fail-under robust=0", code=3)  # too few samples for a verdict
+    lines = (folder / "a.md").read_text().splitlines()
+    assert lines[0] == "### small_cnn on digits test: 4 samples, L∞ 0.05"
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("|")][3:5] == [
+        "FGSM, L∞ 0.05", "PGD-5, L∞ 0.05",
+    ]  # fmt: skip
+    assert lines[-3].endswith("is at least 0")
+    assert lines[-1].startswith("**Failed:** Inconclusive")
+    fastadv(f"{line} --summary a.xml --fail-under robust=1", code=4)  # a fact goes before doubt
+    suite = ElementTree.parse(folder / "a.xml").getroot()
+    cases = {case.get("name"): case.find("failure") for case in suite}
+    assert cases.keys() == {"fgsm L∞ 0.05", "pgd:steps=5", "robust accuracy >= 1", "no sign of masking"}
+    failed = {name for name, failure in cases.items() if failure is not None}
+    assert failed == {"robust accuracy >= 1", "no sign of masking"}
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
+    fastadv(f"evaluate {net} -n 4 -a fgsm --radius 0.05 --summary b.xml")
+    assert {case.get("name") for case in ElementTree.parse(folder / "b.xml").getroot()} == {
+        "fgsm L∞ 0.05", "verdict on masking, not required",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--radius 0.1 --fail-under robust=1.5", "robust: expected a finite number >= 0 and <= 1, got 1.5"),
+        ("--radius 0.1 --fail-under robust=50%", "got '50%'"),
+        ("--radius 0.1 --fail-under pgd=0.5", "no share 'pgd'; there are robust, clean"),
+        ("--radius 0.1 --fail-under robust", "KEY=VALUE"),
+        ("-a fmn --fail-under robust=0.5", "no attack has a radius"),
+        ("--radius 0.1 --run-dir a --shard 0/2 --fail-under clean=0.5", "--fail-under is of all images"),
+        ("--radius 0.1 --run-dir a --shard 0/2 --summary a.md", "--summary is of all images"),
+        ("-a fmn -a fmn:norm=l2 --out a.safetensors", "one norm"),
+        ("-a fmn --radius 0.1 --radii 0,0.2", "beyond the radius 0.1"),
+        ("-a fmn --radii 0.1,inf", "radii: expected finite numbers of at least 0"),
+    ],
+)
+def test_what_has_no_sense_is_refused_before_the_work(refused, line, says):
+    refused(f"evaluate -m softmax --data digits -n 5 {line}", says)

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def parts(folder):
     """What the parts of an evaluation hold, but for times."""
-    found = {}
+    contents = {}
     for path in sorted(folder.glob("part-*")):
         tensors, about = load_tensors(path)
         del tensors["seconds"]
-        found[path.name] = digest(tensors), about
-    return found
+        contents[path.name] = digest(tensors), about
+    return contents
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_an_evaluation_of_two_jobs_is_that_of_one(fastadv, folder, apart):
 def test_shares_that_do_not_make_a_whole_are_refused(fastadv, refused):
     refused(f"{CONSTRUCT} --out a --shard 3/3", "expected I/N with I from 0 to N - 1")
     refused(f"{CONSTRUCT} --out a --shard 0/5", "at most one process for each of the 4 shards, got 5")
-    refused(f"{EVALUATE} --shard 0/2", "give --run-dir too")
+    refused(f"{EVALUATE} --shard 0/2", "expected a folder for a share")
     refused(f"{EVALUATE} --run-dir a --shard 0/5", "at most one process for each of the 4 batches, got 5")
     assert not Path("a/evaluation.json").exists()
     for whole in ("--radii 0.1", "--report r.html"):

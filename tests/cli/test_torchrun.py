@@ -33,8 +33,8 @@ def together(tmp_path_factory):
 
 def command(rank, world, port, line):
     """What torchrun has each process do."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in told.items()})
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     os.environ.update(MASTER_ADDR="localhost", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
     sys.exit(main(line.split()))
@@ -62,5 +62,4 @@ def test_two_processes_evaluate_as_one_and_speak_once(fastadv, together):
     codes, out, err = together(f"{line} --run-dir two")
     assert (codes, out) == ([2, 1], "")
     assert err.count("--run-dir two already holds an evaluation") == 1
-    # with the finished batches of both
     assert timeless(fastadv(f"{line} --run-dir two --resume").json) == alone

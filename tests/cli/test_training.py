@@ -10,8 +10,8 @@ from PIL import Image
 import fastadv as fa
 from fastadv import train
 from fastadv.cli import _train
-from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
-from fastadv.cli._shared import load_data
+from fastadv.cli._shared import Budget, load_data
+from fastadv.cli._train import parse_augment, parse_recipe
 from fastadv.data import load
 from fastadv.models import SmallCNN
 from fastadv.train.schedules import SCHEDULES
@@ -30,7 +30,7 @@ from fastadv.train.schedules import SCHEDULES
     ],
 )
 def test_name_and_arguments(text, options, kind, fields):
-    recipe = parse_recipe(text, RecipeOptions(radius=0.1, **options))
+    recipe = parse_recipe(text, Budget(radius=0.1, **options))
     assert type(recipe) is kind
     assert {name: getattr(recipe, name) for name in fields} == fields
     if hasattr(recipe, "threat"):
@@ -41,9 +41,9 @@ def test_name_and_arguments(text, options, kind, fields):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("mixer", "no augmentation 'mixer'; there are none, crop, flip"),
+        ("mixer", "no augmentation 'mixer'; there are crop, flip"),
         ("crop+", "no augmentation ''"),
-        ("crop_flip:padding=2", "name its parts"),
+        ("crop_flip:padding=2", "crop_flip takes no 'padding'; it takes none"),
         ("cutout:side=3", "cutout takes no 'side'; it takes size, fill"),
         ("flip:epoch=3", "takes no 'epoch'; it takes none"),
         ("crop:padding=big", "expected padding to be a whole number, got 'big'"),
@@ -64,8 +64,8 @@ def test_samples_of_a_sorted_folder_are_of_all_classes(tmp_path):
         steps=1,
         out_dir=tmp_path,
     )
-    assert len(load_data(str(tmp_path), limit=20).y.unique()) == 10
-    assert load_data("digits", limit=20).data_hash == load("digits", "test", limit=20).data_hash
+    assert len(load_data(str(tmp_path), samples=20).y.unique()) == 10
+    assert load_data("digits", samples=20).data_hash == load("digits", "test", limit=20).data_hash
 
 
 def test_photographs_of_several_sizes_are_resized_in_both_sets(fastadv, refused, folder):
@@ -87,51 +87,51 @@ LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test
 ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
 
 
-@pytest.mark.slow
-def test_every_option_reaches_the_run(fastadv, folder, monkeypatch):
-    given = {}
-    each_epoch = _train.each_epoch
+@pytest.fixture
+def runs(monkeypatch):
+    """The training set and the options of every run."""
+    runs, each_epoch = [], _train.each_epoch
 
-    def spy(*args, **options):
-        given.update(options)
-        for group in ("optimization", "ending", "execution", "measuring"):
-            given.update(vars(options[group]))
-        return each_epoch(*args, **options)
+    def spy(model, train_set, *arguments, **options):
+        runs.append((train_set, options))
+        return each_epoch(model, train_set, *arguments, **options)
 
     monkeypatch.setattr(_train, "each_epoch", spy)
+    return runs
+
+
+@pytest.mark.slow
+def test_every_option_reaches_the_run(fastadv, folder, runs):
     done = fastadv(
         f"{ROBUST} --epochs 3 --schedule cyclic:peak=0.3 --schedule-by epoch --warm-up 1/2 --clip-norm 1.5 "
         "--ramp 1 --max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
         "--optimizer adamw --learning-rate 0.002 --weight-decay 0.01 --no-norm-decay --momentum 0.8 "
         "--drop-last --test-every 2 --seed 3 --norm l2"
     )
+    ((_, options),) = runs
+    (attack,) = options.pop("test_attacks").values()
+    threat = attack.keywords.pop("threat")
+    assert (threat.norm, threat.radius, attack.keywords) == ("l2", 0.1, {"steps": 10, "seed": 3})
+    assert len(options["test_set"]) == 20
+    schedule = replace(SCHEDULES["cyclic"], peak=0.3)
     wanted = {
-        "schedule": replace(SCHEDULES["cyclic"], peak=0.3), "schedule_by": "epoch", "warm_up": 0.5,
-        "clip_norm": 1.5, "ramp": 1, "max_norm": 2.0, "ema": 0.9, "patience": 3, "on_alarm": "rewind",
-        "precision": "bf16", "optimizer": "adamw", "learning_rate": 0.002, "weight_decay": 0.01,
-        "norm_decay": False, "momentum": 0.8, "drop_last": True, "test_every": 2, "seed": 3,
-        "batch_size": 30,
+        "optimization": train.Optimization(
+            momentum=0.8, weight_decay=0.01, norm_decay=False, schedule=schedule, schedule_by="epoch",
+            warm_up=0.5, drop_last=True, clip_norm=1.5, max_norm=2, ramp=1, ema=0.9,
+        ),
+        "ending": train.Ending(patience=3, on_alarm="rewind"),
+        "execution": train.Execution(precision="bf16"),
+        "measuring": train.Measuring(test_every=2),
     }  # fmt: skip
-    assert {name: given[name] for name in wanted} == wanted
-    assert len(given["test_set"]) == 20
-    (attack,) = given["test_attacks"].values()
-    assert (attack.keywords["threat"].norm, attack.keywords["threat"].radius) == ("l2", 0.1)
-    assert (attack.keywords["steps"], attack.keywords["seed"]) == (10, 3)
+    wanted |= {"optimizer": "adamw", "learning_rate": 0.002, "seed": 3, "batch_size": 30, "epochs": 3}
+    assert {name: options[name] for name in wanted} == wanted
     for name in ("model", "ema", "best"):
         assert f"in run/{name}.safetensors" in done.out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("test", [True, False])
-def test_images_of_all_classes_are_held_out(fastadv, folder, monkeypatch, test):
-    given = []
-    each_epoch = _train.each_epoch
-
-    def spy(model, train_set, *args, **options):
-        given.append((train_set, options["measuring"].validation_set, options["test_set"]))
-        return each_epoch(model, train_set, *args, **options)
-
-    monkeypatch.setattr(_train, "each_epoch", spy)
+def test_images_of_all_classes_are_held_out(fastadv, folder, runs, test):
     line = ROBUST
     if not test:  # a constructed set has no test split
         net = "-m small_cnn -o width=2 --data digits -n 60"
@@ -139,19 +139,19 @@ def test_images_of_all_classes_are_held_out(fastadv, folder, monkeypatch, test):
         line = ROBUST.replace("--data digits", "--data made").replace("--test-samples 20", "")
     line = f"{line} --epochs 2 --ema 0.9 --patience 1 --validation 13 --seed 4 --run-dir run"
     assert fastadv(line).out.count("validation") == 2  # the column, and what chose the best
-    told = fastadv(f"{line} --resume --json").json
-    config = told["config"]
-    assert [report["epoch"] for report in told["measured"]["epochs"]] == [1, 2]
-    assert "weights in run/model.safetensors" in fastadv(f"{line} --resume").out
-    train_set, held_out, test_set = given[0]
+    card = fastadv(f"{line} --resume --json").json
+    assert [report["epoch"] for report in card["measured"]["epochs"]] == [1, 2]
     whole = fa.data.load("digits", limit=60) if test else fa.data.load_constructed("made")
     drawn = fa.data.hold_out(whole, 13, seed=4)
-    assert (config["validation"], config["chosen_on"]) == (drawn.about, "validation_set")
+    chosen = card["config"]["validation"], card["config"]["chosen_on"]
+    assert chosen == (drawn.about, "validation_set")
+    train_set, options = runs[0]
+    held_out = options["measuring"].validation_set
     for part, of in zip((train_set, held_out), drawn, strict=False):
         assert torch.equal(part.x, of.x)
         assert torch.equal(part.y, of.y)
     assert len(held_out.y.unique()) == 10
-    assert (test_set is not None) == test
+    assert (options["test_set"] is not None) == test
 
 
 @pytest.mark.parametrize(

@@ -195,10 +195,16 @@ class ABS(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Compute a radius within which the decision stays right.
 
-        It is 0 where the decision for x [B, C, H, W] is not y [B]. It is a bound if the minima over latents,
-        searched from `starts` prior samples a class, are global. For Binary ABS the `norm` may also be "l0".
-        With `tight`, the prior's cost of the other classes' latents is kept, which the paper drops in L2 and
-        for Binary ABS: the bound is larger and still holds. Computed in single precision or wider.
+        It is 0 where the decision for x [B, C, H, W] is not y [B]. It is a bound if the minima over latents
+        are global. Computed in single precision or wider.
+
+        Args:
+            x: images.
+            y: their labels.
+            norm: that of the radius, "l2" or "linf"; for Binary ABS also "l0".
+            starts: prior samples a class, from which the minima are searched.
+            tight: keep the prior's cost of the other classes' latents, which the paper drops in L2 and for
+                Binary ABS: the bound is larger and still holds.
 
         Source:
             Schott et al. 2018 (arXiv 1805.09190), section 4.
@@ -223,15 +229,15 @@ class ABS(nn.Module):
         Args:
             dataset: has tensors x and y, or is a sequence of pairs (image, label).
             epochs: passes through the data.
-            run_dir: a folder for checkpoints, reports and the model; None writes nothing.
+            run_dir: a folder for checkpoint, report.jsonl and model.safetensors. None writes nothing.
             resume: continue a stopped run of `run_dir`, bit for bit.
             latents: L, the dimension of the latent space.
             width: channels of the widest decoder layers but the first, which has twice as many.
             shape: the whole decoder, replacing `latents` and `width`.
             batch_size: images of a step.
             learning_rate: of Adam, at first.
-            beta: its first and its second value, between which it moves over the first half of the epochs;
-                None is D / 784 throughout for images of D values, which is 1 for MNIST.
+            beta: weight of the KL term, its first and its second value, between which it moves over the first
+                half of the epochs; None is D / 784 throughout for images of D values, which is 1 for MNIST.
             augment: warp three in ten images slightly.
             training_precision: "fp32", or "bf16" to run the convolutions in bfloat16.
             seed: of weights, order, augmentation and prior samples.
