@@ -149,15 +149,6 @@ def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
     assert rows == [6, 6, 6]
 
 
-def test_logits_of_a_pass_at_x_are_its_own() -> None:
-    x, plain = X.clone(), Plain(Corner())
-    plain.verdict(x)  # the first pass is given a copy
-    made = plain.clean_pass(x)
-    assert made is not None
-    x.zero_()
-    torch.testing.assert_close(made.logits, X[:, :, 0, 0])
-
-
 def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
     model = convnet().eval()
     y = labels(model, X)
@@ -205,9 +196,10 @@ def test_an_answer_outlives_the_next_pass(prepared: Callable[..., Prepared], sea
 def test_logits_with_a_gradient_are_their_own(prepared: Callable[[nn.Module], Prepared]) -> None:
     model, x = prepared(Corner()), X.clone()
     model.verdict(x)  # the first pass is given a copy
-    found = (model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0], model.input_gradient(x, Y)[1])
+    answers = [model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0], model.input_gradient(x, Y)[1]]
+    answers += [clean.logits for clean in [model.clean_pass(x)] if clean is not None]
     x.zero_()
-    for logits in found:
+    for logits in answers:
         torch.testing.assert_close(logits, X[:, :, 0, 0])
 
 

@@ -150,14 +150,18 @@ def test_tf32_is_on_in_the_search_alone() -> None:
     assert "TF32 search" in frozen.notes
 
 
-def test_passes_of_threads_that_overlap_leave_the_switches() -> None:
-    first, second, before = tf32("cuda"), tf32("cuda"), products()
-    for each in (first, second):
-        each.__enter__()
+@pytest.mark.parametrize(
+    ("changed", "now"),
+    [(lambda: tf32("cuda"), products), (_tf32.without_cudnn, lambda: torch.backends.cudnn.enabled)],
+)
+def test_what_threads_change_comes_back_when_the_last_one_leaves(changed, now) -> None:
+    first, second, before = changed(), changed(), now()
+    first.__enter__()
+    second.__enter__()
     first.__exit__(None, None, None)
-    assert products() == "tf32"
+    assert now() != before
     second.__exit__(None, None, None)
-    assert products() == before != "tf32"
+    assert now() == before
 
 
 def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,25 +177,6 @@ def test_a_change_that_cannot_be_frozen_is_refused() -> None:
     assert apart(frozen.verdict(X), net(X)) < 1e-5
 
 
-@pytest.mark.slow
-def test_many_threads_see_a_changed_model() -> None:
-    net = Net().eval()
-    frozen, found = fa.freeze(net), list[Tensor]()
-    frozen.input_gradient(X, Y)
-    for turn in range(3):
-        net.T = 2.0 + turn
-        threads = [
-            threading.Thread(target=lambda: found.append(frozen.input_gradient(X, Y)[2])) for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        expected = answers(net, X, Y)[1]
-        assert len(found) == 4 * (turn + 1)
-        assert all(apart(each, expected) < 1e-4 for each in found[-4:])
-
-
 def test_hooks_on_every_module_are_those_of_the_model() -> None:
     net = Net().eval()
     frozen = fa.freeze(net)
