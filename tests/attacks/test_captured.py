@@ -78,8 +78,7 @@ SQUARE = {
 SPARSE = queried("sparse_rs", fa.L0(6))
 FAB = [
     attack("fab", threat, targeted=targeted, restarts=2)
-    for threat in (LINF, L2, fa.L1(3.0))
-    for targeted in (True, False)
+    for threat, targeted in ((LINF, True), (L2, False), (fa.L1(3.0), True))
 ]
 RADII = {"threat": lambda y: fa.Linf(torch.linspace(0, 0.06, len(y)).roll(int(y[0])))}
 SIZES = {"step_size": lambda y: torch.linspace(0.001, 0.01, len(y)).roll(int(y[0]))}
@@ -144,30 +143,41 @@ def both(make, run, change=lambda model, call: None, around=lambda call: nullcon
         same(outs[2 * call + 1], outs[2 * call], call >= counts)
 
 
-@pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize(
-    ("make", "run"),
-    [
-        (Net, attack("pgd", restarts=2, seed=3)),
-        (Net, attack("pgd", fa.L0(6), random_start=False)),
-        (Net, attack("bim", L2, loss="margin")),
-        (Net, attack("mim", fa.L1(3.0), decay=0.3)),
-        (Net, each(attack("pgd"), **RADII, **SIZES, ids=lambda y: torch.arange(len(y)).flip(0))),
-        (Net, each(attack("mim"), **RADII, **TARGETS)),
-        (Net, each(attack("apgd", steps=50), **RADII)),
-        (Net, attack("apgd", L2, steps=50, loss="dlr-targeted", classes=2)),
-        (Net, attack("apgd", fa.L1(3.0), steps=60)),
-        *((Net, partial(square, restarts=2)) for square in SQUARE.values()),
-        (Net, each(SQUARE["l2"], threat=lambda y: fa.L2(torch.linspace(0, 0.6, len(y))))),
-        (Net, each(SQUARE["linf"], **RADII, **TARGETS)),
-        (Net, SPARSE),
-        (lambda: fa.freeze(Net().float(), "bf16"), SQUARE["linf"]),
-        (lambda: fa.freeze(Net()), attack("pgd")),
-        (lambda: fa.freeze(Net().float()), attack("pgd", fa.L2(0.4))),
-        (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
-    ],
-)
-def test_replays_find_what_steps_find(make, run, stop_early, captured, monkeypatch):
+def labeled(run: Attack, outputs: Make, labels: Callable[[Tensor], Tensor | None]) -> Attack:
+    """Give labels of another kind, which follow from the outputs of a net."""
+    return lambda model, x, y, **more: run(model, x, labels(outputs()(x).detach()), **more)
+
+
+DENSE = made(lambda self, x: self.parts[0](x.double()).float())
+SIGNS, SHARE, BEYOND = fa.attacks.Signs(), fa.attacks.Share(0.4), fa.attacks.Beyond(0.2)
+# either way by half of them; the first are asked both ways
+REPLAYED: list[tuple[Make, Attack]] = [
+    *((Net, attack("pgd", restarts=2, seed=seed)) for seed in (3, 4)),
+    *((Net, attack("apgd", L2, steps=50, loss="dlr-targeted", classes=count)) for count in (2, 3)),
+    (Net, attack("pgd", fa.L0(6), random_start=False)),
+    (Net, attack("bim", L2, loss="margin")),
+    (Net, attack("mim", fa.L1(3.0), decay=0.3)),
+    (Net, each(attack("pgd"), **RADII, **SIZES, ids=lambda y: torch.arange(len(y)).flip(0))),
+    (Net, each(attack("mim"), **RADII, **TARGETS)),
+    (Net, each(attack("apgd", steps=50), **RADII)),
+    (Net, attack("apgd", fa.L1(3.0), steps=60)),
+    *((Net, partial(square, restarts=2)) for square in SQUARE.values()),
+    (Net, each(SQUARE["l2"], threat=lambda y: fa.L2(torch.linspace(0, 0.6, len(y))))),
+    (Net, each(SQUARE["linf"], **RADII, **TARGETS)),
+    (Net, SPARSE),
+    (lambda: fa.freeze(Net().float(), "bf16"), SQUARE["linf"]),
+    (lambda: fa.freeze(Net()), attack("pgd")),
+    (lambda: fa.freeze(Net().float()), attack("pgd", fa.L2(0.4))),
+    (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
+    (Net, labeled(attack("apgd", steps=50, criterion=SIGNS), Net, lambda z: (z > 0).long())),
+    (DENSE, labeled(attack("pgd", criterion=SHARE), DENSE, lambda z: z.argmax(1))),
+    (Net, labeled(attack("mim", L2, criterion=BEYOND), Net, lambda z: None)),
+]
+
+
+@pytest.mark.parametrize(("case", "stop_early"), list(zip(REPLAYED, cycle([True, False]))))
+def test_replays_find_what_steps_find(case, stop_early, captured, monkeypatch):
+    make, run = case
     monkeypatch.setattr(auto_pgd, "INTERVAL_L1", 0.5)  # several moves between two checkpoints
     both(make, partial(run, stop_early=stop_early), calls=3, counts=9)
     assert captured
@@ -179,14 +189,14 @@ def test_fab_replays_what_it_steps(run: Attack, captured: list[int]) -> None:
     assert captured
 
 
-@pytest.mark.parametrize("make", [Net, lambda: fa.freeze(Net())])
 @pytest.mark.parametrize(
-    "run",
+    ("make", "run"),
     [
-        LAST,
-        attack("last_iterate", L2, step_size=0.05, loss="margin"),
-        each(attack("last_iterate"), **RADII, **SIZES, **TARGETS),
-        lambda model, x, y: LAST(model, x.half(), y, start=(x * 0.999).half()),
+        (Net, LAST),
+        (lambda: fa.freeze(Net()), LAST),
+        (Net, attack("last_iterate", L2, step_size=0.05, loss="margin")),
+        (lambda: fa.freeze(Net()), each(attack("last_iterate"), **RADII, **SIZES, **TARGETS)),
+        (Net, lambda model, x, y: LAST(model, x.half(), y, start=(x * 0.999).half())),
     ],
 )
 def test_the_last_iterate(make: Make, run: Attack, captured: list[int]) -> None:
@@ -420,9 +430,15 @@ def test_changes_are_followed_or_captured_anew(name: str, captured: list[int]) -
 
 
 @pytest.mark.parametrize(
-    "run", [PGD, *(partial(PGD, loss=loss) for loss in ("margin", "cw", "dlr")), APGD, LAST]
+    ("run", "where", "name"),
+    [
+        (run, *place)
+        for run, place in zip(
+            [PGD, *(partial(PGD, loss=loss) for loss in ("margin", "cw", "dlr")), APGD, LAST],
+            cycle([(Changes, "shift"), (sys.modules[__name__], "SCALE")]),
+        )
+    ],
 )
-@pytest.mark.parametrize(("where", "name"), [(Changes, "shift"), (sys.modules[__name__], "SCALE")])
 def test_a_change_that_is_not_seen_is_told_by_the_verdict(where, name, run, captured, request, monkeypatch):
     if run is LAST:
         request.applymarker(pytest.mark.xfail(strict=True, reason="no verdict is held against it"))
@@ -435,8 +451,7 @@ def test_a_change_that_is_not_seen_is_told_by_the_verdict(where, name, run, capt
     assert len(captured) == 1
 
 
-@pytest.mark.parametrize("run", [PGD, LAST])
-@pytest.mark.parametrize("when", [0, 1])
+@pytest.mark.parametrize(("run", "when"), [(PGD, 0), (LAST, 1)])
 @pytest.mark.parametrize("mode", [partial(torch.autocast, "cpu", torch.bfloat16), torch.inference_mode])
 def test_modes_around_a_call(mode: Make, when: int, run: Attack, captured: list[int]) -> None:
     both(lambda: Net().float(), run, around=lambda call: mode() if call == when else nullcontext(), calls=3)
@@ -448,8 +463,7 @@ def latest(model: nn.Module) -> capture.Graph:
 
 
 @pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("collect", [gc.collect, bool])
-@pytest.mark.parametrize("run", [EARLY, APGD, LAST])
+@pytest.mark.parametrize(("run", "collect"), [(EARLY, bool), (APGD, gc.collect), (LAST, bool)])
 def test_graphs_go_with_their_model(run: Attack, collect: Make) -> None:
     model = Net()
     run(model, *given())

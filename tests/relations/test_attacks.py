@@ -81,7 +81,7 @@ def in_units(ask: Asked, low: float, width: float) -> AttackResult:
 
 
 Way = Callable[[Asked], AttackResult]
-EVERYWHERE: dict[str, Way] = {"another order": in_another_order, "batches of seven": in_batches_of_seven}
+EVERYWHERE: dict[str, Way] = {"batches of seven": in_batches_of_seven}
 TO_THE_BIT: dict[str, Way] = {
     "a mask of ones": lambda ask: ask(mask=torch.ones(4, 4, dtype=torch.bool)),
     "no ids, and labels of bytes": lambda ask: ask(ids=None, y=ask.y.to(torch.uint8)),
@@ -99,6 +99,7 @@ SHAPES: dict[str, Way] = {
 }
 OTHERS: dict[str, Way] = {
     "a radius for each": with_a_radius_for_each,
+    "another order": in_another_order,
     "a frozen model": lambda ask: ask(model=fa.freeze(ask.model)),
 }
 
