@@ -76,9 +76,9 @@ def by_last_name() -> dict[str, object]:
 def described(text: str) -> set[str]:
     """The arguments that a docstring describes, or leaves to that of another name."""
     parts = sections(text)
-    told = parts.get("Args", "") + parts.get("Attributes", "")
-    found = set(re.findall(r"^(\w+): ", told, re.MULTILINE))
-    return found.union(*(described(inspect.getdoc(by_last_name()[n]) or "") for n in ELSEWHERE.findall(told)))
+    args = parts.get("Args", "") + parts.get("Attributes", "")
+    names = set(re.findall(r"^(\w+): ", args, re.MULTILINE))
+    return names.union(*(described(inspect.getdoc(by_last_name()[n]) or "") for n in ELSEWHERE.findall(args)))
 
 
 def arguments(value: object) -> set[str]:
@@ -89,8 +89,8 @@ def arguments(value: object) -> set[str]:
         return {field.name for field in dataclasses.fields(value) if not field.name.startswith("_")}
     if issubclass(value, dict | tuple):  # a TypedDict or a NamedTuple
         return set(inspect.get_annotations(value))
-    made = vars(value).get("__init__")
-    return arguments(made) if getattr(made, "__module__", None) == value.__module__ else set()
+    init = vars(value).get("__init__")
+    return arguments(init) if getattr(init, "__module__", None) == value.__module__ else set()
 
 
 def raises(value: object) -> bool:
@@ -139,8 +139,8 @@ def has_its_own(name: str, value: object) -> bool:
 @pytest.mark.slow
 def test_docstrings_have_one_style() -> None:
     known = {name: value for name, value in documented() if has_its_own(name, value)}
-    found = {name: told for name, value in known.items() if (told := [*faults(value)])}
-    assert not found, "\n".join(f"{name}: {'; '.join(told)}" for name, told in found.items())
+    wrong = {name: says for name, value in known.items() if (says := [*faults(value)])}
+    assert not wrong, "\n".join(f"{name}: {'; '.join(says)}" for name, says in wrong.items())
 
 
 @pytest.mark.slow

@@ -53,8 +53,8 @@ def public_objects() -> Iterator[tuple[str, object]]:
             if inspect.isclass(value) and value.__module__.startswith("fastadv"):
                 yield from (
                     (f"{name}.{public}.{part}", getattr(value, part))
-                    for part, made in vars(value).items()
-                    if _is_method(part, made)
+                    for part, value_of in vars(value).items()
+                    if _is_method(part, value_of)
                 )
 
 
@@ -177,8 +177,8 @@ PAGES = ("AGENTS.md", "CONTRIBUTING.md", "README.md", "docs/own_attack.md", "llm
 
 def paths(text: str) -> list[str]:
     """The paths in backticks and links; of `fastadv/ops/NAME.py`, where NAME is any name, the folder."""
-    found = ("".join(groups) for groups in PATH.findall(text))
-    named = [name for name in found if "/" in name or name.endswith(ENDINGS)]
+    texts = ("".join(groups) for groups in PATH.findall(text))
+    named = [name for name in texts if "/" in name or name.endswith(ENDINGS)]
     return [name if "NAME" not in name else str(Path(name).parent) for name in named]
 
 

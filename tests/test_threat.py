@@ -38,19 +38,19 @@ def exact(threat, z, x):
 def test_whatever_it_makes_it_contains_exactly(kind, dtype, radius):
     x_adv, grad, x = batch(dtype)
     threat = kind(radius)
-    made = [
+    points = [
         threat.project(x_adv, x),
         threat.step(x_adv.clamp(0, 1), grad, x, 2.0),
         threat.step_(x_adv.clamp(0, 1), grad, x, 2.0),
     ]
     if radius < INF:
-        made.append(threat.random_start(x, seed=3))
-    for z in made:
+        points.append(threat.random_start(x, seed=3))
+    for z in points:
         assert z.dtype == dtype
         assert exact(threat, z, x)
         assert bool(threat.contains(z, x).all())
-    assert torch.equal(threat.project(made[0], x), made[0])
-    assert radius > 0 or all(torch.equal(z, x) for z in made)
+    assert torch.equal(threat.project(points[0], x), points[0])
+    assert radius > 0 or all(torch.equal(z, x) for z in points)
 
 
 @pytest.mark.parametrize("count", [3, 29, 57, 58])

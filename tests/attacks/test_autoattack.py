@@ -100,9 +100,9 @@ def test_the_components_of_the_published_versions(version, norm, classes, expect
     """The numbers of Croce & Hein 2020: restarts are 1 where none are named."""
     net, x = linear(classes), images(1, dtype=torch.float32)
     case = problem(x, labels(net, x), THREATS[norm](1e-6))
-    found = components(version, Run(Trial(freeze(net), case), 0))
-    arguments = [{k: v for k, v in part.arguments.items() if (k, v) != ("restarts", 1)} for part in found]
-    assert list(zip([part.name for part in found], arguments, strict=True)) == expected
+    parts = components(version, Run(Trial(freeze(net), case), 0))
+    arguments = [{k: v for k, v in part.arguments.items() if (k, v) != ("restarts", 1)} for part in parts]
+    assert list(zip([part.name for part in parts], arguments, strict=True)) == expected
 
 
 STRONG = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
@@ -131,8 +131,8 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
     mask, criterion = torch.ones(4, 4, dtype=torch.bool), OutsideTopK(2)
     run(mlp(5), Linf(1e-6), images(2), version="quick", criterion=criterion, mask=mask, seed=7)
     assert len(calls) == 4
-    assert all(given["criterion"] is criterion and given["mask"].all() for _, given, _ in calls)
-    assert len({given["seed"] for _, given, _ in calls}) == 4
+    assert all(options["criterion"] is criterion and options["mask"].all() for _, options, _ in calls)
+    assert len({options["seed"] for _, options, _ in calls}) == 4
 
 
 def names(out: AutoAttackResult) -> set[str]:
@@ -219,5 +219,5 @@ def test_a_randomized_function_without_a_gradient_keeps_what_square_finds():
             return logits + 0.05 * torch.randn(logits.shape, generator=draw)
 
     out = [autoattack(noisy, x, y, Linf(0.1), version="quick", seed=seed) for seed in range(2)]
-    assert all("square" in each.costs for each in out)
-    assert any(each.success.any() for each in out)
+    assert all("square" in result.costs for result in out)
+    assert any(result.success.any() for result in out)

@@ -160,11 +160,11 @@ def test_in_l2_each_coordinate_that_the_model_needs_comes_close_to_one_half() ->
 def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
     """All runs pass the model at once; beside them it sees x, and the result."""
     (x, y), net = zeros(5, 784), Needs(torch.arange(784), 40)
-    for restarts, given in ((1, {}), (3, {}), (3, {"starts": torch.ones_like(x)})):
+    for restarts, starts in ((1, {}), (3, {}), (3, {"starts": torch.ones_like(x)})):
         model, seen = watched(net)
-        out = pointwise(model, x, y, THREATS[norm](INF), queries=queries, restarts=restarts, **given)
+        out = pointwise(model, x, y, THREATS[norm](INF), queries=queries, restarts=restarts, **starts)
         sizes = [5, *[5 * restarts] * queries, 5]
-        if given:
+        if starts:
             sizes[1] = 5
         assert [len(batch) for batch in seen] == sizes
         assert out.forwards == sum(sizes)

@@ -158,9 +158,9 @@ def followed(on_sphere: float, nearer: float, answers: int) -> tuple[list[float]
     rows.on_sphere, rows.nearer = torch.full((1, 100), torch.nan), torch.full((1, 30), torch.nan)
     sizes: tuple[list[float], list[float]] = ([], [])
     for n in range(answers):
-        given = [float(int((n + 1) * rate) > int(n * rate)) for rate in (nearer, on_sphere)]
-        rows.met = torch.tensor(given[:1]).bool()
-        _adapt(rows, torch.tensor(given[1:]).bool())
+        answered = [float(int((n + 1) * rate) > int(n * rate)) for rate in (nearer, on_sphere)]
+        rows.met = torch.tensor(answered[:1]).bool()
+        _adapt(rows, torch.tensor(answered[1:]).bool())
         sizes[0].append(float(rows.spherical))
         sizes[1].append(float(rows.source))
     return sizes
@@ -273,12 +273,12 @@ def test_starts_that_cannot_be_used() -> None:
         (bad, {"ids": torch.tensor([1, 3, 7, 9])}, r"starts: .*ids \[7\]"),
         (good, {"mask": mask}, "starts: .* mask"),
         *(
-            (each, {}, "starts: expected None or a floating tensor like x")
-            for each in (3.0, good.long(), good[:3])
+            (points, {}, "starts: expected None or a floating tensor like x")
+            for points in (3.0, good.long(), good[:3])
         ),
         *(
-            (each, {}, r"starts: expected finite values in the box \[0, 1\]")
-            for each in (good + 1, good * torch.nan)
+            (points, {}, r"starts: expected finite values in the box \[0, 1\]")
+            for points in (good + 1, good * torch.nan)
         ),
         (None, {"threat": L2(INF, (0.0, INF))}, "box: expected a finite one"),
     ):

@@ -71,9 +71,9 @@ def test_exact_distance(name: str, norm: str, ratio: float, how: str) -> None:
     """Each attack in two of the ways, each way for many attacks."""
     sizes = {"784": (784, 10), "3072": (3072, 2)}.get(how, (784, 3))
     model, x, y = problem(*sizes, size=9 if how == "a target" else 4)
-    given, known = where(how, x, y)
+    options, known = where(how, x, y)
     distance, point = nearest(model, x, y, norm, **known)
-    out = attacked(name, norm, model, x, y, **given)
+    out = attacked(name, norm, model, x, y, **options)
     assert (out.status == Status.BROKEN).all()
     assert out.x_adv.isfinite().all()
     torch.testing.assert_close(out.distance, THREATS[norm](inf).distance(out.x_adv, x).float())
@@ -85,7 +85,7 @@ def test_exact_distance(name: str, norm: str, ratio: float, how: str) -> None:
         assert (out.distance >= distance * (1 - 1e-5)).all()
     exact = torch.ones(len(x), dtype=torch.bool)
     if how == "a target":
-        exact = model.double()(point).scatter(1, y[:, None], -inf).argmax(1) == given["targets"]
+        exact = model.double()(point).scatter(1, y[:, None], -inf).argmax(1) == options["targets"]
         assert exact.sum() >= 5
     assert (out.distance <= distance * ratio)[exact].all()
 
@@ -128,16 +128,16 @@ def test_samples_leave_when_another_search_would_gain_nothing(name: str, norm: s
 
 
 @pytest.mark.parametrize(
-    ("name", "norm", "given"),
+    ("name", "norm", "options"),
     [
         ("cw", "l2", {"step_size": 0.5}), ("cw", "linf", {"step_size": 0.5}),
         ("ead", "l1", {"step_size": 10, "constant": 1e3}),
     ],
 )  # fmt: skip
-def test_the_last_point_is_judged(name: str, norm: str, given: dict[str, float]) -> None:
+def test_the_last_point_is_judged(name: str, norm: str, options: dict[str, float]) -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 0.05)
     y = torch.zeros(4, dtype=torch.long)
-    out = attacked(name, norm, model, x, y, steps=1, searches=1, **given)
+    out = attacked(name, norm, model, x, y, steps=1, searches=1, **options)
     assert out.success.any()
     assert out.backwards == 4

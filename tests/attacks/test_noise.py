@@ -94,15 +94,15 @@ def test_only_smaller_noise_is_tried_after_a_success(name: str, norm: str) -> No
     model = linear(3, 784)
     out, points = queried(name, model, x, threat, levels=60, repetitions=3)
     assert out.forwards == 60 * 3 + 2
-    y, best, found = labels(model, x), INF, 0
+    y, best, breaks = labels(model, x), INF, 0
     for tried in points[: 60 * 3].split(3):
         distance = threat.distance(tried[:, 0], x.expand(3, -1))
         if best < INF:
             assert (distance < best * (1 + 1e-6)).all()
         met = labels(model, tried[:, 0]) != y
         if met.any():
-            best, found = min(best, float(distance[met].min())), found + 1
-    assert found > 3
+            best, breaks = min(best, float(distance[met].min())), breaks + 1
+    assert breaks > 3
     assert float(out.distance) == pytest.approx(best)
 
 

@@ -53,11 +53,11 @@ def test_all_that_a_ball_holds_is_gained(ascent, steps, loss, norm, targeted):
     if ascent is apgd and norm == "l0":
         pytest.skip("not one of its norms")
     model, x, y = problem(3072, 2, size=3)
-    given = {} if ascent is fgsm else {"steps": steps, "stop_early": False}
+    options = {} if ascent is fgsm else {"steps": steps, "stop_early": False}
     # beyond the boundary cw is 0, and cross-entropy with a target nearly so
     for lead in LEADS if loss in ("margin", "dlr") else LEADS[:1]:
         threat = THREATS[norm](nearest(model, x, y, norm, lead=lead)[0])
-        out = ascent(model, x, y, threat, loss=loss, targets=1 - y if targeted else None, **given)
+        out = ascent(model, x, y, threat, loss=loss, targets=1 - y if targeted else None, **options)
         assert threat.contains(out.x_adv, x).all()
         share = shares(model, out.x_adv, x, y, lead)
         assert (share >= SHARES.get((ascent.__name__, norm), 0.9999)).all()
@@ -104,10 +104,10 @@ def test_steps_have_their_length_in_a_mask(attack: Case, norm: str, steps: int) 
     single = attack.name == "fgsm"
     if single or norm == "l0":
         steps = 1
-    given = {} if single else {"steps": steps, "step_size": STEPS[norm], "random_start": False}
+    options = {} if single else {"steps": steps, "step_size": STEPS[norm], "random_start": False}
     threat = THREATS[norm](STEPS[norm] if single else 10.0)
     y = torch.zeros(2, dtype=torch.long)
-    out = attack(steep_outside(mask), x, y, threat, mask=mask, loss="margin", stop_early=False, **given)
+    out = attack(steep_outside(mask), x, y, threat, mask=mask, loss="margin", stop_early=False, **options)
     moved = threat.distance(out.x_adv, x)
     assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
     torch.testing.assert_close(moved, torch.full_like(moved, steps * STEPS[norm]))

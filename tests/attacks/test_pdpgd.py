@@ -39,14 +39,14 @@ def test_no_point_near_the_proximal_one_is_better(norm: str) -> None:
         length = torch.linalg.vector_norm(z, ORDERS[norm], dim=1)
         return (z - away).square().sum(1) / 2 + weight * length
 
-    found = _proximal(stand_in(norm, torch.zeros_like(away)), away.clone(), by)
+    nearest = _proximal(stand_in(norm, torch.zeros_like(away)), away.clone(), by)
     for size in (1e-4, 1e-2, 1.0):
         for _ in range(50):
             move = size * torch.randn(4, 784, generator=draw, dtype=torch.float64)
-            assert (cost(found) <= cost(found + move) + 1e-9).all()
+            assert (cost(nearest) <= cost(nearest + move) + 1e-9).all()
     for share in (0.0, 0.9, 1.1):
-        assert (cost(found) <= cost(share * found) + 1e-9).all()
-    assert torch.equal(found[3], torch.zeros_like(found[3]))
+        assert (cost(nearest) <= cost(share * nearest) + 1e-9).all()
+    assert torch.equal(nearest[3], torch.zeros_like(nearest[3]))
 
 
 def test_the_sparse_operator_keeps_what_gains_enough() -> None:
@@ -71,7 +71,7 @@ def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:
     by, x = torch.tensor([[0.01], [0.1], [0.5]], dtype=torch.float64), torch.zeros(3, 50, dtype=torch.float64)
     for norm in ("l1", "l2"):
         search: Any = SimpleNamespace(threat=THREATS[norm](torch.inf, (-9.0, 9.0)), x=x)
-        found = proximal_adam._proximal(search, ahead.clone(), metric, by)
+        reached = proximal_adam._proximal(search, ahead.clone(), metric, by)
         z = ahead
         for _ in range(5):
             z = z - metric * (z - ahead)
@@ -79,10 +79,10 @@ def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:
                 z = z.sign() * (z.abs() - by).clamp_min(0)
             else:
                 z = z * (1 - by / z.norm(dim=1, keepdim=True)).clamp_min(0)
-        torch.testing.assert_close(found, z)
+        torch.testing.assert_close(reached, z)
         if norm == "l1":
             few = (ahead.abs() - 5 * by).clamp_min(0)[:, 1:9]
-            torch.testing.assert_close(found.abs()[:, 1:9], few)
+            torch.testing.assert_close(reached.abs()[:, 1:9], few)
 
 
 @pytest.mark.slow

@@ -202,17 +202,17 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-@pytest.mark.parametrize("given", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "given"])
-def test_fmn(norm: str, given: dict[str, float]) -> None:
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "options"])
+def test_fmn(norm: str, options: dict[str, float]) -> None:
     """Pintor et al. 2021, algorithm 1, from the first success on; that is at the second gradient."""
     steps, count = 40, 20
     margins = [-0.01, *(0.02 * math.sin(0.9 * n + 1.3) for n in range(steps))]
     model, points = scripted(margins, turning(count))
     x = torch.linspace(0.35, 0.65, count, dtype=torch.float64)
-    fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps, **given)
-    gamma = given.get("gamma", 0.05)
+    fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps, **options)
+    gamma = options.get("gamma", 0.05)
     first = {"linf": 0.0, "l2": 1.0, "l1": 1.0, "l0": 50.0}[norm]
-    length = given.get("step_size", first)
+    length = options.get("step_size", first)
     order = SIZES[norm]
     radius, nearest = _first_ball(norm, x, margins[0], turning(count)(0), gamma), torch.inf
     expected = []
@@ -298,7 +298,7 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
     """One coordinate for each 15 steps, from the least change on."""
     module, net, x = sys.modules["fastadv.attacks.sigma_zero"], mlp(4), images(12)
     y, inside, steps, fewer = labels(net, x), THREATS["l0"](torch.inf), 60, 0
-    found = sigma_zero(net, x, y, inside, steps=steps).x_adv
+    sparse = sigma_zero(net, x, y, inside, steps=steps).x_adv
     monkeypatch.setattr(module, "PUT_BACK", steps + 1)
     before = sigma_zero(net, x, y, inside, steps=steps)
     assert before.success.all()
@@ -308,7 +308,7 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
             tried[place] = clean[place]
             lasts = int(net(tried[None]).argmax(1)) != int(y[row])
             point, fewer = (tried, fewer + 1) if lasts else (point, fewer)
-        assert torch.equal(found[row].flatten(), point)
+        assert torch.equal(sparse[row].flatten(), point)
     assert fewer
 
 

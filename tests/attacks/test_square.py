@@ -38,10 +38,10 @@ def test_two_bumps_by_hand(power: int, upper: list[list[float]], lower: list[lis
     """One of one row, one of two; in L1 they fall with the fourth power. Both have the same length."""
     bumps = [torch.tensor(rows) / torch.tensor(rows).norm(p=power) for rows in (upper, lower)]
     whole = torch.cat([bumps[0], -bumps[1]]) / 2 ** (1 / power)
-    given = (1,) if power == 1 else ()
-    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, False, *given)).view(3, 3), whole)
-    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True, *given)).view(3, 3), whole.T)
-    assert torch.tensor(two_bumps(7, 5, False, *given)).norm(p=power) == pytest.approx(1)
+    options = (1,) if power == 1 else ()
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, False, *options)).view(3, 3), whole)
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True, *options)).view(3, 3), whole.T)
+    assert torch.tensor(two_bumps(7, 5, False, *options)).norm(p=power) == pytest.approx(1)
 
 
 def test_linf_points_by_hand() -> None:

@@ -133,9 +133,9 @@ def test_a_set_of_other_items_is_another(other):
 
 
 def painted(image, first):
-    made = Image.fromarray(image[0].numpy(), "P")
-    made.putpalette([first] * 768)
-    return made
+    image_of = Image.fromarray(image[0].numpy(), "P")
+    image_of.putpalette([first] * 768)
+    return image_of
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ def of(graphs: Graphs, kind: str = "kind", alike: Callable[[], bool] = lambda: T
 
 def taken(graphs: Graphs, x: Tensor = X, key: object = "key", name: str = "x", kind: str = "kind") -> Graph:
     """Take a graph, and give it back."""
-    found: Any = of(graphs, kind).take(key, {name: x}, LEAST)
-    of(graphs, kind).give_back(found)
-    return found
+    graph: Any = of(graphs, kind).take(key, {name: x}, LEAST)
+    of(graphs, kind).give_back(graph)
+    return graph
 
 
 def test_what_has_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,15 +60,19 @@ def test_where_memory_ran_out_graphs_go() -> None:
 
 def test_what_a_graph_touches_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made within the graph, or is its rows or a tensor of the model."""
-    made, recording = list[recorded.Recording](), recorded.Recording
-    monkeypatch.setattr(recorded, "Recording", lambda: made.append(recording()) or made[-1])
+    recordings, recording = list[recorded.Recording](), recorded.Recording
+    monkeypatch.setattr(recorded, "Recording", lambda: recordings.append(recording()) or recordings[-1])
     recorded.as_on_a_gpu(monkeypatch)
     model, more = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)), {"steps": 12, "step_size": 0.01}
-    for name, own in (("last_iterate", {}), ("pgd", {"stop_early": False}), ("mim", {"stop_early": False})):
-        getattr(fa.attacks, name)(model, X, Y, fa.Linf(0.1), **more, **own)
+    for name, extra in (
+        ("last_iterate", {}),
+        ("pgd", {"stop_early": False}),
+        ("mim", {"stop_early": False}),
+    ):
+        getattr(fa.attacks, name)(model, X, Y, fa.Linf(0.1), **more, **extra)
         graph = [*capture.graphs_of(model)._entries.values()][-1][0]
         known = {t.untyped_storage().data_ptr() for t in (*graph.rows.values(), *model.parameters())}
-        assert made.pop().before.keys() <= known
+        assert recordings.pop().before.keys() <= known
 
 
 @pytest.mark.parametrize("asked", [None, True])

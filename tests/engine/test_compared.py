@@ -188,7 +188,7 @@ def test_the_cosine_in_half_precision_is_told_and_a_poor_search_is_left(ripples,
     for _ in range(2):
         frozen.input_gradient(X, Y)
     assert frozen.search_dtype == (torch.float32 if far else torch.bfloat16)
-    told = [note for note in frozen.notes if "mean cosine with the model's" in note]
-    assert len(told) == 1
-    assert (float(told[0].split()[-1]) < 0.8) == far
+    cosines = [note for note in frozen.notes if "mean cosine with the model's" in note]
+    assert len(cosines) == 1
+    assert (float(cosines[0].split()[-1]) < 0.8) == far
     assert [record.levelname for record in logged.records] == ["WARNING"] * far

@@ -155,9 +155,9 @@ def test_logits_are_read_by_the_caller() -> None:
             self.logits, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
 
         def forward(self, x: Tensor) -> Tensor:
-            made: Tensor = self.logits(x)
-            self.norm(made)
-            return made
+            logits: Tensor = self.logits(x)
+            self.norm(logits)
+            return logits
 
     frozen = freeze(seen(Both()))
     assert_same(frozen, *images(5, 4))
@@ -227,8 +227,8 @@ def test_copies_are_freed_with_their_last_user(precision: Any) -> None:
         assert "folded 1 BatchNorm" in frozen.notes
         copied: Any = frozen.search.model
         parts = *copied.modules(), *copied.parameters(), *frozen.model.modules()  # type: ignore[attr-defined]
-        return [weakref.ref(each) for each in (frozen, frozen.search, *frozen.search.pairs, *parts, x)]
+        return [weakref.ref(thing) for thing in (frozen, frozen.search, *frozen.search.pairs, *parts, x)]
 
     left = passed(torch.rand(6, 2, 6, 6))
     assert len(left) > 8
-    assert [each() for each in left] == [None] * len(left)
+    assert [thing() for thing in left] == [None] * len(left)

@@ -25,15 +25,15 @@ def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -
     frozen = freeze(model, "bf16")
     if used:
         frozen.input_gradient(X, Y)
-    own = copied(frozen)
-    expected, given = frozen.input_gradient(X, Y), frozen.verdict(X)
-    assert (own.options, own.forwards, own.settled) == (frozen.options, 0, False)
+    twin = copied(frozen)
+    expected, verdict = frozen.input_gradient(X, Y), frozen.verdict(X)
+    assert (twin.options, twin.forwards, twin.settled) == (frozen.options, 0, False)
     with torch.no_grad():
         model[0].weight.zero_()  # of the caller, not of the copy
     # to the bit, so it is folded as well
-    assert all(torch.equal(*both) for both in zip(own.input_gradient(X, Y), expected, strict=True))
-    assert torch.equal(own.verdict(X), given)
-    assert own.notes == frozen.notes
+    assert all(torch.equal(*both) for both in zip(twin.input_gradient(X, Y), expected, strict=True))
+    assert torch.equal(twin.verdict(X), verdict)
+    assert twin.notes == frozen.notes
 
 
 @pytest.mark.slow
@@ -120,17 +120,17 @@ def test_losses_without_labels() -> None:
 
 
 def test_labels_made_in_inference_mode() -> None:
-    def own(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    def product(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return logits.gather(1, y[:, None]).squeeze(1) * logits.gather(1, targets[:, None]).squeeze(1)
 
     frozen = freeze(convnet())
     with torch.inference_mode():
         y, targets = Y + 0, (Y + 1) % 5
-    expected = frozen.input_gradient(X, Y, own, (Y + 1) % 5)
+    expected = frozen.input_gradient(X, Y, product, (Y + 1) % 5)
     for mode in (torch.inference_mode, torch.enable_grad):
         with mode():
-            found = frozen.input_gradient(X, y, own, targets)
-        assert all(map(torch.equal, found, expected))
+            answer = frozen.input_gradient(X, y, product, targets)
+        assert all(map(torch.equal, answer, expected))
 
 
 BAD = {

@@ -91,7 +91,7 @@ WIDE = ("wide_resnet", "block{}.layer.{}", 3, "convShortcut", ("bn1", "fc"))
 def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
     """He et al. 2016b, figure 4e, and what published code does otherwise."""
     name, block, stages, shortcut, (norm, linear) = layout
-    model, given = small(name, **arguments), batch(3, 3, 40, 24)
+    model, image = small(name, **arguments), batch(3, 3, 40, 24)
     weights = model.state_dict()
     act = F.silu if "activation" in arguments else F.relu
 
@@ -103,7 +103,7 @@ def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
             return F.conv2d(torch.cat([x, torch.zeros_like(x[..., :1])], 3), kernel, stride=2)
         return F.conv2d(x, kernel, stride=stride, padding=around)
 
-    x = F.conv2d(given, weights["conv1.weight"], padding=1)
+    x = F.conv2d(image, weights["conv1.weight"], padding=1)
     for stage in range(stages):
         for place in (0, 1):
             part, stride = block.format(stage + 1, place), 2 if stage and not place else 1
@@ -118,7 +118,7 @@ def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
         x = act(normalized(x, weights, norm))
     assert (f"{norm}.weight" in weights) == arguments.get("final_norm", True)
     by_hand = x.flatten(2).mean(2) @ weights[f"{linear}.weight"].T + weights[f"{linear}.bias"]
-    torch.testing.assert_close(model(given), by_hand)
+    torch.testing.assert_close(model(image), by_hand)
 
 
 @pytest.mark.slow

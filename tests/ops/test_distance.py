@@ -127,9 +127,9 @@ def test_largest_what_is_not_finite_shows_in_its_own_row_alone(dtype):
     values = torch.full((6, 33), -0.5, dtype=dtype)
     values[1, 32], values[2, 0], values[3, 5] = torch.nan, -torch.inf, torch.inf
     values[4, 7], values[4, 8], values[5] = torch.inf, -torch.nan, -0.0
-    found = largest(values).double().tolist()
-    assert found[0] == 0.5
-    assert found[2:4] == [float("inf")] * 2
-    assert found[1] != found[1]
-    assert found[4] != found[4]
-    assert str(found[5]) == "0.0"
+    sizes = largest(values).double().tolist()
+    assert sizes[0] == 0.5
+    assert sizes[2:4] == [float("inf")] * 2
+    assert sizes[1] != sizes[1]
+    assert sizes[4] != sizes[4]
+    assert str(sizes[5]) == "0.0"

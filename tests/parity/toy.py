@@ -25,8 +25,8 @@ X = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.2, 0.1], [0.9, 0.1], [0.9, 0.1]])
 Y = torch.tensor([0, 0, 0, 0, 1])
 
 
-def row(package: str, found: float, radius: float = inf, passes: int = 200, **more: Any) -> Row:
-    figure = {"robust_accuracy" if radius < inf else "median": found}
+def row(package: str, figure_of: float, radius: float = inf, passes: int = 200, **more: Any) -> Row:
+    figure = {"robust_accuracy" if radius < inf else "median": figure_of}
     same = {"net": "linf", "variant": "full", "case": "toy-l2", "attack": "toy", "norm": "l2", "settings": ""}
     spent = {"images": 100, "forwards": 50 * passes, "backwards": 50 * passes, "budget": {"steps": 5}}
     about = {"radius": radius, "package": package, "version": "1", "date": "2026-01-01"}

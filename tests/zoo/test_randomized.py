@@ -52,9 +52,9 @@ def test_a_search_draws_as_the_model_and_its_expectations_average_fresh_draws(ne
     model, frozen, four = net.build(), fa.freeze(net.build()), fa.freeze(net.build(), eot=4)
     x, y = net.images(4)
     with torch.no_grad():
-        own = drawn(lambda: model(x))
-    check_alike(drawn(lambda: frozen(x)), own)
-    check_alike(drawn(lambda: frozen.verdict(x)), own)
+        wanted = drawn(lambda: model(x))
+    check_alike(drawn(lambda: frozen(x)), wanted)
+    check_alike(drawn(lambda: frozen.verdict(x)), wanted)
     single = drawn(lambda: frozen.input_gradient(x, y)[2])
     check_alike(single, drawn(lambda: eager(model, x, y).gradient))
     means = drawn(lambda: four.input_gradient(x, y)[2])

@@ -227,11 +227,11 @@ def test_a_tie_within_rounding_goes_on_and_is_no_second_answer() -> None:
 
 @pytest.mark.parametrize("wrong", [0, 30, 600])
 def test_a_share_of_flat_samples_is_one_of_those_that_were_right(wrong: int) -> None:
-    for flat, right, told in ((6, 30, "every gradient was zero on 6 of 30 samples"), (6, 300, "")):
+    for flat, right, says in ((6, 30, "every gradient was zero on 6 of 30 samples"), (6, 300, "")):
         place, some = torch.arange(right + wrong), torch.zeros(right + wrong)
         correct = place < right
         status = torch.where(correct, Status.HELD.value, Status.ALREADY_WRONG.value)
         zero = (place < flat) | ~correct
         lead = AttackResult(some[:, None], ~correct, status, some, some, 0, 0, zero_gradient=zero).lead
-        assert told in lead
-        assert bool(lead) == bool(told)
+        assert says in lead
+        assert bool(lead) == bool(says)

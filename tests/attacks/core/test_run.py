@@ -72,10 +72,10 @@ Moves = list[tuple[Any, ...]]  # (method, first coordinates, other arguments ...
 
 def playing(moves: Moves) -> Callable[[Search], None]:
     def rule(search: Search) -> None:
-        for method, values, *given in moves:
+        for method, values, *args in moves:
             points = at(search, *values)
-            given = [torch.full((len(points),), each) if isinstance(each, bool) else each for each in given]
-            getattr(search, method)(points if len(values) > 1 else points[:, 0], *given)
+            args = [torch.full((len(points),), value) if isinstance(value, bool) else value for value in args]
+            getattr(search, method)(points if len(values) > 1 else points[:, 0], *args)
 
     return rule
 

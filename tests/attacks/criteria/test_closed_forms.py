@@ -62,14 +62,14 @@ def test_minimum_distances(search: Callable[..., AttackResult], norm: str, kind:
         with torch.no_grad():
             model[1].bias.add_(1 - model(x).amin())
     z = model(x).detach()
-    each, y, criterion = z.abs() / weight.norm(DUAL[norm], dim=1), (z > 0).long(), Signs()
+    away, y, criterion = z.abs() / weight.norm(DUAL[norm], dim=1), (z > 0).long(), Signs()
     place = 4 if "one weight" in kind else int("ignored" in kind)
     if "one weight" in kind:
         criterion = Share(5 / 9)
     if "ignored" in kind:
-        y = y.scatter(1, each.argmin(1, keepdim=True), -1)
+        y = y.scatter(1, away.argmin(1, keepdim=True), -1)
     out = search(model, x, y, THREATS[norm](inf, ANYWHERE), steps=100, criterion=criterion)
-    distance = each.sort(1).values[:, place]
+    distance = away.sort(1).values[:, place]
     assert out.success.all()
     assert (out.distance >= distance * (1 - 1e-5)).all()
     assert (out.distance <= distance * 1.05).all()

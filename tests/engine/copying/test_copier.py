@@ -80,8 +80,8 @@ def test_locks_files_and_writers_are_shared() -> None:
 def test_a_step_of_training_may_leave_activations_behind() -> None:
     """As networks do whose features a loss reads: deepcopy refuses tensors that have a graph."""
     model, x = net(), torch.rand(4, 6)
-    made = model[0](x)
-    model.kept, model.others = made, [made, {"made": (made,)}]
+    activations = model[0](x)
+    model.kept, model.others = activations, [activations, {"made": (activations,)}]
     expected = copy_of(model)(x)
     torch.testing.assert_close(freeze(model).verdict(x), expected)
 
@@ -94,13 +94,13 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def scripted(model: nn.Module) -> nn.Module:
-    made: nn.Module = torch.jit.script(model)
-    return made
+    script: nn.Module = torch.jit.script(model)
+    return script
 
 
 def traced(model: nn.Module) -> nn.Module:
-    made: nn.Module = torch.jit.trace(model.eval(), torch.rand(3, 6))
-    return made.train()
+    script: nn.Module = torch.jit.trace(model.eval(), torch.rand(3, 6))
+    return script.train()
 
 
 SCRIPTED = [scripted, traced, lambda model: Unregistered(scripted(model.eval()))]
@@ -137,9 +137,9 @@ class Fresh(nn.Linear):
     """Copies itself, and its weights with it."""
 
     def __deepcopy__(self, memo: object) -> "Fresh":
-        made = Fresh(self.in_features, self.out_features)
-        made.load_state_dict(self.state_dict())
-        return made
+        copied = Fresh(self.in_features, self.out_features)
+        copied.load_state_dict(self.state_dict())
+        return copied
 
 
 class Reduced(nn.Linear):

@@ -32,15 +32,15 @@ def test_values_and_derivatives(shape: tuple[int, ...], bias: bool) -> None:
     x = torch.randn(shape, generator=draw)
     wide, seen = torch.zeros(*shape[:-1], 14), Seen(F.linear, LINEAR)
     wide[..., ::2] = x
-    for given in (x, wide[..., ::2], x.transpose(0, 1).contiguous().transpose(0, 1)):
-        found = []
+    for batch in (x, wide[..., ::2], x.transpose(0, 1).contiguous().transpose(0, 1)):
+        results = []
         for linear in (seen, F.linear):
-            leaf = given.detach().requires_grad_()
+            leaf = batch.detach().requires_grad_()
             out = linear(leaf, weight, shift)
             back = torch.arange(float(out.numel())).view(out.shape).cos()
             (gradient,) = torch.autograd.grad(out, leaf, back, create_graph=True)
-            found.append((out.detach(), gradient.detach()))
-        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+            results.append((out.detach(), gradient.detach()))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
         assert seen.used == {"onednn"}
 
 

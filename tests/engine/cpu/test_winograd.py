@@ -68,14 +68,14 @@ def test_the_search_is_that_of_the_model(precision, loose, bytes, monkeypatch):
     logits, gradient = answers(copy.deepcopy(model).double(), x.double(), y)
     assert NOTE not in frozen.notes
     assert (frozen(x) - logits).norm() < loose * logits.norm()
-    found = frozen.input_gradient(x, y)[2]
+    searched = frozen.input_gradient(x, y)[2]
     assert NOTE in frozen.notes
     monkeypatch.setattr(winograd, "MOST_BYTES", 0)
     plain = fa.freeze(model, precision).input_gradient(x, y)[2]
     # in bfloat16 activations next to 0 take the other side, with other libraries other ones
-    apart = (found - gradient).flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)
+    apart = (searched - gradient).flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)
     assert apart.max() < 10 * loose
-    assert not torch.equal(found, plain)
+    assert not torch.equal(searched, plain)
     assert not any("fell back" in note or note.startswith("not ") for note in frozen.notes)
     jacobian = frozen.jacobian(x, torch.eye(4).expand(5, 4, 4))[1]
     leaf = x.double().requires_grad_()
@@ -87,18 +87,18 @@ def test_the_search_is_that_of_the_model(precision, loose, bytes, monkeypatch):
 @pytest.mark.usefixtures("_narrow_ones_too")
 def test_changed_weights_are_followed() -> None:
     layer = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False)
-    x, own = rows(2, 3, 8, 8), seen(layer)
+    x, watched = rows(2, 3, 8, 8), seen(layer)
     for factor in (1.0, -2.0):
         layer.weight.mul_(factor)
         leaf = x.clone().requires_grad_()
-        out = own(leaf)
+        out = watched(leaf)
         torch.testing.assert_close(
             out, F.conv2d(x, layer.weight, layer.bias, padding=1), rtol=1e-4, atol=1e-5
         )
-        (found,) = torch.autograd.grad(out.sum(), leaf)
+        (gradient,) = torch.autograd.grad(out.sum(), leaf)
         (expected,) = torch.autograd.grad(F.conv2d(leaf, layer.weight, padding=1).sum(), leaf)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        assert own.used == {"winograd"}
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+        assert watched.used == {"winograd"}
 
 
 @pytest.mark.parametrize("bytes", [1, 1 << 24])
@@ -109,16 +109,16 @@ def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(winograd, "BLOCK", 2)
     monkeypatch.setattr(winograd, "BYTES", bytes)
     plain = nn.Conv2d(3, 7, 3, padding=1, bias=bias).requires_grad_(False)
-    own = seen(plain)
+    watched = seen(plain)
     x, direction = torch.rand(40, 3, 8, 5), torch.randn(40, 7, 8, 5)
-    found = []
-    for each in (own, plain):
+    results = []
+    for run in (watched, plain):
         leaf = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-        out = each(leaf)
+        out = run(leaf)
         assert out.is_contiguous(memory_format=torch.channels_last)
-        found.append((out, *torch.autograd.grad(out, leaf, direction)))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
-    assert own.used == {"winograd"}
+        results.append((out, *torch.autograd.grad(out, leaf, direction)))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    assert watched.used == {"winograd"}
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -126,33 +126,33 @@ def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("_narrow_ones_too")
 def test_weights_that_a_hook_computes_are_left_to_the_library(normed: Any) -> None:
     layer = normed(nn.Conv2d(4, 4, 3)).eval().requires_grad_(False)
-    x, own = rows(2, 4, 8, 8), seen(layer)
-    assert torch.equal(own(x), layer(x))
-    assert own.used == set()
+    x, watched = rows(2, 4, 8, 8), seen(layer)
+    assert torch.equal(watched(x), layer(x))
+    assert watched.used == set()
     del layer.weight
     layer.weight = nn.Parameter(torch.randn(4, 4, 3, 3), requires_grad=False)
     layer._forward_pre_hooks.clear()
-    own(x)
-    assert own.used == {"winograd"}
+    watched(x)
+    assert watched.used == {"winograd"}
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
 def test_what_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
-    own, last = seen(layer), rows(2, 4, 8, 8)
+    watched, last = seen(layer), rows(2, 4, 8, 8)
     fifth = last[:, :, :5, :5].contiguous(memory_format=torch.channels_last)  # a pixel that wastes a tile
     for x in (torch.rand(2, 4, 8, 8), fifth, torch.rand(4, 8, 8)):
-        assert torch.equal(own(x), layer(x))
-        assert own.used == set()
+        assert torch.equal(watched(x), layer(x))
+        assert watched.used == set()
     with pytest.raises(RuntimeError):
-        own(last[:, :3].contiguous(memory_format=torch.channels_last))
+        watched(last[:, :3].contiguous(memory_format=torch.channels_last))
     for dtype in (torch.float64, torch.bfloat16):
         layer.to(dtype)
-        assert torch.equal(own(last.to(dtype)), layer(last.to(dtype)))
-        assert own.used == set()
+        assert torch.equal(watched(last.to(dtype)), layer(last.to(dtype)))
+        assert watched.used == set()
     layer.float()
     for tiles, channels, used in ((9, 4, set()), (8, 5, set()), (8, 4, {"winograd"})):
         monkeypatch.setattr(winograd, "LEAST_TILES", tiles)
         monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: channels})
-        (own := seen(layer))(last)
-        assert own.used == used
+        (watched := seen(layer))(last)
+        assert watched.used == used

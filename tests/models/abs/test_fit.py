@@ -122,10 +122,10 @@ def test_a_warp_is_the_affine_map_of_its_draws():
 def test_sets_and_labels_of_any_type_will_do(dtype):
     dataset = drawn(24)
     y = dataset.y % 2
-    typed, plain = (SimpleNamespace(x=dataset.x, y=each) for each in (y.to(dtype), y))
+    typed, plain = (SimpleNamespace(x=dataset.x, y=labels) for labels in (y.to(dtype), y))
     options = {"epochs": 1, "calibration": 9}
     pairs = [(image, int(label)) for image, label in zip(dataset.x, y, strict=True)]
-    mine, theirs, paired = (quick(each, **options) for each in (typed, plain, pairs))
+    mine, theirs, paired = (quick(labels, **options) for labels in (typed, plain, pairs))
     for other in (theirs, paired):
         assert torch.equal(mine.weights[0], other.weights[0])
         assert mine.options == other.options
