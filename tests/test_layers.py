@@ -14,7 +14,7 @@ import fastadv
 
 PACKAGE = Path(fastadv.__file__).parent
 
-# From the bottom up. The rooms of one layer do not import each other.
+# Layers from the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
     {"errors", "_C", "_torch", "_version", "_waiting"},
     {"_extras"},

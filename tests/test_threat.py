@@ -101,7 +101,7 @@ def test_take_and_with_radius(kind):
     assert many.take(torch.tensor([2, 0])).radius.tolist() == [2.0, 0.0]
     other = many.with_radius(0.25)
     assert (type(other), other.radius, other.box) == (kind, 0.25, (-1.0, 2.0))
-    # no rows to take of a tensor that holds one number
+    # a tensor that holds one number has no rows to take
     assert type(kind(torch.tensor(2)).radius) is float
     for threat in (one, kind(torch.tensor(2)), kind(INF)):
         threat.check_one_radius()
@@ -137,24 +137,24 @@ def test_contains(kind):
         # gains 0.5, 0.2, 0.4 and 0 at the edge: what gains most moves
         (4, [0.5, 0.9, 0.2, 1.0], None, [1.0, 2.0, -2.0, 9.0], {2: [1.0, 0.9, 0.0, 1.0]}),
         (1, [0.5, 0.9, 0.2, 1.0], None, [1.0, 2.0, -2.0, 9.0], {4: [1.0, 0.9, 0.2, 1.0]}),
-        # what gains most is held, not what moved most: 0 moved far the wrong way, 1 a little the right one
+        # coordinates that gain most are held, not those that moved most: 0 moved far the wrong way, 1 a little the right one
         (
             2, [0.5] * 4, [0.0, 0.6, 0.5, 0.5], [1.0, 3.0, 2.0, 4.0],
             {1: [0.5, 0.6, 0.5, 1.0], 2: [0.5, 1.0, 0.5, 1.0]},
         ),
         (2, [0.5] * 4, [0.5, 1.0, 0.5, 1.0], [1.0, 3.0, 2.0, 4.0], {4: [0.5, 1.0, 0.5, 1.0]}),
-        # of a full ball the first, at -1.9, goes: the second gains 1.68, the third 1, and 2.9 where it goes
+        # the first of a full ball, at -1.9, goes: the second gains 1.68, the third 1, and 2.9 where it goes
         (2, [0.95, 0.5, 0.5], [0.0, 0.6, 0.5], [2.0, 4.2, 2.0], {1: [0.95, 0.6, 1.0]}),
-        # with room for a third the first one itself gains most, 2.0
+        # the first one itself gains most, 2.0, where there is room for a third
         (3, [0.95, 0.5, 0.5], [0.0, 0.6, 0.5], [2.0, 4.2, 2.0], {1: [1.0, 0.6, 0.5]}),
-        # what harms is undone where x is the best value; 2 * 0.75 and 3 * 0.5 gain the same: the lower index
+        # harm is undone where x is the best value; 2 * 0.75 and 3 * 0.5 gain the same: the lower index
         (
             4, [1.0, 0.0, 0.5, 0.5], [0.25, 0.5, 0.5, 0.5], [2.0, -2.0, 3.0, 0.0],
             {3: [1.0, 0.0, 1.0, 0.5], 1: [1.0, 0.5, 0.5, 0.5]},
         ),
-        # what the gradient does not speak of stays
+        # coordinates without a gradient stay
         (3, [0.5] * 4, [0.75, 0.5, 0.25, 0.5], [0.0, 0.0, 0.0, 1.0], {2: [0.75, 0.5, 0.25, 1.0]}),
-        # as many as the size says, rounded down, and the lower index first
+        # the size is rounded down, and the lower index comes first
         (3, [0.5] * 4, None, [1.0] * 4, {2.9: [1.0, 1.0, 0.5, 0.5], 50: [1.0, 1.0, 1.0, 0.5]}),
     ],
 )  # fmt: skip
@@ -376,7 +376,7 @@ def test_rounding_to_half_precision_stays_inside(kind, dtype):
         for alone in (threat.take(one), kind(float(threat.radius[one[0]]))):
             assert torch.equal(alone.rounded(inside[one], x[one]), z[one])
     assert torch.equal(z[18:], inside[18:].to(dtype))
-    # what lies outside is only rounded
+    # points outside are only rounded
     far = (x.float() + 40 * away).clamp(0, 1)
     outside = ~threat.contains(far, x.float())
     assert torch.equal(threat.rounded(far, x)[outside], far.to(dtype)[outside])
@@ -415,7 +415,7 @@ def supports(norm, weight, x, radius, box):
         spent = away.sum() if norm == "l1" else away.norm()
         low, high = (price, high) if spent > radius else (low, price)
     away = room * (size > high) if norm == "l1" else (size / high).minimum(room)
-    # at the price itself L1 spends what is left on the coordinate that costs as much
+    # L1 spends what is left on the coordinate that costs the price itself
     return (size * away).sum() + (low * (radius - away.sum()) if norm == "l1" and low > 0 else 0.0)
 
 

@@ -221,7 +221,7 @@ def test_foreign_draws_leave_the_generator_and_follow_the_seed():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# With the real package.
+# Tests with the real package.
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from fastadv.threat import THREATS, Threat
 # torch.manual_seed also asks for the stack, once for each kind of device: far slower than a small net
 seed_cpu = torch.default_generator.manual_seed
 
-# in the unit box over sixteen or so coordinates: enough to break some samples of `mlp`, not all
+# radii in the unit box over sixteen or so coordinates: enough to break some samples of `mlp`, not all
 RADIUS = {"linf": 0.08, "l2": 0.25, "l1": 0.6, "l0": 2}
 
 
-# where they keep every promise, half the steps of a quick run
+# half the steps of a quick run, where attacks keep every promise
 SHORT: dict[str, dict[str, int]] = {
     "bim": {"steps": 5},
     "cw": {"steps": 10},

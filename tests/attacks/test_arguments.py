@@ -14,7 +14,7 @@ from fastadv.threat import L0, L1, THREATS, Linf
 from .nets import images, labeled, mlp
 
 INF, NAN = torch.inf, torch.nan
-# by the names of attacks, what is said, and what is given
+# names of attacks, the sentence, and the arguments
 BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("apgd", "steps: expected an integer >= 0", {"steps": -1}),
     ("apgd", "rho: expected a finite number >= 0 and <= 1", {"rho": 1.5}),

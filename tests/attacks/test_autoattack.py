@@ -22,7 +22,7 @@ from .contract.conftest import shortened, spied
 from .nets import images, labeled, labels, linear, mlp, threat
 
 pytestmark = pytest.mark.slow
-# of each component at most: these nets need few
+# the most steps of each component: these nets need few
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "pdpgd": {"steps": 20}, "square": {"queries": 100}}
 
 

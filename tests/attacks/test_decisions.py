@@ -22,7 +22,7 @@ from .watched import watched
 
 pytestmark = pytest.mark.slow
 INF = torch.inf
-# those that begin with noise, or are noise
+# attacks that begin with noise, or are noise
 NOISY = [
     (name, norm) for name, entry in ATTACKS.items() if entry.knowledge == "decision" for norm in entry.norms
 ]
@@ -117,7 +117,7 @@ def test_draws_are_fresh(run: Any, given: Any, size: int, monkeypatch: pytest.Mo
     assert len(base) >= 4
     others = ways(seed=1, restarts=2), ways(ids=torch.tensor([5, 6]))
     signs = torch.cat([asked.sign().flatten(0, 2) for asked in (base, *others)])
-    # those of one sample and step share their mean
+    # draws of one sample and step share their mean
     assert ((signs @ signs.T / 784).fill_diagonal_(0).abs() < 0.35).all()
 
 

@@ -41,7 +41,7 @@ EXACT: list[tuple[str, str, float, dict[str, Any]]] = [
 ]
 OPTIONS = {(name, norm): options for name, norm, _, options in EXACT}
 PAIRS = list(OPTIONS)
-# of which a step is one gradient, and that is all
+# attacks whose step is one gradient, and no more
 PLAIN = [(name, norm) for name, norm in PAIRS if name in ("ddn", "fmn", "pdgd", "pdpgd", "sigma_zero")]
 
 

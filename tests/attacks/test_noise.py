@@ -68,7 +68,7 @@ def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
     inside = (x > 0) & (x < 1)
     rose = (points == 1)[:-1, inside & mask] & moved[:-1, inside & mask]
     assert 0.45 < float(rose.float().sum() / moved[:-1, inside & mask].float().sum()) < 0.55
-    # as many move as the size says, or all that can; half of those at an end can
+    # the size says how many move, or all that can do; half of those at an end can
     assert moved[0].sum(1).eq(500 / 2).all()
     assert moved[4].sum(1).eq(191).all()  # (1 - 2 * 0.618 % 1) / 2 of the 500, rounded up
     assert (moved.sum(2) <= 500).all()

@@ -32,7 +32,7 @@ def test_no_point_near_the_proximal_one_is_better(norm: str) -> None:
     draw = torch.Generator().manual_seed(0)
     away = torch.randn(4, 784, generator=draw, dtype=torch.float64)
     by = torch.tensor([0.01, 0.3, 5.0, 1e4], dtype=torch.float64)
-    # in Linf the weight counts for each coordinate
+    # the weight counts for each coordinate in Linf
     weight = by * 784 if norm == "linf" else by
 
     def cost(z: torch.Tensor) -> torch.Tensor:

@@ -168,7 +168,7 @@ CHECKPOINTS: dict[str, tuple[list[float], list[tuple[int, int, float]]]] = {
     "not twice in a row": (falling(-5, 23) + rising(-8, 60), [(22, 0, 1.0), (41, 41, 1.0)]),
     # 21 of the first 22 steps rise, all of them below the start
     "a rise is against the step before": ([-5.0, *rising(-8, 60)], [(22, 22, 2.0)]),
-    # of 22 steps all raise the loss, of the next 19 one does
+    # all of 22 steps raise the loss, one of the next 19 does
     "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], [(22, 22, 2.0), (41, 23, 1.0)]),
 }
 
@@ -196,7 +196,7 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
     out = apgd(
         curved, x, Y, THREATS["linf"](0.1), steps=6, loss="margin-targeted", classes=2, stop_early=False
     )
-    # in the first round class 1 comes to -1, in the second to -0.5, where class 2 is at -2
+    # class 1 comes to -1 in the first round, to -0.5 in the second, where class 2 is at -2
     assert float(out.loss[0]) == pytest.approx(-0.5)
     assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
 
@@ -335,7 +335,7 @@ def test_it_begins_near_the_boundary(norm: str, variant: str) -> None:
     torch.testing.assert_close(plain[0], x, rtol=0, atol=1e-5)
     lead = (seen[0].flatten(1) @ weight - model[1].bias[0])[[0, 2]]
     share = ((start - x).flatten(1) @ weight)[[0, 2]]
-    # in L0 a tenth halving leaves a coordinate of sixteen
+    # a tenth halving in L0 leaves a coordinate of sixteen
     least = weight.abs().max() if norm == "l0" else 3e-3 * share
     assert (lead > -1e-4).all()
     assert (lead < least).all()

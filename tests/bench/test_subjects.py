@@ -21,7 +21,7 @@ from runs import OnCPU, ends, known, ran, session
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 SHARES = {"share_of_copy", *(f"share_of_{form}_product" for form in ("fp32", "tf32", "bf16", "fp16"))}
-# of a row's name, where sizes and weights are others in a test
+# parts of a row's name that are others in a test: sizes and weights
 OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untrained CNN, random images"))
 
 
@@ -83,7 +83,7 @@ def clocked(monkeypatch, small):
     return times
 
 
-# of stages whose other cases are alike, those that run
+# cases that run of stages whose other cases are alike
 ON_GPU_ONE = {
     "loop": "PGD-40 MLP 784-256-10, 1024", "correctness": "op linf_step", "limits": "MLP", "ops": "linf_step",
     "training": "standard", "certify": "float32", "abs": "inference 1", "construct": "D_R", "attacks": "MLP",

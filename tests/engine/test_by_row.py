@@ -90,7 +90,7 @@ def test_every_row_is_attacked_as_itself(name: str) -> None:
     for other in outs[1:]:
         torch.testing.assert_close(other.x_adv, outs[0].x_adv)
         assert other.flags == outs[0].flags
-    # what was filled in does not count
+    # rows that were filled in do not count
     passes = [(out.forwards, out.backwards) for out in outs]
     assert max(passes) == min(passes)
 

@@ -57,7 +57,7 @@ def fell_back(frozen: fa.Frozen) -> bool:
     return any("fell back" in note for note in frozen.notes)
 
 
-# what is planted, and what differs then
+# planted mistakes, and what differs then
 WRONG: dict[str, tuple[Change, str]] = {
     "sign": (in_the_gradient(torch.neg), "gradient"),
     "zero": (in_the_gradient(torch.zeros_like), "gradient"),

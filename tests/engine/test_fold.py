@@ -115,7 +115,7 @@ def hooked(net: Reading, h: Tensor) -> Tensor:
     return net.norm(h)
 
 
-# what the graph of a pass shows: nothing is folded
+# readers that the graph of a pass shows: nothing is folded
 SEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
     "skip": lambda net, h: net.norm(h) + h,
     "part": lambda net, h: net.norm(h[:, :, :2]).repeat(1, 1, 2, 1),
@@ -126,7 +126,7 @@ SEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
     "in place": in_place,
     "function": lambda net, h: F.batch_norm(h, net.norm.running_mean, net.norm.running_var, eps=0.5),
 }
-# what it does not show: the comparison finds it, and the model as given searches
+# readers that it does not show: the comparison finds them, and the model as given searches
 UNSEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
     "number": lambda net, h: net.norm(h) * float(h.detach().max()),
     "weight": lambda net, h: net.norm(h) * net.conv.weight.sum(),

@@ -76,7 +76,7 @@ def backward_fails(net: Any, x: Tensor) -> Tensor:
     return logits
 
 
-# what the model runs, what a compiled copy runs, and why that fails
+# functions of the model and of a compiled copy, and why one fails
 FAILS: dict[str, tuple[Any, Any, str]] = {
     "a backward that refuses bfloat16": (lambda net, x: InNumpy.apply(net(x)), None, "Got unsupported"),
     "a layout": (dense, None, "dense activations alone"),

@@ -115,7 +115,7 @@ def test_a_search_copy_is_the_model(precision, most, count, threads, monkeypatch
         return logits
 
     monkeypatch.setattr(SearchCopy, "_forward", watched)
-    # which would hide what is wrong
+    # the comparison would hide what is wrong
     monkeypatch.setattr("fastadv.engine.frozen.compare", lambda *args: None)
     torch.manual_seed(0)
     for make, shape in NETS.items():

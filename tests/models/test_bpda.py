@@ -212,7 +212,7 @@ def test_what_is_refused_at_once(gradients, says):
         fa.models.bpda(NET, gradients)
 
 
-# what the module makes, its gradient, and what is said
+# outputs of the module, its gradient, and the sentence
 PASSES = {
     "tuple": (lambda h: (h, h), "identity", "return one floating-point tensor, got tuple"),
     "integers": (lambda h: h.long(), torch.sin, "got a tensor of torch.int64"),

@@ -16,7 +16,7 @@ from tests.processes import finish, serve
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 CPU = torch.device("cpu")
 SHARED = "weight", "prototypes", "bias", "bumps"  # arguments that all samples of a batch share
-# of those of opcheck; `test_compiles_whole` holds the one that is left, which takes longest
+# checks of opcheck; `test_compiles_whole` holds the one that is left, which takes longest
 CHECKS = "test_schema", "test_autograd_registration", "test_faketensor"
 DEVICES = [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
 
@@ -63,7 +63,7 @@ def check_kernel(name, dtype, device, stride=1):
             assert torch.equal(mine[0], actual)
 
 
-# what lies along the first dimension of these is not of one sample each
+# rows of these ops are not of one sample each
 @pytest.mark.parametrize(
     "name", [n for n in CARDS if not n.startswith(("winograd", "latent_decode", "noisy", "count"))]
 )

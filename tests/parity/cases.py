@@ -43,7 +43,7 @@ FMN_STEPS = {"l1": (1.0, 0.1), "l0": (1.0,), "l2": (1.0, 0.1), "linf": (10.0,)}
 # the largest radius that a search over it begins with
 LARGEST = {"linf": 0.5, "l2": 5.0, "l1": 50.0}
 BLENDED = "LinearSearchBlendedUniformNoiseAttack"
-# of the radius of attacks by gradients: noise needs larger balls
+# factors of the radius of attacks by gradients: noise needs larger balls
 NOISE = {"l2": 6.0, "linf": 2.0}
 
 

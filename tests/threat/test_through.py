@@ -152,7 +152,7 @@ def test_every_place_is_drawn_and_none_outside() -> None:
     drawn = corners(threat, ids)
     assert set(drawn) == {(row, column) for row in range(3) for column in range(4)}
     assert min(map(drawn.count, set(drawn))) > 40  # of 83 on average
-    # by (seed, id, draw), whatever the batch
+    # places follow (seed, id, draw), whatever the batch
     assert corners(threat, ids[500:510]) == drawn[500:510]
     others = [corners(threat, ids, draw=1), corners(fa.Patch((2, 2), "any", seed=1), ids)]
     assert all(sum(a == b for a, b in zip(drawn, other, strict=True)) < 200 for other in others)

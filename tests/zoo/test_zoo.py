@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 STEPS = 3
 FIXED = [net for net in ZOO.values() if not (net.randomized or net.writes_x)]
 OTHERS = [net for net in ZOO.values() if net not in FIXED]
-# whose search copy fails, by hooks and formats of their own, or is told apart from the model
+# nets whose search copy fails, by hooks and formats of their own, or is told apart from the model
 FALL_BACK = {
     "fourier", "backward_hook_on_a_norm", "backward_hook_on_a_convolution", "weights_by_functional_call",
     "checkpoint_reentrant", "autocast_inside", "narrow_part",

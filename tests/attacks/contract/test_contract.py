@@ -71,7 +71,7 @@ def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case, norm, search
         assert (out.status[:3] == Status.ALREADY_WRONG).all()
         wanted = loss_value(lower.verdict(out.x_adv), y, loss)
         torch.testing.assert_close(out.loss, wanted, rtol=1e-4, atol=1e-4)
-        # in bfloat16 the scores that `nes` subtracts from each other differ by rounding alone
+        # scores that `nes` subtracts from each other differ by rounding alone in bfloat16
         lost = frozen is not model and case.name == "nes"
         assert out.success[3:].any() or lost
 

@@ -10,7 +10,7 @@ from fastadv.threat import THREATS
 
 from ..nets import Case, images, labels, mlp
 
-# of weights and of pixels
+# formats of weights and of pixels
 FORMATS = [
     (torch.float32, torch.float16),
     (torch.float32, torch.float64),
@@ -48,7 +48,7 @@ def test_formats(case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype,
     weights, pixels, kind = formats
     model, x = KINDS[kind](dtype=weights), images(8, dtype=torch.float32).to(pixels)
     y = labels(model, x if kind == "as it is" else x.to(weights))
-    # whose ball holds few numbers of half precision
+    # a ball that holds few numbers of half precision
     threat = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
     Preparing.seen.clear()
     out = case(model, x, y, threat)

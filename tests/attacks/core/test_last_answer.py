@@ -103,7 +103,7 @@ def test_a_point_without_finite_logits_repeats_the_last_answer(narrow: bool) -> 
         torch.testing.assert_close(look.gradient, torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
         assert not look.adversarial.any()
     torch.testing.assert_close(seen[-1].gradient, torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
-    # what stands in for an answer does not compete for the best point
+    # a substitute for an answer does not compete for the best point
     assert out.status.tolist() == [Status.FAILED] * 2
     torch.testing.assert_close(out.x_adv, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
 

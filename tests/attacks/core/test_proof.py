@@ -40,7 +40,7 @@ def test_early_stop_gives_the_numbers_of_a_randomized_model(ascent: Callable[...
         assert len(out.flags) == 1
         assert "two answers for one x" in out.flags[0]
         assert "two answers" in repr(out)
-        # of those attacked, success is what a fresh call says, to four standard deviations of as many coins
+        # success of those attacked is what a fresh call says, to four standard deviations of as many coins
         attacked = out.status != Status.ALREADY_WRONG
         fresh = torch.stack([model(out.x_adv).argmax(1) != y for _ in range(20)]).float().mean(0)
         apart = (out.success.float() - fresh)[attacked]

@@ -96,7 +96,7 @@ def test_outputs_that_crowd_without_a_head_raise_none() -> None:
     logits = net(TEST.x).detach()
     assert ((logits - logits.min()) / (logits.max() - logits.min()) < 0.4).double().mean() > 0.8
     assert falls_off(Plain(net), TEST.x[:8]) < 0.6
-    # what is scaled until nothing saturates is not bent, either
+    # outputs scaled until nothing saturates are not bent, either
     faint = Defended(honest("vit"), after=Pointwise(lambda z: torch.tanh(z / 100))).eval()
     assert falls_off(Plain(faint), TEST.x[:8]) < 0.6
 

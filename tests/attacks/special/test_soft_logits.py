@@ -35,7 +35,7 @@ def test_the_flag_is_for_cross_entropy_on_soft_logits() -> None:
         assert (SOFT_LOGITS in out.flags) == soft
         for options in ({}, {"loss": "margin"}, {"loss": "ce", "targets": (y + 1) % 8}):
             assert SOFT_LOGITS not in pgd(model, x, y, threat, steps=3, **options).flags
-        # its other components ascend other losses
+        # other components ascend other losses
         assert SOFT_LOGITS not in autoattack(model, x, y, threat, version="quick").flags
 
 

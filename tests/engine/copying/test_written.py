@@ -94,7 +94,7 @@ WRITES: dict[str, Callable[[Any, Tensor], object]] = {
     "slots": lambda net, x: setattr(net.part, "count", 1),
     "iterator": lambda net, x: next(net.part),
 }
-# what models hold of which nothing is seen
+# parts of models of which nothing is seen
 HELD: dict[object, Any] = {
     WRITES["generator"]: np.random.default_rng(0), WRITES["array"]: np.zeros(2), WRITES["slots"]: Slots(),
     WRITES["iterator"]: itertools.count(),

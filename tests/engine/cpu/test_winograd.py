@@ -72,7 +72,7 @@ def test_the_search_is_that_of_the_model(precision, loose, bytes, monkeypatch):
     assert NOTE in frozen.notes
     monkeypatch.setattr(winograd, "MOST_BYTES", 0)
     plain = fa.freeze(model, precision).input_gradient(x, y)[2]
-    # in bfloat16 activations next to 0 take the other side, with other libraries other ones
+    # activations next to 0 take the other side in bfloat16, with other libraries other ones
     apart = (searched - gradient).flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)
     assert apart.max() < 10 * loose
     assert not torch.equal(searched, plain)
