@@ -151,23 +151,3 @@ def test_examples_of_common_names_run(name: str) -> None:
     assert 1 < len(example.examples) <= LINES
     said: list[str] = []
     assert not doctest.DocTestRunner().run(example, out=said.append).failed, "".join(said)
-
-
-def test_the_check_of_docstrings_can_fail() -> None:
-    def wrong(a: int, b: int) -> int:
-        """do x.
-
-        Returns:
-            The sum.
-
-        Args:
-            a: one.
-        """
-        raise ValueError(a + b)
-
-    assert [*faults(wrong)] == [
-        "first line 'do x.'",
-        "sections ['Returns', 'Args']",
-        "no text for ['b']",
-        "no Raises",
-    ]

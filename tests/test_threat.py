@@ -137,7 +137,7 @@ def test_contains(kind):
         # gains 0.5, 0.2, 0.4 and 0 at the edge: what gains most moves
         (4, [0.5, 0.9, 0.2, 1.0], None, [1.0, 2.0, -2.0, 9.0], {2: [1.0, 0.9, 0.0, 1.0]}),
         (1, [0.5, 0.9, 0.2, 1.0], None, [1.0, 2.0, -2.0, 9.0], {4: [1.0, 0.9, 0.2, 1.0]}),
-        # coordinates that gain most are held, not those that moved most: 0 moved far the wrong way, 1 a little the right one
+        # coordinates that gain most are held, not those that moved most: 0 moved the wrong way, 1 did not
         (
             2, [0.5] * 4, [0.0, 0.6, 0.5, 0.5], [1.0, 3.0, 2.0, 4.0],
             {1: [0.5, 0.6, 0.5, 1.0], 2: [0.5, 1.0, 0.5, 1.0]},

@@ -19,19 +19,12 @@ RADIUS = {"linf": 0.08, "l2": 0.25, "l1": 0.6, "l0": 2}
 
 # half the steps of a quick run, where attacks keep every promise
 SHORT: dict[str, dict[str, int]] = {
-    "bim": {"steps": 5},
-    "cw": {"steps": 10},
+    **{name: {"steps": 5} for name in ("bim", "mim", "pgd")},
+    **{name: {"steps": 10} for name in ("cw", "ead", "fmn")},
+    **{name: {"levels": 10} for name in ("gaussian_noise", "salt_and_pepper", "uniform_noise")},
+    **{name: {"queries": 105} for name in ("nes", "spsa")},
     "ddn": {"steps": 20},
-    "ead": {"steps": 10},
-    "fmn": {"steps": 10},
-    "gaussian_noise": {"levels": 10},
-    "mim": {"steps": 5},
-    "nes": {"queries": 105},
-    "pgd": {"steps": 5},
     "pointwise": {"queries": 50},
-    "salt_and_pepper": {"levels": 10},
-    "spsa": {"queries": 105},
-    "uniform_noise": {"levels": 10},
 }
 
 

@@ -43,7 +43,7 @@ NEAR: dict[str, dict[str, Any]] = {
     "spsa": {"queries": 4040},
     "square": {"queries": 600},
 }
-# published variants, with the largest distance at which 800 queries break a sample, over the boundary's, and the
+# published variants: the largest distance at which 800 queries break a sample, over the boundary's, and the
 # arguments of a short run
 PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
     "boundary": (8.0, {"queries": 60}),

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv._waiting import may_leave
 from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
 from fastadv.attacks.core import run
 from fastadv.attacks.core.loop import Loop
@@ -19,13 +18,6 @@ from fastadv.threat import L2, Linf
 
 from ..nets import RADIUS, convnet, images, labeled, labels, mlp, threat
 from ..watched import watched
-
-
-def test_segment_lengths() -> None:
-    cuda = torch.device("cuda")
-    ends = [step + 1 for step in range(40) if may_leave(step, cuda)]
-    assert ends == [1, 2, 4, 8, 16, 32]
-    assert all(may_leave(step, torch.device("cpu")) for step in range(40))
 
 
 def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
