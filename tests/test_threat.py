@@ -263,6 +263,14 @@ def test_the_description_is_that_of_the_card():
     assert radii == [3.0, "inf", 0.5]
 
 
+@pytest.mark.parametrize(("kind", "across"), [(fa.Linf, 2.0), (fa.L2, 24**0.5), (fa.L1, 12.0), (fa.L0, 6.0)])
+def test_a_ball_covers_a_box_as_wide_as_it_is_from_corner_to_corner(kind, across):
+    x = torch.zeros(2, 2, 3)
+    for radius, covers in ((across, True), (0.99 * across, False), (INF, False)):
+        for radii in (radius, torch.tensor([0.0, radius], dtype=torch.float64)):
+            assert kind(radii, (-1.0, 1.0)).covers(x) is covers
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_default_step_is_never_zero(kind):
     _, grad, x = batch()

@@ -59,20 +59,6 @@ def test_uses_what_the_ball_leaves(kind, seed, cols):
     assert bool((norm(z, x, kind) > norm(inward, x, kind)).all()), "all inward is not the best"
 
 
-def test_a_radius_for_each_sample_and_another_grid():
-    x_adv, x = grid_pair(1, 30)
-    radius = torch.tensor([0.0, 0.3, float("inf")])
-    for kind in ORDER:
-        near = inside(x_adv, x, kind, radius)
-        z = quantize_in_ball(near, x, kind, radius)
-        assert_inside(z, x, kind, radius)
-        for row in range(3):
-            one = slice(row, row + 1)
-            assert torch.equal(z[one], quantize_in_ball(near[one], x[one], kind, float(radius[row])))
-    coarse = quantize_in_ball(x_adv, x.round(), "l2", float("inf"), (-1.0, 1.0), 4)
-    assert set(coarse.flatten().tolist()) <= {-1.0, -0.5, 0.0, 0.5, 1.0}
-
-
 def test_refusals():
     x = torch.rand(2, 3)
     assert_refused(

@@ -54,7 +54,12 @@ def test_the_decoders_handed_on_are_the_trained_ones():
         net(torch.rand(8, 3, 1, 8, 8, generator=g), torch.randn(8, 3, 2, generator=g))
     net.eval()
     x, noise = torch.rand(4, 3, 1, 8, 8, generator=g), torch.randn(4, 3, 2, generator=g)
+    _, unbiased, _ = net(x, noise)
+    with torch.no_grad():
+        net.code_bias.add_(0.5)
+        net.image_bias.normal_(generator=g)
     image, mean, log_variance = net(x, noise)
+    torch.testing.assert_close(mean, unbiased + 0.5)
     model = ABS(*net.decoders(), SHAPE.strides, prior_samples=10)
     torch.testing.assert_close(
         model.decoders(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5
