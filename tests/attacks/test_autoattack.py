@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AutoAttackResult, OutsideTopK, Status, autoattack
+from fastadv.attacks import AutoAttackResult, Status, autoattack
 from fastadv.attacks.auto.run import Run
 from fastadv.attacks.auto.versions import components
 from fastadv.attacks.autoattack import ATTACKS
@@ -124,15 +124,6 @@ def test_strong_is_standard_and_more_on_what_that_left(monkeypatch: pytest.Monke
     alone = autoattack(mlp(4), x, y, Linf(1.0))
     assert all_.success.all()
     assert (all_.forwards, list(all_.costs)) == (alone.forwards, list(alone.costs))
-
-
-def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypatch: Any) -> None:
-    calls = spied(monkeypatch, *ATTACKS)
-    mask, criterion = torch.ones(4, 4, dtype=torch.bool), OutsideTopK(2)
-    run(mlp(5), Linf(1e-6), images(2), version="quick", criterion=criterion, mask=mask, seed=7)
-    assert len(calls) == 4
-    assert all(options["criterion"] is criterion and options["mask"].all() for _, options, _ in calls)
-    assert len({options["seed"] for _, options, _ in calls}) == 4
 
 
 def names(out: AutoAttackResult) -> set[str]:

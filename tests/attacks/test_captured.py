@@ -118,10 +118,7 @@ def facts(model: object) -> str:
 
 
 def both(make, run, change=lambda model, call: None, around=lambda call: nullcontext(), calls=2, counts=1):
-    """Compare calls with those of a model that is never captured, and counts from the call `counts` on.
-
-    Before each, `change(model, call)`; what the model then says is right. It stays as it is, as do results.
-    """
+    """Compare calls with those of a model that is never captured, and counts from the call `counts` on."""
     eager, replayed, labels, outs = make(), make(), make(), list[Any]()
     for call in range(calls):
         x, states = problem(call, SIZE + call % 2)[0], list[Any]()  # two sizes share a graph

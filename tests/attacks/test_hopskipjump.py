@@ -203,10 +203,7 @@ def test_a_walk_that_has_converged_ends() -> None:
 
 
 class Late(nn.Module):
-    """Says class 1 to points near an even gray; of images that begin darkly, to none.
-
-    Fine noise is never even.
-    """
+    """Says class 1 to points near an even gray; of images that begin darkly, to none."""
 
     def forward(self, z: Tensor) -> Tensor:
         flat = z.flatten(1)

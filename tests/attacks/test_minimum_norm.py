@@ -90,14 +90,6 @@ def test_exact_distance(name: str, norm: str, ratio: float, how: str) -> None:
     assert (out.distance <= distance * ratio)[exact].all()
 
 
-@pytest.mark.parametrize(("name", "norm"), {name: (name, norm) for name, norm in PAIRS}.values())
-def test_a_thousand_classes(name: str, norm: str) -> None:
-    model, x, y = problem(192, 1000, size=2)
-    distance, _ = nearest(model, x, y, norm)
-    out = attacked(name, norm, model, x, y)
-    assert (out.distance <= distance * 1.25).all()
-
-
 @pytest.mark.parametrize(("name", "norm"), PLAIN)
 def test_each_step_costs_one_gradient(name: str, norm: str) -> None:
     """And one more pass, for the last point."""

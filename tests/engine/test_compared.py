@@ -27,10 +27,7 @@ def in_the_gradient(change: Change) -> Change:
 
 
 class Net(nn.Module):
-    """A net that changes its activations wherever a search copy computes them, as a wrong rewrite would.
-
-    Its own lie as images do, in float32; a search's are channels-last, or in half precision.
-    """
+    """A net that changes its activations wherever a search copy computes them, as a wrong rewrite would."""
 
     def __init__(self, change: Change = lambda h: h) -> None:
         super().__init__()

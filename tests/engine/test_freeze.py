@@ -74,15 +74,6 @@ def test_options_crossed(precision: str, mode: str) -> None:
     assert model.training
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_models_in_other_formats(dtype: torch.dtype) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5)).to(dtype)
-    value, logits, gradient = freeze(model).input_gradient(X, Y)
-    assert gradient.dtype == X.dtype
-    assert logits.dtype == value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(logits, model(X.to(dtype)).to(logits.dtype).detach())
-
-
 def test_a_frozen_model_is_returned_where_the_options_are_its_own() -> None:
     for options in ({}, {"precision": "bf16"}, {"precision": "bf16", "eot": 2}):
         frozen = freeze(convnet(), **options)  # type: ignore[arg-type]

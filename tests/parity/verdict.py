@@ -33,10 +33,7 @@ class Outcome:
 
 
 def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, norm: str, radius: float = inf) -> Outcome:
-    """What x_adv is worth. A success is not classified as y; it lies in box and ball but for rounding.
-
-    Where y has a class for each pixel, a success is a pixel; x_adv alone says which of them are right.
-    """
+    """What x_adv is worth. A success is not classified as y; it lies in box and ball but for rounding."""
     threat = THREATS[norm](radius)
     with torch.no_grad():
         wrong, already = model(x_adv).argmax(1) != y, model(x).argmax(1) != y

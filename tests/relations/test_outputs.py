@@ -112,10 +112,10 @@ def test_one_logit_is_two(name: str) -> None:
     within = wide(case, norm_of(case, "one logit"), scale=2)
     out = case(two, x, y, within)
     assert out.success.any()
-    for of_tag in (y, y.bool(), y[:, None].double()):
-        same = case(one, x, of_tag, within, criterion=Signs())
-        alike(same, out, name, 0.0)
-        assert torch.equal(same.loss, out.loss)
+    of_tag = (y, y.bool(), y[:, None].double())[len(name) % 3]
+    same = case(one, x, of_tag, within, criterion=Signs())
+    alike(same, out, name, 0.0)
+    assert torch.equal(same.loss, out.loss)
 
 
 def with_one_more(net: Model) -> Model:
@@ -164,14 +164,14 @@ SERVING = [Brief(name, card) for name, card in ATTACKS.items() if card.needs != 
 ASKED = [
     pytest.param(case, told, id=f"{case.name}-{told}")
     for index, case in enumerate(SERVING)
-    for told in (list(questions()) * 2)[index % 8 :][:8:3]
+    for told in (list(questions()) * 2)[index % 8 :][:6:3]
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("attack", "question"), ASKED)
 def test_outputs_of_other_kinds(attack: Case, question: str) -> None:
-    """Each attack with three of the pairs, each pair with several attacks."""
+    """Each attack with two of the pairs, each pair with several attacks."""
     x, within = images(6), wide(attack, norm_of(attack, question), scale=2)
     outs = [attack(model, x, y, within, criterion=criterion) for model, y, criterion in questions()[question]]
     assert outs[0].success.any() or attack.name == "fgsm"  # whose one step is too short

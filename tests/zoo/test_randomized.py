@@ -32,10 +32,7 @@ def spread(passes: Tensor) -> float:
 
 
 def check_alike(searched: Tensor, wanted: Tensor) -> None:
-    """Passes [N, ...] of two kinds have equal spreads and means, up to chance.
-
-    Entries may rise and fall together, so that all means may be off by one draw of their error.
-    """
+    """Passes [N, ...] of two kinds have equal spreads and means, up to chance."""
     assert 0.6 <= spread(searched) / spread(wanted) <= 1.6
     error = spread(wanted) * (2 / PASSES) ** 0.5
     off = (searched.mean(0) - wanted.mean(0)).square().mean().sqrt()

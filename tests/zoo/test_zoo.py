@@ -43,11 +43,7 @@ def answer(frozen: Prepared, x: Tensor, y: Tensor) -> Answer:
 
 
 def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prepared, nn.Module]:
-    """Prepare a net and hold what it answers against another one of its kind, which is returned as well.
-
-    Gradients are eager PyTorch's, those in bfloat16 point the same way, verdicts are the model's own to the
-    bit and stay what they are when the model is asked again, and nothing of model or process changes.
-    """
+    """Prepare a net and hold what it answers against another one of its kind, which is returned as well."""
     source, model = net.build(), net.build()
     batches = [net.images(batch) for batch in net.batches]
     before = State.of(source, values=not net.writes)

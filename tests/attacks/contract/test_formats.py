@@ -40,11 +40,7 @@ KINDS: dict[str, Any] = {"cast": mlp, "as it is": Preparing}
 
 @pytest.mark.covered("formats", [(*each, kind) for kind in KINDS for each in FORMATS])
 def test_formats(case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype, str]) -> None:
-    """Points are images of the precision of x; ball and box hold in it, and a success is one of theirs.
-
-    Rounded to the precision of its weights, they would be other images than the caller's to a net that takes
-    them as they are.
-    """
+    """Points are images of the precision of x; ball and box hold in it, and a success is one of theirs."""
     weights, pixels, kind = formats
     model, x = KINDS[kind](dtype=weights), images(8, dtype=torch.float32).to(pixels)
     y = labels(model, x if kind == "as it is" else x.to(weights))

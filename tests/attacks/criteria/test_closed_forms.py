@@ -53,10 +53,7 @@ def test_regression(search: Callable[..., AttackResult], norm: str) -> None:
      (fa.attacks.pdpgd, "linf")],
 )  # fmt: skip
 def test_minimum_distances(search: Callable[..., AttackResult], norm: str, kind: str) -> None:
-    """The nearest wrong sign is that of the smallest output over the dual norm of its weight.
-
-    All positions are wrong beyond the distance of the last; half of them beyond that of the middle one.
-    """
+    """The nearest wrong sign is that of the smallest output over the dual norm of its weight."""
     model, weight, x = linear(9, alike=True) if "one weight" in kind else linear(4)
     if "one weight" in kind:  # the classes all lie on one side, so that one direction breaks them all
         with torch.no_grad():
