@@ -6,12 +6,12 @@ from itertools import count
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv.attacks import Status, boundary, hopskipjump
+from fastadv.attacks import boundary, hopskipjump
 from fastadv.attacks.boundary import _adapt, _Walk
 from fastadv.errors import InputError
-from fastadv.threat import L2, THREATS, Linf
+from fastadv.threat import L2, THREATS
 
 from .nets import images, labeled, labels, linear, mlp
 from .watched import watched
@@ -200,34 +200,6 @@ def test_a_walk_that_has_converged_ends() -> None:
     out = boundary(net, x, y, L2(INF), queries=500, variant="published", source_step=9e-8)
     assert out.success.all()
     assert out.forwards < 2 * 20
-
-
-class Late(nn.Module):
-    """Says class 1 to points near an even gray; of images that begin darkly, to none."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        flat = z.flatten(1)
-        even = 0.1 - (flat[:, 1:] - flat[:, 1:].mean(1, keepdim=True)).abs().amax(1)
-        return torch.stack([torch.zeros_like(even), torch.where(flat[:, 0] < 0.5, -1.0, even)], 1)
-
-
-@pytest.mark.slow
-def test_noise_is_drawn_until_a_start_is_found() -> None:
-    """Samples that have one wait without queries; one that never has is held, and stops no other."""
-    model, x = Late(), images(5, (1, 8, 8), dtype=torch.float32)
-    x[:, 0, 0, 0] = torch.tensor([0.9, 0.2, 0.9, 0.9, 0.9])
-    mask = torch.ones(8, 8, dtype=torch.bool)
-    mask[0, 0] = False  # so that it stays dark
-    y = torch.zeros(5, dtype=torch.long)
-    out = hopskipjump(model, x, y, Linf(INF), queries=300, directions=10, mask=mask)
-    assert out.status.tolist() == [Status.BROKEN, Status.HELD, *[Status.BROKEN] * 3]
-    assert out.forwards <= 5 * 302
-    for i in range(5):
-        ids = torch.tensor([i])
-        one = hopskipjump(model, x[ids], y[ids], Linf(INF), queries=300, directions=10, mask=mask, ids=ids)
-        torch.testing.assert_close(one.x_adv, out.x_adv[ids])
-        # a round is 14 queries
-        assert one.forwards == 2 + 300 // 14 * 14 if i == 1 else one.forwards <= 302
 
 
 def test_the_nearest_start_is_taken() -> None:

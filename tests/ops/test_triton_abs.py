@@ -41,38 +41,6 @@ def test_nearest_where_the_product_form_holds_no_digit():
     nearest(x, torch.cat([prototypes, prototypes]), torch.zeros(300))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [0.0, 1e6])
-def test_bounds_hold_where_every_rounding_goes_one_way(scale):
-    """p = -x: each block's sum is half an ulp of the running sum, which rounds it away."""
-    x = torch.full((1, 1024), 2.0**-14)
-    x[0, 0] = 1.0
-    prototypes, bias = -x.repeat(80, 1), torch.full((80,), scale)
-    low, high = bounds(x, prototypes, bias)
-    exact = (x.double() - prototypes.double()).square().sum(1) + bias.double()
-    tiles = torch.stack([exact[:64].min(), exact[64:].min()])
-    assert bool((low[0, 0].double() <= tiles).all())
-    assert bool((high[0, 0].double() >= tiles).all())
-    assert bool((high - low <= 1e-3 + 3e-4 * scale).all()), "bounds so wide leave nothing out"
-
-
-def bounds(x, prototypes, bias):
-    """(low, high) [1, 1, tiles] of one image and class, as the launcher has them computed."""
-    from fastadv.ops.triton import nearest_prototype as module
-    from fastadv.ops.triton._common import start
-
-    x, prototypes, bias = (t.to(DEVICE) for t in (x, prototypes, bias))
-    count, cols = prototypes.shape
-    tiles = -(-count // module.PROTOTYPES)
-    low, high = (torch.empty(1, 1, tiles, device=DEVICE) for _ in range(2))
-    start(
-        module.bounds_kernel, tiles, low, high, x, prototypes, bias, 1, count, cols, count * cols, count,
-        module.slack(cols), IMAGES=16, PROTOTYPES=module.PROTOTYPES, BLOCK=16, num_warps=4,
-        enable_fp_fusion=True,
-    )  # fmt: skip
-    return low.cpu(), high.cpu()
-
-
 def problem(batch=3, layers=((3, 4, 2, 1), (4, 2, 3, 2)), classes=2):
     """x [B, C, h, h], z [B, K, L], weights, biases and strides."""
     draw = torch.Generator().manual_seed(3)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache, partial
-from math import inf, isfinite
 
 import pytest
 import torch
@@ -119,16 +118,3 @@ def test_only_a_derivative_that_comes_back_inside_counts() -> None:
         edge.kinks(points, gradient, box, ask)
         assert not edge.may_be(points, gradient, box)
     assert not asked
-
-
-@pytest.mark.parametrize("box", [(0.0, 1.0), (0.0, 255.0), (-2.0, 3.0), (0.0, inf), (-inf, 0.0), (-inf, inf)])
-def test_a_depth_is_a_share_of_the_box(box: tuple[float, float]) -> None:
-    """Where that has no width, it is a number."""
-    low, high = (end if isfinite(end) else other for end, other in zip(box, (-9.0, 9.0), strict=True))
-    width = high - low if isfinite(sum(box)) else 1.0
-    points = torch.tensor([[low, (low + high) / 2, high]])
-    wanted = points.clone()
-    wanted[0, 0] += 0.1 * width * isfinite(box[0])
-    wanted[0, 2] -= 0.1 * width * isfinite(box[1])
-    for depth in (0.1, torch.tensor([0.1])):
-        torch.testing.assert_close(edge.inside(points, depth, box), wanted)
