@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from fastadv import _extras
-from fastadv.errors import MissingExtraError
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastadv"
@@ -80,12 +79,3 @@ def test_the_base_works_alone_and_optional_calls_say_what_they_need(tmp_path):
     command = [sys.executable, str(ROOT / "tests" / "without_extras.py"), *blocked]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
-
-
-def test_one_sentence_names_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(MissingExtraError) as raised:
-        _extras.need("rich")
-    assert raised.value.name == "rich"
-    assert str(raised.value).endswith(" rich, which is not installed: pip install rich")
-    assert _extras.lacks("torchvision") == ""

@@ -1,7 +1,9 @@
-"""README's line, the table of the benchmarks and the figure show all stored rows, those that lose too."""
+"""README's line, the tables, the figure and the pages show all stored rows, those that lose too."""
 
 from bench.page import anchor, calls, table
 from bench.page.table import ENTRIES, Rows, name
+from bench.suite import wall
+from tests.parity.store import STORES, stored
 
 STORED, MACHINES = Rows.stored(), anchor.stored()
 
@@ -30,3 +32,8 @@ class TestPage:
         ]
         assert len(lost) > 2
         assert [name(row) for row in lost if id(row) not in shown] == []
+
+    def test_the_pages_of_all_attacks_show_the_stored_rows(self):
+        rows = stored(STORES["full"])
+        assert wall.PAGE.read_text() == wall.page(rows), "run `python -m bench.suite.wall`"
+        assert wall.TABLES.read_text() == wall.tables(rows), "run `python -m bench.suite.wall`"
