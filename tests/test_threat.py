@@ -107,17 +107,6 @@ def test_take_and_with_radius(kind):
         threat.check_one_radius()
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [(fa.Linf, 0.5), (fa.L2, 0.3125**0.5), (fa.L1, 0.75), (fa.L0, 2.0)]
-)
-def test_distance(kind, expected):
-    x = torch.zeros(1, 2, 2)
-    z = torch.tensor([[[0.5, 0.0], [-0.25, 0.0]]])
-    distance = kind(1.0).distance(z, x)
-    assert distance.dtype == torch.float64
-    assert distance.tolist() == [pytest.approx(expected, rel=1e-15)]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_contains(kind):
     """A slack of 1e-6 is for sums in another precision."""

@@ -1,14 +1,12 @@
 """Lower bounds against their formulas, and against all patterns, where everything can be tried."""
 
 import itertools
-import math
 
 import pytest
 import torch
 
 from fastadv.errors import InputError
 from fastadv.models import ABS
-from fastadv.models.abs import bounds
 
 from .nets import images, tiny
 
@@ -160,20 +158,6 @@ def model_and_images(count=12, **options):
     x, _ = images(model, count, noise=0.2)
     x = x.round() if options.get("binary") else x
     return model, x, model(x).argmax(1)
-
-
-@pytest.mark.parametrize(
-    ("factors", "least", "others", "needed"),
-    [
-        ([1.0, 1.0, 2.0], 3.0, [10.0, 9.0], 4),  # 3 + 3.5 = 10 - 3.5, and 2 * (9 - 5) = 3 + 5
-        ([1.0, 1.0], 9.0, [9.0], 0),  # another class is as good
-        ([1.0, 1.0], 3.0, [9.0 + 3e-6], 3),  # single precision cannot tell it from 9: there is no fourth
-    ],
-)
-def test_crossings_until_another_class_is_as_good(factors, least, others, needed):
-    losses = torch.tensor([least]), torch.tensor([[math.inf, *others]])
-    crossings = bounds._crossings(torch.tensor(factors), *losses, torch.tensor([0]), 64)
-    assert crossings.tolist() == [needed]
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
