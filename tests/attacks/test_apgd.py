@@ -231,16 +231,6 @@ def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatc
     assert set(results[0].status.tolist()) == {Status.FAILED, Status.HELD}
 
 
-def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x, y = labeled(mlp(5), images(6))
-    monkeypatch.setattr(full_batches, "FULL", {"cpu": 12})
-    two, four = (
-        apgd(net, x, y, Linf(0.5), loss="margin-targeted", steps=4, classes=classes) for classes in (2, 4)
-    )
-    assert two.success.all()
-    assert four.forwards == two.forwards
-
-
 @pytest.mark.slow
 def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes 1 and 2 have no gradient, class 3 has: the sample had one."""

@@ -213,6 +213,7 @@ def test_calls_that_differ_in_one_thing_share_no_graph(captured: list[int]) -> N
         *(partial(call, threat=fa.Linf(0.02)) for call in (pgd, last)),
         *(partial(call, threat=fa.Linf(0.03, box=(-1.0, 2.0))) for call in (pgd, last)),
         lambda model, x, y: last(model, x, None, targets=(y + 1) % 5),
+        lambda model, x, y: last(model, x.contiguous(memory_format=torch.channels_last), y),
     ]
     for call in calls:
         with eagerly():

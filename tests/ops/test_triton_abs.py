@@ -89,26 +89,6 @@ def test_shares_equal_the_whole(monkeypatch):
 
 
 @pytest.mark.slow
-def test_spare_rows_and_earlier_calls_reach_no_result():
-    from fastadv.ops.triton._latent import plan
-    from fastadv.ops.triton.latent_fit import Fit
-
-    x, z, *decoder = problem()
-    results = []
-    for count, calls in ((3, 1), (4, 2)):
-        fit = Fit(plan(decoder[0], decoder[2]), 2, count, False, DEVICE)
-        for call in range(calls):
-            last = call == calls - 1
-            other = x.new_full((4, *x.shape[1:]), NAN), z.new_full((4, *z.shape[1:]), 2.0)
-            fit.load(*((x, z) if last else other), *decoder[:2])
-            fit.run(*NUMBERS)
-        results.append((x.new_empty(z.shape[:2]), torch.empty_like(z)))
-        fit.save(*results[-1])
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
-
-
-@pytest.mark.slow
 def test_a_broken_image_spoils_itself_only():
     x, z, *decoder = problem()
     fit = CARDS["latent_fit"]

@@ -52,24 +52,6 @@ def test_early_stop_gives_the_numbers_of_a_randomized_model(ascent: Callable[...
     assert 0.2 < rates[1] < 0.95
 
 
-def test_two_answers_are_told_beside_a_sample_without_logits() -> None:
-    """The clean passes of a sample that is wrong at first deny that, whatever another sample lacks."""
-
-    passes = [0]
-
-    def turning(x: Tensor) -> Tensor:
-        """Logits of the other sign in each pass; none for dark images."""
-        passes[0] += 1
-        first = (x.flatten(1)[:, :1] - 0.5) * torch.tensor([-1.0, 1.0]) * (-1) ** passes[0]
-        return first.masked_fill(x.flatten(1)[:, :1] < 0.1, torch.nan)
-
-    x, y = torch.tensor([0.9, 0.2, 0.05]).view(-1, 1), torch.tensor([1, 1, 0])
-    for count in (2, 3):
-        passes[0] = 0
-        out = pgd(turning, x[:count], y[:count], Linf(0.1), steps=1, random_start=False)
-        assert "two answers" in "".join(out.flags), count
-
-
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize("restarts", [1, 2])
 @pytest.mark.usefixtures("asked_alone")
