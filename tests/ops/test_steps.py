@@ -15,7 +15,6 @@ from balls import (
     assert_inside,
     assert_refused,
     dtypes,
-    few,
     norm,
     pair,
     radii,
@@ -30,7 +29,6 @@ TWIN = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
 
 
 @pytest.mark.slow
-@few
 @given(kinds, seeds, widths, radii, st.sampled_from([0.0, 0.01, 1.0, 100.0]), dtypes)
 def test_never_leaves_ball_or_box(kind, seed, cols, radius, step_size, dtype):
     x_adv, grad, x = batch(seed, cols, dtype)
@@ -38,7 +36,6 @@ def test_never_leaves_ball_or_box(kind, seed, cols, radius, step_size, dtype):
 
 
 @pytest.mark.slow
-@few
 @given(kinds, seeds, widths, st.sampled_from([0.01, 0.3]))
 def test_ascends_by_the_step_where_nothing_holds_it(kind, seed, cols, step_size):
     x_adv, grad, x = batch(seed, cols, torch.float64)
@@ -50,7 +47,6 @@ def test_ascends_by_the_step_where_nothing_holds_it(kind, seed, cols, step_size)
     )
 
 
-@few
 @given(kinds, seeds, widths, st.integers(-30, 30))
 def test_gradient_scale_changes_nothing(kind, seed, cols, power):
     x_adv, grad, x = batch(seed, cols)
@@ -108,7 +104,6 @@ def test_refusals(kind):
     )
 
 
-@few
 @given(
     seeds, st.sampled_from([1 / 255, 8 / 255, 0.3, 1e-6]), st.sampled_from([torch.float32, torch.bfloat16])
 )
@@ -133,7 +128,6 @@ def test_linf_is_equivariant_under_the_units_of_the_box():
 
 
 @pytest.mark.slow
-@few
 @given(seeds, widths, st.sampled_from([1e-3, 0.1, 0.5, 5.0]), st.sampled_from([0.01, 1.0, 50.0]))
 def test_l2_equals_the_step_written_out(seed, cols, radius, step_size):
     x_adv, grad, x = batch(seed, cols, rows=4, spread=0.1)
@@ -145,7 +139,6 @@ def test_l2_equals_the_step_written_out(seed, cols, radius, step_size):
 
 
 @pytest.mark.slow
-@few
 @given(seeds, st.sampled_from([1e-9, 1e-3, 1e4, 1e9]), st.sampled_from([0.05, 0.5]))
 def test_l2_at_any_scale_of_inputs(seed, scale, step_size):
     x_adv, grad, x = batch(seed, 64, spread=0.1)
@@ -180,7 +173,6 @@ def ascended(x_adv, grad, step_size, box=(0.0, 1.0)):
 
 
 @pytest.mark.slow
-@few
 @given(seeds, widths, LENGTHS, dtypes)
 def test_l1_equals_the_greedy_loop(seed, cols, step_size, dtype):
     x_adv, grad, x = batch(seed, cols, dtype, spread=0.1)
@@ -190,7 +182,6 @@ def test_l1_equals_the_greedy_loop(seed, cols, step_size, dtype):
 
 
 @pytest.mark.slow
-@few
 @given(seeds, widths, LENGTHS, st.sampled_from([0.05, 0.6, 3.0]))
 def test_l1_projects_the_moved_point(seed, cols, step_size, radius):
     x_adv, grad, x = batch(seed, cols, spread=0.1)
