@@ -456,16 +456,14 @@ def test_modes_around_a_call(mode: Make, when: int, run: Attack, captured: list[
     assert captured
 
 
-def latest(model: nn.Module) -> capture.Graph:
-    return [*capture.graphs_of(model)._entries.values()][-1][0]
-
-
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(("run", "collect"), [(EARLY, bool), (APGD, gc.collect), (LAST, bool)])
 def test_graphs_go_with_their_model(run: Attack, collect: Make) -> None:
     model = Net()
     run(model, *problem())
-    gone = ref(model), ref(capture.graphs_of(model)), ref(latest(model))
+    graphs = capture.graphs_of(model)
+    gone = ref(model), ref(graphs), ref([*graphs._entries.values()][-1][0])
+    del graphs
     del model
     collect()
     assert [by_sample() for by_sample in gone] == [None] * 3

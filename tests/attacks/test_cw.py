@@ -138,14 +138,9 @@ def ead_by_autograd(model, x, y, threat, steps, constant, beta, share):
             moved = after - rate * smooth
             away = nn.functional.softshrink(moved - one, rate * beta)
             reached = (one + away).clamp(low, high)
-            after = (reached + step_plus(step) * (reached - before)).clamp(low, high)
+            after = (reached + (step + 1) / (step + 4) * (reached - before)).clamp(low, high)
             before = reached
     return [torch.stack(each) for each in points]
-
-
-def step_plus(step: int) -> float:
-    """k / (k + 3) for the k-th step."""
-    return (step + 1) / (step + 4)
 
 
 @pytest.mark.slow

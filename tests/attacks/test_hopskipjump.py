@@ -116,14 +116,10 @@ def test_probes_that_all_succeed_have_no_baseline() -> None:
     torch.testing.assert_close(flow[41], point + (point - x[0]).norm() * ways / ways.norm())
 
 
-def sample(inputs: int, size: int = 3) -> Tensor:
-    return torch.randn(size, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
 @pytest.mark.slow
 def test_half_of_the_spherical_steps_succeed() -> None:
     """Although half of the pixels are 0 and could only rise, away from the boundary."""
-    normal = sample(784, 1)[0]
+    normal = torch.randn(784, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x = torch.zeros(2, 784, dtype=torch.float64)
     start = (0.2 * normal.clamp_min(0)).repeat(2, 1)
     level = start[0] @ normal - 1e-9

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,11 +23,6 @@ def drawn(n, classes=5, seed=0, eight_bit=True, side=4):
     x = torch.rand(n, 3, side, side, generator=generator)
     x = (x * 255).to(torch.uint8) if eight_bit else x
     return ImageSet(x, torch.randint(classes, (n,), generator=generator), classes, f"made {seed}")
-
-
-def by_hand(real, generated, share, place):
-    """Whether the image at a place of the run is a generated one, in exact arithmetic."""
-    return math.floor(share * (place + 1)) > math.floor(share * place)
 
 
 @pytest.mark.slow
@@ -52,7 +48,8 @@ def test_every_batch_holds_the_fraction_and_the_passes_are_whole(real, generated
             first = epoch * real + start
             assert count == math.floor(exact * (first + len(batch))) - math.floor(exact * first)
     whole = torch.cat(run)
-    assert [int(i) >= real for i in whole] == [by_hand(real, generated, exact, k) for k in range(3 * real)]
+    before = [math.floor(exact * place) for place in range(3 * real + 1)]
+    assert [int(i) >= real for i in whole] == [b > a for a, b in pairwise(before)]
     for kind, size in ((whole[whole < real], real), (whole[whole >= real] - real, generated)):
         counts = Counter(kind.tolist())
         assert set(counts) <= set(range(size))

@@ -74,13 +74,9 @@ def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return frozen_calls
 
 
-def normalized() -> nn.Sequential:
-    return nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval()
-
-
 @pytest.mark.slow
 def test_long_work_is_frozen_by_itself(frozen_calls: list[object]) -> None:
-    model, x = normalized(), images(64)
+    model, x = nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval(), images(64)
     y, steps = labels(model, x), WORTH // 64
     pgd(model, x, y, fa.Linf(1e-6), steps=steps - 1)
     assert not frozen_calls

@@ -29,14 +29,6 @@ def moved(model):
     return model.double().eval()  # in float64 rounding takes no activation across the kink of its ReLU
 
 
-def small(name, **arguments):
-    return moved(models.create(name, **(SMALL[name] | arguments)))
-
-
-def batch(*shape):
-    return torch.rand(*shape, dtype=torch.float64)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "count"),
@@ -91,7 +83,7 @@ WIDE = ("wide_resnet", "block{}.layer.{}", 3, "convShortcut", ("bn1", "fc"))
 def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
     """He et al. 2016b, figure 4e, and what published code does otherwise."""
     name, block, stages, shortcut, (norm, linear) = layout
-    model, image = small(name, **arguments), batch(3, 3, 40, 24)
+    model, image = moved(models.create(name, **(SMALL[name] | arguments))), torch.rand(3, 3, 40, 24).double()
     weights = model.state_dict()
     act = F.silu if "activation" in arguments else F.relu
 

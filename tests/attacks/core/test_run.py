@@ -85,11 +85,6 @@ class Sure(Line):
         return super().forward(x) + torch.tensor([500.0, 0.0, 0.0])
 
 
-def backwards(value: float) -> Any:
-    """A loss that prefers failures, and has this value at a success."""
-    return lambda logits, y, targets: torch.where(logits[:, 1] > 0, value, -logits[:, 1] + 5)
-
-
 OFFERS: Moves = [("offer", (0.6,), True), ("offer", (0.55,), False), ("finish", (0.3,))]
 OUTSIDE: Moves = [("offer", (0.75,), True)]
 KEPT: list[tuple[str, Moves, dict[str, Any], float, Status]] = [
@@ -122,7 +117,8 @@ class TestWhichPointIsKept:
     @pytest.mark.parametrize("value", [-1e30, -torch.inf, torch.nan])
     def test_a_success_before_a_failure_of_larger_loss(self, value: float) -> None:
         """The loss may prefer failures, and may be NaN at a success."""
-        loss, places = backwards(value), (0.3, 0.6, 0.4)
+        loss = lambda z, y, targets: torch.where(z[:, 1] > 0, value, -z[:, 1] + 5)  # noqa: E731
+        places = (0.3, 0.6, 0.4)
         for moves in ([("score", places, loss)], [("score", (place,), loss) for place in places]):
             out = on_line(playing(moves), loss=loss)
             assert out.success.all()
