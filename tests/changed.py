@@ -41,7 +41,7 @@ class Changed:
 def differing(ref: str) -> set[str]:
     """The files that differ from a commit, those that are not tracked included."""
     commands = (["diff", "--name-only", ref, "--"], ["ls-files", "--others", "--exclude-standard"])
-    runs = [subprocess.run(["git", *each], cwd=ROOT, capture_output=True, text=True) for each in commands]
+    runs = [subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True) for args in commands]
     if runs[0].returncode:
         raise pytest.UsageError(f"--changed: {runs[0].stderr.strip()}")
     return {path for run in runs for path in run.stdout.splitlines()}
@@ -82,13 +82,13 @@ def reached(changed: set[str]) -> set[str]:
     waiting = {path if path in importing else path.partition("/")[0] for path in changed}
     if not waiting <= importing.keys():
         return {*importing}
-    found: set[str] = set()
+    seen: set[str] = set()
     while waiting:
-        found |= waiting
+        seen |= waiting
         below = tuple(path.removesuffix("conftest.py") for path in waiting if path.endswith("conftest.py"))
         waiting = {other for path in waiting for other in importing[path]}
         waiting |= {path for path in importing if path.startswith(below)}
-        waiting -= found
-    if not any("/test_" in path for path in found):  # what is loaded by its name
+        waiting -= seen
+    if not any("/test_" in path for path in seen):  # what is loaded by its name
         return {*importing}
-    return found | importing[TREE]
+    return seen | importing[TREE]

@@ -151,8 +151,8 @@ class Durations:
         folders: Counter[str] = Counter()
         for name, seconds in self.seconds.items():
             folders["/".join(name.partition("::")[0].split("/")[1:-1]) or "tests"] += round(seconds, 3)
-        told = ", ".join(f"{folder} {seconds:.1f}" for folder, seconds in folders.most_common())
-        terminalreporter.line(f"seconds by folder: {told}; sum {folders.total():.1f}")
+        line = ", ".join(f"{folder} {seconds:.1f}" for folder, seconds in folders.most_common())
+        terminalreporter.line(f"seconds by folder: {line}; sum {folders.total():.1f}")
         (ROOT / "build").mkdir(exist_ok=True)
         text = json.dumps({"folders": folders, "tests": self.seconds}, indent=1)
         (ROOT / "build" / "durations.json").write_text(text)
@@ -204,9 +204,9 @@ def asked_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a Frozen count what its callers ask for, without what it compares."""
     for holder, name in ((SearchCopy, "prepare"), (frozen, "compare")):
         real = getattr(holder, name)
-        alone = lambda search, *given, real=real: real(search, *map(_uncounted, given))  # noqa: E731
+        alone = lambda search, *args, real=real: real(search, *map(_uncounted, args))  # noqa: E731
         monkeypatch.setattr(holder, name, alone)
 
 
-def _uncounted(given: object) -> object:
-    return Plain(given) if isinstance(given, Plain) else given
+def _uncounted(value: object) -> object:
+    return Plain(value) if isinstance(value, Plain) else value

@@ -37,7 +37,7 @@ def serve(do: Callable[..., None], folder: Path, world: int, *args: Any) -> Star
         said = folder / f"said-{rank}"
         given = [machine.seed for machine in MOVED], said, do, rank, world, *args
         process = SERVED.Process(target=heard, args=given, daemon=True)
-        # of the server, which the first process starts
+        # the place of the server, which the first process starts
         with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)):
             process.start()
         started.append((process, said))

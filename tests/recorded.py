@@ -15,7 +15,7 @@ from fastadv import _waiting
 from fastadv.ops import _graphs
 from fastadv.ops.registration import library
 
-# what reads values, or makes a tensor whose shape depends on them: a GPU would be waited for
+# operations that read values, or make a tensor whose shape depends on them: a GPU would be waited for
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim"}
 
 _one = threading.RLock()  # one capture at a time, as on a GPU
@@ -111,7 +111,7 @@ def capture(run: Callable[[], None]) -> Callable[[], None]:
         def launch(*args: Any) -> None:
             (recording.launch if here() else elsewhere)(*args)
 
-        # as a compiler, and as on a GPU, checks leave the values of tensors alone
+        # checks leave the values of tensors alone, as in a compiler and on a GPU
         checks_nothing = patch.object(torch.compiler, "is_compiling", here)
         try:
             generator = torch.random.fork_rng(devices=[])  # which a capture does not move

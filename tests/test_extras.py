@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from fastadv import _extras
-from fastadv.errors import MissingExtraError
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastadv"
@@ -26,16 +25,16 @@ LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"to
 
 def packages(nodes: Iterator[ast.AST]) -> set[str]:
     """The top packages that import statements and calls of `import_module` name, without Python's own."""
-    found = set[str]()
+    imports = set[str]()
     for node in nodes:
         match node:
             case ast.Import(names=names):
-                found |= {alias.name for alias in names}
+                imports |= {alias.name for alias in names}
             case ast.ImportFrom(module=str(name)):
-                found.add(name)
+                imports.add(name)
             case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name))]):
-                found.add(name)
-    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names
+                imports.add(name)
+    return {name.partition(".")[0] for name in imports} - sys.stdlib_module_names
 
 
 def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
@@ -58,7 +57,7 @@ def test_the_base_imports_no_extra():
     known = BASE | OWN | {*_extras.EXTRAS, *PEERS, "triton", "robustbench", "autoattack", "tqdm"}
     for path in PACKAGE.rglob("*.py"):
         place, tree = path.relative_to(PACKAGE).with_suffix("").as_posix(), ast.parse(path.read_text())
-        late = {package for room, each in LATE.items() if place.startswith(room) for package in each}
+        late = {package for room, brought in LATE.items() if place.startswith(room) for package in brought}
         assert packages(run_at_import(tree)) <= BASE | OWN | late, place
         assert packages(ast.walk(tree)) <= known, place
 
@@ -80,12 +79,3 @@ def test_the_base_works_alone_and_optional_calls_say_what_they_need(tmp_path):
     command = [sys.executable, str(ROOT / "tests" / "without_extras.py"), *blocked]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
-
-
-def test_one_sentence_names_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(MissingExtraError) as told:
-        _extras.need("rich")
-    assert told.value.name == "rich"
-    assert str(told.value).endswith(" rich, which is not installed: pip install rich")
-    assert _extras.lacks("torchvision") == ""

@@ -73,9 +73,9 @@ def test_exact_intervals_are_those_of_the_beta_distribution(count, level):
     tail, failed = (1 - level) / 2, count - right
     low = np.where(right > 0, betaincinv(right.clip(1), failed + 1, tail), 0)
     high = np.where(failed > 0, betaincinv(right + 1, failed.clip(1), 1 - tail), 1)
-    found = clopper_pearson(right, count, level=level)
-    assert found.low == pytest.approx(low, abs=1e-10)
-    assert found.high == pytest.approx(high, abs=1e-10)
+    interval = clopper_pearson(right, count, level=level)
+    assert interval.low == pytest.approx(low, abs=1e-10)
+    assert interval.high == pytest.approx(high, abs=1e-10)
 
 
 def test_exact_intervals_keep_the_shape_and_name_bad_input():

@@ -14,7 +14,7 @@ import fastadv
 
 PACKAGE = Path(fastadv.__file__).parent
 
-# From the bottom up. The rooms of one layer do not import each other.
+# Layers from the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
     {"errors", "_C", "_torch", "_version", "_waiting"},
     {"_extras"},
@@ -103,7 +103,9 @@ def test_files_do_not_import_in_a_circle():
     names = {path: name.removesuffix(".__init__") for path, name in dotted.items()}
     files = {*names.values()}
     imports = {
-        name: {each if each in files else each.rpartition(".")[0] for each in imported(path.read_text())}
+        name: {
+            module if module in files else module.rpartition(".")[0] for module in imported(path.read_text())
+        }
         for path, name in names.items()
     }
     assert imports["fastadv.attacks.core.run"] >= {"fastadv.attacks.core.search", "fastadv.threat"}

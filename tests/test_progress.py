@@ -38,15 +38,15 @@ CALLS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("line", CALLS)
 def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    call, told = CALLS[line], list[tuple[int, int]]()
-    call(lambda done, total: told.append((done, total)))
+    call, counts = CALLS[line], list[tuple[int, int]]()
+    call(lambda done, total: counts.append((done, total)))
     call(False)
     assert capsys.readouterr() == ("", "")
     call(True)
     *_, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(line, last)
-    assert told[-1] == (told[-1][1],) * 2
-    assert last.endswith(f": {told[-1][0]} of {told[-1][1]}")
+    assert counts[-1] == (counts[-1][1],) * 2
+    assert last.endswith(f": {counts[-1][0]} of {counts[-1][1]}")
     with pytest.raises(InputError, match=r"progress: expected True, False or a function .*, got 'yes'"):
         call("yes")
 

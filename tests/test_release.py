@@ -38,10 +38,10 @@ def test_the_oldest_torch_is_what_pip_asks_for():
     assert torch == f"torch>={OLDEST_TORCH}"
 
 
-@pytest.mark.parametrize("found", ["1.13", "2.0.1", "2.1.0a0+git12345"])
-def test_an_older_torch_is_refused(found):
-    with pytest.raises(ImportError, match=f"{OLDEST_TORCH} or later, got {re.escape(found)}; run: pip"):
-        check_torch(found)
+@pytest.mark.parametrize("version", ["1.13", "2.0.1", "2.1.0a0+git12345"])
+def test_an_older_torch_is_refused(version):
+    with pytest.raises(ImportError, match=f"{OLDEST_TORCH} or later, got {re.escape(version)}; run: pip"):
+        check_torch(version)
     for newer in (OLDEST_TORCH, f"{OLDEST_TORCH}.0.dev2026+cpu", "2.100", "10.0.1"):
         check_torch(newer)
 
@@ -85,10 +85,10 @@ def test_an_older_torch_is_refused_before_anything_of_it_is_used(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("torch", "told"), [(OLD, REFUSED), (MISSING, "No torch")])
-def test_the_command_says_so_in_one_line(torch, told, tmp_path):
+@pytest.mark.parametrize(("torch", "says"), [(OLD, REFUSED), (MISSING, "No torch")])
+def test_the_command_says_so_in_one_line(torch, says, tmp_path):
     assert NAMED["scripts"] == {"fastadv": "fastadv_command:main"}
     assert PROJECT["tool"]["setuptools"]["py-modules"] == ["fastadv_command"]
     (line,) = beside(torch, COMMAND, tmp_path, "doctor").splitlines()
-    assert line.startswith(f"fastadv: {told}")
+    assert line.startswith(f"fastadv: {says}")
     assert "Traceback" in beside(torch, COMMAND, tmp_path, "doctor", "--debug")

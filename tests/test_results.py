@@ -45,8 +45,8 @@ FREE = ("cli", "demo", "ops", "models/abs/decoder.py", "models/abs/storage.py", 
 def test_results_are_made_and_printed_on_another_default_device(name: str) -> None:
     call = (CALLS | OTHERS)[name]
     with torch.device("meta"):
-        told = str(call())
-    assert name in ("tensors", "loader", "fit") or told == str(call()), "but for seconds"
+        text = str(call())
+    assert name in ("tensors", "loader", "fit") or text == str(call()), "but for seconds"
 
 
 @pytest.mark.slow
@@ -61,9 +61,9 @@ def test_every_tensor_is_made_on_a_device_that_is_named() -> None:
 
 @pytest.mark.slow
 def test_results_load_with_weights_only(tmp_path: Path) -> None:
-    told = []
+    texts = []
     for name, call in CALLS.items():
         torch.save(result := call(), tmp_path / name)
-        told.append(str({key: value for key, value in vars(result).items() if key != "_of"}))
+        texts.append(str({key: value for key, value in vars(result).items() if key != "_of"}))
     command = [sys.executable, "-c", READ, *(str(tmp_path / name) for name in CALLS)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(told)
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(texts)

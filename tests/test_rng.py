@@ -102,9 +102,9 @@ def test_seeds_for_purposes_are_all_different():
     seeds, purposes = (0, 1, 2**32, 2**63 - 1), "ab1"
     keys = [(seed, purpose, *rest) for seed in seeds for purpose in purposes for rest in counters]
     keys += [(0, "ab"), (0, "a", 10, 0)]
-    made = [rng.derive(*key) for key in keys]
-    assert len(set(made)) == len(keys)
-    assert all(0 <= seed < 2**63 for seed in made)
+    derived = [rng.derive(*key) for key in keys]
+    assert len(set(derived)) == len(keys)
+    assert all(0 <= seed < 2**63 for seed in derived)
     many = torch.tensor([[rng.derive(0, "p", i) >> place & 1 for place in range(63)] for i in range(2000)])
     assert float((many.double().mean(0) - 0.5).abs().max()) < 5 * 0.5 / 2000**0.5
 

@@ -10,9 +10,9 @@ from fastadv.text import ends, in_markdown, percent, radius_text, threat_text
 
 
 def test_shares() -> None:
-    given = 0.5, 0.9999, 0.99996, 0.999996, 0.0004, 2e-5, 1.0, 0.0, 1e-9, None, math.nan
-    told = ["50.0%", "99.99%", "99.996%", "99.9996%", "0.04%", "0.002%", "100.0%", "0.0%", "0.0%", "-", "-"]
-    assert [percent(value) for value in given] == told
+    shares = 0.5, 0.9999, 0.99996, 0.999996, 0.0004, 2e-5, 1.0, 0.0, 1e-9, None, math.nan
+    texts = ["50.0%", "99.99%", "99.996%", "99.9996%", "0.04%", "0.002%", "100.0%", "0.0%", "0.0%", "-", "-"]
+    assert [percent(value) for value in shares] == texts
     assert percent(0.5, 0) == "50%"
 
 
@@ -22,7 +22,7 @@ def test_the_ends_of_an_interval_have_a_tenth_where_they_are_close() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threat", "told"),
+    ("threat", "text"),
     [
         (fa.Linf(8 / 255), "8/255"), (fa.Linf(0.1), "0.1"), (fa.Linf(0.2), "0.2"), (fa.Linf(0), "0"),
         (fa.Linf(256 / 255), "1.00392"), (fa.L2(1 / 255), "0.00392157"), (fa.L2(0.5), "0.5"),
@@ -30,9 +30,9 @@ def test_the_ends_of_an_interval_have_a_tenth_where_they_are_close() -> None:
         (fa.Linf(0.0157), "0.0157"), (fa.Linf(0.3), "0.3"), (fa.L2(128 / 255), "0.501961"), (fa.L2(1), "1"),
     ],
 )  # fmt: skip
-def test_a_radius_is_written_in_levels_where_leaderboards_do(threat: fa.Threat, told: str) -> None:
-    assert radius_text(threat) == told
-    assert threat_text(threat) == f"{threat.symbol} {told}"
+def test_a_radius_is_written_in_levels_where_leaderboards_do(threat: fa.Threat, text: str) -> None:
+    assert radius_text(threat) == text
+    assert threat_text(threat) == f"{threat.symbol} {text}"
 
 
 def test_threats_without_one_radius() -> None:

@@ -38,19 +38,19 @@ def exact(threat, z, x):
 def test_whatever_it_makes_it_contains_exactly(kind, dtype, radius):
     x_adv, grad, x = batch(dtype)
     threat = kind(radius)
-    made = [
+    points = [
         threat.project(x_adv, x),
         threat.step(x_adv.clamp(0, 1), grad, x, 2.0),
         threat.step_(x_adv.clamp(0, 1), grad, x, 2.0),
     ]
     if radius < INF:
-        made.append(threat.random_start(x, seed=3))
-    for z in made:
+        points.append(threat.random_start(x, seed=3))
+    for z in points:
         assert z.dtype == dtype
         assert exact(threat, z, x)
         assert bool(threat.contains(z, x).all())
-    assert torch.equal(threat.project(made[0], x), made[0])
-    assert radius > 0 or all(torch.equal(z, x) for z in made)
+    assert torch.equal(threat.project(points[0], x), points[0])
+    assert radius > 0 or all(torch.equal(z, x) for z in points)
 
 
 @pytest.mark.parametrize("count", [3, 29, 57, 58])
@@ -101,21 +101,10 @@ def test_take_and_with_radius(kind):
     assert many.take(torch.tensor([2, 0])).radius.tolist() == [2.0, 0.0]
     other = many.with_radius(0.25)
     assert (type(other), other.radius, other.box) == (kind, 0.25, (-1.0, 2.0))
-    # no rows to take of a tensor that holds one number
+    # a tensor that holds one number has no rows to take
     assert type(kind(torch.tensor(2)).radius) is float
     for threat in (one, kind(torch.tensor(2)), kind(INF)):
         threat.check_one_radius()
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"), [(fa.Linf, 0.5), (fa.L2, 0.3125**0.5), (fa.L1, 0.75), (fa.L0, 2.0)]
-)
-def test_distance(kind, expected):
-    x = torch.zeros(1, 2, 2)
-    z = torch.tensor([[[0.5, 0.0], [-0.25, 0.0]]])
-    distance = kind(1.0).distance(z, x)
-    assert distance.dtype == torch.float64
-    assert distance.tolist() == [pytest.approx(expected, rel=1e-15)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,24 +126,24 @@ def test_contains(kind):
         # gains 0.5, 0.2, 0.4 and 0 at the edge: what gains most moves
         (4, [0.5, 0.9, 0.2, 1.0], None, [1.0, 2.0, -2.0, 9.0], {2: [1.0, 0.9, 0.0, 1.0]}),
         (1, [0.5, 0.9, 0.2, 1.0], None, [1.0, 2.0, -2.0, 9.0], {4: [1.0, 0.9, 0.2, 1.0]}),
-        # what gains most is held, not what moved most: 0 moved far the wrong way, 1 a little the right one
+        # coordinates that gain most are held, not those that moved most: 0 moved the wrong way, 1 did not
         (
             2, [0.5] * 4, [0.0, 0.6, 0.5, 0.5], [1.0, 3.0, 2.0, 4.0],
             {1: [0.5, 0.6, 0.5, 1.0], 2: [0.5, 1.0, 0.5, 1.0]},
         ),
         (2, [0.5] * 4, [0.5, 1.0, 0.5, 1.0], [1.0, 3.0, 2.0, 4.0], {4: [0.5, 1.0, 0.5, 1.0]}),
-        # of a full ball the first, at -1.9, goes: the second gains 1.68, the third 1, and 2.9 where it goes
+        # the first of a full ball, at -1.9, goes: the second gains 1.68, the third 1, and 2.9 where it goes
         (2, [0.95, 0.5, 0.5], [0.0, 0.6, 0.5], [2.0, 4.2, 2.0], {1: [0.95, 0.6, 1.0]}),
-        # with room for a third the first one itself gains most, 2.0
+        # the first one itself gains most, 2.0, where there is room for a third
         (3, [0.95, 0.5, 0.5], [0.0, 0.6, 0.5], [2.0, 4.2, 2.0], {1: [1.0, 0.6, 0.5]}),
-        # what harms is undone where x is the best value; 2 * 0.75 and 3 * 0.5 gain the same: the lower index
+        # harm is undone where x is the best value; 2 * 0.75 and 3 * 0.5 gain the same: the lower index
         (
             4, [1.0, 0.0, 0.5, 0.5], [0.25, 0.5, 0.5, 0.5], [2.0, -2.0, 3.0, 0.0],
             {3: [1.0, 0.0, 1.0, 0.5], 1: [1.0, 0.5, 0.5, 0.5]},
         ),
-        # what the gradient does not speak of stays
+        # coordinates without a gradient stay
         (3, [0.5] * 4, [0.75, 0.5, 0.25, 0.5], [0.0, 0.0, 0.0, 1.0], {2: [0.75, 0.5, 0.25, 1.0]}),
-        # as many as the size says, rounded down, and the lower index first
+        # the size is rounded down, and the lower index comes first
         (3, [0.5] * 4, None, [1.0] * 4, {2.9: [1.0, 1.0, 0.5, 0.5], 50: [1.0, 1.0, 1.0, 0.5]}),
     ],
 )  # fmt: skip
@@ -261,6 +250,14 @@ def test_the_description_is_that_of_the_card():
     assert fa.Linf(0.1, (-1, 1)).describe() == linf
     radii = [threat.describe()["radius"] for threat in (fa.L0(3), fa.L2(INF), fa.L2(torch.tensor(0.5)))]
     assert radii == [3.0, "inf", 0.5]
+
+
+@pytest.mark.parametrize(("kind", "across"), [(fa.Linf, 2.0), (fa.L2, 24**0.5), (fa.L1, 12.0), (fa.L0, 6.0)])
+def test_a_ball_covers_a_box_as_wide_as_it_is_from_corner_to_corner(kind, across):
+    x = torch.zeros(2, 2, 3)
+    for radius, covers in ((across, True), (0.99 * across, False), (INF, False)):
+        for radii in (radius, torch.tensor([0.0, radius], dtype=torch.float64)):
+            assert kind(radii, (-1.0, 1.0)).covers(x) is covers
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -376,7 +373,7 @@ def test_rounding_to_half_precision_stays_inside(kind, dtype):
         for alone in (threat.take(one), kind(float(threat.radius[one[0]]))):
             assert torch.equal(alone.rounded(inside[one], x[one]), z[one])
     assert torch.equal(z[18:], inside[18:].to(dtype))
-    # what lies outside is only rounded
+    # points outside are only rounded
     far = (x.float() + 40 * away).clamp(0, 1)
     outside = ~threat.contains(far, x.float())
     assert torch.equal(threat.rounded(far, x)[outside], far.to(dtype)[outside])
@@ -415,7 +412,7 @@ def supports(norm, weight, x, radius, box):
         spent = away.sum() if norm == "l1" else away.norm()
         low, high = (price, high) if spent > radius else (low, price)
     away = room * (size > high) if norm == "l1" else (size / high).minimum(room)
-    # at the price itself L1 spends what is left on the coordinate that costs as much
+    # L1 spends what is left on the coordinate that costs the price itself
     return (size * away).sum() + (low * (radius - away.sum()) if norm == "l1" and low > 0 else 0.0)
 
 

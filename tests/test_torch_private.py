@@ -30,8 +30,8 @@ def private(source: str) -> list[str]:
 @pytest.mark.slow
 def test_they_are_named_in_one_file() -> None:
     files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch.py"]
-    found = {str(path.relative_to(PACKAGE)): private(path.read_text()) for path in files}
-    assert {path: names for path, names in found.items() if names} == {}
+    named = {str(path.relative_to(PACKAGE)): private(path.read_text()) for path in files}
+    assert {path: names for path, names in named.items() if names} == {}
     assert len(private((PACKAGE / "_torch.py").read_text())) > 10
 
 
@@ -49,7 +49,7 @@ def test_sharded_modules_and_weights_have_classes() -> None:
 
 def test_features_are_there_from_their_versions_on() -> None:
     """`tools/matrix.py` runs this under the oldest, a middle and the newest torch."""
-    found = tuple(map(int, torch.__version__.split(".")[:2]))
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
     for feature in _torch.FEATURES:
-        assert feature.here == (found >= tuple(map(int, feature.since.split(".")))), feature.name
+        assert feature.here == (version >= tuple(map(int, feature.since.split(".")))), feature.name
         assert feature.without or feature.since <= OLDEST_TORCH, feature.name

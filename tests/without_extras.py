@@ -21,9 +21,9 @@ COMMAND = "the command fastadv needs typer, which is not installed: pip install 
 
 
 def refused(sentence, call, *args):
-    with pytest.raises(fa.errors.MissingExtraError) as told:
+    with pytest.raises(fa.errors.MissingExtraError) as raised:
         call(*args)
-    assert str(told.value) == sentence, told.value
+    assert str(raised.value) == sentence, raised.value
 
 
 threat = fa.Linf(0.1)

@@ -28,9 +28,9 @@ LEAVE = {*MINIMUM, "APGD", "APGDT", "FAB", "Square", "AutoAttack"}  # what is wr
 
 
 def call(name: str, model: nn.Module, **options):
-    own = inspect.signature(getattr(torchattacks, name)).parameters
-    sized = {"eps": EPS} if "eps" in own else {}
-    classes = {"n_classes": 5} if "n_classes" in own else {}
+    parameters = inspect.signature(getattr(torchattacks, name)).parameters
+    sized = {"eps": EPS} if "eps" in parameters else {}
+    classes = {"n_classes": 5} if "n_classes" in parameters else {}
     return getattr(torchattacks, name)(model, **(sized | classes | SHORT.get(name, {}) | options))
 
 
@@ -197,7 +197,7 @@ def test_foreign_draws_leave_the_generator_and_follow_the_seed():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# With the real package.
+# Tests with the real package.
 
 
 @pytest.fixture
@@ -218,16 +218,16 @@ def test_names_arguments_and_defaults_are_theirs(real):
 def test_ours_behind_their_call_finds_as_much(real, name):
     model, x, y = problem(40)
     model.eval()
-    own = inspect.signature(getattr(real, name)).parameters
-    options = ({"eps": 0.02} if "eps" in own else {}) | ({"n_classes": 5} if "n_classes" in own else {})
+    names = inspect.signature(getattr(real, name)).parameters
+    options = ({"eps": 0.02} if "eps" in names else {}) | ({"n_classes": 5} if "n_classes" in names else {})
     if name in ("BIM", "PGD", "MIFGSM"):
         options["alpha"] = 0.005
     torch.manual_seed(0)
     theirs = getattr(real, name)(model, **options)(x.clone(), y)
     ours = getattr(torchattacks, name)(model, **options)(x, y)
-    found = [int((model(points).argmax(1) != y).sum()) for points in (ours, theirs)]
-    assert found[1] > 2
-    assert found[0] >= found[1]
+    counts = [int((model(points).argmax(1) != y).sum()) for points in (ours, theirs)]
+    assert counts[1] > 2
+    assert counts[0] >= counts[1]
 
 
 @pytest.mark.parametrize("weights", [torch.float64, torch.bfloat16])

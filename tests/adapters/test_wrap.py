@@ -11,7 +11,7 @@ from fastadv.adapters import art, foolbox, torchattacks
 from fastadv.errors import MissingExtraError
 from tests.adapters.nets import problem
 
-# of each package: its module; BIM, and what our BIM is then given; an attack for the nearest success in L2,
+# packages: each one's module; BIM, and what our BIM is then given; an attack for the nearest success in L2,
 # and the share that it breaks; and an attack with targets
 PACKAGES = {
     "torchattacks": (

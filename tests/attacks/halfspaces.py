@@ -16,7 +16,7 @@ def problem(inputs=784, classes=10, size=6, box=(0.0, 1.0), scale=1.0, seed=0):
     x = box[0] + (box[1] - box[0]) * x
     model = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
     with torch.no_grad():
-        # what all images have in common would give them one label
+        # the part that all images have in common would give them one label
         model[1].weight.copy_(weight / scale)
         model[1].bias.copy_(-(weight / scale) @ x.mean(0))
     x = x.float()

@@ -14,7 +14,7 @@ from fastadv.threat import L0, L1, THREATS, Linf
 from .nets import images, labeled, mlp
 
 INF, NAN = torch.inf, torch.nan
-# by the names of attacks, what is said, and what is given
+# names of attacks, the sentence, and the arguments
 BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("apgd", "steps: expected an integer >= 0", {"steps": -1}),
     ("apgd", "rho: expected a finite number >= 0 and <= 1", {"rho": 1.5}),
@@ -116,19 +116,19 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "message", "given"), [(name, *row) for names, *row in BAD for name in names.split()]
+    ("name", "message", "arguments"), [(name, *row) for names, *row in BAD for name in names.split()]
 )
-def test_bad_arguments(name: str, message: str, given: dict[str, Any]) -> None:
+def test_bad_arguments(name: str, message: str, arguments: dict[str, Any]) -> None:
     entry = {**ATTACKS, **SUBSTITUTE_ATTACKS}[name]
     model, x, y = labeled(mlp(), images(2))
-    given = {**NEEDED.get(name, entry.quick), **given}
-    radius, box = INF if entry.minimal else 0.3, given.pop("box", (0.0, 1.0))
-    threat = given.pop("threat", radius)
+    arguments = {**NEEDED.get(name, entry.quick), **arguments}
+    radius, box = INF if entry.minimal else 0.3, arguments.pop("box", (0.0, 1.0))
+    threat = arguments.pop("threat", radius)
     threat = THREATS[entry.norms[0]](threat, box) if threat in (radius, INF) else threat
-    if given.get("targets") == "others":
-        given["targets"] = (y + 1) % 3
+    if arguments.get("targets") == "others":
+        arguments["targets"] = (y + 1) % 3
     with pytest.raises(InputError, match=message):
-        entry.run(model, x, y, threat, **given)
+        entry.run(model, x, y, threat, **arguments)
 
 
 def test_a_lead_is_checked() -> None:

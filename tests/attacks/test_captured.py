@@ -44,19 +44,19 @@ class Net(nn.Module):
         return self.parts(x.to(self.parts[0].weight.dtype)).float()
 
 
-def made(forward: Callable[..., Tensor], **own: Any) -> Make:
+def net_with(forward: Callable[..., Tensor], **attributes: Any) -> Make:
     """Return what makes a net with another forward, and attributes of its own."""
 
     def make() -> nn.Module:
         model = type("Made", (Net,), {"forward": forward})()
-        for name, value in deepcopy(own).items():
+        for name, value in deepcopy(attributes).items():
             model.register_buffer(name, value) if isinstance(value, Tensor) else setattr(model, name, value)
         return model
 
     return make
 
 
-def given(seed: int = 0, size: int = SIZE) -> tuple[Tensor, Tensor]:
+def problem(seed: int = 0, size: int = SIZE) -> tuple[Tensor, Tensor]:
     x = torch.rand(size, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return x, Net()(x).argmax(1)
@@ -78,15 +78,14 @@ SQUARE = {
 SPARSE = queried("sparse_rs", fa.L0(6))
 FAB = [
     attack("fab", threat, targeted=targeted, restarts=2)
-    for threat in (LINF, L2, fa.L1(3.0))
-    for targeted in (True, False)
+    for threat, targeted in ((LINF, True), (L2, False), (fa.L1(3.0), True))
 ]
 RADII = {"threat": lambda y: fa.Linf(torch.linspace(0, 0.06, len(y)).roll(int(y[0])))}
 SIZES = {"step_size": lambda y: torch.linspace(0.001, 0.01, len(y)).roll(int(y[0]))}
 TARGETS = {"targets": lambda y: (y + 1) % 5}
 
 
-def each(attack: Attack, **options: Callable[[Tensor], Any]) -> Attack:
+def by_sample(attack: Attack, **options: Callable[[Tensor], Any]) -> Attack:
     """Give options that have one value a sample, each made of the labels."""
 
     def run(model: Any, x: Tensor, y: Tensor, **more: Any) -> Any:
@@ -102,72 +101,80 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def eagerly() -> AbstractContextManager[Any]:
-    return patch.multiple(capture.Captures, take=lambda *given: None)
+    return patch.multiple(capture.Captures, take=lambda *problem: None)
 
 
-def same(found: Any, wanted: Any, counts: bool = True) -> None:
+def same(result: Any, wanted: Any, counts: bool = True) -> None:
     if isinstance(wanted, Tensor):
-        assert torch.equal(found, wanted)
+        assert torch.equal(result, wanted)
         return
-    assert all(torch.equal(vars(found)[name], vars(wanted)[name]) for name in ("x_adv", "status", "loss"))
-    assert found.flags == wanted.flags
-    assert not counts or (found.forwards, found.backwards) == (wanted.forwards, wanted.backwards)
+    assert all(torch.equal(vars(result)[name], vars(wanted)[name]) for name in ("x_adv", "status", "loss"))
+    assert result.flags == wanted.flags
+    assert not counts or (result.forwards, result.backwards) == (wanted.forwards, wanted.backwards)
 
 
-def told(model: object) -> str:
+def facts(model: object) -> str:
     return repr((model.state_dict(), vars(model))) if isinstance(model, nn.Module) else ""
 
 
 def both(make, run, change=lambda model, call: None, around=lambda call: nullcontext(), calls=2, counts=1):
-    """Compare calls with those of a model that is never captured, and counts from the call `counts` on.
-
-    Before each, `change(model, call)`; what the model then says is right. It stays as it is, as do results.
-    """
+    """Compare calls with those of a model that is never captured, and counts from the call `counts` on."""
     eager, replayed, labels, outs = make(), make(), make(), list[Any]()
     for call in range(calls):
-        x, states = given(call, SIZE + call % 2)[0], list[Any]()  # two sizes share a graph
+        x, states = problem(call, SIZE + call % 2)[0], list[Any]()  # two sizes share a graph
         change(labels, call)
         says = labels.eval() if isinstance(labels, nn.Module) else getattr(labels, "source", labels)
         with torch.no_grad(), generators_kept(CPU, seed=call):
             y = says(x).argmax(1)
         for model, how in ((eager, eagerly()), (replayed, nullcontext())):
             change(model, call)
-            before = told(model)
+            before = facts(model)
             with generators_kept(CPU, seed=call), how, around(call):
                 outs.append(run(model, x, y))
                 states.append(
                     repr((random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()))
                 )
-            assert told(model) == before
+            assert facts(model) == before
         assert states[0] == states[1]
     for call in range(calls):  # the last calls have left the results of the first alone
         same(outs[2 * call + 1], outs[2 * call], call >= counts)
 
 
-@pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize(
-    ("make", "run"),
-    [
-        (Net, attack("pgd", restarts=2, seed=3)),
-        (Net, attack("pgd", fa.L0(6), random_start=False)),
-        (Net, attack("bim", L2, loss="margin")),
-        (Net, attack("mim", fa.L1(3.0), decay=0.3)),
-        (Net, each(attack("pgd"), **RADII, **SIZES, ids=lambda y: torch.arange(len(y)).flip(0))),
-        (Net, each(attack("mim"), **RADII, **TARGETS)),
-        (Net, each(attack("apgd", steps=50), **RADII)),
-        (Net, attack("apgd", L2, steps=50, loss="dlr-targeted", classes=2)),
-        (Net, attack("apgd", fa.L1(3.0), steps=60)),
-        *((Net, partial(square, restarts=2)) for square in SQUARE.values()),
-        (Net, each(SQUARE["l2"], threat=lambda y: fa.L2(torch.linspace(0, 0.6, len(y))))),
-        (Net, each(SQUARE["linf"], **RADII, **TARGETS)),
-        (Net, SPARSE),
-        (lambda: fa.freeze(Net().float(), "bf16"), SQUARE["linf"]),
-        (lambda: fa.freeze(Net()), attack("pgd")),
-        (lambda: fa.freeze(Net().float()), attack("pgd", fa.L2(0.4))),
-        (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
-    ],
-)
-def test_replays_find_what_steps_find(make, run, stop_early, captured, monkeypatch):
+def labeled(run: Attack, outputs: Make, labels: Callable[[Tensor], Tensor | None]) -> Attack:
+    """Give labels of another kind, which follow from the outputs of a net."""
+    return lambda model, x, y, **more: run(model, x, labels(outputs()(x).detach()), **more)
+
+
+DENSE = net_with(lambda self, x: self.parts[0](x.double()).float())
+SIGNS, SHARE, BEYOND = fa.attacks.Signs(), fa.attacks.Share(0.4), fa.attacks.Beyond(0.2)
+# either way by half of them; the first are asked both ways
+REPLAYED: list[tuple[Make, Attack]] = [
+    *((Net, attack("pgd", restarts=2, seed=seed)) for seed in (3, 4)),
+    *((Net, attack("apgd", L2, steps=50, loss="dlr-targeted", classes=count)) for count in (2, 3)),
+    (Net, attack("pgd", fa.L0(6), random_start=False)),
+    (Net, attack("bim", L2, loss="margin")),
+    (Net, attack("mim", fa.L1(3.0), decay=0.3)),
+    (Net, by_sample(attack("pgd"), **RADII, **SIZES, ids=lambda y: torch.arange(len(y)).flip(0))),
+    (Net, by_sample(attack("mim"), **RADII, **TARGETS)),
+    (Net, by_sample(attack("apgd", steps=50), **RADII)),
+    (Net, attack("apgd", fa.L1(3.0), steps=60)),
+    *((Net, partial(square, restarts=2)) for square in SQUARE.values()),
+    (Net, by_sample(SQUARE["l2"], threat=lambda y: fa.L2(torch.linspace(0, 0.6, len(y))))),
+    (Net, by_sample(SQUARE["linf"], **RADII, **TARGETS)),
+    (Net, SPARSE),
+    (lambda: fa.freeze(Net().float(), "bf16"), SQUARE["linf"]),
+    (lambda: fa.freeze(Net()), attack("pgd")),
+    (lambda: fa.freeze(Net().float()), attack("pgd", fa.L2(0.4))),
+    (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
+    (Net, labeled(attack("apgd", steps=50, criterion=SIGNS), Net, lambda z: (z > 0).long())),
+    (DENSE, labeled(attack("pgd", criterion=SHARE), DENSE, lambda z: z.argmax(1))),
+    (Net, labeled(attack("mim", L2, criterion=BEYOND), Net, lambda z: None)),
+]
+
+
+@pytest.mark.parametrize(("case", "stop_early"), list(zip(REPLAYED, cycle([True, False]))))
+def test_replays_find_what_steps_find(case, stop_early, captured, monkeypatch):
+    make, run = case
     monkeypatch.setattr(auto_pgd, "INTERVAL_L1", 0.5)  # several moves between two checkpoints
     both(make, partial(run, stop_early=stop_early), calls=3, counts=9)
     assert captured
@@ -179,14 +186,14 @@ def test_fab_replays_what_it_steps(run: Attack, captured: list[int]) -> None:
     assert captured
 
 
-@pytest.mark.parametrize("make", [Net, lambda: fa.freeze(Net())])
 @pytest.mark.parametrize(
-    "run",
+    ("make", "run"),
     [
-        LAST,
-        attack("last_iterate", L2, step_size=0.05, loss="margin"),
-        each(attack("last_iterate"), **RADII, **SIZES, **TARGETS),
-        lambda model, x, y: LAST(model, x.half(), y, start=(x * 0.999).half()),
+        (Net, LAST),
+        (lambda: fa.freeze(Net()), LAST),
+        (Net, attack("last_iterate", L2, step_size=0.05, loss="margin")),
+        (lambda: fa.freeze(Net()), by_sample(attack("last_iterate"), **RADII, **SIZES, **TARGETS)),
+        (Net, lambda model, x, y: LAST(model, x.half(), y, start=(x * 0.999).half())),
     ],
 )
 def test_the_last_iterate(make: Make, run: Attack, captured: list[int]) -> None:
@@ -195,17 +202,18 @@ def test_the_last_iterate(make: Make, run: Attack, captured: list[int]) -> None:
 
 
 def test_calls_that_differ_in_one_thing_share_no_graph(captured: list[int]) -> None:
-    model, (x, y), more = Net(), given(), {"steps": 10, "step_size": 0.006}
+    model, (x, y), more = Net(), problem(), {"steps": 10, "step_size": 0.006}
     pgd, mim = (attack(name, stop_early=False, **more) for name in ("pgd", "mim"))
     last = attack("last_iterate", **more)
     calls = [
-        *(pgd, mim, last, each(pgd, **TARGETS), partial(mim, decay=0.3), partial(pgd, stop_early=True)),
+        *(pgd, mim, last, by_sample(pgd, **TARGETS), partial(mim, decay=0.3), partial(pgd, stop_early=True)),
         *(partial(call, step_size=0.004) for call in (pgd, last)),
         *(partial(call, loss="margin") for call in (pgd, last)),
         *(partial(call, threat=fa.L2(0.03)) for call in (pgd, last)),
         *(partial(call, threat=fa.Linf(0.02)) for call in (pgd, last)),
         *(partial(call, threat=fa.Linf(0.03, box=(-1.0, 2.0))) for call in (pgd, last)),
         lambda model, x, y: last(model, x, None, targets=(y + 1) % 5),
+        lambda model, x, y: last(model, x.contiguous(memory_format=torch.channels_last), y),
     ]
     for call in calls:
         with eagerly():
@@ -226,17 +234,17 @@ def counts(self: Any, x: Tensor) -> Tensor:
 
 
 DRAWS = np.random.default_rng(0)
-COIN = made(lambda self, x: Net.forward(self, x) * (1 + round(random.random())))
+COIN = net_with(lambda self, x: Net.forward(self, x) * (1 + round(random.random())))
 NEVER: dict[str, Make] = {
     "random": COIN,
-    "own": made(lambda self, x: Net.forward(self, x) * self.own.random(), own=DRAWS),
-    "held": made(lambda self, x: Net.forward(self, x) * self.own[0].random(), own=[DRAWS]),
-    "counts": made(counts, calls=0),
-    "dropout": made(lambda self, x: Net.forward(self, nn.functional.dropout(x, 0.1, training=True))),
-    "writes": made(writes, seen=torch.zeros(()), last=None),
-    "mixes": made(lambda self, x: Net.forward(self, x - x.mean(0, keepdim=True) + 0.5)),
-    "sparse": made(lambda self, x: (self.eye @ Net.forward(self, x).T).T, eye=torch.eye(5).to_sparse()),
-    "two devices": made(Net.forward, other=nn.Linear(2, 2, device="meta")),
+    "own": net_with(lambda self, x: Net.forward(self, x) * self.own.random(), own=DRAWS),
+    "held": net_with(lambda self, x: Net.forward(self, x) * self.own[0].random(), own=[DRAWS]),
+    "counts": net_with(counts, calls=0),
+    "dropout": net_with(lambda self, x: Net.forward(self, nn.functional.dropout(x, 0.1, training=True))),
+    "writes": net_with(writes, seen=torch.zeros(()), last=None),
+    "mixes": net_with(lambda self, x: Net.forward(self, x - x.mean(0, keepdim=True) + 0.5)),
+    "sparse": net_with(lambda self, x: (self.eye @ Net.forward(self, x).T).T, eye=torch.eye(5).to_sparse()),
+    "two devices": net_with(Net.forward, other=nn.Linear(2, 2, device="meta")),
     "inference tensors": torch.inference_mode()(lambda: Net()),
     "frozen": lambda: fa.freeze(COIN()),
     "asked not to": lambda: fa.freeze(Net(), cuda_graph=False),
@@ -244,7 +252,7 @@ NEVER: dict[str, Make] = {
     "processes": lambda: nn.parallel.DistributedDataParallel(Net()),
     "compiled": lambda: torch.compile(Net(), backend="eager"),
     "compiled in place": lambda: (model := Net(), model.compile(backend="eager"))[0],
-    "scripted": lambda: torch.jit.trace(Net(), given()[0]),
+    "scripted": lambda: torch.jit.trace(Net(), problem()[0]),
     "function": lambda: partial(Net()),
 }
 
@@ -280,10 +288,10 @@ def test_what_is_rare_or_short_is_not_even_tried(run: Attack, captured: list[int
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
 @pytest.mark.parametrize("where", ["model", "part", "every module"])
 def test_hooks_see_every_row(kind: str, where: str, captured: list[int]) -> None:
-    model, (x, y), rows = Net(), given(), list[int]()
+    model, (x, y), rows = Net(), problem(), list[int]()
     places = {"model": model, "part": model.parts[4], "every module": nn.modules.module}
     add = getattr(places[where], f"register_{'module_' * (where == 'every module')}{kind}_hook")
-    with add(lambda module, given, *made: rows.append(len(given[0]))):
+    with add(lambda module, problem, *net_with: rows.append(len(problem[0]))):
         for run in (EARLY, PGD):
             rows.clear()
             out = run(model, x, y)
@@ -297,10 +305,10 @@ def test_a_capture_that_fails(operation: int, captured: list[int], monkeypatch: 
     """At any operation: steps go on from where they were, and the model is not captured again."""
 
     class Fails(recorded.Recording):
-        def __torch_dispatch__(self, *given: Any) -> Any:
+        def __torch_dispatch__(self, *problem: Any) -> Any:
             if len(self.calls) == operation:
                 raise ValueError("cannot be captured")
-            return super().__torch_dispatch__(*given)
+            return super().__torch_dispatch__(*problem)
 
     monkeypatch.setattr(recorded, "Recording", Fails)
     for run in (EARLY, PGD, MIM, APGD, LAST):
@@ -320,14 +328,14 @@ def keeps(self: Any, x: Tensor) -> Tensor:
     return x.flatten(1)[:, :5]
 
 
-SHOWN = made(lambda self, x: x.flatten(1)[:, :5])
-INSIDE = made(inside, other=Net())
+SHOWN = net_with(lambda self, x: x.flatten(1)[:, :5])
+INSIDE = net_with(inside, other=Net())
 
 
 @pytest.mark.parametrize(
     ("make", "run"),
     [
-        *((make, run) for make in (SHOWN, made(keeps, x=None)) for run in (PGD, LAST)),
+        *((make, run) for make in (SHOWN, net_with(keeps, x=None)) for run in (PGD, LAST)),
         (INSIDE, LAST),
         (SHOWN, partial(fa.attacks.minimum_radius, threat=fa.L2(0.1), attack=PGD)),
     ],
@@ -343,9 +351,9 @@ def test_two_threads() -> None:
         with suppress(threading.BrokenBarrierError):
             meeting.wait(0.02)
 
-    model = made(lambda self, x: (self.meet(), Net.forward(self, x))[1], meet=meet)()
+    model = net_with(lambda self, x: (self.meet(), Net.forward(self, x))[1], meet=meet)()
     runs, outs = (EARLY, MIM, LAST, PGD), dict[int, Any]()
-    data = [given(call) for call in range(4)]  # which sets a seed of all threads
+    data = [problem(call) for call in range(4)]  # which sets a seed of all threads
     meeting.abort()
     with eagerly():
         wanted = [run(model, *batch) for run, batch in zip(runs, data, strict=True)]
@@ -382,7 +390,7 @@ def trained(model: nn.Module, call: int) -> None:
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01)
     for step in range(5):
         optimizer.zero_grad()
-        x, y = given(9 * call + step)
+        x, y = problem(9 * call + step)
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
 
@@ -420,9 +428,15 @@ def test_changes_are_followed_or_captured_anew(name: str, captured: list[int]) -
 
 
 @pytest.mark.parametrize(
-    "run", [PGD, *(partial(PGD, loss=loss) for loss in ("margin", "cw", "dlr")), APGD, LAST]
+    ("run", "where", "name"),
+    [
+        (run, *place)
+        for run, place in zip(
+            [PGD, *(partial(PGD, loss=loss) for loss in ("margin", "cw", "dlr")), APGD, LAST],
+            cycle([(Changes, "shift"), (sys.modules[__name__], "SCALE")]),
+        )
+    ],
 )
-@pytest.mark.parametrize(("where", "name"), [(Changes, "shift"), (sys.modules[__name__], "SCALE")])
 def test_a_change_that_is_not_seen_is_told_by_the_verdict(where, name, run, captured, request, monkeypatch):
     if run is LAST:
         request.applymarker(pytest.mark.xfail(strict=True, reason="no verdict is held against it"))
@@ -435,25 +449,21 @@ def test_a_change_that_is_not_seen_is_told_by_the_verdict(where, name, run, capt
     assert len(captured) == 1
 
 
-@pytest.mark.parametrize("run", [PGD, LAST])
-@pytest.mark.parametrize("when", [0, 1])
+@pytest.mark.parametrize(("run", "when"), [(PGD, 0), (LAST, 1)])
 @pytest.mark.parametrize("mode", [partial(torch.autocast, "cpu", torch.bfloat16), torch.inference_mode])
 def test_modes_around_a_call(mode: Make, when: int, run: Attack, captured: list[int]) -> None:
     both(lambda: Net().float(), run, around=lambda call: mode() if call == when else nullcontext(), calls=3)
     assert captured
 
 
-def latest(model: nn.Module) -> capture.Graph:
-    return [*capture.graphs_of(model)._entries.values()][-1][0]
-
-
 @pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("collect", [gc.collect, bool])
-@pytest.mark.parametrize("run", [EARLY, APGD, LAST])
+@pytest.mark.parametrize(("run", "collect"), [(EARLY, bool), (APGD, gc.collect), (LAST, bool)])
 def test_graphs_go_with_their_model(run: Attack, collect: Make) -> None:
     model = Net()
-    run(model, *given())
-    gone = ref(model), ref(capture.graphs_of(model)), ref(latest(model))
+    run(model, *problem())
+    graphs = capture.graphs_of(model)
+    gone = ref(model), ref(graphs), ref([*graphs._entries.values()][-1][0])
+    del graphs
     del model
     collect()
-    assert [each() for each in gone] == [None] * 3
+    assert [by_sample() for by_sample in gone] == [None] * 3

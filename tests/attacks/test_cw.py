@@ -78,23 +78,23 @@ def test_where_the_second_search_starts(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("given", [None, 0.01])
-def test_each_search_begins_with_a_fresh_adam(norm: str, given: float | None) -> None:
+@pytest.mark.parametrize("asked", [None, 0.01])
+def test_each_search_begins_with_a_fresh_adam(norm: str, asked: float | None) -> None:
     """Its first step has one length in all coordinates, three times that before where nothing was found."""
     size, x = 9, torch.linspace(0.4, 0.6, 9, dtype=torch.float64)
     gradients = [torch.randn(size, generator=torch.Generator().manual_seed(n)).double() for n in range(20)]
     model, points = scripted([-0.01], lambda number: gradients[number])
-    cw(model, x[None], torch.tensor([0]), THREATS[norm](math.inf), steps=4, searches=3, step_size=given)
+    cw(model, x[None], torch.tensor([0]), THREATS[norm](math.inf), steps=4, searches=3, step_size=asked)
     w = [((point - 0.5) / 0.55).atanh() for point in points]
     expected = 0.01
-    if given is None:
+    if asked is None:
         first = gradients[0]
         steps = {"l2": 1.5 / float(first.norm()) / size**0.5, "linf": 0.1 / float(first.abs().sum())}
         expected = 0.01 * steps[norm] / 0.5
     for search in range(3):
         first = 4 * search
         torch.testing.assert_close(points[first], x, rtol=0, atol=1e-12)
-        most = expected if given else min(expected * 3**search, 0.1)
+        most = expected if asked else min(expected * 3**search, 0.1)
         move = w[first + 1] - w[first]
         torch.testing.assert_close(move, most * gradients[first].sign(), rtol=1e-4, atol=1e-9)
 
@@ -138,14 +138,9 @@ def ead_by_autograd(model, x, y, threat, steps, constant, beta, share):
             moved = after - rate * smooth
             away = nn.functional.softshrink(moved - one, rate * beta)
             reached = (one + away).clamp(low, high)
-            after = (reached + step_plus(step) * (reached - before)).clamp(low, high)
+            after = (reached + (step + 1) / (step + 4) * (reached - before)).clamp(low, high)
             before = reached
     return [torch.stack(each) for each in points]
-
-
-def step_plus(step: int) -> float:
-    """k / (k + 3) for the k-th step."""
-    return (step + 1) / (step + 4)
 
 
 @pytest.mark.slow

@@ -57,11 +57,11 @@ def test_a_criterion_brings_its_own_loss() -> None:
     """Cross-entropy would push the label below one class; here it has to fall below two."""
     model, x, y = problem(784, 4, size=4)
     criterion = OutsideTopK(2)
-    own, ce = (
+    default, ce = (
         ddn(model, x, y, L2(math.inf), steps=100, criterion=criterion, loss=loss) for loss in (None, "ce")
     )
-    assert own.success.all()
-    assert (own.distance < ce.distance * 0.999).any()
+    assert default.success.all()
+    assert (default.distance < ce.distance * 0.999).any()
 
 
 def test_the_norm_ends_at_the_farthest_corner_of_the_box() -> None:

@@ -22,7 +22,7 @@ from .watched import watched
 
 pytestmark = pytest.mark.slow
 INF = torch.inf
-# those that begin with noise, or are noise
+# attacks that begin with noise, or are noise
 NOISY = [
     (name, norm) for name, entry in ATTACKS.items() if entry.knowledge == "decision" for norm in entry.norms
 ]
@@ -117,7 +117,7 @@ def test_draws_are_fresh(run: Any, given: Any, size: int, monkeypatch: pytest.Mo
     assert len(base) >= 4
     others = ways(seed=1, restarts=2), ways(ids=torch.tensor([5, 6]))
     signs = torch.cat([asked.sign().flatten(0, 2) for asked in (base, *others)])
-    # those of one sample and step share their mean
+    # draws of one sample and step share their mean
     assert ((signs @ signs.T / 784).fill_diagonal_(0).abs() < 0.35).all()
 
 
@@ -160,11 +160,11 @@ def test_in_l2_each_coordinate_that_the_model_needs_comes_close_to_one_half() ->
 def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
     """All runs pass the model at once; beside them it sees x, and the result."""
     (x, y), net = zeros(5, 784), Needs(torch.arange(784), 40)
-    for restarts, given in ((1, {}), (3, {}), (3, {"starts": torch.ones_like(x)})):
+    for restarts, starts in ((1, {}), (3, {}), (3, {"starts": torch.ones_like(x)})):
         model, seen = watched(net)
-        out = pointwise(model, x, y, THREATS[norm](INF), queries=queries, restarts=restarts, **given)
+        out = pointwise(model, x, y, THREATS[norm](INF), queries=queries, restarts=restarts, **starts)
         sizes = [5, *[5 * restarts] * queries, 5]
-        if given:
+        if starts:
             sizes[1] = 5
         assert [len(batch) for batch in seen] == sizes
         assert out.forwards == sum(sizes)

@@ -40,7 +40,7 @@ def test_a_flat_model_is_held(case: Case, norm: str) -> None:
 
 def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
     """Noise of growing norm, drawn afresh at each step, by the seed and the sample's number alone."""
-    # which sees a few levels of each pixel: flat nearly everywhere
+    # a model of a few levels of each pixel: flat nearly everywhere
     stairs = nn.Sequential(Quantize(2), mlp(inputs=64, dtype=torch.float32))
     model, x, y = labeled(stairs, images(8, (64,), dtype=torch.float32))
     out, other = (ddn(model, x, y, L2(inf), steps=60, seed=seed) for seed in (0, 1))

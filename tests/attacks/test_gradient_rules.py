@@ -66,8 +66,8 @@ def test_what_is_remembered_and_drawn() -> None:
     """Of each sample, from step to step; by its number, the seed and the draw."""
     model, x, y = scene((1, 7, 5))
     ids, draw = torch.arange(5) + 3, 0
-    found, _ = followed(x, model, y, MADE.Tuned(3, 2.0), steps=3, seed=2, ids=ids)
-    torch.testing.assert_close(found[0], gradient(model, y, x))
+    gradients, _ = followed(x, model, y, MADE.Tuned(3, 2.0), steps=3, seed=2, ids=ids)
+    torch.testing.assert_close(gradients[0], gradient(model, y, x))
     for step in (1, 2):
         before, around = x - 0.1 * (step - 1), []
         for _ in range(3):
@@ -75,7 +75,7 @@ def test_what_is_remembered_and_drawn() -> None:
             drawn = rng.uniform(35, rng.derive(2, "gradient rule", 0), ids, draw).double().view_as(x)
             around.append(gradient(model, y, before + (2 * drawn - 1) * 2.0 * 0.2))
         variance = sum(around) / 3 - gradient(model, y, before)
-        torch.testing.assert_close(found[step], gradient(model, y, x - 0.1 * step) + variance)
+        torch.testing.assert_close(gradients[step], gradient(model, y, x - 0.1 * step) + variance)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,10 @@ def test_attacks_that_follow_no_gradient_do_not_take_rules() -> None:
 
 
 def test_an_attack_of_ones_own_takes_them_where_it_says_so() -> None:
-    def own(model: Any, x: Any, y: Any, threat: Any, **common: Any) -> Any:
+    def attack(model: Any, x: Any, y: Any, threat: Any, **common: Any) -> Any:
         raise NotImplementedError
 
-    assert "gradient" not in signature(takes_common(own)).parameters
+    assert "gradient" not in signature(takes_common(attack)).parameters
     for annotation in (Unpack[GradientCommon], "Unpack[core.GradientCommon]"):
-        own.__annotations__["common"] = annotation
-        assert signature(takes_common(own)).parameters["gradient"].default == ()
+        attack.__annotations__["common"] = annotation
+        assert signature(takes_common(attack)).parameters["gradient"].default == ()

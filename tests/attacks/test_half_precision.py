@@ -14,7 +14,7 @@ from fastadv.threat import THREATS, Linf, Threat
 
 pytestmark = pytest.mark.slow
 SHAPES = {784: (1, 28, 28), 3072: (3, 32, 32)}
-# in which half precision is coarse: a pixel's share of it is below the spacing of bfloat16 near 1
+# radii for which half precision is coarse: a pixel's share of it is below the spacing of bfloat16 near 1
 RADIUS = {"linf": 0.009, "l2": 0.25, "l1": 2.0, "l0": 6.0}
 PAIRS = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms if name != "autoattack"]
 

@@ -35,12 +35,12 @@ def test_every_restart_starts_elsewhere(attack: Case, norm: str) -> None:
         pytest.skip("no random start of the threat")
     x, inside = images(8), threat(norm, 2)
     for seed, ids in ((0, torch.arange(8)), (2**40, torch.arange(8) + 2**40)):
-        given = {"restarts": 3, "seed": seed, "ids": ids}
-        points = starts(attack, x, inside, random_start=True, **given)
+        keys = {"restarts": 3, "seed": seed, "ids": ids}
+        points = starts(attack, x, inside, random_start=True, **keys)
         assert len(points) == 3
         for r, point in enumerate(points):
             assert torch.equal(point, inside.random_start(x, seed=seed, ids=ids, draw=r))
-        plain = starts(attack, x, inside, random_start=False, **given)
+        plain = starts(attack, x, inside, random_start=False, **keys)
         assert torch.equal(plain[0], x)
         for point, other in zip(plain[1:], points[1:], strict=True):
             assert torch.equal(point, other)
@@ -51,8 +51,8 @@ def test_each_restart_begins_with_no_momentum() -> None:
     model, x = mlp(), images(10)
     y, inside = labels(model, x), threat("l2")
     recorder, both = watched(model)
-    given = {"steps": 3, "stop_early": False, "random_start": True, "loss": "ce", "decay": 0.7}
-    mim(recorder, x, y, inside, restarts=2, **given)
+    options = {"steps": 3, "stop_early": False, "random_start": True, "loss": "ce", "decay": 0.7}
+    mim(recorder, x, y, inside, restarts=2, **options)
     both = both[1:-1]
     z, momentum = both[4], 0.0
     for k in range(3):

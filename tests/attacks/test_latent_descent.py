@@ -177,7 +177,7 @@ def test_the_box_holds_where_reconstructions_leave_it(model):
 
 
 @pytest.mark.parametrize(
-    ("message", "given"),
+    ("message", "arguments"),
     [
         ("steps", {"steps": 1}), ("steps", {"steps": 2.0}), ("searches", {"searches": -1}),
         ("step_size: expected a share > 0", {"step_size": 0.0}), ("step_size", {"step_size": -1.0}),
@@ -186,7 +186,7 @@ def test_the_box_holds_where_reconstructions_leave_it(model):
         ("infer", {"model": nets.linear()}), ("box", {"x": torch.full((12, 1, 4, 4), 9.0)}),
     ],
 )  # fmt: skip
-def test_bad_input(model, message, given):
+def test_bad_input(model, message, arguments):
     x, y = near(model)
     with pytest.raises(InputError, match=message):
-        latent_descent(**{"model": model, "x": x, "y": y, **given})
+        latent_descent(**{"model": model, "x": x, "y": y, **arguments})

@@ -1,7 +1,6 @@
 """`minimum_norm`: the least of its attacks, sample by sample, and what further steps buy."""
 
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from fastadv import attacks
-from fastadv.attacks import AttackResult, minimum_norm
+from fastadv.attacks import minimum_norm
 from fastadv.threat import THREATS
 
 from .nets import images, labeled, labels, mlp
@@ -35,22 +34,6 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def attacked(norm: str, steps: int, radius: float = inf, classes: int = 3, **options: Any) -> Any:
     model, x = mlp(classes), images(24)
     return minimum_norm(model, x, labels(model, x), THREATS[norm](radius), steps=steps, **options)
-
-
-def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """The name and the arguments of each call of an attack."""
-    calls: list[tuple[str, dict[str, Any]]] = []
-
-    def spy(name: str, attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
-        def called(*args: Any, **options: Any) -> AttackResult:
-            calls.append((name, options))
-            return attack(*args, **options)
-
-        return called
-
-    for name in ("fmn", "ddn", "fab", "pdpgd", "sigma_zero", "superdeepfool"):
-        monkeypatch.setattr(MODULE, name, spy(name, getattr(attacks, name)))
-    return calls
 
 
 @pytest.mark.slow
@@ -80,24 +63,6 @@ def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
     assert [out.backwards for out in outs] == sorted(out.backwards for out in outs)
     assert outs[0].backwards == 2 * 24
     assert any(name.startswith(("restart", "target")) for name in outs[-1].by)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["linf", "l2", "l0"])
-def test_later_searches_begin_elsewhere_and_lead_to_each_class(norm, monkeypatch):
-    calls = spied(monkeypatch)
-    attacked(norm, 100, classes=4)
-    model, x = mlp(4), images(24)
-    ranked = model(x).argsort(1, descending=True)
-    led = [options["targets"] for _, options in calls if options["targets"] is not None]
-    assert [name for name, options in calls if options["targets"] is not None] == 3 * [
-        {"linf": "fab", "l2": "ddn", "l0": "pdpgd"}[norm]
-    ]
-    torch.testing.assert_close(torch.stack(led, 1), ranked[:, [2, 3, 1]])
-    again = [options for name, options in calls if options.get("restarts") == 2]
-    assert len(again) > 1
-    assert len({options["seed"] for options in again}) == len(again)
-    assert not torch.equal(again[0]["starts"], x)
 
 
 def test_who_is_wrong_already_or_beyond_the_radius_has_nobody_named() -> None:

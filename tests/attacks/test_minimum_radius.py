@@ -38,11 +38,11 @@ class Recorded:
         self.given: list[dict[str, Any]] = []
         self.options = options
 
-    def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, **given: Any) -> AttackResult:
+    def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, **more: Any) -> AttackResult:
         assert isinstance(threat.radius, Tensor)
         self.radii.append(threat.radius.clone())
-        self.given.append(given)
-        return bim(model, x, y, threat, **self.options, **given)
+        self.given.append(more)
+        return bim(model, x, y, threat, **self.options, **more)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
@@ -58,8 +58,8 @@ def test_the_radius_grows_to_the_farthest_point_that_the_mask_allows(norm: str) 
     room = torch.where(x > 0.5, -x, 1 - x).where(mask, 0.0)
     last = {
         number: radius
-        for given, radii in zip(attack.given, attack.radii, strict=True)
-        for number, radius in zip(given["ids"].tolist(), radii.tolist(), strict=True)
+        for options, radii in zip(attack.given, attack.radii, strict=True)
+        for number, radius in zip(options["ids"].tolist(), radii.tolist(), strict=True)
     }
     assert [last[number] for number in range(4)] == pytest.approx(threat.distance(x + room, x).tolist())
 
@@ -88,11 +88,11 @@ def test_a_nearer_success_than_a_radius_that_held(monkeypatch: pytest.MonkeyPatc
     y, radii = torch.zeros(1, dtype=torch.long), []
     least, _ = nearest(model, x, y, "linf")
 
-    def late(model: Any, x: Tensor, y: Tensor, threat: Threat, **given: Any) -> AttackResult:
+    def late(model: Any, x: Tensor, y: Tensor, threat: Threat, **more: Any) -> AttackResult:
         assert isinstance(threat.radius, Tensor)
         radii.append(threat.radius)
         steps = 1 if bool((threat.radius >= 8 * least).all()) else 0
-        return bim(model, x, y, threat.with_radius(1.5 * least), steps=steps, **given)
+        return bim(model, x, y, threat.with_radius(1.5 * least), steps=steps, **more)
 
     monkeypatch.setitem(FIRST, "linf", 2.5 * float(least))
     out = minimum_radius(model, x, y, Linf(torch.inf), attack=late, searches=3)
@@ -120,7 +120,7 @@ def test_l0_radii_are_whole_numbers_and_end() -> None:
         assert out.success.any() == (most > 0)
         assert not out.success.all()
         assert (out.distance[out.success] <= most).all()
-        assert all(torch.equal(each, each.floor()) for each in inner.radii)
+        assert all(torch.equal(size, size.floor()) for size in inner.radii)
 
 
 def test_a_gradient_that_is_always_zero_is_told() -> None:
@@ -151,16 +151,16 @@ def pair(classes: int = 2) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
 def test_the_smallest_multiple(norm: str) -> None:
     model, substitute, x, y = pair()
     crafted = THREATS[norm]({"linf": 0.1, "l2": 1.0, "l1": 60.0}[norm])
-    made: list[Tensor] = []
+    multiples: list[Tensor] = []
 
-    def attack(*args: Any, threat: Any, **given: Any) -> AttackResult:
+    def attack(*args: Any, threat: Any, **more: Any) -> AttackResult:
         assert args[0].model is not model
-        out = fgsm(*args, threat=crafted, **given)
-        made.append(out.x_adv)
+        out = fgsm(*args, threat=crafted, **more)
+        multiples.append(out.x_adv)
         return out
 
     out = transfer(model, x, y, THREATS[norm](torch.inf), source=substitute, attack=attack, searches=14)
-    away = made[-1] - x
+    away = multiples[-1] - x
     unit = away / away.abs().amax((1, 2, 3), keepdim=True)
     # a fine scan of multiples breaks nothing that is nearer
     scales, free = torch.linspace(0, 1, 2001, dtype=torch.float64), THREATS[norm](torch.inf)
@@ -197,23 +197,23 @@ def test_only_decisions_of_the_model_are_asked() -> None:
 
 def test_targets_criterion_mask_and_ids_reach_the_attack() -> None:
     model, substitute, x, y = pair(5)
-    given: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def attack(*args: Any, **options: Any) -> AttackResult:
-        given.append(options)
+        calls.append(options)
         return bim(*args, steps=10, **options)
 
     mask = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0)) > 0.3
     targets, ids = (y + 1) % 5, torch.arange(6) + 10
     threat = Linf(0.4)
     out = transfer(model, x, y, threat, source=substitute, attack=attack, targets=targets, mask=mask, ids=ids)
-    assert torch.equal(given[0]["targets"], targets)
-    assert torch.equal(given[0]["ids"], ids)
+    assert torch.equal(calls[0]["targets"], targets)
+    assert torch.equal(calls[0]["ids"], ids)
     assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
     assert out.success.any()
     assert torch.equal(labels(model, out.x_adv) == targets, out.success)
     top = transfer(model, x, y, threat, source=substitute, attack=attack, criterion=OutsideTopK(2))
-    assert given[-1]["criterion"] == OutsideTopK(2)
+    assert calls[-1]["criterion"] == OutsideTopK(2)
     inside = (model(top.x_adv).topk(2).indices == y[:, None]).any(1)
     assert torch.equal(top.success, ~inside)
     assert top.success.any()
@@ -226,8 +226,8 @@ def test_small_coordinates_go_on_where_the_largest_is_at_the_edge() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([x[:, 1] - 0.8, torch.zeros_like(x[:, 1])], 1)
 
-    def attack(model: Any, x: Tensor, y: Tensor, threat: Any, **given: Any) -> AttackResult:
-        out = bim(model, x, y, threat, steps=1, **given)
+    def attack(model: Any, x: Tensor, y: Tensor, threat: Any, **more: Any) -> AttackResult:
+        out = bim(model, x, y, threat, steps=1, **more)
         return replace(out, x_adv=x + torch.tensor([0.2, 0.02], dtype=x.dtype))
 
     x, y = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([1])

@@ -68,7 +68,7 @@ def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
     inside = (x > 0) & (x < 1)
     rose = (points == 1)[:-1, inside & mask] & moved[:-1, inside & mask]
     assert 0.45 < float(rose.float().sum() / moved[:-1, inside & mask].float().sum()) < 0.55
-    # as many move as the size says, or all that can; half of those at an end can
+    # the size says how many move, or all that can do; half of those at an end can
     assert moved[0].sum(1).eq(500 / 2).all()
     assert moved[4].sum(1).eq(191).all()  # (1 - 2 * 0.618 % 1) / 2 of the 500, rounded up
     assert (moved.sum(2) <= 500).all()
@@ -94,15 +94,15 @@ def test_only_smaller_noise_is_tried_after_a_success(name: str, norm: str) -> No
     model = linear(3, 784)
     out, points = queried(name, model, x, threat, levels=60, repetitions=3)
     assert out.forwards == 60 * 3 + 2
-    y, best, found = labels(model, x), INF, 0
+    y, best, breaks = labels(model, x), INF, 0
     for tried in points[: 60 * 3].split(3):
         distance = threat.distance(tried[:, 0], x.expand(3, -1))
         if best < INF:
             assert (distance < best * (1 + 1e-6)).all()
         met = labels(model, tried[:, 0]) != y
         if met.any():
-            best, found = min(best, float(distance[met].min())), found + 1
-    assert found > 3
+            best, breaks = min(best, float(distance[met].min())), breaks + 1
+    assert breaks > 3
     assert float(out.distance) == pytest.approx(best)
 
 

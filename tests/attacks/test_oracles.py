@@ -1,6 +1,5 @@
 """Linear models, where the most that a ball holds is known: the ascents must reach it, and not more."""
 
-from collections.abc import Callable
 from inspect import signature
 
 import pytest
@@ -53,11 +52,11 @@ def test_all_that_a_ball_holds_is_gained(ascent, steps, loss, norm, targeted):
     if ascent is apgd and norm == "l0":
         pytest.skip("not one of its norms")
     model, x, y = problem(3072, 2, size=3)
-    given = {} if ascent is fgsm else {"steps": steps, "stop_early": False}
+    options = {} if ascent is fgsm else {"steps": steps, "stop_early": False}
     # beyond the boundary cw is 0, and cross-entropy with a target nearly so
     for lead in LEADS if loss in ("margin", "dlr") else LEADS[:1]:
         threat = THREATS[norm](nearest(model, x, y, norm, lead=lead)[0])
-        out = ascent(model, x, y, threat, loss=loss, targets=1 - y if targeted else None, **given)
+        out = ascent(model, x, y, threat, loss=loss, targets=1 - y if targeted else None, **options)
         assert threat.contains(out.x_adv, x).all()
         share = shares(model, out.x_adv, x, y, lead)
         assert (share >= SHARES.get((ascent.__name__, norm), 0.9999)).all()
@@ -104,10 +103,10 @@ def test_steps_have_their_length_in_a_mask(attack: Case, norm: str, steps: int) 
     single = attack.name == "fgsm"
     if single or norm == "l0":
         steps = 1
-    given = {} if single else {"steps": steps, "step_size": STEPS[norm], "random_start": False}
+    options = {} if single else {"steps": steps, "step_size": STEPS[norm], "random_start": False}
     threat = THREATS[norm](STEPS[norm] if single else 10.0)
     y = torch.zeros(2, dtype=torch.long)
-    out = attack(steep_outside(mask), x, y, threat, mask=mask, loss="margin", stop_early=False, **given)
+    out = attack(steep_outside(mask), x, y, threat, mask=mask, loss="margin", stop_early=False, **options)
     moved = threat.distance(out.x_adv, x)
     assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
     torch.testing.assert_close(moved, torch.full_like(moved, steps * STEPS[norm]))
@@ -116,16 +115,12 @@ def test_steps_have_their_length_in_a_mask(attack: Case, norm: str, steps: int) 
 SHARP = {attack.__name__: attack for attack in (pgd, bim, mim, fgsm, apgd)}
 
 
-def scaled(net: nn.Module, scale: float) -> Callable[[Tensor], Tensor]:
-    return lambda x: scale * net(x)
-
-
 def test_of_two_classes_it_ranks_by_the_margin() -> None:
     """A range of 8 would make all points alike, and the first one the strongest."""
     seed_cpu(0)
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), images(20).float()
     y, away = net(x).argmax(1), net[1].weight.detach()
-    out = pgd(scaled(net, 0.01), x, y, fa.Linf(0.01), steps=10, stop_early=False)
+    out = pgd(lambda z: 0.01 * net(z), x, y, fa.Linf(0.01), steps=10, stop_early=False)
     assert not out.success.all()
     sign = torch.where(y == 1, -1.0, 1.0)[:, None] * (away[1] - away[0]).sign()
     corner = (x + 0.01 * sign.view(-1, *x.shape[1:])).clamp(0, 1)

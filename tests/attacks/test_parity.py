@@ -30,7 +30,7 @@ HELD = [
     for case in cases_on(net)
     if held(case, net)
 ]
-# what takes seconds is compared on the first images alone; of distances the median is, for which few suffice
+# slow attacks are compared on the first images alone; of distances the median is, for which few suffice
 FIRST = {"autoattack-quick-l1": 3, "autoattack": 5, "minimum_radius-apgd-t": 5, "fab-t": 10, "pointwise": 3}
 MEDIANS = 12
 HALF = ("pointwise-l0", "pointwise-l2")  # in half of the passes that the peer has, they find no less here

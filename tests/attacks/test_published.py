@@ -53,11 +53,11 @@ def length(away: Tensor, norm: str) -> float:
     return float(torch.linalg.vector_norm(away.flatten(), SIZES[norm]))
 
 
-def asked(attack: Any, norm: str, **given: Any) -> tuple[list[Tensor], Any]:
+def asked(attack: Any, norm: str, **options: Any) -> tuple[list[Tensor], Any]:
     """The points at which the published variant asks for gradients, and its result."""
     model, x, y = one()
     function, seen = watched(model, gradients=True)
-    out = attack(function, x, y, THREATS[norm](inf, BOX), variant="published", **given)
+    out = attack(function, x, y, THREATS[norm](inf, BOX), variant="published", **options)
     return seen, out
 
 
@@ -88,14 +88,14 @@ def test_fmn(norm: str) -> None:
     model, x, y = one()
     steps, first = 30, 0.8 if norm == "l1" else 4.0
     away, expected = torch.zeros_like(x), []
-    radius, best, found = 1.0 if norm == "l0" else inf, inf, False
+    radius, best, broken = 1.0 if norm == "l0" else inf, inf, False
     most = length(torch.maximum(x - BOX[0], BOX[1] - x), norm)
     for step in range(steps):
         expected.append(x + away)
         share = (1 + cos(pi * step / steps)) / 2
         step_size, gamma = first * (0.01 + 0.99 * share), 0.001 + 0.049 * share
         ahead, gradient = slope(model, x + away, y)
-        found |= ahead > 0
+        broken |= ahead > 0
         if ahead > 0:
             best = min(best, length(away, norm))
         if norm == "l0":
@@ -103,7 +103,7 @@ def test_fmn(norm: str) -> None:
             radius = smaller if ahead > 0 else max(radius + 1, int(radius * (1 + gamma)))
         elif ahead > 0:
             radius = min(radius * (1 - gamma), best)
-        elif found:
+        elif broken:
             radius *= 1 + gamma
         else:
             size = float(torch.linalg.vector_norm(gradient.flatten(), DUAL[norm]))
@@ -111,9 +111,9 @@ def test_fmn(norm: str) -> None:
         radius = min(radius, most)
         away = in_ball(away + step_size * gradient / gradient.norm(), norm, radius)
         away = (x + away).clamp(*BOX) - x
-    assert found
-    given = {"step_size": first} if norm == "l1" else {}
-    same(asked(fmn, norm, steps=steps, **given)[0], expected)
+    assert broken
+    options = {"step_size": first} if norm == "l1" else {}
+    same(asked(fmn, norm, steps=steps, **options)[0], expected)
 
 
 class Adam:
@@ -188,8 +188,8 @@ def test_cw_in_linf() -> None:
             constant *= 2
     assert sum(ends) >= 2
     assert False in ends
-    given = {"steps": STEPS, "searches": 12, "constant": 0.02, "step_size": 0.05}
-    same(asked(cw, "linf", **given)[0], expected)
+    options = {"steps": STEPS, "searches": 12, "constant": 0.02, "step_size": 0.05}
+    same(asked(cw, "linf", **options)[0], expected)
 
 
 def test_ead() -> None:
@@ -212,8 +212,8 @@ def test_ead() -> None:
         constant, low, high = weighed(hit, constant, low, high)
     assert True in hits
     assert False in hits
-    given = {"steps": STEPS, "searches": 6, "constant": 0.1, "step_size": 0.05, "beta": 0.01}
-    seen, out = asked(ead, "l1", **given)
+    options = {"steps": STEPS, "searches": 6, "constant": 0.1, "step_size": 0.05, "beta": 0.01}
+    seen, out = asked(ead, "l1", **options)
     same(seen, expected)
     assert float(out.distance) == pytest.approx(best, rel=1e-6)
 
@@ -238,14 +238,14 @@ def test_pdgd_and_pdpgd(norm: str) -> None:
     """Matyasko and Chau 2021: Adam on the Lagrangian ("plain"), or on its loss with proximal steps."""
     model, x, y = one()
     low, high = (x - BOX[0]) / -4, (BOX[1] - x) / 4  # in widths of the box
-    away, adam, expected, found = torch.zeros_like(x), Adam(), [], False
+    away, adam, expected, broken = torch.zeros_like(x), Adam(), [], False
     dual = log(100)
     share = 1 / 101
     for step in range(STEPS):
         expected.append(x + 4 * away)
         leaf = away.clone().requires_grad_()
         behind = -lead(model, x + 4 * leaf, y)
-        found |= bool(behind < 0)
+        broken |= bool(behind < 0)
         (gradient,) = torch.autograd.grad(softplus(behind), leaf)
         if norm == "plain":
             pull = away / length(away, "l2") if step else away
@@ -262,7 +262,7 @@ def test_pdgd_and_pdpgd(norm: str) -> None:
                     break
         dual += (1 if behind > 0 else -1) * 0.1 * (1 - 0.9 * step / (STEPS - 1))
         share = 0.9 * share + 0.1 / (1 + 2.718281828459045**dual)
-    assert found
+    assert broken
     attack, kind = (pdgd, "l2") if norm == "plain" else (pdpgd, norm)
     same(asked(attack, kind, steps=STEPS)[0], expected)
 
@@ -274,8 +274,8 @@ def test_it_is_no_default_and_keeps_to_the_mask(name: str) -> None:
     y, threat = labels(model, x), THREATS[entry.norms[-1]](inf)
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.3
     plain, ours, published = (
-        entry.run(model, x, y, threat, **entry.quick, mask=mask, **given)
-        for given in ({}, {"variant": "fastadv"}, {"variant": "published"})
+        entry.run(model, x, y, threat, **entry.quick, mask=mask, **options)
+        for options in ({}, {"variant": "fastadv"}, {"variant": "published"})
     )
     assert torch.equal(plain.x_adv, ours.x_adv)
     assert not torch.equal(ours.x_adv, published.x_adv)
@@ -297,8 +297,8 @@ def test_a_loss_that_is_nan_spoils_its_own_sample_alone(name: str, norm: str) ->
     x = torch.full((3, 1, 4, 4), 0.499, dtype=torch.float64)
     x[::2, 0, 0, 1] = 0.1
     y, threat, run = torch.zeros(3, dtype=torch.long), THREATS[norm](inf), ATTACKS[name].run
-    given = {**ATTACKS[name].quick, "variant": "published"}
-    out = run(model, x, y, threat, **given)
+    options = {**ATTACKS[name].quick, "variant": "published"}
+    out = run(model, x, y, threat, **options)
     assert not out.success[[0, 2]].any()
-    alone = run(model, x[1:2], y[1:2], threat, **given)
+    alone = run(model, x[1:2], y[1:2], threat, **options)
     torch.testing.assert_close(out.x_adv[1], alone.x_adv[0])

@@ -10,7 +10,7 @@ import fastadv as fa
 from fastadv.engine import capture
 from tests import recorded
 
-from .test_captured import SQUARE, Net, given
+from .test_captured import SQUARE, Net, problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("captured", "asked_alone", "search_copy")]
 
@@ -29,7 +29,7 @@ def reads(run: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("norm", SQUARE)
 def test_sixty_four_queries_read_four_values(norm: str, captured: list[int]) -> None:
-    model, (x, y) = Net(), given()
+    model, (x, y) = Net(), problem()
     # nobody is broken, so nobody leaves
     square = partial(SQUARE[norm], threat=type(SQUARE[norm].keywords["threat"])(1e-4))
     square(model, x, y)  # the first call meets the model
@@ -42,7 +42,7 @@ def test_sixty_four_queries_read_four_values(norm: str, captured: list[int]) -> 
 
 @pytest.mark.parametrize("threat", [fa.Linf(0.3), fa.L2(1.0), fa.L1(6.0)])
 def test_steps_of_fab_after_the_first_success_read_nothing(threat: fa.Threat, captured: list[int]) -> None:
-    model, (x, y) = Net(), given()
+    model, (x, y) = Net(), problem()
     fab = partial(fa.attacks.fab, threat=threat, targeted=True, classes=2)
     fab(model, x, y, steps=40)  # the first call meets the model, and captures
     few, many = (reads(partial(fab, model, x, y, steps=count)) for count in (40, 100))
@@ -52,7 +52,7 @@ def test_steps_of_fab_after_the_first_success_read_nothing(threat: fa.Threat, ca
 
 @pytest.mark.parametrize("threat", [fa.Moved(0.01, 0.01), fa.Patch((1, 1), "any"), fa.Flow(1e-4)], ids=repr)
 def test_steps_through_a_map_read_nothing(threat: fa.Threat, captured: list[int]) -> None:
-    model, (x, y) = Net(), given()
+    model, (x, y) = Net(), problem()
     pgd = partial(fa.attacks.pgd, threat=threat.with_radius(1e-5))  # nobody is broken
     pgd(model, x, y, steps=4)
     few, many = (reads(partial(pgd, model, x, y, steps=count)) for count in (20, 84))

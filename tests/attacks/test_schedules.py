@@ -168,7 +168,7 @@ CHECKPOINTS: dict[str, tuple[list[float], list[tuple[int, int, float]]]] = {
     "not twice in a row": (falling(-5, 23) + rising(-8, 60), [(22, 0, 1.0), (41, 41, 1.0)]),
     # 21 of the first 22 steps rise, all of them below the start
     "a rise is against the step before": ([-5.0, *rising(-8, 60)], [(22, 22, 2.0)]),
-    # of 22 steps all raise the loss, of the next 19 one does
+    # all of 22 steps raise the loss, one of the next 19 does
     "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], [(22, 22, 2.0), (41, 23, 1.0)]),
 }
 
@@ -196,23 +196,23 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
     out = apgd(
         curved, x, Y, THREATS["linf"](0.1), steps=6, loss="margin-targeted", classes=2, stop_early=False
     )
-    # in the first round class 1 comes to -1, in the second to -0.5, where class 2 is at -2
+    # class 1 comes to -1 in the first round, to -0.5 in the second, where class 2 is at -2
     assert float(out.loss[0]) == pytest.approx(-0.5)
     assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-@pytest.mark.parametrize("given", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "given"])
-def test_fmn(norm: str, given: dict[str, float]) -> None:
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "options"])
+def test_fmn(norm: str, options: dict[str, float]) -> None:
     """Pintor et al. 2021, algorithm 1, from the first success on; that is at the second gradient."""
     steps, count = 40, 20
     margins = [-0.01, *(0.02 * math.sin(0.9 * n + 1.3) for n in range(steps))]
     model, points = scripted(margins, turning(count))
     x = torch.linspace(0.35, 0.65, count, dtype=torch.float64)
-    fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps, **given)
-    gamma = given.get("gamma", 0.05)
+    fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps, **options)
+    gamma = options.get("gamma", 0.05)
     first = {"linf": 0.0, "l2": 1.0, "l1": 1.0, "l0": 50.0}[norm]
-    length = given.get("step_size", first)
+    length = options.get("step_size", first)
     order = SIZES[norm]
     radius, nearest = _first_ball(norm, x, margins[0], turning(count)(0), gamma), torch.inf
     expected = []
@@ -298,7 +298,7 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
     """One coordinate for each 15 steps, from the least change on."""
     module, net, x = sys.modules["fastadv.attacks.sigma_zero"], mlp(4), images(12)
     y, inside, steps, fewer = labels(net, x), THREATS["l0"](torch.inf), 60, 0
-    found = sigma_zero(net, x, y, inside, steps=steps).x_adv
+    sparse = sigma_zero(net, x, y, inside, steps=steps).x_adv
     monkeypatch.setattr(module, "PUT_BACK", steps + 1)
     before = sigma_zero(net, x, y, inside, steps=steps)
     assert before.success.all()
@@ -308,7 +308,7 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
             tried[place] = clean[place]
             lasts = int(net(tried[None]).argmax(1)) != int(y[row])
             point, fewer = (tried, fewer + 1) if lasts else (point, fewer)
-        assert torch.equal(found[row].flatten(), point)
+        assert torch.equal(sparse[row].flatten(), point)
     assert fewer
 
 
@@ -335,7 +335,7 @@ def test_it_begins_near_the_boundary(norm: str, variant: str) -> None:
     torch.testing.assert_close(plain[0], x, rtol=0, atol=1e-5)
     lead = (seen[0].flatten(1) @ weight - model[1].bias[0])[[0, 2]]
     share = ((start - x).flatten(1) @ weight)[[0, 2]]
-    # in L0 a tenth halving leaves a coordinate of sixteen
+    # a tenth halving in L0 leaves a coordinate of sixteen
     least = weight.abs().max() if norm == "l0" else 3e-3 * share
     assert (lead > -1e-4).all()
     assert (lead < least).all()

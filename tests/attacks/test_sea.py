@@ -61,8 +61,8 @@ def test_stages(name: str) -> None:
         points, ball = torch.stack(seen[first:last]), fa.Linf(radius)
         assert float((points - x).abs().amax()) == pytest.approx(radius)
         if before is not None:
-            hits = torch.stack([wrong(each) for each in before])
-            begun = torch.stack([(ball.project(each, x) - points[0]).abs() < 1e-9 for each in before])
+            hits = torch.stack([wrong(stage) for stage in before])
+            begun = torch.stack([(ball.project(stage, x) - points[0]).abs() < 1e-9 for stage in before])
             assert (begun.flatten(2).all(2) & (hits == hits.amax(0))).any(0).all()
             went_back |= bool((hits[-1] < hits.amax(0)).any())
         before = points
@@ -138,13 +138,13 @@ def by_hand(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int, s
     for t in range(1, steps + 1):
         z = points[-1].clone().requires_grad_()
         logits = model(z)
-        own = logits.gather(1, labels[:, None])
-        away = (logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own[:, 0]).detach().abs() * counts
+        label = logits.gather(1, labels[:, None])
+        away = (logits.scatter(1, labels[:, None], -torch.inf).amax(1) - label[:, 0]).detach().abs() * counts
         unit = 0.15 * away.sum((1, 2), keepdim=True) / counts.sum((1, 2), keepdim=True)
-        each = nn.functional.cross_entropy(logits / unit[:, None], labels, reduction="none")
+        loss = nn.functional.cross_entropy(logits / unit[:, None], labels, reduction="none")
         share = (t - 1) / (2 * steps)
-        weight = torch.where(logits.argmax(1) == labels, 1 - share, share) * counts / (1 + each.detach()) ** 2
-        (gradient,) = torch.autograd.grad((weight * each).sum(), z)
+        weight = torch.where(logits.argmax(1) == labels, 1 - share, share) * counts / (1 + loss.detach()) ** 2
+        (gradient,) = torch.autograd.grad((weight * loss).sum(), z)
         moved = points[-1] + size * gradient.sign()
         points.append(torch.minimum(torch.maximum(moved, x - radius), x + radius).clamp(0, 1))
     return points

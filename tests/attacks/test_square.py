@@ -1,7 +1,5 @@
 """Square Attack and Sparse-RS: their squares and sets, their schedules, and that they ask logits alone."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -38,10 +36,10 @@ def test_two_bumps_by_hand(power: int, upper: list[list[float]], lower: list[lis
     """One of one row, one of two; in L1 they fall with the fourth power. Both have the same length."""
     bumps = [torch.tensor(rows) / torch.tensor(rows).norm(p=power) for rows in (upper, lower)]
     whole = torch.cat([bumps[0], -bumps[1]]) / 2 ** (1 / power)
-    given = (1,) if power == 1 else ()
-    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, False, *given)).view(3, 3), whole)
-    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True, *given)).view(3, 3), whole.T)
-    assert torch.tensor(two_bumps(7, 5, False, *given)).norm(p=power) == pytest.approx(1)
+    options = (1,) if power == 1 else ()
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, False, *options)).view(3, 3), whole)
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True, *options)).view(3, 3), whole.T)
+    assert torch.tensor(two_bumps(7, 5, False, *options)).norm(p=power) == pytest.approx(1)
 
 
 def test_linf_points_by_hand() -> None:
@@ -100,28 +98,6 @@ def test_the_last_row_and_column_are_as_near_as_the_first(norm: str) -> None:
     for axis in (1, 2):
         first, last = gain(axis, 0), gain(axis, -1)
         assert 0.6 * first < last < first / 0.6
-
-
-@pytest.mark.parametrize("norm", list(THREATS))
-def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
-    """As in Sparse-RS; and logits alone are asked, one for each query and verdict."""
-    x, y = torch.full((4, 3, 6, 6), 0.5), torch.zeros(4, dtype=torch.long)
-
-    def points(**options: Any) -> list[Tensor]:
-        model, seen = firm()
-        attack, threat = (sparse_rs, L0(10)) if norm == "l0" else (square, THREATS[norm](0.1))
-        out = attack(model, x, y, threat, queries=4, stop_early=False, **options)
-        assert not any(point.requires_grad for point in seen)
-        assert (out.forwards, out.backwards) == (4 * len(seen), 0)
-        return seen[1:-1]
-
-    base, both = points(), points(restarts=2)
-    assert (len(base), len(both)) == (4, 8)
-    for other in (points(seed=1), points(ids=torch.arange(4) + 4), both[4:], base[1:]):
-        for a, b in zip(base, other, strict=False):
-            assert (a != b).flatten(1).any(1).all()
-    for point in base:
-        assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
 
 
 def zeros(size: int) -> Tensor:

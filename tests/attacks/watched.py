@@ -47,7 +47,7 @@ def scripted(margins, gradients, others=None):
             along = (x * gradients(number).to(x)).flatten(1).sum(1)
             values = [FAR, FAR - 1]
             if x.requires_grad:
-                values = [each[min(number, len(each) - 1)] for each in (margins, others or margins)]
+                values = [script[min(number, len(script) - 1)] for script in (margins, others or margins)]
                 points.append(x.detach().clone().flatten())
             rise = along - along.detach() + values[0]
             logits = [0 * rise, rise] if others is None else [0 * rise, rise, 0 * rise + values[1]]

@@ -41,15 +41,15 @@ class OnCPU(Known):
 
 
 def known(kind=Known, **milliseconds):
-    made = session(kind)
-    assert isinstance(made, Known)
-    made.milliseconds = {name.replace("_", " "): value for name, value in milliseconds.items()}
-    return made
+    clocked = session(kind)
+    assert isinstance(clocked, Known)
+    clocked.milliseconds = {name.replace("_", " "): value for name, value in milliseconds.items()}
+    return clocked
 
 
-def ran(given, stage, only=""):
+def ran(of, stage, only=""):
     rows: list[Row] = []
-    assert run_stage(stage, given, rows.append, (), only)
+    assert run_stage(stage, of, rows.append, (), only)
     return rows
 
 

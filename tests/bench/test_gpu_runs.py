@@ -33,9 +33,9 @@ class TestCases:
             case("runs", {"provider": "b"}, needs=1.0),
         ]
         monkeypatch.setattr(bench.session, "cases_of", lambda name, session: cases)
-        given, rows = session(seconds=50.0), []
-        given.tiny = False
-        assert run_stage("ops", given, rows.append, {("ops", "known")})
+        quick_session, rows = session(seconds=50.0), []
+        quick_session.tiny = False
+        assert run_stage("ops", quick_session, rows.append, {("ops", "known")})
         assert {row["case"]: (row["status"], row.get("why")) for row in rows if "status" in row} == {
             "fails": ("failed", "ValueError: three"),
             "skips": ("skipped", "no peer"),
@@ -44,8 +44,8 @@ class TestCases:
         }
         assert [row["provider"] for row in rows if "provider" in row] == ["a", "b"]
         del rows[:]
-        monkeypatch.setattr(given, "dead", lambda: True)  # a lost GPU ends the process
-        assert not run_stage("ops", given, rows.append)
+        monkeypatch.setattr(quick_session, "dead", lambda: True)  # a lost GPU ends the process
+        assert not run_stage("ops", quick_session, rows.append)
         assert ends(rows) == {"fails": "failed"}
 
 

@@ -20,8 +20,8 @@ from fastadv.ops.registration.library import CARDS
 from runs import OnCPU, ends, known, ran, session
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
-SHARES = {"share_of_copy", *(f"share_of_{each}_product" for each in ("fp32", "tf32", "bf16", "fp16"))}
-# of a row's name, where sizes and weights are others in a test
+SHARES = {"share_of_copy", *(f"share_of_{form}_product" for form in ("fp32", "tf32", "bf16", "fp16"))}
+# parts of a row's name that are others in a test: sizes and weights
 OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untrained CNN, random images"))
 
 
@@ -57,33 +57,33 @@ def alike(name):
 
 def timed(rows):
     """The rows of measurements, which hold for every stage."""
-    found = [row for row in rows if "p50_ms" in row]
+    timings = [row for row in rows if "p50_ms" in row]
     assert [row for row in rows if row.get("status") == "failed" or "error" in row] == []
     assert "done" in ends(rows).values()
     json.dumps(rows)
-    assert all(0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] for row in found)
-    assert all({"what", "provider"} <= row.keys() for row in found)
-    assert {key for row in found for key in row if key.endswith(("copy", "product"))} <= SHARES
+    assert all(0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] for row in timings)
+    assert all({"what", "provider"} <= row.keys() for row in timings)
+    assert {key for row in timings for key in row if key.endswith(("copy", "product"))} <= SHARES
     assert all(0 <= row["accuracy"] <= 1 for row in rows if "accuracy" in row)
-    return found
+    return timings
 
 
 CEILINGS = Ceilings(1, 100.0, {"fp32": 2.0, "tf32": 4.0, "bf16": 8.0, "fp16": 8.0})
 
 
 @pytest.fixture
-def given(monkeypatch, small):
+def clocked(monkeypatch, small):
     """Eager code takes 8 ms, the passes alone 2 (in fp16 1) and all else 4; a pass is a million flops."""
     monkeypatch.setattr(attacks, "forward_flops", lambda net, x: 10**6)
-    made = known(eager=8.0, reference=8.0, plain_loop=8.0)
-    made.milliseconds |= {"passes alone, fp32": 2.0, "passes alone, bf16": 2.0, "passes alone, fp16": 1.0}
-    made.milliseconds |= {"fp32": 2.0, "bf16": 2.0}
-    made.__dict__["ceilings"] = CEILINGS
-    monkeypatch.setattr("bench.subjects.loop.apart", lambda *given: 4.0)
-    return made
+    times = known(eager=8.0, reference=8.0, plain_loop=8.0)
+    times.milliseconds |= {"passes alone, fp32": 2.0, "passes alone, bf16": 2.0, "passes alone, fp16": 1.0}
+    times.milliseconds |= {"fp32": 2.0, "bf16": 2.0}
+    times.__dict__["ceilings"] = CEILINGS
+    monkeypatch.setattr("bench.subjects.loop.apart", lambda *clocked: 4.0)
+    return times
 
 
-# of stages whose other cases are alike, those that run
+# cases that run of stages whose other cases are alike
 ON_GPU_ONE = {
     "loop": "PGD-40 MLP 784-256-10, 1024", "correctness": "op linf_step", "limits": "MLP", "ops": "linf_step",
     "training": "standard", "certify": "float32", "abs": "inference 1", "construct": "D_R", "attacks": "MLP",
@@ -99,13 +99,13 @@ ON_CPU_ONE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ON_GPU)
-def test_the_cases_of_make_gpu_are_done_and_their_figures_follow_from_the_times(given, stage):
-    rows = ran(given, stage, ON_GPU_ONE.get(stage, ""))
-    found = timed(rows)
+def test_the_cases_of_make_gpu_are_done_and_their_figures_follow_from_the_times(clocked, stage):
+    rows = ran(clocked, stage, ON_GPU_ONE.get(stage, ""))
+    timings = timed(rows)
     whys = {row["why"] for row in rows if row.get("status") == "skipped"}
     assert whys <= {"widths are tuned on a GPU alone"}
-    assert bool(found) is (stage != "correctness")
-    for row in found:
+    assert bool(timings) is (stage != "correctness")
+    for row in timings:
         taken = row["p50_ms"]
         assert stage == "training" or row["peak_mib"] == 2.0  # a second epoch is timed by the run itself
         for column in {"times_eager", "times_plain", "times_reference"} & row.keys():
@@ -133,29 +133,29 @@ def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage):
     rows = ran(known(OnCPU, eager=8.0, fp32=1.0, bf16=2.0), stage, ON_CPU_ONE.get(stage, ""))
     timed(rows)
     if stage == "construct":
-        found = [row for row in rows if "share_of_ceiling" in row]
-        assert [row["share_of_ceiling"] for row in found] == [0.125, 0.25, 0.5]
-        assert all(row["objective_after"] < row["objective_before"] for row in found[1:])
+        shares = [row for row in rows if "share_of_ceiling" in row]
+        assert [row["share_of_ceiling"] for row in shares] == [0.125, 0.25, 0.5]
+        assert all(row["objective_after"] < row["objective_before"] for row in shares[1:])
     if stage == "large":
         assert [row["times_torch"] for row in rows if "times_torch" in row] == [1.5]
     torch.set_num_threads(threads)
     stored = {(alike(row["what"]), row["provider"]) for row in recorded(RESULTS / "cpu.jsonl")}
-    made = {(alike(row["what"]), row["provider"]) for row in rows if "provider" in row}
-    assert made
-    assert made <= stored, f"run: python bench/run.py --only {stage}"
+    names = {(alike(row["what"]), row["provider"]) for row in rows if "provider" in row}
+    assert names
+    assert names <= stored, f"run: python bench/run.py --only {stage}"
 
 
 @pytest.mark.parametrize("kind", [Session, OnCPU], ids=["gpu", "cpu"])
 def test_every_op_and_attack_has_a_case(kind):
-    given = session(kind)
-    measured = {problem.op for problem in op_sizes.problems(given)}
-    if given.on_cpu:
+    clocked = session(kind)
+    measured = {problem.op for problem in op_sizes.problems(clocked)}
+    if clocked.on_cpu:
         assert measured | set(op_sizes.IN_ABS) == CARDS.keys()
         return
     # what has no kernel for a GPU is a reference there, and not measured
     unmeasured = {name for name, card in CARDS.items() if card.triton} - measured
     assert not unmeasured, "give each arguments in bench/subjects/op_sizes.py"
-    checked = {case.name for case in cases_of("correctness", given)}
+    checked = {case.name for case in cases_of("correctness", clocked)}
     assert {f"op {name}" for name in CARDS} <= checked
     assert {f"attack {name}" for name in fa.attacks.ATTACKS} <= checked
 
@@ -184,7 +184,7 @@ class TestEager:
 
     def test_training_attacks_in_eval_mode_inside_the_ball(self):
         net, calls = nets.small_net().train(), []
-        net.register_forward_hook(lambda *given: calls.append(net.training))
+        net.register_forward_hook(lambda *clocked: calls.append(net.training))
         before = [tensor.clone() for tensor in net.state_dict().values()]
         x, y = torch.rand(4, 3, 32, 32), torch.arange(4)
         x_adv = training.attacked(net, x, y)
@@ -204,20 +204,20 @@ class TestEager:
         x, start = torch.rand(2, 4, 3, 32, 32, generator=draw)
         targets = torch.arange(4)
         to_targets = partial(construct.to_targets, net, targets)
-        made = construct.descended(x, to_targets, 0.1, 3, x, radius=0.5)
-        assert fa.L2(0.5 + 1e-5).contains(made, x).all()
+        targeted = construct.descended(x, to_targets, 0.1, 3, x, radius=0.5)
+        assert fa.L2(0.5 + 1e-5).contains(targeted, x).all()
         head = construct.headless(net)
         assert torch.allclose(net.linear(head(x)), net(x), atol=1e-6)
         to_images = partial(construct.to_images, head, head(x).detach())
         near = construct.descended(start, to_images, 0.1, 5, x)
         with torch.no_grad():
-            assert to_targets(made) < to_targets(x)
+            assert to_targets(targeted) < to_targets(x)
             assert to_images(near) < to_images(start)
 
 
 def test_without_data_labels_are_what_the_model_says():
     for name in ("cnn", "mlp"):
-        given = pgd.problem(session(OnCPU), name)
-        assert pgd.what(given).startswith(f"PGD-{given.steps} Linf ")
-        assert attacks.found(given, given.x)["accuracy"] == 1
-        assert attacks.found(given, given.x + 0.01)["distance"] == pytest.approx(0.01, abs=1e-6)
+        question = pgd.problem(session(OnCPU), name)
+        assert pgd.what(question).startswith(f"PGD-{question.steps} Linf ")
+        assert attacks.found(question, question.x)["accuracy"] == 1
+        assert attacks.found(question, question.x + 0.01)["distance"] == pytest.approx(0.01, abs=1e-6)

@@ -92,9 +92,9 @@ def test_sets_are_alike_where_all_items_are(kind):
 
 
 def painted(image, first):
-    made = Image.fromarray(image[0].numpy(), "P")
-    made.putpalette([first] * 768)
-    return made
+    image_of = Image.fromarray(image[0].numpy(), "P")
+    image_of.putpalette([first] * 768)
+    return image_of
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,15 @@ BATCHES = [(X[:4], Y[:4]), [X[4:5], Y[4:5]], (X[5:], Y[5:])]
 
 
 @pytest.mark.parametrize(
-    "given",
+    "data",
     [
         PAIRS, (X, Y), [X, Y], BATCHES, tuple(BATCHES), iter(BATCHES), list(zip(X, Y.tolist(), strict=True)),
         list(zip(X, Y, strict=True)), DataLoader(PAIRS, 4), DataLoader(PAIRS, 4, shuffle=True),
         DataLoader(PAIRS, batch_sampler=[range(4), range(4, 11)]),
     ],
 )  # fmt: skip
-def test_all_forms_are_the_same_set(given):
-    dataset = as_dataset(given)
+def test_all_forms_are_the_same_set(data):
+    dataset = as_dataset(data)
     assert len(dataset) == 11
     for place in range(11):
         image, label = dataset[place]
@@ -72,7 +72,7 @@ def test_images_of_several_dtypes_are_joined_as_torch_joins_them():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("data", "said"),
     [
         (iter([X, Y]), r"batches \(x \[B, ...\], y int \[B\]\), got torch.float32 \(11, 1, 3, 3\)"),
         ((X, Y.float()), r"got \(torch.float32 \(11, 1, 3, 3\), torch.float32 \(11,\)\)"),
@@ -84,6 +84,6 @@ def test_images_of_several_dtypes_are_joined_as_torch_joins_them():
         (7, "expected a data set with a length"),
     ],
 )
-def test_what_is_no_data_is_refused(given, said):
+def test_what_is_no_data_is_refused(data, said):
     with pytest.raises(InputError, match=said):
-        fa.evaluate(fa.models.create("softmax", shape=(1, 3, 3), classes=3), given)
+        fa.evaluate(fa.models.create("softmax", shape=(1, 3, 3), classes=3), data)

@@ -9,8 +9,8 @@ from fastadv.errors import InputError
 
 def small(**changes):
     x = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    given = {"x": x, "y": torch.tensor([0, 1] * 3), "classes": ["zero", "one"], "name": "small"}
-    return ImageSet(**(given | changes))
+    fields = {"x": x, "y": torch.tensor([0, 1] * 3), "classes": ["zero", "one"], "name": "small"}
+    return ImageSet(**(fields | changes))
 
 
 def test_items_are_float_images_and_labels():

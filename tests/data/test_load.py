@@ -91,10 +91,10 @@ def test_the_sets_that_were_published_are_read(tmp_path, parts):
     folder.mkdir()
     torch.save(list(x.chunk(parts)) if parts > 1 else x, folder / "CIFAR_ims")
     torch.save(tuple(y.chunk(parts)) if parts > 1 else y, folder / "CIFAR_lab")
-    found = load_folder(folder)
-    assert torch.equal(found.x, x)
-    assert torch.equal(found.y, y)
-    assert (found.name, found.classes[:2]) == ("d_robust_CIFAR", ("airplane", "automobile"))
+    loaded = load_folder(folder)
+    assert torch.equal(loaded.x, x)
+    assert torch.equal(loaded.y, y)
+    assert (loaded.name, loaded.classes[:2]) == ("d_robust_CIFAR", ("airplane", "automobile"))
 
 
 def test_damaged_tensors_and_other_folders_are_refused(tmp_path):

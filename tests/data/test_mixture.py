@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,16 +18,11 @@ from tests import recorded
 from .sets import toy_base
 
 
-def made(n, classes=5, seed=0, eight_bit=True, side=4):
+def drawn(n, classes=5, seed=0, eight_bit=True, side=4):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 3, side, side, generator=generator)
     x = (x * 255).to(torch.uint8) if eight_bit else x
     return ImageSet(x, torch.randint(classes, (n,), generator=generator), classes, f"made {seed}")
-
-
-def by_hand(real, generated, share, place):
-    """Whether the image at a place of the run is a generated one, in exact arithmetic."""
-    return math.floor(share * (place + 1)) > math.floor(share * place)
 
 
 @pytest.mark.slow
@@ -39,7 +35,7 @@ def by_hand(real, generated, share, place):
 )
 def test_every_batch_holds_the_fraction_and_the_passes_are_whole(real, generated, share, batch_size, seed):
     exact = Fraction(share)
-    mixture = Mixture(made(real), made(generated, seed=1), float(exact))
+    mixture = Mixture(drawn(real), drawn(generated, seed=1), float(exact))
     assert mixture.share == exact
     run = [mixture.epoch_order(seed, epoch) for epoch in (1, 2, 3)]
     assert [len(order) for order in run] == [real] * 3
@@ -52,7 +48,8 @@ def test_every_batch_holds_the_fraction_and_the_passes_are_whole(real, generated
             first = epoch * real + start
             assert count == math.floor(exact * (first + len(batch))) - math.floor(exact * first)
     whole = torch.cat(run)
-    assert [int(i) >= real for i in whole] == [by_hand(real, generated, exact, k) for k in range(3 * real)]
+    before = [math.floor(exact * place) for place in range(3 * real + 1)]
+    assert [int(i) >= real for i in whole] == [b > a for a, b in pairwise(before)]
     for kind, size in ((whole[whole < real], real), (whole[whole >= real] - real, generated)):
         counts = Counter(kind.tolist())
         assert set(counts) <= set(range(size))
@@ -62,7 +59,7 @@ def test_every_batch_holds_the_fraction_and_the_passes_are_whole(real, generated
 
 
 def test_orders_differ_by_seed_epoch_pass_and_kind():
-    mixture = Mixture(made(40), made(40, seed=1), 0.5)
+    mixture = Mixture(drawn(40), drawn(40, seed=1), 0.5)
     orders = [mixture.epoch_order(seed, epoch) for seed in (0, 1) for epoch in (1, 2, 3, 4)]
     assert torch.equal(orders[1], mixture.epoch_order(0, 2))
     for k, order in enumerate(orders):
@@ -75,7 +72,7 @@ def test_orders_differ_by_seed_epoch_pass_and_kind():
 
 @pytest.mark.parametrize("eight_bit", [True, False])
 def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit):
-    real, generated = made(7, eight_bit=eight_bit), made(9, seed=1)
+    real, generated = drawn(7, eight_bit=eight_bit), drawn(9, seed=1)
     mixture = Mixture(real, generated, 0.7)
     assert len(mixture) == 16
     assert mixture.epoch_size == 7
@@ -97,30 +94,38 @@ def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit):
 
 
 def test_mapped_images_mix_like_those_in_memory(tmp_path, monkeypatch):
-    generated = made(20, seed=1)
+    generated = drawn(20, seed=1)
     for name, part in (("a", slice(0, 12)), ("b", slice(12, 20))):
         image = generated.x[part].permute(0, 2, 3, 1).numpy()
         np.savez(tmp_path / f"{name}.npz", image=image, label=generated.y[part].numpy())
-    mapped, memory = Mixture(made(10), NpzSet(tmp_path), 0.7), Mixture(made(10), generated, 0.7)
+    mapped, memory = Mixture(drawn(10), NpzSet(tmp_path), 0.7), Mixture(drawn(10), generated, 0.7)
     order = mapped.epoch_order(3, 2)
     assert torch.equal(order, memory.epoch_order(3, 2))
     for mine, theirs in zip(batches(mapped, 4, order), batches(memory, 4, order), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-    expected, found = memory.take(order), []
+    expected, taken = memory.take(order), []
     recorded.as_on_a_gpu(monkeypatch)
     moved = mapped.to("cpu")
-    recorded.capture(lambda: found.append(moved.take(order)))  # which refuses to read a value
-    assert torch.equal(found[0], expected)
+    recorded.capture(lambda: taken.append(moved.take(order)))  # which refuses to read a value
+    assert torch.equal(taken[0], expected)
 
 
 @pytest.mark.parametrize(
     ("real", "generated", "match"),
     [
-        (made(4), made(4, side=5), r"generated: expected images of shape \[3, 4, 4\].*got \[3, 5, 5\]"),
-        (made(4), toy_base(), r"got \[1, 8, 8\]"),
-        (made(4, classes=2), made(30), "generated: expected labels from 0 to 1.*got 4"),
-        (made(4), torch.utils.data.TensorDataset(torch.rand(3, 3, 4, 4)), "generated: expected an ImageSet"),
-        ([1, 2], made(4), r"real: expected an ImageSet or an NpzSet, got list.*in_memory\(\)"),
+        (
+            drawn(4),
+            drawn(4, side=5),
+            r"generated: expected images of shape \[3, 4, 4\].*got \[3, 5, 5\]",
+        ),
+        (drawn(4), toy_base(), r"got \[1, 8, 8\]"),
+        (drawn(4, classes=2), drawn(30), "generated: expected labels from 0 to 1.*got 4"),
+        (
+            drawn(4),
+            torch.utils.data.TensorDataset(torch.rand(3, 3, 4, 4)),
+            "generated: expected an ImageSet",
+        ),
+        ([1, 2], drawn(4), r"real: expected an ImageSet or an NpzSet, got list.*in_memory\(\)"),
     ],
 )
 def test_sets_that_do_not_mix_are_refused(real, generated, match):

@@ -138,7 +138,7 @@ def test_the_first_samples_of_other_sets_are_taken(logged, labels):
 
 
 @pytest.mark.parametrize(
-    ("given", "got"),
+    ("dataset", "got"),
     [
         ([], "an empty one or one without a length"),
         (TensorDataset(torch.zeros(0, 1), torch.zeros(0).long()), "an empty one"),
@@ -148,10 +148,10 @@ def test_the_first_samples_of_other_sets_are_taken(logged, labels):
         ({0, 1}, "set"),
     ],
 )
-def test_a_set_that_is_empty_or_unnumbered_is_refused(given, got):
+def test_a_set_that_is_empty_or_unnumbered_is_refused(dataset, got):
     for use in (sample_count, partial(sample_count, limit=2), first_samples, partial(hold_out, count=1)):
         with pytest.raises(InputError, match=f"expected a data set with a length, .* one image, got .*{got}"):
-            use(given)
+            use(dataset)
     for limit in (0, -1, 1.5, True):
         with pytest.raises(InputError, match="limit: expected an integer >= 1"):
             sample_count(in_order(3), limit)

@@ -25,17 +25,17 @@ def net():
     return model.eval()
 
 
-def write(made, path):
-    card = {name: value for name, value in made.card.items() if name != "date"}
-    save_tensors(path, made.tensors(), {"card": json.dumps(card, sort_keys=True)})
+def write(dataset, path):
+    card = {name: value for name, value in dataset.card.items() if name != "date"}
+    save_tensors(path, dataset.tensors(), {"card": json.dumps(card, sort_keys=True)})
 
 
 def every_set(folder, rank=0):
     name = f"{processes.world()}-{rank}"
     for construct in ALL:
         kind = construct.__name__
-        made = construct(net(), toy_base(), out_dir=folder / f"{kind}-{name[0]}", **OPTIONS)
-        write(made, folder / f"{kind}-{name}.set")
+        dataset = construct(net(), toy_base(), out_dir=folder / f"{kind}-{name[0]}", **OPTIONS)
+        write(dataset, folder / f"{kind}-{name}.set")
         write(construct(net(), toy_base(), **OPTIONS), folder / f"{kind}-{name}.memory")
 
 

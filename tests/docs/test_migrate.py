@@ -58,7 +58,7 @@ class Linear(nn.Module):
 
 
 @pytest.fixture
-def given(monkeypatch) -> dict[str, Any]:
+def reader(monkeypatch) -> dict[str, Any]:
     """What a reader of the pages has; no point within `eps` of the images is a success."""
     torch.manual_seed(0)
     np.random.seed(0)
@@ -78,59 +78,59 @@ def given(monkeypatch) -> dict[str, Any]:
     return names
 
 
-def cost(code: str, given: dict[str, Any]) -> tuple[Any, float]:
+def cost(code: str, reader: dict[str, Any]) -> tuple[Any, float]:
     """Return what the code gives, and the passes of a sample."""
     passes[0] = 0
-    return eval(code, given), passes[0] / SAMPLES
+    return eval(code, reader), passes[0] / SAMPLES
 
 
-def alike(told: str, found: float) -> bool:
+def alike(price: str, spent: float) -> bool:
     """Return whether a cost is that of the page; two passes are the verdicts before and after an attack."""
-    return abs(int(told.replace(",", "")) - found) <= 0.1 * found + 2
+    return abs(int(price.replace(",", "")) - spent) <= 0.1 * spent + 2
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES)
-def test_the_blocks_run(page, given):
+def test_the_blocks_run(page, reader):
     for block in BLOCK.findall(PAGES[page]):
-        exec(block, given)
+        exec(block, reader)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("page", "theirs", "ours", "told"), ROWS)
-def test_our_call(page, theirs, ours, told, given):
+@pytest.mark.parametrize(("page", "theirs", "ours", "price"), ROWS)
+def test_our_call(page, theirs, ours, price, reader):
     if not (codes := CODE.findall(ours)):
-        assert (ours, told) == ("none", "-")
+        assert (ours, price) == ("none", "-")
         return
-    out, found = cost(codes[-1], given)
+    out, spent = cost(codes[-1], reader)
     if isinstance(out, fa.attacks.AttackResult):
         if ball := re.search(r"fa\.L\w+\([^()]*\)", codes[-1]):
-            assert eval(ball[0], given).contains(out.x_adv, given["x"]).all()
+            assert eval(ball[0], reader).contains(out.x_adv, reader["x"]).all()
         if "model(x) >" not in codes[-1]:  # a label that the call itself asks for
-            assert out.forwards + out.backwards == found * SAMPLES
+            assert out.forwards + out.backwards == spent * SAMPLES
     assert out is not None
-    if told == "-":
-        assert "(" not in CODE.findall(theirs)[0] or found == 0  # nothing to compare
+    if price == "-":
+        assert "(" not in CODE.findall(theirs)[0] or spent == 0  # nothing to compare
         return
-    there, here, why = COST.fullmatch(told).groups()
-    assert alike(here, found), found
-    assert why or there == "-" or alike(there, found)
+    there, here, why = COST.fullmatch(price).groups()
+    assert alike(here, spent), spent
+    assert why or there == "-" or alike(there, spent)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("page", "theirs", "ours", "told"), ROWS)
-def test_their_call(page, theirs, ours, told, given):
+@pytest.mark.parametrize(("page", "theirs", "ours", "price"), ROWS)
+def test_their_call(page, theirs, ours, price, reader):
     if find_spec(page) is None:
         pytest.skip(f"{page} is not installed")
     before = [line[2:] for line in BLOCK.findall(PAGES[page])[0].splitlines() if line.startswith("# ")]
-    exec("\n".join(before[1:]), given)
-    named = COST.fullmatch(told)
+    exec("\n".join(before[1:]), reader)
+    named = COST.fullmatch(price)
     for code in CODE.findall(theirs):
-        _, found = cost(code, given)
-        assert named is None or named[1] == "-" or alike(named[1], found), found
+        _, spent = cost(code, reader)
+        assert named is None or named[1] == "-" or alike(named[1], spent), spent
 
 
 def test_the_matrix_counts_what_there_is():

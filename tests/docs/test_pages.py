@@ -58,7 +58,7 @@ def run(path: Path, pattern: re.Pattern[str], **names: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def given():
+def reader():
     """What the pages say that the reader has."""
     train, test = fa.data.load("digits", "train", limit=600), fa.data.load("digits", "test", limit=20)
     model = fa.models.create("small_cnn", shape=train.shape, classes=10, width=4)
@@ -95,13 +95,13 @@ def test_home_and_the_quickstart_run(page, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_the_blocks_of_a_page_run(path, given, monkeypatch, tmp_path):
+def test_the_blocks_of_a_page_run(path, reader, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, value in ALONE.items():  # as torchrun starts one process
         monkeypatch.setenv(name, value)
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
-    run(path, BLOCK, **given | {"model": deepcopy(given["model"])})
+    run(path, BLOCK, **reader | {"model": deepcopy(reader["model"])})
 
 
 def test_a_page_says_what_its_blocks_follow():
@@ -111,15 +111,15 @@ def test_a_page_says_what_its_blocks_follow():
 
 
 @pytest.mark.slow
-def test_the_page_on_robustbench(given, monkeypatch, tmp_path, capsys):
+def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    model, x, y = given["model"].eval(), given["x"], given["y"]
+    model, x, y = reader["model"].eval(), reader["x"], reader["y"]
     out = fa.attacks.pgd(model, x, y, fa.Linf(8 / 255), steps=5)
     save_file({"x": x, "y": y, "x_adv": out.x_adv}, "adv.safetensors")
     monkeypatch.setattr(fa.models, "robustbench", lambda name, weights: model)
     run(DOCS / "robustbench.md", BLOCK)
-    told = f"clean {out.clean_accuracy:.1%}, robust {out.robust_accuracy:.1%}, 0 outside"
-    assert told in capsys.readouterr().out
+    sentence = f"clean {out.clean_accuracy:.1%}, robust {out.robust_accuracy:.1%}, 0 outside"
+    assert sentence in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -127,12 +127,12 @@ def test_the_page_on_robustbench(given, monkeypatch, tmp_path, capsys):
 def test_the_page_on_masked_gradients(capsys):
     """It prints about what it shows: training rounds otherwise on another machine."""
     run(DOCS / "masked.md", BLOCK)
-    told, found = (
-        [float(each) for row in re.findall(r"\n *(?:none|pgd) " + r" +([\d.]+)%" * 3, text) for each in row]
+    shown, printed = (
+        [float(share) for row in re.findall(r"\n *(?:none|pgd) " + r" +([\d.]+)%" * 3, text) for share in row]
         for text in ((DOCS / "masked.md").read_text(), capsys.readouterr().out)
     )
-    assert len(told) == 6
-    assert found == pytest.approx(told, abs=10)
+    assert len(shown) == 6
+    assert printed == pytest.approx(shown, abs=10)
 
 
 @pytest.mark.slow

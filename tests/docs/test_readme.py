@@ -45,6 +45,6 @@ def test_the_blocks_run_in_order_and_print_what_it_shows(capsys, monkeypatch, tm
     shown = [line for text in SHOWN.findall(README) for line in text.splitlines() if line != "..."]
     assert len(shown) == 7
     for line in shown:
-        found = next((other for other in printed if form(other) == form(line)), None)
-        assert found, f"{line} is not what runs"
-        assert shares(found) == pytest.approx(shares(line), abs=TOLERANCE)
+        same = next((other for other in printed if form(other) == form(line)), None)
+        assert same, f"{line} is not what runs"
+        assert shares(same) == pytest.approx(shares(line), abs=TOLERANCE)

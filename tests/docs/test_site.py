@@ -25,15 +25,15 @@ def site(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_costs() -> None:
     from _site.costs import cost
 
-    found = {name: cost(card) for name, card in REGISTRY.items()}
+    costs = {name: cost(card) for name, card in REGISTRY.items()}
     step = "1 forward + 1 backward a step"
     for name in ("pgd", "bim", "mim", "apgd", "cw", "ddn", "fmn", "segpgd"):
-        assert found[name] == step
-    assert found["sea"] == "4 forward + 4 backward a step"  # its four losses
-    assert found["deepfool"] == "1 forward + 9 backward a step"  # the other classes
+        assert costs[name] == step
+    assert costs["sea"] == "4 forward + 4 backward a step"  # its four losses
+    assert costs["deepfool"] == "1 forward + 9 backward a step"  # the other classes
     for name in ("square", "boundary", "hopskipjump", "nes"):
-        assert found[name] == "1 forward a query"
-    assert found["minimum_norm"] == found["autoattack"] == "-"
+        assert costs[name] == "1 forward a query"
+    assert costs["minimum_norm"] == costs["autoattack"] == "-"
 
 
 @pytest.mark.slow
@@ -69,8 +69,8 @@ def test_a_recording_is_small_asks_no_server_and_tells_what_made_it(path):
     root = ElementTree.fromstring(text)
     assert len(text) < 60_000
     assert not [part for part in ("url(http", "href", "@import", "@font-face", "<script") if part in text]
-    told = dict(part.split(": ", 1) for part in root[0].text.split("; "))
-    assert told.keys() >= TOLD
+    facts = dict(part.split(": ", 1) for part in root[0].text.split("; "))
+    assert facts.keys() >= TOLD
 
 
 def test_what_is_told_is_kept_in_the_picture(tmp_path):

@@ -20,8 +20,8 @@ BLOCKS = dict(re.findall(r"```python ?(\w*)\n(.*?)```", PAGE.read_text(), re.S))
 def stand_in(package: str, logged: list[tuple[Any, Any]]) -> dict[str, Any]:
     """The modules of a tracker that keeps what it is given, as (numbers, place)."""
 
-    def log(found: dict[str, float], step: int) -> None:
-        logged.append((found, step))
+    def log(figures: dict[str, float], step: int) -> None:
+        logged.append((figures, step))
 
     writer = SimpleNamespace(add_scalar=lambda name, value, place: log({name: value}, place), flush=bool)
     nothing = SimpleNamespace(
@@ -53,7 +53,7 @@ def test_a_recipe_logs_epochs_and_batches(package, monkeypatch, tmp_path):
         logged = [(names["numbers"](json.loads(line)), None) for line in lines]
     elif installed:
         return
-    found = {name: value for numbers, _ in logged for name, value in numbers.items()}
-    assert found.keys() >= {"epoch", "loss", "step", "clean_accuracy", "robust_accuracy/PGD", "seconds/PGD"}
-    assert (found["epoch"], found["step"]) == (2, 8)
+    figures = {name: value for numbers, _ in logged for name, value in numbers.items()}
+    assert figures.keys() >= {"epoch", "loss", "step", "clean_accuracy", "robust_accuracy/PGD", "seconds/PGD"}
+    assert (figures["epoch"], figures["step"]) == (2, 8)
     assert package == "file" or {place for _, place in logged} == {1, 2, 8}

@@ -81,17 +81,17 @@ ATTACKS: dict[str, Callable[..., fa.attacks.AttackResult]] = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_row_is_attacked_as_itself(name: str) -> None:
     """A row of its own knowledge is a row that is moved: what is found for it is a success of that row."""
-    found = []
+    outs = []
     for make, options in list(KINDS.values())[: 2 if name == "autoattack" else None]:
         out = ATTACKS[name](make(), X, Y, **options)
         logits = by_id(out.x_adv, torch.arange(COUNT)).detach()
         assert torch.equal(logits.argmax(1) != Y, out.success)
-        found.append(out)
-    for other in found[1:]:
-        torch.testing.assert_close(other.x_adv, found[0].x_adv)
-        assert other.flags == found[0].flags
-    # what was filled in does not count
-    passes = [(out.forwards, out.backwards) for out in found]
+        outs.append(out)
+    for other in outs[1:]:
+        torch.testing.assert_close(other.x_adv, outs[0].x_adv)
+        assert other.flags == outs[0].flags
+    # rows that were filled in do not count
+    passes = [(out.forwards, out.backwards) for out in outs]
     assert max(passes) == min(passes)
 
 
@@ -179,5 +179,5 @@ def test_candidates_and_parts_of_a_batch_have_their_own_ids() -> None:
     model.net = deepcopy(model.net).double()
     double = ByRow(model)
     double.begin(X[:3], numbers)
-    made = double.verdict(X[:3])
-    torch.testing.assert_close(made.float(), by_id(X[:3], numbers).detach(), rtol=1e-4, atol=1e-4)
+    logits = double.verdict(X[:3])
+    torch.testing.assert_close(logits.float(), by_id(X[:3], numbers).detach(), rtol=1e-4, atol=1e-4)

@@ -27,10 +27,7 @@ def in_the_gradient(change: Change) -> Change:
 
 
 class Net(nn.Module):
-    """A net that changes its activations wherever a search copy computes them, as a wrong rewrite would.
-
-    Its own lie as images do, in float32; a search's are channels-last, or in half precision.
-    """
+    """A net that changes its activations wherever a search copy computes them, as a wrong rewrite would."""
 
     def __init__(self, change: Change = lambda h: h) -> None:
         super().__init__()
@@ -57,7 +54,7 @@ def fell_back(frozen: fa.Frozen) -> bool:
     return any("fell back" in note for note in frozen.notes)
 
 
-# what is planted, and what differs then
+# planted mistakes, and what differs then
 WRONG: dict[str, tuple[Change, str]] = {
     "sign": (in_the_gradient(torch.neg), "gradient"),
     "zero": (in_the_gradient(torch.zeros_like), "gradient"),
@@ -188,7 +185,7 @@ def test_the_cosine_in_half_precision_is_told_and_a_poor_search_is_left(ripples,
     for _ in range(2):
         frozen.input_gradient(X, Y)
     assert frozen.search_dtype == (torch.float32 if far else torch.bfloat16)
-    told = [note for note in frozen.notes if "mean cosine with the model's" in note]
-    assert len(told) == 1
-    assert (float(told[0].split()[-1]) < 0.8) == far
+    cosines = [note for note in frozen.notes if "mean cosine with the model's" in note]
+    assert len(cosines) == 1
+    assert (float(cosines[0].split()[-1]) < 0.8) == far
     assert [record.levelname for record in logged.records] == ["WARNING"] * far

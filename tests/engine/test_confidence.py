@@ -72,9 +72,9 @@ class Unsure(nn.Module):
 
 def test_a_method_confidence_has_the_word_in_eval_mode_and_the_precision_of_the_model() -> None:
     model, x = Unsure().train(), batch()
-    told = fa.freeze(model).confidence(x)
-    torch.testing.assert_close(told, model.eval()(x.double()).softmax(1) / 2)
-    assert not told.requires_grad
+    confidence = fa.freeze(model).confidence(x)
+    torch.testing.assert_close(confidence, model.eval()(x.double()).softmax(1) / 2)
+    assert not confidence.requires_grad
     plain = softmax()
     plain.confidence = nn.Linear(60, 1)  # a part of that name has no word
     torch.testing.assert_close(fa.freeze(plain).confidence(x), plain(x).softmax(1))
@@ -99,10 +99,10 @@ def test_confidently_wrong_goes_by_the_confidence_of_the_model(targeted: bool) -
         model.model.linear.bias.sub_(3.0)
     verdict = fa.freeze(model).verdict(x)
     y, targets = verdict.argmin(1), verdict.argmax(1) if targeted else None
-    found, criterion = [], fa.attacks.ConfidentlyWrong(0.5)
-    for each in (model, model.model):
-        out = fa.attacks.pgd(each, x, y, fa.Linf(0.05), steps=3, targets=targets, criterion=criterion)
-        wrong = fa.freeze(each).confidence(out.x_adv).scatter(1, y[:, None], 0).amax(1)
+    counts, criterion = [], fa.attacks.ConfidentlyWrong(0.5)
+    for net in (model, model.model):
+        out = fa.attacks.pgd(net, x, y, fa.Linf(0.05), steps=3, targets=targets, criterion=criterion)
+        wrong = fa.freeze(net).confidence(out.x_adv).scatter(1, y[:, None], 0).amax(1)
         assert torch.equal(out.success, wrong >= 0.5)
-        found.append(int(out.success.sum()))
-    assert found[0] < found[1]
+        counts.append(int(out.success.sum()))
+    assert counts[0] < counts[1]

@@ -49,13 +49,13 @@ def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
 def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
     """In the precision that was asked for, with a plain call's counts, and for the model as it is now."""
     (x, y), (few, labels), model = images(64), images(3), convnet().eval()
-    frozen, plain, own = fa.freeze(model, precision), Plain(model), precision == "fp32"
+    frozen, plain, exact = fa.freeze(model, precision), Plain(model), precision == "fp32"
     directions = torch.eye(5).expand(3, 5, 5)
     for _ in range(2):  # before and after the copy was compared
-        counts, given = (frozen.forwards, frozen.backwards), plain.input_gradient(few, labels)
-        for one, other in zip(frozen.input_gradient(few, labels), given, strict=True):
-            assert torch.equal(one, other) == own
-        if own:
+        counts, wanted = (frozen.forwards, frozen.backwards), plain.input_gradient(few, labels)
+        for one, other in zip(frozen.input_gradient(few, labels), wanted, strict=True):
+            assert torch.equal(one, other) == exact
+        if exact:
             assert (frozen.forwards - counts[0], frozen.backwards - counts[1]) == (3, 3)
             assert torch.equal(frozen(few), plain(few))
             assert torch.equal(frozen.jacobian(few, directions)[1], plain.jacobian(few, directions)[1])
@@ -76,10 +76,10 @@ def test_few_values_are_compared_before_the_attacks_too() -> None:
     torch.manual_seed(0)
     parts = nn.Conv2d(1, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 10)
     model, data = nn.Sequential(*parts).eval(), fa.data.load("digits", "test", limit=200)
-    given = data.x, model(data.x).argmax(1)
+    samples = data.x, model(data.x).argmax(1)
     rows = [
         fa.evaluate(
-            fa.freeze(model), given, ["fgsm"], threat=fa.Linf(0.1), batch_size=size, indicators=False
+            fa.freeze(model), samples, ["fgsm"], threat=fa.Linf(0.1), batch_size=size, indicators=False
         ).rows
         for size in (50, 200)
     ]

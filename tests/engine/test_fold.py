@@ -115,7 +115,7 @@ def hooked(net: Reading, h: Tensor) -> Tensor:
     return net.norm(h)
 
 
-# what the graph of a pass shows: nothing is folded
+# readers that the graph of a pass shows: nothing is folded
 SEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
     "skip": lambda net, h: net.norm(h) + h,
     "part": lambda net, h: net.norm(h[:, :, :2]).repeat(1, 1, 2, 1),
@@ -126,7 +126,7 @@ SEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
     "in place": in_place,
     "function": lambda net, h: F.batch_norm(h, net.norm.running_mean, net.norm.running_var, eps=0.5),
 }
-# what it does not show: the comparison finds it, and the model as given searches
+# readers that it does not show: the comparison finds them, and the model as given searches
 UNSEEN: dict[str, Callable[[Reading, Tensor], Tensor]] = {
     "number": lambda net, h: net.norm(h) * float(h.detach().max()),
     "weight": lambda net, h: net.norm(h) * net.conv.weight.sum(),
@@ -155,9 +155,9 @@ def test_logits_are_read_by_the_caller() -> None:
             self.logits, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
 
         def forward(self, x: Tensor) -> Tensor:
-            made: Tensor = self.logits(x)
-            self.norm(made)
-            return made
+            logits: Tensor = self.logits(x)
+            self.norm(logits)
+            return logits
 
     frozen = freeze(seen(Both()))
     assert_same(frozen, *images(5, 4))
@@ -227,8 +227,8 @@ def test_copies_are_freed_with_their_last_user(precision: Any) -> None:
         assert "folded 1 BatchNorm" in frozen.notes
         copied: Any = frozen.search.model
         parts = *copied.modules(), *copied.parameters(), *frozen.model.modules()  # type: ignore[attr-defined]
-        return [weakref.ref(each) for each in (frozen, frozen.search, *frozen.search.pairs, *parts, x)]
+        return [weakref.ref(thing) for thing in (frozen, frozen.search, *frozen.search.pairs, *parts, x)]
 
     left = passed(torch.rand(6, 2, 6, 6))
     assert len(left) > 8
-    assert [each() for each in left] == [None] * len(left)
+    assert [thing() for thing in left] == [None] * len(left)

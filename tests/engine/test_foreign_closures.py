@@ -31,9 +31,9 @@ def test_a_hook_that_stores_features(prepare, training: bool) -> None:
     model = Features()
     expected = model(X).detach()
     model(OTHER)  # whose features it holds now
-    made = prepare(model.train(training))
-    torch.testing.assert_close(made.verdict(X), expected)
-    torch.testing.assert_close(made.input_gradient(X, Y)[1], expected)
+    prepared = prepare(model.train(training))
+    torch.testing.assert_close(prepared.verdict(X), expected)
+    torch.testing.assert_close(prepared.input_gradient(X, Y)[1], expected)
 
 
 class Round(nn.Module):

@@ -19,11 +19,11 @@ from fastadv.engine import guard
 )  # fmt: skip
 def test_a_row_may_differ_by_rounding_or_a_kink(change: Callable[[Tensor], Tensor], fine: bool) -> None:
     expected = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
-    found = expected.clone()
-    found[5] = change(expected[5])
-    assert guard.same_gradient(found, expected, torch.float32) == fine
+    rows = expected.clone()
+    rows[5] = change(expected[5])
+    assert guard.same_gradient(rows, expected, torch.float32) == fine
     expected[5] = torch.nan
-    assert guard.same_gradient(found, expected, torch.float32)
+    assert guard.same_gradient(rows, expected, torch.float32)
 
 
 @pytest.mark.parametrize(("format", "most"), [(torch.float32, 1e-3), ("tf32", 1e-2), (torch.bfloat16, 0.1)])
@@ -31,35 +31,35 @@ def test_a_row_may_differ_by_rounding_or_a_kink(change: Callable[[Tensor], Tenso
 def test_the_bound_of_rounding(format, most, factor):
     """A shift of all logits of a row decides nothing, and a row that is NaN does not count."""
     expected = torch.randn(9, 5)
-    found, spread = expected + 7, (expected - expected.mean(1, keepdim=True)).abs()[1:].max()
-    found[4, :2] += factor * most * spread * torch.tensor([1.0, -1.0])
+    logits, spread = expected + 7, (expected - expected.mean(1, keepdim=True)).abs()[1:].max()
+    logits[4, :2] += factor * most * spread * torch.tensor([1.0, -1.0])
     expected[0] = torch.nan
-    assert guard.same_logits(found, expected, [torch.float32, format]) == (factor < 1)
-    assert guard.same_logits(found * torch.nan, expected, [format]) is False
-    assert guard.same_logits(found, expected * torch.nan, [format]) is None
+    assert guard.same_logits(logits, expected, [torch.float32, format]) == (factor < 1)
+    assert guard.same_logits(logits * torch.nan, expected, [format]) is False
+    assert guard.same_logits(logits, expected * torch.nan, [format]) is None
 
 
-def changed(own: Tensor, noise: Tensor, each: int, cosine: float = 1, length: float = 1) -> Tensor:
-    found = own.clone()
-    found[::each] = length * (cosine * own + (1 - cosine**2) ** 0.5 * noise)[::each]
-    return found
+def changed(right: Tensor, noise: Tensor, every: int, cosine: float = 1, length: float = 1) -> Tensor:
+    rows = right.clone()
+    rows[::every] = length * (cosine * right + (1 - cosine**2) ** 0.5 * noise)[::every]
+    return rows
 
 
 HALF_ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
-    "right": (lambda own, noise: own, True),
-    "one row of sixteen": (lambda own, noise: changed(own, noise, 16, cosine=0.2), True),
-    "every eighth row to the side": (lambda own, noise: changed(own, noise, 8, cosine=0.2), False),
-    "every row, as far as it may": (lambda own, noise: changed(own, noise, 1, cosine=0.85), True),
-    "every row, too far": (lambda own, noise: changed(own, noise, 1, cosine=0.75), False),
-    "every eighth row too short": (lambda own, noise: changed(own, noise, 8, length=0.45), False),
-    "every eighth row a bit short": (lambda own, noise: changed(own, noise, 8, length=0.9), True),
-    "half the rows": (lambda own, noise: changed(own, noise, 2, length=3), False),
+    "right": (lambda right, noise: right, True),
+    "one row of sixteen": (lambda right, noise: changed(right, noise, 16, cosine=0.2), True),
+    "every eighth row to the side": (lambda right, noise: changed(right, noise, 8, cosine=0.2), False),
+    "every row, as far as it may": (lambda right, noise: changed(right, noise, 1, cosine=0.85), True),
+    "every row, too far": (lambda right, noise: changed(right, noise, 1, cosine=0.75), False),
+    "every eighth row too short": (lambda right, noise: changed(right, noise, 8, length=0.45), False),
+    "every eighth row a bit short": (lambda right, noise: changed(right, noise, 8, length=0.9), True),
+    "half the rows": (lambda right, noise: changed(right, noise, 2, length=3), False),
 }
 
 
 @pytest.mark.parametrize("case", HALF_ROWS)
 def test_half_precision_is_judged_by_its_mean_and_its_worst_rows(case: str) -> None:
-    own, noise = F.normalize(torch.randn(2, 16, 500, generator=torch.Generator().manual_seed(0)), dim=2)
-    noise = F.normalize(noise - (noise * own).sum(1, keepdim=True) * own)
+    right, noise = F.normalize(torch.randn(2, 16, 500, generator=torch.Generator().manual_seed(0)), dim=2)
+    noise = F.normalize(noise - (noise * right).sum(1, keepdim=True) * right)
     change, fine = HALF_ROWS[case]
-    assert guard.same_direction(change(own, noise), own)[0] == fine
+    assert guard.same_direction(change(right, noise), right)[0] == fine

@@ -39,9 +39,9 @@ def compiler(run: Callable[[Any, Tensor], Tensor]) -> Callable[[nn.Module], nn.M
     """Return what stands for torch.compile."""
 
     def compiled(search: nn.Module) -> nn.Module:
-        made: Any = around(search, run)
-        made._orig_mod = search
-        return made
+        wrapped: Any = around(search, run)
+        wrapped._orig_mod = search
+        return wrapped
 
     return compiled
 
@@ -76,7 +76,7 @@ def backward_fails(net: Any, x: Tensor) -> Tensor:
     return logits
 
 
-# what the model runs, what a compiled copy runs, and why that fails
+# functions of the model and of a compiled copy, and why one fails
 FAILS: dict[str, tuple[Any, Any, str]] = {
     "a backward that refuses bfloat16": (lambda net, x: InNumpy.apply(net(x)), None, "Got unsupported"),
     "a layout": (dense, None, "dense activations alone"),
@@ -90,7 +90,7 @@ FAILS: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [(name, each) for name in FAILS for each in ("fp32", "bf16") if "bf" not in name or each == "bf16"],
+    [(name, form) for name in FAILS for form in ("fp32", "bf16") if "bf" not in name or form == "bf16"],
 )
 def test_a_copy_that_fails_is_replaced_by_the_model_as_given(name, precision, monkeypatch, logged):
     run, compiled, why = FAILS[name]
@@ -141,6 +141,6 @@ def test_what_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> 
     wrong = fa.freeze(model, compile=True)
     with pytest.raises(InputError):
         wrong.input_gradient(X, Y + 7)
-    for each in (frozen, wrong):
-        assert "compiled" in each.notes
-        assert not each.exact
+    for model_of in (frozen, wrong):
+        assert "compiled" in model_of.notes
+        assert not model_of.exact

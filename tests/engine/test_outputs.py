@@ -116,9 +116,9 @@ class Image(Tensor):
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_neither_a_subclass_of_tensor_nor_the_default_device_changes_what_is_found(attack: str) -> None:
     run = partial(ATTACKS[attack], flat, y=Y, threat=fa.L2(2.0))
-    wanted, own = run(GRAY), run(GRAY.as_subclass(Image))
+    wanted, special = run(GRAY), run(GRAY.as_subclass(Image))
     with torch.device("meta"):
         again = run(GRAY)
-    assert type(own.x_adv) is Tensor
-    assert torch.equal(own.x_adv, wanted.x_adv)
+    assert type(special.x_adv) is Tensor
+    assert torch.equal(special.x_adv, wanted.x_adv)
     assert torch.equal(again.x_adv, wanted.x_adv)

@@ -25,9 +25,9 @@ EOT = 3
 by_either = pytest.mark.parametrize("prepared", [Plain, fa.freeze])
 
 
-def around(own: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
+def around(run: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
     """A net in a function `own(net, x)` that gives the logits."""
-    return module(lambda self, x: own(self.net, x), net=convnet()).eval()
+    return module(lambda self, x: run(self.net, x), net=convnet()).eval()
 
 
 class Corner(nn.Module):
@@ -65,37 +65,33 @@ def test_the_fewest_passes() -> None:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is frozen by itself."""
-    made: list[object] = []
+    frozen_calls: list[object] = []
     prepared = sys.modules["fastadv.engine.prepare"]
-    own = prepared.frozen_by_itself  # type: ignore[attr-defined]
-    monkeypatch.setattr(prepared, "frozen_by_itself", lambda *args: made.append(args) or own(*args))
-    return made
-
-
-def normalized() -> nn.Sequential:
-    return nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval()
+    real = prepared.frozen_by_itself  # type: ignore[attr-defined]
+    monkeypatch.setattr(prepared, "frozen_by_itself", lambda *args: frozen_calls.append(args) or real(*args))
+    return frozen_calls
 
 
 @pytest.mark.slow
-def test_long_work_is_frozen_by_itself(made: list[object]) -> None:
-    model, x = normalized(), images(64)
+def test_long_work_is_frozen_by_itself(frozen_calls: list[object]) -> None:
+    model, x = nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval(), images(64)
     y, steps = labels(model, x), WORTH // 64
     pgd(model, x, y, fa.Linf(1e-6), steps=steps - 1)
-    assert not made
+    assert not frozen_calls
     pgd(model, x, y, fa.Linf(1e-6), steps=steps, freeze=False)
     pgd(Plain(model), x, y, fa.Linf(1e-6), steps=steps)
     pgd(lambda z: model(z), x, y, fa.Linf(1e-6), steps=steps)  # of which nothing is known
     pgd(model[0], x, y, fa.Linf(1e-6), steps=steps)  # linear layers gain nothing
-    assert not made
+    assert not frozen_calls
     for run, frozen in (
         ({"steps": steps}, True), ({"steps": steps // 4, "restarts": 4}, True),
         ({"steps": steps // 4 - 1, "restarts": 4}, False), ({}, False),
     ):  # fmt: skip
-        made.clear()
+        frozen_calls.clear()
         pgd(model, x, y, fa.Linf(0.5), **run)  # type: ignore[arg-type]
-        assert bool(made) == frozen
+        assert bool(frozen_calls) == frozen
     assert prepare(model, work=WORTH).options.precision == "fp32"  # type: ignore[attr-defined]
     frozen = fa.freeze(model)
     assert prepare(frozen, work=WORTH) is frozen
@@ -149,15 +145,6 @@ def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
     assert rows == [6, 6, 6]
 
 
-def test_logits_of_a_pass_at_x_are_its_own() -> None:
-    x, plain = X.clone(), Plain(Corner())
-    plain.verdict(x)  # the first pass is given a copy
-    made = plain.clean_pass(x)
-    assert made is not None
-    x.zero_()
-    torch.testing.assert_close(made.logits, X[:, :, 0, 0])
-
-
 def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
     model = convnet().eval()
     y = labels(model, X)
@@ -205,9 +192,10 @@ def test_an_answer_outlives_the_next_pass(prepared: Callable[..., Prepared], sea
 def test_logits_with_a_gradient_are_their_own(prepared: Callable[[nn.Module], Prepared]) -> None:
     model, x = prepared(Corner()), X.clone()
     model.verdict(x)  # the first pass is given a copy
-    found = (model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0], model.input_gradient(x, Y)[1])
+    answers = [model.jacobian(x, torch.eye(2).expand(6, -1, -1))[0], model.input_gradient(x, Y)[1]]
+    answers += [clean.logits for clean in [model.clean_pass(x)] if clean is not None]
     x.zero_()
-    for logits in found:
+    for logits in answers:
         torch.testing.assert_close(logits, X[:, :, 0, 0])
 
 
@@ -253,9 +241,9 @@ def test_what_a_forward_writes_into_buffers_stays_in_the_copy(prepared, search_c
     model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3), Tally()).eval()
     before = [buffer.clone() for buffer in model.buffers()]
     wanted = nn.functional.batch_norm(X, None, None, training=True).flatten(1) @ model[2].weight.T
-    found = prepared(model).verdict(X)
-    torch.testing.assert_close(found, wanted + model[2].bias)
-    fgsm(prepared(model), X, found.argmax(1), fa.Linf(0.1))
+    logits = prepared(model).verdict(X)
+    torch.testing.assert_close(logits, wanted + model[2].bias)
+    fgsm(prepared(model), X, logits.argmax(1), fa.Linf(0.1))
     assert all(map(torch.equal, before, model.buffers()))
 
 

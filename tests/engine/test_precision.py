@@ -80,8 +80,8 @@ def test_small_gradients_do_not_vanish(power: int) -> None:
     model, (x, y) = net(), images()
     loss = sized(2.0 ** (power - torch.arange(len(x))))
     exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
-    found = fa.freeze(model, "fp16").input_gradient(x, y, loss)[2].flatten(1)
-    assert bool(((found - exact).norm(dim=1) < 4e-3 * exact.norm(dim=1)).all())
+    gradient = fa.freeze(model, "fp16").input_gradient(x, y, loss)[2].flatten(1)
+    assert bool(((gradient - exact).norm(dim=1) < 4e-3 * exact.norm(dim=1)).all())
 
 
 def test_overflow_falls_back() -> None:
@@ -150,14 +150,18 @@ def test_tf32_is_on_in_the_search_alone() -> None:
     assert "TF32 search" in frozen.notes
 
 
-def test_passes_of_threads_that_overlap_leave_the_switches() -> None:
-    first, second, before = tf32("cuda"), tf32("cuda"), products()
-    for each in (first, second):
-        each.__enter__()
+@pytest.mark.parametrize(
+    ("changed", "now"),
+    [(lambda: tf32("cuda"), products), (_tf32.without_cudnn, lambda: torch.backends.cudnn.enabled)],
+)
+def test_what_threads_change_comes_back_when_the_last_one_leaves(changed, now) -> None:
+    first, second, before = changed(), changed(), now()
+    first.__enter__()
+    second.__enter__()
     first.__exit__(None, None, None)
-    assert products() == "tf32"
+    assert now() != before
     second.__exit__(None, None, None)
-    assert products() == before != "tf32"
+    assert now() == before
 
 
 def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +196,8 @@ def test_what_is_not_finite_sets_no_scale(of: str) -> None:
         x[0] = torch.nan
     else:
         sizes[0], sizes[1] = torch.nan, torch.inf
-    found = fa.freeze(model, "fp16").input_gradient(x, y, loss)[2][2:]
-    assert float((found - exact).norm()) < 4e-3 * float(exact.norm())
+    gradient = fa.freeze(model, "fp16").input_gradient(x, y, loss)[2][2:]
+    assert float((gradient - exact).norm()) < 4e-3 * float(exact.norm())
 
 
 @pytest.mark.slow
@@ -204,8 +208,8 @@ def test_passes_without_a_gradient_stay_in_the_models_precision(precision: Any) 
     frozen = fa.freeze(model, precision)
     frozen.input_gradient(x, y)
     assert torch.equal(frozen(x), frozen.verdict(x))
-    found = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
-    assert torch.equal(found[0].x_adv, found[1].x_adv)
+    outs = [fa.attacks.square(model, x, y, fa.Linf(0.02), queries=30) for model in (frozen, net())]
+    assert torch.equal(outs[0].x_adv, outs[1].x_adv)
     assert frozen.search_dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

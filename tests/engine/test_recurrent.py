@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.engine import plain, precision
+from fastadv.engine import plain
 from fastadv.engine.copying import first_pass
 
 
@@ -80,13 +80,3 @@ def test_attacks_differentiate_recurrent_layers(kind, way, monkeypatch):
     assert copied.layers[0].training is (kind in ("lstm", "gru"))
     assert torch.equal(copied(x), model(x))
     assert not any(part.training for part in (*model.modules(), copied, copied.head))
-
-
-def test_cudnn_comes_back_when_the_last_thread_leaves():
-    first, second = precision.without_cudnn(), precision.without_cudnn()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert not torch.backends.cudnn.enabled
-    second.__exit__(None, None, None)
-    assert torch.backends.cudnn.enabled

@@ -14,9 +14,9 @@ from tests.engine.rewritten import Seen
 from tests.engine.test_rewrites import images
 
 
-def named(each: object) -> str:
+def named(value: object) -> str:
     """Return the name of a rewrite, or what the test is given, without addresses."""
-    return each.name if isinstance(each, Rewrite) else str(each)
+    return value.name if isinstance(value, Rewrite) else str(value)
 
 
 pytestmark = [
@@ -58,23 +58,23 @@ TWICE: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
 
 @pytest.mark.parametrize(("rewrite", "layer", "shape"), TWICE, ids=named)
 def test_derivatives_of_derivatives(rewrite, layer, shape):
-    seen, found = Seen(layer.requires_grad_(False), rewrite), []
+    seen, second = Seen(layer.requires_grad_(False), rewrite), []
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     for run in (seen, layer):
         leaf = x.clone().requires_grad_()
         (first,) = torch.autograd.grad(run(leaf * 1).exp().sum(), leaf, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+        second.append(torch.autograd.grad(first.square().sum(), leaf)[0])
     assert seen.used == {rewrite.name}
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(*second, rtol=1e-3, atol=1e-3)
 
 
 def test_autocast_around_is_the_librarys() -> None:
     model, x = images().eval().requires_grad_(False), torch.rand(4, 1, 14, 15)
-    own = Seen(model, WINOGRAD, THIN, LINEAR)
+    watched = Seen(model, WINOGRAD, THIN, LINEAR)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(own(x.clone().requires_grad_()), model(x))
-    assert own.used == set()
+        assert torch.equal(watched(x.clone().requires_grad_()), model(x))
+    assert watched.used == set()
 
 
 def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,12 +89,12 @@ def same(model: nn.Module, precision: str, shape: tuple[int, ...], most: float) 
     if precision != "double":
         x, model = x.float(), model.float()
     frozen = freeze(model, "fp32" if precision == "double" else precision)  # type: ignore[arg-type]
-    for given in (x, x.contiguous(memory_format=torch.channels_last)) if len(shape) == 3 else (x,):
+    for batch in (x, x.contiguous(memory_format=torch.channels_last)) if len(shape) == 3 else (x,):
         for count in (1, 7, 33):
-            _, by_gradient, found = frozen.input_gradient(given[:count], y[:count])
-            for scores in (by_gradient, frozen(given[:count])):
+            _, by_gradient, searched = frozen.input_gradient(batch[:count], y[:count])
+            for scores in (by_gradient, frozen(batch[:count])):
                 assert (scores - logits[:count]).norm() < most * logits[:count].norm()
-            apart, length = (each.flatten(1).norm(dim=1) for each in (found - gradient[:count], gradient))
+            apart, length = (rows.flatten(1).norm(dim=1) for rows in (searched - gradient[:count], gradient))
             assert (apart < 3 * most * length[:count]).all()
 
 
@@ -108,18 +108,18 @@ def test_a_search_copy_is_the_model(precision, most, count, threads, monkeypatch
     used, forward, lens = set[str](), SearchCopy._forward, Rewriting.lens
 
     def watched(search: SearchCopy, x: Tensor, rewriting: Any, *rest: Any) -> Tensor:
-        made = []
-        rewriting.lens = lambda: made.append(lens(rewriting)) or made[0]
+        lenses = []
+        rewriting.lens = lambda: lenses.append(lens(rewriting)) or lenses[0]
         logits = forward(search, x, rewriting, *rest)
-        used.update(["channels-last"] * search.channels_last, ["fold"] * bool(search.pairs), made[0].used)
+        used.update(["channels-last"] * search.channels_last, ["fold"] * bool(search.pairs), lenses[0].used)
         return logits
 
     monkeypatch.setattr(SearchCopy, "_forward", watched)
-    # which would hide what is wrong
-    monkeypatch.setattr("fastadv.engine.frozen.compare", lambda *given: None)
+    # the comparison would hide what is wrong
+    monkeypatch.setattr("fastadv.engine.frozen.compare", lambda *args: None)
     torch.manual_seed(0)
     for make, shape in NETS.items():
         same(make(), precision, shape, most)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision)
     served = {"onednn": onednn.available() and precision == "fp32", "winograd": winograd.available(dtype)}
-    assert used == {each.name for each in REWRITES if served.get(each.name, True)}
+    assert used == {rewrite.name for rewrite in REWRITES if served.get(rewrite.name, True)}

@@ -262,6 +262,8 @@ def test_points_outside_of_the_mask_are_told_as_such_in_whatever_form_it_comes()
     for attacked in evaluate(Numbered.net, (X, y), attacks, indicators=False).rows:
         assert not bool(attacked.broken.any())
         assert [flag.partition("success: ")[2] for flag in attacked.flags] == ["12 outside of the mask"]
+    far = {"far": partial(lambda *args, **_: 1 - X, threat=fa.Linf(0.3), mask=mask)}  # outside of both
+    assert "mask" not in "".join(evaluate(Numbered.net, (X, y), far, indicators=False)["far"].flags)
 
 
 def test_points_at_which_the_model_has_no_answer_are_failed() -> None:

@@ -62,13 +62,13 @@ def difference(ours: Any, theirs: Any) -> tuple[int, float] | None:
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """A line for each call and field that differ, with rows and size in each case."""
-    found = defaultdict[str, list[str]](list)
+    lines_of = defaultdict[str, list[str]](list)
     for name, fields in ours.items():
         call, case = name.split(maxsplit=1)
         for field in fields | theirs[name]:
             if apart := difference(fields.get(field), theirs[name].get(field)):
-                found[f"{call} {field}"].append(f"{case} ({apart[0]} rows, by {apart[1]:.2g})")
-    return [f"{what}: {', '.join(cases)}" for what, cases in found.items()]
+                lines_of[f"{call} {field}"].append(f"{case} ({apart[0]} rows, by {apart[1]:.2g})")
+    return [f"{what}: {', '.join(cases)}" for what, cases in lines_of.items()]
 
 
 def keep() -> None:
@@ -98,10 +98,10 @@ if __name__ == "__main__":
     what.add_argument("--against", metavar="COMMIT", help="or the folder of a tree with its extension built")
     what.add_argument("--keep", action="store_true", help="write kept.json instead")
     parser.add_argument("--only", default="", metavar="NAME", help='compare cases named so, as "pgd cnn"')
-    given = parser.parse_args()
-    if given.keep:
+    arguments = parser.parse_args()
+    if arguments.keep:
         sys.exit(keep())
-    ours = outcomes(ROOT, given.only)
-    lines = differences(ours, outcomes_of(given.against, given.only))
+    ours = outcomes(ROOT, arguments.only)
+    lines = differences(ours, outcomes_of(arguments.against, arguments.only))
     print(*lines, f"{len(ours)} cases compared", sep="\n")
     sys.exit(bool(lines) or not ours)

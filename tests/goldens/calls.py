@@ -98,9 +98,9 @@ def run(name: str, noise: float = 0.0) -> dict[str, Any]:
     }
     size: Any = inf if call in MINIMUM and kind not in ("again", "targets") else radius * RADII[norm]
     size = size * torch.linspace(0.5, 6, FEW) if kind == "targets" else size
-    given: Any = fa.freeze(model) if kind == "frozen" else model.train(net == "pool")
+    subject: Any = fa.freeze(model) if kind == "frozen" else model.train(net == "pool")
     try:
-        out = attack(given, x, y, norm(size), **(arguments | others.get(kind, {})))
+        out = attack(subject, x, y, norm(size), **(arguments | others.get(kind, {})))
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     if isinstance(out, Tensor):

@@ -16,10 +16,10 @@ from tests.goldens.calls import CALLS, counts, names
 def test_counts_are_as_they_were(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastadv.engine.frozen.FEW", 1 << 13)  # as users have it
     kept = json.loads(KEPT.read_text())
-    # of calls that make many others a fifth: each net and each set of options
+    # a fifth of calls that make many others: each net and each set of options
     for name in names(f"{call} ")[:: 5 if call in ("autoattack", "minimum_norm-l2") else 1]:
-        found = [None if was is None else now for was, now in zip(kept[name], counts(name), strict=True)]
-        assert found == kept[name], f"{name}: successes, samples of each status, forwards, backwards"
+        counted = [None if was is None else now for was, now in zip(kept[name], counts(name), strict=True)]
+        assert counted == kept[name], f"{name}: successes, samples of each status, forwards, backwards"
 
 
 def test_a_difference_is_one_of_bits() -> None:

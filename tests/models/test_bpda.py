@@ -66,17 +66,17 @@ GRADIENTS["network"] = SMOOTH, SMOOTH
     ],
 )
 def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(kind, hide, options, search_copy):
-    net, (given, part) = Net(hide).double(), GRADIENTS[kind]
+    net, (substitute, part) = Net(hide).double(), GRADIENTS[kind]
     if kind == "network":
-        given = part = copy.deepcopy(part).double()
-    model = fa.models.bpda(net, {"hide": given})
+        substitute = part = copy.deepcopy(part).double()
+    model = fa.models.bpda(net, {"hide": substitute})
     x = X.double()
     attached = model(x.clone().requires_grad_())
     assert attached.requires_grad
     assert torch.equal(model(x), net(x))
     assert torch.equal(attached, net(x))
-    found = fa.freeze(model, **options).input_gradient(x, Y)[2]
-    torch.testing.assert_close(found, by_hand(net, x, Y, part), rtol=1e-9, atol=1e-12)
+    searched = fa.freeze(model, **options).input_gradient(x, Y)[2]
+    torch.testing.assert_close(searched, by_hand(net, x, Y, part), rtol=1e-9, atol=1e-12)
 
 
 class Picks(nn.Module):
@@ -94,9 +94,9 @@ def test_modules_with_several_arguments_that_raise_under_autograd():
     model = fa.models.bpda(calls, {"picks": lambda scale, x, *, mask: scale**2 * x + mask})
     weights = torch.rand(12, 5, generator=torch.Generator().manual_seed(0))
     leaf = X.clone().requires_grad_()
-    (found,) = torch.autograd.grad(model(leaf), leaf, weights)
+    (pulled,) = torch.autograd.grad(model(leaf), leaf, weights)
     expected = weights * (4 - 2 * X.flatten(1)[:, :5])
-    torch.testing.assert_close(found.flatten(1)[:, :5], expected)
+    torch.testing.assert_close(pulled.flatten(1)[:, :5], expected)
     assert torch.equal(model(X), calls(X))
     first = fa.models.bpda(calls, {"picks": "identity"})
     torch.testing.assert_close(torch.autograd.grad(first(leaf), leaf, weights)[0].flatten(1)[:, :5], weights)
@@ -124,8 +124,8 @@ def test_another_gradient_takes_the_place_of_the_first(first, then):
     once = fa.models.bpda(net, {"hide": GRADIENTS[first][0]})
     twice, before = fa.models.bpda(once, {"hide": gradient}), replaced(once)
     leaf = X.clone().requires_grad_()
-    found = torch.autograd.grad(F.cross_entropy(twice(leaf), Y, reduction="sum"), leaf)[0]
-    torch.testing.assert_close(found, by_hand(net, X, Y, same))
+    pulled = torch.autograd.grad(F.cross_entropy(twice(leaf), Y, reduction="sum"), leaf)[0]
+    torch.testing.assert_close(pulled, by_hand(net, X, Y, same))
     assert replaced(once) == before
 
 
@@ -143,13 +143,13 @@ def test_copies_states_and_descriptions():
         copied.hide.bpda.weight.zero_()
         copied.hide.bpda.bias.zero_()
     assert SMOOTH.weight.any()
-    through = [fa.freeze(each).input_gradient(X, Y)[2] for each in (held, copied)]
+    through = [fa.freeze(one).input_gradient(X, Y)[2] for one in (held, copied)]
     assert not torch.allclose(*through)  # the copy has a substitute of its own
     for same in (copy.deepcopy(model), fa.models.bpda(net, {"h*e": "identity"})):
         assert describe(same) == describe(model)
     other = nn.Conv2d(6, 6, 3, padding=1)
-    others = [model, held, *(fa.models.bpda(net, {"hide": each}) for each in (torch.sin, torch.cos, other))]
-    assert len({str(describe(each)) for each in (net, *others)}) == 6
+    others = [model, held, *(fa.models.bpda(net, {"hide": one}) for one in (torch.sin, torch.cos, other))]
+    assert len({str(describe(one)) for one in (net, *others)}) == 6
 
 
 @pytest.mark.parametrize("gradient", ["identity", partial(F.hardtanh, min_val=-2.0), "network"])
@@ -163,9 +163,9 @@ def test_a_model_is_pickled_whole(gradient):
         assert replaced(read) == replaced(model)
         assert read.hide.forward.__self__.module is read.hide is read.again
         assert torch.equal(read(X), model(X))
-        found = [fa.freeze(each).input_gradient(X, Y)[2] for each in (read, model)]
-        assert found[0].any()
-        assert torch.equal(*found)
+        gradients = [fa.freeze(one).input_gradient(X, Y)[2] for one in (read, model)]
+        assert gradients[0].any()
+        assert torch.equal(*gradients)
 
 
 def test_patterns_take_the_outermost_and_the_last_word_counts():
@@ -212,7 +212,7 @@ def test_what_is_refused_at_once(gradients, says):
         fa.models.bpda(NET, gradients)
 
 
-# what the module makes, its gradient, and what is said
+# outputs of the module, its gradient, and the sentence
 PASSES = {
     "tuple": (lambda h: (h, h), "identity", "return one floating-point tensor, got tuple"),
     "integers": (lambda h: h.long(), torch.sin, "got a tensor of torch.int64"),
@@ -237,7 +237,7 @@ def test_what_is_refused_in_a_pass(case):
 
 def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path):
     net, data = Defended(Net(nn.Identity()), before=Binarize()), torch.utils.data.TensorDataset(X, Y)
-    one, other = (fa.models.bpda(net, {"before": each}) for each in ("identity", torch.sin))
+    one, other = (fa.models.bpda(net, {"before": substitute}) for substitute in ("identity", torch.sin))
     fa.evaluate(one, data, run_dir=tmp_path / "run")
     assert fa.evaluate(one, data, run_dir=tmp_path / "run", resume=True).replaced == {"before": "identity"}
     with pytest.raises(InputError, match="model"):

@@ -32,11 +32,11 @@ def test_weights_of_torchvision_bring_classes_and_constants(monkeypatch, options
     from fastadv._torchvision import models
 
     kind = models.get_model_weights("inception_v3")
-    own, read = models.inception_v3(init_weights=False).state_dict(), []
-    monkeypatch.setattr(kind, "get_state_dict", lambda self, **given: read.append(given) or own)
+    state, read = models.inception_v3(init_weights=False).state_dict(), []
+    monkeypatch.setattr(kind, "get_state_dict", lambda self, **asked: read.append(asked) or state)
     net = fa.models.create("torchvision:inception_v3", classes=10, **options).eval()
     # read as one that holds nothing harmful, before torchvision unpickles it
-    assert [given.get("weights_only", False) for given in read] == [True, False]
+    assert [asked.get("weights_only", False) for asked in read] == [True, False]
     assert net.model.model.transform_input
     assert net(torch.rand(1, 3, 96, 96)).shape == (1, 1000)
     assert net.mean.flatten().tolist() == pytest.approx(kind.DEFAULT.transforms().mean)

@@ -29,14 +29,6 @@ def moved(model):
     return model.double().eval()  # in float64 rounding takes no activation across the kink of its ReLU
 
 
-def small(name, **arguments):
-    return moved(models.create(name, **(SMALL[name] | arguments)))
-
-
-def batch(*shape):
-    return torch.rand(*shape, dtype=torch.float64)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "count"),
@@ -91,7 +83,7 @@ WIDE = ("wide_resnet", "block{}.layer.{}", 3, "convShortcut", ("bn1", "fc"))
 def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
     """He et al. 2016b, figure 4e, and what published code does otherwise."""
     name, block, stages, shortcut, (norm, linear) = layout
-    model, given = small(name, **arguments), batch(3, 3, 40, 24)
+    model, image = moved(models.create(name, **(SMALL[name] | arguments))), torch.rand(3, 3, 40, 24).double()
     weights = model.state_dict()
     act = F.silu if "activation" in arguments else F.relu
 
@@ -103,7 +95,7 @@ def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
             return F.conv2d(torch.cat([x, torch.zeros_like(x[..., :1])], 3), kernel, stride=2)
         return F.conv2d(x, kernel, stride=stride, padding=around)
 
-    x = F.conv2d(given, weights["conv1.weight"], padding=1)
+    x = F.conv2d(image, weights["conv1.weight"], padding=1)
     for stage in range(stages):
         for place in (0, 1):
             part, stride = block.format(stage + 1, place), 2 if stage and not place else 1
@@ -118,7 +110,7 @@ def test_preactivated_nets_by_hand_from_the_published_names(layout, arguments):
         x = act(normalized(x, weights, norm))
     assert (f"{norm}.weight" in weights) == arguments.get("final_norm", True)
     by_hand = x.flatten(2).mean(2) @ weights[f"{linear}.weight"].T + weights[f"{linear}.bias"]
-    torch.testing.assert_close(model(given), by_hand)
+    torch.testing.assert_close(model(image), by_hand)
 
 
 @pytest.mark.slow

@@ -19,15 +19,15 @@ def scaled(normalize):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def factories(tmp_path, monkeypatch):
     (tmp_path / "users_own_models.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "users_own_models"
     sys.modules.pop("users_own_models", None)
 
 
-def test_a_users_own_factory_gets_the_arguments(own):
-    assert models.create(f"{own}:build", width=6, classes=3)(torch.rand(4, 2, 3)).shape == (4, 3)
+def test_a_users_own_factory_gets_the_arguments(factories):
+    assert models.create(f"{factories}:build", width=6, classes=3)(torch.rand(4, 2, 3)).shape == (4, 3)
     assert isinstance(models.create("torch.nn:Identity"), torch.nn.Identity)
 
 
@@ -40,20 +40,20 @@ def test_an_unknown_name_lists_the_known_ones(name):
         models.create(name)
 
 
-def test_a_missing_module_or_function_is_named(own):
+def test_a_missing_module_or_function_is_named(factories):
     with pytest.raises(InputError, match="No module named 'no_such_module'"):
         models.create("no_such_module:build")
     with pytest.raises(InputError, match="no function 'missing'"):
-        models.create(f"{own}:missing")
+        models.create(f"{factories}:missing")
     with pytest.raises(InputError, match="no function 'weights'"):
-        models.create(f"{own}:weights")
+        models.create(f"{factories}:weights")
 
 
-def test_arguments_that_the_factory_does_not_take_are_refused(own):
+def test_arguments_that_the_factory_does_not_take_are_refused(factories):
     with pytest.raises(InputError, match=r"takes .*classes.*'depth'"):
         models.create("small_cnn", depth=3)
     with pytest.raises(InputError, match=r"takes \(width=2, classes=10\)"):
-        models.create(f"{own}:build", shape=(1, 8, 8))
+        models.create(f"{factories}:build", shape=(1, 8, 8))
     for key in ("depth", "widen_factor"):
         with pytest.raises(
             InputError, match=f"expected no {key}, which its name says, got 10; use wide_resnet"
@@ -73,7 +73,7 @@ def test_normalize_puts_the_constants_of_a_data_set_into_the_model():
     assert type(models.create("small_cnn", normalize=None)) is models.SmallCNN
 
 
-def test_normalize_is_refused_where_it_has_no_meaning(own):
+def test_normalize_is_refused_where_it_has_no_meaning(factories):
     with pytest.raises(
         InputError, match=r"normalize: expected one of cifar10, cifar100, imagenet, or .*, got 'mnist'"
     ):
@@ -84,6 +84,6 @@ def test_normalize_is_refused_where_it_has_no_meaning(own):
         with pytest.raises(InputError, match=r"shape \(3, height, width\) for cifar10, got \(1, "):
             models.create(name, normalize="cifar10")
     with pytest.raises(InputError, match=r"images in \[0, 1\], fastadv\.models\.Normalized"):
-        models.create(f"{own}:build", normalize="cifar10")
+        models.create(f"{factories}:build", normalize="cifar10")
     # an argument of that name of a user's own factory is the user's
-    assert models.create(f"{own}:scaled", normalize=2).in_features == 2
+    assert models.create(f"{factories}:scaled", normalize=2).in_features == 2

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
@@ -15,7 +14,6 @@ ORDER = {name: kind.order for name, kind in THREATS.items()}
 INFINITE = (float("-inf"), float("inf"))
 EXACT = 1 + 1e-12
 
-few = settings()  # the profile that conftest.py loads
 seeds = st.integers(0, 2**31)
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
 widths = st.sampled_from([1, 2, 3, 17, 64, 300])

@@ -16,12 +16,12 @@ from tests.processes import finish, serve
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 CPU = torch.device("cpu")
 SHARED = "weight", "prototypes", "bias", "bumps"  # arguments that all samples of a batch share
-# of those of opcheck; `test_compiles_whole` holds the one that is left, which takes longest
+# checks of opcheck; `test_compiles_whole` holds the one that is left, which takes longest
 CHECKS = "test_schema", "test_autograd_registration", "test_faketensor"
 DEVICES = [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
 
 
-def each(results):
+def many(results):
     """The tensors that an op returned, one or several."""
     return (results,) if isinstance(results, torch.Tensor) else results or ()
 
@@ -55,7 +55,7 @@ def check_kernel(name, dtype, device, stride=1):
         if mutates(card):
             continue
         card.compare(actual, expected, args)
-        for result, again, fake in zip(each(actual), each(op(*mine)), each(card.fake(*args)), strict=True):
+        for result, again, fake in zip(many(actual), many(op(*mine)), many(card.fake(*args)), strict=True):
             assert torch.equal(result.nan_to_num(7.0), again.nan_to_num(7.0)), "two runs differ"
             assert (result.shape, result.stride(), result.dtype) == (fake.shape, fake.stride(), fake.dtype)
         if card.in_place:
@@ -63,7 +63,7 @@ def check_kernel(name, dtype, device, stride=1):
             assert torch.equal(mine[0], actual)
 
 
-# what lies along the first dimension of these is not of one sample each
+# rows of these ops are not of one sample each
 @pytest.mark.parametrize(
     "name", [n for n in CARDS if not n.startswith(("winograd", "latent_decode", "noisy", "count"))]
 )
@@ -72,7 +72,7 @@ def test_a_sample_stands_alone(name):
     card, op = CARDS[name], getattr(torch.ops.fastadv, name)
 
     def result(args):
-        results = each(op(*args))
+        results = many(op(*args))
         return results or args[: len(card.signature.written)]
 
     samples = [args for args in card.samples(CPU, card.dtypes[0]) if len(args[0]) > 2]
@@ -83,16 +83,16 @@ def test_a_sample_stands_alone(name):
             for a, argument in zip(args, card.signature.names, strict=False)
         ]
         together = result(clone(args))
-        alone = result(clone(a[1:2] if own else a for a, own in zip(args, of_samples, strict=True)))
+        alone = result(clone(a[1:2] if of_one else a for a, of_one in zip(args, of_samples, strict=True)))
         spoilt = clone(args)
-        for a, own in zip(spoilt, of_samples, strict=True):
-            if own and a.is_floating_point():
+        for a, of_one in zip(spoilt, of_samples, strict=True):
+            if of_one and a.is_floating_point():
                 a[0] = torch.nan
         broken = result(spoilt)
-        for found, wanted in zip(
-            broken, () if mutates(card) else each(card.reference(*spoilt)), strict=False
+        for actual, wanted in zip(
+            broken, () if mutates(card) else many(card.reference(*spoilt)), strict=False
         ):
-            assert torch.equal(found.isnan(), wanted.isnan())
+            assert torch.equal(actual.isnan(), wanted.isnan())
         for whole, one, other in zip(together, alone, broken, strict=True):
             torch.testing.assert_close(one[0], whole[1], rtol=0, atol=0, equal_nan=True)
             torch.testing.assert_close(other[1:], whole[1:], rtol=0, atol=0, equal_nan=True)

@@ -8,14 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused, few, seeds
+from balls import assert_refused, seeds
 from fastadv.ops import distance, largest
 
 ORDERS = (inf, 2.0, 1.0, 0.0, 0.5, 3.0)
 
 
 @pytest.mark.slow
-@few
 @given(
     seeds, st.sampled_from(ORDERS), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
     st.sampled_from([(5, 3, 4, 4), (1, 1), (4, 3072), (300, 7), (2, 1, 224, 224)]),
@@ -106,7 +105,6 @@ def test_refusals():
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
-@few
 @given(
     seeds, st.sampled_from(DTYPES), st.sampled_from([(5, 3, 4, 4), (1, 1), (4, 3072), (300, 7), (0, 3)]),
     st.sampled_from([1.0, 1e-30, 1e30]),
@@ -127,9 +125,9 @@ def test_largest_what_is_not_finite_shows_in_its_own_row_alone(dtype):
     values = torch.full((6, 33), -0.5, dtype=dtype)
     values[1, 32], values[2, 0], values[3, 5] = torch.nan, -torch.inf, torch.inf
     values[4, 7], values[4, 8], values[5] = torch.inf, -torch.nan, -0.0
-    found = largest(values).double().tolist()
-    assert found[0] == 0.5
-    assert found[2:4] == [float("inf")] * 2
-    assert found[1] != found[1]
-    assert found[4] != found[4]
-    assert str(found[5]) == "0.0"
+    sizes = largest(values).double().tolist()
+    assert sizes[0] == 0.5
+    assert sizes[2:4] == [float("inf")] * 2
+    assert sizes[1] != sizes[1]
+    assert sizes[4] != sizes[4]
+    assert str(sizes[5]) == "0.0"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused, few, seeds
+from balls import assert_refused, seeds
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.keep_nearest import keep_nearest_
 
@@ -20,7 +20,6 @@ def candidate(seed, dtype=torch.float32, rows=20):
 
 
 @pytest.mark.slow
-@few
 @given(seeds, st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]), st.booleans())
 def test_equals_a_loop(seed, dtype, strided):
     x, _, _ = candidate(seed, dtype)

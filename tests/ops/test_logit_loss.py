@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused, few, seeds
+from balls import assert_refused, seeds
 from fastadv.ops import logit_loss
 from fastadv.ops.logit_loss import ENTROPIES, KINDS, LIKE_MARGIN
 
@@ -45,7 +45,6 @@ def written_out(z, y, kind, t):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@few
 @given(seeds, classes, sizes, st.booleans(), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
 def test_equals_the_definition_and_autograd(kind, seed, count, size, targeted, dtype):
     z, y, t = rows(seed, count, size, dtype)
@@ -72,7 +71,6 @@ def test_equals_the_definition_and_autograd(kind, seed, count, size, targeted, d
     )
 
 
-@few
 @given(seeds, classes, st.sampled_from(KINDS), st.booleans(), st.sampled_from([-1024.0, 64.0, 4096.0]))
 def test_constant_shifts_change_nothing(seed, count, kind, targeted, shift):
     z, y, t = rows(seed, count, 1.0, torch.float32)
@@ -82,7 +80,6 @@ def test_constant_shifts_change_nothing(seed, count, kind, targeted, shift):
     assert torch.allclose(first[1], second[1], rtol=1e-5, atol=1e-6)
 
 
-@few
 @given(seeds, classes, st.booleans(), st.sampled_from(ENTROPIES))
 def test_direction_is_the_gradient_up_to_a_positive_factor(seed, count, targeted, kind):
     z, y, t = rows(seed, count, 2.0, torch.float32)

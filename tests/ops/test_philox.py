@@ -1,13 +1,11 @@
 """philox against the published vectors, through a generator written with Python integers."""
 
-from functools import partial
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused, few
+from balls import assert_refused
 from fastadv.ops.philox import philox
 
 WORD = 0xFFFFFFFF
@@ -42,7 +40,6 @@ def test_the_oracle_gives_the_published_vectors(counter, key, expected):
     assert block(counter, key) == expected
 
 
-@few
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, WORD), st.integers(0, 3000))
 def test_any_element_equals_the_oracle(seed, sample, draw, element):
     counter = [element // 4, draw, sample & WORD, sample >> 32]
@@ -66,31 +63,9 @@ def test_a_long_row_equals_its_parts():
             assert torch.equal(philox(ids, count, kind, 5, 6), row[:, :count])
 
 
-def test_moments():
-    ids = torch.arange(200)
-    uniform, normal = philox(ids, 5000, "uniform").double(), philox(ids, 5000, "normal").double()
-    assert float(uniform.min()) >= 0
-    assert float(uniform.max()) < 1
-    # five standard errors of a million draws
-    assert abs(float(uniform.mean()) - 0.5) < 5 * (1 / 12) ** 0.5 / 1000
-    assert abs(float(normal.mean())) < 5 / 1000
-    assert abs(float(normal.square().mean()) - 1) < 5 * 2**0.5 / 1000
-    assert abs(float(normal.pow(4).mean()) - 3) < 5 * 96**0.5 / 1000
-    assert abs(float((normal[:, ::2] * normal[:, 1::2]).mean())) < 5 / 500_000**0.5
-    # the largest of a million draws exceeds this with probability 1 - 2e-5
-    assert float(normal.abs().max()) > 4.4
-
-
 def test_refusals():
     ids, bits = torch.arange(3), "bits"
     assert_refused(
-        *(
-            (partial(philox, ids, 4, bits, seed), "seed: expected an integer from 0")
-            for seed in (-1, 2**63, "0")
-        ),
-        *((partial(philox, ids, 4, bits, 0, draw), "draw: expected an integer") for draw in (-1, 2**32, 0.0)),
-        (partial(philox, ids, 4, bits, 0, 2**32 - 2, 3), "draw: expected an integer"),
-        *((partial(philox, ids, count, bits), "count: expected an integer") for count in (-1, None, 2.0)),
+        (lambda: philox(ids, 4, bits, 0, 2**32 - 2, 3), "draw: expected an integer"),
         (lambda: philox(ids, 4, "gamma"), "kind: expected one of bits"),
-        (lambda: philox(ids.float(), 4, bits), "ids: expected int64"),
     )

@@ -14,7 +14,6 @@ from balls import (
     assert_inside,
     assert_refused,
     dtypes,
-    few,
     norm,
     pair,
     radii,
@@ -27,7 +26,6 @@ from balls import (
 kinds = st.sampled_from(list(PROJECT))
 
 
-@few
 @given(kinds, seeds, widths, radii, dtypes)
 def test_inside_and_idempotent(kind, seed, cols, radius, dtype):
     x_adv, x = pair(seed, 3, cols, dtype=dtype)
@@ -36,7 +34,6 @@ def test_inside_and_idempotent(kind, seed, cols, radius, dtype):
     assert torch.equal(PROJECT[kind](z, x, radius), z)
 
 
-@few
 @given(kinds, seeds, widths, scales)
 def test_any_scale(kind, seed, cols, scale):
     x_adv, x = pair(seed, 3, cols, scale)
@@ -49,7 +46,6 @@ def test_any_scale(kind, seed, cols, scale):
         assert torch.allclose(z.double(), unit, rtol=0, atol=4e-7 * scale)
 
 
-@few
 @given(kinds, seeds, widths, dtypes)
 def test_inside_points_stay(kind, seed, cols, dtype):
     x_adv, x = pair(seed, 3, cols, dtype=dtype, spread=0.1)
@@ -59,7 +55,6 @@ def test_inside_points_stay(kind, seed, cols, dtype):
 
 
 @pytest.mark.slow
-@few
 @given(
     st.sampled_from(["l2", "l1"]), seeds, widths, st.sampled_from([0.01, 0.5, 4.0]), scales,
     st.sampled_from([torch.float64, torch.float32]),
@@ -71,17 +66,6 @@ def test_equals_bisection(kind, seed, cols, radius, scale, dtype):
     expected = solve(x_adv, x, kind, radius, (0.0, 1.0))
     unit = 1e-12 if dtype == torch.float64 else 4e-7
     assert torch.allclose(z.double() / top, expected, rtol=0, atol=unit)
-
-
-@pytest.mark.parametrize("cols", [2, 80])
-@pytest.mark.parametrize("radius", [0.2, 0.3])
-def test_a_subnormal_value_stays_a_number(radius, cols):
-    """x plus the shift rounds to zero, whose neighbor towards x is the smallest number, not NaN."""
-    x, x_adv = torch.full((1, cols), 2.0**-149), torch.zeros(1, cols)
-    x[0, -1], x_adv[0, -1] = 0.5, 0.9
-    z = PROJECT["l2"](x_adv, x, radius)
-    assert_inside(z, x, "l2", radius)
-    assert float(z[0, -1]) == pytest.approx(0.5 + radius)
 
 
 @pytest.mark.parametrize("kind", PROJECT)
@@ -105,7 +89,6 @@ def test_refusals(kind):
     assert project(x_adv, x, 1.0, INFINITE).shape == x.shape
 
 
-@few
 @given(seeds, st.integers(0, 5), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
 def test_l0_equals_trying_every_choice(seed, radius, dtype):
     x_adv, x = pair(seed, 1, 5, dtype=dtype)
@@ -140,7 +123,6 @@ def by_sorting(v, radius):
     return np.sign(v) * np.maximum(np.abs(v) - excess[last] / (last + 1), 0)
 
 
-@few
 @given(seeds, widths, st.sampled_from([0.3, 2.0]))
 def test_l1_closed_form_without_a_box(seed, cols, radius):
     x_adv, x = pair(seed, 4, cols)
@@ -151,7 +133,6 @@ def test_l1_closed_form_without_a_box(seed, cols, radius):
     assert ((PROJECT["l1"](x_adv, x, radius, INFINITE).double() - expected).abs() <= unit + 1e-12).all()
 
 
-@few
 @given(seeds, widths)
 def test_l2_closed_form_without_a_box(seed, cols):
     x_adv, x = pair(seed, 4, cols)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import ORDER, PROJECT, assert_inside, assert_refused, few, norm, pair, seeds, widths
+from balls import ORDER, PROJECT, assert_inside, assert_refused, norm, pair, seeds, widths
 from fastadv.ops import linf_step, quantize_in_ball
 
 kinds = st.sampled_from(list(ORDER))
@@ -28,7 +28,6 @@ def test_all_256_levels_are_fixed(kind, radius):
     assert torch.equal(quantize_in_ball(LEVELS, LEVELS, kind, radius), LEVELS)
 
 
-@few
 @given(kinds, seeds, widths, st.sampled_from([0.0, 0.004, 0.03, 0.5, 3.0, float("inf")]))
 def test_on_the_grid_and_in_the_ball(kind, seed, cols, radius):
     x_adv, x = grid_pair(seed, cols)
@@ -37,7 +36,6 @@ def test_on_the_grid_and_in_the_ball(kind, seed, cols, radius):
     assert_inside(z, x, kind, radius)
 
 
-@few
 @given(seeds, widths, st.sampled_from([8 / 255, 0.05, 2 / 255]))
 def test_linf_takes_the_nearest_level_inside(seed, cols, radius):
     x_adv, x = grid_pair(seed, cols)
@@ -48,7 +46,6 @@ def test_linf_takes_the_nearest_level_inside(seed, cols, radius):
     assert torch.allclose((z.double() - x_adv.double()).abs(), gap, rtol=0, atol=1e-7)
 
 
-@few
 @given(st.sampled_from(["l2", "l1"]), seeds, st.sampled_from([64, 300]))
 def test_uses_what_the_ball_leaves(kind, seed, cols):
     x_adv, x = grid_pair(seed, cols)
@@ -57,20 +54,6 @@ def test_uses_what_the_ball_leaves(kind, seed, cols):
     inward = torch.where(x_adv >= x, (x_adv * 255).floor(), (x_adv * 255).ceil()) / 255
     assert_inside(z, x, kind, limit)
     assert bool((norm(z, x, kind) > norm(inward, x, kind)).all()), "all inward is not the best"
-
-
-def test_a_radius_for_each_sample_and_another_grid():
-    x_adv, x = grid_pair(1, 30)
-    radius = torch.tensor([0.0, 0.3, float("inf")])
-    for kind in ORDER:
-        near = inside(x_adv, x, kind, radius)
-        z = quantize_in_ball(near, x, kind, radius)
-        assert_inside(z, x, kind, radius)
-        for row in range(3):
-            one = slice(row, row + 1)
-            assert torch.equal(z[one], quantize_in_ball(near[one], x[one], kind, float(radius[row])))
-    coarse = quantize_in_ball(x_adv, x.round(), "l2", float("inf"), (-1.0, 1.0), 4)
-    assert set(coarse.flatten().tolist()) <= {-1.0, -0.5, 0.0, 0.5, 1.0}
 
 
 def test_refusals():

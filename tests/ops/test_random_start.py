@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import INFINITE, ORDER, assert_inside, assert_refused, dtypes, few, pair, seeds, widths
+from balls import INFINITE, ORDER, assert_inside, assert_refused, dtypes, pair, seeds, widths
 from fastadv.ops import random_start
 
 
@@ -15,17 +15,10 @@ def shifts(kind, rows, cols, radius):
     return random_start(x, torch.arange(rows), kind, radius, INFINITE).double()
 
 
-@few
 @given(st.sampled_from(list(ORDER)), seeds, widths, st.sampled_from([0.0, 1e-3, 0.5, 2.0, 30.0]), dtypes)
 def test_inside(kind, seed, cols, radius, dtype):
     _, x = pair(seed, 3, cols, dtype=dtype)
     assert_inside(random_start(x, torch.arange(3), kind, radius, seed=seed), x, kind, radius)
-
-
-@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
-def test_inside_beside_subnormal_values(kind):
-    x = torch.full((64, 3), 2.0**-149)
-    assert_inside(random_start(x, torch.arange(64), kind, 2.0**-149), x, kind, 2.0**-149)
 
 
 @pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
@@ -58,21 +51,6 @@ def test_l0_draws_whole_sets_evenly():
     assert len(counts) == 10
     assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-4
     assert scipy.stats.kstest(z[drawn].double().numpy(), "uniform").pvalue > 1e-4
-
-
-@pytest.mark.parametrize("kind", list(ORDER))
-def test_depends_on_seed_id_and_draw_alone(kind):
-    _, x = pair(0, 6, 50)
-    ids = torch.tensor([5, 0, 2**40, 7, 1, 5])
-    z = random_start(x, ids, kind, 3.0, seed=4, draw=2)
-    order = torch.tensor([3, 0, 2])
-    assert torch.equal(random_start(x[order], ids[order], kind, 3.0, seed=4, draw=2), z[order])
-    for other in ({"seed": 5, "draw": 2}, {"seed": 4, "draw": 3}):
-        assert not torch.equal(random_start(x, ids, kind, 3.0, **other), z)
-    last = random_start(
-        x.reshape(6, 2, 5, 5).contiguous(memory_format=torch.channels_last), ids, kind, 3.0, seed=4, draw=2
-    )
-    assert torch.equal(last, z.reshape(6, 2, 5, 5))
 
 
 def test_a_radius_for_each_sample():

@@ -22,12 +22,12 @@ def sets(rows: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("leaving", "count"), [(0, 3), (2, 20), (7, 9), (500, 12), (3, 500)])
 def test_by_hand(leaving: int, count: int, dtype: torch.dtype) -> None:
-    best, x = (each.to(dtype) for each in sets(6, 60))
+    best, x = (part.to(dtype) for part in sets(6, 60))
     ids = torch.tensor([5, 0, 2**40, 7, 8, 9])
     mask = torch.rand(6, 60, generator=torch.Generator().manual_seed(1)) < 0.5
-    each = torch.full((6,), leaving), torch.full((6,), count)
+    part = torch.full((6,), leaving), torch.full((6,), count)
     for allowed in (None, mask):
-        out = sparse_rs(best, x, ids, *each, (0.0, 1.0), 3, 4, allowed)
+        out = sparse_rs(best, x, ids, *part, (0.0, 1.0), 3, 4, allowed)
         drawn = rng.bits(60, 3, ids, 4)
         for row in range(6):
             words = drawn[row].tolist()

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
-from balls import few
 from fastadv.errors import InputError
 from fastadv.ops.thin_gradient import thin_gradient
 
@@ -33,7 +32,6 @@ def by_autograd(gradient, weight, size, stride, padding, dilation):
 
 
 @pytest.mark.slow
-@few
 @given(convolutions(), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]), st.booleans())
 def test_equals_autograd(problem, dtype, channels_last):
     count, channels, outputs, kernel, stride, padding, dilation, size = problem

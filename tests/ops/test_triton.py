@@ -37,9 +37,9 @@ STRIDES = {
     "latent_decode": 10,
     "square_bumps": 23,
 }
-# of layers that the engine rewrites on a CPU alone
+# ops of layers that the engine rewrites on a CPU alone
 ON_CPU = {"thin_gradient", "winograd_tiles", "winograd_image"}
-# of these not even one of every shape
+# ops of which not even one of every shape runs
 STRIDED_ONLY = ("l1_step", "nearest_prototype", "latent_fit", "latent_decode", "square_bumps", "sparse_rs")
 
 

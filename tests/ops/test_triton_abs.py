@@ -41,38 +41,6 @@ def test_nearest_where_the_product_form_holds_no_digit():
     nearest(x, torch.cat([prototypes, prototypes]), torch.zeros(300))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [0.0, 1e6])
-def test_bounds_hold_where_every_rounding_goes_one_way(scale):
-    """p = -x: each block's sum is half an ulp of the running sum, which rounds it away."""
-    x = torch.full((1, 1024), 2.0**-14)
-    x[0, 0] = 1.0
-    prototypes, bias = -x.repeat(80, 1), torch.full((80,), scale)
-    low, high = bounds(x, prototypes, bias)
-    exact = (x.double() - prototypes.double()).square().sum(1) + bias.double()
-    tiles = torch.stack([exact[:64].min(), exact[64:].min()])
-    assert bool((low[0, 0].double() <= tiles).all())
-    assert bool((high[0, 0].double() >= tiles).all())
-    assert bool((high - low <= 1e-3 + 3e-4 * scale).all()), "bounds so wide leave nothing out"
-
-
-def bounds(x, prototypes, bias):
-    """(low, high) [1, 1, tiles] of one image and class, as the launcher has them computed."""
-    from fastadv.ops.triton import nearest_prototype as module
-    from fastadv.ops.triton._common import start
-
-    x, prototypes, bias = (t.to(DEVICE) for t in (x, prototypes, bias))
-    count, cols = prototypes.shape
-    tiles = -(-count // module.PROTOTYPES)
-    low, high = (torch.empty(1, 1, tiles, device=DEVICE) for _ in range(2))
-    start(
-        module.bounds_kernel, tiles, low, high, x, prototypes, bias, 1, count, cols, count * cols, count,
-        module.slack(cols), IMAGES=16, PROTOTYPES=module.PROTOTYPES, BLOCK=16, num_warps=4,
-        enable_fp_fusion=True,
-    )  # fmt: skip
-    return low.cpu(), high.cpu()
-
-
 def problem(batch=3, layers=((3, 4, 2, 1), (4, 2, 3, 2)), classes=2):
     """x [B, C, h, h], z [B, K, L], weights, biases and strides."""
     draw = torch.Generator().manual_seed(3)
@@ -118,26 +86,6 @@ def test_shares_equal_the_whole(monkeypatch):
     assert torch.equal(again, loss)
     assert torch.equal(moved, latents)
     assert torch.equal(run(decode, z.transpose(0, 1), *decoder), images)
-
-
-@pytest.mark.slow
-def test_spare_rows_and_earlier_calls_reach_no_result():
-    from fastadv.ops.triton._latent import plan
-    from fastadv.ops.triton.latent_fit import Fit
-
-    x, z, *decoder = problem()
-    results = []
-    for count, calls in ((3, 1), (4, 2)):
-        fit = Fit(plan(decoder[0], decoder[2]), 2, count, False, DEVICE)
-        for call in range(calls):
-            last = call == calls - 1
-            other = x.new_full((4, *x.shape[1:]), NAN), z.new_full((4, *z.shape[1:]), 2.0)
-            fit.load(*((x, z) if last else other), *decoder[:2])
-            fit.run(*NUMBERS)
-        results.append((x.new_empty(z.shape[:2]), torch.empty_like(z)))
-        fit.save(*results[-1])
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
 
 
 @pytest.mark.slow

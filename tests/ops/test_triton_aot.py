@@ -16,7 +16,7 @@ from fastadv.ops.registration.library import CARDS
 
 triton = pytest.importorskip("triton", "3.4", reason="Triton 3.4 or later is not installed")
 ROOT = Path(__file__).resolve().parents[2]
-# which launch kernels of others
+# ops that launch kernels of others
 LENT = ("latent_decode", "keep_nearest_")
 KERNELS = {name: card for name, card in CARDS.items() if card.triton and name not in LENT}
 

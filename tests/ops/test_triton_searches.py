@@ -37,7 +37,7 @@ def test_equal_weights_are_used_up_in_order_across_blocks():
     points, ones = torch.zeros(1, 100), torch.ones(1, 100)
     expected = torch.cat([torch.ones(70), torch.tensor([0.25]), torch.zeros(29)])[None]
     assert torch.equal(hyperplane(points, ones, [70.25], "l1"), expected)
-    # without an edge the first takes it all
+    # the first takes it all where there is no edge
     first = torch.zeros(1, 100)
     first[0, 0] = -70.25
     assert torch.equal(hyperplane(points, ones, [-70.25], "l1", -INF, INF), first)

@@ -36,12 +36,12 @@ def test_a_convolution(dtype, sizes, size, with_bias, seed):
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(count, channels, height, width, generator=draw)
     weight, bias = torch.randn(outputs, channels, 3, 3, generator=draw), torch.randn(outputs, generator=draw)
-    own = convolved(x.to(dtype), weight.to(dtype), bias.to(dtype) if with_bias else None, padding, size)
+    ours = convolved(x.to(dtype), weight.to(dtype), bias.to(dtype) if with_bias else None, padding, size)
     expected = conv2d(x.double(), weight.double(), bias.double() if with_bias else None, padding=padding)
-    assert own.shape == expected.shape
-    assert own.dtype == dtype
+    assert ours.shape == expected.shape
+    assert ours.dtype == dtype
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(own.double(), expected, rtol=0, atol=LOOSE[dtype] * scale)
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=LOOSE[dtype] * scale)
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -50,10 +50,10 @@ def test_what_is_not_finite_stays_in_its_image(size: int) -> None:
     x, weight = torch.randn(3, 5, 8, 8, generator=draw), torch.randn(4, 5, 3, 3, generator=draw)
     clean = convolved(x, weight, None, 1, size)
     x[1, 2, 3, 3] = torch.nan
-    own = convolved(x, weight, None, 1, size)
-    assert torch.equal(own[[0, 2]], clean[[0, 2]])
+    ours = convolved(x, weight, None, 1, size)
+    assert torch.equal(ours[[0, 2]], clean[[0, 2]])
     near = conv2d(x, weight, padding=1).isnan()
-    assert own.isnan()[near].all()
+    assert ours.isnan()[near].all()
 
 
 def test_wrong_arguments() -> None:

@@ -94,7 +94,7 @@ class Case:
         return samples if variant == "full" else min(samples, self.few)
 
 
-def given(**more: Any) -> Callable[[Budget, float], Budget]:
+def with_more(**more: Any) -> Callable[[Budget, float], Budget]:
     return lambda budget, passes: {**budget, **more}
 
 

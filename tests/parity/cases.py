@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 import fastadv.attacks
-from tests.parity.case import Case, as_many, given, queries, searched
+from tests.parity.case import Case, as_many, queries, searched, with_more
 from tests.parity.models import DENSE, NETS, Radii
 from tests.parity.peers import (
     P,
@@ -43,7 +43,7 @@ FMN_STEPS = {"l1": (1.0, 0.1), "l0": (1.0,), "l2": (1.0, 0.1), "linf": (10.0,)}
 # the largest radius that a search over it begins with
 LARGEST = {"linf": 0.5, "l2": 5.0, "l1": 50.0}
 BLENDED = "LinearSearchBlendedUniformNoiseAttack"
-# of the radius of attacks by gradients: noise needs larger balls
+# factors of the radius of attacks by gradients: noise needs larger balls
 NOISE = {"l2": 6.0, "linf": 2.0}
 
 
@@ -63,14 +63,14 @@ def _apgd(norm: str, radius: float, loss: str) -> Case:
         )
         seeds, few = (SEEDS_L1, FEW_SEEDS_L1) if norm == "l1" else (SEEDS, 1)
     return Case("apgd", norm, peers, **(HUNDRED | {"seeds": seeds}), few_seeds=few, radius=radius, label=loss,
-                ours=given(loss=loss), chance=norm == "l1")  # fmt: skip
+                ours=with_more(loss=loss), chance=norm == "l1")  # fmt: skip
 
 
 def _autoattack(norm: str, radius: float, version: str = "standard") -> Case:
     """`version` is ours; the authors' is always the standard one."""
     standard = {"version": "standard"}
     return Case("autoattack", norm, (autoattack(norm),), standard, standard, radius=radius, few=10,
-                label="" if version == "standard" else version, ours=given(version=version))  # fmt: skip
+                label="" if version == "standard" else version, ours=with_more(version=version))  # fmt: skip
 
 
 def _fmn(norm: str) -> Case:
@@ -90,7 +90,7 @@ def _fab(norm: str, targeted: bool) -> Case:
         peers += (auto_attack("fab_pt", "FABAttack_PT", norm),)
     budget = {"steps": 20 if targeted else 50}
     return Case("fab", norm, peers, budget, {"steps": 20}, label="t" if targeted else "",
-                ours=given(targeted=targeted))  # fmt: skip
+                ours=with_more(targeted=targeted))  # fmt: skip
 
 
 def _search(norm: str, targeted: bool) -> Case:
@@ -121,12 +121,12 @@ def _steps(norm: str, radius: float) -> Iterator[Case]:
         pgd += (torchattacks("PGD", relative=0.25),)
     if norm == "l2":
         pgd += (torchattacks("PGDL2", relative=0.2),)
-    yield Case("fgsm", norm, once, {}, {}, radius=radius, ours=given(loss="ce"))
-    alike = given(step_size=(0.25 if norm == "linf" else 0.2) * radius, loss="ce")
+    yield Case("fgsm", norm, once, {}, {}, radius=radius, ours=with_more(loss="ce"))
+    alike = with_more(step_size=(0.25 if norm == "linf" else 0.2) * radius, loss="ce")
     for attack, peers, steps in (("bim", bim, 10), ("mim", mim, 10)):
         yield Case(attack, norm, peers, {"steps": steps}, {"steps": steps}, radius=radius, ours=alike)
     yield Case("pgd", norm, pgd, {"steps": 40}, {"steps": 40}, radius=radius, chance=True, seeds=SEEDS,
-               ours=given(loss="ce") if norm == "l1" else alike)  # fmt: skip
+               ours=with_more(loss="ce") if norm == "l1" else alike)  # fmt: skip
 
 
 def _noise(attack: str, norm: str, radius: float) -> Case:
@@ -217,7 +217,7 @@ def dense(radius: float) -> tuple[Case, ...]:
     """The attacks on a class for each pixel, with a hundred steps for each of four losses, or for one."""
     losses = "mask-ce-avg", "segpgd-loss", "js-avg", "mask-norm-corrlog-avg"
     more: dict[str, Any] = {"full": {"steps": 100}, "quick": {"steps": 20}, "radius": radius}
-    share = given(criterion=fastadv.attacks.Share(1.0))
+    share = with_more(criterion=fastadv.attacks.Share(1.0))
     return (
         Case("sea", "linf", (segmentation("apgd_largereps", *losses),), ours=share, **more),
         Case("segpgd", "linf", (segmentation("apgd_restarts", "segpgd-loss"),), ours=share, **more),

@@ -98,7 +98,7 @@ KEPT: dict[str, Net] = {
 }
 # so many; in a third of the runs, but at least in so many where there are
 KEPT_IMAGES, KEPT_RUNS = 30, 4
-# of a class for each pixel, on which attacks are compared by the share of pixels that stay right
+# nets of a class for each pixel, on which attacks are compared by the share of pixels that stay right
 DENSE: dict[str, Net] = {"segments": Net(lambda _: small("segments"), {"linf": 0.1})}
 NETS: dict[str, Net] = {
     "cnn": Net(published_cnn, {"linf": 0.1, "l2": 1.0, "l1": 5.0, "l0": 5.0}),

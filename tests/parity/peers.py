@@ -80,11 +80,11 @@ def _peer(
     """`call(model, x, y, radius, **given)`, with the budget renamed and generators (or `seeded`) seeded."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0, **budget: Any) -> Tensor:
-        given = {WORDS[words][name]: value for name, value in budget.items()}
-        given |= {"seed": seed} if seeded else {}
+        arguments = {WORDS[words][name]: value for name, value in budget.items()}
+        arguments |= {"seed": seed} if seeded else {}
         torch.manual_seed(seed)
         np.random.seed(seed)
-        out: Tensor = call(model, x.clone(), y.clone(), radius, **given, **fixed)
+        out: Tensor = call(model, x.clone(), y.clone(), radius, **arguments, **fixed)
         return out.detach()
 
     settings = ", ".join(f"{name}={value}" for name, value in (fixed | said).items())
@@ -92,10 +92,10 @@ def _peer(
 
 
 def adv_lib(attack: str, words: str = "adv-lib", radius_as: str = "", **fixed: Any) -> Peer:
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
         module = "adv_lib.attacks.auto_pgd" if "apgd" in attack else "adv_lib.attacks"
         eps = {radius_as: radius} if radius_as else {}
-        return getattr(import_module(module), attack)(model, x, y, **eps, **given)
+        return getattr(import_module(module), attack)(model, x, y, **eps, **arguments)
 
     return _peer("adv-lib", attack, fixed, words, call)
 
@@ -103,9 +103,9 @@ def adv_lib(attack: str, words: str = "adv-lib", radius_as: str = "", **fixed: A
 def foolbox(attack: str, **fixed: Any) -> Peer:
     """A minimum-norm attack of foolbox. Its DDN finds what adv-lib's does, its FMN no more."""
 
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
         wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)
-        return getattr(import_module("foolbox.attacks"), attack)(**given)(wrapped, x, y, epsilons=None)[0]
+        return getattr(import_module("foolbox.attacks"), attack)(**arguments)(wrapped, x, y, epsilons=None)[0]
 
     return _peer("foolbox", attack, fixed, "foolbox", call)
 
@@ -113,16 +113,16 @@ def foolbox(attack: str, **fixed: Any) -> Peer:
 def foolbox_budget(attack: str, estimated: int = 0, **fixed: Any) -> Peer:
     """An attack of foolbox inside a ball; with gradients estimated from so many samples, image by image."""
 
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
         wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)
         chosen = getattr(import_module("foolbox.attacks"), attack)
         if not estimated:
-            return chosen(**given)(wrapped, x, y, epsilons=radius)[1]
+            return chosen(**arguments)(wrapped, x, y, epsilons=radius)[1]
         # its estimate adds up the losses of a batch, so that one image is noise to another
         estimator = import_module("foolbox.gradient_estimators").es_gradient_estimator
         chosen = estimator(chosen, samples=estimated, sigma=0.01, bounds=(0, 1), clip=False)
         pairs = zip(x.split(1), y.split(1), strict=True)
-        return torch.cat([chosen(**given)(wrapped, *pair, epsilons=radius)[1] for pair in pairs])
+        return torch.cat([chosen(**arguments)(wrapped, *pair, epsilons=radius)[1] for pair in pairs])
 
     said = {"samples": estimated} if estimated else {}
     return _peer("foolbox", attack, fixed, "foolbox", call, **said)
@@ -131,15 +131,15 @@ def foolbox_budget(attack: str, estimated: int = 0, **fixed: Any) -> Peer:
 def foolbox_decision(attack: str, start: str, **fixed: Any) -> Peer:
     """A decision attack of foolbox from the points that `start` finds; images without one come back."""
 
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
         attacks = import_module("foolbox.attacks")
         wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)
         steps = {"steps": 50} if start == "LinearSearchBlendedUniformNoiseAttack" else {}
-        points, _, found = getattr(attacks, start)(**steps)(wrapped, x, y, epsilons=None)
+        points, _, started = getattr(attacks, start)(**steps)(wrapped, x, y, epsilons=None)
         out = x.clone()
-        if found.any():
-            out[found] = getattr(attacks, attack)(**given)(
-                wrapped, x[found], y[found], starting_points=points[found], epsilons=None
+        if started.any():
+            out[started] = getattr(attacks, attack)(**arguments)(
+                wrapped, x[started], y[started], starting_points=points[started], epsilons=None
             )[0]
         return out
 
@@ -149,10 +149,10 @@ def foolbox_decision(attack: str, start: str, **fixed: Any) -> Peer:
 def torchattacks(attack: str, words: str = "torchattacks", relative: float = 0, **fixed: Any) -> Peer:
     """An attack of torchattacks; with `relative`, by steps of that share of the radius."""
 
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
         eps = {"eps": radius} if radius < inf else {}
         step = {"alpha": relative * radius} if relative else {}
-        return getattr(import_module("torchattacks"), attack)(model, **eps, **step, **given)(x, y)
+        return getattr(import_module("torchattacks"), attack)(model, **eps, **step, **arguments)(x, y)
 
     return _peer(
         "torchattacks", attack, fixed, words, call, **({"alpha / eps": relative} if relative else {})
@@ -161,10 +161,10 @@ def torchattacks(attack: str, words: str = "torchattacks", relative: float = 0, 
 
 def auto_attack(module: str, attack: str, norm: str, **fixed: Any) -> Peer:
 
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
         attack_class = getattr(import_module(f"autoattack.{module}"), attack)
         out = attack_class(
-            model, norm=norm.capitalize(), eps=radius, device=str(x.device), verbose=False, **given
+            model, norm=norm.capitalize(), eps=radius, device=str(x.device), verbose=False, **arguments
         ).perturb(x, y)
         return out[-1] if isinstance(out, tuple) else out
 
@@ -182,16 +182,16 @@ def autoattack(norm: str) -> Peer:
 
 
 def sigma_zero(**fixed: Any) -> Peer:
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
-        return import_module("sigma_zero_attack").sigma_zero(model, x, y, **given)
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
+        return import_module("sigma_zero_attack").sigma_zero(model, x, y, **arguments)
 
     return _peer("sigma-zero", "sigma_zero", fixed, "sigma-zero", call)
 
 
 def sparse_rs(**fixed: Any) -> Peer:
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **arguments: Any) -> Any:
         attack_class = import_module("rs_attacks").RSAttack
-        return attack_class(model, norm="L0", eps=int(radius), verbose=False, **given).perturb(x, y)[1]
+        return attack_class(model, norm="L0", eps=int(radius), verbose=False, **arguments).perturb(x, y)[1]
 
     return _peer("sparse-rs", "RSAttack", fixed, "sparse-rs", call, seeded=True)
 

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult
-from tests.parity.peers import Peer
 from tests.parity.store import Row
 from tests.parity.verdict import Line
 
@@ -25,32 +23,12 @@ X = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.2, 0.1], [0.9, 0.1], [0.9, 0.1]])
 Y = torch.tensor([0, 0, 0, 0, 1])
 
 
-def row(package: str, found: float, radius: float = inf, passes: int = 200, **more: Any) -> Row:
-    figure = {"robust_accuracy" if radius < inf else "median": found}
+def row(package: str, figure_of: float, radius: float = inf, passes: int = 200, **more: Any) -> Row:
+    figure = {"robust_accuracy" if radius < inf else "median": figure_of}
     same = {"net": "linf", "variant": "full", "case": "toy-l2", "attack": "toy", "norm": "l2", "settings": ""}
     spent = {"images": 100, "forwards": 50 * passes, "backwards": 50 * passes, "budget": {"steps": 5}}
     about = {"radius": radius, "package": package, "version": "1", "date": "2026-01-01"}
     return {**same, **about, **figure, **spent, **more}
-
-
-def peer(name: str, by: float = 0.0) -> Peer:
-    """It passes the model once a step, and moves the first coordinate."""
-
-    def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int = 1) -> Tensor:
-        for _ in range(steps):
-            model(x)
-        return x + torch.tensor([by, 0.0])
-
-    return Peer(name, "", run)
-
-
-def absent(*given: object, **options: object) -> Tensor:
-    raise ImportError("no such package")
-
-
-def result(x_adv: Tensor, forwards: int = 0, backwards: int = 0) -> AttackResult:
-    nothing = torch.zeros(len(x_adv))
-    return AttackResult(x_adv, nothing, nothing, nothing, nothing, forwards, backwards, nothing)
 
 
 def line(ours: Row, *peers: Row) -> Line:

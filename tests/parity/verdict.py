@@ -26,17 +26,14 @@ class Outcome:
 
     def figures(self, radius: float) -> dict[str, Any]:
         """Robust accuracy inside a ball; for an infinite radius the median distance and the successes."""
-        found = sum(d < inf for d in self.distances)
+        count = sum(d < inf for d in self.distances)
         if radius < inf:
-            return {"robust_accuracy": round(1 - found / len(self.distances), 4)}
-        return {"median": _short(median(self.distances)), "success": found / len(self.distances)}
+            return {"robust_accuracy": round(1 - count / len(self.distances), 4)}
+        return {"median": _short(median(self.distances)), "success": count / len(self.distances)}
 
 
 def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, norm: str, radius: float = inf) -> Outcome:
-    """What x_adv is worth. A success is not classified as y; it lies in box and ball but for rounding.
-
-    Where y has a class for each pixel, a success is a pixel; x_adv alone says which of them are right.
-    """
+    """What x_adv is worth. A success is not classified as y; it lies in box and ball but for rounding."""
     threat = THREATS[norm](radius)
     with torch.no_grad():
         wrong, already = model(x_adv).argmax(1) != y, model(x).argmax(1) != y

@@ -34,11 +34,11 @@ class Asked:
         self.only = norm if case.name in ONE_NORM else None
 
     def __call__(self, rows: Any = slice(None), **changed: Any) -> AttackResult:
-        given = {"x": self.x[rows], "y": self.y[rows], "ids": torch.arange(8)[rows]}
-        given |= {"model": self.model, "threat": self.threat, **changed}
+        arguments = {"x": self.x[rows], "y": self.y[rows], "ids": torch.arange(8)[rows]}
+        arguments |= {"model": self.model, "threat": self.threat, **changed}
         if self.case.takes("indicators"):
-            given["indicators"] = False
-        return self.case(**given)
+            arguments["indicators"] = False
+        return self.case(**arguments)
 
 
 def in_another_order(ask: Asked) -> AttackResult:
@@ -81,7 +81,7 @@ def in_units(ask: Asked, low: float, width: float) -> AttackResult:
 
 
 Way = Callable[[Asked], AttackResult]
-EVERYWHERE: dict[str, Way] = {"another order": in_another_order, "batches of seven": in_batches_of_seven}
+EVERYWHERE: dict[str, Way] = {"batches of seven": in_batches_of_seven}
 TO_THE_BIT: dict[str, Way] = {
     "a mask of ones": lambda ask: ask(mask=torch.ones(4, 4, dtype=torch.bool)),
     "no ids, and labels of bytes": lambda ask: ask(ids=None, y=ask.y.to(torch.uint8)),
@@ -99,6 +99,7 @@ SHAPES: dict[str, Way] = {
 }
 OTHERS: dict[str, Way] = {
     "a radius for each": with_a_radius_for_each,
+    "another order": in_another_order,
     "a frozen model": lambda ask: ask(model=fa.freeze(ask.model)),
 }
 
@@ -110,19 +111,19 @@ def test_a_sample_stands_alone_and_other_words_change_nothing(case: Case, norm: 
     ask = Asked(case, norm)
     plain = ask()
     assert plain.success.any()
-    for told, way in {**EVERYWHERE, **TO_THE_BIT, **UNITS, **SHAPES, **OTHERS}.items():
-        if told not in EVERYWHERE and norm not in (norm_of(case, told), ask.only):
+    for words, way in {**EVERYWHERE, **TO_THE_BIT, **UNITS, **SHAPES, **OTHERS}.items():
+        if words not in EVERYWHERE and norm not in (norm_of(case, words), ask.only):
             continue
         out = way(ask)
         x_adv = out.x_adv.view_as(plain.x_adv)
-        assert x_adv.isfinite().all(), told
-        if told in SHAPES and case.name == "square":  # what it tries depends on which pixels are neighbors
+        assert x_adv.isfinite().all(), words
+        if words in SHAPES and case.name == "square":  # what it tries depends on which pixels are neighbors
             continue
-        assert torch.equal(out.status, plain.status), told
-        assert told not in TO_THE_BIT or torch.equal(x_adv, plain.x_adv), told
+        assert torch.equal(out.status, plain.status), words
+        assert words not in TO_THE_BIT or torch.equal(x_adv, plain.x_adv), words
         same = (x_adv - plain.x_adv).abs().flatten(1).amax(1) < 1e-6
         # an L1 step goes to one coordinate, chosen by comparisons that the last bit of an uneven box can turn
-        assert same.float().mean() >= (0.8 if norm == "l1" and told in UNITS else 1.0), told
+        assert same.float().mean() >= (0.8 if norm == "l1" and words in UNITS else 1.0), words
 
 
 @pytest.mark.slow
@@ -143,10 +144,10 @@ def test_each_version_of_autoattack_leaves_a_sample_what_it_gets_alone(version: 
     def model(x: Tensor) -> Tensor:
         return net(torch.where(x[:, :1, :1, :1] > 0.8, (x * 50).round() / 50, x))
 
-    y, given = labels(model, x), {"eot": 1} if version == "rand" else {}
+    y, repeats = labels(model, x), {"eot": 1} if version == "rand" else {}
 
     def run(part: Tensor) -> AutoAttackResult:
-        options = {"version": version, "indicators": False, "ids": part, **given}
+        options = {"version": version, "indicators": False, "ids": part, **repeats}
         return autoattack(model, x[part], y[part], threat("linf"), **options)
 
     whole, places = run(torch.arange(60)), ORDER.repeat(8)[:60].argsort().split([1, 4, 10, 45])

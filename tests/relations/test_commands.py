@@ -31,7 +31,7 @@ def called(name: str) -> tuple[str, Any]:
     """An attack as text, and as the function that it stands for."""
     card = REGISTRY[name]
     quick = {key: value for key, value in card.quick.items() if isinstance(value, bool | int | float | str)}
-    norm = next(each for each in ("linf", "l2", "l0") if each in card.norms)
+    norm = next(name_of_norm for name_of_norm in ("linf", "l2", "l0") if name_of_norm in card.norms)
     radius = math.inf if card.minimal else {"linf": RADIUS, "l2": 0.5, "l0": 4}[norm]
     threat = {"linf": fa.Linf, "l2": fa.L2, "l0": fa.L0}[norm](radius)
     seed = {"seed": 3} if card.takes("seed") else {}
@@ -48,10 +48,10 @@ NAMES = ("pgd", "apgd", "square", "deepfool", "fmn", "ddn", "sigma_zero")
 def test_attack_writes_what_the_attack_returns(fastadv, net, trained, digits, name) -> None:
     text, attack = called(name)
     line = f"attack {net} -n {COUNT} -a {text} --seed 3 --batch-size 25 --out adv.safetensors --json"
-    told = fastadv(line).json
+    said = fastadv(line).json
     out = attack(trained, digits.x, digits.y)
     written, metadata = load_tensors("adv.safetensors")
-    assert json.loads(metadata["card"]) == told
+    assert json.loads(metadata["card"]) == said
     for field in ("success", "status", "zero_gradient"):
         assert torch.equal(written[field], getattr(out, field)), field
     for field in ("x_adv", "loss", "distance"):
@@ -60,28 +60,28 @@ def test_attack_writes_what_the_attack_returns(fastadv, net, trained, digits, na
     assert written["ids"].tolist() == list(range(COUNT))
     assert out.success.any()
     table = fa.evaluate(trained, digits, {text: attack}, batch_size=25)
-    assert timeless(told["measured"]) == timeless(table.to_dict())
+    assert timeless(said["measured"]) == timeless(table.to_dict())
 
 
 def test_evaluate_prints_the_table_and_its_curves(fastadv, net, trained) -> None:
     line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2 --split train"
     line += " -a fgsm -a pgd:loss=margin -a fmn:radius=inf,steps=9 --radii 0.4,0,0.2 --out all.safetensors"
-    told, digits = fastadv(line, "--json").json, load("digits", "train", limit=COUNT)
+    said, digits = fastadv(line, "--json").json, load("digits", "train", limit=COUNT)
     pgd = partial(fa.attacks.pgd, steps=3, loss="margin", seed=2)
     attacks = {
         "fgsm L2 0.3": lambda r: partial(fa.attacks.fgsm, threat=fa.L2(r), seed=2),
         "pgd:loss=margin": lambda r: partial(pgd, threat=fa.L2(r)),
         "fmn:radius=inf,steps=9": lambda r: partial(fa.attacks.fmn, threat=fa.L2(math.inf), steps=9),
     }
-    given = {name: make(0.3) for name, make in attacks.items()}
-    table = fa.evaluate(trained, digits, given, keep_samples=True)
-    curves = told["measured"].pop("curves")
-    assert timeless(told["measured"]) == timeless(table.to_dict())
-    for told, (name, make) in zip(curves, attacks.items(), strict=True):
+    calls = {name: make(0.3) for name, make in attacks.items()}
+    table = fa.evaluate(trained, digits, calls, keep_samples=True)
+    curves = said["measured"].pop("curves")
+    assert timeless(said["measured"]) == timeless(table.to_dict())
+    for said, (name, make) in zip(curves, attacks.items(), strict=True):
         form = {"minimum_norm": make(0)} if name.startswith("fmn") else {"attack_for_radius": make}
         curve = fa.accuracy_against_radius(trained, digits, radii=[0, 0.2, 0.4], **form)
-        assert (told["label"], told["radii"]) == (name, [0, 0.2, 0.4])
-        assert told["accuracy"] == curve.accuracy.tolist()
+        assert (said["label"], said["radii"]) == (name, [0, 0.2, 0.4])
+        assert said["accuracy"] == curve.accuracy.tolist()
     for field, value in vars(table.samples).items():
         written = load_tensors("all.safetensors")[0][field]
         torch.testing.assert_close(written, value, rtol=1e-4, atol=1e-5)
@@ -100,11 +100,11 @@ OPTIONS: dict[str, dict[str, Any]] = {"--draws 3": DRAWS, "--batch-size 7": {}, 
 
 @pytest.mark.parametrize("more", OPTIONS)
 def test_options_of_evaluate_are_those_of_the_call(fastadv, net, trained, digits, more) -> None:
-    told = fastadv(f"evaluate {net} -n {COUNT} -a pgd:steps=3 --radius {RADIUS} --seed 1 --json {more}").json
+    said = fastadv(f"evaluate {net} -n {COUNT} -a pgd:steps=3 --radius {RADIUS} --seed 1 --json {more}").json
     attack = partial(fa.attacks.pgd, threat=fa.Linf(RADIUS), steps=3, seed=1)
     table = fa.evaluate(trained, digits, {"pgd:steps=3": attack}, **OPTIONS[more])
-    assert timeless(told["measured"]["attacks"]) == timeless(table.to_dict()["attacks"])
-    assert told["measured"]["worst_case"] == table.worst_case
+    assert timeless(said["measured"]["attacks"]) == timeless(table.to_dict()["attacks"])
+    assert said["measured"]["worst_case"] == table.worst_case
 
 
 def test_training_reports_what_the_model_does(fastadv, digits) -> None:
@@ -113,14 +113,14 @@ def test_training_reports_what_the_model_does(fastadv, digits) -> None:
     line += " --weight-decay 0.001 --schedule step --augment shift --batch-size 50 --seed 5 --run-dir run"
     (report,) = fastadv(line, "--json").json["measured"]["epochs"]
     mine, written = SmallCNN(width=4, seed=5), SmallCNN(width=4)
-    (own,) = fa.train.fit(
+    (epoch,) = fa.train.fit(
         mine, load("digits", "train", limit=200), fa.train.PGDTraining(fa.L2(0.3), steps=2, step_size=0.2),
         epochs=1, batch_size=50, optimizer="adam", learning_rate=0.01, augment="shift", seed=5,
         optimization=fa.train.Optimization(weight_decay=0.001, schedule="step"), test_set=digits,
         test_attacks={"pgd L2 0.3": partial(fa.attacks.pgd, threat=fa.L2(0.3), steps=10, seed=5)},
     )  # fmt: skip
     for key in ("loss", "clean_accuracy", "robust_accuracy", "learning_rate"):
-        assert report[key] == getattr(own, key), key
+        assert report[key] == getattr(epoch, key), key
     load_weights(written, Path("run/model.safetensors"))
     for name, value in mine.state_dict().items():
         assert torch.equal(written.state_dict()[name], value), name
@@ -137,19 +137,19 @@ SETS = {
 def test_construct_makes_the_set_of_the_call(fastadv, net, trained, kind) -> None:
     line = f"construct {kind} {net} -n 30 --steps 3 --step-size 0.3 --seed 4 --shard-size 20 --out s"
     fastadv(line + " --radius 0.8" * ("threat" in SETS[kind].keywords))
-    own = SETS[kind](trained, load("digits", "train", limit=30), steps=3, step_size=0.3, seed=4)
-    made = load_constructed("s")
-    assert torch.equal(made.y, own.y)
-    torch.testing.assert_close(made.x, own.x, rtol=0, atol=1e-5)
+    expected = SETS[kind](trained, load("digits", "train", limit=30), steps=3, step_size=0.3, seed=4)
+    written = load_constructed("s")
+    assert torch.equal(written.y, expected.y)
+    torch.testing.assert_close(written.x, expected.x, rtol=0, atol=1e-5)
     assert len([*Path("s").glob("*.safetensors")]) == 2
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1", "l0"])
 def test_certify_says_the_certificates_of_the_call(fastadv, net, trained, norm) -> None:
     line = f"certify {net} -n 6 --sigma 0.5 --norm {norm} --rounded --draws 200 --radii 0.1,0.2 --seed 3"
-    told = fastadv(f"{line} --alpha 0.01 --chosen-by 7 --batch-size 64 --json").json
+    said = fastadv(f"{line} --alpha 0.01 --chosen-by 7 --batch-size 64 --json").json
     kind, digits = {"l2": fa.L2, "l1": fa.L1, "l0": fa.L0}[norm], load("digits", "test", limit=6)
-    given = {"n": 200, "n0": 7, "alpha": 0.01, "seed": 3, "radii": (0.1, 0.2), "sound": False}
-    found = fa.certify.smooth(trained, digits, 0.5, kind, **given)
-    assert told["certificates"] == json.loads(json.dumps(found.to_dict()["certificates"]))
-    assert told["average_radius"] == pytest.approx(found.average_radius)
+    arguments = {"n": 200, "n0": 7, "alpha": 0.01, "seed": 3, "radii": (0.1, 0.2), "sound": False}
+    certificates = fa.certify.smooth(trained, digits, 0.5, kind, **arguments)
+    assert said["certificates"] == json.loads(json.dumps(certificates.to_dict()["certificates"]))
+    assert said["average_radius"] == pytest.approx(certificates.average_radius)

@@ -18,9 +18,9 @@ Model = Callable[[Tensor], Tensor]
 Question = tuple[Model, Tensor | None, Criterion]
 
 
-def alike(out: AttackResult, plain: AttackResult, told: str, near: float = 1e-6) -> None:
-    assert torch.equal(out.status, plain.status), told
-    torch.testing.assert_close(out.x_adv, plain.x_adv, rtol=0, atol=near, msg=lambda text: f"{told}: {text}")
+def alike(out: AttackResult, plain: AttackResult, what: str, near: float = 1e-6) -> None:
+    assert torch.equal(out.status, plain.status), what
+    torch.testing.assert_close(out.x_adv, plain.x_adv, rtol=0, atol=near, msg=lambda text: f"{what}: {text}")
 
 
 @pytest.mark.slow
@@ -36,8 +36,8 @@ def test_classes_in_another_order_logits_plus_a_constant_and_a_class_that_never_
     alike(case(lambda x: model(x) - 1000, x, y, within), plain, "constant")
     # the unit of the sharpened cross-entropy is that of all logits, and AutoAttack aims at each class
     loss = case.entry.parameters.get("loss")
-    given = {"loss": "margin"} if loss and loss.default == "ce_sharp" else {}
-    plain, out = case(model, x, y, within, **given), case(more, x, y, within, **given)
+    options = {"loss": "margin"} if loss and loss.default == "ce_sharp" else {}
+    plain, out = case(model, x, y, within, **options), case(more, x, y, within, **options)
     if case.name == "autoattack":
         assert torch.equal(out.success, plain.success)
     else:
@@ -51,9 +51,9 @@ LOSSES = {"linf": "dlr", "l2": "margin", "l1": "dlr", "l0": "dlr"}
 WITHIN = {"minimum_norm": 1.1, "pdgd": 1.1, "pdpgd": 1.1}
 
 
-def scaled(case: Case, norm: str, factor: float, **given: Any) -> AttackResult:
+def scaled(case: Case, norm: str, factor: float, **options: Any) -> AttackResult:
     model, x, y = labeled(mlp(4), images(12))
-    return case(lambda x: factor * model(x), x, y, wide(case, norm, scale=0.4), **given)
+    return case(lambda x: factor * model(x), x, y, wide(case, norm, scale=0.4), **options)
 
 
 def ascending(case: Case, norm: str) -> dict[str, Any]:
@@ -68,11 +68,11 @@ def ascending(case: Case, norm: str) -> dict[str, Any]:
 @pytest.mark.only(knowledge="gradient")
 def test_a_factor_of_the_logits_changes_nothing(case: Case, norm: str) -> None:
     """Powers of two change no bit. AutoAttack, of which cross-entropy is a part, finds one more or less."""
-    given, within = ascending(case, norm), WITHIN.get(case.name)
-    plain = scaled(case, norm, 1.0, **given)
+    options, within = ascending(case, norm), WITHIN.get(case.name)
+    plain = scaled(case, norm, 1.0, **options)
     assert plain.success.any()
     for factor in (0.003, 3000.0, *(() if within else (2.0**66, 2.0**-66))):
-        out = scaled(case, norm, factor, **given)
+        out = scaled(case, norm, factor, **options)
         if case.name == "autoattack":
             assert abs(int(out.success.sum()) - int(plain.success.sum())) <= 1
         elif within:
@@ -112,10 +112,10 @@ def test_one_logit_is_two(name: str) -> None:
     within = wide(case, norm_of(case, "one logit"), scale=2)
     out = case(two, x, y, within)
     assert out.success.any()
-    for of_tag in (y, y.bool(), y[:, None].double()):
-        same = case(one, x, of_tag, within, criterion=Signs())
-        alike(same, out, name, 0.0)
-        assert torch.equal(same.loss, out.loss)
+    of_tag = (y, y.bool(), y[:, None].double())[len(name) % 3]
+    same = case(one, x, of_tag, within, criterion=Signs())
+    alike(same, out, name, 0.0)
+    assert torch.equal(same.loss, out.loss)
 
 
 def with_one_more(net: Model) -> Model:
@@ -164,15 +164,15 @@ SERVING = [Brief(name, card) for name, card in ATTACKS.items() if card.needs != 
 ASKED = [
     pytest.param(case, told, id=f"{case.name}-{told}")
     for index, case in enumerate(SERVING)
-    for told in (list(questions()) * 2)[index % 8 :][:8:3]
+    for told in (list(questions()) * 2)[index % 8 :][:6:3]
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("attack", "told"), ASKED)
-def test_outputs_of_other_kinds(attack: Case, told: str) -> None:
-    """Each attack with three of the pairs, each pair with several attacks."""
-    x, within = images(6), wide(attack, norm_of(attack, told), scale=2)
-    outs = [attack(model, x, y, within, criterion=criterion) for model, y, criterion in questions()[told]]
+@pytest.mark.parametrize(("attack", "question"), ASKED)
+def test_outputs_of_other_kinds(attack: Case, question: str) -> None:
+    """Each attack with two of the pairs, each pair with several attacks."""
+    x, within = images(6), wide(attack, norm_of(attack, question), scale=2)
+    outs = [attack(model, x, y, within, criterion=criterion) for model, y, criterion in questions()[question]]
     assert outs[0].success.any() or attack.name == "fgsm"  # whose one step is too short
-    alike(outs[1], outs[0], told)
+    alike(outs[1], outs[0], question)

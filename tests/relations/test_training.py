@@ -68,11 +68,11 @@ def test_a_step_of_fit_is_a_step_in_a_loop_of_ones_own(name):
     data = images(9)
     _, (report,) = trained(recipe, data, model=model, epochs=1, batch_size=9, **options)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, weight_decay=0.01)
-    given = {"ids": torch.arange(9), "seed": seed}
+    keys = {"ids": torch.arange(9), "seed": seed}
     if owns_step(recipe):
-        loss = recipe.step(fa.train.Step(model=twin, optimizer=optimizer, x=x, y=y, epoch=1, **given))
+        loss = recipe.step(fa.train.Step(model=twin, optimizer=optimizer, x=x, y=y, epoch=1, **keys))
     else:
-        loss = recipe(twin, x, y, **given)
+        loss = recipe(twin, x, y, **keys)
         loss.backward()
         optimizer.step()
     assert report.loss == pytest.approx(loss.item(), rel=1e-9)
@@ -132,14 +132,14 @@ def test_all_forms_of_a_set_train_one_net(form):
     wanted, past = trained(recipe, ImageSet(PIXELS, Y, 3, "any"), test_set=images(9), test_attacks=ATTACKS)
     model = net()
     test = FORMS[form]() if form in ("bytes", "mappings", "a loader") else None
-    found = fa.train.fit(model, FORMS[form](), recipe, epochs=2, seed=3, test_set=test, **size)
+    reports = fa.train.fit(model, FORMS[form](), recipe, epochs=2, seed=3, test_set=test, **size)
     assert_same(model, wanted)
-    assert [each.loss for each in found] == [each.loss for each in past]
-    assert test is None or found[-1].clean_accuracy == fa.evaluate(model, (X, Y)).clean_accuracy
+    assert [report.loss for report in reports] == [report.loss for report in past]
+    assert test is None or reports[-1].clean_accuracy == fa.evaluate(model, (X, Y)).clean_accuracy
 
 
 WAYS = {
-    "epoch by epoch": {"call": lambda *given, **options: list(fa.train.epochs(*given, **options))},
+    "epoch by epoch": {"call": lambda *args, **options: list(fa.train.epochs(*args, **options))},
     "averaged": {"ema": 0.9},
     "kept": {"run_dir": True, "checkpoint_every": 2},
     "watched": {"progress": lambda done, total: torch.rand(done)},
@@ -156,10 +156,10 @@ def test_what_is_asked_beside_a_run_does_not_change_it(way, tmp_path):
     options = {"recipe": fa.train.PGDTraining(THREAT)} | WAYS[way]
     options |= {"run_dir": tmp_path} if "run_dir" in options else {}
     wanted, past = trained(fa.train.PGDTraining(THREAT))
-    model, found = trained(**options)
+    model, reports = trained(**options)
     assert_same(model, wanted)
-    assert [each.loss for each in found] == [each.loss for each in past]
-    assert "run_dir" not in options or fa.train.reports(tmp_path) == found
+    assert [report.loss for report in reports] == [report.loss for report in past]
+    assert "run_dir" not in options or fa.train.reports(tmp_path) == reports
 
 
 def net_of(factor=1.0, constant=0.0):
@@ -208,17 +208,17 @@ def test_a_constructed_set_is_one_however_it_is_made(make, tmp_path):
     model = toy_model()
     model[2] = nn.Tanh()  # at the kink of a ReLU two searches part for good
     state, drawn = deepcopy(model.state_dict()), torch.get_rng_state()
-    made = partial(make, model, toy_base(20), steps=4, shard_size=6)
-    whole = made(out_dir=tmp_path / "whole")
+    build = partial(make, model, toy_base(20), steps=4, shard_size=6)
+    whole = build(out_dir=tmp_path / "whole")
     half = {"world_size": 2, "rank": 1}
     shares = [tmp_path / "0", tmp_path / "1"]
     for rank, folder in enumerate(shares):
-        made(out_dir=folder, **half | {"rank": rank})
-    made(out_dir=tmp_path / "stopped")
+        build(out_dir=folder, **half | {"rank": rank})
+    build(out_dir=tmp_path / "stopped")
     (tmp_path / "stopped" / "shard-00001.safetensors").unlink()
     ways = {
-        "in memory": made(),
-        "resumed": made(out_dir=tmp_path / "stopped"),
+        "in memory": build(),
+        "resumed": build(out_dir=tmp_path / "stopped"),
         "shares merged": construct.merge_constructed(shares[::-1], tmp_path / "merged"),
         "loaded": fa.data.load_constructed(tmp_path / "whole"),
         "a list": make(model, [*toy_base(20)], steps=4, shard_size=6, dtype="uint8"),
@@ -226,7 +226,7 @@ def test_a_constructed_set_is_one_however_it_is_made(make, tmp_path):
     for way, other in ways.items():
         for name in ("x", "labels", "ids", "original_labels"):
             assert torch.equal(getattr(other, name), getattr(whole, name)), (way, name)
-    floats, sevens = (made(dtype="float32", batch_size=size) for size in (20, 7))
+    floats, sevens = (build(dtype="float32", batch_size=size) for size in (20, 7))
     torch.testing.assert_close(sevens.x, floats.x, atol=1e-4, rtol=0)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert model.training

@@ -63,7 +63,7 @@ def test_an_image_comes_from_its_own_row_and_follows_its_gradient(name: str) -> 
 def turned(x: Tensor, right: float, down: float, degrees: float) -> Tensor:
     """Rotate x [H, W] about its center, then shift it: pixel by pixel, zeros from outside."""
     height, width = x.shape
-    angle, made = radians(degrees), torch.zeros_like(x)
+    angle, image = radians(degrees), torch.zeros_like(x)
     for row in range(height):
         for column in range(width):
             a, b = column - (width - 1) / 2 - right, row - (height - 1) / 2 - down
@@ -72,8 +72,8 @@ def turned(x: Tensor, right: float, down: float, degrees: float) -> Tensor:
             for i in (floor(v), floor(v) + 1):
                 for j in (floor(u), floor(u) + 1):
                     if 0 <= i < height and 0 <= j < width:
-                        made[row, column] += x[i, j] * (1 - abs(v - i)) * (1 - abs(u - j))
-    return made
+                        image[row, column] += x[i, j] * (1 - abs(v - i)) * (1 - abs(u - j))
+    return image
 
 
 def test_moved_is_a_rotation_and_then_a_shift() -> None:
@@ -119,8 +119,8 @@ def test_colors_are_shifted_between_the_points_of_a_grid() -> None:
     torch.testing.assert_close(moved, 2 * expected - 0.5, rtol=0, atol=1e-12)
     gray = torch.tensor([0.0, 0.25, 0.5, 1.0]).double().view(1, 1, 2, 2)
     shift = torch.tensor([0.1, -0.1, -0.05]).double().view(1, 1, 1, 1, 3)
-    made = fa.Recolored(0.1, 3).image(shift, gray).flatten()
-    torch.testing.assert_close(made, torch.tensor([0.1, 0.25, 0.4, 0.95]).double())
+    image = fa.Recolored(0.1, 3).image(shift, gray).flatten()
+    torch.testing.assert_close(image, torch.tensor([0.1, 0.25, 0.4, 0.95]).double())
 
 
 def test_a_patch_is_where_it_belongs() -> None:
@@ -143,16 +143,16 @@ def test_every_place_is_drawn_and_none_outside() -> None:
     ids, white = torch.arange(1000), torch.zeros(1000, 1, 4, 5)
 
     def corners(threat: Through, ids: Tensor, draw: int = 0) -> list[tuple[int, int]]:
-        made = threat.image(torch.ones(len(ids), 1, 2, 2), white[: len(ids)], ids, draw)
-        assert (made.flatten(1).sum(1) == 4).all()
-        places = made.flatten(1).argmax(1).tolist()
+        image = threat.image(torch.ones(len(ids), 1, 2, 2), white[: len(ids)], ids, draw)
+        assert (image.flatten(1).sum(1) == 4).all()
+        places = image.flatten(1).argmax(1).tolist()
         return [(place // 5, place % 5) for place in places]
 
     threat = fa.Patch((2, 2), "any")
     drawn = corners(threat, ids)
     assert set(drawn) == {(row, column) for row in range(3) for column in range(4)}
     assert min(map(drawn.count, set(drawn))) > 40  # of 83 on average
-    # by (seed, id, draw), whatever the batch
+    # places follow (seed, id, draw), whatever the batch
     assert corners(threat, ids[500:510]) == drawn[500:510]
     others = [corners(threat, ids, draw=1), corners(fa.Patch((2, 2), "any", seed=1), ids)]
     assert all(sum(a == b for a, b in zip(drawn, other, strict=True)) < 200 for other in others)
@@ -165,9 +165,9 @@ def test_budgets_are_never_exceeded_and_ranges_kept() -> None:
     share = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0))
     x = box[0] + (box[1] - box[0]) * share
     for t in (torch.ones_like(x), -torch.ones_like(x), 2 * share.flip(0) - 1):
-        made = threat.image(t, x)
-        assert ((made.double() - x.double()).abs() <= budgets.double()).all()
-        assert ((made >= box[0]) & (made <= box[1])).all()
+        image = threat.image(t, x)
+        assert ((image.double() - x.double()).abs() <= budgets.double()).all()
+        assert ((image >= box[0]) & (image <= box[1])).all()
     # a start beyond the range does not hold a feature there
     t = torch.full((1, 4), -0.5, requires_grad=True)
     (gradient,) = torch.autograd.grad(threat.image(t, box[0][None]).sum(), t)

@@ -130,6 +130,7 @@ def test_gradients_that_frozen_weights_hold_do_not_count_and_stay():
 def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwards():
     model, other = net(), net()
     other[1].momentum = 0.01
+    assert Optimization(batch_norm_momentum=1.0).batch_norm_momentum == 1.0
     optimization = Optimization(batch_norm_momentum=0.01)
     fit(model, images(), Standard(), epochs=1, optimization=optimization)
     fit(other, images(), Standard(), epochs=1)

@@ -38,26 +38,26 @@ def eager(model: nn.Module, x: Tensor, y: Tensor) -> Answer:
     return Answer(loss.detach(), logits.detach().clone(), leaf.grad)
 
 
-def apart(found: Answer, wanted: Answer) -> Tensor:
+def apart(answer: Answer, wanted: Answer) -> Tensor:
     """[B] how far a row of `found` is off: its gradient by length, its logits by the spread of all."""
     spread = (wanted.logits - wanted.logits.mean(1, keepdim=True)).abs().amax().double()
-    logits = (found.logits - wanted.logits).double().abs().amax(1) / spread
-    off = (found.gradient - wanted.gradient).double().flatten(1).norm(dim=1)
+    logits = (answer.logits - wanted.logits).double().abs().amax(1) / spread
+    off = (answer.gradient - wanted.gradient).double().flatten(1).norm(dim=1)
     length = wanted.gradient.double().flatten(1).norm(dim=1)
     gradients = torch.where(off == 0, 0.0, off / length)
     return torch.maximum(logits, gradients).nan_to_num(torch.inf)
 
 
-def check_rows(model: nn.Module, x: Tensor, y: Tensor, found: Answer) -> None:
+def check_rows(model: nn.Module, x: Tensor, y: Tensor, answer: Answer) -> None:
     """Each row is eager PyTorch's but for rounding, or lies on a kink of the model.
 
     There the eager gradient itself jumps at least half as far when x moves by about its rounding. A row that
     is nearer to the gradient in float64 than eager's is right, too (EfficientNet-B0: eager is off by 5%).
     """
     wanted = eager(model, x, y)
-    assert found.gradient.shape == x.shape
-    assert found.gradient.dtype is x.dtype
-    distance = apart(found, wanted)
+    assert answer.gradient.shape == x.shape
+    assert answer.gradient.dtype is x.dtype
+    distance = apart(answer, wanted)
     wrong = distance > ROUNDINGS * torch.finfo(x.dtype).eps
     if not wrong.any():
         return
@@ -70,18 +70,18 @@ def check_rows(model: nn.Module, x: Tensor, y: Tensor, found: Answer) -> None:
     if not wrong.any():
         return
     exact = eager(copy.deepcopy(model).double(), x.double(), y)
-    wrong &= apart(found, exact) > apart(wanted, exact)
+    wrong &= apart(answer, exact) > apart(wanted, exact)
     assert not wrong.any(), (
         f"{int(wrong.sum())} of {len(x)} rows are apart by {float(distance[wrong].min()):.2g} to "
         f"{float(distance[wrong].max()):.2g}; the eager gradient jumps by {float(jump[wrong].max()):.2g}"
     )
 
 
-def turned(found: Tensor, wanted: Tensor) -> tuple[float, float]:
+def turned(answer: Tensor, wanted: Tensor) -> tuple[float, float]:
     """(mean angle, mean ratio of lengths as a logarithm) of the rows of two gradients."""
-    found, wanted = found.double().flatten(1), wanted.double().flatten(1)
-    angle = F.cosine_similarity(found, wanted, dim=1, eps=1e-300).clamp(-1, 1).acos()
-    length = (found.norm(dim=1) / wanted.norm(dim=1)).log().abs()
+    answer, wanted = answer.double().flatten(1), wanted.double().flatten(1)
+    angle = F.cosine_similarity(answer, wanted, dim=1, eps=1e-300).clamp(-1, 1).acos()
+    length = (answer.norm(dim=1) / wanted.norm(dim=1)).log().abs()
     assert length.isfinite().all(), "a gradient vanishes in one format alone"
     return float(angle.mean()), float(length.mean())
 
@@ -94,7 +94,7 @@ def coarsen(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_directions(build: Callable[[], nn.Module], x: Tensor, y: Tensor, found: Answer) -> None:
+def check_directions(build: Callable[[], nn.Module], x: Tensor, y: Tensor, answer: Answer) -> None:
     """Gradients in bfloat16 point where they should, as far as rounding lets them, and are as long.
 
     The yardsticks are eager PyTorch's in that format, where the model can be cast, and what comes of
@@ -106,7 +106,7 @@ def check_directions(build: Callable[[], nn.Module], x: Tensor, y: Tensor, found
     yardsticks = [eager(coarsen(build()), x.bfloat16().to(x.dtype), y)]
     with contextlib.suppress(RuntimeError):  # tensors of its own in float32
         yardsticks.append(eager(build().bfloat16(), x.bfloat16(), y))
-    angle, length = turned(found.gradient, wanted.gradient)
+    angle, length = turned(answer.gradient, wanted.gradient)
     turns = [turned(coarse.gradient, wanted.gradient) for coarse in yardsticks]
     allowed, longer = max(turn for turn, _ in turns), max(length for _, length in turns)
     assert angle <= 3 * allowed + 0.05, f"turned by {angle:.3f}, eager by {allowed:.3f}"

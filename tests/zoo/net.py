@@ -87,13 +87,13 @@ def net(**known: Any) -> Callable[[Callable[[], nn.Module]], None]:
 
 def module(forward: Callable[[Any, Tensor], Any], **parts: Any) -> nn.Module:
     """A module with these parts, of a class whose method is `forward`; tensors become buffers."""
-    made = type("Foreign", (nn.Module,), {"forward": forward})()
+    kind = type("Foreign", (nn.Module,), {"forward": forward})()
     for name, part in parts.items():
         if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
-            made.register_buffer(name, part)
+            kind.register_buffer(name, part)
         else:
-            setattr(made, name, part)
-    return made
+            setattr(kind, name, part)
+    return kind
 
 
 def by_forward(parts: Callable[[], dict[str, Any]], **known: Any) -> Callable[[Callable[..., Any]], None]:
@@ -116,4 +116,4 @@ def head(features: int = 16 * 64, classes: int = 10) -> nn.Sequential:
 
 def lent(names: list[Net]) -> list[Any]:
     """Nets as parameters of a test, by name."""
-    return [pytest.param(each, id=each.name) for each in names]
+    return [pytest.param(net, id=net.name) for net in names]

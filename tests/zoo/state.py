@@ -13,7 +13,7 @@ HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
     "_load_state_dict_pre_hooks",
 )  # fmt: skip
-# what tracers and modes replace for the whole process
+# functions that tracers and modes replace for the whole process
 SHARED = [
     (owner, name)
     for owner, names in {

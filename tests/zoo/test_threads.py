@@ -38,9 +38,9 @@ class Unrelated:
 
     def run(self) -> None:
         while not self.stop.is_set():
-            found = eager(self.model, self.x, self.y)
-            assert torch.equal(found.logits, self.wanted.logits)
-            assert torch.equal(found.gradient, self.wanted.gradient)
+            answer = eager(self.model, self.x, self.y)
+            assert torch.equal(answer.logits, self.wanted.logits)
+            assert torch.equal(answer.gradient, self.wanted.gradient)
             assert type(self.model[0][1].weight) is nn.Parameter
             self.calls += 1
 
@@ -51,15 +51,15 @@ def unrelated_models() -> Iterator[None]:
     threads = [Unrelated() for _ in range(2)]
     state = State.of(threads[0].model, randomness=False)
     with ThreadPoolExecutor(len(threads)) as pool:
-        running = [pool.submit(each.run) for each in threads]
+        running = [pool.submit(thread.run) for thread in threads]
         try:
             yield
         finally:
-            for each in threads:
-                each.stop.set()
+            for thread in threads:
+                thread.stop.set()
         for done in running:
             done.result()
-    assert all(each.calls for each in threads)
+    assert all(thread.calls for thread in threads)
     state.check(threads[0].model)  # nothing of nn.Module stays replaced
 
 
@@ -90,13 +90,13 @@ class Case:
     def check(self, frozen: fa.Frozen, batch: int) -> None:
         """Verdicts to the bit, gradients up to rounding, or in their direction."""
         x, y = self.net.images(batch)
-        found = Answer(*frozen.input_gradient(x, y))
+        answer = Answer(*frozen.input_gradient(x, y))
         with torch.no_grad():
             assert torch.equal(frozen.verdict(x), self.model()(x))
         if frozen.options.precision == "fp32":
-            check_rows(self.model(), x, y, found)
+            check_rows(self.model(), x, y, answer)
         else:
-            check_directions(self.model, x, y, found)
+            check_directions(self.model, x, y, answer)
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +120,13 @@ def test_threads_attack_one_model(cases: list[Case]) -> None:
     with unrelated_models():
         for case in cases:
             model, (x, y) = case.model(), case.net.images(3)
-            before, found = State.of(model, randomness=False), {}
+            before, outs = State.of(model, randomness=False), {}
 
-            def work(number: int, model=model, x=x, y=y, found=found) -> None:
-                found[number] = fa.attacks.pgd(model, x, y, fa.Linf(0.05), steps=2)
+            def work(number: int, model=model, x=x, y=y, outs=outs) -> None:
+                outs[number] = fa.attacks.pgd(model, x, y, fa.Linf(0.05), steps=2)
 
             at_once(work)
             before.check(model)
-            for out in found.values():
-                assert torch.equal(out.success, found[0].success)
-                torch.testing.assert_close(out.loss, found[0].loss, rtol=1e-3, atol=1e-5)
+            for out in outs.values():
+                assert torch.equal(out.success, outs[0].success)
+                torch.testing.assert_close(out.loss, outs[0].loss, rtol=1e-3, atol=1e-5)

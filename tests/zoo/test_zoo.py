@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 STEPS = 3
 FIXED = [net for net in ZOO.values() if not (net.randomized or net.writes_x)]
 OTHERS = [net for net in ZOO.values() if net not in FIXED]
-# whose search copy fails, by hooks and formats of their own, or is told apart from the model
+# nets whose search copy fails, by hooks and formats of their own, or is told apart from the model
 FALL_BACK = {
     "fourier", "backward_hook_on_a_norm", "backward_hook_on_a_convolution", "weights_by_functional_call",
     "checkpoint_reentrant", "autocast_inside", "narrow_part",
@@ -43,15 +43,11 @@ def answer(frozen: Prepared, x: Tensor, y: Tensor) -> Answer:
 
 
 def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prepared, nn.Module]:
-    """Prepare a net and hold what it answers against another one of its kind, which is returned as well.
-
-    Gradients are eager PyTorch's, those in bfloat16 point the same way, verdicts are the model's own to the
-    bit and stay what they are when the model is asked again, and nothing of model or process changes.
-    """
-    given, model = net.build(), net.build()
+    """Prepare a net and hold what it answers against another one of its kind, which is returned as well."""
+    source, model = net.build(), net.build()
     batches = [net.images(batch) for batch in net.batches]
-    before = State.of(given, values=not net.writes)
-    frozen, answers = prepare(given), []
+    before = State.of(source, values=not net.writes)
+    frozen, answers = prepare(source), []
     for x, y in batches:
         asked = x.clone()
         answers.append((answer(frozen, x, y), frozen.verdict(x)))
@@ -59,25 +55,25 @@ def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prep
         assert torch.equal(x, asked)
     narrow = net.dtype is torch.float32 and net.computes is None
     if narrow and prepare is fa.freeze:
-        x, y = max((each for each in batches if len(each[0]) <= 16), key=lambda each: len(each[0]))
-        rough = fa.freeze(given, "bf16")
+        x, y = max((pair for pair in batches if len(pair[0]) <= 16), key=lambda pair: len(pair[0]))
+        rough = fa.freeze(source, "bf16")
         check_directions(net.build, x, y, answer(rough, x, y))
         assert fell_back(rough) == (net.name in BFLOAT16_FALLS_BACK) or net in FOREIGN
-    before.check(given)
-    for (x, y), (found, _) in zip(batches, answers, strict=True):
+    before.check(source)
+    for (x, y), (searched, _) in zip(batches, answers, strict=True):
         if net.computes is None:
-            check_rows(model, x, y, found)
+            check_rows(model, x, y, searched)
         else:
-            check_directions(net.build, x, y, found)
+            check_directions(net.build, x, y, searched)
     # torch chooses another product of matrices where weights want a gradient, even when none is taken
-    for weight in model.parameters() if frozen.model is not given else ():
+    for weight in model.parameters() if frozen.model is not source else ():
         weight.requires_grad_(False)
     tolerance = 1e-6 if net.compiled else 0.0
     for (x, _), (_, verdict) in zip(batches, answers, strict=True):
         with torch.no_grad():
-            own = model(x.clone())
-        assert own.abs().max() < 1e3
-        torch.testing.assert_close(verdict, own, rtol=tolerance, atol=tolerance, equal_nan=True)
+            right = model(x.clone())
+        assert right.abs().max() < 1e3
+        torch.testing.assert_close(verdict, right, rtol=tolerance, atol=tolerance, equal_nan=True)
     return frozen, model
 
 
@@ -130,7 +126,7 @@ def test_a_model_of_a_library(net: Net) -> None:
 def test_nothing_of_other_nets_or_the_process_changes(net: Net, prepare: Callable[..., Prepared]) -> None:
     model = net.build()
     x, y = net.images(3)
-    given = x.clone()
+    kept_x = x.clone()
     before = State.of(model, randomness=not net.randomized)
     try:
         frozen = prepare(model)
@@ -139,7 +135,7 @@ def test_nothing_of_other_nets_or_the_process_changes(net: Net, prepare: Callabl
         frozen.input_gradient(x, y)
     except InputError:
         assert net.writes_x  # which may be refused
-    assert torch.equal(x, given)
+    assert torch.equal(x, kept_x)
     before.check(model)
 
 

@@ -14,7 +14,7 @@ from fastadv.threat import THREATS, Threat
 from ..nets import RADIUS, Case, images, labels, mlp
 from .toy import TOYS
 
-# where they keep every promise, fewer still than those of a quick run
+# fewer steps still than in a quick run, where attacks keep every promise
 FEWER: dict[str, dict[str, Any]] = {
     "boundary": {"queries": 60},
     "fab": {"restarts": 3},
@@ -26,7 +26,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "pointwise": {"queries": 35},
     "square": {"queries": 20},
 }
-# what reaches the boundary of a linear model of 196 coordinates
+# arguments that reach the boundary of a linear model of 196 coordinates
 NEAR: dict[str, dict[str, Any]] = {
     "apgd": {"steps": 40},
     "boundary": {"queries": 1500},
@@ -43,7 +43,7 @@ NEAR: dict[str, dict[str, Any]] = {
     "spsa": {"queries": 4040},
     "square": {"queries": 600},
 }
-# of published variants the largest distance at which 800 queries break a sample, over the boundary's, and the
+# published variants: the largest distance at which 800 queries break a sample, over the boundary's, and the
 # arguments of a short run
 PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
     "boundary": (8.0, {"queries": 60}),

@@ -18,9 +18,9 @@ from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 from ..nets import Case
 from .cases import CASES, PUBLISHED, norm_of
 
-# of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
+# steps of AutoAttack's components: a tenth of the usual ones find what there is in nets this small
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
-# of the searches of minimum_norm: a quick run goes through all of them
+# settings with which a quick run of minimum_norm goes through all of its searches
 BRIEF = {"FIRST": 1, "STEPS": 2, "PROJECTIONS": 1, "TURNS": 1}
 
 # attacks of many passes, whose short runs take a thirtieth of a second and more

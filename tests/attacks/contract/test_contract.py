@@ -51,8 +51,8 @@ def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case, norm, search
     x = images(16, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)
     y[:3] = (y[:3] + 1) % 4
-    threat, given = wide(case, norm), case.entry.parameters.get("loss")
-    loss = given.default if given is not None and isinstance(given.default, str) else "margin"
+    threat, option = wide(case, norm), case.entry.parameters.get("loss")
+    loss = option.default if option is not None and isinstance(option.default, str) else "margin"
     for frozen in (model, lower):
         x.requires_grad_()
         seen.clear()
@@ -71,7 +71,7 @@ def test_the_result_is_a_fact_and_the_model_is_left_as_it_was(case, norm, search
         assert (out.status[:3] == Status.ALREADY_WRONG).all()
         wanted = loss_value(lower.verdict(out.x_adv), y, loss)
         torch.testing.assert_close(out.loss, wanted, rtol=1e-4, atol=1e-4)
-        # in bfloat16 the scores that `nes` subtracts from each other differ by rounding alone
+        # scores that `nes` subtracts from each other differ by rounding alone in bfloat16
         lost = frozen is not model and case.name == "nes"
         assert out.success[3:].any() or lost
 

@@ -10,7 +10,7 @@ from fastadv.threat import THREATS
 
 from ..nets import Case, images, labels, mlp
 
-# of weights and of pixels
+# formats of weights and of pixels
 FORMATS = [
     (torch.float32, torch.float16),
     (torch.float32, torch.float64),
@@ -40,15 +40,11 @@ KINDS: dict[str, Any] = {"cast": mlp, "as it is": Preparing}
 
 @pytest.mark.covered("formats", [(*each, kind) for kind in KINDS for each in FORMATS])
 def test_formats(case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype, str]) -> None:
-    """Points are images of the precision of x; ball and box hold in it, and a success is one of theirs.
-
-    Rounded to the precision of its weights, they would be other images than the caller's to a net that takes
-    them as they are.
-    """
+    """Points are images of the precision of x; ball and box hold in it, and a success is one of theirs."""
     weights, pixels, kind = formats
     model, x = KINDS[kind](dtype=weights), images(8, dtype=torch.float32).to(pixels)
     y = labels(model, x if kind == "as it is" else x.to(weights))
-    # whose ball holds few numbers of half precision
+    # a ball that holds few numbers of half precision
     threat = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
     Preparing.seen.clear()
     out = case(model, x, y, threat)

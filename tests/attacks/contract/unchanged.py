@@ -16,7 +16,7 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
     """Whatever an attack could disturb of the model, the inputs and the process is as it was before."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     tallies = [part.sizes for part in model.modules() if isinstance(part, Tally)]
-    kept = [(each, each._version, each.detach().clone()) for each in (*grads, *tensors)]
+    kept = [(one, one._version, one.detach().clone()) for one in (*grads, *tensors)]
     before = State.of(model)
     counts = [len(sizes) for sizes in tallies]
     try:
@@ -24,7 +24,7 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
     finally:
         before.check(model)
         assert [len(sizes) for sizes in tallies] == counts
-        assert all(each._version == version and torch.equal(each, value) for each, version, value in kept)
+        assert all(one._version == version and torch.equal(one, value) for one, version, value in kept)
 
 
 class Tally(nn.Module):

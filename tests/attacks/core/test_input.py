@@ -61,11 +61,11 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("message", "given"), [*BAD, *BAD_OPTIONS], ids=range(len(BAD + BAD_OPTIONS)))
-def test_bad_input(message: str, given: dict[str, Any]) -> None:
-    attack = mim if "decay" in given else pgd
+@pytest.mark.parametrize(("message", "arguments"), [*BAD, *BAD_OPTIONS], ids=range(len(BAD + BAD_OPTIONS)))
+def test_bad_input(message: str, arguments: dict[str, Any]) -> None:
+    attack = mim if "decay" in arguments else pgd
     with pytest.raises(InputError, match=message):
-        attack(**{"model": mlp(), "x": X, "y": Y, "threat": Linf(0.1), **given})
+        attack(**{"model": mlp(), "x": X, "y": Y, "threat": Linf(0.1), **arguments})
 
 
 def test_bad_options_are_found_before_the_model_is_called(attack: Case) -> None:
@@ -81,7 +81,7 @@ def test_bad_options_are_found_before_the_model_is_called(attack: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "given"),
+    ("message", "arguments"),
     [
         ("steps", {"steps": -1}),
         ("step_size", {"step_size": None}),
@@ -94,7 +94,7 @@ def test_bad_options_are_found_before_the_model_is_called(attack: Case) -> None:
         ("model: expected", {"model": 3}),
     ],
 )
-def test_bad_input_of_last_iterate(message: str, given: dict[str, Any]) -> None:
+def test_bad_input_of_last_iterate(message: str, arguments: dict[str, Any]) -> None:
     keys = {"model": freeze(mlp()), "x": X, "y": Y, "threat": Linf(0.1), "steps": 2, "step_size": 0.1}
     with pytest.raises(InputError, match=message):
-        last_iterate(**{**keys, **given})  # type: ignore[arg-type]
+        last_iterate(**{**keys, **arguments})  # type: ignore[arg-type]

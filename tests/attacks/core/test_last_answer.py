@@ -74,62 +74,57 @@ class Far(nn.Module):
         return torch.where(there[:, None], torch.nan, logits)
 
 
-def margin(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-    """A loss of one's own, for which looks are taken one by one."""
-    return logits[:, 1] - logits[:, 0]
-
-
-def looks(rule: core.Rule, x: Tensor, loss: Any = margin) -> Any:
+def looks(rule: core.Rule, x: Tensor, loss: Any = lambda z, y, targets: z[:, 1] - z[:, 0]) -> Any:
     return core.run(Far(), x, torch.zeros(len(x), dtype=torch.long), Linf(9.0, (-9.0, 9.0)), rule, loss=loss)
 
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_a_point_without_finite_logits_repeats_the_last_answer(narrow: bool) -> None:
-    x, found, rows = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), [], []
+    x, seen, rows = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), [], []
     places = [[0.5, 0.0], [1.0, 1.0]], *[[[2.0, 0.0], [0.0, 1.0]]] * 3, [[1.0, 0.0], [2.0, 0.0]]
 
     def rule(search: core.Search) -> None:
         for place in places:
-            found.append(search.gradient(torch.tensor(place), narrow=narrow))
+            seen.append(search.gradient(torch.tensor(place), narrow=narrow))
         for place in places[:2]:
             rows.append(search.jacobian(torch.tensor(place), torch.eye(2).expand(2, 2, 2)))
 
     out = looks(rule, x)
     torch.testing.assert_close(rows[1].logits, torch.tensor([[5.0, 0.25], [5.0, 1.0]]))
     torch.testing.assert_close(rows[1].gradients[:, 1], torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
-    for look in found[1:4]:
+    for look in seen[1:4]:
         torch.testing.assert_close(look.loss, torch.tensor([-4.75, -4.0]))
         torch.testing.assert_close(look.logits, torch.tensor([[5.0, 0.25], [5.0, 1.0]]))
         torch.testing.assert_close(look.gradient, torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
         assert not look.adversarial.any()
-    torch.testing.assert_close(found[-1].gradient, torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
-    # what stands in for an answer does not compete for the best point
+    torch.testing.assert_close(seen[-1].gradient, torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+    # a substitute for an answer does not compete for the best point
     assert out.status.tolist() == [Status.FAILED] * 2
     torch.testing.assert_close(out.x_adv, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
 
 
 def test_where_there_was_no_answer_the_way_back_is_halved() -> None:
-    x, found = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), []
+    x, seen = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), []
 
     def rule(search: core.Search) -> None:
         places = torch.tensor([[1.5, 3.0], [1.5, 3.0]])
-        found.append(search.gradient(places))
-        found.append(search.jacobian(places, torch.eye(2).expand(2, 2, 2)))
+        seen.append(search.gradient(places))
+        seen.append(search.jacobian(places, torch.eye(2).expand(2, 2, 2)))
 
     looks(rule, x)
-    for look in found:
+    for look in seen:
         torch.testing.assert_close(look.x_adv, torch.tensor([[1.0, 1.5], [1.0, 2.0]]))
-    assert not found[0].gradient.any()
-    assert not found[1].gradients.any()
+    assert not seen[0].gradient.any()
+    assert not seen[1].gradients.any()
 
 
 def test_another_run_knows_no_answer_of_the_last() -> None:
-    found = []
+    seen = []
 
     def rule(search: core.Search) -> None:
         search.gradient(torch.tensor([[0.5, 1.0]]))
         search.forget()
-        found.append(search.gradient(torch.tensor([[1.5, 3.0]])).gradient)
+        seen.append(search.gradient(torch.tensor([[1.5, 3.0]])).gradient)
 
     looks(rule, torch.tensor([[0.5, 0.0]]))
-    assert not found[0].any()
+    assert not seen[0].any()

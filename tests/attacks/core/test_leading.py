@@ -61,7 +61,7 @@ def test_steps_of_each_attempt_fall_from_two_radii_to_a_fiftieth() -> None:
         return near(x)
 
     fa.attacks.pgd(watched, X[:6], Y[:6], THREAT, criterion=Unless(-1), steps=20, stop_early=False)
-    moves = torch.stack([each for each in points if len(each) == 6]).diff(dim=0).abs().flatten(1).amax(1)
+    moves = torch.stack([batch for batch in points if len(batch) == 6]).diff(dim=0).abs().flatten(1).amax(1)
     expected = 2 * THREAT.radius * 0.01 ** (torch.arange(1, 10) / 10)
     for begin in (2, 13):  # after x, the random start and a first step, which the box may shorten
         torch.testing.assert_close(moves[begin : begin + 9], expected, rtol=1e-3, atol=1e-5)
@@ -73,10 +73,10 @@ def test_a_loss_that_is_named_stays(name: str) -> None:
     named = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, loss="margin", steps=4, stop_early=False)
     wanted = fa.losses.loss_value(model(named.x_adv).detach(), Y, "margin")
     torch.testing.assert_close(named.loss, wanted)
-    own = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, steps=4, stop_early=False)
-    held = ~own.success
-    wanted = criterion.margin(model(own.x_adv).detach(), Y, None)
-    torch.testing.assert_close(own.loss[held], wanted[held])
+    default = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, steps=4, stop_early=False)
+    held = ~default.success
+    wanted = criterion.margin(model(default.x_adv).detach(), Y, None)
+    torch.testing.assert_close(default.loss[held], wanted[held])
 
 
 @pytest.mark.parametrize("run", [fa.attacks.fgsm, fa.attacks.mim, fa.attacks.pgd, fa.attacks.apgd])

@@ -72,10 +72,10 @@ Moves = list[tuple[Any, ...]]  # (method, first coordinates, other arguments ...
 
 def playing(moves: Moves) -> Callable[[Search], None]:
     def rule(search: Search) -> None:
-        for method, values, *given in moves:
+        for method, values, *args in moves:
             points = at(search, *values)
-            given = [torch.full((len(points),), each) if isinstance(each, bool) else each for each in given]
-            getattr(search, method)(points if len(values) > 1 else points[:, 0], *given)
+            args = [torch.full((len(points),), value) if isinstance(value, bool) else value for value in args]
+            getattr(search, method)(points if len(values) > 1 else points[:, 0], *args)
 
     return rule
 
@@ -83,11 +83,6 @@ def playing(moves: Moves) -> Callable[[Search], None]:
 class Sure(Line):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.tensor([500.0, 0.0, 0.0])
-
-
-def backwards(value: float) -> Any:
-    """A loss that prefers failures, and has this value at a success."""
-    return lambda logits, y, targets: torch.where(logits[:, 1] > 0, value, -logits[:, 1] + 5)
 
 
 OFFERS: Moves = [("offer", (0.6,), True), ("offer", (0.55,), False), ("finish", (0.3,))]
@@ -122,7 +117,8 @@ class TestWhichPointIsKept:
     @pytest.mark.parametrize("value", [-1e30, -torch.inf, torch.nan])
     def test_a_success_before_a_failure_of_larger_loss(self, value: float) -> None:
         """The loss may prefer failures, and may be NaN at a success."""
-        loss, places = backwards(value), (0.3, 0.6, 0.4)
+        loss = lambda z, y, targets: torch.where(z[:, 1] > 0, value, -z[:, 1] + 5)  # noqa: E731
+        places = (0.3, 0.6, 0.4)
         for moves in ([("score", places, loss)], [("score", (place,), loss) for place in places]):
             out = on_line(playing(moves), loss=loss)
             assert out.success.all()

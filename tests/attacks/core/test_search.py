@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv._waiting import may_leave
 from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
 from fastadv.attacks.core import run
 from fastadv.attacks.core.loop import Loop
@@ -19,13 +18,6 @@ from fastadv.threat import L2, Linf
 
 from ..nets import RADIUS, convnet, images, labeled, labels, mlp, threat
 from ..watched import watched
-
-
-def test_segment_lengths() -> None:
-    cuda = torch.device("cuda")
-    ends = [step + 1 for step in range(40) if may_leave(step, cuda)]
-    assert ends == [1, 2, 4, 8, 16, 32]
-    assert all(may_leave(step, torch.device("cpu")) for step in range(40))
 
 
 def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
@@ -58,12 +50,12 @@ def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str) -> 
 )
 def test_the_best_point_is_a_success_and_then_the_largest_loss(loss, targeted, monkeypatch):
     """Of all points shown to the model, in three restarts with steps too long for the loss to rise."""
-    monkeypatch.setattr(edge, "kinks", lambda points, *given: torch.zeros(2, len(points)).unbind())
+    monkeypatch.setattr(edge, "kinks", lambda points, *args: torch.zeros(2, len(points)).unbind())
     net, x, y = labeled(mlp(4), images(20))
     model, seen = watched(net)
     goal = {"targets": (y + 1) % 4} if targeted else {}
-    given = {"steps": 5, "step_size": 0.25, "restarts": 3, "loss": loss, "stop_early": False}
-    out = bim(model, x, y, Linf(0.3), **given, **goal)
+    args = {"steps": 5, "step_size": 0.25, "restarts": 3, "loss": loss, "stop_early": False}
+    out = bim(model, x, y, Linf(0.3), **args, **goal)
     points = torch.stack(seen[1:-1])  # the first pass is the clean one, the last the verdict
     assert len(points) == 3 * 6
     logits = torch.stack([net(z).detach() for z in points])
@@ -142,12 +134,12 @@ def test_steps_judged_at_once_are_those_of_single_calls(ascent, options, early, 
         return net(x) + ((0.8 - place) * (place < 0.8)).sqrt()
 
     y = labels(net, x)
-    given = {"threat": Linf(0.2), **options, "steps": 12, "stop_early": early}
-    if "targets" in given:
-        given["targets"] = (y + 1) % 3
-    at_once = ascent(model, x, y, **given)
+    arguments = {"threat": Linf(0.2), **options, "steps": 12, "stop_early": early}
+    if "targets" in arguments:
+        arguments["targets"] = (y + 1) % 3
+    at_once = ascent(model, x, y, **arguments)
     monkeypatch.setattr(Loop, "of", lambda search: None)
-    single = ascent(model, x, y, **given)
+    single = ascent(model, x, y, **arguments)
     for name, value in vars(single).items():
         if isinstance(value, Tensor):
             same = torch.equal(getattr(at_once, name).nan_to_num(-7.0), value.nan_to_num(-7.0))
@@ -158,7 +150,7 @@ def test_steps_judged_at_once_are_those_of_single_calls(ascent, options, early, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(masked, dtype):
-    found: list[Tensor] = []
+    gradients: list[Tensor] = []
 
     def model(x: Tensor) -> Tensor:
         """The gradient of the second logit where x is 0: infinite either way, NaN, and 1."""
@@ -167,8 +159,8 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(masked, d
 
     def rule(search: Search) -> None:
         both = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=dtype).expand(len(search.x), 2, 2)
-        found.append(search.gradient(search.start(), "margin").gradient)
-        found.extend(search.jacobian(search.start(), both).gradients.unbind(1))
+        gradients.append(search.gradient(search.start(), "margin").gradient)
+        gradients.extend(search.jacobian(search.start(), both).gradients.unbind(1))
 
     x, y = torch.zeros(2, 4, dtype=dtype), torch.zeros(2, dtype=torch.long)
     mask = torch.tensor([[True, True, True, True], [True, True, True, not masked]])
@@ -176,7 +168,7 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(masked, d
     out = run(model, x, y, Linf(0.1), rule, loss="margin", mask=mask if masked else None)
     assert (out.status == Status.FAILED).all()
     expected = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, float(not masked)]], dtype=dtype)
-    for gradient, sign in zip(found, (1, 1, -1), strict=True):
+    for gradient, sign in zip(gradients, (1, 1, -1), strict=True):
         assert torch.equal(gradient, sign * expected)
 
 
@@ -203,7 +195,7 @@ def test_what_is_not_judged_is_not_kept(how: str, dtype: torch.dtype) -> None:
 
 def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
     """Though its loss, which does not read that logit, is finite and larger."""
-    x, found, finite = torch.full((2, 3), 0.25), [], torch.tensor([0.0, 0.1, 0.0])
+    x, adversarial, finite = torch.full((2, 3), 0.25), [], torch.tensor([0.0, 0.1, 0.0])
 
     def model(x: Tensor) -> Tensor:
         far = torch.where(x[:, 1] > 0.5, torch.inf, 0.0)
@@ -214,10 +206,10 @@ def test_an_infinite_logit_is_no_success_and_does_not_compete() -> None:
 
     def rule(search: Search) -> None:
         for step in (torch.tensor([0.0, 0.4, -0.1]), finite):
-            found.append(search.decide(search.x + step).adversarial)
+            adversarial.append(search.decide(search.x + step).adversarial)
 
     out = run(model, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, loss=loss, stop_early=False)
-    assert not found[0].any()
+    assert not adversarial[0].any()
     assert out.status.tolist() == [Status.FAILED] * 2
     torch.testing.assert_close(out.x_adv, x + finite)
 

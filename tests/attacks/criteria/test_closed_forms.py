@@ -53,23 +53,20 @@ def test_regression(search: Callable[..., AttackResult], norm: str) -> None:
      (fa.attacks.pdpgd, "linf")],
 )  # fmt: skip
 def test_minimum_distances(search: Callable[..., AttackResult], norm: str, kind: str) -> None:
-    """The nearest wrong sign is that of the smallest output over the dual norm of its weight.
-
-    All positions are wrong beyond the distance of the last; half of them beyond that of the middle one.
-    """
+    """The nearest wrong sign is that of the smallest output over the dual norm of its weight."""
     model, weight, x = linear(9, alike=True) if "one weight" in kind else linear(4)
     if "one weight" in kind:  # the classes all lie on one side, so that one direction breaks them all
         with torch.no_grad():
             model[1].bias.add_(1 - model(x).amin())
     z = model(x).detach()
-    each, y, criterion = z.abs() / weight.norm(DUAL[norm], dim=1), (z > 0).long(), Signs()
+    away, y, criterion = z.abs() / weight.norm(DUAL[norm], dim=1), (z > 0).long(), Signs()
     place = 4 if "one weight" in kind else int("ignored" in kind)
     if "one weight" in kind:
         criterion = Share(5 / 9)
     if "ignored" in kind:
-        y = y.scatter(1, each.argmin(1, keepdim=True), -1)
+        y = y.scatter(1, away.argmin(1, keepdim=True), -1)
     out = search(model, x, y, THREATS[norm](inf, ANYWHERE), steps=100, criterion=criterion)
-    distance = each.sort(1).values[:, place]
+    distance = away.sort(1).values[:, place]
     assert out.success.all()
     assert (out.distance >= distance * (1 - 1e-5)).all()
     assert (out.distance <= distance * 1.05).all()

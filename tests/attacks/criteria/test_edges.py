@@ -127,7 +127,7 @@ def test_of_equal_logits_the_first_are_the_largest(k: int) -> None:
     assert torch.equal(Criterion().rivals(levels, order[:, 0]), order[:, 1:])
     some = (order[:, 0] != 49) & (order[:, -1] != 49)
     rivals = Unless(-1).rivals(levels[some], order[some, 0])
-    assert rivals.tolist() == [[each for each in row if each != 49] for row in order[some, 1:].tolist()]
+    assert rivals.tolist() == [[rival for rival in row if rival != 49] for row in order[some, 1:].tolist()]
 
 
 def test_positions_that_are_ignored_never_meet_a_lead() -> None:

@@ -68,9 +68,9 @@ def test_a_lead_follows_those_needed_as_if_there_were_no_others() -> None:
 def test_a_lead_keeps_what_is_wrong_and_lets_go_of_what_is_far_beyond() -> None:
     """Without the second the first would turn back; the value is that of the hard lead."""
     margins = tensor([[0.1, -0.5, -2.0], [9.0, 0.5, 2.0]], requires_grad=True)
-    found = lead(margins, torch.ones(2, 3, dtype=torch.bool), tensor([3, 3]))
-    assert found.tolist() == pytest.approx([-2.5 / 3, 0.5])
-    (gradient,) = torch.autograd.grad(found.sum(), margins)
+    leads = lead(margins, torch.ones(2, 3, dtype=torch.bool), tensor([3, 3]))
+    assert leads.tolist() == pytest.approx([-2.5 / 3, 0.5])
+    (gradient,) = torch.autograd.grad(leads.sum(), margins)
     assert 0 < gradient[0, 0] < gradient[0, 1] < gradient[0, 2] == pytest.approx(1 / 3)
     assert gradient[1, 0] < gradient[1, 2] < gradient[1, 1] == 1
     (alone,) = torch.autograd.grad(lead(margins, torch.ones(2, 3).bool(), tensor([1, 1])).sum(), margins)

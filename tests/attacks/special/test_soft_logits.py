@@ -35,7 +35,7 @@ def test_the_flag_is_for_cross_entropy_on_soft_logits() -> None:
         assert (SOFT_LOGITS in out.flags) == soft
         for options in ({}, {"loss": "margin"}, {"loss": "ce", "targets": (y + 1) % 8}):
             assert SOFT_LOGITS not in pgd(model, x, y, threat, steps=3, **options).flags
-        # its other components ascend other losses
+        # other components ascend other losses
         assert SOFT_LOGITS not in autoattack(model, x, y, threat, version="quick").flags
 
 
@@ -51,9 +51,9 @@ def test_what_soft_logits_left_is_no_sign_of_masking() -> None:
         ({"weak": weak}, False), ({"weak": weak, "square": score}, False),
         ({"weak": weak, "pgd": strong}, True), ({"weak": weak, "pgd": strong, "square": score}, True),
     ):  # fmt: skip
-        found = indicators(model, x, y, threat, results=results)
-        assert found.clean if known else found.verdict.startswith("Inconclusive")
-        assert (SOFT_LOGITS in found.verdict) != known
+        report = indicators(model, x, y, threat, results=results)
+        assert report.clean if known else report.verdict.startswith("Inconclusive")
+        assert (SOFT_LOGITS in report.verdict) != known
     table = fa.evaluate(model, (x, y), {"ce": partial(pgd, threat=threat, loss="ce")})
     assert table.verdict.startswith("Inconclusive")
     assert SOFT_LOGITS in table.verdict

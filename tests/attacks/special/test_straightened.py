@@ -76,10 +76,10 @@ def test_order_stays_and_honest_outputs_are_left_alone() -> None:
     assert torch.equal(straightened(honest), honest)
     for head in HEADS.values():
         bent = head(z).flatten(2)
-        made = straightened(bent)
+        straight = straightened(bent)
         place = bent.flatten(1).argsort(1)
-        assert (made.flatten(1).gather(1, place).diff(dim=1) >= -1e-4).all()
-        assert torch.equal(straightened(bent[:3]), made[:3])
+        assert (straight.flatten(1).gather(1, place).diff(dim=1) >= -1e-4).all()
+        assert torch.equal(straightened(bent[:3]), straight[:3])
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import Plain, freeze
-from fastadv.engine.copying.copier import eval_copy
 from fastadv.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -80,8 +79,8 @@ def test_locks_files_and_writers_are_shared() -> None:
 def test_a_step_of_training_may_leave_activations_behind() -> None:
     """As networks do whose features a loss reads: deepcopy refuses tensors that have a graph."""
     model, x = net(), torch.rand(4, 6)
-    made = model[0](x)
-    model.kept, model.others = made, [made, {"made": (made,)}]
+    activations = model[0](x)
+    model.kept, model.others = activations, [activations, {"made": (activations,)}]
     expected = copy_of(model)(x)
     torch.testing.assert_close(freeze(model).verdict(x), expected)
 
@@ -94,13 +93,13 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def scripted(model: nn.Module) -> nn.Module:
-    made: nn.Module = torch.jit.script(model)
-    return made
+    script: nn.Module = torch.jit.script(model)
+    return script
 
 
 def traced(model: nn.Module) -> nn.Module:
-    made: nn.Module = torch.jit.trace(model.eval(), torch.rand(3, 6))
-    return made.train()
+    script: nn.Module = torch.jit.trace(model.eval(), torch.rand(3, 6))
+    return script.train()
 
 
 SCRIPTED = [scripted, traced, lambda model: Unregistered(scripted(model.eval()))]
@@ -137,9 +136,9 @@ class Fresh(nn.Linear):
     """Copies itself, and its weights with it."""
 
     def __deepcopy__(self, memo: object) -> "Fresh":
-        made = Fresh(self.in_features, self.out_features)
-        made.load_state_dict(self.state_dict())
-        return made
+        copied = Fresh(self.in_features, self.out_features)
+        copied.load_state_dict(self.state_dict())
+        return copied
 
 
 class Reduced(nn.Linear):
@@ -185,15 +184,6 @@ def test_a_train_method_that_writes_weights() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_quantized_modules() -> None:
-    if "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("no quantized kernels")
-    model = torch.ao.quantization.quantize_dynamic(net().eval(), {nn.Linear})
-    x = torch.rand(4, 6)
-    torch.testing.assert_close(freeze(model).verdict(x), model(x))
-
-
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_model_of_inference_mode(inside: bool) -> None:
     """Made there, and frozen there as well or outside."""
@@ -212,12 +202,3 @@ def test_an_eval_of_an_instance_is_called() -> None:
     noisy.eval = lambda: noisy  # type: ignore[method-assign]
     plain = Plain(noisy)
     assert not torch.equal(plain.verdict(x), plain.verdict(x))
-
-
-def test_attention_multiplies_as_in_the_model() -> None:
-    """Torch chooses the product of a transposed input by whether the weight wants a gradient."""
-    attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, bias=False, batch_first=True)
-    attention.k_proj_weight.requires_grad_(False)
-    encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, bias=False, batch_first=True), attention)
-    asking = {name for name, weight in eval_copy(encoder).named_parameters() if weight.requires_grad}
-    assert asking == {"0.self_attn.in_proj_weight", "1.q_proj_weight", "1.v_proj_weight"}

@@ -53,8 +53,8 @@ class Remembers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.write(self, x)
-        made = self.net(x)
-        return Doubled.apply(made, self.net.weight) if self.write is WRITES["nothing forward"] else 2 * made
+        out = self.net(x)
+        return Doubled.apply(out, self.net.weight) if self.write is WRITES["nothing forward"] else 2 * out
 
 
 class Doubled(torch.autograd.Function):
@@ -94,14 +94,14 @@ WRITES: dict[str, Callable[[Any, Tensor], object]] = {
     "slots": lambda net, x: setattr(net.part, "count", 1),
     "iterator": lambda net, x: next(net.part),
 }
-# what models hold of which nothing is seen
+# parts of models of which nothing is seen
 HELD: dict[object, Any] = {
     WRITES["generator"]: np.random.default_rng(0), WRITES["array"]: np.zeros(2), WRITES["slots"]: Slots(),
     WRITES["iterator"]: itertools.count(),
 }  # fmt: skip
 
 
-def told(model: Any) -> str:
+def facts_of(model: Any) -> str:
     state = getattr(model.part, "bit_generator", None)
     return f"{model.held} {model.named} {state and state.state} {model.part} {[*vars(model)]}"
 
@@ -113,7 +113,7 @@ def test_what_a_pass_writes_is_put_back(name: str, kept: bool) -> None:
     if kept:
         model.net(X).sum().backward()
     before = State.of(model)
-    facts = told(model)
+    facts = facts_of(model)
     grads = [p.grad if p.grad is None else p.grad.clone() for p in model.parameters()]
     expected = 2 * model.net(X).detach()
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_what_a_pass_writes_is_put_back(name: str, kept: bool) -> None:
         Plain(model).input_gradient(X, torch.zeros(6).long())
         assert fa.attacks.pgd(model, X, torch.zeros(6).long(), fa.Linf(0.1), steps=3).forwards
         before.check(model)
-        assert facts == told(model)
+        assert facts == facts_of(model)
         for grad, weight in zip(grads, model.parameters(), strict=True):
             assert (grad is None and weight.grad is None) or torch.equal(grad, weight.grad)
     assert Plain(model).model is not model

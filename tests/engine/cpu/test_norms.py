@@ -41,10 +41,10 @@ def test_attention_after_batch_norm_stays_folded(order: tuple[int, ...], logged:
     frozen = fa.freeze(net)
     for count in order:
         x, y = torch.rand(count, 3, 12, 12), torch.arange(count) % 5
-        found = frozen.input_gradient(x, y)[2]
+        gradient = frozen.input_gradient(x, y)[2]
         # of two equal rows torch's gradient is right, as finite differences tell; of one it is not
         twice = answers(net, torch.cat([x, x]), torch.cat([y, y]))[1][:count]
-        torch.testing.assert_close(found, twice, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradient, twice, rtol=1e-3, atol=1e-5)
         logits, rows = frozen.jacobian(x, torch.eye(5).expand(count, 5, 5))
         assert rows.shape == (count, 5, 3, 12, 12)
         torch.testing.assert_close(logits, net(x).detach(), rtol=1e-3, atol=1e-5)
@@ -71,7 +71,7 @@ def test_a_single_row_gets_the_gradient_it_gets_in_a_batch(norm: Any, prepared: 
 @pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="torch may have mended it")
 def test_the_report_to_torch_shows_what_runs():
     report = Path(__file__).parents[3] / "examples" / "7_single_image_gradient.md"
-    found: dict[str, Any] = {}
-    exec(re.findall(r"```python\n(.*?)```", report.read_text(), re.DOTALL)[0], found)
-    torch.testing.assert_close(found["right"], found["gradient"], rtol=1e-4, atol=1e-4)
-    assert (found["wrong"] - found["gradient"]).abs().max() > 1
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", report.read_text(), re.DOTALL)[0], names)
+    torch.testing.assert_close(names["right"], names["gradient"], rtol=1e-4, atol=1e-4)
+    assert (names["wrong"] - names["gradient"]).abs().max() > 1

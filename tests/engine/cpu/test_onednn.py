@@ -22,41 +22,26 @@ def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "LEAST", 0)
 
 
-@pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of what oneDNN multiplies from now on."""
-    made: list[tuple[int, ...]] = []
-    real = onednn.product
-
-    def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        made.append((*x.shape, len(weight)))
-        return real(x, weight, bias)
-
-    monkeypatch.setattr(onednn, "product", product)
-    return made
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 7), (5, 7), (3, 4, 7), (2, 3, 1, 7), (0, 7)])
 @pytest.mark.usefixtures("_small_ones_too")
-def test_values_and_derivatives(shape: tuple[int, ...], bias: bool, products: list[tuple[int, ...]]) -> None:
+def test_values_and_derivatives(shape: tuple[int, ...], bias: bool) -> None:
     draw = torch.Generator().manual_seed(0)
     weight = torch.randn(6, 7, generator=draw)
     shift = torch.randn(6, generator=draw) if bias else None
     x = torch.randn(shape, generator=draw)
     wide, seen = torch.zeros(*shape[:-1], 14), Seen(F.linear, LINEAR)
     wide[..., ::2] = x
-    for given in (x, wide[..., ::2], x.transpose(0, 1).contiguous().transpose(0, 1)):
-        found = []
+    for batch in (x, wide[..., ::2], x.transpose(0, 1).contiguous().transpose(0, 1)):
+        results = []
         for linear in (seen, F.linear):
-            leaf = given.detach().requires_grad_()
+            leaf = batch.detach().requires_grad_()
             out = linear(leaf, weight, shift)
             back = torch.arange(float(out.numel())).view(out.shape).cos()
             (gradient,) = torch.autograd.grad(out, leaf, back, create_graph=True)
-            found.append((out.detach(), gradient.detach()))
-        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+            results.append((out.detach(), gradient.detach()))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
         assert seen.used == {"onednn"}
-    assert len(products) == 6  # forwards and backwards
 
 
 @pytest.mark.parametrize("bias", [torch.arange(12.0)[::2], torch.ones(1).expand(6)], ids=["step", "expanded"])
@@ -69,7 +54,7 @@ def test_a_bias_with_strides(bias: Tensor) -> None:
 
 
 @pytest.mark.usefixtures("_small_ones_too")
-def test_what_is_left_to_torch(products: list[tuple[int, ...]]) -> None:
+def test_what_is_left_to_torch() -> None:
     weight, x, seen = torch.randn(6, 7), torch.randn(4, 7), Seen(F.linear, LINEAR)
     for dtype in (torch.float64, torch.bfloat16):
         assert torch.equal(seen(x.to(dtype), weight.to(dtype)), F.linear(x.to(dtype), weight.to(dtype)))
@@ -82,24 +67,16 @@ def test_what_is_left_to_torch(products: list[tuple[int, ...]]) -> None:
             seen(x, *others)
     with pytest.raises(RuntimeError, match=r"shapes|size"):
         seen(x[:, :5], weight)
-    assert products == []
     assert seen.used == set()
 
 
 @pytest.mark.parametrize(
-    ("intel", "mkl", "built", "faster"),
-    [
-        (True, True, True, False),
-        (True, False, True, True),
-        (False, True, True, True),
-        (False, True, False, False),
-    ],
+    ("intel", "mkl", "faster"), [(True, True, False), (True, False, True), (False, True, True)]
 )
-def test_mkl_stays_on_intel_processors(intel, mkl, built, faster, monkeypatch):
+def test_mkl_stays_on_intel_processors(intel, mkl, faster, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(onednn, "is_intel", lambda: intel)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    monkeypatch.setattr(onednn, "available", lambda: built)
     monkeypatch.setattr(onednn, "LEAST", 0)
     layer = nn.Linear(6, 5).requires_grad_(False)
     assert onednn.gains(layer) == faster

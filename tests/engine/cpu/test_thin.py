@@ -26,7 +26,7 @@ def test_gradient(options: dict[str, Any], channels: int, dtype: torch.dtype) ->
         back = torch.randn_like(out)
         (expected,) = torch.autograd.grad(out, x, back)
         thin_out = seen(x)
-        # for more than one channel the library is faster with a stride, and in bfloat16
+        # the library is faster for more than one channel with a stride, and in bfloat16
         few = channels == 1 or (conv.stride == (1, 1) and dtype != torch.bfloat16)
         assert seen.used == ({"thin"} if few else set())
         assert torch.equal(thin_out, out)

@@ -53,7 +53,12 @@ def test_the_decoders_handed_on_are_the_trained_ones():
         net(torch.rand(8, 3, 1, 8, 8, generator=g), torch.randn(8, 3, 2, generator=g))
     net.eval()
     x, noise = torch.rand(4, 3, 1, 8, 8, generator=g), torch.randn(4, 3, 2, generator=g)
+    _, unbiased, _ = net(x, noise)
+    with torch.no_grad():
+        net.code_bias.add_(0.5)
+        net.image_bias.normal_(generator=g)
     image, mean, log_variance = net(x, noise)
+    torch.testing.assert_close(mean, unbiased + 0.5)
     model = ABS(*net.decoders(), SHAPE.strides, prior_samples=10)
     torch.testing.assert_close(
         model.decoders(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5
@@ -121,10 +126,10 @@ def test_a_warp_is_the_affine_map_of_its_draws():
 def test_sets_and_labels_of_any_type_will_do(dtype):
     dataset = drawn(24)
     y = dataset.y % 2
-    typed, plain = (SimpleNamespace(x=dataset.x, y=each) for each in (y.to(dtype), y))
+    typed, plain = (SimpleNamespace(x=dataset.x, y=labels) for labels in (y.to(dtype), y))
     options = {"epochs": 1, "calibration": 9}
     pairs = [(image, int(label)) for image, label in zip(dataset.x, y, strict=True)]
-    mine, theirs, paired = (quick(each, **options) for each in (typed, plain, pairs))
+    mine, theirs, paired = (quick(labels, **options) for labels in (typed, plain, pairs))
     for other in (theirs, paired):
         assert torch.equal(mine.weights[0], other.weights[0])
         assert mine.options == other.options

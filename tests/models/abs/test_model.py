@@ -43,10 +43,10 @@ def test_the_bank_is_decoded(size):
     shape = DecoderShape.for_images((2, size, size), 3, 2)
     g = torch.Generator().manual_seed(0)
     weights = [
-        torch.randn(3, taken, given, kernel, kernel, generator=g) * 0.3
-        for taken, given, kernel in zip(shape.channels, shape.channels[1:], shape.kernels, strict=False)
+        torch.randn(3, taken, outputs, kernel, kernel, generator=g) * 0.3
+        for taken, outputs, kernel in zip(shape.channels, shape.channels[1:], shape.kernels, strict=False)
     ]
-    biases = [torch.randn(3, given, generator=g) for given in shape.channels[1:]]
+    biases = [torch.randn(3, outputs, generator=g) for outputs in shape.channels[1:]]
     model = ABS(weights, biases, shape.strides, prior_samples=150)
     images = model.decoders(model.prior_latents[:, None].expand(-1, 3, -1)).flatten(2).transpose(0, 1)
     torch.testing.assert_close(model.bank(), images, rtol=1e-4, atol=1e-5)
@@ -90,9 +90,9 @@ def test_other_options_for_a_call_and_for_a_model():
     assert twin.options == other
     assert not torch.equal(twin.infer(x).loss, model.infer(x).loss)
     mine, theirs = {"steps": 9, "step_size": 0.1}, {"steps": 9}
-    found = twin.infer(x, **mine)
-    assert torch.equal(found.loss, twin.with_options(**mine).infer(x).loss)
-    assert not torch.equal(found.loss, twin.with_options(**theirs).infer(x).loss)
+    inferred = twin.infer(x, **mine)
+    assert torch.equal(inferred.loss, twin.with_options(**mine).infer(x).loss)
+    assert not torch.equal(inferred.loss, twin.with_options(**theirs).infer(x).loss)
     assert twin.bank() is model.bank()
     assert all(mine is theirs for mine, theirs in zip(twin.buffers(), model.buffers(), strict=True))
     moved = twin.double()
@@ -107,11 +107,11 @@ def test_the_loss_is_what_latents_and_reconstruction_say_after_an_exhaustive_sea
     model = tiny(beta=beta)
     x, _ = images(model)
     for steps in (1, 50):
-        found = model.infer(x, steps=steps)
-        assert found.reconstruction.shape == (6, 3, 1, 8, 8)
-        misfit = (found.reconstruction - x[:, None]).flatten(2).square().sum(2)
+        inferred = model.infer(x, steps=steps)
+        assert inferred.reconstruction.shape == (6, 3, 1, 8, 8)
+        misfit = (inferred.reconstruction - x[:, None]).flatten(2).square().sum(2)
         torch.testing.assert_close(
-            found.loss, (misfit + beta / 2 * found.latents.square().sum(2)) / 64, rtol=1e-5, atol=1e-7
+            inferred.loss, (misfit + beta / 2 * inferred.latents.square().sum(2)) / 64, rtol=1e-5, atol=1e-7
         )
     every = (x.flatten(1)[:, None, None] - model.bank()).square().sum(3)
     every = every + beta / 2 * model.prior_latents.square().sum(1)

@@ -43,16 +43,16 @@ def test_every_way_to_ask_gives_the_same_bits(binary, prune, precision, input_gr
         assert torch.equal(model(leaf), logits)
     with torch.inference_mode():
         assert torch.equal(model(x), logits)
-    found = model.infer(x)
-    assert torch.equal(-found.loss, logits)
-    assert torch.equal(model.confidence(x), found.confidence)
+    inferred = model.infer(x)
+    assert torch.equal(-inferred.loss, logits)
+    assert torch.equal(model.confidence(x), inferred.confidence)
     assert torch.equal(torch.cat([model(x[i : i + 1]) for i in range(len(x))]), logits)
     assert torch.equal(model(x.flip(0)).flip(0), logits)
     assert torch.equal(model(x.transpose(2, 3).contiguous().transpose(2, 3)), logits)
     monkeypatch.setattr(inference, "CHUNK", 7)
     assert torch.equal(model(x), logits)
     assert torch.equal(model(leaf).detach(), logits)
-    assert torch.equal(model.infer(x).latents, found.latents)
+    assert torch.equal(model.infer(x).latents, inferred.latents)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -80,9 +80,9 @@ def test_the_gradient_is_that_of_the_loss(binary, prune):
     """2 (x - G(z)) / D, times the class factor of Binary ABS, at the latents that inference reports."""
     model = crossed(binary, prune, "fp32")
     x = hard_images(model, 6)
-    found, seen = model.infer(x), model.observed(x)
+    inferred, seen = model.infer(x), model.observed(x)
     for k in range(4):
-        expected = -2 * (seen - found.reconstruction[:, k]) / 64 * (FACTORS[k] if binary else 1)
+        expected = -2 * (seen - inferred.reconstruction[:, k]) / 64 * (FACTORS[k] if binary else 1)
         torch.testing.assert_close(gradient(model, x, k), expected, rtol=1e-5, atol=1e-7)
 
 
@@ -135,9 +135,9 @@ def test_a_sample_with_nan_spoils_no_other(binary, prune, precision):
     broken = x.clone()
     broken[2, 0, 3, 3] = torch.nan
     others = torch.tensor([0, 1, 3, 4, 5])
-    found, bad = model.infer(x), model.infer(broken)
+    good, bad = model.infer(x), model.infer(broken)
     for name in ("loss", "latents", "reconstruction", "confidence"):
-        assert torch.equal(getattr(bad, name)[others], getattr(found, name)[others])
+        assert torch.equal(getattr(bad, name)[others], getattr(good, name)[others])
         assert getattr(bad, name)[2].isnan().all(), name
     assert torch.equal(model(broken)[others], model(x)[others])
     assert model(broken)[2].isnan().all()
@@ -174,12 +174,12 @@ def test_unrolled_is_the_gradient_of_the_procedure():
         return unrolled(x, start, net, options)[0].sum()
 
     leaf = x.clone().requires_grad_()
-    (found,) = torch.autograd.grad(run(leaf), leaf)
+    (pulled,) = torch.autograd.grad(run(leaf), leaf)
     direction, h = torch.randn_like(x), 1e-6
     measured = (run(x + h * direction) - run(x - h * direction)) / (2 * h)
-    torch.testing.assert_close((found * direction).sum(), measured.detach(), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close((pulled * direction).sum(), measured.detach(), rtol=1e-5, atol=1e-9)
     _, latents = unrolled(x, start, net, options)
     leaf = x.clone().requires_grad_()
     loss = class_losses(leaf, net(latents.detach()), latents.detach(), 1.0).sum()
     envelope = torch.autograd.grad(loss, leaf)[0]
-    assert (envelope - found).norm() > 0.01 * found.norm()
+    assert (envelope - pulled).norm() > 0.01 * pulled.norm()

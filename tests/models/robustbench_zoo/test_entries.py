@@ -67,14 +67,14 @@ def test_an_unknown_name_gets_close_ones():
 
 @pytest.mark.slow
 def test_every_file_has_the_names_and_shapes_of_the_zoo():
-    known, found = json.loads(LAYOUTS.read_text()), {}
+    known, seals = json.loads(LAYOUTS.read_text()), {}
     for entry in ENTRIES:
         kind = f"{entry.net.name} {entry.classes}" + (" mu sigma" if entry.stored else "")
-        if kind not in found:
+        if kind not in seals:
             with torch.device("meta"):
                 options = {"shape": SHAPE, "classes": entry.classes, "seed": None}
                 net = create(entry.net.create, **options, **entry.net.options)
             shapes = layout(entry, net.state_dict()).items()
             lines = sorted(f"{name} {list(shape)}\n" for name, shape in shapes)
-            found[kind] = hashlib.sha256("".join(lines).encode()).hexdigest()
-    assert found == known
+            seals[kind] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert seals == known

@@ -123,10 +123,10 @@ def test_the_weights_of_another_net_are_refused(tmp_path, small, change, match):
     change(state)
     with pytest.raises(InputError, match=match) as caught:
         models.robustbench(entry.path, saved(tmp_path / "a.pt", state))
-    told = str(caught.value)
-    assert "the weights of cifar100/Linf/Wang2023Better_WRN-28-10 (dm_wrn_28_10, 100 classes)" in told
-    assert told.startswith(str(tmp_path / "a.pt"))
-    assert "\n" not in told
+    message = str(caught.value)
+    assert "the weights of cifar100/Linf/Wang2023Better_WRN-28-10 (dm_wrn_28_10, 100 classes)" in message
+    assert message.startswith(str(tmp_path / "a.pt"))
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
@@ -159,11 +159,11 @@ def test_the_cache_is_the_named_folder_or_the_users(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_a_file_a_folder_in_either_layout_and_the_cache_are_looked_at(tmp_path, cache, ending):
     entry = find(NAME)
-    own = put(tmp_path / "any name.bin")
+    file = put(tmp_path / "any name.bin")
     deep, flat = (put(tmp_path / at / f"Rice2020Overfitting{ending}") for at in ("a/cifar10/L2", "b"))
     kept = put(cache / f"{NAME}{ending}")
     put(cache / "cifar10/Linf/Rice2020Overfitting.pt")
-    assert locate(entry, own) == own
+    assert locate(entry, file) == file
     assert (locate(entry, tmp_path / "a"), locate(entry, str(tmp_path / "b"))) == (deep, flat)
     assert locate(entry, None) == kept
 

@@ -26,18 +26,18 @@ def tiling_of_one_channel() -> nn.Module:
 
 @net()
 def tiling_with_norm() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    tiling(made[1][0])
-    return made
+    model = nn.Sequential(block(), block(16), head())
+    tiling(model[1][0])
+    return model
 
 
 @net()
 def forward_set_on_an_instance() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    plain, norm = made[1][0].forward, made[0][1].forward
-    made[1][0].forward = lambda x: plain(x.flip(3))
-    made[0][1].forward = lambda x: 2 * norm(x)
-    return made
+    model = nn.Sequential(block(), block(16), head())
+    plain, norm = model[1][0].forward, model[0][1].forward
+    model[1][0].forward = lambda x: plain(x.flip(3))
+    model[0][1].forward = lambda x: 2 * norm(x)
+    return model
 
 
 @net()
@@ -110,8 +110,8 @@ def groups() -> nn.Module:
 @by_forward(lambda: {"down": block(3, 16), "head": head(20 * 64)})
 def up_and_down(self: Any, x: Tensor) -> Any:
     read = self.down(x)
-    found, places = F.max_pool2d(read, 2, return_indices=True)
-    back = F.max_unpool2d(found, places, 2)
+    largest, places = F.max_pool2d(read, 2, return_indices=True)
+    back = F.max_unpool2d(largest, places, 2)
     fine = F.interpolate(F.pixel_shuffle(back, 2), size=(8, 8), mode="bilinear")
     return self.head(torch.cat([fine, read], 1))
 

@@ -25,11 +25,11 @@ def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
         if weight.numel() > 1 and weight.abs().max() < 1e-3:
             weight.uniform_(0.5, 1.0) if weight.ndim == 1 else nn.init.normal_(weight, 0, 0.1)
     norms = [part for part in model.modules() if isinstance(part, _NormBase)]
-    given = [part.momentum for part in norms]
+    momenta = [part.momentum for part in norms]
     for part in norms:
         part.momentum = 1.0
     model.train()(torch.rand(8, *shape))
-    for part, momentum in zip(norms, given, strict=True):
+    for part, momentum in zip(norms, momenta, strict=True):
         part.momentum = momentum
         # a channel that was silent in these images would drown the others in the next
         part.running_var.clamp_(min=float(part.running_var.mean()) / 4 + 1e-3)

@@ -98,13 +98,13 @@ def hook_on_a_gradient(self: Any, x: Tensor) -> Any:
 
 @net()
 def backward_hook_on_a_norm() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    made[1][1].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0] * 0.5 + 0.01,))
-    return made
+    model = nn.Sequential(block(), block(16), head())
+    model[1][1].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0] * 0.5 + 0.01,))
+    return model
 
 
 @net()
 def backward_hook_on_a_convolution() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    made[1][0].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0].flip(1),))
-    return made
+    model = nn.Sequential(block(), block(16), head())
+    model[1][0].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0].flip(1),))
+    return model

@@ -23,9 +23,9 @@ def patches_by_view() -> nn.Module:
         out = self.last(out.view(len(x) * 4, 4, 8, 8))
         return self.head(out.view(len(x), -1))
 
-    made = module(forward, first=block(), last=block(4, 4), head=nn.Linear(1024, 10))
-    made.first.register_forward_hook(seen)
-    return made
+    model = module(forward, first=block(), last=block(4, 4), head=nn.Linear(1024, 10))
+    model.first.register_forward_hook(seen)
+    return model
 
 
 @net(batches=(1, 64, 3, 16))
@@ -34,9 +34,9 @@ def view_of_large_batches_alone() -> nn.Module:
         out = self.first(x)
         return self.last(out.view(len(x), -1) if len(x) > 8 else out.flatten(1))
 
-    made = module(forward, first=block(), last=nn.Linear(1024, 10))
-    made.first.register_forward_hook(seen)
-    return made
+    model = module(forward, first=block(), last=nn.Linear(1024, 10))
+    model.first.register_forward_hook(seen)
+    return model
 
 
 @by_forward(lambda: {"first": block(), "head": head()})

@@ -33,16 +33,16 @@ def one_norm_of_two_convolutions(self: Any, x: Tensor) -> Any:
 
 @net()
 def hook_that_reads_what_the_norm_is_given() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    made[1][1].register_forward_hook(lambda part, inputs, out: out + 0.3 * inputs[0])
-    return made
+    model = nn.Sequential(block(), block(16), head())
+    model[1][1].register_forward_hook(lambda part, inputs, out: out + 0.3 * inputs[0])
+    return model
 
 
 @net()
 def hook_on_a_convolution() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    made[1][0].register_forward_hook(lambda part, inputs, out: out * out.mean())
-    return made
+    model = nn.Sequential(block(), block(16), head())
+    model[1][0].register_forward_hook(lambda part, inputs, out: out * out.mean())
+    return model
 
 
 @net()
@@ -51,9 +51,9 @@ def tied_weights_with_one_norm() -> nn.Module:
         x = torch.relu(self.norm(self.first(self.stem(x))))
         return self.head(torch.relu(self.last(x)))
 
-    made = module(
+    model = module(
         forward, stem=block(), first=convolution(16), last=convolution(16), norm=nn.BatchNorm2d(16),
         head=head(),
     )  # fmt: skip
-    made.last.weight = made.first.weight
-    return made
+    model.last.weight = model.first.weight
+    return model

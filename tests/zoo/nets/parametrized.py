@@ -13,10 +13,10 @@ from ..net import block, head, module, net, nets
 
 def chain(change: Any, **options: Any) -> nn.Sequential:
     """Convolution, BatchNorm, convolution, linear layer; `change` is made of each of the three weights."""
-    made = nn.Sequential(block(), block(16), head())
-    for part in (made[0][0], made[1][0], made[2][1]):
+    net = nn.Sequential(block(), block(16), head())
+    for part in (net[0][0], net[1][0], net[2][1]):
         change(part, **options)
-    return made
+    return net
 
 
 nets(
@@ -30,17 +30,17 @@ nets(
 
 @net()
 def spectral_norm_by_hooks() -> nn.Module:
-    made = chain(old_spectral_norm)
+    model = chain(old_spectral_norm)
     for _ in range(5):  # a power iteration each
-        made(torch.rand(2, 3, 8, 8))
-    return made
+        model(torch.rand(2, 3, 8, 8))
+    return model
 
 
 @net()
 def orthogonal() -> nn.Module:
-    made = nn.Sequential(block(stride=2), head(256, 32), nn.BatchNorm1d(32), nn.ReLU(), head(32))
-    parametrizations.orthogonal(made[1][1])
-    return made
+    model = nn.Sequential(block(stride=2), head(256, 32), nn.BatchNorm1d(32), nn.ReLU(), head(32))
+    parametrizations.orthogonal(model[1][1])
+    return model
 
 
 class Positive(nn.Module):
@@ -59,18 +59,18 @@ def weight_as_a_plain_tensor() -> nn.Module:
         first.weight = first.codes * first.scale
         return self.net(x)
 
-    made = module(forward, net=nn.Sequential(block(), head()))
-    first = made.net[0][0]
+    model = module(forward, net=nn.Sequential(block(), head()))
+    first = model.net[0][0]
     weight = first.weight.detach()
     del first.weight
     first.register_buffer("scale", weight.abs().amax((1, 2, 3), keepdim=True) / 7)
     first.register_buffer("codes", (weight / first.scale).round())
     first.weight = first.codes * first.scale
-    return made
+    return model
 
 
 @net()
 def norm_with_a_positive_weight() -> nn.Module:
-    made = nn.Sequential(block(), block(16), head())
-    parametrize.register_parametrization(made[0][1], "weight", Positive())
-    return made
+    model = nn.Sequential(block(), block(16), head())
+    parametrize.register_parametrization(model[0][1], "weight", Positive())
+    return model

@@ -19,24 +19,24 @@ def traced() -> nn.Module:
 
 @net(batches=(3, 16, 1), compiled=True)
 def parts_traced_and_scripted() -> nn.Module:
-    made = plain().eval()
-    made[0] = torch.jit.trace(made[0], torch.rand(2, 3, 8, 8))
-    made[1][2] = torch.jit.script(made[1][2])
-    return made
+    model = plain().eval()
+    model[0] = torch.jit.trace(model[0], torch.rand(2, 3, 8, 8))
+    model[1][2] = torch.jit.script(model[1][2])
+    return model
 
 
 @net(batches=(3, 16, 1))
 def part_compiled() -> nn.Module:
-    made = plain()
-    made[1] = torch.compile(made[1], backend="eager")
-    return made
+    model = plain()
+    model[1] = torch.compile(model[1], backend="eager")
+    return model
 
 
 @net(batches=(3, 16, 1))
 def compiled_in_place() -> nn.Module:
-    made = plain()
-    made[1].compile(backend="eager")
-    return made
+    model = plain()
+    model[1].compile(backend="eager")
+    return model
 
 
 @net()
@@ -98,9 +98,9 @@ def parts_in_lists_and_dictionaries() -> nn.Module:
 @net()
 def tied_parts() -> nn.Module:
     shared = block(16)
-    made = nn.Sequential(block(), shared, nn.Sequential(shared, nn.Dropout(0.5)), head())
-    made[3][1].weight = nn.Parameter(made[3][1].weight.detach().clone())
-    return made
+    model = nn.Sequential(block(), shared, nn.Sequential(shared, nn.Dropout(0.5)), head())
+    model[3][1].weight = nn.Parameter(model[3][1].weight.detach().clone())
+    return model
 
 
 @by_forward(lambda: {"first": block(), "last": block(16), "early": head(), "late": head()})
