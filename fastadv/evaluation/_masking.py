@@ -14,7 +14,7 @@ from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.masking.evidence import unguided
-from fastadv.attacks.methods.flags import blind, took_gradients
+from fastadv.attacks.masking.flags import blind, took_gradients
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.data._batches import batches
 from fastadv.engine import Prepared

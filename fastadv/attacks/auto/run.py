@@ -20,9 +20,9 @@ from fastadv.attacks.core.result import FAILED
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
-from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
+from fastadv.attacks.masking.flags import FLAGS, Cost, blind, square_stands_out
+from fastadv.attacks.masking.symptoms import symptoms
 from fastadv.attacks.methods.inner import InnerAttack, call_attack
-from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.attacks.special.labels import LABELS

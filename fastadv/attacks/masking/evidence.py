@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv.attacks.core.criterion import ANY_WRONG, Goal
 from fastadv.attacks.core.result import AttackResult, Status
-from fastadv.attacks.methods.flags import Cost, blind, took_gradients
+from fastadv.attacks.masking.flags import Cost, blind, took_gradients
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.threat import Threat
 

@@ -17,10 +17,10 @@ from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence, by_gradients_alone
+from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
+from fastadv.attacks.masking.masked_modules import masked_within
+from fastadv.attacks.masking.symptoms import symptoms
 from fastadv.attacks.masking.verdict import STAND_IN, Indicators
-from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
-from fastadv.attacks.methods.masked_modules import masked_within
-from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared

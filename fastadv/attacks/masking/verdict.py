@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fastadv.attacks.core.result import LEAD
-from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.text import percent, several
 
 CLEAN = "No sign of masking"

@@ -11,12 +11,12 @@ from fastadv import Linf
 from fastadv.attacks import indicators, pgd
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.masking import probes
+from fastadv.attacks.masking.flags import SIGNS
+from fastadv.attacks.masking.masked_modules import masked_within
 from fastadv.attacks.masking.verdict import STAND_IN
-from fastadv.attacks.methods.flags import SIGNS
-from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.engine import freeze
 from fastadv.models import Binarized, bpda
-from tests.attacks.methods.test_masked_modules import HONEST
+from tests.attacks.masking.test_masked_modules import HONEST
 from tests.attacks.nets import images, labels, linear, mlp
 from tests.defenses import AT_LOGITS, AT_RANDOM, Defended, Detach, PartlyDetached
 from tests.engine.planted import Changed

@@ -14,8 +14,8 @@ from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd
 from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.masking import Evidence, choose, look, probes
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.attacks.masking.verdict import CLEAN
-from fastadv.attacks.methods.flags import SIGNS
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened

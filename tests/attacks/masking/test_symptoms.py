@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad as imported_grad
 
-from fastadv.attacks.methods.symptoms import Symptoms, symptoms
+from fastadv.attacks.masking.symptoms import Symptoms, symptoms
 from fastadv.engine import Plain, freeze
 from fastadv.models import ABS
 from tests.attacks.contract.unchanged import unchanged
