@@ -1,6 +1,6 @@
 """What the result of one attack says about masking, sample by sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -87,3 +87,13 @@ def _without_gradients(out: AttackResult, gradient: bool) -> Tensor:
 def by_gradients_alone(evidence: Sequence[Evidence]) -> bool:
     """Return whether attacks in one threat searched few parameters of a map by nothing but gradients."""
     return bool(evidence) and all(each.gradient and 0 < each.parameters <= FEW for each in evidence)
+
+
+def any_of(masks: Iterable[Tensor], count: int) -> Tensor:
+    """Return bool [count], whether any of the masks holds."""
+    return torch.stack([torch.zeros(count, dtype=torch.bool, device="cpu"), *masks]).any(0)
+
+
+def broken_by(evidence: Sequence[Evidence], count: int) -> Tensor:
+    """Return bool [count], the samples that some attack broke."""
+    return any_of((attack.broken for attack in evidence), count)

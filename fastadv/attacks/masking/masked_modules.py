@@ -265,7 +265,7 @@ class _Call:
         gradient = self.gradient(self.given)
         if gradient is not None and not bool(gradient.isfinite().all()):
             share = float((~gradient.isfinite()).double().mean())
-            return ("nan", share) if len(self.base) else (None, 0.0)
+            return ("nan", share) if bool(_vector(self.returned).isfinite().all()) else (None, 0.0)
         kind: Kind = "cut" if gradient is None else "zero"
         free = torch.ones_like(self.given) if gradient is None else (gradient == 0).double()
         share = float(free.mean())

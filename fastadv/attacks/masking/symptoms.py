@@ -15,8 +15,8 @@ from fastadv.losses import Loss
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.rng import generators_kept
 
-# verdicts on the same samples that are compared
-PASSES = 5
+SEEN = 32  # samples at most that are looked at
+PASSES = 5  # verdicts on the same samples that are compared
 # How far apart the directions of centered logits are at least in two passes of a randomized model: what
 # AutoAttack allows normalized outputs. Passes of other models differ by their rounding, if at all.
 APART = 1e-4
@@ -36,6 +36,10 @@ class Symptoms:
     probabilities: bool  # rows of the output are >= 0 and sum to 1, as after a softmax
     zero_gradient: float  # the share of samples without a gradient; 1 where the graph is cut
     optimizes: bool  # a forward pass computes gradients or fits latents
+
+    @property
+    def raised(self) -> tuple[str, ...]:
+        return tuple(name for name, sign in vars(self).items() if sign)
 
 
 def symptoms(model: Model | Prepared, x: Tensor, asked: Asked | None = None) -> Symptoms:
