@@ -82,11 +82,6 @@ def blind(costs: Mapping[str, Cost]) -> set[str]:
     return {name for name in names[first:] if name.split()[-1] == "square"}
 
 
-def took_gradients(backwards: int, costs: Mapping[str, Cost] | None) -> bool:
-    """Return whether an attack took gradients, or one of its components: looks for symptoms do not count."""
-    return (backwards if costs is None else sum(cost.backwards for cost in costs.values())) > 0
-
-
 def square_stands_out(broken: int, samples: int) -> bool:
     """Return whether Square alone broke more than chance of what attacks by gradients had left."""
     return at_least(broken, samples) > SQUARE_SHARE
