@@ -140,7 +140,7 @@ class Run:
         if not len(self.left):
             return
         self.trial.classifier.asks_for(self.trial.problem.ids[self.left[:SEEN]])
-        raised = symptoms(self.trial.classifier, self.trial.problem.x[self.left[:SEEN]]).raised
+        raised = symptoms(self.trial.classifier, self.trial.problem.x[self.left[:SEEN]])
         self.warnings |= {name: None for name in raised if randomized or name != "randomized"}
 
     def component(self, component: Component, index: Tensor | None = None) -> None:

@@ -261,7 +261,7 @@ def _look_at_few(
     classifier.begin(problem.x, problem.ids)
     classifier.asks_for(few.ids)
     if raised is None:
-        raised = symptoms(classifier, few.x, None if classes else (few.margin, few.y, few.targets)).raised
+        raised = symptoms(classifier, few.x, None if classes else (few.margin, few.y, few.targets))
     values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
     if "optimizes" in raised:
         values["optimizes"] = float(probes.wrong_gradients(classifier, few).float().mean())

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad as imported_grad
 
-from fastadv.attacks.masking.symptoms import Symptoms, symptoms
+from fastadv.attacks.masking.symptoms import symptoms
 from fastadv.engine import Plain, freeze
 from fastadv.models import ABS
 from tests.attacks.contract.unchanged import unchanged
 from tests.engine.planted import Changed as Misled
 
-NONE = Symptoms(randomized=False, probabilities=False, zero_gradient=0.0, optimizes=False)
 X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -44,9 +43,9 @@ class Changed(nn.Module):
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"eot": 2}])
 def test_none_for_an_ordinary_network(options: dict[str, Any]) -> None:
-    assert symptoms(freeze(net(), **options), X) == NONE
-    assert symptoms(freeze(net(), **options), X[:1]) == NONE
-    assert symptoms(freeze(net().double(), **options), X) == NONE
+    assert symptoms(freeze(net(), **options), X) == ()
+    assert symptoms(freeze(net(), **options), X[:1]) == ()
+    assert symptoms(freeze(net().double(), **options), X) == ()
 
 
 @pytest.mark.parametrize(
@@ -61,13 +60,13 @@ def test_none_for_an_ordinary_network(options: dict[str, Any]) -> None:
 )
 @pytest.mark.parametrize("eot", [1, 3])
 def test_randomized(noise: Callable[[Tensor], Tensor], eot: int) -> None:
-    assert symptoms(freeze(Changed(noise), eot=eot), X) == Symptoms(True, False, 0.0, False)
+    assert symptoms(freeze(Changed(noise), eot=eot), X) == ("randomized",)
 
 
 @pytest.mark.parametrize(("level", "expected"), [(1e-6, False), (5e-4, True), (1e-2, True)])
 def test_randomized_by_more_than_rounding(level: float, expected: bool) -> None:
     model = Changed(after=lambda z: z + level * z.detach().std() * torch.randn_like(z))
-    assert symptoms(freeze(model), X).randomized == expected
+    assert symptoms(freeze(model), X) == ("randomized",) * expected
 
 
 def noisy(x: Tensor) -> Tensor:
@@ -76,8 +75,8 @@ def noisy(x: Tensor) -> Tensor:
 
 def test_a_gradient_that_differs_from_pass_to_pass_is_randomized() -> None:
     """But not where it does for one sample alone."""
-    assert symptoms(freeze(Changed(noisy)), X) == Symptoms(True, False, 0.0, False)
-    assert not symptoms(freeze(Changed(lambda x: torch.cat([noisy(x[:1]), x[1:]]))), X).randomized
+    assert symptoms(freeze(Changed(noisy)), X) == ("randomized",)
+    assert symptoms(freeze(Changed(lambda x: torch.cat([noisy(x[:1]), x[1:]]))), X) == ()
 
 
 def test_sometimes_not_finite_is_randomized() -> None:
@@ -88,13 +87,13 @@ def test_sometimes_not_finite_is_randomized() -> None:
         z[0] = torch.nan if len(calls) == 3 else z[0]
         return z
 
-    assert symptoms(Plain(Changed(after=sometimes)), X).randomized
+    assert "randomized" in symptoms(Plain(Changed(after=sometimes)), X)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_probabilities(dtype: torch.dtype) -> None:
     model = Changed(after=lambda z: (5 * z).softmax(1)).to(dtype)
-    assert symptoms(freeze(model), X) == Symptoms(False, True, 0.0, False)
+    assert symptoms(freeze(model), X) == ("probabilities",)
 
 
 @pytest.mark.parametrize(
@@ -109,18 +108,14 @@ def test_probabilities(dtype: torch.dtype) -> None:
     ids=["sum", "negative", "log", "one row", "a shift of all logits"],
 )
 def test_what_is_no_probability_and_not_randomized(after: Callable[[Tensor], Tensor]) -> None:
-    found = symptoms(freeze(Changed(after=after)), X)
-    assert not found.probabilities
-    assert not found.randomized
+    assert symptoms(freeze(Changed(after=after)), X) == ()
 
 
-def test_zero_gradients_are_counted() -> None:
+def test_one_sample_without_a_gradient_is_enough() -> None:
     dark = X.clone()
-    dark[:2] = 0
-    model = Changed(before=lambda x: x * (x > 0.5).any((1, 2, 3), keepdim=True))
-    assert symptoms(freeze(model), dark) == Symptoms(False, False, 2 / 6, False)
-    assert symptoms(freeze(Changed(before=lambda x: (x * 255).round() / 255)), X).zero_gradient == 1
-    assert symptoms(freeze(Changed(before=lambda x: x.detach())), X).zero_gradient == 1
+    dark[:1] = 0
+    for before in (lambda x: x * (x > 0.5).any((1, 2, 3), keepdim=True), lambda x: x.detach()):
+        assert symptoms(freeze(Changed(before)), dark) == ("zero_gradient",)
 
 
 def test_confident_models_have_gradients() -> None:
@@ -129,7 +124,7 @@ def test_confident_models_have_gradients() -> None:
     frozen = freeze(model)
     y = frozen.verdict(X).argmax(1)
     assert (frozen.input_gradient(X, y)[2] == 0).flatten(1).all(1).any()
-    assert symptoms(frozen, X).zero_gradient == 0
+    assert symptoms(frozen, X) == ()
 
 
 def fitted(gradient: Callable[[Tensor, Tensor], object] | None, x: Tensor) -> Tensor:
@@ -154,16 +149,16 @@ OPTIMIZING: dict[str, Callable[[Tensor, Tensor], object]] = {
 @pytest.mark.parametrize("how", OPTIMIZING)
 def test_optimizing_inside_inference(how: str) -> None:
     call = partial(fitted, OPTIMIZING[how])
-    assert symptoms(freeze(Changed(call)), X) == Symptoms(False, False, 0.0, True)
-    assert symptoms(freeze(lambda x: net()(call(x))), X).optimizes
-    assert symptoms(freeze(Changed(partial(fitted, None))), X) == NONE
+    assert symptoms(freeze(Changed(call)), X) == ("optimizes",)
+    assert "optimizes" in symptoms(freeze(lambda x: net()(call(x))), X)
+    assert symptoms(freeze(Changed(partial(fitted, None))), X) == ()
 
 
 def test_abs_fits_latents_inside_inference() -> None:
     draw = torch.Generator().manual_seed(0)
     weights = [torch.randn(3, 2, 1, 8, 8, generator=draw)]
     model = ABS(weights, [torch.zeros(3, 1)], (1,), prior_samples=10, steps=3)
-    assert symptoms(freeze(model), X) == Symptoms(False, False, 0.0, True)
+    assert symptoms(freeze(model), X) == ("optimizes",)
 
 
 class Raising(nn.Module):
