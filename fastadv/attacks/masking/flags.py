@@ -19,7 +19,7 @@ class Sign:
     limit: float = 0.0
 
 
-# those that say most come first: what hides a gradient, then what follows from it
+# The order is by strength: signs that hide a gradient, then those that follow from it.
 SIGNS = {
     "mixed_rows": Sign(mixed_rows.WORDS, mixed_rows.ADVICE),
     "incorrect_gradient": Sign(

@@ -130,10 +130,8 @@ def choose(
     order = order[right[order]][:limit]
     if share is None:
         return order
-    by_gradients = broken_by(evidence, len(right)) & ~any_of(
-        (attack.blind for attack in evidence), len(right)
-    )
-    cost = torch.where(by_gradients[order], probes.BROKEN, probes.HELD)
+    blind = any_of((attack.blind for attack in evidence), len(right))
+    cost = torch.where((broken_by(evidence, len(right)) & ~blind)[order], probes.BROKEN, probes.HELD)
     cost[:LEAST] += probes.CHECKED
     return order[: max(LEAST, int((cost.cumsum(0) <= share * passes).sum()))]
 
@@ -194,7 +192,7 @@ def look(
         names = [name for name in SIGNS if name in findings.unseen or name not in findings.values]
         findings.unseen = {name: findings.unseen.get(name, why) for name in names}
         return findings.ended(evidence)
-    # What a randomized model draws follows from the seed, and the caller's generators stay.
+    # The draws of a randomized model follow from the seed, and the caller's generators stay.
     with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
         masked = _look_at_few(classifier, problem, findings, seed, raised, stand_in)
         alone = guided and (stand_in or not findings.values["randomized"])
@@ -233,13 +231,13 @@ def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
         by_gradients = any_of((attack.broken & ~attack.blind for attack in by_gradient), len(right)) & right
         by_search = any_of((attack.blind for attack in searches), len(right)) & right
         alone, lost = int((by_search & ~by_gradients).sum()), int((by_gradients & ~by_search).sum())
-        # What Square of AutoAttack, which meets only what gradients left, would have lost is not known.
+        # Square of AutoAttack meets only samples that gradients left: its losses are not known.
         beside = not any(attack.gradient for attack in searches)
         least = at_least_alone(alone, lost, count) if beside else at_least(alone, count)
         findings.count("square", alone, count, least)
     held = right & ~broken_by(evidence, len(right))
     rises = torch.stack([attack.unfinished for attack in by_gradient])[:, held]
-    # Of several attacks the one that came to its end counts.
+    # An attack that came to its end counts before others.
     rise = torch.where(rises.isnan(), torch.inf, rises).amin(0)
     known = rise[rise.isfinite()]
     if len(rise) and not len(known):

@@ -208,18 +208,18 @@ class _Call:
         self.moving = [*{id(v): v for v, other in pairs if _print(v) not in (None, other)}.values()]
 
     @cached_property
-    def given(self) -> Tensor:
+    def origin(self) -> Tensor:
         """All that moves, as one vector in float64, as are moves, weights and outputs."""
         return torch.cat([value.flatten().double() for value in self.moving])
 
     @cached_property
     def returned(self) -> list[Tensor]:
-        return self.run(self.given)
+        return self.run(self.origin)
 
     @cached_property
     def base(self) -> Tensor:
         """The output; empty where it is not finite, or differs from call to call: then nothing is known."""
-        first, second = _vector(self.returned), _vector(self.run(self.given))
+        first, second = _vector(self.returned), _vector(self.run(self.origin))
         return first if bool(first.isfinite().all()) and torch.equal(first, second) else first[:0]
 
     def parted(self, vector: Tensor) -> tuple[Tensor, ...]:
@@ -229,7 +229,7 @@ class _Call:
         """Return the tensors that the module returns at a point."""
         self.budget.forwards += self.share
         with rng.generators_kept(point.device, seed=0):
-            # Copies, into which the module may write.
+            # The module may write into these copies.
             copies = {id(value): value.clone() for value in self.values if isinstance(value, Tensor)}
             for value, part in zip(self.moving, self.parted(point), strict=True):
                 copies[id(value)] = part.view_as(value).to(value, copy=True)
@@ -240,7 +240,7 @@ class _Call:
 
     def change(self, move: Tensor) -> Tensor:
         """Return the change of the output by a move; empty where it is zero or not finite."""
-        change = _vector(self.run(self.given + move)) - self.base
+        change = _vector(self.run(self.origin + move)) - self.base
         return change if bool(change.isfinite().all()) and bool(change.any()) else change[:0]
 
     def gradient(self, point: Tensor, weights: Tensor | None = None) -> Tensor | None:
@@ -262,12 +262,12 @@ class _Call:
 
     def hidden(self) -> tuple[Kind | None, float]:
         """Return how the gradient is hidden, if it is, and at which share of what moves."""
-        gradient = self.gradient(self.given)
+        gradient = self.gradient(self.origin)
         if gradient is not None and not bool(gradient.isfinite().all()):
             share = float((~gradient.isfinite()).double().mean())
             return ("nan", share) if bool(_vector(self.returned).isfinite().all()) else (None, 0.0)
         kind: Kind = "cut" if gradient is None else "zero"
-        free = torch.ones_like(self.given) if gradient is None else (gradient == 0).double()
+        free = torch.ones_like(self.origin) if gradient is None else (gradient == 0).double()
         share = float(free.mean())
         if share < SHARE or not len(self.base):
             return None, 0.0
@@ -290,7 +290,7 @@ class _Call:
         """Return whether its gradients differ from pass to pass, or go elsewhere than the output."""
         if self.budget.left < COMPARISON * self.share:
             return False
-        first, second = self.gradient(self.given), self.gradient(self.given)
+        first, second = self.gradient(self.origin), self.gradient(self.origin)
         if first is None or second is None or not len(self.base):
             return False
         if bool((first - second).norm() > SCRAMBLED * first.norm()):
@@ -306,7 +306,7 @@ class _Call:
         low, high = self.spread_over(Tensor.amin), self.spread_over(Tensor.amax)
         for draw in range(DRAWS):
             # A module may refuse values outside the range.
-            move = (self.given + self.drawn(len(SIZES) + draw, size)).clamp(low, high) - self.given
+            move = (self.origin + self.drawn(len(SIZES) + draw, size)).clamp(low, high) - self.origin
             change = self.change(move)
             if not len(change):
                 return False
@@ -326,7 +326,7 @@ class _Call:
         return bool(len(change)) and abs(self.explained(move, change, AROUND) - 1) <= LEFT
 
     def drawn(self, number: int, size: float) -> Tensor:
-        return size * self.spread_over(_spread) * _draw(len(self.given), number, self.given.device)
+        return size * self.spread_over(_spread) * _draw(len(self.origin), number, self.origin.device)
 
     def spread_over(self, measure: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a measure of each tensor that moves, at each of its values."""
@@ -340,7 +340,7 @@ class _Call:
         """Return [rows], by how much weights @ output changes on a move, as the gradients on the way say."""
         total = torch.zeros(rows, dtype=move.dtype, device=move.device)
         for point in range(points):
-            gradient = self.gradient(self.given + (point + 0.5) / points * move, weights)
+            gradient = self.gradient(self.origin + (point + 0.5) / points * move, weights)
             if gradient is not None:
                 product = (gradient * move).nan_to_num() / points
                 total += sum(part.view(rows, -1).sum(1) for part in self.parted(product))

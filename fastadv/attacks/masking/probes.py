@@ -116,9 +116,9 @@ def stands_in(classifier: Prepared, problem: Problem, seed: int) -> bool:
 
 def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float:
     """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none."""
-    # On the way to a random image, the change less the gradients added up leaves something over. Where a part
-    # of the gradient is missing it goes the same way in both halves: the mean product over the mean square of
-    # the changes is the share. Kinks leave over little, randomness and rounding what changes its sign. The
+    # The change on the way to a random image, less the gradients added up, leaves a rest. Where a part of the
+    # gradient is missing it has one sign in both halves: the mean product over the mean square of the
+    # changes is the share. Kinks leave little, randomness and rounding a rest that changes its sign. The
     # least counts, of ways of two lengths, and of all samples together and their median.
     shares = [1.0]
     for draw, length in enumerate(WAYS):

@@ -16,11 +16,10 @@ from fastadv.rng import generators_kept
 
 SEEN = 32  # samples at most that are looked at
 PASSES = 5  # verdicts on the same samples that are compared
-# How far apart the directions of centered logits are at least in two passes of a randomized model: what
-# AutoAttack allows normalized outputs. Passes of other models differ by their rounding, if at all.
+# The least distance of the directions of centered logits in two passes of a randomized model: what AutoAttack
+# allows normalized outputs. Passes of other models differ by their rounding, if at all.
 APART = 1e-4
-# By what part of its length most samples' gradients differ at least in another pass, where they are scrambled
-SCRAMBLED = 0.1
+SCRAMBLED = 0.1  # of their length, by which most samples' gradients differ in another pass if scrambled
 # Functions of Python whose call in a forward pass means that it optimizes something.
 OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, latent_fit.__code__}
 

@@ -5,7 +5,7 @@ import random
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from fastadv.attacks.masking.symptoms import symptoms
 from fastadv.engine import Plain, freeze
 from fastadv.models import ABS
 from tests.attacks.contract.unchanged import unchanged
-from tests.engine.planted import Changed as Misled
+from tests.defenses import Defended, Pointwise
+from tests.engine.planted import Changed
 
+Change = Callable[[Tensor], Tensor]
 X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -29,16 +31,9 @@ def net() -> nn.Sequential:
     return layers.eval()
 
 
-class Changed(nn.Module):
+def changed(before: Change | None = None, after: Change | None = None) -> nn.Module:
     """`net` with its input and its logits changed."""
-
-    def __init__(self, before=None, after=None):
-        super().__init__()
-        self.net, self.before, self.after = net(), before, after
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.net(x if self.before is None else self.before(x))
-        return logits if self.after is None else self.after(logits)
+    return Defended(net(), before=before and Pointwise(before), after=after and Pointwise(after)).eval()
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"eot": 2}])
@@ -48,92 +43,76 @@ def test_none_for_an_ordinary_network(options: dict[str, Any]) -> None:
     assert symptoms(freeze(net().double(), **options), X) == ()
 
 
-@pytest.mark.parametrize(
-    "noise",
-    [
-        lambda x: x + 0.1 * torch.randn_like(x),
-        lambda x: x * (1 + 0.1 * random.random()),
-        lambda x: x + 0.1 * torch.as_tensor(np.random.rand(*x.shape)).to(x),
-        lambda x: nn.functional.dropout(x, 0.1),
-    ],
-    ids=["torch", "python", "numpy", "dropout"],
-)
+NOISE: dict[str, Change] = {
+    "torch": lambda x: x + 0.1 * torch.randn_like(x),
+    "python": lambda x: x * (1 + 0.1 * random.random()),
+    "numpy": lambda x: x + 0.1 * torch.as_tensor(np.random.rand(*x.shape)).to(x),
+    "dropout": lambda x: nn.functional.dropout(x, 0.1),
+    "gradient": lambda x: Changed.apply(x, lambda grad: grad + grad.std() * torch.randn_like(grad)),
+}
+
+
+@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
 @pytest.mark.parametrize("eot", [1, 3])
-def test_randomized(noise: Callable[[Tensor], Tensor], eot: int) -> None:
-    assert symptoms(freeze(Changed(noise), eot=eot), X) == ("randomized",)
+def test_randomized(noise: Change, eot: int) -> None:
+    assert symptoms(freeze(changed(noise), eot=eot), X) == ("randomized",)
 
 
 @pytest.mark.parametrize(("level", "expected"), [(1e-6, False), (5e-4, True), (1e-2, True)])
 def test_randomized_by_more_than_rounding(level: float, expected: bool) -> None:
-    model = Changed(after=lambda z: z + level * z.detach().std() * torch.randn_like(z))
+    model = changed(after=lambda z: z + level * z.detach().std() * torch.randn_like(z))
     assert symptoms(freeze(model), X) == ("randomized",) * expected
 
 
-def noisy(x: Tensor) -> Tensor:
-    return Misled.apply(x, lambda gradient: gradient + gradient.std() * torch.randn_like(gradient))
-
-
-def test_a_gradient_that_differs_from_pass_to_pass_is_randomized() -> None:
-    """But not where it does for one sample alone."""
-    assert symptoms(freeze(Changed(noisy)), X) == ("randomized",)
-    assert symptoms(freeze(Changed(lambda x: torch.cat([noisy(x[:1]), x[1:]]))), X) == ()
+def test_a_gradient_that_differs_for_one_sample_is_not_randomized() -> None:
+    one = changed(lambda x: torch.cat([NOISE["gradient"](x[:1]), x[1:]]))
+    assert symptoms(freeze(one), X) == ()
 
 
 def test_sometimes_not_finite_is_randomized() -> None:
-    calls: list[int] = []
+    calls = count()
 
     def sometimes(z: Tensor) -> Tensor:
-        calls.append(1)
-        z[0] = torch.nan if len(calls) == 3 else z[0]
+        z[0] = torch.nan if next(calls) == 2 else z[0]
         return z
 
-    assert "randomized" in symptoms(Plain(Changed(after=sometimes)), X)
+    assert "randomized" in symptoms(Plain(changed(after=sometimes)), X)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_probabilities(dtype: torch.dtype) -> None:
-    model = Changed(after=lambda z: (5 * z).softmax(1)).to(dtype)
+    model = changed(after=lambda z: (5 * z).softmax(1)).to(dtype)
     assert symptoms(freeze(model), X) == ("probabilities",)
 
 
-@pytest.mark.parametrize(
-    "after",
-    [
-        lambda z: z.softmax(1) * 1.001,
-        lambda z: z.softmax(1) - torch.tensor([0.5, -0.5, 0.0]),
-        lambda z: z.log_softmax(1),
-        lambda z: z.softmax(1) * torch.tensor([1.0, 1, 1, 1, 1, 2])[:, None],
-        lambda z: z + torch.randn(len(z), 1),
-    ],
-    ids=["sum", "negative", "log", "one row", "a shift of all logits"],
-)
-def test_what_is_no_probability_and_not_randomized(after: Callable[[Tensor], Tensor]) -> None:
-    assert symptoms(freeze(Changed(after=after)), X) == ()
+NO_PROBABILITIES: dict[str, Change] = {
+    "sum": lambda z: z.softmax(1) * 1.001,
+    "negative": lambda z: z.softmax(1) - torch.tensor([0.5, -0.5, 0.0]),
+    "log": lambda z: z.log_softmax(1),
+    "one row": lambda z: z.softmax(1) * torch.tensor([1.0, 1, 1, 1, 1, 2])[:, None],
+    "a shift of all logits": lambda z: z + torch.randn(len(z), 1),
+}
+
+
+@pytest.mark.parametrize("after", NO_PROBABILITIES.values(), ids=NO_PROBABILITIES)
+def test_what_is_no_probability_and_not_randomized(after: Change) -> None:
+    assert symptoms(freeze(changed(after=after)), X) == ()
 
 
 def test_one_sample_without_a_gradient_is_enough() -> None:
     dark = X.clone()
     dark[:1] = 0
     for before in (lambda x: x * (x > 0.5).any((1, 2, 3), keepdim=True), lambda x: x.detach()):
-        assert symptoms(freeze(Changed(before)), dark) == ("zero_gradient",)
+        assert symptoms(freeze(changed(before)), dark) == ("zero_gradient",)
 
 
 def test_confident_models_have_gradients() -> None:
     """Cross-entropy underflows, its direction does not."""
-    model = Changed(after=lambda z: 1e4 * z)
+    model = changed(after=lambda z: 1e4 * z)
     frozen = freeze(model)
     y = frozen.verdict(X).argmax(1)
     assert (frozen.input_gradient(X, y)[2] == 0).flatten(1).all(1).any()
     assert symptoms(frozen, X) == ()
-
-
-def fitted(gradient: Callable[[Tensor, Tensor], object] | None, x: Tensor) -> Tensor:
-    with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        value = (leaf * 2 - 1).square().sum()
-        if gradient is not None:
-            gradient(value, leaf)
-    return x
 
 
 OPTIMIZING: dict[str, Callable[[Tensor, Tensor], object]] = {
@@ -142,16 +121,22 @@ OPTIMIZING: dict[str, Callable[[Tensor, Tensor], object]] = {
     "autograd.grad": torch.autograd.grad,
     "imported before": imported_grad,
     "torch.func": lambda value, leaf: torch.func.grad(lambda z: z.square().sum())(leaf.detach()),
+    "nothing": lambda value, leaf: None,
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", OPTIMIZING)
 def test_optimizing_inside_inference(how: str) -> None:
-    call = partial(fitted, OPTIMIZING[how])
-    assert symptoms(freeze(Changed(call)), X) == ("optimizes",)
-    assert "optimizes" in symptoms(freeze(lambda x: net()(call(x))), X)
-    assert symptoms(freeze(Changed(partial(fitted, None))), X) == ()
+    def fitted(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            OPTIMIZING[how]((leaf * 2 - 1).square().sum(), leaf)
+        return x
+
+    expected = () if how == "nothing" else ("optimizes",)
+    assert symptoms(freeze(changed(fitted)), X) == expected
+    assert symptoms(freeze(lambda x: net()(fitted(x))), X) == expected
 
 
 def test_abs_fits_latents_inside_inference() -> None:
