@@ -22,6 +22,11 @@ def reached(distance: Tensor, radius: float | Tensor) -> Tensor:
     return distance <= radius * (1 + SLACK)
 
 
+Parts = tuple[
+    Mapping[str, Cost], Callable[[set[str]], Tensor]
+]  # costs, and what some broke
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """One attack on N samples; tensors [N], on the CPU."""
@@ -53,17 +58,19 @@ class Evidence:
         broken, held, failed = (
             (out.status == status).cpu() for status in (Status.BROKEN, Status.HELD, Status.FAILED)
         )
-        by = getattr(out, "by", ())
+        costs, rises = getattr(out, "costs", None), out.unfinished
+
+        def by_any_of(names: set[str]) -> Tensor:
+            return torch.tensor([name in names for name in getattr(out, "by", ())], device="cpu").bool()
+
         return cls.gathered(
             broken,
             unmoved=held & out.zero_gradient.cpu() | failed,
             held=bool(out.held.any()),
-            passes=(out.forwards, out.backwards),
-            costs=getattr(out, "costs", None),
-            by_any_of=lambda names: torch.tensor(
-                [name in names for name in by], dtype=torch.bool, device="cpu"
-            ),
-            unfinished=broken * torch.nan if out.unfinished is None else out.unfinished.float().cpu(),
+            backwards=out.backwards,
+            parts=None if costs is None else (costs, by_any_of),
+            unfinished=broken * torch.nan if rises is None else rises.float().cpu(),
+            passes=out.forwards + out.backwards,
             threat=out.threat,
             soft=SOFT_LOGITS in out.flags,
             parameters=0 if out.parameters is None else out.parameters.shape[1:].numel(),
@@ -72,23 +79,19 @@ class Evidence:
 
     @classmethod
     def gathered(
-        cls, broken: Tensor, unmoved: Tensor, held: bool, passes: tuple[int, int],
-        costs: Mapping[str, Cost] | None, by_any_of: Callable[[set[str]], Tensor] | None, **details: Any,
-    ) -> "Evidence":  # fmt: skip
-        """Return what an attack says, or AutoAttack, whose components broke samples at their `costs`."""
-        # Looks for symptoms do not count.
-        gradient = (passes[1] if costs is None else sum(cost.backwards for cost in costs.values())) > 0
-        late = set() if costs is None else blind(costs)
-        unguided = not gradient or bool(late) or (costs is not None and not held)
-        without = by_any_of(late) if by_any_of and late else torch.tensor(not gradient, device="cpu")
+        cls, broken: Tensor, unmoved: Tensor, held: bool, backwards: int, parts: Parts | None, **details: Any
+    ) -> "Evidence":
+        """Return what an attack says, or AutoAttack, some of whose parts may take no gradients."""
+        if parts is None:
+            gradient, unguided = backwards > 0, backwards == 0
+            without = torch.tensor(unguided, device="cpu")
+        else:  # looks for symptoms do not count
+            costs, by_any_of = parts
+            gradient, late = any(cost.backwards for cost in costs.values()), blind(costs)
+            unguided = not gradient or bool(late) or not held
+            without = by_any_of(late) if gradient else torch.tensor(True, device="cpu")
         return cls(
-            broken=broken,
-            blind=broken & without,
-            unmoved=unmoved & gradient,
-            gradient=gradient,
-            passes=sum(passes),
-            unguided=unguided,
-            **details,
+            broken, broken & without, unmoved & gradient, gradient=gradient, unguided=unguided, **details
         )
 
 

@@ -178,8 +178,7 @@ def look(
     before = classifier.asked
     findings = _by_attacks(evidence, right)
     findings.values["few_parameters"] = float(by_gradients_alone(evidence))
-    stand_in = bool(replaced(classifier.model)) or classifier.input_threshold is not None
-    guided = not any(attack.unguided for attack in evidence)
+    stand_in, guided = _stands_in(classifier), not any(attack.unguided for attack in evidence)
     why = "no attack states its threat, or criterion" if problem is None else ""
     if min(int(right.sum()), len(chosen)) < LEAST:
         why = FEWER
@@ -192,15 +191,26 @@ def look(
         names = [name for name in SIGNS if name in findings.unseen or name not in findings.values]
         findings.unseen = {name: findings.unseen.get(name, why) for name in names}
         return findings.ended(evidence)
+    device, search = problem.x.device, all(attack.gradient and not attack.blind.any() for attack in evidence)
+    held = ~broken_by(evidence, len(right))[chosen]
+    counts: Counter[str] = Counter()
     # The draws of a randomized model follow from the seed, and the caller's generators stay.
-    with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
-        masked = _look_at_few(classifier, problem, findings, seed, raised, stand_in)
+    with rng.generators_kept(device, rng.derive(seed, "indicators model")):
+        few = problem.take(torch.arange(min(len(chosen), SEEN), device=device))
+        classifier.begin(problem.x, problem.ids)
+        classifier.asks_for(few.ids)
+        if raised is None:
+            asked = None if _of_classes(few) else (few.margin, few.y, few.targets)
+            raised = symptoms(classifier, few.x, asked)
+        masked = _look_at_few(classifier, few, findings, raised, seed)
         alone = guided and (stand_in or not findings.values["randomized"])
-        least = problem.take(torch.arange(LEAST, device=problem.x.device))
-        alone = alone and (stand_in or probes.stands_in(classifier, least, seed))
-        held = ~broken_by(evidence, len(right))[chosen]
-        searched = any(not attack.gradient or bool(attack.blind.any()) for attack in evidence)
-        _look_at_all(classifier, problem, findings, seed, held, batch_size, not searched)
+        alone = alone and (stand_in or probes.stands_in(classifier, few.take(_least(few)), seed))
+        for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
+            part = problem.take(index.to(device))
+            left = part.take(held[index].nonzero().squeeze(1).to(device))
+            counts.update(_counts(classifier, part, left, seed, search))
+    for name, count in counts.items():
+        findings.count(name, count, len(chosen))
     if alone and findings.lower.get("square", 0.0) <= SIGNS["square"].limit:
         findings.leave(["square"], STAND_IN)  # a short look does not stand for it
     findings.unseen = {name: why for name, why in findings.unseen.items() if name not in findings.values}
@@ -212,6 +222,10 @@ def look(
     return findings.ended(
         evidence, samples=len(chosen), forwards=forwards, backwards=backwards, masked=masked
     )
+
+
+def _least(problem: Problem) -> Tensor:
+    return torch.arange(LEAST, device=problem.x.device)
 
 
 def _of_classes(problem: Problem) -> bool:
@@ -250,55 +264,43 @@ def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
 
 
 def _look_at_few(
-    classifier: Prepared, problem: Problem, findings: _Findings, seed: int, raised: Collection[str] | None,
-    stand_in: bool,
-) -> dict[str, str]:  # fmt: skip
+    classifier: Prepared, few: Problem, findings: _Findings, raised: Collection[str], seed: int
+) -> dict[str, str]:
     """Enter what a few samples say about the model; return the modules that hide their gradient."""
-    values, device, classes = findings.values, problem.x.device, _of_classes(problem)
-    few = problem.take(torch.arange(min(len(problem.x), SEEN), device=device))
-    classifier.begin(problem.x, problem.ids)
-    classifier.asks_for(few.ids)
-    if raised is None:
-        raised = symptoms(classifier, few.x, None if classes else (few.margin, few.y, few.targets))
+    values, least = findings.values, few.take(_least(few))
     values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
     if "optimizes" in raised:
         values["optimizes"] = float(probes.wrong_gradients(classifier, few).float().mean())
-    least = few.take(torch.arange(LEAST, device=device))
     classifier.asks_for(least.ids)
-    skipped = not classes or values["probabilities"]
+    skipped = not _of_classes(few) or values["probabilities"]
     values["bounded_outputs"] = 0.0 if skipped else falls_off(classifier, least.x)
     values["edge_kink"] = probes.edge_kink(classifier, least)
     values["mixed_rows"] = float(probes.rows_mix(classifier, least))
     classifier.asks_for(least.ids)
     masked = {module.name: str(module) for module in masked_within(classifier, least.x, probes.NAMING)}
-    if masked or stand_in:  # the gradient of a stand-in is not compared with the logits
+    if masked or _stands_in(classifier):  # the gradient of a stand-in is not compared with the logits
         values["incorrect_gradient"] = float(bool(masked))
-    elif probes.bounded(problem):
+    elif probes.bounded(few):
         draws = rng.derive(seed, "indicators gradient")
         values["incorrect_gradient"] = probes.missing_gradient(classifier, least, draws)
     return masked
 
 
-def _look_at_all(
-    classifier: Prepared, problem: Problem, findings: _Findings, seed: int, held: Tensor, batch_size: int,
-    search: bool,
-) -> None:  # fmt: skip
-    """Enter at how many samples the gradient is zero, and short attacks on those that held say something."""
-    counts: Counter[str] = Counter()
-    for index in torch.split(torch.arange(len(held), device="cpu"), batch_size):
-        part = problem.take(index.to(problem.x.device))
-        classifier.asks_for(part.ids)
-        loss = "ce" if part.criterion is WRONG else part.margin
-        flat = probes.without_gradient(classifier, part.x, part.y, loss, part.targets, part.mask)
-        counts["zero_gradient"] += int(flat.sum())
-        left = part.take(held[index].nonzero().squeeze(1).to(problem.x.device))
-        if _of_classes(problem) and probes.bounded(problem):
-            draws = rng.derive(seed, "indicators unconstrained")
-            still = left if decides_by_class(problem.criterion) else part
-            broken = probes.broken_without_radius(classifier, still, draws)
-            counts["unconstrained"] += int((~broken).sum())
-        if search and problem.threat.finite:
-            draws = rng.derive(seed, "indicators square")
-            counts["square"] += int(probes.broken_by_square(classifier, left, draws).sum())
-    for name, marked in counts.items():
-        findings.count(name, marked, len(held))
+def _stands_in(classifier: Prepared) -> bool:
+    return bool(replaced(classifier.model)) or classifier.input_threshold is not None
+
+
+def _counts(classifier: Prepared, part: Problem, left: Problem, seed: int, search: bool) -> dict[str, int]:
+    """Return at how many samples the gradient is zero, and what short attacks on those that held break."""
+    classifier.asks_for(part.ids)
+    loss = "ce" if part.criterion is WRONG else part.margin
+    flat = probes.without_gradient(classifier, part.x, part.y, loss, part.targets, part.mask)
+    counts = {"zero_gradient": int(flat.sum())}
+    if _of_classes(part) and probes.bounded(part):
+        still = left if decides_by_class(part.criterion) else part
+        broken = probes.broken_without_radius(classifier, still, rng.derive(seed, "indicators unconstrained"))
+        counts["unconstrained"] = int((~broken).sum())
+    if search and part.threat.finite:
+        broken = probes.broken_by_square(classifier, left, rng.derive(seed, "indicators square"))
+        counts["square"] = int(broken.sum())
+    return counts

@@ -1,6 +1,7 @@
 """The check of the gradient itself: closed forms, cuts of all kinds, honest networks, what it costs."""
 
 from copy import deepcopy
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from fastadv.engine import freeze
 from fastadv.models import Binarized, bpda
 from tests.attacks.masking.test_masked_modules import HONEST
 from tests.attacks.nets import images, labels, linear, mlp
-from tests.defenses import AT_LOGITS, AT_RANDOM, Defended, Detach, PartlyDetached
+from tests.defenses import AT_LOGITS, AT_RANDOM, Defended, Detach, PartlyDetached, Pointwise
 from tests.engine.planted import Changed
 from tests.parity.models import WALL
 
@@ -97,46 +98,29 @@ def test_a_part_that_is_cut_is_seen_and_named(share: float, axis: int) -> None:
     assert missing > 2 * LIMIT or names == ("",)
     x = images(20, dtype=torch.float32).repeat(1, 1, 2, 2)
     y = labels(masked, x)
-    found = indicators(masked, x, y, Linf(0.02), results={"pgd": pgd(masked, x, y, Linf(0.02), steps=5)})
-    assert found.values["incorrect_gradient"] == 1
-    assert f"bpda(model, {{'{place}': 'identity'}})" in found.verdict
-    assert list(found.masked) == [str(place)]
+    signs = indicators(masked, x, y, Linf(0.02), results={"pgd": pgd(masked, x, y, Linf(0.02), steps=5)})
+    assert signs.values["incorrect_gradient"] == 1
+    assert f"bpda(model, {{'{place}': 'identity'}})" in signs.verdict
+    assert list(signs.masked) == [str(place)]
 
 
 @pytest.mark.slow
 def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
     x = images(20, dtype=torch.float32)
     net = mlp(dtype=torch.float32)
-    y = labels(net, x)
     mended = bpda(nn.Sequential(Detach(), net), {"0": lambda x: 0.2 * x})
-    for model in (mended, Binarized(net, 0.5)):
-        found = indicators(model, x, labels(model, x), Linf(0.05))
-        assert found.values["incorrect_gradient"] == 0
-        assert found.masked == {}
-    assert indicators(mended, x, y, Linf(0.05)).unseen == {"square": STAND_IN}
-    torch.manual_seed(0)  # the changes of this one hardly correlate with its gradients
+    torch.manual_seed(0)  # the changes of the last one hardly correlate with its gradients
     linear = Binarized(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
-    assert indicators(linear, digits(), labels(linear, digits()), Linf(0.1)).masked == {}
+    for model, at in ((mended, x), (Binarized(net, 0.5), x), (linear, digits())):
+        signs = indicators(model, at, labels(model, at), Linf(0.05))
+        assert (signs.values["incorrect_gradient"], signs.masked) == (0, {})
+        assert model is not mended or signs.unseen == {"square": STAND_IN}
 
 
 def test_what_cannot_be_compared() -> None:
     x = digits()
     for model, share in ((nn.Sequential(Detach(), HONEST["cnn"]), 1), (lambda x: 0 * x.flatten(1)[:, :3], 0)):
         assert probes.missing_gradient(freeze(model), case(x), 0) == share
-
-
-class Once(nn.Module):
-    """Fails where it is called out of turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net, self.given = HONEST["cnn"], 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.given += 1
-        if self.given > 2:
-            raise ValueError("called out of turn")
-        return self.net(x)
 
 
 def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:
@@ -148,4 +132,11 @@ def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:
         assert tuple(each.name for each in masked_within(frozen, x, most)) == named
         spent = frozen.forwards + frozen.backwards - before
         assert 2 * len(x) <= spent <= most * len(x) + 1
-    assert masked_within(freeze(Once()), x, probes.NAMING) == ()
+    calls = count()
+
+    def once(x: Tensor) -> Tensor:
+        if next(calls) > 1:
+            raise ValueError("called out of turn")
+        return HONEST["cnn"](x)
+
+    assert masked_within(freeze(Pointwise(once)), x, probes.NAMING) == ()

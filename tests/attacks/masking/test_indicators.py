@@ -40,10 +40,9 @@ def evidence(broken: list[int], count: int = 10, **changed: Any) -> Evidence:
     return replace(plain, **changed)
 
 
-def told(*given: Evidence, count: int = 10) -> Indicators:
+def says(*attacks: Evidence, count: int = 10) -> Indicators:
     """What the evidence alone says of samples that are all right."""
-    right = torch.ones(count, dtype=torch.bool)
-    return look(freeze(mlp()), None, torch.arange(0), given, right)
+    return look(freeze(mlp()), None, torch.arange(0), attacks, torch.ones(count, dtype=torch.bool))
 
 
 def marked(*places: int) -> Tensor:
@@ -51,23 +50,19 @@ def marked(*places: int) -> Tensor:
 
 
 def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
-    short = evidence([], unfinished=torch.ones(10))
-    assert told(short).values["incomplete"] == 1
-    assert told(short, evidence([])).values["incomplete"] == 0
-    assert (
-        "no attack that records"
-        in told(evidence([], unfinished=torch.full((10,), torch.nan))).unseen["incomplete"]
-    )
+    short, silent = (evidence([], unfinished=torch.full((10,), rise)) for rise in (1.0, torch.nan))
+    assert says(short).values["incomplete"] == 1
+    assert says(short, evidence([])).values["incomplete"] == 0
+    assert "no attack that records" in says(silent).unseen["incomplete"]
 
 
 def test_what_gradients_left_and_others_broke() -> None:
     blind = evidence([1, 2, 3], gradient=False, blind=marked(1, 2, 3))
-    both = told(evidence([0, 1]), blind)
-    assert both.values["square"] == pytest.approx(0.2)
-    assert told(evidence([1, 2, 3]), blind).values["square"] == 0
-    # AutoAttack is both in one
-    assert told(evidence([0, 1, 2], blind=marked(2))).values["square"] == pytest.approx(0.1)
-    assert "square" not in told(evidence([0])).values
+    by_both = evidence([0, 1, 2], blind=marked(2))  # AutoAttack is both in one
+    weak, strong = evidence([0, 1]), evidence([1, 2, 3])
+    for attacks, share in (((weak, blind), 0.2), ((strong, blind), 0), ((by_both,), 0.1)):
+        assert says(*attacks).values["square"] == pytest.approx(share)
+    assert "square" not in says(evidence([0])).values
 
 
 @pytest.mark.parametrize(
@@ -77,25 +72,26 @@ def test_square_must_win_by_more_than_chance(alone: int, lost: int, expected: bo
     """Of 98 samples: one is chance, and so are six against four that gradients alone break."""
     found = list(range(40 - lost))
     by_square = evidence(found, 98, gradient=False, blind=evidence(found, 98).broken)
-    square = told(evidence(list(range(alone, 40)), 98), by_square, count=98)
+    square = says(evidence(list(range(alone, 40)), 98), by_square, count=98)
     assert square.values["square"] == pytest.approx(alone / 98)
     assert ("square" in square.flagged) == expected
 
 
 def test_what_square_of_autoattack_would_have_lost_is_not_known() -> None:
     """Two of 24 are no chance, nor where a Square by itself stands beside it."""
-    one, two = (evidence([0, 1], 24, blind=evidence(list(range(k)), 24).broken) for k in (1, 2))
-    assert "square" not in told(one, count=24).flagged
-    assert "square" in told(two, count=24).flagged
-    alone = evidence([0, 1], 24, gradient=False, blind=two.blind)
-    assert "square" in told(evidence(list(range(10)), 24, blind=two.blind), alone, count=24).flagged
+    masks = [evidence(list(range(k)), 24).broken for k in (1, 2)]
+    one, two = (evidence([0, 1], 24, blind=mask) for mask in masks)
+    strong = evidence(list(range(10)), 24, blind=two.blind)
+    beside = replace(two, gradient=False)
+    flagged = ["square" in says(*attacks, count=24).flagged for attacks in ((one,), (two,), (strong, beside))]
+    assert flagged == [False, True, True]
 
 
 def test_a_share_counts_by_its_lower_end() -> None:
-    every = told(evidence([], 8, unmoved=torch.ones(8, dtype=torch.bool)), count=8)
+    every = says(evidence([], 8, unmoved=torch.ones(8, dtype=torch.bool)), count=8)
     assert every.lower["zero_gradient"] == pytest.approx(0.025 ** (1 / 8))
     assert every.flagged == ("zero_gradient",)
-    one = told(evidence([], unmoved=marked(3)))
+    one = says(evidence([], unmoved=marked(3)))
     assert (one.values["zero_gradient"], one.flagged) == (0.1, ())
 
 
@@ -104,15 +100,14 @@ def test_results_count_as_far_as_they_are_of_this_threat() -> None:
     """An attack that breaks all in another ball says nothing of what holds in this one."""
     model, x, y = case()
     small, own = fa.Linf(0.01), pgd(model, x, y, fa.Linf(0.01), steps=40)
-    wide, other = pgd(model, x, y, fa.Linf(0.5), steps=20), pgd(model, x, y, fa.L2(9.0), steps=20)
-    assert wide.success.all()
-    assert other.success.all()
+    wide, other = (pgd(model, x, y, threat, steps=20) for threat in (fa.Linf(0.5), fa.L2(9.0)))
+    assert (wide.success & other.success).all()
     alone = indicators(model, x, y, small, results={"own": own}, share=None)
-    for more in ({"other": other}, {"wide": wide}):
-        together = indicators(model, x, y, small, results={"own": own, **more}, share=None)
+    for more in (other, wide):
+        together = indicators(model, x, y, small, results={"own": own, "more": more}, share=None)
         assert (together.values, together.forwards) == (alone.values, alone.forwards)
-    each = fa.Linf(torch.full((40,), 0.01))
-    values = indicators(model, x, y, each, results={"own": own}, share=None).values
+    by_sample = fa.Linf(torch.full((40,), 0.01))
+    values = indicators(model, x, y, by_sample, results={"own": own}, share=None).values
     assert values == pytest.approx(alone.values)
     assert Evidence.of(wide).within(small, wide.distance).unfinished.isnan().all()
     targeted = pgd(model, x, y, small, steps=2, targets=(y + 1) % 3)
@@ -137,15 +132,13 @@ def test_an_ordinary_net_is_clean_and_the_table_says_all() -> None:
 
 def test_a_gradient_is_compared_with_the_loss() -> None:
     model, x, y = case()
-    assert not probes.wrong_gradients(freeze(model), problem(x, y, THREAT)).any()
+    for scale in (1e-3, 1.0, 1e3):  # a short way is a share of the margin, whatever the scale of the logits
+        scaled = freeze(lambda x, scale=scale: scale * model(x))
+        assert not probes.wrong_gradients(scaled, problem(x, y, THREAT)).any()
     mirrored = freeze(lambda x: model(Changed.apply(x, lambda gradient: gradient.flip(-1))))
     assert probes.wrong_gradients(mirrored, problem(x, y, THREAT)).float().mean() > 0.5
     flat = freeze(nn.Sequential(Quantize(2), model))  # a gradient of zero says nothing right
     assert probes.wrong_gradients(flat, problem(x, y, THREAT)).all()
-    # a short way is a share of the margin, whatever the scale of the logits
-    for scale in (1e-3, 1e3):
-        scaled = freeze(lambda x, scale=scale: scale * model(x))
-        assert not probes.wrong_gradients(scaled, problem(x, y, THREAT)).any()
 
 
 @pytest.mark.parametrize("held", [False, True])
