@@ -22,9 +22,7 @@ def reached(distance: Tensor, radius: float | Tensor) -> Tensor:
     return distance <= radius * (1 + SLACK)
 
 
-Parts = tuple[
-    Mapping[str, Cost], Callable[[set[str]], Tensor]
-]  # costs, and what some broke
+Parts = tuple[Mapping[str, Cost], Callable[[set[str]], Tensor]]  # costs, and what some broke
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,13 +74,10 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     the graph is cut, are moved at random. The module is masked where they are more than 1% of its input, its
     output moves, and the gradients in between, added up, explain at most half of that. A part is not blamed
     if the gradients of the module around it explain how that moves, but for 2%. Where the gradient of the
-    whole model misleads, and is not known to replace another, as that of `bpda`, the modules in which it does
-    so are masked, too. Of a module and its parts, the innermost is returned: once `fastadv.models.bpda` mends
-    it, another call may find more.
-
-    It passes x some twenty times, and what each module is given about twenty times more where gradients are
-    zero or mislead, and over a hundred times where that leaves a doubt. Neither the model nor the random
-    generators are changed.
+    whole model misleads, and is not known to replace another, as that of `bpda`, modules in which it does so
+    are masked, too. Of a module and its parts, the innermost is returned: once `fastadv.models.bpda` mends
+    it, another call may find more. It takes some twenty passes, as many again where gradients are zero or
+    mislead, and over a hundred where that leaves a doubt. Neither the model nor generators are changed.
 
     Args:
         model: a module, or a Frozen of one.
