@@ -39,8 +39,8 @@ def test_a_gradient_of_another_length_misses_as_computed(factor: float) -> None:
     """What is left over of each half of a way is (1 - factor) of the change."""
     net, x = linear().double(), images(9)
     frozen = freeze(lambda x: net(Changed.apply(x, lambda gradient: factor * gradient)))
-    found = probes.missing_gradient(frozen, case(x), 3)
-    assert found == pytest.approx(min((1 - factor) ** 2, 1.0), abs=1e-12)
+    missing = probes.missing_gradient(frozen, case(x), 3)
+    assert missing == pytest.approx(min((1 - factor) ** 2, 1.0), abs=1e-12)
 
 
 def test_missing_pixels_are_counted_by_what_they_do() -> None:
@@ -62,8 +62,8 @@ def test_missing_pixels_are_counted_by_what_they_do() -> None:
 
 def check(model: Any, x: Tensor) -> tuple[float, tuple[str, ...]]:
     frozen = freeze(model)
-    found = masked_within(frozen, x, probes.NAMING)
-    return probes.missing_gradient(frozen, case(x), 0), tuple(each.name for each in found)
+    modules = masked_within(frozen, x, probes.NAMING)
+    return probes.missing_gradient(frozen, case(x), 0), tuple(module.name for module in modules)
 
 
 QUIET: dict[str, tuple[nn.Module, Tensor]] = {
@@ -81,8 +81,8 @@ def test_honest_networks_miss_nothing(name: str) -> None:
     missing, masked = check(model, x)
     assert missing < LIMIT / 5
     assert masked == ()
-    own = deepcopy(model).eval()
-    assert check(lambda x: own(x), x)[1] == ()
+    copied = deepcopy(model).eval()
+    assert check(lambda x: copied(x), x)[1] == ()
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:
         frozen = freeze(model)
         frozen(x)
         before = frozen.forwards + frozen.backwards
-        assert tuple(each.name for each in masked_within(frozen, x, most)) == named
+        assert tuple(module.name for module in masked_within(frozen, x, most)) == named
         spent = frozen.forwards + frozen.backwards - before
         assert 2 * len(x) <= spent <= most * len(x) + 1
     calls = count()

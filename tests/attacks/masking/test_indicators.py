@@ -70,8 +70,8 @@ def test_what_gradients_left_and_others_broke() -> None:
 )
 def test_square_must_win_by_more_than_chance(alone: int, lost: int, expected: bool) -> None:
     """Of 98 samples: one is chance, and so are six against four that gradients alone break."""
-    found = list(range(40 - lost))
-    by_square = evidence(found, 98, gradient=False, blind=evidence(found, 98).broken)
+    common = list(range(40 - lost))
+    by_square = evidence(common, 98, gradient=False, blind=evidence(common, 98).broken)
     square = says(evidence(list(range(alone, 40)), 98), by_square, count=98)
     assert square.values["square"] == pytest.approx(alone / 98)
     assert ("square" in square.flagged) == expected
@@ -99,15 +99,15 @@ def test_a_share_counts_by_its_lower_end() -> None:
 def test_results_count_as_far_as_they_are_of_this_threat() -> None:
     """An attack that breaks all in another ball says nothing of what holds in this one."""
     model, x, y = case()
-    small, own = fa.Linf(0.01), pgd(model, x, y, fa.Linf(0.01), steps=40)
+    small, ours = fa.Linf(0.01), pgd(model, x, y, fa.Linf(0.01), steps=40)
     wide, other = (pgd(model, x, y, threat, steps=20) for threat in (fa.Linf(0.5), fa.L2(9.0)))
     assert (wide.success & other.success).all()
-    alone = indicators(model, x, y, small, results={"own": own}, share=None)
+    alone = indicators(model, x, y, small, results={"ours": ours}, share=None)
     for more in (other, wide):
-        together = indicators(model, x, y, small, results={"own": own, "more": more}, share=None)
+        together = indicators(model, x, y, small, results={"ours": ours, "more": more}, share=None)
         assert (together.values, together.forwards) == (alone.values, alone.forwards)
     by_sample = fa.Linf(torch.full((40,), 0.01))
-    values = indicators(model, x, y, by_sample, results={"own": own}, share=None).values
+    values = indicators(model, x, y, by_sample, results={"ours": ours}, share=None).values
     assert values == pytest.approx(alone.values)
     assert Evidence.of(wide).within(small, wide.distance).unfinished.isnan().all()
     targeted = pgd(model, x, y, small, steps=2, targets=(y + 1) % 3)
@@ -118,16 +118,16 @@ def test_results_count_as_far_as_they_are_of_this_threat() -> None:
 
 def test_an_ordinary_net_is_clean_and_the_table_says_all() -> None:
     model, x, y = case()
-    found = indicators(model, x, y, THREAT)
-    assert found.clean
-    assert found.verdict == f"{CLEAN} (40 samples probed)" == str(found).splitlines()[-1]
-    assert tuple(found.values) == tuple(SIGNS)
-    assert all(name in str(found) for name in SIGNS)
-    assert (found.flagged, found.advice) == ((), {})
-    assert found.samples == 40
-    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert (plain["verdict"], plain["samples"]) == (found.verdict, 40)
-    assert indicators(model, x, y, THREAT) == found
+    signs = indicators(model, x, y, THREAT)
+    assert signs.clean
+    assert signs.verdict == f"{CLEAN} (40 samples probed)" == str(signs).splitlines()[-1]
+    assert tuple(signs.values) == tuple(SIGNS)
+    assert all(name in str(signs) for name in SIGNS)
+    assert (signs.flagged, signs.advice) == ((), {})
+    assert signs.samples == 40
+    plain = json.loads(json.dumps(signs.to_dict(), allow_nan=False))
+    assert (plain["verdict"], plain["samples"]) == (signs.verdict, 40)
+    assert indicators(model, x, y, THREAT) == signs
 
 
 def test_a_gradient_is_compared_with_the_loss() -> None:
@@ -147,17 +147,17 @@ def test_the_look_costs_at_most_its_share(held: bool) -> None:
     model, x, y = case()
     threat = fa.Linf(1e-6 if held else 0.3)
     frozen, right = freeze(model), torch.ones(40, dtype=torch.bool)
-    given = evidence([] if held else list(range(40)), 40)
+    attack = evidence([] if held else list(range(40)), 40)
     passes = 20 * (9 * (probes.HELD if held else probes.BROKEN) + 8 * probes.CHECKED)
-    chosen = choose([given], right, passes)
+    chosen = choose([attack], right, passes)
     assert len(chosen) == 9
     before = frozen.forwards + frozen.backwards
-    found = look(frozen, problem(x[chosen], y[chosen], threat), chosen, [given], right)
-    assert found.samples == 9
-    assert found.forwards + found.backwards == frozen.forwards + frozen.backwards - before <= 0.05 * passes
+    signs = look(frozen, problem(x[chosen], y[chosen], threat), chosen, [attack], right)
+    assert signs.samples == 9
+    assert signs.forwards + signs.backwards == frozen.forwards + frozen.backwards - before <= 0.05 * passes
     # eight are always looked at, and what Square broke may hold against the probes
-    assert len(choose([given], right, passes - 20)) == len(choose([given], right, 0)) == 8
-    by_square = replace(given, blind=given.broken)
+    assert len(choose([attack], right, passes - 20)) == len(choose([attack], right, 0)) == 8
+    by_square = replace(attack, blind=attack.broken)
     assert len(choose([by_square], right, passes)) == (9 if held else 8)
 
 
@@ -180,28 +180,28 @@ def test_what_was_not_looked_at_is_no_clean_verdict() -> None:
     scores = indicators(model, x, y, THREAT, results=blind, share=None)
     assert scores.unseen == dict.fromkeys(("incomplete", "square"), "no gradient attack")
     none = indicators(model, x, y, THREAT, results={})  # a probe by Square is one, without an attack
-    for found in (short, scores, none):
-        assert found.verdict.startswith("Inconclusive")
-        assert not found.clean
-        assert found.flagged == ()
-        assert sorted([*found.values, *found.unseen]) == sorted(SIGNS)
+    for signs in (short, scores, none):
+        assert signs.verdict.startswith("Inconclusive")
+        assert not signs.clean
+        assert signs.flagged == ()
+        assert sorted([*signs.values, *signs.unseen]) == sorted(SIGNS)
 
 
 def test_an_infinite_radius_leaves_what_needs_one() -> None:
     model, x, y = case()
     frozen, right = freeze(model), torch.ones(40, dtype=torch.bool)
-    given = Evidence.of(ddn(model, x, y, fa.L2(inf), steps=20))
-    found = look(frozen, problem(x, y, fa.L2(inf)), torch.arange(40), [given], right)
-    assert found.unseen == {"square": "the radius is infinite"}
-    assert found.values["unconstrained"] == 0
+    attack = Evidence.of(ddn(model, x, y, fa.L2(inf), steps=20))
+    signs = look(frozen, problem(x, y, fa.L2(inf)), torch.arange(40), [attack], right)
+    assert signs.unseen == {"square": "the radius is infinite"}
+    assert signs.values["unconstrained"] == 0
     endless = problem(x, y, fa.L2(1.0, box=(-inf, inf)))
-    found = look(frozen, endless, torch.arange(40), [given], right)
-    assert found.unseen == dict.fromkeys(("incorrect_gradient", "unconstrained"), "the box is infinite")
+    signs = look(frozen, endless, torch.arange(40), [attack], right)
+    assert signs.unseen == dict.fromkeys(("incorrect_gradient", "unconstrained"), "the box is infinite")
     targeted = problem(x, y, THREAT, targets=(y + 1) % 3)
     aimed = Evidence.of(pgd(model, x, y, THREAT, targets=targeted.targets))
-    found = look(frozen, targeted, torch.arange(40), [aimed], right)
-    assert found.verdict.startswith(CLEAN)
-    assert tuple(found.values) == tuple(SIGNS)
+    signs = look(frozen, targeted, torch.arange(40), [aimed], right)
+    assert signs.verdict.startswith(CLEAN)
+    assert tuple(signs.values) == tuple(SIGNS)
 
 
 def test_flags_of_others_are_raised_whatever_their_value() -> None:

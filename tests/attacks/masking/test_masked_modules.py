@@ -39,11 +39,11 @@ def net(*layers: nn.Module, channels: int = 1) -> nn.Sequential:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AT_INPUT)
 def test_a_layer_that_hides_its_gradient_is_named(name: str) -> None:
-    (found,) = masked_modules(Defended(net(), before=AT_INPUT[name]()), X)
-    assert (found.name, found.kind, found.share) == ("before", KINDS.get(name, "cut"), 1.0)
-    assert found.advice == "give fa.models.bpda(model, {'before': 'identity'})"
-    assert str(found).startswith("'before' ")
-    assert str(found).endswith(f"at 100% of its inputs: {found.advice}")
+    (module,) = masked_modules(Defended(net(), before=AT_INPUT[name]()), X)
+    assert (module.name, module.kind, module.share) == ("before", KINDS.get(name, "cut"), 1.0)
+    assert module.advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    assert str(module).startswith("'before' ")
+    assert str(module).endswith(f"at 100% of its inputs: {module.advice}")
 
 
 def test_activations_that_jump_are_named_with_their_share() -> None:
@@ -56,7 +56,7 @@ def test_activations_that_jump_are_named_with_their_share() -> None:
     assert (winners.name, winners.kind, winners.share) == ("0", "zero", 0.5)
     # only moves of the smaller sizes stay where it is defined
     narrow = Pointwise(lambda x: ((x * 8).round() / 8).where((x - 0.5).abs() < 0.6, torch.nan))
-    assert [each.kind for each in masked_modules(net(narrow), X)] == ["zero"]
+    assert [part.kind for part in masked_modules(net(narrow), X)] == ["zero"]
 
 
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
@@ -70,11 +70,11 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("step", WRONG.values(), ids=WRONG)
 def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> None:
-    (found,) = masked_modules(Defended(net(), before=Pointwise(step)), X)
-    assert (found.name, found.kind) == ("before", "wrong")
-    assert found.advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    (module,) = masked_modules(Defended(net(), before=Pointwise(step)), X)
+    assert (module.name, module.kind) == ("before", "wrong")
+    assert module.advice == "give fa.models.bpda(model, {'before': 'identity'})"
     mended = fa.models.bpda(Defended(net(), before=Pointwise(step)), {"before": "identity"})
-    assert "wrong" not in [each.kind for each in masked_modules(fa.freeze(mended), X)]
+    assert "wrong" not in [part.kind for part in masked_modules(fa.freeze(mended), X)]
 
 
 # calls numpy() on what may require a gradient, and turns brightness round
@@ -90,9 +90,9 @@ ADVICE: dict[str, tuple[nn.Module, str, str]] = {
 
 @pytest.mark.parametrize(("model", "name", "advice"), ADVICE.values(), ids=ADVICE)
 def test_advice_fits_what_the_module_returns(model: nn.Module, name: str, advice: str) -> None:
-    (found,) = masked_modules(model, X)
-    assert found.name == name
-    assert re.search(advice, found.advice)
+    (module,) = masked_modules(model, X)
+    assert module.name == name
+    assert re.search(advice, module.advice)
 
 
 class Around(nn.Module):
@@ -118,10 +118,10 @@ class Between(nn.Module):
 
 
 def test_a_step_between_modules_is_the_models_own() -> None:
-    (own,) = masked_modules(Between(False), X)
-    assert (own.name, own.kind) == ("", "zero")
-    assert str(own).startswith("the model's own forward has a zero gradient")
-    assert "put that step of its forward into a module" in own.advice
+    (whole,) = masked_modules(Between(False), X)
+    assert (whole.name, whole.kind) == ("", "zero")
+    assert str(whole).startswith("the model's own forward has a zero gradient")
+    assert "put that step of its forward into a module" in whole.advice
     assert [part.name for part in masked_modules(nn.Sequential(Between(False), nn.Linear(3, 3)), X)] == ["0"]
     assert [part.name for part in masked_modules(Between(True), X)] == ["hide"]
     mended = fa.models.bpda(Between(True), {"hide": "identity"})
@@ -208,7 +208,7 @@ HONEST: dict[str, nn.Module] = {
 def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> None:
     """A branch of a residual block: the other one has its gradient."""
     model = net(Around(Detach(), lambda h, part: (1 - share) * h + share * part))
-    assert [each.name for each in masked_modules(model, X)] == [
+    assert [part.name for part in masked_modules(model, X)] == [
         name for name, part in model.named_modules() if isinstance(part, Detach)
     ]
 

@@ -25,7 +25,7 @@ from .nets import DEFENSES, HONEST, StraightThrough, behind, everywhere, honest,
 SAMPLES = {"abs": 9}
 
 
-def found(name: str, model: object) -> fa.attacks.Indicators:
+def measured(name: str, model: object) -> fa.attacks.Indicators:
     test = fa.data.load("digits", "test", limit=SAMPLES.get(name, 80))
     frozen, threat, results = fa.freeze(model), fa.Linf(0.1), {}
     with contextlib.suppress(NoGradientError):
@@ -36,7 +36,7 @@ def found(name: str, model: object) -> fa.attacks.Indicators:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_net_raises_no_flag(name: str) -> None:
-    indicators = found(name, honest(name))
+    indicators = measured(name, honest(name))
     assert indicators.flagged == ()
     # its rounding has the gradient of the identity, which no attack without gradients has made up for
     replaced = name == "quantization-aware"
@@ -49,11 +49,11 @@ def test_an_honest_net_raises_no_flag(name: str) -> None:
 def test_a_broken_defense_raises_its_flag(name: str) -> None:
     make, flag = DEFENSES[name]
     torch.manual_seed(0)  # of nine places of a crop, one leaves no digit that is right
-    indicators = found(name, make())
+    indicators = measured(name, make())
     assert flag in indicators.flagged
-    first, *each, last = indicators.verdict.splitlines()
-    assert first == f"Do not trust ({len(each)} sign{'s' * (len(each) > 1)})."
-    assert [line.partition(": ")[0] for line in each] == [*indicators.flagged]
+    first, *lines, last = indicators.verdict.splitlines()
+    assert first == f"Do not trust ({len(lines)} sign{'s' * (len(lines) > 1)})."
+    assert [line.partition(": ")[0] for line in lines] == [*indicators.flagged]
     assert last == f"Next: {next(iter(indicators.advice.values()))}"
 
 
@@ -180,5 +180,5 @@ def test_attacks_find_what_they_find_on_logits(scale: float) -> None:
     logits, logs = (ends(head, scale) for head in (nn.Identity(), LOGS))
     y = logits(X).argmax(1)
     assert bounded(logs(X)) is None
-    found = [fa.attacks.pgd(model, X, y, fa.Linf(0.08), steps=10) for model in (logits, logs)]
-    assert found[0].robust_accuracy == found[1].robust_accuracy
+    outs = [fa.attacks.pgd(model, X, y, fa.Linf(0.08), steps=10) for model in (logits, logs)]
+    assert outs[0].robust_accuracy == outs[1].robust_accuracy
