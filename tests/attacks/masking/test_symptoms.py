@@ -1,6 +1,5 @@
 """symptoms: a model for each, models with none, and nothing left behind."""
 
-import math
 import random
 import sys
 from collections.abc import Callable
@@ -16,8 +15,8 @@ from torch.autograd import grad as imported_grad
 
 from fastadv.attacks.masking.symptoms import symptoms
 from fastadv.engine import Plain, freeze
-from fastadv.models import ABS
 from tests.attacks.contract.unchanged import unchanged
+from tests.attacks.nets import explained
 from tests.defenses import Defended, Pointwise
 from tests.engine.planted import Changed
 
@@ -140,31 +139,22 @@ def test_optimizing_inside_inference(how: str) -> None:
 
 
 def test_abs_fits_latents_inside_inference() -> None:
-    draw = torch.Generator().manual_seed(0)
-    weights = [torch.randn(3, 2, 1, 8, 8, generator=draw)]
-    model = ABS(weights, [torch.zeros(3, 1)], (1,), prior_samples=10, steps=3)
-    assert symptoms(freeze(model), X) == ("optimizes",)
-
-
-class Raising(nn.Module):
-    left = math.inf  # passes, those of copies among them
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = net()
-
-    def forward(self, x: Tensor) -> Tensor:
-        torch.rand(3), random.random(), np.random.rand()
-        Raising.left -= 1
-        if Raising.left < 1:
-            raise RuntimeError("broken")
-        return self.net(x)
+    model, x, _ = explained()
+    assert symptoms(freeze(model), x) == ("optimizes",)
 
 
 @pytest.mark.parametrize("at", [0, 1, 6, 7])
 def test_nothing_is_left_behind(at: int) -> None:
     """Also after an exception in the first pass, in the watched one, and in the one with a gradient."""
-    model, Raising.left = Raising(), at or math.inf
+    calls = count(1)
+
+    def raising(x: Tensor) -> Tensor:
+        torch.rand(3), random.random(), np.random.rand()
+        if 0 < at <= next(calls):
+            raise RuntimeError("broken")
+        return x
+
+    model = changed(raising)
     with unchanged(model), pytest.raises(RuntimeError, match="broken") if at else nullcontext():
         symptoms(Plain(model), X)
     assert sys.getprofile() is None
