@@ -43,7 +43,7 @@ finally:
 
 from fastadv.attacks.core.criterion import Goal as _Goal
 from fastadv.attacks.criteria.signs import OneLogit as _OneLogit
-from fastadv.attacks.methods.flags import Cost as _Cost
+from fastadv.attacks.masking.flags import Cost as _Cost
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, bootstrap, evaluate, figures, optimality

@@ -61,5 +61,5 @@ def others() -> str:
         if not name.isupper():  # the registries: the docstring of the package tells of them
             kind = "class" if inspect.isclass(getattr(fa.attacks, name)) else "function"
             lines.append(f".. auto{kind}:: fastadv.attacks.{name}")
-    last = [".. autoclass:: fastadv.attacks.methods.flags.Cost", ".. autoclass:: fastadv.attacks.Attack"]
+    last = [".. autoclass:: fastadv.attacks.masking.flags.Cost", ".. autoclass:: fastadv.attacks.Attack"]
     return "\n".join(["```{eval-rst}", *lines, *last, "```"])

@@ -12,7 +12,7 @@ from _site.costs import cost
 from bench.page import table as speed_table
 from bench.page.table import Rows
 from fastadv.attacks.core.card import REGISTRY
-from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.models.registry import factory
 from fastadv.text import in_markdown
 from fastadv.train.presets import PRESETS

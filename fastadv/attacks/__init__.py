@@ -32,7 +32,7 @@ from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.masking import Indicators, indicators
-from fastadv.attacks.methods.masked_modules import masked_modules
+from fastadv.attacks.masking.masked_modules import masked_modules
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
 from fastadv.attacks.minimum_radius import minimum_radius

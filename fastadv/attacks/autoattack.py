@@ -91,8 +91,7 @@ def autoattack(
             model, common.get("eot"), freeze=common.get("freeze"), precision=precision, compile=compile,
             size=len(x) if common.get("whole_batches") else 0,
         )  # fmt: skip
-        classifier, task = prepare(model, x, y, threat, **common)
-        trial = Trial(classifier, task)
+        trial = Trial(*prepare(model, x, y, threat, **common))
         run = Run(trial, seed, on_progress, check_flag("progress", progress))
         run.look(randomized=version != "rand")
         listed = components("standard" if strong else version, run)
@@ -117,8 +116,7 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
         evidence = replace(evidence, parameters=trial.problem.x.shape[1:].numel())
     chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
-    raised = [name for name in ("zero_gradient", "square") if name in warnings]
     signs = look(trial.classifier, problem, chosen, [evidence], right, seed=seed, raised=warnings)
-    signs = signs.with_flags(raised)
+    signs = signs.with_flags([name for name in ("zero_gradient", "square") if name in warnings])
     forwards, backwards = out.forwards + signs.forwards, out.backwards + signs.backwards
     return replace(out, indicators=signs, forwards=forwards, backwards=backwards)

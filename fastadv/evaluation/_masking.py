@@ -13,8 +13,6 @@ from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
-from fastadv.attacks.masking.evidence import unguided
-from fastadv.attacks.methods.flags import blind, took_gradients
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.data._batches import batches
 from fastadv.engine import Prepared
@@ -31,82 +29,81 @@ RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings tha
 
 def indicators(
     frozen: Prepared, dataset: Dataset[Any], rows: Sequence[Row],
-    found: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
+    parts: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
     criterion: Criterion = WRONG, remarks: Sequence[str] = (), eot: int = 1,
     asked: Collection[Criterion] = (),
 ) -> Indicators:  # fmt: skip
-    """Return the indicators of an evaluation, `found` being the parts of each row, with the largest eot."""
-    # `criterion` says which samples are right, and those that are `asked` of attacks what a success is
-    # at the threat and goal on which attacks spent most passes; all of that norm count within its radius
-    goals = {repr(each): each for each in (one.meant_by(frozen.model) for one in asked)}
-    evidence = [_evidence(row, parts, criterion, goals) for row, parts in zip(rows, found, strict=True)]
-    metrics = {each.threat.metric for each in evidence if each.threat is not None}
-    alike = [[each for each in evidence if each.threat and each.threat.metric == one] for one in metrics]
+    """Return the indicators of an evaluation, by the `parts` of each row, with the largest eot."""
+    # `criterion` says which samples are right, and those that are `asked` of attacks what a success is.
+    goals = {repr(goal): goal for goal in (one.meant_by(frozen.model) for one in asked)}
+    evidence = [_evidence(row, of_row, criterion, goals) for row, of_row in zip(rows, parts, strict=True)]
+    metrics = {attack.threat.metric for attack in evidence if attack.threat is not None}
+    alike = [[one for one in evidence if one.threat and one.threat.metric == metric] for metric in metrics]
     raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
+    # The threat and goal on which attacks spent most passes; all of that norm count within its radius.
     main = _main(evidence)
     threat, goal = (None, ANY_WRONG) if main is None else (main.threat, main.goal)
     if threat is not None:
-        within = [each.within(threat, row.distance) for row, each in zip(rows, evidence, strict=True)]
-        evidence = [each for each in within if each is not None and each.goal.like(goal)]
+        within = [attack.within(threat, row.distance) for row, attack in zip(rows, evidence, strict=True)]
+        evidence = [attack for attack in within if attack is not None and attack.goal.like(goal)]
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
     chosen = choose(evidence, correct, passes)
     raised += [name for name in RAISED if _says(rows, name)]
     known = {"looked_at": ids[chosen], "correct": correct}
 
     def make() -> Part:
-        given = None
+        task = None
         if threat is not None and not isinstance(threat, Named):
-            given = _problem(frozen, dataset, ids, chosen, threat, criterion, goal)
-        looked = look(frozen, given, chosen, evidence, correct, batch_size=batch_size)
+            task = _problem(frozen, dataset, ids, chosen, threat, criterion, goal)
+        looked = look(frozen, task, chosen, evidence, correct, batch_size=batch_size)
         return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
 
-    told = Indicators(**kept.get(PART, known, make).notes)
+    signs = Indicators(**kept.get(PART, known, make).notes)
     drawn = worst_draws(rows)
-    if drawn is not None and eot > 1 and "randomized" in told.flagged:
+    if drawn is not None and eot > 1 and "randomized" in signs.flagged:
         one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"
         remarks = [f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot}).", *remarks]
-        told = replace(told, lower={**told.lower, "randomized": 0.0})
-    return replace(told, remarks=remarks)
+        signs = replace(signs, lower={**signs.lower, "randomized": 0.0})
+    return replace(signs, remarks=remarks)
 
 
 def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping[str, Criterion]) -> Evidence:
     """Return what all batches of one attack say."""
-    # a criterion that an attack keeps to itself is not known here
-    told, usual = wanted_of(parts), WRONG if judged.outputs == "classes" else judged
-    criterion = goals.get(told) if told else usual
+    # The criterion that an attack keeps to itself is not known here.
+    wanted, usual = wanted_of(parts), WRONG if judged.outputs == "classes" else judged
+    criterion = goals.get(wanted) if wanted else usual
     whole = {name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack")}
-    costs = None if row.components is None else row.components.costs
-    gradient = took_gradients(row.backwards, costs)
-    unseeing = torch.full_like(row.broken, not gradient)
-    if row.components is not None and gradient:
-        unseeing = row.components.by_any_of(blind(row.components.costs))
-    return Evidence(
-        broken=row.broken,
-        blind=row.broken & unseeing,
-        unmoved=(whole["unmoved"] | whole["failed.attack"]) & gradient,
+    components = row.components
+    return Evidence.gathered(
+        row.broken,
+        unmoved=whole["unmoved"] | whole["failed.attack"],
+        held=bool((row.correct & ~row.broken).any()),
+        backwards=row.backwards,
+        parts=None if components is None else (components.costs, components.by_any_of),
         unfinished=torch.cat([part["unfinished"] for part in parts]),
-        gradient=gradient,
         passes=row.forwards + row.backwards,
         threat=None if criterion is None else row.threat,
         soft=SOFT_LOGITS in row.flags,
         parameters=max((part.notes.get("parameters", 0) for part in parts), default=0),
-        unguided=unguided(gradient, costs, bool((row.correct & ~row.broken).any())),
         goal=Goal(criterion or usual, of_all(parts, "targets"), of_all(parts, "mask")),
     )
 
 
 def _main(evidence: Sequence[Evidence]) -> Evidence | None:
     """Return one in the threat with most passes; any wrong class, and a finite radius, come first."""
-    told = [(each, each.threat) for each in evidence if each.threat is not None]
 
-    def weight(one: tuple[Evidence, Threat]) -> tuple[bool, bool, int]:
-        goal, ball = one[0].goal, (one[1].metric, one[1].radius)
-        followed = any(each.gradient for each, _ in told if each.goal.like(goal))
-        alike = (each for each, threat in told if (threat.metric, threat.radius) == ball)
-        spent = sum(each.passes for each in alike if each.goal.like(goal))
-        return goal.whole and followed, math.isfinite(one[1].radius), spent
+    def weight(main: Evidence) -> tuple[bool, bool, int]:
+        alike = [attack for attack in evidence if attack.threat and attack.goal.like(main.goal)]
+        ball = _ball(main)
+        spent = sum(attack.passes for attack in alike if _ball(attack) == ball)
+        followed = any(attack.gradient for attack in alike)
+        return main.goal.whole and followed, math.isfinite(ball[1]), spent
 
-    return max(told, key=weight, default=(None, None))[0]
+    return max((attack for attack in evidence if attack.threat), key=weight, default=None)
+
+
+def _ball(attack: Evidence) -> tuple[Any, Any]:
+    return (None, math.inf) if attack.threat is None else (attack.threat.metric, attack.threat.radius)
 
 
 def _problem(
@@ -117,17 +114,17 @@ def _problem(
     if not len(chosen):
         return None
     labels = labels_of(judged)
-    read = next(batches(dataset, len(chosen), order=ids[chosen], box=threat.box, labels=labels))
-    x, y, numbers = (each.to(frozen.device) for each in read)
+    batch = next(batches(dataset, len(chosen), order=ids[chosen], box=threat.box, labels=labels))
+    x, y, numbers = (tensor.to(frozen.device) for tensor in batch)
     known = judged.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
     targets = None if goal.targets is None else goal.targets[chosen].to(y.device)
     mask = goal.mask if goal.mask is None or len(goal.mask) == 1 else goal.mask[chosen]
-    made = problem(
+    task = problem(
         x, known, threat, targets=targets, criterion=goal.criterion, ids=numbers,
         mask=None if mask is None else mask.to(x.device),
     )  # fmt: skip
     frozen.asks_for(numbers)
-    return made if made.labeled else made.checked(frozen.verdict(x), frozen.output_shape)
+    return task if task.labeled else task.checked(frozen.verdict(x), frozen.output_shape)
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:

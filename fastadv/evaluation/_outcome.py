@@ -17,8 +17,8 @@ from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
+from fastadv.attacks.masking.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.methods.claims import checked, claim_flags, is_own, posed
-from fastadv.attacks.methods.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.engine import Prepared

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.masking.evidence import reached
-from fastadv.attacks.methods.flags import Cost
+from fastadv.attacks.masking.flags import Cost
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.sums import Sums, figure
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median

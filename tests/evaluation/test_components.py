@@ -9,7 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks import AutoAttackResult
-from fastadv.attacks.methods.flags import Cost
+from fastadv.attacks.masking.flags import Cost
 from tests.evaluation import nets
 
 

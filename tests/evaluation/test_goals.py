@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import Beyond, ConfidentlyWrong, OutsideTopK, Share, Signs, Unless, WrongBy
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.attacks.masking.indicators import OF_CLASSES
-from fastadv.attacks.methods.flags import SIGNS
 from fastadv.evaluation import Table
 from fastadv.evaluation.row import groups
 from tests.attacks.masking.nets import StraightThrough, honest

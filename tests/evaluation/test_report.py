@@ -16,7 +16,7 @@ from PIL import Image
 
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
-from fastadv.attacks.methods.flags import Cost
+from fastadv.attacks.masking.flags import Cost
 from fastadv.errors import InputError, MissingExtraError
 from fastadv.evaluation import Curve, evaluate, report
 from fastadv.evaluation.report import chart, grid, verdict

@@ -20,9 +20,9 @@ from fastadv.attacks.core.result import FAILED
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
-from fastadv.attacks.methods.flags import FLAGS, Cost, blind, square_stands_out
+from fastadv.attacks.masking.flags import FLAGS, Cost, blind, square_stands_out
+from fastadv.attacks.masking.symptoms import SEEN, symptoms
 from fastadv.attacks.methods.inner import InnerAttack, call_attack
-from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.attacks.special.labels import LABELS
@@ -34,7 +34,6 @@ from fastadv.progress import say
 from fastadv.runs import processes
 from fastadv.text import percent
 
-SEEN = 32  # samples whose symptoms are looked for
 OnProgress = Callable[[str, int], None]
 ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 
@@ -141,14 +140,8 @@ class Run:
         if not len(self.left):
             return
         self.trial.classifier.asks_for(self.trial.problem.ids[self.left[:SEEN]])
-        seen = symptoms(self.trial.classifier, self.trial.problem.x[self.left[:SEEN]])
-        raised = {
-            "randomized": seen.randomized and randomized,
-            "probabilities": seen.probabilities,
-            "zero_gradient": seen.zero_gradient > 0,
-            "optimizes": seen.optimizes,
-        }
-        self.warnings |= {name: None for name, raises in raised.items() if raises}
+        raised = symptoms(self.trial.classifier, self.trial.problem.x[self.left[:SEEN]])
+        self.warnings |= {name: None for name in raised if randomized or name != "randomized"}
 
     def component(self, component: Component, index: Tensor | None = None) -> None:
         """Run one attack on what is left, or on the samples `index` int64 [n] of that."""

@@ -1,14 +1,15 @@
 """What the result of one attack says about masking, sample by sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks.core.criterion import ANY_WRONG, Goal
 from fastadv.attacks.core.result import AttackResult, Status
-from fastadv.attacks.methods.flags import Cost, blind, took_gradients
+from fastadv.attacks.masking.flags import Cost, blind
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.threat import Threat
 
@@ -19,6 +20,9 @@ SLACK = 1e-6  # what rounding adds to a distance
 def reached(distance: Tensor, radius: float | Tensor) -> Tensor:
     """Return whether distances are within a radius, whatever rounding adds."""
     return distance <= radius * (1 + SLACK)
+
+
+Parts = tuple[Mapping[str, Cost], Callable[[set[str]], Tensor]]  # costs, and what some broke
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,51 +43,66 @@ class Evidence:
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
         """Return what it says at another radius, [N] or one number; None for another metric."""
-        own, radius = self.threat, threat.radius
-        if own is None or own.metric != threat.metric:
+        if self.threat is None or self.threat.metric != threat.metric:
             return None
-        before, now = (torch.as_tensor(each, device="cpu") for each in (own.radius, radius))
+        before, now = (torch.as_tensor(ball.radius, device="cpu") for ball in (self.threat, threat))
         inside = reached(distance, now)
         unfinished = self.unfinished.where(before == now, torch.nan)
         return replace(self, broken=self.broken & inside, blind=self.blind & inside, unfinished=unfinished)
 
     @classmethod
     def of(cls, out: AttackResult) -> "Evidence":
-        broken = (out.status == Status.BROKEN).cpu()
-        nothing = torch.zeros_like(broken)
-        failed = (out.status == Status.FAILED).cpu()
-        unmoved = (out.status == Status.HELD).cpu() & out.zero_gradient.cpu()
-        costs = getattr(out, "costs", None)
-        rises, gradient = out.unfinished, took_gradients(out.backwards, costs)
-        return cls(
-            broken=broken,
-            blind=broken & _without_gradients(out, gradient),
-            unmoved=unmoved | failed if gradient else nothing,
-            unfinished=(nothing * torch.nan if rises is None else rises).float().cpu(),
-            gradient=gradient,
+        """Return what the result of one attack says."""
+        broken, held, failed = (
+            (out.status == status).cpu() for status in (Status.BROKEN, Status.HELD, Status.FAILED)
+        )
+        costs, rises = getattr(out, "costs", None), out.unfinished
+
+        def by_any_of(names: set[str]) -> Tensor:
+            return torch.tensor([name in names for name in getattr(out, "by", ())], device="cpu").bool()
+
+        return cls.gathered(
+            broken,
+            unmoved=held & out.zero_gradient.cpu() | failed,
+            held=bool(out.held.any()),
+            backwards=out.backwards,
+            parts=None if costs is None else (costs, by_any_of),
+            unfinished=broken * torch.nan if rises is None else rises.float().cpu(),
             passes=out.forwards + out.backwards,
             threat=out.threat,
             soft=SOFT_LOGITS in out.flags,
             parameters=0 if out.parameters is None else out.parameters.shape[1:].numel(),
-            unguided=unguided(gradient, costs, bool(out.held.any())),
             goal=out.goal,
         )
 
-
-def unguided(gradient: bool, costs: Mapping[str, Cost] | None, held: bool) -> bool:
-    """Return whether an attack searched without gradients, too, or its components left nothing to search."""
-    return not gradient or (costs is not None and (bool(blind(costs)) or not held))
-
-
-def _without_gradients(out: AttackResult, gradient: bool) -> Tensor:
-    """Return bool [B]: by no gradient, or, of AutoAttack, by Square after attacks by gradients."""
-    by, costs = getattr(out, "by", None), getattr(out, "costs", {})
-    if by is None or not gradient:
-        return torch.full((len(out.status),), not gradient, device="cpu")
-    late = blind(costs)
-    return torch.tensor([name in late for name in by], dtype=torch.bool, device="cpu")
+    @classmethod
+    def gathered(
+        cls, broken: Tensor, unmoved: Tensor, held: bool, backwards: int, parts: Parts | None, **details: Any
+    ) -> "Evidence":
+        """Return what an attack says, or AutoAttack, some of whose parts may take no gradients."""
+        if parts is None:
+            gradient, unguided = backwards > 0, backwards == 0
+            without = torch.tensor(unguided, device="cpu")
+        else:  # looks for symptoms do not count
+            costs, by_any_of = parts
+            gradient, late = any(cost.backwards for cost in costs.values()), blind(costs)
+            unguided = not gradient or bool(late) or not held
+            without = by_any_of(late) if gradient else torch.tensor(True, device="cpu")
+        return cls(
+            broken, broken & without, unmoved & gradient, gradient=gradient, unguided=unguided, **details
+        )
 
 
 def by_gradients_alone(evidence: Sequence[Evidence]) -> bool:
     """Return whether attacks in one threat searched few parameters of a map by nothing but gradients."""
-    return bool(evidence) and all(each.gradient and 0 < each.parameters <= FEW for each in evidence)
+    return bool(evidence) and all(attack.gradient and 0 < attack.parameters <= FEW for attack in evidence)
+
+
+def any_of(masks: Iterable[Tensor], count: int) -> Tensor:
+    """Return bool [count], whether any of the masks holds."""
+    return torch.stack([torch.zeros(count, dtype=torch.bool, device="cpu"), *masks]).any(0)
+
+
+def broken_by(evidence: Sequence[Evidence], count: int) -> Tensor:
+    """Return bool [count], the samples that some attack broke."""
+    return any_of((attack.broken for attack in evidence), count)

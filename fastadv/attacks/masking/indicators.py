@@ -1,7 +1,8 @@
 """The indicators: what the results say already, and short looks at some of the samples."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,16 +12,15 @@ from fastadv import rng
 from fastadv._checks import check_count, check_seed, check_share, eager
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG, decides_by_class
-from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.problem import Problem, check_finite_radius
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.run import prepare
 from fastadv.attacks.masking import probes
-from fastadv.attacks.masking.evidence import Evidence, by_gradients_alone
+from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by, by_gradients_alone
+from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
+from fastadv.attacks.masking.masked_modules import masked_within
+from fastadv.attacks.masking.symptoms import SEEN, symptoms
 from fastadv.attacks.masking.verdict import STAND_IN, Indicators
-from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
-from fastadv.attacks.methods.masked_modules import masked_within
-from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared
@@ -32,8 +32,7 @@ SAMPLES = 200  # at most, that are looked at
 LEAST = 8  # samples; fewer say nothing
 FEWER = f"fewer than {LEAST} samples that the model gets right"
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
-SEEN = 32  # samples whose symptoms are looked for
-BY_LEFT = ("incomplete", "square")  # told by what attacks left, be it for a weak loss
+BY_LEFT = ("incomplete", "square")  # what attacks left says them, be it for a weak loss
 OF_CLASSES = ("probabilities", "bounded_outputs", "unconstrained")
 
 
@@ -75,8 +74,8 @@ def indicators(
         >>> x = fa.data.load("digits", "test").x[:8]
         >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
         >>> y = model(x).argmax(1)  # what it decides before the attack
-        >>> found = fa.attacks.indicators(model, x, y, fa.Linf(0.1))
-        >>> found.masked
+        >>> signs = fa.attacks.indicators(model, x, y, fa.Linf(0.1))
+        >>> signs.masked
         {}
 
     Source:
@@ -108,19 +107,17 @@ def indicators(
                     "pass results of the attacks on x"
                 )
         whole = [out for out in results.values() if out.goal.whole]
-        found = [Evidence.of(out).within(problem.threat, out.distance.cpu()) for out in whole]
-        evidence = [each for each in found if each is not None]
+        moved = [Evidence.of(out).within(problem.threat, out.distance.cpu()) for out in whole]
+        evidence = [attack for attack in moved if attack is not None]
         if results and not evidence:
             raise InputError(
                 f"results: expected one of an attack in {problem.threat.norm} and this box, for which any "
                 "wrong class is a success, got none; give the threat of the attacks, or leave results out"
             )
-        right = (
-            classified(classifier.verdict(problem.x), problem.y).cpu() if len(x) else problem.y.bool().cpu()
-        )
-        passes = sum(out.forwards + out.backwards for out in results.values())
-        each = classifier.eot
-        chosen = choose(evidence, right, passes / each, limit=limit, share=share, seed=seed)
+        right = classified(classifier.verdict(problem.x), problem.y) if len(x) else problem.y.bool()
+        right = right.cpu()
+        passes = sum(out.forwards + out.backwards for out in results.values()) / classifier.eot
+        chosen = choose(evidence, right, passes, limit=limit, share=share, seed=seed)
         return look(classifier, problem.take(chosen.to(problem.x.device)), chosen, evidence, right, seed=seed)
 
 
@@ -133,10 +130,44 @@ def choose(
     order = order[right[order]][:limit]
     if share is None:
         return order
-    blind = torch.stack([torch.zeros_like(right), *(each.blind for each in evidence)]).any(0)
-    cost = torch.where((together(evidence, len(right)) & ~blind)[order], probes.BROKEN, probes.HELD)
+    blind = any_of((attack.blind for attack in evidence), len(right))
+    cost = torch.where((broken_by(evidence, len(right)) & ~blind)[order], probes.BROKEN, probes.HELD)
     cost[:LEAST] += probes.CHECKED
     return order[: max(LEAST, int((cost.cumsum(0) <= share * passes).sum()))]
+
+
+@dataclass
+class _Findings:
+    """Values of indicators, the lower ends of their intervals, and why others were not looked at."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    lower: dict[str, float] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
+
+    def count(self, name: str, marked: int, samples: int, least: float | None = None) -> None:
+        """Enter a share of the samples, and the lower end of its interval, unless larger ones stand there."""
+        least = at_least(marked, samples) if least is None else least
+        self.values[name] = max(marked / max(samples, 1), self.values.get(name, 0.0))
+        self.lower[name] = max(least, self.lower.get(name, 0.0))
+
+    def leave(self, names: Iterable[str], why: str) -> None:
+        """Enter why indicators have no value."""
+        for name in names:
+            self.values.pop(name, None)
+            self.unseen[name] = why
+
+    def ended(self, evidence: Sequence[Evidence], **counts: Any) -> Indicators:
+        """Return the indicators, without those that soft logits explain as well as masked gradients."""
+        strongest = max(
+            (attack for attack in evidence if attack.gradient),
+            key=lambda attack: (int((attack.broken & ~attack.blind).sum()), not attack.soft),
+            default=None,
+        )
+        if strongest is not None and strongest.soft:
+            self.leave(BY_LEFT, SOFT_LOGITS)
+        values = {name: self.values[name] for name in SIGNS if name in self.values}
+        lower = {name: end for name, end in self.lower.items() if name in values}
+        return Indicators(values, self.unseen, lower=lower, **counts)
 
 
 def look(
@@ -145,154 +176,131 @@ def look(
 ) -> Indicators:  # fmt: skip
     """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`."""
     before = classifier.asked
-    values, lower, unseen = _told(evidence, right)
-    values["few_parameters"] = float(by_gradients_alone(evidence))
-    why, broken = _hindrance(problem, len(chosen), int(right.sum())), together(evidence, len(right))
-    known = bool(replaced(classifier.model)) or classifier.input_threshold is not None
-    guided = not any(each.unguided for each in evidence)
-    classes = problem is None or problem.criterion.outputs == "classes"
-    if any(each.parameters for each in evidence):
-        values.pop("square", None)  # no sign of masking here
+    findings = _by_attacks(evidence, right)
+    findings.values["few_parameters"] = float(by_gradients_alone(evidence))
+    stand_in, guided = _stands_in(classifier), not any(attack.unguided for attack in evidence)
+    why = "no attack states its threat, or criterion" if problem is None else ""
+    if min(int(right.sum()), len(chosen)) < LEAST:
+        why = FEWER
+    if any(attack.parameters for attack in evidence):
+        findings.values.pop("square", None)  # no sign of masking here
         why = "the threat is a map of parameters"
-    elif known and guided:
-        unseen["square"] = STAND_IN
+    elif stand_in and guided:
+        findings.unseen["square"] = STAND_IN
     if problem is None or why:
-        return _known(evidence, values, _not_in(values, why) | unseen, lower)
-    # what a randomized model draws follows from the seed, and the caller's generators stay
-    with rng.generators_kept(problem.x.device, rng.derive(seed, "indicators model")):
-        few = torch.arange(min(len(chosen), SEEN), device=problem.x.device)
+        names = [name for name in SIGNS if name in findings.unseen or name not in findings.values]
+        findings.unseen = {name: findings.unseen.get(name, why) for name in names}
+        return findings.ended(evidence)
+    device, search = problem.x.device, all(attack.gradient and not attack.blind.any() for attack in evidence)
+    held = ~broken_by(evidence, len(right))[chosen]
+    counts: Counter[str] = Counter()
+    # The draws of a randomized model follow from the seed, and the caller's generators stay.
+    with rng.generators_kept(device, rng.derive(seed, "indicators model")):
+        few = problem.take(torch.arange(min(len(chosen), SEEN), device=device))
         classifier.begin(problem.x, problem.ids)
-        classifier.asks_for(problem.ids[few])
+        classifier.asks_for(few.ids)
         if raised is None:
-            asked = None if classes else (problem.margin, problem.y[few], taken(problem.targets, few))
-            looks = vars(symptoms(classifier, problem.x[few], asked))
-            raised = [name for name, seen in looks.items() if seen]
-        values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
-        if "optimizes" in raised:
-            values["optimizes"] = float(probes.wrong_gradients(classifier, problem.take(few)).float().mean())
-        least = problem.take(few[:LEAST])
-        classifier.asks_for(least.ids)
-        skipped = not classes or values["probabilities"]
-        squashed = 0.0 if skipped else falls_off(classifier, least.x)
-        values |= {"bounded_outputs": squashed, "edge_kink": probes.edge_kink(classifier, least)}
-        values["mixed_rows"] = float(probes.rows_mix(classifier, least))
-        classifier.asks_for(least.ids)
-        masked, missing = _hidden(classifier, least, seed, known)
-        if missing is not None:
-            values["incorrect_gradient"] = missing
-        alone = guided and (known or not values["randomized"])
-        alone = alone and (known or probes.stands_in(classifier, least, seed))
-        held = ~broken[chosen]
-        blind = all(each.gradient and not bool(each.blind.any()) for each in evidence)
-        seen: Counter[str] = Counter()
+            asked = None if _of_classes(few) else (few.margin, few.y, few.targets)
+            raised = symptoms(classifier, few.x, asked)
+        masked = _look_at_few(classifier, few, findings, raised, seed)
+        alone = guided and (stand_in or not findings.values["randomized"])
+        alone = alone and (stand_in or probes.stands_in(classifier, few.take(_least(few)), seed))
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
-            part = problem.take(index.to(problem.x.device))
-            classifier.asks_for(part.ids)
-            loss = "ce" if part.criterion is WRONG else part.margin
-            flat = probes.without_gradient(classifier, part.x, part.y, loss, part.targets, part.mask)
-            seen["zero_gradient"] += int(flat.sum())
-            left = part.take(held[index].nonzero().squeeze(1).to(problem.x.device))
-            if classes and probes.bounded(problem):
-                draws = rng.derive(seed, "indicators unconstrained")
-                still = left if decides_by_class(problem.criterion) else part
-                seen["unconstrained"] += int((~probes.broken_without_radius(classifier, still, draws)).sum())
-            if blind and problem.threat.finite:
-                draws = rng.derive(seed, "indicators square")
-                seen["square"] += int(probes.broken_by_square(classifier, left, draws).sum())
-    for name, marked in seen.items():
-        values[name] = max(marked / len(chosen), values.get(name, 0.0))
-        lower[name] = max(at_least(marked, len(chosen)), lower.get(name, 0.0))
-    if alone and lower.get("square", 0.0) <= SIGNS["square"].limit:  # a short look does not stand for it
-        values.pop("square", None)
-        unseen["square"] = STAND_IN
-    if not classes:
-        values = {name: value for name, value in values.items() if name not in OF_CLASSES}
-        unseen |= dict.fromkeys(OF_CLASSES, "they need classes")
-    unseen = {name: why for name, why in unseen.items() if name not in values}
-    unseen |= _not_in({**values, **unseen}, _absent(problem))
-    spent = classifier.asked[0] - before[0], classifier.asked[1] - before[1]
-    return _known(
-        evidence, values, unseen, lower, samples=len(chosen), forwards=spent[0], backwards=spent[1],
-        masked=masked,
-    )  # fmt: skip
-
-
-def _known(
-    evidence: Sequence[Evidence], values: Mapping[str, float], unseen: Mapping[str, str],
-    lower: Mapping[str, float], **told: Any,
-) -> Indicators:  # fmt: skip
-    """Return the indicators, without those that soft logits explain as well as masked gradients."""
-    strongest = max(
-        (each for each in evidence if each.gradient),
-        key=lambda each: (int((each.broken & ~each.blind).sum()), not each.soft),
-        default=None,
+            part = problem.take(index.to(device))
+            left = part.take(held[index].nonzero().squeeze(1).to(device))
+            counts.update(_counts(classifier, part, left, seed, search))
+    for name, count in counts.items():
+        findings.count(name, count, len(chosen))
+    if alone and findings.lower.get("square", 0.0) <= SIGNS["square"].limit:
+        findings.leave(["square"], STAND_IN)  # a short look does not stand for it
+    findings.unseen = {name: why for name, why in findings.unseen.items() if name not in findings.values}
+    if not _of_classes(problem):
+        findings.leave(OF_CLASSES, "they need classes")
+    missing = [name for name in SIGNS if name not in findings.values and name not in findings.unseen]
+    findings.leave(missing, "the box is infinite" if problem.threat.finite else "the radius is infinite")
+    forwards, backwards = (now - then for now, then in zip(classifier.asked, before, strict=True))
+    return findings.ended(
+        evidence, samples=len(chosen), forwards=forwards, backwards=backwards, masked=masked
     )
-    soft = dict.fromkeys(BY_LEFT, SOFT_LOGITS) if strongest is not None and strongest.soft else {}
-    values = {name: values[name] for name in SIGNS if name in values and name not in soft}
-    lower = {name: end for name, end in lower.items() if name in values}
-    return Indicators(values, {**unseen, **soft}, lower=lower, **told)
 
 
-def _hidden(
-    classifier: Prepared, problem: Problem, seed: int, known: bool
-) -> tuple[dict[str, str], float | None]:
-    """Return the modules that hide their gradient, and 1 where there are any, else how much is missing."""
-    # a gradient that is known to be another's is not compared with the logits: None
-    masked = {each.name: str(each) for each in masked_within(classifier, problem.x, probes.NAMING)}
-    if masked or known:
-        return masked, float(bool(masked))
-    if not probes.bounded(problem):
-        return masked, None
-    return masked, probes.missing_gradient(classifier, problem, rng.derive(seed, "indicators gradient"))
+def _least(problem: Problem) -> Tensor:
+    return torch.arange(LEAST, device=problem.x.device)
 
 
-def together(evidence: Sequence[Evidence], count: int) -> Tensor:
-    """Return bool [N], the samples that some attack broke."""
-    none = torch.zeros(count, dtype=torch.bool, device="cpu")
-    return torch.stack([none, *(each.broken for each in evidence)]).any(0)
+def _of_classes(problem: Problem) -> bool:
+    return problem.criterion.outputs == "classes"
 
 
-def _told(
-    evidence: Sequence[Evidence], right: Tensor
-) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
-    """Return what the evidence says by itself, at least by chance, and what it does not say and why."""
-    by_gradient = [each for each in evidence if each.gradient]
-    held, count = right & ~together(evidence, len(right)), int(right.sum())
+def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
+    """Return what the attacks say by themselves."""
+    findings, count = _Findings(), int(right.sum())
+    by_gradient = [attack for attack in evidence if attack.gradient]
     if not by_gradient:
-        return {}, {}, dict.fromkeys(("incomplete", "square"), "no gradient attack")
-    unmoved = max(int((each.unmoved & right).sum()) for each in by_gradient)
-    values, lower = {"zero_gradient": unmoved / max(count, 1)}, {"zero_gradient": at_least(unmoved, count)}
-    blind = [each for each in evidence if bool(each.blind.any()) or not each.gradient]
-    if blind:
-        seeing = torch.stack([each.broken & ~each.blind for each in by_gradient]).any(0) & right
-        found = torch.stack([each.blind for each in blind]).any(0) & right
-        alone, lost = int((found & ~seeing).sum()), int((seeing & ~found).sum())
-        values["square"] = alone / max(count, 1)
-        # what Square of AutoAttack, which meets only what gradients left, would have lost is not known
-        whole = not any(each.gradient for each in blind)
-        lower["square"] = at_least_alone(alone, lost, count) if whole else at_least(alone, count)
-    told = torch.stack([each.unfinished for each in by_gradient])[:, held]
-    # of several attacks the one that came to its end counts
-    least = torch.where(told.isnan(), torch.inf, told).amin(0)
-    known = least[least.isfinite()]
-    if len(least) and not len(known):
-        return values, lower, {"incomplete": "no attack that records its losses"}
-    if count < LEAST:
-        return values, lower, {"incomplete": FEWER}
-    # over all samples: where few hold, an attack that goes on cannot change much
-    return values | {"incomplete": float(known.sum()) / max(count, 1)}, lower, {}
+        findings.leave(("incomplete", "square"), "no gradient attack")
+        return findings
+    findings.count("zero_gradient", max(int((attack.unmoved & right).sum()) for attack in by_gradient), count)
+    searches = [attack for attack in evidence if bool(attack.blind.any()) or not attack.gradient]
+    if searches:
+        by_gradients = any_of((attack.broken & ~attack.blind for attack in by_gradient), len(right)) & right
+        by_search = any_of((attack.blind for attack in searches), len(right)) & right
+        alone, lost = int((by_search & ~by_gradients).sum()), int((by_gradients & ~by_search).sum())
+        # Square of AutoAttack meets only samples that gradients left: its losses are not known.
+        beside = not any(attack.gradient for attack in searches)
+        least = at_least_alone(alone, lost, count) if beside else at_least(alone, count)
+        findings.count("square", alone, count, least)
+    held = right & ~broken_by(evidence, len(right))
+    rises = torch.stack([attack.unfinished for attack in by_gradient])[:, held]
+    # An attack that came to its end counts before others.
+    rise = torch.where(rises.isnan(), torch.inf, rises).amin(0)
+    known = rise[rise.isfinite()]
+    if len(rise) and not len(known):
+        findings.leave(["incomplete"], "no attack that records its losses")
+    elif count < LEAST:
+        findings.leave(["incomplete"], FEWER)
+    else:  # over all samples: where few hold, an attack that goes on cannot change much
+        findings.values["incomplete"] = float(known.sum()) / max(count, 1)
+    return findings
 
 
-def _hindrance(problem: Problem | None, chosen: int, right: int) -> str:
-    """Return why samples cannot be probed; "" where they can."""
-    if min(right, chosen) < LEAST:
-        return FEWER
-    return "no attack states its threat, or criterion" if problem is None else ""
+def _look_at_few(
+    classifier: Prepared, few: Problem, findings: _Findings, raised: Collection[str], seed: int
+) -> dict[str, str]:
+    """Enter what a few samples say about the model; return the modules that hide their gradient."""
+    values, least = findings.values, few.take(_least(few))
+    values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
+    if "optimizes" in raised:
+        values["optimizes"] = float(probes.wrong_gradients(classifier, few).float().mean())
+    classifier.asks_for(least.ids)
+    skipped = not _of_classes(few) or values["probabilities"]
+    values["bounded_outputs"] = 0.0 if skipped else falls_off(classifier, least.x)
+    values["edge_kink"] = probes.edge_kink(classifier, least)
+    values["mixed_rows"] = float(probes.rows_mix(classifier, least))
+    classifier.asks_for(least.ids)
+    masked = {module.name: str(module) for module in masked_within(classifier, least.x, probes.NAMING)}
+    if masked or _stands_in(classifier):  # the gradient of a stand-in is not compared with the logits
+        values["incorrect_gradient"] = float(bool(masked))
+    elif probes.bounded(few):
+        draws = rng.derive(seed, "indicators gradient")
+        values["incorrect_gradient"] = probes.missing_gradient(classifier, least, draws)
+    return masked
 
 
-def _absent(problem: Problem) -> str:
-    return "the radius is infinite" if not problem.threat.finite else "the box is infinite"
+def _stands_in(classifier: Prepared) -> bool:
+    return bool(replaced(classifier.model)) or classifier.input_threshold is not None
 
 
-def _not_in(known: Mapping[str, object], why: str) -> dict[str, str]:
-    return {name: why for name in SIGNS if name not in known}
+def _counts(classifier: Prepared, part: Problem, left: Problem, seed: int, search: bool) -> dict[str, int]:
+    """Return at how many samples the gradient is zero, and what short attacks on those that held break."""
+    classifier.asks_for(part.ids)
+    loss = "ce" if part.criterion is WRONG else part.margin
+    flat = probes.without_gradient(classifier, part.x, part.y, loss, part.targets, part.mask)
+    counts = {"zero_gradient": int(flat.sum())}
+    if _of_classes(part) and probes.bounded(part):
+        still = left if decides_by_class(part.criterion) else part
+        broken = probes.broken_without_radius(classifier, still, rng.derive(seed, "indicators unconstrained"))
+        counts["unconstrained"] = int((~broken).sum())
+    if search and part.threat.finite:
+        broken = probes.broken_by_square(classifier, left, rng.derive(seed, "indicators square"))
+        counts["square"] = int(broken.sum())
+    return counts

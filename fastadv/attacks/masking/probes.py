@@ -30,17 +30,15 @@ LONG_STEPS = 40  # of PGD at the radius
 FREE_STEPS = 20  # of PGD without a radius
 QUERIES = 30  # of Square
 WAY, OFF = 0.01, 0.1  # a way by this share of the margin; the gradient may be off by this share of the change
-# where a stand-in is looked for, of the way to a random image; the ways there, in float64 and float32; and
-# the part of the change that its gradient is off by
-BETWEEN, SHORT, FLOAT32, APART = 0.1, 1e-6, 1e-3, 0.2
+BETWEEN = 0.1  # of the way to a random image, where a stand-in is looked for
+SHORT, FLOAT32 = 1e-6, 1e-3  # ways from there by these shares of the margin, in float64 and in float32
+APART = 0.2  # part of the change, by which the gradient of a stand-in is off
 WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
 NAMING = 100  # passes in which modules that hide their gradient are looked for
-# passes of all looks at a sample that holds, and at one that is broken
-SYMPTOMS, ENDS = 14, 10
+SYMPTOMS, ENDS = 14, 10  # passes of symptoms; a search begins with a point of its own, and ends with a proof
+# Passes of all looks at a sample that is broken, at one that holds, and at one whose gradient is checked.
 BROKEN = SYMPTOMS + 2
-# a search begins with a point of its own, and ends with a proof
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
-# and at each of the few samples on which the gradient itself is checked
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * len(edge.DEPTHS) + 11
 
 
@@ -73,25 +71,32 @@ def wrong_gradients(classifier: Prepared, problem: Problem) -> Tensor:
 
 def _off(classifier: Prepared, problem: Problem, way: float) -> Tensor:
     """Return [B], by what part the change of the margin, on a `way` of it along its gradient, is another."""
-    x, y, wide = problem.x, problem.y, (slice(None), *[None] * (problem.x.ndim - 1))
+    x = problem.x
     value, gradient = _at(classifier, problem, x)
-    length = gradient.flatten(1).square().sum(1)
-    moved = (x + (way * value.abs() / length)[wide] * gradient).clamp(*problem.threat.box)
+    step = way * value.abs() / gradient.flatten(1).square().sum(1)
+    moved = (x + step.view(-1, *[1] * (x.ndim - 1)) * gradient).clamp(*problem.threat.box)
     expected = (gradient * (moved - x)).flatten(1).sum(1)
-    ends = (classifier.verdict(at) for at in (moved, x))
-    there, here = (losses.loss_value(each, y, problem.margin, problem.targets) for each in ends)
+    there, here = (
+        losses.loss_value(classifier.verdict(point), problem.y, problem.margin, problem.targets)
+        for point in (moved, x)
+    )
     return ((there - here) / expected - 1).abs().cpu()
+
+
+def _to_random_images(problem: Problem, seed: int, draw: int = 0) -> Tensor:
+    """Return [B, ...], the ways from the samples to random images."""
+    x, (low, high) = problem.x, problem.threat.box
+    chance = rng.uniform(x[0].numel(), seed, problem.ids, draw).view(x.shape).to(x)
+    return low + (high - low) * chance - x
 
 
 def stands_in(classifier: Prepared, problem: Problem, seed: int) -> bool:
     """Return whether the gradient is that of something else, as where a rounding has that of the identity."""
-    # At points between the samples and random images, where no kink is met but by chance, and on a way so
-    # short that a step function stays: in float64 where a copy of the model computes in it.
-    x, (low, high) = problem.x, problem.threat.box
+    # Between the samples and random images a kink is met by chance alone, and a step function stays on a way
+    # that is short enough: in float64 where a copy of the model computes in it.
     if not bounded(problem):
         return False
-    chance = rng.uniform(x[0].numel(), seed, problem.ids).view(x.shape).to(x)
-    between = replace(problem, x=x.lerp(low + (high - low) * chance, BETWEEN))
+    between = replace(problem, x=problem.x + BETWEEN * _to_random_images(problem, seed))
     module = as_module(classifier.source)
     with suppress(Exception):  # code that names a dtype, devices without float64
         if module is not None:
@@ -101,7 +106,7 @@ def stands_in(classifier: Prepared, problem: Problem, seed: int) -> bool:
             classifier.forwards += exact.forwards
             classifier.backwards += exact.backwards
             return bool(off.nanmedian() > APART)
-    if torch.finfo(classifier.dtype or x.dtype).eps > torch.finfo(torch.float32).eps:
+    if torch.finfo(classifier.dtype or problem.x.dtype).eps > torch.finfo(torch.float32).eps:
         return False
     try:
         return bool(_off(classifier.as_given, between, FLOAT32).nanmedian() > APART)
@@ -111,38 +116,44 @@ def stands_in(classifier: Prepared, problem: Problem, seed: int) -> bool:
 
 def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float:
     """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none."""
-    # On the way to a random image, the change less the gradients added up leaves something over. Where a part
-    # of the gradient is missing it goes the same way in both halves: the mean product over the mean square of
-    # the changes is the share. Kinks leave over little, randomness and rounding what changes its sign. The
+    # The change on the way to a random image, less the gradients added up, leaves a rest. Where a part of the
+    # gradient is missing it has one sign in both halves: the mean product over the mean square of the
+    # changes is the share. Kinks leave little, randomness and rounding a rest that changes its sign. The
     # least counts, of ways of two lengths, and of all samples together and their median.
-    x, (low, high), shares = problem.x, problem.threat.box, []
+    shares = [1.0]
     for draw, length in enumerate(WAYS):
-        chance = rng.uniform(x[0].numel(), seed, problem.ids, 2 * draw).view(x.shape).to(x)
-        way = length * (low + (high - low) * chance - x)
-
-        def weights(logits: Tensor, draw: int = 2 * draw + 1) -> Tensor:
-            return (rng.uniform(logits.shape[1], seed, problem.ids, draw) - 0.5).to(logits)[:, None]
-
-        values, slopes = [], []
-        for part in range(PARTS + 1):
-            try:
-                logits, gradient = classifier.jacobian(x + part / PARTS * way, weights)
-            except NoGradientError:
-                return 1.0
-            values.append((weights(logits)[:, 0] * logits).double().sum(1))
-            slopes.append((gradient[:, 0].double() * way).flatten(1).sum(1))
-        value = torch.stack(values, 1)
+        way = length * _to_random_images(problem, seed, 2 * draw)
+        try:
+            value, slope = _on_the_way(classifier, problem, way, seed, 2 * draw + 1)
+        except NoGradientError:
+            return 1.0
         change = value.diff(dim=1)
-        over = change - torch.stack(slopes, 1).unfold(1, 2, 1).mean(2) / PARTS
-        change, over = (torch.stack([each.sum(1) for each in both.chunk(2, 1)], 1) for both in (change, over))
+        over = change - slope.unfold(1, 2, 1).mean(2) / PARTS
+        change, over = (torch.stack([half.sum(1) for half in part.chunk(2, 1)], 1) for part in (change, over))
         size, product = change.square().mean(1), over.prod(1)
-        rounding = 64 * torch.finfo(x.dtype).eps * value.abs().amax(1)
-        told = product.isfinite() & (size > rounding.square())
-        if not bool(told.any()):
+        rounding = 64 * torch.finfo(problem.x.dtype).eps * value.abs().amax(1)
+        clear = product.isfinite() & (size > rounding.square())
+        if not bool(clear.any()):
             return 0.0
-        size, product = size[told], product[told]
+        size, product = size[clear], product[clear]
         shares += [float(product.sum() / size.sum()), float((product / size).median())]
-    return min(max(min(shares), 0.0), 1.0)
+    return max(min(shares), 0.0)
+
+
+def _on_the_way(
+    classifier: Prepared, problem: Problem, way: Tensor, seed: int, draw: int
+) -> tuple[Tensor, Tensor]:
+    """Return [B, PARTS + 1], a random sum of the logits at the parts of a way, and its slope there."""
+
+    def weights(logits: Tensor) -> Tensor:
+        return (rng.uniform(logits.shape[1], seed, problem.ids, draw) - 0.5).to(logits)[:, None]
+
+    values, slopes = [], []
+    for part in range(PARTS + 1):
+        logits, gradient = classifier.jacobian(problem.x + part / PARTS * way, weights)
+        values.append((weights(logits)[:, 0] * logits).double().sum(1))
+        slopes.append((gradient[:, 0].double() * way).flatten(1).sum(1))
+    return torch.stack(values, 1), torch.stack(slopes, 1)
 
 
 def edge_kink(classifier: Prepared, problem: Problem) -> float:
@@ -184,7 +195,7 @@ def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> 
 
 def broken_by_square(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
     """Return bool [B]: a short random search succeeds; in L0 that is Sparse-RS."""
-    # the limit of the sign was chosen with squares that shrink as AutoAttack's do
+    # Squares that shrink as AutoAttack's do, with which the limit of the sign was chosen.
     search = sparse_rs if problem.threat.norm == "l0" else partial(square, rescale=False)
     return call_attack(search, classifier, problem, queries=QUERIES, seed=seed).success.cpu()
 

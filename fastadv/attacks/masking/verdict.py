@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fastadv.attacks.core.result import LEAD
-from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.text import percent, several
 
 CLEAN = "No sign of masking"
@@ -48,16 +48,14 @@ class Indicators:
     @property
     def advice(self) -> dict[str, str]:
         """What to do about each that is flagged."""
-        told = {name: SIGNS[name].advice for name in self.flagged}
-        if self.masked and "incorrect_gradient" in told:
-            named, more = [*self.masked.values()], len(self.masked) - SHOWN
-            told["incorrect_gradient"] = "; ".join([*named[:SHOWN], *[f"and {more} more"] * (more > 0)])
-        if "edge_kink" in told:
-            share = percent(self.values["edge_kink"])
-            told["edge_kink"] = (
-                f"{share} of the coordinates on a bound have a kink there; {told['edge_kink']}"
-            )
-        return told
+        advice = {name: SIGNS[name].advice for name in self.flagged}
+        if self.masked and "incorrect_gradient" in advice:
+            modules, more = [*self.masked.values()], len(self.masked) - SHOWN
+            advice["incorrect_gradient"] = "; ".join([*modules[:SHOWN], *[f"and {more} more"] * (more > 0)])
+        if "edge_kink" in advice:
+            share = f"{percent(self.values['edge_kink'])} of the coordinates on a bound have a kink there"
+            advice["edge_kink"] = f"{share}; {advice['edge_kink']}"
+        return advice
 
     @property
     def clean(self) -> bool:
@@ -87,10 +85,12 @@ class Indicators:
         reasons: dict[str, list[str]] = {}
         for name, why in self.unseen.items():
             reasons.setdefault(why, []).append(name)
-        groups = {why: ", ".join(each) for why, each in reasons.items() if len(each) <= SHOWN}
         begun = f": {STAND_IN}" if reasons.pop(STAND_IN, None) else ", no flag so far"
-        told = (f"{groups.get(why, f'{len(each)} checks')} ({why})" for why, each in reasons.items())
-        return f"{first}Inconclusive{begun}{probed}{'; did not run: ' * bool(reasons)}{'; '.join(told)}"
+        groups = (
+            f"{', '.join(names) if len(names) <= SHOWN else f'{len(names)} checks'} ({why})"
+            for why, names in reasons.items()
+        )
+        return f"{first}Inconclusive{begun}{probed}{'; did not run: ' * bool(reasons)}{'; '.join(groups)}"
 
     def with_flags(self, names: Collection[str]) -> "Indicators":
         """Return the same indicators with these flagged, whatever their value."""

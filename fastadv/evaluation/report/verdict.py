@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.attacks.methods.flags import SIGNS
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.evaluation._outcome import NARROWER
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table

@@ -25,6 +25,7 @@ from tests.defenses import (
     KWinners,
     MeanSparse,
     PartlyDetached,
+    Pointwise,
     Quantize,
     RandomCrop,
     RootAtZero,
@@ -118,13 +119,6 @@ def everywhere(make: Callable[[Tensor], nn.Module]) -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-class Sine(nn.Module):
-    """Add a wave of high frequency, whose gradient shatters that of the net."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 0.03 * (800 * x).sin()
-
-
 class OwnCut(nn.Module):
     """The standard net, which detaches half of its first channels between two of its modules."""
 
@@ -154,7 +148,7 @@ DEFENSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "rounded activations": (lambda: everywhere(lambda h: Quantize(4)), "zero_gradient"),
     "k-winners": (lambda: everywhere(lambda h: KWinners(0.1)), "incorrect_gradient"),
     "MeanSparse": (lambda: everywhere(lambda h: MeanSparse.of(h, 1.0)), "incorrect_gradient"),
-    "shattered": (lambda: in_front(Sine()), "incorrect_gradient"),
+    "shattered": (lambda: in_front(Pointwise(lambda x: x + 0.03 * (800 * x).sin())), "incorrect_gradient"),
     "half of the pixels cut": (lambda: in_front(PartlyDetached(0.5)), "incorrect_gradient"),
     "a quarter of the channels cut": (
         lambda: everywhere(lambda h: PartlyDetached(0.25, 1)),

@@ -1,6 +1,7 @@
 """The check of the gradient itself: closed forms, cuts of all kinds, honest networks, what it costs."""
 
 from copy import deepcopy
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,14 +12,14 @@ from fastadv import Linf
 from fastadv.attacks import indicators, pgd
 from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.masking import probes
+from fastadv.attacks.masking.flags import SIGNS
+from fastadv.attacks.masking.masked_modules import masked_within
 from fastadv.attacks.masking.verdict import STAND_IN
-from fastadv.attacks.methods.flags import SIGNS
-from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.engine import freeze
 from fastadv.models import Binarized, bpda
-from tests.attacks.methods.test_masked_modules import HONEST
+from tests.attacks.masking.test_masked_modules import HONEST
 from tests.attacks.nets import images, labels, linear, mlp
-from tests.defenses import AT_LOGITS, AT_RANDOM, Defended, Detach, PartlyDetached
+from tests.defenses import AT_LOGITS, AT_RANDOM, Defended, Detach, PartlyDetached, Pointwise
 from tests.engine.planted import Changed
 from tests.parity.models import WALL
 
@@ -38,8 +39,8 @@ def test_a_gradient_of_another_length_misses_as_computed(factor: float) -> None:
     """What is left over of each half of a way is (1 - factor) of the change."""
     net, x = linear().double(), images(9)
     frozen = freeze(lambda x: net(Changed.apply(x, lambda gradient: factor * gradient)))
-    found = probes.missing_gradient(frozen, case(x), 3)
-    assert found == pytest.approx(min((1 - factor) ** 2, 1.0), abs=1e-12)
+    missing = probes.missing_gradient(frozen, case(x), 3)
+    assert missing == pytest.approx(min((1 - factor) ** 2, 1.0), abs=1e-12)
 
 
 def test_missing_pixels_are_counted_by_what_they_do() -> None:
@@ -61,8 +62,8 @@ def test_missing_pixels_are_counted_by_what_they_do() -> None:
 
 def check(model: Any, x: Tensor) -> tuple[float, tuple[str, ...]]:
     frozen = freeze(model)
-    found = masked_within(frozen, x, probes.NAMING)
-    return probes.missing_gradient(frozen, case(x), 0), tuple(each.name for each in found)
+    modules = masked_within(frozen, x, probes.NAMING)
+    return probes.missing_gradient(frozen, case(x), 0), tuple(module.name for module in modules)
 
 
 QUIET: dict[str, tuple[nn.Module, Tensor]] = {
@@ -80,8 +81,8 @@ def test_honest_networks_miss_nothing(name: str) -> None:
     missing, masked = check(model, x)
     assert missing < LIMIT / 5
     assert masked == ()
-    own = deepcopy(model).eval()
-    assert check(lambda x: own(x), x)[1] == ()
+    copied = deepcopy(model).eval()
+    assert check(lambda x: copied(x), x)[1] == ()
 
 
 @pytest.mark.slow
@@ -97,26 +98,23 @@ def test_a_part_that_is_cut_is_seen_and_named(share: float, axis: int) -> None:
     assert missing > 2 * LIMIT or names == ("",)
     x = images(20, dtype=torch.float32).repeat(1, 1, 2, 2)
     y = labels(masked, x)
-    found = indicators(masked, x, y, Linf(0.02), results={"pgd": pgd(masked, x, y, Linf(0.02), steps=5)})
-    assert found.values["incorrect_gradient"] == 1
-    assert f"bpda(model, {{'{place}': 'identity'}})" in found.verdict
-    assert list(found.masked) == [str(place)]
+    signs = indicators(masked, x, y, Linf(0.02), results={"pgd": pgd(masked, x, y, Linf(0.02), steps=5)})
+    assert signs.values["incorrect_gradient"] == 1
+    assert f"bpda(model, {{'{place}': 'identity'}})" in signs.verdict
+    assert list(signs.masked) == [str(place)]
 
 
 @pytest.mark.slow
 def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
     x = images(20, dtype=torch.float32)
     net = mlp(dtype=torch.float32)
-    y = labels(net, x)
     mended = bpda(nn.Sequential(Detach(), net), {"0": lambda x: 0.2 * x})
-    for model in (mended, Binarized(net, 0.5)):
-        found = indicators(model, x, labels(model, x), Linf(0.05))
-        assert found.values["incorrect_gradient"] == 0
-        assert found.masked == {}
-    assert indicators(mended, x, y, Linf(0.05)).unseen == {"square": STAND_IN}
-    torch.manual_seed(0)  # the changes of this one hardly correlate with its gradients
+    torch.manual_seed(0)  # the changes of the last one hardly correlate with its gradients
     linear = Binarized(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
-    assert indicators(linear, digits(), labels(linear, digits()), Linf(0.1)).masked == {}
+    for model, at in ((mended, x), (Binarized(net, 0.5), x), (linear, digits())):
+        signs = indicators(model, at, labels(model, at), Linf(0.05))
+        assert (signs.values["incorrect_gradient"], signs.masked) == (0, {})
+        assert model is not mended or signs.unseen == {"square": STAND_IN}
 
 
 def test_what_cannot_be_compared() -> None:
@@ -125,27 +123,20 @@ def test_what_cannot_be_compared() -> None:
         assert probes.missing_gradient(freeze(model), case(x), 0) == share
 
 
-class Once(nn.Module):
-    """Fails where it is called out of turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net, self.given = HONEST["cnn"], 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.given += 1
-        if self.given > 2:
-            raise ValueError("called out of turn")
-        return self.net(x)
-
-
 def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:
     model, x = nn.Sequential(PartlyDetached(0.5), *HONEST["cnn"]), digits()
     for most, named in ((2.0, ()), (9.0, ("0",)), (probes.NAMING, ("0",))):
         frozen = freeze(model)
         frozen(x)
         before = frozen.forwards + frozen.backwards
-        assert tuple(each.name for each in masked_within(frozen, x, most)) == named
+        assert tuple(module.name for module in masked_within(frozen, x, most)) == named
         spent = frozen.forwards + frozen.backwards - before
         assert 2 * len(x) <= spent <= most * len(x) + 1
-    assert masked_within(freeze(Once()), x, probes.NAMING) == ()
+    calls = count()
+
+    def once(x: Tensor) -> Tensor:
+        if next(calls) > 1:
+            raise ValueError("called out of turn")
+        return HONEST["cnn"](x)
+
+    assert masked_within(freeze(Pointwise(once)), x, probes.NAMING) == ()

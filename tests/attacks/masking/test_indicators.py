@@ -14,8 +14,8 @@ from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd
 from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.problem import problem
 from fastadv.attacks.masking import Evidence, choose, look, probes
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.attacks.masking.verdict import CLEAN
-from fastadv.attacks.methods.flags import SIGNS
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened
@@ -40,10 +40,9 @@ def evidence(broken: list[int], count: int = 10, **changed: Any) -> Evidence:
     return replace(plain, **changed)
 
 
-def told(*given: Evidence, count: int = 10) -> Indicators:
+def says(*attacks: Evidence, count: int = 10) -> Indicators:
     """What the evidence alone says of samples that are all right."""
-    right = torch.ones(count, dtype=torch.bool)
-    return look(freeze(mlp()), None, torch.arange(0), given, right)
+    return look(freeze(mlp()), None, torch.arange(0), attacks, torch.ones(count, dtype=torch.bool))
 
 
 def marked(*places: int) -> Tensor:
@@ -51,23 +50,19 @@ def marked(*places: int) -> Tensor:
 
 
 def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
-    short = evidence([], unfinished=torch.ones(10))
-    assert told(short).values["incomplete"] == 1
-    assert told(short, evidence([])).values["incomplete"] == 0
-    assert (
-        "no attack that records"
-        in told(evidence([], unfinished=torch.full((10,), torch.nan))).unseen["incomplete"]
-    )
+    short, silent = (evidence([], unfinished=torch.full((10,), rise)) for rise in (1.0, torch.nan))
+    assert says(short).values["incomplete"] == 1
+    assert says(short, evidence([])).values["incomplete"] == 0
+    assert "no attack that records" in says(silent).unseen["incomplete"]
 
 
 def test_what_gradients_left_and_others_broke() -> None:
     blind = evidence([1, 2, 3], gradient=False, blind=marked(1, 2, 3))
-    both = told(evidence([0, 1]), blind)
-    assert both.values["square"] == pytest.approx(0.2)
-    assert told(evidence([1, 2, 3]), blind).values["square"] == 0
-    # AutoAttack is both in one
-    assert told(evidence([0, 1, 2], blind=marked(2))).values["square"] == pytest.approx(0.1)
-    assert "square" not in told(evidence([0])).values
+    by_both = evidence([0, 1, 2], blind=marked(2))  # AutoAttack is both in one
+    weak, strong = evidence([0, 1]), evidence([1, 2, 3])
+    for attacks, share in (((weak, blind), 0.2), ((strong, blind), 0), ((by_both,), 0.1)):
+        assert says(*attacks).values["square"] == pytest.approx(share)
+    assert "square" not in says(evidence([0])).values
 
 
 @pytest.mark.parametrize(
@@ -75,44 +70,44 @@ def test_what_gradients_left_and_others_broke() -> None:
 )
 def test_square_must_win_by_more_than_chance(alone: int, lost: int, expected: bool) -> None:
     """Of 98 samples: one is chance, and so are six against four that gradients alone break."""
-    found = list(range(40 - lost))
-    by_square = evidence(found, 98, gradient=False, blind=evidence(found, 98).broken)
-    square = told(evidence(list(range(alone, 40)), 98), by_square, count=98)
+    common = list(range(40 - lost))
+    by_square = evidence(common, 98, gradient=False, blind=evidence(common, 98).broken)
+    square = says(evidence(list(range(alone, 40)), 98), by_square, count=98)
     assert square.values["square"] == pytest.approx(alone / 98)
     assert ("square" in square.flagged) == expected
 
 
 def test_what_square_of_autoattack_would_have_lost_is_not_known() -> None:
     """Two of 24 are no chance, nor where a Square by itself stands beside it."""
-    one, two = (evidence([0, 1], 24, blind=evidence(list(range(k)), 24).broken) for k in (1, 2))
-    assert "square" not in told(one, count=24).flagged
-    assert "square" in told(two, count=24).flagged
-    alone = evidence([0, 1], 24, gradient=False, blind=two.blind)
-    assert "square" in told(evidence(list(range(10)), 24, blind=two.blind), alone, count=24).flagged
+    masks = [evidence(list(range(k)), 24).broken for k in (1, 2)]
+    one, two = (evidence([0, 1], 24, blind=mask) for mask in masks)
+    strong = evidence(list(range(10)), 24, blind=two.blind)
+    beside = replace(two, gradient=False)
+    flagged = ["square" in says(*attacks, count=24).flagged for attacks in ((one,), (two,), (strong, beside))]
+    assert flagged == [False, True, True]
 
 
 def test_a_share_counts_by_its_lower_end() -> None:
-    every = told(evidence([], 8, unmoved=torch.ones(8, dtype=torch.bool)), count=8)
+    every = says(evidence([], 8, unmoved=torch.ones(8, dtype=torch.bool)), count=8)
     assert every.lower["zero_gradient"] == pytest.approx(0.025 ** (1 / 8))
-    assert every.flagged == ("zero_gradient",)
-    one = told(evidence([], unmoved=marked(3)))
-    assert (one.values["zero_gradient"], one.flagged) == (0.1, ())
+    one = says(evidence([], unmoved=marked(3)))
+    assert one.values["zero_gradient"] == 0.1
+    assert (every.flagged, one.flagged) == (("zero_gradient",), ())
 
 
 @pytest.mark.slow
 def test_results_count_as_far_as_they_are_of_this_threat() -> None:
     """An attack that breaks all in another ball says nothing of what holds in this one."""
     model, x, y = case()
-    small, own = fa.Linf(0.01), pgd(model, x, y, fa.Linf(0.01), steps=40)
-    wide, other = pgd(model, x, y, fa.Linf(0.5), steps=20), pgd(model, x, y, fa.L2(9.0), steps=20)
-    assert wide.success.all()
-    assert other.success.all()
-    alone = indicators(model, x, y, small, results={"own": own}, share=None)
-    for more in ({"other": other}, {"wide": wide}):
-        together = indicators(model, x, y, small, results={"own": own, **more}, share=None)
+    small, ours = fa.Linf(0.01), pgd(model, x, y, fa.Linf(0.01), steps=40)
+    wide, other = (pgd(model, x, y, threat, steps=20) for threat in (fa.Linf(0.5), fa.L2(9.0)))
+    assert (wide.success & other.success).all()
+    alone = indicators(model, x, y, small, results={"ours": ours}, share=None)
+    for more in (other, wide):
+        together = indicators(model, x, y, small, results={"ours": ours, "more": more}, share=None)
         assert (together.values, together.forwards) == (alone.values, alone.forwards)
-    each = fa.Linf(torch.full((40,), 0.01))
-    values = indicators(model, x, y, each, results={"own": own}, share=None).values
+    by_sample = fa.Linf(torch.full((40,), 0.01))
+    values = indicators(model, x, y, by_sample, results={"ours": ours}, share=None).values
     assert values == pytest.approx(alone.values)
     assert Evidence.of(wide).within(small, wide.distance).unfinished.isnan().all()
     targeted = pgd(model, x, y, small, steps=2, targets=(y + 1) % 3)
@@ -123,29 +118,27 @@ def test_results_count_as_far_as_they_are_of_this_threat() -> None:
 
 def test_an_ordinary_net_is_clean_and_the_table_says_all() -> None:
     model, x, y = case()
-    found = indicators(model, x, y, THREAT)
-    assert found.clean
-    assert found.verdict == f"{CLEAN} (40 samples probed)" == str(found).splitlines()[-1]
-    assert tuple(found.values) == tuple(SIGNS)
-    assert all(name in str(found) for name in SIGNS)
-    assert (found.flagged, found.advice) == ((), {})
-    assert found.samples == 40
-    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert (plain["verdict"], plain["samples"]) == (found.verdict, 40)
-    assert indicators(model, x, y, THREAT) == found
+    signs = indicators(model, x, y, THREAT)
+    assert signs.clean
+    assert signs.verdict == f"{CLEAN} (40 samples probed)" == str(signs).splitlines()[-1]
+    assert tuple(signs.values) == tuple(SIGNS)
+    assert all(name in str(signs) for name in SIGNS)
+    assert (signs.flagged, signs.advice) == ((), {})
+    assert signs.samples == 40
+    plain = json.loads(json.dumps(signs.to_dict(), allow_nan=False))
+    assert (plain["verdict"], plain["samples"]) == (signs.verdict, 40)
+    assert indicators(model, x, y, THREAT) == signs
 
 
 def test_a_gradient_is_compared_with_the_loss() -> None:
     model, x, y = case()
-    assert not probes.wrong_gradients(freeze(model), problem(x, y, THREAT)).any()
+    for scale in (1e-3, 1.0, 1e3):  # a short way is a share of the margin, whatever the scale of the logits
+        scaled = freeze(lambda x, scale=scale: scale * model(x))
+        assert not probes.wrong_gradients(scaled, problem(x, y, THREAT)).any()
     mirrored = freeze(lambda x: model(Changed.apply(x, lambda gradient: gradient.flip(-1))))
     assert probes.wrong_gradients(mirrored, problem(x, y, THREAT)).float().mean() > 0.5
     flat = freeze(nn.Sequential(Quantize(2), model))  # a gradient of zero says nothing right
     assert probes.wrong_gradients(flat, problem(x, y, THREAT)).all()
-    # a short way is a share of the margin, whatever the scale of the logits
-    for scale in (1e-3, 1e3):
-        scaled = freeze(lambda x, scale=scale: scale * model(x))
-        assert not probes.wrong_gradients(scaled, problem(x, y, THREAT)).any()
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -154,17 +147,17 @@ def test_the_look_costs_at_most_its_share(held: bool) -> None:
     model, x, y = case()
     threat = fa.Linf(1e-6 if held else 0.3)
     frozen, right = freeze(model), torch.ones(40, dtype=torch.bool)
-    given = evidence([] if held else list(range(40)), 40)
+    attack = evidence([] if held else list(range(40)), 40)
     passes = 20 * (9 * (probes.HELD if held else probes.BROKEN) + 8 * probes.CHECKED)
-    chosen = choose([given], right, passes)
+    chosen = choose([attack], right, passes)
     assert len(chosen) == 9
     before = frozen.forwards + frozen.backwards
-    found = look(frozen, problem(x[chosen], y[chosen], threat), chosen, [given], right)
-    assert found.samples == 9
-    assert found.forwards + found.backwards == frozen.forwards + frozen.backwards - before <= 0.05 * passes
+    signs = look(frozen, problem(x[chosen], y[chosen], threat), chosen, [attack], right)
+    assert signs.samples == 9
+    assert signs.forwards + signs.backwards == frozen.forwards + frozen.backwards - before <= 0.05 * passes
     # eight are always looked at, and what Square broke may hold against the probes
-    assert len(choose([given], right, passes - 20)) == len(choose([given], right, 0)) == 8
-    by_square = replace(given, blind=given.broken)
+    assert len(choose([attack], right, passes - 20)) == len(choose([attack], right, 0)) == 8
+    by_square = replace(attack, blind=attack.broken)
     assert len(choose([by_square], right, passes)) == (9 if held else 8)
 
 
@@ -187,36 +180,36 @@ def test_what_was_not_looked_at_is_no_clean_verdict() -> None:
     scores = indicators(model, x, y, THREAT, results=blind, share=None)
     assert scores.unseen == dict.fromkeys(("incomplete", "square"), "no gradient attack")
     none = indicators(model, x, y, THREAT, results={})  # a probe by Square is one, without an attack
-    for found in (short, scores, none):
-        assert found.verdict.startswith("Inconclusive")
-        assert not found.clean
-        assert found.flagged == ()
-        assert sorted([*found.values, *found.unseen]) == sorted(SIGNS)
+    for signs in (short, scores, none):
+        assert signs.verdict.startswith("Inconclusive")
+        assert not signs.clean
+        assert signs.flagged == ()
+        assert sorted([*signs.values, *signs.unseen]) == sorted(SIGNS)
 
 
 def test_an_infinite_radius_leaves_what_needs_one() -> None:
     model, x, y = case()
     frozen, right = freeze(model), torch.ones(40, dtype=torch.bool)
-    given = Evidence.of(ddn(model, x, y, fa.L2(inf), steps=20))
-    found = look(frozen, problem(x, y, fa.L2(inf)), torch.arange(40), [given], right)
-    assert found.unseen == {"square": "the radius is infinite"}
-    assert found.values["unconstrained"] == 0
+    attack = Evidence.of(ddn(model, x, y, fa.L2(inf), steps=20))
+    signs = look(frozen, problem(x, y, fa.L2(inf)), torch.arange(40), [attack], right)
+    assert signs.unseen == {"square": "the radius is infinite"}
+    assert signs.values["unconstrained"] == 0
     endless = problem(x, y, fa.L2(1.0, box=(-inf, inf)))
-    found = look(frozen, endless, torch.arange(40), [given], right)
-    assert found.unseen == dict.fromkeys(("incorrect_gradient", "unconstrained"), "the box is infinite")
+    signs = look(frozen, endless, torch.arange(40), [attack], right)
+    assert signs.unseen == dict.fromkeys(("incorrect_gradient", "unconstrained"), "the box is infinite")
     targeted = problem(x, y, THREAT, targets=(y + 1) % 3)
     aimed = Evidence.of(pgd(model, x, y, THREAT, targets=targeted.targets))
-    found = look(frozen, targeted, torch.arange(40), [aimed], right)
-    assert found.verdict.startswith(CLEAN)
-    assert tuple(found.values) == tuple(SIGNS)
+    signs = look(frozen, targeted, torch.arange(40), [aimed], right)
+    assert signs.verdict.startswith(CLEAN)
+    assert tuple(signs.values) == tuple(SIGNS)
 
 
 def test_flags_of_others_are_raised_whatever_their_value() -> None:
     plain = Indicators(dict.fromkeys(SIGNS, 0.0))
     assert plain.clean
     raised = plain.with_flags(["square"])
-    says = SIGNS["square"]
-    assert raised.verdict == f"Do not trust (1 sign).\nsquare: {says.words}\nNext: {says.advice}"
+    sign = SIGNS["square"]
+    assert raised.verdict == f"Do not trust (1 sign).\nsquare: {sign.words}\nNext: {sign.advice}"
     assert Indicators({}, {"square": "why"}).with_flags(["square"]).unseen == {}
     by_chance = Indicators({"square": 0.02}, lower={"square": 0.0})
     assert by_chance.flagged == ()

@@ -1,6 +1,7 @@
 """Every broken defense raises its flag, and no honest net any; what stands in, and log probabilities."""
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,14 +18,14 @@ from fastadv.attacks.special.bounded_outputs import bounded, falls_off
 from fastadv.engine import prepare
 from fastadv.errors import NoGradientError
 from tests.attacks.contract.conftest import shortened
-from tests.defenses import Quantize
+from tests.defenses import Pointwise, Quantize
 
 from .nets import DEFENSES, HONEST, StraightThrough, behind, everywhere, honest, in_front
 
 SAMPLES = {"abs": 9}
 
 
-def found(name: str, model: object) -> fa.attacks.Indicators:
+def measured(name: str, model: object) -> fa.attacks.Indicators:
     test = fa.data.load("digits", "test", limit=SAMPLES.get(name, 80))
     frozen, threat, results = fa.freeze(model), fa.Linf(0.1), {}
     with contextlib.suppress(NoGradientError):
@@ -35,7 +36,7 @@ def found(name: str, model: object) -> fa.attacks.Indicators:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_net_raises_no_flag(name: str) -> None:
-    indicators = found(name, honest(name))
+    indicators = measured(name, honest(name))
     assert indicators.flagged == ()
     # its rounding has the gradient of the identity, which no attack without gradients has made up for
     replaced = name == "quantization-aware"
@@ -48,11 +49,11 @@ def test_an_honest_net_raises_no_flag(name: str) -> None:
 def test_a_broken_defense_raises_its_flag(name: str) -> None:
     make, flag = DEFENSES[name]
     torch.manual_seed(0)  # of nine places of a crop, one leaves no digit that is right
-    indicators = found(name, make())
+    indicators = measured(name, make())
     assert flag in indicators.flagged
-    first, *each, last = indicators.verdict.splitlines()
-    assert first == f"Do not trust ({len(each)} sign{'s' * (len(each) > 1)})."
-    assert [line.partition(": ")[0] for line in each] == [*indicators.flagged]
+    first, *lines, last = indicators.verdict.splitlines()
+    assert first == f"Do not trust ({len(lines)} sign{'s' * (len(lines) > 1)})."
+    assert [line.partition(": ")[0] for line in lines] == [*indicators.flagged]
     assert last == f"Next: {next(iter(indicators.advice.values()))}"
 
 
@@ -69,41 +70,33 @@ class _Rounded(torch.autograd.Function):
         return gradients[0], None
 
 
-class Rounded(nn.Module):
+def rounded(levels: int = 8, dtype: torch.dtype | None = None) -> nn.Module:
     """Rounding, whose own backward pass is that of the identity; in `dtype` alone where one is given."""
-
-    def __init__(self, levels: int = 8, dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.levels, self.dtype = levels, dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Rounded.apply(x if self.dtype is None else x.to(self.dtype), self.levels)
+    return Pointwise(lambda x: _Rounded.apply(x.to(dtype or x.dtype), levels))
 
 
-class Binary(nn.Module):
-    """Signs with the slope of a tanh, as in binary networks."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        soft = (4 * (h - h.mean())).tanh()
-        return soft + (soft.sign() - soft).detach()
+def binary(h: Tensor) -> Tensor:
+    """Return signs with the slope of a tanh, as in binary networks."""
+    soft = (4 * (h - h.mean())).tanh()
+    return soft + (soft.sign() - soft).detach()
 
 
 class Half(nn.Module):
     """A branch that is rounded beside one that is not."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return honest("small")(x) + honest("small")(Rounded(4)(x))
+        return honest("small")(x) + honest("small")(_Rounded.apply(x, 4))
 
 
 SEEN = {
-    "a function of its own": lambda: in_front(Rounded(255)),
+    "a function of its own": lambda: in_front(rounded(255)),
     "detached": lambda: in_front(StraightThrough()),
-    "a dtype that it names": lambda: in_front(Rounded(16, torch.float32)),
-    "signs of activations": lambda: everywhere(lambda h: Binary()),
-    "logits": lambda: behind(Rounded()),
+    "a dtype that it names": lambda: in_front(rounded(16, torch.float32)),
+    "signs of activations": lambda: everywhere(lambda h: Pointwise(binary)),
+    "logits": lambda: behind(rounded()),
     "one of two branches": lambda: Half().eval(),
-    "a function": lambda: lambda x: honest("vit")(Rounded()(x)),
-    "frozen": lambda: fa.freeze(in_front(Rounded()), precision="bf16"),
+    "a function": lambda: lambda x: honest("vit")(rounded()(x)),
+    "frozen": lambda: fa.freeze(in_front(rounded()), precision="bf16"),
     "quantization-aware": lambda: honest("quantization-aware"),
 }
 NO_STAND_INS = {
@@ -128,7 +121,7 @@ def test_the_verdict_waits_for_an_attack_without_gradients(name: str, monkeypatc
     for attack, few in {"apgd": {"steps": 5}, "square": {"queries": 20}}.items():
         monkeypatch.setitem(ATTACKS, attack, shortened(ATTACKS[attack], few))
     mended = fa.models.bpda(in_front(Quantize(8)), {"before": "identity"})
-    model, threat = mended if name == "bpda" else in_front(Rounded()), fa.Linf(0.03)
+    model, threat = mended if name == "bpda" else in_front(rounded()), fa.Linf(0.03)
     data, square = (TEST.x, model(TEST.x).argmax(1)), partial(fa.attacks.square, queries=20)
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
     for attacks in ("pgd", {"auto": auto}, {"pgd": "pgd", "square": square}):
@@ -146,15 +139,9 @@ def test_the_verdict_waits_for_an_attack_without_gradients(name: str, monkeypatc
 X = fa.data.load("digits", "test", limit=40).x
 
 
-class Ends(nn.Module):
-    """The standard net with scaled logits of some classes, and a head."""
-
-    def __init__(self, head, scale: float = 1.0, classes: int = 10) -> None:
-        super().__init__()
-        self.net, self.head, self.scale, self.classes = honest("standard"), head, scale, classes
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.scale * self.net(x)[:, : self.classes])
+def ends(head: Callable[[Tensor], Tensor], scale: float = 1.0, classes: int = 10) -> nn.Module:
+    """Return the standard net with scaled logits of some classes, and a head."""
+    return behind(Pointwise(lambda z: head(scale * z[:, :classes])))
 
 
 def autocast(z: Tensor) -> Tensor:
@@ -164,14 +151,14 @@ def autocast(z: Tensor) -> Tensor:
 
 LOGS = nn.LogSoftmax(1)
 QUIET = {
-    "of probabilities": lambda: Ends(lambda z: (z.softmax(1) + 1e-12).log()),
-    "in half precision": lambda: Ends(lambda z: z.log_softmax(1).half()),
-    "under autocast": lambda: Ends(autocast),
-    **{f"{scale} {k}": lambda s=scale, k=k: Ends(LOGS, s, k) for scale in (0.1, 1.0, 100.0) for k in (2, 10)},
+    "of probabilities": lambda: ends(lambda z: (z.softmax(1) + 1e-12).log()),
+    "in half precision": lambda: ends(lambda z: z.log_softmax(1).half()),
+    "under autocast": lambda: ends(autocast),
+    **{f"{scale} {k}": lambda s=scale, k=k: ends(LOGS, s, k) for scale in (0.1, 1.0, 100.0) for k in (2, 10)},
     "a function": lambda: lambda x: honest("vit")(x).log_softmax(1),
     "float64": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), LOGS).double(),
     "bfloat16": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), LOGS).bfloat16(),
-    "frozen": lambda: fa.freeze(Ends(LOGS, 3.0).eval(), precision="bf16"),
+    "frozen": lambda: fa.freeze(ends(LOGS, 3.0), precision="bf16"),
 }
 TOLD = {
     "a log-sigmoid for each class": nn.LogSigmoid(),
@@ -184,14 +171,14 @@ TOLD = {
 @pytest.mark.parametrize("name", [*QUIET, *TOLD])
 def test_what_is_squashed(name: str) -> None:
     for scale in (1.0, 30.0):
-        model = QUIET[name]() if name in QUIET else Ends(TOLD[name], scale).eval()
+        model = QUIET[name]() if name in QUIET else ends(TOLD[name], scale)
         assert (falls_off(prepare(model), X[:8]) > 0.6) == (name in TOLD)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
 def test_attacks_find_what_they_find_on_logits(scale: float) -> None:
-    logits, logs = (Ends(head, scale).eval() for head in (nn.Identity(), LOGS))
+    logits, logs = (ends(head, scale) for head in (nn.Identity(), LOGS))
     y = logits(X).argmax(1)
     assert bounded(logs(X)) is None
-    found = [fa.attacks.pgd(model, X, y, fa.Linf(0.08), steps=10) for model in (logits, logs)]
-    assert found[0].robust_accuracy == found[1].robust_accuracy
+    outs = [fa.attacks.pgd(model, X, y, fa.Linf(0.08), steps=10) for model in (logits, logs)]
+    assert outs[0].robust_accuracy == outs[1].robust_accuracy

@@ -19,7 +19,7 @@ class Sign:
     limit: float = 0.0
 
 
-# those that say most come first: what hides a gradient, then what follows from it
+# The order is by strength: signs that hide a gradient, then those that follow from it.
 SIGNS = {
     "mixed_rows": Sign(mixed_rows.WORDS, mixed_rows.ADVICE),
     "incorrect_gradient": Sign(
@@ -80,11 +80,6 @@ def blind(costs: Mapping[str, Cost]) -> set[str]:
     names = list(costs)
     first = next((place for place, cost in enumerate(costs.values()) if cost.backwards), len(names))
     return {name for name in names[first:] if name.split()[-1] == "square"}
-
-
-def took_gradients(backwards: int, costs: Mapping[str, Cost] | None) -> bool:
-    """Return whether an attack took gradients, or one of its components: looks for symptoms do not count."""
-    return (backwards if costs is None else sum(cost.backwards for cost in costs.values())) > 0
 
 
 def square_stands_out(broken: int, samples: int) -> bool:

@@ -13,7 +13,17 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv.attacks import masked_modules
 from tests.attacks.contract.unchanged import unchanged
-from tests.defenses import AT_INPUT, Binarize, Buckets, Defended, Detach, KWinners, MeanSparse, Quantize
+from tests.defenses import (
+    AT_INPUT,
+    Binarize,
+    Buckets,
+    Defended,
+    Detach,
+    KWinners,
+    MeanSparse,
+    Pointwise,
+    Quantize,
+)
 from tests.engine.planted import Changed
 
 X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -29,11 +39,11 @@ def net(*layers: nn.Module, channels: int = 1) -> nn.Sequential:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AT_INPUT)
 def test_a_layer_that_hides_its_gradient_is_named(name: str) -> None:
-    (found,) = masked_modules(Defended(net(), before=AT_INPUT[name]()), X)
-    assert (found.name, found.kind, found.share) == ("before", KINDS.get(name, "cut"), 1.0)
-    assert found.advice == "give fa.models.bpda(model, {'before': 'identity'})"
-    assert str(found).startswith("'before' ")
-    assert str(found).endswith(f"at 100% of its inputs: {found.advice}")
+    (module,) = masked_modules(Defended(net(), before=AT_INPUT[name]()), X)
+    assert (module.name, module.kind, module.share) == ("before", KINDS.get(name, "cut"), 1.0)
+    assert module.advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    assert str(module).startswith("'before' ")
+    assert str(module).endswith(f"at 100% of its inputs: {module.advice}")
 
 
 def test_activations_that_jump_are_named_with_their_share() -> None:
@@ -45,17 +55,8 @@ def test_activations_that_jump_are_named_with_their_share() -> None:
     (winners,) = masked_modules(nn.Sequential(KWinners(0.5), nn.Linear(6, 3)), h)
     assert (winners.name, winners.kind, winners.share) == ("0", "zero", 0.5)
     # only moves of the smaller sizes stay where it is defined
-    narrow = Step(lambda x: ((x * 8).round() / 8).where((x - 0.5).abs() < 0.6, torch.nan))
-    assert [each.kind for each in masked_modules(net(narrow), X)] == ["zero"]
-
-
-class Step(nn.Module):
-    def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.step = step
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.step(h)
+    narrow = Pointwise(lambda x: ((x * 8).round() / 8).where((x - 0.5).abs() < 0.6, torch.nan))
+    assert [part.kind for part in masked_modules(net(narrow), X)] == ["zero"]
 
 
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
@@ -69,16 +70,16 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("step", WRONG.values(), ids=WRONG)
 def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> None:
-    (found,) = masked_modules(Defended(net(), before=Step(step)), X)
-    assert (found.name, found.kind) == ("before", "wrong")
-    assert found.advice == "give fa.models.bpda(model, {'before': 'identity'})"
-    mended = fa.models.bpda(Defended(net(), before=Step(step)), {"before": "identity"})
-    assert "wrong" not in [each.kind for each in masked_modules(fa.freeze(mended), X)]
+    (module,) = masked_modules(Defended(net(), before=Pointwise(step)), X)
+    assert (module.name, module.kind) == ("before", "wrong")
+    assert module.advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    mended = fa.models.bpda(Defended(net(), before=Pointwise(step)), {"before": "identity"})
+    assert "wrong" not in [part.kind for part in masked_modules(fa.freeze(mended), X)]
 
 
 # calls numpy() on what may require a gradient, and turns brightness round
-RAISES = Step(lambda x: torch.from_numpy(1 - x.numpy()))
-CLASSES = nn.Sequential(nn.Flatten(), Step(lambda h: h.argmax(1)), nn.Embedding(64, 3))
+RAISES = Pointwise(lambda x: torch.from_numpy(1 - x.numpy()))
+CLASSES = nn.Sequential(nn.Flatten(), Pointwise(lambda h: h.argmax(1)), nn.Embedding(64, 3))
 ADVICE: dict[str, tuple[nn.Module, str, str]] = {
     "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
     "other way": (net(RAISES), "0", r"{'0': net}\), with"),
@@ -89,9 +90,20 @@ ADVICE: dict[str, tuple[nn.Module, str, str]] = {
 
 @pytest.mark.parametrize(("model", "name", "advice"), ADVICE.values(), ids=ADVICE)
 def test_advice_fits_what_the_module_returns(model: nn.Module, name: str, advice: str) -> None:
-    (found,) = masked_modules(model, X)
-    assert found.name == name
-    assert re.search(advice, found.advice)
+    (module,) = masked_modules(model, X)
+    assert module.name == name
+    assert re.search(advice, module.advice)
+
+
+class Around(nn.Module):
+    """A function of a value and of what `part` makes of it."""
+
+    def __init__(self, part: nn.Module, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part, self.combine = part, combine
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.combine(h, self.part(h))
 
 
 class Between(nn.Module):
@@ -106,27 +118,20 @@ class Between(nn.Module):
 
 
 def test_a_step_between_modules_is_the_models_own() -> None:
-    (own,) = masked_modules(Between(False), X)
-    assert (own.name, own.kind) == ("", "zero")
-    assert str(own).startswith("the model's own forward has a zero gradient")
-    assert "put that step of its forward into a module" in own.advice
-    (own,) = masked_modules(nn.Sequential(Between(False), nn.Linear(3, 3)), X)
-    assert own.name == "0"
-    (inner,) = masked_modules(Between(True), X)
-    assert inner.name == "hide"
+    (whole,) = masked_modules(Between(False), X)
+    assert (whole.name, whole.kind) == ("", "zero")
+    assert str(whole).startswith("the model's own forward has a zero gradient")
+    assert "put that step of its forward into a module" in whole.advice
+    assert [part.name for part in masked_modules(nn.Sequential(Between(False), nn.Linear(3, 3)), X)] == ["0"]
+    assert [part.name for part in masked_modules(Between(True), X)] == ["hide"]
     mended = fa.models.bpda(Between(True), {"hide": "identity"})
-    assert [each.name for each in masked_modules(fa.freeze(mended), X)] == [""]
+    assert [part.name for part in masked_modules(fa.freeze(mended), X)] == [""]
 
 
-class Straight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, h: Tensor) -> Tensor:
-        ctx.save_for_backward(h)
-        return h.sign()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * (ctx.saved_tensors[0].abs() <= 1)
+def signs(h: Tensor) -> Tensor:
+    """Return signs with the gradient of a clamp."""
+    smooth = h.clamp(-1, 1)
+    return smooth + (h.sign() - smooth).detach()
 
 
 class Constant(nn.Module):
@@ -153,13 +158,14 @@ class Transformer(nn.Module):
         return self.last(self.constant(self.places.weight[0], t.mean(1)))
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 3)
+class Last(nn.Linear):
+    """Three logits of the last state of a recurrent net."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.lstm(x[:, 0])[0][:, -1])
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 3)
+
+    def forward(self, states: tuple[Tensor, Any]) -> Tensor:
+        return super().forward(states[0][:, -1])
 
 
 class OwnNoise(nn.Module):
@@ -173,28 +179,21 @@ class OwnNoise(nn.Module):
         return (h - 0.5 + torch.from_numpy(self.generator.normal(size=h.shape)).to(h)).relu()
 
 
-class Around(nn.Module):
-    """A function of a value and of what `part` makes of it."""
-
-    def __init__(self, part: nn.Module, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.part, self.combine = part, combine
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.combine(h, self.part(h))
-
-
 HONEST: dict[str, nn.Module] = {
     "cnn": net(),
     "kinks": net(nn.Hardtanh(0.2, 0.7), nn.Softshrink(0.3), nn.ReLU6(), nn.Dropout()),
     "in place": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(inplace=True), nn.Linear(32, 3)),
     "straight-through": nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), Step(Straight.apply), nn.Linear(32, 3)
+        nn.Flatten(),
+        nn.Linear(64, 32),
+        nn.BatchNorm1d(32),
+        Pointwise(signs),
+        nn.Linear(32, 3),
     ),
     "transformer": Transformer(),
-    "recurrent": Recurrent(),
+    "recurrent": nn.Sequential(nn.Flatten(1, 2), nn.LSTM(8, 16, batch_first=True), Last(16)),
     "float32": nn.Sequential(
-        nn.Flatten(), Step(lambda h: h @ torch.eye(h.shape[1])), nn.ReLU(), nn.Linear(64, 3)
+        nn.Flatten(), Pointwise(lambda h: h @ torch.eye(h.shape[1])), nn.ReLU(), nn.Linear(64, 3)
     ),
     "saturated": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Threshold(0, 0), nn.LogSoftmax(1)),
     "randomized": net(OwnNoise()),
@@ -209,7 +208,7 @@ HONEST: dict[str, nn.Module] = {
 def test_a_part_is_blamed_for_what_the_module_around_misses(share: float) -> None:
     """A branch of a residual block: the other one has its gradient."""
     model = net(Around(Detach(), lambda h, part: (1 - share) * h + share * part))
-    assert [each.name for each in masked_modules(model, X)] == [
+    assert [part.name for part in masked_modules(model, X)] == [
         name for name, part in model.named_modules() if isinstance(part, Detach)
     ]
 
@@ -221,5 +220,5 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:
-    infinite = Step(lambda x: (x - x).log())  # minus, with a gradient that is not finite
+    infinite = Pointwise(lambda x: (x - x).log())  # minus, with a gradient that is not finite
     assert masked_modules(nn.Sequential(nn.Flatten(), infinite), torch.rand(4, 1, 4, 4)) == ()

@@ -1,7 +1,6 @@
 """What about a model makes an evaluation by gradients misleading."""
 
 import sys
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -15,45 +14,39 @@ from fastadv.losses import Loss
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.rng import generators_kept
 
-# verdicts on the same samples that are compared
-PASSES = 5
-# How far apart the directions of centered logits are at least in two passes of a randomized model: what
-# AutoAttack allows normalized outputs. Passes of other models differ by their rounding, if at all.
+SEEN = 32  # samples at most that are looked at
+PASSES = 5  # verdicts on the same samples that are compared
+# The least distance of the directions of centered logits in two passes of a randomized model: what AutoAttack
+# allows normalized outputs. Passes of other models differ by their rounding, if at all.
 APART = 1e-4
-# By what part of its length most samples' gradients differ at least in another pass, where they are scrambled
-SCRAMBLED = 0.1
+SCRAMBLED = 0.1  # of their length, by which most samples' gradients differ in another pass if scrambled
 # Functions of Python whose call in a forward pass means that it optimizes something.
 OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, latent_fit.__code__}
 
 Asked = tuple[Loss, Tensor, Tensor | None]  # loss, labels and targets of outputs that are no logits
 
 
-@dataclass(frozen=True)
-class Symptoms:
-    """Signs that gradient attacks cannot judge a model; all False, and 0, for one without them."""
+def symptoms(model: Model | Prepared, x: Tensor, asked: Asked | None = None) -> tuple[str, ...]:
+    """Return the signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples.
 
-    randomized: bool  # passes, or most of their gradients, differ by more than rounding
-    probabilities: bool  # rows of the output are >= 0 and sum to 1, as after a softmax
-    zero_gradient: float  # the share of samples without a gradient; 1 where the graph is cut
-    optimizes: bool  # a forward pass computes gradients or fits latents
-
-
-def symptoms(model: Model | Prepared, x: Tensor, asked: Asked | None = None) -> Symptoms:
-    """Look for signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples."""
-    # four of the five about which AutoAttack warns (Croce and Hein 2020); the fifth takes an attack
+    They are four of the five about which AutoAttack warns (Croce and Hein 2020); the fifth takes an attack:
+    "randomized" where passes, or most of their gradients, differ by more than rounding; "probabilities" where
+    rows of the output are >= 0 and sum to 1; "zero_gradient" where a sample has none; "optimizes" where a
+    forward pass computes gradients or fits latents.
+    """
     classifier = prepare(model)
     with generators_kept(x.device):
         verdicts = torch.stack([classifier.verdict(x) for _ in range(PASSES)])
-        # not the first pass: `verdict` watches that one itself
-        optimizes = _optimizes(classifier, x)
+        optimizes = _optimizes(classifier, x)  # `verdict` watches the first pass itself
         asked_for = asked or ("ce", verdicts[0].nan_to_num().argmax(1), None)
         zero, scrambled = _gradients(classifier, x, *asked_for)
-        return Symptoms(
-            randomized=_randomized(classifier, verdicts, centered=asked is None) or scrambled,
-            probabilities=asked is None and _probabilities(classifier, verdicts[0]),
-            zero_gradient=zero,
-            optimizes=optimizes,
-        )
+    signs = {
+        "randomized": scrambled or _randomized(classifier, verdicts, centered=asked is None),
+        "probabilities": asked is None and _probabilities(classifier, verdicts[0]),
+        "zero_gradient": zero,
+        "optimizes": optimizes,
+    }
+    return tuple(name for name, raised in signs.items() if raised)
 
 
 def _randomized(classifier: Prepared, verdicts: Tensor, centered: bool) -> bool:
@@ -63,7 +56,7 @@ def _randomized(classifier: Prepared, verdicts: Tensor, centered: bool) -> bool:
     kept = verdicts[:, finite[0]].double()
     if not kept.numel():
         return False
-    # of logits the direction counts
+    # The direction of logits counts, and the size of other outputs.
     away = kept - kept.mean(2, keepdim=True) if centered else kept
     size = away.norm(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     size = size if centered else size.amax(0, keepdim=True)
@@ -75,20 +68,23 @@ def _randomized(classifier: Prepared, verdicts: Tensor, centered: bool) -> bool:
 
 def _probabilities(classifier: Prepared, logits: Tensor) -> bool:
     rows = logits[logits.isfinite().all(1)].double()
-    # the rounding of one pass in the model's own format: relative to each value, so at most that of the sum
+    # The rounding of one pass in the model's format is relative to each value, so at most that of the sum.
     slack = max(ONE, torch.finfo(classifier.dtype or torch.float32).eps)
     return bool(len(rows)) and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() <= slack).all())
 
 
-def _gradients(classifier: Prepared, x: Tensor, loss: Loss, y: Tensor, aims: Any) -> tuple[float, bool]:
-    """Return the share of gradients that are zero, and whether most are others in a second pass."""
+def _gradients(
+    classifier: Prepared, x: Tensor, loss: Loss, y: Tensor, targets: Tensor | None
+) -> tuple[bool, bool]:
+    """Return whether a sample has no gradient, and whether most have others in a second pass."""
     try:
-        pair = (classifier.input_gradient(x, y, loss, aims, direction=True)[2] for _ in range(2))
-        first, second = (each.flatten(1) for each in pair)
+        first, second = (
+            classifier.input_gradient(x, y, loss, targets, direction=True)[2].flatten(1) for _ in range(2)
+        )
     except NoGradientError:
-        return 1.0, False
+        return True, False
     apart = (first - second).norm(dim=1) > SCRAMBLED * first.norm(dim=1)
-    return float((first == 0).all(1).double().mean()), bool(apart.double().mean() > 0.5)
+    return bool((first == 0).all(1).any()), bool(apart.double().mean() > 0.5)
 
 
 def _optimizes(classifier: Prepared, x: Tensor) -> bool:
