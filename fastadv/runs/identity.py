@@ -125,7 +125,7 @@ class _Description:
             return f"{_name(value)} {_hash([_code(value.__code__), defaults, held])}"
         if _is_ours(value):
             return str(value.__qualname__)
-        functions = {k: _code(f.__code__) for k, f in vars(value).items() if isinstance(f, FunctionType)}
+        functions = {k: self._coded(f) for k, f in vars(value).items() if isinstance(f, FunctionType)}
         return f"{_name(value)} {_hash([functions, [self._coded(base) for base in value.__bases__]])}"
 
 

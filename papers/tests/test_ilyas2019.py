@@ -12,7 +12,7 @@ from torch import nn
 from fastadv._torchvision import models as torchvision_models
 from papers.ilyas2019 import features, gaussian, nets, plan, report, theory
 from papers.ilyas2019.theory import train
-from tests.models.test_published_networks import batch, moved
+from tests.models.test_published_networks import moved
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_densenet_is_torchvisions_but_for_the_stem(depth, growth):
     other.features.norm0 = other.features.relu0 = other.features.pool0 = nn.Identity()
     weights = model.state_dict().values()
     other.load_state_dict(dict(zip(other.state_dict(), weights, strict=True)))
-    x = batch(2, 3, 20, 12)
+    x = torch.rand(2, 3, 20, 12, dtype=torch.float64)
     torch.testing.assert_close(model(x), other.double().eval()(x))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine.precision import has_tf32, rounds_as, switches, tf32
+from fastadv.engine.precision import has_tf32, rounds_as, switches, tf32, without_cudnn
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 from tests.zoo.net import module
@@ -152,7 +152,7 @@ def test_tf32_is_on_in_the_search_alone() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "now"),
-    [(lambda: tf32("cuda"), products), (_tf32.without_cudnn, lambda: torch.backends.cudnn.enabled)],
+    [(lambda: tf32("cuda"), products), (without_cudnn, lambda: torch.backends.cudnn.enabled)],
 )
 def test_what_threads_change_comes_back_when_the_last_one_leaves(changed, now) -> None:
     first, second, before = changed(), changed(), now()
