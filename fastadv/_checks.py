@@ -4,7 +4,7 @@ import inspect
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -170,15 +170,6 @@ def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "")
         return value
     near = meant(value, known)
     raise InputError(f"{name}: expected one of {', '.join(known)}{other}, got {value!r}{near}")
-
-
-def check_some(name: str, chosen: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the chosen of the names `known` in their order; InputError for an unknown one, or none."""
-    wanted = set(chosen)
-    unknown = sorted(wanted - set(known))
-    if unknown or not wanted:
-        raise InputError(f"{name}: expected some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
-    return tuple(each for each in known if each in wanted)
 
 
 def check_on_event(on_event: Any) -> OnEvent | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
-from fastadv.attacks.bim import bim
+from fastadv.attacks.ascents import bim
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.claims import claim_flags
 from fastadv.attacks.methods.geometry import FAR, farthest, width

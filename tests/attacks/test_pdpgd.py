@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.attacks import _primal_dual as proximal_adam
 from fastadv.attacks import pdgd, pdpgd
+from fastadv.attacks.methods import primal_dual as proximal_adam
 from fastadv.attacks.methods.geometry import cosine
 from fastadv.attacks.pdpgd import _proximal_in_box as _proximal
 from fastadv.threat import L2, THREATS
