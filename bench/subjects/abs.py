@@ -21,8 +21,8 @@ from bench.subjects.training import random_images
 from fastadv import ops
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
-from fastadv.ops._decoders import forward
 from fastadv.ops._samples import MNIST, random_decoder
+from fastadv.ops.latent_decode import forward
 from fastadv.ops.registration.library import CARDS, extension
 
 CLASSES = 10

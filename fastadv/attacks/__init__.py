@@ -33,7 +33,6 @@ from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.masking import Indicators, indicators
 from fastadv.attacks.methods.masked_modules import masked_modules
 from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
-from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes, spsa
 from fastadv.attacks.noises import gaussian_noise, salt_and_pepper, uniform_noise
 from fastadv.attacks.pdpgd import pdgd, pdpgd
@@ -42,7 +41,7 @@ from fastadv.attacks.sea import sea, segpgd
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.square import square
-from fastadv.attacks.transfer import transfer
+from fastadv.attacks.transfer import minimum_radius, transfer
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "DENSE_ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack",
