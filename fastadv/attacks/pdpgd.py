@@ -68,9 +68,14 @@ def pdgd(
 
     def ours(search: core.Search) -> None:
         primal_dual.primal_dual(
-            search, primal_dual.descend_with_momentum, steps=steps, step_size=step_size,
-            last_step=OUR_LAST_STEP["l2"], weight=weight, loss=loss,
-        )  # fmt: skip
+            search,
+            primal_dual.descend_with_momentum,
+            steps=steps,
+            step_size=step_size,
+            last_step=OUR_LAST_STEP["l2"],
+            weight=weight,
+            loss=loss,
+        )
 
     rows = Lagrangian if published else primal_dual.Displacements
     return core.run(model, x, y, threat, rule if published else ours, rows=rows, minimum=True, **common)

@@ -22,12 +22,12 @@ from fastadv.ops.registration.library import OpCard, Sample, register
 
 
 def on_l1(
-    point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None
+    point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
 ) -> Tensor:
-    """Return argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for any float `point`."""
+    """Return argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point`."""
     # with w = |point - x| and c the room, |z - x| = clamp(w - t, 0, c); after 64 halvings of [0, max w] the
     # threshold t is right to the last bit, on the feasible side
-    v = (point.double() - x.double()).flatten(1)
+    v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)
     w, room = v.abs(), torch.where(v > 0, high, -low)
     limit = column(radius, radius_rows, v)
@@ -47,12 +47,12 @@ def on_l1(
 
 
 def on_l2(
-    point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None
+    point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
 ) -> Tensor:
-    """Return argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi, for any float `point`."""
+    """Return argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi, for a float64 `point`."""
     # x + clamp(t * v, lo - x, hi - x), v = point - x, with one t in (0, 1] a row: from radius / ||v|| on,
     # solve for t as if no further coordinate met the box; each round adds a clamped coordinate or ends
-    v = (point.double() - x.double()).flatten(1)
+    v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)
     square = column(radius, radius_rows, v).square()
     inside = v.clamp(low, high).square().sum(1, keepdim=True) <= square * ROUNDING

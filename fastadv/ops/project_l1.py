@@ -6,8 +6,15 @@ from fastadv.ops import _projection
 from fastadv.ops._rows import Box, PerRow
 from fastadv.ops.registration.library import op
 
+
+def reference(
+    x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None
+) -> Tensor:
+    return _projection.on_l1(x_adv.double(), x, radius, lo, hi, radius_rows)
+
+
 _projection.register_projection(
-    "project_l1", "argmin ‖z − x_adv‖₂ over {‖z − x‖₁ ≤ r} ∩ box", _projection.on_l1, flops=25
+    "project_l1", "argmin ‖z − x_adv‖₂ over {‖z − x‖₁ ≤ r} ∩ box", reference, flops=25
 )
 
 

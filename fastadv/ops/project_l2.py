@@ -6,8 +6,15 @@ from fastadv.ops import _projection
 from fastadv.ops._rows import Box, PerRow
 from fastadv.ops.registration.library import op
 
+
+def reference(
+    x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None
+) -> Tensor:
+    return _projection.on_l2(x_adv.double(), x, radius, lo, hi, radius_rows)
+
+
 _projection.register_projection(
-    "project_l2", "argmin ‖z − x_adv‖₂ over {‖z − x‖₂ ≤ r} ∩ box", _projection.on_l2, flops=8
+    "project_l2", "argmin ‖z − x_adv‖₂ over {‖z − x‖₂ ≤ r} ∩ box", reference, flops=8
 )
 
 
