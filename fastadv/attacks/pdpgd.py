@@ -12,15 +12,12 @@ from fastadv.attacks import core
 from fastadv.attacks.methods import primal_dual
 from fastadv.attacks.methods.adam import SECOND_DECAY, Moments, adam
 from fastadv.attacks.methods.geometry import like, norm, positive, shorten_, unit, width
+from fastadv.attacks.methods.primal_dual import DUAL_STEP, LAST_DUAL_STEP, LAST_STEP, PAST, RATIO, STEP
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
-# steps of the primal and the dual variables: the first, and the last one over it
-STEP, LAST_STEP = 0.1, 0.01
-DUAL_STEP, LAST_DUAL_STEP = 0.1, 0.1
-# the first weight of the distance over that of the loss, and the least and the inverse of the largest
-RATIO, LEAST_RATIO = 0.01, 1e-6
-PAST = 0.9  # the share of the past in the mean of weights
+# the least weight of the distance over that of the loss, and the inverse of the largest
+LEAST_RATIO = 1e-6
 EPSILON = 1e-8
 # iterations of the proximal operator, and the change, over the length, after which there are no more
 ITERATIONS, SETTLED = 5, 0.01
