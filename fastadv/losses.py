@@ -83,7 +83,7 @@ def _bce_and_grad(
     z = logits.detach().to(wide(logits.dtype))
     aim, sign = (y, 1.0) if targets is None else (targets, -1.0)
     way = torch.ones_like(z).scatter_(1, aim[:, None], -1.0)
-    # in logarithms, because sigmoids underflow where the model is sure
+    # Logarithms, because sigmoids underflow where the model is sure
     size = logsigmoid(way * z)
     if direction:
         size = size - size.amax(1, keepdim=True)
@@ -126,7 +126,7 @@ def _sees_other_rows(value: Tensor, leaf: Tensor) -> bool:
         held = getattr(node, "variable", leaf)
         if held is not leaf and not isinstance(held, nn.Parameter) and held.shape[:1] == leaf.shape[:1]:
             return True
-        nodes += [each for each, _ in node.next_functions]
+        nodes += [before for before, _ in node.next_functions]
     return False
 
 

@@ -78,12 +78,12 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _cuda(device: torch.device) -> list[int]:
-    # of all devices, as a model may lie on several
+    # All devices, as a model may lie on several
     return [*range(torch.cuda.device_count())] if device.type == "cuda" else []
 
 
 def _seed_torch(seed: int, device: torch.device) -> None:
-    # not torch.manual_seed, which would also seed the devices that are not forked
+    # Plain torch.manual_seed would also seed the devices that are not forked
     torch.default_generator.manual_seed(seed)
     for index in _cuda(device):
         torch.cuda.default_generators[index].manual_seed(seed)
