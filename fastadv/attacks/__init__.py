@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.ascents import bim, fgsm, mim, pgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
+from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.core.card import REGISTRY, Attack
 from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, Unless, WrongBy
@@ -24,6 +24,7 @@ from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool, superdeepfool
 from fastadv.attacks.ead import ead
 from fastadv.attacks.fab import fab
+from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
 from fastadv.attacks.grid import grid
 from fastadv.attacks.hopskipjump import hopskipjump
@@ -32,16 +33,20 @@ from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.masking import Indicators, indicators
 from fastadv.attacks.methods.masked_modules import masked_modules
+from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
+from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes, spsa
 from fastadv.attacks.noises import gaussian_noise, salt_and_pepper, uniform_noise
 from fastadv.attacks.pdpgd import pdgd, pdpgd
+from fastadv.attacks.pgd import pgd
 from fastadv.attacks.pointwise import pointwise
-from fastadv.attacks.sea import sea, segpgd
+from fastadv.attacks.sea import sea
+from fastadv.attacks.segpgd import segpgd
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.square import square
-from fastadv.attacks.transfer import minimum_radius, transfer
+from fastadv.attacks.transfer import transfer
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "DENSE_ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack",

@@ -13,8 +13,9 @@ from fastadv.attacks import core
 from fastadv.attacks.core.record import Climb
 from fastadv.attacks.methods.geometry import width
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
+from fastadv.ops._windows import signs
 from fastadv.ops.square_bumps import square_bumps
-from fastadv.ops.square_linf import signs, square_linf
+from fastadv.ops.square_linf import square_linf
 from fastadv.threat import Threat
 
 # the share of pixels halves after each of these queries, of 10,000

@@ -19,8 +19,9 @@ from fastadv.errors import InputError
 from fastadv.ops import _projection
 from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import batch, per_sample, within
+from fastadv.ops._windows import Image, check_windows, corners, inside, middle_corners, signs
 from fastadv.ops.registration.library import OpCard, Sample, op, register
-from fastadv.ops.square_linf import SAMPLES, Image, check_windows, corners, inside, middle_corners, signs
+from fastadv.ops.square_linf import SAMPLES
 
 NORMS = ("l2", "l1")
 TINY = 1e-12

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, OutsideTopK, Status, bim, fgsm, minimum_radius, transfer
-from fastadv.attacks.transfer import FIRST
+from fastadv.attacks.minimum_radius import FIRST
 from fastadv.engine import freeze
 from fastadv.threat import L0, L2, THREATS, Linf, Threat
 

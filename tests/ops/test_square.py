@@ -8,8 +8,9 @@ from torch import Tensor
 
 from balls import assert_refused
 from fastadv import ops, rng
+from fastadv.ops._windows import middle_corners
 from fastadv.ops.square_bumps import square_bumps
-from fastadv.ops.square_linf import middle_corners, square_linf
+from fastadv.ops.square_linf import square_linf
 
 IMAGE = (3, 32, 32)
 

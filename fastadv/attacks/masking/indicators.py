@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed, check_share, eager
-from fastadv.attacks.ascents import pgd
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG, decides_by_class
 from fastadv.attacks.core.points import taken
@@ -22,6 +21,7 @@ from fastadv.attacks.masking.verdict import STAND_IN, Indicators
 from fastadv.attacks.methods.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.methods.masked_modules import masked_within
 from fastadv.attacks.methods.symptoms import symptoms
+from fastadv.attacks.pgd import pgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared
 from fastadv.engine.module import replaced

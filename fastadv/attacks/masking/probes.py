@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv.attacks.ascents import pgd
 from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.methods.inner import call_attack
+from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.special import edge, mixed_rows
 from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS

@@ -5,8 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastadv.ops.square_bumps import TINY
-from fastadv.ops.triton import _l1, _l2
-from fastadv.ops.triton import square_linf as _windows
+from fastadv.ops.triton import _l1, _l2, _windows
 from fastadv.ops.triton._common import WIDTH, clamp, load, over_rows, per_row, rounded, rows64, store
 
 _TINY = tl.constexpr(TINY)

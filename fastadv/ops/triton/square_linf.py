@@ -1,40 +1,11 @@
-"""square_linf on a GPU (see ops/square_linf.py): one program an image; and windows, for square_bumps too.
-
-A `window` is (top, left, height, width); pixels `at` are counted row by row.
-"""
+"""square_linf on a GPU (see ops/square_linf.py): one program a row copies it, but for the window."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastadv.ops.triton import _windows
 from fastadv.ops.triton._common import over_rows
-
-
-@triton.jit
-def placed(words, height, width, tall, wide, middle: tl.constexpr = False):
-    """Return the window that two words place inside an image; `middle` as `middle_corners` has it."""
-    # as many places as numbers below `down` and `across`, but for half of one where numbers are rounded
-    more: tl.constexpr = 0 if middle else 1
-    half: tl.constexpr = 2**31 if middle else 0
-    top = ((tl.load(words) & 0xFFFFFFFF) * (height - tall + more) + half) >> 32
-    left = ((tl.load(words + 1) & 0xFFFFFFFF) * (width - wide + more) + half) >> 32
-    return top.to(tl.int32), left.to(tl.int32), tall, wide
-
-
-@triton.jit
-def inside(window, at, width):
-    top, left, tall, wide = window
-    down = at // width - top
-    right = at % width - left
-    return (down >= 0) & (down < tall) & (right >= 0) & (right < wide)
-
-
-@triton.jit
-def number(window, at, width):
-    """Return the place of pixels that lie in the window among its own."""
-    top, left, _, wide = window
-    return (at // width - top) * wide + at % width - left
-
 
 SPARE = tl.constexpr(24)  # as in ops/square_linf.py
 
@@ -52,20 +23,20 @@ def square_linf_kernel(
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
     words += row * (3 + channels)
-    window = placed(words, height, width, tall, wide)
+    window = _windows.placed(words, height, width, tall, wide)
     pixels = height * width
     spare = tl.load(words + 2 + channels) & 0xFFFFFFFF
     moved = 0
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        changed = inside(window, at % pixels, width) & (at < cols)
+        changed = _windows.inside(window, at % pixels, width) & (at < cols)
         up = (tl.load(words + 2 + at // pixels, mask=changed, other=0) & 1) == 1
         ends = _ends(upper + skip + at, lower + skip + at, up, changed)
         kept = tl.load(best + skip + at, mask=changed)
         moved += tl.sum((changed & (ends != kept)).to(tl.int32))
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        changed = inside(window, at % pixels, width) & (at < cols)
+        changed = _windows.inside(window, at % pixels, width) & (at < cols)
         channel = at // pixels
         up = (tl.load(words + 2 + channel, mask=changed, other=0) & 1) == 1
         by_chance = (channel < SPARE) & (((spare >> 8 >> tl.minimum(channel, SPARE)) & 1) == 1)
