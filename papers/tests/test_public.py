@@ -51,5 +51,5 @@ def test_a_paper_uses_public_calls_alone(path):
 
 
 def test_inner_names_are_told():
-    inner = "_checks.check_choice engine.prepare ops.nearest_prototype attacks.core.run data._load text.percent"
+    inner = "_checks.check_flag engine.prepare ops.nearest_prototype attacks.core.run data._load text.percent"
     assert [name for name in inner.split() if is_public(f"fastadv.{name}")] == []
