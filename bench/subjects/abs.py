@@ -20,8 +20,8 @@ from bench.session import Case, Row, Session
 from bench.subjects.training import random_images
 from fastadv import ops
 from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
-from fastadv.ops._decoders import forward
 from fastadv.ops._samples import MNIST, random_decoder
+from fastadv.ops.latent_decode import forward
 from fastadv.ops.registration.library import CARDS, extension
 
 CLASSES = 10

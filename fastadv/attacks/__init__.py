@@ -21,7 +21,7 @@ from fastadv.attacks.criteria.share import Share
 from fastadv.attacks.criteria.signs import Signs
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
-from fastadv.attacks.deepfool import deepfool
+from fastadv.attacks.deepfool import deepfool, superdeepfool
 from fastadv.attacks.ead import ead
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
@@ -46,7 +46,6 @@ from fastadv.attacks.segpgd import segpgd
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.square import square
-from fastadv.attacks.superdeepfool import superdeepfool
 from fastadv.attacks.transfer import transfer
 
 __all__ = [

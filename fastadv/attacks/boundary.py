@@ -10,16 +10,8 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.methods import start
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_
-from fastadv.attacks.methods.start import (
-    Starts,
-    away,
-    box_noise,
-    check_starts,
-    find_start,
-    spend,
-    to_boundary,
-)
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -38,7 +30,7 @@ SOURCE_ANSWERS, SOURCE_RATES = 30, (0.1, 0.25)
 ADAPTATION, CONVERGED = 1.5, 1e-7
 
 
-class _Walk(Starts):
+class _Walk(start.Starts):
     """The two sizes [n], and the last answers, 0 or 1, NaN for those yet to come."""
 
     spherical: Tensor
@@ -94,7 +86,7 @@ def boundary(
         source_step = FIRST_STEP if published else SOURCE
     check_share("spherical_step", spherical_step, one=True)
     check_share("source_step", source_step)
-    check_starts("boundary", starts, x, threat)
+    start.check_starts("boundary", starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if published:
         walk = _rule(starts, budget, spherical_step, source_step)
@@ -110,9 +102,9 @@ def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_ste
 
     def rule(search: core.Search[_Walk]) -> None:
         rows = search.rows
-        left = find_start(search, starts, queries, box_noise)
+        left = start.find_start(search, starts, queries, start.box_noise)
         if starts is None:
-            left = to_boundary(search, min(HALVINGS, left), left)
+            left = start.to_boundary(search, min(HALVINGS, left), left)
         rows.spherical, rows.source = search.full(spherical_step), search.full(source_step)
         rows.on_sphere = search.full(torch.nan)[:, None].expand(-1, SPHERICAL_ANSWERS)
         rows.nearer = rows.on_sphere[:, :SOURCE_ANSWERS]
@@ -121,7 +113,7 @@ def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_ste
             cost = 1 + checks
             if left < cost:
                 return
-            left = spend(search, cost, left)
+            left = start.spend(search, cost, left)
             search.leave(rows.source < CONVERGED)
             nearer, rows.sphere = _propose(search, step)
             look = search.decide(nearer)
@@ -139,7 +131,7 @@ def _propose(search: core.Search[_Walk], step: int) -> tuple[Tensor, Tensor]:
     rows, x = search.rows, search.x
     seed = rng.derive(search.seed, "boundary", search.restart)
     draws = rng.normal(x[0].numel(), seed, search.ids, step).to(x.dtype).view_as(x)
-    radius, outward = search.distance(rows.points), away(search)
+    radius, outward = search.distance(rows.points), start.away(search)
     aside = unit_(orthogonal_(draws.unsqueeze(1), outward).squeeze(1))
     turned = (outward + like(rows.spherical, x) * aside) / like((1 + rows.spherical.square()).sqrt(), x)
     sphere = search.problem.masked((x + like(radius, x) * turned).clamp(*search.threat.box))
@@ -183,7 +175,7 @@ NARROWEST, WIDEST = 1e-4, 1.0
 SHORTEST, LONGEST = 1e-7, 0.25
 
 
-class _OurRows(Starts):
+class _OurRows(start.Starts):
     """Of the candidates, the distance, the two sizes, how far out they lie, and the way deeper in."""
 
     deeper: Tensor
@@ -202,8 +194,8 @@ def _ours(
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows = search.rows
-        left = find_start(search, starts, queries)
-        left = to_boundary(search, min(OUR_HALVINGS, left), left)
+        left = start.find_start(search, starts, queries)
+        left = start.to_boundary(search, min(OUR_HALVINGS, left), left)
         rows.lift = search.full(0.0)
         rows.spherical, rows.source = rows.lift + spherical_step, rows.lift + source_step
         rows.deeper = torch.zeros_like(search.x)
@@ -211,7 +203,7 @@ def _ours(
             number = min(candidates, left)
             if number < 2:
                 return
-            left = spend(search, number, left)
+            left = start.spend(search, number, left)
             _step(search, number - 1, step)
 
     return rule
@@ -220,7 +212,7 @@ def _ours(
 def _step(search: core.Search[_OurRows], number: int, step: int) -> None:
     """Ask about `number` spherical steps and one source step; take that if possible, and adapt the sizes."""
     rows, x = search.rows, search.x
-    rows.distance, outward = search.distance(rows.points), away(search)
+    rows.distance, outward = search.distance(rows.points), start.away(search)
     candidates = [_spherical(search, outward, number, step), _source(search, outward).unsqueeze(1)]
     look = search.decide(torch.cat(candidates, 1).clamp_(*search.threat.box))
 

@@ -126,10 +126,7 @@ def _l2(steps: int, searches: int, constant: float, step_size: float) -> core.Ru
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, inside=INSIDE)
-        bisection.reset(search)
-        rows.constant = search.full(constant)
-        for number in range(searches):
-            bisection.begin_run_plainly(search, last=number == searches - 1 >= 9)
+        for _ in bisection.plain_runs(search, searches, constant):
             rows.w = space.inverse(search.x)
             for step in range(steps):
                 bent = space.bend(rows.w)
@@ -137,7 +134,6 @@ def _l2(steps: int, searches: int, constant: float, step_size: float) -> core.Ru
                 rows.hit |= look.adversarial
                 descent = 2 * (look.x_adv - search.x) - bisection.force(search, look) * look.gradient
                 rows.w = rows.w - step_size * adam(rows, descent * space.steepness(bent), step, EPSILON)
-            bisection.bisect_plainly(search)
 
     return rule
 
@@ -209,10 +205,8 @@ def _ours(
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, WIDER)
-        bisection.reset(search)
         rows.shrink = search.full(OUR_SHRINK)
-        for number in range(searches):
-            bisection.begin_run(search)
+        for number in bisection.runs(search, searches):
             start = search.x
             if norm == "linf" and number:
                 start = torch.where(like(search.best.success, start), search.best.x_adv, start)

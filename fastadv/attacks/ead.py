@@ -77,10 +77,7 @@ def _rule(steps: int, searches: int, beta: float, constant: float, step_size: fl
 
     def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
-        bisection.reset(search)
-        rows.constant = search.full(constant)
-        for number in range(searches):
-            bisection.begin_run_plainly(search, last=number == searches - 1 >= 9)
+        for _ in bisection.plain_runs(search, searches, constant):
             rows.points = rows.ahead = search.x
             for step in range(steps):
                 look = search.gradient(rows.ahead, search.problem.margin, judge=False)
@@ -90,7 +87,6 @@ def _rule(steps: int, searches: int, beta: float, constant: float, step_size: fl
                 before, rows.points = rows.points, _shrunk(search, away - rate * descent)
                 rows.ahead = rows.points + step / (step + 3) * (rows.points - before)
                 rows.hit |= search.decide(rows.points).adversarial
-            bisection.bisect_plainly(search)
 
     def _shrunk(search: core.Search[_Rows], away: Tensor) -> Tensor:
         """Return the points, with displacements shorter by beta, in the box."""
@@ -128,9 +124,7 @@ def _ours(
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, margin = search.rows, search.problem.margin
-        bisection.reset(search)
-        for number in range(searches):
-            bisection.begin_run(search)
+        for number in bisection.runs(search, searches):
             rows.points = rows.before_step = search.x
             # a sample without a success is stuck where small steps led it
             far = max(step_size, 1.0) if number else step_size

@@ -12,18 +12,10 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core.record import Over
+from fastadv.attacks.methods import start
 from fastadv.attacks.methods.bisection import halve, middle
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit, unit_, width
 from fastadv.attacks.methods.hyperplane import steepest
-from fastadv.attacks.methods.start import (
-    Starts,
-    away,
-    box_noise,
-    check_starts,
-    find_start,
-    spend,
-    to_boundary,
-)
 from fastadv.threat import Threat
 
 # steps where neither they nor queries are given, as in the authors' code
@@ -38,7 +30,7 @@ FIRST_DELTA = 0.1
 BLOCK = 1 << 17
 
 
-class _Hops(Starts):
+class _Hops(start.Starts):
     """What the steps know of each sample."""
 
     reach: Tensor  # the distance before the last bisection
@@ -85,7 +77,7 @@ def hopskipjump(
     """
     if queries is None:
         queries, steps = maxsize, STEPS if steps is None else steps
-    check_starts("hopskipjump", starts, x, threat)
+    start.check_starts("hopskipjump", starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if variant == "published":
         return core.run(model, x, y, threat, _rule(starts, queries, steps, directions), rows=_Hops, **how)
@@ -98,11 +90,11 @@ def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: in
 
     def rule(search: core.Search[_Hops]) -> None:
         rows, halvings = search.rows, _bisections(search)
-        left = find_start(search, starts, queries, box_noise)
+        left = start.find_start(search, starts, queries, start.box_noise)
         if starts is None:
-            left = to_boundary(search, min(BLENDS, left), left, straight=True)
+            left = start.to_boundary(search, min(BLENDS, left), left, straight=True)
         rows.reach = search.full(FIRST_DELTA * width(search.threat) * search.x[0].numel())
-        left = to_boundary(search, min(halvings, left), left)
+        left = start.to_boundary(search, min(halvings, left), left)
         for step in count(1) if steps is None else range(1, steps + 1):
             probes = min(int(directions * math.sqrt(step)), MOST)
             search.leave(rows.left < probes + 1 + halvings)
@@ -112,7 +104,7 @@ def _rule(starts: Tensor | None, queries: int, steps: int | None, directions: in
             rows.size = search.distance(rows.points) / math.sqrt(step)
             _progress(search, halvings)
             rows.reach = search.distance(rows.points)
-            to_boundary(search, halvings, queries)
+            start.to_boundary(search, halvings, queries)
 
     return rule
 
@@ -188,7 +180,7 @@ REACH, TILT = 0.02, 4.0
 HALVINGS, TILTS, SIZES = 12, 6, 4
 
 
-class _OurRows(Starts):
+class _OurRows(start.Starts):
     """The normal [n, ...], how far the center of the probes lies off the boundary, and their sums."""
 
     normal: Tensor
@@ -206,21 +198,21 @@ def _ours(starts: Tensor | None, queries: int, steps: int | None, directions: in
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows = search.rows
-        left = find_start(search, starts, queries)
-        left = to_boundary(search, min(HALVINGS, left), left)
-        rows.normal, rows.shift = away(search), search.full(0.0)
+        left = start.find_start(search, starts, queries)
+        left = start.to_boundary(search, min(HALVINGS, left), left)
+        rows.normal, rows.shift = start.away(search), search.full(0.0)
         draws = count()
         for step in count(1) if steps is None else range(1, steps + 1):
             probes = min(math.ceil(directions * math.sqrt(step)), left - TILTS - SIZES - HALVINGS)
             if probes < 1:
                 return
-            left = spend(search, probes + TILTS + SIZES, left)
+            left = start.spend(search, probes + TILTS + SIZES, left)
             if search.threat.order == 2:
-                rows.normal = away(search)
+                rows.normal = start.away(search)
             _probe(search, probes, draws)
             _tilt(search)
             _move(search)
-            left = to_boundary(search, HALVINGS, left)
+            left = start.to_boundary(search, HALVINGS, left)
 
     return rule
 

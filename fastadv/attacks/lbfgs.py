@@ -66,9 +66,7 @@ def lbfgs(
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, margin = search.rows, search.problem.margin
-        bisection.reset(search)
-        for number in range(searches):
-            bisection.begin_run(search)
+        for number in bisection.runs(search, searches):
             _begin(search)
             for step in range(steps):
                 # rounding to half precision would bend the curvature: there candidates pass on their own

@@ -13,6 +13,7 @@ from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks import core
 from fastadv.attacks.ddn import ddn
+from fastadv.attacks.deepfool import superdeepfool
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fmn import fmn
 from fastadv.attacks.methods.hyperplane import largest_others
@@ -20,7 +21,6 @@ from fastadv.attacks.methods.inner import InnerAttack, merge_result, run_inner
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.special import mixed_rows
-from fastadv.attacks.superdeepfool import superdeepfool
 from fastadv.threat import Threat
 
 

@@ -1,21 +1,34 @@
 """Primal-dual gradient descent, PDGD, and with a proximal step, PDPGD (Matyasko and Chau 2021)."""
 
+from collections.abc import Callable
+from math import log
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import losses, ops
-from fastadv.attacks import _primal_dual, core
-from fastadv.attacks.methods.adam import SECOND_DECAY, adam
+from fastadv.attacks import core
+from fastadv.attacks.methods import primal_dual
+from fastadv.attacks.methods.adam import SECOND_DECAY, Moments, adam
 from fastadv.attacks.methods.geometry import like, norm, positive, shorten_, unit, width
-from fastadv.attacks.methods.primal_dual import RATIO, STEP, Lagrangian, inside, primal_dual
+from fastadv.attacks.methods.primal_dual import DUAL_STEP, LAST_DUAL_STEP, LAST_STEP, PAST, RATIO, STEP
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
+# the least weight of the distance over that of the loss, and the inverse of the largest
+LEAST_RATIO = 1e-6
 EPSILON = 1e-8
 # iterations of the proximal operator, and the change, over the length, after which there are no more
 ITERATIONS, SETTLED = 5, 0.01
+
+
+class Lagrangian(Moments):
+    """The displacement `away` [n, ...] in widths of the box, and numbers [n]."""
+
+    away: Tensor
+    dual: Tensor  # the logarithm of the weight of the loss over that of the distance
+    share: Tensor  # the mean weight of the distance; that of the loss is the rest
 
 
 @core.registered(kind="minimum", paper="Matyasko and Chau 2021")
@@ -48,20 +61,20 @@ def pdgd(
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT["l2"])
 
     def rule(search: core.Search) -> None:
-        primal_dual(search, _descend_both, steps=steps, step_size=step_size, ratio=weight, loss=loss)
+        _published(search, _descend_both, steps=steps, step_size=step_size, ratio=weight, loss=loss)
 
     def ours(search: core.Search) -> None:
-        _primal_dual.primal_dual(
+        primal_dual.primal_dual(
             search,
-            _primal_dual.descend_with_momentum,
+            primal_dual.descend_with_momentum,
             steps=steps,
             step_size=step_size,
-            last_step=LAST_STEP["l2"],
+            last_step=OUR_LAST_STEP["l2"],
             weight=weight,
             loss=loss,
         )
 
-    rows = Lagrangian if published else _primal_dual.Displacements
+    rows = Lagrangian if published else primal_dual.Displacements
     return core.run(model, x, y, threat, rule if published else ours, rows=rows, minimum=True, **common)
 
 
@@ -99,31 +112,70 @@ def pdpgd(
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT[threat.norm])
 
     def rule(search: core.Search) -> None:
-        primal_dual(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)
+        _published(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)
 
     if published:
         return core.run(model, x, y, threat, rule, rows=Lagrangian, minimum=True, **common)
     ours = _ours(threat.norm, steps, step_size, SEVERAL if usual else step_size, weight, loss)
-    return core.run(model, x, y, threat, ours, rows=_primal_dual.Displacements, minimum=True, **common)
+    return core.run(model, x, y, threat, ours, rows=primal_dual.Displacements, minimum=True, **common)
+
+
+Primal = Callable[[core.Search[Lagrangian], Tensor, float, int], Tensor]
+
+
+def _published(
+    search: core.Search[Lagrangian], primal: Primal, *, steps: int, step_size: float, ratio: float,
+    loss: losses.Loss | None,
+) -> None:  # fmt: skip
+    """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only."""
+    # `primal` takes the gradient [n, ...] of softplus(-loss), the length of the step and its number
+    rows, unit = search.rows, width(search.threat)
+    rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
+    rows.dual = search.full(-log(ratio))
+    rows.share = torch.sigmoid(-rows.dual)
+    points = search.start()
+    for step in range(steps):
+        look = search.gradient(points, search.problem.margin if loss is None else loss)
+        rows.away = primal(search, _gradient(search, look), step_size * LAST_STEP ** (step / steps), step)
+        points = (rows.away * unit + search.x).clamp_(*search.threat.box).to(search.x.dtype)
+        left = (steps - 1 - step) / max(steps - 1, 1)
+        change = DUAL_STEP * (left * (1 - LAST_DUAL_STEP) + LAST_DUAL_STEP)
+        rows.dual = rows.dual + torch.where(look.adversarial, -change, change)
+        rows.dual.clamp_(log(LEAST_RATIO), -log(LEAST_RATIO))
+        rows.share = torch.lerp(torch.sigmoid(-rows.dual), rows.share, PAST)
+    search.finish(points)
+
+
+def _gradient(search: core.Search[Lagrangian], look: core.GradientLook) -> Tensor:
+    """Return [n, ...], that of softplus(-loss) with respect to displacements in widths of the box."""
+    # a loss that is NaN exerts no force
+    slope = torch.sigmoid(-look.loss).nan_to_num(0.0) * -width(search.threat)
+    return look.gradient.to(search.rows.away.dtype) * like(slope, look.gradient).to(search.rows.away.dtype)
+
+
+def _inside(search: core.Search[Lagrangian], away: Tensor) -> Tensor:
+    """Return the displacements [n, ...], in widths of the box, that are left inside it."""
+    unit = width(search.threat)
+    return (away * unit + search.x).clamp_(*search.threat.box).sub_(search.x).div_(unit)
 
 
 def _descend_both(search: core.Search[Lagrangian], gradient: Tensor, step_size: float, step: int) -> Tensor:
     rows = search.rows
     share = like(rows.share, gradient).to(gradient.dtype)
     slope = share * unit(rows.away) + (1 - share) * gradient
-    return inside(search, rows.away - step_size * adam(rows, slope, step, EPSILON))
+    return _inside(search, rows.away - step_size * adam(rows, slope, step, EPSILON))
 
 
 def _descend(search: core.Search[Lagrangian], gradient: Tensor, step_size: float, step: int) -> Tensor:
     rows = search.rows
-    ahead = inside(search, rows.away - step_size * adam(rows, gradient, step, EPSILON))
+    ahead = _inside(search, rows.away - step_size * adam(rows, gradient, step, EPSILON))
     curvature = (rows.square / (1 - SECOND_DECAY ** (step + 1))).sqrt_().add_(EPSILON)
     largest = ops.largest(curvature)
     metric = curvature / like(largest, curvature)
     by = (rows.share / (1 - rows.share) * step_size).to(ahead.dtype) / largest
     away, settled = ahead, torch.zeros_like(search.ids, dtype=torch.bool)
     for _ in range(ITERATIONS):
-        nearer = inside(search, _proximal(search.threat.norm, away - metric * (away - ahead), by))
+        nearer = _inside(search, _proximal(search.threat.norm, away - metric * (away - ahead), by))
         nearer = torch.where(like(settled, away), away, nearer)
         # a length of 0 is settled, too
         settled = ~(norm(nearer - away, 2) > SETTLED * norm(nearer, 2))
@@ -158,7 +210,7 @@ def _two_thirds(size: Tensor, by: Tensor) -> Tensor:
 FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
 FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
 SEVERAL = 0.1  # in Linf, where a success takes several decisions
-LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
+OUR_LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
 # the share of the steps that explore by proximal Adam; how many at least refine, unless fewer than the last
 # number, or than that share, were left to explore
 ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
@@ -172,8 +224,8 @@ def _ours(
 
     def rule(search: core.Search) -> None:
         first = several if search.problem.several else step_size
-        _primal_dual.primal_dual(
-            search, _descend_ours, steps=steps, step_size=first, last_step=LAST_STEP[norm], weight=weight,
+        primal_dual.primal_dual(
+            search, _descend_ours, steps=steps, step_size=first, last_step=OUR_LAST_STEP[norm], weight=weight,
             loss=loss, exploring=exploring,
         )  # fmt: skip
 
@@ -187,7 +239,7 @@ def _exploring(norm: str, steps: int) -> int:
 
 def _descend_ours(search: core.Search, force: Tensor, length: Tensor) -> Tensor:
     rows = search.rows
-    rows.mean.lerp_(force, 1 - _primal_dual.MOMENTUM)
+    rows.mean.lerp_(force, 1 - primal_dual.MOMENTUM)
     ahead = torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
     return _proximal_in_box(search, ahead, (length * rows.weight).to(force.dtype))
 

@@ -5,7 +5,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_choice, check_number
+from fastadv._checks import check_number
 from fastadv.errors import InputError
 
 PerRow = float | Tensor
@@ -54,11 +54,6 @@ def check_column(name: str, value: Tensor, batch: Tensor, dtype: torch.dtype) ->
             f"{name}: expected {kind} of shape ({len(batch)},) on {batch.device}, "
             f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
         )
-
-
-def check_norm(norm: str) -> None:
-    """Raise InputError unless the kernels serve `norm`."""
-    check_choice("norm", norm, ORDERS)
 
 
 def limits(box: Box) -> tuple[float, float]:

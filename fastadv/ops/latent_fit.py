@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
-from fastadv.ops._decoders import check_decoders, forward, image_size, products
 from fastadv.ops._samples import sample_decoders
+from fastadv.ops.latent_decode import check_decoders, forward, image_size, products
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.ops import _philox
+from fastadv.ops import philox
 from fastadv.ops._rows import check_column
+from fastadv.ops._samples import within
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 CHOICE = 47  # bits between a column and its alias; 16 more name the alias
@@ -37,7 +38,7 @@ def reference(
     seed: int, narrow: bool = False,
 ) -> Tensor:  # fmt: skip
     of_copy = levels[rows].flatten(1)
-    words = _philox.words(ids, 2 * of_copy.shape[1], seed, draws)
+    words = philox.words(ids, 2 * of_copy.shape[1], seed, draws)
     high, low = words[:, ::2], words[:, 1::2]
     width = table.shape[0].bit_length() - 1
     column = high >> (32 - width)
@@ -47,10 +48,6 @@ def reference(
     choice = torch.where(bits < entry >> ALIASES, column, entry & ((1 << ALIASES) - 1))
     copies = ((of_copy + choice - center).double() * step).float()
     return copies.to(torch.bfloat16 if narrow else torch.float32).reshape(len(rows), *levels.shape[1:])
-
-
-def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
-    assert torch.equal(actual, expected)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -77,7 +74,7 @@ register(
         reference=reference,
         fake=fake,
         samples=samples,
-        compare=compare,
+        compare=within(0),
         ordered=True,
         no_gradient="the copies of an image on a grid are not differentiated",
         dtypes=(torch.int32,),
@@ -105,7 +102,7 @@ def noisy_copies(
     if size.bit_count() != 1 or not 2 <= size <= 1 << ALIASES:
         raise InputError(f"table: expected int64 [2^b], b 1 to 16, got {table.dtype} {tuple(table.shape)}")
     check_count("center", center, 0)
-    _philox.check_stream(seed, 0)
+    philox.check_stream(seed, 0)
     rows = torch.arange(len(levels), device=levels.device).repeat_interleave(counts, output_size=total)
     ends = counts.cumsum(0)
     draws = torch.arange(len(rows), device=levels.device) + (first - ends + counts)[rows]

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count
+from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
-from fastadv.ops._rows import ORDERS, Box, PerRow, check_like, check_norm, column, limits, per_row
+from fastadv.ops._rows import ORDERS, Box, PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import SHAPES, batch, within
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
@@ -88,7 +88,7 @@ def quantize_in_ball(
 ) -> Tensor:
     """Round points [B, ...] of the ball around x to `levels` + 1 equally spaced values of the finite box."""
     check_like(x_adv, x=x)
-    check_norm(norm)
+    check_choice("norm", norm, ORDERS)
     check_count("levels", levels, 1)
     lo, hi = limits(box)
     if not hi - lo < float("inf"):

@@ -17,8 +17,9 @@ from math import inf
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_choice
 from fastadv.errors import InputError
-from fastadv.ops import _philox
+from fastadv.ops import philox
 from fastadv.ops._rows import (
     ORDERS,
     Box,
@@ -26,7 +27,6 @@ from fastadv.ops._rows import (
     add_towards,
     check_column,
     check_like,
-    check_norm,
     clamp_box,
     column,
     limits,
@@ -38,17 +38,17 @@ from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 def _shift(norm: str, limit: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
     """Draw float64 shifts [B, D] uniformly from the ball of `limit`."""
-    bits = _philox.words(ids, count, seed, draw)
+    bits = philox.words(ids, count, seed, draw)
     if norm == "linf":
-        return limit * (2.0 * _philox.to_uniform(bits) - 1.0)
+        return limit * (2.0 * philox.to_uniform(bits) - 1.0)
     if norm == "l2":
-        direction = _philox.normals(ids, count, seed, draw)
+        direction = philox.normals(ids, count, seed, draw)
         # normals use whole pairs of words; the distance takes the first word after them
-        word = _philox.words(ids, count + count % 2 + 1, seed, draw)[:, -1:]
-        level = _philox.to_uniform(word) ** (1.0 / count)
+        word = philox.words(ids, count + count % 2 + 1, seed, draw)[:, -1:]
+        level = philox.to_uniform(word) ** (1.0 / count)
         length = direction.norm(dim=1, keepdim=True)
         return limit * level * direction / torch.where(length > 0, length, 1.0)
-    size = -torch.log1p(-_philox.to_uniform(_philox.words(ids, count + 1, seed, draw)))
+    size = -torch.log1p(-philox.to_uniform(philox.words(ids, count + 1, seed, draw)))
     total = size.sum(1, keepdim=True)
     sign = 1.0 - 2.0 * (bits & 1).double()
     return limit * sign * size[:, :count] / torch.where(total > 0, total, 1.0)
@@ -62,9 +62,9 @@ def reference(
     count = rows.shape[1]
     limit = column(radius, radius_rows, rows)
     if norm == "l0":
-        words = _philox.words(ids, 2 * count, seed, draw)
+        words = philox.words(ids, 2 * count, seed, draw)
         rank = words[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
-        value = (lo + (hi - lo) * _philox.to_uniform(words[:, count:])).to(x.dtype)
+        value = (lo + (hi - lo) * philox.to_uniform(words[:, count:])).to(x.dtype)
         start = torch.where(rank < limit.floor(), value, rows)
     else:
         start = add_towards(rows, _shift(norm, limit, ids, count, seed, draw))
@@ -112,9 +112,9 @@ def random_start(
     the values of a radius [B] are not read: `Threat.random_start` checks them.
     """
     check_like(x)
-    check_norm(norm)
+    check_choice("norm", norm, ORDERS)
     check_column("ids", ids, x, torch.int64)
-    _philox.check_stream(seed, draw)
+    philox.check_stream(seed, draw)
     radius, radius_rows = per_row("radius", radius, x)
     if radius_rows is None:
         finite = radius < inf

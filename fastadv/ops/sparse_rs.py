@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.ops import _philox
+from fastadv.ops import philox
 from fastadv.ops._rows import Box, check_column, check_like, limits
 from fastadv.ops._samples import SHAPES, batch, within
 from fastadv.ops.registration.library import OpCard, Sample, op, register
@@ -24,11 +24,11 @@ def reference(
     draw: int, mask: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     now, then = best.flatten(1), x.flatten(1)
-    words = _philox.words(ids, now.shape[1], seed, draw)
+    words = philox.words(ids, now.shape[1], seed, draw)
     low, high = x.new_tensor(lo), x.new_tensor(hi)
     end = torch.where((now == low) | ((now != high) & (words & 1).bool()), high, low)
     moved = now != then
-    left = moved & (_rank(words ^ _philox.MASK, moved) < leaving[:, None])
+    left = moved & (_rank(words ^ philox.MASK, moved) < leaving[:, None])
     free = ~moved | left if mask is None else (~moved | left) & mask.flatten(1)
     comes = free & (_rank(words, free) < (count - (moved & ~left).sum(1))[:, None])
     return torch.where(comes, end, torch.where(left, then, now)).reshape(x.shape)
@@ -36,7 +36,7 @@ def reference(
 
 def _rank(words: Tensor, among: Tensor) -> Tensor:
     """Return how many words of the coordinates `among` are smaller, or as small at a lower index."""
-    return words.masked_fill(~among, _philox.MASK + 1).argsort(dim=1, stable=True).argsort(dim=1)
+    return words.masked_fill(~among, philox.MASK + 1).argsort(dim=1, stable=True).argsort(dim=1)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -92,7 +92,7 @@ def sparse_rs(
         raise InputError(
             f"mask: expected bool {tuple(best.shape)} as best, got {mask.dtype} {tuple(mask.shape)}"
         )
-    _philox.check_stream(seed, draw)
+    philox.check_stream(seed, draw)
     lo, hi = limits(box)
     if hi - lo == inf:
         raise InputError(f"box: expected a finite one, to whose ends coordinates go, got {box}")

@@ -82,11 +82,10 @@ class Threat:
         """Return the threat of the samples that `index` [n], numbers or a mask, chooses."""
         if not isinstance(self.radius, Tensor):
             return self
-        # already checked; checking again would wait for a GPU
-        part = copy(self)
-        object.__setattr__(part, "radius", self.radius[index])
-        if not self.__dict__.get("finite", True):
-            del part.__dict__["finite"]  # the samples taken may all have a finite radius
+        # already checked; the samples taken may all have a finite radius
+        part = self.resized(self.radius[index])
+        if self.__dict__.get("finite"):
+            part.__dict__["finite"] = True
         return part
 
     def with_radius(self, radius: PerRow) -> Self:
@@ -95,16 +94,16 @@ class Threat:
 
     def resized(self, radius: PerRow) -> Self:
         """Return the same ball and box at other radii, without checking them, which would wait for a GPU."""
-        part = copy(self)
-        object.__setattr__(part, "radius", radius)
-        part.__dict__.pop("finite", None)
-        return part
+        return self._but(radius=radius)
 
     def held_in(self, dtype: torch.dtype) -> Self:
         """Return the same ball in the box rounded to a dtype."""
+        return self._but(box=box_in(self.box, dtype))
+
+    def _but(self, **values: Any) -> Self:
         part = copy(self)
-        object.__setattr__(part, "box", box_in(self.box, dtype))
-        part.__dict__.pop("metric", None)
+        part.__dict__.update(values)
+        part.__dict__.pop("finite" if "radius" in values else "metric", None)
         return part
 
     def describe(self) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastadv.ops._decoders import image_size
 from fastadv.ops._samples import random_decoder
+from fastadv.ops.latent_decode import image_size
 from fastadv.ops.registration.library import CARDS
 from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 

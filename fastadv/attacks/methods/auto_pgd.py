@@ -73,12 +73,14 @@ def project(search: Search[Ascents], points: Tensor, factor: float) -> Tensor:
 class Stage:
     """`moves` steps in the ball of `factor` times the radius, along a loss; None is that of the plan."""
 
+    shares = DENSE
+
     def __init__(self, search: Search[Ascents], factor: float, moves: int, loss: Loss | None = None) -> None:
         self.search, self.factor, self.moves, self.loss = search, factor, moves, loss
 
     def run(self, points: Tensor) -> None:
         self.begin(points)
-        for first, end, interval in spans(self.moves, self.shares()):
+        for first, end, interval in spans(self.moves, self.shares):
             self._go(first, end)
             if end < self.moves:
                 self.check(interval)
@@ -110,10 +112,6 @@ class Stage:
         rows.loss = self.value(look).to(search.best.rank.dtype)
         rows.top_loss, rows.rises = torch.full_like(rows.loss, -torch.inf), torch.zeros_like(rows.loss)
         self._keep_top(look)
-
-    def shares(self) -> tuple[float, float, float]:
-        """Return the first interval between checkpoints, by how much each is shorter, and the shortest."""
-        raise NotImplementedError
 
     def step(self, move: int) -> Tensor:
         """Return [n, ...] where step number `move` leads; it is the same for all but the first."""
@@ -183,9 +181,6 @@ class Dense(Stage):
         rows.step_size = 2 * self.radius()
         rows.checked, rows.halved = rows.top_loss.clone(), torch.ones_like(self.search.best.success)
 
-    def shares(self) -> tuple[float, float, float]:
-        return DENSE
-
     def step(self, move: int) -> Tensor:
         """Return a step along the gradient, mixed with the step before, both projected."""
         rows, search = self.search.rows, self.search
@@ -211,6 +206,8 @@ class Dense(Stage):
 class Sparse(Stage):
     """L1: steps in the coordinates with the largest gradients (Croce & Hein 2021, algorithm 1)."""
 
+    shares = INTERVAL_L1, 0.0, INTERVAL_L1
+
     def __init__(self, search: Search[Ascents], factor: float, moves: int, started: bool) -> None:
         super().__init__(search, factor, moves)
         self.started = started  # whether the start shows how many coordinates to move; else `DENSITY`
@@ -224,9 +221,6 @@ class Sparse(Stage):
         if not self.started:
             rows.density = torch.full_like(rows.density, DENSITY)
             rows.nonzero = torch.full_like(rows.nonzero, rows.points[0].numel())
-
-    def shares(self) -> tuple[float, float, float]:
-        return INTERVAL_L1, 0, INTERVAL_L1
 
     def step(self, move: int) -> Tensor:
         """Return a step of equal length in each of the coordinates that move."""

@@ -1,5 +1,7 @@
 """Bisection of an interval of each sample, such as of the constant that weighs margin against distance."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -36,15 +38,13 @@ class Constants(Interval):
     before: Tensor  # the least distance when its run began
 
 
-def reset(search: Search[Constants]) -> None:
-    search.rows.low = search.full(0.0)
-    search.rows.high = torch.full_like(search.rows.low, torch.inf)
-
-
-def begin_run(search: Search[Constants]) -> None:
-    """Note the distances so far, before each run, to tell what it brings."""
-    search.rows.before = search.best.distance
-    search.rows.hit = torch.zeros_like(search.ids, dtype=torch.bool)
+def runs(search: Search[Constants], searches: int) -> Iterator[int]:
+    """Yield the number of each run, without constants yet, and note the distances that it is to shorten."""
+    search.rows.low, search.rows.high = search.full(0.0), search.full(torch.inf)
+    for number in range(searches):
+        search.rows.before = search.best.distance
+        search.rows.hit = torch.zeros_like(search.ids, dtype=torch.bool)
+        yield number
 
 
 def set_first(search: Search[Constants], needed: Tensor, factor: float, constant: float | None) -> None:
@@ -72,17 +72,15 @@ def bisect(search: Search[Constants]) -> Tensor:
     return done
 
 
-def bisect_plainly(search: Search[Constants]) -> None:
-    """Set the next constants as Carlini and Wagner's code does: tenfold until a success, then halving."""
+def plain_runs(search: Search[Constants], searches: int, constant: float) -> Iterator[int]:
+    """Yield the number of each run, with the constants of Carlini and Wagner's code."""
+    # Tenfold until a success, then halving. The last of ten or more runs repeats the least that had one.
     rows = search.rows
-    rows.high = torch.where(rows.hit, rows.high.minimum(rows.constant), rows.high)
-    rows.low = torch.where(rows.hit, rows.low, rows.low.maximum(rows.constant))
-    rows.constant = torch.where(rows.high.isinf(), RAISE * rows.constant, (rows.low + rows.high) / 2)
-
-
-def begin_run_plainly(search: Search[Constants], last: bool) -> None:
-    """Forget what the run before met. The last of ten or more runs repeats the least constant that did."""
-    rows = search.rows
-    rows.hit = torch.zeros_like(search.ids, dtype=torch.bool)
-    if last:
-        rows.constant = torch.where(rows.high.isinf(), rows.constant, rows.high)
+    rows.constant = search.full(constant)
+    for number in runs(search, searches):
+        if number == searches - 1 >= 9:
+            rows.constant = torch.where(rows.high.isinf(), rows.constant, rows.high)
+        yield number
+        rows.high = torch.where(rows.hit, rows.high.minimum(rows.constant), rows.high)
+        rows.low = torch.where(rows.hit, rows.low, rows.low.maximum(rows.constant))
+        rows.constant = torch.where(rows.high.isinf(), RAISE * rows.constant, (rows.low + rows.high) / 2)

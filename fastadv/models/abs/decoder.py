@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.models._common import first_weights
-from fastadv.ops._decoders import chain_size, forward
-from fastadv.ops.latent_decode import latent_decode
+from fastadv.ops.latent_decode import chain_size, forward, latent_decode
 
 # Added to BatchNorm's variance; torch's default.
 NORM_FLOOR = 1e-5

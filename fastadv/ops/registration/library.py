@@ -136,7 +136,10 @@ class OpCard:
 
 def results_of(card: OpCard, args: Sample) -> Sample:
     """Allocate the op's results for these arguments, which its kernels take first."""
-    results = card.fake(*args)
+    return _listed(card.fake(*args))
+
+
+def _listed(results: Any) -> Sample:
     return results if isinstance(results, tuple) else () if results is None else (results,)
 
 
@@ -185,23 +188,16 @@ def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
     """Serve the dtypes on the card by the kernel, all others (float64, float16) by the reference."""
     dtypes, fallback, fake, written = card.dtypes, _fallback(card), card.fake, card.signature.written
 
-    def one(*args: Any) -> Any:
-        if args[0].dtype not in dtypes:
-            return fallback(*args)
-        result = fake(*args)
-        kernel(result, *args)
-        return result
-
-    def several(*args: Any) -> Any:
+    def compiled(*args: Any) -> Any:
         if args[0].dtype not in dtypes:
             return fallback(*args)
         results = fake(*args)
-        kernel(*(results or ()), *args)
+        kernel(*_listed(results), *args)
         if written:
             changed([args[i] for i in written])
         return results
 
-    return one if card.signature.results == 1 else several
+    return compiled
 
 
 def _in_place(card: OpCard, kernel: Callable[..., None] | None) -> Callable[..., None]:

@@ -1,9 +1,9 @@
-"""l2_step on a GPU (see ops/l2_step.py, _l2.py, _l2_row.py): one program a row."""
+"""l2_step on a GPU (see ops/l2_step.py, _l2.py): one program a row."""
 
 import triton
 import triton.language as tl
 
-from fastadv.ops.triton import _l2, _l2_row, _row
+from fastadv.ops.triton import _l2, _row
 from fastadv.ops.triton._common import edge, inner, load, per_row, read_points, step_of
 
 
@@ -61,7 +61,7 @@ def l2_step_kernel(
         unit = ((127 - tl.minimum(tl.maximum(power, -126), 126)) << 23).to(tl.float32, bitcast=True)
         length = tl.where(usable, norm * unit.to(tl.float64), 1.0)
         points = _row.change(_moved, (usable, unit, (step / length).to(tl.float32)), parts)
-        _l2_row.project(out + skip, limit, low, high, points)
+        _l2.project_row(out + skip, limit, low, high, points)
 
 
 launch = step_of(l2_step_kernel, chunks=3)

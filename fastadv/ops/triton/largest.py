@@ -18,7 +18,7 @@ def largest_kernel(out, values, cols, BLOCK: tl.constexpr):
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
         bits = tl.load(values + row * cols + at, mask=at < cols, other=0)
-        # without the sign
+        # The sign is left out
         most = tl.maximum(most, bits & (0x7FFF if dtype == tl.int16 else 0x7FFFFFFF))
     tl.store(out + row, tl.max(most))
 

@@ -17,7 +17,7 @@ def _choice(high, low, table, WIDTH_OF_TABLE: tl.constexpr):
     return tl.where(bits < (entry >> 16), column, entry & 0xFFFF).to(tl.int32)
 
 
-# not specialized: a new seed must not trigger a compilation
+# Arguments that are not specialized: a new seed must not trigger a compilation
 @triton.jit(do_not_specialize=["key_low", "key_high", "center"])
 def noisy_copies_kernel(
     out, levels, rows, ids, draws, table, cols, center, step: tl.float64, key_low: tl.uint32,

@@ -8,7 +8,7 @@ from fastadv.ops.triton import _philox
 from fastadv.ops.triton._common import WIDTH, start
 
 
-# not specialized: a new seed or draw must not trigger a compilation
+# Arguments that are not specialized: a new seed or draw must not trigger a compilation
 @triton.jit(do_not_specialize=["key_low", "key_high", "draw"])
 def philox_kernel(
     out, ids, samples, count, key_low: tl.uint32, key_high: tl.uint32, draw: tl.uint32,

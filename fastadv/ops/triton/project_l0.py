@@ -1,16 +1,16 @@
-"""project_l0 on a GPU (see ops/project_l0.py, _l0.py, _l0_row.py): one program a row."""
+"""project_l0 on a GPU (see ops/project_l0.py, _l0.py, _l0.py): one program a row."""
 
 import triton
 import triton.language as tl
 
-from fastadv.ops.triton import _l0, _l0_row, _row
+from fastadv.ops.triton import _l0, _row
 from fastadv.ops.triton._common import clamp, edge, inner, load, per_row, projection_of, read_points, store
 
 
 @triton.jit
 def _gains(source, at, mask):
     x_adv, x, low, high = source
-    return _l0_row.exact(load(x_adv, at, mask), load(x, at, mask), low, high)
+    return _l0.exact(load(x_adv, at, mask), load(x, at, mask), low, high)
 
 
 @triton.jit
@@ -39,7 +39,7 @@ def project_l0_kernel(
     else:
         places = x_adv + skip, x + skip, inner(low, high)
         points = _row.hold(read_points, places, cols, BLOCK, CHUNKS)
-        _l0_row.project(out + skip, k, low, high, points)
+        _l0.project(out + skip, k, low, high, points)
 
 
 # ties go to the lower index

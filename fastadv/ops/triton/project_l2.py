@@ -1,9 +1,9 @@
-"""project_l2 on a GPU (see ops/project_l2.py, _l2.py, _l2_row.py): one program a row."""
+"""project_l2 on a GPU (see ops/project_l2.py, _l2.py): one program a row."""
 
 import triton
 import triton.language as tl
 
-from fastadv.ops.triton import _l2, _l2_row, _row
+from fastadv.ops.triton import _l2, _row
 from fastadv.ops.triton._common import edge, inner, per_row, projection_of, read_points
 
 
@@ -22,7 +22,7 @@ def project_l2_kernel(
         high = edge(hi, out.dtype.element_ty)
         source = x_adv + skip, x + skip, inner(low, high)
         points = _row.hold(read_points, source, cols, BLOCK, CHUNKS)
-        _l2_row.project(out + skip, limit, low, high, points)
+        _l2.project_row(out + skip, limit, low, high, points)
 
 
 launch = projection_of(project_l2_kernel, chunks=3)
