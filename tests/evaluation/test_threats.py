@@ -127,7 +127,7 @@ def test_another_budget_never_resumes(kind: str, tmp_path: Path) -> None:
 
     first, again = resumed(0.15), resumed(0.15)
     assert (first.verdict, first["one"].within) == (again.verdict, again["one"].within)
-    with pytest.raises(InputError, match="the run that wrote it, got one with another attacks.one.threat"):
+    with pytest.raises(InputError, match=r"the run that wrote it, got one with another attacks.one.threat"):
         resumed(0.35)
 
 
