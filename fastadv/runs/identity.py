@@ -30,6 +30,10 @@ _HALF_ROUNDING = 5e-2
 # code of these packages is known by its name
 _LIBRARIES = {"fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 NAMED = 3  # differences that an error tells
+# Calls that fill a container, whose contents then change from call to call
+_FILLS = {"add", "append", "extend", "insert", "setdefault", "update"}
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
+_PLAIN = (bool, int, float, str, tuple)
 
 
 def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
@@ -40,13 +44,14 @@ def describe(value: Any, trained: nn.Module | None = None, identity: str | None 
     return _Description(trained, by_name=identity is not None).of(value)
 
 
-def describe_model(model: nn.Module) -> str:
+def describe_model(model: nn.Module, identity: str | None = None) -> str:
     """Describe a model in training, but for its weights: its parts, and the shapes and flags of its state."""
     # torch.compile wraps the model
     inner = getattr(model, COMPILED_MODULE, model)
     trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
     state = [(name, tuple(t.shape), str(t.dtype), name in trained) for name, t in inner.state_dict().items()]
-    return f"{type(inner).__qualname__} {_hash([_parts(inner), state])}"
+    about = _Description(model, by_name=identity is not None).model(inner)
+    return f"{type(inner).__qualname__} {_hash([about, state])}"
 
 
 class _Description:
@@ -86,7 +91,7 @@ class _Description:
         if isinstance(value, nn.Module):
             model = getattr(value, COMPILED_MODULE, value)
             return [
-                f"{type(model).__qualname__} {_hash(self._model(model))}",
+                f"{type(model).__qualname__} {_hash(self.model(model))}",
                 data_hash(*model.state_dict().values()),
             ]
         if callable(describes := getattr(value, "describe", None)):
@@ -98,6 +103,8 @@ class _Description:
         if isinstance(value, partial):
             arguments = {"args": self.of(value.args), "keywords": self.of(value.keywords)}
             return {"function": self.of(value.func), **arguments}
+        if hasattr(value, "__wrapped__"):  # a cache around a function
+            return [_name(type(value)), self.of(value.__wrapped__)]
         if hasattr(value, "__qualname__") or isinstance(value, ModuleType | logging.Logger | torch.device):
             return _name(value)
         if not (state := _attributes(value)):
@@ -105,33 +112,53 @@ class _Description:
             return [self._coded(type(value)), "" if " at 0x" in text else text]
         return {"class" if "name" in state else "name": self._coded(type(value)), **self.of(state)}
 
-    def _model(self, model: nn.Module) -> list[Any]:
-        """Describe the parts of a model, and functions they hold, as gradients, which no answer shows."""
-        attributes = [pair for part in model.modules() for pair in vars(part).items()]
-        held = [pair for pair in attributes if callable(pair[1]) or isinstance(pair[1], str)]
-        return [_parts(model), self.of([pair for pair in held if pair[0] != "_compiled_call_impl"])]
+    def model(self, model: nn.Module) -> list[Any]:
+        """Describe a model without its weights: classes, functions, plain attributes, further buffers."""
+        parts = list(model.modules())
+        attributes = [
+            pair for part in parts for pair in vars(part).items() if pair[0] not in _OF_EVERY_MODULE
+        ]
+        held = [pair for pair in attributes if callable(pair[1]) or isinstance(pair[1], _PLAIN)]
+        classes = {self._coded(type(part)): None for part in parts}
+        kept = model.state_dict().keys()
+        buffers = [data_hash(buffer) for name, buffer in model.named_buffers() if name not in kept]
+        return [_parts(model), [*classes], self.of(held), buffers]
 
     def _coded(self, value: Any) -> str:
         """Return the name of a function or class, with a hash of its code where it is the caller's own."""
         if self._by_name and not _is_ours(value):
             return _name(value)
         if isinstance(value, FunctionType):
-            # a container may be filled from call to call
             cells = [c.cell_contents for c in value.__closure__ or () if c != CellType()]
-            held = [type(c).__name__ if isinstance(c, list | dict | set) else self.of(c) for c in cells]
+            filled = (list, dict, set) if _FILLS & set(value.__code__.co_names) else ()
+            held = [type(c).__name__ if isinstance(c, filled) else self.of(c) for c in cells]
             if _is_ours(value):
                 return f"{_name(value)} {_hash(held)}" if held else _name(value)
             defaults = self.of([value.__defaults__, value.__kwdefaults__])
             return f"{_name(value)} {_hash([_code(value.__code__), defaults, held])}"
         if _is_ours(value):
             return str(value.__qualname__)
-        functions = {k: self._coded(f) for k, f in vars(value).items() if isinstance(f, FunctionType)}
-        return f"{_name(value)} {_hash([functions, [self._coded(base) for base in value.__bases__]])}"
+        members = {name: _unwrapped(member) for name, member in vars(value).items()}
+        coded = {
+            name: self.of(member)
+            for name, member in members.items()
+            if isinstance(member, FunctionType) or not name.startswith(("__", "_abc_"))
+        }
+        return f"{_name(value)} {_hash([coded, [self._coded(base) for base in value.__bases__]])}"
 
 
 def _is_ours(value: Any) -> bool:
     """Return whether a function or class is of this library, or of those that are known by their names."""
     return str(getattr(value, "__module__", None)).partition(".")[0] in _LIBRARIES
+
+
+def _unwrapped(member: Any) -> Any:
+    """Return the function of a static or class method, or of a property."""
+    if isinstance(member, staticmethod | classmethod):
+        return member.__func__
+    if isinstance(member, property):
+        return member.fget
+    return member.func if isinstance(member, cached_property) else member
 
 
 def _code(code: CodeType) -> list[Any]:
@@ -158,7 +185,9 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 def _held(value: Any) -> dict[str, Any]:
     """Return the attributes of an object, without those it computes once when asked."""
-    kind, held = type(value), getattr(value, "__dict__", {})
+    kind = type(value)
+    slots = [] if _is_ours(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
+    held = {s: getattr(value, s) for s in slots if hasattr(value, s)} | getattr(value, "__dict__", {})
     return {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
 
 

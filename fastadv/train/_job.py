@@ -240,7 +240,7 @@ def _config(job: Job, steps: Steps) -> dict[str, Any]:
     model, feed, optimization = steps.model, steps.feed, steps.optimization
     return {
         **FORMAT,
-        "model": describe_model(model),
+        "model": describe_model(model, job.identity),
         "recipe": describe(steps.recipe, model, job.identity),
         # Epochs change nothing in a constant schedule: such a run may be made longer
         "epochs": None if optimization.schedule == "constant" else job.epochs,
