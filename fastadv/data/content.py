@@ -1,4 +1,4 @@
-"""What tells a data set from another: samples of it, as they come out of `[i]`."""
+"""What tells a data set from another: its tensors, or samples of it, as they come out of `[i]`."""
 
 import hashlib
 import json
@@ -6,20 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from fastadv import rng
+from fastadv.data.imageset import ImageSet
 from fastadv.runs.card import data_hash
 
 READ = 256  # samples that are read, from the first to the last
 
 
 def describe_data(dataset: Any) -> str:
-    """Return the length of a set with a hash of some samples, in a small set of all.
+    """Return the length of a set with a hash: of its tensors, or of some samples, in a small set of all.
 
     What a transform draws is drawn under a fixed seed. Where samples differ when they are read again, the
     length alone is known.
     """
+    if (whole := _hash_of_tensors(dataset)) is not None:
+        return f"{len(dataset)} {whole}"
     first, again = _hash_of(dataset), _hash_of(dataset)
     return f"{len(dataset)} {first if first == again else 'drawn'}"
 
@@ -28,6 +33,17 @@ def describe_set(dataset: Any, described: str | None = None) -> Any:
     """Return what the card of a model says of the images it was trained on, `described` by their run."""
     describes = getattr(dataset, "describe", None)
     return describes() if callable(describes) else described or describe_data(dataset)
+
+
+def _hash_of_tensors(dataset: Any) -> str | None:
+    """Return the hash of a set that lies in memory; None of another."""
+    kind = type(dataset)
+    if kind is ImageSet:
+        return str(dataset.data_hash)
+    if kind is TensorDataset:
+        return data_hash(*dataset.tensors)
+    whole = _hash_of_tensors(dataset.dataset) if kind is Subset else None
+    return whole and data_hash("some of", whole, torch.as_tensor(dataset.indices, device="cpu"))
 
 
 def _hash_of(dataset: Any) -> str:

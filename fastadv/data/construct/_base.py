@@ -19,7 +19,7 @@ from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
 from fastadv.engine.module import dtype_of
-from fastadv.engine.prepare import answers
+from fastadv.engine.prepare import FIRST_SAMPLES, answers
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.models.wrappers import representation
@@ -192,7 +192,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
 
 def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
     """Return what tells a model or function from another: weights or code, and answers on the base."""
-    model, numbers = source.model, base.spread(32)
+    model, numbers = source.model, base.spread(FIRST_SAMPLES)
     known: dict[str, Any] = {"function": describe(model, identity=identity)}
     if isinstance(model, nn.Module):
         state = model.state_dict()
