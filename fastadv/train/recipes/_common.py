@@ -1,6 +1,6 @@
 """What recipes share: checks of their arguments, starts, and losses."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -150,25 +150,6 @@ def check_criterion(criterion: object, label_smoothing: float, loss: str = "ce")
             raise InputError(f"{name}: expected {usual!r} with {criterion!r}, got {value!r}; leave it out")
 
 
-def mean_losses(
-    model: nn.Module,
-    batches: Sequence[Tensor],
-    y: Tensor,
-    smoothing: float = 0.0,
-    loss: str = "ce",
-    criterion: Criterion | None = None,
-) -> list[Tensor]:
-    """Return what training minimizes for each batch; they pass at once, so that BatchNorm sees all."""
-    x = batches[0] if len(batches) == 1 else torch.cat([*batches])
-    if criterion is None:
-        logits = logits_at(model, x, y).tensor_split(len(batches))
-        return [mean_loss(part, y, smoothing, loss) for part in logits]
-    criterion = criterion.for_labels(y)
-    outputs = OUTPUTS[criterion.outputs](model(x), len(x)).tensor_split(len(batches))
-    labels = labels_for(criterion, y)
-    return [criterion.objective(part, labels).mean() for part in outputs]
-
-
 def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
     """Draw numbers like x, of a kind of `fastadv.rng`, keyed by (seed, id): 0 .. B - 1 unless given."""
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
@@ -179,7 +160,14 @@ def mixture(
     model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
     criterion: Criterion | None = None,
 ) -> Tensor:  # fmt: skip
-    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass."""
-    images = [x, x_adv] if weight else [x_adv]
-    *clean, adversarial = mean_losses(model, images, y, smoothing, loss, criterion)
-    return weight * clean[0] + (1 - weight) * adversarial if clean else adversarial
+    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass, so that BatchNorm sees all."""
+    images, parts = (torch.cat([x, x_adv]), 2) if weight else (x_adv, 1)
+    if criterion is None:
+        logits = logits_at(model, images, y).tensor_split(parts)
+        losses = [mean_loss(part, y, smoothing, loss) for part in logits]
+    else:
+        criterion = criterion.for_labels(y)
+        outputs = OUTPUTS[criterion.outputs](model(images), len(images)).tensor_split(parts)
+        labels = labels_for(criterion, y)
+        losses = [criterion.objective(part, labels).mean() for part in outputs]
+    return weight * losses[0] + (1 - weight) * losses[1] if weight else losses[0]
