@@ -29,9 +29,7 @@ from fastadv.train.recipes._followers import Followers
 from fastadv.train.recipes.base import is_missing, owns_step
 
 logger = logging.getLogger("fastadv")
-
-# steps between two checks on a GPU: each check waits for the device
-CHECK_EVERY = 64
+CHECK_EVERY = 64  # steps between two checks on a GPU: each check waits for the device
 
 
 class MovingAverage:
@@ -213,9 +211,8 @@ class Steps:
         """Raise FloatingPointError for a loss, or for trained weights, that are not finite."""
         self._check_losses()
         trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
-        weights = {name: w for name, w in self.model.named_parameters() if id(w) in trained}
-        finite = torch.stack([w.isfinite().all().to(self.feed.device) for w in weights.values()]).tolist()
-        bad = [name for name, well in zip(weights, finite, strict=True) if not well]
+        weights = [(name, w) for name, w in self.model.named_parameters() if id(w) in trained]
+        bad = [name for name, weight in weights if not weight.isfinite().all()]
         if bad:
             raise FloatingPointError(
                 f"training: expected finite weights, got NaN or infinity in {bad[0]} "

@@ -15,9 +15,7 @@ from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number
 from fastadv.errors import InputError
 
-__all__ = [
-    "crop", "cutout", "flip", "random_resized_crop",
-]  # fmt: skip
+__all__ = ["crop", "cutout", "flip", "random_resized_crop"]
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:

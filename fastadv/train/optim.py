@@ -97,7 +97,12 @@ def make_optimizer(
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
     result: Optimizer
     if callable(optimizer):
-        _check_left_alone(options)
+        for name in ("momentum", "weight_decay"):
+            if (value := getattr(options, name)) != getattr(Optimization, name):
+                raise InputError(
+                    f"{name}: expected it in the optimizer that you pass, got {value!r} beside it; bind it "
+                    "there, as by functools.partial"
+                )
         if learning_rate is not None:
             groups = [{**group, "lr": learning_rate} for group in groups]
         _try(optimizer, groups, kept)
@@ -174,17 +179,6 @@ def device_rates(optimizer: Optimizer, options: Optimization, device: torch.devi
     return DeviceRates(optimizer, device) if waits(device) and places == {device} and not moves else None
 
 
-def _check_left_alone(options: Optimization) -> None:
-    """Raise InputError for options that an optimizer of the caller's own has itself."""
-    for name in ("momentum", "weight_decay"):
-        default = getattr(Optimization, name)
-        if getattr(options, name) != default:
-            raise InputError(
-                f"{name}: expected it in the optimizer that you pass, got {getattr(options, name)!r} beside "
-                "it; bind it there, as by functools.partial"
-            )
-
-
 def _groups(model: nn.Module, norm_decay: bool) -> Groups:
     """Group the parameters that require a gradient by whether they decay; InputError if there are none."""
     groups: dict[bool, list[nn.Parameter]] = {}
@@ -215,15 +209,12 @@ def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
             weight.grad = torch.zeros_like(weight)
         with rng.generators_kept(weights[0].device):
             trial = optimizer(copies)
-            if not isinstance(trial, Optimizer):
+            alike = isinstance(trial, Optimizer) and [*map(id, _weights(trial.param_groups))]
+            if alike != [*map(id, weights)]:
                 raise InputError(
-                    "optimizer: expected a function that returns a torch.optim.Optimizer, got one that "
-                    f"returns a {type(trial).__name__}"
-                )
-            if [*map(id, weights)] != [*map(id, _weights(trial.param_groups))]:
-                raise InputError(
-                    "optimizer: expected one over the groups of parameters that the function is given, got "
-                    "others; make it inside the function, of its argument"
+                    "optimizer: expected a function that returns a torch.optim.Optimizer of the groups that "
+                    f"it takes, got a {type(trial).__name__}{' of others' if alike else ''}; make it inside "
+                    "the function, of its argument"
                 )
             try:
                 trial.step()

@@ -70,11 +70,8 @@ class Hoarder(torch.optim.SGD):
 
 BAD = {
     "name": ("lion", "expected one of sgd, nesterov, adam, adamw"),
-    "no optimizer": (lambda groups: groups, "returns a torch.optim.Optimizer, got one that returns a list"),
-    "its own weights": (
-        lambda groups: torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
-        "over the",
-    ),
+    "no optimizer": (lambda groups: groups, "returns a torch.optim.Optimizer.* got a list"),
+    "its own weights": (lambda groups: torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), "others"),
     "closure": (lambda groups: torch.optim.LBFGS(groups), "closure"),
     "state": (functools.partial(Hoarder, lr=0.1), "Hoarder with others"),
 }

@@ -27,16 +27,8 @@ from fastadv.train.recipes._common import (
 from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import Crafted
 
-# Size of the noise with which TRADES and MART start, of the box: at x itself, the divergence has no gradient
-NOISE = 1e-3
+NOISE = 1e-3  # widths of the box, of a near start's noise: at x itself, the divergence has no gradient
 STARTS = ("near", "uniform")
-
-
-def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-    """Return x + 0.001 · N(0, 1) widths of the box, in ball and box: where TRADES and MART begin."""
-    width = threat.box[1] - threat.box[0]
-    size = NOISE * (width if math.isfinite(width) else 1.0)
-    return threat.project(x + size * drawn(rng.normal, x, ids, seed, "near start"), x)
 
 
 def divergence(logits: Tensor, other: Tensor) -> Tensor:
@@ -80,7 +72,9 @@ class NearPredictions(Crafted):
     def begin(self, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
         if self.start == "uniform":
             return self.threat.random_start(x, seed=seed, ids=ids)
-        return near_start(self.threat, x, ids, seed)
+        width = self.threat.box[1] - self.threat.box[0]
+        size = NOISE * (width if math.isfinite(width) else 1.0)
+        return self.threat.project(x + size * drawn(rng.normal, x, ids, seed, "near start"), x)
 
     def away(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int,

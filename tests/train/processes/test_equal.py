@@ -92,6 +92,6 @@ def test_a_wrapped_model_is_trained_as_what_is_inside_or_refused(tmp_path):
         torch.testing.assert_close(results["ddp"], results["plain"], rtol=0, atol=0)
     for said in Refused(tmp_path).said:
         assert "expected all weights in each process" in said["part"]
-        assert "as by fully_shard or FSDP in inner.5; pass the module as it was" in said["part"]
-        assert "as by fully_shard or FSDP; pass the module as it was" in said["whole"]
-        assert "expected DistributedDataParallel around the whole of it, got one in 0" in said["inside"]
+        assert "in inner.5; pass the module as it was" in said["part"]
+        assert "got a FullyShardedDataParallel; pass the module as it was" in said["whole"]
+        assert "got a DistributedDataParallel in 0; pass the module as it was" in said["inside"]
