@@ -103,9 +103,8 @@ def test_each_step_draws_of_its_own_and_each_epoch_attacks_anew():
 @pytest.mark.slow
 def test_the_finished_model_has_a_card(tmp_path):
     model = net()
-    (report,) = train(
-        model, epochs=1, run_dir=tmp_path, recipe=PGDTraining(fa.L2(0.5), steps=2, loss="margin")
-    )
+    recipe = PGDTraining(fa.L2(0.5), steps=2, loss="margin")
+    (report,) = train(model, epochs=1, run_dir=tmp_path, recipe=recipe)
     tensors, metadata = files.load_tensors(tmp_path / "model.safetensors")
     assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
     about = json.loads(metadata["card"])
@@ -221,13 +220,10 @@ def test_bad_data_and_models_are_named_at_the_call():
         train(data=pairs)
 
 
-OPTIONS = {"epochs": 2, "batch_size": 10}
-
-
 def test_an_epoch_is_trained_when_its_report_is_asked_for(tmp_path):
     model = net()
     before = model[5].weight.clone()
-    training = epochs(model, images(), Standard(), run_dir=tmp_path, **OPTIONS)
+    training = epochs(model, images(), Standard(), run_dir=tmp_path, epochs=2, batch_size=10)
     assert torch.equal(model[5].weight, before)
     assert next(training).epoch == 1
     assert not torch.equal(model[5].weight, before)
