@@ -56,20 +56,19 @@ def first_recipes(options: Optimization, recipe: Recipe | OwnStep, epochs: int) 
 
 def _part(recipe: Any, share: float) -> Any:
     """Scale the recipe to this share of its radius; its step size keeps its ratio to radius / steps."""
-    fields = {field.name for field in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else {}
-    if "recipe" in fields:  # around another one
+    plain = dataclasses.is_dataclass(recipe)
+    if plain and hasattr(recipe, "recipe"):  # around another one
         return dataclasses.replace(recipe, recipe=_part(recipe.recipe, share))
-    threat = getattr(recipe, "threat", None) if "threat" in fields else None
-    if not isinstance(threat, Threat) or not threat.finite:
+    threat = getattr(recipe, "threat", None)
+    if not (plain and isinstance(threat, Threat) and threat.finite):
         raise InputError(
             f"ramp: expected a recipe that is a dataclass with a threat of finite radius, got {recipe!r}; "
             "leave out ramp"
         )
     radius = float(threat.radius) * share
-    changed: dict[str, Any] = {
-        # a hair less, so that rounding alone adds no coordinate
-        "threat": threat.with_radius(math.ceil(radius * (1 - 1e-9)) if threat.least_step else radius)
-    }
+    if threat.least_step:
+        radius = math.ceil(radius * (1 - 1e-9))  # a hair less, so that rounding alone adds no coordinate
+    changed: dict[str, Any] = {"threat": threat.with_radius(radius)}
     if getattr(recipe, "step_size", None) is not None:
         changed["step_size"] = max(recipe.step_size * share, threat.least_step)
     return dataclasses.replace(recipe, **changed)

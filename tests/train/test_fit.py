@@ -134,6 +134,7 @@ def test_tied_weights_are_kept(tmp_path):
 BAD = {
     "epochs": [{"epochs": 0}, {"epochs": 1.5}], "batch_size": [{"batch_size": 0}, {"batch_size": "8"}],
     "checkpoint_every": [{"checkpoint_every": 0}], "precision": [{"precision": "half"}],
+    "precision: .* got 'fp16'.* with torch.amp.GradScaler": [{"precision": "fp16"}],
     "optimizer": [{"optimizer": "lion"}], "resume": [{"resume": "yes"}], "progress": [{"progress": 1}],
     "schedule": [{"schedule": value} for value in ("sometimes", 0.1, lambda done: math.nan)],
     "augment": [{"augment": value} for value in

@@ -9,22 +9,31 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_choice, check_flag, check_number
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.engine.arguments import OUTPUTS
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, Threat
-from fastadv.train.recipes._common import (
-    ascent,
-    check_criterion,
-    check_finite,
-    check_objective,
-    check_one_radius,
-    check_steps,
-    mixture,
-    step_length,
-)
+from fastadv.train.recipes import _common
 from fastadv.train.recipes.base import Crafted, check_images, labels_or_outputs
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # sizes of noise and step, in radii
 STATISTICS = ("adversarial", "both")
+
+
+def mixture(
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
+    criterion: Criterion | None = None,
+) -> Tensor:  # fmt: skip
+    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass, so that BatchNorm sees all."""
+    images, parts = (torch.cat([x, x_adv]), 2) if weight else (x_adv, 1)
+    if criterion is None:
+        logits = _common.logits_at(model, images, y).tensor_split(parts)
+        losses = [_common.mean_loss(part, y, smoothing, loss) for part in logits]
+    else:
+        criterion = criterion.for_labels(y)
+        outputs = OUTPUTS[criterion.outputs](model(images), len(images)).tensor_split(parts)
+        labels = _common.labels_for(criterion, y)
+        losses = [criterion.objective(part, labels).mean() for part in outputs]
+    return weight * losses[0] + (1 - weight) * losses[1] if weight else losses[0]
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,7 @@ class Standard:
     criterion: Criterion | None = None
 
     def __post_init__(self) -> None:
-        check_objective(self.label_smoothing, self.loss)
-        check_criterion(self.criterion, self.label_smoothing, self.loss)
+        _common.check_objective(self.label_smoothing, self.loss, criterion=self.criterion)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
@@ -82,14 +90,12 @@ class FGSMTraining(Crafted):
     criterion: Criterion | None = None
 
     def __post_init__(self) -> None:
-        check_one_radius(self.threat)
-        check_objective(self.label_smoothing, self.loss, self.weight)
-        check_criterion(self.criterion, self.label_smoothing, self.loss)
-        step_length(self.threat, None)  # there is none for an infinite radius
+        _common.check_steps(self.threat, 1, None)
+        _common.check_objective(self.label_smoothing, self.loss, self.weight, self.criterion)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        length = step_length(self.threat, None)
-        return ascent(model, x, y, self.threat, 1, length, loss=self.loss, criterion=self.criterion)
+        length = _common.step_length(self.threat, None)
+        return _common.ascent(model, x, y, self.threat, 1, length, loss=self.loss, criterion=self.criterion)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         return mixture(model, x, x_adv, y, self.weight, self.label_smoothing, self.loss, self.criterion)
@@ -137,11 +143,11 @@ class FastTraining(Crafted):
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
-        check_finite(self.threat, "noise in the ball")
-        check_objective(self.label_smoothing)
+        _common.check_finite(self.threat, "noise in the ball")
+        _common.check_objective(self.label_smoothing)
         if not check_flag("clamp_start", self.clamp_start) and isinstance(self.threat, L0):
             raise InputError("clamp_start: expected True for L0, which draws from the box, got False")
-        step_length(self.threat, self.step_size)
+        _common.step_length(self.threat, self.step_size)
         if self.noise is not None:
             check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
 
@@ -150,13 +156,13 @@ class FastTraining(Crafted):
         radius = float(self.threat.radius)
         around = self.threat.with_radius(radius * (noise if self.noise is None else self.noise))
         room = self.threat if self.method == "rs" else self.threat.with_radius(math.inf)
-        step_size = step_length(self.threat, self.step_size, factor=factor)
+        step_size = _common.step_length(self.threat, self.step_size, factor=factor)
         if not self.clamp_start:
             around = replace(around, box=(-math.inf, math.inf))
         # points uniform in an L2 or L1 ball lie almost on the sphere, too alike for a single step
         length = "uniform" if isinstance(self.threat, L1 | L2) else "ball"
         start = around.random_start(x, seed=seed, ids=ids, length=length)
-        return ascent(model, x, y, room, 1, step_size, start=start)
+        return _common.ascent(model, x, y, room, 1, step_size, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         return mixture(model, x, x_adv, y, 0.0, self.label_smoothing)
@@ -208,9 +214,8 @@ class PGDTraining(Crafted):
     criterion: Criterion | None = None
 
     def __post_init__(self) -> None:
-        check_steps(self.threat, self.steps, self.step_size)
-        check_objective(self.label_smoothing, weight=self.weight)
-        check_criterion(self.criterion, self.label_smoothing)
+        _common.check_steps(self.threat, self.steps, self.step_size)
+        _common.check_objective(self.label_smoothing, weight=self.weight, criterion=self.criterion)
         check_choice("statistics", self.statistics, STATISTICS)
         if self.statistics == "both" and self.weight > 0:
             raise InputError(
@@ -224,7 +229,7 @@ class PGDTraining(Crafted):
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
-        return ascent(
+        return _common.ascent(
             model, x, y, self.threat, self.steps, self.step_size, loss=self.loss, start=start,
             criterion=self.criterion,
         )  # fmt: skip
