@@ -83,8 +83,8 @@ def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> fl
     """Return the learning rate, by default that of the name; None leaves it to the caller's function."""
     if not callable(optimizer):
         check_choice("optimizer", optimizer, LEARNING_RATES, " or a function of groups of parameters")
-    rate = learning_rate if callable(optimizer) or learning_rate is not None else LEARNING_RATES[optimizer]
-    return None if rate is None else check_positive("learning_rate", rate)
+        learning_rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
+    return None if learning_rate is None else check_positive("learning_rate", learning_rate)
 
 
 def make_optimizer(
@@ -142,8 +142,8 @@ class DeviceRates:
         state = self.optimizer.state
         for held in state.values():
             held.update({k: v.to(self.device) for k, v in held.items() if isinstance(v, Tensor)})
-        for group in self.optimizer.param_groups if isinstance(self.optimizer, SGD) else ():
-            for weight in group["params"] if group["momentum"] else ():
+        for group in self.optimizer.param_groups:
+            for weight in group["params"] if group.get("momentum") else ():  # SGD alone has one
                 # A fused step knows no first one of some weights alone; from zero, it is like the others
                 if state[weight].get("momentum_buffer") is None:
                     with torch.inference_mode(False):

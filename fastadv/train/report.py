@@ -139,14 +139,12 @@ def _collapsed(before: Sequence[EpochReport], now: EpochReport, tested: int) -> 
     chance = 3 * _deviation(best.lowest, now.lowest, tested)
     if now.lowest >= best.lowest / 2 or best.lowest - now.lowest <= chance:
         return None
-    own, ahead = best.own_accuracy, now.own_accuracy
-    if own is not None and ahead is not None:
-        hides, why = ahead >= own, f"that on the recipe's own examples rose from {own:.1%} to {ahead:.1%}"
+    first, last = best.own_accuracy, now.own_accuracy
+    if first is not None and last is not None:
+        hides, why = last >= first, f"that on the recipe's own examples rose from {first:.1%} to {last:.1%}"
     else:
-        hides, why = (
-            now.loss <= best.loss,
-            f"the recipe's own loss fell from {best.loss:.3g} to {now.loss:.3g}",
-        )
+        hides = now.loss <= best.loss
+        why = f"the recipe's own loss fell from {best.loss:.3g} to {now.loss:.3g}"
     return f"{_fall(best.epoch, best.lowest, now.lowest)}, while {why}" if hides else None
 
 

@@ -146,8 +146,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
     options = {"epochs": 2, "batch_size": 8}
     options |= {"optimization": Optimization(ema=DECAY), "progress": note}
     epochs = fa.train.epochs(model, images(), Standard(), **options)
-    reports = list(epochs)
-    averaged = epochs.averaged()
+    reports, averaged = list(epochs), epochs.averaged()
     for name, weight in model.named_parameters():
         wanted = start[name]
         for n, state in enumerate(history, 1):

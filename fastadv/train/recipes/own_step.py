@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -68,20 +69,20 @@ class AWP(OwnStep):
 
     def _crafted(self, at: Step) -> Callable[[], Tensor]:
         """Craft examples now, and return the recipe's loss on them as a function of the weights."""
-        recipe, y, x_adv = self.recipe, at.y, at.x
+        recipe = self.recipe
+        loss = partial(recipe, at.model, at.x, at.y, ids=at.ids, seed=at.seed)
         if isinstance(recipe, Crafted):
             base.check_images(recipe, at.model, at.x)
             with at.autocast():
                 x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
             y = base.labels_or_outputs(getattr(recipe, "criterion", None), at.model, at.x, at.y)
+            loss = partial(recipe._loss, at.model, at.x, y, x_adv, at.ids, at.seed)
 
-        def loss() -> Tensor:
+        def loss_at() -> Tensor:
             with at.autocast():
-                if isinstance(recipe, Crafted):
-                    return recipe._loss(at.model, at.x, y, x_adv, at.ids, at.seed)
-                return recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+                return loss()
 
-        return loss
+        return loss_at
 
     def _ascent(self, at: Step, loss_at: Callable[[], Tensor]) -> dict[nn.Parameter, Tensor]:
         """Compute v for each weight."""
