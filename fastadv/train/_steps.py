@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -20,7 +20,7 @@ from fastadv.runs import checkpoint, processes
 from fastadv.text import first_line
 from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
 from fastadv.train._feed import Feed, check_classes
-from fastadv.train._share import Share, mean, whole_batch_statistics
+from fastadv.train._share import Share, WholeBatch, mean
 from fastadv.train.optim import DeviceRates
 from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
@@ -144,7 +144,7 @@ class Steps:
         rng.seed_all(seed, at.x.device)  # a run keeps the caller's generators
         with (
             (self.followers if full else self.few).in_use(),
-            whole_batch_statistics(at.share),
+            nullcontext() if at.share.world == 1 else WholeBatch(at.share),
             called_by(self.model, self.call if full else None),
         ):
             take(at)

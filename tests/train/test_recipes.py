@@ -17,6 +17,7 @@ from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, PGDTraining, Standard
 from fastadv.train.recipes import Crafted, base
 from fastadv.train.recipes.base import innermost, owns_step
+from tests.zoo.net import module
 
 from .nets import images, net
 from .recipes import hand
@@ -241,24 +242,18 @@ FORMS = {
 }
 
 
-class InTraining(nn.Module):
-    def __init__(self, form):
-        super().__init__()
-        self.form, self.inner = FORMS[form], flat_net()
-
-    def forward(self, x):
-        return self.form(self.inner(x)) if self.training else self.inner(x)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
+    def forward(self, x):
+        return FORMS[form](self.inner(x)) if self.training else self.inner(x)
+
     words = "model: expected (floating logits|at least two classes|a class for each label)"
     others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
     for name, recipe in (RECIPES | others).items():
         if name not in ("rs-l2", "pgd-l2"):
             with pytest.raises(InputError, match=words):
-                train.fit(InTraining(form), images(9), recipe, epochs=1)
+                train.fit(module(forward, inner=flat_net()), images(9), recipe, epochs=1)
 
 
 LENGTHS = {
