@@ -28,9 +28,7 @@ from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import is_missing
 
 logger = logging.getLogger("fastadv")
-
-# Larger sets in memory (bytes) stay where they are: their batches are moved one by one.
-RESIDENT = 4 << 30
+RESIDENT = 4 << 30  # bytes; the batches of larger sets in memory are moved one by one
 
 
 @dataclass
@@ -149,14 +147,12 @@ def check_sets(
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
     kind = labels_of(criterion)
     classes, labels = 0, dict[str, Tensor | None]()
-    for name, dataset in sets.items():
-        if dataset is None:
-            continue
+    for name, dataset in ((name, dataset) for name, dataset in sets.items() if dataset is not None):
         x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1, box, kind))
         if augment is not None and name == "train_set":
-            moved = augment(x, ids=ids, seed=0, epoch=1)
-            if not isinstance(moved, Tensor) or moved.shape != x.shape:
-                got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
+            moved: object = augment(x, ids=ids, seed=0, epoch=1)
+            got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
+            if got != tuple(x.shape):
                 raise InputError(f"augment: expected images of shape {tuple(x.shape)}, as given, got {got}")
         try:
             prepared = follower(model, criterion.outputs)
@@ -174,14 +170,9 @@ def check_sets(
         labels[name] = known_labels(dataset)
         if (known := labels[name]) is not None:
             check_classes(known, classes, name)
-    _check_validation(labels.get("train_set"), labels.get("validation_set"))
-    return classes
-
-
-def _check_validation(trained: Tensor | None, held_out: Tensor | None) -> None:
-    """Warn of classes that are trained on and not validated on."""
+    trained, held_out = labels.get("train_set"), labels.get("validation_set")
     if trained is None or held_out is None:
-        return
+        return classes
     missing = sorted(set(trained.tolist()) - set(held_out.tolist()))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
@@ -189,3 +180,4 @@ def _check_validation(trained: Tensor | None, held_out: Tensor | None) -> None:
             "validation_set: no image of class %s: the best epoch is chosen without them; "
             "fa.data.hold_out takes images of every class", shown
         )  # fmt: skip
+    return classes

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
@@ -219,20 +219,14 @@ def _without_wrapper(model: nn.Module) -> nn.Module:
         model = model.module
     sharded, cut = sharding()
     for name, module in model.named_modules():
-        if isinstance(module, DistributedDataParallel):
-            _refuse_wrapper("DistributedDataParallel around the whole of it, got one", name)
-        if isinstance(module, sharded) or any(isinstance(weight, cut) for weight in module.parameters(False)):
-            _refuse_wrapper(
-                "all weights in each process, got some that are cut, as by fully_shard or FSDP", name
+        wraps = isinstance(module, (DistributedDataParallel, *sharded))
+        if wraps or any(isinstance(weight, cut) for weight in module.parameters(recurse=False)):
+            raise InputError(
+                "model: expected all weights in each process, and DistributedDataParallel around the whole "
+                f"of it alone, got a {type(module).__name__}{f' in {name}' if name else ''}; pass the module "
+                "as it was before, as fit shares every batch among the processes itself"
             )
     return model
-
-
-def _refuse_wrapper(expected: str, name: str) -> NoReturn:
-    raise InputError(
-        f"model: expected {expected}{f' in {name}' if name else ''}; pass the module as it was before, as "
-        "fit shares every batch among the processes itself"
-    )
 
 
 def _config(job: Job, steps: Steps) -> dict[str, Any]:

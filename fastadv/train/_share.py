@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +92,7 @@ class _Sum(torch.autograd.Function):
         return result
 
 
-class _WholeBatch(TorchFunctionMode):
+class WholeBatch(TorchFunctionMode):
     """`batch_norm` over all processes, inside; torch's SyncBatchNorm runs on no CPU, and counts weight 0."""
 
     def __init__(self, share: Share) -> None:
@@ -147,8 +146,3 @@ class _WholeBatch(TorchFunctionMode):
         shares = counts / total
         whole = (shares * means).sum(0)
         return whole, (shares * (variances + (means - whole).square())).sum(0), total
-
-
-def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
-    """Return a context in which BatchNorm sees all processes; nothing for one of them."""
-    return nullcontext() if share.world == 1 else _WholeBatch(share)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -20,7 +20,7 @@ from fastadv.runs import checkpoint, processes
 from fastadv.text import first_line
 from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
 from fastadv.train._feed import Feed, check_classes
-from fastadv.train._share import Share, mean, whole_batch_statistics
+from fastadv.train._share import Share, WholeBatch, mean
 from fastadv.train.optim import DeviceRates
 from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
@@ -29,9 +29,7 @@ from fastadv.train.recipes._followers import Followers
 from fastadv.train.recipes.base import is_missing, owns_step
 
 logger = logging.getLogger("fastadv")
-
-# steps between two checks on a GPU: each check waits for the device
-CHECK_EVERY = 64
+CHECK_EVERY = 64  # steps between two checks on a GPU: each check waits for the device
 
 
 class MovingAverage:
@@ -146,7 +144,7 @@ class Steps:
         rng.seed_all(seed, at.x.device)  # a run keeps the caller's generators
         with (
             (self.followers if full else self.few).in_use(),
-            whole_batch_statistics(at.share),
+            nullcontext() if at.share.world == 1 else WholeBatch(at.share),
             called_by(self.model, self.call if full else None),
         ):
             take(at)
@@ -213,9 +211,8 @@ class Steps:
         """Raise FloatingPointError for a loss, or for trained weights, that are not finite."""
         self._check_losses()
         trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
-        weights = {name: w for name, w in self.model.named_parameters() if id(w) in trained}
-        finite = torch.stack([w.isfinite().all().to(self.feed.device) for w in weights.values()]).tolist()
-        bad = [name for name, well in zip(weights, finite, strict=True) if not well]
+        weights = [(name, w) for name, w in self.model.named_parameters() if id(w) in trained]
+        bad = [name for name, weight in weights if not weight.isfinite().all()]
         if bad:
             raise FloatingPointError(
                 f"training: expected finite weights, got NaN or infinity in {bad[0]} "

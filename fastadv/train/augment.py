@@ -15,9 +15,7 @@ from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number
 from fastadv.errors import InputError
 
-__all__ = [
-    "crop", "cutout", "flip", "random_resized_crop",
-]  # fmt: skip
+__all__ = ["crop", "cutout", "flip", "random_resized_crop"]
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:
@@ -40,7 +38,7 @@ def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Te
         >>> torch.equal(cropped[1:], crop(x[1:], ids=ids[1:], seed=0))  # each sample for itself
         True
     """
-    height, width = _height(x), x.shape[3]
+    height, width = _size(x)
     margin = max(1, height // 8) if padding is None else check_count("padding", padding, 1)
     top, left = _below(2 * margin + 1, rng.bits(2, seed, ids.to(x.device))).unbind(1)
     windows = pad(x, (margin,) * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -56,7 +54,7 @@ def flip(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
     Returns:
         Images like x.
     """
-    _height(x)
+    _size(x)
     chosen = rng.bits(1, seed, ids.to(x.device))[:, 0] >= 1 << 31
     return torch.where(chosen[:, None, None, None], x.flip(3), x)
 
@@ -90,13 +88,11 @@ def cutout(
         DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout" (arXiv
         1708.04552).
     """
-    height, width = _height(x), x.shape[3]
+    height, width = _size(x, floating=True)
     side = max(1, height // 2) if size is None else check_count("size", size, 1)
     values = [check_number("fill", one, 0, 1) for one in (fill if isinstance(fill, Sequence) else [fill])]
     if len(values) not in (1, x.shape[1]):
         raise InputError(f"fill: expected one value or {x.shape[1]}, one for each channel, got {len(values)}")
-    if not x.is_floating_point():
-        raise InputError(f"cutout: expected images of floating point, got {x.dtype}; divide them by 255")
     words = rng.bits(2, seed, ids.to(x.device))
     first, left = (_below(n, words[:, k, None]) - side // 2 for k, n in enumerate((height, width)))
     rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
@@ -128,11 +124,7 @@ def random_resized_crop(
     Source:
         Szegedy et al. 2015, "Going Deeper with Convolutions" (arXiv 1409.4842), section 6.
     """
-    if x.ndim != 4 or not x.is_floating_point():
-        raise InputError(
-            f"random_resized_crop: expected images [B, C, H, W] of floating point, got {x.dtype} of shape "
-            f"{tuple(x.shape)}"
-        )
+    rows, columns = _size(x, floating=True)
     check_number("least", least, 0, most)
     check_number("most", most, 1e-6, 1)
     check_number("ratio", ratio, 1)
@@ -140,7 +132,7 @@ def random_resized_crop(
     area = least + (most - least) * area
     # a ratio and its inverse are as likely
     stretch = ratio ** (shape - 0.5)
-    image = (x.shape[3] / x.shape[2]) ** 0.5
+    image = (columns / rows) ** 0.5
     width = ((area.sqrt() * stretch / image).clamp(max=1)).to(x.dtype)
     height = ((area.sqrt() / stretch * image).clamp(max=1)).to(x.dtype)
     theta = x.new_zeros(len(x), 2, 3)
@@ -197,10 +189,12 @@ def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Aug
     return Augmentation(tuple(parts))
 
 
-def _height(x: Tensor) -> int:
+def _size(x: Tensor, floating: bool = False) -> tuple[int, int]:
     if x.ndim != 4:
         raise InputError(f"augment: expected images [B, C, H, W], got {tuple(x.shape)}; pass augment=None")
-    return x.shape[2]
+    if floating and not x.is_floating_point():
+        raise InputError(f"augment: expected images of floating point, got {x.dtype}; divide them by 255")
+    return x.shape[2], x.shape[3]
 
 
 def _below(n: int, words: Tensor) -> Tensor:

@@ -27,10 +27,8 @@ from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import innermost, labels_or_outputs
 
 logger = logging.getLogger("fastadv")
-
 BATCH_SIZE = 256
-# images for the recipe's own examples: enough to show a collapse by tens of per cent
-OWN_LIMIT = 512
+OWN_LIMIT = 512  # images for the recipe's own examples: enough to show a collapse by tens of per cent
 
 
 def _draw_alike(steps: Steps) -> None:
@@ -90,9 +88,8 @@ class Measure:
         _draw_alike(steps)
         size, right = min(self.size, OWN_LIMIT), 0
         seed = rng.derive(steps.feed.seed, "own examples")
-        criterion = self.criterion
-        frozen, order = follower(steps.model, criterion.outputs), first_samples(self.data, size)
-        kind = labels_of(criterion)
+        criterion, order = self.criterion, first_samples(self.data, size)
+        frozen, kind = follower(steps.model, criterion.outputs), labels_of(criterion)
         for batch in batches(self.data, BATCH_SIZE, order=order, box=self.box, labels=kind):
             x, y, ids = (tensor.to(steps.feed.device) for tensor in batch)
             y = labels_or_outputs(criterion, steps.model, x, y)

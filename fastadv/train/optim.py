@@ -56,20 +56,19 @@ def first_recipes(options: Optimization, recipe: Recipe | OwnStep, epochs: int) 
 
 def _part(recipe: Any, share: float) -> Any:
     """Scale the recipe to this share of its radius; its step size keeps its ratio to radius / steps."""
-    fields = {field.name for field in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else {}
-    if "recipe" in fields:  # around another one
+    plain = dataclasses.is_dataclass(recipe)
+    if plain and hasattr(recipe, "recipe"):  # around another one
         return dataclasses.replace(recipe, recipe=_part(recipe.recipe, share))
-    threat = getattr(recipe, "threat", None) if "threat" in fields else None
-    if not isinstance(threat, Threat) or not threat.finite:
+    threat = getattr(recipe, "threat", None)
+    if not (plain and isinstance(threat, Threat) and threat.finite):
         raise InputError(
             f"ramp: expected a recipe that is a dataclass with a threat of finite radius, got {recipe!r}; "
             "leave out ramp"
         )
     radius = float(threat.radius) * share
-    changed: dict[str, Any] = {
-        # a hair less, so that rounding alone adds no coordinate
-        "threat": threat.with_radius(math.ceil(radius * (1 - 1e-9)) if threat.least_step else radius)
-    }
+    if threat.least_step:
+        radius = math.ceil(radius * (1 - 1e-9))  # a hair less, so that rounding alone adds no coordinate
+    changed: dict[str, Any] = {"threat": threat.with_radius(radius)}
     if getattr(recipe, "step_size", None) is not None:
         changed["step_size"] = max(recipe.step_size * share, threat.least_step)
     return dataclasses.replace(recipe, **changed)
@@ -84,8 +83,8 @@ def find_rate(optimizer: str | MakeOptimizer, learning_rate: float | None) -> fl
     """Return the learning rate, by default that of the name; None leaves it to the caller's function."""
     if not callable(optimizer):
         check_choice("optimizer", optimizer, LEARNING_RATES, " or a function of groups of parameters")
-    rate = learning_rate if callable(optimizer) or learning_rate is not None else LEARNING_RATES[optimizer]
-    return None if rate is None else check_positive("learning_rate", rate)
+        learning_rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
+    return None if learning_rate is None else check_positive("learning_rate", learning_rate)
 
 
 def make_optimizer(
@@ -97,7 +96,12 @@ def make_optimizer(
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
     result: Optimizer
     if callable(optimizer):
-        _check_left_alone(options)
+        for name in ("momentum", "weight_decay"):
+            if (value := getattr(options, name)) != getattr(Optimization, name):
+                raise InputError(
+                    f"{name}: expected it in the optimizer that you pass, got {value!r} beside it; bind it "
+                    "there, as by functools.partial"
+                )
         if learning_rate is not None:
             groups = [{**group, "lr": learning_rate} for group in groups]
         _try(optimizer, groups, kept)
@@ -138,8 +142,8 @@ class DeviceRates:
         state = self.optimizer.state
         for held in state.values():
             held.update({k: v.to(self.device) for k, v in held.items() if isinstance(v, Tensor)})
-        for group in self.optimizer.param_groups if isinstance(self.optimizer, SGD) else ():
-            for weight in group["params"] if group["momentum"] else ():
+        for group in self.optimizer.param_groups:
+            for weight in group["params"] if group.get("momentum") else ():  # SGD alone has one
                 # A fused step knows no first one of some weights alone; from zero, it is like the others
                 if state[weight].get("momentum_buffer") is None:
                     with torch.inference_mode(False):
@@ -174,17 +178,6 @@ def device_rates(optimizer: Optimizer, options: Optimization, device: torch.devi
     return DeviceRates(optimizer, device) if waits(device) and places == {device} and not moves else None
 
 
-def _check_left_alone(options: Optimization) -> None:
-    """Raise InputError for options that an optimizer of the caller's own has itself."""
-    for name in ("momentum", "weight_decay"):
-        default = getattr(Optimization, name)
-        if getattr(options, name) != default:
-            raise InputError(
-                f"{name}: expected it in the optimizer that you pass, got {getattr(options, name)!r} beside "
-                "it; bind it there, as by functools.partial"
-            )
-
-
 def _groups(model: nn.Module, norm_decay: bool) -> Groups:
     """Group the parameters that require a gradient by whether they decay; InputError if there are none."""
     groups: dict[bool, list[nn.Parameter]] = {}
@@ -215,15 +208,12 @@ def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
             weight.grad = torch.zeros_like(weight)
         with rng.generators_kept(weights[0].device):
             trial = optimizer(copies)
-            if not isinstance(trial, Optimizer):
+            alike = isinstance(trial, Optimizer) and [*map(id, _weights(trial.param_groups))]
+            if alike != [*map(id, weights)]:
                 raise InputError(
-                    "optimizer: expected a function that returns a torch.optim.Optimizer, got one that "
-                    f"returns a {type(trial).__name__}"
-                )
-            if [*map(id, weights)] != [*map(id, _weights(trial.param_groups))]:
-                raise InputError(
-                    "optimizer: expected one over the groups of parameters that the function is given, got "
-                    "others; make it inside the function, of its argument"
+                    "optimizer: expected a function that returns a torch.optim.Optimizer of the groups that "
+                    f"it takes, got a {type(trial).__name__}{' of others' if alike else ''}; make it inside "
+                    "the function, of its argument"
                 )
             try:
                 trial.step()

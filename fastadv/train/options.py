@@ -30,6 +30,12 @@ from fastadv.train.schedules import DEFAULT, Schedule, find_schedule
 FLOATS = ("momentum", "weight_decay", "warm_up", "batch_norm_momentum", "clip_norm", "max_norm", "ema")
 
 
+def check_unless_none(check: Callable[..., Any], name: str, value: Any, *limits: Any, **options: Any) -> None:
+    """Check a value that may be left out."""
+    if value is not None:
+        check(name, value, *limits, **options)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
     """How the weights are optimized, in addition to the optimizer and its learning rate.
@@ -82,18 +88,15 @@ class Optimization:
         if self.schedule_by not in ("step", "epoch"):
             raise InputError(f"schedule_by: expected 'step' or 'epoch', got {self.schedule_by!r}")
         check_flag("drop_last", self.drop_last)
-        if self.batch_norm_momentum is not None:
-            check_share("batch_norm_momentum", self.batch_norm_momentum, one=True)
+        check_unless_none(check_share, "batch_norm_momentum", self.batch_norm_momentum, one=True)
         check_number("warm_up", self.warm_up, least=0.0)
-        for name in ("clip_norm", "max_norm"):
-            if (value := getattr(self, name)) is not None:
-                check_positive(name, value)
-        if self.ema is not None:
-            check_share("ema", self.ema)
+        check_unless_none(check_positive, "clip_norm", self.clip_norm)
+        check_unless_none(check_positive, "max_norm", self.max_norm)
+        check_unless_none(check_share, "ema", self.ema)
         if isinstance(self.ramp, float) and self.ramp < 1:
             check_share("ramp", self.ramp)
-        elif self.ramp is not None:
-            check_count("ramp", self.ramp, 1)
+        else:
+            check_unless_none(check_count, "ramp", self.ramp, 1)
         for name in FLOATS:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
@@ -118,8 +121,7 @@ class Measuring:
 
     def __post_init__(self) -> None:
         check_count("test_every", self.test_every, 1)
-        if self.test_limit is not None:
-            check_count("test_limit", self.test_limit, 1)
+        check_unless_none(check_count, "test_limit", self.test_limit, 1)
         check_on_event(self.on_event)
 
 
@@ -143,8 +145,7 @@ class Ending:
     on_alarm: str = "warn"
 
     def __post_init__(self) -> None:
-        if self.patience is not None:
-            check_count("patience", self.patience, 1)
+        check_unless_none(check_count, "patience", self.patience, 1)
         check_choice("on_alarm", self.on_alarm, ACTIONS)
 
 
@@ -186,13 +187,10 @@ class Execution:
                 "or train in a loop of your own with torch.amp.GradScaler"
             )
         check_choice("precision", self.precision, PRECISIONS)
-        for name in ("cuda_graph", "compile"):
-            if (value := getattr(self, name)) is not None:
-                check_flag(name, value)
-        if self.workers is not None:
-            check_count("workers", self.workers, 0)
-        if self.checkpoint_every is not None:
-            check_count("checkpoint_every", self.checkpoint_every, 1)
+        check_unless_none(check_flag, "cuda_graph", self.cuda_graph)
+        check_unless_none(check_flag, "compile", self.compile)
+        check_unless_none(check_count, "workers", self.workers, 0)
+        check_unless_none(check_count, "checkpoint_every", self.checkpoint_every, 1)
 
 
 def decided(

@@ -106,22 +106,17 @@ def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:
 
 
 CATASTROPHIC, ROBUST = "catastrophic overfitting", "robust overfitting"
-# a fall counts after so many epochs
-LASTING = 3
-# a smaller loss of accuracy is no fall
-LEAST = 0.02
-# the recipe's own examples are classified from this accuracy on: above chance with ten classes
-CLASSIFIED = 0.25
-# robust accuracy below this share of the accuracy on the recipe's own examples counts as zero
-MASKED = 0.02
+LASTING = 3  # epochs after which a fall counts
+LEAST = 0.02  # a smaller loss of accuracy is no fall
+CLASSIFIED = 0.25  # accuracy on the recipe's own examples that is above chance with ten classes
+MASKED = 0.02  # robust accuracy below this share of that on the recipe's own examples counts as zero
 
-_STRONGER = (
-    "resume from the best weights with a smaller step size or radius, with n-fgsm, or with several steps"
-)
-_REGULAR = (
-    "keep the weights of that epoch (patience, on_alarm), "
-    "or train with ema, AWP, label smoothing or more data"
-)
+ADVICE = {
+    CATASTROPHIC: "resume from the best weights with a smaller step size or radius, with n-fgsm, or with "
+    "several steps",
+    ROBUST: "keep the weights of that epoch (patience, on_alarm), or train with ema, AWP, label smoothing or "
+    "more data",
+}
 
 
 def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
@@ -134,9 +129,9 @@ def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
         return None
     text = _collapsed(before, now, tested) or _never_rose(before[-1], now)
     if text:
-        return f"{CATASTROPHIC}: {text}; {_STRONGER}"
+        return f"{CATASTROPHIC}: {text}; {ADVICE[CATASTROPHIC]}"
     text = _fell(before, now, tested) if ROBUST not in said else None
-    return f"{ROBUST}: {text}; {_REGULAR}" if text else None
+    return f"{ROBUST}: {text}; {ADVICE[ROBUST]}" if text else None
 
 
 def _collapsed(before: Sequence[EpochReport], now: EpochReport, tested: int) -> str | None:
@@ -144,14 +139,13 @@ def _collapsed(before: Sequence[EpochReport], now: EpochReport, tested: int) -> 
     chance = 3 * _deviation(best.lowest, now.lowest, tested)
     if now.lowest >= best.lowest / 2 or best.lowest - now.lowest <= chance:
         return None
-    fall = _fall(best.epoch, best.lowest, now.lowest)
-    if best.own_accuracy is not None and now.own_accuracy is not None:
-        crafted = (
-            f"that on the recipe's own examples rose from {best.own_accuracy:.1%} to {now.own_accuracy:.1%}"
-        )
-        return f"{fall}, while {crafted}" if now.own_accuracy >= best.own_accuracy else None
-    loss = f"the recipe's own loss fell from {best.loss:.3g} to {now.loss:.3g}"
-    return f"{fall}, while {loss}" if now.loss <= best.loss else None
+    first, last = best.own_accuracy, now.own_accuracy
+    if first is not None and last is not None:
+        hides, why = last >= first, f"that on the recipe's own examples rose from {first:.1%} to {last:.1%}"
+    else:
+        hides = now.loss <= best.loss
+        why = f"the recipe's own loss fell from {best.loss:.3g} to {now.loss:.3g}"
+    return f"{_fall(best.epoch, best.lowest, now.lowest)}, while {why}" if hides else None
 
 
 def _never_rose(before: EpochReport, now: EpochReport) -> str | None:

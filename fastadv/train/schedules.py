@@ -101,13 +101,10 @@ class OneCycle:
         return self._along(done, high, low, high)
 
     def _along(self, done: float, start: float, peak: float, end: float) -> float:
-        if done < self.peak:
-            return _between(start, peak, done / self.peak)
-        return _between(peak, end, (done - self.peak) / (1 - self.peak))
-
-
-def _between(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+        share = done / self.peak
+        if done >= self.peak:
+            start, peak, share = peak, end, (done - self.peak) / (1 - self.peak)
+        return peak + (start - peak) * (1 + math.cos(math.pi * share)) / 2
 
 
 SCHEDULES: dict[str, Schedule] = {

@@ -180,7 +180,8 @@ class _Ascent:
             points["best"] = points["now"]
         state.scores.append(score)
         scores, moves = [*scores, score], len(scores)
-        interval = _checkpoints(end - first - 1).get(moves)
+        total = end - first - 1
+        interval = {after: since for _, after, since in spans(total) if after < total}.get(moves)
         if self.attack == "pgd" or interval is None:
             return gradient
         rises = sum(after > before for before, after in pairwise(scores[moves - interval :]))
@@ -201,11 +202,6 @@ class _Ascent:
         if self.attack == "apgd" and move:
             ahead = ball.project((2 * now - points["before"]).lerp(ahead, MOMENTUM), self.origin)
         points["before"], points["now"] = now, ahead
-
-
-def _checkpoints(moves: int) -> dict[int, int]:
-    """Return after how many moves the step may be halved, with the number of moves since the last time."""
-    return {end: interval for _, end, interval in spans(moves) if end < moves}
 
 
 @knowing

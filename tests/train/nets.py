@@ -42,8 +42,8 @@ def grouped(**options: Any) -> dict[str, Any]:
 
 
 def run(
-    folder: Path | None, *, resume: bool = False, epochs: int = 2, **options: object
-) -> tuple[nn.Module, list[EpochReport]]:
+    folder: Path | None, *, call: Callable[..., Any] = fit, epochs: int = 2, **options: object
+) -> tuple[nn.Module, Any]:
     model = net()
     settings = {
         "recipe": PGDTraining(Linf(0.1), steps=2),
@@ -52,7 +52,7 @@ def run(
         "schedule": "cosine",
         "checkpoint_every": None if folder is None else 2,
     } | options
-    return model, fit(model, images(), epochs=epochs, run_dir=folder, resume=resume, **grouped(**settings))
+    return model, call(model, images(), epochs=epochs, run_dir=folder, **grouped(**settings))
 
 
 def stopped(at: int, call: Callable[..., object], *arguments: object, **options: object) -> None:

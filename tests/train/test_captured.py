@@ -146,16 +146,14 @@ def test_what_is_not_captured_runs_as_it_is_and_is_told_once(why, captured, monk
 
 
 def test_a_model_that_changes_between_steps_is_seen(captured):
-    models = []
-    for cuda_graph in (False, None):
-        model = nn.Sequential(net(), nn.Threshold(-9.0, -9.0))
+    models = [nn.Sequential(net(), nn.Threshold(-9.0, -9.0)) for _ in range(2)]
+    for model, cuda_graph in zip(models, (False, None), strict=True):
 
         def change(done, total, model=model):
             model[1].threshold = 0.1 * (done >= 4) - 9.0 * (done < 4)
 
         execution = Execution(cuda_graph=cuda_graph)
         fit(model, images(), PGD, epochs=1, batch_size=8, progress=change, execution=execution)
-        models.append(model)
     assert_same(*models)
     assert captured
 
@@ -194,9 +192,7 @@ def test_work_worth_a_minute_is_compiled_and_trains_on_where_a_compiler_fails(ca
         return call
 
     monkeypatch.setattr(torch, "compile", fails)
-    row = images()[0][0][None]
-    images_in_all = 2 * len(images())
-    gradients = images_in_all * (PGD.steps + 2)
+    row, gradients = images()[0][0][None], 2 * len(images()) * (PGD.steps + 2)
     monkeypatch.setattr(worth, "MINUTE", gradients * worth.operations(fa.engine.Plain(net()), row) + 1)
     trained(PGD)
     assert not compiled

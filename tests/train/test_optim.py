@@ -15,7 +15,7 @@ from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, 
 from fastadv.train._steps import MovingAverage
 from fastadv.train.optim import first_recipes, make_optimizer, make_schedule
 from fastadv.train.presets import PRESETS, find_preset
-from fastadv.train.schedules import SCHEDULES, find_schedule
+from fastadv.train.schedules import SCHEDULES
 
 from .nets import assert_same, images, net, run
 
@@ -40,22 +40,12 @@ def rates(schedule, steps, epochs=1, **options):
         ("piecewise", [0.1, 0.1, 0.1, 0.01, 0.01, 0.001]),
         (Piecewise((1 / 6, 5 / 6), 0.5), [0.1, 0.05, 0.05, 0.05, 0.05, 0.025]),
         (lambda done: 1 - done, [0.1 * (1 - k / 6) for k in range(6)]),
+        ("cyclic", [0.1 * (0.04 + 0.96 * k / 2.4) for k in range(3)] + [k / 36 for k in (3, 2, 1)]),
+        ("cyclic_half", [k / 30 for k in (0, 1, 2, 3, 2, 1)]),
     ],
 )
 def test_closed_forms(schedule, wanted):
     assert rates(schedule, 6) == pytest.approx(wanted)
-
-
-def test_cyclic_rises_to_two_fifths_and_falls_to_nothing():
-    values = rates("cyclic", 100)
-    rising = [0.1 * (0.04 + 0.96 * k / 40) for k in range(40)]
-    assert values == pytest.approx([*rising, *(0.1 * (100 - k) / 60 for k in range(40, 100))])
-    assert SCHEDULES["cyclic"](1.0) == 0
-
-
-def test_milestones_of_pang_2021_are_met_to_the_step():
-    values = rates(Piecewise((100 / 110, 105 / 110)), 110 * 11)
-    assert [k for k in range(1, 110 * 11) if values[k] < values[k - 1]] == [11 * 100, 11 * 105]
 
 
 def test_rate_and_momentum_cycle_as_those_of_torch():
@@ -142,8 +132,6 @@ def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwar
 
 DECAY = 0.6
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
-
-
 equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
@@ -159,8 +147,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
     options = {"epochs": 2, "batch_size": 8}
     options |= {"optimization": Optimization(ema=DECAY), "progress": note}
     epochs = fa.train.epochs(model, images(), Standard(), **options)
-    reports = list(epochs)
-    averaged = epochs.averaged()
+    reports, averaged = list(epochs), epochs.averaged()
     for name, weight in model.named_parameters():
         wanted = start[name]
         for n, state in enumerate(history, 1):
@@ -220,11 +207,6 @@ def test_figures_and_networks_are_those_of_robustbench(name):
     assert preset.options | {"normalize": None} == entry.net.options | {"normalize": None}
 
 
-def test_the_rate_of_cyclic_half_rises_and_falls_to_nothing():
-    cyclic = find_schedule(PRESETS["wong2020"].optimization.schedule)
-    assert [cyclic(done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-
-
 def test_a_preset_of_another_name_is_refused():
     with pytest.raises(InputError, match="preset: expected one of wong2020"):
         find_preset("nobody")
@@ -241,13 +223,10 @@ def by_epoch(ramp, **options):
     return [(round(recipe.threat.radius, 10), recipe.steps, recipe.step_size) for recipe in recipes]
 
 
-def test_the_radius_grows_by_the_same_amount_after_each_epoch():
+def test_the_radius_grows_by_the_same_amount_and_the_step_size_with_it():
     assert [radius for radius, *_ in by_epoch(2)] == [0.1, 0.2, 0.3, 0.3]
     assert [radius for radius, *_ in by_epoch(0.75)] == [0.075, 0.15, 0.225, 0.3]
     assert by_epoch(0.7) == by_epoch(0.75)  # a share is that of the nearest number of epochs
-
-
-def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
     for ramp in (3, 2):
         for radius, steps, step_size in by_epoch(ramp):
             assert step_size * steps / radius == pytest.approx(0.1 * 6 / 0.3)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastadv.errors import InputError
-from fastadv.train import Execution, Optimization, Standard, fit
+from fastadv.train import Optimization, Standard, fit
 from fastadv.train.optim import find_rate, make_optimizer
 
 from .nets import assert_same, images, net
@@ -36,14 +36,8 @@ def test_a_name_is_that_optimizer_of_torch(name):
 
 
 def test_groups_have_their_own_decay():
-    model = nn.ModuleDict(
-        {
-            "stem": nn.Linear(3, 4),
-            "norm": nn.LayerNorm((2, 4)),
-            "head": nn.Linear(4, 2),
-            "bn": nn.BatchNorm1d(4),
-        }
-    )
+    model = nn.ModuleDict({"stem": nn.Linear(3, 4), "norm": nn.LayerNorm((2, 4))})
+    model.update({"head": nn.Linear(4, 2), "bn": nn.BatchNorm1d(4)})
     model["head"].bias.requires_grad_(False)
     optimizer = make_optimizer(model, "adamw", 0.1, Optimization(weight_decay=0.01, norm_decay=False))
     names = {id(weight): name for name, weight in model.named_parameters()}
@@ -70,11 +64,8 @@ class Hoarder(torch.optim.SGD):
 
 BAD = {
     "name": ("lion", "expected one of sgd, nesterov, adam, adamw"),
-    "no optimizer": (lambda groups: groups, "returns a torch.optim.Optimizer, got one that returns a list"),
-    "its own weights": (
-        lambda groups: torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
-        "over the",
-    ),
+    "no optimizer": (lambda groups: groups, "returns a torch.optim.Optimizer.* got a list"),
+    "its own weights": (lambda groups: torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), "others"),
     "closure": (lambda groups: torch.optim.LBFGS(groups), "closure"),
     "state": (functools.partial(Hoarder, lr=0.1), "Hoarder with others"),
 }
@@ -97,8 +88,3 @@ def test_options_that_a_function_has_itself_are_refused_beside_it(options):
     with pytest.raises(InputError, match="momentum: expected a number > 0 for 'nesterov'"):
         make_optimizer(net(), "nesterov", 0.1, Optimization(momentum=0))
     assert find_rate(RMSPROP, None) is None
-
-
-def test_fp16_is_refused_with_what_to_take_instead():
-    with pytest.raises(InputError, match=r"precision: expected 'fp32' or 'bf16', got 'fp16'.*GradScaler"):
-        Execution(precision="fp16")

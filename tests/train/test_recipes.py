@@ -17,6 +17,7 @@ from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, PGDTraining, Standard
 from fastadv.train.recipes import Crafted, base
 from fastadv.train.recipes.base import innermost, owns_step
+from tests.zoo.net import module
 
 from .nets import images, net
 from .recipes import hand
@@ -188,49 +189,33 @@ def test_a_yes_or_no_for_each_class(recipe):
     assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != mean
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_fgsm_training_is_goodfellows_objective(weight):
-    x, y, _ = hand.batch()
-    model, by_hand = hand.warm_net(), hand.warm_net()
-    x_adv = hand.ascend(model, x, lambda z: cross_entropy(z, y, reduction="none"), x, 1, 0.1, 0.1)
-    if weight == 0:
-        wanted = cross_entropy(by_hand(x_adv), y)
-    else:
-        clean, adversarial = by_hand(torch.cat([x, x_adv])).tensor_split(2)
-        wanted = weight * cross_entropy(clean, y) + (1 - weight) * cross_entropy(adversarial, y)
-    hand.assert_same_step(FGSMTraining(THREAT, weight), model, by_hand, wanted)
-
-
 @pytest.mark.parametrize(
-    "options",
+    ("recipe", "steps", "step_size"),
     [
-        {},
-        {"random_start": False, "weight": 0.3},
-        {"step_size": 0.03, "loss": "margin", "label_smoothing": 0.2},
+        *((FGSMTraining(THREAT, weight), 1, 0.1) for weight in (0.0, 0.3, 1.0)),
+        (PGDTraining(THREAT, 4), 4, 2.5 * 0.1 / 4),
+        (PGDTraining(THREAT, 4, random_start=False, weight=0.3), 4, 2.5 * 0.1 / 4),
+        (PGDTraining(THREAT, 4, 0.03, loss="margin", label_smoothing=0.2), 4, 0.03),
     ],
-    ids=["default", "from x", "own"],
 )
-def test_pgd_training_by_hand(options):
-    """The steps are 2.5 radii long together, from a start keyed by (seed, id), on the loss asked for."""
+def test_examples_and_the_mixture_with_clean_images_by_hand(recipe, steps, step_size):
     x, y, ids = hand.batch()
-    model, by_hand = hand.warm_net(), hand.warm_net()
-    smoothing, weight = options.get("label_smoothing", 0.0), options.get("weight", 0.0)
+    model, by_hand, weight = hand.warm_net(), hand.warm_net(), recipe.weight
 
     def loss(logits):
-        if "loss" in options:
+        if recipe.loss == "margin":
             return logits.masked_fill(one_hot(y, 3).bool(), -inf).amax(1) - hand.at_label(logits, y)
         return cross_entropy(logits, y, reduction="none")
 
-    start = THREAT.random_start(x, seed=hand.SEED, ids=ids) if options.get("random_start", True) else x
-    x_adv = hand.ascend(model, x, loss, start, 4, options.get("step_size", 2.5 * 0.1 / 4), 0.1)
-    recipe = PGDTraining(THREAT, 4, **options)
+    drawn = getattr(recipe, "random_start", False)
+    start = THREAT.random_start(x, seed=hand.SEED, ids=ids) if drawn else x
+    x_adv = hand.ascend(model, x, loss, start, steps, step_size, 0.1)
     crafted = recipe.craft(model, x, y, ids=ids, seed=hand.SEED)
     torch.testing.assert_close(crafted, x_adv, rtol=0, atol=1e-6)  # the start is drawn in float32
-    if weight:
-        clean, adversarial = by_hand(torch.cat([x, crafted])).tensor_split(2)
-        wanted = weight * cross_entropy(clean, y) + (1 - weight) * cross_entropy(adversarial, y)
-    else:
-        wanted = cross_entropy(by_hand(crafted), y, label_smoothing=smoothing)
+    *clean, adversarial = by_hand(torch.cat([x] * (weight > 0) + [crafted])).tensor_split(1 + (weight > 0))
+    wanted = cross_entropy(adversarial, y, label_smoothing=recipe.label_smoothing)
+    if clean:
+        wanted = weight * cross_entropy(clean[0], y) + (1 - weight) * wanted
     hand.assert_same_step(recipe, model, by_hand, wanted)
 
 
@@ -257,24 +242,18 @@ FORMS = {
 }
 
 
-class InTraining(nn.Module):
-    def __init__(self, form):
-        super().__init__()
-        self.form, self.inner = FORMS[form], flat_net()
-
-    def forward(self, x):
-        return self.form(self.inner(x)) if self.training else self.inner(x)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
+    def forward(self, x):
+        return FORMS[form](self.inner(x)) if self.training else self.inner(x)
+
     words = "model: expected (floating logits|at least two classes|a class for each label)"
     others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
     for name, recipe in (RECIPES | others).items():
         if name not in ("rs-l2", "pgd-l2"):
             with pytest.raises(InputError, match=words):
-                train.fit(InTraining(form), images(9), recipe, epochs=1)
+                train.fit(module(forward, inner=flat_net()), images(9), recipe, epochs=1)
 
 
 LENGTHS = {

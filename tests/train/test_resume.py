@@ -10,7 +10,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import files
-from fastadv.train import fit, reports
+from fastadv.train import epochs, fit, reports
 
 from .nets import assert_same, grouped, images, net, run, stopped
 
@@ -22,12 +22,6 @@ def whole(one_thread, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     model, past = run(folder)
     return model, past, folder
-
-
-def fit_of(folder, **options):
-    settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2, "epochs": 2}
-    settings |= {"schedule": "constant"} | options
-    return fa.train.epochs(net(), images(), pgd(), run_dir=folder, **grouped(**settings))
 
 
 def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(whole, logged):
@@ -102,7 +96,7 @@ def test_another_configuration_is_refused_and_named(whole):
 
 def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
     """Test set, attacks, checkpoints and progress do not change what is trained: they are honored."""
-    training = fit_of(tmp_path, schedule="cosine")
+    _, training = run(tmp_path, call=epochs)
     next(training)
     training.close()
     seen = []
@@ -159,7 +153,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(whole, tmp_path, d
 
 def test_a_real_write_error_is_reported_and_keeps_the_previous_checkpoint(whole, tmp_path):
     resource = pytest.importorskip("resource")
-    training = fit_of(tmp_path, schedule="cosine")
+    _, training = run(tmp_path, call=epochs)
     next(training)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -89,7 +89,6 @@ def test_a_figure_does_not_depend_on_what_is_measured_before_it():
     for changed in ({}, {"ema": None}, {"test_limit": 7}):
         model, options = asked(**changed)
         last = fit(model, images(), OWN, epochs=1, **options)[-1]
-        accuracies.append(
-            (last.validation_clean_accuracy, last.validation_robust_accuracy, last.own_accuracy)
-        )
+        names = "validation_clean_accuracy", "validation_robust_accuracy", "own_accuracy"
+        accuracies.append([getattr(last, name) for name in names])
     assert accuracies[0] == accuracies[1] == accuracies[2]

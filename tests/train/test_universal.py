@@ -303,9 +303,8 @@ def test_several_processes_find_what_one_finds(tmp_path):
         same(mine, other)
         torch.testing.assert_close(mine.parameters, one.parameters, rtol=0, atol=1e-6)
         assert mine.losses == pytest.approx(one.losses, abs=1e-6)
-        assert (mine.robust_accuracy, mine.forwards, mine.backwards) == (
-            one.robust_accuracy, one.forwards, one.backwards,
-        )  # fmt: skip
+        for name in ("robust_accuracy", "forwards", "backwards"):
+            assert getattr(mine, name) == getattr(one, name)
     refused = Refused(tmp_path)
     refused.alike("alike", "seed")
     assert "y: expected classes 0 to 2" in refused.said[0]["wrong"]
@@ -391,9 +390,8 @@ def test_samples_of_the_class_that_is_wanted_change_no_step(criterion):
     model, x = net(), images(6)
     y = torch.tensor([0, 1, 1, 1, 1, 1])
     options = {"attack": "pgd", "epochs": 4, "targets": 1, "criterion": criterion}
-    both, alone = (
-        universal(model, data, fa.L2(0.5, box=WIDE), **options) for data in ((x, y), (x[:1], y[:1]))
-    )
+    sets = (x, y), (x[:1], y[:1])
+    both, alone = (universal(model, data, fa.L2(0.5, box=WIDE), **options) for data in sets)
     torch.testing.assert_close(both.parameters, alone.parameters)
     assert both.parameters.norm() == pytest.approx(0.5)
 

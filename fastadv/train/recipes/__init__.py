@@ -7,13 +7,10 @@ model in its own mode. FreeTraining, whose passes serve the attack too, is the e
 
 from collections.abc import Callable
 
-from fastadv.train.recipes.awp import AWP
+from fastadv.train.recipes.adversarial import FastTraining, FGSMTraining, PGDTraining, Standard
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
-from fastadv.train.recipes.fgsm import FastTraining, FGSMTraining
-from fastadv.train.recipes.free import FreeTraining
-from fastadv.train.recipes.pgd import PGDTraining
+from fastadv.train.recipes.own_step import AWP, FreeTraining
 from fastadv.train.recipes.smoothing import Consistency, GaussianTraining, SmoothAdv
-from fastadv.train.recipes.standard import Standard
 from fastadv.train.recipes.trades import HAT, MART, SCORE, TRADES
 
 __all__ = [

@@ -1,6 +1,6 @@
 """What recipes share: checks of their arguments, starts, and losses."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,32 +15,28 @@ from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
-from fastadv.engine.arguments import OUTPUTS, check_logits
+from fastadv.engine.arguments import check_logits
 from fastadv.errors import InputError
 from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
 from fastadv.train.recipes.base import is_missing, labels_or_outputs
 
-# Names of what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
-OBJECTIVES = ("ce", "bce")
-
-
-def check_one_radius(threat: Threat) -> None:
-    check_threat(threat)
-    threat.check_one_radius()
+OBJECTIVES = ("ce", "bce")  # the cross-entropy of a softmax, or of a sigmoid for each class
 
 
 def check_finite(threat: Threat, why: str) -> None:
     """Raise InputError unless `threat` has one radius, and a finite one, which `why` needs."""
-    check_one_radius(threat)
+    check_threat(threat)
+    threat.check_one_radius()
     if not threat.finite:
         raise InputError(f"radius: expected a finite one for {why}, got inf; give a number")
 
 
 def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
     """Raise InputError unless such steps can be taken; without a length the radius must be finite."""
-    check_one_radius(threat)
+    check_threat(threat)
+    threat.check_one_radius()
     check_count("steps", steps, 1)
     step_length(threat, step_size, steps)
 
@@ -61,11 +57,23 @@ def step_length(
     return step_size
 
 
-def check_objective(label_smoothing: float, loss: str = "ce", weight: float = 0.0) -> None:
-    """Raise InputError unless `mean_loss` and `mixture` can take these."""
+def check_objective(
+    label_smoothing: float, loss: str = "ce", weight: float = 0.0, criterion: object = None
+) -> None:
+    """Raise InputError unless a recipe can minimize this: of classes, or of the outputs of a criterion."""
     check_number("weight", weight, 0, 1)
     check_share("label_smoothing", label_smoothing, zero=True)
     check_choice("loss", loss, OBJECTIVES)
+    if criterion is None:
+        return
+    if not isinstance(criterion, Criterion) or criterion.outputs == "classes":
+        raise InputError(
+            "criterion: expected None for classes, or fa.attacks.Signs(), Share(least) or Beyond(distance), "
+            f"got {criterion!r}"
+        )
+    for name, value, usual in (("label_smoothing", label_smoothing, 0.0), ("loss", loss, "ce")):
+        if value != usual:
+            raise InputError(f"{name}: expected {usual!r} with {criterion!r}, got {value!r}; leave it out")
 
 
 def logits_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -136,50 +144,7 @@ def labels_for(criterion: Criterion, y: Tensor) -> Tensor:
     return labels
 
 
-def check_criterion(criterion: object, label_smoothing: float, loss: str = "ce") -> None:
-    """Raise InputError unless a recipe can train for the criterion: one of other outputs, or None."""
-    if criterion is None:
-        return
-    if not isinstance(criterion, Criterion) or criterion.outputs == "classes":
-        raise InputError(
-            "criterion: expected None for classes, or fa.attacks.Signs(), Share(least) or Beyond(distance), "
-            f"got {criterion!r}"
-        )
-    for name, value, usual in (("label_smoothing", label_smoothing, 0.0), ("loss", loss, "ce")):
-        if value != usual:
-            raise InputError(f"{name}: expected {usual!r} with {criterion!r}, got {value!r}; leave it out")
-
-
-def mean_losses(
-    model: nn.Module,
-    batches: Sequence[Tensor],
-    y: Tensor,
-    smoothing: float = 0.0,
-    loss: str = "ce",
-    criterion: Criterion | None = None,
-) -> list[Tensor]:
-    """Return what training minimizes for each batch; they pass at once, so that BatchNorm sees all."""
-    x = batches[0] if len(batches) == 1 else torch.cat([*batches])
-    if criterion is None:
-        logits = logits_at(model, x, y).tensor_split(len(batches))
-        return [mean_loss(part, y, smoothing, loss) for part in logits]
-    criterion = criterion.for_labels(y)
-    outputs = OUTPUTS[criterion.outputs](model(x), len(x)).tensor_split(len(batches))
-    labels = labels_for(criterion, y)
-    return [criterion.objective(part, labels).mean() for part in outputs]
-
-
 def drawn(kind: Callable[..., Tensor], x: Tensor, ids: Tensor | None, seed: int, purpose: str) -> Tensor:
     """Draw numbers like x, of a kind of `fastadv.rng`, keyed by (seed, id): 0 .. B - 1 unless given."""
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     return kind(x[0].numel(), rng.derive(seed, purpose), ids).to(x).view_as(x)
-
-
-def mixture(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
-    criterion: Criterion | None = None,
-) -> Tensor:  # fmt: skip
-    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass."""
-    images = [x, x_adv] if weight else [x_adv]
-    *clean, adversarial = mean_losses(model, images, y, smoothing, loss, criterion)
-    return weight * clean[0] + (1 - weight) * adversarial if clean else adversarial

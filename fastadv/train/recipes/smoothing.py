@@ -19,8 +19,8 @@ from fastadv.losses import log_mean
 from fastadv.threat import L2
 from fastadv.train.recipes._common import check_positive, check_steps, drawn, logits_at, step_length
 from fastadv.train.recipes._followers import follower
+from fastadv.train.recipes.adversarial import Standard
 from fastadv.train.recipes.base import Crafted, check_images, seed_of
-from fastadv.train.recipes.standard import Standard
 
 
 def gaussian(x: Tensor, sigma: float, noises: int, ids: Tensor | None, seed: int) -> Tensor:

@@ -15,28 +15,12 @@ from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import (
-    ascent,
-    check_finite,
-    check_objective,
-    check_positive,
-    check_steps,
-    drawn,
-    logits_at,
-)
+from fastadv.train.recipes import _common
 from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import Crafted
 
-# Size of the noise with which TRADES and MART start, of the box: at x itself, the divergence has no gradient
-NOISE = 1e-3
+NOISE = 1e-3  # widths of the box, of a near start's noise: at x itself, the divergence has no gradient
 STARTS = ("near", "uniform")
-
-
-def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-    """Return x + 0.001 · N(0, 1) widths of the box, in ball and box: where TRADES and MART begin."""
-    width = threat.box[1] - threat.box[0]
-    size = NOISE * (width if math.isfinite(width) else 1.0)
-    return threat.project(x + size * drawn(rng.normal, x, ids, seed, "near start"), x)
 
 
 def divergence(logits: Tensor, other: Tensor) -> Tensor:
@@ -70,17 +54,19 @@ class NearPredictions(Crafted):
     start: str = "near"
 
     def __post_init__(self) -> None:
-        check_steps(self.threat, self.steps, self.step_size)
+        _common.check_steps(self.threat, self.steps, self.step_size)
         check_number("beta", self.beta, 0)
-        check_objective(self.label_smoothing)
+        _common.check_objective(self.label_smoothing)
         check_choice("start", self.start, STARTS)
         if self.start == "uniform":
-            check_finite(self.threat, "a start drawn from the ball")
+            _common.check_finite(self.threat, "a start drawn from the ball")
 
     def begin(self, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
         if self.start == "uniform":
             return self.threat.random_start(x, seed=seed, ids=ids)
-        return near_start(self.threat, x, ids, seed)
+        width = self.threat.box[1] - self.threat.box[0]
+        size = NOISE * (width if math.isfinite(width) else 1.0)
+        return self.threat.project(x + size * _common.drawn(rng.normal, x, ids, seed, "near start"), x)
 
     def away(
         self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int,
@@ -97,7 +83,7 @@ class NearPredictions(Crafted):
             return distance(*(inverse(outputs, interval)[0] for outputs in (clean, logits)))
 
         start = self.begin(x, ids, seed)
-        return ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
+        return _common.ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
 
 
 @dataclass(frozen=True)
@@ -138,9 +124,9 @@ class TRADES(NearPredictions):
         return self.away(model, x, y, ids, seed, divergence)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        clean = logits_at(model, x, y)
+        clean = _common.logits_at(model, x, y)
         natural = cross_entropy(clean, y, label_smoothing=self.label_smoothing)
-        return natural + self.beta * divergence(clean, logits_at(model, x_adv, y)).mean()
+        return natural + self.beta * divergence(clean, _common.logits_at(model, x_adv, y)).mean()
 
 
 @dataclass(frozen=True)
@@ -182,13 +168,13 @@ class HAT(TRADES):
                 f"helper: expected a network trained on clean images, got {type(self.helper).__name__}"
             )
         check_number("gamma", self.gamma, 0)
-        check_positive("far", self.far)
+        _common.check_positive("far", self.far)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         with torch.no_grad():
             called = follower(self.helper)(x_adv).argmax(1)
         loss = super().objective(model, x, y, x_adv)
-        beyond = logits_at(model, x + self.far * (x_adv - x), y)
+        beyond = _common.logits_at(model, x + self.far * (x_adv - x), y)
         return loss + self.gamma * cross_entropy(beyond, called)
 
 
@@ -218,10 +204,10 @@ class MART(NearPredictions):
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         start = self.begin(x, ids, seed)
-        return ascent(model, x, y, self.threat, self.steps, self.step_size, start=start)
+        return _common.ascent(model, x, y, self.threat, self.steps, self.step_size, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        clean, adversarial = logits_at(model, x, y), logits_at(model, x_adv, y)
+        clean, adversarial = _common.logits_at(model, x, y), _common.logits_at(model, x_adv, y)
         missed = 1 - clean.softmax(1).gather(1, y[:, None])[:, 0]
         binary = (
             cross_entropy(adversarial, y, label_smoothing=self.label_smoothing)
@@ -258,7 +244,7 @@ class SCORE(NearPredictions):
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         y = check_index("y", y, len(x), x.device)
-        clean, adversarial = logits_at(model, x, y), logits_at(model, x_adv, y)
+        clean, adversarial = _common.logits_at(model, x, y), _common.logits_at(model, x_adv, y)
         classes = clean.shape[1]
         right = (1 - self.label_smoothing) * one_hot(y, classes).to(clean) + self.label_smoothing / classes
         natural = (clean.softmax(1) - right).square().sum(1)

@@ -63,10 +63,8 @@ SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 
 
 def train(name: str, wrap: Callable[[nn.Module], nn.Module] | None = None, **options: Any) -> dict[str, Any]:
-    model = net()
-    past = fit(
-        wrap(model) if wrap else model, images(26), **grouped(**{**SETTINGS, **CASES[name], **options})
-    )
+    model, settings = net(), grouped(**SETTINGS | CASES[name] | options)
+    past = fit(wrap(model) if wrap else model, images(26), **settings)
     kinds = "clean", "robust", "ema_clean", "ema_robust"
     accuracies = [[getattr(one, f"{kind}_accuracy") for kind in kinds] for one in past]
     return {"weights": model.state_dict(), "losses": [one.loss for one in past], "accuracies": accuracies}

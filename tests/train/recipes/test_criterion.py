@@ -67,9 +67,8 @@ def test_a_run_measures_by_the_criterion(case, tmp_path):
     model, y, criterion, _ = CASES[case]
     recipe = fa.train.PGDTraining(fa.Linf(0.02), steps=2, criterion=criterion)
     options = {"test_set": (X, y), "test_attacks": "pgd", "threat": fa.Linf(0.02), "batch_size": 3}
-    first, last = fa.train.fit(
-        model, (X, y), recipe, epochs=2, learning_rate=0.01, run_dir=tmp_path, **options
-    )
+    options |= {"epochs": 2, "learning_rate": 0.01, "run_dir": tmp_path}
+    first, last = fa.train.fit(model, (X, y), recipe, **options)
     assert last.loss < first.loss
     table = fa.evaluate(model, (X, y), "pgd", threat=fa.Linf(0.02), criterion=criterion)
     assert last.clean_accuracy == table.clean_accuracy

@@ -73,9 +73,12 @@ def test_a_change_makes_another_follower(change):
 
 def test_a_run_searches_in_its_precision(monkeypatch):
     seen, of = set(), Followers.of
-    monkeypatch.setattr(
-        Followers, "of", lambda self, model, *_: (seen.add(self.precision), of(self, model))[1]
-    )
+
+    def watched(self, model, *_):
+        seen.add(self.precision)
+        return of(self, model)
+
+    monkeypatch.setattr(Followers, "of", watched)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     fit(net, images(), FGSMTraining(THREAT), epochs=1, execution=Execution(precision="bf16"))
     assert seen == {"bf16"}

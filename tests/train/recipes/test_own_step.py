@@ -1,7 +1,6 @@
 """A recipe that owns its step: what it is given, what lies in the checkpoint, what is said when it fails."""
 
 import copy
-import math
 from dataclasses import dataclass
 
 import pytest
@@ -44,7 +43,6 @@ def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     tensors, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
     assert tensors["recipe/count"] == 100
     torch.testing.assert_close(tensors["recipe/sum"], 2 * images().x.sum(0), rtol=1e-5, atol=1e-5)
-    assert all(math.isfinite(report.loss) for report in past)
     assert past[-1].loss < past[0].loss
 
 

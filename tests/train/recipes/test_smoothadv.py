@@ -9,7 +9,7 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.train import AWP, Consistency, GaussianTraining, SmoothAdv
 from tests.train.recipes import hand
-from tests.train.recipes.hand import SEED, assert_same_step, batch, differ, gradients, warm_net
+from tests.train.recipes.hand import assert_same_step, batch, differ, gradients, warm_net
 from tests.train.test_recipes import flat_net
 from tests.zoo.net import module
 
@@ -70,13 +70,9 @@ def test_an_image_of_which_the_net_is_sure_moves_where_it_should():
     torch.testing.assert_close(crafted.double(), wanted, rtol=0, atol=1e-4)
 
 
-def noise(x, ids, draw):
-    return SIGMA * rng.normal(64, rng.derive(SEED, "smoothing"), ids, draw).double().view_as(x)
-
-
 def test_gaussian_training_by_hand():
     x, y, ids = batch()
-    hand, noisy = warm_net(), x + noise(x, ids, 0)
+    hand, noisy = warm_net(), x + drawn(x, ids, 1)[0]
     assert noisy.min() < 0  # what a smoothed classifier sees is not clamped
     assert noisy.max() > 1
     assert_same_step(GaussianTraining(SIGMA), warm_net(), hand, cross_entropy(hand(noisy), y))
@@ -86,7 +82,7 @@ def test_gaussian_training_by_hand():
 def test_consistency_by_hand(weight, entropy, noises):
     x, y, ids = batch()
     hand = warm_net()
-    chances = hand(torch.cat([x + noise(x, ids, draw) for draw in range(noises)])).softmax(1).chunk(noises)
+    chances = hand(torch.cat([x + noise for noise in drawn(x, ids, noises)])).softmax(1).chunk(noises)
     mean = sum(chances) / noises
     natural = -torch.cat([p[torch.arange(9), y] for p in chances]).log().mean()
     apart = sum((mean * (mean.log() - p.log())).sum(1).mean() for p in chances) / noises

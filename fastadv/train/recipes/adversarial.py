@@ -1,0 +1,242 @@
+"""Training on the images as they are, and on examples that one or several steps of ascent craft."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fastadv._checks import check_choice, check_flag, check_number
+from fastadv.attacks.core.criterion import Criterion
+from fastadv.engine.arguments import OUTPUTS
+from fastadv.errors import InputError
+from fastadv.threat import L0, L1, L2, Threat
+from fastadv.train.recipes import _common
+from fastadv.train.recipes.base import Crafted, check_images, labels_or_outputs
+
+METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # sizes of noise and step, in radii
+STATISTICS = ("adversarial", "both")
+
+
+def mixture(
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
+    criterion: Criterion | None = None,
+) -> Tensor:  # fmt: skip
+    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass, so that BatchNorm sees all."""
+    images, parts = (torch.cat([x, x_adv]), 2) if weight else (x_adv, 1)
+    if criterion is None:
+        logits = _common.logits_at(model, images, y).tensor_split(parts)
+        losses = [_common.mean_loss(part, y, smoothing, loss) for part in logits]
+    else:
+        criterion = criterion.for_labels(y)
+        outputs = OUTPUTS[criterion.outputs](model(images), len(images)).tensor_split(parts)
+        labels = _common.labels_for(criterion, y)
+        losses = [criterion.objective(part, labels).mean() for part in outputs]
+    return weight * losses[0] + (1 - weight) * losses[1] if weight else losses[0]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The mean cross-entropy on the images as they are.
+
+    Args:
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+        loss: "ce", the cross-entropy of the softmax, or "bce", the sum over classes of those of a sigmoid
+            each, for models that give each class a probability of its own (RBF networks).
+        criterion: of a model of other outputs than classes: `fa.attacks.Signs()`, `Share(least)` or
+            `Beyond(distance)`, whose `objective` takes the place of the cross-entropy; None is classes.
+    """
+
+    label_smoothing: float = 0.0
+    loss: str = "ce"
+    criterion: Criterion | None = None
+
+    def __post_init__(self) -> None:
+        _common.check_objective(self.label_smoothing, self.loss, criterion=self.criterion)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
+    ) -> Tensor:
+        x = check_images(self, model, x)
+        if self.criterion is not None:
+            y = labels_or_outputs(self.criterion, model, x, y)
+        return mixture(model, x, x, y, 0.0, self.label_smoothing, self.loss, self.criterion)
+
+
+@dataclass(frozen=True)
+class FGSMTraining(Crafted):
+    """Goodfellow's objective: weight · J(x, y) + (1 - weight) · J(x_adv, y), the mean over the batch.
+
+    x_adv is one step of steepest ascent from x, as long as the radius. For L∞ it is x + radius · sign(∇J),
+    clamped to the threat's box. It is computed with the current weights for each batch, and no gradient flows
+    through it.
+
+    Args:
+        threat: Linf, L2, L1 or L0 with one finite radius, in input units.
+        weight: of the clean images, in [0, 1]; 0.5 as in the paper, 0 trains on x_adv alone.
+        label_smoothing: that of J, not of the attack, in [0, 1).
+        loss: J, "ce" or "bce", as in `Standard`.
+        criterion: as in `Standard`.
+
+    Source:
+        Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6, alpha = 0.5.
+    """
+
+    threat: Threat
+    weight: float = 0.5
+    label_smoothing: float = 0.0
+    loss: str = "ce"
+    criterion: Criterion | None = None
+
+    def __post_init__(self) -> None:
+        _common.check_steps(self.threat, 1, None)
+        _common.check_objective(self.label_smoothing, self.loss, self.weight, self.criterion)
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        length = _common.step_length(self.threat, None)
+        return _common.ascent(model, x, y, self.threat, 1, length, loss=self.loss, criterion=self.criterion)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing, self.loss, self.criterion)
+
+
+@dataclass(frozen=True)
+class FastTraining(Crafted):
+    """The mean cross-entropy after one step of ascent from uniform noise, which is keyed by (seed, id).
+
+    Single-step training may overfit to its own attack: watch the accuracy under PGD. "n-fgsm" and a smaller
+    step make that less likely.
+
+    Args:
+        threat: Linf, L2, L1 or L0 with one finite radius, in input units.
+        method: "rs" takes noise in the ball and a step of 1.25 radii, projected on the ball (FGSM-RS).
+            "n-fgsm" takes noise in a ball of 2 radii and a step of one radius, not projected on the ball:
+            clamped to the box alone, x_adv is up to 3 radii from x.
+        step_size: in input units; None is that of the method.
+        noise: in radii; None is that of the method.
+        label_smoothing: that of the loss, in [0, 1).
+        clamp_start: whether the noisy start is clamped to the box. False takes the gradient at x + noise
+            outside the box too, and clamps x_adv alone, as in Wong's code for MNIST. Clamped noise on a black
+            pixel is 0 half of the time, and a step of 1.25 radii then drives every such pixel to 0 or to the
+            radius, never between.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> recipe = fa.train.FastTraining(fa.Linf(0.1), method="n-fgsm")
+        >>> len(fa.train.fit(model, digits, recipe, epochs=2))
+        2
+
+    Source:
+        Wong, Rice, Kolter 2020 (arXiv 2001.03994), algorithm 3; de Jorge et al. 2022 (arXiv 2202.01181),
+        algorithm 1.
+    """
+
+    threat: Threat
+    method: str = "rs"
+    step_size: float | None = None
+    noise: float | None = None
+    label_smoothing: float = 0.0
+    clamp_start: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+        _common.check_finite(self.threat, "noise in the ball")
+        _common.check_objective(self.label_smoothing)
+        if not check_flag("clamp_start", self.clamp_start) and isinstance(self.threat, L0):
+            raise InputError("clamp_start: expected True for L0, which draws from the box, got False")
+        _common.step_length(self.threat, self.step_size)
+        if self.noise is not None:
+            check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        noise, factor = METHODS[self.method]
+        radius = float(self.threat.radius)
+        around = self.threat.with_radius(radius * (noise if self.noise is None else self.noise))
+        room = self.threat if self.method == "rs" else self.threat.with_radius(math.inf)
+        step_size = _common.step_length(self.threat, self.step_size, factor=factor)
+        if not self.clamp_start:
+            around = replace(around, box=(-math.inf, math.inf))
+        # points uniform in an L2 or L1 ball lie almost on the sphere, too alike for a single step
+        length = "uniform" if isinstance(self.threat, L1 | L2) else "ball"
+        start = around.random_start(x, seed=seed, ids=ids, length=length)
+        return _common.ascent(model, x, y, room, 1, step_size, start=start)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        return mixture(model, x, x_adv, y, 0.0, self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class PGDTraining(Crafted):
+    """Madry's objective: the mean cross-entropy after `steps` projected steps of ascent on `loss`.
+
+    A random start is drawn from the ball, keyed by (seed, id). A network with BatchNorm needs clean images
+    where the radius is large (MNIST at 0.3): adversarial ones then have other statistics, and it would
+    misclassify clean ones. Either give `weight` a value, or set `statistics` to "both".
+
+    Args:
+        threat: Linf, L2, L1 or L0 with one radius, in input units.
+        steps: projected steps, >= 1.
+        step_size: in input units; None is 2.5 · radius / steps (rounded up to whole coordinates for L0).
+        random_start: whether to start at a random point of the ball, rather than at x.
+        loss: what the attack ascends: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets)
+            -> [B].
+        weight: of the loss on clean images, in [0, 1], as in `FGSMTraining`.
+        label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+        statistics: which images the running statistics of BatchNorm see: "adversarial", or "both": after the
+            pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
+            latter without saying so.
+        criterion: as in `Standard`.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
+        >>> recipe = fa.train.PGDTraining(fa.L2(0.5), steps=3)
+        >>> loss = recipe(model, digits.x, digits.y, seed=0)  # as in a loop of your own
+        >>> loss.requires_grad, loss.ndim
+        (True, 0)
+
+    Source:
+        Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
+    """
+
+    threat: Threat
+    steps: int = 7
+    step_size: float | None = None
+    random_start: bool = True
+    loss: str | Callable[..., Tensor] = "ce"
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+    statistics: str = "adversarial"
+    criterion: Criterion | None = None
+
+    def __post_init__(self) -> None:
+        _common.check_steps(self.threat, self.steps, self.step_size)
+        _common.check_objective(self.label_smoothing, weight=self.weight, criterion=self.criterion)
+        check_choice("statistics", self.statistics, STATISTICS)
+        if self.statistics == "both" and self.weight > 0:
+            raise InputError(
+                "statistics: expected 'adversarial' where the loss sees clean images "
+                f"(weight {self.weight:g}), got 'both'; leave it out"
+            )
+        if self.random_start and not self.threat.finite:
+            raise InputError(
+                "radius: expected a finite one for a random start, got inf; set random_start=False"
+            )
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
+        return _common.ascent(
+            model, x, y, self.threat, self.steps, self.step_size, loss=self.loss, start=start,
+            criterion=self.criterion,
+        )  # fmt: skip
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, criterion=self.criterion)
+        if self.statistics == "both":  # BatchNorm sees clean images, too
+            with torch.no_grad():
+                model(x)
+        return loss
