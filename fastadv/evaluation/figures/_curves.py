@@ -19,7 +19,7 @@ def curves(
     lines: Mapping[str, Line], path: str | PathLike[str], *, radius: str = "radius", title: str | None = None,
     chance: float | None = None, between: tuple[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Draw accuracy against radius, one line for each name, named at its end.
+    """Draw accuracy against radius, one line for each name, named at its right.
 
     Args:
         lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns, accuracy from 0 to 1; at most
@@ -36,36 +36,26 @@ def curves(
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
-    from matplotlib.patheffects import withStroke
-
-    figure = style.new_figure(5.6, 3.4, title)
-    longest = max(len(name) for name in lines)
-    axes = figure.add_axes((0.1, 0.15, 0.855 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
     known = {name: _checked(name, line) for name, line in lines.items()}
+    if between is not None and (len(between) != 2 or not {*between} <= known.keys()):
+        raise InputError(f"between: expected two names among {', '.join(known)}, got {between!r}")
+    figure = style.new_figure(5.6, 3.4, title)
+    axes = figure.add_axes((0.1, 0.15, 0.7, 0.68 if title else 0.76))
     right = max(float(across[-1]) for across, _ in known.values()) or 1.0
     style.accuracy_axis(axes, right, radius)
-    everywhere, ends = np.linspace(0, right, 1001), []
+    axes.set_title("accuracy", fontsize=9, color=FAINT, loc="left")
     for (name, (across, up)), (color, dash) in zip(known.items(), LINES, strict=False):
         axes.plot(
-            across, up, dash, color=color, linewidth=2, clip_on=False, zorder=3, marker="o", markersize=3.5
-        )
-        # lines that end together are named in the order in which they came down
-        heights = np.interp(everywhere, across, up)
-        ends.append((float(heights[-1]) + 1e-6 * float(heights.mean()), name, color))
-    if between is not None:
-        if len(between) != 2 or not {*between} <= known.keys():
-            raise InputError(f"between: expected two names among {', '.join(known)}, got {between!r}")
-        (above, below), color = (np.interp(everywhere, *known[name]) for name in between), LINES[0][0]
-        axes.fill_between(everywhere, below, above, color=color, alpha=0.12, linewidth=0, zorder=2)
-    if chance is not None:
-        axes.axhline(chance, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-        axes.text(
-            0.01 * right, chance + 0.012, "guessing", color=FAINT, fontsize=7.5, va="bottom",
-            zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            across, up, dash, label=name, color=color, linewidth=2, clip_on=False, zorder=3, marker="o",
+            markersize=3.5,
         )  # fmt: skip
-    for height, (end, name, color) in zip(style.spread([e[0] for e in ends], 0.062), ends, strict=True):
-        style.name_end(axes, name, end, height, color)
-    axes.text(0, 1.03, "accuracy", transform=axes.transAxes, fontsize=9, color=FAINT, ha="left", va="bottom")
+    if between is not None:
+        everywhere = np.linspace(0, right, 1001)
+        above, below = (np.interp(everywhere, *known[name]) for name in between)
+        axes.fill_between(everywhere, below, above, color=BLUE, alpha=0.12, linewidth=0, zorder=2)
+    if chance is not None:
+        axes.axhline(chance, label="guessing", color=FAINT, linewidth=0.8, linestyle=":", zorder=1)
+    style.name_lines(axes)
     style.save(figure, path)
 
 
