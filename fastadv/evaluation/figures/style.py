@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the libra
     from matplotlib.figure import Figure
 
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00"
+LINES = ((BLUE, "-"), (VERMILION, "-"), (GREEN, "-"), (PURPLE, "--"), (ORANGE, "--"), (SKY, "--"))
 INK, FAINT, GRID, FRAME = "#222222", "#777777", "#E6E6E6", "#CCCCCC"
 KINDS = ("png", "pdf", "svg")
 
