@@ -87,8 +87,8 @@ class Table:
     @property
     def verdict(self) -> str:
         """Whether the robust accuracies can be trusted; "" without indicators."""
-        if self.contradicted is not None and len(self.contradicted):
-            return f"Do not trust the certificates: {self._disproved()}"
+        if disproved := self._disproved():
+            return f"Do not trust the certificates: {disproved}"
         return "" if self.indicators is None else self.indicators.verdict
 
     @property
@@ -189,7 +189,10 @@ class Table:
         return replace(self, certificates=certificates, contradicted=wrong)
 
     def _disproved(self) -> str:
+        """Say which certificates the attacks contradict; "" for none."""
         ids = [] if self.contradicted is None else self.contradicted.tolist()
+        if not ids:
+            return ""
         some = ", ".join(map(str, ids[:5])) + ", ..." * (len(ids) > 5)
         return f"attacks found points within the certified radius of {several(len(ids), 'image')} ({some})"
 
@@ -250,8 +253,8 @@ class Table:
             notes.append(NOTE)
         if self.certificates is not None:
             notes.append("certified: within the attack's radius, of the smoothed model, not of the model")
-        if self.contradicted is not None and len(self.contradicted):
-            notes.append(f"contradiction: {self._disproved()}")
+        if disproved := self._disproved():
+            notes.append(f"contradiction: {disproved}")
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
         notes += self.remarks if self.indicators is None else ()
         for row in self.rows:
