@@ -390,8 +390,9 @@ def test_no_batch_speaks_for_the_other(order):
     data = DATA.subset(order)
     spare = [*order].index(3)
     asked = {"batch_size": 3, "indicators": False, "keep_samples": True}
-    table = evaluate(Threshold(), data, {"uneven": uneven}, **asked)
-    (row,) = table.rows
+    table = evaluate(Threshold(), data, {"uneven": uneven, "alike": partial(uneven, alike=True)}, **asked)
+    row, alike = table.rows
+    assert repr(alike.threat) == repr(fa.Linf(0.5))
     wanted = torch.tensor([0.11, 0.21, 0.31, math.inf, 0, 0], dtype=torch.float64)[[*order]]
     torch.testing.assert_close(row.distance, wanted, rtol=0, atol=1e-6)
     assert row.broken.tolist() == [place < 3 for place in order]
@@ -401,11 +402,6 @@ def test_no_batch_speaks_for_the_other(order):
     assert row.flags[2].startswith(f"failed: the attack met NaN or infinity on 1 of {len(order)} samples")
     assert table.samples.status[spare] == Status.FAILED
     torch.testing.assert_close(table.samples.distances[:, 0], row.distance)
-
-
-def test_a_threat_that_all_batches_have_is_that_of_the_row():
-    table = evaluate(Threshold(), DATA, {"one": partial(uneven, alike=True)}, batch_size=3)
-    assert repr(table["one"].threat) == repr(fa.Linf(0.5))
 
 
 X, Y = images()
