@@ -108,7 +108,8 @@ def strips(
     if not rows:
         raise InputError("rows: expected at least one strip of images, got none")
     gain = amplification([row.images for row in rows if row.difference])
-    top = (0.24 if title else 0) + (0.22 if subtitle else 0) + (0.06 if title or subtitle else 0)
+    below_title = 0.26 * bool(title)
+    top = below_title + 0.24 * bool(subtitle)
     width = max(len(row.images) * (row.side[0] + GAP) for row in rows) - GAP
     height = top + sum(row.apart + row.height + GAP for row in rows) - GAP
     figure = style.new_figure(width, height, title)
@@ -117,8 +118,7 @@ def strips(
     sheet.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     sheet.set_axis_off()
     write = partial(figure.text, transform=sheet.transData)
-    if subtitle:
-        write(0, 0.24 if title else 0, subtitle, fontsize=8.5, color=FAINT, va="top")
+    write(0, below_title, subtitle, fontsize=8.5, color=FAINT, va="top")
     for row in rows:
         top += row.apart
         (wide, high), name = row.side, f"{row.name} × {gain:g}".lstrip() if row.difference else row.name
