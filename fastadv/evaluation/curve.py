@@ -45,15 +45,13 @@ class Curve(NamedTuple):
     def from_distances(cls, distances: ArrayLike | Tensor, radii: Radii | None = None) -> Self:
         """Return the share of samples whose distance is above each radius.
 
-        An example at a distance of exactly the radius lies in the ball and breaks the sample: see
-        `from_certificates` for radii that hold up to their end.
+        An example at a distance of exactly the radius lies in the ball and breaks the sample; for radii that
+        hold up to their end there is `from_certificates`.
 
         Args:
-            distances: [N], of the nearest adversarial example to each sample: 0 where the model is already
-                wrong, inf where none was found. NaN, for a sample without finite logits, counts as 0. They
-                are the `distance` of a minimum-norm attack's result, or of its row in a table.
-            radii: where to evaluate; None takes 0 and every finite distance, between which the accuracy is
-                constant.
+            distances: [N], as the `distance` of a minimum-norm attack's result or row: 0 where the model is
+                already wrong, inf where no example was found; NaN, without finite logits, counts as 0.
+            radii: where to evaluate; None takes 0 and every finite distance: all steps.
 
         Returns:
             A `Curve`.
@@ -96,10 +94,10 @@ class Curve(NamedTuple):
         return Curve(self.radii, ends.low), Curve(self.radii, ends.high)
 
     def at(self, radius: float) -> float:
-        """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
+        """Return the accuracy at the largest radius of the curve that is not above this one.
 
-        It is exact for the curve of all distances. Beyond the last radius it bounds from above.
-        Of certificates ask `Certificates.accuracy`: between two radii this is that of the smaller one.
+        It is exact for the curve of all distances, and else an upper bound; of certificates ask
+        `Certificates.accuracy`.
         """
         if not radius >= self.radii[0]:  # NaN is none either
             raise InputError(
@@ -148,9 +146,8 @@ def accuracy_against_radius(
 
     A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
     the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
-    radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
-    not finite counts as not correct. The processes of a process group take the batches in turn, as in
-    `evaluate`.
+    radius 0 the accuracy is the clean one, and no attack is run. Samples without finite logits and the
+    processes of a group are taken as in `evaluate`.
 
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K].
@@ -271,13 +268,11 @@ def optimality(distances: Mapping[str, ArrayLike]) -> dict[str, float]:
     no attack breaks counts with d_max for every attack.
 
     Args:
-        distances: for each attack [N], on the same samples: 0 where the model is already wrong, inf where the
-            attack does not succeed, NaN (counted as 0) where the model's logits are not finite. They are the
-            `distance` of the rows of a `Table`; use attacks that minimize the distance, in one norm.
+        distances: for each attack [N], on the same samples, as in `Curve.from_distances`; use attacks that
+            minimize the distance, in one norm.
 
     Returns:
-        The optimality of each attack by its name; NaN where the denominator is 0, because nothing
-        distinguishes the attacks.
+        The optimality of each attack by its name; NaN where nothing distinguishes the attacks.
 
     Raises:
         InputError: there are no attacks, distances of different lengths, or negative ones.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv.attacks.methods.flags import SIGNS
 from fastadv.evaluation._outcome import NARROWER
+from fastadv.evaluation.report.pictures import is_image
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
@@ -21,7 +22,7 @@ NAMED = 4  # attacks that a sentence names
 def plainly(table: Table, group: Group) -> str:
     """Say the same as `sentence` to a reader who knows no norms; "" where the threat is not known."""
     x = None if table.samples is None else table.samples.x
-    things = "image" if x is not None and x.ndim == 4 and x.shape[1] in (1, 3) else "sample"
+    things = "image" if x is not None and is_image(x) else "sample"
     if group.threat is None or not group.whole:
         return ""
     apart = group.rows[0].apart
