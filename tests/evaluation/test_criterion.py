@@ -165,7 +165,7 @@ def test_the_worst_of_several_attacks_is_chosen_image_by_image() -> None:
     single = [torch.rand(5, 1, 1).double() for _ in range(3)]
     parts = [torch.cat([sums, torch.ones_like(sums)], 1) for sums in single]
     assert worst(parts) == pytest.approx(torch.cat(single, 1).amin(1).mean().item())
-    # of errors each sample has its worst
+    # Errors: each sample has its worst
     sums = [torch.tensor([[[error], [1.0]] for error in errors]) for errors in ((1.0, 3.0), (2.0, 1.0))]
     assert worst(sums, "MAE") == 2.5
 

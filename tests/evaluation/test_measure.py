@@ -347,7 +347,7 @@ def test_samples_hold_the_nearest_adversarial_example(batch_size):
     assert kept.x_adv.flatten().tolist() == pytest.approx([0.505, 0.45, 0.51, 0.495, 0.3, 0.6])
     assert torch.equal(kept.distances, torch.stack([row.distance for row in table.rows], 1))
     assert evaluate(Threshold(), DATA, attacks).samples is None
-    # of attacks that come equally near the first counts
+    # The first of attacks that come equally near counts
     kept = evaluate(Threshold(), DATA, {"one": nearest, "two": nearest}, keep_samples=True).samples
     assert kept.by.tolist() == [0, 0, 0, 0, -1, -1]
 
@@ -360,7 +360,7 @@ def test_samples_that_no_attack_broke():
     assert kept.distance.tolist() == [math.inf, math.inf, math.inf, math.inf, 0, math.inf]
     assert kept.success.tolist() == [False] * 4 + [True, False]
     assert torch.equal(kept.x_adv, DATA.x)
-    # what one attack broke is broken, wherever another failed
+    # A sample that one attack broke is broken, wherever another failed
     attacks = {"near": nearest, "sick": partial(nearest, sick=(0, 1))}
     for order in (attacks, dict(reversed(attacks.items()))):
         kept = evaluate(Threshold(), DATA, order, keep_samples=True).samples
