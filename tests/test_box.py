@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import fastadv as fa
 from fastadv.data.construct import fixed_shift, non_robust, random_target, robust
 from fastadv.errors import InputError
-from fastadv.evaluation.report import report
+from fastadv.evaluation.report.page import report
 
 KINDS = {
     "table": ((5,), (-3.0, 5.0)), "audio": ((1, 24), (-1.0, 1.0)),

@@ -12,10 +12,9 @@ from fastadv.evaluation.figures.style import (
     PURPLE,
     VERMILION,
     accuracy_axis,
-    name_end,
+    name_lines,
     new_figure,
     save,
-    spread,
 )  # fmt: skip
 from fastadv.runs.card import telling
 
@@ -45,20 +44,10 @@ def main() -> None:
     axes.set_xlim(1, epochs[-1])
     axes.text(0, 1.03, "accuracy on 500 test images of MNIST, L∞ 0.3", transform=axes.transAxes, fontsize=8.5,
               color=FAINT, va="bottom")  # fmt: skip
-    for (name, shares), place in zip(
-        found.items(), spread([line[-1] for line in found.values()], 0.08), strict=True
-    ):
-        axes.plot(
-            epochs,
-            shares,
-            color=COLORS[name],
-            linewidth=2,
-            marker="o",
-            markersize=3.5,
-            clip_on=False,
-            zorder=3,
-        )
-        name_end(axes, SHOWN.get(name, name), shares[-1], place, COLORS[name])
+    for name, shares in found.items():
+        shown, color = SHOWN.get(name, name), COLORS[name]
+        axes.plot(epochs, shares, label=shown, color=color, lw=2, marker="o", ms=3.5, clip_on=False, zorder=3)
+    name_lines(axes)
     axes.axvline(ALARM, color=PURPLE, linewidth=1.1, linestyle=(0, (2, 2)))
     axes.text(ALARM + 0.1, 0.45, f"alarm in epoch {ALARM}", color=PURPLE, fontsize=8.5)
     command = "python docs/figures/collapse.py (a run of fastadv train, written on docs/papers/recipes.md)"

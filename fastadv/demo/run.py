@@ -90,7 +90,7 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, data: str, path: 
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     subtitle = f"Bars: accuracy on {data}, clean and under {attack}.\nDiamonds: {SOURCE}, and clean."
     down = 1 - 0.32 / height
-    figure.text(0.08 / width, down, subtitle, fontsize=8, color=FAINT, va="top", linespacing=1.35)
+    figure.text(0, down, subtitle, fontsize=8, color=FAINT, va="top", linespacing=1.35)
     axes.axvline(GUESSING, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=3)
     for place, (name, values) in enumerate(nets.items()):
         for line, (value, theirs) in enumerate(zip(values, NETS[name][1:], strict=True)):

@@ -2,11 +2,10 @@
 
 from fastadv.evaluation import robustbench as robustbench
 from fastadv.evaluation._parts import merge
-from fastadv.evaluation.curve import Curve, accuracy_against_radius
+from fastadv.evaluation.curve import Curve, accuracy_against_radius, optimality
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack
-from fastadv.evaluation.optimality import optimality
-from fastadv.evaluation.report import report
+from fastadv.evaluation.report.page import report
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson

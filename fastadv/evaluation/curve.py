@@ -1,8 +1,9 @@
-"""Accuracy against radius."""
+"""Accuracy against radius, and the area under it: how near attacks come to the best of several."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -44,15 +45,13 @@ class Curve(NamedTuple):
     def from_distances(cls, distances: ArrayLike | Tensor, radii: Radii | None = None) -> Self:
         """Return the share of samples whose distance is above each radius.
 
-        An example at a distance of exactly the radius lies in the ball and breaks the sample: see
-        `from_certificates` for radii that hold up to their end.
+        An example at a distance of exactly the radius lies in the ball and breaks the sample; for radii that
+        hold up to their end there is `from_certificates`.
 
         Args:
-            distances: [N], of the nearest adversarial example to each sample: 0 where the model is already
-                wrong, inf where none was found. NaN, for a sample without finite logits, counts as 0. They
-                are the `distance` of a minimum-norm attack's result, or of its row in a table.
-            radii: where to evaluate; None takes 0 and every finite distance, between which the accuracy is
-                constant.
+            distances: [N], as the `distance` of a minimum-norm attack's result or row: 0 where the model is
+                already wrong, inf where no example was found; NaN, without finite logits, counts as 0.
+            radii: where to evaluate; None takes 0 and every finite distance: all steps.
 
         Returns:
             A `Curve`.
@@ -65,7 +64,7 @@ class Curve(NamedTuple):
             >>> fa.Curve.from_distances([0, 0.5, 2, float("inf")], radii=[0, 1, 3]).accuracy
             array([0.75, 0.5 , 0.25])
         """
-        known = np.sort(distances_of(distances))
+        known = np.sort(check_distances(distances))
         steps = np.append(0.0, known[np.isfinite(known)])
         tried = np.unique(steps) if radii is None else check_radii(radii)
         return cls(tried, 1 - np.searchsorted(known, tried, side="right") / len(known))
@@ -81,7 +80,7 @@ class Curve(NamedTuple):
             section 4.
         """
         right = np.asarray(correct.cpu() if isinstance(correct, Tensor) else correct)
-        proved = distances_of(certified, "certified")
+        proved = check_distances(certified, "certified")
         if right.dtype != np.bool_ or right.shape != proved.shape:
             raise InputError(
                 f"correct: expected True or False for each of {len(proved)} samples, got {right.dtype} of "
@@ -95,10 +94,10 @@ class Curve(NamedTuple):
         return Curve(self.radii, ends.low), Curve(self.radii, ends.high)
 
     def at(self, radius: float) -> float:
-        """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
+        """Return the accuracy at the largest radius of the curve that is not above this one.
 
-        It is exact for the curve of all distances. Beyond the last radius it bounds from above.
-        Of certificates ask `Certificates.accuracy`: between two radii this is that of the smaller one.
+        It is exact for the curve of all distances, and else an upper bound; of certificates ask
+        `Certificates.accuracy`.
         """
         if not radius >= self.radii[0]:  # NaN is none either
             raise InputError(
@@ -107,13 +106,9 @@ class Curve(NamedTuple):
         return float(self.accuracy[np.searchsorted(self.radii, radius, side="right") - 1])
 
 
-def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray[np.float64]:
-    """Distances [N] as float64, NaN counted as 0; InputError unless there are some and none is negative."""
-    try:
-        plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
-        distances = np.array(plain, dtype=np.float64)
-    except (TypeError, ValueError):
-        distances = np.empty(0)
+def check_distances(values: ArrayLike | Tensor, name: str = "distances") -> NDArray[np.float64]:
+    """Return distances [N], NaN counted as 0; InputError unless there are some and none is negative."""
+    distances = _numbers(values)
     distances = np.where(np.isnan(distances), 0.0, distances)
     if distances.ndim != 1 or distances.size == 0 or distances.min() < 0:
         raise InputError(
@@ -124,15 +119,21 @@ def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray
 
 def check_radii(radii: Any) -> NDArray[np.float64]:
     """Return the radii in order, each once; InputError unless there are some, finite and not negative."""
-    try:
-        tried = np.unique(np.asarray(radii, dtype=np.float64))
-    except (TypeError, ValueError):
-        tried = np.empty(0)
+    tried = np.unique(_numbers(radii))
     if tried.size == 0 or not np.isfinite(tried).all() or tried[0] < 0:
         raise InputError(
             f"radii: expected finite numbers of at least 0, got {radii!r}; pass for example [0, 0.1, 0.2]"
         )
     return tried
+
+
+def _numbers(values: Any) -> NDArray[np.float64]:
+    """Return an array of float64; an empty one where the values are no numbers."""
+    try:
+        plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+        return np.array(plain, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
 
 
 def accuracy_against_radius(
@@ -145,9 +146,8 @@ def accuracy_against_radius(
 
     A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
     the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
-    radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
-    not finite counts as not correct. The processes of a process group take the batches in turn, as in
-    `evaluate`.
+    radius 0 the accuracy is the clean one, and no attack is run. Samples without finite logits and the
+    processes of a group are taken as in `evaluate`.
 
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K].
@@ -190,7 +190,14 @@ def accuracy_against_radius(
         )
     if minimum_norm is not None and attack_for_radius is None:
         tried = None if radii is None else check_radii(radii)
-        _check_reach(bound(minimum_norm, "threat"), tried)
+        threat = bound(minimum_norm, "threat")
+        radius = threat.radius if isinstance(threat, Threat) else np.inf
+        reach = float(torch.as_tensor(radius, device="cpu").min())
+        if tried is not None and tried[-1] > reach:
+            raise InputError(
+                f"radii: expected at most {reach:g}, up to which the attack searches, got {tried[-1]:g}; "
+                "give it an infinite radius"
+            )
         (row,) = evaluate(
             model, dataset, {"minimum_norm": minimum_norm}, batch_size=batch_size, limit=limit,
             indicators=False, progress=progress, freeze=freeze, criterion=criterion,
@@ -202,11 +209,10 @@ def accuracy_against_radius(
             "attack_for_radius: expected either a function from a radius to an attack, or minimum_norm, got "
             + (f"{attack_for_radius or 'neither'}" if minimum_norm is None else "both")
         )
-    of_radius = cast(Callable[[float], Attack], attack_for_radius)
     with processes.agreement():
         tried = check_radii(radii)
         # names are for errors alone: two radii may print alike
-        attacks = {f"radius {radius!r}": of_radius(radius) for radius in tried[tried > 0].tolist()}
+        attacks = {f"radius {radius!r}": attack_for_radius(radius) for radius in tried[tried > 0].tolist()}
         check_progress(progress)
         job = prepared(
             model, dataset, attacks, batch_size, limit, None, criterion, freeze=freeze, may_compile=False
@@ -219,46 +225,79 @@ def accuracy_against_radius(
     total = sample_count(job.dataset, limit) * len(attacks)
     claims = Counter[str]()
 
-    def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
-        left = np.zeros(tried.size)
+    def held(number: int, batch: Batch) -> tuple[int, list[int]]:
         alive = batch.take(batch.correct)
-        if tried[0] == 0:
-            left[0] = len(alive.y)
-        first = tried.size - len(attacks)
-        for place, (name, attack) in enumerate(job.attacks.items(), start=first):
+        left = [len(alive.y)] if tried[0] == 0 else []
+        for turn, (name, attack) in enumerate(job.attacks.items(), start=1):
             if len(alive.y):
                 result = attempted(name, attack, job.frozen, alive, job.criterion, job.box, claims)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))
-            left[place] = len(alive.y)
+            left.append(len(alive.y))
             # the batches before this one are done, or about to be in the other processes
-            done = number * batch_size * len(attacks) + (place + 1 - first) * len(batch.y)
+            done = number * batch_size * len(attacks) + turn * len(batch.y)
             tell(tick, f"{name}: {len(alive.y)} of {len(batch.y)} left", done, total)
         return len(batch.y), left
 
     with shown(progress, "measuring the curve") as tick:
         samples, left = zip(*job.over_batches(held), strict=True)
     _warn_of(claim_flags(claims))
-    return Curve(tried, sum(left) / sum(samples))
+    return Curve(tried, np.sum(left, axis=0) / sum(samples))
 
 
 def _warn_of(flags: Sequence[str]) -> None:
-    """Warn of an attack that could not run, and of claims, of which a curve says nothing."""
-    for flag in flags:
-        if flag.startswith(CLAIMS):
-            warn(f"accuracy_against_radius: {flag}")
+    """Warn of claims and of an attack that could not run, of which a curve says nothing."""
+    texts = [flag for flag in flags if flag.startswith(CLAIMS)]
     if any(flag.startswith(NOT_RUN) for flag in flags):
-        warn(
-            "accuracy_against_radius: the model has no gradient, so that the attack broke nothing; use square"
-        )
+        texts.append("the model has no gradient, so that the attack broke nothing; use square")
+    for text in texts:
+        warn(f"accuracy_against_radius: {text}")
 
 
-def _check_reach(threat: Any, radii: NDArray[np.float64] | None) -> None:
-    """Raise InputError for radii up to which no attack in this threat searched."""
-    radius = threat.radius if isinstance(threat, Threat) else np.inf
-    reach = float(torch.as_tensor(radius, device="cpu").min())
-    if radii is not None and radii[-1] > reach:
-        raise InputError(
-            f"radii: expected at most {reach:g}, up to which the attack searches, got {radii[-1]:g}; give it "
-            "an infinite radius"
-        )
+def optimality(distances: Mapping[str, ArrayLike]) -> dict[str, float]:
+    """Compute the optimality of each attack: 1 where it is the best for every sample, else less.
+
+        optimality = 1 - (A - A*) / (clean * d_max - A*)
+
+    A is the area under the attack's accuracy against radius from 0 to d_max, `A*` that of the best distance
+    over all attacks for each sample, d_max the largest of these best distances, and clean the share of
+    samples whose best distance is above 0. The value 0 means that the attack breaks no sample within d_max.
+
+    The area is that of the step function. AttackBench's code joins the steps by straight lines, which differs
+    by at most about 1 / (2 N) of the area, but more for distances with many ties, such as L0. A sample that
+    no attack breaks counts with d_max for every attack.
+
+    Args:
+        distances: for each attack [N], on the same samples, as in `Curve.from_distances`; use attacks that
+            minimize the distance, in one norm.
+
+    Returns:
+        The optimality of each attack by its name; NaN where nothing distinguishes the attacks.
+
+    Raises:
+        InputError: there are no attacks, distances of different lengths, or negative ones.
+
+    Example:
+        >>> import fastadv as fa
+        >>> fa.optimality({"best": [1.0, 2.0], "weak": [2.0, 2.0]})
+        {'best': 1.0, 'weak': 0.0}
+
+    Source:
+        Cinà et al. 2025, "AttackBench" (arXiv 2404.19460).
+    """
+    if not distances:
+        raise InputError("distances: expected those of at least one attack, got none")
+    rows = {name: check_distances(row, f"distances[{name!r}]") for name, row in distances.items()}
+    lengths = {len(row) for row in rows.values()}
+    if len(lengths) > 1:
+        raise InputError(f"distances: expected the same samples for every attack, got {sorted(lengths)}")
+    best = np.minimum.reduce(list(rows.values()))
+    clean = float(np.mean(best > 0))
+    farthest = float(np.max(best, initial=0.0, where=np.isfinite(best)))
+    # the area under the share of samples whose distance is above the radius
+    areas = {name: float(np.minimum(row, farthest).mean()) for name, row in rows.items()}
+    least = float(np.minimum(best, farthest).mean())
+    room = clean * farthest - least
+    if not room > 1e-12 * farthest:
+        return dict.fromkeys(rows, math.nan)
+    return {name: 1 - (area - least) / room for name, area in areas.items()}

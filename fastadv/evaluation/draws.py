@@ -125,7 +125,5 @@ ONE_DRAW = Drawing()
 
 def cells(drawn: Sequence[tuple[str, Draws]]) -> list[list[str]]:
     """Return the draws of each attack as text, line by line, the head first."""
-    lines = [["attack", "one draw", "majority", f"worst of {drawn[0][1].count}"]]
-    for attack, draws in drawn:
-        lines.append([attack, *(percent(getattr(draws, name)) for name in FIGURES)])
-    return lines
+    head = ["attack", "one draw", "majority", f"worst of {drawn[0][1].count}"]
+    return [head, *([name, *(percent(getattr(draws, key)) for key in FIGURES)] for name, draws in drawn)]

@@ -2,10 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -260,10 +258,7 @@ class Evaluation:
             self._compare_first(torch.cat(parts))
         with processes.agreement():
             numbers = self.share(len(parts))
-        taken = numbers[processes.rank() :: processes.world()]
-        seeded = (partial(self.drawing.kept, self.frozen.device, number, 0) for number in taken)
-        groups = _of_one_size([parts[number] for number in taken])
-        read = chain.from_iterable(self._with_verdict(alike, seeded) for alike in groups)
+        read = self._with_verdict(parts, numbers[processes.rank() :: processes.world()])
 
         def make(place: int) -> tuple[bool, T]:
             batch = next(read)
@@ -284,30 +279,35 @@ class Evaluation:
                 if self.frozen.check(x):
                     return
 
-    def _with_verdict(
-        self, parts: Sequence[Tensor], seeded: Iterator[Callable[[], AbstractContextManager[None]]]
-    ) -> Iterator[Batch]:
-        """Yield batches with the verdict on them; of several draws that of the seed of each."""
-        frozen, criterion, size = self.frozen, self.criterion, len(parts[0])
-        for x, y, ids in self.read(torch.cat(list(parts)), size):
-            known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
-            frozen.begin(x, ids)
-            try:
-                with next(seeded)():
-                    logits = frozen.verdict(x)
-            except Exception as error:
-                if len(x) == size:
-                    raise
-                raise InputError(FEWER.format(error, len(x), size)) from error
-            if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
-                raise InputError(
-                    f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
-                    f"got {int(y.min())} to {int(y.max())}; map the labels"
-                )
-            y = fitting(criterion, logits, frozen.output_shape, known, None)
-            right, failed = criterion.right(logits, y), ~logits.isfinite().all(1)
-            logits = logits if criterion.outputs == "classes" else logits.new_zeros(len(x), 1)
-            yield Batch(x, y, ids, right, failed, logits, right)
+    def _with_verdict(self, parts: Sequence[Tensor], numbers: Sequence[int]) -> Iterator[Batch]:
+        """Yield the batches of these numbers with the verdict on them; of several draws that of its seed."""
+        for alike in _of_one_size(parts, numbers):
+            size = len(parts[alike[0]])
+            samples = self.read(torch.cat([parts[number] for number in alike]), size)
+            for number, (x, y, ids) in zip(alike, samples, strict=True):
+                yield self._judged(number, x, y, ids, size)
+
+    def _judged(self, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Batch:
+        """Return the batch `number` with the verdict on it; the last one may be below the `size`."""
+        frozen, criterion = self.frozen, self.criterion
+        known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
+        frozen.begin(x, ids)
+        try:
+            with self.drawing.kept(frozen.device, number, 0):
+                logits = frozen.verdict(x)
+        except Exception as error:
+            if len(x) == size:
+                raise
+            raise InputError(FEWER.format(error, len(x), size)) from error
+        if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
+            raise InputError(
+                f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
+                f"got {int(y.min())} to {int(y.max())}; map the labels"
+            )
+        y = fitting(criterion, logits, frozen.output_shape, known, None)
+        right, failed = criterion.right(logits, y), ~logits.isfinite().all(1)
+        logits = logits if criterion.outputs == "classes" else logits.new_zeros(len(x), 1)
+        return Batch(x, y, ids, right, failed, logits, right)
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
@@ -383,16 +383,16 @@ class Evaluation:
         if self.keep_samples:
             values = outcomes.columns(parts, "samples")
             samples = Samples(**values, component=component_of(values["by"], rows))
-        seen = torch.stack([part["seen"] for part in parts]).sum(
-            0
-        )  # images of each class, as the model sees it
+        seen = torch.stack([part["seen"] for part in parts]).sum(0)
         remarks, signs = outcomes.remarks(correct, failed, seen), None
         if self.looked and rows:
+            bindings = (bound(attack, "criterion") for attack in self.attacks.values())
+            criteria = [criterion for criterion in bindings if criterion is not None]
             ran = [place for place, row in enumerate(rows) if not row.refused]
             look = partial(
                 masking.indicators, self.frozen, self.dataset, [rows[place] for place in ran],
                 [attacked[place] for place in ran], correct, ids, self.batch_size, self.parts,
-                self.criterion, remarks, self._eot(), self._criteria(),
+                self.criterion, remarks, self._eot(), criteria,
             )  # fmt: skip
             signs = processes.from_first(look)
         # the clock of the first process, and the parts that all have read
@@ -409,10 +409,6 @@ class Evaluation:
         for attack in self.attacks.values():
             passes.append(bound(attack, "eot") or EOT * (bound(attack, "version") == "rand"))
         return max(passes)
-
-    def _criteria(self) -> list[Criterion]:
-        criteria = (bound(attack, "criterion") for attack in self.attacks.values())
-        return [criterion for criterion in criteria if criterion is not None]
 
 
 def prepared(
@@ -445,14 +441,14 @@ def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Ten
     return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
 
 
-def _of_one_size(parts: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return the parts in groups, in which only the last may be smaller than the first."""
-    groups = list[list[Tensor]]()
-    for part in parts:
-        if groups and len(groups[-1][0]) == len(groups[-1][-1]) >= len(part):
-            groups[-1].append(part)
+def _of_one_size(parts: Sequence[Tensor], numbers: Sequence[int]) -> list[list[int]]:
+    """Return the numbers of parts in groups, in which only the last may be smaller than the first."""
+    groups = list[list[int]]()
+    for number in numbers:
+        if groups and len(parts[groups[-1][0]]) == len(parts[groups[-1][-1]]) >= len(parts[number]):
+            groups[-1].append(number)
         else:
-            groups.append([part])
+            groups.append([number])
     return groups
 
 

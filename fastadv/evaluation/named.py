@@ -37,17 +37,22 @@ def named(
     for name, value in pairs:
         if name in by_name:
             raise InputError(f"attacks: expected one attack of each name, got two of {name!r}; pass a dict")
-        attack = _looked_up(value) if isinstance(value, str) else value
+        attack = value
+        if isinstance(value, str):
+            known = {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}
+            attack = known[check_choice("attacks", value, known)].run
         if not callable(attack):
             raise InputError(
                 f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
                 f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
-        if (without := _without_threat(attack)) and threat is not None:
-            check_threat(threat, maps=True)
-            attack, taken = partial(attack, threat=threat), True
-        elif without and isinstance(value, str) and parameters_of(attack)["threat"].default is not None:
-            raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
+        parameter = parameters_of(attack).get("threat")
+        if parameter is not None and parameter.default in (parameter.empty, None):
+            if threat is not None:
+                check_threat(threat, maps=True)
+                attack, taken = partial(attack, threat=threat), True
+            elif isinstance(value, str) and parameter.default is not None:
+                raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
         if criterion is not None and bound(attack, "criterion") is None and takes(attack, "criterion"):
             attack = partial(attack, criterion=criterion)
         by_name[name] = attack
@@ -111,21 +116,10 @@ def minimizes(attack: Any) -> bool:
     return False
 
 
-def _looked_up(name: str) -> Attack:
-    attacks = {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}
-    return attacks[check_choice("attacks", name, attacks)].run
-
-
 def name_of(attack: Any) -> str:
     """Return the name of the function inside, or of its type."""
     *_, inside = layers(attack)
     return str(getattr(inside, "__name__", type(inside).__name__))
-
-
-def _without_threat(attack: Attack) -> bool:
-    """Return whether an attack takes a threat and has none, or None."""
-    parameter = parameters_of(attack).get("threat")
-    return parameter is not None and parameter.default in (parameter.empty, None)
 
 
 def takes(attack: Attack, name: str) -> bool:

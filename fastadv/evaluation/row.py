@@ -238,7 +238,12 @@ class Group:
     @property
     def unlimited(self) -> bool:
         """Whether the attacks had no budget."""
-        return self.threat is not None and not self.threat.finite
+        return self.rows[0].unlimited
+
+    @property
+    def symbol(self) -> str:
+        """The threat in a word, with what tells it from another of that name."""
+        return f"{self.threat.symbol}{self.rows[0].apart}" if self.threat else ""
 
     def same(self, rows: Sequence[Row]) -> list[Row]:
         """Return those of all attacks whose distances are comparable with those of the group."""

@@ -17,13 +17,16 @@ from fastadv.engine.module import in_words
 from fastadv.errors import InputError
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
-from fastadv.evaluation.row import COLUMNS, COUNTS, Row, Samples, groups, worst_draws
+from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
 from fastadv.text import aligned, finite, percent, several
 
 SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
+SHARE = "not the first samples, but one process's share, or drawn by class as the set is sorted"
+INTERVALS = "in brackets: the 95% bootstrap interval of the median; unbroken samples count as inf"
+CERTIFIED = "certified: within the attack's radius, of the smoothed model, not of the model"
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ class Table:
     @property
     def verdict(self) -> str:
         """Whether the robust accuracies can be trusted; "" without indicators."""
-        if self.contradicted is not None and len(self.contradicted):
-            return f"Do not trust the certificates: {self._disproved()}"
+        if disproved := self._disproved():
+            return f"Do not trust the certificates: {disproved}"
         return "" if self.indicators is None else self.indicators.verdict
 
     @property
@@ -148,8 +151,8 @@ class Table:
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
-            "indicators": None if self.indicators is None else self.indicators.to_dict(),
-            "draws": None if self.draws is None else self.draws.to_dict(),
+            "indicators": _as_dict(self.indicators),
+            "draws": _as_dict(self.draws),
             "extra": {name: [value, worst_extra.get(name)] for name, value in self.extra.items()},
             "attacks": [
                 {
@@ -165,8 +168,8 @@ class Table:
                     "flags": list(row.flags),
                     "remarks": list(row.remarks),
                     "refused": row.refused,
-                    "components": None if row.components is None else row.components.to_dict(),
-                    "draws": None if row.draws is None else row.draws.to_dict(),
+                    "components": _as_dict(row.components),
+                    "draws": _as_dict(row.draws),
                     "extra": row.extra,
                 }
                 for row in self.rows
@@ -189,7 +192,10 @@ class Table:
         return replace(self, certificates=certificates, contradicted=wrong)
 
     def _disproved(self) -> str:
+        """Say which certificates the attacks contradict; "" for none."""
         ids = [] if self.contradicted is None else self.contradicted.tolist()
+        if not ids:
+            return ""
         some = ", ".join(map(str, ids[:5])) + ", ..." * (len(ids) > 5)
         return f"attacks found points within the certified radius of {several(len(ids), 'image')} ({some})"
 
@@ -236,22 +242,16 @@ class Table:
                 f"{', '.join(self.sums)}: attacks can reach worse, since a search ends at its first success; "
                 f"criterion={self.criterion.whole} searches on"
             )
-        if not torch.equal(self.ids.cpu(), torch.arange(self.n, device="cpu")):
-            notes.append(
-                "not the first samples, but one process's share, or drawn by class as the set is sorted"
-            )
-        if self.replaced:
-            notes.append(in_words(self.replaced))
-        if any(row.minimum_norm for row in self.rows):
-            notes.append(
-                "in brackets: the 95% bootstrap interval of the median; unbroken samples count as inf"
-            )
-        if self.draws is not None:
-            notes.append(NOTE)
-        if self.certificates is not None:
-            notes.append("certified: within the attack's radius, of the smoothed model, not of the model")
-        if self.contradicted is not None and len(self.contradicted):
-            notes.append(f"contradiction: {self._disproved()}")
+        disproved, first = self._disproved(), torch.arange(self.n, device="cpu")
+        texts = [
+            SHARE * (not torch.equal(self.ids.cpu(), first)),
+            in_words(self.replaced),
+            INTERVALS * any(row.minimum_norm for row in self.rows),
+            NOTE * (self.draws is not None),
+            CERTIFIED * (self.certificates is not None),
+            f"contradiction: {disproved}" * bool(disproved),
+        ]
+        notes += filter(None, texts)
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
         notes += self.remarks if self.indicators is None else ()
         for row in self.rows:
@@ -279,3 +279,7 @@ class Table:
         if len(drawn) > 2 and (worst_of_all := worst_draws(self.rows)) is not None:
             drawn.append(("worst of all", worst_of_all))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
+
+
+def _as_dict(part: Indicators | Draws | Components | None) -> dict[str, Any] | None:
+    return None if part is None else part.to_dict()

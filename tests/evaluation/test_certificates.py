@@ -1,6 +1,7 @@
 """Certificates beside attacks: their column, and one that does not hold is said loudly."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ MODEL, DATA = halfspace(), images(10)
 def test_certificates_stand_beside_attacks_and_are_not_contradicted_by_honest_ones() -> None:
     proved = fa.certify.smooth(MODEL, DATA, SIGMA, n=2000)
     smoothed = fa.models.Smoothed(MODEL, SIGMA, noises=64)
-    attacks = {"near": _attack("pgd", fa.L2(0.4)), "linf": _attack("fgsm", fa.Linf(0.02))}
+    attacks = {
+        "near": partial(fa.attacks.pgd, threat=fa.L2(0.4)),
+        "linf": partial(fa.attacks.fgsm, threat=fa.Linf(0.02)),
+    }
     table = fa.evaluate(smoothed, DATA, attacks, certificates=proved)
     wanted = ["certified", f"{proved.clean_accuracy:.1%}", f"{proved.accuracy(0.4):.1%}", "-"]
     assert [line[-1] for line in table.cells()[:4]] == wanted
@@ -29,7 +33,8 @@ def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
     honest = fa.certify.smooth(MODEL, DATA, SIGMA, n=500)
     forged = replace(honest, radius=honest.radius + 2, abstained=torch.zeros(10, dtype=torch.bool))
     forged.remember(*honest.of)
-    table = fa.evaluate(MODEL, DATA, {"deepfool": _attack("deepfool", fa.L2(1.5))}, certificates=forged)
+    far = partial(fa.attacks.deepfool, threat=fa.L2(1.5), overshoot=0.5)
+    table = fa.evaluate(MODEL, DATA, far, certificates=forged)
     assert table.verdict.startswith("Do not trust the certificates: attacks found points within")
     assert "contradiction" in str(table)
     assert table.contradicted is not None
@@ -57,10 +62,3 @@ def test_stored_certificates_are_of_the_model_within_a_smoothed_one(monkeypatch)
     for model in (fa.models.Smoothed(MODEL, SIGMA, noises=2), MODEL):
         fa.evaluate(model, DATA, "fgsm", threat=fa.Linf(0.1), certificates=stored)
     assert seen == [MODEL, MODEL]
-
-
-def _attack(name: str, threat: fa.Threat) -> object:
-    options = {"overshoot": 0.5} if name == "deepfool" else {}
-    return lambda model, x, y, *, ids: fa.attacks.ATTACKS[name].run(
-        model, x, y, threat=threat, ids=ids, **options
-    )

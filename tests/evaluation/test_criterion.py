@@ -165,6 +165,9 @@ def test_the_worst_of_several_attacks_is_chosen_image_by_image() -> None:
     single = [torch.rand(5, 1, 1).double() for _ in range(3)]
     parts = [torch.cat([sums, torch.ones_like(sums)], 1) for sums in single]
     assert worst(parts) == pytest.approx(torch.cat(single, 1).amin(1).mean().item())
+    # Errors: each sample has its worst
+    sums = [torch.tensor([[[error], [1.0]] for error in errors]) for errors in ((1.0, 3.0), (2.0, 1.0))]
+    assert worst(sums, "MAE") == 2.5
 
 
 @pytest.mark.parametrize(
@@ -221,11 +224,6 @@ def test_a_clean_accuracy_by_another_criterion_is_another_run(tmp_path: Path) ->
     fa.evaluate(DENSE, (X, y), criterion=Share(0.5), run_dir=tmp_path)
     with pytest.raises(InputError):
         fa.evaluate(DENSE, (X, y), criterion=Share(0.6), run_dir=tmp_path, resume=True)
-
-
-def test_the_worst_error_of_each_sample_is_that_of_its_attack() -> None:
-    sums = [torch.tensor([[[error], [1.0]] for error in errors]) for errors in ((1.0, 3.0), (2.0, 1.0))]
-    assert worst(sums, "MAE") == 2.5
 
 
 def test_outputs_that_are_not_finite_are_in_no_error_and_right_in_no_label() -> None:

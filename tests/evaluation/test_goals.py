@@ -131,10 +131,3 @@ def test_what_an_attack_asks_for_inside_is_told() -> None:
 
     row = fa.evaluate(NET, (X, Y), {"own": inside}, freeze=False)["own"]
     assert any("a success is WrongBy(lead=1.0)" in remark for remark in row.remarks)
-
-
-def test_an_own_attack_without_a_threat_takes_that_of_the_call() -> None:
-    def own(model: Any, x: Tensor, y: Tensor, threat: Any = None) -> Any:
-        return fa.attacks.fgsm(model, x, y, threat or fa.Linf(0.5))
-
-    assert fa.evaluate(NET, (X, Y), {"own": own}, threat=L, freeze=False)["own"].threat.radius == L.radius

@@ -347,7 +347,7 @@ def test_samples_hold_the_nearest_adversarial_example(batch_size):
     assert kept.x_adv.flatten().tolist() == pytest.approx([0.505, 0.45, 0.51, 0.495, 0.3, 0.6])
     assert torch.equal(kept.distances, torch.stack([row.distance for row in table.rows], 1))
     assert evaluate(Threshold(), DATA, attacks).samples is None
-    # of attacks that come equally near the first counts
+    # The first of attacks that come equally near counts
     kept = evaluate(Threshold(), DATA, {"one": nearest, "two": nearest}, keep_samples=True).samples
     assert kept.by.tolist() == [0, 0, 0, 0, -1, -1]
 
@@ -360,7 +360,7 @@ def test_samples_that_no_attack_broke():
     assert kept.distance.tolist() == [math.inf, math.inf, math.inf, math.inf, 0, math.inf]
     assert kept.success.tolist() == [False] * 4 + [True, False]
     assert torch.equal(kept.x_adv, DATA.x)
-    # what one attack broke is broken, wherever another failed
+    # A sample that one attack broke is broken, wherever another failed
     attacks = {"near": nearest, "sick": partial(nearest, sick=(0, 1))}
     for order in (attacks, dict(reversed(attacks.items()))):
         kept = evaluate(Threshold(), DATA, order, keep_samples=True).samples
@@ -390,8 +390,9 @@ def test_no_batch_speaks_for_the_other(order):
     data = DATA.subset(order)
     spare = [*order].index(3)
     asked = {"batch_size": 3, "indicators": False, "keep_samples": True}
-    table = evaluate(Threshold(), data, {"uneven": uneven}, **asked)
-    (row,) = table.rows
+    table = evaluate(Threshold(), data, {"uneven": uneven, "alike": partial(uneven, alike=True)}, **asked)
+    row, alike = table.rows
+    assert repr(alike.threat) == repr(fa.Linf(0.5))
     wanted = torch.tensor([0.11, 0.21, 0.31, math.inf, 0, 0], dtype=torch.float64)[[*order]]
     torch.testing.assert_close(row.distance, wanted, rtol=0, atol=1e-6)
     assert row.broken.tolist() == [place < 3 for place in order]
@@ -401,11 +402,6 @@ def test_no_batch_speaks_for_the_other(order):
     assert row.flags[2].startswith(f"failed: the attack met NaN or infinity on 1 of {len(order)} samples")
     assert table.samples.status[spare] == Status.FAILED
     torch.testing.assert_close(table.samples.distances[:, 0], row.distance)
-
-
-def test_a_threat_that_all_batches_have_is_that_of_the_row():
-    table = evaluate(Threshold(), DATA, {"one": partial(uneven, alike=True)}, batch_size=3)
-    assert repr(table["one"].threat) == repr(fa.Linf(0.5))
 
 
 X, Y = images()

@@ -74,7 +74,7 @@ def test_an_own_attack_takes_what_it_names():
     x, y = nets.DATA.x, nets.DATA.y
     threat = fa.Linf(0.25)
 
-    def asks(model, x, y, threat):
+    def asks(model, x, y, threat=None):
         return fa.attacks.fgsm(model, x, y, threat)
 
     def plain(model, x, y):

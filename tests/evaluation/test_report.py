@@ -274,28 +274,27 @@ def test_attacks_with_a_budget_and_without_one_count_together():
 def test_each_class_under_attacks_of_both_kinds():
     """Those without a radius count within that of the others, else within their median distance."""
     table = both_kinds()
-    heat = grid.heat(table, ("even", "odd"), table.rows[0].threat)
-    assert heat.head == ["no attack", "pgd", "fmn within 0.1", "worst of all"]
-    assert [(name, [text for text, _ in cells]) for name, _, cells in heat.lines] == [
-        ("even", ["100%", "66.7%", "66.7%", "33.3%"]),
-        ("odd", ["100%", "100%", "66.7%", "66.7%"]),
-    ]
-    turned = replace(table, samples=replace(table.samples, y=1 - table.samples.y))
-    lines = grid.heat(turned, ("even", "odd"), table.rows[0].threat).lines
-    assert [name for name, *_ in lines] == ["odd", "even"], "the worst first"
+    pgd, fmn = table.rows
+    names, third = ("even", "odd"), pytest.approx(1 / 3)
+    two = pytest.approx(2 / 3)
+
+    def heat(changed, names=None, threat=pgd.threat):
+        attacks, lines = grid.heat(changed, names, threat)
+        return attacks[1:], {name: shares for name, _, shares in lines}
+
+    attacks, shares = heat(table, names)
+    assert attacks == ["pgd", "fmn within 0.1", "worst of all"]
+    assert [*shares.items()] == [("even", [1, two, two, third]), ("odd", [1, 1, two, two])]
+    _, shares = heat(replace(table, samples=replace(table.samples, y=1 - table.samples.y)), names)
+    assert [*shares] == ["odd", "even"], "the worst first"
     lost = ~table.held & (table.samples.y == 1)  # before any attack it is worse, and after all of them better
-    lines = grid.heat(replace(table, correct=~lost), ("even", "odd"), table.rows[0].threat).lines
-    assert [(name, [cells[k][0] for k in (0, 1, -1)]) for name, _, cells in lines] == [
-        ("even", ["100%", "66.7%", "33.3%"]), ("odd", ["66.7%", "66.7%", "66.7%"]),
-    ]  # fmt: skip
-    wide = replace(table.rows[1], name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
-    three = grid.heat(replace(table, rows=(*table.rows, wide)), None, table.rows[0].threat)
-    assert three.head[3:] == ["wide within 0.1", "worst of all"]
-    assert [cells[-1][0] for _, _, cells in three.lines] == ["33.3%", "66.7%"]
-    other = replace(wide, threat=fa.L2(2.0))  # the radius is that of another norm
-    heat = grid.heat(replace(table, rows=(*table.rows, other)), None, table.rows[0].threat)
-    assert heat.head[3:] == ["wide", "worst of all"]
-    alone = replace(table, rows=table.rows[1:])
-    heat = grid.heat(alone, None, alone.rows[0].threat)
-    assert heat.head == ["no attack", "fmn within 0.25"]
-    assert [(name, cells[1][0]) for name, _, cells in heat.lines] == [("0", "33.3%"), ("1", "66.7%")]
+    _, shares = heat(replace(table, correct=~lost), names)
+    assert [*shares.items()] == [("even", [1, two, two, third]), ("odd", [two] * 4)]
+    wide = replace(fmn, name="wide", threat=fa.Linf(0.3))  # a larger budget breaks 3 and 4, too
+    attacks, shares = heat(replace(table, rows=(pgd, fmn, wide)))
+    assert attacks[2:] == ["wide within 0.1", "worst of all"]
+    assert [line[-1] for line in shares.values()] == [third, two]
+    attacks, _ = heat(replace(table, rows=(pgd, fmn, replace(wide, threat=fa.L2(2.0)))))
+    assert attacks[2:] == ["wide", "worst of all"], "the radius is that of another norm"
+    attacks, shares = heat(replace(table, rows=(fmn,)), threat=fmn.threat)
+    assert (attacks, [line[1] for line in shares.values()]) == (["fmn within 0.25"], [third, two])

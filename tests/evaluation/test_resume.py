@@ -12,8 +12,7 @@ import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import merge
 from fastadv.runs.files import load_tensors, save_tensors
-from tests.evaluation import nets
-from tests.evaluation.nets import assert_same, nearest, run
+from tests.evaluation.nets import DATA, Threshold, assert_same, contents, nearest, pgd, pixels, run
 from tests.evaluation.test_draws import Flips
 from tests.processes import program, succeed
 
@@ -31,7 +30,7 @@ class Counting:
         if len(self.calls) == self.stop:
             raise KeyboardInterrupt
         self.calls.append(ids.tolist())
-        return nets.nearest(model, x, y, ids=ids)
+        return nearest(model, x, y, ids=ids)
 
 
 @pytest.mark.slow
@@ -39,82 +38,82 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
     # the identity, then two attacks on each of three batches
     moments = ["0-before", "0-after", "3-before", "6-before", "6-after"]
     succeed(program(tmp_path, "tests.evaluation.nets", str(tmp_path), *moments))
-    expected = nets.run(None)
+    expected = run(None)
     for moment in moments:
         folder = tmp_path / moment
         assert len(list(folder.glob(".*.part"))) == moment.endswith("before"), moment
         kept = len(list(folder.glob("part-*")))
         assert kept == max(0, int(moment.split("-")[0]) - moment.endswith("before")), moment
-        assert_same(nets.run(folder, resume=True), expected)
+        assert_same(run(folder, resume=True), expected)
         assert not list(folder.glob(".*.part"))
 
 
 @pytest.mark.slow
 def test_samples_are_kept_from_parts_that_were_made_without_and_a_share_has_no_verdict(tmp_path):
-    share = nets.run(tmp_path, keep_samples=False, rank=1, world_size=3)
+    share = run(tmp_path, keep_samples=False, rank=1, world_size=3)
     assert share.indicators is None
     assert "not the first samples, but one process's share, or" in str(share)
-    assert_same(nets.run(tmp_path, resume=True), nets.run(None))
+    assert_same(run(tmp_path, resume=True), run(None))
     kept, _ = load_tensors(tmp_path / "indicators.safetensors")  # those of this verdict alone are read
     assert kept["correct"].tolist() == [True] * 4 + [False] * 2
 
 
 @pytest.mark.slow
 def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path):
-    nets.run(tmp_path)
+    run(tmp_path)
     with pytest.raises(InputError, match="resume=True"):
-        nets.run(tmp_path)
+        run(tmp_path)
     with pytest.raises(InputError, match="resume: expected the run_dir"):
-        nets.run(None, resume=True)
-    assert_same(nets.run(tmp_path / "new", resume=True), nets.run(None))
+        run(None, resume=True)
+    assert_same(run(tmp_path / "new", resume=True), run(None))
 
 
 @pytest.mark.slow
 def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
-    nets.run(tmp_path)
-    model = nets.Threshold()
+    run(tmp_path)
+    model = Threshold()
     model.weight.data *= 2
     for options, named in (
         ({"batch_size": 3}, r"batch_size \(2 there, 3 here\)"),
         ({"limit": 4}, r"limit \(6 there, 4 here\)"),
-        ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "attacks.pgd.step_size .*.threat"),
-        ({"attacks": {"pgd": partial(nets.pgd(0.25), steps=6)}}, r"attacks.pgd.steps \(5 there, 6 here\)"),
-        ({"attacks": {"pgd": nets.nearest}}, "attacks.pgd "),
-        ({"attacks": {"near": partial(nets.nearest, past=0.02), "pgd": nets.pgd(0.25)}}, "attacks.near "),
+        ({"attacks": {"near": nearest, "pgd": pgd(0.26)}}, "attacks.pgd.step_size .*.threat"),
+        ({"attacks": {"pgd": partial(pgd(0.25), steps=6)}}, r"attacks.pgd.steps \(5 there, 6 here\)"),
+        ({"attacks": {"pgd": nearest}}, "attacks.pgd "),
+        ({"attacks": {"near": partial(nearest, past=0.02), "pgd": pgd(0.25)}}, "attacks.near "),
         ({"model": model}, "model.weights"),
-        ({"model": nn.Sequential(nets.Threshold())}, "model.parts"),
+        ({"model": nn.Sequential(Threshold())}, "model.parts"),
         ({"precision": "bf16"}, r"search.precision \(fp32 there, bf16 here\)"),
         ({"draws": 3}, r"draws \(None there, 3 here\)"),
         ({"identity": "v2"}, "identity "),
-        ({"dataset": nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])}, "dataset="),
-        ({"dataset": nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 1, 1, 1, 0])}, "dataset="),
+        ({"dataset": pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])}, "dataset="),
+        ({"dataset": pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 1, 1, 1, 0])}, "dataset="),
     ):
         with pytest.raises(InputError, match=f"another {named}"):
-            nets.run(tmp_path, resume=True, **options)
+            run(tmp_path, resume=True, **options)
 
 
 def test_a_model_is_known_by_its_answers_which_count_nothing_and_draw_nothing(tmp_path):
     """Parts and weights are the same; a closure, as a preprocessing, is another."""
 
     def scaled(by: float, noise: float = 0.0) -> nn.Module:
-        class Scaled(nets.Threshold):
+        class Scaled(Threshold):
             def forward(self, x):
                 return super().forward(by * x + (noise * torch.rand_like(x) if noise else 0))
 
         return Scaled()
 
     state = torch.get_rng_state()
-    first = nets.run(tmp_path / "a", model=scaled(1.0))
+    first = run(tmp_path / "a", model=scaled(1.0))
     assert torch.equal(torch.get_rng_state(), state)
-    assert_same(first, nets.run(None, model=scaled(1.0)))
+    assert_same(first, run(None, model=scaled(1.0)))
     with pytest.raises(InputError, match="another model's answer to the first samples"):
-        nets.run(tmp_path / "a", model=scaled(1.1), resume=True)
+        run(tmp_path / "a", model=scaled(1.1), resume=True)
     for _ in range(2):
-        nets.run(tmp_path / "random", model=scaled(1.0, 0.01), resume=True)
+        run(tmp_path / "random", model=scaled(1.0, 0.01), resume=True)
     with pytest.raises(InputError, match="another model's answer"):
-        nets.run(tmp_path / "random", model=scaled(1.0, 0.3), resume=True)
-    nets.run(tmp_path / "named", model=scaled(1.0), identity="v1")
-    nets.run(tmp_path / "named", model=scaled(1.1), identity="v1", resume=True)
+        run(tmp_path / "random", model=scaled(1.0, 0.3), resume=True)
+    run(tmp_path / "named", model=scaled(1.0), identity="v1")
+    run(tmp_path / "named", model=scaled(1.1), identity="v1", resume=True)
 
 
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -127,26 +126,26 @@ def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
 @pytest.mark.slow
 def test_a_part_that_is_damaged_is_named_and_one_of_another_verdict_made_again(tmp_path):
     """The second is as where the model is randomized: what is broken must have been right."""
-    first = nets.run(tmp_path)
+    first = run(tmp_path)
     path = tmp_path / "part-00000-00.safetensors"
     changed(path, lambda part: part.update({name: ~part[name] for name in ("correct", "broken")}))
-    assert_same(nets.run(tmp_path, resume=True), first)
+    assert_same(run(tmp_path, resume=True), first)
     # the seconds of what was done before are counted
     changed(path, lambda part: part["seconds"].add_(1000))
-    again = nets.run(tmp_path, resume=True)
+    again = run(tmp_path, resume=True)
     assert again.seconds > 1000
     assert again.rows[1].seconds == first.rows[1].seconds
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptFileError, match="part-00000-00"):
-        nets.run(tmp_path, resume=True)
+        run(tmp_path, resume=True)
 
 
 @pytest.mark.slow
 def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
     told = []
-    table = nets.run(tmp_path, on_event=told.append)
+    table = run(tmp_path, on_event=told.append)
     # two of each batch of two samples; the last two samples are wrong already
     assert [(one["step"], one["attack"]) for one in told] == [
         (n, a) for n in (2, 4, 6) for a in ("near", "pgd")
@@ -160,10 +159,10 @@ def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
         assert last["robust_accuracy"] == {row.name: row.robust_accuracy}
         assert last["seconds"] == {row.name: pytest.approx(row.seconds)}
     again = []
-    nets.run(tmp_path, resume=True, on_event=again.append)
+    run(tmp_path, resume=True, on_event=again.append)
     assert again == told
     with pytest.raises(InputError, match="on_event: expected a function of a dictionary, got str"):
-        nets.run(None, on_event="log.csv")
+        run(None, on_event="log.csv")
 
 
 REFUSED = {
@@ -198,23 +197,17 @@ def test_shares_are_the_evaluation_of_one_process_and_less_is_refused(tmp_path: 
 
 
 def test_shares_in_which_an_attack_refused_the_threat_become_one(tmp_path: Path) -> None:
-    data, net = (
-        fa.data.load("digits", "test", limit=8),
-        fa.models.create("softmax", shape=(1, 8, 8), classes=10),
-    )
     attacks = {"fgsm": fa.attacks.fgsm, "l0": partial(fa.attacks.sigma_zero, steps=2)}
-    asked = {"threat": fa.Linf(0.1), "batch_size": 4}
+    asked = {"attacks": attacks, "threat": fa.Linf(0.1)}
     for rank in (0, 1):
-        fa.evaluate(
-            net, data, attacks, **asked, run_dir=tmp_path / "a", rank=rank, world_size=2, resume=rank > 0
-        )
+        run(tmp_path / "a", **asked, rank=rank, world_size=2, resume=rank > 0)
     merge([tmp_path / "a"], tmp_path / "out")
-    whole = fa.evaluate(net, data, attacks, **asked, run_dir=tmp_path / "out", resume=True)
+    whole = run(tmp_path / "out", **asked, resume=True)
     assert whole["l0"].refused.startswith("threat: expected")
     assert not whole["fgsm"].refused
 
 
-OTHERS = {"pgd": nets.pgd(0.25), "fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.15))}
+OTHERS = {"pgd": pgd(0.25), "fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.15))}
 
 
 def grown(attacks: list[str], counting: Counting) -> dict:
@@ -226,62 +219,62 @@ def grown(attacks: list[str], counting: Counting) -> dict:
 @pytest.mark.parametrize("draws", [1, 3])
 def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, order: list[str], draws: int):
     """The table is that of a whole evaluation; of the folder, fewer attacks may be asked for."""
-    settings = {"model": Flips(0.2) if draws > 1 else nets.Threshold(), "draws": draws}
-    nets.run(tmp_path, attacks={"near": Counting()}, **settings)
+    settings = {"model": Flips(0.2) if draws > 1 else Threshold(), "draws": draws}
+    run(tmp_path, attacks={"near": Counting()}, **settings)
     again = Counting()
-    table = nets.run(tmp_path, attacks=grown(order, again), resume=True, **settings)
+    table = run(tmp_path, attacks=grown(order, again), resume=True, **settings)
     assert again.calls == []
-    whole = nets.run(None, attacks=grown(order, Counting()), **settings)
-    nets.assert_same(table, whole)
-    few = nets.run(tmp_path, attacks=grown(order[:1], again), resume=True, **settings)
-    nets.assert_same(few, nets.run(None, attacks=grown(order[:1], Counting()), **settings))
+    whole = run(None, attacks=grown(order, Counting()), **settings)
+    assert_same(table, whole)
+    few = run(tmp_path, attacks=grown(order[:1], again), resume=True, **settings)
+    assert_same(few, run(None, attacks=grown(order[:1], Counting()), **settings))
     assert again.calls == []
 
 
 def test_more_images_are_added_and_those_there_are_not_attacked_again(tmp_path: Path):
     first, more, last = Counting(), Counting(), Counting()
-    nets.run(tmp_path, attacks={"near": first}, limit=3)
-    table = nets.run(tmp_path, attacks=grown(["pgd", "near"], more), limit=5, resume=True)
+    run(tmp_path, attacks={"near": first}, limit=3)
+    table = run(tmp_path, attacks=grown(["pgd", "near"], more), limit=5, resume=True)
     assert (first.calls, more.calls) == ([[0, 1], [2]], [[3, 4]])
-    fresh = nets.run(None, attacks=grown(["pgd", "near"], Counting()), limit=5)
-    torch.testing.assert_close(nets.contents(table)[0], nets.contents(fresh)[0], rtol=0, atol=0)
-    whole = nets.run(tmp_path, attacks=grown(["near"], last), resume=True)
+    fresh = run(None, attacks=grown(["pgd", "near"], Counting()), limit=5)
+    torch.testing.assert_close(contents(table)[0], contents(fresh)[0], rtol=0, atol=0)
+    whole = run(tmp_path, attacks=grown(["near"], last), resume=True)
     assert last.calls == [[5]]
-    nets.assert_same(whole, nets.run(None, attacks={"near": Counting()}))
+    assert_same(whole, run(None, attacks={"near": Counting()}))
     # back to what was there, but to nothing between
-    nets.run(tmp_path, attacks={"near": last}, limit=3, resume=True)
+    run(tmp_path, attacks={"near": last}, limit=3, resume=True)
     assert len(last.calls) == 1
     with pytest.raises(InputError, match=r"another limit \(6 there, 4 here\)"):
-        nets.run(tmp_path, attacks={"near": last}, limit=4, resume=True)
+        run(tmp_path, attacks={"near": last}, limit=4, resume=True)
 
 
 def test_a_longer_set_of_the_same_images_goes_on_and_one_of_others_is_refused(tmp_path: Path):
-    x, y = nets.DATA.x, nets.DATA.y
-    nets.run(tmp_path, attacks={"near": Counting()}, dataset=(x[:4], y[:4]))
+    x, y = DATA.x, DATA.y
+    run(tmp_path, attacks={"near": Counting()}, dataset=(x[:4], y[:4]))
     for others, named in (((x.flip(0), y.flip(0)), "model's answer to the first"), ((x, 1 - y), "dataset=")):
         with pytest.raises(InputError, match=f"another {named}"):
-            nets.run(tmp_path, attacks={"near": Counting()}, dataset=others, resume=True)
+            run(tmp_path, attacks={"near": Counting()}, dataset=others, resume=True)
     more = Counting()
-    table = nets.run(tmp_path, attacks={"near": more}, dataset=(x, y), resume=True)
+    table = run(tmp_path, attacks={"near": more}, dataset=(x, y), resume=True)
     assert more.calls == [[4, 5]]
-    nets.assert_same(table, nets.run(None, attacks={"near": Counting()}, dataset=(x, y)))
+    assert_same(table, run(None, attacks={"near": Counting()}, dataset=(x, y)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "by_class"), [(6, False), (20, True)])
 def test_a_sorted_set_keeps_the_images_that_were_drawn(tmp_path: Path, before: int, by_class: bool):
     x = torch.linspace(0.05, 0.95, 100)
-    data, more = nets.pixels(x.tolist(), (x > 0.5).long().tolist()), Counting()
-    first = nets.run(tmp_path, attacks={"near": Counting()}, dataset=data, limit=before)
+    data, more = pixels(x.tolist(), (x > 0.5).long().tolist()), Counting()
+    first = run(tmp_path, attacks={"near": Counting()}, dataset=data, limit=before)
     assert by_class == bool((first.ids > 50).any())
-    table = nets.run(tmp_path, attacks={"near": more}, dataset=data, limit=40, resume=True)
+    table = run(tmp_path, attacks={"near": more}, dataset=data, limit=40, resume=True)
     assert sum(map(len, more.calls)) == 40 - before
     assert table.ids[:before].equal(first.ids)
     assert len(table.ids.unique()) == table.n == 40
     assert 12 <= int((table.ids > 50).sum()) <= 20
-    again = nets.run(tmp_path, attacks={"near": more}, dataset=data, limit=40, resume=True)
+    again = run(tmp_path, attacks={"near": more}, dataset=data, limit=40, resume=True)
     assert len(more.calls) == (40 - before) // 2
-    nets.assert_same(again, table)
+    assert_same(again, table)
 
 
 @pytest.mark.slow
@@ -293,9 +286,9 @@ def test_how_much_work_there_is_decides_nothing_that_a_folder_refuses(tmp_path: 
         x = torch.rand(48, 1, 8, 8)
     small, large = (partial(fa.attacks.pgd, threat=fa.Linf(0.05), steps=steps) for steps in (2, 100))
     settings = {"model": net, "dataset": (x, net(x).argmax(1)), "batch_size": 32, "keep_samples": False}
-    first = nets.run(tmp_path, attacks={"small": small}, limit=16, **settings)
-    both = nets.run(tmp_path, attacks={"large": large, "small": small}, resume=True, **settings)
+    first = run(tmp_path, attacks={"small": small}, limit=16, **settings)
+    both = run(tmp_path, attacks={"large": large, "small": small}, resume=True, **settings)
     assert both["small"].broken[:16].equal(first["small"].broken)
     for model in (fa.freeze(net), net):
-        nets.run(tmp_path, attacks={"small": small}, resume=True, **settings | {"model": model})
-    nets.run(tmp_path, attacks={"small": small}, resume=True, freeze=True, **settings)
+        run(tmp_path, attacks={"small": small}, resume=True, **settings | {"model": model})
+    run(tmp_path, attacks={"small": small}, resume=True, freeze=True, **settings)

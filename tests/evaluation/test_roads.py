@@ -26,7 +26,7 @@ class Sick(Threshold):
         return super().forward(x).masked_fill(sick, math.nan)
 
 
-# no logits, wrong, breaks at 0.1, holds at 0.1, meets the band and holds, no logits and class 0
+# Samples: no logits, wrong, breaks at 0.1, holds at 0.1, meets the band and holds, no logits and class 0
 PIXELS = torch.tensor([0.99, 0.8, 0.58, 0.85, 0.3, 0.98])
 LABELS = torch.tensor([1, 0, 1, 1, 0, 0])
 SICK = ImageSet(PIXELS.view(-1, 1, 1, 1), LABELS, ("dark", "light"), "sick")

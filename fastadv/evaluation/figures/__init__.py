@@ -1,11 +1,73 @@
-"""Figures: rows of images, accuracy against radius, thumbnails of constructed sets.
+"""Figures: accuracy against radius, rows of images, thumbnails of constructed sets.
 
 They are written atomically, as png, pdf or svg. They use matplotlib's objects alone: no pyplot, no global
 state, no display. Colors are Okabe and Ito's, which people with color blindness can tell apart.
 """
 
-from fastadv.evaluation.figures._curves import curves
+from collections.abc import Mapping
+from os import PathLike
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastadv.errors import InputError
+from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.images import Strip, strips, thumbnails
-from fastadv.evaluation.figures.style import BLUE, VERMILION, check_path
+from fastadv.evaluation.figures.style import BLUE, FAINT, LINES, VERMILION, check_path
 
 __all__ = ["BLUE", "VERMILION", "Strip", "check_path", "curves", "strips", "thumbnails"]
+
+Line = tuple[ArrayLike, ArrayLike]
+
+
+def curves(
+    lines: Mapping[str, Line], path: str | PathLike[str], *, radius: str = "radius", title: str | None = None,
+    chance: float | None = None, between: tuple[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Draw accuracy against radius, one line for each name, named at its right.
+
+    Args:
+        lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns, accuracy from 0 to 1; at most
+            six.
+        path: of the picture: .png, .pdf or .svg.
+        radius: the name of the axis ("L∞ radius").
+        title: above the figure; None is none.
+        chance: draws the accuracy of guessing; None does not.
+        between: two names, of what an attack leaves and of what is certified: the accuracy against every
+            attack lies between these lines, and the figure fills what they leave open.
+
+    Raises:
+        InputError: there are no lines or too many, lengths differ, or `between` names others.
+    """
+    if not 1 <= len(lines) <= len(LINES):
+        raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
+    known = {name: _checked(name, line) for name, line in lines.items()}
+    if between is not None and (len(between) != 2 or not {*between} <= known.keys()):
+        raise InputError(f"between: expected two names among {', '.join(known)}, got {between!r}")
+    figure = style.new_figure(5.6, 3.4, title)
+    axes = figure.add_axes((0.1, 0.15, 0.7, 0.68 if title else 0.76))
+    right = max(float(across[-1]) for across, _ in known.values()) or 1.0
+    style.accuracy_axis(axes, right, radius)
+    axes.set_title("accuracy", fontsize=9, color=FAINT, loc="left")
+    for (name, (across, up)), (color, dash) in zip(known.items(), LINES, strict=False):
+        axes.plot(
+            across, up, dash, label=name, color=color, linewidth=2, clip_on=False, zorder=3, marker="o",
+            markersize=3.5,
+        )  # fmt: skip
+    if between is not None:
+        everywhere = np.linspace(0, right, 1001)
+        above, below = (np.interp(everywhere, *known[name]) for name in between)
+        axes.fill_between(everywhere, below, above, color=BLUE, alpha=0.12, linewidth=0, zorder=2)
+    if chance is not None:
+        axes.axhline(chance, label="guessing", color=FAINT, linewidth=0.8, linestyle=":", zorder=1)
+    style.name_lines(axes)
+    style.save(figure, path)
+
+
+def _checked(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    across, up = (np.asarray(values, dtype=np.float64) for values in line)
+    if across.ndim != 1 or across.shape != up.shape or across.size == 0:
+        raise InputError(
+            f"lines[{name!r}]: expected radii and accuracy of one length, got {across.shape} and {up.shape}"
+        )
+    return across, up

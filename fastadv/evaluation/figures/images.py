@@ -108,28 +108,25 @@ def strips(
     if not rows:
         raise InputError("rows: expected at least one strip of images, got none")
     gain = amplification([row.images for row in rows if row.difference])
-    longest = max(len(text) for row in rows for text in (_shown(row, gain), row.remark))
-    left = 0.3 + 0.068 * longest if longest else 0.08
-    top = 0.08 + (0.22 if title else 0) + (0.22 if subtitle else 0) + (0.08 if title or subtitle else 0)
-    width = left + max(len(row.images) * (row.side[0] + GAP) for row in rows)
-    height = top + sum(row.apart + row.height + GAP for row in rows)
+    below_title = 0.26 * bool(title)
+    top = below_title + 0.24 * bool(subtitle)
+    width = max(len(row.images) * (row.side[0] + GAP) for row in rows) - GAP
+    height = top + sum(row.apart + row.height + GAP for row in rows) - GAP
     figure = style.new_figure(width, height, title)
     # one sheet for all, in inches from the upper left corner: axes for each image would take long
-    room = left / width, GAP / height, (width - GAP - left) / width, (height - GAP - top) / height
-    sheet = figure.add_axes(room)
-    sheet.set(xlim=(left, width - GAP), ylim=(height - GAP, top), autoscale_on=False)
+    sheet = figure.add_axes((0, 0, 1, 1))
+    sheet.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     sheet.set_axis_off()
     write = partial(figure.text, transform=sheet.transData)
-    if subtitle:
-        write(0.08, 0.3 if title else 0.08, subtitle, fontsize=8.5, color=FAINT, va="top")
+    write(0, below_title, subtitle, fontsize=8.5, color=FAINT, va="top")
     for row in rows:
         top += row.apart
-        (wide, high), right = row.side, left - 0.14
+        (wide, high), name = row.side, f"{row.name} × {gain:g}".lstrip() if row.difference else row.name
         middle, apart = top + high / 2, 0.085 if row.remark else 0.0
-        write(right, middle - apart, _shown(row, gain), fontsize=9, color=INK, ha="right", va="center")
-        write(right, middle + apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
+        write(-0.14, middle - apart, name, fontsize=9, color=INK, ha="right", va="center")
+        write(-0.14, middle + apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
         for column, image in enumerate(row.images.detach().cpu()):
-            start = left + column * (wide + GAP)
+            start = column * (wide + GAP)
             draw_image(sheet, image, gain if row.difference else None, (start, start + wide, top + high, top))
             if row.captions:
                 marked = row.marked is not None and bool(row.marked[column])
@@ -159,10 +156,6 @@ def round_down(value: float) -> float:
     """Return the largest of 1, 1.5, 2, 3, 5, 8 times a power of ten that is not above `value`; at least 1."""
     power = 10.0 ** math.floor(math.log10(value) + 1e-9)
     return max(1.0, max(step * power for step in (1, 1.5, 2, 3, 5, 8) if step * power <= value * (1 + 1e-6)))
-
-
-def _shown(row: Strip, gain: float) -> str:
-    return f"{row.name} × {gain:g}".lstrip() if row.difference else row.name
 
 
 def draw_image(

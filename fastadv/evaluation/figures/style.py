@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the libra
     from matplotlib.figure import Figure
 
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00"
+LINES = ((BLUE, "-"), (VERMILION, "-"), (GREEN, "-"), (PURPLE, "--"), (ORANGE, "--"), (SKY, "--"))
 INK, FAINT, GRID, FRAME = "#222222", "#777777", "#E6E6E6", "#CCCCCC"
 KINDS = ("png", "pdf", "svg")
 
@@ -48,8 +49,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> "Figure
 
     figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
     if title:
-        place = 0.08 / width, 1 - 0.08 / height
-        figure.text(*place, title, fontsize=10.5, fontweight="bold", color=INK, va="top")
+        figure.text(0, 1, title, fontsize=10.5, fontweight="bold", color=INK, va="top")
     return figure
 
 
@@ -99,29 +99,10 @@ def save(figure: "Figure", path: str | PathLike[str], more: Mapping[str, str] | 
         figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1, metadata=kept)
 
 
-def name_end(axes: "Axes", name: str, end: float, height: float, color: str) -> None:
-    """Name a line that ends at the right at `end`, at `height`, in axes; a thin leader joins both."""
-    inches = axes.bbox.width / axes.figure.dpi
-    leader = {
-        "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5),
-    }  # fmt: skip
-    axes.annotate(
-        name, (1, end), (1 + 0.17 / inches, height), xycoords="axes fraction", textcoords="axes fraction",
-        color=color, va="center", annotation_clip=False, fontsize=9, fontweight="bold",
-        arrowprops=leader if abs(end - height) > 0.01 else None,
+def name_lines(axes: "Axes") -> None:
+    """Name the lines at the right of their axes, in their colors, the one that ends highest first."""
+    lines = sorted(axes.get_lines(), key=lambda line: -np.asarray(line.get_ydata())[-1])
+    axes.legend(
+        handles=lines, loc="center left", bbox_to_anchor=(1.02, 0.5), labelcolor="linecolor", fontsize=9,
+        frameon=False, borderpad=0,
     )  # fmt: skip
-
-
-def spread(heights: Sequence[float], apart: float) -> list[float]:
-    """Heights in [0, 1], moved as little as needed for labels to stand `apart`, in their order."""
-    order = np.argsort(heights, kind="stable")
-    placed = np.asarray(heights, dtype=float)[order]
-    for _ in range(200):
-        overlap = apart - np.diff(placed)
-        for i in np.flatnonzero(overlap > 1e-9):
-            placed[i] -= overlap[i] / 2
-            placed[i + 1] += overlap[i] / 2
-        placed[0] = max(placed[0], 0.0)
-    result = np.empty_like(placed)
-    result[order] = placed
-    return [float(height) for height in result]

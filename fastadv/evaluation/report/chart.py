@@ -69,9 +69,8 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     if bounds is not None:
         known["proved"] = Curve.from_certificates(bounds, table.correct, radii)
     grid = _grid(known, table.n, shown.tolist(), doubt=bool(table.headline))
-    symbol = f"{group.threat.symbol}{group.rows[0].apart}"
     marks = [row for row in budgets if row.title not in tried]
-    return Chart(symbol, right, known, [*tried], marks, grid, left_out)
+    return Chart(group.symbol, right, known, [*tried], marks, grid, left_out)
 
 
 def _curve(distances: Tensor, radii: NDArray[np.float64]) -> Curve:

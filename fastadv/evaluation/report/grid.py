@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +12,9 @@ from fastadv.evaluation.table import Table
 from fastadv.text import number, percent, with_interval
 from fastadv.threat import Threat
 
-MOST = 25  # classes that are shown
-
-
 Grid = tuple[str, Sequence[Sequence[str]]]  # a caption, and cells as text, the head first
+Heat = tuple[Sequence[str], Sequence[tuple[str, int, Sequence[float]]]]
+"""Names of attacks, and of each class its name, its number of samples and its accuracies."""
 
 
 def attacks(table: Table) -> Grid:
@@ -50,20 +48,12 @@ def costs(table: Table) -> Grid:
     return "Samples passed through the model, forwards and backwards", cells
 
 
-class Heat(NamedTuple):
-    """The head, and of each class its name, its number of samples and its accuracies: text and share lost."""
-
-    head: Sequence[str]
-    lines: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]
-    classes: int  # with samples
-
-
 def class_name(label: int, classes: Sequence[str] | None) -> str:
     return str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
 
 
 def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> Heat | None:
-    """Return the accuracy of each class without an attack and under each; None without labels."""
+    """Return the accuracy of each class, the worst first, under each attack; None without labels."""
     # within the radius of `threat`; an attack of another norm without one, within its median distance
     if table.samples is None or not table.rows:
         return None
@@ -74,15 +64,7 @@ def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> 
     kept = (table.correct[:, None] & ~torch.stack(list(broken.values()), 1)).double()
     shares = {label: kept[y == label].mean(0).tolist() for label in sorted(set(y.tolist()))}
     worst = sorted(shares, key=lambda label: (shares[label][-1], shares[label][0], label))
-    lines = [
-        (class_name(label, classes), int((y == label).sum()), [_cell(share) for share in shares[label]])
-        for label in worst[:MOST]
-    ]
-    return Heat(list(broken), lines, len(shares))
-
-
-def _cell(share: float) -> tuple[str, int]:
-    return percent(share, 0 if share in (0, 1) else 1), round(100 * (1 - share))
+    return list(broken), [(class_name(k, classes), int((y == k).sum()), shares[k]) for k in worst]
 
 
 def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:

@@ -1,4 +1,7 @@
-"""The report itself: its arguments checked, its parts gathered, the page filled in and written."""
+"""A finished evaluation as one HTML file, which needs nothing beside it: no script, no font, no request.
+
+`template.html` and `style.css` say how it looks, the modules beside this one what it holds.
+"""
 
 import inspect
 import math

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv.attacks.masking.flags import SIGNS
 from fastadv.evaluation._outcome import NARROWER
+from fastadv.evaluation.report.pictures import is_image
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
@@ -21,7 +22,7 @@ NAMED = 4  # attacks that a sentence names
 def plainly(table: Table, group: Group) -> str:
     """Say the same as `sentence` to a reader who knows no norms; "" where the threat is not known."""
     x = None if table.samples is None else table.samples.x
-    things = "image" if x is not None and x.ndim == 4 and x.shape[1] in (1, 3) else "sample"
+    things = "image" if x is not None and is_image(x) else "sample"
     if group.threat is None or not group.whole:
         return ""
     apart = group.rows[0].apart
@@ -54,10 +55,9 @@ def _called(rows: Sequence[Row]) -> str:
 
 def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     """Say in one sentence what the attacks of a threat come to."""
-    rows = group.same(table.rows)
     if group.unlimited:
-        return _distance_told(table, group, [row for row in rows if row.minimum_norm or row.unlimited])
-    under = _called(rows)
+        return _distance_text(table, group)
+    under = _called(group.same(table.rows))
     right = group.right(table.rows)
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
     share = percent(right / table.n)
@@ -85,18 +85,19 @@ def _narrower(group: Group) -> str:
     return f"; {NARROWER.format(' or '.join(wanted))}" if wanted else ""
 
 
-def _distance_told(table: Table, group: Group, searched: Sequence[Row]) -> str:
+def _distance_text(table: Table, group: Group) -> str:
+    """Say at which distance the attacks without a budget break half of the samples."""
     known = _known(table, group)
-    assert group.threat is not None
-    symbol = f"{group.threat.symbol}{group.rows[0].apart}"
     middle = median(known) if len(known) else math.nan
+    searched = [row for row in group.same(table.rows) if row.minimum_norm or row.unlimited]
+    under = f"by {_called(searched)}{_narrower(group)}."
     if not math.isfinite(middle):
-        text = f"An adversarial example in {symbol} was found for fewer than half of "
-        return f"{text}{several(table.n, 'sample')}, by {_called(searched)}{_narrower(group)}."
+        fewer = f"was found for fewer than half of {several(table.n, 'sample')}"
+        return f"An adversarial example in {group.symbol} {fewer}, {under}"
     low, high = (number(end).replace("inf", "∞") for end in bootstrap(known, median))
     return (
-        f"Median distance to an adversarial example {number(middle)} in {symbol} (95% interval {low} to "
-        f"{high}), over {several(len(known), 'sample')}, found by {_called(searched)}{_narrower(group)}."
+        f"Median distance to an adversarial example {number(middle)} in {group.symbol} (95% interval {low} "
+        f"to {high}), over {several(len(known), 'sample')}, found {under}"
     )
 
 
