@@ -34,7 +34,6 @@ from fastadv.cli._panels import Debug, add, with_panels
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
-from fastadv.runs.pages import keep_all_pages
 
 __all__ = ["app", "main"]
 
@@ -106,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     if argv is None:
-        keep_all_pages()
         show_all()
     with stoppable(), telling(command=shlex.join(["fastadv", *arguments])):
         return _run(arguments)
