@@ -1,6 +1,7 @@
 """Certificates of classifiers whose true radius is known, and of those that misbehave."""
 
 import math
+import pickle
 import sys
 from dataclasses import replace
 from unittest.mock import patch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import _waiting
-from fastadv.certify import Certificates, audit, contradictions, predict, smooth
+from fastadv.certify import contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
-from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
+from tests.certify.nets import NORMAL_VECTOR, SIGMA, halfspace, images
 
 
 @pytest.mark.slow
@@ -164,7 +165,7 @@ def test_images_of_many_parts_share_the_passes_of_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "TOGETHER", 2)
 
-    def certified(at_once: set[str]) -> tuple[Certificates, int]:
+    def certified(at_once: set[str]) -> tuple[fa.certify.Certificates, int]:
         model, sizes = halfspace(), list[int]()
         model.register_forward_hook(lambda part, args, logits: sizes.append(len(logits)))
         with patch.object(_waiting, "AT_ONCE", at_once):
@@ -174,28 +175,6 @@ def test_images_of_many_parts_share_the_passes_of_a_gpu(monkeypatch) -> None:
     assert fewer < 0.8 * several
     for name in ("ids", "hits", "draws", "radius"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
-
-
-@pytest.mark.slow
-def test_an_audit_makes_the_same_draws_again_and_finds_what_was_changed() -> None:
-    model, data = halfspace(), images(6)
-    for sequential in (False, True):
-        found = smooth(model, data, SIGMA, n=400, sequential=sequential)
-        checked = audit(found, [4, 1])
-        assert [one.id for one in checked] == [4, 1]
-        assert all(one.stands and one.hits[0] == one.hits[1] for one in checked)
-    sure = int(found.radius.argmax())
-    other = audit(found, [sure], model=Halfspace(-4 * NORMAL_VECTOR, -0.0011), data=data)
-    assert not other[0].stands
-    assert sum(other[0].hits) == int(found.draws[sure])
-    stored = Certificates(**{name: getattr(found, name) for name in found.__dataclass_fields__})
-    for certificates, ids, says in (
-        (found, [99], "certified"),
-        (found, 0, "such as"),
-        (stored, [0], "model, data"),
-    ):
-        with pytest.raises(InputError, match=says):
-            audit(certificates, ids)
 
 
 def test_predict_abstains_where_two_classes_are_close() -> None:
@@ -232,8 +211,8 @@ def test_a_certificate_that_does_not_hold_is_contradicted() -> None:
     assert contradictions(found, x, beyond, ids).numel() == 0  # outside of every radius
     forged = replace(found, radius=found.radius + 3, abstained=torch.zeros(12, dtype=torch.bool))
     with pytest.raises(InputError, match="model"):
-        contradictions(forged, x, beyond, ids)
-    caught = contradictions(forged, x, beyond, ids, model=model)
+        contradictions(pickle.loads(pickle.dumps(forged)), x, beyond, ids)
+    caught = contradictions(forged, x, beyond, ids)
     clear = ids[model.distance(x).abs() > 0.3]
     assert set(clear.tolist()) <= set(caught.tolist())
     assert contradictions(forged, x, beyond, ids + 50, model=model).numel() == 0

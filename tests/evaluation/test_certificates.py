@@ -28,7 +28,6 @@ def test_certificates_stand_beside_attacks_and_are_not_contradicted_by_honest_on
 def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
     honest = fa.certify.smooth(MODEL, DATA, SIGMA, n=500)
     forged = replace(honest, radius=honest.radius + 2, abstained=torch.zeros(10, dtype=torch.bool))
-    forged.remember(*honest.of)
     table = fa.evaluate(MODEL, DATA, {"deepfool": _attack("deepfool", fa.L2(1.5))}, certificates=forged)
     assert table.verdict.startswith("Do not trust the certificates: attacks found points within")
     assert "contradiction" in str(table)
