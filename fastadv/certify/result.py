@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.certify.hiding import noise_of
-from fastadv.certify.noise import Noise
+from fastadv.certify.noise import Noise, noise_of
 from fastadv.engine import Prepared
 from fastadv.text import several
 from fastadv.threat import THREATS

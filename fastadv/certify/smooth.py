@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
-from fastadv.certify.hiding import noise_of
+from fastadv.certify.noise import noise_of
 from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of

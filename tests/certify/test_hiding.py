@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.certify.hiding import GREY, Hiding, noise_of
+from fastadv.certify.noise import GREY, Hiding, noise_of
 from fastadv.certify.smooth import smooth
 from fastadv.errors import InputError
 from fastadv.ops.noisy_copies import CHOICE
