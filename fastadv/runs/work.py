@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.runs.files import copy_file, load_tensors, read_json, save_tensors, write_json, writing
+from fastadv.runs.files import atomic_write, load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import check_same, plain
 
@@ -182,5 +183,8 @@ def merge(
         for path in opened.path.glob(pieces.mark):  # another whole must not be lost
             check_same(path, pieces.config(path), config)
         for file in files:
-            copy_file(file, opened.path)
+            copy = opened.path / file.name
+            if file.resolve() != copy.resolve():
+                with writing(copy), atomic_write(copy) as part:
+                    shutil.copyfile(file, part)
     return opened.path, len(places), len(files)
