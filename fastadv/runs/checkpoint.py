@@ -110,7 +110,7 @@ class RunRecord(Keeper):
     @property
     def checkpoint(self) -> Path | None:
         """Where the checkpoint lies; None where there is none yet."""
-        return self.path / CHECKPOINT if self.path is not None and self.has(CHECKPOINT) else None
+        return self.there(CHECKPOINT)
 
     def _own(self, path: Path) -> State:
         tensors, metadata = load_tensors(path)

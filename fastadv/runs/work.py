@@ -77,17 +77,20 @@ class Keeper:
         """Make this the folder of the run `config`, as JSON in `file`, joined to what is there; return it."""
 
         def joined(path: Path) -> dict[str, Any]:
-            stored, whole = read_json(path) if path.exists() else None, plain(config)
-            if stored is not None:
-                whole = join(path, stored, whole)
+            if not path.exists():
+                write_json(path, config)
+            stored = read_json(path)
+            whole = join(path, stored, plain(config))
             if whole != stored:
                 write_json(path, whole)
             return whole
 
         return self.result(file, joined)
 
-    def has(self, file: str) -> bool:
-        return self.path is not None and (self.path / file).exists()
+    def there(self, file: str) -> Path | None:
+        """Return where `file` lies; None where it is not there."""
+        path = self.path and self.path / file
+        return path if path and path.exists() else None
 
     def read(self, file: str, read: Callable[[Path], T]) -> T | None:
         """Read `file`; None where it is not there."""

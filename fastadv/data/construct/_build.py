@@ -130,7 +130,7 @@ def build(
 
         def shard(place: int) -> Shard:
             k = numbers[place]
-            if keeper.path is not None and keeper.has(shard_name(k)):
+            if keeper.path is not None and keeper.there(shard_name(k)):
                 return read_shard(keeper.path, k, config)
             rows = dict[str, Tensor]()
             for first, batch in enumerate(torch.split(torch.tensor(ranges[k], device="cpu"), batch_size)):
@@ -163,7 +163,7 @@ def _assembled(
     """Return the set of all `count` shards, with its index, or that of these; all call it together."""
     folder = keeper.path
     if folder is None or not processes.from_first(
-        lambda: all(keeper.has(shard_name(k)) for k in range(count))
+        lambda: all(keeper.there(shard_name(k)) for k in range(count))
     ):
         tensors = joined([shards[k] for k in sorted(shards)])
         return ConstructedSet(tensors, processes.from_first(lambda: make_card(tensors, config)))
