@@ -19,7 +19,6 @@ import torch
 
 from fastadv.errors import CorruptFileError, InputError, MissingExtraError
 from fastadv.runs.card import telling
-from fastadv.runs.pages import keep_all_pages
 from papers.study import Watch
 from papers.text import aligned
 
@@ -117,8 +116,6 @@ def main(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> in
     """Run the command line; return its exit code, 0 for success, 1 where the work failed, 2 for bad usage."""
     given = list(sys.argv[1:] if argv is None else argv)
     asked, before, received = argparse.Namespace(debug="--debug" in given), None, list[int]()
-    if argv is None:
-        keep_all_pages()
 
     def stop(number: int, frame: object) -> None:
         received.append(number)

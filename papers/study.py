@@ -14,9 +14,9 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
+from fastadv.runs.checkpoint import CHECKPOINT
 from fastadv.runs.files import read_json, write_json, write_text
 from fastadv.runs.identity import check_same, describe
-from fastadv.runs.record import CHECKPOINT
 from fastadv.runs.work import Keeper
 
 CPU, NO_BOX = torch.device("cpu"), (-math.inf, math.inf)

@@ -1,7 +1,7 @@
 """Certified robustness by randomized smoothing: radii within which a decision is proved."""
 
-from fastadv.certify.audit import Audit, audit, contradictions
+from fastadv.certify.contradictions import contradictions
 from fastadv.certify.result import Certificates
 from fastadv.certify.smooth import predict, smooth
 
-__all__ = ["Audit", "Certificates", "audit", "contradictions", "predict", "smooth"]
+__all__ = ["Certificates", "contradictions", "predict", "smooth"]

@@ -1,4 +1,4 @@
-"""The noise of a certificate: discrete, so that sums with images on a grid are exact.
+"""The noise of a certificate, discrete, so that sums with images on a grid are exact; or hidden coordinates.
 
 Smoothing by Gaussian noise whose sum with an image is rounded to a grid equals, for an image on that grid,
 adding noise that was itself rounded to it. So a certificate for real numbers holds for what a computer
@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_share
 from fastadv.errors import InputError
 from fastadv.ops.noisy_copies import ALIASES, CHOICE, noisy_copies
-from fastadv.threat import L1, L2
-from fastadv.threat.base import box_in
+from fastadv.threat import L0, L1, L2
+from fastadv.threat.base import box_in, check_box
 
 LEVELS = 255  # images are whole numbers of 1 / 255 of the box
 FINE = 100  # steps of the grid for each sigma, at least
@@ -30,6 +31,8 @@ CUT = 6.0  # deviations; what lies beyond is charged
 ROUNDED = 1e-12  # bounds the rounding of all probabilities of an element in double precision
 NEAR = 1e-4  # how far 255 x may be from a whole number
 RUNGS = 4  # of the ladder of radii, for each deviation
+HIDING_RUNGS = 16  # of the ladder of numbers of hidden coordinates, at most
+GREY = 0.5  # how far into the box a hidden coordinate lies
 CEILING = 4.0  # deviations: no 100,000 draws certify more than 3.81
 NORMAL = NormalDist()
 
@@ -198,3 +201,67 @@ def aliases(weights: list[int]) -> Tensor:
     for k in long:  # each is full: whatever the threshold, the column itself
         entries[k] = (full - 1) << ALIASES | k
     return torch.tensor(entries, dtype=torch.int64, device="cpu")
+
+
+@dataclass(frozen=True)
+class Hiding(Noise):
+    """Each coordinate is replaced by the middle of the box with the probability `sigma`; certifies in L0.
+
+    Points that differ from x in r coordinates look like x whenever all r are hidden, which has the
+    probability sigma^r. So the probability of a class falls by at most 1 - sigma^r, and a class of
+    probability p stays the most probable for all r below log(3/2 - p) / log(sigma). Source: Levine and Feizi
+    2020 (arXiv 1911.09272), who keep a fixed number of coordinates.
+    """
+
+    norm: Any = L0
+    least: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        check_share("sigma", self.sigma)
+
+    @property
+    def steps(self) -> int:
+        return 1
+
+    @cached_property
+    def table(self) -> Table:
+        """That of 0, a coordinate that is kept, and 1, a hidden one."""
+        total = 2 << CHOICE
+        hidden = round(self.sigma * total)
+        return Table(aliases([total - hidden, hidden]), 0, 1 / total + ROUNDED)
+
+    def radius(self, probability: float) -> float:
+        if not probability > 0.5:
+            return 0.0
+        # rounded down: a class that is only as probable as the others is not certified
+        return math.log(1.5 - min(probability, 1.0)) / math.log(self.sigma) * (1 - 1e-12)
+
+    def probability(self, radius: float) -> float:
+        return 1.5 - math.pow(self.sigma, radius * (1 + 2e-12)) + 1e-15
+
+    @property
+    def ladder(self) -> list[float]:
+        most = math.ceil(self.radius(1.0))
+        return [float(r) for r in range(0, most + 1, max(1, math.ceil(most / HIDING_RUNGS)))]
+
+    @property
+    def shown(self) -> list[float]:
+        return self.ladder[:7]
+
+    def reach(self, radius: float, elements: int) -> float:
+        return float(min(math.floor(radius), elements))
+
+    def copies(
+        self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, seed: int,
+        dtype: torch.dtype, total: int | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        arguments = torch.zeros_like(levels), counts, ids, first, table, 0, 1.0, seed
+        hidden, rows = noisy_copies(*arguments, dtype=dtype, total=total)
+        middle = self.grid[0] + GREY * self.grid[1]
+        return torch.where(hidden > 0, middle, self.points(levels).to(dtype)[rows]), rows
+
+
+def noise_of(sigma: float, norm: Any, box: tuple[float, float] = (0.0, 1.0)) -> Noise:
+    """Return what hides an image from a model; `sigma` is a deviation, or in L0 the share of coordinates."""
+    box = check_box(box)
+    return Hiding(sigma, box=box) if norm is L0 else Noise(sigma, norm, box)

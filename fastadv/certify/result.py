@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.certify.hiding import noise_of
-from fastadv.certify.noise import Noise
+from fastadv.certify.noise import Noise, noise_of
 from fastadv.engine import Prepared
 from fastadv.text import several
 from fastadv.threat import THREATS
@@ -28,6 +27,7 @@ class Certificates:
         failed: int64 [n], draws whose logits were not finite: votes against.
         radii: those asked for, if any.
         card: how it was made: arguments, machine, versions, date, notes.
+        model: that was certified, prepared; not stored in files.
     """
 
     ids: Tensor
@@ -40,6 +40,7 @@ class Certificates:
     failed: Tensor
     radii: tuple[float, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
+    model: Prepared | None = field(default=None, repr=False, compare=False)
 
     @property
     def noise(self) -> Noise:
@@ -76,17 +77,8 @@ class Certificates:
         figures = {"average_radius": self.average_radius, "clean_accuracy": self.clean_accuracy}
         return {**self.card, **figures, "certificates": rows}
 
-    @property
-    def of(self) -> tuple[Any, Any]:
-        """The model and the images of the call; None each where they come from elsewhere."""
-        return vars(self).get("_of", (None, None))  # type: ignore[no-any-return]
-
-    def remember(self, prepared: Prepared, dataset: Any) -> None:
-        """Keep what was certified, for `audit`."""
-        object.__setattr__(self, "_of", (prepared, dataset))
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_of"}  # which is not stored
+        return {name: value for name, value in vars(self).items() if name != "model"}
 
     def __str__(self) -> str:
         config, notes = self.card["config"], self.card["measured"]["notes"]

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
-from fastadv.certify.hiding import noise_of
+from fastadv.certify.noise import noise_of
 from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
@@ -59,7 +59,7 @@ def smooth(
     whenever it stops; otherwise it is the method of Cohen et al., `n` draws for each image.
 
     The draws of an image depend on (seed, its position, number of the draw) alone, and are the same bits on
-    every device: `audit` makes them again.
+    every device.
 
     Args:
         model: a module or Frozen; x [B, ...] to logits [B, K], K at least 2. Rows of logits that are not
@@ -163,9 +163,7 @@ def smooth(
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
     about = card("certificates", {**config, "batch_size": batch_size}, **measured)
-    result = Certificates(**together, radii=asked or (), card=about)
-    result.remember(prepared, dataset)
-    return result
+    return Certificates(**together, radii=asked or (), card=about, model=prepared)
 
 
 @knowing

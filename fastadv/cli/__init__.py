@@ -35,7 +35,6 @@ from fastadv.cli._signature import Debug, add, eager, taking
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
-from fastadv.runs.pages import keep_all_pages
 
 __all__ = ["app", "main"]
 
@@ -90,7 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     if argv is None:
-        keep_all_pages()
         for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a character
             cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     with stoppable(), telling(command=shlex.join(["fastadv", *arguments])):

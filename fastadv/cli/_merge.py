@@ -28,10 +28,10 @@ def merge(
     """
     with interruptible("the same command resumes"):
         if any((folder / IDENTITY).is_file() for folder in folders):
-            found = merge_evaluation(folders, out)
-            yield {"out": str(out), **found}
-            say(f"{found['shares']} shares in {out}; run their command with --resume for the whole")
+            counts = merge_evaluation(folders, out)
+            yield {"out": str(out), **counts}
+            say(f"{counts['shares']} shares in {out}; run their command with --resume for the whole")
             return
-        made = merge_constructed(folders, out)
-    yield {"out": str(out), **made.card}
-    say(f"{made.name}: {len(made):,} images in {out}")
+        whole = merge_constructed(folders, out)
+    yield {"out": str(out), **whole.card}
+    say(f"{whole.name}: {len(whole):,} images in {out}")

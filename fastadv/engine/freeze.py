@@ -1,6 +1,9 @@
 """freeze: from the caller's model to a Frozen one."""
 
+import ctypes
+import os
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -10,7 +13,9 @@ from fastadv.engine.arguments import Outputs
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepared import Model, Prepared
-from fastadv.runs.pages import keep_pages
+
+# The names in glibc's malloc.h, and bytes: of the largest block, and of free memory at the heap's end
+MALLOC = {"M_MMAP_THRESHOLD": (-3, 1 << 28), "M_TRIM_THRESHOLD": (-1, 1 << 30)}
 
 
 @eager
@@ -76,7 +81,7 @@ def freeze(
     options = replace(model.options if isinstance(model, Frozen) else Options(), **chosen)
     if isinstance(model, Frozen) and options == model.options:
         return model
-    keep_pages()
+    _keep_pages()
     return Frozen(model, options)
 
 
@@ -91,5 +96,20 @@ def follow(
     outputs: Outputs = "classes",
 ) -> Frozen:  # fmt: skip
     """Freeze a model that is training and keeps its parts; `Frozen.refresh` takes its current values."""
-    keep_pages()
+    _keep_pages()
     return Frozen(model, Options(precision, compile, cuda_graph, follow=True, outputs=outputs))
+
+
+@cache
+def _keep_pages() -> None:
+    """Let glibc keep the memory that passes free, whose pages would fault again, for the whole process."""
+    set_by_user = any(name.startswith("MALLOC_") for name in os.environ)
+    set_by_user = set_by_user or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if os.environ.get("FASTADV_KEEP_PAGES") == "0" or set_by_user:
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    for option in MALLOC.values():
+        mallopt(*option)

@@ -3,7 +3,8 @@
 Shares of one evaluation, which processes that knew nothing of each other made, are put together by `merge`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation._outcome import Part
 from fastadv.runs.files import read_json, seal, write_json
-from fastadv.runs.identity import ANSWERS, check_same, plain
+from fastadv.runs.identity import ANSWERS, check_same
 from fastadv.runs.work import Keeper, Kept, Pieces, read_part
 from fastadv.runs.work import merge as merge_pieces
 
@@ -31,26 +32,12 @@ class Parts(Keeper):
 
     def grow(self, config: Mapping[str, Any]) -> None:
         """Make this the folder of the evaluation `config`, which may have more attacks or samples."""
-
-        def grown(path: Path) -> Any:
-            stored = read_json(path) if path.exists() else None
-            whole = config if stored is None else _joined(path, stored, plain(config))
-            if whole != stored:
-                write_json(path, whole)
-            return plain(whole)
-
-        self.identity = self.result(IDENTITY, grown)
+        self.identity = self.identify(IDENTITY, config, _joined)
         there = [name for name, _ in (self.identity or config)["attacks"]]
         self.places = {name: there.index(name) for name, _ in config["attacks"]}
 
     def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part], data: str = "") -> Part:
         """Return the part `name` with the tensors `known`: read if it is there, else made and written."""
-        if self.identity is None:
-            part = make()
-            return Part({**known, **part.tensors}, part.notes)
-        # one of an attack on a batch, or of all attacks asked for
-        attacks = [self.identity["attacks"][place] for place in self.places.values()]
-        of = _seal(self.identity, name, attacks)
 
         def whole() -> Kept:
             part = make()
@@ -68,14 +55,15 @@ class Parts(Keeper):
             self.seconds += float(tensors.get("seconds", 0.0)) * same
             return same
 
+        of = "" if self.identity is None else _seal(self.identity, name, self.places.values())
         tensors, about = self.part(_file_of(name), of, whole, fits)
         return Part(tensors, about["notes"])
 
     def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
         """Write that the share `rank` of `world_size` is done."""
-        done = {"rank": rank, "world_size": world_size, "batches": batches, "attacks": attacks}
-        of = {"of": _seal_of(self.identity)}
-        self.result(f"share-{rank:05d}.json", lambda path: write_json(path, done | of))
+        done: dict[str, Any] = {"rank": rank, "world_size": world_size, "of": _seal_of(self.identity)}
+        done |= {"batches": batches, "attacks": attacks}
+        self.result(f"share-{rank:05d}.json", partial(write_json, value=done))
 
 
 def _file_of(name: str) -> str:
@@ -98,11 +86,11 @@ def _joined(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) ->
     return {**stored, "attacks": [*stored["attacks"], *more], "samples": samples, "data": config["data"]}
 
 
-def _seal(identity: Mapping[str, Any], name: str, attacks: Any = None) -> str:
-    """Return what says whose part `name` is: one of an attack on a batch, or of all `attacks`."""
-    place = name.partition("-")[2]
+def _seal(identity: Mapping[str, Any], name: str, places: Iterable[int] = ()) -> str:
+    """Return what says whose part `name` is: one of an attack on a batch, or of all attacks at `places`."""
     base = {key: value for key, value in identity.items() if key not in (*GROWS, ANSWERS)}
-    return seal([base, identity["attacks"][int(place)] if place else attacks, name])
+    attacks, place = identity["attacks"], name.partition("-")[2]
+    return seal([base, attacks[int(place)] if place else [attacks[k] for k in places], name])
 
 
 def _seal_of(identity: Mapping[str, Any]) -> str:
@@ -161,12 +149,9 @@ def _files_of(path: Path, first: Path) -> list[Path]:
     return files
 
 
-_SHARES = Pieces(
-    "share",
-    "finished shares of an evaluation",
-    "share-*.json",
-    IDENTITY,
-    _identity_of,
-    lambda path: int(read_json(path)["world_size"]),
-    _files_of,
-)
+def _total(path: Path) -> int:
+    return int(read_json(path)["world_size"])
+
+
+_SHARED = "finished shares of an evaluation"
+_SHARES = Pieces("share", _SHARED, "share-*.json", IDENTITY, _identity_of, _total, _files_of)

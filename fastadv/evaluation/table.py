@@ -186,7 +186,7 @@ class Table:
                 "certificates: expected those of the images that are evaluated, got others; certify and "
                 "evaluate the same data with the same limit"
             )
-        model = certificates.of[0] or (model.model if isinstance(model, Smoothed) else model)
+        model = certificates.model or (model.model if isinstance(model, Smoothed) else model)
         at = self.samples
         wrong = contradictions(certificates, at.x, at.x_adv, at.ids, model=model)
         return replace(self, certificates=certificates, contradicted=wrong)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from torch import Tensor
 from fastadv._version import __version__
 
 FORMAT = 1  # of cards; another where a key changes its place or meaning
-PIECE = 64 << 20  # bytes of a tensor that are hashed at once
 SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
 
 
@@ -133,33 +132,20 @@ def about() -> dict[str, str]:
     return software | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | _TOLD.get({})
 
 
-@runtime_checkable
-class Pieces(Protocol):
-    """A tensor that is never in memory as a whole: its pieces along the first dimension are."""
-
-    dtype: torch.dtype
-    shape: torch.Size
-
-    def __len__(self) -> int: ...
-
-    def pieces(self) -> Iterator[Tensor]: ...
-
-    def take(self, positions: Tensor) -> Tensor: ...
-
-
 def data_hash(*values: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes, read piece by piece."""
+    """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for tensor in _flat(values):
-        if not isinstance(tensor, Tensor | Pieces):  # as a state dict of quantized parts holds
+        # rows in files have pieces, and are never in memory as a whole
+        pieces = getattr(tensor, "pieces", None)
+        if pieces is None and not isinstance(tensor, Tensor):  # as a state dict of quantized parts holds
             digest.update(repr(tensor).encode())
             continue
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        for rows in (tensor,) if isinstance(tensor, Tensor) else tensor.pieces():
-            for piece in _pieces(rows.detach()):
-                # viewed as bytes, because NumPy has no bfloat16; a single value may have a stride of 0
-                whole = piece.cpu().contiguous().reshape(-1).as_strided((piece.numel(),), (1,))
-                digest.update(whole.view(torch.uint8).numpy().data)
+        for piece in (tensor,) if pieces is None else pieces():
+            # viewed as bytes, because NumPy has no bfloat16; a single value may have a stride of 0
+            whole = piece.detach().cpu().contiguous().reshape(-1).as_strided((piece.numel(),), (1,))
+            digest.update(whole.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -170,11 +156,3 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
             yield from _flat(value.items() if isinstance(value, dict) else value)
         else:
             yield value.dequantize() if isinstance(value, Tensor) and value.is_quantized else value
-
-
-def _pieces(rows: Tensor) -> Iterator[Tensor]:
-    """Cut a tensor along its first dimension in pieces of about `PIECE` bytes."""
-    if not rows.ndim:
-        return iter((rows.reshape(1),))
-    step = max(1, PIECE * len(rows) // max(1, rows.nbytes))
-    return (rows[start : start + step] for start in range(0, len(rows), step))

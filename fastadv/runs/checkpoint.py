@@ -1,7 +1,9 @@
-"""Checkpoints: everything a training run needs to go on bit for bit, as one safetensors file."""
+"""The files of a training run: its reports, and a checkpoint from which it goes on bit for bit."""
 
 import json
+import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_tensors, save_tensors
+from fastadv.runs.files import load_tensors, save_tensors, write_text
+from fastadv.runs.identity import check_same
+from fastadv.runs.work import Keeper
 
+CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 FORMAT = "fastadv checkpoint 1"
 
 
@@ -22,19 +28,6 @@ class State(NamedTuple):
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
     progress: dict[str, Any]
-
-
-def save(
-    path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, progress: Mapping[str, Any],
-    kept: Mapping[str, Tensor],
-) -> None:  # fmt: skip
-    """Write everything that `restore` and `kept` need: `progress` as JSON, and the other tensors `kept`."""
-    weights = {
-        f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
-    }
-    state_tensors, plain = _parts(optimizer)
-    text = json.dumps({"progress": dict(progress), **plain, "scheduler": scheduler.state_dict()})
-    save_tensors(path, weights | state_tensors | dict(kept), {"format": FORMAT, "state": text})
 
 
 def check_keeps(optimizer: Optimizer) -> None:
@@ -67,17 +60,6 @@ def _parts(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"optimizer": plain, "groups": groups}
 
 
-def load(path: Path) -> State:
-    tensors, metadata = load_tensors(path)
-    if metadata.get("format") != FORMAT or "state" not in metadata:
-        raise CorruptFileError(
-            f"{path}: expected a {FORMAT!r}, got {metadata.get('format', 'another file')!r}; "
-            "choose another folder"
-        )
-    plain = json.loads(metadata["state"])
-    return State(tensors, plain, plain["progress"])
-
-
 def restore(state: State, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Put a checkpoint into the model, in place, and into a fresh optimizer and scheduler."""
     tensors, plain, _ = state
@@ -104,3 +86,79 @@ def kept(state: State, part: str, device: torch.device) -> dict[str, Tensor]:
             for name, tensor in state.tensors.items()
             if name.startswith(f"{part}/")
         }
+
+
+class RunRecord(Keeper):
+    """What `train.fit` and `ABS.fit` keep of the run `config`; `stopped` is its checkpoint, or None."""
+
+    def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
+        if check_flag("resume", resume) and run_dir is None:
+            raise InputError(
+                "run_dir: expected the folder of the run to resume, got None; "
+                "pass run_dir=, or leave out resume"
+            )
+        self.config, self.reports = config, list[dict[str, Any]]()
+        super().__init__(run_dir)
+        try:
+            self.stopped = self.begun(CHECKPOINT, resume, "a checkpoint", self._own)
+        except BaseException:
+            self.close()
+            raise
+        if self.stopped is not None:
+            self.reports = list(self.stopped.progress["reports"])
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the checkpoint lies; None where there is none yet."""
+        return self.there(CHECKPOINT)
+
+    def _own(self, path: Path) -> State:
+        tensors, metadata = load_tensors(path)
+        if metadata.get("format") != FORMAT or "state" not in metadata:
+            raise CorruptFileError(
+                f"{path}: expected a {FORMAT!r}, got {metadata.get('format', 'another file')!r}; "
+                "choose another folder"
+            )
+        values = json.loads(metadata["state"])
+        check_same(path, values["progress"]["config"], self.config)
+        return State(tensors, values, values["progress"])
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        kept: Mapping[str, Tensor],
+        **progress: Any,
+    ) -> None:
+        """Write what `restore` and `kept` need: config, reports, JSON-able `progress`, and tensors."""
+
+        def write(path: Path) -> None:
+            tensors, values = _parts(optimizer)
+            about = {"config": self.config, "reports": self.reports, **progress}
+            text = json.dumps({"progress": about, **values, "scheduler": scheduler.state_dict()})
+            for name, value in model.state_dict().items():
+                tensors[f"model/{name}"] = value.detach().to("cpu", copy=True)  # tied weights share memory
+            save_tensors(path, tensors | dict(kept), {"format": FORMAT, "state": text})
+
+        self.result(CHECKPOINT, write)
+
+    def report(self) -> None:
+        """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.reports)
+        self.result(REPORT, partial(write_text, text=lines))
+
+
+def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    path = Path(folder) / REPORT
+    try:
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: expected the reports of a run, got no such file; check its name"
+        ) from error
+    except ValueError as error:
+        raise CorruptFileError(
+            f"{path}: expected one report per line, got {error}; resume the run to write it again"
+        ) from error
+    return entries

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,13 +49,6 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def copy_file(path: Path, folder: Path) -> None:
-    """Copy a file into `folder`, atomically, unless it lies there."""
-    if path.parent.resolve() != folder.resolve():
-        with writing(folder / path.name), atomic_write(folder / path.name) as part:
-            shutil.copyfile(path, part)
 
 
 def remove_parts(folder: Path) -> None:

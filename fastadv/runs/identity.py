@@ -1,7 +1,6 @@
 """What a run is, as JSON that is equal in every process, and how a folder tells its own run from another."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
+from fastadv.runs.files import seal
 
 FORMAT = {"format": 2}  # of the configurations of runs; another number where older ones cannot be compared
 ANSWERS = "model's answer to the first samples"  # a probe in the configuration of a run
@@ -199,7 +199,7 @@ def _name(value: Any) -> str:
 
 
 def _hash(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return seal(parts)[:16]
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,19 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.runs.files import copy_file, load_tensors, read_json, save_tensors, write_json, writing
+from fastadv.runs.files import atomic_write, load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.runs.folder import RunFolder
-from fastadv.runs.identity import check_same
+from fastadv.runs.identity import check_same, plain
 
 T = TypeVar("T")
 Kept = tuple[dict[str, Tensor], Any]
 """The tensors of a part, and values that can be JSON."""
+
+
+def same_run(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the run that a folder is of; InputError where `config` is another."""
+    check_same(path, stored, config)
+    return stored
 
 
 class Keeper:
@@ -61,20 +68,29 @@ class Keeper:
 
         return self.read(file, left)
 
-    def identify(self, file: str, config: Mapping[str, Any]) -> Any:
-        """Make this the folder of the run `config`, as JSON in `file`, and return that."""
+    def identify(
+        self,
+        file: str,
+        config: Mapping[str, Any],
+        join: Callable[[Path, dict[str, Any], dict[str, Any]], dict[str, Any]] = same_run,
+    ) -> Any:
+        """Make this the folder of the run `config`, as JSON in `file`, joined to what is there; return it."""
 
-        def same(path: Path) -> Any:
-            if path.exists():
-                check_same(path, read_json(path), config)
-            else:
+        def joined(path: Path) -> dict[str, Any]:
+            if not path.exists():
                 write_json(path, config)
-            return read_json(path)
+            stored = read_json(path)
+            whole = join(path, stored, plain(config))
+            if whole != stored:
+                write_json(path, whole)
+            return whole
 
-        return self.result(file, same)
+        return self.result(file, joined)
 
-    def has(self, file: str) -> bool:
-        return self.path is not None and (self.path / file).exists()
+    def there(self, file: str) -> Path | None:
+        """Return where `file` lies; None where it is not there."""
+        path = self.path and self.path / file
+        return path if path and path.exists() else None
 
     def read(self, file: str, read: Callable[[Path], T]) -> T | None:
         """Read `file`; None where it is not there."""
@@ -82,7 +98,12 @@ class Keeper:
 
     def result(self, file: str, write: Callable[[Path], T]) -> T | None:
         """Let `write` write `file` and return what it returns; None without a folder."""
-        return self._in_first(file, lambda path: _written(path, write))
+
+        def written(path: Path) -> T:
+            with writing(path):
+                return write(path)
+
+        return self._in_first(file, written)
 
     def _in_first(self, file: str, work: Callable[[Path], T | None]) -> T | None:
         folder = self.path
@@ -102,14 +123,9 @@ class Keeper:
         part = read_part(path, seal) if path.exists() else None
         if part is None or not fits(path, part):
             part = tensors, about = make()
-            metadata = {"of": seal, "about": json.dumps(about)}
-            _written(path, lambda path: save_tensors(path, tensors, metadata))
+            with writing(path):
+                save_tensors(path, tensors, {"of": seal, "about": json.dumps(about)})
         return part
-
-
-def _written(path: Path, write: Callable[[Path], T]) -> T:
-    with writing(path):
-        return write(path)
 
 
 def read_part(path: Path, seal: str) -> Kept | None:
@@ -170,5 +186,8 @@ def merge(
         for path in opened.path.glob(pieces.mark):  # another whole must not be lost
             check_same(path, pieces.config(path), config)
         for file in files:
-            copy_file(file, opened.path)
+            copy = opened.path / file.name
+            if file.resolve() != copy.resolve():
+                with writing(copy), atomic_write(copy) as part:
+                    shutil.copyfile(file, part)
     return opened.path, len(places), len(files)

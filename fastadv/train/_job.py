@@ -24,8 +24,8 @@ from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, labels_of,
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
+from fastadv.runs.checkpoint import RunRecord
 from fastadv.runs.identity import FORMAT, describe, describe_model
-from fastadv.runs.record import RunRecord
 from fastadv.threat import Threat
 from fastadv.train import optim
 from fastadv.train._feed import Feed, check_sets, first_rows

@@ -13,8 +13,8 @@ from fastadv.models import save_weights
 from fastadv.models.weights import read_weights
 from fastadv.runs import processes
 from fastadv.runs.card import card
+from fastadv.runs.checkpoint import RunRecord
 from fastadv.runs.identity import plain
-from fastadv.runs.record import RunRecord
 from fastadv.train._steps import Steps
 from fastadv.train.report import EpochReport, best
 

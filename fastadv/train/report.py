@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 from fastadv.errors import CorruptFileError
-from fastadv.runs.record import read_report
+from fastadv.runs.checkpoint import read_report
 
 
 @dataclass(frozen=True)

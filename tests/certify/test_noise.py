@@ -2,13 +2,14 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.certify.noise import NORMAL, Noise, aliases
+from fastadv.certify.noise import NORMAL, Noise, aliases, noise_of
 from fastadv.errors import InputError
 
 
@@ -97,12 +98,12 @@ def test_images_off_the_grid_are_refused_unless_they_may_be_rounded(value: float
         assert Noise(0.25).levels(x, sound=False).unique().item() == 255
 
 
-@pytest.mark.parametrize("sigma", [0, -0.5, math.nan, math.inf, 11, True, "1", 1e-5])
-def test_sigma_out_of_range(sigma: object) -> None:
+BOTH = [(sigma, norm) for sigma in (0, -0.5, math.nan, True, "1") for norm in (fa.L2, fa.L0)]
+
+
+@pytest.mark.parametrize(
+    ("sigma", "norm"), [*BOTH, (math.inf, fa.L2), (11, fa.L2), (1e-5, fa.L2), (1, fa.L0)]
+)
+def test_sigma_out_of_range(sigma: Any, norm: Any) -> None:
     with pytest.raises(InputError, match="sigma"):
-        Noise(sigma)  # type: ignore[arg-type]
-
-
-def test_other_norms_have_no_noise() -> None:
-    with pytest.raises(InputError, match="norm"):
-        Noise(0.5, fa.Linf)
+        noise_of(sigma, norm)

@@ -1,6 +1,7 @@
 """Certificates of classifiers whose true radius is known, and of those that misbehave."""
 
 import math
+import pickle
 import sys
 from dataclasses import replace
 from unittest.mock import patch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import _waiting
-from fastadv.certify import Certificates, audit, contradictions, predict, smooth
+from fastadv.certify import contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
-from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
+from tests.certify.nets import NORMAL_VECTOR, SIGMA, halfspace, images
 
 
 @pytest.mark.slow
@@ -23,24 +24,24 @@ from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, image
 @pytest.mark.parametrize("norm", [fa.L2, fa.L1])
 def test_a_linear_classifier_is_certified_up_to_its_true_radius_and_never_beyond(sequential, norm) -> None:
     model, data = halfspace(), images()
-    found = smooth(model, data, SIGMA, norm, n=20_000, sequential=sequential)
+    result = smooth(model, data, SIGMA, norm, n=20_000, sequential=sequential)
     distance = model.distance(data[0])
     clear = distance.abs() > 0.1
-    assert torch.equal(found.prediction[clear], (distance > 0).long()[clear])
-    assert (found.prediction == (distance > 0))[found.radius > 0].all()
+    assert torch.equal(result.prediction[clear], (distance > 0).long()[clear])
+    assert (result.prediction == (distance > 0))[result.radius > 0].all()
     if norm is fa.L2:
         ceiling = SIGMA * NORMAL.inv_cdf(1e-3 ** (1 / 20_000))
-        assert (found.radius <= distance.abs()).all()
+        assert (result.radius <= distance.abs()).all()
         near = distance.abs() < 0.7 * ceiling
         assert near.sum() > 10
-        assert (found.radius >= distance.abs() - 0.1)[near].all()
+        assert (result.radius >= distance.abs() - 0.1)[near].all()
     else:  # in L1 the nearest point of the border lies along the largest coordinate
         reach = 4 * distance.abs()
-        assert (found.radius <= reach).all()
-        assert (found.radius > 0.3)[reach > 1.6].all()
-    assert torch.equal(found.correct, (found.prediction == data[1]) & (found.radius > 0))
-    expected = float((found.radius * (found.prediction == data[1])).mean())
-    assert math.isclose(found.average_radius, expected)
+        assert (result.radius <= reach).all()
+        assert (result.radius > 0.3)[reach > 1.6].all()
+    assert torch.equal(result.correct, (result.prediction == data[1]) & (result.radius > 0))
+    expected = float((result.radius * (result.prediction == data[1])).mean())
+    assert math.isclose(result.average_radius, expected)
 
 
 @pytest.mark.slow
@@ -64,7 +65,7 @@ def test_each_copy_has_noise_of_its_own() -> None:
 
     x, y = images(3)
     smooth(model, (x, y), SIGMA, n0=50, n=200, sequential=False, batch_size=64)
-    copies = torch.cat([each for each in seen if len(each) > 1]).flatten(1)
+    copies = torch.cat([copy for copy in seen if len(copy) > 1]).flatten(1)
     assert len(copies) == 3 * 250 == len(copies.unique(dim=0))
     turns = [torch.arange(3).repeat_interleave(count) for count in (50, 200)]
     noise = copies - x.flatten(1)[torch.cat(turns)]
@@ -72,7 +73,7 @@ def test_each_copy_has_noise_of_its_own() -> None:
     assert abs(float(noise.mean())) < 0.02
     assert (noise[:, 0] * noise[:, 1]).mean().abs() < 0.05
     # passes are full: those of several images share a batch
-    sizes = [len(each) for each in seen if len(each) > 1]
+    sizes = [len(copy) for copy in seen if len(copy) > 1]
     assert sizes.count(64) >= len(sizes) - 2
 
 
@@ -92,12 +93,12 @@ class Odd(nn.Module):
 
 def test_logits_that_are_not_finite_are_votes_against_and_are_told() -> None:
     x = torch.full((4, 1, 4, 4), 128 / 255)  # the noise decides: half of the draws fail
-    found = smooth(Odd("NaN"), (x, torch.zeros(4, dtype=torch.long)), SIGMA, n=1000, sequential=False)
-    assert (found.hits + found.failed == 1000).all()
-    assert ((found.failed - 500).abs() < 80).all()
-    assert found.abstained.all()
-    assert (found.radius == 0).all()
-    assert found.average_radius == 0
+    result = smooth(Odd("NaN"), (x, torch.zeros(4, dtype=torch.long)), SIGMA, n=1000, sequential=False)
+    assert (result.hits + result.failed == 1000).all()
+    assert ((result.failed - 500).abs() < 80).all()
+    assert result.abstained.all()
+    assert (result.radius == 0).all()
+    assert result.average_radius == 0
 
 
 @pytest.mark.parametrize(
@@ -112,15 +113,13 @@ def test_logits_that_are_not_finite_are_votes_against_and_are_told() -> None:
     ],
 )  # fmt: skip
 def test_arguments_out_of_range(wrong, named) -> None:
-    given = {"sigma": SIGMA, "n": 10} | wrong
+    arguments = {"sigma": SIGMA, "n": 10} | wrong
     with pytest.raises(InputError, match=named):
-        smooth(halfspace(), images(2), **given)
+        smooth(halfspace(), images(2), **arguments)
 
 
-def test_labels_and_classes_and_grids_that_do_not_fit(tmp_path) -> None:
+def test_classes_and_grids_that_do_not_fit(tmp_path) -> None:
     x, y = images(2)
-    with pytest.raises(InputError, match="labels"):
-        smooth(halfspace(), (x, y + 1), SIGMA, n=10)
     with pytest.raises(InputError, match="two classes"):
         smooth(Odd("one class"), (x, y), SIGMA, n=10)
     with pytest.raises(InputError, match="sound=False"):
@@ -164,38 +163,16 @@ def test_images_of_many_parts_share_the_passes_of_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "TOGETHER", 2)
 
-    def certified(at_once: set[str]) -> tuple[Certificates, int]:
+    def certified(at_once: set[str]) -> tuple[fa.certify.Certificates, int]:
         model, sizes = halfspace(), list[int]()
         model.register_forward_hook(lambda part, args, logits: sizes.append(len(logits)))
         with patch.object(_waiting, "AT_ONCE", at_once):
             return smooth(model, images(24), SIGMA, n=300, batch_size=512), len(sizes)
 
-    (wanted, several), (found, fewer) = certified({"cpu"}), certified(set())
+    (wanted, several), (result, fewer) = certified({"cpu"}), certified(set())
     assert fewer < 0.8 * several
     for name in ("ids", "hits", "draws", "radius"):
-        assert torch.equal(getattr(found, name), getattr(wanted, name)), name
-
-
-@pytest.mark.slow
-def test_an_audit_makes_the_same_draws_again_and_finds_what_was_changed() -> None:
-    model, data = halfspace(), images(6)
-    for sequential in (False, True):
-        found = smooth(model, data, SIGMA, n=400, sequential=sequential)
-        checked = audit(found, [4, 1])
-        assert [one.id for one in checked] == [4, 1]
-        assert all(one.stands and one.hits[0] == one.hits[1] for one in checked)
-    sure = int(found.radius.argmax())
-    other = audit(found, [sure], model=Halfspace(-4 * NORMAL_VECTOR, -0.0011), data=data)
-    assert not other[0].stands
-    assert sum(other[0].hits) == int(found.draws[sure])
-    stored = Certificates(**{name: getattr(found, name) for name in found.__dataclass_fields__})
-    for certificates, ids, says in (
-        (found, [99], "certified"),
-        (found, 0, "such as"),
-        (stored, [0], "model, data"),
-    ):
-        with pytest.raises(InputError, match=says):
-            audit(certificates, ids)
+        assert torch.equal(getattr(result, name), getattr(wanted, name)), name
 
 
 def test_predict_abstains_where_two_classes_are_close() -> None:
@@ -211,29 +188,29 @@ def test_predict_abstains_where_two_classes_are_close() -> None:
 
 
 def test_the_table_and_its_curve() -> None:
-    found = smooth(halfspace(), images(), SIGMA, n=1000, radii=(0.25, 0.5))
-    told = found.to_dict()
-    assert [row["id"] for row in told["certificates"]] == list(range(24))
-    assert (told["config"]["sigma"], told["average_radius"]) == (SIGMA, found.average_radius)
-    curve = Curve.from_certificates(found.radius, found.correct, [0.25, 0.5])
-    assert curve.accuracy.tolist() == pytest.approx([found.accuracy(0.25), found.accuracy(0.5)])
-    assert "24 images" in str(found)
-    assert "within 0.25" in str(found)
+    result = smooth(halfspace(), images(), SIGMA, n=1000, radii=(0.25, 0.5))
+    written = result.to_dict()
+    assert [row["id"] for row in written["certificates"]] == list(range(24))
+    assert (written["config"]["sigma"], written["average_radius"]) == (SIGMA, result.average_radius)
+    curve = Curve.from_certificates(result.radius, result.correct, [0.25, 0.5])
+    assert curve.accuracy.tolist() == pytest.approx([result.accuracy(0.25), result.accuracy(0.5)])
+    assert "24 images" in str(result)
+    assert "within 0.25" in str(result)
 
 
 def test_a_certificate_that_does_not_hold_is_contradicted() -> None:
     model, (x, y) = halfspace(), images(12)
-    found = smooth(model, (x, y), SIGMA, n=2000)
+    result = smooth(model, (x, y), SIGMA, n=2000)
     # half way to the border, and as far beyond it
     way = model.distance(x)[:, None] * NORMAL_VECTOR / 4
     inside, beyond = ((x - k * way.view_as(x)).float() for k in (0.5, 1.5))
     ids = torch.arange(12)
-    assert contradictions(found, x, inside, ids).numel() == 0
-    assert contradictions(found, x, beyond, ids).numel() == 0  # outside of every radius
-    forged = replace(found, radius=found.radius + 3, abstained=torch.zeros(12, dtype=torch.bool))
+    assert contradictions(result, x, inside, ids).numel() == 0
+    assert contradictions(result, x, beyond, ids).numel() == 0  # outside of every radius
+    forged = replace(result, radius=result.radius + 3, abstained=torch.zeros(12, dtype=torch.bool))
     with pytest.raises(InputError, match="model"):
-        contradictions(forged, x, beyond, ids)
-    caught = contradictions(forged, x, beyond, ids, model=model)
+        contradictions(pickle.loads(pickle.dumps(forged)), x, beyond, ids)
+    caught = contradictions(forged, x, beyond, ids)
     clear = ids[model.distance(x).abs() > 0.3]
     assert set(clear.tolist()) <= set(caught.tolist())
     assert contradictions(forged, x, beyond, ids + 50, model=model).numel() == 0

@@ -17,8 +17,8 @@ NAMES = ("ids", "prediction", "radius", "hits", "draws")
 def whole(folder: Path, rank: int = -1) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 4)
-        found = smooth(halfspace(), images(18), SIGMA, n=300, run_dir=folder / f"run-{max(rank, -1) >= 0}")
-    save_tensors(folder / f"certified-{rank}", {name: getattr(found, name) for name in NAMES})
+        result = smooth(halfspace(), images(18), SIGMA, n=300, run_dir=folder / f"run-{max(rank, -1) >= 0}")
+    save_tensors(folder / f"certified-{rank}", {name: getattr(result, name) for name in NAMES})
 
 
 def other_seeds(folder: Path, rank: int) -> None:

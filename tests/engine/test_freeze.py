@@ -1,8 +1,10 @@
 """freeze: its options, its check of itself, and the gradient."""
 
 import copy
+import ctypes
 import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Frozen, freeze
+from fastadv.engine.freeze import _keep_pages
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 
@@ -149,3 +152,27 @@ def test_a_direction_stays_in_the_precision_of_the_search() -> None:
         frozen = fa.freeze(convnet().eval(), precision)  # type: ignore[arg-type]
         assert frozen.input_gradient(x.to(dtype), y, direction=True)[2].dtype == expected
         assert frozen.input_gradient(x.to(dtype), y)[2].dtype == dtype
+
+
+VARIABLES = {
+    "FASTADV_KEEP_PAGES": "0",
+    "MALLOC_TRIM_THRESHOLD_": "9",
+    "GLIBC_TUNABLES": "glibc.malloc.trim=9",
+}
+
+
+@pytest.mark.parametrize("name", [None, *VARIABLES])
+def test_the_first_freeze_keeps_pages_unless_a_variable_is_set(
+    name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, VARIABLES[name])
+    options: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda *option: options.append(option))
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: library)
+    _keep_pages.cache_clear()
+    for _ in range(2):
+        fa.freeze(convnet().eval())
+    assert options == ([(-3, 1 << 28), (-1, 1 << 30)] if name is None else [])

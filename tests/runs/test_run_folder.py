@@ -7,14 +7,12 @@ from functools import partial
 import pytest
 import torch
 
-import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs import folder, pages
+from fastadv.runs import folder
 from fastadv.runs.files import save_tensors, write_text
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import FORMAT
 from fastadv.runs.work import Keeper
-from tests.engine.nets import convnet, images
 
 LEFT = ".checkpoint.safetensors.0123abcd.part"
 
@@ -154,26 +152,3 @@ def test_a_result_that_cannot_be_written_is_named(tmp_path):
             keeper.result("a.json", full)
         keeper.result("a.json", partial(write_text, text="whole"))
     assert (tmp_path / "a.json").read_text() == "whole"
-
-
-VARIABLES = ("FASTADV_KEEP_PAGES", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("FASTADV_KEEP_PAGES", "0"),
-        ("MALLOC_TRIM_THRESHOLD_", "131072"),
-        ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=9"),
-    ],
-)
-def test_variables_say_what_is_kept(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    told: list[object] = []
-    monkeypatch.setattr(pages, "_keep", lambda options: told.append(options))
-    assert fa.freeze(convnet().eval())(images()[0]).shape == (6, 5)
-    assert told == [((-3, 1 << 28), (-1, 1 << 30))]
-    monkeypatch.setenv(name, value)
-    fa.freeze(convnet().eval())
-    assert len(told) == 1

@@ -8,8 +8,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import checkpoint, folder
+from fastadv.runs.checkpoint import RunRecord, read_report
 from fastadv.runs.folder import RunFolder
-from fastadv.runs.record import RunRecord, read_report
 
 
 def parts(value=1.0):

@@ -14,7 +14,6 @@ from fastadv.threat import L2
 
 __all__ = [
     "CIFAR10_PAPER",
-    "RESTRICTED_IMAGENET_PAPER",
     "BuildOptions",
     "ConstructedSet",
     "fixed_shift",
@@ -35,13 +34,3 @@ CIFAR10_PAPER: Budgets = MappingProxyType(
     {"d_r": _INVERSION, "d_nr": _INVERSION, "d_rand": _ATTACK, "d_det": _ATTACK}
 )
 """The paper's budgets for CIFAR-10, for example `random_target(model, base, **CIFAR10_PAPER["d_rand"])`."""
-
-RESTRICTED_IMAGENET_PAPER: Budgets = MappingProxyType(
-    {
-        "d_r": {"threat": L2(inf), "steps": 2000, "step_size": 1.0},
-        "d_nr": {"threat": L2(inf), "steps": 2000, "step_size": 1.0},
-        "d_rand": {"threat": L2(3.0), "steps": 100, "step_size": 0.1},
-        "d_det": {"threat": L2(3.0), "steps": 100, "step_size": 0.1},
-    }
-)
-"""The paper's budgets for Restricted ImageNet. No code of the authors for these sets is public."""

@@ -19,7 +19,7 @@ from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
 from fastadv.engine.module import dtype_of
-from fastadv.engine.prepare import FIRST_SAMPLES, answers
+from fastadv.engine.prepare import answers
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.models.wrappers import representation
@@ -61,10 +61,6 @@ class Base:
         low, high = self.box
         share = 0.5 + normal.to(x.device).reshape(x.shape) / 20
         return (low + (high - low) * share).clamp(low, high)
-
-    def spread(self, most: int) -> Tensor:
-        """Return the numbers of at most `most` samples, evenly spaced from the first to the last."""
-        return torch.linspace(0, self.count - 1, min(most, self.count), device="cpu").long()
 
     def class_names(self, outputs: int) -> tuple[str, ...]:
         return tuple(map(str, getattr(self.dataset, "classes", range(outputs))))
@@ -192,7 +188,8 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
 
 def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
     """Return what tells a model or function from another: weights or code, and answers on the base."""
-    model, numbers = source.model, base.spread(FIRST_SAMPLES)
+    model = source.model
+    numbers = torch.linspace(0, base.count - 1, min(32, base.count), device="cpu").long()
     known: dict[str, Any] = {"function": describe(model, identity=identity)}
     if isinstance(model, nn.Module):
         state = model.state_dict()

@@ -26,7 +26,7 @@ from fastadv.data.shards import (
 from fastadv.engine import Prepared
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
-from fastadv.progress import Progress, Tick, check_progress, shown
+from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.identity import agree, plain
 from fastadv.runs.work import Keeper
@@ -119,11 +119,19 @@ def build(
         Keeper(out_dir, name="out_dir", shared=True) as keeper,
     ):
         processes.from_first(lambda: _check_folder(keeper.path, config))
-        tick = ticks(show, sum(map(len, ranges.values())))
-        numbers = list(ranges)
-        built = set[int]()  # here, and counted meanwhile
+        numbers, total = list(ranges), sum(map(len, ranges.values()))
+        done, built = 0, set[int]()  # images, and shards that are made here and counted meanwhile
 
-        def make(k: int) -> Shard:
+        def tick(images: int) -> None:
+            nonlocal done
+            done += images
+            if show is not None:
+                show(done, total)
+
+        def shard(place: int) -> Shard:
+            k = numbers[place]
+            if keeper.path is not None and keeper.there(shard_name(k)):
+                return read_shard(keeper.path, k, config)
             rows = dict[str, Tensor]()
             for first, batch in enumerate(torch.split(torch.tensor(ranges[k], device="cpu"), batch_size)):
                 for name, part in _build_batch(construction, base, batch, dtype).items():
@@ -133,12 +141,6 @@ def build(
                 tick(len(batch))
             built.add(k)
             return Shard(rows) if keeper.path is None else write_shard(keeper.path, k, rows, config)
-
-        def shard(place: int) -> Shard:
-            k = numbers[place]
-            if keeper.path is not None and keeper.has(shard_name(k)):
-                return read_shard(keeper.path, k, config)
-            return make(k)
 
         shards = dict[int, Shard]()
         for k, there in zip(numbers, processes.in_turn(len(numbers), shard), strict=True):
@@ -161,7 +163,7 @@ def _assembled(
     """Return the set of all `count` shards, with its index, or that of these; all call it together."""
     folder = keeper.path
     if folder is None or not processes.from_first(
-        lambda: all(keeper.has(shard_name(k)) for k in range(count))
+        lambda: all(keeper.there(shard_name(k)) for k in range(count))
     ):
         tensors = joined([shards[k] for k in sorted(shards)])
         return ConstructedSet(tensors, processes.from_first(lambda: make_card(tensors, config)))
@@ -169,19 +171,6 @@ def _assembled(
     read = processes.in_turn(len(others), lambda place: read_shard(folder, others[place], config))
     shards |= dict(zip(others, read, strict=True))
     return indexed(folder, config, [shards[k] for k in range(count)])
-
-
-def ticks(show: Tick | None, total: int) -> Callable[[int], None]:
-    """Return what is called with a number of images done, and tells `show` of all so far."""
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if show is not None:
-            show(done, total)
-
-    return tick
 
 
 def _config(

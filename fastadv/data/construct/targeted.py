@@ -30,8 +30,7 @@ def random_target(
         x_adv = argmin over || x' - x ||_2 <= radius, x' in the box, of cross_entropy(model(x'), t);
 
     (x_adv, t) is stored. Robust features of such a set say nothing about its labels; non-robust ones do. The
-    paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_rand"]`, that for Restricted ImageNet
-    `RESTRICTED_IMAGENET_PAPER["d_rand"]`.
+    paper's budget is `CIFAR10_PAPER["d_rand"]`; for Restricted ImageNet its radius is 3.
 
     The last iterate is stored, and of an 8-bit base in 8 bits, rounded inside the budget. The authors'
     library keeps the best iterate, in float32. Both differ little: with normalized gradients and without

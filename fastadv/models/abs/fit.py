@@ -22,8 +22,8 @@ from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
 from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import checkpoint
 from fastadv.runs.card import card, data_hash
+from fastadv.runs.checkpoint import RunRecord
 from fastadv.runs.identity import plain
-from fastadv.runs.record import RunRecord
 
 
 @dataclass(frozen=True, eq=False)
