@@ -51,14 +51,17 @@ def test_official_names_and_shapes_load_without_the_shared_files(tmp_path):
     assert torch.equal(again(x), model.eval()(x))
 
 
-def test_other_weights_are_refused(tmp_path):
-    torch.save(models.create("softmax").state_dict(), tmp_path / "other.net")
-    with pytest.raises(CorruptFileError, match=r"MNIST CNN .* got 2 tensors"):
-        SchottCNN.from_official(tmp_path / "other.net")
+@pytest.mark.parametrize(
+    ("name", "error", "match"),
+    [
+        ("other", CorruptFileError, r"MNIST CNN .* got 2 tensors"),
+        ("part", CorruptFileError, r"bn_1\.weight"),
+        ("absent", InputError, "expected a file of weights, got none"),
+    ],
+)
+def test_other_weights_are_refused(tmp_path, name, error, match):
     state = SchottCNN().state_dict()
-    del state["bn_1.weight"]
-    torch.save(state, tmp_path / "part.net")
-    with pytest.raises(CorruptFileError, match=r"bn_1\.weight"):
-        SchottCNN.from_official(tmp_path / "part.net")
-    with pytest.raises(InputError, match="expected a file of weights, got none"):
-        SchottCNN.from_official(tmp_path / "absent.net")
+    torch.save(models.create("softmax").state_dict(), tmp_path / "other.net")
+    torch.save({key: state[key] for key in state if key != "bn_1.weight"}, tmp_path / "part.net")
+    with pytest.raises(error, match=match):
+        SchottCNN.from_official(tmp_path / f"{name}.net")

@@ -61,12 +61,6 @@ def refused(path, error, match):
     assert same(model, net(2))
 
 
-def changed(change):
-    state = dict(net(1).state_dict())
-    change(state)
-    return state
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -77,24 +71,18 @@ def changed(change):
         (lambda s: s.update({"linear.bias": torch.zeros(3)}), r"shapes linear\.bias \[3\] instead of \[10\]"),
     ],
 )
-@pytest.mark.parametrize("kind", ["safetensors", "pt"])
-def test_weights_of_another_model_are_refused(tmp_path, change, match, kind):
-    path = tmp_path / f"a.{kind}"
-    if kind == "pt":
-        torch.save(changed(change), path)
-    else:
-        save_tensors(path, changed(change))
-    refused(path, InputError, match)
+def test_weights_of_another_model_are_refused(tmp_path, change, match):
+    state = dict(net(1).state_dict())
+    change(state)
+    save_tensors(tmp_path / "a.safetensors", state)
+    refused(tmp_path / "a.safetensors", InputError, match)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_file_is_refused(tmp_path, kind, keep):
     path = tmp_path / f"a.{kind}"
-    if kind == "pt":
-        torch.save(net(1).state_dict(), path)
-    else:
-        save_weights(net(1), path)
+    torch.save(net(1).state_dict(), path) if kind == "pt" else save_weights(net(1), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
     refused(path, CorruptFileError, "does not read")
