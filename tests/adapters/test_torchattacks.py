@@ -109,16 +109,15 @@ def test_normalized_images():
 
 def test_what_is_refused():
     model, x, y = problem()
-    with pytest.raises(fa.InputError, match=r"torchattacks\.OnePixel.*sparse_rs"):
-        torchattacks.OnePixel  # noqa: B018
-    with pytest.raises(AttributeError, match="Nothing"):
-        torchattacks.Nothing  # noqa: B018
-    with pytest.raises(TypeError):
-        torchattacks.PGD(model, iters=3)
-    with pytest.raises(fa.InputError, match="box"):
-        torchattacks.FGSM(model)(x * 2, y)
-    with pytest.raises(fa.InputError, match="eval mode"):
-        torchattacks.FGSM(model).set_model_training_mode(model_training=True)
+    for call, error, says in (
+        (lambda: torchattacks.OnePixel, fa.InputError, r"torchattacks\.OnePixel.*sparse_rs"),
+        (lambda: torchattacks.Nothing, AttributeError, "Nothing"),
+        (lambda: torchattacks.PGD(model, iters=3), TypeError, "iters"),
+        (lambda: torchattacks.FGSM(model)(x * 2, y), fa.InputError, "box"),
+        (lambda: torchattacks.FGSM(model).set_model_training_mode(True), fa.InputError, "eval mode"),
+    ):
+        with pytest.raises(error, match=says):
+            call()
 
 
 # Any class of theirs is a function of the model, which then takes images and labels.
