@@ -180,11 +180,6 @@ class NamedImages(FolderSet):
         self.labels = torch.tensor([places[name.split("/")[0]] for name in names], device="cpu")
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of the first image."""
-        return tuple(self.pixels(0).shape)
-
-    @cached_property
     def data_hash(self) -> str:
         """Hash of the preprocessing, and of names, file sizes and labels."""
         files = FolderSet.data_hash.func(self)  # type: ignore[attr-defined]

@@ -152,8 +152,7 @@ def load(entry: Entry, path: Path) -> nn.Module:
     with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
         model: nn.Module = make(shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
     state = model.state_dict()
-    wanted = layout(entry, state)
-    _compare(entry, tensors, wanted, path)
+    _check(entry, tensors, layout(entry, state), path)
     for name, empty in state.items():
         tensor = tensors.get(zoo_name(entry.net, name))
         state[name] = torch.zeros_like(empty) if tensor is None else tensor.to(empty.dtype)
@@ -171,7 +170,7 @@ def zoo_name(net: Net, name: str) -> str:
 
 
 def layout(entry: Entry, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of the zoo's file for a net whose state dict is `own`."""
+    """Return the names and shapes of the zoo's file for a net with that state dict."""
     shapes = {zoo_name(entry.net, name): tuple(tensor.shape) for name, tensor in state.items()}
     if entry.net.unused is not None:
         parts = {name: shape for name, shape in shapes.items() if name.startswith("block1.")}
@@ -179,16 +178,15 @@ def layout(entry: Entry, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ..
     return shapes | (BUFFERS if entry.stored else {})
 
 
-def _compare(
+def _check(
     entry: Entry, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:
-    """Raise InputError unless the file has the wanted names and shapes, but for what old files lack."""
+    """Raise InputError unless the file has the wanted names, but for what old files lack, and is finite."""
     name, do = f"{entry.path} ({entry.net.name}, {entry.classes} classes)", "give the file of this entry"
     do += ", or the name of the entry that it belongs to"
     optional = {*BUFFERS} if entry.stored and not tensors.keys() & BUFFERS.keys() else ()
     foreign = check_fit(tensors, wanted, path, name, do, optional=optional, lenient=entry.lenient)
-    broken = {name for name in tensors.keys() & wanted.keys() if not bool(tensors[name].isfinite().all())}
-    if broken:
+    if broken := {name for name in tensors.keys() & wanted.keys() if not tensors[name].isfinite().all()}:
         raise InputError(
             f"{path}: expected finite weights of {entry.path}, got NaN or infinity in {listing(broken)}; "
             "get the file again"
