@@ -184,7 +184,7 @@ class VAEs(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the image, mean and log variance [n, K, ...] of x [n, K, C, H, W]; the noise is normal."""
-        # On CPUs, grouped convolutions are a tenth faster in this layout.
+        # Grouped convolutions are a tenth faster in this layout on CPUs.
         h = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
         for convolve, norm in zip(self.encoder, self.encoder_norms, strict=False):
             h = F.elu(norm(convolve(h)))
