@@ -41,13 +41,21 @@ def _pgd(eps=8 / 255, alpha=2 / 255, steps=10, random_start=True):
     return _ball(attacks.pgd, Linf(eps), steps=steps, step_size=alpha, random_start=random_start)
 
 
+def _in_norm(attack, norm, eps, **options):
+    return partial(attack, threat=NORMS[norm](eps), **options)
+
+
+def _nearest(attack, threat, kappa, **options):
+    """Run a published loop, whose successes lead by kappa, whatever the radius."""
+    criterion = attacks.WrongBy(kappa) if kappa else None
+    return partial(attack, threat=threat, variant="published", criterion=criterion, **options)
+
+
 def _apgd(
     norm="Linf", eps=8 / 255, steps=10, n_restarts=1, seed=0, loss="ce", eot_iter=1, rho=0.75, verbose=False
 ):
-    return partial(
-        attacks.apgd, threat=NORMS[norm](eps), steps=steps, restarts=n_restarts, seed=seed, loss=loss,
-        eot=eot_iter, rho=rho,
-    )  # fmt: skip
+    options = {"steps": steps, "restarts": n_restarts, "eot": eot_iter, "rho": rho}
+    return _in_norm(attacks.apgd, norm, eps, seed=seed, loss=loss, **options)
 
 
 def _apgdt(
@@ -58,35 +66,22 @@ def _apgdt(
     return partial(attack, classes=n_classes - 1)
 
 
-def _cw(c=1, kappa=0, steps=50, lr=0.01):
-    """Run the published loop with the one constant c; a success leads by kappa."""
-    criterion = attacks.WrongBy(kappa) if kappa else None
-    return partial(
-        attacks.cw, threat=L2(inf), variant="published", constant=float(c), steps=steps, searches=1,
-        step_size=lr, criterion=criterion,
-    )  # fmt: skip
-
-
 def _eadl1(
     kappa=0, lr=0.01, binary_search_steps=9, max_iterations=100, abort_early=True, initial_const=0.001,
     beta=0.001,
 ):  # fmt: skip
     """Go on to the last step of every search, whatever `abort_early`."""
-    criterion = attacks.WrongBy(kappa) if kappa else None
-    return partial(
-        attacks.ead, threat=L1(inf), variant="published", steps=max_iterations, searches=binary_search_steps,
-        constant=initial_const, beta=beta, step_size=lr, criterion=criterion,
-    )  # fmt: skip
+    options = {"steps": max_iterations, "searches": binary_search_steps, "constant": initial_const}
+    return _nearest(attacks.ead, L1(inf), kappa, step_size=lr, beta=beta, **options)
 
 
 def _fab(
     norm="Linf", eps=8 / 255, steps=10, n_restarts=1, alpha_max=0.1, eta=1.05, beta=0.9, verbose=False,
     seed=0, multi_targeted=False, n_classes=10,
 ):  # fmt: skip
-    return partial(
-        attacks.fab, threat=NORMS[norm](eps), steps=steps, restarts=n_restarts, bias=alpha_max, overshoot=eta,
-        backward=beta, seed=seed, targeted=multi_targeted, classes=n_classes - 1, restart_radius=eps,
-    )  # fmt: skip
+    options = {"bias": alpha_max, "overshoot": eta, "backward": beta, "targeted": multi_targeted}
+    options |= {"steps": steps, "restarts": n_restarts, "classes": n_classes - 1, "restart_radius": eps}
+    return _in_norm(attacks.fab, norm, eps, seed=seed, **options)
 
 
 def _square(
@@ -95,15 +90,18 @@ def _square(
 ):  # fmt: skip
     if loss != "margin":
         raise InputError(f"loss: expected 'margin', got {loss!r}; our Square has no other")
-    return partial(
-        attacks.square, threat=NORMS[norm](eps), queries=n_queries, restarts=n_restarts, share=p_init,
-        rescale=resc_schedule, seed=seed,
-    )  # fmt: skip
+    options = {"queries": n_queries, "restarts": n_restarts, "share": p_init, "rescale": resc_schedule}
+    return _in_norm(attacks.square, norm, eps, seed=seed, **options)
+
+
+def _cw(c=1, kappa=0, steps=50, lr=0.01):
+    """Run the published loop with the one constant c; a success leads by kappa."""
+    return _nearest(attacks.cw, L2(inf), kappa, constant=float(c), steps=steps, searches=1, step_size=lr)
 
 
 def _autoattack(norm="Linf", eps=8 / 255, version="standard", n_classes=10, seed=None, verbose=False):
     """Take the steps of the paper, where torchattacks takes 10 for APGD and FAB."""
-    return partial(attacks.autoattack, threat=NORMS[norm](eps), version=version, seed=seed, indicators=False)
+    return _in_norm(attacks.autoattack, norm, eps, version=version, seed=seed, indicators=False)
 
 
 MEANING: dict[str, Callable[..., Any]] = {

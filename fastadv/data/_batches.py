@@ -86,12 +86,18 @@ class Reader:
             many = isinstance(data, FolderSet) and len(positions) >= _WORTH_WORKERS
             workers = min(8, os.cpu_count() or 1) if many else 0
         if self._loader is None or self._loader.num_workers != workers:
-            self._loader = self._made(workers)
-        return self._reading(self._loader, [(seed, position) for position in positions.tolist()])
-
-    def _reading(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
-        self._order.keys = keys
-        yield from _checked(loader, self.box, self.labels)
+            self._loader = DataLoader(
+                _Numbered(data, self.labels),
+                batch_size=self.batch_size,
+                sampler=self._order,
+                num_workers=workers,
+                collate_fn=partial(_collate, labels=self.labels, resize=how_to_resize()),
+                pin_memory=self.pinned,
+                persistent_workers=self.kept and workers > 0,
+                # A generator of the loader's: it would draw its workers' seed from the global one
+                generator=torch.Generator(),
+            )
+        return self._read(self._loader, [(seed, position) for position in positions.tolist()])
 
     def _from_memory(self, data: Held, positions: Tensor) -> Iterator[Batch]:
         (low, high), boxes = data.box, self.box.values() if isinstance(self.box, Mapping) else [self.box]
@@ -108,18 +114,17 @@ class Reader:
         """Let the processes that read ahead end."""
         self._loader = None
 
-    def _made(self, workers: int) -> DataLoader[Any]:
-        return DataLoader(
-            _Numbered(self.dataset, self.labels),
-            batch_size=self.batch_size,
-            sampler=self._order,
-            num_workers=workers,
-            collate_fn=partial(_collate, labels=self.labels, resize=how_to_resize()),
-            pin_memory=self.pinned,
-            persistent_workers=self.kept and workers > 0,
-            # A generator of the loader's: it would draw its workers' seed from the global one
-            generator=torch.Generator(),
-        )
+    def _read(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
+        self._order.keys = keys
+        with rng.CPU:
+            batches = iter(loader)
+        for batch in batches:
+            if isinstance(batch, Exception):
+                raise batch
+            x, y, ids = batch
+            what = f"samples {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"sample {ids[0]}"
+            check_images(x, what, self.box)
+            yield x, _classes(y, what, len(ids)) if self.labels != ANY else y, ids
 
 
 class _Order(Sampler[tuple[int, int]]):
@@ -210,21 +215,11 @@ def _instead(labels: list[Any]) -> str:
     return instead("y", y, len(y))
 
 
-def _checked(loader: DataLoader[Any], box: Boxes, labels: str) -> Iterator[Batch]:
-    with rng.CPU:
-        read = iter(loader)
-    for batch in read:
-        if isinstance(batch, Exception):
-            raise batch
-        x, y, ids = batch
-        what = f"samples {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"sample {ids[0]}"
-        check_images(x, what, box)
-        if labels == ANY and isinstance(y, Tensor):
-            yield x, y, ids
-            continue
-        if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            one = y[0] if isinstance(y, list | tuple) else y
-            got = one.dtype if isinstance(one, Tensor) else type(one).__name__
-            do = instead("y", y, len(ids)) or "; convert them"
-            raise InputError(f"{what}: expected integer labels [B], got {got}{do}")
-        yield x, y.long(), ids
+def _classes(y: Any, what: str, count: int) -> Tensor:
+    """Return labels as int64 [B]; InputError where they are no integers."""
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        one = y[0] if isinstance(y, list | tuple) else y
+        got = one.dtype if isinstance(one, Tensor) else type(one).__name__
+        do = instead("y", y, count) or "; convert them"
+        raise InputError(f"{what}: expected integer labels [B], got {got}{do}")
+    return y.long()

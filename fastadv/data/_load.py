@@ -25,8 +25,13 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_torch, user_cache
 
 # Sets of images as files, whose folder the user must name
-_FILES = {"imagefolder": imagefolder, "restricted_imagenet": restricted_imagenet, "imagenet": imagenet}
-_NAMES = ("digits", "mnist", "cifar10", "cifar100", "svhn", *_FILES)
+_FILES: dict[str, Any] = {
+    "imagefolder": imagefolder,
+    "restricted_imagenet": restricted_imagenet,
+    "imagenet": imagenet,
+}
+_DOWNLOADED: dict[str, Any] = {"mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
+_NAMES = ("digits", *_DOWNLOADED, *_FILES)
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
 # Options after a name, as in imagenet:preprocessing=Crop288; other sets take imagefolder:size=32
 _OPTIONS = {"imagenet": ("preprocessing", "ids")}
@@ -123,31 +128,24 @@ def load(
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise InputError(f"expected {what} >= 1, got {value}")
-    dataset: ImageSet | FolderSet
+    dataset: Any
     if name in _FILES:
         if not (data_dir or os.environ.get("FASTADV_DATA")):
             raise InputError(
                 f"{name}: expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"
             )
-        read: Any = _FILES[name]
-        dataset = read(data_folder(data_dir), split, size, **options)
+        dataset = _FILES[name](data_folder(data_dir), split, size, **options)
     else:
-        dataset = _in_memory(name, split, data_dir, limit, download)
+        if name == "digits":
+            dataset = digits(split)
+        else:
+            first = {"limit": limit} if name == "cifar10" else {}  # JPEG copies are decoded one by one
+            dataset = _DOWNLOADED[name](data_folder(data_dir), split, download, **first)
         dataset = _resized(dataset, size) if size else dataset
         dataset.fixed_order = True  # everybody's first N images of a published set are the same
-    return dataset if limit is None or limit >= len(dataset) else dataset.subset(range(limit))
-
-
-def _in_memory(
-    name: str, split: str, data_dir: str | os.PathLike[str] | None, limit: int | None, download: bool
-) -> ImageSet:
-    if name == "digits":
-        return digits(split)
-    root = data_folder(data_dir)
-    if name == "cifar10":
-        return cifar10(root, split, download, limit)
-    read = {"mnist": mnist, "cifar100": cifar100, "svhn": svhn}[name]
-    return read(root, split, download)
+    if limit is not None and limit < len(dataset):
+        dataset = dataset.subset(range(limit))
+    return dataset  # type: ignore[no-any-return]
 
 
 def load_folder(folder: str | os.PathLike[str]) -> ImageSet:

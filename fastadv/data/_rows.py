@@ -30,7 +30,7 @@ def fill_rows(
 class MappedRows:
     """The tensors `name` of several safetensors files as one, [N, ...]: never in memory as a whole."""
 
-    chosen: tuple["MappedRows", Tensor] | None = None
+    chosen: Tensor | None = None  # positions in the files, of a subset
 
     def __init__(self, files: Sequence[Path], name: str) -> None:
         self.files, self.name = tuple(files), name
@@ -50,8 +50,8 @@ class MappedRows:
 
     def picked(self, positions: Tensor) -> Self:
         """Return the rows at `positions`, int64 [B], in that order, which stay in their files."""
-        part = copy(self)
-        part.chosen, part._held = (self, positions.cpu()), {}
+        part, chosen = copy(self), positions.cpu()
+        part.chosen, part._held = chosen if self.chosen is None else self.chosen[chosen], {}
         part.shape = torch.Size([len(positions), *self.shape[1:]])
         return part
 
@@ -63,11 +63,9 @@ class MappedRows:
         return map(self.take, torch.split(torch.arange(len(self), device="cpu"), count))
 
     def take(self, positions: Tensor) -> Tensor:
-        if self.chosen is not None:
-            whole, chosen = self.chosen
-            return whole.take(chosen[positions.cpu()])
+        positions = positions.cpu() if self.chosen is None else self.chosen[positions.cpu()]
         rows = torch.empty((len(positions), *self.shape[1:]), dtype=self.dtype, device="cpu")
-        fill_rows(rows, positions.cpu(), self.counts, self._part)
+        fill_rows(rows, positions, self.counts, self._part)
         self._taken += rows.nbytes
         if self._taken > KEPT:
             self._held, self._taken = {}, 0

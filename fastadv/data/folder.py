@@ -109,7 +109,7 @@ class FolderSet(Images):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of one image; of the first one if `size` is None."""
-        return (3, self.size, self.size) if self.size else tuple(read_image(self.paths[0]).shape)
+        return (3, self.size, self.size) if self.size else tuple(self.pixels(0).shape)
 
     @cached_property
     def data_hash(self) -> str:

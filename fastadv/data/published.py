@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
@@ -60,32 +60,24 @@ def mnist(root: Path, split: str, download: bool) -> ImageSet:
         fetch("mnist", "MNIST/raw/*-ubyte", root, download, lambda: datasets.MNIST(root, download=True))
     try:
         images, labels = datasets.mnist.read_image_file(wanted[0]), datasets.mnist.read_label_file(wanted[1])
+        if len(images) != len(labels) or images.shape[1:] != (28, 28):
+            raise ValueError(f"images {list(images.shape)} and labels {list(labels.shape)}")
     # torchvision checks magic numbers and lengths by assertions, lookups and reshapes
     except (AssertionError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
         raise CorruptFileError(
-            f"{raw}: expected whole {stem}-*-ubyte files in IDX format, got one that does not read "
-            f"({type(error).__name__}: {error}); delete it and load again"
+            f"{raw}: expected whole {stem}-*-ubyte files of 28x28 images and as many labels, got one that "
+            f"does not read or fit ({type(error).__name__}: {error}); delete it and load again"
         ) from error
-    if len(images) != len(labels) or images.shape[1:] != (28, 28):
-        raise CorruptFileError(
-            f"{raw}: expected 28x28 images and as many labels, got images {list(images.shape)} and labels "
-            f"{list(labels.shape)}; delete the {stem}-*-ubyte files and load again"
-        )
     return ImageSet(images.unsqueeze(1), labels.long(), 10, f"mnist {split}")
 
 
 def cifar10(root: Path, split: str, download: bool, limit: int | None = None) -> ImageSet:
     """Return x uint8 [N, 3, 32, 32], from cifar-10-batches-py, or copies in cifar10/{train,test}/CLASS."""
-    original_is_there = (root / "cifar-10-batches-py").is_dir()
-    if not original_is_there and (root / "cifar10" / split).is_dir():
+    folder = root / "cifar-10-batches-py"
+    if not folder.is_dir() and (root / "cifar10" / split).is_dir():
         return _copies(root / "cifar10" / split, split, limit)
-    from fastadv._torchvision import datasets
-
-    if not original_is_there:
-        layout = "cifar-10-batches-py/ or cifar10/{train,test}/CLASS/*.jpg"
-        fetch("cifar10", layout, root, download, lambda: datasets.CIFAR10(root, download=True))
-    read = partial(datasets.CIFAR10, root, train=split == "train")
-    return _photos(root / "cifar-10-batches-py", read, f"cifar10 {split}", CLASSES)
+    layout = f"{folder.name}/ or cifar10/{{train,test}}/CLASS/*.jpg"
+    return _photos("cifar10", layout, folder, split, download)
 
 
 def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
@@ -100,29 +92,26 @@ def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
     if limit is not None:
         files = files.subset(range(min(limit, len(files))))
     images = [read_image(path) for path in files.paths]
-    wrong = next((i for i, image in enumerate(images) if image.shape != (3, 32, 32)), None)
-    if wrong is not None:
-        raise InputError(
-            f"{files.paths[wrong]}: expected a 32x32 image, got {list(images[wrong].shape)}; replace it"
-        )
+    for path, image in zip(files.paths, images, strict=True):
+        if image.shape != (3, 32, 32):
+            raise InputError(f"{path}: expected a 32x32 image, got {list(image.shape)}; replace it")
     note = "JPEG copies of CIFAR-10: accuracies are a little lower than on the lossless images"
     return ImageSet(torch.stack(images), files.labels, CLASSES, name, note=note)
 
 
 def cifar100(root: Path, split: str, download: bool) -> ImageSet:
     """Return x uint8 [N, 3, 32, 32], read from cifar-100-python below `root`."""
+    return _photos("cifar100", "cifar-100-python/", root / "cifar-100-python", split, download)
+
+
+def _photos(name: str, layout: str, folder: Path, split: str, download: bool) -> ImageSet:
     from fastadv._torchvision import datasets
 
-    folder = root / "cifar-100-python"
-    if not folder.is_dir():
-        fetch("cifar100", f"{folder.name}/", root, download, lambda: datasets.CIFAR100(root, download=True))
-    return _photos(folder, partial(datasets.CIFAR100, root, train=split == "train"), f"cifar100 {split}")
-
-
-def _photos(path: Path, read: Callable[[], Any], name: str, classes: Sequence[str] | None = None) -> ImageSet:
-    original = read_original(path, read)
+    read = partial(getattr(datasets, name.upper()), folder.parent, train=split == "train")
+    original = _original(name, layout, folder.parent, folder, read, download)
     x = torch.from_numpy(original.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(x, torch.tensor(original.targets, device="cpu"), classes or original.classes, name)
+    classes = CLASSES if name == "cifar10" else original.classes
+    return ImageSet(x, torch.tensor(original.targets, device="cpu"), classes, f"{name} {split}")
 
 
 def svhn(root: Path, split: str, download: bool) -> ImageSet:
@@ -131,15 +120,18 @@ def svhn(root: Path, split: str, download: bool) -> ImageSet:
 
     file = f"{split}_32x32.mat"
     folder = root if (root / file).is_file() else root / "svhn"
-    if not (folder / file).is_file():
-        fetch("svhn", f"svhn/{file}", root, download, lambda: datasets.SVHN(folder, split, download=True))
-    original = read_original(folder / file, partial(datasets.SVHN, folder, split))
+    read = partial(datasets.SVHN, folder, split)
+    original = _original("svhn", f"svhn/{file}", root, folder / file, read, download)
     x, y = torch.from_numpy(original.data).contiguous(), torch.from_numpy(original.labels)
     return ImageSet(x, y, 10, f"svhn {split}")
 
 
-def read_original(path: Path, read: Callable[[], Any]) -> Any:
-    """Return what torchvision reads, which unpickles files only if their MD5 sums are right."""
+def _original(
+    name: str, layout: str, root: Path, path: Path, read: Callable[..., Any], download: bool
+) -> Any:
+    """Return what torchvision reads, downloaded if it is absent; files with a wrong MD5 sum are not read."""
+    if not path.exists():
+        fetch(name, layout, root, download, partial(read, download=True))
     try:
         return read()
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
@@ -188,11 +180,6 @@ class NamedImages(FolderSet):
         self.labels = torch.tensor([places[name.split("/")[0]] for name in names], device="cpu")
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of the first image."""
-        return tuple(self.pixels(0).shape)
-
-    @cached_property
     def data_hash(self) -> str:
         """Hash of the preprocessing, and of names, file sizes and labels."""
         files = FolderSet.data_hash.func(self)  # type: ignore[attr-defined]
@@ -214,13 +201,8 @@ def imagenet(
         raise InputError(
             f"imagenet: expected preprocessing among {', '.join(PREPROCESSINGS)}, got {preprocessing!r}"
         )
-    folder, _ = split_folder(root, split)
-    classes = [path.name for path in class_folders(folder)]
-    if len(classes) != 1000:
-        raise InputError(
-            f"imagenet: expected the 1000 class folders (n01440764 ...) in {folder}, got {len(classes)}; "
-            "name the folder that holds val/ with data_dir"
-        )
+    folder, folders = _thousand_folders("imagenet", root, split)
+    classes = [path.name for path in folders]
     names = _robustbench(folder, classes) if ids is None else _listed(Path(ids), classes)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -229,6 +211,18 @@ def imagenet(
             f"{len(missing):,} of them, such as {missing[0]}; unpack the validation images into class folders"
         )
     return NamedImages(folder, classes, names, preprocessing)
+
+
+def _thousand_folders(name: str, root: Path, split: str) -> tuple[Path, list[Path]]:
+    """Return the folder of a split of ImageNet, and those of its classes."""
+    folder, _ = split_folder(root, split)
+    folders = class_folders(folder)
+    if len(folders) != 1000:
+        raise InputError(
+            f"{name}: expected the 1000 class folders of ImageNet (n01440764 ...) in {folder}, "
+            f"got {len(folders)}; name the folder that holds train/ and val/ with data_dir"
+        )
+    return folder, folders
 
 
 def _robustbench(folder: Path, classes: list[str]) -> list[str]:
@@ -277,13 +271,7 @@ SUPER_CLASSES = {
 
 def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
     """Return the nine super-classes of root/{train,val}/nXXXXXXXX/*, lazily, at 224x224 or `size`."""
-    folder, _ = split_folder(root, split)
-    folders = class_folders(folder)
-    if len(folders) != 1000:
-        raise InputError(
-            "restricted_imagenet: expected the 1000 class folders of ImageNet (n01440764 ...) in "
-            f"{folder}, got {len(folders)}; name the folder that holds train/ and val/ with data_dir"
-        )
+    folder, folders = _thousand_folders("restricted_imagenet", root, split)
     groups = [
         (name, [file for path in folders[first : last + 1] for file in images_in(path)])
         for name, (first, last) in SUPER_CLASSES.items()

@@ -13,15 +13,8 @@ from fastadv.models.wrappers import Normalized
 torch.fx.wrap("logits_of")
 
 # Steps that a mean and a deviation express, or that images in [0, 1] of the model's size have behind them
-_KNOWN_STEPS = {
-    "do_center_crop",
-    "do_convert_rgb",
-    "do_normalize",
-    "do_pad",
-    "do_reduce_labels",
-    "do_rescale",
-    "do_resize",
-}
+_STEPS = ("center_crop", "convert_rgb", "normalize", "pad", "reduce_labels", "rescale", "resize")
+_KNOWN_STEPS = {f"do_{step}" for step in _STEPS}
 # other settings of image processors that change the values of pixels, each in its own way
 _STRANGE = ("include_top", "rescale_offset")
 _READ = ("mean", "std", "num_classes", "image_mean", "image_std", "rescale_factor", *_STRANGE)

@@ -71,14 +71,13 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
         return _checked_value(self, self.bpda_given(*args, **kwargs), tensors[0])
     # a copy of the first, which it must not write into: the other gradient is taken there
-    detached: dict[int, Tensor] = {id(tensor): tensor.detach() for tensor in tensors}
+    detached: dict[int, Any] = {id(tensor): tensor.detach() for tensor in tensors}
     first = detached[id(tensors[0])] = tensors[0].detach().clone()
     before = version(first)
     with torch.no_grad():
-        value = self.bpda_given(
-            *(detached.get(id(value), value) for value in args),
-            **{key: detached.get(id(value), value) for key, value in kwargs.items()},
-        )
+        passed = [detached.get(id(value), value) for value in (*args, *kwargs.values())]
+        named = dict(zip(kwargs, passed[len(args) :], strict=True))
+        value = self.bpda_given(*passed[: len(args)], **named)
     _checked_value(self, value, tensors[0])
     if version(first) != before:
         raise InputError(
@@ -229,7 +228,12 @@ def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, st
     for pattern in gradients:
         matches = [name for name in named if fnmatchcase(name, pattern)]
         if not matches:
-            raise InputError(f"bpda: {_nothing(pattern, list(named))}")
+            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+            there = f"there are {', '.join([*named][:SHOWN])}{more}" if named else "the model names no parts"
+            raise InputError(
+                f"bpda: expected a pattern that matches a module, got {pattern!r}, which matches none; "
+                f"{there}{meant(pattern, [*named])}"
+            )
         for name in matches:
             other = matched.setdefault(id(named[name]), pattern)
             if other != pattern:
@@ -238,31 +242,24 @@ def _chosen(model: nn.Module, gradients: Mapping[str, Gradient]) -> dict[str, st
                     "leave one out"
                 )
             patterns[name] = pattern
-    chosen: dict[str, str] = {}
-    taken: set[int] = set()
+    outermost: dict[int, str] = {}  # the first name of each
+    inner: dict[str, tuple[str, str]] = {}  # a part of another that matches, by its pattern
     for name, pattern in patterns.items():
-        if any(name.startswith(f"{outer}.") for outer in patterns) or id(named[name]) in taken:
-            continue
-        if isinstance(named[name], torch.jit.ScriptModule):
+        around = next((other for other in patterns if name.startswith(f"{other}.")), None)
+        if around is not None:
+            inner.setdefault(pattern, (name, around))
+        elif isinstance(named[name], torch.jit.ScriptModule):
             raise InputError(
                 f"bpda: expected a module of Python, got {name!r} compiled by torch.jit; give the model "
                 "before it is scripted"
             )
-        taken.add(id(named[name]))
-        chosen[name] = pattern
-    for pattern in gradients:
+        else:
+            outermost.setdefault(id(named[name]), name)
+    chosen = {name: patterns[name] for name in outermost.values()}
+    for pattern, (name, outer) in inner.items():
         if pattern not in chosen.values():
-            inside = next(name for name, by in patterns.items() if by == pattern)
-            outer = next(name for name in patterns if inside.startswith(f"{name}."))
             raise InputError(
-                f"bpda: expected {pattern!r} to match a module of its own, got {inside!r}, a part of "
+                f"bpda: expected {pattern!r} to match a module of its own, got {name!r}, a part of "
                 f"{outer!r}, which is replaced as a whole; leave one out"
             )
     return chosen
-
-
-def _nothing(pattern: str, names: list[str]) -> str:
-    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    there = f"there are {shown}" if names else "the model has no parts with names"
-    there += meant(pattern, names)
-    return f"expected a pattern that matches a module, got {pattern!r}, which matches none; {there}"

@@ -144,18 +144,15 @@ def create(name: str, **kwargs: Any) -> nn.Module:
             f"{inside if 'normalize' in kwargs else ''}"
         ) from error
     if normalize is not None:
+        check_choice("normalize", normalize, STATISTICS, ", or a model inside fastadv.models.Normalized")
         bound.apply_defaults()
-        _check_normalize(normalize, bound.arguments["shape"])
+        shape = tuple(bound.arguments["shape"])
+        if len(shape) != 3 or shape[0] != 3:
+            raise InputError(
+                f"normalize: expected color images of shape (3, height, width) for {normalize}, got {shape}; "
+                "leave it out"
+            )
     model = make(**kwargs)
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")
     return model if normalize is None else Normalized(model, *STATISTICS[normalize])
-
-
-def _check_normalize(normalize: Any, shape: tuple[int, ...]) -> None:
-    check_choice("normalize", normalize, STATISTICS, ", or a model inside fastadv.models.Normalized")
-    if len(shape) != 3 or shape[0] != 3:
-        raise InputError(
-            f"normalize: expected color images of shape (3, height, width) for {normalize}, "
-            f"got {tuple(shape)}; leave it out"
-        )

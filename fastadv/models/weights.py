@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from fastadv.models.adapt import Logits
 from fastadv.models.wrappers import Normalized
 from fastadv.runs.files import load_tensors, load_torch, save_tensors
 
+# BatchNorm's count of batches, which old files lack
+COUNTER = "num_batches_tracked"
 # keys under which training scripts commonly nest a state dict
 _NESTS = ("state_dict", "model_state_dict", "model")
 
@@ -93,6 +95,32 @@ def listing(names: set[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "none"
 
 
+def check_fit(
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    path: str | os.PathLike[str],
+    model: str,
+    do: str,
+    *,
+    optional: Iterable[str] = (),
+    lenient: bool = False,
+) -> set[str]:
+    """Return the names that are not wanted; InputError for those, unless lenient, missing ones and shapes."""
+    missing = {name for name in wanted.keys() - tensors.keys() - {*optional} if not name.endswith(COUNTER)}
+    foreign = tensors.keys() - wanted.keys()
+    shapes = {
+        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    }
+    if missing or shapes or (foreign and not lenient):
+        raise InputError(
+            f"{path}: expected the weights of {model}, got those of another net: missing {listing(missing)}; "
+            f"unexpected {listing(foreign)}; shapes {listing(shapes)}; {do}"
+        )
+    return foreign
+
+
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Put the weights of a safetensors or torch file into a model.
 
@@ -116,19 +144,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     if isinstance(model, Normalized) and not tensors.keys() & {"mean", "std"}:
         model = model.model.model if isinstance(model.model, Logits) else model.model
     state = model.state_dict()
-    missing = {name for name in state.keys() - tensors.keys() if not name.endswith("num_batches_tracked")}
-    foreign = tensors.keys() - state.keys()
-    if missing or foreign:
-        raise InputError(
-            f"{path}: expected the weights of {type(model).__name__}, got a file that lacks "
-            f"{listing(missing)} and holds the foreign {listing(foreign)}; "
-            "create the model that these weights were saved from"
-        )
-    for name, tensor in tensors.items():
-        if tensor.shape != state[name].shape:
-            raise InputError(
-                f"{path}: expected {name} of shape {list(state[name].shape)}, got {list(tensor.shape)};"
-                " create the model with the shape, classes and width that it was saved with"
-            )
+    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    do = "create the model that they were saved from, with its shape, classes and width"
+    check_fit(tensors, wanted, path, type(model).__name__, do)
     model.load_state_dict(tensors, strict=False)
     return card

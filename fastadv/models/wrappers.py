@@ -177,28 +177,22 @@ def representation(
     Source:
         Ilyas et al. 2019 (arXiv 1905.02175), section 3.1.
     """
-    model = unwrap(model)
-    name: str | None = None
-    if isinstance(module, nn.Module):
-        name = next((name for name, part in model.named_modules() if part is module), None)
-        if name is None:
-            raise InputError(
-                "representation: expected a submodule of the model, got another; see model.named_modules()"
-            )
-    elif isinstance(module, str):
-        name = module
-        if name not in dict(model.named_modules()):
-            raise InputError(
-                f"representation: expected the name of a submodule, got {name!r}; see model.named_modules()"
-            )
-    elif module is not None:
+    if module is not None and not isinstance(module, str | nn.Module):
         return _Function(module)
-    elif not any(isinstance(part, nn.Linear) for part in model.modules()):
+    model = unwrap(model)
+    parts = dict(model.named_modules())
+    name = module if isinstance(module, str) else next((n for n in parts if parts[n] is module), None)
+    if module is not None and name not in parts:
+        got = f"{name!r}" if isinstance(module, str) else "another module"
+        raise InputError(
+            f"representation: expected a submodule of the model or its name, got {got}; see "
+            "model.named_modules()"
+        )
+    if module is None and not any(isinstance(part, nn.Linear) for part in parts.values()):
         raise InputError(
             "representation: expected a model with an nn.Linear, got none; name a module whose output to use"
         )
-    shared = eval_copy(model)
-    return _Watched(shared, name).eval()
+    return _Watched(eval_copy(model), name).eval()
 
 
 class _Function(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastadv.errors import InputError
 from fastadv.models.registry import factory
-from fastadv.models.weights import listing, read_weights
+from fastadv.models.weights import check_fit, listing, read_weights
 from fastadv.models.wrappers import Normalized
 from fastadv.runs.files import user_cache
 
@@ -93,11 +93,8 @@ def find(name: str) -> Entry:
     """Return the entry of that name, [DATASET/][THREAT/]NAME; InputError where none or several have it."""
     *boards, last = str(name).lower().split("/")
     known = robustbench_entries()
-    matches = [
-        entry
-        for entry in known
-        if entry.name.lower() == last and {*boards} <= {entry.dataset, entry.threat.lower()}
-    ]
+    named = [entry for entry in known if entry.name.lower() == last]
+    matches = [entry for entry in named if {*boards} <= {entry.dataset, entry.threat.lower()}]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -143,7 +140,6 @@ def locate(entry: Entry, weights: str | os.PathLike[str] | None) -> Path:
 
 
 BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}
-COUNTER = "num_batches_tracked"
 
 
 def load(entry: Entry, path: Path) -> nn.Module:
@@ -156,16 +152,11 @@ def load(entry: Entry, path: Path) -> nn.Module:
     with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
         model: nn.Module = make(shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
     state = model.state_dict()
-    wanted = layout(entry, state)
-    _compare(entry, tensors, wanted, path)
-    filled = {name: tensors.get(zoo_name(entry.net, name)) for name in state}
-    model.load_state_dict(
-        {
-            name: torch.zeros_like(state[name]) if tensor is None else tensor.to(state[name].dtype)
-            for name, tensor in filled.items()
-        },
-        assign=True,
-    )
+    _check(entry, tensors, layout(entry, state), path)
+    for name, empty in state.items():
+        tensor = tensors.get(zoo_name(entry.net, name))
+        state[name] = torch.zeros_like(empty) if tensor is None else tensor.to(empty.dtype)
+    model.load_state_dict(state, assign=True)
     if entry.constants is None:
         return model
     stored = [tensors[name].flatten().tolist() for name in BUFFERS if name in tensors]
@@ -179,7 +170,7 @@ def zoo_name(net: Net, name: str) -> str:
 
 
 def layout(entry: Entry, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of the zoo's file for a net whose state dict is `own`."""
+    """Return the names and shapes of the zoo's file for a net with that state dict."""
     shapes = {zoo_name(entry.net, name): tuple(tensor.shape) for name, tensor in state.items()}
     if entry.net.unused is not None:
         parts = {name: shape for name, shape in shapes.items() if name.startswith("block1.")}
@@ -187,27 +178,15 @@ def layout(entry: Entry, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ..
     return shapes | (BUFFERS if entry.stored else {})
 
 
-def _compare(
+def _check(
     entry: Entry, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:
-    """Raise InputError unless the file has the wanted names and shapes, but for what old files lack."""
-    optional = {name for name in wanted if name.endswith(COUNTER)}
-    optional |= {*BUFFERS} if entry.stored and not tensors.keys() & BUFFERS.keys() else set()
-    missing = wanted.keys() - tensors.keys() - optional
-    foreign = tensors.keys() - wanted.keys()
-    shapes = {
-        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-        for name, shape in wanted.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    }
-    if missing or shapes or (foreign and not entry.lenient):
-        raise InputError(
-            f"{path}: expected the weights of {entry.path} ({entry.net.name}, {entry.classes} classes), "
-            f"got those of another net: missing {listing(missing)}; unexpected {listing(foreign)}; shapes "
-            f"{listing(shapes)}; give the file of this entry, or the name of the entry that it belongs to"
-        )
-    broken = {name for name in tensors.keys() & wanted.keys() if not bool(tensors[name].isfinite().all())}
-    if broken:
+    """Raise InputError unless the file has the wanted names, but for what old files lack, and is finite."""
+    name, do = f"{entry.path} ({entry.net.name}, {entry.classes} classes)", "give the file of this entry"
+    do += ", or the name of the entry that it belongs to"
+    optional = {*BUFFERS} if entry.stored and not tensors.keys() & BUFFERS.keys() else ()
+    foreign = check_fit(tensors, wanted, path, name, do, optional=optional, lenient=entry.lenient)
+    if broken := {name for name in tensors.keys() & wanted.keys() if not tensors[name].isfinite().all()}:
         raise InputError(
             f"{path}: expected finite weights of {entry.path}, got NaN or infinity in {listing(broken)}; "
             "get the file again"

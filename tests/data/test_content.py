@@ -47,19 +47,21 @@ class Mapped(Behind):
         return image, label // 2
 
 
-class Halved(Subset):
-    def __getitem__(self, place):
-        image, label = super().__getitem__(place)
-        return image, label // 2
+def halved(kind):
+    """Return a kind of set whose items have half of the label that they had."""
 
-    def __getitems__(self, places):
-        return [self[place] for place in places]
+    class Halved(kind):
+        def __getitem__(self, place):
+            image, label = super().__getitem__(place)
+            return image, label // 2
+
+        def __getitems__(self, places):
+            return [self[place] for place in places]
+
+    return Halved
 
 
-class HalvedTensors(TensorDataset):
-    def __getitem__(self, place):
-        image, label = super().__getitem__(place)
-        return image, label // 2
+Halved, HalvedTensors = halved(Subset), halved(TensorDataset)
 
 
 def listed(x, y, image=lambda image: image):

@@ -35,30 +35,28 @@ def test_the_published_nets_are_as_accurate_as_published(shared_data, file, erro
     assert wrong <= errors / 10 + 8
 
 
-def test_binarization_can_be_said_for_a_renamed_file(shared_data, tmp_path):
-    renamed = tmp_path / "mine.net"
-    renamed.write_bytes((shared_data.abs_official / "binary_cnn.net").read_bytes())
-    assert not SchottCNN.from_official(renamed).binary
-    assert SchottCNN.from_official(renamed, binary=True).binary
-
-
-def test_official_names_and_shapes_load_without_the_shared_files(tmp_path):
+@pytest.mark.parametrize("name", ["tiny_cnn.net", "binary_cnn.net"])
+def test_official_names_and_shapes_load_and_binarization_can_be_said(tmp_path, name):
     model = SchottCNN(width=(3, 4, 5), seed=9)
     state = {name: tensor for name, tensor in model.state_dict().items() if "num_batches" not in name}
-    torch.save(state, tmp_path / "tiny_cnn.net")
-    again = SchottCNN.from_official(tmp_path / "tiny_cnn.net")
-    x = torch.rand(2, 1, 28, 28)
-    assert torch.equal(again(x), model.eval()(x))
+    torch.save(state, tmp_path / name)
+    x, plain = torch.rand(2, 1, 28, 28), model.eval()
+    assert SchottCNN.from_official(tmp_path / name).binary == (name == "binary_cnn.net")
+    assert SchottCNN.from_official(tmp_path / name, binary=True).binary
+    assert torch.equal(SchottCNN.from_official(tmp_path / name, binary=False)(x), plain(x))
 
 
-def test_other_weights_are_refused(tmp_path):
-    torch.save(models.create("softmax").state_dict(), tmp_path / "other.net")
-    with pytest.raises(CorruptFileError, match=r"MNIST CNN .* got 2 tensors"):
-        SchottCNN.from_official(tmp_path / "other.net")
+@pytest.mark.parametrize(
+    ("name", "error", "match"),
+    [
+        ("other", CorruptFileError, r"MNIST CNN .* got 2 tensors"),
+        ("part", CorruptFileError, r"bn_1\.weight"),
+        ("absent", InputError, "expected a file of weights, got none"),
+    ],
+)
+def test_other_weights_are_refused(tmp_path, name, error, match):
     state = SchottCNN().state_dict()
-    del state["bn_1.weight"]
-    torch.save(state, tmp_path / "part.net")
-    with pytest.raises(CorruptFileError, match=r"bn_1\.weight"):
-        SchottCNN.from_official(tmp_path / "part.net")
-    with pytest.raises(InputError, match="expected a file of weights, got none"):
-        SchottCNN.from_official(tmp_path / "absent.net")
+    torch.save(models.create("softmax").state_dict(), tmp_path / "other.net")
+    torch.save({key: state[key] for key in state if key != "bn_1.weight"}, tmp_path / "part.net")
+    with pytest.raises(error, match=match):
+        SchottCNN.from_official(tmp_path / f"{name}.net")

@@ -9,26 +9,23 @@ from torch import nn
 from fastadv import models
 from fastadv._torchvision import models as torchvision_models
 
-# the deviation of a convolution's weights is that of He et al. 2015 by what leaves it or by what enters it
-LAWS = {"wide_resnet": ("fan_out", {"depth": 10, "widen_factor": 3}), "resnet18": ("fan_out", {"width": 8})}
 
-
-@pytest.mark.parametrize("name", LAWS)
-def test_convolutions_are_normal_with_the_deviation_of_their_fan_and_other_layers_as_usual(name: str) -> None:
-    fan, arguments = LAWS[name]
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("wide_resnet", {"depth": 10, "widen_factor": 3}), ("resnet18", {"width": 8})]
+)
+def test_convolutions_are_normal_with_the_deviation_of_he_by_what_leaves_them(name, arguments) -> None:
+    """The fan is the outgoing one; other layers begin as usual."""
     model, ratios = models.create(name, **arguments), []
     for layer in model.modules():
         if not isinstance(layer, nn.Conv2d):
             continue
         weight, area = layer.weight.detach(), math.prod(layer.kernel_size)
-        count = area * (layer.out_channels if fan == "fan_out" else layer.in_channels)
+        count = area * layer.out_channels
         ratios.append(layer.out_channels / layer.in_channels)
         deviation = 5 / (2 * weight.numel()) ** 0.5  # five times that of a measured deviation
         assert float(weight.std()) == pytest.approx((2 / count) ** 0.5, rel=deviation)
         if weight.numel() > 1000:  # a uniform law ends at 1.73 deviations
             assert float(weight.abs().max()) > 2.5 * (2 / count) ** 0.5
-        if layer.bias is not None:
-            assert not layer.bias.any()
     assert max(ratios) >= 2  # the two fans are told apart
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -37,8 +34,7 @@ def test_convolutions_are_normal_with_the_deviation_of_their_fan_and_other_layer
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5  # torch's own
             assert 0.8 * bound < float(layer.weight.detach().abs().max()) <= bound
-            begins_at_zero = name.endswith(("wide_resnet", "inception"))
-            assert bool(layer.bias.any()) != begins_at_zero
+            assert bool(layer.bias.any()) == (name == "resnet18")
 
 
 def test_first_weights_of_a_preact_resnet_are_torchs_own() -> None:

@@ -40,25 +40,31 @@ def test_an_unknown_name_lists_the_known_ones(name):
         models.create(name)
 
 
-def test_a_missing_module_or_function_is_named(factories):
-    with pytest.raises(InputError, match="No module named 'no_such_module'"):
-        models.create("no_such_module:build")
-    with pytest.raises(InputError, match="no function 'missing'"):
-        models.create(f"{factories}:missing")
-    with pytest.raises(InputError, match="no function 'weights'"):
-        models.create(f"{factories}:weights")
+@pytest.mark.parametrize(
+    ("name", "arguments", "match"),
+    [
+        ("no_such_module:build", {}, "No module named 'no_such_module'"),
+        ("OWN:missing", {}, "no function 'missing'"),
+        ("OWN:weights", {}, "no function 'weights'"),
+        ("small_cnn", {"depth": 3}, r"takes .*classes.*'depth'"),
+        ("OWN:build", {"shape": (1, 8, 8)}, r"takes \(width=2, classes=10\)"),
+        ("wrn_28_10", {"depth": 10}, "expected no depth, which its name says, got 10; use wide_resnet"),
+        ("wrn_28_10", {"widen_factor": 10}, "expected no widen_factor, which its name says, got 10; use"),
+        ("resnet18", {"normalize": "mnist"}, "normalize: expected one of cifar10, .*, or .*, got 'mnist'"),
+        ("resnet18", {"normalize": ["cifar10"]}, r"normalize: expected one of .*, got \['cifar10'\]"),
+        # gray images by default
+        ("small_cnn", {"normalize": "cifar10"}, r"shape \(3, height, width\) for cifar10, got \(1, "),
+        ("softmax", {"normalize": "cifar10"}, r"shape \(3, height, width\) for cifar10, got \(1, "),
+        ("OWN:build", {"normalize": "cifar10"}, r"images in \[0, 1\], fastadv\.models\.Normalized"),
+    ],
+)
+def test_what_makes_no_model_is_named(own, name, arguments, match):
+    with pytest.raises(InputError, match=match):
+        models.create(name.replace("OWN", own), **arguments)
 
 
-def test_arguments_that_the_factory_does_not_take_are_refused(factories):
-    with pytest.raises(InputError, match=r"takes .*classes.*'depth'"):
-        models.create("small_cnn", depth=3)
-    with pytest.raises(InputError, match=r"takes \(width=2, classes=10\)"):
-        models.create(f"{factories}:build", shape=(1, 8, 8))
-    for key in ("depth", "widen_factor"):
-        with pytest.raises(
-            InputError, match=f"expected no {key}, which its name says, got 10; use wide_resnet"
-        ):
-            models.create("wrn_28_10", **{key: 10})
+def test_an_argument_of_that_name_of_a_users_own_factory_is_the_users(own):
+    assert models.create(f"{own}:scaled", normalize=2).in_features == 2
 
 
 def test_normalize_puts_the_constants_of_a_data_set_into_the_model():
@@ -71,19 +77,3 @@ def test_normalize_puts_the_constants_of_a_data_set_into_the_model():
         assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
         assert model.state_dict().keys() == {"mean", "std"} | {f"model.{key}" for key in plain.state_dict()}
     assert type(models.create("small_cnn", normalize=None)) is models.SmallCNN
-
-
-def test_normalize_is_refused_where_it_has_no_meaning(factories):
-    with pytest.raises(
-        InputError, match=r"normalize: expected one of cifar10, cifar100, imagenet, or .*, got 'mnist'"
-    ):
-        models.create("resnet18", normalize="mnist")
-    with pytest.raises(InputError, match=r"normalize: expected one of .*, got \['cifar10'\]"):
-        models.create("resnet18", normalize=["cifar10"])
-    for name in ("small_cnn", "softmax"):  # gray images by default
-        with pytest.raises(InputError, match=r"shape \(3, height, width\) for cifar10, got \(1, "):
-            models.create(name, normalize="cifar10")
-    with pytest.raises(InputError, match=r"images in \[0, 1\], fastadv\.models\.Normalized"):
-        models.create(f"{factories}:build", normalize="cifar10")
-    # an argument of that name of a user's own factory is the user's
-    assert models.create(f"{factories}:scaled", normalize=2).in_features == 2

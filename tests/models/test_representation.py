@@ -50,10 +50,9 @@ def test_output_of_a_module(steer):
 
 def test_what_is_not_there():
     model = Net(False)
-    with pytest.raises(InputError, match="name of a submodule"):
-        representation(model, "tail")
-    with pytest.raises(InputError, match="got another"):
-        representation(model, nn.Linear(2, 2))
+    for part, got in (("tail", "'tail'"), (nn.Linear(2, 2), "another module")):
+        with pytest.raises(InputError, match=f"a submodule of the model or its name, got {got}"):
+            representation(model, part)
     with pytest.raises(InputError, match=r"nn\.Linear"):
         representation(nn.Sequential(nn.Flatten()))
     model.unused = nn.Linear(3, 3)

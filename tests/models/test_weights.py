@@ -61,40 +61,28 @@ def refused(path, error, match):
     assert same(model, net(2))
 
 
-def changed(change):
-    state = dict(net(1).state_dict())
-    change(state)
-    return state
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda s: s.pop("linear.bias"), r"lacks linear\.bias and holds the foreign none"),
-        (lambda s: s.update({"head.bias": torch.zeros(2)}), r"lacks none and holds the foreign head\.bias"),
+        (lambda s: s.pop("linear.bias"), r"missing linear\.bias; unexpected none"),
+        (lambda s: s.update({"head.bias": torch.zeros(2)}), r"missing none; unexpected head\.bias"),
         (lambda s: s.update({f"extra.{i}": torch.zeros(1) for i in range(5)}), "and 2 more"),
-        (lambda s: [s.pop(name) for name in list(s)[1:]], r"lacks .* and \d+ more"),
-        (lambda s: s.update({"linear.bias": torch.zeros(3)}), r"linear\.bias of shape \[10\], got \[3\]"),
+        (lambda s: [s.pop(name) for name in list(s)[1:]], r"missing .* and \d+ more"),
+        (lambda s: s.update({"linear.bias": torch.zeros(3)}), r"shapes linear\.bias \[3\] instead of \[10\]"),
     ],
 )
-@pytest.mark.parametrize("kind", ["safetensors", "pt"])
-def test_weights_of_another_model_are_refused(tmp_path, change, match, kind):
-    path = tmp_path / f"a.{kind}"
-    if kind == "pt":
-        torch.save(changed(change), path)
-    else:
-        save_tensors(path, changed(change))
-    refused(path, InputError, match)
+def test_weights_of_another_model_are_refused(tmp_path, change, match):
+    state = dict(net(1).state_dict())
+    change(state)
+    save_tensors(tmp_path / "a.safetensors", state)
+    refused(tmp_path / "a.safetensors", InputError, match)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_file_is_refused(tmp_path, kind, keep):
     path = tmp_path / f"a.{kind}"
-    if kind == "pt":
-        torch.save(net(1).state_dict(), path)
-    else:
-        save_weights(net(1), path)
+    torch.save(net(1).state_dict(), path) if kind == "pt" else save_weights(net(1), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
     refused(path, CorruptFileError, "does not read")
@@ -150,5 +138,5 @@ def test_weights_with_constants_bring_them_along_and_do_not_load_without_normali
     load_weights(model, path)
     assert (model.mean.item(), model.std.item()) == (0.25, 0.5)
     assert same(net(1), model.model)
-    with pytest.raises(InputError, match="holds the foreign mean, model"):
+    with pytest.raises(InputError, match="unexpected mean, model"):
         load_weights(net(2), path)

@@ -7,7 +7,7 @@ from fastadv.models.abs.inference import Inference
 from fastadv.models.abs.model import ABS
 from fastadv.models.abs.options import InferenceOptions
 
-# As functions, so that the command line can name them: -m fastadv.models.abs:load -o path=model.safetensors
+# Functions that the command line can name: -m fastadv.models.abs:load -o path=model.safetensors
 load = ABS.load
 from_official = ABS.from_official
 

@@ -49,22 +49,15 @@ def read_images(dataset: Any) -> Images:
     x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         try:
-            items = (dataset[i] for i in range(len(dataset)))
-            pairs = [
-                (torch.as_tensor(image, device=getattr(image, "device", "cpu")), int(label))
-                for image, label in items
-            ]
+            pairs = [dataset[i] for i in range(len(dataset))]
+            images = [torch.as_tensor(image, device=getattr(image, "device", "cpu")) for image, _ in pairs]
+            x = torch.stack(images)
+            y = torch.tensor([int(label) for _, label in pairs], device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                "dataset: expected tensors x and y, or pairs (image, label), of images [C, H, W], got "
-                f"{dataset!r:.80}"
+                "dataset: expected tensors x and y, or pairs (image, label), of [C, H, W] of one shape, "
+                f"got {dataset!r:.80} ({error}); use a fa.data.ImageSet"
             ) from error
-        shapes = {tuple(image.shape) for image, _ in pairs}
-        if len(shapes) != 1:
-            got = sorted(shapes) or "an empty set"
-            raise InputError(f"dataset: expected images of one shape, got {got}; resize them")
-        x = torch.stack([image for image, _ in pairs])
-        y = torch.tensor([label for _, label in pairs], device="cpu")
     if len(x) == 0 or x.ndim != 4:
         raise InputError(
             f"dataset: expected images [N, C, H, W], at least one, got {len(x)} of {tuple(x.shape[1:])}"
@@ -197,8 +190,7 @@ def fit(
         measured["calibration_seconds"] = time.perf_counter() - started
         model.card = card("abs", run.config, **measured)
         record.result("model.safetensors", model.save)
-        result: Model = model
-        return result
+        return model  # type: ignore[no-any-return]
 
 
 class Run:
@@ -215,9 +207,8 @@ class Run:
         self.scheduler = LambdaLR(
             self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
         )
-        self.config = plain(
-            {**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}
-        )
+        data = {"classes": images.classes, "data": images.description}
+        self.config = plain(dataclasses.asdict(settings) | data)
 
     def go(self, record: RunRecord) -> None:
         if record.stopped is not None:
@@ -227,20 +218,11 @@ class Run:
             started = time.perf_counter()
             with torch.inference_mode(False), torch.enable_grad():
                 averages = self._epoch(epoch)
-            report: dict[str, Any] = {
-                "epoch": epoch + 1,
-                "loss": float(averages.mean()),
-                "beta": self.settings.weight(epoch),
-            }
-            report |= {"class_losses": averages.tolist(), "seconds": time.perf_counter() - started}
-            record.reports.append(report)
-            logger.info(
-                "ABS epoch %d: loss %.3f, beta %.2f, %.1f s",
-                epoch + 1,
-                report["loss"],
-                report["beta"],
-                report["seconds"],
-            )
+            loss, beta = float(averages.mean()), self.settings.weight(epoch)
+            report: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "beta": beta}
+            seconds = time.perf_counter() - started
+            record.reports.append(report | {"class_losses": averages.tolist(), "seconds": seconds})
+            logger.info("ABS epoch %d: loss %.3f, beta %.2f, %.1f s", epoch + 1, loss, beta, seconds)
             record.save(self.net, self.optimizer, self.scheduler, {})
             record.report()
 
@@ -250,9 +232,8 @@ class Run:
         of_class = self.images.y[order]
         count = torch.arange(self.steps * self.rows, device="cpu")
         pools = [order[of_class == k] for k in range(self.images.classes)]
-        return torch.stack([pool[count % len(pool)] for pool in pools], dim=1).reshape(
-            self.steps, self.rows, -1
-        )
+        ids = torch.stack([pool[count % len(pool)] for pool in pools], dim=1)
+        return ids.reshape(self.steps, self.rows, -1)
 
     def _epoch(self, epoch: int) -> Tensor:
         """Return the mean loss of each class, [K] float64."""

@@ -14,8 +14,8 @@ from fastadv.errors import InputError
 
 InputGrad = Literal["envelope", "unrolled"]
 Precision = Literal["fp32", "bf16"]
-# With the authors' weights, 99.8% of the descents of 3,000 training images end above this share of their
-# first loss.
+# A share of their first loss above which 99.8% of the descents of 3,000 training images end with the
+# authors' weights.
 PRUNE_GAIN = 0.385
 
 

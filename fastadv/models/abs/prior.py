@@ -41,12 +41,8 @@ class PriorBank(nn.Module):
     @classmethod
     def checked(cls, latents: Tensor, decoders: Decoders) -> Self:
         """Make a bank from checked latents, on the device of the decoders."""
-        if (
-            latents.ndim != 2
-            or latents.shape[1] != decoders.latents
-            or len(latents) < decoders.classes
-            or not bool(latents.isfinite().all())
-        ):
+        fits = latents.ndim == 2 and latents.shape[1] == decoders.latents
+        if not fits or len(latents) < decoders.classes or not bool(latents.isfinite().all()):
             raise InputError(
                 f"prior_latents: expected finite [S, {decoders.latents}] with S >= {decoders.classes}, "
                 f"got {tuple(latents.shape)}"
@@ -54,12 +50,10 @@ class PriorBank(nn.Module):
         return cls(latents.to(decoders.weights[0]))
 
     def images(self, decoders: Decoders) -> Tensor:
-        images = self._decoded.images(self.latents, decoders)
-        if images is None:
-            self._decoded = _Decoded()
-            images = self._decoded.images(self.latents, decoders)
-        assert images is not None
-        return images
+        if (images := self._decoded.images(self.latents, decoders)) is not None:
+            return images
+        self._decoded = _Decoded()
+        return self.images(decoders)
 
     def nearest(
         self, seen: Tensor, decoders: Decoders, beta: float, part: slice = slice(None)
@@ -97,12 +91,9 @@ class _Decoded:
         seen = [(i, version(part) if counted else None) for i, part in enumerate(parts)]
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._images = latent_decode(
-                    latents.expand(decoders.classes, -1, -1),
-                    decoders.weights,
-                    decoders.biases,
-                    decoders.shape.strides,
-                ).flatten(2)
+                several, strides = latents.expand(decoders.classes, -1, -1), decoders.shape.strides
+                decoded = latent_decode(several, decoders.weights, decoders.biases, strides)
+                self._images = decoded.flatten(2)
             self._hash = data_hash(*parts)
         elif all(self._known.get(part) == written for part, written in zip(parts, seen, strict=True)):
             return self._images

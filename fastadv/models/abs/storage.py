@@ -13,7 +13,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.abs.decoder import NORM, Decoders, fold_batch_norm
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank
-from fastadv.models.weights import read_weights
+from fastadv.models.weights import COUNTER, listing, read_weights
 from fastadv.runs.files import load_tensors, save_tensors
 
 KIND = "fastadv.ABS"
@@ -79,11 +79,6 @@ def checked_factors(factors: Any, classes: int) -> Tensor:
     return values
 
 
-def _expected(layers: int) -> set[str]:
-    names = {f"Decoder.conv_{i}.{part}" for i in range(layers) for part in ("weight", "bias")}
-    return names | {f"Decoder.bn_{i}.{part}" for i in range(layers - 1) for part in NORM}
-
-
 def read_official(
     folder: str | os.PathLike[str], classes: int = 10, layers: int = 4
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -94,23 +89,23 @@ def read_official(
             f"{folder}: expected the folder that holds ABS_0.net .. ABS_{classes - 1}.net, got no folder; "
             "check the path"
         )
+    expected = {f"Decoder.conv_{i}.{part}" for i in range(layers) for part in ("weight", "bias")}
+    expected |= {f"Decoder.bn_{i}.{part}" for i in range(layers - 1) for part in NORM}
     states = []
     for k in range(classes):
         path = folder / f"ABS_{k}.net"
-        tensors, _ = read_weights(path)
-        decoder = {
+        state = {
             name: value
-            for name, value in tensors.items()
-            if name.startswith("Decoder.") and not name.endswith("num_batches_tracked")
+            for name, value in read_weights(path)[0].items()
+            if name.startswith("Decoder.") and not name.endswith(COUNTER)
         }
-        missing, foreign = _expected(layers) - decoder.keys(), decoder.keys() - _expected(layers)
+        missing, foreign = expected - state.keys(), state.keys() - expected
         if missing or foreign:
             raise CorruptFileError(
-                f"{path}: expected the decoder of one class ({layers} layers), but it lacks "
-                f"{sorted(missing)[:3]} and holds the foreign {sorted(foreign)[:3]}; "
-                "give the authors' published file"
+                f"{path}: expected the decoder of one class ({layers} layers), got another: missing "
+                f"{listing(missing)}; unexpected {listing(foreign)}; give the authors' published file"
             )
-        states.append(decoder)
+        states.append(state)
 
     def stacked(name: str) -> Tensor:
         shapes = {tuple(state[name].shape) for state in states}
@@ -125,9 +120,8 @@ def read_official(
     for i in range(layers):
         weight, bias = stacked(f"Decoder.conv_{i}.weight"), stacked(f"Decoder.conv_{i}.bias")
         if i < layers - 1:
-            weight, bias = fold_batch_norm(
-                weight, bias, *(stacked(f"Decoder.bn_{i}.{part}") for part in NORM)
-            )
+            norm = [stacked(f"Decoder.bn_{i}.{part}") for part in NORM]
+            weight, bias = fold_batch_norm(weight, bias, *norm)
         weights.append(weight.contiguous())
         biases.append(bias.contiguous())
     return weights, biases

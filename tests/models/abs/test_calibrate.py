@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from fastadv.errors import InputError
 from fastadv.models.abs.options import (
@@ -27,11 +28,8 @@ def made_losses(count=400, seed=0):
 def test_scale_is_of_least_cross_entropy():
     losses, y = made_losses()
     scale = confidence_scale(losses, y)
-    entropy = [
-        float(torch.nn.functional.cross_entropy(-factor * scale * losses.double(), y))
-        for factor in (0.97, 1.0, 1.03)
-    ]
-    assert entropy[1] == min(entropy)
+    at, below, above = (cross_entropy(-by * scale * losses.double(), y) for by in (1.0, 0.97, 1.03))
+    assert at <= min(below, above)
 
 
 def test_floor_makes_the_median_confidence_nine_tenths():
@@ -67,10 +65,8 @@ def test_calibrate_sets_the_constants_and_nothing_else(binary, prune):
     assert model.options.prune_gain == least_share(plain.infer(x, steps=1).loss, losses)
     assert 0 < model.options.prune_gain < 1
     untouched = {"scale": 1.0, "floor": 0.0, "prune_gain": PRUNE_GAIN}
-    assert (
-        model.options.changed(**untouched)
-        == tiny(binary=binary, prune=prune, precision="bf16", steps=20, **untouched).options
-    )
+    expected = tiny(binary=binary, prune=prune, precision="bf16", steps=20, **untouched).options
+    assert model.options.changed(**untouched) == expected
 
 
 def test_images_that_are_not_finite_are_refused():

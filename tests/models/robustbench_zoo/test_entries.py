@@ -51,18 +51,18 @@ def test_a_name_is_found_with_as_much_as_it_needs(name, path):
     assert find(name).path == path
 
 
-def test_a_name_that_several_entries_share_needs_more():
-    with pytest.raises(InputError, match="cifar10/Linf/Standard, cifar10/L2/Standard; give one of these"):
-        find("Standard")
-
-
-def test_an_unknown_name_gets_close_ones():
-    with pytest.raises(InputError, match="did you mean 'cifar10/Linf/Carmon2019Unlabeled'"):
-        find("Carmon2019Unlabeledd")
-    with pytest.raises(InputError, match="did you mean 'cifar10/Linf/Rade2021Helper_extra"):
-        find("l2/Rade2021Helper_extra")
-    with pytest.raises(InputError, match="an entry of RobustBench's zoo for CIFAR-10"):
-        find("")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Standard", "cifar10/Linf/Standard, cifar10/L2/Standard; give one of these"),  # several share it
+        ("Carmon2019Unlabeledd", "did you mean 'cifar10/Linf/Carmon2019Unlabeled'"),
+        ("l2/Rade2021Helper_extra", "did you mean 'cifar10/Linf/Rade2021Helper_extra"),
+        ("", "an entry of RobustBench's zoo for CIFAR-10"),
+    ],
+)
+def test_other_names_get_those_that_there_are(name, says):
+    with pytest.raises(InputError, match=says):
+        find(name)
 
 
 @pytest.mark.slow

@@ -99,34 +99,18 @@ def test_without_mean_and_deviation_the_tables_are_taken(tmp_path, small):
     assert torch.equal(model(X), expected)
 
 
-def without(name):
-    return lambda state: state.pop(name)
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (without("logits.bias"), r"missing logits\.bias; unexpected none; shapes none"),
-        (without("layer.1.block.0.shortcut.weight"), r"missing layer\.1\.block\.0\.shortcut\.weight;"),
-        (lambda s: s.update({"head": X}), "missing none; unexpected head; shapes none"),
-        (lambda s: s.update({f"e{i}": X for i in range(5)}), "unexpected e0, e1, e2 and 2 more;"),
-        (
-            lambda s: s.update({"logits.bias": torch.zeros(10)}),
-            r"shapes logits\.bias \[10\] instead of \[100\]",
-        ),
-        (lambda s: s.clear(), r"missing batchnorm\.bias, .* and \d+ more; unexpected none"),
-    ],
-)
-def test_the_weights_of_another_net_are_refused(tmp_path, small, change, match):
+def test_the_weights_of_another_net_are_refused(tmp_path, small):
     entry = small("cifar100/Wang2023Better_WRN-28-10")
     state = state_of(entry, net_of(entry))
-    change(state)
-    with pytest.raises(InputError, match=match) as caught:
+    del state["layer.1.block.0.shortcut.weight"]
+    state |= {"head": X, "logits.bias": torch.zeros(10)}
+    with pytest.raises(InputError) as caught:
         models.robustbench(entry.path, saved(tmp_path / "a.pt", state))
-    message = str(caught.value)
-    assert "the weights of cifar100/Linf/Wang2023Better_WRN-28-10 (dm_wrn_28_10, 100 classes)" in message
-    assert message.startswith(str(tmp_path / "a.pt"))
-    assert "\n" not in message
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'a.pt'}: expected the weights of cifar100/Linf/Wang2023Better_WRN-28-10 (dm_wrn_28_10, "
+        "100 classes), got those of another net: missing layer.1.block.0.shortcut.weight; unexpected head; "
+        "shapes logits.bias [10] instead of [100]; give the file of this entry"
+    )
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
