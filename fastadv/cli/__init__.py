@@ -65,6 +65,17 @@ for command, example in (
 app.add_typer(abs_app, name="abs")
 
 
+@app.command(
+    hidden=True,
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def study() -> int:
+    """Say where the papers went."""
+    note("the papers are beside the library: in its repository, python -m papers")
+    return 2
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(fastadv.__version__)

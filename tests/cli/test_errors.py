@@ -51,6 +51,10 @@ def test_wrong_usage_is_two(refused, folder, line, says):
     assert "--help" in refused(line, says)
 
 
+def test_a_command_that_went_says_where_it_is(refused):
+    refused("study ilyas2019 pipeline --scale cpu --json", "python -m papers")
+
+
 @pytest.mark.slow
 def test_failed_work_is_one(refused, folder, net):
     (folder / "torn.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:500])
