@@ -129,7 +129,6 @@ def train(
     The same command with --resume continues bit for bit after any stop.
     """
     options, run_dir = images.keywords, training.keywords["run_dir"]
-    o.check_run_dir(run_dir, training.keywords["resume"])
     if test_samples is not None and not is_named(options["data"]):
         o.refuse(f"--test-samples has no effect: {options['data']} has no test split; leave it out.")
     place = machine.place()

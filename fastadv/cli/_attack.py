@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_choice
 from fastadv.attacks import ATTACKS, AttackResult, Signs
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
@@ -24,7 +25,7 @@ from fastadv.threat import THREATS
 
 # Values that the command line sets where the function leaves them open
 DEFAULTS = {"steps": 40, "queries": 1000}
-ATTACK = "{attacks}; or with arguments, pgd:steps=100."
+ATTACK = f"{', '.join(o.registry())}; or with arguments, pgd:steps=100."
 Criterion = Literal["signs"]
 CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
 CRITERIA = {"signs": Signs()}
@@ -91,7 +92,7 @@ def parse_attacks(
 def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | None = None) -> NamedAttack:
     """Parse NAME or NAME:key=value,key=value; the budget holds where it is taken and `text` says nothing."""
     name, _, tail = text.partition(":")
-    attack, where = o.registry()[o.look_up("attack", name, o.registry())], f"attack {text!r}"
+    attack, where = o.registry()[check_choice("attack", name, o.registry())], f"attack {text!r}"
     takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}, **o.nameable(attack.parameters)}
     in_text = o.parse_arguments(where, name, tail, takes)
     shared = {key: value for key, value in budget.chosen.items() if key in takes and key not in in_text}

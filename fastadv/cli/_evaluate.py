@@ -24,7 +24,6 @@ from fastadv.cli._torchrun import together
 from fastadv.engine.module import in_words
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
-from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs import processes
@@ -77,7 +76,6 @@ class Results:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
             o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
-        o.check_run_dir(kept["run_dir"], kept["resume"], IDENTITY, "an evaluation")
         return radii
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
-from fastadv._checks import check_share
+from fastadv._checks import check_choice, check_share
 from fastadv.cli import _options as o
 from fastadv.cli._output import print_table, say
 from fastadv.evaluation import Table
@@ -24,20 +24,14 @@ def kept_in(run_dir: Path | None) -> str:
     return f"kept in {run_dir}: add --resume to continue"
 
 
-def spoken(text: str) -> str:
-    """Say advice in the words of the command line."""
-    text = text.replace("give fa.models.bpda", "give -m a function that returns fa.models.bpda")
-    return text.replace("draws=20", "--draws 20")
-
-
 def print_results(table: Table, model: str, dataset: Any) -> None:
-    notes = [*map(spoken, table.notes()), dataset.note]
+    notes = [*map(o.spoken, table.notes()), dataset.note]
     title = f"{model} on {several(table.n, 'image')} of {dataset.name}"
     print_table(f"{table.headline} {title}".lstrip(), table.cells(), notes)
     for name, cells in table.details().items():
         print_table(name, cells)
     if table.indicators is not None:
-        say(spoken(table.verdict))
+        say(o.spoken(table.verdict))
 
 
 Check = tuple[str, str, int]
@@ -49,9 +43,8 @@ def _parse_limits(text: str) -> dict[str, float]:
     """Parse the least shares, such as robust=0.5,clean=0.9."""
     limits = o.pairs(text.split(","), "a share such as robust=0.5")
     for name, limit in limits.items():
-        o.look_up("share", name, SHARES)
-        with o.usage():
-            check_share(name, limit, zero=True, one=True)
+        check_choice("share", name, SHARES)
+        check_share(name, limit, zero=True, one=True)
     return limits
 
 
@@ -68,7 +61,7 @@ def checks(table: Table, limits: Mapping[str, float], strict: bool) -> list[Chec
         passed.append((f"{name} accuracy >= {limit:g}", text, 0 if good else BELOW))
     if (signs := table.indicators) is not None:
         name = "no sign of masking" if signs.clean or strict else "verdict on masking, not required"
-        passed.append((name, spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
+        passed.append((name, o.spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
     return passed
 
 

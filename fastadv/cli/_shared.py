@@ -12,6 +12,7 @@ from torch import nn
 
 from fastadv import data as sets
 from fastadv import models
+from fastadv._checks import check_device
 from fastadv.cli import _options as o
 from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
@@ -32,8 +33,8 @@ KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there 
 def load_data(
     data: Annotated[
         str,
-        "{sets}, or the folder of a constructed set. Options follow a colon: imagefolder:size=32, "
-        "imagenet:preprocessing=Crop288.",
+        f"{', '.join(sets.names())}, or the folder of a constructed set. Options follow a colon: "
+        "imagefolder:size=32, imagenet:preprocessing=Crop288.",
     ],
     data_dir: Annotated[o.DataDir | None, DATA_DIR] = None,
     size: Annotated[int | None, "Resize images to N x N; of files, the shorter side, then crop."] = None,
@@ -61,8 +62,8 @@ TrainImages = Annotated[partial[Any], replace(IMAGES, names="data data_dir size 
 class Network:
     model: Annotated[
         str,
-        "{models}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's zoo, or your own as "
-        "package.module:function, which returns a model of images in [0, 1].",
+        f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's "
+        "zoo, or your own as package.module:function, which returns a model of images in [0, 1].",
     ]
     option: Annotated[
         list[str] | None,
@@ -98,6 +99,10 @@ def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
     takes = signature(factory(name)).parameters
     everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
     return {key: value for key, value in offered.items() if everything or key in takes}
+
+
+def make_device(text: str | None) -> torch.device:
+    return check_device(text or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)
@@ -145,16 +150,3 @@ class Budget:
     def chosen(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
-
-
-def make_device(text: str | None) -> torch.device:
-    if text is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(text)
-        torch.zeros((), device=device).item()  # meta tensors hold no values
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(
-            f"device {text!r} is not there ({str(error).splitlines()[0]}); 'fastadv doctor' shows what is."
-        ) from error
-    return device

@@ -17,15 +17,11 @@ import typer
 from typer import rich_utils
 from typer.models import ParameterInfo
 
-from fastadv import data, models
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._output import write_json
 from fastadv.losses import LOSSES
 from fastadv.runs.card import telling
-from fastadv.train.augment import AUGMENTS
-from fastadv.train.recipes import RECIPES
-from fastadv.train.schedules import SCHEDULES
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST = 13  # options that --help shows: of a command that has more, what is required and these
@@ -46,16 +42,6 @@ NAMING = f"""An attack is named alone, or with its arguments: pgd:steps=100,norm
 Attacks that ascend a loss take loss=NAME: {", ".join(LOSSES)}. dlr works with logits of any size,
 ce_sharp also with logits that are nearly alike: pgd, bim, mim, fgsm and apgd ascend it; loss=ce is what their
 papers ascend."""
-# The text that stands in a help for these names in braces
-TEXTS = {
-    "models": ", ".join(models.names()),
-    "sets": ", ".join(data.names()),
-    "attacks": ", ".join(o.registry()),
-    "recipes": ", ".join(RECIPES),
-    "augments": ", ".join(AUGMENTS),
-    "schedules": ", ".join(SCHEDULES),
-    "naming": NAMING,
-}
 # The option for an argument that takes one of these types, the first that it takes
 TYPES: dict[Any, Any] = {
     bool: typer.Option(metavar=""),
@@ -83,10 +69,6 @@ def _first_sentence(text: str) -> str:
     sentence = re.sub(r"None(, the default,)?", "the default", sentence)
     sentence = sentence.replace("`run_dir`", "--run-dir").replace("`", "")
     return sentence[:1].upper() + sentence[1:]
-
-
-def _with_texts(text: str) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: TEXTS.get(match[1], match[0]), text)
 
 
 @dataclass(frozen=True)
@@ -131,7 +113,7 @@ def _option(
     read += [(part, TYPES[part]) for part in TYPES if part in kinds]
     kind, shown = read[0] if read else (kind, typer.Option())
     shown = copy(shown)
-    shown.help = _with_texts(shown.help or text)
+    shown.help = shown.help or text
     shown.rich_help_panel = panel
     if not shown.param_decls:
         only = kind is bool and default is False  # no flag that turns off what is off
@@ -217,7 +199,7 @@ def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
 
 def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
     """Add a command, whose docstring is its help."""
-    prose = _with_texts(inspect.getdoc(command) or "")
+    prose = (inspect.getdoc(command) or "").replace("{naming}", NAMING)
     text = "\n\n".join(" ".join(part.split()) for part in prose.split("\n\n"))
     app.command(help=text, epilog=f"Example: {example}", add_help_option=False)(_command(command))
 

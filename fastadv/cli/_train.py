@@ -40,7 +40,7 @@ from fastadv.train.schedules import SCHEDULES, Schedule
 # The functions that take the arguments of an augmentation and a schedule: those of several parts take none
 ALONE = {name: parts[0] if len(parts) == 1 else lambda: None for name, parts in AUGMENTS.items()}
 KINDS = {name: type(one) if is_dataclass(one) else lambda: None for name, one in SCHEDULES.items()}
-AUGMENT = "{augments}; several with +, arguments with a colon: crop+flip+cutout:size=8."
+AUGMENT = f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+flip+cutout:size=8."
 
 
 def parse_augment(text: str) -> list[Augment] | None:
@@ -66,9 +66,12 @@ def parse_ramp(text: str) -> float:
     return int(text) if text.isdigit() else o.parse_number(text)
 
 
+RECIPE = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
+
+
 @dataclass(frozen=True)
 class RecipeOptions:
-    recipe: Annotated[str, "{recipes}; or with arguments, trades:beta=3 or fast:method=n-fgsm."] = "standard"
+    recipe: Annotated[str, RECIPE] = "standard"
     awp: Annotated[float | None, "Strength of adversarial weight perturbation (AWP): 0.005."] = None
     augment: Annotated[Any, o.text(parse_augment, "NAME+NAME"), AUGMENT] = "none"
 
@@ -101,7 +104,7 @@ TRAINING = Front(
     "epochs batch_size optimizer learning_rate run_dir resume",
     defaults={"epochs": 10, "batch_size": 128},
 )
-SCHEDULE = "How the learning rate changes: {schedules}; or cyclic:peak=0.3."
+SCHEDULE = f"How the learning rate changes: {', '.join(SCHEDULES)}; or cyclic:peak=0.3."
 TYPES = {
     "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
     "ramp": Annotated[float, o.text(parse_ramp, "EPOCHS")] | None,
@@ -148,7 +151,6 @@ def train(
     if budget.radius is None and (tests.validation is not None or ending != Ending()):
         o.refuse("--validation, --patience and --on-alarm need the --radius of the attack that decides.")
     run_dir, seed, place = training.keywords["run_dir"], machine.seed, machine.place()
-    o.check_run_dir(run_dir, training.keywords["resume"])
     with interruptible(partial(kept_in, run_dir)):
         dataset = images(part="train")
         drawn = hold_out(dataset, tests.validation, seed) if tests.validation else None

@@ -13,7 +13,7 @@ def test_it_prints_a_table_or_json_and_goes_on_in_its_folder(fastadv, refused):
     assert "certified accuracy" in done.out
     assert "6 images" in done.out
     assert "smoothed model" in done.out
-    refused(f"{MODEL} --radii 0.1,0.2 --run-dir run", "add --resume")
+    refused(f"{MODEL} --radii 0.1,0.2 --run-dir run", "pass --resume")
     again = fastadv(f"{MODEL} --radii 0.1,0.2 --run-dir run --resume --json").json
     assert len(again["certificates"]) == 6
     assert again["config"]["sigma"] == 0.25
@@ -25,7 +25,7 @@ def test_it_prints_a_table_or_json_and_goes_on_in_its_folder(fastadv, refused):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("--sigma 0", "sigma"), ("--norm linf", "no norm"), ("--alpha 1", "alpha"),
+        ("--sigma 0", "sigma"), ("--norm linf", "norm: expected one of l2, l1, l0"), ("--alpha 1", "alpha"),
         ("--radii 0.1,x", "expected a number"), ("--sound", "grid of 1/255"),
     ],
 )  # fmt: skip

@@ -204,7 +204,7 @@ def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
     [
         ("--radius 0.1 --fail-under robust=1.5", "robust: expected a finite number >= 0 and <= 1, got 1.5"),
         ("--radius 0.1 --fail-under robust=50%", "got '50%'"),
-        ("--radius 0.1 --fail-under pgd=0.5", "no share 'pgd'; there are robust, clean"),
+        ("--radius 0.1 --fail-under pgd=0.5", "share: expected one of robust, clean, got 'pgd'"),
         ("--radius 0.1 --fail-under robust", "KEY=VALUE"),
         ("-a fmn --fail-under robust=0.5", "no attack has a radius"),
         ("--radius 0.1 --run-dir a --shard 0/2 --fail-under clean=0.5", "--fail-under is of all images"),

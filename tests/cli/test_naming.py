@@ -76,13 +76,13 @@ def test_an_attack_of_each_kind_runs_from_the_command_line(fastadv, net, name):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("minimum_radius", "no attack 'minimum_radius'; there are apgd"),
+        ("minimum_radius", "attack: expected one of apgd, "),
         ("bim:steps=-1,radius=0.1", "steps: expected an integer >= 0"),
         ("bim:norm=l7,radius=0.1", "bim works in linf, l2, l1, l0, not in 'l7'"),
         ("pgd:attack=bim,radius=0.1", "pgd takes no 'attack'"),
         ("pgd:radius=much", "expected radius to be a number, got 'much'"),
         ("autoattack:version=fast,radius=0.1", "version: expected one of standard, plus, rand, quick"),
-        (":steps=3", "no attack ''"),
+        (":steps=3", "got ''"),
     ],
 )  # fmt: skip
 def test_wrong_text_is_one_line(refused, net, text, says):
