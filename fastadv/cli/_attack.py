@@ -137,14 +137,12 @@ def attack(
     {naming}
     """
     (named,) = parse_attacks([attack], budget, machine.seed, criterion).values()
-    place, batch_size = machine.place(), search.batch_size
-    with interruptible(NOTHING_KEPT):
+    run, kept, batch_size = named.run, list[dict[str, Tensor]](), search.batch_size
+    with interruptible(NOTHING_KEPT), progress(named.label) as tick:
         dataset = images()
-        net = search.frozen(model.load(dataset, place, machine.seed))
-        run, kept = named.run, list[dict[str, Tensor]]()
-        with progress(named.label) as tick:
-            run = run if out is None else _keeping(run, kept)
-            table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, progress=tick)
+        net = search.frozen(model.load(dataset, machine))
+        run = run if out is None else _keeping(run, kept)
+        table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, progress=tick)
         rest = {"data": dataset.describe(), "batch_size": batch_size, "precision": search.precision or "fp32"}
         result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
         if out is not None:

@@ -40,12 +40,9 @@ def certify(
     Several processes share the images: torchrun --nproc-per-node 4 -m fastadv certify ...
     """
     options = smoothing.keywords
-    place = machine.place()
-    with interruptible(partial(kept_in, options["run_dir"])):
+    with interruptible(partial(kept_in, options["run_dir"])), progress("certificates") as tick:
         dataset = images()
-        net = model.load(dataset, place, machine.seed)
-        with progress("certificates") as tick:
-            certificates = smoothing(net, dataset, seed=machine.seed, progress=tick)
+        certificates = smoothing(model.load(dataset, machine), dataset, seed=machine.seed, progress=tick)
     if processes.rank():
         return  # the first process tells
     yield certificates.to_dict()

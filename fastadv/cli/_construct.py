@@ -63,17 +63,17 @@ def construct(
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
     Jobs of an array share it with --shard. What stops one loses at most --shard-size images.
     """
-    settings, place = _settings(kind, construction, machine.seed), machine.place()
+    settings = _settings(kind, construction, machine.seed)
     rank, jobs = shard or (None, None)
     build = getattr(library, kind.replace("-", "_"))
-    with interruptible(f"finished shards are kept in {out}; run the same command to resume"):
+    kept = f"finished shards are kept in {out}; run the same command to resume"
+    with interruptible(kept), progress(kind) as tick:
         dataset = images(part="train")
-        net = search.frozen(model.load(dataset, place, machine.seed))
-        with progress(kind) as tick:
-            built = build(
-                net, dataset, **settings, out_dir=out, shard_size=shard_size,
-                batch_size=search.batch_size, progress=tick, rank=rank, world_size=jobs,
-            )  # fmt: skip
+        net = search.frozen(model.load(dataset, machine))
+        built = build(
+            net, dataset, **settings, out_dir=out, shard_size=shard_size,
+            batch_size=search.batch_size, progress=tick, rank=rank, world_size=jobs,
+        )  # fmt: skip
     if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from itertools import starmap
 from typing import Annotated, Any, Literal
 
 import typer
-from torch import Tensor
 
 from fastadv.cli import _options as o
 from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
@@ -30,12 +29,12 @@ from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors, write_text
 from fastadv.text import percent, several
-from fastadv.threat import THREATS
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
 WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
 Suite = Literal["robustbench"]
+PREPARED = {"imagenet": "preprocessing"}  # each of its models names its own
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
@@ -59,7 +58,7 @@ class Results:
     fail_under: Annotated[Limits | None, "End with exit code 4 if an accuracy is below its share."] = None
     summary: Annotated[o.Written | None, "Write a summary: JUnit for .xml, else Markdown."] = None
 
-    def check(self, named: dict[str, NamedAttack], kept: dict[str, Any]) -> tuple[float, ...]:
+    def check(self, named: dict[str, NamedAttack], indicators: bool) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
         radii = () if self.radii is None else tuple(check_radii(self.radii).tolist())
         if len({attack.norm for attack in named.values()}) > 1:
@@ -72,7 +71,7 @@ class Results:
                 )
         if "robust" in (self.fail_under or ()) and all(one.radius == math.inf for one in named.values()):
             o.refuse("--fail-under robust: no attack has a radius; give --radius.")
-        if self.strict and not kept["indicators"]:
+        if self.strict and not indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
             o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
@@ -97,24 +96,32 @@ class RobustBench:
     ) -> tuple[list[str], Budget]:
         """Return which attacks to run in which budget: those of the options, or those of the suite."""
         if self.suite is None:
-            o.refuse_set(
-                "writes the result of --suite robustbench: give that, too.", robustbench=self.robustbench
-            )
+            why = "writes the result of --suite robustbench: give that, too."
+            o.refuse_set(why, robustbench=self.robustbench)
             return texts or ["fgsm", "pgd"], budget
         taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
         o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
-        for option in ("ids=", "size="):
-            if option in images["data"]:
-                o.refuse(f"--suite robustbench has its own images: leave out {option}")
-        data, norm = images["data"].partition(":")[0], budget.norm or "linf"
+        (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
         if (data, norm) not in RADII:
             o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")
-        if data == "imagenet" and "preprocessing=" not in images["data"]:
+        if "," in prepared or prepared.partition("=")[0] != PREPARED.get(data, ""):
             o.refuse(
-                "--suite robustbench: each model of ImageNet names its preprocessing: give "
-                "--data imagenet:preprocessing=Res256Crop224, or another one."
+                f"--suite robustbench has its own images: expected --data {data} alone, or of ImageNet with "
+                f"the preprocessing of the model, imagenet:preprocessing=Res256Crop224; got {images['data']}."
             )
         return ["autoattack"], replace(budget, norm=norm, radius=RADII[data, norm])
+
+    def write(self, table: Table, data: str, model: str, note: str | None) -> None:
+        """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
+        if self.robustbench is None:
+            return
+        (row,) = table.rows
+        footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
+        fields = entry(
+            data.partition(":")[0], model, table.clean_accuracy, row.robust_accuracy, row.threat,
+            unreliable=bool(row.flags), about={"footnote": footnote} if footnote else None,
+        )  # fmt: skip
+        write_text(self.robustbench, jsons.dumps(fields, indent=2) + "\n")
 
 
 @together
@@ -149,24 +156,28 @@ def evaluate(
         o.refuse_set(OF_ALL, suite=benchmark.suite)
     texts, budget = benchmark.attacks(attack, budget, images.keywords)
     named = parse_attacks(texts, budget, machine.seed, criterion)
-    run_dir, place, batch_size = evaluation.keywords["run_dir"], machine.place(), search.batch_size
-    radii = results.check(named, evaluation.keywords)
+    run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
+    radii = results.check(named, evaluation.keywords["indicators"])
     attacks = {label: attack.run for label, attack in named.items()}
     rank, jobs = results.shard or (None, None)
-    with interruptible(partial(kept_in, run_dir)):
+    with interruptible(partial(kept_in, run_dir)), progress("attacks") as tick:
         dataset = images()
         lacks = benchmark.lacks(images.keywords, len(dataset))
-        net = search.frozen(model.load(dataset, place, machine.seed))
-        with progress("attacks") as tick:
-            table = evaluation(
-                net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
-                keep_samples=bool(results.out or results.report), progress=tick,
-            )  # fmt: skip
-        curves = {
-            label: _curve(net, dataset, one, table[label].distance, radii, batch_size)
-            for label, one in named.items()
-            if radii
-        }
+        net = search.frozen(model.load(dataset, machine))
+        table = evaluation(
+            net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
+            keep_samples=bool(results.out or results.report), progress=tick,
+        )  # fmt: skip
+        curves = {}
+        for label, one in named.items() if radii else ():
+            tick.text = f"radii, {label}"
+            curves[label] = (
+                Curve.from_distances(table[label].distance, radii)
+                if one.minimal
+                else accuracy_against_radius(
+                    net, dataset, one.at, radii, batch_size=batch_size, progress=tick
+                )
+            )
     if results.shard:
         yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
         say(f"share {rank} of {jobs}, {several(len(table.ids), 'image')}, is kept in {run_dir}")
@@ -192,16 +203,16 @@ def evaluate(
     passed = checks(table, results.fail_under or {}, results.strict)
     if results.out is not None:
         save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(document))})
-    if benchmark.robustbench is not None:
-        (only,) = named.values()
-        name = images.keywords["data"]
-        write_entry(benchmark.robustbench, table, only, name, model.model, dataset.note)
+    benchmark.write(table, images.keywords["data"], model.model, dataset.note)
     if results.summary is not None:
         write_summary(results.summary, table, f"{title}: {table.setting}", passed)
     if results.report is not None:
+        told = {label: ", ".join(starmap("{}={}".format, one.config.items())) for label, one in named.items()}
+        data = {key: config["data"].get(key) for key in OF_THE_DATA}
+        command = shlex.join(["fastadv", *sys.argv[1:]])
         report(
             table, results.report, title=title, model=net, class_names=dataset.classes, curves=curves,
-            provenance=_provenance(config, named, machine.seed),
+            provenance={"command": command, "seed": machine.seed, **config, "attacks": told, "data": data},
         )  # fmt: skip
     try:
         yield document
@@ -219,35 +230,3 @@ def evaluate(
             note(low)
         if code := max((code for *_, code in passed), default=0):
             raise typer.Exit(code)
-
-
-def _curve(
-    net: Any, dataset: Any, attack: NamedAttack, distance: Tensor, radii: tuple[float, ...], batch_size: int
-) -> Curve:
-    if attack.minimal:
-        return Curve.from_distances(distance, radii)
-    with progress(f"radii, {attack.label}") as tick:
-        return accuracy_against_radius(net, dataset, attack.at, radii, batch_size=batch_size, progress=tick)
-
-
-def _provenance(config: dict[str, Any], named: dict[str, NamedAttack], seed: int) -> dict[str, Any]:
-    attacks = {
-        label: ", ".join(f"{key}={value}" for key, value in one.config.items())
-        for label, one in named.items()
-    }
-    data = {key: config["data"].get(key) for key in OF_THE_DATA}
-    command = shlex.join(["fastadv", *sys.argv[1:]])
-    return {"command": command, "seed": seed, **config, "attacks": attacks, "data": data}
-
-
-def write_entry(
-    path: Path, table: Table, attack: NamedAttack, data: str, model: str, note: str | None
-) -> None:
-    """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
-    row, threat = table[attack.label], THREATS[attack.norm](attack.radius)
-    accuracies = table.clean_accuracy, row.robust_accuracy
-    footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
-    about = {"footnote": footnote} if footnote else None
-    dataset = data.partition(":")[0]
-    fields = entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about)
-    write_text(path, jsons.dumps(fields, indent=2) + "\n")

@@ -58,6 +58,19 @@ Images = Annotated[partial[Any], IMAGES]
 TrainImages = Annotated[partial[Any], replace(IMAGES, names="data data_dir size samples")]
 
 
+def make_device(text: str | None) -> torch.device:
+    return check_device(text or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@dataclass(frozen=True)
+class Machine:
+    seed: Annotated[o.Seed, "Random seed."] = 0
+    device: Annotated[str | None, DEVICE] = None
+
+    def place(self) -> torch.device:
+        return make_device(self.device)
+
+
 @dataclass(frozen=True)
 class Network:
     model: Annotated[
@@ -76,10 +89,10 @@ class Network:
     def config(self) -> dict[str, Any]:
         return {"model": self.model, "options": self.option, "weights": self.weights and str(self.weights)}
 
-    def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
-        """Load the model for `dataset`, in eval mode on the device. fresh: untrained is wanted."""
-        name, chosen = self.model, o.pairs(self.option or [], "--option")
-        offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
+    def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> nn.Module:
+        """Load the model for `dataset`, in eval mode on its device. fresh: untrained is wanted."""
+        name, chosen, device = self.model, o.pairs(self.option or [], "--option"), machine.place()
+        offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": machine.seed}
         if name.startswith(ZOO):
             return load_entry(name, chosen, self.weights, dataset).to(device)
         check_name(name)
@@ -99,19 +112,6 @@ def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
     takes = signature(factory(name)).parameters
     everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
     return {key: value for key, value in offered.items() if everything or key in takes}
-
-
-def make_device(text: str | None) -> torch.device:
-    return check_device(text or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-@dataclass(frozen=True)
-class Machine:
-    seed: Annotated[o.Seed, "Random seed."] = 0
-    device: Annotated[str | None, DEVICE] = None
-
-    def place(self) -> torch.device:
-        return make_device(self.device)
 
 
 PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."

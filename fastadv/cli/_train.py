@@ -150,24 +150,23 @@ def train(
     trained = parse_recipe(recipe.recipe, budget, recipe.awp)
     if budget.radius is None and (tests.validation is not None or ending != Ending()):
         o.refuse("--validation, --patience and --on-alarm need the --radius of the attack that decides.")
-    run_dir, seed, place = training.keywords["run_dir"], machine.seed, machine.place()
-    with interruptible(partial(kept_in, run_dir)):
+    run_dir, seed = training.keywords["run_dir"], machine.seed
+    with interruptible(partial(kept_in, run_dir)), progress("training") as bar:
         dataset = images(part="train")
         drawn = hold_out(dataset, tests.validation, seed) if tests.validation else None
         dataset, held_out = (drawn.rest, drawn.held_out) if drawn else (dataset, None)
         test_set = tests.load(**images.keywords)
-        net = model.load(dataset, place, seed, fresh=True)
+        net = model.load(dataset, machine, fresh=True)
         attacks: dict[str, Any] | None = None
         if budget.radius is not None and (test_set is not None or held_out is not None):
             attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
             attacks = {attack.label: attack.run}
-        with progress("training") as bar:
-            run = each_epoch(
-                net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
-                test_attacks=attacks, seed=seed, device=place, progress=bar, optimization=optimization,
-                measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
-            )  # fmt: skip
-            done = list(run)
+        run = each_epoch(
+            net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
+            test_attacks=attacks, seed=seed, device=machine.place(), progress=bar, optimization=optimization,
+            measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
+        )  # fmt: skip
+        done = list(run)
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
