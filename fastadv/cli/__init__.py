@@ -31,7 +31,7 @@ from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
 from fastadv.cli._output import note
-from fastadv.cli._signature import Debug, add, eager, taking
+from fastadv.cli._signature import add, eager, taking
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a character
             cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     with stoppable(), telling(command=shlex.join(["fastadv", *arguments])):
-        return _run(arguments)
+        return _run(arguments, debug="--debug" in arguments)
 
 
 @cache
@@ -114,10 +114,11 @@ def _command() -> Any:
     return typer.main.get_command(app)
 
 
-def _run(arguments: list[str]) -> int:
-    debug = Debug()
+def _run(arguments: list[str], debug: bool) -> int:
+    if debug:
+        logging.getLogger().setLevel(logging.INFO)
     try:
-        code = _command()(args=arguments, prog_name="fastadv", standalone_mode=False, obj=debug)
+        code = _command()(args=arguments, prog_name="fastadv", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
@@ -128,7 +129,7 @@ def _run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(f"{error}\n")
             return 2
-        if debug.on:
+        if debug:
             traceback.print_exc()
         code, text = _reason(error)
         note(text)

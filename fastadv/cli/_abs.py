@@ -129,7 +129,12 @@ def train(
     place = machine.place()
     with interruptible(partial(kept_in, run_dir)), progress("training") as tick:
         dataset = images(part="train")
-        rest = {"seed": machine.seed, "device": place, "prior_samples": prior_samples, "progress": tick}
+        rest: dict[str, Any] = {
+            "seed": machine.seed,
+            "device": place,
+            "prior_samples": prior_samples,
+            "progress": tick,
+        }
         model = ABS.fit(dataset, **training.keywords, **rest)
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if is_named(options["data"]):

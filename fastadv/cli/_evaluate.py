@@ -115,7 +115,7 @@ class RobustBench:
         """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
         if self.robustbench is None:
             return
-        (row,) = table.rows
+        row: Any = table.rows[0]
         footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
         fields = entry(
             data.partition(":")[0], model, table.clean_accuracy, row.robust_accuracy, row.threat,

@@ -120,11 +120,11 @@ def pairs(parts: list[str], what: str) -> dict[str, Any]:
             refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
         if key in values:
             refuse(f"{what}: {key} is given twice; leave one out.")
-        values[key] = _value(value)
+        values[key] = parse_value(value)
     return values
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for convert in (int, parse_number):

@@ -1,7 +1,6 @@
 """What the commands print: results on stdout, everything else on stderr."""
 
 import json
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,16 +42,13 @@ def note(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Print the one JSON document of a command; what JSON has no number for becomes null."""
-    sys.stdout.write(json.dumps(finite(value), indent=2, allow_nan=False, default=str) + "\n")
+    """Print the one JSON document of a command."""
+    sys.stdout.write(json.dumps(finite(value), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+    """Return the value as JSON has it; what JSON has no number for becomes None."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
 
 
 def print_table(

@@ -1,7 +1,6 @@
 """Options from signatures: an option is text for an argument, its help that argument's line under `Args`."""
 
 import inspect
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -127,18 +126,6 @@ def _front(annotation: Any) -> Front | None:
     return next((note for note in notes if isinstance(note, Front)), None)
 
 
-@dataclass
-class Debug:
-    on: bool = False
-
-
-def _turn_on(context: typer.Context, on: bool) -> None:
-    debug = context.find_object(Debug)
-    if on and debug is not None:
-        debug.on = True
-        logging.getLogger().setLevel(logging.INFO)
-
-
 def _show_help(context: typer.Context, asked: typer.CallbackParam, on: bool) -> None:
     if not on:
         return
@@ -158,7 +145,7 @@ def eager(callback: Callable[..., None] | None, text: str, name: str, *flags: st
 
 
 ALWAYS = [
-    eager(_turn_on, "Show the traceback of an error, and what the library logs.", "debug", "--debug"),
+    eager(None, "Show the traceback of an error, and what the library logs.", "debug", "--debug"),
     eager(_show_help, "Show this and exit.", "help", "--help", "-h"),
     eager(_show_help, "Show every option.", "help_all", "--help-all"),
 ]

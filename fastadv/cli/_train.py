@@ -62,10 +62,6 @@ def parse_schedule(text: str) -> str | Schedule:
     return replace(SCHEDULES[name], **arguments) if arguments else name  # type: ignore[type-var]
 
 
-def parse_ramp(text: str) -> float:
-    return int(text) if text.isdigit() else o.parse_number(text)
-
-
 RECIPE = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
 
 
@@ -107,7 +103,7 @@ TRAINING = Front(
 SCHEDULE = f"How the learning rate changes: {', '.join(SCHEDULES)}; or cyclic:peak=0.3."
 TYPES = {
     "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
-    "ramp": Annotated[float, o.text(parse_ramp, "EPOCHS")] | None,
+    "ramp": Annotated[float, o.text(o.parse_value, "EPOCHS")] | None,
 }
 Workers = {"workers": o.FromZero | None}
 
