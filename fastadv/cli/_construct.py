@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
+from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
-from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import is_named
 from fastadv.evaluation import figures

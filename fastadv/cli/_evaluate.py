@@ -14,12 +14,11 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
-from fastadv.cli._interrupt import interruptible
+from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._measure import BELOW, Limits, checks, kept_in, print_results, write_summary
 from fastadv.cli._output import finite, note, progress, say, say_where
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._signature import Front
-from fastadv.cli._torchrun import together
 from fastadv.engine.module import in_words
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
