@@ -26,7 +26,7 @@ from fastadv.cli._shared import (
     load_data,
     make_device,
 )
-from fastadv.cli._signature import Front, add, group
+from fastadv.cli._signature import Front, add, taking
 from fastadv.data import batches, is_named
 from fastadv.evaluation import evaluate, figures
 from fastadv.models import ABS
@@ -39,7 +39,11 @@ PRIOR_SAMPLES = 8000
 THRESHOLD = 1.5  # the L2 distance at which the paper compares accuracies
 COLUMNS = 6  # images in a row of a picture
 
-abs_app = group("Analysis by Synthesis: one generative model for each class (Schott et al. 2018).")
+abs_app = typer.Typer(
+    help="Analysis by Synthesis: one generative model for each class (Schott et al. 2018).",
+    no_args_is_help=True,
+)
+abs_app.callback(add_help_option=False)(taking(lambda **_: None))
 
 
 @dataclass(frozen=True)

@@ -78,15 +78,10 @@ def parse_attacks(
     texts: list[str], budget: Budget, seed: int, criterion: Criterion | None = None
 ) -> dict[str, NamedAttack]:
     """Parse attacks, by their labels. Wrong usage for text without sense, and options that none takes."""
-    named = [parse_attack(text, budget, seed, criterion) for text in texts]
-    by_label = {attack.label: attack for attack in named}
-    if len(by_label) < len(named):
-        o.refuse(f"the same attack is named twice: {', '.join(texts)}.")
-    for option in budget.chosen:
-        if not any(option in attack.used for attack in named):
-            flag = option.replace("_", "-")
-            o.refuse(f"--{flag} has no effect on {', '.join(texts)}; leave it out.")
-    return by_label
+    attacks = [parse_attack(text, budget, seed, criterion) for text in texts]
+    idle = {name: value for name, value in budget.chosen.items() if not any(name in a.used for a in attacks)}
+    o.refuse_set(f"has no effect on {', '.join(texts)}; leave it out.", **idle)
+    return {attack.label: attack for attack in attacks}
 
 
 def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | None = None) -> NamedAttack:

@@ -18,10 +18,6 @@ from fastadv.threat import THREATS
 
 Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]
 SHARD_SIZE = "Samples in a file. A process holds one file at a time; a kill loses at most that many."
-SHARD = (
-    "Build share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each "
-    "its own; fastadv merge puts those together, and writes the index."
-)
 # The set of a construction in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
 
@@ -52,7 +48,7 @@ def construct(
     machine: Machine,
     out: Annotated[o.Folder, "Folder for the set; what is there already is kept and the rest is built."],
     shard_size: Annotated[int, SHARD_SIZE] = 1024,
-    shard: Annotated[o.Shard | None, SHARD] = None,
+    shard: o.Shard | None = None,
 ) -> Iterator[Any]:
     """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 

@@ -47,12 +47,7 @@ class Results:
         "(safetensors). --resume writes it for an evaluation that is in --run-dir.",
     ] = None
     report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
-    shard: Annotated[
-        o.Shard | None,
-        "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all "
-        "jobs or each its own. After fastadv merge the same command with --resume and without --shard gives "
-        "the table.",
-    ] = None
+    shard: o.Shard | None = None
     strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
     fail_under: Annotated[Limits | None, "End with exit code 4 if an accuracy is below its share."] = None
     summary: Annotated[o.Written | None, "Write a summary: JUnit for .xml, else Markdown."] = None
@@ -147,7 +142,8 @@ def evaluate(
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
-    Jobs of an array share it with --shard.
+    Jobs of an array share it with --shard, which needs --run-dir; after fastadv merge the same command with
+    --resume and without --shard gives the table.
 
     {naming}
     """

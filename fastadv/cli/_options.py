@@ -106,7 +106,11 @@ Report = Annotated[Path, text(partial(parse_place, what="file", check=check_repo
 Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
 DataDir = Annotated[Path, text(data_folder, "FOLDER")]
 Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
-Shard = Annotated[tuple[int, int], text(parse_shard, "I/N")]
+SHARD = (
+    "Do share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each its "
+    "own; fastadv merge puts those together."
+)
+Shard = Annotated[tuple[int, int], text(parse_shard, "I/N", SHARD)]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, metavar="N")]
 FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
 Split = Literal["train", "test"]

@@ -159,8 +159,8 @@ def taking(called: Callable[..., None], *parameters: inspect.Parameter) -> Calla
     return called
 
 
-def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
-    """Let a command take options: it yields the document of --json, and then prints for people."""
+def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
+    """Add a command: its docstring is its help; it yields the document of --json, then prints for people."""
     taken = inspect.signature(command).parameters
     fronts = {name: front for name in taken if (front := _front(taken[name].annotation)) is not None}
     alone = Front(command, " ".join(name for name in taken if name not in fronts))
@@ -169,10 +169,8 @@ def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
     def called(*, json: bool, **options: Any) -> None:
         try:
             with o.usage(), telling(seed=options.get("seed", "none")):
-                run = alone.bind(options)
-                with closing(
-                    run(**{name: front.bind(options) for name, front in fronts.items()})
-                ) as documents:
+                groups = {name: front.bind(options) for name, front in fronts.items()}
+                with closing(alone.bind(options)(**groups)) as documents:
                     for document in documents:
                         if json:
                             write_json(document)
@@ -181,17 +179,7 @@ def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
             raise Interrupted from None
 
     panels = [option for name, front in fronts.items() for option in front.options(name.capitalize())]
-    return taking(called, *alone.options(None), JSON, *panels)
-
-
-def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
-    """Add a command, whose docstring is its help."""
     prose = (inspect.getdoc(command) or "").replace("{naming}", NAMING)
     text = "\n\n".join(" ".join(part.split()) for part in prose.split("\n\n"))
-    app.command(help=text, epilog=f"Example: {example}", add_help_option=False)(_command(command))
-
-
-def group(text: str) -> typer.Typer:
-    commands = typer.Typer(help=text, no_args_is_help=True)
-    commands.callback(add_help_option=False)(taking(lambda **_: None))
-    return commands
+    declare = app.command(help=text, epilog=f"Example: {example}", add_help_option=False)
+    declare(taking(called, *alone.options(None), JSON, *panels))

@@ -30,7 +30,6 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} --recipe smoothadv:sigma=0.5 --radius 0.5", "--norm l2"),
         (f"train {DIGITS} --resume", "--run-dir"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd:steps=3 -a fgsm --steps 3", "--steps"),
-        (f"evaluate {DIGITS} --radius 0.1 -a pgd -a pgd", "twice"),
         (f"train {DIGITS} --steps 3", "--steps"),
         (f"train {DIGITS} --recipe trades:beta=much --radius 0.1", "beta to be a number"),
         (f"train {DIGITS} --recipe trades:steps=3 --radius 0.1 --steps 3", "--steps"),
