@@ -25,9 +25,9 @@ from fastadv.runs import card
 from fastadv.runs.files import user_cache
 
 PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton", *sorted(EXTRAS.keys() - {"PIL"}))
-# The beginnings of variables that change how fast a process is or how it rounds
-VARIABLES = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
-VARIABLES += ("DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
+# The variables that change how fast a process is or how it rounds
+OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
+VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
 # The folders by which a data set is known
 MARKS = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py", "cifar10 (JPEG copies)": "cifar10/test"}
 

@@ -31,7 +31,7 @@ from fastadv.train import (
     reports,
 )
 from fastadv.train import epochs as each_epoch
-from fastadv.train.augment import AUGMENTS, Augment
+from fastadv.train.augment import AUGMENTS
 from fastadv.train.recipes import RECIPES
 from fastadv.train.report import best
 from fastadv.train.schedules import SCHEDULES, Schedule
@@ -42,17 +42,12 @@ KINDS = {name: type(one) if is_dataclass(one) else lambda: None for name, one in
 AUGMENT = f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+flip+cutout:size=8."
 
 
-def parse_augment(text: str) -> list[Augment] | None:
+def parse_augment(text: str) -> list[Any] | None:
     """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
     if text == "none":
         return None
-    functions = []
-    for part in text.split("+"):
-        name, arguments = o.parse_call("augmentation", part, ALONE, optional=True)
-        functions += [
-            partial(function, **arguments) if arguments else function for function in AUGMENTS[name]
-        ]
-    return functions
+    calls = [o.parse_call("augmentation", part, ALONE, optional=True) for part in text.split("+")]
+    return [partial(ALONE[name], **arguments) if arguments else name for name, arguments in calls]
 
 
 def parse_schedule(text: str) -> str | Schedule:
