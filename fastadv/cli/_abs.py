@@ -24,7 +24,6 @@ from fastadv.cli._shared import (
     Machine,
     TrainImages,
     load_data,
-    make_device,
 )
 from fastadv.cli._signature import Front, add, taking
 from fastadv.data import batches, is_named
@@ -67,7 +66,7 @@ class Synthesis:
 
     def load(self, **options: Any) -> ABS:
         """Load the model from a file of `abs train` or the authors' folder, with these options."""
-        place = make_device(self.device)
+        place = Machine(device=self.device).place()
         if self.model.is_dir():
             model = ABS.from_official(self.model, prior_samples=PRIOR_SAMPLES, seed=self.seed or 0)
         else:

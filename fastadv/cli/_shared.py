@@ -58,17 +58,13 @@ Images = Annotated[partial[Any], IMAGES]
 TrainImages = Annotated[partial[Any], replace(IMAGES, names="data data_dir size samples")]
 
 
-def make_device(text: str | None) -> torch.device:
-    return check_device(text or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 @dataclass(frozen=True)
 class Machine:
     seed: Annotated[o.Seed, "Random seed."] = 0
     device: Annotated[str | None, DEVICE] = None
 
     def place(self) -> torch.device:
-        return make_device(self.device)
+        return check_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)
@@ -96,22 +92,19 @@ class Network:
         if name.startswith(ZOO):
             return load_entry(name, chosen, self.weights, dataset).to(device)
         check_name(name)
-        if ":" not in name and chosen.keys() & {"shape", "classes"}:
-            o.refuse("--option: shape and classes follow from --data; leave them out.")
-        model = models.create(name, **(_accepted(name, offered) | chosen))
+        if ":" not in name:
+            if chosen.keys() & offered.keys() - {"seed"}:
+                o.refuse("--option: shape and classes follow from --data; leave them out.")
+        else:
+            takes = signature(factory(name)).parameters
+            every = any(argument.kind is Parameter.VAR_KEYWORD for argument in takes.values())
+            offered = {key: value for key, value in offered.items() if every or key in takes}
+        model = models.create(name, **offered | chosen)
         if self.weights is not None:
             models.load_weights(model, self.weights)
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:
             note(f"{name} has its first, untrained weights; give trained ones with --weights")
         return model.to(device).eval()
-
-
-def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
-    if ":" not in name:
-        return offered
-    takes = signature(factory(name)).parameters
-    everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
-    return {key: value for key, value in offered.items() if everything or key in takes}
 
 
 PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."
