@@ -14,8 +14,7 @@ from torch import Tensor
 from fastadv import attacks
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, kept_in, print_results
-from fastadv.cli._output import print_table, progress, say
+from fastadv.cli._output import NOTHING_KEPT, kept_in, print_results, print_table, progress, say
 from fastadv.cli._shared import (
     BATCH_SIZE,
     DEVICE,

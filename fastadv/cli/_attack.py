@@ -14,8 +14,7 @@ from fastadv._checks import check_choice
 from fastadv.attacks import ATTACKS, AttackResult, Signs
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, print_results
-from fastadv.cli._output import finite, progress, say_where
+from fastadv.cli._output import NOTHING_KEPT, finite, print_results, progress, say_where
 from fastadv.cli._shared import IMAGES, Budget, Machine, Network, Search
 from fastadv.evaluation import evaluate
 from fastadv.runs.card import card

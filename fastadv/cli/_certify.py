@@ -8,8 +8,7 @@ from fastadv._checks import check_choice
 from fastadv.certify import smooth
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible, together
-from fastadv.cli._measure import kept_in
-from fastadv.cli._output import print_table, progress, say
+from fastadv.cli._output import kept_in, print_table, progress, say
 from fastadv.cli._shared import Images, Machine, Network
 from fastadv.cli._signature import Front
 from fastadv.runs import processes

@@ -15,8 +15,19 @@ import typer
 from fastadv.cli import _options as o
 from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible, together
-from fastadv.cli._measure import BELOW, Limits, checks, kept_in, print_results, write_summary
-from fastadv.cli._output import finite, note, progress, say, say_where
+from fastadv.cli._output import (
+    BELOW,
+    Limits,
+    checks,
+    finite,
+    kept_in,
+    note,
+    print_results,
+    progress,
+    say,
+    say_where,
+    write_summary,
+)
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._signature import Front
 from fastadv.engine.module import in_words

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import interruptible, together
-from fastadv.cli._measure import kept_in
-from fastadv.cli._output import note, print_table, progress, say
+from fastadv.cli._output import kept_in, note, print_table, progress, say
 from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
 from fastadv.cli._signature import Front
 from fastadv.data import hold_out, is_named
