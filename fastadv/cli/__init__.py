@@ -11,7 +11,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import cache
 from io import TextIOWrapper
 from typing import Any, cast
 
@@ -108,17 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments, debug="--debug" in arguments)
 
 
-@cache
-def _command() -> Any:
-    """Build the command of typer once: that takes longer than a small command."""
-    return typer.main.get_command(app)
-
-
 def _run(arguments: list[str], debug: bool) -> int:
     if debug:
         logging.getLogger().setLevel(logging.INFO)
     try:
-        code = _command()(args=arguments, prog_name="fastadv", standalone_mode=False)
+        code = typer.main.get_command(app)(args=arguments, prog_name="fastadv", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:

@@ -1,6 +1,5 @@
 """`fastadv attack`: one attack on a model; and from text such as `pgd:steps=100` to an attack."""
 
-import json as jsons
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,11 +13,10 @@ from fastadv._checks import check_choice
 from fastadv.attacks import ATTACKS, AttackResult, Signs
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import NOTHING_KEPT, finite, print_results, progress, say_where
+from fastadv.cli._output import NOTHING_KEPT, print_results, progress, say_where, write_samples
 from fastadv.cli._shared import IMAGES, Budget, Machine, Network, Search
 from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors
 from fastadv.text import threat_text
 from fastadv.threat import THREATS
 
@@ -143,7 +141,7 @@ def attack(
             tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
             if (components := table.rows[0].components) is not None:
                 tensors["component"] = components.by[~table.failed]
-            save_tensors(out, tensors, {"card": jsons.dumps(finite(result))})
+            write_samples(out, tensors, result)
     yield result
     print_results(table, model.model, dataset)
     say_where({"adversarial examples": out})

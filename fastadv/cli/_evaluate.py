@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import starmap
 from typing import Annotated, Any, Literal
 
 import typer
@@ -19,13 +18,13 @@ from fastadv.cli._output import (
     BELOW,
     Limits,
     checks,
-    finite,
     kept_in,
     note,
     print_results,
     progress,
     say,
     say_where,
+    write_samples,
     write_summary,
 )
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
@@ -37,7 +36,7 @@ from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors, write_text
+from fastadv.runs.files import write_text
 from fastadv.text import percent, several
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
@@ -177,12 +176,11 @@ def evaluate(
         curves = {}
         for label, one in named.items() if radii else ():
             tick.text = f"radii, {label}"
-            curves[label] = (
-                Curve.from_distances(table[label].distance, radii)
-                if one.minimal
-                else accuracy_against_radius(
-                    net, dataset, one.at, radii, batch_size=batch_size, progress=tick
-                )
+            if one.minimal:
+                curves[label] = Curve.from_distances(table[label].distance, radii)
+                continue
+            curves[label] = accuracy_against_radius(
+                net, dataset, one.at, radii, batch_size=batch_size, progress=tick
             )
     if results.shard:
         yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
@@ -208,17 +206,21 @@ def evaluate(
     document, title = card("evaluation", config, **measured), f"{model.model} on {dataset.name}"
     passed = checks(table, results.fail_under or {}, results.strict)
     if results.out is not None:
-        save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(document))})
+        write_samples(results.out, vars(table.samples), document)
     benchmark.write(table, images.keywords["data"], model.model, dataset.note)
     if results.summary is not None:
         write_summary(results.summary, table, f"{title}: {table.setting}", passed)
     if results.report is not None:
-        told = {label: ", ".join(starmap("{}={}".format, one.config.items())) for label, one in named.items()}
-        data = {key: config["data"].get(key) for key in OF_THE_DATA}
+        arguments = {
+            label: ", ".join(f"{key}={value}" for key, value in one.config.items())
+            for label, one in named.items()
+        }
+        about = {**config, "attacks": arguments}
+        about["data"] = {key: config["data"].get(key) for key in OF_THE_DATA}
         command = shlex.join(["fastadv", *sys.argv[1:]])
         report(
             table, results.report, title=title, model=net, class_names=dataset.classes, curves=curves,
-            provenance={"command": command, "seed": machine.seed, **config, "attacks": told, "data": data},
+            provenance={"command": command, "seed": machine.seed, **about},
         )  # fmt: skip
     try:
         yield document

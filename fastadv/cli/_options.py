@@ -20,7 +20,7 @@ from fastadv.evaluation.figures import check_path
 from fastadv.evaluation.report.page import check_path as check_report
 from fastadv.threat import THREATS
 
-# What advice of the library is called on the command line
+# Advice of the library in the words of the command line
 SPOKEN = {
     "give fa.models.bpda": "give -m a function that returns fa.models.bpda",
     "draws=20": "--draws 20",
@@ -160,13 +160,8 @@ def needed(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
 
 
 def registry() -> dict[str, Attack]:
-    """Return the attacks that commands can name, in alphabetical order: text can say all that they need."""
-    known = {"model", "x", "y", "threat"}
-    return {
-        name: attack
-        for name, attack in sorted(ATTACKS.items())
-        if needed(attack.parameters) <= known | nameable(attack.parameters).keys()
-    }
+    """Return the attacks that commands can name, in alphabetical order; minimum_radius takes another one."""
+    return {name: ATTACKS[name] for name in sorted(ATTACKS.keys() - {"minimum_radius"})}
 
 
 def parse_call(

@@ -19,12 +19,12 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import check_stop
 from fastadv.evaluation import Table as Evaluation
 from fastadv.progress import RichBar
-from fastadv.runs.files import write_text
+from fastadv.runs.files import save_tensors, write_text
 from fastadv.text import in_markdown, percent, several
 
 Check = tuple[str, str, int]
 BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, which doubt alone makes
-SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # of a table
+SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # The figures of a table
 DOUBTFUL = 3  # the exit code of --strict where an accuracy is in doubt
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
 PIPE_WIDTH = 100  # columns where the output is no terminal
@@ -60,6 +60,10 @@ def write_json(value: Any) -> None:
 def finite(value: Any) -> Any:
     """Return the value as JSON has it; what JSON has no number for becomes None."""
     return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+
+
+def write_samples(path: Path, tensors: Mapping[str, Any], document: Any) -> None:
+    save_tensors(path, tensors, {"card": json.dumps(finite(document))})
 
 
 def print_table(

@@ -8,7 +8,7 @@ import typer
 
 from fastadv.attacks import ATTACKS, Signs
 from fastadv.cli._attack import parse_attack, parse_attacks
-from fastadv.cli._options import nameable, registry
+from fastadv.cli._options import nameable, needed, registry
 from fastadv.cli._shared import Budget
 
 ENTRIES = registry()
@@ -31,6 +31,8 @@ def parsed(text, **options):
 
 def test_the_arguments_that_text_can_name():
     assert ATTACKS.keys() - ENTRIES.keys() == {"minimum_radius"}  # it runs another
+    for name, entry in ENTRIES.items():
+        assert needed(entry.parameters) <= {"model", "x", "y", "threat"} | TYPES[name].keys()
     keys = {key for types in TYPES.values() for key in types}
     assert not {"model", "x", "y", "threat", "targets", "criterion", "mask", "ids", "on_progress"} & keys
 
