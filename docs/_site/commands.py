@@ -20,7 +20,8 @@ def _leaves(name: str, command: Any) -> list[tuple[str, Any]]:
     below = getattr(command, "commands", None)
     if below is None:
         return [(name, command)]
-    return [leaf for part, each in below.items() for leaf in _leaves(f"{name} {part}".strip(), each)]
+    shown = {f"{name} {part}".strip(): leaf for part, leaf in below.items() if not leaf.hidden}
+    return [leaf for path, below in shown.items() for leaf in _leaves(path, below)]
 
 
 def _section(command: Any, name: str) -> str:

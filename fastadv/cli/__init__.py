@@ -11,7 +11,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import cache
 from io import TextIOWrapper
 from typing import Any, cast
 
@@ -31,7 +30,7 @@ from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
 from fastadv.cli._output import note
-from fastadv.cli._signature import Debug, add, eager, taking
+from fastadv.cli._signature import add, eager, taking
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
@@ -64,6 +63,17 @@ for command, example in (
 app.add_typer(abs_app, name="abs")
 
 
+@app.command(
+    hidden=True,
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def study() -> int:
+    """Say where the papers went."""
+    note("the papers are beside the library: in its repository, python -m papers")
+    return 2
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(fastadv.__version__)
@@ -92,19 +102,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a character
             cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     with stoppable(), telling(command=shlex.join(["fastadv", *arguments])):
-        return _run(arguments)
+        return _run(arguments, debug="--debug" in arguments)
 
 
-@cache
-def _command() -> Any:
-    """Build the command of typer once: that takes longer than a small command."""
-    return typer.main.get_command(app)
-
-
-def _run(arguments: list[str]) -> int:
-    debug = Debug()
+def _run(arguments: list[str], debug: bool) -> int:
+    if debug:
+        logging.getLogger().setLevel(logging.INFO)
     try:
-        code = _command()(args=arguments, prog_name="fastadv", standalone_mode=False, obj=debug)
+        code = typer.main.get_command(app)(args=arguments, prog_name="fastadv", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
@@ -115,7 +120,7 @@ def _run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(f"{error}\n")
             return 2
-        if debug.on:
+        if debug:
             traceback.print_exc()
         code, text = _reason(error)
         note(text)

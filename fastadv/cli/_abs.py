@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor
 
 from fastadv import attacks
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, kept_in, print_results
-from fastadv.cli._output import print_table, progress, say
+from fastadv.cli._output import NOTHING_KEPT, kept_in, print_results, print_table, progress, say
 from fastadv.cli._shared import (
     BATCH_SIZE,
     DEVICE,
@@ -23,11 +23,9 @@ from fastadv.cli._shared import (
     Machine,
     TrainImages,
     load_data,
-    make_device,
 )
-from fastadv.cli._signature import Front, add, group
+from fastadv.cli._signature import Front, add, taking
 from fastadv.data import batches, is_named
-from fastadv.errors import InputError
 from fastadv.evaluation import evaluate, figures
 from fastadv.models import ABS
 from fastadv.models.abs.options import InferenceOptions
@@ -37,14 +35,22 @@ from fastadv.threat import THREATS
 
 PRIOR_SAMPLES = 8000
 THRESHOLD = 1.5  # the L2 distance at which the paper compares accuracies
-COLUMNS = 5  # images in a row of a picture
+COLUMNS = 6  # images in a row of a picture
 
-abs_app = group("Analysis by Synthesis: one generative model for each class (Schott et al. 2018).")
+abs_app = typer.Typer(
+    help="Analysis by Synthesis: one generative model for each class (Schott et al. 2018).",
+    no_args_is_help=True,
+)
+abs_app.callback(add_help_option=False)(taking(lambda **_: None))
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    model: Annotated[Path, "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net."]
+    model: Annotated[
+        Path,
+        typer.Option(metavar="FILE", exists=True),
+        "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net.",
+    ]
     binary: Annotated[bool, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class."] = False
     seed: Annotated[o.Seed | None, "Seed of the prior samples for the authors' weights."] = None
     device: Annotated[str | None, DEVICE] = None
@@ -59,24 +65,20 @@ class Synthesis:
 
     def load(self, **options: Any) -> ABS:
         """Load the model from a file of `abs train` or the authors' folder, with these options."""
-        path, seed, place = self.model, self.seed, make_device(self.device)
-        if path.is_dir():
-            model = ABS.from_official(path, prior_samples=PRIOR_SAMPLES, seed=seed or 0)
-        elif path.is_file():
-            o.refuse_set(f"has no effect on {path}, which has its own prior; leave it out.", seed=seed)
-            model = ABS.load(path)
+        place = Machine(device=self.device).place()
+        if self.model.is_dir():
+            model = ABS.from_official(self.model, prior_samples=PRIOR_SAMPLES, seed=self.seed or 0)
         else:
-            raise InputError(
-                f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
-                "found neither; check the path"
+            o.refuse_set(
+                f"has no effect on {self.model}, which has its own prior; leave it out.", seed=self.seed
             )
+            model = ABS.load(self.model)
         return model.with_options(binary=self.binary, **options).to(place)
 
 
 def batched(text: str, dataset: Any, model: ABS, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     done, device = 0, model.weights[0].device
     with progress(text) as tick:
-        tick(0, len(dataset))
         for x, y, _ in batches(dataset, size):
             yield x.to(device), y.to(device)
             done += len(x)
@@ -89,18 +91,14 @@ def measure(model: ABS, dataset: Any, text: str, size: int = 100) -> dict[str, f
         inferred = model.infer(x)
         right += int((inferred.loss.argmin(1) == y).sum())
         confidence.append(inferred.confidence.amax(1))
-    sure = float(torch.cat(confidence).median())
-    return {"accuracy": right / len(dataset), "median_confidence": sure}
+    return {"accuracy": right / len(dataset), "median_confidence": float(torch.cat(confidence).median())}
 
 
-def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
-    """Print what was measured, by its parts where there are several."""
-    cells = [["", "measured", "value"]]
-    for part, values in measured.items():
-        for name, value in values.items():
-            share = name.endswith("accuracy") or name == "above_zero"
-            cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
-    cells = cells if len(measured) > 1 else [line[1:] for line in cells]
+def print_measured(title: str, measured: dict[str, float], caption: str) -> None:
+    cells = [["measured", "value"]]
+    for name, value in measured.items():
+        share = name.endswith("accuracy") or name == "above_zero"
+        cells.append([name.replace("_", " "), percent(value) if share else number(value)])
     print_table(title, cells, [caption])
 
 
@@ -108,8 +106,7 @@ def results(
     what: str, model: Synthesis, options: dict[str, Any], dataset: Any, measured: dict[str, float], title: str
 ) -> Iterator[Any]:
     yield card(f"abs {what}", {**model.config, **options, "data": dataset.describe()}, **measured)
-    title = f"{model.name}, {title}on {dataset.name}, {len(dataset):,} images"
-    print_measured(title, {"": measured}, dataset.note)
+    print_measured(f"{model.name}, {title}on {dataset.name}, {len(dataset):,} images", measured, dataset.note)
 
 
 TRAINING = Front(
@@ -129,24 +126,26 @@ def train(
     The same command with --resume continues bit for bit after any stop.
     """
     options, run_dir = images.keywords, training.keywords["run_dir"]
-    o.check_run_dir(run_dir, training.keywords["resume"])
     if test_samples is not None and not is_named(options["data"]):
         o.refuse(f"--test-samples has no effect: {options['data']} has no test split; leave it out.")
     place = machine.place()
-    with interruptible(partial(kept_in, run_dir)):
+    with interruptible(partial(kept_in, run_dir)), progress("training") as tick:
         dataset = images(part="train")
-        with progress("training") as tick:
-            model = ABS.fit(
-                dataset, **training.keywords, seed=machine.seed, device=place, progress=tick,
-                prior_samples=prior_samples,
-            )  # fmt: skip
+        rest: dict[str, Any] = {
+            "seed": machine.seed,
+            "device": place,
+            "prior_samples": prior_samples,
+            "progress": tick,
+        }
+        model = ABS.fit(dataset, **training.keywords, **rest)
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if is_named(options["data"]):
             test_set = load_data(**options | {"samples": test_samples})
             for name, binary in (("abs", False), ("binary_abs", True)):
                 measured[name] = measure(model.with_options(binary=binary), test_set, f"testing {name}")
     yield card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured)
-    print_measured(f"ABS on {dataset.name}, {training.keywords['epochs']} epochs", measured, dataset.note)
+    named = {f"{part} {name}": value for part in measured for name, value in measured[part].items()}
+    print_measured(f"ABS on {dataset.name}, {training.keywords['epochs']} epochs", named, dataset.note)
     say(f"model in {run_dir / 'model.safetensors'}")
 
 
@@ -196,11 +195,10 @@ def attack(
     In the median distance, images that are misclassified count 0, and decisions that hold count as infinite.
     """
     label = "latent descent"
-    with interruptible(NOTHING_KEPT):
+    with interruptible(NOTHING_KEPT), progress(label) as tick:
         net, dataset = model.load(), images()
-        with progress(label) as tick:
-            run = {label: attacks.latent_descent}
-            table = evaluate(net, dataset, run, batch_size=batch_size, indicators=False, progress=tick)
+        run = {label: attacks.latent_descent}
+        table = evaluate(net, dataset, run, batch_size=batch_size, indicators=False, progress=tick)
     row = table[label]
     allowed = float((row.distance > THRESHOLD).double().mean())
     measured = {
@@ -233,11 +231,13 @@ def show(
         inferred = net.infer(x)
         confidence = inferred.confidence[0].tolist()
         losses, chosen = inferred.loss[0].tolist(), int(inferred.loss.argmin())
-        titles = [f"a {dataset.classes[label]}\n"]
-        for name, loss, share in zip(dataset.classes, losses, confidence, strict=True):
-            titles.append(f"{name}: {1000 * loss:.1f}\n{100 * share:.1f}%")
+        shares = zip(dataset.classes, losses, confidence, strict=True)
+        titles = [f"{name}: {1000 * loss:.1f}\n{100 * share:.1f}%" for name, loss, share in shares]
+        titles = [f"a {dataset.classes[label]}\n", *titles]
         seen = torch.cat([net.observed(x), inferred.reconstruction[0]])
-        rows = strips(seen, titles, chosen + 1)
+        marked = torch.arange(len(seen)) == chosen + 1
+        cuts = [slice(start, start + COLUMNS) for start in range(0, len(seen), COLUMNS)]
+        rows = [figures.Strip("", seen[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]
         title = f"Image {index} of {dataset.name} as each class draws it"
         subtitle = "class: 1,000 × its loss; below, its confidence; equal ones lie on its floor, eta"
         figures.strips(rows, out, title=title, subtitle=subtitle)
@@ -245,12 +245,6 @@ def show(
     yield {**decision, "confidence": confidence, "out": str(out)}
     verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]}"
     say(f"{verdict} with confidence {confidence[chosen]:.2f}; drawn in {out}")
-
-
-def strips(images: Tensor, titles: list[str], chosen: int) -> list[figures.Strip]:
-    marked = torch.arange(len(images)) == chosen
-    cuts = [slice(start, start + COLUMNS + 1) for start in range(0, len(images), COLUMNS + 1)]
-    return [figures.Strip("", images[c], titles[c], marked[c], figures.BLUE, apart=0.05) for c in cuts]
 
 
 for _command, _example in (

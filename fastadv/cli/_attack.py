@@ -1,6 +1,5 @@
 """`fastadv attack`: one attack on a model; and from text such as `pgd:steps=100` to an attack."""
 
-import json as jsons
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,21 +9,20 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_choice
 from fastadv.attacks import ATTACKS, AttackResult, Signs
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import NOTHING_KEPT, print_results
-from fastadv.cli._output import finite, progress, say_where
+from fastadv.cli._output import NOTHING_KEPT, print_results, progress, say_where, write_samples
 from fastadv.cli._shared import IMAGES, Budget, Machine, Network, Search
 from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors
 from fastadv.text import threat_text
 from fastadv.threat import THREATS
 
 # Values that the command line sets where the function leaves them open
 DEFAULTS = {"steps": 40, "queries": 1000}
-ATTACK = "{attacks}; or with arguments, pgd:steps=100."
+ATTACK = f"{', '.join(o.registry())}; or with arguments, pgd:steps=100."
 Criterion = Literal["signs"]
 CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
 CRITERIA = {"signs": Signs()}
@@ -77,21 +75,16 @@ def parse_attacks(
     texts: list[str], budget: Budget, seed: int, criterion: Criterion | None = None
 ) -> dict[str, NamedAttack]:
     """Parse attacks, by their labels. Wrong usage for text without sense, and options that none takes."""
-    named = [parse_attack(text, budget, seed, criterion) for text in texts]
-    by_label = {attack.label: attack for attack in named}
-    if len(by_label) < len(named):
-        o.refuse(f"the same attack is named twice: {', '.join(texts)}.")
-    for option in budget.chosen:
-        if not any(option in attack.used for attack in named):
-            flag = option.replace("_", "-")
-            o.refuse(f"--{flag} has no effect on {', '.join(texts)}; leave it out.")
-    return by_label
+    attacks = [parse_attack(text, budget, seed, criterion) for text in texts]
+    idle = {name: value for name, value in budget.chosen.items() if not any(name in a.used for a in attacks)}
+    o.refuse_set(f"has no effect on {', '.join(texts)}; leave it out.", **idle)
+    return {attack.label: attack for attack in attacks}
 
 
 def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | None = None) -> NamedAttack:
     """Parse NAME or NAME:key=value,key=value; the budget holds where it is taken and `text` says nothing."""
     name, _, tail = text.partition(":")
-    attack, where = o.registry()[o.look_up("attack", name, o.registry())], f"attack {text!r}"
+    attack, where = o.registry()[check_choice("attack", name, o.registry())], f"attack {text!r}"
     takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}, **o.nameable(attack.parameters)}
     in_text = o.parse_arguments(where, name, tail, takes)
     shared = {key: value for key, value in budget.chosen.items() if key in takes and key not in in_text}
@@ -136,21 +129,19 @@ def attack(
     {naming}
     """
     (named,) = parse_attacks([attack], budget, machine.seed, criterion).values()
-    place, batch_size = machine.place(), search.batch_size
-    with interruptible(NOTHING_KEPT):
+    run, kept, batch_size = named.run, list[dict[str, Tensor]](), search.batch_size
+    with interruptible(NOTHING_KEPT), progress(named.label) as tick:
         dataset = images()
-        net = search.frozen(model.load(dataset, place, machine.seed))
-        run, kept = named.run, list[dict[str, Tensor]]()
-        with progress(named.label) as tick:
-            run = run if out is None else _keeping(run, kept)
-            table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, progress=tick)
+        net = search.frozen(model.load(dataset, machine))
+        run = run if out is None else _keeping(run, kept)
+        table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, progress=tick)
         rest = {"data": dataset.describe(), "batch_size": batch_size, "precision": search.precision or "fp32"}
         result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
         if out is not None:
             tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
             if (components := table.rows[0].components) is not None:
                 tensors["component"] = components.by[~table.failed]
-            save_tensors(out, tensors, {"card": jsons.dumps(finite(result))})
+            write_samples(out, tensors, result)
     yield result
     print_results(table, model.model, dataset)
     say_where({"adversarial examples": out})

@@ -4,22 +4,20 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
+from fastadv._checks import check_choice
 from fastadv.certify import smooth
-from fastadv.certify.smooth import IDENTITY
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import kept_in
-from fastadv.cli._output import print_table, progress, say
+from fastadv.cli._interrupt import interruptible, together
+from fastadv.cli._output import kept_in, print_table, progress, say
 from fastadv.cli._shared import Images, Machine, Network
 from fastadv.cli._signature import Front
-from fastadv.cli._torchrun import together
 from fastadv.runs import processes
 from fastadv.text import percent, several
 from fastadv.threat import L0, L1, L2
 
 NORMS = {"l2": L2, "l1": L1, "l0": L0}
 NORM = "l2 for Gaussian noise, l1 for uniform noise, l0 to hide coordinates."
-Norm = Annotated[Any, o.text(lambda name: NORMS[o.look_up("norm", name, NORMS)], "|".join(NORMS), NORM)]
+Norm = Annotated[Any, o.text(lambda name: NORMS[check_choice("norm", name, NORMS)], "|".join(NORMS), NORM)]
 SMOOTH = Front(
     smooth,
     "sigma norm draws=n chosen_by=n0 alpha radii sequential sound run_dir resume batch_size",
@@ -40,13 +38,9 @@ def certify(
     Several processes share the images: torchrun --nproc-per-node 4 -m fastadv certify ...
     """
     options = smoothing.keywords
-    o.check_run_dir(options["run_dir"], options["resume"], IDENTITY, "certificates")
-    place = machine.place()
-    with interruptible(partial(kept_in, options["run_dir"])):
+    with interruptible(partial(kept_in, options["run_dir"])), progress("certificates") as tick:
         dataset = images()
-        net = model.load(dataset, place, machine.seed)
-        with progress("certificates") as tick:
-            certificates = smoothing(net, dataset, seed=machine.seed, progress=tick)
+        certificates = smoothing(model.load(dataset, machine), dataset, seed=machine.seed, progress=tick)
     if processes.rank():
         return  # the first process tells
     yield certificates.to_dict()

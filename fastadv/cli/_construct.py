@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
+from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
-from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import is_named
 from fastadv.evaluation import figures
@@ -19,10 +18,6 @@ from fastadv.threat import THREATS
 
 Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]
 SHARD_SIZE = "Samples in a file. A process holds one file at a time; a kill loses at most that many."
-SHARD = (
-    "Build share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each "
-    "its own; fastadv merge puts those together, and writes the index."
-)
 # The set of a construction in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
 
@@ -53,7 +48,7 @@ def construct(
     machine: Machine,
     out: Annotated[o.Folder, "Folder for the set; what is there already is kept and the rest is built."],
     shard_size: Annotated[int, SHARD_SIZE] = 1024,
-    shard: Annotated[o.Shard | None, SHARD] = None,
+    shard: o.Shard | None = None,
 ) -> Iterator[Any]:
     """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 
@@ -63,17 +58,17 @@ def construct(
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
     Jobs of an array share it with --shard. What stops one loses at most --shard-size images.
     """
-    settings, place = _settings(kind, construction, machine.seed), machine.place()
+    settings = _settings(kind, construction, machine.seed)
     rank, jobs = shard or (None, None)
     build = getattr(library, kind.replace("-", "_"))
-    with interruptible(f"finished shards are kept in {out}; run the same command to resume"):
+    kept = f"finished shards are kept in {out}; run the same command to resume"
+    with interruptible(kept), progress(kind) as tick:
         dataset = images(part="train")
-        net = search.frozen(model.load(dataset, place, machine.seed))
-        with progress(kind) as tick:
-            built = build(
-                net, dataset, **settings, out_dir=out, shard_size=shard_size,
-                batch_size=search.batch_size, progress=tick, rank=rank, world_size=jobs,
-            )  # fmt: skip
+        net = search.frozen(model.load(dataset, machine))
+        built = build(
+            net, dataset, **settings, out_dir=out, shard_size=shard_size,
+            batch_size=search.batch_size, progress=tick, rank=rank, world_size=jobs,
+        )  # fmt: skip
     if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastadv._checks import check_choice
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say, say_where
@@ -31,7 +32,7 @@ def demo(
     Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes.
     """
     size = 10 if size is None else size
-    o.look_up("size", str(size), map(str, SIZES))
+    check_choice("size", str(size), map(str, SIZES))
     settings = replace(TINY if tiny else SIZES[size], seed=seed)
     kept = f"finished parts are kept in {out}; run the same command to resume"
     with interruptible(kept), progress("digits") as bar:

@@ -7,36 +7,43 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from torch import Tensor
 
 from fastadv.cli import _options as o
 from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
-from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import BELOW, Limits, checks, kept_in, print_results, write_summary
-from fastadv.cli._output import finite, note, progress, say, say_where
+from fastadv.cli._interrupt import interruptible, together
+from fastadv.cli._output import (
+    BELOW,
+    Limits,
+    checks,
+    kept_in,
+    note,
+    print_results,
+    progress,
+    say,
+    say_where,
+    write_samples,
+    write_summary,
+)
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._signature import Front
-from fastadv.cli._torchrun import together
 from fastadv.engine.module import in_words
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
-from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors, write_text
+from fastadv.runs.files import write_text
 from fastadv.text import percent, several
-from fastadv.threat import THREATS
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
 WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
 Suite = Literal["robustbench"]
+PREPARED = {"imagenet": "preprocessing"}  # each of its models names its own
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
@@ -50,17 +57,12 @@ class Results:
         "(safetensors). --resume writes it for an evaluation that is in --run-dir.",
     ] = None
     report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
-    shard: Annotated[
-        o.Shard | None,
-        "Do share I of N alone, I from 0 to N - 1, as an independent job. It needs --run-dir, one of all "
-        "jobs or each its own. After fastadv merge the same command with --resume and without --shard gives "
-        "the table.",
-    ] = None
+    shard: o.Shard | None = None
     strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
     fail_under: Annotated[Limits | None, "End with exit code 4 if an accuracy is below its share."] = None
     summary: Annotated[o.Written | None, "Write a summary: JUnit for .xml, else Markdown."] = None
 
-    def check(self, named: dict[str, NamedAttack], kept: dict[str, Any]) -> tuple[float, ...]:
+    def check(self, named: dict[str, NamedAttack], indicators: bool) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
         radii = () if self.radii is None else tuple(check_radii(self.radii).tolist())
         if len({attack.norm for attack in named.values()}) > 1:
@@ -73,11 +75,10 @@ class Results:
                 )
         if "robust" in (self.fail_under or ()) and all(one.radius == math.inf for one in named.values()):
             o.refuse("--fail-under robust: no attack has a radius; give --radius.")
-        if self.strict and not kept["indicators"]:
+        if self.strict and not indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         if self.shard:
             o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
-        o.check_run_dir(kept["run_dir"], kept["resume"], IDENTITY, "an evaluation")
         return radii
 
 
@@ -99,24 +100,32 @@ class RobustBench:
     ) -> tuple[list[str], Budget]:
         """Return which attacks to run in which budget: those of the options, or those of the suite."""
         if self.suite is None:
-            o.refuse_set(
-                "writes the result of --suite robustbench: give that, too.", robustbench=self.robustbench
-            )
+            why = "writes the result of --suite robustbench: give that, too."
+            o.refuse_set(why, robustbench=self.robustbench)
             return texts or ["fgsm", "pgd"], budget
         taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
         o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
-        for option in ("ids=", "size="):
-            if option in images["data"]:
-                o.refuse(f"--suite robustbench has its own images: leave out {option}")
-        data, norm = images["data"].partition(":")[0], budget.norm or "linf"
+        (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
         if (data, norm) not in RADII:
             o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")
-        if data == "imagenet" and "preprocessing=" not in images["data"]:
+        if "," in prepared or prepared.partition("=")[0] != PREPARED.get(data, ""):
             o.refuse(
-                "--suite robustbench: each model of ImageNet names its preprocessing: give "
-                "--data imagenet:preprocessing=Res256Crop224, or another one."
+                f"--suite robustbench has its own images: expected --data {data} alone, or of ImageNet with "
+                f"the preprocessing of the model, imagenet:preprocessing=Res256Crop224; got {images['data']}."
             )
         return ["autoattack"], replace(budget, norm=norm, radius=RADII[data, norm])
+
+    def write(self, table: Table, data: str, model: str, note: str | None) -> None:
+        """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
+        if self.robustbench is None:
+            return
+        row: Any = table.rows[0]
+        footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
+        fields = entry(
+            data.partition(":")[0], model, table.clean_accuracy, row.robust_accuracy, row.threat,
+            unreliable=bool(row.flags), about={"footnote": footnote} if footnote else None,
+        )  # fmt: skip
+        write_text(self.robustbench, jsons.dumps(fields, indent=2) + "\n")
 
 
 @together
@@ -143,7 +152,8 @@ def evaluate(
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
-    Jobs of an array share it with --shard.
+    Jobs of an array share it with --shard, which needs --run-dir; after fastadv merge the same command with
+    --resume and without --shard gives the table.
 
     {naming}
     """
@@ -151,24 +161,27 @@ def evaluate(
         o.refuse_set(OF_ALL, suite=benchmark.suite)
     texts, budget = benchmark.attacks(attack, budget, images.keywords)
     named = parse_attacks(texts, budget, machine.seed, criterion)
-    run_dir, place, batch_size = evaluation.keywords["run_dir"], machine.place(), search.batch_size
-    radii = results.check(named, evaluation.keywords)
+    run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
+    radii = results.check(named, evaluation.keywords["indicators"])
     attacks = {label: attack.run for label, attack in named.items()}
     rank, jobs = results.shard or (None, None)
-    with interruptible(partial(kept_in, run_dir)):
+    with interruptible(partial(kept_in, run_dir)), progress("attacks") as tick:
         dataset = images()
         lacks = benchmark.lacks(images.keywords, len(dataset))
-        net = search.frozen(model.load(dataset, place, machine.seed))
-        with progress("attacks") as tick:
-            table = evaluation(
-                net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
-                keep_samples=bool(results.out or results.report), progress=tick,
-            )  # fmt: skip
-        curves = {
-            label: _curve(net, dataset, one, table[label].distance, radii, batch_size)
-            for label, one in named.items()
-            if radii
-        }
+        net = search.frozen(model.load(dataset, machine))
+        table = evaluation(
+            net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
+            keep_samples=bool(results.out or results.report), progress=tick,
+        )  # fmt: skip
+        curves = {}
+        for label, one in named.items() if radii else ():
+            tick.text = f"radii, {label}"
+            if one.minimal:
+                curves[label] = Curve.from_distances(table[label].distance, radii)
+                continue
+            curves[label] = accuracy_against_radius(
+                net, dataset, one.at, radii, batch_size=batch_size, progress=tick
+            )
     if results.shard:
         yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
         say(f"share {rank} of {jobs}, {several(len(table.ids), 'image')}, is kept in {run_dir}")
@@ -193,17 +206,21 @@ def evaluate(
     document, title = card("evaluation", config, **measured), f"{model.model} on {dataset.name}"
     passed = checks(table, results.fail_under or {}, results.strict)
     if results.out is not None:
-        save_tensors(results.out, vars(table.samples), {"card": jsons.dumps(finite(document))})
-    if benchmark.robustbench is not None:
-        (only,) = named.values()
-        name = images.keywords["data"]
-        write_entry(benchmark.robustbench, table, only, name, model.model, dataset.note)
+        write_samples(results.out, vars(table.samples), document)
+    benchmark.write(table, images.keywords["data"], model.model, dataset.note)
     if results.summary is not None:
         write_summary(results.summary, table, f"{title}: {table.setting}", passed)
     if results.report is not None:
+        arguments = {
+            label: ", ".join(f"{key}={value}" for key, value in one.config.items())
+            for label, one in named.items()
+        }
+        about = {**config, "attacks": arguments}
+        about["data"] = {key: config["data"].get(key) for key in OF_THE_DATA}
+        command = shlex.join(["fastadv", *sys.argv[1:]])
         report(
             table, results.report, title=title, model=net, class_names=dataset.classes, curves=curves,
-            provenance=_provenance(config, named, machine.seed),
+            provenance={"command": command, "seed": machine.seed, **about},
         )  # fmt: skip
     try:
         yield document
@@ -221,35 +238,3 @@ def evaluate(
             note(low)
         if code := max((code for *_, code in passed), default=0):
             raise typer.Exit(code)
-
-
-def _curve(
-    net: Any, dataset: Any, attack: NamedAttack, distance: Tensor, radii: tuple[float, ...], batch_size: int
-) -> Curve:
-    if attack.minimal:
-        return Curve.from_distances(distance, radii)
-    with progress(f"radii, {attack.label}") as tick:
-        return accuracy_against_radius(net, dataset, attack.at, radii, batch_size=batch_size, progress=tick)
-
-
-def _provenance(config: dict[str, Any], named: dict[str, NamedAttack], seed: int) -> dict[str, Any]:
-    attacks = {
-        label: ", ".join(f"{key}={value}" for key, value in one.config.items())
-        for label, one in named.items()
-    }
-    data = {key: config["data"].get(key) for key in OF_THE_DATA}
-    command = shlex.join(["fastadv", *sys.argv[1:]])
-    return {"command": command, "seed": seed, **config, "attacks": attacks, "data": data}
-
-
-def write_entry(
-    path: Path, table: Table, attack: NamedAttack, data: str, model: str, note: str | None
-) -> None:
-    """Write the entry of the suite's result, with replaced gradients and `note` in its footnote."""
-    row, threat = table[attack.label], THREATS[attack.norm](attack.radius)
-    accuracies = table.clean_accuracy, row.robust_accuracy
-    footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
-    about = {"footnote": footnote} if footnote else None
-    dataset = data.partition(":")[0]
-    fields = entry(dataset, model, *accuracies, threat, unreliable=bool(row.flags), about=about)
-    write_text(path, jsons.dumps(fields, indent=2) + "\n")

@@ -11,9 +11,10 @@ from fastadv import models as library
 from fastadv.cli import _options as o
 from fastadv.cli._output import note, print_table, say
 from fastadv.models.registry import SOURCES
-from fastadv.models.zoo import SHAPE, Entry, find, robustbench_entries
+from fastadv.models.zoo import SHAPE, find, robustbench_entries
 
 ZOO = "rb:"
+FIELDS = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
 
 
 def check_name(name: str) -> None:
@@ -59,7 +60,10 @@ def models(
     ]
     entries.sort(key=lambda entry: (entry.dataset, entry.threat != "Linf", -(entry.robust or 0)))
     built_in = {} if data or norm else {"built_in": library.names()}
-    yield {**built_in, "zoo": {entry.path: _fields(entry) for entry in entries}}
+    zoo = {entry.path: {name: getattr(entry, name) for name in FIELDS} for entry in entries}
+    for entry in entries:
+        zoo[entry.path]["net"] = {"name": entry.net.create, "options": entry.net.options}
+    yield {**built_in, "zoo": zoo}
     if built_in:
         others = ", ".join(f"{source}:NAME" for source in SOURCES)
         say(f"-m {', '.join(library.names())}, {others}, or your own as package.module:function")
@@ -68,9 +72,3 @@ def models(
         shares = (entry.clean, entry.robust, entry.best_known)
         cells.append([ZOO + entry.path, *("" if share is None else f"{share:.2f}" for share in shares)])
     print_table(f"{len(entries)} entries of RobustBench's zoo", cells)
-
-
-def _fields(entry: Entry) -> dict[str, Any]:
-    fields = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
-    net = {"name": entry.net.create, "options": entry.net.options}
-    return {**{name: getattr(entry, name) for name in fields}, "net": net}

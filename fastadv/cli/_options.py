@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 
 import typer
 
-from fastadv._checks import SEEDS, meant
+from fastadv._checks import SEEDS, check_choice, meant
 from fastadv.attacks import ATTACKS, Attack
 from fastadv.data._load import data_folder
 from fastadv.errors import InputError
@@ -20,7 +20,14 @@ from fastadv.evaluation.figures import check_path
 from fastadv.evaluation.report.page import check_path as check_report
 from fastadv.threat import THREATS
 
-CHECKPOINT = "checkpoint.safetensors"  # of a training run
+# Advice of the library in the words of the command line
+SPOKEN = {
+    "give fa.models.bpda": "give -m a function that returns fa.models.bpda",
+    "draws=20": "--draws 20",
+    "run_dir=": "--run-dir",
+    "run_dir": "--run-dir",
+    "resume=True": "--resume",
+}
 
 
 def refuse(text: str) -> NoReturn:
@@ -34,13 +41,20 @@ def refuse_set(why: str, **options: object) -> None:
             refuse(f"--{name.replace('_', '-')} {why}")
 
 
+def spoken(text: str) -> str:
+    """Say advice in the words of the command line."""
+    for words, ours in SPOKEN.items():
+        text = text.replace(words, ours)
+    return text
+
+
 @contextmanager
 def usage() -> Iterator[None]:
     """Turn an InputError inside into wrong usage, exit code 2: every command runs under it."""
     try:
         yield
     except InputError as error:
-        raise typer.BadParameter(f"{error}.") from error
+        raise typer.BadParameter(f"{spoken(str(error))}.") from error
 
 
 def parse_number(text: str | float) -> float:
@@ -61,21 +75,9 @@ def parse_two(text: str) -> tuple[float, ...]:
     return parse_numbers(text)
 
 
-def look_up(what: str, name: str, known: Iterable[str]) -> str:
-    if name not in (known := list(known)):
-        refuse(f"no {what} {name!r}; there are {', '.join(known)}{meant(name, known)}.")
-    return name
-
-
-def parse_data_dir(text: str) -> Path:
-    with usage():
-        return data_folder(text)
-
-
 def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> Path:
     """Check the name of a file or a folder before the work: it lies where it can be written."""
-    with usage():
-        check(text)
+    check(text)
     path, is_folder = Path(text), what == "folder"
     if path.exists() and path.is_dir() != is_folder:
         refuse(f"expected the name of a {what}, got {text!r}.")
@@ -95,16 +97,20 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) -> Any:
     """Declare an option whose text has a parser of its own."""
-    return typer.Option(parser=parser, metavar=metavar, help=help)
+    return typer.Option(parser=usage()(parser), metavar=metavar, help=help)
 
 
 Folder = Annotated[Path, text(partial(parse_place, what="folder"), "FOLDER")]
 Written = Annotated[Path, text(partial(parse_place, what="file"), "FILE")]
 Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
 Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
-DataDir = Annotated[Path, text(parse_data_dir, "FOLDER")]
-Norm = Annotated[str, text(partial(look_up, "norm", known=THREATS), "|".join(THREATS))]
-Shard = Annotated[tuple[int, int], text(parse_shard, "I/N")]
+DataDir = Annotated[Path, text(data_folder, "FOLDER")]
+Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
+SHARD = (
+    "Do share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each its "
+    "own; fastadv merge puts those together."
+)
+Shard = Annotated[tuple[int, int], text(parse_shard, "I/N", SHARD)]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, metavar="N")]
 FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
 Split = Literal["train", "test"]
@@ -118,11 +124,11 @@ def pairs(parts: list[str], what: str) -> dict[str, Any]:
             refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
         if key in values:
             refuse(f"{what}: {key} is given twice; leave one out.")
-        values[key] = _value(value)
+        values[key] = parse_value(value)
     return values
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for convert in (int, parse_number):
@@ -154,13 +160,8 @@ def needed(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
 
 
 def registry() -> dict[str, Attack]:
-    """Return the attacks that commands can name, in alphabetical order: text can say all that they need."""
-    known = {"model", "x", "y", "threat"}
-    return {
-        name: attack
-        for name, attack in sorted(ATTACKS.items())
-        if needed(attack.parameters) <= known | nameable(attack.parameters).keys()
-    }
+    """Return the attacks that commands can name, in alphabetical order; minimum_radius takes another one."""
+    return {name: ATTACKS[name] for name in sorted(ATTACKS.keys() - {"minimum_radius"})}
 
 
 def parse_call(
@@ -168,7 +169,7 @@ def parse_call(
 ) -> tuple[str, dict[str, Any]]:
     """Parse NAME or NAME:key=value,key=value; optional: only arguments that the function can go without."""
     name, _, tail = text.partition(":")
-    parameters = inspect.signature(functions[look_up(what, name, functions)]).parameters
+    parameters = inspect.signature(functions[check_choice(what, name, functions)]).parameters
     hidden = needed(parameters) if optional else set()
     takes = {key: types for key, types in nameable(parameters).items() if key not in hidden}
     return name, parse_arguments(f"{what} {text!r}", name, tail, takes)
@@ -188,15 +189,3 @@ def parse_arguments(where: str, name: str, text: str, takes: Mapping[str, set[ty
             wanted = f"{key}=true or {key}=false" if kinds == [bool] else f"{key} to be {WORDS[kinds[0]]}"
             refuse(f"{where}: expected {wanted}, got {value!r}.")
     return values
-
-
-def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, what: str = "a run") -> None:
-    """Refuse to go on without a folder, and a folder where `begun` lies and is not to go on."""
-    if run_dir is None:
-        if resume:
-            refuse("--resume continues in a folder: give --run-dir too.")
-    elif (run_dir / begun).exists() and not resume:
-        refuse(
-            f"--run-dir {run_dir} already holds {what}: add --resume to continue it, "
-            "or choose another folder."
-        )

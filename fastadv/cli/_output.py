@@ -1,22 +1,32 @@
-"""What the commands print: results on stdout, everything else on stderr."""
+"""What the commands print, results on stdout and everything else on stderr, and what CI reads of them."""
 
 import json
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from fastadv._checks import check_choice, check_share
+from fastadv.cli import _options as o
 from fastadv.cli._interrupt import check_stop
+from fastadv.evaluation import Table as Evaluation
 from fastadv.progress import RichBar
+from fastadv.runs.files import save_tensors, write_text
+from fastadv.text import in_markdown, percent, several
 
+Check = tuple[str, str, int]
+BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, which doubt alone makes
+SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # The figures of a table
+DOUBTFUL = 3  # the exit code of --strict where an accuracy is in doubt
+NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
 PIPE_WIDTH = 100  # columns where the output is no terminal
 WIDEST_NAME = 24  # columns that a name in the first cell of a table may take without a line break
 NUMBER = re.compile(r"\s*(-|~?-?[\d,]*(\.\d+)?(e[+-]?\d+)?%?|-?inf|nan)\s*")
@@ -43,16 +53,17 @@ def note(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Print the one JSON document of a command; what JSON has no number for becomes null."""
-    sys.stdout.write(json.dumps(finite(value), indent=2, allow_nan=False, default=str) + "\n")
+    """Print the one JSON document of a command."""
+    sys.stdout.write(json.dumps(finite(value), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+    """Return the value as JSON has it; what JSON has no number for becomes None."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+
+
+def write_samples(path: Path, tensors: Mapping[str, Any], document: Any) -> None:
+    save_tensors(path, tensors, {"card": json.dumps(finite(document))})
 
 
 def print_table(
@@ -72,8 +83,7 @@ def print_table(
     for place, line in enumerate(cells[1:], start=1):
         table.add_row(*map(escape, line), end_section=place in breaks)
     screen = console()
-    figures = all(len(cell) <= WIDEST_NAME for line in cells for cell in line[1:])
-    if figures and not screen.is_terminal:  # a file has room for all of them
+    if not screen.is_terminal:  # a file has room for all of it
         wide = Measurement.get(screen, screen.options.update(width=sys.maxsize), table)
         screen.width = max(PIPE_WIDTH, wide.maximum)
     screen.print(table)
@@ -97,3 +107,65 @@ def progress(text: str) -> Iterator[Bar]:
     """Show a bar for the work inside, called with (done, total)."""
     with closing(Bar(text)) as bar:
         yield bar
+
+
+def kept_in(run_dir: Path | None) -> str:
+    if run_dir is None:
+        return "nothing was kept; with --run-dir a run can be resumed"
+    if not any(run_dir.rglob("*.safetensors")):
+        return f"nothing was finished yet: add --resume to begin again in {run_dir}"
+    return f"kept in {run_dir}: add --resume to continue"
+
+
+def print_results(table: Evaluation, model: str, dataset: Any) -> None:
+    notes = [*map(o.spoken, table.notes()), dataset.note]
+    title = f"{model} on {several(table.n, 'image')} of {dataset.name}"
+    print_table(f"{table.headline} {title}".lstrip(), table.cells(), notes)
+    for name, cells in table.details().items():
+        print_table(name, cells)
+    if table.indicators is not None:
+        say(o.spoken(table.verdict))
+
+
+def _parse_limits(text: str) -> dict[str, float]:
+    """Parse the least shares, such as robust=0.5,clean=0.9."""
+    limits = o.pairs(text.split(","), "a share such as robust=0.5")
+    for name, limit in limits.items():
+        check_choice("share", name, SHARES)
+        check_share(name, limit, zero=True, one=True)
+    return limits
+
+
+Limits = Annotated[Mapping[str, float], o.text(_parse_limits, "robust=SHARE,clean=SHARE")]
+
+
+def checks(table: Evaluation, limits: Mapping[str, float], strict: bool) -> list[Check]:
+    """Return what an evaluation must pass: name, what it has, the exit code if it failed, else 0."""
+    passed: list[Check] = []
+    for name, limit in limits.items():
+        share = getattr(table, SHARES[name])
+        good = share >= limit
+        text = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
+        passed.append((f"{name} accuracy >= {limit:g}", text, 0 if good else BELOW))
+    if (signs := table.indicators) is not None:
+        name = "no sign of masking" if signs.clean or strict else "verdict on masking, not required"
+        passed.append((name, o.spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
+    return passed
+
+
+def write_summary(path: Path, table: Evaluation, title: str, passed: Sequence[Check]) -> None:
+    if path.suffix.lower() != ".xml":
+        lines = ["**Failed:** " * bool(code) + text.replace("\n", "  \n") for _, text, code in passed]
+        head = " ".join(filter(None, ["###", table.headline, title]))
+        write_text(path, "\n\n".join([head, in_markdown(table.cells()), *lines]) + "\n")
+        return
+    cases = [(*check, 0.0) for check in passed]
+    for row in table.rows:
+        share = f"{'at most ' * bool(table.headline)}{percent(row.figures()['robust_accuracy'])}"
+        cases.append((row.name, f"accuracy {share}", 0, row.seconds))
+    suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
+    suite.set("failures", str(sum(bool(code) for _, _, code, _ in cases)))
+    for name, text, code, seconds in cases:
+        case = ElementTree.SubElement(suite, "testcase", classname=title, name=name, time=f"{seconds:.3f}")
+        ElementTree.SubElement(case, "failure" if code else "system-out").text = text
+    write_text(path, ElementTree.tostring(suite, "utf-8", xml_declaration=True).decode() + "\n")

@@ -12,6 +12,7 @@ from torch import nn
 
 from fastadv import data as sets
 from fastadv import models
+from fastadv._checks import check_device
 from fastadv.cli import _options as o
 from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
@@ -32,8 +33,8 @@ KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there 
 def load_data(
     data: Annotated[
         str,
-        "{sets}, or the folder of a constructed set. Options follow a colon: imagefolder:size=32, "
-        "imagenet:preprocessing=Crop288.",
+        f"{', '.join(sets.names())}, or the folder of a constructed set. Options follow a colon: "
+        "imagefolder:size=32, imagenet:preprocessing=Crop288.",
     ],
     data_dir: Annotated[o.DataDir | None, DATA_DIR] = None,
     size: Annotated[int | None, "Resize images to N x N; of files, the shorter side, then crop."] = None,
@@ -58,11 +59,20 @@ TrainImages = Annotated[partial[Any], replace(IMAGES, names="data data_dir size 
 
 
 @dataclass(frozen=True)
+class Machine:
+    seed: Annotated[o.Seed, "Random seed."] = 0
+    device: Annotated[str | None, DEVICE] = None
+
+    def place(self) -> torch.device:
+        return check_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@dataclass(frozen=True)
 class Network:
     model: Annotated[
         str,
-        "{models}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's zoo, or your own as "
-        "package.module:function, which returns a model of images in [0, 1].",
+        f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's "
+        "zoo, or your own as package.module:function, which returns a model of images in [0, 1].",
     ]
     option: Annotated[
         list[str] | None,
@@ -75,38 +85,26 @@ class Network:
     def config(self) -> dict[str, Any]:
         return {"model": self.model, "options": self.option, "weights": self.weights and str(self.weights)}
 
-    def load(self, dataset: Any, device: torch.device, seed: int, *, fresh: bool = False) -> nn.Module:
-        """Load the model for `dataset`, in eval mode on the device. fresh: untrained is wanted."""
-        name, chosen = self.model, o.pairs(self.option or [], "--option")
-        offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
+    def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> nn.Module:
+        """Load the model for `dataset`, in eval mode on its device. fresh: untrained is wanted."""
+        name, chosen, device = self.model, o.pairs(self.option or [], "--option"), machine.place()
+        offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": machine.seed}
         if name.startswith(ZOO):
             return load_entry(name, chosen, self.weights, dataset).to(device)
         check_name(name)
-        if ":" not in name and chosen.keys() & {"shape", "classes"}:
-            o.refuse("--option: shape and classes follow from --data; leave them out.")
-        model = models.create(name, **(_accepted(name, offered) | chosen))
+        if ":" not in name:
+            if chosen.keys() & offered.keys() - {"seed"}:
+                o.refuse("--option: shape and classes follow from --data; leave them out.")
+        else:
+            takes = signature(factory(name)).parameters
+            every = any(argument.kind is Parameter.VAR_KEYWORD for argument in takes.values())
+            offered = {key: value for key, value in offered.items() if every or key in takes}
+        model = models.create(name, **offered | chosen)
         if self.weights is not None:
             models.load_weights(model, self.weights)
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:
             note(f"{name} has its first, untrained weights; give trained ones with --weights")
         return model.to(device).eval()
-
-
-def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
-    if ":" not in name:
-        return offered
-    takes = signature(factory(name)).parameters
-    everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
-    return {key: value for key, value in offered.items() if everything or key in takes}
-
-
-@dataclass(frozen=True)
-class Machine:
-    seed: Annotated[o.Seed, "Random seed."] = 0
-    device: Annotated[str | None, DEVICE] = None
-
-    def place(self) -> torch.device:
-        return make_device(self.device)
 
 
 PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."
@@ -145,16 +143,3 @@ class Budget:
     def chosen(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
-
-
-def make_device(text: str | None) -> torch.device:
-    if text is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(text)
-        torch.zeros((), device=device).item()  # meta tensors hold no values
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(
-            f"device {text!r} is not there ({str(error).splitlines()[0]}); 'fastadv doctor' shows what is."
-        ) from error
-    return device

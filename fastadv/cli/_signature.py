@@ -1,7 +1,6 @@
 """Options from signatures: an option is text for an argument, its help that argument's line under `Args`."""
 
 import inspect
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,15 +16,11 @@ import typer
 from typer import rich_utils
 from typer.models import ParameterInfo
 
-from fastadv import data, models
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._output import write_json
 from fastadv.losses import LOSSES
 from fastadv.runs.card import telling
-from fastadv.train.augment import AUGMENTS
-from fastadv.train.recipes import RECIPES
-from fastadv.train.schedules import SCHEDULES
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST = 13  # options that --help shows: of a command that has more, what is required and these
@@ -46,16 +41,6 @@ NAMING = f"""An attack is named alone, or with its arguments: pgd:steps=100,norm
 Attacks that ascend a loss take loss=NAME: {", ".join(LOSSES)}. dlr works with logits of any size,
 ce_sharp also with logits that are nearly alike: pgd, bim, mim, fgsm and apgd ascend it; loss=ce is what their
 papers ascend."""
-# The text that stands in a help for these names in braces
-TEXTS = {
-    "models": ", ".join(models.names()),
-    "sets": ", ".join(data.names()),
-    "attacks": ", ".join(o.registry()),
-    "recipes": ", ".join(RECIPES),
-    "augments": ", ".join(AUGMENTS),
-    "schedules": ", ".join(SCHEDULES),
-    "naming": NAMING,
-}
 # The option for an argument that takes one of these types, the first that it takes
 TYPES: dict[Any, Any] = {
     bool: typer.Option(metavar=""),
@@ -83,10 +68,6 @@ def _first_sentence(text: str) -> str:
     sentence = re.sub(r"None(, the default,)?", "the default", sentence)
     sentence = sentence.replace("`run_dir`", "--run-dir").replace("`", "")
     return sentence[:1].upper() + sentence[1:]
-
-
-def _with_texts(text: str) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: TEXTS.get(match[1], match[0]), text)
 
 
 @dataclass(frozen=True)
@@ -131,7 +112,7 @@ def _option(
     read += [(part, TYPES[part]) for part in TYPES if part in kinds]
     kind, shown = read[0] if read else (kind, typer.Option())
     shown = copy(shown)
-    shown.help = _with_texts(shown.help or text)
+    shown.help = shown.help or text
     shown.rich_help_panel = panel
     if not shown.param_decls:
         only = kind is bool and default is False  # no flag that turns off what is off
@@ -143,18 +124,6 @@ def _option(
 def _front(annotation: Any) -> Front | None:
     notes = (Front(annotation),) if is_dataclass(annotation) else get_args(annotation)  # type: ignore[arg-type]
     return next((note for note in notes if isinstance(note, Front)), None)
-
-
-@dataclass
-class Debug:
-    on: bool = False
-
-
-def _turn_on(context: typer.Context, on: bool) -> None:
-    debug = context.find_object(Debug)
-    if on and debug is not None:
-        debug.on = True
-        logging.getLogger().setLevel(logging.INFO)
 
 
 def _show_help(context: typer.Context, asked: typer.CallbackParam, on: bool) -> None:
@@ -176,7 +145,7 @@ def eager(callback: Callable[..., None] | None, text: str, name: str, *flags: st
 
 
 ALWAYS = [
-    eager(_turn_on, "Show the traceback of an error, and what the library logs.", "debug", "--debug"),
+    eager(None, "Show the traceback of an error, and what the library logs.", "debug", "--debug"),
     eager(_show_help, "Show this and exit.", "help", "--help", "-h"),
     eager(_show_help, "Show every option.", "help_all", "--help-all"),
 ]
@@ -190,8 +159,8 @@ def taking(called: Callable[..., None], *parameters: inspect.Parameter) -> Calla
     return called
 
 
-def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
-    """Let a command take options: it yields the document of --json, and then prints for people."""
+def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
+    """Add a command: its docstring is its help; it yields the document of --json, then prints for people."""
     taken = inspect.signature(command).parameters
     fronts = {name: front for name in taken if (front := _front(taken[name].annotation)) is not None}
     alone = Front(command, " ".join(name for name in taken if name not in fronts))
@@ -200,10 +169,8 @@ def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
     def called(*, json: bool, **options: Any) -> None:
         try:
             with o.usage(), telling(seed=options.get("seed", "none")):
-                run = alone.bind(options)
-                with closing(
-                    run(**{name: front.bind(options) for name, front in fronts.items()})
-                ) as documents:
+                groups = {name: front.bind(options) for name, front in fronts.items()}
+                with closing(alone.bind(options)(**groups)) as documents:
                     for document in documents:
                         if json:
                             write_json(document)
@@ -212,17 +179,7 @@ def _command(command: Callable[..., Iterator[Any]]) -> Callable[..., None]:
             raise Interrupted from None
 
     panels = [option for name, front in fronts.items() for option in front.options(name.capitalize())]
-    return taking(called, *alone.options(None), JSON, *panels)
-
-
-def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
-    """Add a command, whose docstring is its help."""
-    prose = _with_texts(inspect.getdoc(command) or "")
+    prose = (inspect.getdoc(command) or "").replace("{naming}", NAMING)
     text = "\n\n".join(" ".join(part.split()) for part in prose.split("\n\n"))
-    app.command(help=text, epilog=f"Example: {example}", add_help_option=False)(_command(command))
-
-
-def group(text: str) -> typer.Typer:
-    commands = typer.Typer(help=text, no_args_is_help=True)
-    commands.callback(add_help_option=False)(taking(lambda **_: None))
-    return commands
+    declare = app.command(help=text, epilog=f"Example: {example}", add_help_option=False)
+    declare(taking(called, *alone.options(None), JSON, *panels))

@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
-from fastadv.cli._interrupt import interruptible
-from fastadv.cli._measure import kept_in
-from fastadv.cli._output import note, print_table, progress, say
+from fastadv.cli._interrupt import interruptible, together
+from fastadv.cli._output import kept_in, note, print_table, progress, say
 from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
 from fastadv.cli._signature import Front
-from fastadv.cli._torchrun import together
 from fastadv.data import hold_out, is_named
 from fastadv.runs import processes
 from fastadv.runs.card import card
@@ -32,7 +30,7 @@ from fastadv.train import (
     reports,
 )
 from fastadv.train import epochs as each_epoch
-from fastadv.train.augment import AUGMENTS, Augment
+from fastadv.train.augment import AUGMENTS
 from fastadv.train.recipes import RECIPES
 from fastadv.train.report import best
 from fastadv.train.schedules import SCHEDULES, Schedule
@@ -40,20 +38,15 @@ from fastadv.train.schedules import SCHEDULES, Schedule
 # The functions that take the arguments of an augmentation and a schedule: those of several parts take none
 ALONE = {name: parts[0] if len(parts) == 1 else lambda: None for name, parts in AUGMENTS.items()}
 KINDS = {name: type(one) if is_dataclass(one) else lambda: None for name, one in SCHEDULES.items()}
-AUGMENT = "{augments}; several with +, arguments with a colon: crop+flip+cutout:size=8."
+AUGMENT = f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+flip+cutout:size=8."
 
 
-def parse_augment(text: str) -> list[Augment] | None:
+def parse_augment(text: str) -> list[Any] | None:
     """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
     if text == "none":
         return None
-    functions = []
-    for part in text.split("+"):
-        name, arguments = o.parse_call("augmentation", part, ALONE, optional=True)
-        functions += [
-            partial(function, **arguments) if arguments else function for function in AUGMENTS[name]
-        ]
-    return functions
+    calls = [o.parse_call("augmentation", part, ALONE, optional=True) for part in text.split("+")]
+    return [partial(ALONE[name], **arguments) if arguments else name for name, arguments in calls]
 
 
 def parse_schedule(text: str) -> str | Schedule:
@@ -62,13 +55,12 @@ def parse_schedule(text: str) -> str | Schedule:
     return replace(SCHEDULES[name], **arguments) if arguments else name  # type: ignore[type-var]
 
 
-def parse_ramp(text: str) -> float:
-    return int(text) if text.isdigit() else o.parse_number(text)
+RECIPE = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
 
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    recipe: Annotated[str, "{recipes}; or with arguments, trades:beta=3 or fast:method=n-fgsm."] = "standard"
+    recipe: Annotated[str, RECIPE] = "standard"
     awp: Annotated[float | None, "Strength of adversarial weight perturbation (AWP): 0.005."] = None
     augment: Annotated[Any, o.text(parse_augment, "NAME+NAME"), AUGMENT] = "none"
 
@@ -101,10 +93,10 @@ TRAINING = Front(
     "epochs batch_size optimizer learning_rate run_dir resume",
     defaults={"epochs": 10, "batch_size": 128},
 )
-SCHEDULE = "How the learning rate changes: {schedules}; or cyclic:peak=0.3."
+SCHEDULE = f"How the learning rate changes: {', '.join(SCHEDULES)}; or cyclic:peak=0.3."
 TYPES = {
     "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
-    "ramp": Annotated[float, o.text(parse_ramp, "EPOCHS")] | None,
+    "ramp": Annotated[float, o.text(o.parse_value, "EPOCHS")] | None,
 }
 Workers = {"workers": o.FromZero | None}
 
@@ -147,25 +139,23 @@ def train(
     trained = parse_recipe(recipe.recipe, budget, recipe.awp)
     if budget.radius is None and (tests.validation is not None or ending != Ending()):
         o.refuse("--validation, --patience and --on-alarm need the --radius of the attack that decides.")
-    run_dir, seed, place = training.keywords["run_dir"], machine.seed, machine.place()
-    o.check_run_dir(run_dir, training.keywords["resume"])
-    with interruptible(partial(kept_in, run_dir)):
+    run_dir, seed = training.keywords["run_dir"], machine.seed
+    with interruptible(partial(kept_in, run_dir)), progress("training") as bar:
         dataset = images(part="train")
         drawn = hold_out(dataset, tests.validation, seed) if tests.validation else None
         dataset, held_out = (drawn.rest, drawn.held_out) if drawn else (dataset, None)
         test_set = tests.load(**images.keywords)
-        net = model.load(dataset, place, seed, fresh=True)
+        net = model.load(dataset, machine, fresh=True)
         attacks: dict[str, Any] | None = None
         if budget.radius is not None and (test_set is not None or held_out is not None):
             attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
             attacks = {attack.label: attack.run}
-        with progress("training") as bar:
-            run = each_epoch(
-                net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
-                test_attacks=attacks, seed=seed, device=place, progress=bar, optimization=optimization,
-                measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
-            )  # fmt: skip
-            done = list(run)
+        run = each_epoch(
+            net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
+            test_attacks=attacks, seed=seed, device=machine.place(), progress=bar, optimization=optimization,
+            measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
+        )  # fmt: skip
+        done = list(run)
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done

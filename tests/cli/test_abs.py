@@ -101,7 +101,7 @@ def test_pictures(fastadv, model):
 def test_wrong_usage(refused, model):
     digits = f"-m {model} --data digits"
     for line, word in (
-        ("infer -m nowhere --data digits", "neither"),
+        ("infer -m nowhere --data digits", "does not exist"),
         (f"show {digits} --index 999 --out a.png", "--index"),
         (f"show {digits} --out a.gif", ".png"),
         (f"attack {digits} --seed 1", "--seed"),

@@ -28,22 +28,6 @@ def direct(trained):
     return out
 
 
-def told_and_written(done, path, direct):
-    """The samples in the file: with the component of the library that broke each."""
-    document = done.json
-    written, metadata = load_tensors(path)
-    assert json.loads(metadata["card"]) == document
-    (row,) = document["measured"]["attacks"]
-    assert row["label"] == LABEL
-    assert [[*row["components"], ""][place] for place in written["component"]] == list(direct.by)
-    torch.testing.assert_close(written["x_adv"][direct.success], direct.x_adv[direct.success])
-    for name, cost in direct.costs.items():
-        for field in ("samples", "broken", "backwards"):
-            assert row["components"][name][field] == getattr(cost, field)
-    assert row["remarks"] == list(direct.notes)
-    return written
-
-
 def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     fastadv, refused, net, direct, monkeypatch
 ):
@@ -62,7 +46,17 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     assert stopped.err == "fastadv: interrupted; kept in run: add --resume to continue\n"
     done = fastadv(f"evaluate {net} {LINE} --run-dir run --resume --out resumed.safetensors --json")
     assert len(calls) == 4
-    written = told_and_written(done, "resumed.safetensors", direct)
+    written, metadata = load_tensors("resumed.safetensors")
+    assert json.loads(metadata["card"]) == done.json
+    (row,) = done.json["measured"]["attacks"]
+    assert [[*row["components"], ""][place] for place in written["component"]] == list(direct.by)
+    torch.testing.assert_close(written["x_adv"][direct.success], direct.x_adv[direct.success])
+    for name, cost in direct.costs.items():
+        fields = ("samples", "broken", "backwards")
+        assert [row["components"][name][field] for field in fields] == [
+            getattr(cost, field) for field in fields
+        ]
+    assert row["remarks"] == list(direct.notes)
     assert written.keys() >= {"x_adv", "component", "by", "status", "distances"}
     assert torch.equal(written["status"], direct.status)
     fastadv(f"evaluate {net} {LINE} --run-dir run --resume")

@@ -5,6 +5,7 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -49,14 +50,8 @@ def test_the_block_and_the_json_say_the_same(fastadv, examined):
 
 @pytest.mark.slow
 def test_wrong_values_of_variables_are_told(examined, monkeypatch):
-    class Extension:
-        @staticmethod
-        def isa():
-            raise ValueError("FASTADV_ISA: expected one of baseline on this processor, got avx7")
-
-        linf_step = None
-
-    monkeypatch.setattr(library, "extension", Extension)
+    fault = ValueError("FASTADV_ISA: expected one of baseline on this processor, got avx7")
+    monkeypatch.setattr(library, "extension", Mock(isa=Mock(side_effect=fault), linf_step=None))
     state = examined()
     assert "got avx7" in advice(state, "FASTADV_ISA")
     assert state["cpu"]["instruction_set"] is None
@@ -64,12 +59,9 @@ def test_wrong_values_of_variables_are_told(examined, monkeypatch):
 
 @pytest.mark.slow
 def test_a_user_without_a_home(examined, refused, monkeypatch):
-    def nobody(uid):
-        raise KeyError(uid)
-
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError))
     state = examined()
     assert "set HOME or XDG_CACHE_HOME" in advice(state, "home")
     assert state["data"]["folder"] == ""

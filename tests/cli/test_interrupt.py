@@ -76,7 +76,7 @@ def test_a_stop_that_python_drops_comes_with_the_next_progress(number):
 
 
 def test_a_stop_outside_the_work_is_one_line_too(number, fastadv, net, monkeypatch):
-    monkeypatch.setattr("fastadv.cli._shared.make_device", lambda name: signal.raise_signal(number))
+    monkeypatch.setattr("fastadv.cli._attack.parse_attacks", lambda *_: signal.raise_signal(number))
     done = fastadv(f"attack {net} -n 5 --radius 0.1", code=128 + number)
     assert (done.out, done.err) == ("", "fastadv: interrupted\n")
 

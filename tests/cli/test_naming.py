@@ -8,7 +8,7 @@ import typer
 
 from fastadv.attacks import ATTACKS, Signs
 from fastadv.cli._attack import parse_attack, parse_attacks
-from fastadv.cli._options import nameable, registry
+from fastadv.cli._options import nameable, needed, registry
 from fastadv.cli._shared import Budget
 
 ENTRIES = registry()
@@ -31,6 +31,8 @@ def parsed(text, **options):
 
 def test_the_arguments_that_text_can_name():
     assert ATTACKS.keys() - ENTRIES.keys() == {"minimum_radius"}  # it runs another
+    for name, entry in ENTRIES.items():
+        assert needed(entry.parameters) <= {"model", "x", "y", "threat"} | TYPES[name].keys()
     keys = {key for types in TYPES.values() for key in types}
     assert not {"model", "x", "y", "threat", "targets", "criterion", "mask", "ids", "on_progress"} & keys
 
@@ -76,13 +78,13 @@ def test_an_attack_of_each_kind_runs_from_the_command_line(fastadv, net, name):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("minimum_radius", "no attack 'minimum_radius'; there are apgd"),
+        ("minimum_radius", "attack: expected one of apgd, "),
         ("bim:steps=-1,radius=0.1", "steps: expected an integer >= 0"),
         ("bim:norm=l7,radius=0.1", "bim works in linf, l2, l1, l0, not in 'l7'"),
         ("pgd:attack=bim,radius=0.1", "pgd takes no 'attack'"),
         ("pgd:radius=much", "expected radius to be a number, got 'much'"),
         ("autoattack:version=fast,radius=0.1", "version: expected one of standard, plus, rand, quick"),
-        (":steps=3", "no attack ''"),
+        (":steps=3", "got ''"),
     ],
 )  # fmt: skip
 def test_wrong_text_is_one_line(refused, net, text, says):
