@@ -32,7 +32,7 @@ _LIBRARIES = {"fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_na
 NAMED = 3  # differences that an error tells
 # Calls that fill a container, whose contents then change from call to call
 _FILLS = {"add", "append", "extend", "insert", "setdefault", "update"}
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_torch_compile"}
 _PLAIN = (bool, int, float, str, tuple)
 
 

@@ -58,13 +58,13 @@ def test_an_unknown_name_lists_the_known_ones(name):
         ("OWN:build", {"normalize": "cifar10"}, r"images in \[0, 1\], fastadv\.models\.Normalized"),
     ],
 )
-def test_what_makes_no_model_is_named(own, name, arguments, match):
+def test_what_makes_no_model_is_named(factories, name, arguments, match):
     with pytest.raises(InputError, match=match):
-        models.create(name.replace("OWN", own), **arguments)
+        models.create(name.replace("OWN", factories), **arguments)
 
 
-def test_an_argument_of_that_name_of_a_users_own_factory_is_the_users(own):
-    assert models.create(f"{own}:scaled", normalize=2).in_features == 2
+def test_an_argument_of_that_name_of_a_users_own_factory_is_the_users(factories):
+    assert models.create(f"{factories}:scaled", normalize=2).in_features == 2
 
 
 def test_normalize_puts_the_constants_of_a_data_set_into_the_model():

@@ -191,3 +191,40 @@ def test_the_model_in_training_may_appear_in_its_recipe():
     recipes = [(model, make(model)) for model in (linear(0), linear(1))]
     assert describe(recipes[0][1], recipes[0][0]) == describe(recipes[1][1], recipes[1][0])
     assert describe(make(torch.device("cpu"))) == describe(make(torch.device("meta")))
+
+
+def attack_of(**members: object) -> object:
+    return type("Own", (type("Base", (), {"__call__": members.pop("call", None)}),), members)()
+
+
+def in_a_closure(kept: object) -> object:
+    return lambda model, x, y: (kept, x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: in_a_closure({"size": size}),
+        lambda size: in_a_closure([size]),
+        lambda size: attack_of(size=size),
+        lambda size: attack_of(near=staticmethod((lambda x: x + 1, lambda x: x + 2)[size > 1])),
+        lambda size: attack_of(near=property((lambda x: x + 1, lambda x: x + 2)[size > 1])),
+        lambda size: attack_of(call=(lambda self, x: x + 1, lambda self, x: x + 2)[size > 1]),
+        lambda size: functools.lru_cache((lambda x: x + 1, lambda x: x + 2)[size > 1]),
+        lambda size: nn.CrossEntropyLoss(label_smoothing=size / 10),
+    ],
+)
+def test_what_an_attack_of_your_own_holds_tells_it_from_another(make):
+    assert describe(make(1)) == describe(make(1)) != describe(make(2))
+
+
+def test_slots_tell_an_attack_from_another():
+    class Own:
+        __slots__ = ("size",)
+
+    def made(size):
+        attack = Own()
+        attack.size = size
+        return attack
+
+    assert describe(made(1)) == describe(made(1)) != describe(made(2))
