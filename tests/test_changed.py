@@ -21,7 +21,7 @@ EVERY = {
         ("fastadv/cli/_certify.py", {"tests/cli/test_doctor.py"}),  # by a conftest
         ("fastadv/ops/triton/l1_step.py", EVERY),  # loaded by its name
         ("csrc/kernels.h", EVERY),
-        ("docs/parity.md", {"tests/ops/test_contract.py"}),
+        ("docs/parity.md", {"tests/bench/test_page.py", "tests/ops/test_contract.py"}),
         ("pyproject.toml", EVERY),
         ("fastadv/gone.py", EVERY),
     ],

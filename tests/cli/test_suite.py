@@ -25,7 +25,7 @@ def images(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=draw)
     dataset = ImageSet(x, torch.arange(40) % 10, 10, "cifar10 test")
-    monkeypatch.setattr(_load, "cifar10", lambda root, split, download, limit: dataset)
+    monkeypatch.setitem(_load._DOWNLOADED, "cifar10", lambda root, split, download, limit: dataset)
     monkeypatch.setitem(IMAGES, "cifar10", len(dataset))
     return dataset
 

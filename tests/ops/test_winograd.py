@@ -10,7 +10,8 @@ from torch.nn.functional import conv2d
 from fastadv.errors import InputError
 from fastadv.ops import winograd as ops
 
-LOOSE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.1}
+LOOSE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.05}
+LARGE_TILES = 0.4  # in bfloat16, for which the engine takes tiles of 2: those of 4 lose a fifth
 
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, size: int) -> Tensor:
@@ -41,7 +42,8 @@ def test_a_convolution(dtype, sizes, size, with_bias, seed):
     assert ours.shape == expected.shape
     assert ours.dtype == dtype
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=LOOSE[dtype] * scale)
+    loose = LARGE_TILES if (dtype, size) == (torch.bfloat16, 4) else LOOSE[dtype]
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=loose * scale)
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -58,6 +58,9 @@ class GradientCommon(Common, total=False):
     gradient: GradientRules
 
 
+for kind in (Common, GradientCommon):
+    kind.__doc__ = documented(f"{kind.__doc__}", kind.__annotations__, {}, returns=False)
+
 DEFAULTS = {
     "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "whole_batches": False,
     "freeze": None, "gradient": (),
