@@ -60,7 +60,8 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
     """Return the rule for the smallest noise that is a success, with levels * repetitions queries."""
     # Until there is one, noises pass at once: of the size of the radius, or of all sizes up to the farthest
     # point where that is nearer. A success is made smaller by sections; fresh noises just smaller follow.
-
+    if noise.whole or not threat.finite:
+        check_finite_box(noise.name, threat)
     bounded = not noise.whole and (isinstance(threat.radius, Tensor) or threat.finite)
 
     def rule(search: Search[Sizes]) -> None:
@@ -181,8 +182,6 @@ def gaussian_noise(
     Source:
         Schott et al. 2018 (arXiv 1805.09190), table 1.
     """
-    if not threat.finite:
-        check_finite_box("gaussian_noise", threat)
     rule = noise_rule(GAUSSIAN, threat, levels, repetitions)
     return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)
 
@@ -211,8 +210,6 @@ def uniform_noise(
     Source:
         Rauber et al. 2017 (arXiv 1707.04131).
     """
-    if not threat.finite:
-        check_finite_box("uniform_noise", threat)
     rule = noise_rule(UNIFORM, threat, levels, repetitions)
     return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)
 
@@ -240,6 +237,5 @@ def salt_and_pepper(
     Source:
         Schott et al. 2018 (arXiv 1805.09190), table 1.
     """
-    check_finite_box("salt_and_pepper", threat)
     rule = noise_rule(SALT_AND_PEPPER, threat, levels, repetitions)
     return core.run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)
